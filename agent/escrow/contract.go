@@ -1,0 +1,167 @@
+// Package escrow keeps copies of keys in places off this host.
+//
+// A place is reached through two small interfaces: a Reader lists and fetches, a
+// Writer makes the place and saves. A drill is given a Reader and so cannot write.
+// Each kind is one file: gcp.go (Google Secret Manager), directory.go (a USB stick,
+// NFS, another disk). What all of them share is here, in seal.go (age) and in
+// isolated.go (reading a directory that may hang, in a child). Every kind passes the
+// conformance suite in escrowtest.
+//
+// Making an escrow opens no socket and no file: that is on the healthy path (law 7).
+// Every call takes a context, and has a deadline of its own besides. Nothing is
+// retried in here: whoever calls backs off (law 9).
+package escrow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+// Shelf says where in an escrow a copy stands.
+type Shelf string
+
+const (
+	Current    Shelf = "current"    // the newest copy here is what the runbook's `latest` returns
+	Quarantine Shelf = "quarantine" // keys that have not opened a row (law 4), or no longer do
+)
+
+// Shelves are both of them, in the order in which candidates are tried.
+var Shelves = [...]Shelf{Current, Quarantine}
+
+// Copy is one stored key. It is what the store says and so hearsay (law 1): only
+// Fetch and a proof on the rows tell what it is.
+type Copy struct {
+	Escrow string
+	// ID is unique within the escrow over both shelves and never given to another
+	// copy: "current/3", "quarantine/20260102T030405Z-0123456789abcdef.key".
+	ID    string
+	Shelf Shelf
+	// Fingerprint is the store's claim, "" where it makes none.
+	Fingerprint key.Fingerprint
+	// Created is the store's time, to the precision it keeps.
+	Created time.Time
+	// Unreadable is "", or why Fetch would fail: "disabled", "destroyed", "sealed to age1…".
+	Unreadable string
+	// Sealed is set where the listing shows that the copy is encrypted to somebody else.
+	// Stores whose listing shows no contents leave that to Fetch (ErrSealed).
+	Sealed bool
+}
+
+// Place tells people where an escrow is.
+type Place struct {
+	Kind string // the configuration's word: "gcp-secret-manager", "directory"
+	// Where names the very place: "projects/p/secrets/s", "/mnt/keys".
+	Where string
+	// Domain is what is lost together: "Google Cloud project p", "the file system at /mnt/keys".
+	Domain string
+}
+
+// Reader reads an escrow. It is safe for use by several goroutines.
+type Reader interface {
+	// Name is the escrow's name in the configuration.
+	Name() string
+	Place() Place
+	// List returns every copy on both shelves, current before quarantine, newest first
+	// within a shelf. A nil error means that the place exists and that both shelves were
+	// listed whole, so that no copies means no copies (law 6); with an error the copies
+	// are nil. A copy that cannot be read is a copy.
+	List(ctx context.Context) ([]Copy, error)
+	// Fetch reads one copy; of c only ID is used. The caller wipes the key.
+	// The encoding is Raw for everything that keyguard itself has saved.
+	Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, error)
+}
+
+// Writer writes to an escrow. It deletes and changes nothing that it did not make.
+type Writer interface {
+	// Init makes the place where it is missing. It may be called again at any time.
+	Init(ctx context.Context) error
+	// Save compares k with the newest copy on the shelf (on the quarantine shelf: with
+	// the copies there), adds it only if it differs, and reads it back.
+	//
+	// A nil error: the copy returned is durably stored, equal bytes were read back, and on
+	// the current shelf it is the newest. ErrUnverified: stored, and the copy returned
+	// names it, but this identity may not read; whoever tries again does so with Fetch of
+	// that copy, since a Save that cannot compare adds another. Any other error: k may or
+	// may not be stored, and the same Save may be called again: what was stored after all
+	// is found by the comparison.
+	Save(ctx context.Context, s Shelf, k key.Key) (Copy, error)
+}
+
+// Escrow is a place opened for reading and writing. Close ends its connections; an
+// escrow may be used after that, and then connects again.
+type Escrow interface {
+	Reader
+	Writer
+	io.Closer
+}
+
+// What can go wrong, for errors.Is. An error names the escrow's place and the copy, and
+// carries what the store said. Law 6: these are different answers, and none of them
+// means "no copies".
+var (
+	// ErrNoPlace: nothing is initialised or mounted there, or another host's name is meant.
+	ErrNoPlace = errors.New("no such place")
+	// ErrDenied: the store knows who asks, and refuses.
+	ErrDenied = errors.New("permission denied")
+	// ErrUnauthenticated: no credentials, or the store does not accept them.
+	ErrUnauthenticated = errors.New("not authenticated")
+	// ErrClock: credentials were refused, and this host's clock is why (pitfall: a wrong
+	// clock looks like bad credentials). It is an ErrUnauthenticated too.
+	ErrClock = fmt.Errorf("%w: this host's clock is wrong", ErrUnauthenticated)
+	// ErrUnreachable: the store did not answer, or the connection broke.
+	ErrUnreachable = errors.New("unreachable")
+	// ErrNeverLeft: no name, no route: as on a cold boot, nothing has left this host, and
+	// the store was not asked. It is an ErrUnreachable too.
+	ErrNeverLeft = fmt.Errorf("%w: no network or no name service yet", ErrUnreachable)
+	// ErrTimeout: no answer in time. The store may have done what was asked.
+	ErrTimeout = errors.New("no answer in time")
+	// ErrRateLimited: the store wants fewer requests.
+	ErrRateLimited = errors.New("too many requests")
+	// ErrRefused: the store does not accept the request as it stands; the same one will
+	// fail again.
+	ErrRefused = errors.New("refused by the store")
+	// ErrUnreadable: the copy is there, disabled or destroyed.
+	ErrUnreadable = errors.New("the copy cannot be read")
+	// ErrGone: no copy has this id.
+	ErrGone = errors.New("no such copy")
+	// ErrSealed: the copy is encrypted with age, and this host has no identity for it.
+	ErrSealed = errors.New("sealed")
+	// ErrCorrupt: the bytes are not those that were stored: checksum, or broken sealing.
+	ErrCorrupt = errors.New("damaged")
+	// ErrNotKey: the bytes are sound and not a key in any encoding known. It wraps
+	// key.ErrMangled where a UTF-8 conversion destroyed them.
+	ErrNotKey = errors.New("not a key")
+	// ErrSameDisk: the directory lies on the disk of the keyfile.
+	ErrSameDisk = errors.New("on the same disk as the keyfile")
+	// ErrReadOnly: the place cannot be written to.
+	ErrReadOnly = errors.New("read-only")
+	// ErrFull: the place has no room left.
+	ErrFull = errors.New("no space left")
+	// ErrUnverified: stored; reading it back is denied.
+	ErrUnverified = errors.New("stored, but reading it back is denied")
+)
+
+// SealedError is the ErrSealed that says what is known of a sealed copy.
+type SealedError struct {
+	// Fingerprint is what the sealed copy says of itself, "" where it says nothing.
+	Fingerprint key.Fingerprint
+	// To are the recipients that this escrow is configured to seal to. Whether this very
+	// copy is sealed to them the age format does not tell.
+	To []string
+}
+
+func (e *SealedError) Error() string {
+	s := "sealed, and no identity of this host opens it"
+	if e.Fingerprint != "" {
+		s = "key " + string(e.Fingerprint) + " " + s
+	}
+	return s
+}
+
+// Is makes errors.Is(err, ErrSealed) true.
+func (e *SealedError) Is(target error) bool { return target == ErrSealed }

@@ -1,0 +1,363 @@
+// Package run starts other programs: the one place that may (os/exec). A command
+// here never goes through a shell, always has a deadline, gets only the
+// environment it was meant to have, and takes its whole process group with it
+// when it ends.
+//
+// Standard input and standard output may carry a key. Both stay in buffers of
+// this package and of the caller, and what of them turns up in a message on
+// standard error is blotted out before it gets into an error (law 8). What is not
+// wiped is the kernel's pipe buffer and the memory of the program that was run.
+package run
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	defaultTimeout   = 30 * time.Second
+	defaultMaxOutput = 1 << 20 // bytes
+	defaultPath      = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+	// keptStderr is how much of the end of standard error is held, tailSize how
+	// much of it gets into an error. The first is far the larger one, so that a key
+	// cut in half by it never reaches the second.
+	keptStderr = 64 << 10
+	tailSize   = 512
+
+	// lingering is how long a command that has ended may keep its output open
+	// through a program that left its process group (an agent it started).
+	lingering = 250 * time.Millisecond
+	// dying is how long a killed command has to go before it is abandoned.
+	dying = 100 * time.Millisecond
+)
+
+var (
+	// ErrExit says that the command ran and ended with a status other than 0 or by a
+	// signal that nobody here sent.
+	ErrExit = errors.New("failed")
+	// ErrOutput says that the command wrote more than Spec.MaxOutput and was killed.
+	ErrOutput = errors.New("too much output")
+	// ErrAbandoned says that the command was killed and did not die (a process
+	// inside a system call of a file system that hangs), and was not waited for.
+	ErrAbandoned = errors.New("killed and abandoned")
+)
+
+// Spec is a command to run. Only Path must be set.
+type Spec struct {
+	// Path is the program: an absolute path, or a bare name found through PATH. A
+	// relative path with a slash is refused: the working directory is nobody's word.
+	Path string
+	Args []string // without the program's own name; everybody can read them: never a key
+	// Stdin is written to the command, which may leave it unread. nil is /dev/null.
+	Stdin []byte
+	// Env lists what the command finds in its environment: "NAME" hands on our own
+	// variable if it is set, "NAME=value" sets one. PATH is always handed on.
+	// Everybody who may ptrace can read it: never a key.
+	Env []string
+	Dir string // working directory; "" is /, so that no mount is kept busy
+
+	Timeout   time.Duration // on top of the context's deadline; 0 is 30 s
+	MaxOutput int           // bytes of standard output; 0 is 1 MiB
+	// Abandon returns 100 ms after the kill even when the command does not die. The
+	// goroutine that reaps it stays until it does. Without Abandon, Command waits.
+	Abandon bool
+}
+
+// Error is a command that did not do what it was asked. It wraps ErrExit,
+// ErrOutput, ErrAbandoned, the context's error, or why the program could not be started
+// (fs.ErrNotExist, fs.ErrPermission …).
+type Error struct {
+	Command string // the program's base name
+	Status  int    // exit status; -1 if it did not end by itself
+	Tail    string // the end of its standard error, at most 512 bytes, on one line
+	Err     error
+}
+
+func (e *Error) Error() string {
+	s := e.Command + ": " + e.Err.Error()
+	if e.Status > 0 {
+		s += fmt.Sprintf(" with status %d", e.Status)
+	}
+	if e.Tail != "" {
+		s += ": " + e.Tail
+	}
+	return s
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Command runs s and returns its standard output. Every error is an *Error; there
+// is no output with an error. When ctx ends or the timeout passes, the command's process
+// group is killed. The output is the caller's to wipe.
+func Command(ctx context.Context, s Spec) ([]byte, error) {
+	fail := func(err error) error {
+		return &Error{Command: filepath.Base(s.Path), Status: -1, Err: err}
+	}
+	path, err := lookPath(s.Path)
+	if err != nil {
+		return nil, fail(err)
+	}
+	if s.Timeout <= 0 {
+		s.Timeout = defaultTimeout
+	}
+	if s.MaxOutput <= 0 {
+		s.MaxOutput = defaultMaxOutput
+	}
+	if s.Dir == "" {
+		s.Dir = "/"
+	}
+	ctx, stop := context.WithTimeout(ctx, s.Timeout)
+	defer stop()
+	if err := ctx.Err(); err != nil {
+		return nil, fail(err)
+	}
+
+	over := make(chan struct{}) // closed by stdout when it is full
+	stdout := &capped{max: s.MaxOutput, over: over}
+	stderr := &tail{max: keptStderr}
+	cmd := exec.Command(path, s.Args...)
+	cmd.Dir, cmd.Env = s.Dir, environ(s.Env)
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	if s.Stdin != nil {
+		cmd.Stdin = bytes.NewReader(s.Stdin)
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.WaitDelay = lingering
+	if err := cmd.Start(); err != nil {
+		var pathErr *fs.PathError
+		if errors.As(err, &pathErr) {
+			err = pathErr.Err // the name stands in Error.Command
+		}
+		return nil, fail(fmt.Errorf("cannot start: %w", err))
+	}
+
+	ended := make(chan error, 1)
+	go func() {
+		awaitExit(cmd.Process.Pid)
+		// Not reaped yet, so the number still names this group and no other. What the
+		// command left running in it would hold its output open.
+		killGroup(cmd.Process.Pid)
+		ended <- cmd.Wait()
+	}()
+
+	var why error // we ended it, and why
+	select {
+	case err = <-ended:
+	case <-over:
+		why = ErrOutput
+	case <-ctx.Done():
+		why = ctx.Err()
+	}
+	if why != nil {
+		killGroup(cmd.Process.Pid)
+		if !s.Abandon {
+			err = <-ended
+		} else {
+			t := time.NewTimer(dying)
+			defer t.Stop()
+			select {
+			case err = <-ended:
+			case <-t.C:
+				// The copying goroutines still own both buffers.
+				return nil, fail(fmt.Errorf("%w: %w", ErrAbandoned, why))
+			}
+		}
+	}
+	if why == nil && stdout.full {
+		why = ErrOutput // it ended while, or just after, its last byte too many was read
+	}
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil // it did end well; only an agent that it left behind has our pipe
+	}
+	if why == nil && err == nil {
+		return stdout.b, nil
+	}
+
+	e := &Error{Command: filepath.Base(s.Path), Status: -1, Err: why}
+	e.Tail = stderr.line(s.Stdin, stdout.b)
+	clear(stdout.b)
+	if why == nil {
+		var exit *exec.ExitError
+		switch {
+		case !errors.As(err, &exit):
+			e.Err = err
+		case exit.Exited():
+			e.Err, e.Status = ErrExit, exit.ExitCode()
+		default:
+			e.Err = fmt.Errorf("%w: %s", ErrExit, exit) // "signal: killed"
+		}
+	}
+	return nil, e
+}
+
+// lookPath finds the program as Spec.Path describes.
+func lookPath(path string) (string, error) {
+	if strings.Contains(path, "/") && !filepath.IsAbs(path) {
+		return "", fmt.Errorf("%w: a relative path", fs.ErrInvalid)
+	}
+	found, err := exec.LookPath(path)
+	if err == nil {
+		return found, nil
+	}
+	var execErr *exec.Error
+	if errors.As(err, &execErr) {
+		err = execErr.Err
+	}
+	if errors.Is(err, exec.ErrNotFound) {
+		err = fmt.Errorf("%w in PATH", fs.ErrNotExist)
+	}
+	return "", err
+}
+
+// environ makes the command's environment from Spec.Env.
+func environ(list []string) []string {
+	env := []string{"PATH=" + defaultPath}
+	if p, ok := os.LookupEnv("PATH"); ok {
+		env[0] = "PATH=" + p
+	}
+	for _, e := range list {
+		if !strings.Contains(e, "=") {
+			v, ok := os.LookupEnv(e)
+			if !ok {
+				continue
+			}
+			e += "=" + v
+		}
+		env = append(env, e)
+	}
+	return env
+}
+
+// awaitExit blocks until the child pid has ended, and leaves it to be reaped,
+// waitid(2) with WNOWAIT. Its errors are those of a child that is not there.
+func awaitExit(pid int) {
+	for {
+		if err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != unix.EINTR {
+			return
+		}
+	}
+}
+
+// killGroup kills whatever is left of the command's process group, kill(2). That
+// there is nothing left is no error.
+func killGroup(pid int) { _ = unix.Kill(-pid, unix.SIGKILL) }
+
+// capped holds standard output up to a limit, and no copy of it elsewhere: what a
+// growing buffer leaves behind is wiped.
+type capped struct {
+	b    []byte
+	max  int
+	full bool
+	over chan<- struct{}
+}
+
+// Write is not used by os/exec, which finds ReadFrom.
+func (c *capped) Write(p []byte) (int, error) {
+	n, err := c.ReadFrom(bytes.NewReader(p))
+	return int(n), err
+}
+
+// ReadFrom reads until the end, or until there is one byte more than the limit.
+func (c *capped) ReadFrom(r io.Reader) (int64, error) {
+	start := len(c.b)
+	for {
+		if len(c.b) == cap(c.b) {
+			grown := make([]byte, len(c.b), min(2*cap(c.b)+512, c.max+1))
+			copy(grown, c.b)
+			clear(c.b)
+			c.b = grown
+		}
+		n, err := r.Read(c.b[len(c.b):cap(c.b)])
+		c.b = c.b[:len(c.b)+n]
+		if len(c.b) > c.max {
+			c.full = true
+			close(c.over)
+			return int64(len(c.b) - start), ErrOutput
+		}
+		if err == io.EOF {
+			return int64(len(c.b) - start), nil
+		}
+		if err != nil {
+			return int64(len(c.b) - start), err
+		}
+	}
+}
+
+// tail holds the last bytes of standard error.
+type tail struct {
+	b   []byte
+	max int
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.b = append(t.b, p...)
+	if n := len(t.b) - t.max; n > 0 {
+		kept := append([]byte(nil), t.b[n:]...)
+		clear(t.b)
+		t.b = kept
+	}
+	return len(p), nil
+}
+
+// line is the end of what was written, fit for an error: on one line, printable,
+// at most tailSize bytes, and without anything that passed through the pipes of
+// secrets. It wipes the rest.
+func (t *tail) line(secrets ...[]byte) string {
+	text := string(t.b)
+	clear(t.b)
+	for _, s := range secrets {
+		for _, word := range words(s) {
+			text = strings.ReplaceAll(text, word, "[removed]")
+		}
+	}
+	text = strings.Join(strings.Fields(strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r == '\uFFFD' {
+			return ' '
+		}
+		return r
+	}, text)), " ")
+	if len(text) > tailSize {
+		text = strings.ToValidUTF8("…"+text[len(text)-tailSize+len("…"):], "")
+	}
+	return text
+}
+
+// words lists what in a pipe's bytes could be a key: the whole of it, and every
+// long run of the letters of base64 and hex. 20 is well below the 43 characters of
+// 32 bytes in base64, and above those of most names.
+func words(b []byte) []string {
+	const long = 20
+	var list []string
+	if whole := bytes.TrimSpace(b); len(whole) >= long {
+		list = append(list, string(whole))
+	}
+	start := 0
+	for i := 0; i <= len(b); i++ {
+		if i < len(b) && keyLetter(b[i]) {
+			continue
+		}
+		if i-start >= long {
+			list = append(list, string(b[start:i]))
+		}
+		start = i + 1
+	}
+	return list
+}
+
+func keyLetter(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' ||
+		c == '+' || c == '/' || c == '-' || c == '_' || c == '='
+}

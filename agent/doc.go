@@ -1,0 +1,52 @@
+// Package agent knows what is right for the key of one host, and prints nothing.
+//
+// It holds one operation a file: Decide says which key the daemon may start with,
+// Guard finds out and puts it there, Backup escrows the present key, Restore and
+// Import bring one back, Accept takes a person's word, Verify and Status look and
+// touch nothing. Below it, each package owns one outside thing: keyfile the live
+// key, rows the ciphertext in Postgres, escrow the places off this host, ledger
+// keyguard's own record, config the configuration, unit the systemd unit of the
+// daemon. Above it, hooks are the moments at which systemd calls, and
+// cmd/keyguard talks to people.
+//
+// # Words
+//
+// A key is 32 secret bytes, and a fingerprint its public name. The keyfile is the
+// live key on this host. Rows are the ciphertext; a dependent row is one that only
+// the keyfile's key can open. A proof is the outcome of trying a key on dependent
+// rows, and its verdict one of Opens (all), Partial (some), Refuted (none), Silent
+// (there is positively no dependent row, or no database yet) and Unknown (could not
+// look). An escrow is a place off this host that keeps copies; a copy stands on the
+// current shelf or on the quarantine shelf. The ledger is keyguard's append-only
+// record on this host: a key in it is accepted (a person's word), proven (it opened
+// the rows) or contradicted (later it opened none). The known key is that of the
+// last proven or accepted entry, and none if it was contradicted since. The local
+// quarantine keeps every key that left the keyfile's place. To park is to start the
+// daemon on an empty keyfile: secrets disabled, nothing minted.
+//
+// # Laws
+//
+// Code and tests cite them by number.
+//
+//  1. The rows are the judge. Fingerprints, version numbers, "latest" and times are
+//     hearsay that orders the candidates.
+//  2. Never a minted key over old ciphertext: the daemon does not start with a fresh
+//     key while ciphertext or copies under another exist, or may exist.
+//  3. No key is ever destroyed. What leaves the keyfile's place is kept, first beside
+//     it and then in the local quarantine; no copy is deleted unless a person asks by
+//     id, and then never one that opens a row.
+//  4. No poison. A key becomes a current copy when it is proven, or when the rows are
+//     Silent and no other key was ever proven here or stands on a current shelf. All
+//     else goes to quarantine until it opens a row.
+//  5. Durable before dependent. A step is on disk, or stored and read back, before the
+//     next relies on it.
+//  6. "Don't know" is not "no". Unreachable, denied, timed out, not initialised and
+//     absent are different answers, in types.
+//  7. The healthy path is local: a known key with a proof at most 25 hours old passes
+//     without opening a socket.
+//  8. The key goes nowhere else: not to arguments, environment, logs, errors, core
+//     dumps, swap or temporary disk. Nothing listens.
+//  9. The daemon is not ours to break. Nothing hangs a start, holds a lock on the
+//     database across one, restarts the daemon on install or upgrade, or hammers a
+//     store. Trouble of keyguard's own never stops a daemon whose keyfile has 32 bytes.
+package agent

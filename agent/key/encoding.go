@@ -1,5 +1,14 @@
 package key
 
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"unicode/utf8"
+)
+
 // Encoding says how the bytes that held a key were written.
 type Encoding string
 
@@ -12,3 +21,106 @@ const (
 	Base64  Encoding = "base64" // RFC 4648, standard or URL alphabet, padded or not
 	Words   Encoding = "words"  // BIP-39, 24 English words
 )
+
+// ErrNotKey says that bytes are no known encoding of a key.
+var ErrNotKey = errors.New("not a key")
+
+// ErrMangled says that bytes were a key once: a tool took them for UTF-8 text and put
+// U+FFFD in place of every byte that was not. That key cannot be had back from them.
+// `gcloud secrets versions access | tee` and `vault kv put value=@file` do this. It
+// wraps ErrNotKey.
+var ErrMangled = fmt.Errorf("%w: destroyed by a conversion to UTF-8", ErrNotKey)
+
+// replacement is U+FFFD, as UTF-8 and as JSON writes it.
+var replacement = [...][]byte{[]byte("\uFFFD"), []byte(`\ufffd`)}
+
+// Decode reads a key as people and tools leave it: for import, and for a damaged
+// keyfile or copy that may still hold one. Storage is exact, so nothing but 32 bytes
+// is Raw; and 32 bytes are always Raw, whatever they look like, because that is how
+// the daemon reads them.
+//
+// White space around and inside hex and base64 is ignored (xxd -p and base64 wrap
+// lines). Base64 is strict otherwise: bits that no encoder sets mean damage.
+//
+// The error is ErrMangled, a *WordError, ErrChecksum, or plain ErrNotKey, which they
+// all wrap. Its text tells lengths and positions, never a part of b (law 8).
+func Decode(b []byte) (Key, Encoding, error) {
+	if len(b) == Size {
+		k, err := New(b)
+		return k, Raw, err
+	}
+	if line, ok := cutNewline(b); ok && len(line) == Size {
+		k, err := New(line)
+		return k, Newline, err
+	}
+	if utf8.Valid(b) {
+		lost := 0
+		for _, r := range replacement {
+			lost += bytes.Count(b, r)
+		}
+		if lost > 0 {
+			return Key{}, "", fmt.Errorf("%w: %d bytes, %d times U+FFFD", ErrMangled, len(b), lost)
+		}
+	}
+	if fields := bytes.Fields(b); looksLikeWords(fields) {
+		k, err := fromWords(fields)
+		if err != nil {
+			return Key{}, "", err
+		}
+		return k, Words, nil
+	}
+	if len(b) <= maxText {
+		text := bytes.Join(bytes.Fields(b), nil)
+		defer clear(text)
+		if k, ok := fromHex(text); ok {
+			return k, Hex, nil
+		}
+		if k, ok := fromBase64(text); ok {
+			return k, Base64, nil
+		}
+	}
+	return Key{}, "", fmt.Errorf("%w: %d bytes in no known encoding of one", ErrNotKey, len(b))
+}
+
+// maxText bounds, in bytes, what is searched for hex or base64: 64 digits, each on a
+// line of its own and indented, still fit.
+const maxText = 4096
+
+func cutNewline(b []byte) ([]byte, bool) {
+	line, ok := bytes.CutSuffix(b, []byte("\n"))
+	// CR belongs to the newline only where a key is left without it: a raw key may
+	// end in 0x0d.
+	if ok && len(line) == Size+1 {
+		return bytes.CutSuffix(line, []byte("\r"))
+	}
+	return line, ok
+}
+
+func fromHex(text []byte) (Key, bool) {
+	if len(text) != hex.EncodedLen(Size) {
+		return Key{}, false
+	}
+	k := Key{b: new([Size]byte)}
+	if _, err := hex.Decode(k.b[:], text); err != nil {
+		k.Wipe()
+		return Key{}, false
+	}
+	return k, true
+}
+
+func fromBase64(text []byte) (Key, bool) {
+	for _, e := range []*base64.Encoding{base64.StdEncoding, base64.RawStdEncoding, base64.URLEncoding, base64.RawURLEncoding} {
+		if len(text) != e.EncodedLen(Size) {
+			continue
+		}
+		raw := make([]byte, e.DecodedLen(len(text)))
+		n, err := e.Strict().Decode(raw, text)
+		if err == nil && n == Size {
+			k, err := New(raw[:n])
+			clear(raw)
+			return k, err == nil
+		}
+		clear(raw)
+	}
+	return Key{}, false
+}

@@ -16,6 +16,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 )
 
@@ -30,12 +31,16 @@ var ErrMarshal = errors.New("a key is never marshalled")
 
 // Key is 32 secret bytes. The zero Key holds none; IsZero tells.
 // Copies of a Key share the bytes, so a Wipe of one wipes all: Clone before
-// handing a key to somebody who outlives its owner.
-type Key struct{ b *[Size]byte }
+// handing a key to somebody who outlives its owner. Keys cannot be compared with ==,
+// which would compare pointers and leak time: Equal is the way.
+type Key struct {
+	_ [0]func() // makes == a compile error
+	b *[Size]byte
+}
 
 // Generate makes a new key from the kernel's random source, getrandom(2).
 func Generate() Key {
-	k := Key{new([Size]byte)}
+	k := Key{b: new([Size]byte)}
 	// crypto/rand.Read never returns an error; it crashes the process instead.
 	rand.Read(k.b[:]) //nolint:errcheck
 	return k
@@ -46,7 +51,7 @@ func New(b []byte) (Key, error) {
 	if len(b) != Size {
 		return Key{}, fmt.Errorf("%w, not %d", ErrSize, len(b))
 	}
-	k := Key{new([Size]byte)}
+	k := Key{b: new([Size]byte)}
 	copy(k.b[:], b)
 	return k, nil
 }
@@ -59,7 +64,7 @@ func (k Key) Clone() Key {
 	if k.b == nil {
 		return Key{}
 	}
-	c := Key{new([Size]byte)}
+	c := Key{b: new([Size]byte)}
 	*c.b = *k.b
 	return c
 }
@@ -96,9 +101,17 @@ func (k Key) Fingerprint() Fingerprint {
 	return Fingerprint(hex.EncodeToString(m.Sum(nil)[:8]))
 }
 
-// Format prints the fingerprint whatever the verb, so that no format string can let
+// String names the key by its fingerprint, or says that there is none.
+func (k Key) String() string {
+	if k.b == nil {
+		return "no key"
+	}
+	return "key " + string(k.Fingerprint())
+}
+
+// Format prints what String says whatever the verb, so that no format string can let
 // the bytes out.
-func (k Key) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "key %s", k.Fingerprint()) }
+func (k Key) Format(f fmt.State, _ rune) { io.WriteString(f, k.String()) } //nolint:errcheck // fmt has nowhere to put it
 
 // LogValue makes slog print the fingerprint.
 func (k Key) LogValue() slog.Value { return slog.StringValue(string(k.Fingerprint())) }

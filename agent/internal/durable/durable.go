@@ -1,0 +1,180 @@
+// Package durable writes files so that a power cut leaves either what was there
+// before or what was asked for, whole, and never anything between (law 5).
+//
+// When a function here returns nil, the file's bytes and its name are on disk. The
+// calls it makes, which strace(1) can check:
+//
+//	openat(temporary, O_WRONLY|O_CREAT|O_EXCL|O_NOFOLLOW|O_CLOEXEC, 0600)
+//	fchown(fd)            only if the owner is to be another
+//	fchmod(fd)            after fchown, which may clear bits
+//	write(fd)
+//	fsync(fd)
+//	renameat(temporary, path)  or renameat2(temporary, path, RENAME_NOREPLACE)
+//	openat(directory), fsync(directory)
+//
+// A crash before the rename leaves the old file and a temporary one, named
+// TempPrefix and something; a crash after it leaves the new file.
+package durable
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// TempPrefix begins the name of every temporary file made here. One that is left
+// after a crash was never relied on by anybody.
+const TempPrefix = ".keyguard-tmp-"
+
+// ErrNoRename2 says that the file system does not know the flags of renameat2(2):
+// NFS, and FUSE servers that never heard of them.
+var ErrNoRename2 = errors.New("the file system cannot exchange or refuse to replace names")
+
+// Attr is what a file is to have besides its bytes. Mode 0 stands for 0600. UID and
+// GID of -1 leave the owner as the file system chooses, as in chown(2); the zero
+// value is root.
+type Attr struct {
+	Mode     fs.FileMode
+	UID, GID int
+}
+
+// WriteFile puts data at path, replacing what is there; a symlink is replaced, not
+// followed. On error path is untouched and nothing is left behind.
+func WriteFile(path string, data []byte, a Attr) error {
+	return viaTemp(path, data, a, os.Rename)
+}
+
+// CreateNew puts data at path unless something is there: then the error is
+// fs.ErrExist. On error path is untouched and nothing is left behind. It works on
+// file systems without renameat2 flags too.
+func CreateNew(path string, data []byte, a Attr) error {
+	return viaTemp(path, data, a, func(temp, path string) error {
+		err := NoReplace(temp, path)
+		if !errors.Is(err, ErrNoRename2) {
+			return err
+		}
+		// link(2) refuses to replace as well. A crash here leaves two names of one
+		// file, and the temporary one is anybody's to remove.
+		if err := os.Link(temp, path); err != nil {
+			return err
+		}
+		return os.Remove(temp)
+	})
+}
+
+func viaTemp(path string, data []byte, a Attr, rename func(temp, path string) error) error {
+	temp, err := Temp(filepath.Dir(path), data, a)
+	if err != nil {
+		return err
+	}
+	if err := rename(temp, path); err != nil {
+		return errors.Join(err, os.Remove(temp))
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+// Temp makes a synced temporary file in dir and returns its path. The name itself is
+// not synced: whoever renames it does that.
+func Temp(dir string, data []byte, a Attr) (string, error) {
+	f, err := os.CreateTemp(dir, TempPrefix+"*")
+	if err != nil {
+		return "", err
+	}
+	return f.Name(), fill(f, data, a)
+}
+
+// Create makes a synced file at path, without a temporary one: it is for names that
+// nobody reads until they are renamed. The error is fs.ErrExist if path is there. On
+// error nothing is left behind.
+func Create(path string, data []byte, a Attr) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	return fill(f, data, a)
+}
+
+// fill writes, syncs and closes f, or removes it.
+func fill(f *os.File, data []byte, a Attr) (err error) {
+	defer func() {
+		if cerr := f.Close(); err == nil {
+			err = cerr
+		}
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
+	if a.Mode == 0 {
+		a.Mode = 0o600
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return fmt.Errorf("cannot stat %s: %w", f.Name(), err)
+	}
+	if (a.UID >= 0 && a.UID != int(st.Uid)) || (a.GID >= 0 && a.GID != int(st.Gid)) {
+		if err := f.Chown(a.UID, a.GID); err != nil {
+			return err
+		}
+	}
+	if err := f.Chmod(a.Mode); err != nil {
+		return err
+	}
+	return Append(f, data)
+}
+
+// Append writes data to f and syncs it. A torn write is possible only by a crash or
+// a full disk; then the error says so and the caller knows what part is there.
+func Append(f *os.File, data []byte) error {
+	if len(data) > 0 {
+		if _, err := f.Write(data); err != nil {
+			return err
+		}
+	}
+	return f.Sync()
+}
+
+// Exchange swaps two names that must both exist, whatever they name. It syncs
+// nothing: SyncDir is the caller's.
+func Exchange(a, b string) error { return rename2(a, b, unix.RENAME_EXCHANGE) }
+
+// NoReplace renames from to to unless something is there: then the error is
+// fs.ErrExist. It syncs nothing.
+func NoReplace(from, to string) error { return rename2(from, to, unix.RENAME_NOREPLACE) }
+
+func rename2(from, to string, flags uint) error {
+	err := retry(func() error { return unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, flags) })
+	if err == nil {
+		return nil
+	}
+	err = &os.LinkError{Op: "renameat2", Old: from, New: to, Err: err}
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		return fmt.Errorf("%w: %w", ErrNoRename2, err)
+	}
+	return err
+}
+
+// SyncDir makes the names in dir durable.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close() //nolint:errcheck // nothing was written through it
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("cannot sync the directory %s: %w", dir, err)
+	}
+	return nil
+}
+
+// retry repeats a call that a signal interrupted.
+func retry(call func() error) error {
+	for {
+		if err := call(); err != unix.EINTR {
+			return err
+		}
+	}
+}

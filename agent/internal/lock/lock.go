@@ -1,0 +1,125 @@
+// Package lock holds flock(2) locks on files in the state directory. The files are
+// never unlinked, so a lock is one inode for ever; the kernel drops a lock when its
+// holder dies, and close-on-exec keeps it from that holder's children.
+package lock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The locks, each a file of this name in the state directory.
+const (
+	Watch   = "watch"   // the watcher, for its life
+	Rotate  = "rotate"  // rotation, repair, a first start
+	Keyfile = "keyfile" // an install: milliseconds, never during a network call
+	Ledger  = "ledger"  // an append: milliseconds, never during a network call
+)
+
+// poll is how often a lock that somebody holds is tried again.
+const poll = 10 * time.Millisecond
+
+// ErrBusy says that somebody else holds the lock. Find it with errors.As.
+type ErrBusy struct{ Name string }
+
+func (e ErrBusy) Error() string { return fmt.Sprintf("the lock %q is held by another process", e.Name) }
+
+// Lock is a lock that is held.
+type Lock struct{ f *os.File }
+
+// Try takes the lock, or returns ErrBusy. The state directory (0700) and the file
+// are made if they are missing.
+func Try(dir, name string) (*Lock, error) {
+	// Three tries, because Held borrows the lock for some microseconds.
+	ctx, cancel := context.WithTimeout(context.Background(), 2*poll)
+	defer cancel()
+	l, err := Wait(ctx, dir, name)
+	if busy := (ErrBusy{}); errors.As(err, &busy) {
+		return nil, busy
+	}
+	return l, err
+}
+
+// Wait takes the lock, waiting for it until ctx ends; then the error wraps ErrBusy
+// and what ctx says. A free lock is taken even where ctx has ended.
+func Wait(ctx context.Context, dir, name string) (*Lock, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot take the lock %q: %w", name, err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot take the lock %q: %w", name, err)
+	}
+	var tick *time.Ticker
+	for {
+		free, err := flock(f, unix.LOCK_EX)
+		switch {
+		case err != nil:
+			f.Close() //nolint:errcheck // nothing was written
+			return nil, fmt.Errorf("cannot take the lock %q: %w", name, err)
+		case free:
+			return &Lock{f}, nil
+		}
+		if tick == nil {
+			tick = time.NewTicker(poll)
+			defer tick.Stop()
+		}
+		select {
+		case <-ctx.Done():
+			f.Close() //nolint:errcheck // nothing was written
+			return nil, fmt.Errorf("%w: %w", ErrBusy{name}, ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+// Release gives the lock back. It may be called again, and on nil.
+func (l *Lock) Release() {
+	if l == nil || l.f == nil {
+		return
+	}
+	// Closing unlocks: nobody shares this open file.
+	l.f.Close() //nolint:errcheck // nothing was written
+	l.f = nil
+}
+
+// Held tells whether somebody, this process included, holds the lock. It creates
+// nothing: where the file is missing, nobody does.
+func Held(dir, name string) (bool, error) {
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot look at the lock %q: %w", name, err)
+	}
+	defer f.Close() //nolint:errcheck // nothing was written
+	// Shared, so that two who look at once do not see each other.
+	free, err := flock(f, unix.LOCK_SH)
+	if err != nil {
+		return false, fmt.Errorf("cannot look at the lock %q: %w", name, err)
+	}
+	return !free, nil
+}
+
+// flock takes the lock if it is free, without waiting.
+func flock(f *os.File, how int) (free bool, err error) {
+	for {
+		switch err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err {
+		case nil:
+			return true, nil
+		case unix.EWOULDBLOCK:
+			return false, nil
+		case unix.EINTR:
+		default:
+			return false, fmt.Errorf("flock %s: %w", f.Name(), err)
+		}
+	}
+}

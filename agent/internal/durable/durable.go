@@ -4,7 +4,7 @@
 // When a function here returns nil, the file's bytes and its name are on disk. The
 // calls it makes, which strace(1) can check:
 //
-//	openat(temporary, O_WRONLY|O_CREAT|O_EXCL|O_NOFOLLOW|O_CLOEXEC, 0600)
+//	openat(temporary, O_RDWR|O_CREAT|O_EXCL|O_CLOEXEC, 0600)  O_EXCL follows no symlink, open(2)
 //	fchown(fd)            only if the owner is to be another
 //	fchmod(fd)            after fchown, which may clear bits
 //	write(fd)
@@ -67,31 +67,24 @@ func CreateNew(path string, data []byte, a Attr) error {
 }
 
 func viaTemp(path string, data []byte, a Attr, rename func(temp, path string) error) error {
-	temp, err := Temp(filepath.Dir(path), data, a)
+	f, err := os.CreateTemp(filepath.Dir(path), TempPrefix+"*")
 	if err != nil {
 		return err
 	}
-	if err := rename(temp, path); err != nil {
-		return errors.Join(err, os.Remove(temp))
+	if err := fill(f, data, a); err != nil {
+		return err
+	}
+	if err := rename(f.Name(), path); err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return SyncDir(filepath.Dir(path))
 }
 
-// Temp makes a synced temporary file in dir and returns its path. The name itself is
-// not synced: whoever renames it does that.
-func Temp(dir string, data []byte, a Attr) (string, error) {
-	f, err := os.CreateTemp(dir, TempPrefix+"*")
-	if err != nil {
-		return "", err
-	}
-	return f.Name(), fill(f, data, a)
-}
-
-// Create makes a synced file at path, without a temporary one: it is for names that
-// nobody reads until they are renamed. The error is fs.ErrExist if path is there. On
-// error nothing is left behind.
+// Create makes a synced file at path directly: for a name of the caller's own that
+// nobody reads before it is renamed. It does not sync the directory. The error is
+// fs.ErrExist if path is there; on error nothing is left behind.
 func Create(path string, data []byte, a Attr) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
@@ -155,6 +148,31 @@ func rename2(from, to string, flags uint) error {
 		return fmt.Errorf("%w: %w", ErrNoRename2, err)
 	}
 	return err
+}
+
+// MkdirAll makes dir, and what is missing above it, with mode 0700 and the owner of a
+// (its Mode is not used), and syncs each directory that got a new name. What is there
+// already stays as it is.
+func MkdirAll(dir string, a Attr) error {
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrNotExist) && filepath.Dir(dir) != dir {
+		if err := MkdirAll(filepath.Dir(dir), a); err != nil {
+			return err
+		}
+		err = os.Mkdir(dir, 0o700)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if (a.UID >= 0 && a.UID != os.Geteuid()) || (a.GID >= 0 && a.GID != os.Getegid()) {
+		if err := os.Chown(dir, a.UID, a.GID); err != nil {
+			return err
+		}
+	}
+	return SyncDir(filepath.Dir(dir))
 }
 
 // SyncDir makes the names in dir durable.

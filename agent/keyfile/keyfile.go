@@ -1,0 +1,160 @@
+// Package keyfile looks after the live key on this host and after the local
+// quarantine, where every key that left the keyfile's place is kept.
+//
+// Look reads defensively and changes nothing. Everything that changes the keyfile
+// (Install, Park, UseNext) is given what Look saw, and goes by law 3: the new file is
+// whole and synced before it takes the name; it takes the name by renameat2(2), so
+// that what was there comes out in the same instant and stays beside it as
+// `.keyguard-<time>`; that is copied to the quarantine, and Sweep removes it only
+// when it was read again a minute later. So at every moment, a crash included, each
+// key that ever stood here is in at least one file.
+//
+// Beside the keyfile may stand, during a rotation, `<keyfile>.next`. Names that are
+// neither are other people's and are not touched.
+package keyfile
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
+	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+// ErrChanged says that the keyfile, or its .next, was not what had been seen. Nothing
+// is lost: what was found instead is where it was, or aside and in the quarantine.
+// The key that was to go in may or may not be in place. The caller looks again.
+var ErrChanged = errors.New("the keyfile is not what was seen")
+
+// ErrNotKept says that the copy to the local quarantine failed. Where a keyfile was
+// to be replaced that is done, and what came out of its place stays aside there,
+// from where Sweep copies it later.
+var ErrNotKept = errors.New("cannot keep a copy in the local quarantine")
+
+// ErrNoNext says that UseNext found no key in <keyfile>.next.
+var ErrNoNext = errors.New("no key stands beside the keyfile")
+
+// mode is what a keyfile has: the owner reads, nobody writes.
+const mode fs.FileMode = 0o400
+
+// lockWait bounds how long a change waits for another one, which takes milliseconds
+// unless a file system hangs.
+const lockWait = 5 * time.Second
+
+// File says where things are and who is to own them. It holds no state.
+type File struct {
+	Path       string // the keyfile, absolute
+	Owner      int    // uid of the keyfile
+	Group      int    // gid of the keyfile
+	Quarantine string // the local quarantine, made 0700 when first needed
+	Locks      string // the state directory, for the lock "keyfile"
+}
+
+// Kind says whether a key can be read by the daemon.
+type Kind int
+
+const (
+	Missing   Kind = iota // nothing has the name
+	Good                  // a regular file, or a trusted symlink to one, of exactly 32 bytes
+	Malformed             // all else that exists, unreadable included; Seen.Why says what
+)
+
+func (k Kind) String() string {
+	switch k {
+	case Missing:
+		return "missing"
+	case Good:
+		return "good"
+	case Malformed:
+		return "malformed"
+	}
+	return fmt.Sprintf("kind %d", int(k))
+}
+
+// Seen is what Look found. Install and the others compare it with what they find.
+type Seen struct {
+	Kind     Kind
+	Key      key.Key      // zero unless Good, or Malformed that decodes to a key
+	Encoding key.Encoding // of Key
+	Mangled  bool         // destroyed by a conversion to UTF-8 (key.ErrMangled)
+	Empty    bool         // a regular file of 0 bytes: parked, or a mint that crashed
+	Why      string       // of Malformed, for people, one clause: "31 bytes instead of 32"
+	Loose    string       // "", or what Tighten can put right: "mode 0644", "owned by uid 1000"
+
+	// What was observed. Of a trusted symlink they describe the file it leads to, of
+	// any other the symlink itself.
+	Size     int64 // bytes
+	Mode     fs.FileMode
+	ModTime  time.Time
+	Dev, Ino uint64
+	UID, GID int
+	Target   string // what the symlink says, "" if there is none
+
+	NextThere bool    // <keyfile>.next exists (rotation)
+	Next      key.Key // its key, zero if it holds none
+	NextSeen  *Seen   // all about it, nil if it does not exist
+
+	file string             // what was read: the keyfile, or what the symlink leads to
+	link [2]uint64          // device and inode of the name itself
+	sum  *[sha256.Size]byte // of the content, nil where it was not read
+}
+
+// same tells whether o is the thing that s was. The time of the last change of the
+// inode (ctime) is left out: a rename sets it.
+func (s Seen) same(o Seen) bool {
+	return s.Kind == o.Kind && s.link == o.link && s.Target == o.Target &&
+		s.Dev == o.Dev && s.Ino == o.Ino && s.Size == o.Size && s.ModTime.Equal(o.ModTime) &&
+		(s.sum == nil) == (o.sum == nil) && (s.sum == nil || *s.sum == *o.sum)
+}
+
+func (f File) dir() string  { return filepath.Dir(f.Path) }
+func (f File) next() string { return f.Path + ".next" }
+
+func (f File) attr() durable.Attr {
+	return durable.Attr{Mode: mode, UID: f.Owner, GID: f.Group}
+}
+
+// lock takes the lock "keyfile", under which every change is made.
+func (f File) lock() (*lock.Lock, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), lockWait)
+	defer cancel()
+	return lock.Wait(ctx, f.Locks, lock.Keyfile)
+}
+
+const asidePrefix = ".keyguard-"
+
+// stampForm is a UTC time to the microsecond, as names carry it. It sorts.
+const stampForm = "20060102T150405.000000Z"
+
+func stamp(t time.Time) string { return t.UTC().Format(stampForm) }
+
+// stamped returns the time that a name begins with.
+func stamped(name string) (time.Time, bool) {
+	if len(name) < len(stampForm) {
+		return time.Time{}, false
+	}
+	t, err := time.Parse(stampForm, name[:len(stampForm)])
+	return t, err == nil
+}
+
+// isAside tells whether a name in the keyfile's directory is ours to sweep: what came
+// out of the keyfile's place, or a file that a crash left half-written.
+func isAside(name string) bool { return strings.HasPrefix(name, asidePrefix) }
+
+// firstFree calls use with the name that t gives, and with the ones of the following
+// microseconds as long as the name is taken.
+func firstFree(t time.Time, use func(stamp string) error) error {
+	for {
+		if err := use(stamp(t)); !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		t = t.Add(time.Microsecond)
+	}
+}

@@ -1,0 +1,227 @@
+package keyfile
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+// sweepAge is how long an aside stays, so that somebody who had the file open when
+// it lost its name has written what they were about to write.
+const sweepAge = time.Minute
+
+// Kept is one file that may hold a key which left the keyfile's place.
+type Kept struct {
+	Path     string
+	Time     time.Time    // when it left
+	Key      key.Key      // zero if it does not decode to one
+	Encoding key.Encoding // of Key
+	Why      string       // what is wrong with it, as in Seen, "" if nothing is
+}
+
+// Keep puts k into the local quarantine, durably, unless it is there. ErrNotKept if
+// that fails.
+func (f File) Keep(k key.Key, now time.Time) error {
+	if k.IsZero() {
+		return fmt.Errorf("%w: %w", ErrNotKept, key.ErrSize)
+	}
+	l, err := f.lock()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrNotKept, err)
+	}
+	defer l.Release()
+	return f.keep(k.UnsafeBytes(), now)
+}
+
+// keep copies content to the quarantine: 32 bytes as <time>-<fingerprint>.key, all
+// else, as found, as <time>-malformed.bin. What is there already is not added again.
+// Of no bytes there is nothing to keep.
+func (f File) keep(content []byte, now time.Time) error {
+	if len(content) == 0 {
+		return nil
+	}
+	if err := f.addToQuarantine(content, now); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotKept, err)
+	}
+	return nil
+}
+
+func (f File) addToQuarantine(content []byte, now time.Time) error {
+	suffix := "-malformed.bin"
+	if k, err := key.New(content); err == nil {
+		suffix = fmt.Sprintf("-%s.key", k.Fingerprint())
+		k.Wipe()
+	}
+	if err := durable.MkdirAll(f.Quarantine, f.attr()); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(f.Quarantine)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), suffix) {
+			continue
+		}
+		_, there, err := f.observe(filepath.Join(f.Quarantine, e.Name()))
+		equal := err == nil && bytes.Equal(there, content)
+		clear(there)
+		if equal {
+			// Whoever wrote it may have crashed before the name was on disk.
+			return durable.SyncDir(f.Quarantine)
+		}
+	}
+	return firstFree(now, func(stamp string) error {
+		return durable.CreateNew(filepath.Join(f.Quarantine, stamp+suffix), content, f.attr())
+	})
+}
+
+// Kept lists what may hold a key which left the keyfile's place, newest first: the
+// local quarantine, and such asides beside the keyfile as could not be copied to it
+// yet (a crash, a full disk). It changes nothing.
+func (f File) Kept() ([]Kept, error) {
+	var kept []Kept
+	have := make(map[[sha256.Size]byte]bool)
+	for _, place := range []struct {
+		dir   string
+		aside bool
+	}{{f.Quarantine, false}, {f.dir(), true}} {
+		entries, err := os.ReadDir(place.dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+			return nil, fmt.Errorf("cannot list kept keys: %w", err)
+		}
+		for _, e := range entries {
+			// In the quarantine a leading dot marks a file that is not whole yet.
+			if isAside(e.Name()) != place.aside || (!place.aside && strings.HasPrefix(e.Name(), ".")) {
+				continue
+			}
+			s, content, err := f.observe(filepath.Join(place.dir, e.Name()))
+			clear(content)
+			if err != nil {
+				return nil, fmt.Errorf("cannot list kept keys: %w", err)
+			}
+			if s.Kind == Missing || s.Empty || (place.aside && s.sum != nil && have[*s.sum]) {
+				continue
+			}
+			if s.sum != nil {
+				have[*s.sum] = true
+			}
+			at, ok := stamped(strings.TrimPrefix(e.Name(), asidePrefix))
+			if !ok {
+				at = s.ModTime
+			}
+			kept = append(kept, Kept{filepath.Join(place.dir, e.Name()), at, s.Key, s.Encoding, s.Why})
+		}
+	}
+	slices.SortStableFunc(kept, func(a, b Kept) int {
+		return cmp.Or(b.Time.Compare(a.Time), strings.Compare(a.Path, b.Path))
+	})
+	return kept, nil
+}
+
+// Sweep sees to the asides beside the keyfile: each is read again and copied to the
+// quarantine if it, as it is now, is not there; and if it is older than a minute and
+// nobody has it open for writing, it is removed. What cannot be read whole (a
+// directory, a FIFO, an unreadable or large file, a symlink that leads nowhere or is
+// not trusted) stays. Half-written files of our own that are older than a minute go
+// as well.
+func (f File) Sweep(now time.Time) error {
+	asides, err := list(f.dir(), asidePrefix)
+	if err != nil {
+		return fmt.Errorf("cannot sweep: %w", err)
+	}
+	temps, err := list(f.Quarantine, durable.TempPrefix)
+	if err != nil {
+		return fmt.Errorf("cannot sweep: %w", err)
+	}
+	if len(asides)+len(temps) == 0 {
+		return nil
+	}
+	l, err := f.lock()
+	if err != nil {
+		return fmt.Errorf("cannot sweep: %w", err)
+	}
+	defer l.Release()
+	for _, path := range asides {
+		if serr := f.sweep(path, now); serr != nil {
+			err = both(err, fmt.Errorf("cannot sweep %s: %w", path, serr))
+		}
+	}
+	for _, path := range temps {
+		// It is a part of a copy whose original never went (law 5).
+		if info, lerr := os.Lstat(path); lerr == nil && info.Mode().IsRegular() && now.Sub(info.ModTime()) > sweepAge {
+			err = both(err, remove(path))
+		}
+	}
+	return err
+}
+
+func (f File) sweep(path string, now time.Time) error {
+	quiet, unlease := lease(path)
+	defer unlease()
+	s, content, err := f.observe(path)
+	defer clear(content)
+	if err != nil {
+		return err
+	}
+	if err := f.keep(content, now); err != nil {
+		return err
+	}
+	at, ok := stamped(strings.TrimPrefix(filepath.Base(path), asidePrefix))
+	if !ok {
+		at = s.ModTime
+	}
+	// content is nil where it could not be read whole. An aside of the future stays
+	// until the clock has reached it.
+	if content == nil || !quiet || now.Sub(at) <= sweepAge {
+		return nil
+	}
+	return remove(path)
+}
+
+// lease tells whether nobody has the file at path open for writing, and keeps it so
+// until it is called off: the kernel gives a read lease only then, and holds up who
+// opens the file for writing meanwhile (F_SETLEASE in fcntl(2)). Where there are no
+// leases, as on NFS, the minute has to do.
+func lease(path string) (quiet bool, unlease func()) {
+	none := func() {}
+	var st unix.Stat_t
+	if err := lstat(path, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return true, none
+	}
+	fd, err := open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY)
+	if err != nil {
+		return true, none
+	}
+	unlease = func() { unix.Close(fd) } //nolint:errcheck // nothing was written; it ends the lease
+	_, err = unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_RDLCK)
+	return err != unix.EAGAIN, unlease
+}
+
+// list returns the paths in dir whose names begin with prefix. A missing dir has none.
+func list(dir, prefix string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+		return nil, err
+	}
+	var paths []string
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), prefix) {
+			paths = append(paths, filepath.Join(dir, e.Name()))
+		}
+	}
+	return paths, nil
+}

@@ -1,0 +1,138 @@
+# What to type, on a Debian or Ubuntu machine with Go 1.26 or newer:
+#
+#   make build     bin/keyguard
+#   make demo      the story of the README, told by the real programs      (as root)
+#   make test      everything that must hold: deps, lint, unit tests, fuzzing,
+#                  packages and guests; about 15 minutes on two cores       (as root)
+#   make package   dist/*.deb and dist/*.rpm, for amd64 and arm64
+#   make deps      install with apt-get what the rest needs and is not there (as root)
+#   make clean     remove bin and dist; `make clean-guests` the guests' root directories
+#
+# and while working:
+#
+#   make unit      go test ./...; RUN='-run Name' and PKG=./agent/rows narrow it
+#   make race      the same under the race detector
+#   make fuzz      every fuzz target for FUZZTIME (30s) each
+#   make bench     every benchmark
+#   make lint      gofmt, go vet, staticcheck, govulncheck, shellcheck, go mod tidy
+#   make e2e       the guests alone: RUN='-run TestGuest/13/Remove' narrows it (as root)
+#   make guest     a booted guest with keyguard, the stand-in daemon and a shell; its
+#                  systemd goes down when you leave. SUITE=bookworm for Debian 12 (as root)
+#
+# VERSION, DIST, ARCHS and CMD (the program that is packaged) may be given.
+
+.DELETE_ON_ERROR:
+.PHONY: build test unit race fuzz bench demo package deps lint vuln e2e guest clean clean-guests
+
+# sudo's PATH lacks the place where Go's own archive is usually unpacked.
+export PATH := $(PATH):/usr/local/go/bin
+# Building in somebody else's checkout, as sudo does, must not fail on git's distrust.
+# The version is given to the linker below and not taken from the repository by Go.
+export GOFLAGS := -buildvcs=false $(GOFLAGS)
+GIT := git -c safe.directory='*'
+
+PKG   ?= ./...
+CMD   ?= ./cmd/keyguard
+DIST  ?= dist
+ARCHS ?= amd64 arm64
+SUITE ?= trixie
+FUZZTIME ?= 30s
+
+# A tag v1.2.3 is version 1.2.3; five commits later it is 1.2.3+5.g0123456; before the
+# first tag it is 0.1.0-dev.<commits>, which sorts below 0.1.0.
+VERSION ?= $(or \
+	$(shell $(GIT) describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v//; s/-\([0-9]*\)-g/+\1.g/'),\
+	0.1.0-dev.$(or $(shell $(GIT) rev-list --count HEAD 2>/dev/null),0))
+# The time of the last commit: what is built twice from it is equal byte by byte.
+export SOURCE_DATE_EPOCH ?= $(or $(shell $(GIT) log -1 --format=%ct 2>/dev/null),0)
+
+# Tools of other people, by version, built once and outside the checkout.
+TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/containarium-keyguard/tools
+NFPM        := $(TOOLS)/nfpm-v2.45.2/nfpm
+STATICCHECK := $(TOOLS)/staticcheck-v0.8.2/staticcheck
+GOVULNCHECK := $(TOOLS)/govulncheck-v1.9.0/govulncheck
+
+$(NFPM):        MODULE = github.com/goreleaser/nfpm/v2/cmd/nfpm
+$(STATICCHECK): MODULE = honnef.co/go/tools/cmd/staticcheck
+$(GOVULNCHECK): MODULE = golang.org/x/vuln/cmd/govulncheck
+$(NFPM) $(STATICCHECK) $(GOVULNCHECK):
+	GOBIN=$(@D) go install $(MODULE)@$(lastword $(subst -, ,$(notdir $(@D))))
+
+build:
+	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/keyguard $(CMD)
+
+# Skipping a test is an error here: all it needs is installed.
+test: export KEYGUARD_MUST_RUN := 1
+test: deps lint
+	go test $(PKG)
+	$(MAKE) --no-print-directory race fuzz e2e
+	@echo 'make test: everything passed'
+
+unit:
+	go test $(RUN) $(PKG)
+
+race:
+	go test -race -short $(RUN) $(PKG)
+
+# One target at a time, as Go has it; a package without any lists only its "ok" line.
+fuzz:
+	@set -e; for package in $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' $(PKG)); do \
+		for target in $$(go test -list '^Fuzz' "$$package" | grep '^Fuzz' || true); do \
+			echo "go test -fuzz $$target $$package"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package"; \
+		done; \
+	done
+
+bench:
+	go test -run '^$$' -bench . $(RUN) $(PKG)
+
+demo: deps
+	go run ./packaging/demo
+
+e2e: deps $(NFPM)
+	go test -tags e2e -count 1 -timeout 25m -v $(RUN) ./packaging/e2e
+
+guest: deps $(NFPM)
+	go run -tags e2e ./packaging/e2e/guest -suite $(SUITE)
+
+package: $(NFPM)
+	@rm -rf $(DIST)
+	@set -e; for arch in $(ARCHS); do \
+		build=$(DIST)/build/$$arch; mkdir -p "$$build"; \
+		CGO_ENABLED=0 GOARCH=$$arch go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o "$$build/keyguard" $(CMD); \
+		packaging/changelog '$(VERSION)' | gzip -9n > "$$build/changelog.gz"; \
+		for format in deb rpm; do \
+			ARCH=$$arch VERSION='$(VERSION)' BUILD="$$build" $(NFPM) package -f nfpm.yaml -p $$format -t $(DIST)/; \
+		done; \
+	done
+	@rm -rf $(DIST)/build
+	@! command -v lintian >/dev/null || lintian --fail-on error --info $(DIST)/*.deb
+
+deps:
+	@packaging/deps
+
+lint: $(STATICCHECK) vuln
+	@unformatted=$$(gofmt -l $$($(GIT) ls-files -co --exclude-standard '*.go')); \
+		[ -z "$$unformatted" ] || { echo "not formatted by gofmt: $$unformatted" >&2; exit 1; }
+	go vet ./...
+	go vet -tags e2e ./packaging/e2e/...
+	$(STATICCHECK) ./...
+	$(STATICCHECK) -tags e2e ./packaging/e2e/...
+	go mod tidy -diff
+	shellcheck $$($(GIT) ls-files -co --exclude-standard | while read -r f; do ! head -n 1 "$$f" | grep -q '^#! */bin/sh' || echo "$$f"; done)
+	shellcheck --shell sh packaging/rpm/*
+
+# The database of known vulnerabilities is a web service; without it there is no answer,
+# which is no reason to fail.
+vuln: $(GOVULNCHECK)
+	@$(GOVULNCHECK) ./... > $(TOOLS)/govulncheck.out 2>&1 && echo 'govulncheck: no known vulnerability is called' || \
+	if grep -q 'no such host\|connection refused\|dial tcp\|i/o timeout\|proxyconnect\|Forbidden' $(TOOLS)/govulncheck.out; then \
+		echo 'govulncheck: the vulnerability database cannot be reached from here; not checked'; \
+	else cat $(TOOLS)/govulncheck.out; exit 1; fi
+
+clean:
+	rm -rf bin $(DIST)
+
+# Their place is packaging/e2e/root.go's.
+clean-guests:
+	rm -rf --one-file-system /var/cache/containarium-keyguard-e2e

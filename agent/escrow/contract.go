@@ -113,7 +113,7 @@ var (
 	// ErrClock: credentials were refused, and this host's clock is why (pitfall: a wrong
 	// clock looks like bad credentials). It is an ErrUnauthenticated too.
 	ErrClock = fmt.Errorf("%w: this host's clock is wrong", ErrUnauthenticated)
-	// ErrUnreachable: the store did not answer, or the connection broke.
+	// ErrUnreachable: the store did not answer, the connection broke, or the store failed.
 	ErrUnreachable = errors.New("unreachable")
 	// ErrNeverLeft: no name, no route: as on a cold boot, nothing has left this host, and
 	// the store was not asked. It is an ErrUnreachable too.
@@ -133,9 +133,9 @@ var (
 	ErrSealed = errors.New("sealed")
 	// ErrCorrupt: the bytes are not those that were stored: checksum, or broken sealing.
 	ErrCorrupt = errors.New("damaged")
-	// ErrNotKey: the bytes are sound and not a key in any encoding known. It wraps
-	// key.ErrMangled where a UTF-8 conversion destroyed them.
-	ErrNotKey = errors.New("not a key")
+	// ErrNotKey: the bytes are sound and not a key in any encoding known. The error is a
+	// key.ErrMangled too where a UTF-8 conversion destroyed them.
+	ErrNotKey = key.ErrNotKey
 	// ErrSameDisk: the directory lies on the disk of the keyfile.
 	ErrSameDisk = errors.New("on the same disk as the keyfile")
 	// ErrReadOnly: the place cannot be written to.

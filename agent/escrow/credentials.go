@@ -1,0 +1,263 @@
+package escrow
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/google"
+)
+
+const (
+	cloudPlatform = "https://www.googleapis.com/auth/cloud-platform"
+	// tokenSpare is how long a token must still be good to be used again.
+	tokenSpare = time.Minute
+	// metadataTimeout is for the metadata server, which is one hop away or not there:
+	// off Google's cloud packets to its address go nowhere, and nothing refuses them.
+	metadataTimeout = time.Second
+	metadataHost    = "169.254.169.254"
+	maxToken        = 1 << 20 // bytes of a credentials file or of a token's answer
+)
+
+// credentialKinds are what a credentials file may be. The kind is read from the file and
+// then insisted on, so that no other is slipped in.
+var credentialKinds = map[string]google.CredentialsType{
+	"service_account":              google.ServiceAccount,
+	"authorized_user":              google.AuthorizedUser,
+	"external_account":             google.ExternalAccount,
+	"impersonated_service_account": google.ImpersonatedServiceAccount,
+}
+
+// tokens gets access tokens, and keeps one while it is good. Failures are not kept:
+// a probe at a cold boot says nothing about a minute later.
+type tokens struct {
+	file string // "" = Application Default Credentials
+	none bool   // an emulator without credentials
+
+	mu   sync.Mutex
+	kept token // mu
+}
+
+type token struct {
+	value   string
+	project string // to be charged, for an authorized user's calls
+	until   time.Time
+}
+
+func (t *tokens) get(ctx context.Context) (token, error) {
+	if t.none {
+		return token{}, nil
+	}
+	t.mu.Lock()
+	kept := t.kept
+	t.mu.Unlock()
+	if time.Until(kept.until) > tokenSpare {
+		return kept, nil
+	}
+	got, err := t.ask(ctx)
+	if err != nil {
+		return token{}, err
+	}
+	t.mu.Lock()
+	t.kept = got
+	t.mu.Unlock()
+	return got, nil
+}
+
+// forget drops a token that was refused.
+func (t *tokens) forget(bad token) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.kept.value == bad.value {
+		t.kept = token{}
+	}
+}
+
+// ask looks where Application Default Credentials are looked for
+// (https://cloud.google.com/docs/authentication/application-default-credentials), without
+// the library's probe for Google's cloud, which can hang and whose failure the library
+// keeps for the life of the process.
+func (t *tokens) ask(ctx context.Context) (token, error) {
+	file := t.file
+	if file == "" {
+		file = os.Getenv("GOOGLE_APPLICATION_CREDENTIALS")
+	}
+	if file != "" {
+		return fileToken(ctx, file)
+	}
+	if home, err := os.UserHomeDir(); err == nil {
+		got, err := fileToken(ctx, filepath.Join(home, ".config/gcloud/application_default_credentials.json"))
+		if !errors.Is(err, fs.ErrNotExist) {
+			return got, err
+		}
+	}
+	return metadataToken(ctx)
+}
+
+func fileToken(ctx context.Context, file string) (token, error) {
+	fail := func(err error) (token, error) {
+		return token{}, fmt.Errorf("credentials file %s: %w", file, err)
+	}
+	data, err := readSmall(file)
+	if err != nil {
+		return fail(fmt.Errorf("%w: %w", ErrUnauthenticated, err))
+	}
+	defer clear(data)
+	var head struct {
+		Type    string `json:"type"`
+		Project string `json:"quota_project_id"`
+	}
+	if err := json.Unmarshal(data, &head); err != nil {
+		return fail(fmt.Errorf("%w: not JSON", ErrUnauthenticated))
+	}
+	kind, ok := credentialKinds[head.Type]
+	if !ok {
+		return fail(fmt.Errorf("%w: kind %q is not known", ErrUnauthenticated, clip(head.Type)))
+	}
+	client := &http.Client{Timeout: gcpTimeout}
+	defer client.CloseIdleConnections()
+	ctx = context.WithValue(ctx, oauth2.HTTPClient, client)
+	creds, err := google.CredentialsFromJSONWithType(ctx, data, kind, cloudPlatform)
+	if err != nil {
+		return fail(fmt.Errorf("%w: it does not parse", ErrUnauthenticated))
+	}
+	got, err := creds.TokenSource.Token()
+	if err != nil {
+		return fail(tokenError(ctx, err))
+	}
+	if head.Project == "" {
+		head.Project = os.Getenv("GOOGLE_CLOUD_QUOTA_PROJECT")
+	}
+	if kind == google.ServiceAccount {
+		head.Project = "" // it is charged to its own
+	}
+	return token{got.AccessToken, head.Project, got.Expiry}, nil
+}
+
+// metadataToken asks the machine's metadata server for the token of its service account
+// (https://cloud.google.com/compute/docs/access/authenticate-workloads).
+func metadataToken(ctx context.Context) (token, error) {
+	fail := func(err error) (token, error) {
+		return token{}, fmt.Errorf("no credentials file, and the metadata server: %w", err)
+	}
+	host := os.Getenv("GCE_METADATA_HOST")
+	if host == "" {
+		host = metadataHost
+	}
+	own, cancel := context.WithTimeout(ctx, metadataTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(own, http.MethodGet,
+		"http://"+host+"/computeMetadata/v1/instance/service-accounts/default/token?scopes="+cloudPlatform, nil)
+	if err != nil {
+		return fail(fmt.Errorf("%w: %s", ErrUnauthenticated, clip(err.Error())))
+	}
+	req.Header.Set("Metadata-Flavor", "Google")
+	transport := &http.Transport{Proxy: nil, DisableKeepAlives: true}
+	resp, err := transport.RoundTrip(req)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return fail(tokenError(ctx, err))
+	case err != nil:
+		// Nobody there: this is not Google's cloud, and there are no credentials.
+		return fail(fmt.Errorf("%w: it does not answer", ErrUnauthenticated))
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxToken))
+	var got struct {
+		Token   string `json:"access_token"`
+		Seconds int64  `json:"expires_in"`
+	}
+	switch {
+	case resp.StatusCode != http.StatusOK:
+		return fail(fmt.Errorf("%w: status %d", ErrUnauthenticated, resp.StatusCode))
+	case err != nil || json.Unmarshal(body, &got) != nil || got.Token == "":
+		return fail(fmt.Errorf("%w: no token in its answer", ErrUnauthenticated))
+	}
+	return token{value: got.Token, until: time.Now().Add(time.Duration(got.Seconds) * time.Second)}, nil
+}
+
+// tokenError maps a failure to get a token. Nothing of the request is in the result:
+// it holds the signed assertion.
+func tokenError(ctx context.Context, err error) error {
+	var refused *oauth2.RetrieveError
+	if errors.As(err, &refused) {
+		text := strings.TrimSpace(refused.ErrorCode + " " + refused.ErrorDescription)
+		code := 0
+		if refused.Response != nil {
+			code = refused.Response.StatusCode
+			if code < 500 && clockWrong(refused.Response.Header.Get("Date")) {
+				return fmt.Errorf("%w: %s", ErrClock, clip(text))
+			}
+		}
+		switch {
+		case code == http.StatusTooManyRequests:
+			return fmt.Errorf("%w: the token endpoint: %s", ErrRateLimited, clip(text))
+		case code >= 500:
+			return fmt.Errorf("%w: the token endpoint has status %d", ErrUnreachable, code)
+		case refused.ErrorCode == "invalid_grant" && strings.Contains(text, "iat") && strings.Contains(text, "exp"):
+			// "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable
+			// timeframe. Check your iat and exp values in the JWT claim."
+			return fmt.Errorf("%w: %s", ErrClock, clip(text))
+		}
+		return fmt.Errorf("%w: %s", ErrUnauthenticated, clip(text))
+	}
+	var timeout net.Error
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return fmt.Errorf("%w: the token endpoint", ErrTimeout)
+	case neverLeft(err):
+		return fmt.Errorf("%w: the token endpoint", ErrNeverLeft)
+	case errors.As(err, &timeout):
+		return fmt.Errorf("%w: the token endpoint: %s", ErrUnreachable, clip(innermost(err).Error()))
+	}
+	return fmt.Errorf("%w: %s", ErrUnauthenticated, clip(err.Error()))
+}
+
+// innermost takes the layers off an error that name addresses and requests.
+func innermost(err error) error {
+	for {
+		next := errors.Unwrap(err)
+		if next == nil {
+			return err
+		}
+		err = next
+	}
+}
+
+// noRoute are the errors of connect(2) for which nothing was sent.
+var noRoute = [...]error{syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.ENETDOWN, syscall.EADDRNOTAVAIL}
+
+func isAny(err error, targets ...error) bool {
+	for _, t := range targets {
+		if errors.Is(err, t) {
+			return true
+		}
+	}
+	return false
+}
+
+// readSmall reads a file of ours that is known to be small.
+func readSmall(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, errors.Unwrap(err) // the path stands in the caller's message
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxToken))
+	if err != nil {
+		return nil, errors.Unwrap(err)
+	}
+	return b, nil
+}

@@ -1,0 +1,616 @@
+package escrow
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+const (
+	// readme marks a directory as ours. An empty mount point has none, so what is not
+	// mounted is never taken for a place without copies (law 6).
+	readme       = "README.txt"
+	readmeMarker = "keyguard escrow directory"
+	readmeText   = readmeMarker + `
+
+This directory keeps copies of a containarium master key (/etc/containarium/secrets.key).
+keyguard writes it; leave this file where it is, it marks the place.
+
+current/     the newest file here is the key in use
+quarantine/  keys that did not, or do not, open the host's secrets; keep them,
+             old database dumps may need one
+
+A file is named <UTC time>-<fingerprint>.key and holds the 32 bytes of a key.
+One that ends in .key.age is encrypted: age --decrypt -i IDENTITY FILE > secrets.key
+To put a key in place by hand: keyguard import < FILE
+
+Whoever reads an unencrypted file here reads every secret of that host.
+`
+
+	// stampLayout is UTC to the millisecond: names sort as times do, and no two copies of
+	// a shelf get the same one.
+	stampLayout = "20060102T150405.000Z"
+	keySuffix   = ".key"
+	ageSuffix   = ".age"
+
+	// maxNames bounds a listing. A shelf of more is somebody else's directory.
+	maxNames = 100_000
+)
+
+// DirectoryOptions say which directory an escrow is.
+type DirectoryOptions struct {
+	Name string // of the escrow
+	Path string // absolute; may be a symlink
+	// Keyfile is the live key's path: a directory on its disk is no backup.
+	Keyfile       string
+	AllowSameDisk bool // tests and demos
+	// Recipients are age recipients, none to store the raw 32 bytes. IdentityFile lets this
+	// host open what is sealed.
+	Recipients   []string
+	IdentityFile string
+}
+
+// Directory is an escrow in a directory: a USB stick, NFS, another disk.
+//
+// A file system can hang, and then so does every call here, past its context: reach one
+// through Isolated wherever that matters.
+//
+// Files of others lie there too. Nothing is opened through a symlink below Path, nothing
+// but a regular file is read, and no more of it than a copy can have; and all of a call
+// happens in the one directory it opened, even if that is unmounted or renamed meanwhile.
+type Directory struct {
+	o    DirectoryOptions
+	seal *sealer
+}
+
+// NewDirectory checks the options. It opens no file.
+func NewDirectory(o DirectoryOptions) (*Directory, error) {
+	if !filepath.IsAbs(o.Path) {
+		return nil, fmt.Errorf("escrow %s: path %q is not absolute", o.Name, o.Path)
+	}
+	seal, err := newSealer(o.Recipients, o.IdentityFile)
+	if err != nil {
+		return nil, fmt.Errorf("escrow %s: %w", o.Name, err)
+	}
+	return &Directory{o, seal}, nil
+}
+
+func (d *Directory) Name() string { return d.o.Name }
+
+func (d *Directory) Place() Place {
+	return Place{Kind: "directory", Where: d.o.Path, Domain: "the file system at " + d.o.Path}
+}
+
+// Close does nothing: no call leaves anything open.
+func (d *Directory) Close() error { return nil }
+
+// List reads names, and the status of files that do not have ours.
+func (d *Directory) List(ctx context.Context) ([]Copy, error) {
+	root, err := d.open(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list %s: %w", d.o.Path, err)
+	}
+	defer root.Close()
+	var all []Copy
+	for _, s := range Shelves {
+		shelf, err := d.shelf(ctx, root, s)
+		if err != nil {
+			return nil, fmt.Errorf("cannot list %s: %w", d.shelfPath(s), err)
+		}
+		copies, err := d.copies(ctx, shelf, s)
+		shelf.Close()
+		if err != nil {
+			return nil, fmt.Errorf("cannot list %s: %w", d.shelfPath(s), err)
+		}
+		all = append(all, copies...)
+	}
+	return all, nil
+}
+
+// Fetch reads one file.
+func (d *Directory) Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, error) {
+	fail := func(err error) (key.Key, key.Encoding, error) {
+		return key.Key{}, "", fmt.Errorf("cannot fetch %q from %s: %w", clip(c.ID), d.o.Path, err)
+	}
+	s, name, ok := strings.Cut(c.ID, "/")
+	if !ok || !slices.Contains(Shelves[:], Shelf(s)) || !copyName(name) {
+		return fail(ErrGone)
+	}
+	root, err := d.open(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	defer root.Close()
+	shelf, err := d.shelf(ctx, root, Shelf(s))
+	if err != nil {
+		return fail(err)
+	}
+	defer shelf.Close()
+	stored, err := d.read(ctx, shelf, name)
+	if err != nil {
+		return fail(err)
+	}
+	k, enc, err := d.seal.key(stored)
+	if err != nil {
+		return fail(err)
+	}
+	// The name's fingerprint is all the checksum that raw bytes have.
+	if _, fp, ours := parseName(name); ours && fp != k.Fingerprint() {
+		got := k.Fingerprint()
+		k.Wipe()
+		return fail(fmt.Errorf("%w: it holds key %s", ErrCorrupt, got))
+	}
+	return k, enc, nil
+}
+
+// Init makes the directory (not what is above it: that is somebody else's mount), both
+// shelves and the README, in this order, so that a place that has its README is whole.
+func (d *Directory) Init(ctx context.Context) error {
+	fail := func(err error) error { return fmt.Errorf("cannot initialise %s: %w", d.o.Path, fileError(err)) }
+	if err := ctx.Err(); err != nil {
+		return fail(err)
+	}
+	parent := d.o.Path
+	if _, err := os.Lstat(parent); errors.Is(err, fs.ErrNotExist) {
+		parent = filepath.Dir(parent)
+	}
+	at, err := openDir(unix.AT_FDCWD, parent, 0)
+	if err != nil {
+		return fail(notMounted(err))
+	}
+	defer at.Close()
+	if err := d.checkDisk(at); err != nil {
+		return fail(err)
+	}
+	root := at
+	if parent != d.o.Path {
+		if err := mkdir(at, filepath.Base(d.o.Path)); err != nil {
+			return fail(err)
+		}
+		if root, err = openDir(int(at.Fd()), filepath.Base(d.o.Path), unix.O_NOFOLLOW); err != nil {
+			return fail(err)
+		}
+		defer root.Close()
+	}
+	marked, err := d.marked(root)
+	if err != nil {
+		return fail(err)
+	}
+	for _, s := range Shelves {
+		if err := mkdir(root, string(s)); err != nil {
+			return fail(err)
+		}
+		shelf, err := openDir(int(root.Fd()), string(s), unix.O_NOFOLLOW)
+		if err != nil {
+			return fail(err)
+		}
+		shelf.Close()
+	}
+	if marked {
+		return nil
+	}
+	mode, err := fileMode(root, 0o444)
+	if err != nil {
+		return fail(err)
+	}
+	// Again by somebody else in between: the same README.
+	err = durable.CreateNew(within(root, readme), []byte(readmeText), durable.Attr{Mode: mode, UID: -1, GID: -1})
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return fail(err)
+	}
+	return nil
+}
+
+// Save writes one new file. It refuses the keyfile's own disk before it writes anything.
+func (d *Directory) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) {
+	fail := func(err error) (Copy, error) {
+		return Copy{}, fmt.Errorf("cannot save to %s: %w", d.shelfPath(s), fileError(err))
+	}
+	if !slices.Contains(Shelves[:], s) {
+		return fail(fmt.Errorf("no shelf %q", s))
+	}
+	root, err := d.open(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	defer root.Close()
+	if err := d.checkDisk(root); err != nil {
+		return fail(err)
+	}
+	shelf, err := d.shelf(ctx, root, s)
+	if err != nil {
+		return fail(err)
+	}
+	defer shelf.Close()
+	copies, err := d.copies(ctx, shelf, s)
+	if err != nil {
+		return fail(err)
+	}
+	for i, c := range copies {
+		if s == Current && i > 0 {
+			break
+		}
+		if c.Fingerprint != k.Fingerprint() || c.Unreadable != "" && !strings.HasSuffix(c.ID, ageSuffix) {
+			continue
+		}
+		stored, err := d.read(ctx, shelf, path(c))
+		if err != nil && isAny(err, ErrUnreachable, ErrTimeout, context.Canceled) {
+			return fail(err)
+		}
+		same := err == nil && d.seal.same(stored, k)
+		clear(stored)
+		if same {
+			return c, nil
+		}
+	}
+
+	data, err := d.seal.bytes(k)
+	if err != nil {
+		return fail(err)
+	}
+	defer clear(data)
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	if len(copies) > 0 && !copies[0].Created.Before(now) {
+		// Written by a clock ahead of ours. Ours is to be the newest all the same.
+		now = copies[0].Created.UTC().Truncate(time.Millisecond).Add(time.Millisecond)
+	}
+	if now.Year() > 9999 {
+		return fail(fmt.Errorf("%w: %s claims to be from the end of time", ErrRefused, clip(copies[0].ID)))
+	}
+	name := now.Format(stampLayout) + "-" + string(k.Fingerprint()) + keySuffix
+	if len(d.seal.recipients) > 0 {
+		name += ageSuffix
+	}
+	mode, err := fileMode(shelf, 0o400)
+	if err != nil {
+		return fail(err)
+	}
+	// A crash before the rename in here leaves a temporary file that no listing shows, one
+	// after it a whole copy, which the next Save finds.
+	if err := durable.CreateNew(within(shelf, name), data, durable.Attr{Mode: mode, UID: -1, GID: -1}); err != nil {
+		return fail(err)
+	}
+	back, err := d.read(ctx, shelf, name)
+	if err != nil {
+		return fail(fmt.Errorf("reading back %s: %w", name, err))
+	}
+	defer clear(back)
+	if !bytes.Equal(back, data) {
+		return fail(fmt.Errorf("reading back %s: %w: other bytes", name, ErrCorrupt))
+	}
+	return d.copy(s, name, now, k.Fingerprint()), nil
+}
+
+func (d *Directory) shelfPath(s Shelf) string { return filepath.Join(d.o.Path, string(s)) }
+
+// open returns the directory, if it is ours.
+func (d *Directory) open(ctx context.Context) (*os.File, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, contextError(err)
+	}
+	root, err := openDir(unix.AT_FDCWD, d.o.Path, 0)
+	if err != nil {
+		return nil, notMounted(err)
+	}
+	ok, err := d.marked(root)
+	if err == nil && !ok {
+		err = fmt.Errorf("%w: not mounted or not initialised, it has no %s", ErrNoPlace, readme)
+	}
+	if err != nil {
+		root.Close()
+		return nil, err
+	}
+	return root, nil
+}
+
+// marked looks for our README. Somebody else's, or what is no regular file, is an error.
+func (d *Directory) marked(root *os.File) (bool, error) {
+	data, err := readRegular(int(root.Fd()), readme)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("%s: %w", readme, fileError(err))
+	}
+	if !bytes.HasPrefix(data, []byte(readmeMarker)) {
+		return false, fmt.Errorf("%w: its %s is not keyguard's", ErrNoPlace, readme)
+	}
+	return true, nil
+}
+
+func (d *Directory) shelf(ctx context.Context, root *os.File, s Shelf) (*os.File, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, contextError(err)
+	}
+	f, err := openDir(int(root.Fd()), string(s), unix.O_NOFOLLOW)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%w: %s is missing, initialise again", ErrNoPlace, s)
+	case isAny(err, unix.ELOOP, unix.ENOTDIR):
+		return nil, fmt.Errorf("%w: %s is not a directory", ErrNoPlace, s)
+	case err != nil:
+		return nil, fileError(err)
+	}
+	return f, nil
+}
+
+// copies lists a shelf, newest first.
+func (d *Directory) copies(ctx context.Context, shelf *os.File, s Shelf) ([]Copy, error) {
+	var copies []Copy
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, contextError(err)
+		}
+		entries, err := shelf.ReadDir(512)
+		for _, e := range entries {
+			if !copyName(e.Name()) {
+				continue
+			}
+			c, err := d.entry(shelf, s, e)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // gone since; it was there for nobody
+			}
+			if err != nil {
+				return nil, fileError(err)
+			}
+			copies = append(copies, c)
+		}
+		if len(copies) > maxNames {
+			return nil, fmt.Errorf("%w: more than %d files", ErrRefused, maxNames)
+		}
+		if err == io.EOF {
+			slices.SortFunc(copies, func(a, b Copy) int {
+				return cmp.Or(b.Created.Compare(a.Created), strings.Compare(b.ID, a.ID))
+			})
+			return copies, nil
+		}
+		if err != nil {
+			return nil, fileError(err)
+		}
+	}
+}
+
+// entry describes one name. A file put there by hand is a copy as well, its time that of
+// its last change.
+func (d *Directory) entry(shelf *os.File, s Shelf, e fs.DirEntry) (Copy, error) {
+	at, fp, ours := parseName(e.Name())
+	if !ours {
+		var st unix.Stat_t
+		if err := unix.Fstatat(int(shelf.Fd()), e.Name(), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return Copy{}, err
+		}
+		// mtime can be set to any time (utimensat(2)), ctime cannot.
+		at = time.Unix(st.Mtim.Unix())
+		if changed := time.Unix(st.Ctim.Unix()); changed.Before(at) {
+			at = changed
+		}
+	}
+	c := d.copy(s, e.Name(), at.UTC(), fp)
+	if t := e.Type(); !t.IsRegular() {
+		c.Unreadable, c.Sealed = notRegular(t), false
+	}
+	return c, nil
+}
+
+func (d *Directory) copy(s Shelf, name string, at time.Time, fp key.Fingerprint) Copy {
+	c := Copy{Escrow: d.o.Name, ID: string(s) + "/" + name, Shelf: s, Fingerprint: fp, Created: at}
+	if strings.HasSuffix(name, ageSuffix) && d.o.IdentityFile == "" {
+		c.Sealed, c.Unreadable = true, "sealed"
+		if len(d.o.Recipients) > 0 {
+			c.Unreadable = "sealed to " + strings.Join(d.o.Recipients, ", ")
+		}
+	}
+	return c
+}
+
+// path is the file name of a copy.
+func path(c Copy) string {
+	_, name, _ := strings.Cut(c.ID, "/")
+	return name
+}
+
+// copyName tells names of copies from what is nobody's copy: hidden files (our
+// temporary ones, a file manager's) and names that are no single path element.
+func copyName(name string) bool {
+	return name != "" && name[0] != '.' && !strings.ContainsAny(name, "/\x00")
+}
+
+// parseName reads a name that we gave.
+func parseName(name string) (time.Time, key.Fingerprint, bool) {
+	base, ok := strings.CutSuffix(strings.TrimSuffix(name, ageSuffix), keySuffix)
+	stamp, print, dash := strings.Cut(base, "-")
+	fp, err := key.ParseFingerprint(print)
+	at, terr := time.Parse(stampLayout, stamp)
+	if !ok || !dash || err != nil || terr != nil || at.Format(stampLayout) != stamp {
+		return time.Time{}, "", false
+	}
+	return at, fp, true
+}
+
+// read returns a copy's bytes as the disk has them.
+func (d *Directory) read(ctx context.Context, shelf *os.File, name string) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, contextError(err)
+	}
+	b, err := readRegular(int(shelf.Fd()), name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrGone
+	}
+	if err != nil {
+		return nil, fileError(err)
+	}
+	return b, nil
+}
+
+// readRegular reads a regular file of at most maxPayload bytes. O_NOFOLLOW because the
+// directory may belong to others; O_NONBLOCK so that a FIFO put there does not hold us
+// before fstat shows what it is.
+func readRegular(dir int, name string) ([]byte, error) {
+	fd, err := retryFD(func() (int, error) {
+		return unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+	})
+	switch err {
+	case nil:
+	case unix.ELOOP:
+		return nil, fmt.Errorf("%w: %s", ErrUnreadable, notRegular(fs.ModeSymlink))
+	case unix.ENXIO: // open(2): a socket
+		return nil, fmt.Errorf("%w: %s", ErrUnreadable, notRegular(fs.ModeSocket))
+	default:
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%w: %s", ErrUnreadable, notRegular(st.Mode().Type()))
+	}
+	if st.Size() > maxPayload {
+		return nil, fmt.Errorf("%w: %d bytes", ErrNotKey, st.Size())
+	}
+	// What was just written and synced is to come from the disk, not from memory. A hint.
+	_ = unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED)
+	b := make([]byte, 0, maxPayload+1) // never grown, so nothing unwiped is left behind
+	for len(b) < cap(b) {
+		n, err := f.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if err == io.EOF {
+			return b, nil
+		}
+		if err != nil {
+			clear(b)
+			return nil, err
+		}
+	}
+	clear(b)
+	return nil, fmt.Errorf("%w: more than %d bytes", ErrNotKey, maxPayload)
+}
+
+func notRegular(t fs.FileMode) string {
+	switch {
+	case t&fs.ModeSymlink != 0:
+		return "a symbolic link"
+	case t.IsDir():
+		return "a directory"
+	case t&fs.ModeNamedPipe != 0:
+		return "a FIFO"
+	case t&fs.ModeSocket != 0:
+		return "a socket"
+	case t&fs.ModeDevice != 0:
+		return "a device"
+	}
+	return "not a regular file"
+}
+
+func openDir(at int, name string, flags int) (*os.File, error) {
+	fd, err := retryFD(func() (int, error) {
+		return unix.Openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NONBLOCK|flags, 0)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+func retryFD(open func() (int, error)) (int, error) {
+	for {
+		fd, err := open()
+		if err != unix.EINTR {
+			return fd, err
+		}
+	}
+}
+
+// within is a path to a name in the very directory that is open, proc_pid_fd(5).
+func within(dir *os.File, name string) string {
+	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name)
+}
+
+// mkdir makes a directory durably, or finds it.
+func mkdir(at *os.File, name string) error {
+	err := unix.Mkdirat(int(at.Fd()), name, 0o700)
+	if err == unix.EEXIST {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return at.Sync()
+}
+
+// fileMode is what files in dir are to have: want, except on FAT, whose files all have
+// the mount's mode, and where chmod(2) to another is an error.
+func fileMode(dir *os.File, want fs.FileMode) (fs.FileMode, error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
+		return 0, err
+	}
+	if st.Type != unix.MSDOS_SUPER_MAGIC && st.Type != unix.EXFAT_SUPER_MAGIC {
+		return want, nil
+	}
+	f, err := os.CreateTemp(within(dir, ""), durable.TempPrefix+"*")
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	defer os.Remove(f.Name()) // an empty file of no name of ours, if it stays
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return info.Mode().Perm(), nil
+}
+
+// notMounted gives a path that is not there its meaning.
+func notMounted(err error) error {
+	if isAny(err, unix.ENOENT, unix.ENOTDIR) {
+		return fmt.Errorf("%w: not mounted: %w", ErrNoPlace, err)
+	}
+	return fileError(err)
+}
+
+// fileError gives an error of the file system its sentinel, and takes the path from it,
+// which is one in /proc: the caller names the place. An error that has a sentinel keeps it.
+func fileError(err error) error {
+	var errno syscall.Errno
+	if err == nil || !errors.As(err, &errno) || hasSentinel(err) {
+		return err
+	}
+	switch errno {
+	case unix.EACCES, unix.EPERM:
+		return fmt.Errorf("%w: %w", ErrDenied, errno)
+	case unix.EROFS:
+		return fmt.Errorf("%w: %w", ErrReadOnly, errno)
+	case unix.ENOSPC, unix.EDQUOT:
+		return fmt.Errorf("%w: %w", ErrFull, errno)
+	case unix.ENOENT, unix.ENOTDIR:
+		return fmt.Errorf("%w: %w", ErrNoPlace, errno)
+	}
+	// EIO and ENODEV of a stick pulled out, ESTALE and ETIMEDOUT of NFS, ENOTCONN of FUSE.
+	return fmt.Errorf("%w: %w", ErrUnreachable, errno)
+}
+
+// contextError is the error of a call whose context has ended.
+func contextError(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w: %w", ErrTimeout, err)
+	}
+	return err
+}

@@ -1,0 +1,761 @@
+package escrow
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	pb "cloud.google.com/go/secretmanager/apiv1/secretmanagerpb"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
+
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+const (
+	gcpEndpoint = "secretmanager.googleapis.com:443"
+	// gcpTimeout is for one call, the token that it may need first included.
+	gcpTimeout = 5 * time.Second
+	// gcpPage is how many versions one call lists. The API allows 25 000; 1000 of them
+	// are a few hundred KiB.
+	gcpPage = 1000
+	// gcpPages ends a listing whose page tokens go in circles.
+	gcpPages = 1000
+	// gcpSameLooks bounds how many quarantined copies a Save compares with. Beyond, it
+	// may store a key a second time, which costs nothing but a version.
+	gcpSameLooks = 16
+	// gcpIdle is how long an unused connection is kept; the watcher at rest holds none.
+	gcpIdle = 10 * time.Second
+
+	managedBy, keyguard = "managed-by", "keyguard" // the label of our secrets
+)
+
+// castagnoli is the polynomial of the API's checksums (CRC32C).
+var castagnoli = sync.OnceValue(func() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) })
+
+// GCPOptions say where in Google Secret Manager an escrow is, and who asks.
+type GCPOptions struct {
+	Name    string // of the escrow
+	Project string // project id or number
+	// Secret is the id of the current shelf's secret, `{hostname}` already expanded; the
+	// quarantine shelf is the secret "<Secret>-quarantine".
+	Secret string
+	// Location is the region of a regional secret, "" for a global one.
+	Location string
+	// CredentialsFile is a service account's key or an authorized user's; "" means
+	// Application Default Credentials.
+	CredentialsFile string
+	// Endpoint is host:port, "" for Google's own, of the region where there is one.
+	Endpoint string
+	// Plaintext speaks to a fake or an emulator without TLS: on loopback only.
+	Plaintext bool
+	// SealTo are age recipients; IdentityFile lets this host open what is sealed.
+	SealTo       []string
+	IdentityFile string
+	// Timeout is for each call; 0 is 5 s.
+	Timeout time.Duration
+}
+
+// GCP is an escrow in Google Secret Manager: the raw 32 bytes, one version a copy, one
+// secret a shelf.
+//
+// It drives the gRPC stub that cloud.google.com/go/secretmanager generates, not that
+// module's higher client: the latter repeats AccessSecretVersion on UNAVAILABLE and
+// RESOURCE_EXHAUSTED by itself until the deadline (so callers' back-off means nothing),
+// probes the host for DirectPath and mutual TLS, and costs every start of the program
+// another millisecond of package initialisation, mostly for telemetry.
+//
+// Consistency: only reading a version by the number that adding it returned is strongly
+// consistent, "latest" and listings follow within minutes
+// (https://cloud.google.com/secret-manager/docs/consistency). So a copy is read back by
+// number, and what this process has added is remembered.
+type GCP struct {
+	o      GCPOptions
+	seal   *sealer
+	tokens *tokens
+	target string
+
+	mu    sync.Mutex
+	link  *gcpLink           // nil until the first call
+	added map[Shelf]gcpAdded // the last that this process added, for Save
+}
+
+type gcpAdded struct {
+	number      uint64
+	fingerprint key.Fingerprint
+}
+
+// NewGCP checks the options. It opens no socket and no file.
+func NewGCP(o GCPOptions) (*GCP, error) {
+	fail := func(err error) (*GCP, error) { return nil, fmt.Errorf("escrow %s: %w", o.Name, err) }
+	if o.Project == "" || o.Secret == "" {
+		return fail(errors.New("project and secret are needed"))
+	}
+	target := o.Endpoint
+	if target == "" {
+		target = gcpEndpoint
+		if o.Location != "" {
+			target = "secretmanager." + o.Location + ".rep.googleapis.com:443"
+		}
+	}
+	host, _, err := net.SplitHostPort(target)
+	if err != nil {
+		return fail(fmt.Errorf("endpoint %q is not host:port", target))
+	}
+	if o.Plaintext && !loopback(host) {
+		return fail(fmt.Errorf("plaintext is for loopback addresses only, not %s", host))
+	}
+	seal, err := newSealer(o.SealTo, o.IdentityFile)
+	if err != nil {
+		return fail(err)
+	}
+	o.Timeout = cmp.Or(o.Timeout, gcpTimeout)
+	t := &tokens{file: o.CredentialsFile, none: o.Plaintext && o.CredentialsFile == ""}
+	return &GCP{o: o, seal: seal, tokens: t, target: target, added: map[Shelf]gcpAdded{}}, nil
+}
+
+// loopback takes addresses and the one name that RFC 6761 binds to them.
+func loopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	a, err := netip.ParseAddr(host)
+	return err == nil && a.IsLoopback()
+}
+
+func (g *GCP) Name() string { return g.o.Name }
+
+func (g *GCP) Place() Place {
+	return Place{Kind: "gcp-secret-manager", Where: g.secret(Current), Domain: "Google Cloud project " + g.o.Project}
+}
+
+func (g *GCP) parent() string {
+	if g.o.Location != "" {
+		return "projects/" + g.o.Project + "/locations/" + g.o.Location
+	}
+	return "projects/" + g.o.Project
+}
+
+func (g *GCP) secretID(s Shelf) string {
+	if s == Quarantine {
+		return g.o.Secret + "-quarantine"
+	}
+	return g.o.Secret
+}
+
+func (g *GCP) secret(s Shelf) string { return g.parent() + "/secrets/" + g.secretID(s) }
+
+func (g *GCP) version(s Shelf, n uint64) string {
+	return g.secret(s) + "/versions/" + strconv.FormatUint(n, 10)
+}
+
+// List needs the permission secretmanager.versions.list on both secrets.
+func (g *GCP) List(ctx context.Context) ([]Copy, error) {
+	var shelves [len(Shelves)][]Copy
+	eg, ctx := errgroup.WithContext(ctx)
+	for i, s := range Shelves {
+		eg.Go(func() (err error) {
+			shelves[i], err = g.list(ctx, s)
+			return err
+		})
+	}
+	if err := eg.Wait(); err != nil {
+		return nil, err
+	}
+	return slices.Concat(shelves[:]...), nil
+}
+
+func (g *GCP) list(ctx context.Context, s Shelf) ([]Copy, error) {
+	var copies []Copy
+	req := &pb.ListSecretVersionsRequest{Parent: g.secret(s), PageSize: gcpPage}
+	for range gcpPages {
+		var page *pb.ListSecretVersionsResponse
+		err := g.call(ctx, "parent", req.Parent, func(ctx context.Context, c pb.SecretManagerServiceClient, o ...grpc.CallOption) (err error) {
+			page, err = c.ListSecretVersions(ctx, req, o...)
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("cannot list %s: %w", req.Parent, err)
+		}
+		for _, v := range page.GetVersions() {
+			n, err := g.number(s, v.GetName())
+			if err != nil {
+				return nil, fmt.Errorf("cannot list %s: %w", req.Parent, err)
+			}
+			c := g.copy(s, n)
+			c.Created = v.GetCreateTime().AsTime()
+			if v.GetState() != pb.SecretVersion_ENABLED {
+				c.Unreadable = strings.ToLower(v.GetState().String())
+			}
+			copies = append(copies, c)
+		}
+		if req.PageToken = page.GetNextPageToken(); req.PageToken == "" {
+			// The API lists newest first; sorting by number makes that ours.
+			slices.SortFunc(copies, func(a, b Copy) int { return cmp.Compare(gcpNumber(b.ID), gcpNumber(a.ID)) })
+			return slices.CompactFunc(copies, func(a, b Copy) bool { return a.ID == b.ID }), nil
+		}
+	}
+	return nil, fmt.Errorf("cannot list %s: %w: a listing without end", req.Parent, ErrCorrupt)
+}
+
+func (g *GCP) copy(s Shelf, n uint64) Copy {
+	return Copy{Escrow: g.o.Name, Shelf: s, ID: string(s) + "/" + strconv.FormatUint(n, 10)}
+}
+
+// number reads the version number from a version's full name. The store writes the
+// project's number where we wrote its id, so only the rest is compared.
+func (g *GCP) number(s Shelf, name string) (uint64, error) {
+	rest, ok := strings.CutPrefix(name, "projects/")
+	_, rest, slash := strings.Cut(rest, "/")
+	want := strings.TrimPrefix(g.secret(s), "projects/"+g.o.Project+"/") + "/versions/"
+	digits, prefix := strings.CutPrefix(rest, want)
+	n, err := strconv.ParseUint(digits, 10, 64)
+	if !ok || !slash || !prefix || err != nil || n == 0 {
+		return 0, fmt.Errorf("%w: the store speaks of %q", ErrCorrupt, clip(name))
+	}
+	return n, nil
+}
+
+// gcpNumber is the number in a copy's id, 0 if it is none.
+func gcpNumber(id string) uint64 {
+	_, digits, _ := strings.Cut(id, "/")
+	n, err := strconv.ParseUint(digits, 10, 64)
+	if err != nil || strconv.FormatUint(n, 10) != digits {
+		return 0
+	}
+	return n
+}
+
+// Fetch needs the permission secretmanager.versions.access, and no other.
+func (g *GCP) Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, error) {
+	shelf, _, _ := strings.Cut(c.ID, "/")
+	n := gcpNumber(c.ID)
+	if n == 0 || !slices.Contains(Shelves[:], Shelf(shelf)) {
+		return key.Key{}, "", fmt.Errorf("cannot fetch %q from %s: %w", clip(c.ID), g.secret(Current), ErrGone)
+	}
+	name := g.version(Shelf(shelf), n)
+	fail := func(err error) (key.Key, key.Encoding, error) {
+		return key.Key{}, "", fmt.Errorf("cannot fetch %s: %w", name, err)
+	}
+	_, data, err := g.access(ctx, Shelf(shelf), strconv.FormatUint(n, 10))
+	if errors.Is(err, ErrNoPlace) {
+		// NOT_FOUND is the answer for a missing version and for a missing secret.
+		if got := g.getSecret(ctx, Shelf(shelf), nil); !errors.Is(got, ErrNoPlace) {
+			err = ErrGone
+		}
+	}
+	if err != nil {
+		return fail(err)
+	}
+	k, enc, err := g.seal.key(data)
+	if err != nil {
+		return fail(err)
+	}
+	return k, enc, nil
+}
+
+// access reads a version's payload: a number, or "latest", the newest created one. A
+// missing secret, and one without versions, is ErrNoPlace.
+func (g *GCP) access(ctx context.Context, s Shelf, version string) (uint64, []byte, error) {
+	req := &pb.AccessSecretVersionRequest{Name: g.secret(s) + "/versions/" + version}
+	var got *pb.AccessSecretVersionResponse
+	err := g.call(ctx, "name", req.Name, func(ctx context.Context, c pb.SecretManagerServiceClient, o ...grpc.CallOption) (err error) {
+		got, err = c.AccessSecretVersion(ctx, req, o...)
+		return err
+	})
+	if err != nil {
+		if errors.Is(err, errPrecondition) {
+			// Rebuilt from its text: for a read this code is no ErrRefused.
+			err = fmt.Errorf("%w: %v", ErrUnreadable, err)
+		}
+		return 0, nil, err
+	}
+	data := got.GetPayload().GetData()
+	n, err := g.number(s, got.GetName())
+	if err == nil && version != "latest" && strconv.FormatUint(n, 10) != version {
+		err = fmt.Errorf("%w: the store answers with version %d", ErrCorrupt, n)
+	}
+	// Absent is "not checked", pitfall: some answers and emulators have none.
+	if p := got.GetPayload(); err == nil && p != nil && p.DataCrc32C != nil &&
+		p.GetDataCrc32C() != int64(crc32.Checksum(data, castagnoli())) {
+		err = fmt.Errorf("%w: wrong CRC32C", ErrCorrupt)
+	}
+	if err != nil {
+		clear(data)
+		return 0, nil, err
+	}
+	return n, data, nil
+}
+
+// Init makes the two secrets, and labels those it finds. It needs
+// secretmanager.secrets.get; .create where one is missing. Without .update an existing
+// secret stays without our label, which is for people.
+func (g *GCP) Init(ctx context.Context) error {
+	for _, s := range Shelves {
+		if err := g.initShelf(ctx, s); err != nil {
+			return fmt.Errorf("cannot initialise %s: %w", g.secret(s), err)
+		}
+	}
+	return nil
+}
+
+func (g *GCP) initShelf(ctx context.Context, s Shelf) error {
+	var found pb.Secret
+	err := g.getSecret(ctx, s, &found)
+	if errors.Is(err, ErrNoPlace) && !g.unexpanded() {
+		err = g.createSecret(ctx, s)
+		if err == nil || !errors.Is(err, errExists) {
+			return err
+		}
+		err = g.getSecret(ctx, s, &found) // somebody else was faster
+	}
+	// Twice, as somebody may change the secret between our reading and our writing:
+	// FAILED_PRECONDITION says that the etag is no longer the secret's
+	// (https://cloud.google.com/secret-manager/docs/etags).
+	for try := 0; err == nil && found.GetLabels()[managedBy] != keyguard && try < 2; try++ {
+		err = g.label(ctx, s, &found)
+		switch {
+		case errors.Is(err, ErrDenied):
+			return nil
+		case errors.Is(err, errPrecondition) && try == 0:
+			err = g.getSecret(ctx, s, &found)
+		case err == nil:
+			return nil
+		}
+	}
+	return err
+}
+
+func (g *GCP) getSecret(ctx context.Context, s Shelf, found *pb.Secret) error {
+	req := &pb.GetSecretRequest{Name: g.secret(s)}
+	return g.call(ctx, "name", req.Name, func(ctx context.Context, c pb.SecretManagerServiceClient, o ...grpc.CallOption) error {
+		got, err := c.GetSecret(ctx, req, o...)
+		if err == nil && found != nil {
+			found.Labels, found.Etag = got.GetLabels(), got.GetEtag()
+		}
+		return err
+	})
+}
+
+func (g *GCP) createSecret(ctx context.Context, s Shelf) error {
+	secret := &pb.Secret{Labels: map[string]string{managedBy: keyguard}}
+	if g.o.Location == "" {
+		// A global secret must say how it is replicated; a regional one must not.
+		secret.Replication = &pb.Replication{Replication: &pb.Replication_Automatic_{Automatic: &pb.Replication_Automatic{}}}
+	}
+	req := &pb.CreateSecretRequest{Parent: g.parent(), SecretId: g.secretID(s), Secret: secret}
+	return g.call(ctx, "parent", req.Parent, func(ctx context.Context, c pb.SecretManagerServiceClient, o ...grpc.CallOption) error {
+		_, err := c.CreateSecret(ctx, req, o...)
+		return err
+	})
+}
+
+func (g *GCP) label(ctx context.Context, s Shelf, found *pb.Secret) error {
+	labels := maps.Clone(found.GetLabels())
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels[managedBy] = keyguard
+	req := &pb.UpdateSecretRequest{
+		Secret:     &pb.Secret{Name: g.secret(s), Labels: labels, Etag: found.GetEtag()},
+		UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"labels"}},
+	}
+	return g.call(ctx, "secret.name", req.GetSecret().GetName(), func(ctx context.Context, c pb.SecretManagerServiceClient, o ...grpc.CallOption) error {
+		_, err := c.UpdateSecret(ctx, req, o...)
+		return err
+	})
+}
+
+// Save needs secretmanager.versions.add and .access, on the quarantine shelf .list too.
+func (g *GCP) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) {
+	fail := func(err error) (Copy, error) { return Copy{}, fmt.Errorf("cannot save to %s: %w", g.secret(s), err) }
+	if !slices.Contains(Shelves[:], s) {
+		return fail(fmt.Errorf("no shelf %q", s))
+	}
+	c, err := g.stored(ctx, s, k)
+	if err != nil {
+		return fail(err)
+	}
+	if c.ID != "" {
+		return c, nil
+	}
+
+	g.mu.Lock()
+	last := g.added[s]
+	g.mu.Unlock()
+	if last.fingerprint != k.Fingerprint() {
+		n, err := g.add(ctx, s, k)
+		if err != nil {
+			// It may have been stored all the same, the answer lost. Adding is not repeated,
+			// looking is: equal bytes there are what was asked for.
+			if errors.Is(err, ErrUnreachable) {
+				if c, err := g.stored(ctx, s, k); err == nil && c.ID != "" {
+					return c, nil
+				}
+			}
+			return fail(err)
+		}
+		last = gcpAdded{n, k.Fingerprint()}
+		g.mu.Lock()
+		g.added[s] = last
+		g.mu.Unlock()
+	}
+	// A crash or an error from here on: stored, and the next Save finds it by comparing.
+	c = g.copy(s, last.number)
+	c.Fingerprint = k.Fingerprint()
+	_, data, err := g.access(ctx, s, strconv.FormatUint(last.number, 10))
+	switch {
+	case errors.Is(err, ErrDenied):
+		return c, fmt.Errorf("%s: %w", g.version(s, last.number), ErrUnverified)
+	case errors.Is(err, ErrUnreadable), errors.Is(err, ErrNoPlace):
+		// Somebody disabled or destroyed what we added, which is no reason never to add it again.
+		g.mu.Lock()
+		delete(g.added, s)
+		g.mu.Unlock()
+		return fail(err)
+	case err != nil:
+		return fail(fmt.Errorf("reading back %s: %w", g.version(s, last.number), err))
+	}
+	defer clear(data)
+	if !g.seal.same(data, k) {
+		return fail(fmt.Errorf("reading back %s: %w: other bytes", g.version(s, last.number), ErrCorrupt))
+	}
+	return c, nil
+}
+
+// stored looks for k on the shelf: at the newest copy; on the quarantine shelf at some
+// older ones too. The zero Copy means that it has to be added: it is not there, or what
+// is there cannot be compared.
+func (g *GCP) stored(ctx context.Context, s Shelf, k key.Key) (Copy, error) {
+	n, same, err := g.compare(ctx, s, "latest", k)
+	if err != nil {
+		return Copy{}, err
+	}
+	g.mu.Lock()
+	last := g.added[s]
+	g.mu.Unlock()
+	if last.number > n {
+		// "latest" lags behind what we added ourselves.
+		if n, same, err = g.compare(ctx, s, strconv.FormatUint(last.number, 10), k); err != nil {
+			return Copy{}, err
+		}
+	}
+	if s == Quarantine && !same && n != 0 {
+		copies, err := g.list(ctx, s)
+		if errors.Is(err, ErrDenied) {
+			return Copy{}, nil
+		}
+		if err != nil {
+			return Copy{}, err
+		}
+		looks := 0
+		for _, c := range copies {
+			if c.Unreadable != "" || gcpNumber(c.ID) == n {
+				continue
+			}
+			if looks++; looks > gcpSameLooks {
+				break
+			}
+			v, equal, err := g.compare(ctx, s, strconv.FormatUint(gcpNumber(c.ID), 10), k)
+			if err != nil {
+				return Copy{}, err
+			}
+			if equal {
+				n, same = v, true
+				break
+			}
+		}
+	}
+	if !same {
+		return Copy{}, nil
+	}
+	c := g.copy(s, n)
+	c.Fingerprint = k.Fingerprint()
+	return c, nil
+}
+
+// compare reads one version and compares. It is an error only where asking again later
+// may give another answer; number 0 means that nothing could be read.
+func (g *GCP) compare(ctx context.Context, s Shelf, version string, k key.Key) (uint64, bool, error) {
+	n, data, err := g.access(ctx, s, version)
+	switch {
+	case errors.Is(err, ErrNoPlace), errors.Is(err, ErrUnreadable), errors.Is(err, ErrDenied), errors.Is(err, ErrCorrupt):
+		if g.unexpanded() {
+			return 0, false, err
+		}
+		return 0, false, nil
+	case err != nil:
+		return 0, false, err
+	}
+	defer clear(data)
+	return n, g.seal.same(data, k), nil
+}
+
+func (g *GCP) add(ctx context.Context, s Shelf, k key.Key) (uint64, error) {
+	data, err := g.seal.bytes(k)
+	if err != nil {
+		return 0, err
+	}
+	defer clear(data)
+	sum := int64(crc32.Checksum(data, castagnoli()))
+	req := &pb.AddSecretVersionRequest{
+		Parent:  g.secret(s),
+		Payload: &pb.SecretPayload{Data: data, DataCrc32C: &sum},
+	}
+	var made *pb.SecretVersion
+	err = g.call(ctx, "parent", req.Parent, func(ctx context.Context, c pb.SecretManagerServiceClient, o ...grpc.CallOption) (err error) {
+		made, err = c.AddSecretVersion(ctx, req, o...)
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return g.number(s, made.GetName())
+}
+
+func (g *GCP) unexpanded() bool { return strings.Contains(g.o.Secret, "{") }
+
+// Codes that only some callers can give a meaning to. What leaves the package wraps a
+// sentinel of the contract besides.
+var (
+	errPrecondition = errors.New("failed precondition")
+	errExists       = errors.New("already exists")
+)
+
+// call makes one remote call with its own deadline and the caller's token, and turns
+// the outcome into the contract's errors. Nothing is repeated.
+func (g *GCP) call(ctx context.Context, field, route string, f func(context.Context, pb.SecretManagerServiceClient, ...grpc.CallOption) error) error {
+	if g.unexpanded() {
+		return fmt.Errorf("%w: not initialised, %s still has to be expanded", ErrNoPlace, g.o.Secret)
+	}
+	caller := ctx
+	ctx, cancel := context.WithTimeout(ctx, g.o.Timeout)
+	defer cancel()
+	token, err := g.tokens.get(ctx)
+	if err != nil {
+		if caller.Err() == context.Canceled {
+			return caller.Err()
+		}
+		return err
+	}
+	// The header by which Google routes a call (https://google.aip.dev/client-libraries/4222).
+	md := []string{"x-goog-request-params", field + "=" + url.QueryEscape(route)}
+	if token.value != "" {
+		md = append(md, "authorization", "Bearer "+token.value)
+	}
+	if token.project != "" {
+		md = append(md, "x-goog-user-project", token.project)
+	}
+	ctx = metadata.AppendToOutgoingContext(ctx, md...)
+
+	l, err := g.acquire()
+	if err != nil {
+		return err
+	}
+	defer g.release(l)
+	var header metadata.MD
+	err = f(ctx, pb.NewSecretManagerServiceClient(l.conn), grpc.Header(&header))
+	if err == nil {
+		return nil
+	}
+	if caller.Err() == context.Canceled {
+		return caller.Err()
+	}
+	st := status.Convert(err)
+	if st.Code() == codes.Unauthenticated {
+		g.tokens.forget(token)
+	}
+	return g.sentinel(st, header, l)
+}
+
+// sentinel maps every code of google.rpc.Code
+// (https://cloud.google.com/apis/design/errors) to the contract's errors.
+func (g *GCP) sentinel(st *status.Status, header metadata.MD, l *gcpLink) error {
+	wrap := func(errs ...error) error {
+		for _, e := range errs[1:] {
+			errs[0] = fmt.Errorf("%w (%w)", errs[0], e)
+		}
+		return fmt.Errorf("%w: %s", errs[0], clip(st.Message()))
+	}
+	switch st.Code() {
+	case codes.NotFound:
+		return wrap(ErrNoPlace)
+	case codes.PermissionDenied:
+		return wrap(ErrDenied)
+	case codes.Unauthenticated:
+		if date := header.Get("date"); len(date) > 0 && clockWrong(date[0]) {
+			return wrap(ErrClock)
+		}
+		return wrap(ErrUnauthenticated)
+	case codes.DeadlineExceeded:
+		return wrap(ErrTimeout)
+	case codes.ResourceExhausted:
+		return wrap(ErrRateLimited)
+	case codes.FailedPrecondition:
+		return wrap(ErrRefused, errPrecondition)
+	case codes.AlreadyExists:
+		return wrap(ErrRefused, errExists)
+	case codes.InvalidArgument, codes.OutOfRange, codes.Unimplemented:
+		return wrap(ErrRefused)
+	case codes.DataLoss:
+		return wrap(ErrCorrupt)
+	case codes.Unavailable:
+		if neverLeft(l.dialled()) {
+			return wrap(ErrNeverLeft)
+		}
+		if g.o.Endpoint == "" && strings.Contains(st.Message(), "certificate has expired or is not yet valid") {
+			// Google's certificates are neither: TLS itself says that our clock is off.
+			return wrap(ErrClock)
+		}
+		return wrap(ErrUnreachable)
+	default: // Canceled by the other side, Aborted, Internal, Unknown: it failed, and may work later
+		return wrap(ErrUnreachable)
+	}
+}
+
+// clockWrong compares a server's Date header (RFC 9110, 6.6.1) with our clock. Google
+// accepts tokens from five minutes ahead.
+func clockWrong(date string) bool {
+	t, err := http.ParseTime(date)
+	return err == nil && time.Since(t).Abs() > 5*time.Minute
+}
+
+// neverLeft tells from a dialling error that no packet can have reached the store: no
+// name for it, or no route to it.
+func neverLeft(err error) bool {
+	var dns *net.DNSError
+	return errors.As(err, &dns) || isAny(err, noRoute[:]...)
+}
+
+// clip makes a foreign message fit for ours: one line, printable, at most 300 bytes.
+func clip(s string) string {
+	s = strings.Join(strings.Fields(strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r == '\uFFFD' {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, ""))), " ")
+	if len(s) > 300 {
+		s = strings.ToValidUTF8(s[:300], "") + "…"
+	}
+	return s
+}
+
+// gcpLink is a connection and the calls that are on it.
+type gcpLink struct {
+	conn  *grpc.ClientConn
+	users int  // GCP.mu
+	stale bool // GCP.mu: to be closed by its last user
+
+	mu  sync.Mutex
+	err error // mu: of the last dialling
+}
+
+func (l *gcpLink) dialled() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err
+}
+
+// acquire returns the connection, a new one where the last has failed: gRPC would
+// answer from a failed one with the old error for up to its back-off, and how often to
+// ask is our caller's to say.
+func (g *GCP) acquire() (*gcpLink, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.link != nil && g.link.conn.GetState() == connectivity.TransientFailure {
+		g.dropLocked()
+	}
+	if g.link == nil {
+		l := &gcpLink{}
+		target, opts := l.options(g.target, g.o.Plaintext)
+		conn, err := grpc.NewClient(target, opts...)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %s", ErrUnreachable, clip(err.Error()))
+		}
+		l.conn = conn
+		g.link = l
+	}
+	g.link.users++
+	return g.link, nil
+}
+
+func (g *GCP) release(l *gcpLink) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if l.users--; l.users == 0 && l.stale {
+		l.conn.Close()
+	}
+}
+
+func (g *GCP) dropLocked() {
+	if l := g.link; l != nil {
+		l.stale, g.link = true, nil
+		if l.users == 0 {
+			l.conn.Close()
+		}
+	}
+}
+
+// Close ends the connection once the calls on it have ended.
+func (g *GCP) Close() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.dropLocked()
+	return nil
+}
+
+// options returns the target and the options of grpc.NewClient: no retries, no service
+// configuration from DNS, no health checks.
+func (l *gcpLink) options(target string, plaintext bool) (string, []grpc.DialOption) {
+	creds := credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS12})
+	if plaintext {
+		creds = insecure.NewCredentials()
+	}
+	opts := []grpc.DialOption{
+		grpc.WithTransportCredentials(creds),
+		grpc.WithUserAgent("keyguard"),
+		grpc.WithDisableRetry(),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithDisableHealthCheck(),
+		grpc.WithIdleTimeout(gcpIdle),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: gcpTimeout}),
+	}
+	if proxied(target) {
+		return "dns:///" + target, opts // gRPC's own dialler speaks to HTTPS_PROXY
+	}
+	var d net.Dialer
+	return "passthrough:///" + target, append(opts, grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+		c, err := d.DialContext(ctx, "tcp", addr)
+		l.mu.Lock()
+		l.err = err
+		l.mu.Unlock()
+		return c, err
+	}))
+}
+
+func proxied(target string) bool {
+	p, err := http.ProxyFromEnvironment(&http.Request{URL: &url.URL{Scheme: "https", Host: target}})
+	return err == nil && p != nil
+}

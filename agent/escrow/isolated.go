@@ -1,0 +1,255 @@
+package escrow
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/internal/run"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+const (
+	// isolatedTimeout is for one call. A directory answers in milliseconds, NFS over a
+	// bad line in a second, and a disk that has to spin up in about eight.
+	isolatedTimeout = 10 * time.Second
+	// maxAnswer bounds a child's answer in bytes: maxNames copies of some 200 bytes each.
+	maxAnswer = 32 << 20
+)
+
+// Isolated is a Directory whose calls are made by a child process, one a call, because
+// nothing ends a system call in a file system that hangs (NFS without its server, a
+// dying disk): the child is killed when the context ends and, if it does not die,
+// abandoned, and the caller goes on.
+//
+// The child is this program itself, called so that it runs ServeDirectory. Request and
+// answer are a line of JSON, followed by the 32 bytes of a key where there is one; both
+// go through pipes, never argv (law 8).
+type Isolated struct {
+	program string
+	args    []string
+	dir     *Directory
+	timeout time.Duration
+}
+
+// NewIsolated checks the options. program and args start ServeDirectory; timeout is for
+// each call, 0 is 10 s. It starts nothing.
+func NewIsolated(program string, args []string, o DirectoryOptions, timeout time.Duration) (*Isolated, error) {
+	d, err := NewDirectory(o)
+	if err != nil {
+		return nil, err
+	}
+	if timeout <= 0 {
+		timeout = isolatedTimeout
+	}
+	return &Isolated{program, args, d, timeout}, nil
+}
+
+func (i *Isolated) Name() string { return i.dir.Name() }
+func (i *Isolated) Place() Place { return i.dir.Place() }
+
+// Close does nothing: no child outlives its call but one that cannot die.
+func (i *Isolated) Close() error { return nil }
+
+func (i *Isolated) List(ctx context.Context) ([]Copy, error) {
+	a, _, err := i.ask(ctx, request{Op: "list"}, key.Key{})
+	return a.Copies, err
+}
+
+func (i *Isolated) Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, error) {
+	a, k, err := i.ask(ctx, request{Op: "fetch", ID: c.ID}, key.Key{})
+	if err == nil && k.IsZero() {
+		err = fmt.Errorf("cannot fetch %q from %s: %w: no key in the answer", clip(c.ID), i.dir.o.Path, ErrUnreachable)
+	}
+	return k, a.Encoding, err
+}
+
+func (i *Isolated) Init(ctx context.Context) error {
+	_, _, err := i.ask(ctx, request{Op: "init"}, key.Key{})
+	return err
+}
+
+func (i *Isolated) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) {
+	a, _, err := i.ask(ctx, request{Op: "save", Shelf: s}, k)
+	if err != nil || len(a.Copies) == 0 {
+		return Copy{}, err
+	}
+	return a.Copies[0], nil
+}
+
+type request struct {
+	Op      string
+	Options DirectoryOptions
+	ID      string
+	Shelf   Shelf
+}
+
+type answer struct {
+	Copies   []Copy
+	Encoding key.Encoding
+	Failure  *failure
+}
+
+// failure is an error on its way to another process: its text, and which of the
+// contract's errors it is.
+type failure struct {
+	Text  string
+	Is    []string
+	Claim key.Fingerprint // of a SealedError
+	To    []string
+}
+
+// sentinels are the contract's errors, under the names that travel.
+var sentinels = []struct {
+	name string
+	err  error
+}{
+	{"no place", ErrNoPlace}, {"denied", ErrDenied}, {"clock", ErrClock}, {"unauthenticated", ErrUnauthenticated},
+	{"never left", ErrNeverLeft}, {"unreachable", ErrUnreachable}, {"timeout", ErrTimeout},
+	{"rate limited", ErrRateLimited}, {"refused", ErrRefused}, {"unreadable", ErrUnreadable}, {"gone", ErrGone},
+	{"sealed", ErrSealed}, {"corrupt", ErrCorrupt}, {"mangled", key.ErrMangled}, {"not a key", ErrNotKey},
+	{"same disk", ErrSameDisk}, {"read-only", ErrReadOnly}, {"full", ErrFull}, {"unverified", ErrUnverified},
+	{"size", key.ErrSize},
+}
+
+func hasSentinel(err error) bool {
+	for _, s := range sentinels {
+		if errors.Is(err, s.err) {
+			return true
+		}
+	}
+	return false
+}
+
+// relayed is an error that another process had.
+type relayed struct {
+	text string
+	is   []error
+}
+
+func (r *relayed) Error() string   { return r.text }
+func (r *relayed) Unwrap() []error { return r.is }
+
+func (i *Isolated) ask(ctx context.Context, req request, k key.Key) (answer, key.Key, error) {
+	fail := func(err error) (answer, key.Key, error) {
+		return answer{}, key.Key{}, fmt.Errorf("cannot %s %s: %w", req.Op, i.dir.o.Path, err)
+	}
+	req.Options = i.dir.o
+	line, err := json.Marshal(req)
+	if err != nil {
+		return fail(err)
+	}
+	in := make([]byte, 0, len(line)+1+key.Size)
+	in = append(append(append(in, line...), '\n'), k.UnsafeBytes()...)
+	defer clear(in)
+	out, err := run.Command(ctx, run.Spec{
+		Path: i.program, Args: i.args, Stdin: in, Timeout: i.timeout, MaxOutput: maxAnswer, Abandon: true,
+	})
+	switch {
+	case err == nil:
+	case errors.Is(err, context.DeadlineExceeded):
+		return fail(fmt.Errorf("%w: %w", ErrTimeout, err))
+	case errors.Is(err, context.Canceled):
+		return fail(err)
+	default:
+		return fail(fmt.Errorf("%w: %w", ErrUnreachable, err))
+	}
+	defer clear(out)
+	line, rest, whole := bytes.Cut(out, []byte("\n"))
+	var a answer
+	if !whole || json.Unmarshal(line, &a) != nil {
+		return fail(fmt.Errorf("%w: its reader did not answer", ErrUnreachable))
+	}
+	if f := a.Failure; f != nil {
+		r := &relayed{text: f.Text}
+		for _, name := range f.Is {
+			for _, s := range sentinels {
+				if s.name == name && s.err == ErrSealed {
+					r.is = append(r.is, &SealedError{Fingerprint: f.Claim, To: f.To})
+				} else if s.name == name {
+					r.is = append(r.is, s.err)
+				}
+			}
+		}
+		return answer{}, key.Key{}, r // its text already says what and where
+	}
+	if len(rest) == 0 {
+		return a, key.Key{}, nil
+	}
+	got, err := key.New(rest)
+	if err != nil {
+		return fail(fmt.Errorf("%w: %w", ErrUnreachable, err))
+	}
+	return a, got, nil
+}
+
+// ServeDirectory is the child's side of Isolated: it reads one request from in, makes the
+// call and writes the answer to out. What goes wrong in the call is part of the answer;
+// the error is for a request that is none, and for pipes that break.
+func ServeDirectory(ctx context.Context, in io.Reader, out io.Writer) error {
+	all, err := io.ReadAll(io.LimitReader(in, maxPayload))
+	if err != nil {
+		return fmt.Errorf("cannot read the request: %w", err)
+	}
+	defer clear(all)
+	line, rest, _ := bytes.Cut(all, []byte("\n"))
+	var req request
+	if err := json.Unmarshal(line, &req); err != nil {
+		return errors.New("the request is not one of keyguard's")
+	}
+	a, k, err := req.serve(ctx, rest)
+	defer k.Wipe()
+	if err != nil {
+		a = answer{Failure: &failure{Text: err.Error()}}
+		for _, s := range sentinels {
+			if errors.Is(err, s.err) {
+				a.Failure.Is = append(a.Failure.Is, s.name)
+			}
+		}
+		if shut := (*SealedError)(nil); errors.As(err, &shut) {
+			a.Failure.Claim, a.Failure.To = shut.Fingerprint, shut.To
+		}
+	}
+	head, err := json.Marshal(a)
+	if err != nil {
+		return err
+	}
+	answer := make([]byte, 0, len(head)+1+key.Size)
+	answer = append(append(append(answer, head...), '\n'), k.UnsafeBytes()...)
+	defer clear(answer)
+	if _, err := out.Write(answer); err != nil {
+		return fmt.Errorf("cannot write the answer: %w", err)
+	}
+	return nil
+}
+
+func (r request) serve(ctx context.Context, payload []byte) (a answer, k key.Key, err error) {
+	d, err := NewDirectory(r.Options)
+	if err != nil {
+		return a, k, err
+	}
+	switch r.Op {
+	case "list":
+		a.Copies, err = d.List(ctx)
+	case "fetch":
+		k, a.Encoding, err = d.Fetch(ctx, Copy{ID: r.ID})
+	case "init":
+		err = d.Init(ctx)
+	case "save":
+		var saved key.Key
+		if saved, err = key.New(payload); err != nil {
+			return a, k, err
+		}
+		defer saved.Wipe()
+		var c Copy
+		c, err = d.Save(ctx, r.Shelf, saved)
+		a.Copies = []Copy{c}
+	default:
+		err = fmt.Errorf("no request %q", clip(r.Op))
+	}
+	return a, k, err
+}

@@ -1,0 +1,232 @@
+package escrow
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"filippo.io/age"
+	"filippo.io/age/armor"
+
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+const (
+	// maxPayload bounds what is read as one copy, in bytes: Secret Manager's own limit
+	// (64 KiB), and far more than a key in any encoding, sealed to a hundred recipients.
+	maxPayload = 64 << 10
+
+	ageIntro      = "age-encryption.org/v1\n" // C2SP age specification, "Header"
+	claimType     = "keyguard"
+	maxIdentities = 1 << 20 // bytes of an identity file
+)
+
+// sealer turns keys into the bytes that are stored, and back. The zero sealer stores
+// the raw 32 bytes.
+//
+// A sealed copy is an ordinary age file. Besides the stanzas of its recipients its
+// header holds one that names the key and the recipients ("-> keyguard <fingerprint>
+// <digest>"), which every age program ignores as a kind it does not know: a host that
+// cannot open a copy can tell by it which key that is, and that it need not be stored
+// again. It is a claim, as a file name is.
+type sealer struct {
+	to           []string
+	recipients   []age.Recipient
+	digest       string // of the recipients: a changed list seals anew
+	identityFile string
+}
+
+// newSealer parses the recipients ("age1…"). The identity file is read when a sealed
+// copy is: an escrow is made without touching a file.
+func newSealer(to []string, identityFile string) (*sealer, error) {
+	s := &sealer{to: to, identityFile: identityFile}
+	for _, r := range to {
+		rs, err := age.ParseRecipients(strings.NewReader(r))
+		if err != nil {
+			return nil, fmt.Errorf("recipient %q is not an age recipient", r)
+		}
+		s.recipients = append(s.recipients, rs...)
+	}
+	sorted := slices.Sorted(slices.Values(to))
+	sum := sha256.Sum256([]byte(strings.Join(sorted, "\n")))
+	s.digest = hex.EncodeToString(sum[:8])
+	return s, nil
+}
+
+// bytes returns what is stored for k. The caller wipes it.
+func (s *sealer) bytes(k key.Key) ([]byte, error) {
+	if k.IsZero() {
+		return nil, key.ErrSize
+	}
+	if len(s.recipients) == 0 {
+		return bytes.Clone(k.UnsafeBytes()), nil
+	}
+	c := &claim{args: []string{string(k.Fingerprint()), s.digest}}
+	// age refuses to mix recipients of different labels (post-quantum with others), so
+	// the claim takes those of the recipients.
+	if r, ok := s.recipients[0].(age.RecipientWithLabels); ok {
+		fileKey := make([]byte, 16)
+		rand.Read(fileKey) //nolint:errcheck // it never fails
+		_, labels, err := r.WrapWithLabels(fileKey)
+		if err != nil {
+			return nil, fmt.Errorf("cannot seal to %s: %w", s.to[0], err)
+		}
+		c.labels = labels
+	}
+	var out bytes.Buffer
+	w, err := age.Encrypt(&out, append(slices.Clone(s.recipients), c)...)
+	if err == nil {
+		_, err = w.Write(k.UnsafeBytes())
+	}
+	if err == nil {
+		err = w.Close()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot seal to %s: %w", strings.Join(s.to, ", "), err)
+	}
+	return out.Bytes(), nil
+}
+
+// key reads stored bytes: a key in any encoding, or a sealed one. The errors are
+// SealedError, ErrCorrupt and ErrNotKey. It wipes stored.
+func (s *sealer) key(stored []byte) (key.Key, key.Encoding, error) {
+	defer clear(stored)
+	if len(stored) > maxPayload {
+		return key.Key{}, "", fmt.Errorf("%w: more than %d bytes", ErrNotKey, maxPayload)
+	}
+	plain := stored
+	if sealed(stored) {
+		var err error
+		if plain, err = s.open(stored); err != nil {
+			return key.Key{}, "", err
+		}
+		defer clear(plain)
+	}
+	return key.Decode(plain)
+}
+
+// same tells whether stored is what a Save of k would store: the raw bytes, or k sealed
+// to the recipients in force. Of a copy that this host cannot open the claim is believed:
+// without an identity there is nothing better.
+func (s *sealer) same(stored []byte, k key.Key) bool {
+	if len(s.recipients) == 0 {
+		o, err := key.New(stored)
+		if err != nil {
+			return false
+		}
+		defer o.Wipe()
+		return o.Equal(k)
+	}
+	fp, digest := claimed(stored)
+	if fp != k.Fingerprint() || digest != s.digest {
+		return false
+	}
+	o, _, err := s.key(bytes.Clone(stored))
+	if err != nil {
+		return errors.Is(err, ErrSealed)
+	}
+	defer o.Wipe()
+	return o.Equal(k)
+}
+
+func (s *sealer) open(stored []byte) ([]byte, error) {
+	fp, _ := claimed(stored)
+	shut := &SealedError{Fingerprint: fp, To: s.to}
+	if s.identityFile == "" {
+		return nil, shut
+	}
+	ids, err := readIdentities(s.identityFile)
+	if err != nil {
+		return nil, fmt.Errorf("%w: cannot use identity file %s: %w", shut, s.identityFile, err)
+	}
+	var in io.Reader = bytes.NewReader(stored)
+	if armored(stored) {
+		in = armor.NewReader(bytes.NewReader(bytes.TrimSpace(stored)))
+	}
+	r, err := age.Decrypt(in, ids...)
+	var none *age.NoIdentityMatchError
+	if errors.As(err, &none) {
+		return nil, shut
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: not a whole age file", ErrCorrupt)
+	}
+	plain := make([]byte, 0, maxPayload+1) // never grown, so nothing unwiped is left behind
+	for len(plain) < cap(plain) {
+		n, err := r.Read(plain[len(plain):cap(plain)])
+		plain = plain[:len(plain)+n]
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			clear(plain)
+			return nil, fmt.Errorf("%w: not a whole age file", ErrCorrupt)
+		}
+	}
+	return plain, nil
+}
+
+func readIdentities(path string) ([]age.Identity, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, errors.Unwrap(err) // the path stands in the caller's message
+	}
+	defer f.Close()
+	ids, err := age.ParseIdentities(io.LimitReader(f, maxIdentities))
+	if err != nil {
+		// age's own message may quote the line, and the line is a secret (law 8).
+		return nil, errors.New("it does not hold age identities")
+	}
+	return ids, nil
+}
+
+// sealed tells an age file, binary or armoured, from everything else.
+func sealed(stored []byte) bool {
+	return bytes.HasPrefix(stored, []byte(ageIntro)) || armored(stored)
+}
+
+func armored(stored []byte) bool {
+	return bytes.HasPrefix(bytes.TrimLeft(stored, " \t\r\n"), []byte(armor.Header))
+}
+
+// claimed reads the claim from an age header: "" where there is none.
+func claimed(stored []byte) (key.Fingerprint, string) {
+	head, _, whole := bytes.Cut(stored, []byte("\n---"))
+	if !whole || !bytes.HasPrefix(stored, []byte(ageIntro)) {
+		return "", ""
+	}
+	for line := range strings.Lines(string(head)) {
+		args := strings.Fields(line)
+		if len(args) != 4 || args[0] != "->" || args[1] != claimType {
+			continue
+		}
+		fp, err := key.ParseFingerprint(args[2])
+		if err != nil {
+			return "", ""
+		}
+		return fp, args[3]
+	}
+	return "", ""
+}
+
+// claim is the recipient that nobody owns: it adds the stanza and learns no file key.
+type claim struct {
+	args   []string
+	labels []string
+}
+
+func (c *claim) Wrap([]byte) ([]*age.Stanza, error) {
+	return []*age.Stanza{{Type: claimType, Args: c.args}}, nil
+}
+
+func (c *claim) WrapWithLabels(fileKey []byte) ([]*age.Stanza, []string, error) {
+	st, err := c.Wrap(fileKey)
+	return st, c.labels, err
+}

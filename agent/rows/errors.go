@@ -1,0 +1,120 @@
+package rows
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Why the rows could not be asked. None of them says anything about a key (law 6).
+var (
+	ErrRefused      = errors.New("nothing listens there")
+	ErrUnreachable  = errors.New("the server cannot be reached")
+	ErrTimeout      = errors.New("no answer in time")
+	ErrLost         = errors.New("the server ended the connection")
+	ErrStarting     = errors.New("the server is starting up or shutting down")
+	ErrCrowded      = errors.New("the server has no connection left")
+	ErrPassword     = errors.New("wrong password")
+	ErrNoDatabase   = errors.New("there is no such database")
+	ErrNoTable      = errors.New("there is no table secrets on the search path")
+	ErrDenied       = errors.New("permission denied")
+	ErrRecovery     = errors.New("the server is in recovery: a standby, or not the daemon's own any more")
+	ErrRowSecurity  = errors.New("row security would hide rows of the table from this role")
+	ErrLocked       = errors.New("the table is locked by another session")
+	ErrRotating     = errors.New("a rotation's transaction is not over yet")
+	ErrShape        = errors.New("the table is not the daemon's")
+	ErrUnknownClass = errors.New("rows of an unknown class, which may need the keyfile")
+	ErrElsewhere    = errors.New("the daemon's rows may be elsewhere")
+	ErrChanging     = errors.New("the table changes faster than it can be read")
+	ErrServer       = errors.New("the server answers with an error")
+	ErrConnection   = errors.New("the connection does not come about")
+	ErrURL          = errors.New("not the URL of a Postgres database")
+)
+
+// byCode maps SQLSTATE to what it means for us (Postgres documentation, appendix A).
+var byCode = map[string]error{
+	"28P01": ErrPassword,
+	"28000": ErrDenied, // no such role, or pg_hba.conf
+	"42501": ErrDenied,
+	"3D000": ErrNoDatabase,
+	"42P01": ErrNoTable,
+	"42703": ErrShape, // a column went away since the survey
+	"55P03": ErrLocked,
+	"57014": ErrTimeout,
+	"57P01": ErrLost,
+	"57P02": ErrLost,
+	"57P03": ErrStarting,
+	"53300": ErrCrowded,
+}
+
+// explain makes a sentence of a driver's error, and nothing of it can hold the
+// password: the driver's own texts, which quote the configuration, are not passed on
+// unless they are of a kind that is not known, and then without it.
+func (t *Table) explain(err error) error {
+	var (
+		server *pgconn.PgError
+		dns    *net.DNSError
+		errno  syscall.Errno
+	)
+	switch {
+	case errors.As(err, &server):
+		switch kind := byCode[server.Code]; kind {
+		case nil:
+			return fmt.Errorf("%w: %s (SQLSTATE %s)", ErrServer, t.redact(server.Message), server.Code)
+		case ErrDenied:
+			return fmt.Errorf("%w: %s", kind, t.redact(server.Message))
+		default:
+			return kind
+		}
+	case errors.Is(err, context.Canceled):
+		return context.Canceled
+	case pgconn.Timeout(err), errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		return ErrTimeout
+	case errors.As(err, &dns):
+		return fmt.Errorf("%w: its name is not known (%s)", ErrUnreachable, dns.Err)
+	case errors.As(err, &errno):
+		switch errno {
+		case syscall.ECONNREFUSED, syscall.ENOENT: // ENOENT: the server's unix socket
+			return ErrRefused
+		case syscall.ECONNRESET, syscall.EPIPE:
+			return ErrLost
+		}
+		return fmt.Errorf("%w: %w", ErrUnreachable, errno)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, pgconn.ErrConnClosed):
+		return ErrLost
+	}
+	return fmt.Errorf("%w: %s", ErrConnection, t.redact(err.Error()))
+}
+
+// redact takes the password out of a text. One that is also the name of the role or
+// the database, as the daemon's default is, would only be pointed out by that.
+func (t *Table) redact(text string) string {
+	secret := t.config.Password
+	if secret == "" || secret == t.config.User || secret == t.config.Database {
+		return text
+	}
+	return strings.ReplaceAll(text, secret, "…")
+}
+
+// parseURL reads what libpq calls a connection string, a URL or words. Its error names
+// no part of it: what does not parse may hold the password anywhere.
+func parseURL(url string) (*pgconn.Config, error) {
+	c, err := pgconn.ParseConfig(url)
+	if err != nil || url == "" {
+		return nil, ErrURL
+	}
+	for name := range c.RuntimeParams {
+		// A password with a ? or an & in it, not escaped, ends up here.
+		if strings.Trim(name, "abcdefghijklmnopqrstuvwxyz_.") != "" {
+			return nil, ErrURL
+		}
+	}
+	return c, nil
+}

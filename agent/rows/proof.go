@@ -1,0 +1,239 @@
+// Package rows asks the judge (law 1): the ciphertext in Postgres, table secrets of
+// the containarium daemon. A key is right if it opens the rows, and nothing else says
+// so. It is the only importer of the Postgres driver.
+//
+// proof.go is pure: what a row is, which rows depend on the keyfile, whether a key
+// opens one, and what a count of them means. postgres.go reads the rows, locate.go
+// and incus.go find out where they are.
+//
+// Looking never gets in the daemon's way (law 9): sessions are read-only, every
+// statement is its own transaction and has a deadline, and a lock that is not free
+// is not waited for long. "Could not look" is an answer of its own (law 6).
+package rows
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"regexp"
+
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+// Verdict is what a proof says of one key.
+type Verdict string
+
+const (
+	Opens   Verdict = "opens"   // every row that was checked
+	Partial Verdict = "partial" // some of them: the table is split between keys, or tampered with
+	Refuted Verdict = "refuted" // none
+	Silent  Verdict = "silent"  // there is positively no dependent row, or positively no database yet
+	Unknown Verdict = "unknown" // could not look
+)
+
+// Answered is the State of an Answer whose proofs carry verdicts of their own. It is
+// never the verdict of a proof.
+const Answered Verdict = "answered"
+
+// Row is a row of the table as far as encryption goes. Username and Name are taken
+// verbatim into the additional data.
+type Row struct {
+	Username, Name string
+	Nonce          []byte
+	Ciphertext     []byte  // followed by the 16-byte tag
+	WrappedDEK     []byte  // nil or empty: the master key encrypts the value itself
+	KEKID          *string // nil is SQL NULL; tells nothing about a row without WrappedDEK
+}
+
+// Class says whose key a row needs.
+type Class string
+
+const (
+	Legacy       Class = "legacy"   // the master key encrypts the value
+	InProc       Class = "inproc"   // the master key wraps the key of the value
+	External     Class = "external" // a KMS wraps it; the keyfile does not matter
+	UnknownClass Class = "unknown"  // nothing the daemon is known to write
+)
+
+// Dependent tells whether only the keyfile's key can open such a row.
+func (c Class) Dependent() bool { return c == Legacy || c == InProc }
+
+const (
+	nonceSize = 12 // the daemon's GCM nonce, in bytes
+	tagSize   = 16
+	// wrappedSize is the length of a DEK wrapped in process: nonce, key, tag.
+	wrappedSize = nonceSize + key.Size + tagSize
+	// inprocID is the kek_id of such a row, whatever the key, and also the additional
+	// data of the wrapping.
+	inprocID = "inproc:master"
+)
+
+// The forms of rows under an external KMS. Postgres counts by the same texts (see
+// classSQL), so they keep to what RE2 and POSIX advanced regular expressions share.
+const (
+	base64Form   = `(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)$`
+	vaultKEKForm = `^vault:[^|]+[|][^|]+[|][^|]+$`
+	vaultDEKForm = `^vault:v[0-9]+:` + base64Form
+	gcpKEKForm   = `^gcp:projects/[^|]+$`
+	awsKEKForm   = `^aws:[^|]+[|][^|]+$`
+	cloudDEKForm = `^` + base64Form
+)
+
+var (
+	vaultKEK = regexp.MustCompile(vaultKEKForm)
+	vaultDEK = regexp.MustCompile(vaultDEKForm)
+	gcpKEK   = regexp.MustCompile(gcpKEKForm)
+	awsKEK   = regexp.MustCompile(awsKEKForm)
+	cloudDEK = regexp.MustCompile(cloudDEKForm)
+
+	inprocData = []byte(inprocID)
+)
+
+// Classify tells whose key a row needs. A row is called external only where both its
+// key's name and its wrapped key have the form of a known KMS: whatever else is there
+// is of an unknown class, and must stop who counts on knowing all.
+func Classify(r Row) Class {
+	var id []byte
+	if r.KEKID != nil {
+		id = []byte(*r.KEKID)
+	}
+	return classify(r.WrappedDEK, id)
+}
+
+func classify(wrapped, kekID []byte) Class {
+	switch {
+	case len(wrapped) == 0:
+		return Legacy // whatever kek_id says: today's writer leaves '', older ones NULL
+	case string(kekID) == inprocID && len(wrapped) == wrappedSize:
+		return InProc
+	case vaultKEK.Match(kekID) && vaultDEK.Match(wrapped),
+		gcpKEK.Match(kekID) && cloudDEK.Match(wrapped),
+		awsKEK.Match(kekID) && cloudDEK.Match(wrapped):
+		return External
+	}
+	return UnknownClass
+}
+
+// OpensUnder tells whether k opens r. A row that does not depend on the keyfile, or
+// whose nonce has not the daemon's size, opens under no key.
+func (r Row) OpensUnder(k key.Key) bool {
+	c := cells{
+		username: []byte(r.Username), name: []byte(r.Name),
+		nonce: r.Nonce, ciphertext: r.Ciphertext, wrappedDEK: r.WrappedDEK,
+	}
+	return newOpener(k).opens(&c, Classify(r), c.additionalData(nil))
+}
+
+// cells are the columns of a row as they stand in the driver's buffer: a million rows
+// are tried without an allocation for each.
+type cells struct{ username, name, nonce, ciphertext, wrappedDEK, kekID []byte }
+
+// additionalData appends what the daemon authenticates along with the value.
+func (c *cells) additionalData(b []byte) []byte {
+	return append(append(append(b, c.username...), 0), c.name...)
+}
+
+// opener tries one key on many rows. It is used by one goroutine.
+type opener struct {
+	master cipher.AEAD // nil for the zero Key
+	value  []byte      // what the last row said, wiped
+	dek    []byte      // wiped
+}
+
+func newOpener(k key.Key) *opener { return &opener{master: newGCM(k.UnsafeBytes())} }
+
+// newGCM returns nil unless b has the size of an AES key.
+func newGCM(b []byte) cipher.AEAD {
+	block, err := aes.NewCipher(b)
+	if err != nil {
+		return nil
+	}
+	gcm, err := cipher.NewGCM(block)
+	if err != nil {
+		return nil
+	}
+	return gcm
+}
+
+func (o *opener) opens(c *cells, class Class, additional []byte) bool {
+	if o.master == nil || len(c.nonce) != nonceSize {
+		return false // Open panics on a nonce of another size
+	}
+	gcm := o.master
+	switch class {
+	case Legacy:
+	case InProc:
+		dek, err := o.master.Open(o.dek[:0], c.wrappedDEK[:nonceSize], c.wrappedDEK[nonceSize:], inprocData)
+		if err != nil {
+			return false
+		}
+		o.dek, gcm = dek, newGCM(dek)
+		clear(dek)
+	default:
+		return false
+	}
+	value, err := gcm.Open(o.value[:0], c.nonce, c.ciphertext, additional)
+	if err != nil {
+		return false
+	}
+	o.value = value
+	clear(value)
+	return true
+}
+
+// Proof is the outcome of trying one key on dependent rows.
+type Proof struct {
+	Fingerprint key.Fingerprint
+	Verdict     Verdict
+	Checked     int64 // rows tried
+	Opened      int64
+}
+
+// judge turns counts into the verdict. checked is at least 1.
+func judge(f key.Fingerprint, checked, opened int64) Proof {
+	p := Proof{Fingerprint: f, Checked: checked, Opened: opened}
+	switch opened {
+	case 0:
+		p.Verdict = Refuted
+	case checked:
+		p.Verdict = Opens
+	default:
+		p.Verdict = Partial
+	}
+	return p
+}
+
+// Counts says how many rows of each class the table holds.
+type Counts struct{ Legacy, InProc, External, Unknown int64 }
+
+// Dependent counts the rows that only the keyfile's key can open.
+func (c Counts) Dependent() int64 { return c.Legacy + c.InProc }
+
+// Total counts all rows.
+func (c Counts) Total() int64 { return c.Legacy + c.InProc + c.External + c.Unknown }
+
+// Answer is what the rows said.
+type Answer struct {
+	State   Verdict // Answered, Silent or Unknown
+	Why     string  // for people, a sentence: on what ground Silent, or why Unknown
+	Err     error   // not nil exactly when Unknown; one of the sentinels of this package where one fits
+	Counts  Counts
+	Sampled bool // too many rows to check all: Checked says how many were
+	// Mark changes whenever a row of the table does: added, removed, written in place,
+	// re-encrypted or restored. It says nothing across tables. "" when Unknown.
+	Mark   string
+	Proofs []Proof // one for each key asked, in that order
+}
+
+// NoAnswer is the answer where the rows could not even be asked.
+func NoAnswer(err error, keys ...key.Key) Answer {
+	return flat(Answer{State: Unknown, Why: err.Error(), Err: err}, keys)
+}
+
+// flat gives every key the verdict that the state already says.
+func flat(a Answer, keys []key.Key) Answer {
+	a.Proofs = make([]Proof, len(keys))
+	for i, k := range keys {
+		a.Proofs[i] = Proof{Fingerprint: k.Fingerprint(), Verdict: a.State}
+	}
+	return a
+}

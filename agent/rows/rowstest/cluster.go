@@ -1,0 +1,390 @@
+// Package rowstest runs a throw-away Postgres for tests and demonstrations, with the
+// containarium daemon's table and rows sealed as the daemon seals them, by code that
+// shares nothing with package rows.
+//
+// A cluster starts in a fraction of a second: initdb runs once on a machine, and its
+// outcome is copied. Nothing is synced to disk.
+package rowstest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sys/unix"
+)
+
+// Role and Password are what the daemon connects with. The role owns its databases and
+// is no superuser.
+const (
+	Role     = "containarium"
+	Password = "kept-out-of-every-message"
+)
+
+// startTimeout bounds a start, recovery included.
+const startTimeout = 20 * time.Second
+
+// Cluster is one Postgres server, with its data, on a port of 127.0.0.1 and a unix
+// socket. Methods are not for concurrent use, but for NewDatabase and URLs.
+type Cluster struct {
+	Dir  string // of the data, the socket and the log
+	Port int
+	Bin  string // where the server's programs are
+
+	credential *syscall.Credential // nil: run as we are
+	process    *exec.Cmd           // nil: stopped
+	exited     chan struct{}       // closed when process is gone
+	databases  atomic.Int64
+}
+
+// Start makes a cluster in dir, which is made if missing, and given to the user postgres
+// when we are root: the server refuses to run as root. All directories above must be
+// open to that user.
+func Start(dir string) (*Cluster, error) {
+	c, err := newCluster(dir)
+	if err != nil {
+		return nil, err
+	}
+	template, err := c.template()
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a template cluster: %w", err)
+	}
+	if err := c.run("cp", "-a", "--reflink=auto", template, c.data()); err != nil {
+		return nil, err
+	}
+	if err := c.Restart(); err != nil {
+		return nil, err
+	}
+	err = c.Admin("postgres", fmt.Sprintf("create role %s login password '%s'", Role, Password))
+	if err != nil {
+		return nil, errors.Join(err, c.Stop())
+	}
+	return c, nil
+}
+
+// New starts a cluster for one test and stops it afterwards.
+func New(tb testing.TB) *Cluster {
+	tb.Helper()
+	// Not tb.TempDir: nobody but root may enter that.
+	dir, err := os.MkdirTemp("", "rowstest")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { os.RemoveAll(dir) })
+	c, err := Start(dir)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := c.Stop(); err != nil {
+			tb.Error(err)
+		}
+	})
+	return c
+}
+
+func newCluster(dir string) (*Cluster, error) {
+	bin, err := binaries()
+	if err != nil {
+		return nil, err
+	}
+	c := &Cluster{Dir: dir, Bin: bin}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	if os.Geteuid() == 0 {
+		u, err := user.Lookup("postgres")
+		if err != nil {
+			return nil, err
+		}
+		uid, _ := strconv.Atoi(u.Uid) // numbers on every Unix
+		gid, _ := strconv.Atoi(u.Gid)
+		c.credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+		if err := os.Chown(dir, uid, gid); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// binaries finds the newest server that is installed: Debian and Red Hat keep them out
+// of PATH or in it.
+func binaries() (string, error) {
+	for v := 30; v >= 10; v-- {
+		for _, dir := range []string{fmt.Sprintf("/usr/lib/postgresql/%d/bin", v), fmt.Sprintf("/usr/pgsql-%d/bin", v)} {
+			if _, err := os.Stat(dir + "/initdb"); err == nil {
+				return dir, nil
+			}
+		}
+	}
+	p, err := exec.LookPath("initdb")
+	return filepath.Dir(p), err
+}
+
+func (c *Cluster) data() string { return filepath.Join(c.Dir, "data") }
+
+func (c *Cluster) command(name string, args ...string) *exec.Cmd {
+	if !strings.Contains(name, "/") {
+		if p := filepath.Join(c.Bin, name); fileExists(p) {
+			name = p
+		}
+	}
+	cmd := exec.Command(name, args...)
+	cmd.Dir = c.Dir
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "PGPASSWORD=" + Password}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.credential}
+	return cmd
+}
+
+func (c *Cluster) run(name string, args ...string) error {
+	if out, err := c.command(name, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", name, err, out)
+	}
+	return nil
+}
+
+func fileExists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// settings make a server that forgets and is fast. shared_buffers is the default, as
+// measurements should see what the daemon's server has.
+const settings = `
+fsync = off
+full_page_writes = off
+autovacuum = off
+max_connections = 40
+max_wal_size = 4GB
+shared_buffers = 128MB
+log_min_messages = warning
+`
+
+// template runs initdb once for each version, user and text of settings, and returns
+// the directory.
+func (c *Cluster) template() (string, error) {
+	name := fmt.Sprintf("keyguard-rowstest-%s-%d", strings.NewReplacer("/", "_").Replace(c.Bin), os.Geteuid())
+	parent := filepath.Join(os.TempDir(), name)
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return "", err
+	}
+	lock, err := os.Open(parent)
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return "", err
+	}
+	made := filepath.Join(parent, "made")
+	if have, err := os.ReadFile(made); err == nil && string(have) == settings && fileExists(filepath.Join(parent, "data")) {
+		return filepath.Join(parent, "data"), nil
+	}
+	if c.credential != nil {
+		if err := os.Chown(parent, int(c.credential.Uid), int(c.credential.Gid)); err != nil {
+			return "", err
+		}
+	}
+	data := filepath.Join(parent, "data")
+	if err := os.RemoveAll(data); err != nil {
+		return "", err
+	}
+	err = c.run("initdb", "-D", data, "-U", "postgres", "--no-sync", "--locale=C", "--encoding=UTF8",
+		"--auth-local=trust", "--auth-host=scram-sha-256")
+	if err != nil {
+		return "", err
+	}
+	conf, err := os.OpenFile(filepath.Join(data, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return "", err
+	}
+	_, err = io.WriteString(conf, settings)
+	if err = errors.Join(err, conf.Close()); err != nil {
+		return "", err
+	}
+	// Written last: a template that was cut short is made again.
+	return data, os.WriteFile(made, []byte(settings), 0o644)
+}
+
+// Restart starts the server on the data that is there, on the port it had, and stops
+// it first if it runs.
+func (c *Cluster) Restart() error {
+	if err := c.Stop(); err != nil {
+		return err
+	}
+	if c.Port != 0 {
+		return c.launch()
+	}
+	// Somebody may take the port between finding it free and using it.
+	for try := 0; ; try++ {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		c.Port = l.Addr().(*net.TCPAddr).Port
+		l.Close()
+		if err = c.launch(); err == nil || try == 2 {
+			return err
+		}
+	}
+}
+
+func (c *Cluster) launch() error {
+	log, err := os.OpenFile(filepath.Join(c.Dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := c.command("postgres", "-D", c.data(), "-p", strconv.Itoa(c.Port), "-k", c.Dir,
+		"-c", "listen_addresses=127.0.0.1")
+	cmd.Stdout, cmd.Stderr = log, log
+	// A test that is killed takes its server along.
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGQUIT
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	exited := make(chan struct{})
+	go func() {
+		cmd.Wait()
+		close(exited)
+	}()
+	c.process, c.exited = cmd, exited
+
+	for deadline := time.Now().Add(startTimeout); ; {
+		conn, err := c.connect("postgres")
+		if err == nil {
+			return conn.Close(context.Background())
+		}
+		select {
+		case <-exited:
+			c.process = nil
+		case <-time.After(5 * time.Millisecond):
+			if time.Now().Before(deadline) {
+				continue
+			}
+			err = errors.Join(err, c.Stop())
+		}
+		text, _ := os.ReadFile(log.Name())
+		return fmt.Errorf("postgres does not start: %w\n%s", err, text)
+	}
+}
+
+// Stop ends the server at once, as a crash would: nothing is kept for it that fsync
+// would have kept. It may be called again.
+func (c *Cluster) Stop() error {
+	if c.process == nil {
+		return nil
+	}
+	c.Resume()
+	if err := c.process.Process.Signal(syscall.SIGQUIT); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-c.exited:
+	case <-time.After(startTimeout):
+		return errors.New("postgres does not stop")
+	}
+	c.process = nil
+	return nil
+}
+
+// Pause makes the server hang: it takes connections and answers nothing, and neither
+// does any session.
+func (c *Cluster) Pause() { c.signal(syscall.SIGSTOP) }
+
+// Resume ends a Pause.
+func (c *Cluster) Resume() { c.signal(syscall.SIGCONT) }
+
+// signal reaches the postmaster first, so that it makes no session meanwhile.
+func (c *Cluster) signal(s syscall.Signal) {
+	postmaster := c.process.Process.Pid
+	syscall.Kill(postmaster, s)
+	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", postmaster, postmaster))
+	for _, pid := range strings.Fields(string(children)) {
+		if n, err := strconv.Atoi(pid); err == nil {
+			syscall.Kill(n, s)
+		}
+	}
+}
+
+// Standby makes a hot standby of c in dir, and starts it.
+func (c *Cluster) Standby(dir string) (*Cluster, error) {
+	s, err := newCluster(dir)
+	if err != nil {
+		return nil, err
+	}
+	// -R writes standby.signal and primary_conninfo.
+	err = s.run("pg_basebackup", "-D", s.data(), "-h", c.Dir, "-p", strconv.Itoa(c.Port), "-U", "postgres",
+		"-R", "-X", "stream", "-c", "fast", "--no-sync")
+	if err != nil {
+		return nil, err
+	}
+	return s, s.Restart()
+}
+
+// URL is what the daemon would connect to the database with.
+func (c *Cluster) URL(database string) string {
+	return fmt.Sprintf("postgres://%s:%s@127.0.0.1:%d/%s?sslmode=disable", Role, Password, c.Port, database)
+}
+
+// SocketURL is the same over the unix socket, where no password is asked for.
+func (c *Cluster) SocketURL(database string) string {
+	return fmt.Sprintf("postgres://%s@/%s?host=%s&port=%d", Role, database, c.Dir, c.Port)
+}
+
+// connect is the superuser's way in.
+func (c *Cluster) connect(database string) (*pgconn.PgConn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	return pgconn.Connect(ctx, fmt.Sprintf("host=%s port=%d user=postgres dbname=%s", c.Dir, c.Port, database))
+}
+
+// Admin executes statements, separated by semicolons, as the superuser.
+func (c *Cluster) Admin(database, sql string) error {
+	conn, err := c.connect(database)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.Background())
+	_, err = conn.Exec(context.Background(), sql).ReadAll()
+	return err
+}
+
+// NewDatabase makes an empty database that belongs to Role. The name "" is replaced by
+// one that is free.
+func (c *Cluster) NewDatabase(name string) (*Database, error) {
+	if name == "" {
+		name = "db" + strconv.FormatInt(c.databases.Add(1), 10)
+	}
+	err := c.Admin("postgres", fmt.Sprintf(`create database "%s" owner %s template template0`, name, Role))
+	if err != nil {
+		return nil, err
+	}
+	return &Database{Cluster: c, Name: name}, nil
+}
+
+// Database makes a database for one test, with the daemon's table in it.
+func (c *Cluster) Database(tb testing.TB) *Database {
+	tb.Helper()
+	d, err := c.NewDatabase("")
+	if err == nil {
+		err = d.CreateTable()
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return d
+}

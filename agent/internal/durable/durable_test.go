@@ -1,0 +1,368 @@
+package durable
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/footprintai/containarium-keyguard/agent/internal/durable/durabletest"
+)
+
+// The tests start their own program again: to be traced, or without renameat2.
+const (
+	envTraced    = "DURABLE_TEST_TRACED"
+	envNoRename2 = "DURABLE_TEST_NO_RENAME2"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(envNoRename2) != "" {
+		if err := durabletest.WithoutRename2(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	if op := os.Getenv(envTraced); op != "" {
+		if err := traced(op, os.Getenv("DURABLE_TEST_PATH")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+var (
+	before = []byte("what was there before")
+	after  = bytes.Repeat([]byte("what was asked for\n"), 100)
+)
+
+func traced(op, path string) error {
+	durabletest.Begin()
+	defer durabletest.End()
+	switch op {
+	case "WriteFile":
+		return WriteFile(path, after, Attr{Mode: 0o640})
+	case "WriteFile for another owner":
+		return WriteFile(path, after, Attr{UID: 1, GID: 1})
+	case "CreateNew":
+		return CreateNew(path, after, Attr{})
+	case "MkdirAll":
+		return MkdirAll(path, Attr{})
+	}
+	return errors.New("no such operation")
+}
+
+func TestCallsAndCrashes(t *testing.T) {
+	tests := []struct {
+		op        string
+		noRename2 bool
+		exists    bool
+		want      []string
+	}{
+		{"WriteFile", false, true, []string{"openat", "fchmod", "write", "fsync", "renameat", "fsync"}},
+		{"WriteFile for another owner", false, true, []string{"openat", "fchown", "fchmod", "write", "fsync", "renameat", "fsync"}},
+		{"CreateNew", false, false, []string{"openat", "fchmod", "write", "fsync", "renameat2", "fsync"}},
+		{"CreateNew", true, false, []string{"openat", "fchmod", "write", "fsync", "renameat2", "linkat", "unlinkat", "fsync"}},
+	}
+	for _, tt := range tests {
+		t.Run(fmt.Sprintf("%s, renameat2 %v", tt.op, !tt.noRename2), func(t *testing.T) {
+			run := func(n int) (string, []string, bool) {
+				path := filepath.Join(t.TempDir(), "file")
+				if tt.exists {
+					put(t, path, before)
+				}
+				env := []string{envTraced + "=" + tt.op, "DURABLE_TEST_PATH=" + path}
+				if tt.noRename2 {
+					env = append(env, envNoRename2+"=1")
+				}
+				calls, ended := durabletest.Run(t, n, env...)
+				return path, calls, ended
+			}
+			_, calls, ended := run(0)
+			if !ended || !slices.Equal(calls, tt.want) {
+				t.Fatalf("calls %q, want %q", calls, tt.want)
+			}
+			for n := 1; n <= len(tt.want); n++ {
+				path, _, ended := run(n)
+				if ended {
+					t.Fatalf("not killed at call %d", n)
+				}
+				got, err := os.ReadFile(path)
+				switch {
+				case tt.exists && err == nil && bytes.Equal(got, before):
+				case !tt.exists && errors.Is(err, fs.ErrNotExist):
+				case err == nil && bytes.Equal(got, after) && n > slices.Index(tt.want, "fsync"):
+				default:
+					t.Errorf("killed before call %d (%s): %q, %v", n, tt.want[n-1], got, err)
+				}
+				for _, name := range names(t, filepath.Dir(path)) {
+					if name != "file" && !strings.HasPrefix(name, TempPrefix) {
+						t.Errorf("killed before call %d: %s is left", n, name)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestMkdirAll(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a", "b")
+	calls, _ := durabletest.Run(t, 0, envTraced+"=MkdirAll", "DURABLE_TEST_PATH="+path)
+	want := []string{"mkdirat", "mkdirat", "fsync", "mkdirat", "fsync"}
+	if !slices.Equal(calls, want) {
+		t.Errorf("calls %q, want %q", calls, want)
+	}
+	if err := os.Chmod(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := MkdirAll(path, Attr{UID: 1}); err != nil {
+		t.Errorf("again: %v", err)
+	}
+	for dir, want := range map[string]fs.FileMode{path: 0o755, filepath.Dir(path): 0o700} {
+		if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v; want mode %v", dir, info.Mode(), err, want)
+		}
+	}
+	other := filepath.Join(path, "c")
+	if err := MkdirAll(other, Attr{UID: 7, GID: 8}); err != nil {
+		t.Fatal(err)
+	}
+	if uid, gid := owner(t, other); uid != 7 || gid != 8 {
+		t.Errorf("owner %d:%d, want 7:8", uid, gid)
+	}
+	put(t, filepath.Join(path, "file"), before)
+	if err := MkdirAll(filepath.Join(path, "file", "d"), Attr{}); !errors.Is(err, unix.ENOTDIR) {
+		t.Errorf("below a file: %v, want ENOTDIR", err)
+	}
+}
+
+func TestWriteFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file")
+	for _, a := range []struct {
+		attr     Attr
+		mode     fs.FileMode
+		uid, gid int
+	}{
+		{Attr{}, 0o600, 0, 0},
+		{Attr{Mode: 0o400, UID: 3, GID: 4}, 0o400, 3, 4},
+		{Attr{Mode: 0o644, UID: -1, GID: -1}, 0o644, 0, 0},
+	} {
+		if err := WriteFile(path, after, a.attr); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if uid, gid := owner(t, path); info.Mode() != a.mode || uid != a.uid || gid != a.gid {
+			t.Errorf("%+v: mode %v, owner %d:%d", a.attr, info.Mode(), uid, gid)
+		}
+		want(t, path, after)
+	}
+	only(t, dir, "file")
+
+	t.Run("a symlink is replaced", func(t *testing.T) {
+		dir := t.TempDir()
+		target, link := filepath.Join(dir, "target"), filepath.Join(dir, "link")
+		put(t, target, before)
+		if err := os.Symlink(target, link); err != nil {
+			t.Fatal(err)
+		}
+		if err := WriteFile(link, after, Attr{}); err != nil {
+			t.Fatal(err)
+		}
+		want(t, target, before)
+		want(t, link, after)
+		if info, err := os.Lstat(link); err != nil || !info.Mode().IsRegular() {
+			t.Errorf("%v, %v", info.Mode(), err)
+		}
+	})
+}
+
+// TestErrors checks that after a failure nothing has changed and nothing is left.
+func TestErrors(t *testing.T) {
+	for name, write := range map[string]func(path string, data []byte, a Attr) error{"WriteFile": WriteFile, "CreateNew": CreateNew, "Create": Create} {
+		t.Run(name, func(t *testing.T) {
+			t.Run("missing directory", func(t *testing.T) {
+				if err := write(filepath.Join(t.TempDir(), "none", "file"), after, Attr{}); !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("%v, want fs.ErrNotExist", err)
+				}
+			})
+			t.Run("full disk", func(t *testing.T) {
+				dir := durabletest.TmpFS(t, 64<<10)
+				durabletest.Fill(t, dir)
+				had := names(t, dir)
+				if err := write(filepath.Join(dir, "file"), after, Attr{}); !errors.Is(err, unix.ENOSPC) {
+					t.Errorf("%v, want ENOSPC", err)
+				}
+				only(t, dir, had...)
+			})
+			t.Run("read-only mount", func(t *testing.T) {
+				dir := t.TempDir()
+				durabletest.ReadOnly(t, dir)
+				if err := write(filepath.Join(dir, "file"), after, Attr{}); !errors.Is(err, unix.EROFS) {
+					t.Errorf("%v, want EROFS", err)
+				}
+				only(t, dir)
+			})
+			t.Run("a directory has the name", func(t *testing.T) {
+				dir := t.TempDir()
+				if err := os.Mkdir(filepath.Join(dir, "file"), 0o700); err != nil {
+					t.Fatal(err)
+				}
+				if err := write(filepath.Join(dir, "file"), after, Attr{}); err == nil {
+					t.Error("no error")
+				}
+				only(t, dir, "file")
+			})
+		})
+	}
+}
+
+func TestCreateNewRefuses(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file")
+	put(t, path, before)
+	if err := os.Symlink("nowhere", filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"file", "link"} {
+		for what, err := range map[string]error{
+			"CreateNew": CreateNew(filepath.Join(dir, name), after, Attr{}),
+			"Create":    Create(filepath.Join(dir, name), after, Attr{}),
+		} {
+			if !errors.Is(err, fs.ErrExist) {
+				t.Errorf("%s of %s: %v, want fs.ErrExist", what, name, err)
+			}
+		}
+	}
+	want(t, path, before)
+	only(t, dir, "file", "link")
+}
+
+func TestNames(t *testing.T) {
+	dir := t.TempDir()
+	a, b, none := filepath.Join(dir, "a"), filepath.Join(dir, "b"), filepath.Join(dir, "none")
+	put(t, a, before)
+	put(t, b, after)
+	if os.Getenv(envNoRename2) != "" {
+		for _, err := range []error{Exchange(a, b), NoReplace(a, none)} {
+			if !errors.Is(err, ErrNoRename2) {
+				t.Errorf("%v, want ErrNoRename2", err)
+			}
+		}
+		want(t, a, before)
+		want(t, b, after)
+		only(t, dir, "a", "b")
+		return
+	}
+	if err := Exchange(a, b); err != nil {
+		t.Error(err)
+	}
+	want(t, a, after)
+	want(t, b, before)
+	if err := NoReplace(a, b); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("%v, want fs.ErrExist", err)
+	}
+	if err := Exchange(a, none); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%v, want fs.ErrNotExist", err)
+	}
+	only(t, dir, "a", "b")
+	if err := NoReplace(a, none); err != nil {
+		t.Error(err)
+	}
+	only(t, dir, "b", "none")
+}
+
+// TestWithoutRename2 runs the others on a kernel that does not know renameat2's flags.
+func TestWithoutRename2(t *testing.T) {
+	if os.Getenv(envNoRename2) != "" {
+		return
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run=^(TestNames|TestCreateNewRefuses|TestErrors|TestWriteFile)$", "-test.v")
+	cmd.Env = append(os.Environ(), envNoRename2+"=1")
+	out, err := cmd.CombinedOutput()
+	if err != nil || bytes.Count(out, []byte("\n--- PASS: ")) != 4 {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func TestAppend(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, part := range []string{"one ", "", "two"} {
+		if err := Append(f, []byte(part)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want(t, path, []byte("one two"))
+
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	if err := Append(full, after); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("%v, want ENOSPC", err)
+	}
+	if err := SyncDir(filepath.Join(path, "none")); err == nil {
+		t.Error("SyncDir of what is no directory: no error")
+	}
+}
+
+func put(t *testing.T, path string, data []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func want(t *testing.T, path string, data []byte) {
+	t.Helper()
+	got, err := os.ReadFile(path)
+	if err != nil || !bytes.Equal(got, data) {
+		t.Errorf("%s holds %q, %v; want %q", path, got, err, data)
+	}
+}
+
+func only(t *testing.T, dir string, want ...string) {
+	t.Helper()
+	if got := names(t, dir); !slices.Equal(got, want) {
+		t.Errorf("%s holds %q, want %q", dir, got, want)
+	}
+}
+
+func names(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+func owner(t *testing.T, path string) (uid, gid int) {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return int(st.Uid), int(st.Gid)
+}

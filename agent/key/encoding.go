@@ -100,8 +100,8 @@ func fromHex(text []byte) (Key, bool) {
 	if len(text) != hex.EncodedLen(Size) {
 		return Key{}, false
 	}
-	k := Key{b: new([Size]byte)}
-	if _, err := hex.Decode(k.b[:], text); err != nil {
+	k := hold(new([Size]byte))
+	if _, err := hex.Decode(k.UnsafeBytes(), text); err != nil {
 		k.Wipe()
 		return Key{}, false
 	}

@@ -1,8 +1,8 @@
 // Package key holds the one secret of the system: the 32-byte AES-256-GCM master
 // key of the containarium daemon, and its public name, the fingerprint.
 //
-// A Key keeps its bytes behind a pointer and refuses every way of being printed or
-// marshalled (law 8): what reaches a log, an error or a format verb is the
+// A Key keeps its bytes out of the reach of fmt and refuses every way of being printed
+// or marshalled (law 8): what reaches a log, an error or a format verb is the
 // fingerprint. Wipe overwrites the bytes. What it cannot reach, and so is not
 // wiped, are the cipher schedules made from a key, the buffers of TLS and of the
 // vendors' SDKs, and the strings that decoding text passes through.
@@ -35,14 +35,19 @@ var ErrMarshal = errors.New("a key is never marshalled")
 // which would compare pointers and leak time: Equal is the way.
 type Key struct {
 	_ [0]func() // makes == a compile error
-	b *[Size]byte
+	// The second pointer is not for us. Where a Key lies in an unexported field fmt
+	// cannot call its methods; one pointer to an array it follows, for a verb that
+	// does not fit (%s), and prints the array. Two it does not.
+	b **[Size]byte
 }
+
+func hold(b *[Size]byte) Key { return Key{b: &b} }
 
 // Generate makes a new key from the kernel's random source, getrandom(2).
 func Generate() Key {
-	k := Key{b: new([Size]byte)}
+	k := hold(new([Size]byte))
 	// crypto/rand.Read never returns an error; it crashes the process instead.
-	rand.Read(k.b[:]) //nolint:errcheck
+	rand.Read((*k.b)[:]) //nolint:errcheck
 	return k
 }
 
@@ -51,8 +56,8 @@ func New(b []byte) (Key, error) {
 	if len(b) != Size {
 		return Key{}, fmt.Errorf("%w, not %d", ErrSize, len(b))
 	}
-	k := Key{b: new([Size]byte)}
-	copy(k.b[:], b)
+	k := hold(new([Size]byte))
+	copy((*k.b)[:], b)
 	return k, nil
 }
 
@@ -64,8 +69,8 @@ func (k Key) Clone() Key {
 	if k.b == nil {
 		return Key{}
 	}
-	c := Key{b: new([Size]byte)}
-	*c.b = *k.b
+	c := hold(new([Size]byte))
+	**c.b = **k.b
 	return c
 }
 
@@ -75,18 +80,18 @@ func (k Key) UnsafeBytes() []byte {
 	if k.b == nil {
 		return nil
 	}
-	return k.b[:]
+	return (*k.b)[:]
 }
 
 // Equal compares in constant time. The zero Key equals nothing, not even itself.
 func (k Key) Equal(o Key) bool {
-	return k.b != nil && o.b != nil && subtle.ConstantTimeCompare(k.b[:], o.b[:]) == 1
+	return k.b != nil && o.b != nil && subtle.ConstantTimeCompare((*k.b)[:], (*o.b)[:]) == 1
 }
 
 // Wipe overwrites the bytes with zeros. It may be called again, and on the zero Key.
 func (k Key) Wipe() {
 	if k.b != nil {
-		clear(k.b[:])
+		clear((*k.b)[:])
 	}
 }
 
@@ -96,7 +101,7 @@ func (k Key) Fingerprint() Fingerprint {
 	if k.b == nil {
 		return ""
 	}
-	m := hmac.New(sha256.New, k.b[:])
+	m := hmac.New(sha256.New, (*k.b)[:])
 	m.Write([]byte("keyguard fingerprint v1"))
 	return Fingerprint(hex.EncodeToString(m.Sum(nil)[:8]))
 }

@@ -62,8 +62,8 @@ func (k Key) UnsafeWords() []string {
 
 // checked is the key followed by its checksum, the first byte of its SHA-256.
 func checked(k Key) (bits [Size + 1]byte) {
-	sum := sha256.Sum256(k.b[:])
-	copy(bits[:], k.b[:])
+	sum := sha256.Sum256(k.UnsafeBytes())
+	copy(bits[:], k.UnsafeBytes())
 	bits[Size] = sum[0]
 	return bits
 }

@@ -56,24 +56,25 @@ type token struct {
 	until   time.Time
 }
 
-func (t *tokens) get(ctx context.Context) (token, error) {
+// get returns a token, and whether it is one from earlier.
+func (t *tokens) get(ctx context.Context) (token, bool, error) {
 	if t.none {
-		return token{}, nil
+		return token{}, false, nil
 	}
 	t.mu.Lock()
 	kept := t.kept
 	t.mu.Unlock()
 	if time.Until(kept.until) > tokenSpare {
-		return kept, nil
+		return kept, true, nil
 	}
 	got, err := t.ask(ctx)
 	if err != nil {
-		return token{}, err
+		return token{}, false, err
 	}
 	t.mu.Lock()
 	t.kept = got
 	t.mu.Unlock()
-	return got, nil
+	return got, false, nil
 }
 
 // forget drops a token that was refused.

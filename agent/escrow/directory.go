@@ -245,7 +245,7 @@ func (d *Directory) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) 
 		if s == Current && i > 0 {
 			break
 		}
-		if c.Fingerprint != k.Fingerprint() || c.Unreadable != "" && !strings.HasSuffix(c.ID, ageSuffix) {
+		if i > 0 && c.Fingerprint != k.Fingerprint() || c.Unreadable != "" && !strings.HasSuffix(c.ID, ageSuffix) {
 			continue
 		}
 		stored, err := d.read(ctx, shelf, path(c))
@@ -526,7 +526,9 @@ func openDir(at int, name string, flags int) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return os.NewFile(uintptr(fd), name), nil
+	// Under this name ReadDir's lstat, where the file system tells no types, and every path
+	// made by within stay in the very directory that is open, proc_pid_fd(5).
+	return os.NewFile(uintptr(fd), fmt.Sprintf("/proc/self/fd/%d", fd)), nil
 }
 
 func retryFD(open func() (int, error)) (int, error) {
@@ -538,10 +540,8 @@ func retryFD(open func() (int, error)) (int, error) {
 	}
 }
 
-// within is a path to a name in the very directory that is open, proc_pid_fd(5).
-func within(dir *os.File, name string) string {
-	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name)
-}
+// within is a path to a name in a directory that openDir opened.
+func within(dir *os.File, name string) string { return dir.Name() + "/" + name }
 
 // mkdir makes a directory durably, or finds it.
 func mkdir(at *os.File, name string) error {

@@ -544,7 +544,8 @@ var (
 )
 
 // call makes one remote call with its own deadline and the caller's token, and turns
-// the outcome into the contract's errors. Nothing is repeated.
+// the outcome into the contract's errors. Nothing is repeated, but once with a fresh
+// token where one from earlier was refused.
 func (g *GCP) call(ctx context.Context, field, route string, f func(context.Context, pb.SecretManagerServiceClient, ...grpc.CallOption) error) error {
 	if g.unexpanded() {
 		return fmt.Errorf("%w: not initialised, %s still has to be expanded", ErrNoPlace, g.o.Secret)
@@ -552,13 +553,27 @@ func (g *GCP) call(ctx context.Context, field, route string, f func(context.Cont
 	caller := ctx
 	ctx, cancel := context.WithTimeout(ctx, g.o.Timeout)
 	defer cancel()
-	token, err := g.tokens.get(ctx)
-	if err != nil {
-		if caller.Err() == context.Canceled {
-			return caller.Err()
+	token, kept, err := g.tokens.get(ctx)
+	if err == nil {
+		err = g.callWith(ctx, token, field, route, f)
+		if errors.Is(err, ErrUnauthenticated) {
+			g.tokens.forget(token)
+			if kept {
+				// A token from earlier may have been revoked since. Only a fresh one is the
+				// credentials' word.
+				if token, _, err = g.tokens.get(ctx); err == nil {
+					err = g.callWith(ctx, token, field, route, f)
+				}
+			}
 		}
-		return err
 	}
+	if err != nil && caller.Err() == context.Canceled {
+		return caller.Err()
+	}
+	return err
+}
+
+func (g *GCP) callWith(ctx context.Context, token token, field, route string, f func(context.Context, pb.SecretManagerServiceClient, ...grpc.CallOption) error) error {
 	// The header by which Google routes a call (https://google.aip.dev/client-libraries/4222).
 	md := []string{"x-goog-request-params", field + "=" + url.QueryEscape(route)}
 	if token.value != "" {
@@ -579,14 +594,7 @@ func (g *GCP) call(ctx context.Context, field, route string, f func(context.Cont
 	if err == nil {
 		return nil
 	}
-	if caller.Err() == context.Canceled {
-		return caller.Err()
-	}
-	st := status.Convert(err)
-	if st.Code() == codes.Unauthenticated {
-		g.tokens.forget(token)
-	}
-	return g.sentinel(st, header, l)
+	return g.sentinel(status.Convert(err), header, l)
 }
 
 // sentinel maps every code of google.rpc.Code

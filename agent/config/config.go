@@ -1,0 +1,368 @@
+// Package config reads keyguard's configuration, /etc/containarium-keyguard/keyguard.toml.
+// The comments on the fields are its manual.
+//
+// Reading is strict: an unknown key is an error that names its line and the nearest
+// known word, and all problems are reported at once. No secret stands in the file,
+// only the names of files that hold one. An empty file is valid: it guards the
+// default keyfile with no escrow, which is no backup.
+package config
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"sort"
+	"strings"
+	"time"
+)
+
+const (
+	// DefaultPath is where the configuration stands.
+	DefaultPath = "/etc/containarium-keyguard/keyguard.toml"
+	// DefaultKeyfile is where the daemon looks for its key, hard-coded there.
+	DefaultKeyfile = "/etc/containarium/secrets.key"
+
+	// maxSize in bytes is far beyond any real configuration.
+	maxSize = 1 << 20
+)
+
+// Config is what is in force: what the file says, and the defaults for the rest.
+type Config struct {
+	// Keyfile is the file that is guarded: 32 bytes, mode 0400, owned by Owner. The
+	// daemon's own path is hard-coded; another one is for tests only.
+	Keyfile string `toml:"keyfile"`
+	// Owner is the user whom the keyfile belongs to. Another one than root is for
+	// tests only: the units have no capability to change an owner.
+	Owner string `toml:"owner"`
+	// StateDir holds the ledger and the local quarantine, and must survive a reboot.
+	StateDir string `toml:"state_dir"`
+	// RunDir holds scratch, back-off and where the database is. It must be a tmpfs: a
+	// drill writes keys there.
+	RunDir string `toml:"run_dir"`
+
+	Daemon   Daemon   `toml:"daemon"`
+	Database Database `toml:"database"`
+	Prestart Prestart `toml:"prestart"`
+	Watch    Watch    `toml:"watch"`
+	Drill    Drill    `toml:"drill"`
+	Notify   Notify   `toml:"notify"`
+
+	// Escrows are the places off this host that keep copies of the key. The order
+	// matters where several could serve: the first is asked for a key first.
+	Escrows []Escrow `toml:"escrow"`
+
+	// UID and GID are Owner's. Load fills them in; they are not in the file.
+	UID, GID int
+	// Digest changes whenever the file does: SHA-256 in hex. It is not in the file.
+	Digest string
+}
+
+// Daemon is the program whose key is guarded.
+type Daemon struct {
+	// Unit is the daemon's systemd unit, which a rotation stops and starts. On older
+	// hosts it is containarium-daemon.service. "" means that there is no unit.
+	Unit string `toml:"unit"`
+}
+
+// Database is where the encrypted rows are. Left out, it is whatever the daemon
+// itself uses.
+type Database struct {
+	// URL is postgres://user@host:port/database without a password, or "none" where
+	// positively no database exists.
+	URL string `toml:"url"`
+	// URLFile is a file, 0600 or tighter, whose only line is the URL, with its password.
+	URLFile string `toml:"url_file"`
+	// ConnectTimeout is how long to wait for a connection, at most 60s.
+	ConnectTimeout time.Duration `toml:"connect_timeout"`
+}
+
+// Prestart is the check before each start of the daemon.
+type Prestart struct {
+	// Budget is the time it may take in all, 1s to 80s: systemd allows 90.
+	Budget time.Duration `toml:"budget"`
+}
+
+// Watch is the program that stays while the daemon runs.
+type Watch struct {
+	// Debounce is how long the key's directory must be quiet before its content
+	// counts, at most 10s.
+	Debounce time.Duration `toml:"debounce"`
+	// Rescan is how often everything is looked at without any event, 1s to 1h.
+	Rescan time.Duration `toml:"rescan"`
+	// Heal allows to correct a keyfile that opens no row after the daemon has read it,
+	// and to restart the daemon.
+	Heal bool `toml:"heal"`
+}
+
+// Drill is the weekly restore that proves the copies.
+type Drill struct {
+	// Copies is how many copies, the newest of each escrow and shelf, are tried; 0 is all.
+	Copies int `toml:"copies"`
+}
+
+// Notify is how people hear of what happens.
+type Notify struct {
+	// HooksDir holds executables that are called for each event. "" is none.
+	HooksDir string `toml:"hooks_dir"`
+	// MetricsFile is written for Prometheus' node exporter (its textfile collector) where
+	// its directory exists. "" is none.
+	MetricsFile string `toml:"metrics_file"`
+	// PingURL is called on every success, and with /fail appended on failure: a
+	// dead-man's switch. "" is none.
+	PingURL string `toml:"ping_url"`
+}
+
+// The kinds of escrow.
+const (
+	GCPSecretManager = "gcp-secret-manager"
+	VaultKV          = "vault-kv"
+	Directory        = "directory"
+	Command          = "command"
+)
+
+var kinds = []string{GCPSecretManager, VaultKV, Directory, Command}
+
+// presets are the programs whose commands keyguard knows.
+var presets = []string{"1password", "bitwarden", "pass"}
+
+// Escrow is a place off this host that keeps copies of the key. Which fields it may
+// have depends on its kind.
+type Escrow struct {
+	// Name is what people and the ledger call it: letters, digits, and . _ - in it.
+	Name string `toml:"name"`
+	// Kind is gcp-secret-manager, vault-kv, directory or command.
+	Kind string `toml:"kind"`
+	// Required escrows must hold the key: a rotation needs them, and status is red
+	// while one lags. It is the default.
+	Required bool `toml:"required"`
+	// SealTo lists age recipients (age1…). Copies are encrypted to them before they
+	// leave the host, so that whoever reads the store reads nothing, this host included.
+	SealTo []string `toml:"seal_to"`
+	// IdentityFile is a file, 0600 or tighter, with the age identity that opens sealed
+	// copies. It lets drills on this host open them.
+	IdentityFile string `toml:"identity_file"`
+
+	// Project is the id of the Google Cloud project, which may be another one than the host's.
+	Project string `toml:"project" kind:"gcp-secret-manager"`
+	// Secret is the secret's name, one for each host. {hostname} in it is replaced
+	// once, by `keyguard init`. Quarantined keys go to the secret of this name and -quarantine.
+	Secret string `toml:"secret" kind:"gcp-secret-manager"`
+	// Location makes it a regional secret: "europe-west1".
+	Location string `toml:"location" kind:"gcp-secret-manager"`
+	// CredentialsFile is a JSON file, 0600 or tighter. Without it Application Default
+	// Credentials are used.
+	CredentialsFile string `toml:"credentials_file" kind:"gcp-secret-manager"`
+	// Endpoint is the host:port of an emulator or of a private endpoint.
+	Endpoint string `toml:"endpoint" kind:"gcp-secret-manager"`
+	// Plaintext speaks to Endpoint without TLS. It is allowed on loopback only.
+	Plaintext bool `toml:"plaintext" kind:"gcp-secret-manager"`
+
+	// Address is the URL of the Vault or OpenBao server: https, or http on loopback.
+	Address string `toml:"address" kind:"vault-kv"`
+	// Mount is the path of the KV engine, version 1 or 2.
+	Mount string `toml:"mount" kind:"vault-kv"`
+	// Path is, for vault-kv, the entry that holds the newest current copy, and for
+	// directory the directory itself: an absolute path.
+	Path string `toml:"path" kind:"vault-kv directory"`
+	// TokenFile is a file, 0600 or tighter, that holds a token.
+	TokenFile string `toml:"token_file" kind:"vault-kv"`
+	// RoleIDFile and SecretIDFile are files, 0600 or tighter, for AppRole.
+	RoleIDFile   string `toml:"role_id_file" kind:"vault-kv"`
+	SecretIDFile string `toml:"secret_id_file" kind:"vault-kv"`
+	// Namespace is that of Vault Enterprise or OpenBao.
+	Namespace string `toml:"namespace" kind:"vault-kv"`
+	// CAFile holds PEM certificates that the server's is checked against, instead of the system's.
+	CAFile string `toml:"ca_file" kind:"vault-kv"`
+
+	// Recipients is what SealTo is, under the name that age users know.
+	Recipients []string `toml:"recipients" kind:"directory"`
+	// AllowSameDisk accepts a directory on the keyfile's own disk. For tests and
+	// demonstrations: such a copy is not a backup.
+	AllowSameDisk bool `toml:"allow_same_disk" kind:"directory"`
+
+	// Preset names a program whose commands are known: 1password, bitwarden or pass.
+	Preset string `toml:"preset" kind:"command"`
+	// Save, List and Fetch are the commands, each a program and its arguments, where
+	// there is no Preset. No shell runs them, and no secret stands in them.
+	Save  []string `toml:"save" kind:"command"`
+	List  []string `toml:"list" kind:"command"`
+	Fetch []string `toml:"fetch" kind:"command"`
+}
+
+// Sealed lists the age recipients of the escrow, whatever key of the file named them.
+func (e Escrow) Sealed() []string {
+	if len(e.SealTo) > 0 {
+		return e.SealTo
+	}
+	return e.Recipients
+}
+
+// Default is what an empty file says. UID and GID are root's.
+func Default() *Config {
+	return &Config{
+		Keyfile:  DefaultKeyfile,
+		Owner:    "root",
+		StateDir: "/var/lib/containarium-keyguard",
+		RunDir:   "/run/containarium-keyguard",
+		Daemon:   Daemon{Unit: "containarium.service"},
+		Database: Database{ConnectTimeout: 2 * time.Second},
+		Prestart: Prestart{Budget: 20 * time.Second},
+		Watch:    Watch{Debounce: 250 * time.Millisecond, Rescan: time.Minute},
+		Drill:    Drill{Copies: 10},
+		Notify: Notify{
+			HooksDir:    "/etc/containarium-keyguard/hooks.d",
+			MetricsFile: "/var/lib/prometheus/node-exporter/keyguard.prom",
+		},
+	}
+}
+
+// defaultEscrow is an [[escrow]] without a key in it.
+func defaultEscrow() Escrow { return Escrow{Required: true} }
+
+// Problem is one thing that is wrong with the file.
+type Problem struct {
+	Line int    // the first is 1; 0 is the file as a whole
+	Key  string // with its table: "watch.rescan", "escrow.secret"; "" where the text cannot be read
+	What string // for people; never a value that could be a secret
+}
+
+func (p Problem) String() string {
+	s := p.What
+	if p.Key != "" {
+		s = p.Key + ": " + s
+	}
+	if p.Line > 0 {
+		s = fmt.Sprintf("line %d: %s", p.Line, s)
+	}
+	return s
+}
+
+// Problems is everything that is wrong with the file, in its order.
+type Problems struct {
+	File string
+	List []Problem
+}
+
+// Error has one line where there is one problem, and else a line for each below a first one.
+func (p *Problems) Error() string {
+	if len(p.List) == 1 {
+		return p.File + ": " + p.List[0].String()
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %d problems", p.File, len(p.List))
+	for _, one := range p.List {
+		b.WriteString("\n  " + one.String())
+	}
+	return b.String()
+}
+
+// Load reads the file at path, finds its owner's ids and looks at the mode of the
+// files it names. The error is *Problems, or why the file cannot be read
+// (fs.ErrNotExist …).
+func Load(path string) (*Config, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the configuration: %w", err)
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxSize {
+		return nil, &Problems{path, []Problem{{What: fmt.Sprintf("not a regular file of at most %d bytes", maxSize)}}}
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the configuration: %w", err)
+	}
+	return parse(data, path, true)
+}
+
+// Parse reads a configuration from memory. It touches nothing of this host: owners
+// and the modes of files are Load's. name is how errors call the file. The error is *Problems.
+func Parse(data []byte, name string) (*Config, error) { return parse(data, name, false) }
+
+func parse(data []byte, name string, host bool) (*Config, error) {
+	r := &reader{data: withoutBOM(data)}
+	tree := r.read()
+	c := Default()
+	d := decoder{r, map[any]int{}, map[reflect.Type]form{}}
+	d.decode(tree, c)
+	check(c, d, host)
+	if len(r.problems) > 0 {
+		return nil, r.sorted(name)
+	}
+	sum := sha256.Sum256(data)
+	c.Digest = hex.EncodeToString(sum[:])
+	return c, nil
+}
+
+// sorted turns what was found into the error, in the order of the file.
+func (r *reader) sorted(name string) *Problems {
+	sort.SliceStable(r.problems, func(i, j int) bool { return r.problems[i].at < r.problems[j].at })
+	list := &Problems{File: name}
+	for _, p := range r.problems {
+		line := 0
+		if p.at >= 0 {
+			line = 1 + strings.Count(string(r.data[:p.at]), "\n")
+		}
+		list.List = append(list.List, Problem{line, p.key, p.what})
+	}
+	return list
+}
+
+// withoutBOM drops the mark that some editors put before UTF-8.
+func withoutBOM(data []byte) []byte {
+	if len(data) >= 3 && string(data[:3]) == "\xef\xbb\xbf" {
+		return data[3:]
+	}
+	return data
+}
+
+// KeyfileOf finds which keyfile a configuration names that Parse refuses: the
+// daemon's key is guarded even so (law 9). Where it cannot tell, it is the default.
+func KeyfileOf(data []byte) string {
+	r := &reader{data: withoutBOM(data)}
+	if n := r.read().get("keyfile"); n != nil && usablePath(n.text) {
+		return n.text
+	}
+	// It stands in a line that is no TOML: without quotes, or with one too few.
+	for line := range strings.Lines(string(r.data)) {
+		name, value, ok := strings.Cut(line, "=")
+		if !ok || strings.TrimSpace(name) != "keyfile" {
+			continue
+		}
+		value, _, _ = strings.Cut(value, "#")
+		if value = strings.Trim(value, " \t\r\n\"'"); usablePath(value) {
+			return value
+		}
+	}
+	return DefaultKeyfile
+}
+
+// usablePath tells whether a path is one that a file can have.
+func usablePath(p string) bool {
+	return filepath.IsAbs(p) && filepath.Clean(p) == p && p != "/" && !strings.ContainsAny(p, "\x00\n")
+}
+
+// ExpandHostname replaces {hostname} in every text value of a configuration and
+// leaves all else as it is, comments and layout too. What a secret's name cannot have
+// becomes "-": the dots of a domain.
+func ExpandHostname(data []byte, hostname string) []byte {
+	hostname = strings.Map(func(r rune) rune {
+		if r < 0x80 && isKeyLetter(byte(r)) {
+			return r
+		}
+		return '-'
+	}, hostname)
+	text := withoutBOM(data)
+	r := &reader{data: text}
+	r.read()
+	out := append([]byte(nil), data[:len(data)-len(text)]...)
+	done := 0
+	for _, at := range r.ranges { // in the order of the file
+		out = append(out, text[done:at[0]]...)
+		out = append(out, strings.ReplaceAll(string(text[at[0]:at[1]]), "{hostname}", hostname)...)
+		done = at[1]
+	}
+	return append(out, text[done:]...)
+}

@@ -1,0 +1,644 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+// whole has every key that a file can have.
+const whole = `
+keyfile   = "/etc/containarium/other.key"
+owner     = "root"
+state_dir = "/srv/state"
+run_dir   = "/run/kg"
+
+[daemon]
+unit = "containarium-daemon.service"
+
+[database]
+url = "postgres://containarium@10.0.0.2:5432/containarium?sslmode=disable"
+connect_timeout = "1500ms"
+
+[prestart]
+budget = "30s"
+
+[watch]
+debounce = "100ms"
+rescan   = "2m"
+heal     = true
+
+[drill]
+copies = 0
+
+[notify]
+hooks_dir    = ""
+metrics_file = "/tmp/keyguard.prom"
+ping_url     = "https://hc.example/ping/1"
+
+[[escrow]]
+name     = "gcp"
+kind     = "gcp-secret-manager"
+project  = "my-project"
+secret   = "containarium-{hostname}-secrets-master"
+required = false
+location = "europe-west1"
+credentials_file = "/etc/kg/gcp.json"
+endpoint = "127.0.0.1:8085"
+plaintext = true
+seal_to = ["age1qyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqs3290gq"]
+identity_file = "/etc/kg/age.txt"
+
+[[escrow]]
+name  = "vault"
+kind  = "vault-kv"
+address = "https://vault.example:8200"
+mount = "containarium"
+path  = "hosts/{hostname}/secrets-master"
+token_file = "/etc/kg/vault.token"
+namespace = "team/a"
+ca_file = "/etc/kg/ca.pem"
+
+[[escrow]]
+name  = "vault-2"
+kind  = "vault-kv"
+address = "http://[::1]:8200"
+mount = "containarium"
+path  = "secrets-master"
+role_id_file = "/etc/kg/role"
+secret_id_file = "/etc/kg/secret"
+
+[[escrow]]
+name = "usb"
+kind = "directory"
+path = "/mnt/keys"
+recipients = [
+  "age1qyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqs3290gq", # ops
+  "age1lggyhqrw2nlhcxprm67z43rta597azn8gknawjehu9d9dl0jq3yqqvfafg",
+]
+allow_same_disk = true
+
+[[escrow]]
+name   = "1password"
+kind   = "command"
+preset = "1password"
+
+[[escrow]]
+name  = "own"
+kind  = "command"
+save  = ["/usr/local/bin/vaulty", "put", "{hostname}"]
+list  = ["vaulty", "list"]
+fetch = ["vaulty", "get"]
+`
+
+func wholeConfig() *Config {
+	return &Config{
+		Keyfile: "/etc/containarium/other.key", Owner: "root", StateDir: "/srv/state", RunDir: "/run/kg",
+		Daemon: Daemon{Unit: "containarium-daemon.service"},
+		Database: Database{URL: "postgres://containarium@10.0.0.2:5432/containarium?sslmode=disable",
+			ConnectTimeout: 1500 * time.Millisecond},
+		Prestart: Prestart{Budget: 30 * time.Second},
+		Watch:    Watch{Debounce: 100 * time.Millisecond, Rescan: 2 * time.Minute, Heal: true},
+		Notify:   Notify{MetricsFile: "/tmp/keyguard.prom", PingURL: "https://hc.example/ping/1"},
+		Escrows: []Escrow{
+			{Name: "gcp", Kind: "gcp-secret-manager", Project: "my-project", Secret: "containarium-{hostname}-secrets-master",
+				Location: "europe-west1", CredentialsFile: "/etc/kg/gcp.json", Endpoint: "127.0.0.1:8085", Plaintext: true,
+				SealTo: []string{"age1qyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqs3290gq"}, IdentityFile: "/etc/kg/age.txt"},
+			{Name: "vault", Kind: "vault-kv", Required: true, Address: "https://vault.example:8200", Mount: "containarium",
+				Path: "hosts/{hostname}/secrets-master", TokenFile: "/etc/kg/vault.token", Namespace: "team/a", CAFile: "/etc/kg/ca.pem"},
+			{Name: "vault-2", Kind: "vault-kv", Required: true, Address: "http://[::1]:8200", Mount: "containarium",
+				Path: "secrets-master", RoleIDFile: "/etc/kg/role", SecretIDFile: "/etc/kg/secret"},
+			{Name: "usb", Kind: "directory", Required: true, Path: "/mnt/keys", AllowSameDisk: true, Recipients: []string{
+				"age1qyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqs3290gq",
+				"age1lggyhqrw2nlhcxprm67z43rta597azn8gknawjehu9d9dl0jq3yqqvfafg"}},
+			{Name: "1password", Kind: "command", Required: true, Preset: "1password"},
+			{Name: "own", Kind: "command", Required: true, Save: []string{"/usr/local/bin/vaulty", "put", "{hostname}"},
+				List: []string{"vaulty", "list"}, Fetch: []string{"vaulty", "get"}},
+		},
+	}
+}
+
+func parsed(t *testing.T, text string) *Config {
+	t.Helper()
+	c, err := Parse([]byte(text), "keyguard.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func same(t *testing.T, got, want *Config) {
+	t.Helper()
+	g, w := *got, *want
+	g.Digest, w.Digest = "", ""
+	if !reflect.DeepEqual(g, w) {
+		t.Errorf("got  %+v\nwant %+v", g, w)
+	}
+}
+
+func TestEveryField(t *testing.T) {
+	same(t, parsed(t, whole), wholeConfig())
+	// The test above has every key, so that a new field cannot be forgotten in it.
+	for _, v := range []any{Config{}, Daemon{}, Database{}, Prestart{}, Watch{}, Drill{}, Notify{}, Escrow{}} {
+		for _, k := range keysOf(reflect.TypeOf(v)) {
+			if k != "url_file" && !strings.Contains(whole, k) {
+				t.Errorf("key %q is not in the test", k)
+			}
+		}
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	for _, text := range []string{"", "\n\n", "# nothing\n", "\xef\xbb\xbf", "\xef\xbb\xbf# mark\r\n", "[daemon]\n[watch]\n", "escrow = []"} {
+		c := parsed(t, text)
+		if len(c.Escrows) != 0 {
+			t.Errorf("%q: escrows %v", text, c.Escrows)
+		}
+		c.Escrows = nil
+		same(t, c, Default())
+	}
+	c := Default()
+	if c.Keyfile != "/etc/containarium/secrets.key" || c.Owner != "root" || c.StateDir != "/var/lib/containarium-keyguard" ||
+		c.RunDir != "/run/containarium-keyguard" || c.Daemon.Unit != "containarium.service" || c.Database.ConnectTimeout != 2*time.Second ||
+		c.Prestart.Budget != 20*time.Second || c.Watch.Debounce != 250*time.Millisecond || c.Watch.Rescan != time.Minute || c.Watch.Heal ||
+		c.Drill.Copies != 10 || c.Notify.HooksDir != "/etc/containarium-keyguard/hooks.d" ||
+		c.Notify.MetricsFile != "/var/lib/prometheus/node-exporter/keyguard.prom" || c.Notify.PingURL != "" || c.Database.URL != "" {
+		t.Errorf("defaults %+v", c)
+	}
+}
+
+func TestOtherWaysToWriteIt(t *testing.T) {
+	for name, text := range map[string]string{
+		"dotted":        `watch.rescan = "2m"` + "\n" + `escrow = [{name = "usb", kind = "directory", path = "/mnt/keys"}]`,
+		"inline":        `watch = { rescan = "2m" }` + "\n" + `escrow = [{name = "usb", kind = "directory", path = "/mnt/keys"}]`,
+		"literal":       "[watch]\nrescan = '2m'\n[[escrow]]\nname = 'usb'\nkind = 'directory'\npath = '''/mnt/keys'''",
+		"quoted keys":   "[\"watch\"]\n\"rescan\" = \"2m\"\n[['escrow']]\nname = \"usb\"\nkind = \"dir\\u0065ctory\"\npath = \"/mnt/keys\"",
+		"windows":       "[watch]\r\nrescan = \"2m\"\r\n[[escrow]]\r\nname = \"usb\"\r\nkind = \"directory\"\r\npath = \"/mnt/keys\"\r\n",
+		"any order":     "[[escrow]]\nname = \"usb\"\nkind = \"directory\"\npath = \"/mnt/keys\"\n[watch]\nrescan = \"2m\"",
+		"other unit":    "[watch]\nrescan = \"120s\"\n[[escrow]]\nname = \"usb\"\nkind = \"directory\"\npath = \"/mnt/keys\"",
+		"empty strings": "[watch]\nrescan = \"2m\"\n[[escrow]]\nname = \"usb\"\nkind = \"directory\"\npath = \"/mnt/keys\"\nidentity_file = \"\"",
+	} {
+		t.Run(name, func(t *testing.T) {
+			want := Default()
+			want.Watch.Rescan = 2 * time.Minute
+			want.Escrows = []Escrow{{Name: "usb", Kind: "directory", Required: true, Path: "/mnt/keys"}}
+			same(t, parsed(t, text), want)
+		})
+	}
+}
+
+const usb = "[[escrow]]\nname = \"usb\"\nkind = \"directory\"\npath = \"/mnt/keys\"\n"
+const gcp = "[[escrow]]\nname = \"gcp\"\nkind = \"gcp-secret-manager\"\nproject = \"p\"\nsecret = \"s\"\n"
+const vault = "[[escrow]]\nname = \"v\"\nkind = \"vault-kv\"\naddress = \"https://v\"\nmount = \"m\"\npath = \"p\"\n"
+const command = "[[escrow]]\nname = \"c\"\nkind = \"command\"\n"
+
+func TestProblems(t *testing.T) {
+	for _, c := range []struct {
+		name, text string
+		want       []string // of the problems, in order: how each begins
+	}{
+		// Words nobody knows.
+		{"unknown key", "keyfle = \"/a\"", []string{`line 1: keyfle: unknown key; did you mean "keyfile"?`}},
+		{"swapped letters", "[watch]\nresacn = \"1m\"", []string{`line 2: watch.resacn: unknown key; did you mean "rescan"?`}},
+		{"unlike anything", "[watch]\nxyzzyplugh = 1", []string{`line 2: watch.xyzzyplugh: unknown key`}},
+		{"capitals", "[Watch]\nrescan = \"1m\"", []string{`line 1: Watch: unknown key; did you mean "watch"?`}},
+		{"a table", "\n[notfy]\nping_url = \"https://x\"", []string{`line 2: notfy: unknown key; did you mean "notify"?`}},
+		{"dashes", "state-dir = \"/a\"", []string{`line 1: state-dir: unknown key; did you mean "state_dir"?`}},
+		{"in an escrow", usb + "requird = true", []string{`line 5: escrow.requird: unknown key; did you mean "required"?`}},
+		{"in the wrong table", "[drill]\nping_url = \"https://x\"", []string{`line 2: drill.ping_url: unknown key; it belongs under [notify]`}},
+		{"escrow key at the root", "project = \"p\"", []string{`line 1: project: unknown key; it belongs under [[escrow]]`}},
+		{"root key in a table", "[watch]\nkeyfile = \"/a\"", []string{`line 2: watch.keyfile: unknown key; it belongs before the first table`}},
+		{"deeper", "[watch.more]\na = 1", []string{`line 1: watch.more: unknown key`}},
+		{"in braces", "watch = {rescan = \"1m\", hela = true}", []string{`line 1: watch.hela: unknown key; did you mean "heal"?`}},
+		{"a very long key", strings.Repeat("k", 500) + " = 1", []string{"line 1: kkk"}},
+		{"kind", "[[escrow]]\nname = \"a\"\nkind = \"gcp-secrets-manager\"",
+			[]string{`line 3: escrow.kind: unknown kind "gcp-secrets-manager"; did you mean "gcp-secret-manager"?`}},
+		{"kind of paper", "[[escrow]]\nname = \"a\"\nkind = \"paper\"",
+			[]string{`line 3: escrow.kind: unknown kind "paper" (gcp-secret-manager, vault-kv, directory or command)`}},
+		{"a kind that is a key", "[[escrow]]\nname = \"a\"\nkind = \"metrics_file\"", []string{`line 3: escrow.kind: unknown kind "metrics_file" (`}},
+		{"preset", command + "preset = \"bitwarten\"", []string{`line 4: escrow.preset: unknown preset "bitwarten"; did you mean "bitwarden"?`}},
+
+		// Types.
+		{"text for a flag", "[watch]\nheal = \"yes\"", []string{"line 2: watch.heal: must be true or false, not text"}},
+		{"flag for text", "owner = true", []string{"line 1: owner: must be text in double quotes, not true"}},
+		{"text for a number", "[drill]\ncopies = \"10\"", []string{"line 2: drill.copies: must be a number, not text"}},
+		{"fraction", "[drill]\ncopies = 1.5", []string{"line 2: drill.copies: must be a number, not a number with a fraction"}},
+		{"number for a duration", "[watch]\nrescan = 60", []string{`line 2: watch.rescan: must be a duration in double quotes, such as "1m", not a number`}},
+		{"no unit", "[watch]\nrescan = \"60\"", []string{`line 2: watch.rescan: "60" is no duration; write it like "1m"`}},
+		{"date", "keyfile = 2026-01-01", []string{"line 1: keyfile: must be text in double quotes, not a date"}},
+		{"list for text", "keyfile = [\"/a\"]", []string{"line 1: keyfile: must be text in double quotes, not a list"}},
+		{"text for a list", usb + "recipients = \"age1\"", []string{"line 5: escrow.recipients: must be a list of texts"}},
+		{"mixed list", usb + "recipients = [\"a\",\n 1]", []string{"line 5: escrow.recipients: must be a list of texts"}},
+		{"text for a table", "watch = \"1m\"", []string{"line 1: watch: must be a table, headed [watch], not text"}},
+		{"tables for a table", "[[watch]]\nrescan = \"1m\"", []string{"line 1: watch: must be a table, headed [watch], not a list"}},
+		{"a table for tables", "[escrow]\nname = \"a\"", []string{"line 1: escrow: must be tables, each headed [[escrow]], not a table"}},
+		{"a table for text", "[keyfile]\n", []string{"line 1: keyfile: must be text in double quotes, not a table"}},
+		{"too large", "[drill]\ncopies = 99999999999999999999", []string{"line 2: drill.copies: a number that is too large"}},
+
+		// Twice.
+		{"key twice", "owner = \"root\"\n\nowner = \"root\"", []string{"line 3: owner: defined twice"}},
+		{"table twice", "[watch]\nheal = true\n[drill]\n[watch]\nrescan = \"1m\"", []string{"line 4: watch: defined twice"}},
+		{"table and key", "watch = {}\n[watch]\n", []string{"line 2: watch: defined twice"}},
+		{"added to braces", "watch = {}\nwatch.heal = true", []string{`line 2: watch.heal: nothing can be added to "watch", which stands in braces`}},
+		{"below a value", "owner = \"root\"\n[owner.x]\n", []string{`line 2: owner.x: "owner" is a value, not a table`}},
+		{"one table among tables", usb + "[escrow]\n", []string{"line 5: escrow: there may be several of these: write [[escrow]]"}},
+		{"two of one name", usb + strings.Replace(usb, "keys", "keys2", 1), []string{`line 6: escrow.name: two escrows are called "usb"`}},
+		{"two in one place", usb + strings.Replace(usb, "usb", "usb2", 1), []string{`line 7: escrow.kind: this is the same place as escrow "usb"`}},
+		{"two gcp in one place", gcp + strings.Replace(gcp, `"gcp"`, `"gcp2"`, 1), []string{`line 8: escrow.kind: this is the same place as escrow "gcp"`}},
+
+		// Syntax.
+		{"no quotes", "keyfile = /etc/x.key", []string{"line 1: "}},
+		{"unterminated", "owner = \"root\nkeyfile = \"/a\"", []string{"line 1: "}},
+		{"no value", "\nowner =\n", []string{"line 2: "}},
+		{"no equals sign", "owner\n", []string{"line 1: "}},
+		{"header cut", "[watch\nheal = 1\n[drill]\ncopis = 1", []string{"line 1: ", `line 4: drill.copis: unknown key; did you mean "copies"?`}},
+		{"list not closed", usb + "recipients = [\n\"a\",\n", []string{"line 6: "}},
+		{"list broken", usb + "recipients = [\n\"a\" \"b\",\n\"c\"\n]\nrequird = true", []string{"line 6: ", "line 9: escrow.requird"}},
+		{"text of lines not closed", "owner = \"\"\"\nroot\n", []string{"line "}},
+		{"two on a line", "owner = \"root\" keyfile = \"/a\"", []string{"line 1: "}},
+		{"not UTF-8", "owner = \"\xff\xfe\"", []string{"line 1: "}},
+		{"a binary", "\x7fELF\x02\x01\x01\x00\x00\x00", []string{"line 1: "}},
+
+		// Values.
+		{"relative keyfile", "keyfile = \"secrets.key\"", []string{`line 1: keyfile: "secrets.key" is no absolute, clean path`}},
+		{"no keyfile", "keyfile = \"\"", []string{`line 1: keyfile: "" is no absolute, clean path`}},
+		{"dots", "state_dir = \"/var/lib/../x\"", []string{"line 1: state_dir: "}},
+		{"slash at the end", "run_dir = \"/run/x/\"", []string{"line 1: run_dir: "}},
+		{"unit", "[daemon]\nunit = \"containarium\"", []string{`line 2: daemon.unit: "containarium" is no name of a service`}},
+		{"unit with a path", "[daemon]\nunit = \"/etc/containarium.service\"", []string{"line 2: daemon.unit: "}},
+		{"budget", "[prestart]\nbudget = \"90s\"", []string{`line 2: prestart.budget: "1m30s" is not between "1s" and "1m20s"`}},
+		{"no budget", "[prestart]\nbudget = \"0s\"", []string{"line 2: prestart.budget: "}},
+		{"negative", "[watch]\ndebounce = \"-1s\"", []string{"line 2: watch.debounce: "}},
+		{"rescan", "[watch]\nrescan = \"1ms\"", []string{"line 2: watch.rescan: "}},
+		{"no timeout", "[database]\nconnect_timeout = \"0s\"", []string{"line 2: database.connect_timeout: "}},
+		{"copies", "[drill]\ncopies = -1", []string{"line 2: drill.copies: must not be negative"}},
+		{"hooks", "[notify]\nhooks_dir = \"hooks.d\"", []string{"line 2: notify.hooks_dir: "}},
+		{"ping", "[notify]\nping_url = \"hc.example\"", []string{"line 2: notify.ping_url: "}},
+		{"database, both", "[database]\nurl = \"none\"\nurl_file = \"/a\"", []string{"line 3: database.url_file: give url or url_file, not both"}},
+		{"database, another scheme", "[database]\nurl = \"mysql://x\"", []string{"line 2: database.url: must be a postgres:// URL"}},
+		{"database, words", "[database]\nurl = \"host=x user=y\"", []string{"line 2: database.url: must be a postgres:// URL"}},
+		{"no name", "[[escrow]]\nkind = \"directory\"\npath = \"/a\"", []string{"line 1: escrow.name: missing"}},
+		{"strange name", strings.Replace(usb, `"usb"`, `"my usb"`, 1), []string{`line 2: escrow.name: "my usb": a name has`}},
+		{"no kind", "\n[[escrow]]\nname = \"a\"", []string{"line 2: escrow.kind: missing: gcp-secret-manager, vault-kv, directory or command"}},
+		{"nothing", "[[escrow]]", []string{"line 1: escrow.name: missing", "line 1: escrow.kind: missing"}},
+		{"name of a wrong type", "[[escrow]]\nname = 7\nkind = \"directory\"\npath = \"/a\"", []string{"line 2: escrow.name: must be text in double quotes, not a number"}},
+		{"another kind's key", usb + "mount = \"m\"", []string{`line 5: escrow.mount: does not belong to kind "directory", only to vault-kv`}},
+		{"another kind's path", gcp + "path = \"/m\"", []string{`line 6: escrow.path: does not belong to kind "gcp-secret-manager", only to vault-kv and directory`}},
+		{"gcp, nothing", "[[escrow]]\nname = \"a\"\nkind = \"gcp-secret-manager\"", []string{
+			`line 1: escrow.project: missing: kind "gcp-secret-manager" needs it`, "line 1: escrow.secret: missing"}},
+		{"gcp, empty", "[[escrow]]\nname = \"a\"\nkind = \"gcp-secret-manager\"\nproject = \"\"\nsecret = \"s\"", []string{"line 4: escrow.project: missing"}},
+		{"gcp, secret", strings.Replace(gcp, `"s"`, `"a.b"`, 1), []string{`line 5: escrow.secret: "a.b": a secret's name has`}},
+		{"gcp, whole name", strings.Replace(gcp, `"s"`, `"projects/p/secrets/s"`, 1), []string{"line 5: escrow.secret: "}},
+		{"gcp, other braces", strings.Replace(gcp, `"s"`, `"a-{host}"`, 1), []string{"line 5: escrow.secret: "}},
+		{"gcp, long", strings.Replace(gcp, `"s"`, `"`+strings.Repeat("s", 245)+`"`, 1), []string{"line 5: escrow.secret: "}},
+		{"gcp, project", strings.Replace(gcp, `"p"`, `"projects/p"`, 1), []string{"line 4: escrow.project: "}},
+		{"gcp, location", gcp + "location = \"europe west\"", []string{"line 6: escrow.location: "}},
+		{"gcp, plaintext", gcp + "plaintext = true", []string{"line 6: escrow.plaintext: allowed only with an endpoint on loopback"}},
+		{"gcp, plaintext abroad", gcp + "endpoint = \"emulator:8085\"\nplaintext = true", []string{"line 7: escrow.plaintext: allowed only"}},
+		{"gcp, plaintext to a number", gcp + "endpoint = \"127.0.0.1.example.com:8085\"\nplaintext = true", []string{"line 7: escrow.plaintext: "}},
+		{"gcp, endpoint with a scheme", gcp + "endpoint = \"http://localhost:8085\"", []string{"line 6: escrow.endpoint: must be host:port"}},
+		{"gcp, relative file", gcp + "credentials_file = \"gcp.json\"", []string{`line 6: escrow.credentials_file: "gcp.json" is no absolute`}},
+		{"vault, nothing", "[[escrow]]\nname = \"a\"\nkind = \"vault-kv\"", []string{
+			"line 1: escrow.address: missing", "line 1: escrow.mount: missing", "line 1: escrow.path: missing", "line 1: escrow.token_file: missing"}},
+		{"vault, http", strings.Replace(vault, "https", "http", 1) + "token_file = \"/t\"", []string{"line 4: escrow.address: http is allowed only on loopback"}},
+		{"vault, no scheme", strings.Replace(vault, "https://", "", 1) + "token_file = \"/t\"", []string{"line 4: escrow.address: must be a URL"}},
+		{"vault, both", vault + "token_file = \"/t\"\nrole_id_file = \"/r\"\nsecret_id_file = \"/s\"", []string{"line 7: escrow.token_file: give token_file, or"}},
+		{"vault, role only", vault + "role_id_file = \"/r\"", []string{"line 1: escrow.secret_id_file: missing: role_id_file needs it"}},
+		{"vault, secret only", vault + "secret_id_file = \"/r\"", []string{"line 1: escrow.role_id_file: missing: secret_id_file needs it"}},
+		{"vault, path", strings.Replace(vault, `"p"`, `"/p"`, 1) + "token_file = \"/t\"", []string{`line 6: escrow.path: "/p": no slash at its ends`}},
+		{"directory, nothing", "[[escrow]]\nname = \"a\"\nkind = \"directory\"", []string{"line 1: escrow.path: missing"}},
+		{"directory, relative", strings.Replace(usb, "/mnt/keys", "keys", 1), []string{`line 4: escrow.path: "keys" is no absolute, clean path`}},
+		{"directory, recipient", usb + "recipients = [\"age1short\"]", []string{"line 5: escrow.recipients: number 1 is no age recipient"}},
+		{"directory, both lists", usb + "recipients = [\"age1qyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqs3290gq\"]\nseal_to = [\"age1qyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqs3290gq\"]",
+			[]string{"line 5: escrow.recipients: give seal_to or recipients, not both"}},
+		{"command, nothing", command, []string{"line 1: escrow.preset: missing: 1password, bitwarden or pass; or give save, list and fetch"}},
+		{"command, both", command + "preset = \"pass\"\nsave = [\"a\"]", []string{"line 4: escrow.preset: give a preset, or"}},
+		{"command, half", command + "save = [\"a\"]", []string{"line 1: escrow.list: missing", "line 1: escrow.fetch: missing"}},
+		{"command, empty", command + "save = []\nlist = [\"\"]\nfetch = [\"./x\"]", []string{
+			"line 4: escrow.save: must name a program", "line 5: escrow.list: must name a program", `line 6: escrow.fetch: "./x" is neither`}},
+		{"command, a shell line", command + "save = \"a b\"\nlist = [\"a\"]\nfetch = [\"b\"]", []string{"line 4: escrow.save: must be a list of texts"}},
+
+		{"broken is not missing", strings.Replace(gcp, `"p"`, "my-project", 1) + strings.Replace(command, "\"command\"", "command", 1), []string{"line 4: ", "line 8: "}},
+
+		{"many at once", "keyfile = \"x\"\nownr = \"root\"\n[watch]\nheal = 1\nrescan = /a\n[database]\nurl = \"mysql://\"\n[[escrow]]\nname = \"a\"\n", []string{
+			"line 1: keyfile: ", "line 2: ownr: ", "line 4: watch.heal: ", "line 5: ", "line 7: database.url: ", "line 8: escrow.kind: "}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := Parse([]byte(c.text), "keyguard.toml")
+			var p *Problems
+			if !errors.As(err, &p) {
+				t.Fatalf("error %v", err)
+			}
+			var got []string
+			for _, one := range p.List {
+				got = append(got, one.String())
+			}
+			ok := len(got) == len(c.want)
+			for i := range min(len(got), len(c.want)) {
+				ok = ok && strings.HasPrefix(got[i], c.want[i])
+			}
+			if !ok {
+				t.Errorf("got\n  %s\nwant\n  %s", strings.Join(got, "\n  "), strings.Join(c.want, "\n  "))
+			}
+		})
+	}
+}
+
+func TestErrorText(t *testing.T) {
+	_, err := Parse([]byte("ownr = 1"), "/etc/k.toml")
+	if got, want := err.Error(), `/etc/k.toml: line 1: ownr: unknown key; did you mean "owner"?`; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	_, err = Parse([]byte("ownr = 1\nowner = 1"), "/etc/k.toml")
+	if got, want := err.Error(), "/etc/k.toml: 2 problems\n  line 1: ownr: unknown key; did you mean \"owner\"?\n"+
+		"  line 2: owner: must be text in double quotes, not 1"; got != strings.Replace(want, "not 1", "not a number", 1) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestQuoteHint(t *testing.T) {
+	_, err := Parse([]byte("keyfile = /etc/x.key"), "k")
+	if !strings.Contains(err.Error(), "text stands in double quotes") {
+		t.Error(err)
+	}
+}
+
+// Law 8: a secret that somebody put into the file all the same is refused, and not repeated.
+func TestNoSecretInProblems(t *testing.T) {
+	const canary = "hunter2CANARY"
+	for name, text := range map[string]string{
+		"url":           "[database]\nurl = \"postgres://u:" + canary + "@h/d\"",
+		"url, query":    "[database]\nurl = \"postgres://h/d?user=u&password=" + canary + "\"",
+		"url, ssl":      "[database]\nurl = \"postgres://h/d?sslpassword=" + canary + "\"",
+		"url, broken":   "[database]\nurl = \"postgres://u:" + canary + "%zz@h/d\"",
+		"url, words":    "[database]\nurl = \"host=h password=" + canary + "\"",
+		"url, query 2":  "[database]\nurl = \"postgres://h/d?password=" + canary + ";\"",
+		"vault":         "[[escrow]]\nname = \"v\"\nkind = \"vault-kv\"\naddress = \"https://u:" + canary + "@v\"\nmount = \"m\"\npath = \"p\"\ntoken_file = \"/t\"",
+		"vault, broken": "[[escrow]]\nname = \"v\"\nkind = \"vault-kv\"\naddress = \"ttps://u:" + canary + "@v\"\nmount = \"m\"\npath = \"p\"\ntoken_file = \"/t\"",
+		"endpoint":      gcp + "endpoint = \"u:" + canary + "@h:1\"",
+		"identity":      usb + "recipients = [\"AGE-SECRET-KEY-1" + canary + "\"]",
+		"identity 2":    usb + "seal_to = [\"age-secret-key-1" + canary + "\"]",
+		"ping":          "[notify]\nping_url = \"https://u:" + canary + "@h\"",
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Parse([]byte(text), "k")
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			if strings.Contains(err.Error(), canary) {
+				t.Errorf("error %q", err)
+			}
+		})
+	}
+}
+
+func TestLoad(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string, mode fs.FileMode) string {
+		p := filepath.Join(dir, name)
+		if err := os.WriteFile(p, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(p, mode); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	good, tight := write("good", "secret", 0o600), write("tight", "secret", 0o400)
+	loose, group, exec := write("loose", "secret", 0o644), write("group", "secret", 0o640), write("exec", "secret", 0o700)
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink("loose", link); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, text string
+		want       []string // nil: none
+	}{
+		{"tight", vault + "role_id_file = \"" + good + "\"\nsecret_id_file = \"" + tight + "\"", nil},
+		{"missing is for whoever reads it", vault + "token_file = \"/nonexistent/token\"", nil},
+		{"url_file", "[database]\nurl_file = \"" + loose + "\"", []string{"line 2: database.url_file: " + loose + " has mode 0644"}},
+		{"credentials_file", gcp + "credentials_file = \"" + group + "\"", []string{"line 6: escrow.credentials_file: " + group + " has mode 0640"}},
+		{"token_file", vault + "token_file = \"" + link + "\"", []string{"line 7: escrow.token_file: " + link + " has mode 0644"}},
+		{"AppRole", vault + "role_id_file = \"" + loose + "\"\nsecret_id_file = \"" + exec + "\"", []string{
+			"line 7: escrow.role_id_file: ", "line 8: escrow.secret_id_file: "}},
+		{"identity_file", usb + "identity_file = \"" + dir + "\"", []string{"line 5: escrow.identity_file: " + dir + " is not a regular file"}},
+		{"owner", "owner = \"no-such-user\"", []string{`line 1: owner: there is no user "no-such-user" on this host`}},
+		{"owner, empty", "owner = \"\"", []string{`line 1: owner: there is no user ""`}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			path := write("keyguard.toml", c.text, 0o644)
+			got, err := Load(path)
+			if c.want == nil {
+				if err != nil {
+					t.Fatal(err)
+				}
+				same(t, got, parsed(t, c.text))
+				return
+			}
+			var p *Problems
+			if !errors.As(err, &p) || len(p.List) != len(c.want) || p.File != path {
+				t.Fatalf("error %v", err)
+			}
+			for i, w := range c.want {
+				if !strings.HasPrefix(p.List[i].String(), w) {
+					t.Errorf("got %q, want %q", p.List[i], w)
+				}
+			}
+			if _, err := Parse([]byte(c.text), path); err != nil {
+				t.Errorf("Parse looks at the host: %v", err)
+			}
+		})
+	}
+	path := write("keyguard.toml", "owner = \"nobody\"", 0o644)
+	c, err := Load(path)
+	if err != nil || c.UID != 65534 {
+		t.Errorf("owner nobody is %+v, %v", c, err)
+	}
+	if _, err := Load(filepath.Join(dir, "none.toml")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("missing: %v", err)
+	}
+	var p *Problems
+	if _, err := Load(dir); !errors.As(err, &p) {
+		t.Errorf("directory: %v", err)
+	}
+	if _, err := Load(write("big", strings.Repeat("#\n", maxSize), 0o644)); !errors.As(err, &p) {
+		t.Errorf("huge: %v", err)
+	}
+}
+
+func TestDigest(t *testing.T) {
+	a, b := parsed(t, "# a\n"), parsed(t, "# b\n")
+	if len(a.Digest) != 64 || a.Digest == b.Digest || a.Digest != parsed(t, "# a\n").Digest {
+		t.Errorf("digests %q, %q", a.Digest, b.Digest)
+	}
+}
+
+func TestInForce(t *testing.T) {
+	for _, text := range []string{"", whole, "owner = \"ro\\u00f6t \\\"x\\\\\\n\"", "[daemon]\nunit = \"\"", "[drill]\ncopies = 7"} {
+		want := parsed(t, text)
+		out := want.InForce()
+		got, err := Parse(out, "in force")
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		same(t, got, want)
+	}
+}
+
+func TestKeyfileOf(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                               DefaultKeyfile,
+		"keyfile = \"/a/b\"\n[[[":        "/a/b",
+		"ownr=1\nkeyfile='/a/b'":         "/a/b",
+		"[watch\nkeyfile = \"/a/b\"":     "/a/b", // the header hides it from the parser
+		"keyfile = /a/b # here":          "/a/b",
+		"keyfile = \"/a/b\n":             "/a/b",
+		"keyfile = /a/b\"\r\n":           "/a/b",
+		"keyfile=\"/a/b\"\nkeyfile=1":    "/a/b",
+		"owner = \"\"\"\nkeyfile=\"/a\"": "/a",
+		"keyfile = \"relative\"":         DefaultKeyfile,
+		"keyfile = \"/\"":                DefaultKeyfile,
+		"keyfile = 7":                    DefaultKeyfile,
+		"keyfile = [\"/a\"]":             DefaultKeyfile,
+		"# keyfile = \"/a\"":             DefaultKeyfile,
+		"keyfiles = \"/a\"":              DefaultKeyfile,
+		"\xef\xbb\xbfkeyfile = \"/a\"":   "/a",
+		"\xff\xfe\x00k":                  DefaultKeyfile,
+	} {
+		if got := KeyfileOf([]byte(text)); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+	if got := KeyfileOf([]byte(whole)); got != "/etc/containarium/other.key" {
+		t.Error(got)
+	}
+}
+
+func TestExpandHostname(t *testing.T) {
+	for _, c := range []struct{ text, host, want string }{
+		{"", "h", ""},
+		{"# {hostname}\nsecret   =   \"a-{hostname}-b\" # {hostname}\n", "web1", "# {hostname}\nsecret   =   \"a-web1-b\" # {hostname}\n"},
+		{"a = '{hostname}{hostname}'\r\n", "h", "a = 'hh'\r\n"},
+		{"a = [\"{hostname}\",\n  '{hostname}' # {hostname}\n]\nb = {c = \"{hostname}\"}", "h", "a = [\"h\",\n  'h' # {hostname}\n]\nb = {c = \"h\"}"},
+		{"\"{hostname}\" = 1", "h", "\"{hostname}\" = 1"},
+		{"a = \"{hostname}\"", "web1.example.com", "a = \"web1-example-com\""},
+		{"a = \"{hostname}\"", "x\"\nowner = \"y\\é", "a = \"x--owner----y--\""},
+		{"a = \"\"\"\n{hostname}\n\"\"\"", "h", "a = \"\"\"\nh\n\"\"\""},
+		{"a = \"none\"", "h", "a = \"none\""},
+		{"\xef\xbb\xbfa = \"{hostname}\"", "h", "\xef\xbb\xbfa = \"h\""},
+		{"broken = \nb = \"{hostname}\"\n", "h", "broken = \nb = \"h\"\n"},
+	} {
+		if got := string(ExpandHostname([]byte(c.text), c.host)); got != c.want {
+			t.Errorf("%q: got %q, want %q", c.text, got, c.want)
+		}
+	}
+	c := parsed(t, string(ExpandHostname([]byte(whole), "web1")))
+	want := wholeConfig()
+	want.Escrows[0].Secret = "containarium-web1-secrets-master"
+	want.Escrows[1].Path = "hosts/web1/secrets-master"
+	want.Escrows[5].Save[2] = "web1"
+	same(t, c, want)
+}
+
+func seeds(f *testing.F) {
+	for _, s := range []string{"", whole, usb + gcp + vault + command, "keyfile = /a", "[a\n[[b]]\n[b]\nc.d.e = {f=[1,\"x\"]}\n[b.c]\n",
+		"a = \"\"\"\n", "a = [\n[\n{b=", "keyfile = \"/x\"\nkeyfile = \"/y\"", "\xef\xbb\xbf\xff", "a.b.c = 1\n[a]\nb.c = 2\n[a.b.c.d]\n[[a.b]]"} {
+		f.Add([]byte(s))
+	}
+}
+
+// Whatever the file holds: no panic, each problem within the file, and what is
+// accepted can be written and read back.
+func FuzzParse(f *testing.F) {
+	seeds(f)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := Parse(data, "fuzz")
+		if err != nil {
+			var p *Problems
+			if !errors.As(err, &p) || len(p.List) == 0 {
+				t.Fatalf("error %v", err)
+			}
+			last := 0
+			for _, one := range p.List {
+				if one.Line < last || one.Line > 1+bytes.Count(data, []byte("\n")) || one.What == "" {
+					t.Fatalf("problem %+v after line %d", one, last)
+				}
+				last = one.Line
+			}
+			return
+		}
+		if got := KeyfileOf(data); got != c.Keyfile {
+			t.Fatalf("KeyfileOf %q, Parse %q", got, c.Keyfile)
+		}
+		again, err := Parse(c.InForce(), "in force")
+		if err != nil {
+			t.Fatalf("%v\n%s", err, c.InForce())
+		}
+		if string(again.InForce()) != string(c.InForce()) {
+			t.Fatalf("%s\n%s", c.InForce(), again.InForce())
+		}
+		if strings.Contains(string(data), "\\") {
+			return // an escape can hide the word from the replacement
+		}
+		if e, err := Parse(ExpandHostname(data, "web1"), "expanded"); err == nil {
+			for _, s := range e.Escrows {
+				if strings.Contains(fmt.Sprint(s), "{hostname}") {
+					t.Fatalf("not expanded: %+v", s)
+				}
+			}
+		}
+	})
+}
+
+// A broken file always yields some keyfile to guard (law 9).
+func FuzzKeyfileOf(f *testing.F) {
+	seeds(f)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if got := KeyfileOf(data); !usablePath(got) {
+			t.Fatalf("%q", got)
+		}
+		ExpandHostname(data, "h")
+	})
+}
+
+func TestSpeed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keyguard.toml")
+	if err := os.WriteFile(path, []byte(whole), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := testing.Benchmark(func(b *testing.B) {
+		for b.Loop() {
+			if _, err := Load(path); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	// Law 7: it is on the path of every start. The race detector slows it by ten.
+	if d := time.Duration(r.NsPerOp()); d > 3*time.Millisecond {
+		t.Errorf("reading takes %v", d)
+	}
+}
+
+func BenchmarkLoad(b *testing.B) {
+	for name, text := range map[string]string{"whole": whole, "empty": ""} {
+		b.Run(name, func(b *testing.B) {
+			path := filepath.Join(b.TempDir(), "keyguard.toml")
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := Load(path); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,26 @@
+package config
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+
+	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
+)
+
+// Replace writes data over the configuration at path, durably, and keeps the file's
+// mode and owner.
+func Replace(path string, data []byte) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("cannot replace the configuration: %w", err)
+	}
+	attr := durable.Attr{Mode: info.Mode().Perm(), UID: -1, GID: -1}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		attr.UID, attr.GID = int(st.Uid), int(st.Gid)
+	}
+	if err := durable.WriteFile(path, data, attr); err != nil {
+		return fmt.Errorf("cannot replace the configuration: %w", err)
+	}
+	return nil
+}

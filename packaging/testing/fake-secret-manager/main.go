@@ -1,0 +1,81 @@
+// Command fake-secret-manager runs the fake Google Secret Manager of
+// agent/escrow/escrowtest/secretmanager as a program, for the demo and for tests that
+// need it in a process of its own.
+//
+// It prints where it listens, one NAME=address a line, and then serves until SIGTERM:
+//
+//	ENDPOINT=127.0.0.1:8085
+//	TOKEN_URL=http://127.0.0.1:8086/token
+//	CONTROL=http://127.0.0.1:8087
+//
+// The control address takes the requests described at secretmanager.Control. Without
+// --anonymous nobody may do anything until an identity has been granted a role:
+//
+//	curl -X POST "$CONTROL/grant?identity=host@demo&role=admin"
+//	curl "$CONTROL/credentials?identity=host@demo&type=service_account" > credentials.json
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "fake-secret-manager:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	var o secretmanager.Options
+	flags := flag.NewFlagSet("fake-secret-manager", flag.ContinueOnError)
+	flags.StringVar(&o.Listen, "listen", "127.0.0.1:8085", "address of the gRPC service")
+	flags.StringVar(&o.TokenListen, "token-listen", "127.0.0.1:8086", "address of the token endpoint, http")
+	control := flags.String("control", "127.0.0.1:8087", "address of the control endpoint, http, on loopback")
+	flags.StringVar(&o.Location, "location", "", "serve this region's secrets instead of global ones")
+	flags.StringVar(&o.Dir, "dir", "", "keep the state in this directory")
+	flags.BoolVar(&o.Anonymous, "anonymous", false, "let calls without a token do everything")
+	flags.BoolVar(&o.Unlimited, "unlimited", false, "no rate limits")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	web, err := net.Listen("tcp", *control)
+	if err != nil {
+		return err
+	}
+	// Whoever reaches the control endpoint reads every secret.
+	if a, ok := web.Addr().(*net.TCPAddr); !ok || !a.IP.IsLoopback() {
+		return errors.Join(fmt.Errorf("the control address %s is not on loopback", web.Addr()), web.Close())
+	}
+	s, err := secretmanager.Start(o)
+	if err != nil {
+		return errors.Join(err, web.Close())
+	}
+	defer s.Close()
+	server := &http.Server{Handler: s.Control(), ReadHeaderTimeout: 10 * time.Second}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(web) }()
+	fmt.Fprintf(out, "ENDPOINT=%s\nTOKEN_URL=%s\nCONTROL=http://%s\n", s.Addr(), s.TokenURL(), web.Addr())
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		err := server.Close()
+		<-ended
+		return err
+	}
+}

@@ -106,6 +106,10 @@ func recipient(s string) bool {
 }
 
 func (k checker) owner(c *Config) {
+	if c.Owner == "" {
+		k.report(k.at(c, &c.Owner), "owner", "must name a user")
+		return
+	}
 	if !k.host || c.Owner == "root" { // uid 0 by definition, and no look-up on the healthy path
 		return
 	}

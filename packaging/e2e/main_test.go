@@ -1,0 +1,188 @@
+//go:build e2e
+
+// Package e2e tells the stories of the README in Debian guests with a real systemd and
+// a real Postgres: our own .deb, the stand-in daemon as containarium.service, and what
+// happens to keys. `make e2e` runs it, as root.
+package e2e
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/packaging/testing/guest"
+)
+
+// What the guests get, built once. The newer package differs by nothing but its version.
+var (
+	built         string // directory
+	deb, newer    string
+	daemon        string
+	unit, oldUnit = "../testing/standin/containarium.service", "../testing/standin/containarium-daemon.service"
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(func() int {
+		var err error
+		if built, err = os.MkdirTemp("", "keyguard-e2e-"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(built) //nolint:errcheck // a leftover in the temporary directory
+		if err := build(); err != nil {
+			fmt.Fprintln(os.Stderr, "e2e:", err)
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
+func build() (err error) {
+	if deb, err = buildPackage("1.0.0"); err != nil {
+		return err
+	}
+	if newer, err = buildPackage("1.0.1"); err != nil {
+		return err
+	}
+	daemon = filepath.Join(built, "containarium")
+	return command("go", "build", "-o", daemon, "../testing/standin")
+}
+
+func buildPackage(version string) (string, error) {
+	dist := filepath.Join(built, version)
+	if err := command("make", "-C", "../..", "package", "VERSION="+version, "DIST="+dist, "ARCHS="+runtime.GOARCH); err != nil {
+		return "", err
+	}
+	found, err := filepath.Glob(filepath.Join(dist, "*.deb"))
+	if err != nil || len(found) != 1 {
+		return "", fmt.Errorf("make package made %q, %v", found, err)
+	}
+	return found[0], nil
+}
+
+func command(name string, args ...string) error {
+	cmd := exec.Command(name, args...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+// machine is a guest for one test, which fails where the guest does.
+type machine struct {
+	*testing.T
+	g   *guest.Guest
+	ctx context.Context
+}
+
+// inGuests runs a test in a booted guest of every suite.
+func inGuests(t *testing.T, test func(machine)) {
+	t.Parallel()
+	for _, suite := range guest.Suites {
+		t.Run(suite, func(t *testing.T) {
+			t.Parallel()
+			m := newGuest(t, suite)
+			m.check(m.g.Boot(m.ctx))
+			test(m)
+		})
+	}
+}
+
+// newGuest is a guest that is not booted. Nothing in a test takes longer than two
+// minutes, or the test fails.
+func newGuest(t *testing.T, suite string) machine {
+	t.Helper()
+	g, err := guest.New(t.Context(), suite, os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	t.Cleanup(func() {
+		cancel()
+		if err := g.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return machine{t, g, ctx}
+}
+
+func (m machine) check(err error) {
+	m.Helper()
+	if err != nil {
+		m.Fatal(err)
+	}
+}
+
+// run returns what a script printed, without the last newline.
+func (m machine) run(script string) string {
+	m.Helper()
+	out, err := m.g.Run(m.ctx, script)
+	m.check(err)
+	return strings.TrimSuffix(out, "\n")
+}
+
+// want fails the test unless the script prints that.
+func (m machine) want(script, want string) {
+	m.Helper()
+	if got := m.run(script); got != want {
+		m.Errorf("%s\nprints %q\nwant   %q", script, got, want)
+	}
+}
+
+func (m machine) wait(script string) {
+	m.Helper()
+	m.check(m.g.Wait(m.ctx, script))
+}
+
+// addDaemon installs the stand-in under one of its names; more are variables.
+func (m machine) addDaemon(unit string, more ...string) {
+	m.Helper()
+	m.check(m.g.AddDaemon(m.ctx, daemon, unit, append([]string{"STANDIN_INCUS=none", "CONTAINARIUM_POSTGRES_URL=" + guest.Postgres}, more...)...))
+}
+
+// startDaemon starts it, and returns when it holds a key.
+func (m machine) startDaemon() {
+	m.Helper()
+	m.run("systemctl start containarium")
+	m.waitJournal("containarium", "Secrets store ready")
+}
+
+// waitJournal waits for a line of the unit's present invocation.
+func (m machine) waitJournal(unit, line string) {
+	m.Helper()
+	m.wait(fmt.Sprintf("journalctl --sync; journalctl -q -o cat _SYSTEMD_INVOCATION_ID=$(systemctl show -p InvocationID --value %s) | grep -F '%s'", unit, line))
+}
+
+func (m machine) install(deb string) string {
+	m.Helper()
+	out, err := m.g.Install(m.ctx, deb)
+	m.check(err)
+	return out
+}
+
+// untouched runs something and fails the test if the daemon was restarted, stopped or
+// started by it.
+func (m machine) untouched(what string, f func()) {
+	m.Helper()
+	show := func() map[string]string {
+		p, err := m.g.Show(m.ctx, "containarium", "NRestarts", "ActiveEnterTimestampMonotonic", "MainPID", "InvocationID")
+		m.check(err)
+		return p
+	}
+	before := show()
+	f()
+	for k, v := range show() {
+		if v != before[k] {
+			m.Errorf("%s: %s of the daemon was %s and is %s", what, k, before[k], v)
+		}
+	}
+}

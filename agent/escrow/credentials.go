@@ -1,6 +1,7 @@
 package escrow
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -127,16 +128,15 @@ func fileToken(ctx context.Context, file string) (token, error) {
 	if !ok {
 		return fail(fmt.Errorf("%w: kind %q is not known", ErrUnauthenticated, clip(head.Type)))
 	}
-	client := &http.Client{Timeout: gcpTimeout}
-	defer client.CloseIdleConnections()
-	ctx = context.WithValue(ctx, oauth2.HTTPClient, client)
+	b := &bound{ctx: ctx, to: &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}}
+	ctx = context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: b})
 	creds, err := google.CredentialsFromJSONWithType(ctx, data, kind, cloudPlatform)
 	if err != nil {
 		return fail(fmt.Errorf("%w: it does not parse", ErrUnauthenticated))
 	}
 	got, err := creds.TokenSource.Token()
 	if err != nil {
-		return fail(tokenError(ctx, err))
+		return fail(tokenError(ctx, cmp.Or(b.err, err)))
 	}
 	if head.Project == "" {
 		head.Project = os.Getenv("GOOGLE_CLOUD_QUOTA_PROJECT")
@@ -145,6 +145,21 @@ func fileToken(ctx context.Context, file string) (token, error) {
 		head.Project = "" // it is charged to its own
 	}
 	return token{got.AccessToken, head.Project, got.Expiry}, nil
+}
+
+// bound sends every request under one context, and keeps what went wrong: the library
+// asks for a service account's token without a deadline, and returns the text of an
+// error only.
+type bound struct {
+	ctx context.Context
+	to  http.RoundTripper
+	err error
+}
+
+func (b *bound) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := b.to.RoundTrip(r.WithContext(b.ctx))
+	b.err = err
+	return resp, err
 }
 
 // metadataToken asks the machine's metadata server for the token of its service account

@@ -17,6 +17,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
@@ -50,8 +51,17 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags.StringVar(&o.Dir, "dir", "", "keep the state in this directory")
 	flags.BoolVar(&o.Anonymous, "anonymous", false, "let calls without a token do everything")
 	flags.BoolVar(&o.Unlimited, "unlimited", false, "no rate limits")
+	cert := flags.String("tls-cert", "", "serve gRPC by TLS with this certificate, PEM")
+	certKey := flags.String("tls-key", "", "and this private key")
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	if *cert != "" {
+		pair, err := tls.LoadX509KeyPair(*cert, *certKey)
+		if err != nil {
+			return err
+		}
+		o.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
 	}
 	web, err := net.Listen("tcp", *control)
 	if err != nil {

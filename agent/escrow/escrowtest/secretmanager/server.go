@@ -14,6 +14,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -38,6 +39,7 @@ import (
 	pb "cloud.google.com/go/secretmanager/apiv1/secretmanagerpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
@@ -60,9 +62,10 @@ const (
 // Options set up a Server. The zero value is a global one on a free loopback port, with
 // nobody allowed to do anything.
 type Options struct {
-	Listen      string // address for gRPC; "" is 127.0.0.1:0
-	TokenListen string // address for tokens, by http; "" is 127.0.0.1:0
-	Location    string // the region that a regional endpoint serves; "" is the global one
+	Listen      string      // address for gRPC; "" is 127.0.0.1:0
+	TLS         *tls.Config // nil is plaintext
+	TokenListen string      // address for tokens, by http; "" is 127.0.0.1:0
+	Location    string      // the region that a regional endpoint serves; "" is the global one
 	// Dir keeps the state over restarts, unencrypted; "" keeps it in memory.
 	Dir string
 	// Anonymous lets calls without a token do everything, as an emulator does.
@@ -189,7 +192,11 @@ func Start(o Options) (*Server, error) {
 		return nil, fmt.Errorf("cannot listen for tokens: %w", err)
 	}
 	s.addr, s.token = rpc.Addr().String(), web.Addr().String()
-	s.grpc = grpc.NewServer(grpc.UnaryInterceptor(s.intercept))
+	opts := []grpc.ServerOption{grpc.UnaryInterceptor(s.intercept)}
+	if o.TLS != nil {
+		opts = append(opts, grpc.Creds(credentials.NewTLS(o.TLS)))
+	}
+	s.grpc = grpc.NewServer(opts...)
 	pb.RegisterSecretManagerServiceServer(s.grpc, s)
 	s.http = &http.Server{Handler: s.tokenHandler(), ReadHeaderTimeout: 10 * time.Second}
 	s.wait.Go(func() { _ = s.grpc.Serve(&listener{rpc, s}) }) // it ends with Stop

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -76,15 +77,11 @@ func (s *Server) Credentials(identity, kind string) ([]byte, error) {
 // signingKey returns the key of all service accounts, and makes it when first needed.
 func (s *Server) signingKey() (*rsa.PrivateKey, error) {
 	if s.state.SigningKey == "" {
-		k, err := rsa.GenerateKey(rand.Reader, 2048)
+		text, err := newSigningKey()
 		if err != nil {
 			return nil, err
 		}
-		der, err := x509.MarshalPKCS8PrivateKey(k)
-		if err != nil {
-			return nil, err
-		}
-		s.state.SigningKey = string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+		s.state.SigningKey = text
 		s.save()
 	}
 	block, _ := pem.Decode([]byte(s.state.SigningKey))
@@ -97,6 +94,19 @@ func (s *Server) signingKey() (*rsa.PrivateKey, error) {
 	}
 	return k.(*rsa.PrivateKey), nil
 }
+
+// newSigningKey makes one key a process: it takes longer than most tests.
+var newSigningKey = sync.OnceValues(func() (string, error) {
+	k, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return "", err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(k)
+	if err != nil {
+		return "", err
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})), nil
+})
 
 // tokenHandler serves the token endpoint (RFC 7523, RFC 6749 section 6), and the
 // machine's metadata.

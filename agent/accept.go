@@ -1,0 +1,147 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+// Errors of Accept and AcceptNew.
+var (
+	// ErrNothingToAccept says that there is no key of 32 bytes in the keyfile's place.
+	ErrNothingToAccept = errors.New("there is no key to accept")
+	// ErrKeyThere says that a new key is asked for where one stands.
+	ErrKeyThere = errors.New("there is a key already")
+	// ErrRowsInTheWay says that rows depend on a key which a new one would not open.
+	ErrRowsInTheWay = errors.New("rows depend on another key")
+)
+
+// AcceptOptions carry a person's word.
+type AcceptOptions struct {
+	Person string
+	// Confirm is shown what the person is about to vouch for, and says whether to go on.
+	Confirm func(AcceptResult) (bool, error)
+	// ConfirmRows is asked for the number of dependent rows that a new key will not
+	// open (AcceptNew). Only that very number goes on.
+	ConfirmRows func(dependent int64) (bool, error)
+}
+
+// AcceptResult is what was vouched for.
+type AcceptResult struct {
+	Key       key.Fingerprint
+	Verdict   rows.Verdict // what the rows say of it now; only a worse one contradicts it
+	Proof     rows.Proof
+	Rows      RowsEvidence
+	Dependent int64
+	Known     key.Fingerprint // what was known before
+	Adopted   []escrow.Copy   // newest current copies that are taken as this host's own from now on
+	Done      bool            // false: the person said no
+	Escrows   []SaveResult    // AcceptNew: where the new key was saved
+	Trouble   []Trouble
+}
+
+// Accept takes a person's word for the keyfile's key: it becomes the known key, so
+// that R2 passes it, whatever the rows say of it now. It is never made a current
+// copy by that (law 4). What stands newest on the current shelves is taken as this
+// host's own, which ends the alarm over another host's writes. It returns
+// ErrNothingToAccept.
+func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, error) {
+	o, err := h.observe()
+	if err != nil {
+		return AcceptResult{}, err
+	}
+	defer o.close()
+	if !o.evidence.Keyfile.Good {
+		return AcceptResult{}, fmt.Errorf("%w: the keyfile is %s", ErrNothingToAccept, o.evidence.Keyfile.Why)
+	}
+	f := o.evidence.Keyfile.Key
+	o.askRows(ctx)
+	o.awaitAllEscrows(ctx)
+	r := AcceptResult{Key: f, Verdict: verdictOf(o.evidence.Rows, f), Proof: o.evidence.Rows.Proofs[f],
+		Rows: o.evidence.Rows, Dependent: o.answer.Counts.Dependent(), Known: o.evidence.Ledger.Known}
+	entries := []ledger.Entry{{Event: ledger.Accepted, Fingerprint: f, Old: r.Known, Person: opts.Person,
+		Verdict: string(r.Verdict), Checked: r.Proof.Checked, Opened: r.Proof.Opened}}
+	for _, s := range o.evidence.Escrows {
+		newest, there := s.newestCurrent()
+		if !there || o.history().Holds(s.Name, newest.ID) {
+			continue
+		}
+		r.Adopted = append(r.Adopted, escrow.Copy{Escrow: s.Name, ID: newest.ID, Shelf: newest.Shelf, Fingerprint: newest.Key})
+		entries = append(entries, ledger.Entry{Event: ledger.Adopted, Fingerprint: newest.Key, Person: opts.Person,
+			Escrow: s.Name, Copy: newest.ID, Shelf: string(newest.Shelf)})
+	}
+	r.Trouble = o.trouble
+	if ok, err := opts.Confirm(r); err != nil || !ok {
+		return r, err
+	}
+	if err := h.Ledger.Append(entries...); err != nil {
+		return r, fmt.Errorf("cannot write that key %s is accepted: %w", f, err)
+	}
+	r.Done = true
+	return r, nil
+}
+
+// AcceptNew makes a key where none is, on a person's word: the rows are Silent, or
+// the person names how many of them the new key will not open. The key is accepted,
+// escrowed as law 4 allows, and installed. It returns ErrKeyThere, ErrRowsInTheWay
+// when the person does not confirm, ErrUnsure when the rows cannot be asked, and
+// ErrBusy.
+func AcceptNew(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, error) {
+	l, err := lock.Try(h.StateDir, lock.Rotate)
+	if err != nil {
+		return AcceptResult{}, fmt.Errorf("%w: %w", ErrBusy, err)
+	}
+	defer l.Release()
+	o, err := h.observe()
+	if err != nil {
+		return AcceptResult{}, err
+	}
+	defer o.close()
+	if o.evidence.Keyfile.Good {
+		return AcceptResult{}, fmt.Errorf("%w: the keyfile holds key %s", ErrKeyThere, o.evidence.Keyfile.Key)
+	}
+	o.askRows(ctx)
+	o.awaitAllEscrows(ctx)
+	r := AcceptResult{Rows: o.evidence.Rows, Dependent: o.answer.Counts.Dependent(), Known: o.evidence.Ledger.Known}
+	switch o.evidence.Rows.State {
+	case RowsUnknown:
+		return r, fmt.Errorf("%w: a new one would split the rows, and they cannot be asked: %s", ErrUnsure, o.evidence.Rows.Why)
+	case RowsAnswer:
+		ok, err := opts.ConfirmRows(r.Dependent)
+		if err != nil {
+			return r, err
+		}
+		if !ok {
+			return r, fmt.Errorf("%w: %d of them", ErrRowsInTheWay, r.Dependent)
+		}
+	case RowsSilent:
+		if ok, err := opts.Confirm(r); err != nil || !ok {
+			return r, err
+		}
+	}
+	k := key.Generate()
+	r.Key = o.hold(k)
+	r.Verdict = rows.Silent
+	if o.evidence.Rows.State == RowsAnswer {
+		r.Verdict = rows.Refuted // it is new: no row can open under it
+	}
+	// Law 5: the person's word is on disk before the key is anywhere.
+	if err := h.Ledger.Append(ledger.Entry{Event: ledger.Accepted, Fingerprint: r.Key, Old: r.Known,
+		Person: opts.Person, Verdict: string(r.Verdict), Reason: "a new key"}); err != nil {
+		return r, fmt.Errorf("cannot write that key %s is accepted: %w", r.Key, err)
+	}
+	for i := range h.Escrows {
+		r.Escrows = append(r.Escrows, o.save(ctx, i, k, r.Verdict))
+	}
+	if err := o.install(r.Key, opts.Person+" asked for a new key"); err != nil {
+		return r, fmt.Errorf("cannot install key %s: %w", r.Key, err)
+	}
+	r.Trouble, r.Done = o.trouble, true
+	return r, nil
+}

@@ -1,0 +1,65 @@
+package agent
+
+import (
+	"context"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+// CopiesResult is what every escrow holds.
+type CopiesResult struct {
+	Escrows []EscrowCopies // in the order of the configuration
+}
+
+// EscrowCopies is one escrow's answer.
+type EscrowCopies struct {
+	Name     string
+	Place    escrow.Place
+	Required bool
+	Err      error // why it cannot answer; then Copies may be incomplete
+	Copies   []Listed
+}
+
+// Listed is one copy. Its fingerprint was computed from its bytes where they could
+// be read, and is the store's claim otherwise.
+type Listed struct {
+	escrow.Copy
+	Encoding key.Encoding // how the bytes are written; only raw is what `latest` must return
+	Read     bool         // its bytes were fetched
+	Newest   bool         // of the current shelf: what the runbook's `latest` returns
+	Err      error        // why its bytes could not be read
+}
+
+// Copies lists and fetches every copy in every escrow, in parallel.
+func Copies(ctx context.Context, h *Host) CopiesResult {
+	r := CopiesResult{Escrows: make([]EscrowCopies, len(h.Escrows))}
+	eachEscrow(h, func(i int, s Escrow) { r.Escrows[i] = listed(ctx, s) })
+	return r
+}
+
+func listed(ctx context.Context, s Escrow) EscrowCopies {
+	e := EscrowCopies{Name: s.Name(), Place: s.Place(), Required: s.Required}
+	copies, err := s.List(ctx)
+	if err != nil {
+		e.Err = err
+		return e
+	}
+	newest := true
+	for _, c := range copies {
+		l := Listed{Copy: c}
+		if c.Shelf == escrow.Current {
+			l.Newest, newest = newest, false
+		}
+		if c.Unreadable == "" {
+			k, encoding, err := s.Fetch(ctx, c)
+			if err == nil {
+				l.Fingerprint, l.Encoding, l.Read = k.Fingerprint(), encoding, true
+				k.Wipe()
+			}
+			l.Err = err
+		}
+		e.Copies = append(e.Copies, l)
+	}
+	return e
+}

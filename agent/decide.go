@@ -1,0 +1,616 @@
+package agent
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+// ProofLife is how long a proof lets a known key pass without asking the rows
+// (law 7): a day and an hour, so that an hourly proof may fail for a whole day.
+const ProofLife = 25 * time.Hour
+
+// Action is what Decide says is to be done with the keyfile.
+type Action string
+
+// The five answers, and Ask, which is not one: the evidence does not decide yet.
+const (
+	Pass    Action = "pass"    // the keyfile stays as it is
+	Install Action = "install" // Decision.Key goes into the keyfile
+	Make    Action = "make"    // first start: no key exists anywhere, make one
+	Doubt   Action = "doubt"   // cannot tell: park or refuse
+	Lost    Action = "lost"    // no key that can be had opens the rows: park or refuse
+	Ask     Action = "ask"     // Decision.Question must be answered first
+)
+
+// Question names the evidence that a rule needs next, cheapest first.
+type Question string
+
+// The questions in the order of their cost.
+const (
+	AskHistory Question = "history" // the whole ledger: which keys were contradicted
+	AskLocal   Question = "local"   // the local quarantine
+	AskRows    Question = "rows"    // try every key at hand on the dependent rows
+	AskEscrows Question = "escrows" // list and fetch all copies; call again with every answer
+)
+
+// Settlement is how a decision ends an open rotation.
+type Settlement string
+
+// Only rows close a rotation (R1).
+const (
+	SettleNothing Settlement = ""        // none is open, or it stays open
+	SettleOld     Settlement = "old"     // the rows are under the old key
+	SettleNew     Settlement = "new"     // the rows are under the new key
+	SettleNeither Settlement = "neither" // Silent, or neither opens a row
+)
+
+// Evidence is what is known of the host when Decide is called. Keys appear by
+// fingerprint only; whoever gathers the evidence holds the bytes.
+type Evidence struct {
+	Now     time.Time
+	Keyfile KeyfileEvidence
+	Next    NextEvidence
+	Ledger  LedgerEvidence
+	Local   LocalEvidence
+	Rows    RowsEvidence
+	Escrows []EscrowEvidence // in the order of the configuration
+}
+
+// KeyfileEvidence is what stands in the keyfile's place.
+type KeyfileEvidence struct {
+	Good bool            // a regular file of 32 bytes
+	Key  key.Fingerprint // of its 32 bytes, or of what a malformed file decodes to; "" for none
+	Why  string          // what is wrong, when it is not Good: "missing", "31 bytes instead of 32"
+}
+
+// State describes the keyfile for people.
+func (k KeyfileEvidence) State() string {
+	switch {
+	case k.Good:
+		return "of key " + string(k.Key)
+	case k.Key != "":
+		return fmt.Sprintf("%s, holding key %s", k.Why, k.Key)
+	}
+	return k.Why
+}
+
+// NextEvidence is the `.next` beside the keyfile, which a rotation writes.
+type NextEvidence struct {
+	There bool
+	Key   key.Fingerprint // "" when it holds no key
+}
+
+// Rotation is the one that the ledger has open.
+type Rotation struct {
+	Old, New key.Fingerprint
+	Begun    bool // the ledger says "commit begun"
+}
+
+// LedgerEvidence is keyguard's own record of this host.
+type LedgerEvidence struct {
+	Known    key.Fingerprint // the known key (design §1), "" for none
+	Accepted bool            // it is known by a person's word, not by a proof
+	Verdict  rows.Verdict    // the verdict it was accepted with
+	LastLook time.Time       // when the known key was last proven or accepted
+	Rotation *Rotation
+
+	HistoryAsked bool
+	Contradicted map[key.Fingerprint]bool
+}
+
+// LocalEvidence is the local quarantine, newest first.
+type LocalEvidence struct {
+	Asked bool
+	Keys  []key.Fingerprint
+}
+
+// RowsEvidence is what the rows said.
+type RowsEvidence struct {
+	State  RowsState
+	Why    string // for Silent and Unknown: on what ground
+	Err    error  // for Unknown: what Why says, for errors.Is
+	Proofs map[key.Fingerprint]rows.Proof
+}
+
+// RowsState tells the four states of the rows apart (law 6).
+type RowsState int
+
+// The zero value is "not asked yet".
+const (
+	RowsNotAsked RowsState = iota
+	RowsUnknown
+	RowsSilent
+	RowsAnswer
+)
+
+// EscrowEvidence is what one escrow answered.
+type EscrowEvidence struct {
+	Name     string
+	Required bool
+	State    EscrowState
+	Why      string // why it cannot answer
+	Err      error  // the same, for errors.Is
+	Copies   []CopyEvidence
+}
+
+// EscrowState tells a pending answer from one that will not come (law 6).
+type EscrowState int
+
+// The zero value is "no answer yet".
+const (
+	EscrowPending EscrowState = iota
+	EscrowAnswered
+	EscrowFailed
+)
+
+// CopyEvidence is one copy, newest first within its shelf.
+type CopyEvidence struct {
+	ID         string
+	Shelf      escrow.Shelf
+	Key        key.Fingerprint // "" when nobody can tell
+	Have       bool            // its bytes are at hand
+	Unreadable string          // why its bytes cannot be had: sealed, disabled
+	Worthless  bool            // positively no key: destroyed, or bytes that are none
+}
+
+// Decision is what Decide answers.
+type Decision struct {
+	Action       Action
+	Question     Question        // when Action is Ask
+	Rule         string          // R1 to R5
+	Key          key.Fingerprint // Pass, Install: the key that the daemon will read
+	Needed       key.Fingerprint // Doubt, Lost: the known key, if there is one
+	Settle       Settlement
+	Contradicted key.Fingerprint // the known key, if the rows refuted it just now
+	Reason       string          // one clause for people
+	Warning      string          // passes, but a person should know
+}
+
+// Decide says which key the daemon may start with: design §3, rules R1 to R5, the
+// first that applies. It is pure. Where a rule lacks evidence it answers Ask and is
+// called again with more; each question is asked at most as often as it can be
+// answered, so that the loop ends.
+func Decide(e Evidence) Decision {
+	d := decision{Evidence: e, known: e.Ledger.Known}
+	if r := d.openRotation(); r != nil {
+		if out, done := d.r1(*r); done {
+			return d.finish("R1", out)
+		}
+	}
+	if e.Keyfile.Good && d.known != "" && e.Keyfile.Key == d.known {
+		if out, done := d.r2(); done {
+			return d.finish("R2", out)
+		}
+	}
+	switch e.Rows.State {
+	case RowsAnswer:
+		return d.finish("R3", d.r3())
+	case RowsSilent:
+		return d.finish("R4", d.r4())
+	case RowsUnknown:
+		return d.finish("R5", d.r5())
+	}
+	return d.finish("R3", ask(AskRows))
+}
+
+// decision carries what the rules find out on the way: the evidence, and the known
+// key, which R1 and R2 may take away.
+type decision struct {
+	Evidence
+	known        key.Fingerprint
+	settle       Settlement
+	contradicted key.Fingerprint
+}
+
+func (d *decision) finish(rule string, out Decision) Decision {
+	out.Rule = rule
+	if out.Action == Ask {
+		return out
+	}
+	out.Settle, out.Contradicted = d.settle, d.contradicted
+	if out.Action == Doubt || out.Action == Lost {
+		out.Needed = d.known
+	}
+	return out
+}
+
+func ask(q Question) Decision { return Decision{Action: Ask, Question: q} }
+
+func doubt(format string, a ...any) Decision {
+	return Decision{Action: Doubt, Reason: fmt.Sprintf(format, a...)}
+}
+
+// openRotation is the ledger's, or the one that a `.next` alone gives away: its
+// commit may have begun, and the old key is then the keyfile's.
+func (e Evidence) openRotation() *Rotation {
+	if e.Ledger.Rotation != nil {
+		return e.Ledger.Rotation
+	}
+	if e.Next.There {
+		return &Rotation{Old: e.Keyfile.Key, New: e.Next.Key, Begun: true}
+	}
+	return nil
+}
+
+// r1 settles an open rotation. It reports false when the rotation is closed with
+// neither key known: the rules after it go on.
+func (d *decision) r1(r Rotation) (Decision, bool) {
+	switch d.Rows.State {
+	case RowsNotAsked:
+		return ask(AskRows), true
+	case RowsSilent:
+		return d.neither()
+	case RowsUnknown:
+		if d.Keyfile.Good && d.Keyfile.Key == r.New {
+			return d.place(r.New, "the new key of an open rotation is in place and the rows cannot be asked"), true
+		}
+		if !r.Begun && r.Old != "" {
+			return d.obtain(r.Old, "the rotation had not begun its commit, so the rows are under the old key"), true
+		}
+		return doubt("a rotation stopped in its commit, and only the rows can tell which of its keys holds: %s", d.Rows.Why), true
+	}
+	old, oldKnown := d.tried(r.Old)
+	fresh, freshKnown := d.tried(r.New)
+	all := func(p rows.Proof, tried bool) bool { return tried && p.Verdict == rows.Opens }
+	if !all(old, oldKnown) && !all(fresh, freshKnown) && (!oldKnown || !freshKnown) {
+		if q, more := d.search(func() bool { return d.untried(r.Old) || d.untried(r.New) }); more {
+			return ask(q), true
+		}
+		if d.unanswered() != "" {
+			return doubt("a rotation is open and one of its keys cannot be tried: %s", d.unanswered()), true
+		}
+	}
+	switch {
+	case old.Opened == 0 && fresh.Opened == 0:
+		return d.neither()
+	case fresh.Opened > old.Opened, fresh.Opened == old.Opened && d.Keyfile.Key == r.New:
+		d.known, d.settle = r.New, SettleNew
+	default:
+		d.known, d.settle = r.Old, SettleOld
+	}
+	return d.obtain(d.known, "of the two keys of the open rotation the rows are under this one"), true
+}
+
+func (d *decision) neither() (Decision, bool) {
+	d.known, d.settle = "", SettleNeither
+	return Decision{}, false
+}
+
+// r2 is the healthy path (law 7). It reports false when the rows refute the known
+// key: then none is known, and the rows decide.
+func (d *decision) r2() (Decision, bool) {
+	pass := Decision{Action: Pass, Key: d.known, Reason: "the key is known"}
+	age := d.Now.Sub(d.Ledger.LastLook)
+	switch d.Rows.State {
+	case RowsNotAsked:
+		// A look that lies in the future is no look: the clock was wrong then or is now.
+		if !d.Ledger.LastLook.IsZero() && age >= 0 && age <= ProofLife {
+			return pass, true
+		}
+		return ask(AskRows), true
+	case RowsUnknown:
+		pass.Warning = "the known key was last tried on the rows more than 25 hours ago, and they cannot be asked now: " + d.Rows.Why
+		return pass, true
+	case RowsSilent:
+		return pass, true
+	}
+	p, tried := d.tried(d.known)
+	switch {
+	case !tried:
+		return ask(AskRows), true
+	case p.Verdict == rows.Refuted && (!d.Ledger.Accepted || d.Ledger.Verdict != rows.Refuted):
+		d.contradicted, d.known = d.known, ""
+		return Decision{}, false
+	case p.Verdict == rows.Partial:
+		pass.Warning = fmt.Sprintf("the key opens only %d of %d rows", p.Opened, p.Checked)
+	}
+	return pass, true
+}
+
+// r3 lets the rows choose (law 1).
+func (d *decision) r3() Decision {
+	at := d.atHand()
+	if d.missingProof(at) {
+		return ask(AskRows)
+	}
+	for _, f := range at {
+		if p, _ := d.tried(f); p.Verdict == rows.Opens {
+			return d.place(f, "it opens every row")
+		}
+	}
+	if !d.Local.Asked {
+		return ask(AskLocal)
+	}
+	// A known key that the rows refute while another file stands in its place.
+	if p, tried := d.tried(d.known); tried && p.Verdict == rows.Refuted &&
+		(!d.Ledger.Accepted || d.Ledger.Verdict != rows.Refuted) {
+		d.contradicted, d.known = d.known, ""
+	}
+	best, most := d.best(at)
+	own := d.known
+	if own == "" && d.Keyfile.Good {
+		own = d.Keyfile.Key
+	}
+	if p, tried := d.tried(own); tried && d.has(own) && p.Opened > 0 && p.Opened >= most {
+		return d.place(own, fmt.Sprintf("it opens %d of %d rows, and no key at hand opens more", p.Opened, p.Checked))
+	}
+	if d.pending() {
+		return ask(AskEscrows)
+	}
+	if why := d.unanswered(); why != "" {
+		return doubt("no key at hand opens every row, and %s", why)
+	}
+	if most > 0 {
+		return d.place(best, fmt.Sprintf("it opens %d rows, more than any other key", most))
+	}
+	return Decision{Action: Lost, Reason: "no key that can be had opens a row"}
+}
+
+// r4 decides where there is positively no dependent row.
+func (d *decision) r4() Decision {
+	if d.Keyfile.Good {
+		return Decision{Action: Pass, Key: d.Keyfile.Key, Reason: "no row depends on a key: " + d.Rows.Why}
+	}
+	if d.known != "" {
+		if d.has(d.known) {
+			return d.place(d.known, "it is the known key")
+		}
+		if q, more := d.search(func() bool { return true }); more {
+			return ask(q)
+		}
+	}
+	if !d.Local.Asked {
+		return ask(AskLocal)
+	}
+	if d.pending() {
+		return ask(AskEscrows)
+	}
+	for _, s := range d.Escrows {
+		if s.Required && s.State == EscrowFailed {
+			return doubt("the keyfile is %s and the required escrow %q cannot answer: %s", d.Keyfile.Why, s.Name, s.Why)
+		}
+	}
+	if f := d.preferred(); f != "" {
+		return d.place(f, "no row can tell, and it is the first in the order of the copies")
+	}
+	// Law 2: copies "may exist" wherever somebody did not answer or could not be read.
+	if why := d.unanswered(); why != "" {
+		return doubt("the keyfile is %s, and %s", d.Keyfile.Why, why)
+	}
+	if why := d.traces(); why != "" {
+		return doubt("the keyfile is %s, and %s", d.Keyfile.Why, why)
+	}
+	return Decision{Action: Make, Reason: "no row and no copy exists: " + d.Rows.Why}
+}
+
+// r5 decides while the rows cannot be asked.
+func (d *decision) r5() Decision {
+	if !d.Keyfile.Good {
+		if d.known == "" {
+			return doubt("the keyfile is %s, no key is known here, and the rows cannot be asked: %s", d.Keyfile.Why, d.Rows.Why)
+		}
+		if d.has(d.known) {
+			return d.place(d.known, "it is the known key")
+		}
+		if q, more := d.search(func() bool { return true }); more {
+			return ask(q)
+		}
+		return doubt("the keyfile is %s, the known key was not found%s, and the rows cannot be asked: %s",
+			d.Keyfile.Why, d.andUnanswered(), d.Rows.Why)
+	}
+	if d.known != "" {
+		return doubt("the keyfile holds another key than the known one, and the rows cannot be asked: %s", d.Rows.Why)
+	}
+	if !d.Ledger.HistoryAsked {
+		return ask(AskHistory)
+	}
+	if d.Ledger.Contradicted[d.Keyfile.Key] {
+		return doubt("the keyfile's key once opened none of the rows, and they cannot be asked now: %s", d.Rows.Why)
+	}
+	if d.pending() {
+		return ask(AskEscrows)
+	}
+	for _, s := range d.Escrows {
+		if c, ok := s.newestCurrent(); ok && c.Key != d.Keyfile.Key {
+			return doubt("the newest current copy in %q is of another key than the keyfile's, and the rows cannot be asked: %s", s.Name, d.Rows.Why)
+		}
+	}
+	return Decision{Action: Pass, Key: d.Keyfile.Key, Reason: "nothing speaks against the key",
+		Warning: "the key could not be tried on the rows: " + d.Rows.Why}
+}
+
+// place passes when the key is in the keyfile already, and installs it otherwise.
+func (d *decision) place(f key.Fingerprint, reason string) Decision {
+	if d.Keyfile.Good && d.Keyfile.Key == f {
+		return Decision{Action: Pass, Key: f, Reason: reason}
+	}
+	return Decision{Action: Install, Key: f, Reason: reason}
+}
+
+// obtain places a key that may first have to be looked for.
+func (d *decision) obtain(f key.Fingerprint, reason string) Decision {
+	if d.has(f) {
+		return d.place(f, reason)
+	}
+	if q, more := d.search(func() bool { return true }); more {
+		return ask(q)
+	}
+	return doubt("key %s is needed and was not found%s", f, d.andUnanswered())
+}
+
+// search names the next place to look in for a key, as long as want says that one
+// is still missing.
+func (d *decision) search(want func() bool) (Question, bool) {
+	switch {
+	case !want():
+		return "", false
+	case !d.Local.Asked:
+		return AskLocal, true
+	case d.Rows.State == RowsAnswer && d.missingProof(d.atHand()):
+		return AskRows, true
+	case d.pending():
+		return AskEscrows, true
+	}
+	return "", false
+}
+
+// atHand lists every key whose bytes are here, in the order in which R3 tries them,
+// each once.
+func (d *decision) atHand() []key.Fingerprint {
+	var out []key.Fingerprint
+	seen := map[key.Fingerprint]bool{"": true}
+	add := func(f key.Fingerprint) {
+		if !seen[f] {
+			seen[f] = true
+			out = append(out, f)
+		}
+	}
+	add(d.Keyfile.Key)
+	add(d.Next.Key)
+	for _, f := range d.Local.Keys {
+		add(f)
+	}
+	for _, shelf := range []escrow.Shelf{escrow.Current, escrow.Quarantine} {
+		for _, s := range d.Escrows {
+			for _, c := range s.Copies {
+				if c.Shelf == shelf && c.Have {
+					add(c.Key)
+				}
+			}
+		}
+	}
+	return out
+}
+
+func (d *decision) has(f key.Fingerprint) bool {
+	for _, h := range d.atHand() {
+		if h == f {
+			return true
+		}
+	}
+	return false
+}
+
+func (d *decision) tried(f key.Fingerprint) (rows.Proof, bool) {
+	p, ok := d.Rows.Proofs[f]
+	return p, ok && f != ""
+}
+
+// untried tells whether a key exists by name but was not tried on the rows.
+func (d *decision) untried(f key.Fingerprint) bool {
+	_, ok := d.tried(f)
+	return f != "" && !ok
+}
+
+func (d *decision) missingProof(at []key.Fingerprint) bool {
+	for _, f := range at {
+		if d.untried(f) {
+			return true
+		}
+	}
+	return false
+}
+
+// best is the key that opens most rows; the keyfile's own, which comes first, wins ties.
+func (d *decision) best(at []key.Fingerprint) (best key.Fingerprint, most int64) {
+	for _, f := range at {
+		if p, _ := d.tried(f); p.Opened > most {
+			best, most = f, p.Opened
+		}
+	}
+	return best, most
+}
+
+func (e Evidence) pending() bool {
+	for _, s := range e.Escrows {
+		if s.State == EscrowPending {
+			return true
+		}
+	}
+	return false
+}
+
+// unanswered says why the copies are not all known: an escrow without an answer, or
+// a copy that cannot be read (law 6). A copy that was tried before counts as read.
+func (d *decision) unanswered() string {
+	for _, s := range d.Escrows {
+		if s.State == EscrowFailed {
+			return fmt.Sprintf("escrow %q cannot answer: %s", s.Name, s.Why)
+		}
+	}
+	for _, s := range d.Escrows {
+		for _, c := range s.Copies {
+			if _, tried := d.tried(c.Key); c.Have || c.Worthless || (c.Unreadable == "" && tried) {
+				continue
+			}
+			why := c.Unreadable
+			if why == "" {
+				why = "it was not fetched again yet"
+			}
+			return fmt.Sprintf("copy %s in escrow %q cannot be read: %s", c.ID, s.Name, why)
+		}
+	}
+	return ""
+}
+
+func (d *decision) andUnanswered() string {
+	if why := d.unanswered(); why != "" {
+		return " (" + why + ")"
+	}
+	return ""
+}
+
+// traces says where a copy was that is none any more. Somebody destroyed it or wrote
+// other bytes; before a new key is made, a person looks (law 2).
+func (d *decision) traces() string {
+	for _, s := range d.Escrows {
+		if len(s.Copies) > 0 {
+			return fmt.Sprintf("escrow %q is not empty: copy %s is there and holds no key any more", s.Name, s.Copies[0].ID)
+		}
+	}
+	return ""
+}
+
+// preferred is the first key of R4's order: the newest current copies in the order
+// of the configuration, what a malformed keyfile decodes to, the local quarantine,
+// the quarantine shelves, and last the older current copies.
+func (d *decision) preferred() key.Fingerprint {
+	for _, s := range d.Escrows {
+		if c, ok := s.newestCurrent(); ok && c.Have {
+			return c.Key
+		}
+	}
+	for _, f := range []key.Fingerprint{d.Keyfile.Key, d.Next.Key} {
+		if f != "" {
+			return f
+		}
+	}
+	if len(d.Local.Keys) > 0 {
+		return d.Local.Keys[0]
+	}
+	for _, shelf := range []escrow.Shelf{escrow.Quarantine, escrow.Current} {
+		for _, s := range d.Escrows {
+			for _, c := range s.Copies {
+				if c.Shelf == shelf && c.Have {
+					return c.Key
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// newestCurrent is the copy that the runbook's `latest` would return, bytes that are
+// positively no key left out.
+func (s EscrowEvidence) newestCurrent() (CopyEvidence, bool) {
+	for _, c := range s.Copies {
+		if c.Shelf == escrow.Current && !c.Worthless {
+			return c, true
+		}
+	}
+	return CopyEvidence{}, false
+}

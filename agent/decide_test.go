@@ -1,0 +1,547 @@
+package agent
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+// Keys of the tables, by fingerprint; Decide never sees more of them.
+const (
+	a = key.Fingerprint("aaaaaaaaaaaaaaaa")
+	b = key.Fingerprint("bbbbbbbbbbbbbbbb")
+	c = key.Fingerprint("cccccccccccccccc")
+)
+
+func good(f key.Fingerprint) KeyfileEvidence { return KeyfileEvidence{Good: true, Key: f} }
+
+var missing = KeyfileEvidence{Why: "missing"}
+
+// opens is an answer of the rows: key, opened, key, opened … of 10.
+func answers(pairs ...any) RowsEvidence {
+	e := RowsEvidence{State: RowsAnswer, Proofs: map[key.Fingerprint]rows.Proof{}}
+	for i := 0; i < len(pairs); i += 2 {
+		f, n := pairs[i].(key.Fingerprint), int64(pairs[i+1].(int))
+		v := rows.Partial
+		switch n {
+		case 0:
+			v = rows.Refuted
+		case 10:
+			v = rows.Opens
+		}
+		e.Proofs[f] = rows.Proof{Fingerprint: f, Verdict: v, Checked: 10, Opened: n}
+	}
+	return e
+}
+
+var (
+	silent  = RowsEvidence{State: RowsSilent, Why: "empty"}
+	unknown = RowsEvidence{State: RowsUnknown, Why: "down"}
+)
+
+func known(f key.Fingerprint, age time.Duration) LedgerEvidence {
+	return LedgerEvidence{Known: f, LastLook: now.Add(-age)}
+}
+
+func history(l LedgerEvidence, contradicted ...key.Fingerprint) LedgerEvidence {
+	l.HistoryAsked, l.Contradicted = true, map[key.Fingerprint]bool{}
+	for _, f := range contradicted {
+		l.Contradicted[f] = true
+	}
+	return l
+}
+
+func accepted(f key.Fingerprint, v rows.Verdict, age time.Duration) LedgerEvidence {
+	return LedgerEvidence{Known: f, Accepted: true, Verdict: v, LastLook: now.Add(-age)}
+}
+
+func rotation(old, fresh key.Fingerprint, begun bool) LedgerEvidence {
+	return LedgerEvidence{Known: old, LastLook: now.Add(-time.Hour), Rotation: &Rotation{old, fresh, begun}}
+}
+
+func local(keys ...key.Fingerprint) LocalEvidence { return LocalEvidence{Asked: true, Keys: keys} }
+
+func holds(name string, copies ...CopyEvidence) EscrowEvidence {
+	return EscrowEvidence{Name: name, Required: true, State: EscrowAnswered, Copies: copies}
+}
+
+func down(name string, required bool) EscrowEvidence {
+	return EscrowEvidence{Name: name, Required: required, State: EscrowFailed, Why: "unreachable"}
+}
+
+func current(f key.Fingerprint) CopyEvidence {
+	return CopyEvidence{ID: "current/1", Shelf: escrow.Current, Key: f, Have: true}
+}
+
+func quarantined(f key.Fingerprint) CopyEvidence {
+	return CopyEvidence{ID: "quarantine/1", Shelf: escrow.Quarantine, Key: f, Have: true}
+}
+
+func sealed(f key.Fingerprint) CopyEvidence {
+	return CopyEvidence{ID: "current/9", Shelf: escrow.Current, Key: f, Unreadable: "sealed"}
+}
+
+var (
+	pending   = EscrowEvidence{Name: "gcp", Required: true}
+	worthless = CopyEvidence{ID: "current/7", Shelf: escrow.Current, Unreadable: "not a key", Worthless: true}
+)
+
+// TestDecide has a row for every branch of design §3.
+func TestDecide(t *testing.T) {
+	const day = 24 * time.Hour
+	next := func(f key.Fingerprint) NextEvidence { return NextEvidence{There: true, Key: f} }
+	for _, test := range []struct {
+		name string
+		e    Evidence
+		want Decision // Reason and Warning are compared only for being there
+		warn bool
+	}{
+		// R1
+		{name: "rotation open: the rows are asked", e: Evidence{Keyfile: good(a), Ledger: rotation(a, b, false)},
+			want: Decision{Rule: "R1", Action: Ask, Question: AskRows}},
+		{name: "rotation open, rows under old", e: Evidence{Keyfile: good(a), Next: next(b), Ledger: rotation(a, b, true), Rows: answers(a, 10, b, 0)},
+			want: Decision{Rule: "R1", Action: Pass, Key: a, Settle: SettleOld}},
+		{name: "rotation open, rows under new, still staged", e: Evidence{Keyfile: good(a), Next: next(b), Ledger: rotation(a, b, true), Rows: answers(a, 0, b, 10)},
+			want: Decision{Rule: "R1", Action: Install, Key: b, Settle: SettleNew}},
+		{name: "rotation open, rows under new, exchanged", e: Evidence{Keyfile: good(b), Next: next(a), Ledger: rotation(a, b, true), Rows: answers(a, 0, b, 10)},
+			want: Decision{Rule: "R1", Action: Pass, Key: b, Settle: SettleNew}},
+		{name: "rotation open, split: the one that opens more", e: Evidence{Keyfile: good(a), Next: next(b), Ledger: rotation(a, b, true), Rows: answers(a, 4, b, 6)},
+			want: Decision{Rule: "R1", Action: Install, Key: b, Settle: SettleNew}},
+		{name: "rotation open, a tie: the keyfile's own", e: Evidence{Keyfile: good(b), Next: next(a), Ledger: rotation(a, b, true), Rows: answers(a, 5, b, 5)},
+			want: Decision{Rule: "R1", Action: Pass, Key: b, Settle: SettleNew}},
+		{name: "rotation open, silent: closed, and R4 goes on", e: Evidence{Keyfile: good(a), Next: next(b), Ledger: rotation(a, b, true), Rows: silent},
+			want: Decision{Rule: "R4", Action: Pass, Key: a, Settle: SettleNeither}},
+		{name: "rotation open, neither opens a row: closed, and R3 goes on", e: Evidence{Keyfile: good(a), Next: next(b), Ledger: rotation(a, b, true), Rows: answers(a, 0, b, 0), Local: local(c)},
+			want: Decision{Rule: "R3", Action: Ask, Question: AskRows}},
+		{name: "rotation open, neither opens a row, another does", e: Evidence{Keyfile: good(a), Next: next(b), Ledger: rotation(a, b, true), Rows: answers(a, 0, b, 0, c, 10), Local: local(c)},
+			want: Decision{Rule: "R3", Action: Install, Key: c, Settle: SettleNeither}},
+		{name: "rotation open, unknown, the new one in place", e: Evidence{Keyfile: good(b), Ledger: rotation(a, b, true), Rows: unknown},
+			want: Decision{Rule: "R1", Action: Pass, Key: b}},
+		{name: "rotation open, unknown, commit not begun", e: Evidence{Keyfile: good(a), Next: next(b), Ledger: rotation(a, b, false), Rows: unknown},
+			want: Decision{Rule: "R1", Action: Pass, Key: a}},
+		{name: "rotation open, unknown, commit not begun, the old one in quarantine", e: Evidence{Keyfile: missing, Next: next(b), Ledger: rotation(a, b, false), Rows: unknown, Local: local(a)},
+			want: Decision{Rule: "R1", Action: Install, Key: a}},
+		{name: "rotation open, unknown, commit not begun, the old one nowhere", e: Evidence{Keyfile: missing, Next: next(b), Ledger: rotation(a, b, false), Rows: unknown, Local: local()},
+			want: Decision{Rule: "R1", Action: Doubt, Needed: a}},
+		{name: "rotation open, unknown, commit begun", e: Evidence{Keyfile: good(a), Next: next(b), Ledger: rotation(a, b, true), Rows: unknown},
+			want: Decision{Rule: "R1", Action: Doubt, Needed: a}},
+		{name: "a .next that the ledger does not name counts as begun", e: Evidence{Keyfile: good(a), Next: next(b), Ledger: known(a, time.Hour), Rows: unknown},
+			want: Decision{Rule: "R1", Action: Doubt, Needed: a}},
+		{name: "a .next that the ledger does not name, rows under it", e: Evidence{Keyfile: good(a), Next: next(b), Rows: answers(a, 0, b, 10)},
+			want: Decision{Rule: "R1", Action: Install, Key: b, Settle: SettleNew}},
+		{name: "a half-written .next: the keyfile's key holds", e: Evidence{Keyfile: good(a), Next: next(""), Rows: answers(a, 10)},
+			want: Decision{Rule: "R1", Action: Pass, Key: a, Settle: SettleOld}},
+		{name: "a half-written .next and a partial keyfile: look further", e: Evidence{Keyfile: good(a), Next: next(""), Rows: answers(a, 6), Local: local()},
+			want: Decision{Rule: "R1", Action: Pass, Key: a, Settle: SettleOld}},
+		{name: "the old key cannot be tried: look in the quarantine", e: Evidence{Keyfile: good(b), Ledger: rotation(a, b, true), Rows: answers(b, 6)},
+			want: Decision{Rule: "R1", Action: Ask, Question: AskLocal}},
+		{name: "the old key cannot be tried: look in the escrows", e: Evidence{Keyfile: good(b), Ledger: rotation(a, b, true), Rows: answers(b, 6), Local: local(), Escrows: []EscrowEvidence{pending}},
+			want: Decision{Rule: "R1", Action: Ask, Question: AskEscrows}},
+		{name: "the old key cannot be tried: doubt", e: Evidence{Keyfile: good(b), Ledger: rotation(a, b, true), Rows: answers(b, 6), Local: local(), Escrows: []EscrowEvidence{down("gcp", true)}},
+			want: Decision{Rule: "R1", Action: Doubt, Needed: a}},
+		{name: "the old key cannot be tried, the new one opens all", e: Evidence{Keyfile: good(b), Ledger: rotation(a, b, true), Rows: answers(b, 10)},
+			want: Decision{Rule: "R1", Action: Pass, Key: b, Settle: SettleNew}},
+
+		// R2
+		{name: "healthy: nobody is asked", e: Evidence{Keyfile: good(a), Ledger: known(a, 25*time.Hour)},
+			want: Decision{Rule: "R2", Action: Pass, Key: a}},
+		{name: "proof too old: the rows are asked", e: Evidence{Keyfile: good(a), Ledger: known(a, 25*time.Hour+time.Second)},
+			want: Decision{Rule: "R2", Action: Ask, Question: AskRows}},
+		{name: "a proof from the future is none", e: Evidence{Keyfile: good(a), Ledger: known(a, -time.Second)},
+			want: Decision{Rule: "R2", Action: Ask, Question: AskRows}},
+		{name: "proof too old, rows down", e: Evidence{Keyfile: good(a), Ledger: known(a, 2*day), Rows: unknown},
+			want: Decision{Rule: "R2", Action: Pass, Key: a}, warn: true},
+		{name: "proof too old, rows silent", e: Evidence{Keyfile: good(a), Ledger: known(a, 2*day), Rows: silent},
+			want: Decision{Rule: "R2", Action: Pass, Key: a}},
+		{name: "proof too old, proven again", e: Evidence{Keyfile: good(a), Ledger: known(a, 2*day), Rows: answers(a, 10)},
+			want: Decision{Rule: "R2", Action: Pass, Key: a}},
+		{name: "proof too old, now partial: only refuted contradicts", e: Evidence{Keyfile: good(a), Ledger: known(a, 2*day), Rows: answers(a, 1)},
+			want: Decision{Rule: "R2", Action: Pass, Key: a}, warn: true},
+		{name: "proof too old, refuted: R3", e: Evidence{Keyfile: good(a), Ledger: known(a, 2*day), Rows: answers(a, 0, b, 10), Local: local(b)},
+			want: Decision{Rule: "R3", Action: Install, Key: b, Contradicted: a}},
+		{name: "accepted while refuted: a person's word stands", e: Evidence{Keyfile: good(a), Ledger: accepted(a, rows.Refuted, 2*day), Rows: answers(a, 0)},
+			want: Decision{Rule: "R2", Action: Pass, Key: a}},
+		{name: "accepted while silent, refuted now: worse", e: Evidence{Keyfile: good(a), Ledger: accepted(a, rows.Silent, 2*day), Rows: answers(a, 0, b, 10), Local: local(b)},
+			want: Decision{Rule: "R3", Action: Install, Key: b, Contradicted: a}},
+
+		// R3
+		{name: "not known: the rows are asked", e: Evidence{Keyfile: good(a)},
+			want: Decision{Rule: "R3", Action: Ask, Question: AskRows}},
+		{name: "the keyfile's own opens all", e: Evidence{Keyfile: good(a), Rows: answers(a, 10)},
+			want: Decision{Rule: "R3", Action: Pass, Key: a}},
+		{name: "missing: the quarantine is looked into", e: Evidence{Keyfile: missing, Rows: answers()},
+			want: Decision{Rule: "R3", Action: Ask, Question: AskLocal}},
+		{name: "missing: the quarantine's keys are tried", e: Evidence{Keyfile: missing, Rows: answers(), Local: local(b)},
+			want: Decision{Rule: "R3", Action: Ask, Question: AskRows}},
+		{name: "missing: the quarantine has it", e: Evidence{Keyfile: missing, Rows: answers(b, 10), Local: local(b)},
+			want: Decision{Rule: "R3", Action: Install, Key: b}},
+		{name: "missing: the escrows are asked", e: Evidence{Keyfile: missing, Rows: answers(), Local: local(), Escrows: []EscrowEvidence{pending}},
+			want: Decision{Rule: "R3", Action: Ask, Question: AskEscrows}},
+		{name: "missing: one escrow has it, another has not answered", e: Evidence{Keyfile: missing, Rows: answers(b, 10), Local: local(), Escrows: []EscrowEvidence{pending, holds("usb", current(b))}},
+			want: Decision{Rule: "R3", Action: Install, Key: b}},
+		{name: "missing: a quarantined copy opens all", e: Evidence{Keyfile: missing, Rows: answers(b, 0, c, 10), Local: local(), Escrows: []EscrowEvidence{holds("gcp", current(b), quarantined(c))}},
+			want: Decision{Rule: "R3", Action: Install, Key: c}},
+		{name: "malformed, but decodes to the right key", e: Evidence{Keyfile: KeyfileEvidence{Key: a, Why: "base64"}, Rows: answers(a, 10)},
+			want: Decision{Rule: "R3", Action: Install, Key: a}},
+		{name: "split: the known key at hand wins without the escrows", e: Evidence{Keyfile: good(b), Ledger: known(a, time.Hour), Rows: answers(a, 7, b, 3), Local: local(a), Escrows: []EscrowEvidence{pending}},
+			want: Decision{Rule: "R3", Action: Install, Key: a}},
+		{name: "split: the known key is not at hand, so the escrows are asked", e: Evidence{Keyfile: good(b), Ledger: known(a, time.Hour), Rows: answers(b, 3), Local: local(), Escrows: []EscrowEvidence{pending}},
+			want: Decision{Rule: "R3", Action: Ask, Question: AskEscrows}},
+		{name: "split, none known: the keyfile's own wins without the escrows", e: Evidence{Keyfile: good(b), Rows: answers(b, 3), Local: local(), Escrows: []EscrowEvidence{pending}},
+			want: Decision{Rule: "R3", Action: Pass, Key: b}},
+		{name: "split, none known: the keyfile's own wins ties", e: Evidence{Keyfile: good(b), Rows: answers(b, 5, a, 5), Local: local(a)},
+			want: Decision{Rule: "R3", Action: Pass, Key: b}},
+		{name: "split, none known: one at hand opens more, so the escrows are asked", e: Evidence{Keyfile: good(b), Rows: answers(b, 3, a, 6), Local: local(a), Escrows: []EscrowEvidence{pending}},
+			want: Decision{Rule: "R3", Action: Ask, Question: AskEscrows}},
+		{name: "split: the best, every escrow having answered", e: Evidence{Keyfile: good(b), Rows: answers(b, 3, a, 6), Local: local(a), Escrows: []EscrowEvidence{holds("gcp")}},
+			want: Decision{Rule: "R3", Action: Install, Key: a}},
+		{name: "split: an escrow has not answered", e: Evidence{Keyfile: good(b), Rows: answers(b, 3, a, 6), Local: local(a), Escrows: []EscrowEvidence{down("gcp", false)}},
+			want: Decision{Rule: "R3", Action: Doubt}},
+		{name: "split: a sealed copy is unopened", e: Evidence{Keyfile: good(b), Rows: answers(b, 3, a, 6), Local: local(a), Escrows: []EscrowEvidence{holds("usb", sealed(a))}},
+			want: Decision{Rule: "R3", Action: Doubt}},
+		{name: "lost", e: Evidence{Keyfile: good(b), Ledger: known(a, time.Hour), Rows: answers(b, 0), Local: local(), Escrows: []EscrowEvidence{holds("gcp", worthless)}},
+			want: Decision{Rule: "R3", Action: Lost, Needed: a}},
+		{name: "lost, with copies that were tried", e: Evidence{Keyfile: missing, Rows: answers(b, 0), Local: local(), Escrows: []EscrowEvidence{holds("gcp", current(b))}},
+			want: Decision{Rule: "R3", Action: Lost}},
+		{name: "lost, by what an earlier start tried", e: Evidence{Keyfile: missing, Rows: answers(b, 0), Local: local(),
+			Escrows: []EscrowEvidence{holds("gcp", CopyEvidence{ID: "current/1", Shelf: escrow.Current, Key: b})}},
+			want: Decision{Rule: "R3", Action: Lost}},
+		{name: "not lost: a copy was not fetched again yet", e: Evidence{Keyfile: missing, Rows: answers(), Local: local(),
+			Escrows: []EscrowEvidence{holds("gcp", CopyEvidence{ID: "current/1", Shelf: escrow.Current, Key: b})}},
+			want: Decision{Rule: "R3", Action: Doubt}},
+		{name: "not lost: sealed", e: Evidence{Keyfile: missing, Rows: answers(), Local: local(), Escrows: []EscrowEvidence{holds("usb", sealed(""))}},
+			want: Decision{Rule: "R3", Action: Doubt}},
+		{name: "not lost: an escrow is down", e: Evidence{Keyfile: missing, Rows: answers(), Local: local(), Escrows: []EscrowEvidence{down("gcp", false)}},
+			want: Decision{Rule: "R3", Action: Doubt}},
+		{name: "the known key is refuted while another stands in its place", e: Evidence{Keyfile: good(b), Ledger: known(a, time.Hour), Rows: answers(a, 0, b, 4), Local: local(a)},
+			want: Decision{Rule: "R3", Action: Pass, Key: b, Contradicted: a}},
+
+		// R4
+		{name: "silent, 32 bytes", e: Evidence{Keyfile: good(b), Ledger: known(a, time.Hour), Rows: silent},
+			want: Decision{Rule: "R4", Action: Pass, Key: b}},
+		{name: "silent, missing: the known key is looked for here", e: Evidence{Keyfile: missing, Ledger: known(a, time.Hour), Rows: silent},
+			want: Decision{Rule: "R4", Action: Ask, Question: AskLocal}},
+		{name: "silent, missing: the known key from the quarantine", e: Evidence{Keyfile: missing, Ledger: known(a, time.Hour), Rows: silent, Local: local(b, a)},
+			want: Decision{Rule: "R4", Action: Install, Key: a}},
+		{name: "silent, missing: the known key from an escrow, others pending", e: Evidence{Keyfile: missing, Ledger: known(a, time.Hour), Rows: silent, Local: local(), Escrows: []EscrowEvidence{pending, holds("usb", current(b), quarantined(a))}},
+			want: Decision{Rule: "R4", Action: Install, Key: a}},
+		{name: "silent, missing: the escrows are asked", e: Evidence{Keyfile: missing, Rows: silent, Local: local(b), Escrows: []EscrowEvidence{pending}},
+			want: Decision{Rule: "R4", Action: Ask, Question: AskEscrows}},
+		{name: "silent, missing: the first escrow's newest", e: Evidence{Keyfile: missing, Rows: silent, Local: local(c), Escrows: []EscrowEvidence{holds("gcp", quarantined(c)), holds("vault", current(b)), holds("usb", current(a))}},
+			want: Decision{Rule: "R4", Action: Install, Key: b}},
+		{name: "silent, decodes: behind the newest current copies", e: Evidence{Keyfile: KeyfileEvidence{Key: c, Why: "hex"}, Rows: silent, Local: local(), Escrows: []EscrowEvidence{holds("gcp", current(b))}},
+			want: Decision{Rule: "R4", Action: Install, Key: b}},
+		{name: "silent, decodes: no copies", e: Evidence{Keyfile: KeyfileEvidence{Key: c, Why: "hex"}, Rows: silent, Local: local(), Escrows: []EscrowEvidence{holds("gcp")}},
+			want: Decision{Rule: "R4", Action: Install, Key: c}},
+		{name: "silent, missing: local quarantine before the quarantine shelf", e: Evidence{Keyfile: missing, Rows: silent, Local: local(b), Escrows: []EscrowEvidence{holds("gcp", quarantined(c))}},
+			want: Decision{Rule: "R4", Action: Install, Key: b}},
+		{name: "silent, missing: the quarantine shelf", e: Evidence{Keyfile: missing, Rows: silent, Local: local(), Escrows: []EscrowEvidence{holds("gcp", quarantined(c))}},
+			want: Decision{Rule: "R4", Action: Install, Key: c}},
+		{name: "silent, missing: a required escrow is down", e: Evidence{Keyfile: missing, Rows: silent, Local: local(b), Escrows: []EscrowEvidence{down("gcp", true), holds("usb", current(a))}},
+			want: Decision{Rule: "R4", Action: Doubt}},
+		{name: "silent, missing: an optional escrow is down, another has a copy", e: Evidence{Keyfile: missing, Rows: silent, Local: local(), Escrows: []EscrowEvidence{down("gcp", false), holds("usb", current(a))}},
+			want: Decision{Rule: "R4", Action: Install, Key: a}},
+		{name: "silent, missing: an optional escrow is down, copies may exist (law 2)", e: Evidence{Keyfile: missing, Rows: silent, Local: local(), Escrows: []EscrowEvidence{down("gcp", false), holds("usb")}},
+			want: Decision{Rule: "R4", Action: Doubt}},
+		{name: "silent, missing: a copy that cannot be read is a copy", e: Evidence{Keyfile: missing, Rows: silent, Local: local(), Escrows: []EscrowEvidence{holds("usb", sealed(a))}},
+			want: Decision{Rule: "R4", Action: Doubt}},
+		{name: "silent, missing: what was a copy is a trace", e: Evidence{Keyfile: missing, Rows: silent, Local: local(), Escrows: []EscrowEvidence{holds("usb", worthless)}},
+			want: Decision{Rule: "R4", Action: Doubt}},
+		{name: "first start", e: Evidence{Keyfile: missing, Rows: silent, Local: local(), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
+			want: Decision{Rule: "R4", Action: Make}},
+		{name: "first start without an escrow", e: Evidence{Keyfile: missing, Rows: silent, Local: local()},
+			want: Decision{Rule: "R4", Action: Make}},
+		{name: "first start over a crashed mint", e: Evidence{Keyfile: KeyfileEvidence{Why: "17 bytes instead of 32"}, Rows: silent, Local: local(), Escrows: []EscrowEvidence{holds("gcp")}},
+			want: Decision{Rule: "R4", Action: Make}},
+
+		// R5
+		{name: "unknown, missing: the known key from the quarantine", e: Evidence{Keyfile: missing, Ledger: known(a, time.Hour), Rows: unknown, Local: local(a)},
+			want: Decision{Rule: "R5", Action: Install, Key: a}},
+		{name: "unknown, missing: the known key from an escrow, another down", e: Evidence{Keyfile: missing, Ledger: known(a, time.Hour), Rows: unknown, Local: local(), Escrows: []EscrowEvidence{down("gcp", true), holds("usb", current(a))}},
+			want: Decision{Rule: "R5", Action: Install, Key: a}},
+		{name: "unknown, missing: the known key is nowhere", e: Evidence{Keyfile: missing, Ledger: known(a, time.Hour), Rows: unknown, Local: local(b), Escrows: []EscrowEvidence{holds("gcp", current(b))}},
+			want: Decision{Rule: "R5", Action: Doubt, Needed: a}},
+		{name: "unknown, missing, none known", e: Evidence{Keyfile: missing, Rows: unknown},
+			want: Decision{Rule: "R5", Action: Doubt}},
+		{name: "unknown, decodes to the known key", e: Evidence{Keyfile: KeyfileEvidence{Key: a, Why: "base64"}, Ledger: known(a, time.Hour), Rows: unknown},
+			want: Decision{Rule: "R5", Action: Install, Key: a}},
+		{name: "unknown, decodes to a key that is not known: counts as missing", e: Evidence{Keyfile: KeyfileEvidence{Key: b, Why: "base64"}, Rows: unknown},
+			want: Decision{Rule: "R5", Action: Doubt}},
+		{name: "unknown, foreign", e: Evidence{Keyfile: good(b), Ledger: known(a, time.Hour), Rows: unknown},
+			want: Decision{Rule: "R5", Action: Doubt, Needed: a}},
+		{name: "unknown, none known: the ledger is asked", e: Evidence{Keyfile: good(b), Rows: unknown},
+			want: Decision{Rule: "R5", Action: Ask, Question: AskHistory}},
+		{name: "unknown, contradicted before", e: Evidence{Keyfile: good(b), Ledger: history(LedgerEvidence{}, b), Rows: unknown},
+			want: Decision{Rule: "R5", Action: Doubt}},
+		{name: "unknown, none known: the escrows are asked", e: Evidence{Keyfile: good(b), Ledger: history(LedgerEvidence{}), Rows: unknown, Escrows: []EscrowEvidence{pending}},
+			want: Decision{Rule: "R5", Action: Ask, Question: AskEscrows}},
+		{name: "unknown, none known, the escrow's newest is another", e: Evidence{Keyfile: good(b), Ledger: history(LedgerEvidence{}), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp", current(a))}},
+			want: Decision{Rule: "R5", Action: Doubt}},
+		{name: "unknown, none known, the escrow's newest cannot be read", e: Evidence{Keyfile: good(b), Ledger: history(LedgerEvidence{}), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp", sealed(""))}},
+			want: Decision{Rule: "R5", Action: Doubt}},
+		{name: "unknown, none known, the escrow's newest is the same", e: Evidence{Keyfile: good(b), Ledger: history(LedgerEvidence{}), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp", worthless, current(b))}},
+			want: Decision{Rule: "R5", Action: Pass, Key: b}, warn: true},
+		{name: "unknown, none known, the escrows are down", e: Evidence{Keyfile: good(b), Ledger: history(LedgerEvidence{}), Rows: unknown, Escrows: []EscrowEvidence{down("gcp", true)}},
+			want: Decision{Rule: "R5", Action: Pass, Key: b}, warn: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			test.e.Now = now
+			got := Decide(test.e)
+			if got.Action != Ask && got.Reason == "" {
+				t.Error("no reason is given")
+			}
+			if (got.Warning != "") != test.warn {
+				t.Errorf("warning: %q", got.Warning)
+			}
+			reason := got.Reason
+			got.Reason, got.Warning = "", ""
+			if got != test.want {
+				t.Errorf("got  %+v (%s)\nwant %+v", got, reason, test.want)
+			}
+		})
+	}
+}
+
+// world is a host as it really is; answer gives Decide what it asks for.
+type world struct {
+	evidence Evidence // without what must be asked for
+	rows     RowsEvidence
+	opens    map[key.Fingerprint]int64 // of rows.Proofs, for every key that exists
+	total    int64
+	local    []key.Fingerprint
+	escrows  []EscrowEvidence // answered or failed
+	history  map[key.Fingerprint]bool
+	asked    []Question
+}
+
+// randomWorld is drawn so that every rule applies often.
+func randomWorld(r *rand.Rand) *world {
+	pick := func() key.Fingerprint { return []key.Fingerprint{a, b, c}[r.IntN(3)] }
+	w := &world{opens: map[key.Fingerprint]int64{}, total: 10, history: map[key.Fingerprint]bool{}}
+	left := w.total
+	for _, f := range []key.Fingerprint{a, b, c} {
+		switch r.IntN(4) {
+		case 0:
+			w.opens[f] = left
+		case 1:
+			w.opens[f] = r.Int64N(left + 1)
+		}
+		left -= w.opens[f]
+		w.history[f] = r.IntN(4) == 0
+	}
+	w.rows.State = RowsState(1 + r.IntN(3))
+	w.rows.Why = "because"
+	e := &w.evidence
+	e.Now = now
+	switch r.IntN(4) {
+	case 0:
+		e.Keyfile = missing
+	case 1:
+		e.Keyfile = KeyfileEvidence{Why: "31 bytes instead of 32"}
+		if r.IntN(2) == 0 {
+			e.Keyfile.Key = pick()
+		}
+	default:
+		e.Keyfile = good(pick())
+	}
+	if r.IntN(5) == 0 {
+		e.Next = NextEvidence{There: true}
+		if r.IntN(4) > 0 {
+			e.Next.Key = pick()
+		}
+	}
+	if r.IntN(2) == 0 {
+		e.Ledger = known(pick(), time.Duration(r.IntN(60)-5)*time.Hour)
+		if r.IntN(3) == 0 {
+			e.Ledger.Accepted = true
+			e.Ledger.Verdict = []rows.Verdict{rows.Opens, rows.Partial, rows.Refuted, rows.Silent, rows.Unknown}[r.IntN(5)]
+		}
+	}
+	if r.IntN(5) == 0 {
+		e.Ledger.Rotation = &Rotation{Old: pick(), New: pick(), Begun: r.IntN(2) == 0}
+	}
+	for range r.IntN(3) {
+		if f := pick(); !slices.Contains(w.local, f) {
+			w.local = append(w.local, f)
+		}
+	}
+	for i := range r.IntN(3) {
+		s := EscrowEvidence{Name: fmt.Sprint("escrow", i), Required: r.IntN(2) == 0, State: EscrowAnswered}
+		if r.IntN(4) == 0 {
+			s.State, s.Why = EscrowFailed, "unreachable"
+		} else {
+			for _, shelf := range escrow.Shelves {
+				for n := range r.IntN(3) {
+					c := CopyEvidence{ID: fmt.Sprint(shelf, "/", n), Shelf: shelf, Key: pick(), Have: true}
+					switch r.IntN(8) {
+					case 0:
+						c.Have, c.Unreadable = false, "sealed"
+					case 1:
+						c.Have, c.Unreadable, c.Worthless, c.Key = false, "not a key", true, ""
+					}
+					s.Copies = append(s.Copies, c)
+				}
+			}
+		}
+		w.escrows = append(w.escrows, s)
+		e.Escrows = append(e.Escrows, EscrowEvidence{Name: s.Name, Required: s.Required})
+	}
+	return w
+}
+
+func (w *world) proof(f key.Fingerprint) rows.Proof {
+	p := rows.Proof{Fingerprint: f, Checked: w.total, Opened: w.opens[f], Verdict: rows.Partial}
+	switch p.Opened {
+	case 0:
+		p.Verdict = rows.Refuted
+	case w.total:
+		p.Verdict = rows.Opens
+	}
+	return p
+}
+
+func (w *world) answer(e *Evidence, q Question) {
+	w.asked = append(w.asked, q)
+	switch q {
+	case AskHistory:
+		e.Ledger.HistoryAsked, e.Ledger.Contradicted = true, w.history
+	case AskLocal:
+		e.Local = LocalEvidence{Asked: true, Keys: w.local}
+	case AskRows:
+		e.Rows.State, e.Rows.Why = w.rows.State, w.rows.Why
+		if w.rows.State == RowsAnswer {
+			if e.Rows.Proofs == nil {
+				e.Rows.Proofs = map[key.Fingerprint]rows.Proof{}
+			}
+			for _, f := range (&decision{Evidence: *e}).atHand() {
+				e.Rows.Proofs[f] = w.proof(f)
+			}
+		}
+	case AskEscrows:
+		for i := range e.Escrows {
+			if e.Escrows[i].State == EscrowPending { // one at a time, as they come
+				e.Escrows[i] = w.escrows[i]
+				return
+			}
+		}
+	}
+}
+
+// run asks Decide to the end.
+func (w *world) run(t *testing.T) (Decision, Evidence) {
+	e := w.evidence
+	e.Escrows = slices.Clone(e.Escrows)
+	for range 20 {
+		d := Decide(e)
+		if d.Action != Ask {
+			return d, e
+		}
+		before := fmt.Sprintf("%+v", e)
+		w.answer(&e, d.Question)
+		if fmt.Sprintf("%+v", e) == before {
+			t.Fatalf("%s asks for %s, and the answer changes nothing: %+v", d.Rule, d.Question, e)
+		}
+	}
+	t.Fatalf("no end: %+v", e)
+	return Decision{}, e
+}
+
+// TestDecideProperties draws worlds and checks what must hold in all of them.
+func TestDecideProperties(t *testing.T) {
+	const worlds = 40_000
+	r := rand.New(rand.NewPCG(1, 2))
+	rules, actions := map[string]int{}, map[Action]int{}
+	for n := range worlds {
+		w := randomWorld(r)
+		d, e := w.run(t)
+		fail := func(format string, args ...any) {
+			t.Helper()
+			t.Fatalf("world %d: %s\ndecision %+v\nevidence %+v\nasked %v", n, fmt.Sprintf(format, args...), d, e, w.asked)
+		}
+		rules[d.Rule]++
+		actions[d.Action]++
+		own, asked := e.Keyfile.Key, e.Rows.State
+		calm := e.openRotation() == nil
+		switch d.Action {
+		case Pass:
+			if !e.Keyfile.Good || d.Key != own {
+				fail("passes what is not in the keyfile")
+			}
+			vouched := e.Ledger.Accepted && e.Ledger.Verdict == rows.Refuted && e.Ledger.Known == own
+			if asked == RowsAnswer && w.opens[own] == 0 && !vouched {
+				fail("passes a key that the rows refute (law 1)")
+			}
+		case Install:
+			if !slices.Contains((&decision{Evidence: e}).atHand(), d.Key) {
+				fail("installs a key that is not at hand")
+			}
+			if e.Keyfile.Good && asked == RowsAnswer && w.opens[own] == w.total {
+				fail("replaces a key that the rows prove (law 1)")
+			}
+			if e.Keyfile.Good && asked != RowsAnswer && calm {
+				fail("replaces 32 bytes without the rows' word")
+			}
+			if asked == RowsAnswer && w.opens[d.Key] == 0 {
+				fail("installs a key that opens no row (law 1)")
+			}
+		case Make:
+			if asked != RowsSilent {
+				fail("makes a key while rows may depend on another (law 2)")
+			}
+			if own != "" || e.Next.Key != "" || len(w.local) > 0 {
+				fail("makes a key while one is on this host (law 2)")
+			}
+			for _, s := range w.escrows {
+				if s.State != EscrowAnswered || len(s.Copies) > 0 {
+					fail("makes a key while copies may exist (law 2)")
+				}
+			}
+		case Lost:
+			if asked != RowsAnswer {
+				fail("lost without the rows' word (law 6)")
+			}
+			for _, s := range w.escrows {
+				if s.State != EscrowAnswered {
+					fail("lost although an escrow did not answer (law 6)")
+				}
+				for _, c := range s.Copies {
+					if c.Have && w.opens[c.Key] > 0 {
+						fail("lost although a copy opens rows")
+					}
+				}
+			}
+		}
+		// Whatever opens all rows and is at hand or comes from an answering escrow is found.
+		if asked == RowsAnswer && d.Rule == "R3" && (d.Action == Doubt || d.Action == Lost) {
+			for _, f := range (&decision{Evidence: e}).atHand() {
+				if w.opens[f] == w.total {
+					fail("key %s opens every row and is not taken", f)
+				}
+			}
+		}
+		// Law 7.
+		age := now.Sub(e.Ledger.LastLook)
+		if calm && e.Keyfile.Good && own == e.Ledger.Known && age >= 0 && age <= ProofLife && (len(w.asked) > 0 || d.Action != Pass) {
+			fail("the healthy path asks")
+		}
+	}
+	for _, rule := range []string{"R1", "R2", "R3", "R4", "R5"} {
+		if rules[rule] < worlds/100 {
+			t.Errorf("%s decided only %d of %d worlds: the worlds are not random enough", rule, rules[rule], worlds)
+		}
+	}
+	for _, action := range []Action{Pass, Install, Make, Doubt, Lost} {
+		if actions[action] < worlds/1000 {
+			t.Errorf("%s came out of only %d of %d worlds", action, actions[action], worlds)
+		}
+	}
+	t.Logf("%d worlds, by rule %v, by action %v", worlds, rules, actions)
+}

@@ -1,0 +1,257 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/keyfile"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+// ErrBusy says that another keyguard holds the lock that is needed.
+var ErrBusy = errors.New("another keyguard is at work")
+
+// GuardOptions are what the moment of the call knows.
+type GuardOptions struct {
+	// Remembered returns the proofs of an earlier call, if the rows still carry the
+	// same mark: a start that is repeated asks the escrows less often (law 9).
+	Remembered func(mark string) map[key.Fingerprint]rows.Proof
+}
+
+// GuardResult is what was found, decided and done.
+type GuardResult struct {
+	Decision Decision
+	Evidence Evidence
+	Mark     string // what the rows looked like, for Remembered
+	Parked   bool   // Doubt, Lost: the daemon starts without a key and cannot mint one
+	Exposed  string // what was loose about the keyfile and was put right: "mode 0644"
+	Trouble  []Trouble
+}
+
+// Guard makes sure of the keyfile before the daemon reads it: it observes, decides
+// (Decide) and does what was decided. Doubt and Lost are results, not errors; they
+// park where a watcher lives that can put the key in later, and leave everything as
+// it is where none does. ErrBusy: a rotation is under way and did not end within ctx.
+// Any other error: what was decided could not be done, and the result says what it was.
+func Guard(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error) {
+	// The keyfile may change under our hands; then all is observed again (law 3).
+	// Whoever changes it more often than this is fighting, and a person must look.
+	const attempts = 5
+	for attempt := 1; ; attempt++ {
+		result, err := guardOnce(ctx, h, opts)
+		if !errors.Is(err, keyfile.ErrChanged) || attempt == attempts {
+			return result, err
+		}
+	}
+}
+
+func guardOnce(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error) {
+	o, err := h.observe()
+	if err != nil {
+		return GuardResult{}, err
+	}
+	defer func() { o.close() }()
+	if o.evidence.Ledger.Rotation != nil {
+		l, err := lock.Wait(ctx, h.StateDir, lock.Rotate)
+		if err != nil {
+			return GuardResult{Evidence: o.evidence}, fmt.Errorf("%w: a rotation is under way", ErrBusy)
+		}
+		defer l.Release()
+		o.close()
+		if o, err = h.observe(); err != nil { // what the rotation left
+			return GuardResult{}, err
+		}
+	}
+	o.remembered = opts.Remembered
+	o.sweep()
+	r := GuardResult{Decision: o.decide(ctx)}
+	err = o.act(ctx, &r)
+	if err != nil {
+		err = fmt.Errorf("cannot %s: %w", r.Decision.Action, err)
+	}
+	r.Evidence, r.Mark, r.Trouble = o.evidence, o.answer.Mark, o.trouble
+	return r, err
+}
+
+// sweep takes away what earlier installs left beside the keyfile, once it is safely
+// in the local quarantine (law 3).
+func (o *observation) sweep() {
+	if err := o.host.Keyfile.Sweep(o.evidence.Now); err != nil {
+		o.complain("cannot clear away an earlier keyfile", err)
+	}
+}
+
+// act does what was decided. The order is law 5's: what the rows said is on disk
+// first, then the keyfile is right, and only then a rotation is closed.
+func (o *observation) act(ctx context.Context, r *GuardResult) error {
+	d := r.Decision
+	if d.Contradicted != "" {
+		p := o.evidence.Rows.Proofs[d.Contradicted]
+		o.write(ledger.Entry{Event: ledger.Contradicted, Fingerprint: d.Contradicted,
+			Verdict: string(p.Verdict), Checked: p.Checked, Opened: p.Opened})
+	}
+	if d.Settle == SettleNothing {
+		o.writeProof(d)
+	}
+	switch d.Action {
+	case Pass:
+		if o.seen.Loose != "" {
+			o.tighten(r)
+		}
+	case Install:
+		if err := o.install(d.Key, d.Rule+": "+d.Reason); err != nil {
+			return err
+		}
+	case Make:
+		if err := o.makeFirst(ctx, r); err != nil {
+			return err
+		}
+	case Doubt, Lost:
+		if err := o.park(r); err != nil {
+			return err
+		}
+	}
+	if d.Settle != SettleNothing {
+		return o.settle(r.Decision)
+	}
+	return nil
+}
+
+// write appends to the ledger. That it cannot is trouble, and no reason to keep the
+// daemon from its key (law 9).
+func (o *observation) write(entries ...ledger.Entry) {
+	if err := o.host.Ledger.Append(entries...); err != nil {
+		o.complain("cannot write the ledger", err)
+	}
+}
+
+// writeProof records what the rows just said of the key that the daemon will read. A
+// key that opens all of them becomes the known key by it; one that opens some stays
+// what it was.
+func (o *observation) writeProof(d Decision) {
+	p, tried := o.evidence.Rows.Proofs[d.Key]
+	if o.evidence.Rows.State != RowsAnswer || !tried || (d.Action != Pass && d.Action != Install) {
+		return
+	}
+	known := d.Key == o.evidence.Ledger.Known && d.Contradicted == ""
+	if p.Verdict == rows.Opens || (p.Verdict == rows.Partial && known) {
+		o.write(provenEntry(p))
+	}
+}
+
+func provenEntry(p rows.Proof) ledger.Entry {
+	return ledger.Entry{Event: ledger.Proven, Fingerprint: p.Fingerprint,
+		Verdict: string(p.Verdict), Checked: p.Checked, Opened: p.Opened}
+}
+
+func (o *observation) tighten(r *GuardResult) {
+	if err := o.host.Keyfile.Tighten(o.seen); err != nil {
+		o.complain("cannot tighten the keyfile, "+o.seen.Loose, err)
+		return
+	}
+	r.Exposed = o.seen.Loose
+	o.write(ledger.Entry{Event: ledger.Exposed, Fingerprint: o.evidence.Keyfile.Key, Reason: o.seen.Loose})
+}
+
+// install puts a key at hand in the keyfile's place. That what came out could not be
+// copied to the local quarantine is trouble only: it stays beside the keyfile.
+func (o *observation) install(f key.Fingerprint, reason string) error {
+	err := o.host.Keyfile.Install(o.seen, o.keys[f], o.evidence.Now)
+	if err = o.onlyAside(err, "the key is in place"); err != nil {
+		return err
+	}
+	o.write(ledger.Entry{Event: ledger.Installed, Fingerprint: f, Old: o.evidence.Keyfile.Key, Reason: reason})
+	return nil
+}
+
+// onlyAside takes out of the error of a change to the keyfile that its copy in the local
+// quarantine is still missing: the change was made, and the aside stays until Sweep.
+func (o *observation) onlyAside(err error, done string) error {
+	if !errors.Is(err, keyfile.ErrNotKept) {
+		return err
+	}
+	o.complain(done+", but what was there is kept only beside it", err)
+	if errors.Is(err, keyfile.ErrChanged) {
+		return keyfile.ErrChanged
+	}
+	return nil
+}
+
+// makeFirst is the first start on a new host (R4): no row and no copy exists. The key
+// is in the ledger and in every escrow, read back, before the daemon can use it
+// (law 5). A crash before the install leaves copies, and the next start installs them.
+func (o *observation) makeFirst(ctx context.Context, r *GuardResult) error {
+	unsure := func(format string, a ...any) error {
+		r.Decision = doubt(format, a...)
+		r.Decision.Rule = "R4"
+		return o.park(r)
+	}
+	l, err := lock.Try(o.host.StateDir, lock.Rotate)
+	if err != nil {
+		return unsure("a first key is to be made, and %v", err)
+	}
+	defer l.Release()
+	k := key.Generate()
+	f := o.hold(k)
+	if err := o.host.Ledger.Append(ledger.Entry{Event: ledger.Made, Fingerprint: f, Reason: o.evidence.Rows.Why}); err != nil {
+		return unsure("a first key cannot be made before the ledger names it: %v", err)
+	}
+	for i, s := range o.host.Escrows {
+		saved := o.save(ctx, i, k, verdictOf(o.evidence.Rows, f))
+		if saved.Err == nil {
+			continue
+		}
+		if s.Required {
+			return unsure("a first key was made and not installed: escrow %q did not take it: %v", s.Name(), saved.Err)
+		}
+		o.complain(fmt.Sprintf("escrow %q did not take the first key", s.Name()), saved.Err)
+	}
+	r.Decision.Key = f
+	return o.install(f, r.Decision.Rule+": "+r.Decision.Reason)
+}
+
+// park makes the keyfile an empty one, on which the daemon runs without secrets and
+// cannot mint, if a watcher lives that will put the key in. It proves that by the
+// lock that the watcher holds for life.
+func (o *observation) park(r *GuardResult) error {
+	alive, err := lock.Held(o.host.StateDir, lock.Watch)
+	if err != nil {
+		o.complain("cannot tell whether the watcher lives", err)
+		return nil
+	}
+	if !alive {
+		return nil
+	}
+	if !o.seen.Empty {
+		err := o.host.Keyfile.Park(o.seen, o.evidence.Now)
+		if err = o.onlyAside(err, "the keyfile is parked"); err != nil {
+			return err
+		}
+		o.write(ledger.Entry{Event: ledger.Parked, Old: o.evidence.Keyfile.Key, Reason: r.Decision.Reason})
+	}
+	r.Parked = true
+	return nil
+}
+
+// settle closes the open rotation: the keyfile is right by now, so what stands in
+// `.next` goes to the local quarantine, and the ledger says which key holds.
+func (o *observation) settle(d Decision) error {
+	if o.evidence.Next.There {
+		if err := o.host.Keyfile.KeepNext(o.evidence.Now); err != nil {
+			return fmt.Errorf("cannot move the staged key of the rotation away: %w", err)
+		}
+	}
+	rotation := o.evidence.openRotation()
+	closed := ledger.Entry{Event: ledger.RotationClosed, Old: rotation.Old, Reason: d.Reason}
+	if d.Settle == SettleNeither {
+		o.write(closed)
+		return nil
+	}
+	closed.Fingerprint = d.Key
+	o.write(closed, provenEntry(o.evidence.Rows.Proofs[d.Key]))
+	return nil
+}

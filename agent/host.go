@@ -1,0 +1,58 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/keyfile"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+// Host is what every operation works on. Making one touches nothing; cmd/keyguard
+// wires it from the configuration.
+type Host struct {
+	Keyfile  keyfile.File
+	Ledger   *ledger.Ledger
+	StateDir string   // the directory of the ledger and the locks
+	Escrows  []Escrow // in the order of the configuration
+	// OpenRows finds the database and opens it, within the deadlines of the options.
+	// Its error says in a sentence why the rows cannot be asked.
+	OpenRows func(context.Context, rows.Options) (*rows.Table, error)
+	Now      func() time.Time
+}
+
+// Escrow is a configured place for copies. Reading and writing are apart, so that
+// what only looks is given nothing to write with.
+type Escrow struct {
+	escrow.Reader
+	Writer   escrow.Writer
+	Required bool
+}
+
+// ErrNotAgain is what a Reader answers for a copy that it remembers having fetched,
+// when it is too early to ask the store again (law 9).
+var ErrNotAgain = errors.New("not asked again yet")
+
+// Trouble is something that went wrong beside the point: the operation was done all
+// the same, and a person should read it (law 9).
+type Trouble struct {
+	What string // "cannot write the ledger"
+	Err  error
+}
+
+func (t Trouble) Error() string { return t.What + ": " + t.Err.Error() }
+func (t Trouble) Unwrap() error { return t.Err }
+
+// eachEscrow calls do for all escrows at once, with their place in the configuration,
+// and returns when all are done.
+func eachEscrow(h *Host, do func(i int, s Escrow)) {
+	var all sync.WaitGroup
+	for i, s := range h.Escrows {
+		all.Go(func() { do(i, s) })
+	}
+	all.Wait()
+}

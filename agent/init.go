@@ -1,0 +1,43 @@
+package agent
+
+import (
+	"context"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+)
+
+// InitResult is what became of every escrow, and of the key in them.
+type InitResult struct {
+	Places []PlaceResult // in the order of the configuration
+	Backup *BackupResult // nil when there is no key to escrow yet
+}
+
+// PlaceResult is one escrow's place, made or found.
+type PlaceResult struct {
+	Escrow   string
+	Place    escrow.Place
+	Required bool
+	Err      error
+}
+
+// Init makes the place that each escrow needs, where it is missing, and then escrows
+// the present key and reads it back, as Backup does. It may be called again at any
+// time. Without a key of 32 bytes it only makes the places: the first start of the
+// daemon makes the key, or finds it.
+func Init(ctx context.Context, h *Host) (InitResult, error) {
+	r := InitResult{Places: make([]PlaceResult, len(h.Escrows))}
+	eachEscrow(h, func(i int, s Escrow) {
+		r.Places[i] = PlaceResult{Escrow: s.Name(), Place: s.Place(), Required: s.Required, Err: s.Writer.Init(ctx)}
+	})
+	o, err := h.observe()
+	if err != nil {
+		return r, err
+	}
+	defer o.close()
+	if !o.evidence.Keyfile.Good || len(h.Escrows) == 0 {
+		return r, nil
+	}
+	b := o.escrowKey(ctx, o.evidence.Keyfile.Key)
+	r.Backup = &b
+	return r, nil
+}

@@ -1,0 +1,301 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/keyfile"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+// observation gathers the evidence that Decide asks for, and holds the bytes of the
+// keys that the evidence names. It is used by one goroutine and must be closed.
+type observation struct {
+	host     *Host
+	evidence Evidence
+	seen     keyfile.Seen
+	keys     map[key.Fingerprint]key.Key
+	kept     []keyfile.Kept
+	record   *ledger.Record // nil until the history was asked for
+	trouble  []Trouble
+
+	remembered func(mark string) map[key.Fingerprint]rows.Proof
+	table      *rows.Table
+	answer     rows.Answer
+
+	fetching sync.WaitGroup
+	stop     context.CancelFunc
+	arrivals chan arrival
+}
+
+// arrival is news from one escrow: the evidence replaces what was there before.
+type arrival struct {
+	escrow   int
+	evidence EscrowEvidence
+	keys     []key.Key // fetched since the last arrival
+}
+
+// observe looks at what is here without opening a socket: the keyfile and the end of
+// the ledger. An error means that nobody can say what stands in the keyfile's place.
+func (h *Host) observe() (*observation, error) {
+	seen, err := h.Keyfile.Look()
+	if err != nil {
+		return nil, err
+	}
+	o := &observation{host: h, seen: seen, keys: map[key.Fingerprint]key.Key{}}
+	o.evidence.Now = h.Now()
+	for _, s := range h.Escrows {
+		o.evidence.Escrows = append(o.evidence.Escrows, EscrowEvidence{Name: s.Name(), Required: s.Required})
+	}
+
+	o.evidence.Keyfile = KeyfileEvidence{
+		Good: seen.Kind == keyfile.Good,
+		Key:  o.hold(seen.Key),
+		Why:  seen.Why,
+	}
+	if seen.Kind == keyfile.Missing {
+		o.evidence.Keyfile.Why = "missing"
+	}
+	o.evidence.Next = NextEvidence{There: seen.NextThere, Key: o.hold(seen.Next)}
+
+	standing, err := h.Ledger.Standing()
+	if err != nil {
+		// Law 9, law 6: a ledger that cannot be read is trouble, and then no key is known.
+		o.complain("cannot read the ledger, so no key is known", err)
+	}
+	l := &o.evidence.Ledger
+	l.Known = standing.Known
+	l.Accepted = standing.By == ledger.Accepted
+	l.Verdict = rows.Verdict(standing.Verdict)
+	l.LastLook = standing.LastLook
+	if r := standing.Rotation; r != nil {
+		l.Rotation = &Rotation{Old: r.Old, New: r.New, Begun: r.CommitBegun}
+	}
+	return o, nil
+}
+
+// close ends what is under way and wipes every key.
+func (o *observation) close() {
+	if o == nil {
+		return
+	}
+	if o.stop != nil {
+		o.stop()
+		o.fetching.Wait()
+	}
+	if o.table != nil {
+		o.table.Close()
+	}
+	for _, k := range o.keys {
+		k.Wipe()
+	}
+}
+
+func (o *observation) complain(what string, err error) {
+	o.trouble = append(o.trouble, Trouble{What: what, Err: err})
+}
+
+// hold keeps a key for as long as the observation lives and names it.
+func (o *observation) hold(k key.Key) key.Fingerprint {
+	f := k.Fingerprint()
+	if _, ok := o.keys[f]; !ok && f != "" {
+		o.keys[f] = k
+	}
+	return f
+}
+
+// decide asks Decide, and gathers what it wants to know, until it answers.
+func (o *observation) decide(ctx context.Context) Decision {
+	for {
+		d := Decide(o.evidence)
+		if d.Action != Ask {
+			return d
+		}
+		switch d.Question {
+		case AskHistory:
+			o.askHistory()
+		case AskLocal:
+			o.askLocal()
+		case AskRows:
+			o.askRows(ctx)
+		case AskEscrows:
+			o.awaitEscrows(ctx)
+		}
+	}
+}
+
+func (o *observation) askHistory() {
+	l := &o.evidence.Ledger
+	l.HistoryAsked, l.Contradicted = true, map[key.Fingerprint]bool{}
+	r, err := o.host.Ledger.Read()
+	if err != nil {
+		o.complain("cannot read the ledger", err)
+	}
+	o.record = &r
+	for f := range o.keys {
+		l.Contradicted[f] = r.Contradicted(f)
+	}
+}
+
+func (o *observation) askLocal() {
+	o.evidence.Local.Asked = true
+	kept, err := o.host.Keyfile.Kept()
+	if err != nil {
+		o.complain("cannot read the local quarantine", err)
+	}
+	o.kept = kept
+	for _, k := range kept {
+		if f := o.hold(k.Key); f != "" {
+			o.evidence.Local.Keys = append(o.evidence.Local.Keys, f)
+		}
+	}
+}
+
+// askRows tries every key at hand that was not tried yet.
+func (o *observation) askRows(ctx context.Context) {
+	e := &o.evidence.Rows
+	if o.table == nil {
+		t, err := o.host.OpenRows(ctx, rows.Options{Settle: o.rotating()})
+		if err != nil {
+			*e = RowsEvidence{State: RowsUnknown, Why: err.Error(), Err: err}
+			return
+		}
+		o.table = t
+	}
+	var untried []key.Key
+	for f, k := range o.keys {
+		if _, ok := e.Proofs[f]; !ok {
+			untried = append(untried, k)
+		}
+	}
+	o.answer = o.table.Prove(ctx, untried...)
+	switch o.answer.State {
+	case rows.Unknown:
+		*e = RowsEvidence{State: RowsUnknown, Why: o.answer.Why, Err: o.answer.Err}
+		return
+	case rows.Silent:
+		*e = RowsEvidence{State: RowsSilent, Why: o.answer.Why}
+		return
+	}
+	e.State, e.Why = RowsAnswer, o.answer.Why
+	if e.Proofs == nil {
+		e.Proofs = map[key.Fingerprint]rows.Proof{}
+		if o.remembered != nil {
+			for f, p := range o.remembered(o.answer.Mark) {
+				e.Proofs[f] = p
+			}
+		}
+	}
+	for _, p := range o.answer.Proofs {
+		e.Proofs[p.Fingerprint] = p
+	}
+}
+
+// rotating tells whether the rows may be in the middle of a rotation's transaction,
+// whose advisory lock then must be free.
+func (o *observation) rotating() bool { return o.evidence.openRotation() != nil }
+
+// awaitEscrows starts all escrows, the first time, and returns with the next news
+// from any of them. When ctx ends, those that have not answered will not.
+func (o *observation) awaitEscrows(ctx context.Context) {
+	if o.stop == nil {
+		fetch, stop := context.WithCancel(ctx)
+		o.stop, o.arrivals = stop, make(chan arrival)
+		for i := range o.host.Escrows {
+			o.fetching.Go(func() { o.fetchAll(fetch, i) })
+		}
+	}
+	select {
+	case a := <-o.arrivals:
+		o.arrived(a)
+	case <-ctx.Done():
+		for i := range o.evidence.Escrows {
+			if s := &o.evidence.Escrows[i]; s.State == EscrowPending {
+				s.State, s.Why, s.Err = EscrowFailed, "no answer within the time that was left", escrow.ErrTimeout
+			}
+		}
+	}
+}
+
+// awaitAllEscrows returns when every escrow has answered, or cannot.
+func (o *observation) awaitAllEscrows(ctx context.Context) {
+	for o.evidence.pending() {
+		o.awaitEscrows(ctx)
+	}
+}
+
+func (o *observation) arrived(a arrival) {
+	o.evidence.Escrows[a.escrow] = a.evidence
+	for _, k := range a.keys {
+		f := o.hold(k)
+		if o.record != nil {
+			o.evidence.Ledger.Contradicted[f] = o.record.Contradicted(f)
+		}
+	}
+}
+
+// fetchAll lists one escrow and fetches its copies, the newest of the current shelf
+// first, telling each as it comes: the first that opens every row ends the search.
+func (o *observation) fetchAll(ctx context.Context, i int) {
+	s := o.host.Escrows[i]
+	e := EscrowEvidence{Name: s.Name(), Required: s.Required}
+	tell := func(keys ...key.Key) {
+		told := e
+		told.Copies = append([]CopyEvidence(nil), e.Copies...)
+		select {
+		case o.arrivals <- arrival{escrow: i, evidence: told, keys: keys}:
+		case <-ctx.Done():
+			for _, k := range keys {
+				k.Wipe()
+			}
+		}
+	}
+	copies, err := s.List(ctx)
+	if err != nil {
+		e.State, e.Why, e.Err = EscrowFailed, err.Error(), err
+		tell()
+		return
+	}
+	for _, c := range copies {
+		e.Copies = append(e.Copies, CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Fingerprint, Unreadable: c.Unreadable})
+	}
+	for n := range copies {
+		c := &e.Copies[n]
+		if c.Unreadable != "" {
+			continue
+		}
+		k, _, err := s.Fetch(ctx, copies[n])
+		if err == nil {
+			c.Key, c.Have = k.Fingerprint(), true
+			if n < len(copies)-1 {
+				tell(k)
+			} else {
+				e.State = EscrowAnswered
+				tell(k)
+				return
+			}
+			continue
+		}
+		var sealed *escrow.SealedError
+		switch {
+		case errors.As(err, &sealed):
+			c.Unreadable, c.Key = err.Error(), sealed.Fingerprint
+		case errors.Is(err, escrow.ErrUnreadable), errors.Is(err, escrow.ErrCorrupt), errors.Is(err, escrow.ErrSealed):
+			c.Unreadable = err.Error()
+		case errors.Is(err, escrow.ErrNotKey):
+			c.Worthless, c.Unreadable = true, err.Error()
+		case errors.Is(err, ErrNotAgain):
+			// It was tried before, and the rows' answer to it may be remembered.
+		default:
+			e.State, e.Why, e.Err = EscrowFailed, err.Error(), err
+			tell()
+			return
+		}
+	}
+	e.State = EscrowAnswered
+	tell()
+}

@@ -1,0 +1,267 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+// Errors of Restore and Import. The result that comes with them names what was tried.
+var (
+	// ErrNoUsableCopy says that no copy that could be read may be installed.
+	ErrNoUsableCopy = errors.New("no usable copy")
+	// ErrRefused says that the keyfile's own key opens more than the other would.
+	ErrRefused = errors.New("refused, to protect the last good key")
+	// ErrUnsure says that nothing can tell now whether the key is right (law 6).
+	ErrUnsure = errors.New("cannot tell whether this key is right")
+	// ErrNoEscrowNamed says that the configuration has no escrow of that name.
+	ErrNoEscrowNamed = errors.New("no escrow has this name")
+)
+
+// RestoreOptions narrow down what may be restored. The zero value takes the best of
+// all copies.
+type RestoreOptions struct {
+	From   string // the name of one escrow
+	Copy   string // the id of one copy in it
+	DryRun bool   // say what would be done, and do nothing
+	Person string // who asked, for the ledger
+}
+
+// RestoreResult is what was tried and done.
+type RestoreResult struct {
+	Key       key.Fingerprint // what the keyfile holds now, or would
+	Source    string          // "escrow \"gcp\", copy current/3", "the keyfile itself"
+	Installed bool            // false: it was there already, or DryRun, or an error
+	Replaced  key.Fingerprint // what the keyfile held before
+	Rows      RowsEvidence
+	Tried     []Candidate
+	Escrows   []EscrowEvidence
+	Warning   string
+	Trouble   []Trouble
+}
+
+// FromKeyfile is the source of a key that stays where it is.
+const FromKeyfile = "the keyfile itself"
+
+// Candidate is a key that was looked at, and where it was found.
+type Candidate struct {
+	Source     string
+	Escrow     string // "" for what lies on this host
+	Copy       string
+	Shelf      escrow.Shelf
+	Key        key.Fingerprint // "" when it could not be read
+	Unreadable string
+	Proof      rows.Proof
+}
+
+// Restore puts the best copy into the keyfile's place: the one that opens the rows.
+// A keyfile whose key opens every row, or as many as the best copy, stays. It
+// returns ErrNoEscrowNamed, ErrNoUsableCopy, ErrRefused and ErrUnsure.
+func Restore(ctx context.Context, h *Host, opts RestoreOptions) (RestoreResult, error) {
+	scope := *h
+	if opts.From != "" {
+		scope.Escrows = nil
+		for _, s := range h.Escrows {
+			if s.Name() == opts.From {
+				scope.Escrows = []Escrow{s}
+			}
+		}
+		if len(scope.Escrows) == 0 {
+			return RestoreResult{}, fmt.Errorf("%w: %q", ErrNoEscrowNamed, opts.From)
+		}
+	}
+	o, err := scope.observe()
+	if err != nil {
+		return RestoreResult{}, err
+	}
+	defer o.close()
+	o.askRows(ctx)
+	if opts.From == "" {
+		o.askLocal()
+	}
+	o.awaitAllEscrows(ctx)
+	if o.evidence.Rows.State == RowsAnswer {
+		o.askRows(ctx) // the keys that were fetched
+	}
+	var offered []Candidate
+	for _, c := range o.candidates() {
+		if opts.From != "" && c.Escrow == "" || opts.Copy != "" && c.Copy != opts.Copy {
+			continue
+		}
+		offered = append(offered, c)
+	}
+	return o.replace(offered, opts.From != "", opts.DryRun, ledger.Entry{Event: ledger.Restored, Person: opts.Person})
+}
+
+// ImportOptions are a person's wishes.
+type ImportOptions struct {
+	Person string
+}
+
+// Import installs a key that a person brought, as Restore would install a copy.
+func Import(ctx context.Context, h *Host, k key.Key, opts ImportOptions) (RestoreResult, error) {
+	o, err := h.observe()
+	if err != nil {
+		return RestoreResult{}, err
+	}
+	defer o.close()
+	f := o.hold(k)
+	o.askRows(ctx)
+	offered := []Candidate{{Source: "the key that was typed in", Key: f, Proof: o.evidence.Rows.Proofs[f]}}
+	return o.replace(offered, true, false, ledger.Entry{Event: ledger.Imported, Person: opts.Person})
+}
+
+// Keep saves a key that a person brought in every escrow, by law 4, and leaves the
+// keyfile alone. It returns ErrNoEscrow.
+func Keep(ctx context.Context, h *Host, k key.Key, opts ImportOptions) (BackupResult, error) {
+	if len(h.Escrows) == 0 {
+		return BackupResult{}, ErrNoEscrow
+	}
+	o, err := h.observe()
+	if err != nil {
+		return BackupResult{}, err
+	}
+	defer o.close()
+	f := o.hold(k)
+	o.write(ledger.Entry{Event: ledger.Imported, Fingerprint: f, Person: opts.Person, Reason: "for the escrows only"})
+	return o.escrowKey(ctx, f), nil
+}
+
+// replace installs the best of what is offered, unless the keyfile's own key is as
+// good. chosen says that a person named what to take: then a keyfile that no row
+// speaks for gives way.
+func (o *observation) replace(offered []Candidate, chosen, dryRun bool, entry ledger.Entry) (RestoreResult, error) {
+	r := RestoreResult{Rows: o.evidence.Rows, Tried: offered, Escrows: o.evidence.Escrows, Replaced: o.evidence.Keyfile.Key}
+	defer func() { r.Trouble = o.trouble }()
+	best, err := o.choose(&r, offered, chosen)
+	if err != nil {
+		return r, err
+	}
+	r.Key, r.Source = best.Key, best.Source
+	if o.evidence.Keyfile.Good && o.evidence.Keyfile.Key == best.Key {
+		r.Source = FromKeyfile
+		return r, nil
+	}
+	if dryRun {
+		return r, nil
+	}
+	if best.Proof.Verdict == rows.Opens {
+		o.write(provenEntry(best.Proof))
+	}
+	if err := o.install(best.Key, entry.Person+" asked for it, from "+best.Source); err != nil {
+		return r, fmt.Errorf("cannot install key %s: %w", best.Key, err)
+	}
+	r.Installed = true
+	entry.Fingerprint, entry.Escrow, entry.Copy, entry.Shelf = best.Key, best.Escrow, best.Copy, string(best.Shelf)
+	o.write(entry)
+	return r, nil
+}
+
+// choose is the judgement of replace.
+func (o *observation) choose(r *RestoreResult, offered []Candidate, chosen bool) (Candidate, error) {
+	own := Candidate{Source: FromKeyfile, Key: o.evidence.Keyfile.Key, Proof: o.evidence.Rows.Proofs[o.evidence.Keyfile.Key]}
+	good := o.evidence.Keyfile.Good
+	var readable []Candidate
+	for _, c := range offered {
+		if _, ok := o.keys[c.Key]; ok && c.Unreadable == "" {
+			readable = append(readable, c)
+		}
+	}
+	switch o.evidence.Rows.State {
+	case RowsAnswer:
+		var best Candidate
+		for _, c := range readable {
+			if c.Proof.Opened > best.Proof.Opened {
+				best = c
+			}
+		}
+		switch {
+		case good && own.Proof.Opened > 0 && own.Proof.Opened >= best.Proof.Opened && !chosen:
+			return own, nil
+		case good && own.Proof.Opened > best.Proof.Opened:
+			return own, fmt.Errorf("%w: key %s in the keyfile opens %d of %d rows, the best of the others %d",
+				ErrRefused, own.Key, own.Proof.Opened, own.Proof.Checked, best.Proof.Opened)
+		case best.Proof.Opened == 0:
+			return own, fmt.Errorf("%w: none of %d opens a row", ErrNoUsableCopy, len(offered))
+		case best.Proof.Verdict == rows.Partial:
+			r.Warning = fmt.Sprintf("key %s opens only %d of %d rows", best.Key, best.Proof.Opened, best.Proof.Checked)
+		}
+		return best, nil
+	case RowsSilent:
+		if good && !chosen {
+			return own, nil
+		}
+	default:
+		known := o.evidence.Ledger.Known
+		if good && !chosen {
+			if own.Key == known {
+				return own, nil
+			}
+			return own, fmt.Errorf("%w: the rows cannot be asked: %s", ErrUnsure, o.evidence.Rows.Why)
+		}
+		if known != "" {
+			for _, c := range readable {
+				if c.Key == known {
+					return c, nil
+				}
+			}
+		}
+		if len(readable) > 0 && (good || known != "" || !chosen) {
+			return own, fmt.Errorf("%w: the rows cannot be asked: %s", ErrUnsure, o.evidence.Rows.Why)
+		}
+		r.Warning = "the key could not be tried on the rows: " + o.evidence.Rows.Why
+	}
+	if len(readable) == 0 {
+		return own, fmt.Errorf("%w among %d", ErrNoUsableCopy, len(offered))
+	}
+	if known := o.evidence.Ledger.Known; known != "" && !chosen {
+		for _, c := range readable {
+			if c.Key == known {
+				return c, nil
+			}
+		}
+	}
+	return readable[0], nil
+}
+
+// candidates lists what was found, in the order of R4: the newest current copies,
+// the local quarantine, then everything else.
+func (o *observation) candidates() []Candidate {
+	var newest, local, rest []Candidate
+	if e := o.evidence.Keyfile; !e.Good && e.Key != "" {
+		local = append(local, Candidate{Source: "the malformed keyfile, " + e.Why, Key: e.Key, Proof: o.evidence.Rows.Proofs[e.Key]})
+	}
+	for _, k := range o.kept {
+		c := Candidate{Source: "the local quarantine, " + k.Path, Key: k.Key.Fingerprint(), Unreadable: k.Why}
+		if c.Key != "" {
+			c.Unreadable, c.Proof = "", o.evidence.Rows.Proofs[c.Key]
+		}
+		local = append(local, c)
+	}
+	for _, shelf := range escrow.Shelves {
+		for _, s := range o.evidence.Escrows {
+			first, there := s.newestCurrent()
+			for _, c := range s.Copies {
+				if c.Shelf != shelf {
+					continue
+				}
+				found := Candidate{
+					Source: fmt.Sprintf("escrow %q, copy %s", s.Name, c.ID),
+					Escrow: s.Name, Copy: c.ID, Shelf: c.Shelf, Key: c.Key,
+					Unreadable: c.Unreadable, Proof: o.evidence.Rows.Proofs[c.Key],
+				}
+				if there && c.ID == first.ID {
+					newest = append(newest, found)
+				} else {
+					rest = append(rest, found)
+				}
+			}
+		}
+	}
+	return append(append(newest, local...), rest...)
+}

@@ -1,0 +1,136 @@
+package agent_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/footprintai/containarium-keyguard/"
+
+// leaves own one outside thing each. They share the words of agent/key and what is
+// in agent/internal, and do not know each other.
+var leaves = []string{"agent/config", "agent/escrow", "agent/keyfile", "agent/ledger", "agent/rows", "agent/unit"}
+
+// source is one file of the program itself: no tests, no test programs.
+type source struct {
+	path, dir string
+	file      *ast.File
+}
+
+func sources(t *testing.T) []source {
+	t.Helper()
+	var all []source
+	set := token.NewFileSet()
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		path = filepath.ToSlash(strings.TrimPrefix(path, "../"))
+		if d.IsDir() {
+			switch {
+			case strings.HasPrefix(d.Name(), ".") && path != "..",
+				path == "packaging", d.Name() == "testdata", d.Name() == "escrowtest", d.Name() == "rowstest":
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		file, err := parser.ParseFile(set, filepath.Join("..", path), nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		all = append(all, source{path, filepath.Dir(path), file})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(all) < 30 {
+		t.Fatalf("only %d files were found: this looks in the wrong place", len(all))
+	}
+	return all
+}
+
+func (s source) imports() []string {
+	var list []string
+	for _, i := range s.file.Imports {
+		path, _ := strconv.Unquote(i.Path.Value)
+		list = append(list, path)
+	}
+	return list
+}
+
+// calls lists what is called as package.Name in the file.
+func (s source) calls() []string {
+	var list []string
+	ast.Inspect(s.file, func(n ast.Node) bool {
+		if sel, ok := n.(*ast.SelectorExpr); ok {
+			if x, ok := sel.X.(*ast.Ident); ok {
+				list = append(list, x.Name+"."+sel.Sel.Name)
+			}
+		}
+		return true
+	})
+	return list
+}
+
+// TestRings holds the packages to their places: three rings, leaves that do not know
+// each other, and one owner for each outside thing.
+func TestRings(t *testing.T) {
+	// Who may import what begins with the key; everybody else may not.
+	owners := map[string][]string{
+		"github.com/jackc/pgx":          {"agent/rows"},
+		"cloud.google.com/":             {"agent/escrow"},
+		"google.golang.org/":            {"agent/escrow"},
+		"golang.org/x/oauth2":           {"agent/escrow"},
+		"filippo.io/age":                {"agent/escrow"},
+		"github.com/coreos/go-systemd/": {"agent/unit"},
+		"github.com/spf13/":             {"cmd/keyguard"},
+		"os/exec":                       {"agent/internal/run"},
+	}
+	for _, s := range sources(t) {
+		for _, path := range s.imports() {
+			for prefix, allowed := range owners {
+				if strings.HasPrefix(path, prefix) && !slices.Contains(allowed, s.dir) {
+					t.Errorf("%s imports %s, which is for %v", s.path, path, allowed)
+				}
+			}
+			own, ok := strings.CutPrefix(path, module)
+			if !ok {
+				continue
+			}
+			switch {
+			case slices.Contains(leaves, s.dir):
+				if own != "agent/key" && !strings.HasPrefix(own, "agent/internal/") {
+					t.Errorf("%s: a leaf imports %s", s.path, own)
+				}
+			case s.dir == "agent/key", strings.HasPrefix(s.dir, "agent/internal/"):
+				if strings.HasPrefix(own, "agent/") && own != "agent/key" && !strings.HasPrefix(own, "agent/internal/") {
+					t.Errorf("%s imports %s, which stands above it", s.path, own)
+				}
+			}
+			if strings.HasPrefix(own, "cmd/") || (strings.HasPrefix(own, "hooks") && s.dir != "cmd/keyguard") {
+				t.Errorf("%s imports %s, which is a ring further out", s.path, own)
+			}
+		}
+		for _, call := range s.calls() {
+			switch call {
+			case "net.Listen", "net.ListenTCP", "net.ListenUnix", "net.ListenPacket", "http.ListenAndServe":
+				t.Errorf("%s uses %s: nothing listens (law 8)", s.path, call)
+			case "os.Exit", "fmt.Print", "fmt.Printf", "fmt.Println", "log.Print", "log.Printf", "log.Fatal", "os.Stdout", "os.Stderr":
+				if s.dir != "cmd/keyguard" {
+					t.Errorf("%s uses %s: only cmd talks to people", s.path, call)
+				}
+			}
+		}
+	}
+}

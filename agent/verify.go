@@ -1,0 +1,34 @@
+package agent
+
+import (
+	"context"
+
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+// VerifyResult is what the rows say of every key that can be had.
+type VerifyResult struct {
+	Keyfile    KeyfileEvidence
+	Known      key.Fingerprint
+	Rows       RowsEvidence
+	Candidates []Candidate // besides the keyfile
+	Escrows    []EscrowEvidence
+	Trouble    []Trouble
+}
+
+// Verify tries the keyfile's key and every copy on the rows, and changes nothing.
+func Verify(ctx context.Context, h *Host) (VerifyResult, error) {
+	o, err := h.observe()
+	if err != nil {
+		return VerifyResult{}, err
+	}
+	defer o.close()
+	o.askLocal()
+	o.askRows(ctx)
+	o.awaitAllEscrows(ctx)
+	if o.evidence.Rows.State == RowsAnswer {
+		o.askRows(ctx) // the keys that were fetched
+	}
+	return VerifyResult{Keyfile: o.evidence.Keyfile, Known: o.evidence.Ledger.Known, Rows: o.evidence.Rows,
+		Candidates: o.candidates(), Escrows: o.evidence.Escrows, Trouble: o.trouble}, nil
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+	"github.com/footprintai/containarium-keyguard/hooks"
+)
+
+func (a *app) acceptCommand() *cobra.Command {
+	var fresh bool
+	c := &cobra.Command{
+		Use:   "accept",
+		Short: "vouch for the present key, or make a new one where none is",
+		Long: `accept records that a person vouches for the keyfile's key: from then on the
+daemon may start with it whatever the rows say now. It does not become a current
+copy by that. It also takes what stands newest in the escrows as this host's own.
+
+accept --new makes a key where none is. If rows depend on another key, the number
+of them must be typed: a new key opens none of them.
+
+Exit status: 0 done; 2 not confirmed; 11 the rows cannot be asked (--new);
+12 an escrow failed; 14 refused.`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			h, cfg, err := a.open()
+			if err != nil {
+				return err
+			}
+			ctx, cancel := patient(c)
+			defer cancel()
+			opts := agent.AcceptOptions{Person: person(), Confirm: a.confirmAccept, ConfirmRows: a.confirmRows}
+			a.working("asking the rows and %d escrows …", len(h.Escrows))
+			var r agent.AcceptResult
+			if fresh {
+				opts.Confirm = func(agent.AcceptResult) (bool, error) {
+					return a.confirm("No row depends on a key. Make a new one?")
+				}
+				r, err = agent.AcceptNew(ctx, h, opts)
+			} else {
+				r, err = agent.Accept(ctx, h, opts)
+			}
+			if err != nil {
+				return err
+			}
+			if !r.Done {
+				return usageError{errors.New("not confirmed, and nothing was done")}
+			}
+			if err := hooks.ForgetBackoff(cfg.RunDir); err != nil {
+				a.urgent("cannot clear the back-off: %v", err)
+			}
+			return a.printAccept(r, fresh)
+		},
+	}
+	c.Flags().BoolVar(&fresh, "new", false, "make a key where none is")
+	c.Flags().BoolVar(&a.yes, "yes", false, "answer the confirmation with yes")
+	a.jsonFlag(c)
+	return c
+}
+
+func (a *app) confirmAccept(r agent.AcceptResult) (bool, error) {
+	a.say("key %s: %s", r.Key, opened(r.Rows, r.Key))
+	if r.Rows.State == agent.RowsUnknown {
+		a.say("the rows cannot be asked: %s", r.Rows.Why)
+	}
+	if r.Known != "" && r.Known != r.Key {
+		a.say("known until now is key %s", r.Known)
+	}
+	for _, c := range r.Adopted {
+		a.say("copy %s in escrow %q (key %s) counts as this host's own from now on", c.ID, c.Escrow, orNone(c.Fingerprint))
+	}
+	return a.confirm(fmt.Sprintf("Vouch for key %s?", r.Key))
+}
+
+// confirmRows takes nothing but the number itself, so --yes does not answer it.
+func (a *app) confirmRows(dependent int64) (bool, error) {
+	a.say("%d rows depend on another key, and a new one opens none of them", dependent)
+	answer, err := a.ask("Type that number to make a new key all the same: ")
+	var usage usageError
+	if errors.As(err, &usage) {
+		return false, nil // no terminal: not confirmed
+	}
+	return answer == strconv.FormatInt(dependent, 10), err
+}
+
+type acceptDoc struct {
+	Version     int             `json:"version"`
+	Fingerprint key.Fingerprint `json:"fingerprint"`
+	New         bool            `json:"new"`
+	Verdict     rows.Verdict    `json:"verdict"`
+	Known       key.Fingerprint `json:"known_before,omitempty"`
+}
+
+func (a *app) printAccept(r agent.AcceptResult, fresh bool) error {
+	a.explainTrouble(r.Trouble)
+	if a.json {
+		if err := a.printJSON(acceptDoc{jsonVersion, r.Key, fresh, r.Verdict, r.Known}); err != nil {
+			return err
+		}
+	} else {
+		fmt.Fprintf(a.out, "key %s is accepted; the rows say: %s\n", r.Key, r.Verdict)
+		a.saveLines(r.Escrows)
+	}
+	for _, s := range r.Escrows {
+		if s.Err != nil {
+			return a.judgeSaves(r.Key, r.Escrows)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+func (a *app) backupCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "backup",
+		Short: "save the present key in every escrow, and read it back",
+		Long: `backup proves the keyfile's key on the rows and saves it in every escrow: as the
+newest current copy if it opens them, in quarantine if it does not or nobody can
+tell. A key that is there already is not saved again.
+
+Exit status: 0 saved as current everywhere; 12 an escrow failed; 14 kept in
+quarantine, to protect the last good copy.`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			h, _, err := a.open()
+			if err != nil {
+				return err
+			}
+			ctx, cancel := patient(c)
+			defer cancel()
+			a.working("asking the rows and %d escrows …", len(h.Escrows))
+			r, err := agent.Backup(ctx, h)
+			if err != nil {
+				return err
+			}
+			return a.printBackup(r)
+		},
+	}
+	a.jsonFlag(c)
+	return c
+}
+
+type saveDoc struct {
+	Escrow     string       `json:"escrow"`
+	Required   bool         `json:"required"`
+	Saved      bool         `json:"saved"`
+	Shelf      escrow.Shelf `json:"shelf,omitempty"`
+	Copy       string       `json:"copy,omitempty"`
+	Why        string       `json:"why,omitempty"`
+	Unverified bool         `json:"unverified,omitempty"`
+	Error      string       `json:"error,omitempty"`
+}
+
+type backupDoc struct {
+	Version     int             `json:"version"`
+	Fingerprint key.Fingerprint `json:"fingerprint"`
+	Rows        rowsDoc         `json:"rows"`
+	Proof       *proofDoc       `json:"proof,omitempty"`
+	Escrows     []saveDoc       `json:"escrows"`
+}
+
+func backupDocOf(r agent.BackupResult) backupDoc {
+	d := backupDoc{Version: jsonVersion, Fingerprint: r.Key, Rows: rowsDocOf(r.Rows), Proof: proofOf(r.Rows, r.Key)}
+	for _, s := range r.Escrows {
+		d.Escrows = append(d.Escrows, saveDoc{Escrow: s.Escrow, Required: s.Required, Saved: s.Err == nil,
+			Shelf: s.Shelf, Copy: s.Copy.ID, Why: s.Why, Unverified: s.Unverified, Error: errorText(s.Err)})
+	}
+	return d
+}
+
+func (a *app) printBackupText(r agent.BackupResult) {
+	fmt.Fprintf(a.out, "key %s, %s\n", r.Key, opened(r.Rows, r.Key))
+	a.saveLines(r.Escrows)
+}
+
+// printBackup prints what became of the key, and sums it up in the exit code.
+func (a *app) printBackup(r agent.BackupResult) error {
+	a.explainTrouble(r.Trouble)
+	if !a.json {
+		a.printBackupText(r)
+	} else if err := a.printJSON(backupDocOf(r)); err != nil {
+		return err
+	}
+	return a.judgeSaves(r.Key, r.Escrows)
+}
+
+func (a *app) saveLines(saves []agent.SaveResult) {
+	for _, s := range saves {
+		fmt.Fprintf(a.out, "  %s\n", saveLine(s))
+	}
+}
+
+func saveLine(s agent.SaveResult) string {
+	switch {
+	case s.Err != nil:
+		return fmt.Sprintf("%s: failed", s.Escrow)
+	case s.Unverified:
+		return fmt.Sprintf("%s: stored as %s, unverified: reading it back is denied", s.Escrow, s.Copy.ID)
+	case s.Shelf == escrow.Quarantine:
+		return fmt.Sprintf("%s: kept in quarantine as %s: %s", s.Escrow, s.Copy.ID, s.Why)
+	}
+	return fmt.Sprintf("%s: saved as %s and read back", s.Escrow, s.Copy.ID)
+}
+
+// judgeSaves is nil when the key is the newest current copy everywhere.
+func (a *app) judgeSaves(f key.Fingerprint, saves []agent.SaveResult) error {
+	failed, quarantined := 0, 0
+	for _, s := range saves {
+		switch {
+		case s.Err != nil:
+			failed++
+			a.urgent("escrow %q: %v", s.Escrow, s.Err)
+			a.remedy(s.Err)
+		case s.Shelf == escrow.Quarantine:
+			quarantined++
+		}
+	}
+	switch {
+	case quarantined > 0:
+		return outcome{exitRefused, fmt.Sprintf("key %s is not made a current copy in %d escrows, to protect the last good copy", f, quarantined)}
+	case failed > 0:
+		return outcome{exitEscrow, fmt.Sprintf("key %s is not in %d of %d escrows", f, failed, len(saves))}
+	}
+	return nil
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+func (a *app) copiesCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "copies",
+		Short: "list every copy in every escrow",
+		Long: `copies lists what every escrow holds, on both shelves, the newest first. The
+fingerprints are computed from the bytes where they can be read.
+
+Exit status: 0 done; 12 an escrow could not answer.`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			h, _, err := a.open()
+			if err != nil {
+				return err
+			}
+			ctx, cancel := patient(c)
+			defer cancel()
+			a.working("asking %d escrows …", len(h.Escrows))
+			return a.printCopies(agent.Copies(ctx, h))
+		},
+	}
+	a.jsonFlag(c)
+	return c
+}
+
+type copyDoc struct {
+	Escrow      string          `json:"escrow"`
+	ID          string          `json:"id"`
+	Shelf       escrow.Shelf    `json:"shelf"`
+	Newest      bool            `json:"newest"`
+	Fingerprint key.Fingerprint `json:"fingerprint,omitempty"`
+	Created     *time.Time      `json:"created,omitempty"`
+	Readable    bool            `json:"readable"`
+	Sealed      bool            `json:"sealed"`
+	Encoding    key.Encoding    `json:"encoding,omitempty"`
+	Error       string          `json:"error,omitempty"`
+}
+
+type escrowDoc struct {
+	Name     string `json:"name"`
+	Kind     string `json:"kind"`
+	Where    string `json:"where"`
+	Required bool   `json:"required"`
+	Error    string `json:"error,omitempty"`
+}
+
+type copiesDoc struct {
+	Version int         `json:"version"`
+	Escrows []escrowDoc `json:"escrows"`
+	Copies  []copyDoc   `json:"copies"`
+}
+
+func (a *app) printCopies(r agent.CopiesResult) error {
+	d := copiesDoc{Version: jsonVersion, Escrows: []escrowDoc{}, Copies: []copyDoc{}}
+	failed := 0
+	for _, e := range r.Escrows {
+		d.Escrows = append(d.Escrows, escrowDoc{e.Name, e.Place.Kind, e.Place.Where, e.Required, errorText(e.Err)})
+		for _, c := range e.Copies {
+			d.Copies = append(d.Copies, copyDoc{Escrow: e.Name, ID: c.ID, Shelf: c.Shelf, Newest: c.Newest,
+				Fingerprint: c.Fingerprint, Created: timeDoc(c.Created), Readable: c.Read, Sealed: c.Sealed,
+				Encoding: c.Encoding, Error: unreadable(c)})
+		}
+		if e.Err != nil {
+			failed++
+			a.urgent("escrow %q cannot answer: %v", e.Name, e.Err)
+			a.remedy(e.Err)
+		}
+	}
+	if a.json {
+		if err := a.printJSON(d); err != nil {
+			return err
+		}
+	} else {
+		a.table("ESCROW\tSHELF\tCOPY\tKEY\tCREATED\tSTATE", func(row func(...string)) {
+			for _, c := range d.Copies {
+				row(c.Escrow, string(c.Shelf), c.ID, orNone(c.Fingerprint), created(c), c.state())
+			}
+		})
+	}
+	if failed > 0 {
+		return outcome{exitEscrow, fmt.Sprintf("%d of %d escrows cannot answer", failed, len(r.Escrows))}
+	}
+	return nil
+}
+
+// unreadable says why a copy's bytes could not be had, "" if they could.
+func unreadable(l agent.Listed) string {
+	if l.Unreadable != "" {
+		return l.Unreadable
+	}
+	return errorText(l.Err)
+}
+
+func created(c copyDoc) string {
+	if c.Created == nil {
+		return "unknown"
+	}
+	return when(*c.Created)
+}
+
+// state says in words what can be read of a copy.
+func (c copyDoc) state() string {
+	switch {
+	case c.Error != "":
+		return c.Error
+	case c.Encoding != key.Raw:
+		return string(c.Encoding) + ", not raw: the runbook's commands would restore it wrongly"
+	case c.Newest:
+		return "newest"
+	}
+	return ""
+}

@@ -1,0 +1,278 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"syscall"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/keyfile"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+	"github.com/footprintai/containarium-keyguard/agent/unit"
+)
+
+// usageError is a command line that says nothing we can do.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// configError is a configuration that cannot be used.
+type configError struct{ error }
+
+func (e configError) Unwrap() error { return e.error }
+
+// outcome is a command that was done and has a word to say by its exit code.
+type outcome struct {
+	code int
+	text string
+}
+
+func (o outcome) Error() string { return o.text }
+
+// refusal is prestart keeping the daemon from starting.
+type refusal struct {
+	code    int
+	verdict string
+	keyfile string
+	result  agent.GuardResult
+}
+
+func (r refusal) Error() string { return r.verdict + ": " + r.result.Decision.Reason }
+
+// remedies maps errors to what to type next, and, where the error is the end of a
+// command, to the exit code; 0 leaves that to an error further down, or to
+// exitInternal. errors.Is finds them under any wrapping; the first that fits is
+// taken, so the more special one stands first.
+var remedies = []struct {
+	err  error
+	code int
+	hint string
+}{
+	// What operations refuse.
+	{agent.ErrNoEscrow, exitUsage, "name a place for copies: add an [[escrow]] to the configuration, then run: keyguard init"},
+	{agent.ErrNoEscrowNamed, exitUsage, "the names are those of the [[escrow]] tables: keyguard config"},
+	{agent.ErrNoKeyfile, exitRefused, "put the key back first: keyguard restore"},
+	{agent.ErrNoUsableCopy, exitNoCopy, "see what every copy opens: keyguard verify; or bring a key yourself: keyguard import"},
+	{agent.ErrRefused, exitRefused, "the present key stays; see what every key opens: keyguard verify"},
+	{agent.ErrUnsure, exitDoubt, "bring Postgres up and try again; to vouch for the present keyfile yourself: keyguard accept"},
+	{agent.ErrNothingToAccept, exitRefused, "put the right key back: keyguard restore; or make one where there never was one: keyguard accept --new"},
+	{agent.ErrKeyThere, exitRefused, "to vouch for the key that is there: keyguard accept"},
+	{agent.ErrRowsInTheWay, exitRefused, "look for the key that opens them: keyguard verify"},
+	{agent.ErrBusy, exitBusy, "wait until the other keyguard is done, and see: keyguard status"},
+	{agent.ErrNotAgain, 0, "to ask at once: keyguard restore"},
+
+	// Escrows.
+	{escrow.ErrNoPlace, 0, "if it was never made: keyguard init; a stick must be mounted first"},
+	{escrow.ErrDenied, 0, "grant this host the role (for Secret Manager: secretmanager.secretAccessor, secretVersionAdder and viewer), then: keyguard status"},
+	{escrow.ErrClock, 0, "set the clock (timedatectl status), then: keyguard status"},
+	{escrow.ErrUnauthenticated, 0, "check credentials_file of this escrow: keyguard config"},
+	{escrow.ErrNeverLeft, 0, "bring the network up, then: keyguard status"},
+	{escrow.ErrUnreachable, 0, "check network and firewall towards it, then: keyguard status"},
+	{escrow.ErrTimeout, 0, "it did not answer in time; try: keyguard copies"},
+	{escrow.ErrRateLimited, 0, "wait a minute, then: keyguard status"},
+	{escrow.ErrRefused, 0, "check the names of this escrow: keyguard config"},
+	{escrow.ErrUnreadable, 0, "enable the version in the store, then: keyguard copies"},
+	{escrow.ErrGone, 0, "list what is there: keyguard copies"},
+	{escrow.ErrSealed, 0, "open it where its identity is (age --decrypt) and feed it to: keyguard import"},
+	{escrow.ErrCorrupt, 0, "save a good copy over it: keyguard backup"},
+	{escrow.ErrNotKey, 0, "save a good copy over it: keyguard backup"},
+	{escrow.ErrSameDisk, 0, "name a path on another disk in the configuration; a copy on the keyfile's disk goes with it"},
+	{escrow.ErrReadOnly, 0, "mount it writable, then: keyguard backup"},
+	{escrow.ErrFull, 0, "make room there, then: keyguard backup"},
+	{escrow.ErrUnverified, 0, "grant this host the right to read it back, then: keyguard backup"},
+
+	// The database.
+	{rows.ErrPassword, exitDoubt, "check the password where the daemon's database URL stands ([database] url_file), then: keyguard verify"},
+	{rows.ErrNoDatabase, exitDoubt, "check the database's name in [database], then: keyguard verify"},
+	{rows.ErrNoTable, exitDoubt, "is this the daemon's database? Check [database], then: keyguard verify"},
+	{rows.ErrShape, exitDoubt, "is this the daemon's database? Check [database], then: keyguard verify"},
+	{rows.ErrURL, exitUsage, "check url or url_file in [database]: keyguard config"},
+	{rows.ErrRecord, exitDoubt, "write it anew: keyguard init"},
+	{rows.ErrLoose, exitDoubt, "chmod 0600 the file that it names, then: keyguard verify"},
+	{rows.ErrDenied, exitDoubt, "the role needs SELECT on table secrets; check [database], then: keyguard verify"},
+	{rows.ErrRowSecurity, exitDoubt, "use a role that owns the table or has BYPASSRLS in [database], then: keyguard verify"},
+	{rows.ErrRecovery, exitDoubt, "point [database] at the primary, then: keyguard verify"},
+	{rows.ErrLocked, exitDoubt, "wait for the other session (pg_stat_activity), then: keyguard verify"},
+	{rows.ErrRotating, exitDoubt, "wait for the rotation to end, then: keyguard status"},
+	{rows.ErrUnknownClass, exitDoubt, "a newer daemon may have written them: update keyguard, then: keyguard verify"},
+	{rows.ErrElsewhere, exitDoubt, "find out which database the daemon uses and name it in [database], then: keyguard verify"},
+	{rows.ErrChanging, exitDoubt, "try again when less is written: keyguard verify"},
+	{rows.ErrRefused, exitDoubt, "start Postgres, then: keyguard status"},
+	{rows.ErrStarting, exitDoubt, "wait until Postgres is up, then: keyguard status"},
+	{rows.ErrCrowded, exitDoubt, "free a connection in Postgres, then: keyguard status"},
+	{rows.ErrUnreachable, exitDoubt, "check network and address of Postgres in [database], then: keyguard status"},
+	{rows.ErrTimeout, exitDoubt, "is Postgres up and not overloaded? Then: keyguard status"},
+	{rows.ErrLost, exitDoubt, "is Postgres restarting? Then: keyguard status"},
+	{rows.ErrServer, exitDoubt, "see Postgres' own log, then: keyguard verify"},
+	{rows.ErrConnection, exitDoubt, "check [database] in the configuration, then: keyguard verify"},
+	{rows.ErrStopped, exitDoubt, "start the database's container: incus start containarium-core-postgres"},
+	{rows.ErrNoAddress, exitDoubt, "wait for the container's address: incus list"},
+	{rows.ErrSeveral, exitDoubt, "name the right database in [database] of the configuration"},
+	{rows.ErrRemains, exitDoubt, "bring the database's container back: incus list --all-projects"},
+	{rows.ErrIncus, exitDoubt, "start incus (systemctl start incus), or name the database in [database]"},
+
+	// What a person brings.
+	{key.ErrMangled, exitUsage, "the bytes are gone: take another copy, and read it with a tool that keeps bytes (gcloud … --out-file)"},
+	{key.ErrChecksum, exitUsage, "compare the words with the sheet, and type them again: keyguard import"},
+	{key.ErrNotKey, exitUsage, "a key is 32 raw bytes, 44 letters of base64, 64 of hex, or 24 words: keyguard import"},
+	{key.ErrSize, exitUsage, "a key is 32 raw bytes, 44 letters of base64, 64 of hex, or 24 words: keyguard import"},
+	{key.ErrFingerprint, exitUsage, "fingerprints are listed by: keyguard copies"},
+
+	// This host.
+	{keyfile.ErrChanged, exitBusy, "somebody else writes the keyfile at this moment; look who, then: keyguard status"},
+	{keyfile.ErrNotKept, 0, "make room in the state directory; what was there stays beside the keyfile as .keyguard-<time>"},
+	{unit.ErrNoUnit, 0, "name the daemon's unit: [daemon] unit in the configuration"},
+	{syscall.ENOSPC, 0, "make room on the disk (df), then try again"},
+	{syscall.EROFS, 0, "the file system is read-only; see dmesg, remount it writable, then try again"},
+	{fs.ErrPermission, 0, "keyguard runs as root: sudo keyguard …"},
+}
+
+// exitCode finds the code for what a command returned.
+func exitCode(err error) int {
+	var (
+		usage  usageError
+		conf   configError
+		done   outcome
+		refuse refusal
+	)
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &usage), errors.As(err, &conf):
+		return exitUsage
+	case errors.As(err, &done):
+		return done.code
+	case errors.As(err, &refuse):
+		return refuse.code
+	}
+	for _, r := range remedies {
+		if r.code != 0 && errors.Is(err, r.err) {
+			return r.code
+		}
+	}
+	return exitInternal
+}
+
+// explain prints an error with what to do about it, and returns the exit code.
+func (a *app) explain(err error) int {
+	var refuse refusal
+	if errors.As(err, &refuse) {
+		a.explainRefusal(refuse)
+		return refuse.code
+	}
+	for line := range strings.Lines(err.Error()) {
+		a.urgent("%s", strings.TrimRight(line, "\n"))
+	}
+	var (
+		usage usageError
+		conf  configError
+	)
+	switch {
+	case errors.As(err, &usage):
+		a.hint("keyguard --help")
+	case errors.As(err, &conf):
+		a.hint("correct " + a.configPath() + " and check it: keyguard config")
+	default:
+		a.remedy(err)
+	}
+	return exitCode(err)
+}
+
+// remedy prints the first hint that fits.
+func (a *app) remedy(err error) {
+	for _, r := range remedies {
+		if errors.Is(err, r.err) {
+			a.hint(r.hint)
+			return
+		}
+	}
+}
+
+// urgent prints a message that a person should see even in a long journal.
+func (a *app) urgent(format string, args ...any) {
+	level := a.level
+	if level != "" {
+		level = "<3>" // err; sd-daemon(3)
+	}
+	fmt.Fprintf(a.err, level+"keyguard: "+format+"\n", args...)
+}
+
+func (a *app) explainTrouble(trouble []agent.Trouble) {
+	for _, t := range trouble {
+		a.urgent("%v", t)
+		a.remedy(t)
+	}
+}
+
+// explainRefusal tells someone woken at night what was needed, what was tried, and
+// what to type.
+func (a *app) explainRefusal(r refusal) {
+	a.urgent("the daemon is not started: %s", r.Error())
+	a.explainSearch(r.result)
+	a.urgent("nothing was changed, and no key was made")
+	e := r.result.Evidence
+	switch {
+	case r.result.Decision.Action == agent.Lost:
+		a.hint("if you have the key elsewhere (a printed sheet, another store): keyguard import")
+		a.hint("what every key opens: keyguard verify")
+	case e.Rows.State == agent.RowsUnknown:
+		a.remedy(e.Rows.Err)
+		if e.Keyfile.Good {
+			a.hint("if you are sure of the key that is there: keyguard accept")
+		} else {
+			a.hint("if you have the key elsewhere: keyguard import")
+		}
+	default:
+		a.hint("when the escrow answers again: keyguard restore; where there never was a key: keyguard accept --new")
+	}
+}
+
+// explainSearch lists the key that is needed and the copies that were tried.
+func (a *app) explainSearch(r agent.GuardResult) {
+	e := r.Evidence
+	a.urgent("the keyfile is %s", e.Keyfile.State())
+	if r.Decision.Needed != "" {
+		a.urgent("needed is key %s, the last that was known to be right here", r.Decision.Needed)
+	}
+	opened := func(f key.Fingerprint) string {
+		if p, ok := e.Rows.Proofs[f]; ok && f != "" {
+			return fmt.Sprintf("opens %d of %d rows", p.Opened, p.Checked)
+		}
+		return "not tried on the rows"
+	}
+	if e.Keyfile.Key != "" {
+		a.urgent("tried the keyfile: key %s, %s", e.Keyfile.Key, opened(e.Keyfile.Key))
+	}
+	for _, f := range e.Local.Keys {
+		a.urgent("tried the local quarantine: key %s, %s", f, opened(f))
+	}
+	for _, s := range e.Escrows {
+		switch s.State {
+		case agent.EscrowFailed:
+			a.urgent("escrow %q cannot answer: %s", s.Name, s.Why)
+			a.remedy(s.Err)
+		case agent.EscrowAnswered:
+			if len(s.Copies) == 0 {
+				a.urgent("escrow %q holds no copies", s.Name)
+			}
+		}
+		for _, c := range s.Copies {
+			if c.Unreadable != "" {
+				a.urgent("escrow %q, copy %s: %s", s.Name, c.ID, c.Unreadable)
+			} else {
+				a.urgent("escrow %q, copy %s: key %s, %s", s.Name, c.ID, orNone(c.Key), opened(c.Key))
+			}
+		}
+	}
+}
+
+func orNone(f key.Fingerprint) string {
+	if f == "" {
+		return "none"
+	}
+	return string(f)
+}

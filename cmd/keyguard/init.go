@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+	"github.com/footprintai/containarium-keyguard/hooks"
+)
+
+func (a *app) initCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "init",
+		Short: "make what every escrow needs, and save the key there",
+		Long: `init writes this host's name into the configuration where {hostname} stands, makes
+the place that every escrow needs, saves the present key there, and reads it back.
+It may be run again at any time.
+
+Exit status: 0 done; 2 not confirmed; 12 an escrow failed; 14 the key is kept in
+quarantine, to protect the last good copy.`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			ctx, cancel := patient(c)
+			defer cancel()
+			return a.init(ctx)
+		},
+	}
+	c.Flags().BoolVar(&a.yes, "yes", false, "take every default")
+	a.jsonFlag(c)
+	return c
+}
+
+func (a *app) init(ctx context.Context) error {
+	_, cfg, err := a.open()
+	if err != nil {
+		return err
+	}
+	for _, e := range cfg.Escrows {
+		a.say("escrow %q: %s", e.Name, e.Kind)
+	}
+	ok, err := a.confirm(fmt.Sprintf("Make these %d escrows and save the key there?", len(cfg.Escrows)))
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return usageError{errors.New("not confirmed, and nothing was done")}
+	}
+	if err := a.expandHostname(); err != nil {
+		return err
+	}
+	h, cfg, err := a.open()
+	if err != nil {
+		return err
+	}
+	a.recordDatabase(ctx, cfg)
+	if err := hooks.ForgetBackoff(cfg.RunDir); err != nil {
+		a.urgent("cannot clear the back-off: %v", err)
+	}
+	a.working("making %d escrows …", len(h.Escrows))
+	r, err := agent.Init(ctx, h)
+	if err != nil {
+		return err
+	}
+	return a.printInit(r, cfg)
+}
+
+// expandHostname writes this host's name into the configuration, once: an escrow must
+// not move because somebody renames the host.
+func (a *app) expandHostname() error {
+	path := a.configPath()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("cannot find this host's name: %w", err)
+	}
+	expanded := config.ExpandHostname(data, host)
+	if string(expanded) == string(data) {
+		return nil
+	}
+	if err := config.Replace(path, expanded); err != nil {
+		return err
+	}
+	a.say("wrote this host's name, %s, into %s", host, path)
+	return nil
+}
+
+// recordDatabase finds where a running daemon has its database, for those that run
+// without its environment.
+func (a *app) recordDatabase(ctx context.Context, cfg *config.Config) {
+	if cfg.Daemon.Unit == "" || cfg.Database.URL != "" || cfg.Database.URLFile != "" {
+		return
+	}
+	o, err := daemonSettings(ctx, cfg)
+	if err == nil {
+		err = rows.SaveRecord(filepath.Join(cfg.RunDir, databaseRecord), o)
+	}
+	if err != nil {
+		a.urgent("where the daemon has its database is recorded at its next start: %v", err)
+	}
+}
+
+type placeDoc struct {
+	escrowDoc
+	Made bool `json:"made"`
+}
+
+type initDoc struct {
+	Version int        `json:"version"`
+	Places  []placeDoc `json:"escrows"`
+	Backup  *backupDoc `json:"backup,omitempty"`
+}
+
+func (a *app) printInit(r agent.InitResult, cfg *config.Config) error {
+	failed := 0
+	d := initDoc{Version: jsonVersion, Places: []placeDoc{}}
+	for _, p := range r.Places {
+		d.Places = append(d.Places, placeDoc{escrowDoc{p.Escrow, p.Place.Kind, p.Place.Where, p.Required, errorText(p.Err)}, p.Err == nil})
+		if p.Err != nil {
+			failed++
+			a.urgent("escrow %q: %v", p.Escrow, p.Err)
+			a.remedy(p.Err)
+		} else if !a.json {
+			fmt.Fprintf(a.out, "%s: %s is there\n", p.Escrow, p.Place.Where)
+		}
+	}
+	var judged error
+	if r.Backup != nil {
+		b := backupDocOf(*r.Backup)
+		d.Backup = &b
+		if !a.json {
+			a.printBackupText(*r.Backup)
+		}
+		a.explainTrouble(r.Backup.Trouble)
+		judged = a.judgeSaves(r.Backup.Key, r.Backup.Escrows)
+	} else if !a.json {
+		fmt.Fprintf(a.out, "there is no key in %s yet: the daemon's first start makes one, or restores it\n", cfg.Keyfile)
+	}
+	if len(cfg.Escrows) == 0 {
+		a.urgent("no escrow is configured: there is no copy off this host, and that is no backup")
+		a.hint("add an [[escrow]] to " + a.configPath())
+	}
+	if a.json {
+		if err := a.printJSON(d); err != nil {
+			return err
+		}
+	}
+	if judged == nil && failed > 0 {
+		return outcome{exitEscrow, fmt.Sprintf("%d of %d escrows could not be made", failed, len(r.Places))}
+	}
+	return judged
+}

@@ -1,0 +1,196 @@
+// Keyguard guards the master key of the containarium daemon on one host: it restores
+// or validates the key before the daemon starts, keeps copies of it off the host, and
+// proves them on the rows that it must open.
+//
+// This file holds the command tree and what all commands share; each command has a
+// file of its own. open.go turns the configuration into the things that operations
+// work on, explain.go turns errors into remedies and exit codes.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"os/user"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/footprintai/containarium-keyguard/agent/config"
+)
+
+// version is set by the linker (Makefile).
+var version = "devel"
+
+// Exit codes, a published contract: keyguard(8), design of the commands.
+const (
+	exitDone     = 0
+	exitInternal = 1
+	exitUsage    = 2  // usage or configuration
+	exitLost     = 10 // no known key opens the rows
+	exitDoubt    = 11 // cannot decide
+	exitEscrow   = 12 // done, but an escrow failed
+	exitNoCopy   = 13 // no usable copy
+	exitRefused  = 14 // refused, to protect the last good copy
+	exitBusy     = 15
+)
+
+// patience bounds a command that a person waits for. Prestart has its own budget.
+const patience = 5 * time.Minute
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+// run is main without the exit.
+func run(args []string) int {
+	// A reader that went away must not kill us and hide the exit code: Go dies of
+	// SIGPIPE on stdout otherwise (os/signal).
+	signal.Ignore(syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	a := &app{in: os.Stdin, out: os.Stdout, err: os.Stderr}
+	root := a.commands()
+	root.SetArgs(args)
+	if err := root.ExecuteContext(ctx); err != nil {
+		return a.explain(err)
+	}
+	return exitDone
+}
+
+// app is one run of the program.
+type app struct {
+	in         *os.File
+	out, err   io.Writer
+	configFile string
+	json       bool
+	yes        bool
+	level      string // in front of each message, a priority for the journal: "<3>"
+}
+
+func (a *app) commands() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "keyguard",
+		Short: "guard the master key of the containarium daemon",
+		Long: `keyguard guards one file: the 32-byte master key of the containarium daemon.
+It puts the key right before the daemon starts, escrows it off this host, and
+proves every copy on the rows in Postgres that the key must open.`,
+		Example: `  keyguard init                       make the escrows and save the key in them
+  keyguard status                     how the key and its copies stand
+  keyguard restore --dry-run          which copy would be put back`,
+		Version:           version,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		Args:              cobra.NoArgs,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := c.Help(); err != nil {
+				return err
+			}
+			return usageError{errors.New("no command was given")}
+		},
+	}
+	root.SetIn(a.in)
+	root.SetOut(a.out)
+	root.SetErr(a.err)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.PersistentFlags().StringVar(&a.configFile, "config", "", "the configuration (default $KEYGUARD_CONFIG, else "+config.DefaultPath+")")
+	root.AddGroup(&cobra.Group{ID: "people", Title: "Commands for people:"},
+		&cobra.Group{ID: "systemd", Title: "Commands for systemd:"})
+	for _, c := range []*cobra.Command{
+		a.statusCommand(), a.initCommand(), a.backupCommand(), a.verifyCommand(), a.copiesCommand(),
+		a.restoreCommand(), a.importCommand(), a.acceptCommand(), a.configCommand(),
+	} {
+		c.GroupID = "people"
+		root.AddCommand(c)
+	}
+	prestart := a.prestartCommand()
+	prestart.GroupID = "systemd"
+	root.AddCommand(prestart, a.serveDirectoryCommand())
+	for _, c := range root.Commands() {
+		c.Args = usageArgs(c.Args)
+	}
+	root.Args = usageArgs(unknownCommand)
+	return root
+}
+
+// unknownCommand names the nearest command.
+func unknownCommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	err := fmt.Errorf("unknown command %q", args[0])
+	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+		err = fmt.Errorf("%w; did you mean %q?", err, near[0])
+	}
+	return err
+}
+
+// usageArgs makes what a command says of its arguments a usageError.
+func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if check == nil {
+			check = cobra.NoArgs
+		}
+		if err := check(c, args); err != nil {
+			return usageError{err}
+		}
+		return nil
+	}
+}
+
+// patient is the context of a command that a person waits for.
+func patient(c *cobra.Command) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(c.Context(), patience)
+}
+
+// say prints a message for people, on stderr.
+func (a *app) say(format string, args ...any) {
+	fmt.Fprintf(a.err, a.level+"keyguard: "+format+"\n", args...)
+}
+
+// hint prints what to type next.
+func (a *app) hint(text string) { fmt.Fprintf(a.err, "%shint: %s\n", a.level, text) }
+
+// working says what a person waits for, where a person does.
+func (a *app) working(format string, args ...any) {
+	if f, ok := a.err.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		a.say(format, args...)
+	}
+}
+
+// person names who runs this, for the ledger: the one behind sudo(8), if any.
+func person() string {
+	if name := os.Getenv("SUDO_USER"); name != "" {
+		return name
+	}
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return fmt.Sprintf("uid %d", os.Getuid())
+}
+
+// confirm asks a question on the terminal. Without a terminal only --yes answers it.
+func (a *app) confirm(question string) (bool, error) {
+	if a.yes {
+		return true, nil
+	}
+	answer, err := a.ask(question + " [y/N] ")
+	return answer == "y" || answer == "Y" || answer == "yes", err
+}
+
+// ask reads one line from the terminal.
+func (a *app) ask(prompt string) (string, error) {
+	if !term.IsTerminal(int(a.in.Fd())) {
+		return "", usageError{errors.New("this asks for a confirmation, and there is no terminal")}
+	}
+	fmt.Fprint(a.err, prompt)
+	var answer string
+	if _, err := fmt.Fscanln(a.in, &answer); err != nil && err.Error() != "unexpected newline" {
+		return "", nil
+	}
+	return answer, nil
+}

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/keyfile"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+	"github.com/footprintai/containarium-keyguard/agent/unit"
+)
+
+const (
+	// databaseRecord, in the runtime directory, is where the daemon has its database.
+	databaseRecord = "database.json"
+	// quarantineDir, in the state directory, is the local quarantine.
+	quarantineDir = "quarantine"
+)
+
+func (a *app) configPath() string {
+	if a.configFile != "" {
+		return a.configFile
+	}
+	if path := os.Getenv("KEYGUARD_CONFIG"); path != "" {
+		return path
+	}
+	return config.DefaultPath
+}
+
+// load reads the configuration.
+func (a *app) load() (*config.Config, error) {
+	cfg, err := config.Load(a.configPath())
+	if err != nil {
+		return nil, configError{err}
+	}
+	return cfg, nil
+}
+
+// wiring says who asks: prestart has the daemon's environment, a person has not.
+type wiring struct {
+	prestart bool
+}
+
+// open reads the configuration and wires the host for a person's command.
+func (a *app) open() (*agent.Host, *config.Config, error) {
+	cfg, err := a.load()
+	if err != nil {
+		return nil, nil, err
+	}
+	h, err := a.host(cfg, wiring{})
+	return h, cfg, err
+}
+
+// host is the only place that turns configuration into concrete things. It touches
+// nothing outside the process.
+func (a *app) host(cfg *config.Config, w wiring) (*agent.Host, error) {
+	name, err := os.Hostname()
+	if err != nil {
+		name = "unknown"
+	}
+	h := &agent.Host{
+		Keyfile: keyfile.File{Path: cfg.Keyfile, Owner: cfg.UID, Group: cfg.GID,
+			Quarantine: filepath.Join(cfg.StateDir, quarantineDir), Locks: cfg.StateDir},
+		Ledger:   ledger.Open(cfg.StateDir, ledger.Options{Host: name, Version: version}),
+		StateDir: cfg.StateDir,
+		Now:      time.Now,
+		OpenRows: func(ctx context.Context, o rows.Options) (*rows.Table, error) {
+			o.ConnectTimeout = cfg.Database.ConnectTimeout
+			where, err := locateOptions(ctx, cfg, w)
+			if err != nil {
+				return nil, err
+			}
+			place, err := rows.Locate(ctx, where)
+			if err != nil {
+				return nil, err
+			}
+			return rows.Open(place, o)
+		},
+	}
+	for _, e := range cfg.Escrows {
+		place, err := openEscrow(cfg, e)
+		if err != nil {
+			return nil, err
+		}
+		h.Escrows = append(h.Escrows, agent.Escrow{Reader: place, Writer: place, Required: e.Required})
+	}
+	return h, nil
+}
+
+// openEscrow makes one escrow of its configuration.
+func openEscrow(cfg *config.Config, e config.Escrow) (escrow.Escrow, error) {
+	switch e.Kind {
+	case config.GCPSecretManager:
+		return escrow.NewGCP(escrow.GCPOptions{
+			Name: e.Name, Project: e.Project, Secret: e.Secret, Location: e.Location,
+			CredentialsFile: e.CredentialsFile, Endpoint: e.Endpoint, Plaintext: e.Plaintext,
+			SealTo: e.Sealed(), IdentityFile: e.IdentityFile,
+		})
+	case config.Directory:
+		self, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("cannot find this program: %w", err)
+		}
+		return escrow.NewIsolated(self, []string{serveDirectory}, escrow.DirectoryOptions{
+			Name: e.Name, Path: e.Path, Recipients: e.Sealed(), IdentityFile: e.IdentityFile,
+			Keyfile: cfg.Keyfile, AllowSameDisk: e.AllowSameDisk,
+		}, 0)
+	}
+	return unopened{e}, nil
+}
+
+// unopened is an escrow of a kind that the configuration may name and this version
+// cannot open: it cannot answer, which is not the same as holding no copies (law 6).
+type unopened struct{ config config.Escrow }
+
+func (u unopened) err() error {
+	return fmt.Errorf("%w: this version of keyguard cannot open escrows of kind %q", escrow.ErrRefused, u.config.Kind)
+}
+
+func (u unopened) Name() string        { return u.config.Name }
+func (u unopened) Place() escrow.Place { return escrow.Place{Kind: u.config.Kind, Where: "not opened"} }
+func (u unopened) Close() error        { return nil }
+
+func (u unopened) List(context.Context) ([]escrow.Copy, error) { return nil, u.err() }
+func (u unopened) Fetch(context.Context, escrow.Copy) (key.Key, key.Encoding, error) {
+	return key.Key{}, "", u.err()
+}
+func (u unopened) Init(context.Context) error { return u.err() }
+func (u unopened) Save(context.Context, escrow.Shelf, key.Key) (escrow.Copy, error) {
+	return escrow.Copy{}, u.err()
+}
+
+// locateOptions gathers what says where the database is: keyguard's own setting, else
+// what the daemon has. Only where that may matter is systemd asked.
+func locateOptions(ctx context.Context, cfg *config.Config, w wiring) (rows.LocateOptions, error) {
+	o := rows.LocateOptions{URL: cfg.Database.URL, URLFile: cfg.Database.URLFile,
+		Record: filepath.Join(cfg.RunDir, databaseRecord)}
+	if o.URL != "" || o.URLFile != "" {
+		return o, nil
+	}
+	if w.prestart {
+		o.Environ = os.Getenv
+	}
+	if cfg.Daemon.Unit == "" {
+		return o, nil
+	}
+	// systemd answers in milliseconds or, in a container without it, not at all.
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	facts, err := unit.Read(ctx, daemonUnits(cfg)...)
+	if err != nil {
+		return o, nil // the environment, the record and incus are left
+	}
+	o.PostgresFlag = facts.PostgresFlag
+	if !w.prestart {
+		o.Environ = func(name string) string { return facts.Environ[name] }
+	}
+	return o, nil
+}
+
+// daemonSettings is what systemd knows of the daemon, for the record.
+func daemonSettings(ctx context.Context, cfg *config.Config) (rows.LocateOptions, error) {
+	facts, err := unit.Read(ctx, daemonUnits(cfg)...)
+	if err != nil {
+		return rows.LocateOptions{}, err
+	}
+	return rows.LocateOptions{PostgresFlag: facts.PostgresFlag,
+		Environ: func(name string) string { return facts.Environ[name] }}, nil
+}
+
+// daemonUnits are the names under which the daemon may run: the configured one first.
+func daemonUnits(cfg *config.Config) []string {
+	names := []string{cfg.Daemon.Unit}
+	for _, n := range unit.Names {
+		if n != cfg.Daemon.Unit {
+			names = append(names, n)
+		}
+	}
+	return names
+}

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+// jsonVersion is that of every document that --json prints. It grows when a field
+// changes its meaning or goes away, not when one is added.
+const jsonVersion = 1
+
+// jsonFlag gives a command its --json.
+func (a *app) jsonFlag(c *cobra.Command) {
+	c.Flags().BoolVar(&a.json, "json", false, "print JSON, version "+fmt.Sprint(jsonVersion))
+}
+
+func (a *app) printJSON(v any) error {
+	e := json.NewEncoder(a.out)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// table prints aligned columns.
+func (a *app) table(header string, fill func(row func(columns ...string))) {
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	row := func(columns ...string) {
+		for i, c := range columns {
+			if i > 0 {
+				io.WriteString(w, "\t")
+			}
+			io.WriteString(w, c)
+		}
+		io.WriteString(w, "\n")
+	}
+	io.WriteString(w, header+"\n")
+	fill(row)
+	w.Flush()
+}
+
+// proofDoc is a proof in JSON.
+type proofDoc struct {
+	Verdict rows.Verdict `json:"verdict"`
+	Checked int64        `json:"checked"`
+	Opened  int64        `json:"opened"`
+}
+
+// rowsDoc is what the rows said, in JSON.
+type rowsDoc struct {
+	State string `json:"state"` // "answered", "silent", "unknown"
+	Why   string `json:"why,omitempty"`
+}
+
+func rowsDocOf(e agent.RowsEvidence) rowsDoc {
+	return rowsDoc{State: stateOf(e), Why: e.Why}
+}
+
+func stateOf(e agent.RowsEvidence) string {
+	switch e.State {
+	case agent.RowsAnswer:
+		return "answered"
+	case agent.RowsSilent:
+		return "silent"
+	}
+	return "unknown"
+}
+
+// proofOf is what the rows said of one key: nil where they said nothing.
+func proofOf(e agent.RowsEvidence, f key.Fingerprint) *proofDoc {
+	p, ok := e.Proofs[f]
+	if !ok || f == "" {
+		return nil
+	}
+	return &proofDoc{Verdict: p.Verdict, Checked: p.Checked, Opened: p.Opened}
+}
+
+// opened puts a proof in words.
+func opened(e agent.RowsEvidence, f key.Fingerprint) string {
+	switch p := proofOf(e, f); {
+	case e.State == agent.RowsSilent:
+		return "rows silent"
+	case p == nil:
+		return "not tried"
+	case p.Verdict == rows.Opens:
+		return fmt.Sprintf("opens all %d rows", p.Checked)
+	default:
+		return fmt.Sprintf("opens %d of %d rows", p.Opened, p.Checked)
+	}
+}
+
+// when prints a time for people, "never" for none.
+func when(t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	return t.Local().Format("2006-01-02 15:04:05")
+}
+
+// timeDoc prints a time for machines, RFC 3339; nil for none.
+func timeDoc(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/keyfile"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+	"github.com/footprintai/containarium-keyguard/agent/unit"
+	"github.com/footprintai/containarium-keyguard/hooks"
+)
+
+func (a *app) prestartCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "prestart",
+		Short: "put the key right before the daemon starts (ExecStartPre)",
+		Long: `prestart validates the keyfile, or puts the right key in its place, before the
+daemon starts. A key that is known and was proven in the last 25 hours passes
+without a network. Nothing is minted while rows or copies of another key exist,
+or may exist.
+
+Exit status: 0 the daemon may start; 10 lost, 11 doubt, 15 busy: it must not.`,
+		RunE: func(c *cobra.Command, _ []string) error { return a.prestart(c.Context()) },
+	}
+}
+
+// prestart never stops a daemon over keyguard's own trouble, if the keyfile has 32
+// bytes and no rotation's staged key stands beside it (law 9).
+func (a *app) prestart(ctx context.Context) (err error) {
+	if _, ok := os.LookupEnv("JOURNAL_STREAM"); ok {
+		a.level = "<6>" // informational; sd-daemon(3)
+	}
+	keyfilePath := config.Default().Keyfile
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v at %s", p, panicSite(debug.Stack()))
+		}
+		if code := exitCode(err); err != nil && (code == exitInternal || code == exitUsage) {
+			err = a.passDespite(keyfilePath, err)
+		}
+	}()
+
+	if data, err := os.ReadFile(a.configPath()); err == nil {
+		keyfilePath = config.KeyfileOf(data)
+	}
+	cfg, err := a.load()
+	if err != nil {
+		return err
+	}
+	keyfilePath = cfg.Keyfile
+	h, err := a.host(cfg, wiring{prestart: true})
+	if err != nil {
+		return err
+	}
+	var trouble []agent.Trouble
+	where := rows.LocateOptions{Environ: os.Getenv}
+	if err := rows.SaveRecord(filepath.Join(cfg.RunDir, databaseRecord), where); err != nil {
+		trouble = append(trouble, agent.Trouble{What: "watcher and drills may not find the database", Err: err})
+	}
+	result, err := hooks.Prestart(ctx, h, hooks.PrestartOptions{
+		Budget:        cfg.Prestart.Budget,
+		RunDir:        cfg.RunDir,
+		Configuration: cfg.Digest,
+	})
+	result.Trouble = append(trouble, result.Trouble...)
+	a.explainTrouble(result.Trouble)
+	if err != nil {
+		return err
+	}
+	return a.explainGuard(ctx, cfg, result)
+}
+
+// passDespite is law 9: own trouble is reported, and passes where the daemon would
+// read a key and would not make one.
+func (a *app) passDespite(path string, trouble error) error {
+	seen, err := keyfile.File{Path: path, Owner: os.Getuid(), Group: os.Getgid()}.Look()
+	if err != nil || seen.Kind != keyfile.Good || seen.NextThere {
+		return trouble
+	}
+	a.explain(trouble)
+	a.urgent("passed all the same: %s holds 32 bytes (key %s), unchecked", path, seen.Key.Fingerprint())
+	return nil
+}
+
+// explainGuard says what was decided and done, and turns it into the exit code.
+func (a *app) explainGuard(ctx context.Context, cfg *config.Config, r agent.GuardResult) error {
+	d := r.Decision
+	if len(cfg.Escrows) == 0 {
+		a.urgent("no escrow is configured: key %s has no copy off this host, and that is no backup", orNone(d.Key))
+	}
+	if r.Exposed != "" {
+		a.urgent("%s was loose (%s) and is 0400 again; whoever could read it may have key %s", cfg.Keyfile, r.Exposed, d.Key)
+	}
+	if d.Contradicted != "" {
+		a.urgent("key %s, known until now, opens none of the rows any more", d.Contradicted)
+	}
+	if d.Warning != "" {
+		a.urgent("%s", d.Warning)
+	}
+	switch d.Action {
+	case agent.Pass:
+		if r.Evidence.Rows.State != agent.RowsNotAsked {
+			a.say("key %s passes: %s", d.Key, d.Reason)
+		}
+		return nil
+	case agent.Install:
+		a.urgent("the keyfile was %s; key %s is in place now: %s", r.Evidence.Keyfile.State(), d.Key, d.Reason)
+		return nil
+	case agent.Make:
+		a.urgent("first start: key %s was made, escrowed and installed", d.Key)
+		return nil
+	}
+	if r.Parked {
+		a.urgent("parked: the daemon starts with secrets disabled and makes no key; %s", d.Reason)
+		a.explainSearch(r)
+		return nil
+	}
+	return a.refuse(ctx, cfg, r)
+}
+
+// refuse is Doubt or Lost where no watcher lives that could put the key in later.
+func (a *app) refuse(ctx context.Context, cfg *config.Config, r agent.GuardResult) error {
+	code, verdict := exitDoubt, "cannot tell which key is right"
+	if r.Decision.Action == agent.Lost {
+		code, verdict = exitLost, "the key is lost"
+	}
+	if cfg.Daemon.Unit != "" {
+		code = a.effective(ctx, cfg, code)
+	}
+	return refusal{code: code, verdict: verdict, result: r, keyfile: cfg.Keyfile}
+}
+
+// panicSite is where a panic came from: the first line of the stack in our own code.
+func panicSite(stack []byte) string {
+	for line := range strings.Lines(string(stack)) {
+		if line = strings.TrimSpace(line); strings.Contains(line, "containarium-keyguard/") && strings.Contains(line, ".go:") {
+			return line
+		}
+	}
+	return "an unknown place"
+}
+
+// effective avoids an exit status that the daemon's unit takes for success:
+// SuccessExitStatus= turns a refusal into a start (systemd.md of the units).
+func (a *app) effective(ctx context.Context, cfg *config.Config, code int) int {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	facts, err := unit.Read(ctx, daemonUnits(cfg)...)
+	if err != nil || !slices.Contains(facts.SuccessStatus, code) {
+		return code
+	}
+	a.urgent("SuccessExitStatus=%d in %s would turn this refusal into a start; remove it", code, facts.Name)
+	for _, other := range []int{exitDoubt, exitLost, exitBusy} {
+		if !slices.Contains(facts.SuccessStatus, other) {
+			return other
+		}
+	}
+	// The hook's script makes an empty keyfile for any other status: parked.
+	return exitInternal
+}

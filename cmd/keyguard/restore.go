@@ -1,0 +1,126 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/hooks"
+)
+
+func (a *app) restoreCommand() *cobra.Command {
+	var opts agent.RestoreOptions
+	c := &cobra.Command{
+		Use:   "restore",
+		Short: "put the copy that opens the rows into the keyfile's place",
+		Long: `restore tries every copy on the rows and installs the one that opens them. A
+keyfile that opens as many rows stays. What was in its place is kept.
+
+Exit status: 0 the keyfile is right; 11 nothing can tell; 13 no usable copy;
+14 refused, the present key opens more.`,
+		Example: `  keyguard restore --dry-run
+  keyguard restore --from gcp --copy current/3`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if opts.Copy != "" && opts.From == "" {
+				return usageError{errors.New("--copy needs --from")}
+			}
+			h, cfg, err := a.open()
+			if err != nil {
+				return err
+			}
+			ctx, cancel := patient(c)
+			defer cancel()
+			opts.Person = person()
+			a.working("asking the rows and %d escrows …", len(h.Escrows))
+			r, err := agent.Restore(ctx, h, opts)
+			a.printRestore(r, opts.DryRun)
+			if forget := hooks.ForgetBackoff(cfg.RunDir); forget != nil && !opts.DryRun {
+				a.urgent("cannot clear the back-off: %v", forget)
+			}
+			return err
+		},
+	}
+	c.Flags().StringVar(&opts.From, "from", "", "take copies from this escrow only")
+	c.Flags().StringVar(&opts.Copy, "copy", "", "take this copy only, an id listed by keyguard copies")
+	c.Flags().BoolVar(&opts.DryRun, "dry-run", false, "say what would be done, and do nothing")
+	a.jsonFlag(c)
+	return c
+}
+
+type triedDoc struct {
+	Source      string          `json:"source"`
+	Escrow      string          `json:"escrow,omitempty"`
+	Copy        string          `json:"copy,omitempty"`
+	Shelf       escrow.Shelf    `json:"shelf,omitempty"`
+	Fingerprint key.Fingerprint `json:"fingerprint,omitempty"`
+	Proof       *proofDoc       `json:"proof,omitempty"`
+	Error       string          `json:"error,omitempty"`
+}
+
+func triedDocs(e agent.RowsEvidence, tried []agent.Candidate) []triedDoc {
+	docs := []triedDoc{}
+	for _, c := range tried {
+		docs = append(docs, triedDoc{c.Source, c.Escrow, c.Copy, c.Shelf, c.Key, proofOf(e, c.Key), c.Unreadable})
+	}
+	return docs
+}
+
+type restoreDoc struct {
+	Version     int             `json:"version"`
+	Fingerprint key.Fingerprint `json:"fingerprint,omitempty"`
+	Source      string          `json:"source,omitempty"`
+	Installed   bool            `json:"installed"`
+	DryRun      bool            `json:"dry_run"`
+	Replaced    key.Fingerprint `json:"replaced,omitempty"`
+	Rows        rowsDoc         `json:"rows"`
+	Tried       []triedDoc      `json:"tried"`
+	Warning     string          `json:"warning,omitempty"`
+}
+
+// printRestore shows what was tried and done, the end of a failed one included.
+func (a *app) printRestore(r agent.RestoreResult, dryRun bool) {
+	a.explainTrouble(r.Trouble)
+	for _, s := range r.Escrows {
+		if s.State == agent.EscrowFailed {
+			a.urgent("escrow %q cannot answer: %s", s.Name, s.Why)
+			a.remedy(s.Err)
+		}
+	}
+	if r.Warning != "" {
+		a.urgent("%s", r.Warning)
+	}
+	if a.json {
+		a.printJSON(restoreDoc{jsonVersion, r.Key, r.Source, r.Installed, dryRun, r.Replaced, rowsDocOf(r.Rows), triedDocs(r.Rows, r.Tried), r.Warning})
+		return
+	}
+	a.printTried(r.Rows, r.Tried)
+	switch {
+	case r.Key == "":
+	case r.Installed:
+		fmt.Fprintf(a.out, "key %s is in place, from %s\n", r.Key, r.Source)
+		fmt.Fprintf(a.out, "next: systemctl restart containarium\n")
+	case r.Source == agent.FromKeyfile:
+		fmt.Fprintf(a.out, "key %s stays: %s\n", r.Key, opened(r.Rows, r.Key))
+	case dryRun:
+		fmt.Fprintf(a.out, "key %s would be installed, from %s\n", r.Key, r.Source)
+	}
+}
+
+func (a *app) printTried(e agent.RowsEvidence, tried []agent.Candidate) {
+	if len(tried) == 0 {
+		return
+	}
+	a.table("SOURCE\tKEY\tROWS", func(row func(...string)) {
+		for _, c := range tried {
+			said := c.Unreadable
+			if said == "" {
+				said = opened(e, c.Key)
+			}
+			row(c.Source, orNone(c.Key), said)
+		}
+	})
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+func (a *app) verifyCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "verify",
+		Short: "try the keyfile and every copy on the rows, and change nothing",
+		Long: `verify tries the keyfile's key, the local quarantine and every copy on the rows
+and shows what each opens. It changes nothing.
+
+Exit status: 0 the keyfile opens every row; 10 no key that can be had opens a row;
+11 nothing is proven: the rows are silent or cannot be asked, or the keyfile does
+not open all of them.`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			h, _, err := a.open()
+			if err != nil {
+				return err
+			}
+			ctx, cancel := patient(c)
+			defer cancel()
+			a.working("asking the rows and %d escrows …", len(h.Escrows))
+			r, err := agent.Verify(ctx, h)
+			if err != nil {
+				return err
+			}
+			return a.printVerify(r)
+		},
+	}
+	a.jsonFlag(c)
+	return c
+}
+
+type verifyDoc struct {
+	Version int             `json:"version"`
+	Keyfile keyfileDoc      `json:"keyfile"`
+	Known   key.Fingerprint `json:"known,omitempty"`
+	Rows    rowsDoc         `json:"rows"`
+	Tried   []triedDoc      `json:"tried"`
+}
+
+type keyfileDoc struct {
+	Good        bool            `json:"good"`
+	Fingerprint key.Fingerprint `json:"fingerprint,omitempty"`
+	Why         string          `json:"why,omitempty"`
+	Loose       string          `json:"loose,omitempty"`
+	Proof       *proofDoc       `json:"proof,omitempty"`
+}
+
+func (a *app) printVerify(r agent.VerifyResult) error {
+	a.explainTrouble(r.Trouble)
+	for _, s := range r.Escrows {
+		if s.State == agent.EscrowFailed {
+			a.urgent("escrow %q cannot answer: %s", s.Name, s.Why)
+			a.remedy(s.Err)
+		}
+	}
+	k := r.Keyfile
+	if a.json {
+		doc := verifyDoc{jsonVersion, keyfileDoc{Good: k.Good, Fingerprint: k.Key, Why: k.Why, Proof: proofOf(r.Rows, k.Key)},
+			r.Known, rowsDocOf(r.Rows), triedDocs(r.Rows, r.Candidates)}
+		if err := a.printJSON(doc); err != nil {
+			return err
+		}
+	} else {
+		own := agent.Candidate{Source: agent.FromKeyfile, Key: k.Key}
+		if !k.Good {
+			own.Unreadable = k.Why
+		}
+		a.printTried(r.Rows, append([]agent.Candidate{own}, r.Candidates...))
+	}
+	return a.judgeVerify(r)
+}
+
+func (a *app) judgeVerify(r agent.VerifyResult) error {
+	switch r.Rows.State {
+	case agent.RowsSilent:
+		return outcome{exitDoubt, "nothing is proven: " + r.Rows.Why}
+	case agent.RowsUnknown:
+		a.remedy(r.Rows.Err)
+		return outcome{exitDoubt, "nothing is proven: " + r.Rows.Why}
+	}
+	own := proofOf(r.Rows, r.Keyfile.Key)
+	if r.Keyfile.Good && own != nil && own.Verdict == rows.Opens {
+		return nil
+	}
+	var best agent.Candidate
+	for _, c := range r.Candidates {
+		if c.Proof.Opened > best.Proof.Opened {
+			best = c
+		}
+	}
+	switch {
+	case r.Keyfile.Good && own != nil && own.Opened > 0 && own.Opened >= best.Proof.Opened:
+		return outcome{exitDoubt, fmt.Sprintf("the keyfile's key %s opens only %d of %d rows, and no other key opens more", r.Keyfile.Key, own.Opened, own.Checked)}
+	case best.Key != "":
+		a.hint("keyguard restore")
+		return outcome{exitDoubt, fmt.Sprintf("the keyfile is %s; key %s opens %d of %d rows", r.Keyfile.State(), best.Key, best.Proof.Opened, best.Proof.Checked)}
+	}
+	for _, s := range r.Escrows {
+		if s.State == agent.EscrowFailed {
+			return outcome{exitDoubt, fmt.Sprintf("no key at hand opens a row, and escrow %q cannot answer", s.Name)}
+		}
+	}
+	a.hint("if you have the key elsewhere: keyguard import")
+	return outcome{exitLost, "no key that can be had opens a row"}
+}

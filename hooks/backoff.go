@@ -1,0 +1,277 @@
+package hooks
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+// A start that fails is repeated for ever, every few seconds (systemd.md of the
+// daemon's unit: Restart=on-failure without a limit). An escrow is asked again only
+// after a while that doubles from firstWait to longestWait; up to then a start goes by
+// what was answered before (law 9).
+const (
+	firstWait   = 5 * time.Second
+	longestWait = 2 * time.Minute
+	// forget is how long after the last call the next start is no repetition any more.
+	forget = 10 * time.Minute
+)
+
+// backoffFile stands in the runtime directory, 0600, and goes with it at a reboot.
+const backoffFile = "backoff.json"
+
+// ForgetBackoff lets the next start ask every escrow at once: what a person did may
+// have changed their answers.
+func ForgetBackoff(runDir string) error {
+	err := os.Remove(filepath.Join(runDir, backoffFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Clock tells the time since boot, suspension included, and which boot that is.
+type Clock func() (boot string, since time.Duration)
+
+// BootClock reads CLOCK_BOOTTIME (clock_gettime(2)): no correction of the time of day
+// makes it jump.
+func BootClock() (string, time.Duration) {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		return "", 0
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", 0
+	}
+	return strings.TrimSpace(string(boot)), time.Duration(t.Nano())
+}
+
+// memory is what one start leaves for the next: when each escrow was asked, what it
+// answered, and what the rows said of the keys in it. Fingerprints only, never a key.
+type memory struct {
+	Boot    string                    `json:"boot"`
+	About   string                    `json:"about"` // the keyfile and the configuration it was learnt with
+	Escrows map[string]*escrowMemory  `json:"escrows"`
+	Mark    string                    `json:"mark"`
+	Proofs  map[key.Fingerprint]proof `json:"proofs"`
+
+	path  string
+	since time.Duration
+	lock  sync.Mutex
+}
+
+type escrowMemory struct {
+	Calls    int                   `json:"calls"` // in a row, without a pause of forget
+	Last     time.Duration         `json:"last"`  // since boot
+	Next     time.Duration         `json:"next"`  // since boot
+	Answered bool                  `json:"answered"`
+	Error    string                `json:"error,omitempty"`
+	Copies   []escrow.Copy         `json:"copies,omitempty"`
+	Fetched  map[string]fetchedKey `json:"fetched,omitempty"` // by the copy's id
+}
+
+// fetchedKey is how a Fetch ended.
+type fetchedKey struct {
+	Key   key.Fingerprint `json:"key,omitempty"`
+	Class string          `json:"class,omitempty"` // of the error, see classes
+	Error string          `json:"error,omitempty"`
+}
+
+type proof struct {
+	Verdict rows.Verdict `json:"verdict"`
+	Checked int64        `json:"checked"`
+	Opened  int64        `json:"opened"`
+}
+
+// classes are the errors that say something for good of a copy; others are not
+// remembered, and the copy counts as not fetched.
+var classes = map[string]error{
+	"not a key":  escrow.ErrNotKey,
+	"unreadable": escrow.ErrUnreadable,
+	"damaged":    escrow.ErrCorrupt,
+	"sealed":     escrow.ErrSealed,
+}
+
+// recall reads what earlier starts left, unless it is of another boot, another keyfile
+// or another configuration, or cannot be read.
+func recall(runDir, about string, clock Clock) *memory {
+	boot, since := clock()
+	path := filepath.Join(runDir, backoffFile)
+	m := &memory{}
+	data, err := os.ReadFile(path)
+	if err != nil || json.Unmarshal(data, m) != nil || m.Boot != boot || m.About != about {
+		m = &memory{Boot: boot, About: about}
+	}
+	if m.Escrows == nil {
+		m.Escrows = map[string]*escrowMemory{}
+	}
+	for name, e := range m.Escrows {
+		if e == nil || since-e.Last > forget || since < e.Last {
+			delete(m.Escrows, name)
+		}
+	}
+	m.path, m.since = path, since
+	return m
+}
+
+// save is not synced: what a crash of the machine loses, a reboot would have lost.
+func (m *memory) save() error {
+	data, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(m.path), 0o700); err != nil {
+		return err
+	}
+	temp := fmt.Sprintf("%s.%d", m.path, os.Getpid())
+	if err := os.WriteFile(temp, data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(temp, m.path)
+}
+
+// wait is the pause after the given number of calls in a row, a quarter longer at
+// random, so that many hosts do not ask one store in step.
+func wait(calls int) time.Duration {
+	d := firstWait
+	for range calls - 1 {
+		d = min(2*d, longestWait)
+	}
+	return d + rand.N(d/4)
+}
+
+// proofs are those of an earlier start, if the rows are still the same.
+func (m *memory) proofs(mark string) map[key.Fingerprint]rows.Proof {
+	if m.Mark != mark {
+		return nil
+	}
+	known := map[key.Fingerprint]rows.Proof{}
+	for f, p := range m.Proofs {
+		known[f] = rows.Proof{Fingerprint: f, Verdict: p.Verdict, Checked: p.Checked, Opened: p.Opened}
+	}
+	return known
+}
+
+func (m *memory) noteProofs(r agent.GuardResult) {
+	if r.Mark == "" {
+		return
+	}
+	m.Mark, m.Proofs = r.Mark, map[key.Fingerprint]proof{}
+	for f, p := range r.Evidence.Rows.Proofs {
+		m.Proofs[f] = proof{Verdict: p.Verdict, Checked: p.Checked, Opened: p.Opened}
+	}
+}
+
+// gate is a Reader that asks the store behind it only when it is time to.
+type gate struct {
+	escrow.Reader
+	recall func() *memory
+	again  bool // the last List was answered from memory
+}
+
+func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
+	m := g.recall()
+	m.lock.Lock()
+	e := m.Escrows[g.Name()]
+	if e != nil && m.since < e.Next {
+		defer m.lock.Unlock()
+		g.again = true
+		if !e.Answered {
+			return nil, fmt.Errorf("%w, for %s more; it said: %s", agent.ErrNotAgain, (e.Next - m.since).Round(time.Second), e.Error)
+		}
+		return e.recalled(), nil
+	}
+	before := escrowMemory{}
+	if e != nil {
+		before = *e
+	}
+	now := &escrowMemory{Calls: before.Calls + 1, Last: m.since, Error: "it was asked and did not answer"}
+	now.Next = m.since + wait(now.Calls)
+	m.Escrows[g.Name()] = now
+	// On disk before the call: a start that is killed while it waits has asked too.
+	// That it cannot be written is no reason to keep the daemon from its key; the save
+	// at the end of the start reports it.
+	_ = m.save()
+	m.lock.Unlock()
+	copies, err := g.Reader.List(ctx)
+	m.lock.Lock()
+	defer m.lock.Unlock()
+	switch {
+	case err == nil:
+		now.Answered, now.Copies, now.Fetched, now.Error = true, copies, map[string]fetchedKey{}, ""
+	case errors.Is(err, escrow.ErrNeverLeft):
+		// A cold boot: the store was not bothered, so nothing is held against asking it.
+		if e == nil {
+			delete(m.Escrows, g.Name())
+		} else {
+			m.Escrows[g.Name()] = &before
+		}
+	default:
+		now.Error = err.Error()
+	}
+	return copies, err
+}
+
+// recalled is the earlier listing, with what the fetches found out.
+func (e *escrowMemory) recalled() []escrow.Copy {
+	copies := append([]escrow.Copy(nil), e.Copies...)
+	for i := range copies {
+		if f, ok := e.Fetched[copies[i].ID]; ok && f.Key != "" {
+			copies[i].Fingerprint = f.Key
+		}
+	}
+	return copies
+}
+
+func (g *gate) Fetch(ctx context.Context, c escrow.Copy) (key.Key, key.Encoding, error) {
+	m := g.recall()
+	if g.again {
+		m.lock.Lock()
+		defer m.lock.Unlock()
+		f := m.Escrows[g.Name()].Fetched[c.ID]
+		if class := classes[f.Class]; class != nil {
+			return key.Key{}, "", remembered{f.Error, class}
+		}
+		return key.Key{}, "", agent.ErrNotAgain
+	}
+	k, encoding, err := g.Reader.Fetch(ctx, c)
+	f := fetchedKey{Key: k.Fingerprint()}
+	if err != nil {
+		f.Error = err.Error()
+		for name, class := range classes {
+			if errors.Is(err, class) {
+				f.Class = name
+			}
+		}
+	}
+	if err == nil || f.Class != "" {
+		m.lock.Lock()
+		m.Escrows[g.Name()].Fetched[c.ID] = f
+		m.lock.Unlock()
+	}
+	return k, encoding, err
+}
+
+// remembered is an error of an earlier start.
+type remembered struct {
+	text  string
+	class error
+}
+
+func (r remembered) Error() string { return r.text }
+func (r remembered) Unwrap() error { return r.class }

@@ -1,0 +1,71 @@
+// Package hooks holds the moments at which systemd calls keyguard: when, and within
+// what budget. What is right is decided in agent; what people read is in cmd.
+//
+// Prestart is the moment before the daemon starts (ExecStartPre). The script
+// `prestart` beside this file is what systemd really runs: it calls `keyguard
+// prestart`, and passes where that is missing, killed or crashed (law 9).
+package hooks
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+// PrestartOptions are what the moment allows.
+type PrestartOptions struct {
+	Budget time.Duration // for all of it; systemd allows TimeoutStartSec=, 90 s
+	RunDir string        // for the back-off across starts
+	// Configuration changes whenever the configuration does: a change clears the back-off.
+	Configuration string
+	Clock         Clock // nil is BootClock
+}
+
+// Prestart makes sure of the keyfile before the daemon starts, as agent.Guard does,
+// within the budget, and without asking an escrow too often when it is repeated.
+// The healthy path does not even read what earlier starts left.
+func Prestart(ctx context.Context, h *agent.Host, opts PrestartOptions) (agent.GuardResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, opts.Budget)
+	defer cancel()
+	clock := opts.Clock
+	if clock == nil {
+		clock = BootClock
+	}
+	recallOnce := sync.OnceValue(func() *memory {
+		return recall(opts.RunDir, opts.Configuration+" "+present(h), clock)
+	})
+	gated := *h
+	gated.Escrows = append([]agent.Escrow(nil), h.Escrows...)
+	for i := range gated.Escrows {
+		gated.Escrows[i].Reader = &gate{Reader: h.Escrows[i].Reader, recall: recallOnce}
+	}
+	result, err := agent.Guard(ctx, &gated, agent.GuardOptions{
+		Remembered: func(mark string) map[key.Fingerprint]rows.Proof { return recallOnce().proofs(mark) },
+	})
+	if result.Evidence.Rows.State == agent.RowsNotAsked {
+		return result, err // healthy: no escrow was asked either
+	}
+	if m := recallOnce(); len(m.Escrows) > 0 {
+		m.noteProofs(result)
+		if err := m.save(); err != nil {
+			result.Trouble = append(result.Trouble, agent.Trouble{What: "cannot remember for the next start what the escrows answered", Err: err})
+		}
+	}
+	return result, err
+}
+
+// present describes the keyfile well enough to notice that somebody changed it.
+func present(h *agent.Host) string {
+	seen, err := h.Keyfile.Look()
+	if err != nil {
+		return err.Error()
+	}
+	defer seen.Key.Wipe()
+	defer seen.Next.Wipe()
+	return fmt.Sprint(seen.Kind, seen.Size, seen.Dev, seen.Ino, seen.ModTime.UnixNano(), seen.Key.Fingerprint())
+}

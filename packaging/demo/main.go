@@ -1,0 +1,373 @@
+// Command demo plays the story of the README with the real programs: keyguard, the
+// stand-in for the containarium daemon, and a real Postgres, all in a sandbox that is
+// gone afterwards. `make demo` runs it, as root, from the project's root.
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := play(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(1)
+	}
+}
+
+// stage is the sandbox: one host, its database and its escrow.
+type stage struct {
+	dir      string
+	postgres *rowstest.Cluster
+	daemon   *exec.Cmd
+	log      *lines
+	colour   bool
+	scene    int
+}
+
+func play(ctx context.Context) error {
+	dir, err := os.MkdirTemp("", "keyguard-demo-")
+	if err != nil {
+		return err
+	}
+	s := &stage{dir: dir, colour: term.IsTerminal(int(os.Stdout.Fd()))}
+	defer os.RemoveAll(dir)
+	defer s.stopDaemon()
+	if err := os.Chmod(dir, 0o755); err != nil { // the user postgres has to pass
+		return err
+	}
+	if err := s.build(ctx); err != nil {
+		return err
+	}
+	if s.postgres, err = rowstest.Start(filepath.Join(dir, "postgres")); err != nil {
+		return err
+	}
+	defer s.postgres.Stop()
+	if err := s.furnish(); err != nil {
+		return err
+	}
+	for _, act := range []func(context.Context) error{
+		s.firstStart, s.deleted, s.foreign, s.mangled, s.loose, s.unreachable, s.postgresDown,
+	} {
+		if err := act(ctx); err != nil {
+			return fmt.Errorf("scene %d: %w", s.scene, err)
+		}
+	}
+	s.title("How it stands")
+	code := s.keyguard(ctx, "status")
+	if code != 0 {
+		return fmt.Errorf("keyguard status: exit %d", code)
+	}
+	s.say("The sandbox is gone when this ends. The manual is README.md.")
+	return nil
+}
+
+func (s *stage) path(name string) string { return filepath.Join(s.dir, name) }
+
+func (s *stage) build(ctx context.Context) error {
+	for name, pkg := range map[string]string{"keyguard": "./cmd/keyguard", "containarium": "./packaging/testing/standin"} {
+		c := exec.CommandContext(ctx, "go", "build", "-o", s.path(name), pkg)
+		c.Env = append(os.Environ(), "CGO_ENABLED=0")
+		c.Stdout, c.Stderr = os.Stdout, os.Stderr
+		if err := c.Run(); err != nil {
+			return fmt.Errorf("cannot build %s: %w", pkg, err)
+		}
+	}
+	return nil
+}
+
+// furnish makes the host: an empty table, the configuration, and the escrow's
+// directory. A real escrow is off the host; this one is beside the key, which keyguard
+// accepts only because it is told to.
+func (s *stage) furnish() error {
+	db, err := s.postgres.NewDatabase("containarium")
+	if err != nil {
+		return err
+	}
+	if err := db.CreateTable(); err != nil {
+		return err
+	}
+	config := fmt.Sprintf(`keyfile   = %q
+state_dir = %q
+run_dir   = %q
+
+[daemon]
+unit = ""
+
+[database]
+url_file = %q
+
+[[escrow]]
+name = "usb"
+kind = "directory"
+path = %q
+allow_same_disk = true
+`, s.path("etc/secrets.key"), s.path("state"), s.path("run"), s.path("url"), s.path("usb"))
+	for _, d := range []string{"etc", "state", "run", "usb"} {
+		if err := os.Mkdir(s.path(d), 0o700); err != nil {
+			return err
+		}
+	}
+	return errors.Join(
+		os.WriteFile(s.path("keyguard.toml"), []byte(config), 0o600),
+		os.WriteFile(s.path("url"), []byte(s.postgres.URL("containarium")+"\n"), 0o600))
+}
+
+func (s *stage) firstStart(ctx context.Context) error {
+	s.title("A new host: the first key has a copy before the daemon sees it")
+	s.keyguard(ctx, "init", "--yes")
+	if err := s.start(ctx, 0); err != nil {
+		return err
+	}
+	s.keyguard(ctx, "copies")
+	for _, secret := range []string{"OPENAI_API_KEY", "DATABASE_URL", "TOKEN"} {
+		if err := s.tenant(ctx, "secrets", "set", "alice", secret, "value of "+secret); err != nil {
+			return err
+		}
+	}
+	s.say("A tenant has stored three secrets. They are the judge from now on.")
+	if code := s.keyguard(ctx, "backup"); code != 0 {
+		return fmt.Errorf("keyguard backup: exit %d", code)
+	}
+	return nil
+}
+
+func (s *stage) deleted(ctx context.Context) error {
+	s.title("The key is deleted, and the daemon restarts")
+	if err := os.Remove(s.path("etc/secrets.key")); err != nil {
+		return err
+	}
+	return s.restartAndRead(ctx)
+}
+
+func (s *stage) foreign(ctx context.Context) error {
+	s.title("The key is replaced by 32 random bytes")
+	foreign := make([]byte, 32)
+	rand.Read(foreign)
+	if err := s.replaceKey(foreign); err != nil {
+		return err
+	}
+	if err := s.restartAndRead(ctx); err != nil {
+		return err
+	}
+	kept, err := filepath.Glob(s.path("state/quarantine/*.key"))
+	if err != nil || len(kept) == 0 {
+		return fmt.Errorf("the foreign key is not kept: %v", err)
+	}
+	s.say("The foreign key is not lost either: quarantine/%s", filepath.Base(kept[len(kept)-1]))
+	return nil
+}
+
+func (s *stage) mangled(ctx context.Context) error {
+	s.title("Someone restores by hand: gcloud secrets versions access latest | tee secrets.key")
+	raw, err := os.ReadFile(s.path("etc/secrets.key"))
+	if err != nil {
+		return err
+	}
+	// gcloud prints a payload as UTF-8: what is none becomes U+FFFD.
+	mangled := []byte(strings.ToValidUTF8(string(raw), "\uFFFD"))
+	s.say("32 bytes went in, %d came out.", len(mangled))
+	if err := s.replaceKey(mangled); err != nil {
+		return err
+	}
+	return s.restartAndRead(ctx)
+}
+
+func (s *stage) loose(ctx context.Context) error {
+	s.title("The key is made readable by everyone")
+	if err := os.Chmod(s.path("etc/secrets.key"), 0o644); err != nil {
+		return err
+	}
+	return s.restartAndRead(ctx)
+}
+
+func (s *stage) unreachable(ctx context.Context) error {
+	s.title("The key is gone, and the escrow cannot be reached")
+	s.stopDaemon()
+	if err := os.Rename(s.path("usb"), s.path("usb-unplugged")); err != nil {
+		return err
+	}
+	if err := os.Remove(s.path("etc/secrets.key")); err != nil {
+		return err
+	}
+	if err := s.start(ctx, 11); err != nil {
+		return err
+	}
+	s.say("Without keyguard the daemon would have made a new key here, over the three secrets.")
+	s.say("The stick is plugged in again; systemd would try again by itself:")
+	if err := os.Rename(s.path("usb-unplugged"), s.path("usb")); err != nil {
+		return err
+	}
+	if code := s.keyguard(ctx, "restore"); code != 0 {
+		return fmt.Errorf("keyguard restore: exit %d", code)
+	}
+	return s.restartAndRead(ctx)
+}
+
+func (s *stage) postgresDown(ctx context.Context) error {
+	s.title("The key is gone, and Postgres is down")
+	s.stopDaemon()
+	if err := os.Remove(s.path("etc/secrets.key")); err != nil {
+		return err
+	}
+	if err := s.postgres.Stop(); err != nil {
+		return err
+	}
+	if code := s.keyguard(ctx, "prestart"); code != 0 {
+		return fmt.Errorf("keyguard prestart: exit %d", code)
+	}
+	s.say("Nobody could ask the rows, but the ledger knows the fingerprint that opened them last.")
+	if err := s.postgres.Restart(); err != nil {
+		return err
+	}
+	return s.restartAndRead(ctx)
+}
+
+// replaceKey writes the key file as a person would.
+func (s *stage) replaceKey(content []byte) error {
+	path := s.path("etc/secrets.key")
+	if err := os.Remove(path); err != nil {
+		return err
+	}
+	return os.WriteFile(path, content, 0o400)
+}
+
+// restartAndRead restarts the daemon and reads the tenant's secrets, which only the
+// right key can.
+func (s *stage) restartAndRead(ctx context.Context) error {
+	s.stopDaemon()
+	if err := s.start(ctx, 0); err != nil {
+		return err
+	}
+	return s.tenant(ctx, "secrets", "get", "alice")
+}
+
+// start does what systemd does: the hook, and, if it passes, the daemon.
+func (s *stage) start(ctx context.Context, want int) error {
+	code := s.keyguard(ctx, "prestart")
+	if code != want {
+		return fmt.Errorf("keyguard prestart: exit %d, not %d", code, want)
+	}
+	if code != 0 {
+		s.say("systemd does not start the daemon: exit %d.", code)
+		return nil
+	}
+	s.log = &lines{each: func(line string) { s.print("36", "  containarium: "+line) }, ready: make(chan struct{})}
+	s.daemon = exec.CommandContext(ctx, s.path("containarium"), "daemon")
+	s.daemon.Env = s.daemonEnv()
+	s.daemon.Stdout, s.daemon.Stderr = s.log, s.log
+	if err := s.daemon.Start(); err != nil {
+		return err
+	}
+	select {
+	case <-s.log.ready:
+		return nil
+	case <-time.After(30 * time.Second):
+		return errors.New("the daemon does not read its key")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *stage) stopDaemon() {
+	if s.daemon == nil {
+		return
+	}
+	s.daemon.Process.Signal(syscall.SIGTERM)
+	s.daemon.Wait()
+	s.daemon = nil
+}
+
+func (s *stage) daemonEnv() []string {
+	return append(os.Environ(),
+		"STANDIN_KEYFILE="+s.path("etc/secrets.key"), "STANDIN_INCUS=none", "STANDIN_SOCKET="+s.path("daemon.sock"),
+		"CONTAINARIUM_POSTGRES_URL_FILE="+s.path("url"))
+}
+
+// tenant asks the running daemon.
+func (s *stage) tenant(ctx context.Context, args ...string) error {
+	s.print("1", "$ containarium "+strings.Join(args, " "))
+	c := exec.CommandContext(ctx, s.path("containarium"), args...)
+	c.Env = s.daemonEnv()
+	return s.run(c)
+}
+
+// keyguard runs the program and returns its exit code.
+func (s *stage) keyguard(ctx context.Context, args ...string) int {
+	s.print("1", "$ keyguard "+strings.Join(args, " "))
+	c := exec.CommandContext(ctx, s.path("keyguard"), append(args, "--config", s.path("keyguard.toml"))...)
+	var exit *exec.ExitError
+	if err := s.run(c); errors.As(err, &exit) {
+		return exit.ExitCode()
+	} else if err != nil {
+		return -1
+	}
+	return 0
+}
+
+// run shows a command's output, indented.
+func (s *stage) run(c *exec.Cmd) error {
+	out := &lines{each: func(line string) { s.print("", "  "+line) }}
+	c.Stdout, c.Stderr = out, out
+	return c.Run()
+}
+
+func (s *stage) title(text string) {
+	s.scene++
+	s.print("", "")
+	s.print("1;33", fmt.Sprintf("%d. %s", s.scene, text))
+}
+
+func (s *stage) say(format string, args ...any) { s.print("32", fmt.Sprintf(format, args...)) }
+
+// print writes one line, in an SGR colour (ECMA-48) on a terminal.
+func (s *stage) print(colour, line string) {
+	line = strings.ReplaceAll(line, s.dir, "")
+	if s.colour && colour != "" {
+		line = "\x1b[" + colour + "m" + line + "\x1b[0m"
+	}
+	io.WriteString(os.Stdout, line+"\n")
+}
+
+// lines hands on whole lines. ready is closed by the daemon's word that it has read
+// its key, or cannot.
+type lines struct {
+	each  func(string)
+	ready chan struct{}
+	said  bool // ready is closed
+	rest  []byte
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.rest = append(l.rest, p...)
+	for {
+		line, rest, whole := bytes.Cut(l.rest, []byte("\n"))
+		if !whole {
+			return len(p), nil
+		}
+		l.rest = rest
+		l.each(string(line))
+		if l.ready != nil && !l.said && (bytes.Contains(line, []byte("Secrets store ready")) || bytes.Contains(line, []byte("Secrets disabled"))) {
+			close(l.ready)
+			l.said = true
+		}
+	}
+}

@@ -1,0 +1,371 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io/fs"
+	"log"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
+)
+
+var cluster *rowstest.Cluster
+
+func TestMain(m *testing.M) {
+	os.Exit(func() (status int) {
+		dir, err := os.MkdirTemp("", "standin")
+		if err == nil {
+			defer os.RemoveAll(dir) //nolint:errcheck // a leftover in the temporary directory
+			cluster, err = rowstest.Start(dir)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		status = m.Run()
+		if err := cluster.Stop(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return status
+	}())
+}
+
+// bench is a sandbox with a database, in which daemons start and stop.
+type bench struct {
+	t   *testing.T
+	db  *rowstest.Database
+	dir string
+	env map[string]string
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	db, err := cluster.NewDatabase("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &bench{t, db, dir, map[string]string{
+		"STANDIN_KEYFILE":           filepath.Join(dir, "secrets.key"),
+		"STANDIN_SOCKET":            filepath.Join(dir, "sock"),
+		"STANDIN_INCUS":             "none",
+		"CONTAINARIUM_POSTGRES_URL": db.URL(),
+	}}
+}
+
+func (b *bench) getenv(name string) string { return b.env[name] }
+func (b *bench) keyfile() string           { return b.env["STANDIN_KEYFILE"] }
+
+// journal collects what the daemon logs.
+type journal struct {
+	mu    sync.Mutex
+	text  bytes.Buffer
+	grown chan struct{}
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	select {
+	case j.grown <- struct{}{}:
+	default:
+	}
+	return j.text.Write(p)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.String()
+}
+
+// start runs the daemon until the test ends or stop is called, and returns when it
+// logged that line.
+func (b *bench) start(line string, args ...string) (logged *journal, stop func()) {
+	b.t.Helper()
+	logged = &journal{grown: make(chan struct{}, 1)}
+	log.SetOutput(logged)
+	ctx, cancel := context.WithCancel(b.t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- run(ctx, append([]string{"daemon"}, args...), b.getenv, nil, nil) }()
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			cancel()
+			if err := <-ended; err != nil {
+				b.t.Error(err)
+			}
+			log.SetOutput(os.Stderr)
+		})
+	}
+	b.t.Cleanup(stop)
+	timeout := time.After(10 * time.Second)
+	for !strings.Contains(logged.String(), line) {
+		select {
+		case <-logged.grown:
+		case err := <-ended:
+			b.t.Fatalf("the daemon ended: %v\n%s", err, logged)
+		case <-timeout:
+			b.t.Fatalf("the daemon never logs %q, but\n%s", line, logged)
+		}
+	}
+	return logged, stop
+}
+
+// secrets runs a subcommand, and returns what it printed or its error as text.
+func (b *bench) secrets(args ...string) string {
+	var out bytes.Buffer
+	if err := run(b.t.Context(), append([]string{"secrets"}, args...), b.getenv, strings.NewReader("from stdin"), &out); err != nil {
+		return "error: " + err.Error()
+	}
+	return out.String()
+}
+
+func (b *bench) want(got, want string) {
+	b.t.Helper()
+	if got != want {
+		b.t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
+
+const (
+	ready  = "Secrets store ready (file-keyed AES-256-GCM, envelope: disabled (CONTAINARIUM_KMS_BACKEND=none))"
+	minted = "[secrets] NEW MASTER KEY generated at %s — back this up off-host, losing it means every stored secret is unrecoverable ciphertext"
+)
+
+// The daemon mints whatever the table holds, keeps the key in memory, and notices a
+// wrong one only when it reads.
+func TestMint(t *testing.T) {
+	b := newBench(t)
+	logged, stop := b.start(ready)
+	if want := fmt.Sprintf(minted, b.keyfile()); !strings.Contains(logged.String(), want) {
+		t.Errorf("no line %q in\n%s", want, logged)
+	}
+	fi, err := os.Stat(b.keyfile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fi.Mode() != 0o400 || fi.Size() != keySize {
+		t.Errorf("minted %v, %d bytes", fi.Mode(), fi.Size())
+	}
+	b.want(b.secrets("set", "alice", "A", "one"), "")
+	b.want(b.secrets("set", "alice", "A", "two"), "")
+	b.want(b.secrets("set", "alice", "B"), "")
+	b.want(b.secrets("get", "alice"), "A=two\nB=from stdin\n")
+	b.want(b.secrets("set", "alice", "lower", "x"), "error: "+errName.Error())
+	b.want(b.secrets("list"), "alice/A\nalice/B\n")
+	if err := os.Remove(b.keyfile()); err != nil {
+		t.Fatal(err)
+	}
+	b.want(b.secrets("get", "alice", "A"), "two")
+	stop()
+
+	logged, stop = b.start(ready)
+	if !strings.Contains(logged.String(), "NEW MASTER KEY") {
+		t.Errorf("does not mint over ciphertext:\n%s", logged)
+	}
+	b.want(b.secrets("set", "alice", "B", "new"), "")
+	// One row that does not open blocks the tenant, the other is fine.
+	b.want(b.secrets("get", "alice", "B"), "error: decrypt alice/A: "+errAuthentication.Error())
+	stop()
+
+	versions, err := b.db.Exec("select name, version, kek_id is null, wrapped_dek is null from secrets order by name")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.want(fmt.Sprint(versions), "[[A 2 f t] [B 2 f t]]")
+}
+
+// Every file that is refused is refused in the daemon's words, and left alone.
+func TestDisabled(t *testing.T) {
+	b := newBench(t)
+	long := strings.Repeat("k", keySize)
+	for _, c := range []struct {
+		name, content string
+		mode          fs.FileMode
+		why           string
+	}{
+		{"empty", "", 0o400, "secrets: master key must be exactly 32 bytes (file %s has 0 bytes)"},
+		{"short", long[1:], 0o400, "secrets: master key must be exactly 32 bytes (file %s has 31 bytes)"},
+		{"newline", long + "\n", 0o600, "secrets: master key must be exactly 32 bytes (file %s has 33 bytes)"},
+		{"world-readable", long, 0o644, "master key %s has insecure permissions 0644 ("},
+		{"group-readable", long, 0o440, "master key %s has insecure permissions 0440 ("},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			os.Remove(b.keyfile()) //nolint:errcheck // the first has none
+			if err := os.WriteFile(b.keyfile(), []byte(c.content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chmod(b.keyfile(), c.mode); err != nil {
+				t.Fatal(err)
+			}
+			logged, stop := b.start("Secrets disabled.")
+			if want := "Warning: Failed to load secrets master key: " + fmt.Sprintf(c.why, b.keyfile()); !strings.Contains(logged.String(), want) {
+				t.Errorf("no %q in\n%s", want, logged)
+			}
+			b.want(b.secrets("list"), "error: secrets are disabled")
+			stop()
+			got, err := os.ReadFile(b.keyfile())
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.want(string(got), c.content)
+		})
+	}
+}
+
+// Any 32 bytes load, through a symlink too; a dangling one is minted through.
+func TestSymlink(t *testing.T) {
+	b := newBench(t)
+	target := filepath.Join(b.dir, "elsewhere")
+	if err := os.Symlink(target, b.keyfile()); err != nil {
+		t.Fatal(err)
+	}
+	_, stop := b.start(ready)
+	b.want(b.secrets("set", "alice", "A", "x"), "")
+	stop()
+	if fi, err := os.Lstat(target); err != nil || fi.Size() != keySize {
+		t.Fatalf("nothing was minted at the end of the link: %v", err)
+	}
+	logged, _ := b.start(ready)
+	if strings.Contains(logged.String(), "NEW MASTER KEY") {
+		t.Error("mints a second time")
+	}
+	b.want(b.secrets("get", "alice", "A"), "x")
+}
+
+// Without app hosting, or without incus, the daemon never comes to the key.
+func TestKeyIsNotRead(t *testing.T) {
+	b := newBench(t)
+	b.env["STANDIN_INCUS"] = filepath.Join(b.dir, "no.sock")
+	_, stop := b.start("Failed to connect to incus")
+	stop()
+	b.env["STANDIN_INCUS"] = "none"
+	b.env["STANDIN_READ_DELAY"] = "1h"
+	_, stop = b.start("")
+	stop()
+	b.env["STANDIN_READ_DELAY"] = ""
+	_, stop = b.start("", "--app-hosting=false")
+	stop()
+	if left, err := filepath.Glob(filepath.Join(b.dir, "*")); err != nil || len(left) != 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+}
+
+// The DDL of a start waits for an open transaction that merely read the table, with the
+// key already read, and an old table gets its late columns.
+func TestSchemaWaits(t *testing.T) {
+	b := newBench(t)
+	if err := b.db.CreateOldTable(); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := b.db.Session()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, sql := range []string{"begin", "select count(*) from secrets"} {
+		if _, err := reader.Exec(sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	logged, _ := b.start("NEW MASTER KEY")
+	for {
+		waiting, err := b.db.Exec("select 1 from pg_locks where not granted and mode = 'AccessExclusiveLock'")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(waiting) > 0 {
+			break
+		}
+		if strings.Contains(logged.String(), ready) {
+			t.Fatal("the DDL does not wait for the reader")
+		}
+	}
+	if err := reader.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for !strings.Contains(logged.String(), ready) {
+		<-logged.grown
+	}
+	b.want(b.secrets("set", "alice", "A", "x"), "")
+}
+
+// The command line mints without a word, and turns legacy rows into envelope rows.
+func TestEnvelope(t *testing.T) {
+	b := newBench(t)
+	b.want(b.secrets("envelope-coverage"), "legacy=0 envelope=0\n")
+	if fi, err := os.Stat(b.keyfile()); err != nil || fi.Size() != keySize {
+		t.Fatalf("envelope-coverage did not mint: %v", err)
+	}
+	_, stop := b.start(ready)
+	b.want(b.secrets("set", "alice", "A", "x"), "")
+	stop()
+	b.want(b.secrets("migrate-to-envelope"), "error: "+errNoBackend.Error())
+	for backend, line := range map[string]string{
+		"inproc": "envelope: inproc (master-key envelope, dev/test))",
+		"vault":  "envelope: vault transit (",
+		"gcp":    "envelope: gcp cloud kms (",
+		"aws":    "envelope: aws kms (",
+	} {
+		b.env["CONTAINARIUM_KMS_BACKEND"] = backend
+		_, stop := b.start(line)
+		b.want(b.secrets("set", "bob", strings.ToUpper(backend), backend), "")
+		stop()
+	}
+	b.env["CONTAINARIUM_KMS_BACKEND"] = "inproc"
+	b.want(b.secrets("envelope-coverage"), "legacy=1 envelope=4\n")
+	b.want(b.secrets("migrate-to-envelope"), "migrated=1\n")
+	b.want(b.secrets("envelope-coverage"), "legacy=0 envelope=5\n")
+	b.env["CONTAINARIUM_REQUIRE_ENVELOPE"] = "yes"
+	_, stop = b.start("Secrets store ready")
+	b.want(b.secrets("get", "alice"), "A=x\n")
+	b.want(b.secrets("get", "bob"), "AWS=aws\nGCP=gcp\nINPROC=inproc\nVAULT=vault\n")
+	stop()
+	// A new key opens what hangs on the outside, and what hangs on the file no more.
+	if err := os.Remove(b.keyfile()); err != nil {
+		t.Fatal(err)
+	}
+	b.start("NEW MASTER KEY")
+	for b.secrets("list") == "error: secrets are disabled" {
+		continue
+	}
+	b.want(b.secrets("get", "alice"), "error: decrypt alice/A: "+errAuthentication.Error())
+}
+
+// The rows that the real daemon wrote open under the keys they say, and no other.
+func TestVectors(t *testing.T) {
+	a, b, vectors := rowstest.Vectors()
+	if len(vectors) == 0 {
+		t.Fatal("no vectors")
+	}
+	for _, v := range vectors {
+		var id string
+		if v.KEKID != nil {
+			id = *v.KEKID
+		}
+		if v.OpensWith != "A" && v.OpensWith != "B" && id != "" && id != kekIDs["inproc"] {
+			continue // under a key outside, which no stand-in has
+		}
+		for name, k := range map[string]key.Key{"A": a, "B": b} {
+			got, err := keyring{master: k.UnsafeBytes()}.open(v.Username, v.Name, sealed{v.Nonce, v.Ciphertext, v.WrappedDEK, id})
+			if opens := err == nil; opens != (v.OpensWith == name) {
+				t.Errorf("%s: under key %s: %v, and it says %s", v.Case, name, err, v.OpensWith)
+			}
+			if err == nil && !bytes.Equal(got, v.Plaintext) {
+				t.Errorf("%s: opens as %q, want %q", v.Case, got, v.Plaintext)
+			}
+		}
+	}
+}

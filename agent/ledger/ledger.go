@@ -1,0 +1,417 @@
+// Package ledger is keyguard's own record on this host: which key a person accepted,
+// which opened the rows, which no longer did; and for people, everything that was
+// done. It never holds a key, only fingerprints.
+//
+// It is the file `ledger.jsonl` in the state directory: a JSON object a line, only
+// ever appended to, each with the SHA-256 of the line before, so that an edit in the
+// middle shows. What it cannot show is that lines are missing at its end: for that an
+// auditor compares with the journal.
+//
+// The ledger is hearsay beside the rows (law 1). So a damaged one costs nothing but
+// what it said: a torn last line is dropped, and where the chain is broken nothing
+// before it counts as proven.
+package ledger
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
+	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+const (
+	// Name is the ledger's file in the state directory.
+	Name = "ledger.jsonl"
+
+	// maxLine is the longest line in bytes that counts as an entry. Ours have some
+	// hundred; Append cuts a reason to maxReason.
+	maxLine   = 16 << 10
+	maxReason = 2 << 10
+
+	// patience is how long an append waits for another one, which takes milliseconds.
+	// It stands in the way of the daemon's start (law 9).
+	patience = 2 * time.Second
+)
+
+// Event is what an entry tells of.
+type Event string
+
+// The events. A newer keyguard may write others: they are kept and count as history.
+const (
+	// Accepted, Proven and Contradicted say which key is known. An Accepted or Proven
+	// key is known until another one is, or until it is Contradicted.
+	Accepted     Event = "accepted"     // a person's word, with the verdict at that time
+	Proven       Event = "proven"       // it opened rows
+	Contradicted Event = "contradicted" // it opened none any more
+
+	// A rotation is open from RotationOpen until Rotated or RotationClosed.
+	RotationOpen   Event = "rotation-open"   // Old, and Fingerprint is the new key
+	CommitBegun    Event = "commit-begun"    // from here on the rows may be under either key
+	Rotated        Event = "rotated"         // all is under the new key
+	RotationClosed Event = "rotation-closed" // settled by the rows: Fingerprint is the key that holds; "" is neither, and then no key is known
+
+	// The rest is history for people.
+	Made      Event = "made"      // the host's first key
+	Saved     Event = "saved"     // stored in Escrow as Copy, on Shelf
+	Adopted   Event = "adopted"   // a person took over a Copy in Escrow that another host wrote
+	Installed Event = "installed" // put into the keyfile's place, where Old was
+	Parked    Event = "parked"    // the daemon started without a key
+	Exposed   Event = "exposed"   // the keyfile's mode or owner was loose
+	Restored  Event = "restored"  // a person put a key back from a copy
+	Imported  Event = "imported"  // a person brought a key
+	Drilled   Event = "drilled"   // a copy was restored into scratch and tried
+	Repaired  Event = "repaired"  // rows under several keys were brought under one
+)
+
+// Entry is one line. Event is all that every entry must have; Append fills in Seq,
+// Rotation and Prev, and Time, Host and Version where they are zero.
+type Entry struct {
+	Seq         uint64          `json:"seq"` // counts from 1
+	Time        time.Time       `json:"time"`
+	Event       Event           `json:"event"`
+	Fingerprint key.Fingerprint `json:"fingerprint,omitempty"`
+	Old         key.Fingerprint `json:"old,omitempty"` // the key that stood there before
+	Escrow      string          `json:"escrow,omitempty"`
+	Copy        string          `json:"copy,omitempty"`  // its id in Escrow
+	Shelf       string          `json:"shelf,omitempty"` // current or quarantine
+	Verdict     string          `json:"verdict,omitempty"`
+	Checked     int64           `json:"checked,omitempty"` // rows tried
+	Opened      int64           `json:"opened,omitempty"`  // rows opened, of those
+	Total       int64           `json:"total,omitempty"`   // rows there are
+	Took        time.Duration   `json:"took_ns,omitempty"`
+	Person      string          `json:"person,omitempty"`
+	Reason      string          `json:"reason,omitempty"` // longer than 2 KiB, it is cut
+	Host        string          `json:"host,omitempty"`
+	Version     string          `json:"version,omitempty"` // of keyguard
+	Rotation    *Rotation       `json:"rotation,omitempty"`
+	Prev        string          `json:"prev,omitempty"` // SHA-256, hex, of the line before without its newline; "" begins a chain
+	Line        int             `json:"-"`              // where it stands in the file, from 1; only Read knows
+}
+
+// Rotation is a rotation that is under way. Every entry carries the one that is open
+// when it is written, so that the last one tells.
+type Rotation struct {
+	Old         key.Fingerprint `json:"old"`
+	New         key.Fingerprint `json:"new"`
+	CommitBegun bool            `json:"commit_begun,omitempty"`
+}
+
+// Options say who writes.
+type Options struct {
+	Host    string
+	Version string
+	Now     func() time.Time // nil is time.Now
+}
+
+// Ledger is the record of one host.
+type Ledger struct {
+	dir  string
+	opts Options
+}
+
+// Open names the ledger in a state directory. It touches nothing.
+func Open(stateDir string, opts Options) *Ledger {
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	return &Ledger{stateDir, opts}
+}
+
+func (l *Ledger) path() string { return filepath.Join(l.dir, Name) }
+
+// ErrEntry says that an entry cannot be written as it is.
+var ErrEntry = errors.New("not a ledger entry")
+
+// Append writes entries, in this order, and syncs them: when it returns nil they are
+// on disk (law 5). On error none counts that was not whole on disk before a crash, and
+// what was there is as readable as before. It makes the file, 0600, and the directory.
+//
+//	flock(ledger)
+//	openat(O_RDWR|O_CREAT|O_APPEND|O_NOFOLLOW, 0600), fchmod if the mode is another
+//	fsync of the directory, only if the file is empty: one with bytes has a durable name
+//	ftruncate   only if the last line is torn
+//	write       all entries at once: a crash here leaves some of them and a torn line
+//	fsync
+func (l *Ledger) Append(entries ...Entry) error {
+	if err := l.append(entries); err != nil {
+		return fmt.Errorf("cannot append to the ledger: %w", err)
+	}
+	return nil
+}
+
+func (l *Ledger) append(entries []Entry) error {
+	for _, e := range entries {
+		if err := e.check(); err != nil {
+			return err
+		}
+	}
+	if err := durable.MkdirAll(l.dir, durable.Attr{UID: -1, GID: -1}); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	held, err := lock.Wait(ctx, l.dir, lock.Ledger)
+	if err != nil {
+		return err
+	}
+	defer held.Release()
+
+	f, size, err := l.open(os.O_RDWR | os.O_CREATE | os.O_APPEND)
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // synced by then
+	if size == 0 {
+		if err := durable.SyncDir(l.dir); err != nil {
+			return err
+		}
+	}
+	end, last, prev, err := lastEntry(f, size)
+	if err != nil {
+		return err
+	}
+	if end < size { // nobody relied on a torn line: its append never returned
+		if err := f.Truncate(end); err != nil {
+			return err
+		}
+	}
+	text, err := l.lines(entries, last, prev)
+	if err != nil {
+		return err
+	}
+	if err := durable.Append(f, text); err != nil {
+		// A full disk: what got there is a torn line at best, and is dropped in any case.
+		return errors.Join(err, f.Truncate(end))
+	}
+	return nil
+}
+
+// lines is what to write behind last, whose line has the hash prev.
+func (l *Ledger) lines(entries []Entry, last Entry, prev string) ([]byte, error) {
+	var text []byte
+	for _, e := range entries {
+		e.Seq, e.Prev = last.Seq+1, prev
+		e.Rotation = e.rotation(last.Rotation)
+		if e.Time.IsZero() {
+			e.Time = l.opts.Now()
+		}
+		e.Time = e.Time.UTC().Truncate(time.Millisecond) // not rounded: a proof must not lie in the future
+		if e.Host == "" {
+			e.Host = l.opts.Host
+		}
+		if e.Version == "" {
+			e.Version = l.opts.Version
+		}
+		if len(e.Reason) > maxReason {
+			e.Reason = strings.ToValidUTF8(e.Reason[:maxReason], "") + "…"
+		}
+		line, err := json.Marshal(e)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrEntry, err)
+		}
+		if len(line) > maxLine {
+			return nil, fmt.Errorf("%w: %d bytes long", ErrEntry, len(line))
+		}
+		text = append(append(text, line...), '\n')
+		last, prev = e, sum(line)
+	}
+	return text, nil
+}
+
+// rotation is the one that is open after e, where before was before it.
+func (e Entry) rotation(before *Rotation) *Rotation {
+	switch e.Event {
+	case RotationOpen:
+		return &Rotation{Old: e.Old, New: e.Fingerprint}
+	case CommitBegun:
+		if before == nil {
+			return nil
+		}
+		begun := *before
+		begun.CommitBegun = true
+		return &begun
+	case Rotated, RotationClosed:
+		return nil
+	}
+	return before
+}
+
+// check refuses what a reader would not take for an entry, or would misread.
+func (e Entry) check() error {
+	if e.Event == "" {
+		return fmt.Errorf("%w: it has no event", ErrEntry)
+	}
+	for _, f := range []key.Fingerprint{e.Fingerprint, e.Old} {
+		if f == "" {
+			continue
+		}
+		if _, err := key.ParseFingerprint(string(f)); err != nil {
+			return fmt.Errorf("%w: %w", ErrEntry, err)
+		}
+	}
+	needs := e.Fingerprint == ""
+	switch e.Event {
+	case RotationOpen:
+		needs = needs || e.Old == ""
+	case Accepted, Proven, Contradicted:
+	default:
+		return nil
+	}
+	if needs {
+		return fmt.Errorf("%w: %q without a fingerprint", ErrEntry, e.Event)
+	}
+	return nil
+}
+
+// decode reads a line without its newline.
+func decode(line []byte) (Entry, error) {
+	if len(line) > maxLine {
+		return Entry{}, fmt.Errorf("%w: more than %d bytes long", ErrEntry, maxLine)
+	}
+	var e Entry
+	if err := json.Unmarshal(line, &e); err != nil {
+		return Entry{}, fmt.Errorf("%w: %w", ErrEntry, err)
+	}
+	return e, e.check()
+}
+
+func sum(line []byte) string {
+	h := sha256.Sum256(line)
+	return hex.EncodeToString(h[:])
+}
+
+// open opens the file and makes sure that it is one. O_NONBLOCK keeps a FIFO in its
+// place from hanging the daemon's start (law 9).
+func (l *Ledger) open(how int) (*os.File, int64, error) {
+	f, err := os.OpenFile(l.path(), how|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", l.path())
+	}
+	if err == nil && how&os.O_RDWR != 0 && info.Mode().Perm() != 0o600 {
+		err = f.Chmod(0o600)
+	}
+	if err != nil {
+		f.Close() //nolint:errcheck // nothing was written
+		return nil, 0, err
+	}
+	return f, info.Size(), nil
+}
+
+// lastEntry finds behind what to append: the end of the last whole line, the last
+// line that is an entry, and the hash for the next one. Behind a line that is no
+// entry a new chain begins.
+func lastEntry(f io.ReaderAt, size int64) (end int64, last Entry, prev string, err error) {
+	b := backwards{f: f, off: size}
+	if err := b.skipTorn(); err != nil {
+		return 0, Entry{}, "", err
+	}
+	end = b.off + int64(len(b.buf))
+	for nearest := true; ; nearest = false {
+		line, ok, err := b.line()
+		if !ok || err != nil {
+			return end, Entry{}, "", err
+		}
+		if e, err := decode(line); err == nil {
+			if nearest {
+				prev = sum(line)
+			}
+			return end, e, prev, nil
+		}
+	}
+}
+
+// Standing is what the ledger says now.
+type Standing struct {
+	Known    key.Fingerprint // the known key; "" where none is
+	By       Event           // Accepted or Proven
+	Verdict  string          // that entry's
+	LastLook time.Time       // that entry's; it may lie in the future, and then proves nothing
+	Rotation *Rotation       // the one that is open, or nil
+}
+
+// Standing reads the ledger from its end, only as far back as the last word on the
+// known key: it stands on the path of every healthy start (law 7). No ledger is no
+// error, and says nothing; one that cannot be read is an error.
+//
+// The chain is checked as far as it is read. A break hides what stands before it,
+// but for an open rotation: which of its keys holds is for the rows to say, and
+// whoever forgot it would not ask them.
+func (l *Ledger) Standing() (Standing, error) {
+	f, size, err := l.open(os.O_RDONLY)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Standing{}, nil
+	}
+	if err != nil {
+		return Standing{}, fmt.Errorf("cannot read the ledger: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // nothing was written
+	s, err := standing(f, size)
+	if err != nil {
+		return Standing{}, fmt.Errorf("cannot read the ledger: %w", err)
+	}
+	return s, nil
+}
+
+func standing(f io.ReaderAt, size int64) (s Standing, err error) {
+	b := backwards{f: f, off: size}
+	if err := b.skipTorn(); err != nil {
+		return s, err
+	}
+	var after *Entry // the entry behind the line in hand
+	contradicted := map[key.Fingerprint]bool{}
+	for broken := false; ; {
+		line, ok, err := b.line()
+		if !ok || err != nil {
+			return s, err
+		}
+		e, err := decode(line)
+		if err != nil {
+			if after != nil {
+				return s, nil
+			}
+			broken = true // and look for an entry that carries a rotation
+			continue
+		}
+		if after == nil {
+			s.Rotation = e.Rotation
+		} else if after.Prev != sum(line) {
+			broken = true
+		}
+		if broken {
+			return s, nil
+		}
+		switch {
+		case e.Event == Contradicted:
+			contradicted[e.Fingerprint] = true
+		case e.Event == RotationClosed && e.Fingerprint == "":
+			return s, nil
+		case e.known():
+			if !contradicted[e.Fingerprint] {
+				s.Known, s.By, s.Verdict, s.LastLook = e.Fingerprint, e.Event, e.Verdict, e.Time
+			}
+			return s, nil
+		}
+		after = &e
+	}
+}
+
+// known tells whether the entry makes its key the known one.
+func (e Entry) known() bool { return e.Event == Accepted || e.Event == Proven }

@@ -1,0 +1,130 @@
+package ledger
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+// current is the shelf whose copies count as saved: escrow.Current.
+const current = "current"
+
+// Record is the whole ledger.
+type Record struct {
+	Entries []Entry // every line that is an entry, in the order of the file
+	Breaks  []Break // where the chain is broken, in that order
+	Torn    bool    // the last line was torn by a crash and is dropped
+}
+
+// Break is a place where the chain is broken: the file was edited or damaged there,
+// or just before it.
+type Break struct {
+	Line int    // from 1
+	Why  string // for people
+}
+
+// Read reads the whole ledger. A missing one is empty, and no error; one that cannot
+// be read is an error.
+func (l *Ledger) Read() (Record, error) {
+	f, _, err := l.open(os.O_RDONLY)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Record{}, nil
+	}
+	if err != nil {
+		return Record{}, fmt.Errorf("cannot read the ledger: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // nothing was written
+	data, err := io.ReadAll(f)
+	if err != nil {
+		return Record{}, fmt.Errorf("cannot read the ledger: %w", err)
+	}
+	return parse(data), nil
+}
+
+func parse(data []byte) Record {
+	var r Record
+	prev, garbage := "", false
+	for n := 1; len(data) > 0; n++ {
+		line, rest, whole := bytes.Cut(data, []byte("\n"))
+		if !whole {
+			r.Torn = true
+			break
+		}
+		data = rest
+		e, err := decode(line)
+		switch {
+		case err != nil:
+			r.Breaks = append(r.Breaks, Break{n, err.Error()})
+			prev, garbage = "", true
+			continue
+		case garbage && e.Prev == "": // the break was told at the line before
+		case e.Prev != prev:
+			why := "it does not continue the line before, which was changed, or lines between were taken out"
+			switch {
+			case n == 1:
+				why = "lines before it were taken out"
+			case e.Prev == "":
+				why = "a new chain begins, as it does behind damage"
+			}
+			r.Breaks = append(r.Breaks, Break{n, why})
+		}
+		e.Line = n
+		r.Entries = append(r.Entries, e)
+		prev, garbage = sum(line), false
+	}
+	return r
+}
+
+// Contradicted tells whether the last word on a key is that it opened no row. It
+// looks across breaks: a word against a key is taken from hearsay too.
+func (r Record) Contradicted(f key.Fingerprint) bool {
+	for _, e := range slices.Backward(r.Entries) {
+		if e.Fingerprint == f && (e.known() || e.Event == Contradicted) {
+			return e.Event == Contradicted
+		}
+	}
+	return false
+}
+
+// EverProven lists the keys that ever opened rows here, each once, the last first. It
+// looks across breaks: it is asked for reasons to be careful with another key
+// (law 4), and a damaged ledger is none to be less so.
+func (r Record) EverProven() []key.Fingerprint {
+	var list []key.Fingerprint
+	for _, e := range slices.Backward(r.Entries) {
+		if e.Event == Proven && !slices.Contains(list, e.Fingerprint) {
+			list = append(list, e.Fingerprint)
+		}
+	}
+	return list
+}
+
+// LastSaved is the last entry of a current copy in the escrow, which this host saved
+// or a person adopted.
+func (r Record) LastSaved(escrow string) (Entry, bool) {
+	for _, e := range slices.Backward(r.Entries) {
+		if e.Escrow == escrow && (e.Event == Saved || e.Event == Adopted) && e.Shelf == current {
+			return e, true
+		}
+	}
+	return Entry{}, false
+}
+
+// SavedOn tells whether there is such an entry.
+func (r Record) SavedOn(escrow string) bool {
+	_, ok := r.LastSaved(escrow)
+	return ok
+}
+
+// Holds tells whether a copy in the escrow is this host's: saved or adopted, on either shelf.
+func (r Record) Holds(escrow, copy string) bool {
+	return slices.ContainsFunc(r.Entries, func(e Entry) bool {
+		return e.Escrow == escrow && e.Copy == copy && (e.Event == Saved || e.Event == Adopted)
+	})
+}

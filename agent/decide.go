@@ -135,6 +135,8 @@ type EscrowEvidence struct {
 	Why      string // why it cannot answer
 	Err      error  // the same, for errors.Is
 	Copies   []CopyEvidence
+	// Remembered: this is what it answered an earlier start, and may have changed.
+	Remembered bool
 }
 
 // EscrowState tells a pending answer from one that will not come (law 6).
@@ -383,6 +385,11 @@ func (d *decision) r4() Decision {
 	}
 	if why := d.traces(); why != "" {
 		return doubt("the keyfile is %s, and %s", d.Keyfile.Why, why)
+	}
+	for _, s := range d.Escrows {
+		if s.Remembered {
+			return doubt("the keyfile is %s, and escrow %q held no copy a while ago and was not asked again yet", d.Keyfile.Why, s.Name)
+		}
 	}
 	return Decision{Action: Make, Reason: "no row and no copy exists: " + d.Rows.Why}
 }

@@ -37,6 +37,12 @@ type Escrow struct {
 // when it is too early to ask the store again (law 9).
 var ErrNotAgain = errors.New("not asked again yet")
 
+// Rememberer is a Reader that may answer a List from memory, and says after it whether
+// it did.
+type Rememberer interface {
+	Remembered() bool
+}
+
 // Trouble is something that went wrong beside the point: the operation was done all
 // the same, and a person should read it (law 9).
 type Trouble struct {

@@ -260,6 +260,9 @@ func (o *observation) fetchAll(ctx context.Context, i int) {
 		tell()
 		return
 	}
+	if r, ok := s.Reader.(Rememberer); ok {
+		e.Remembered = r.Remembered()
+	}
 	for _, c := range copies {
 		e.Copies = append(e.Copies, CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Fingerprint, Unreadable: c.Unreadable})
 	}

@@ -172,6 +172,9 @@ func (o *observation) choose(r *RestoreResult, offered []Candidate, chosen bool)
 			readable = append(readable, c)
 		}
 	}
+	if chosen && len(readable) == 0 {
+		return own, fmt.Errorf("%w among the %d that were named", ErrNoUsableCopy, len(offered))
+	}
 	switch o.evidence.Rows.State {
 	case RowsAnswer:
 		var best Candidate

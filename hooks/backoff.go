@@ -72,6 +72,7 @@ type memory struct {
 
 	path  string
 	since time.Duration
+	asked bool // by this start
 	lock  sync.Mutex
 }
 
@@ -202,7 +203,7 @@ func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
 	}
 	now := &escrowMemory{Calls: before.Calls + 1, Last: m.since, Error: "it was asked and did not answer"}
 	now.Next = m.since + wait(now.Calls)
-	m.Escrows[g.Name()] = now
+	m.Escrows[g.Name()], m.asked = now, true
 	// On disk before the call: a start that is killed while it waits has asked too.
 	// That it cannot be written is no reason to keep the daemon from its key; the save
 	// at the end of the start reports it.
@@ -214,8 +215,9 @@ func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
 	switch {
 	case err == nil:
 		now.Answered, now.Copies, now.Fetched, now.Error = true, copies, map[string]fetchedKey{}, ""
-	case errors.Is(err, escrow.ErrNeverLeft):
-		// A cold boot: the store was not bothered, so nothing is held against asking it.
+	case errors.Is(err, escrow.ErrNeverLeft), errors.Is(err, escrow.ErrNoPlace) && g.Place().Kind == "directory":
+		// A cold boot, a stick that is not mounted: no store was bothered, so nothing is
+		// held against asking it.
 		if e == nil {
 			delete(m.Escrows, g.Name())
 		} else {
@@ -226,6 +228,9 @@ func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
 	}
 	return copies, err
 }
+
+// Remembered tells whether the last List was answered from memory.
+func (g *gate) Remembered() bool { return g.again }
 
 // recalled is the earlier listing, with what the fetches found out.
 func (e *escrowMemory) recalled() []escrow.Copy {

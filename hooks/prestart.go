@@ -50,7 +50,14 @@ func Prestart(ctx context.Context, h *agent.Host, opts PrestartOptions) (agent.G
 	if result.Evidence.Rows.State == agent.RowsNotAsked {
 		return result, err // healthy: no escrow was asked either
 	}
-	if m := recallOnce(); len(m.Escrows) > 0 {
+	if result.Decision.Action == agent.Install || result.Decision.Action == agent.Make {
+		// The keyfile is another one now, and what the escrows hold may be too.
+		if err := ForgetBackoff(opts.RunDir); err != nil {
+			result.Trouble = append(result.Trouble, agent.Trouble{What: "cannot clear the back-off", Err: err})
+		}
+		return result, err
+	}
+	if m := recallOnce(); m.asked {
 		m.noteProofs(result)
 		if err := m.save(); err != nil {
 			result.Trouble = append(result.Trouble, agent.Trouble{What: "cannot remember for the next start what the escrows answered", Err: err})

@@ -25,6 +25,11 @@ type configError struct{ error }
 
 func (e configError) Unwrap() error { return e.error }
 
+// inputError is a key that a person brought and that is none.
+type inputError struct{ error }
+
+func (e inputError) Unwrap() error { return e.error }
+
 // outcome is a command that was done and has a word to say by its exit code.
 type outcome struct {
 	code int
@@ -64,6 +69,12 @@ var remedies = []struct {
 	{agent.ErrRowsInTheWay, exitRefused, "look for the key that opens them: keyguard verify"},
 	{agent.ErrBusy, exitBusy, "wait until the other keyguard is done, and see: keyguard status"},
 	{agent.ErrNotAgain, 0, "to ask at once: keyguard restore"},
+
+	// What a person brings.
+	{key.ErrMangled, exitUsage, "the bytes are gone: take another copy, and read it with a tool that keeps bytes (gcloud … --out-file)"},
+	{key.ErrChecksum, exitUsage, "compare the words with the sheet, and type them again: keyguard import"},
+	{key.ErrSize, exitUsage, "a key is 32 raw bytes, 44 letters of base64, 64 of hex, or 24 words: keyguard import"},
+	{key.ErrFingerprint, exitUsage, "fingerprints are listed by: keyguard copies"},
 
 	// Escrows.
 	{escrow.ErrNoPlace, 0, "if it was never made: keyguard init; a stick must be mounted first"},
@@ -115,13 +126,6 @@ var remedies = []struct {
 	{rows.ErrRemains, exitDoubt, "bring the database's container back: incus list --all-projects"},
 	{rows.ErrIncus, exitDoubt, "start incus (systemctl start incus), or name the database in [database]"},
 
-	// What a person brings.
-	{key.ErrMangled, exitUsage, "the bytes are gone: take another copy, and read it with a tool that keeps bytes (gcloud … --out-file)"},
-	{key.ErrChecksum, exitUsage, "compare the words with the sheet, and type them again: keyguard import"},
-	{key.ErrNotKey, exitUsage, "a key is 32 raw bytes, 44 letters of base64, 64 of hex, or 24 words: keyguard import"},
-	{key.ErrSize, exitUsage, "a key is 32 raw bytes, 44 letters of base64, 64 of hex, or 24 words: keyguard import"},
-	{key.ErrFingerprint, exitUsage, "fingerprints are listed by: keyguard copies"},
-
 	// This host.
 	{keyfile.ErrChanged, exitBusy, "somebody else writes the keyfile at this moment; look who, then: keyguard status"},
 	{keyfile.ErrNotKept, 0, "make room in the state directory; what was there stays beside the keyfile as .keyguard-<time>"},
@@ -136,13 +140,14 @@ func exitCode(err error) int {
 	var (
 		usage  usageError
 		conf   configError
+		input  inputError
 		done   outcome
 		refuse refusal
 	)
 	switch {
 	case err == nil:
 		return exitDone
-	case errors.As(err, &usage), errors.As(err, &conf):
+	case errors.As(err, &usage), errors.As(err, &conf), errors.As(err, &input):
 		return exitUsage
 	case errors.As(err, &done):
 		return done.code
@@ -170,12 +175,15 @@ func (a *app) explain(err error) int {
 	var (
 		usage usageError
 		conf  configError
+		input inputError
 	)
 	switch {
 	case errors.As(err, &usage):
 		a.hint("keyguard --help")
 	case errors.As(err, &conf):
 		a.hint("correct " + a.configPath() + " and check it: keyguard config")
+	case errors.As(err, &input) && !errors.Is(err, key.ErrMangled) && !errors.Is(err, key.ErrChecksum):
+		a.hint("a key is 32 raw bytes, 44 letters of base64, 64 of hex, or 24 words; feed one of these to: keyguard import")
 	default:
 		a.remedy(err)
 	}

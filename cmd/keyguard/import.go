@@ -83,7 +83,7 @@ func (a *app) readKey() (key.Key, error) {
 	}
 	k, encoding, err := key.Decode(data)
 	if err != nil {
-		return key.Key{}, fmt.Errorf("standard input: %w", err)
+		return key.Key{}, inputError{fmt.Errorf("standard input: %w", err)}
 	}
 	if encoding != key.Raw {
 		a.say("read key %s from %s", k.Fingerprint(), encoding)

@@ -81,11 +81,13 @@ proves every copy on the rows in Postgres that the key must open.`,
 		Example: `  keyguard init                       make the escrows and save the key in them
   keyguard status                     how the key and its copies stand
   keyguard restore --dry-run          which copy would be put back`,
-		Version:           version,
-		SilenceErrors:     true,
-		SilenceUsage:      true,
-		Args:              cobra.NoArgs,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		Version:       version,
+		SilenceErrors: true,
+		// For SuggestionsFor: edits by Levenshtein.
+		SuggestionsMinimumDistance: 2,
+		SilenceUsage:               true,
+		Args:                       cobra.NoArgs,
+		CompletionOptions:          cobra.CompletionOptions{HiddenDefaultCmd: true},
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := c.Help(); err != nil {
 				return err

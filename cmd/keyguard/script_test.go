@@ -43,7 +43,7 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
 			s := &sandbox{dir: env.WorkDir}
-			env.Values[sandbox{}] = s
+			env.Values[sandboxKey{}] = s
 			env.Defer(s.close)
 			env.Setenv("KEYGUARD_CONFIG", filepath.Join(env.WorkDir, "keyguard.toml"))
 			env.Setenv("SUDO_USER", "olga")
@@ -66,7 +66,10 @@ type sandbox struct {
 	locks    []*os.File
 }
 
-func of(ts *testscript.TestScript) *sandbox { return ts.Value(sandbox{}).(*sandbox) }
+// sandboxKey finds a script's sandbox.
+type sandboxKey struct{}
+
+func of(ts *testscript.TestScript) *sandbox { return ts.Value(sandboxKey{}).(*sandbox) }
 
 func (s *sandbox) path(name string) string { return filepath.Join(s.dir, name) }
 

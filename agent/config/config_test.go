@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -640,5 +641,72 @@ func BenchmarkLoad(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// The file that ships says nothing but the defaults, names every key, and stays valid
+// when what it comments out is put in force.
+func TestShippedFile(t *testing.T) {
+	text, err := os.ReadFile("../../etc/keyguard.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, parsed(t, string(text)), Default())
+
+	// A setting begins right behind the #, prose with a space.
+	var all strings.Builder
+	for line := range strings.Lines(string(text)) {
+		if len(line) > 1 && line[0] == '#' && line[1] != ' ' && line[1] != '\n' {
+			line = line[1:]
+		}
+		all.WriteString(line)
+	}
+	// Nobody's key to seal to by mistake: the example must be filled in.
+	if _, err := Parse([]byte(all.String()), "k"); err == nil || !strings.Contains(err.Error(), "escrow.recipients: number 1 is no age recipient") {
+		t.Errorf("the example recipient: %v", err)
+	}
+	c := parsed(t, strings.Replace(all.String(), `recipients = ["age1…"]`, "", 1))
+	var got []string
+	for _, s := range c.Escrows {
+		got = append(got, s.Kind)
+	}
+	if !reflect.DeepEqual(got, kinds) {
+		t.Errorf("examples of %v, want %v", got, kinds)
+	}
+	c.Escrows = nil
+	same(t, c, Default())
+	for _, v := range []any{Config{}, Daemon{}, Database{}, Prestart{}, Watch{}, Drill{}, Notify{}, Escrow{}} {
+		for _, k := range keysOf(reflect.TypeOf(v)) {
+			if !strings.Contains(string(text), k) {
+				t.Errorf("it does not name %q", k)
+			}
+		}
+	}
+}
+
+func TestReplace(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keyguard.toml")
+	if err := Replace(path, []byte("# new\n")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("missing: %v", err)
+	}
+	if err := os.WriteFile(path, []byte("# old\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(path, 0, 65534); err != nil {
+		t.Fatal(err)
+	}
+	if err := Replace(path, []byte("# new\n")); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil || string(b) != "# new\n" {
+		t.Errorf("%q, %v", b, err)
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Mode() != 0o640 || info.Sys().(*syscall.Stat_t).Gid != 65534 {
+		t.Errorf("%v, %v", info, err)
 	}
 }

@@ -163,7 +163,7 @@ func (d *Directory) Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, e
 func (d *Directory) Init(ctx context.Context) error {
 	fail := func(err error) error { return fmt.Errorf("cannot initialise %s: %w", d.o.Path, fileError(err)) }
 	if err := ctx.Err(); err != nil {
-		return fail(err)
+		return fail(contextError(err))
 	}
 	parent := d.o.Path
 	if _, err := os.Lstat(parent); errors.Is(err, fs.ErrNotExist) {

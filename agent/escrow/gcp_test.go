@@ -43,16 +43,20 @@ var certificate *tls.Config
 // TestMain becomes the child of an Isolated escrow where it is told so. Otherwise it
 // makes a certificate: crypto/x509 reads SSL_CERT_FILE once, so it is set first of all.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == "serve-directory" {
-		if err := escrow.ServeDirectory(context.Background(), os.Stdin, os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+	if len(os.Args) == 2 {
+		switch os.Args[1] {
+		case "serve-directory":
+			must(escrow.ServeDirectory(context.Background(), os.Stdin, os.Stdout))
+			return
+		case "serve-mute": // does what it is asked, and is killed before it can say so
+			must(escrow.ServeDirectory(context.Background(), os.Stdin, io.Discard))
+			return
+		case "serve-nothing":
+			os.Exit(3)
+		case "no-route":
+			noRoute(os.Stdout)
+			return
 		}
-		return
-	}
-	if len(os.Args) == 2 && os.Args[1] == "no-route" {
-		noRoute(os.Stdout)
-		return
 	}
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(err)
@@ -146,6 +150,7 @@ func credentials(t testing.TB, s *sm.Server, identity, kind string) string {
 }
 
 func TestGCPConforms(t *testing.T) {
+	t.Parallel()
 	to, identity := identityFile(t)
 	for _, tt := range []struct {
 		name     string
@@ -160,6 +165,7 @@ func TestGCPConforms(t *testing.T) {
 		{name: "sealed", to: []string{to}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			escrowtest.Run(t, escrowtest.Harness{
 				Seals: len(tt.to) > 0, Sealed: len(tt.to) > 0 && tt.identity == "",
 				New: func(t *testing.T) escrowtest.Place {
@@ -277,6 +283,7 @@ func TestGCPCalls(t *testing.T) {
 
 // TestGCPHung: a store that takes a call and says nothing costs one deadline.
 func TestGCPHung(t *testing.T) {
+	t.Parallel()
 	s := startStore(t, sm.Options{}, sm.Admin)
 	c, err := s.ready(t).Save(t.Context(), escrow.Current, key.Generate())
 	if err != nil {

@@ -109,6 +109,13 @@ func (f File) exchangeByLink(seen Seen, temp string, now time.Time) (aside strin
 	if seen.Mode.IsDir() {
 		return f.exchangeDir(seen, temp, now)
 	}
+	var st unix.Stat_t
+	if err := lstat(f.Path, &st); err != nil {
+		return "", err
+	}
+	if seen.link != [2]uint64{st.Dev, st.Ino} {
+		return "", ErrChanged
+	}
 	err = firstFree(now, func(stamp string) error {
 		aside = filepath.Join(f.dir(), asidePrefix+stamp)
 		return os.Link(f.Path, aside) // linkat(2) without AT_SYMLINK_FOLLOW
@@ -122,7 +129,6 @@ func (f File) exchangeByLink(seen Seen, temp string, now time.Time) (aside strin
 	if err != nil {
 		return "", err
 	}
-	var st unix.Stat_t
 	if err := lstat(f.Path, &st); err != nil {
 		return "", err
 	}
@@ -154,6 +160,11 @@ func (f File) settle(seen Seen, aside string, now time.Time) error {
 	err := durable.SyncDir(f.dir())
 	came, content, lerr := f.observe(aside)
 	defer clear(content)
+	if came.Target != "" && seen.sum == nil {
+		// Nothing was read through this symlink. Now that it has another name it may
+		// even lead to the new keyfile.
+		content = nil
+	}
 	err = both(err, lerr)
 	if lerr == nil && !seen.same(came) {
 		err = both(err, fmt.Errorf("%w: something else came out of its place, and is kept", ErrChanged))

@@ -88,8 +88,8 @@ type Seen struct {
 	Why      string       // of Malformed, for people, one clause: "31 bytes instead of 32"
 	Loose    string       // "", or what Tighten can put right: "mode 0644", "owned by uid 1000"
 
-	// What was observed. Of a trusted symlink they describe the file it leads to, of
-	// any other the symlink itself.
+	// What was observed. Of a trusted symlink to a regular file they describe that
+	// file, of any other the symlink itself.
 	Size     int64 // bytes
 	Mode     fs.FileMode
 	ModTime  time.Time
@@ -107,10 +107,16 @@ type Seen struct {
 }
 
 // same tells whether o is the thing that s was. The time of the last change of the
-// inode (ctime) is left out: a rename sets it.
+// inode (ctime) is left out: a rename sets it. A symlink through which nothing was
+// read is only itself: where it leads may change with its own name.
 func (s Seen) same(o Seen) bool {
-	return s.Kind == o.Kind && s.link == o.link && s.Target == o.Target &&
-		s.Dev == o.Dev && s.Ino == o.Ino && s.Size == o.Size && s.ModTime.Equal(o.ModTime) &&
+	if s.link != o.link || s.Target != o.Target {
+		return false
+	}
+	if s.Target != "" && s.sum == nil {
+		return true
+	}
+	return s.Kind == o.Kind && s.Dev == o.Dev && s.Ino == o.Ino && s.Size == o.Size && s.ModTime.Equal(o.ModTime) &&
 		(s.sum == nil) == (o.sum == nil) && (s.sum == nil || *s.sum == *o.sum)
 }
 

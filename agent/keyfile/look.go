@@ -84,7 +84,6 @@ func (f File) observeOnce(path string) (Seen, []byte, error) {
 			s.Why = fmt.Sprintf("a symlink to %s, which others can change (%s)", file, ownership(&st))
 			return s, nil, nil
 		}
-		s.describe(&st)
 	}
 	// Only what is a regular file by name is opened at all: opening a device can have
 	// effects.

@@ -134,9 +134,8 @@ func (f File) Kept() ([]Kept, error) {
 
 // Sweep sees to the asides beside the keyfile: each is read again and copied to the
 // quarantine if it, as it is now, is not there; and if it is older than a minute and
-// nobody has it open for writing, it is removed. What cannot be read whole (a
-// directory, a FIFO, an unreadable or large file, a symlink that leads nowhere or is
-// not trusted) stays. Half-written files of our own that are older than a minute go
+// nobody has it open for writing, it is removed. What cannot be copied so (a
+// directory, a FIFO, a symlink, an unreadable or large file) stays. Half-written files of our own that are older than a minute go
 // as well.
 func (f File) Sweep(now time.Time) error {
 	asides, err := list(f.dir(), asidePrefix)
@@ -177,6 +176,10 @@ func (f File) sweep(path string, now time.Time) error {
 	if err != nil {
 		return err
 	}
+	// content is nil where it could not be read whole. A symlink holds no key.
+	if content == nil || s.Target != "" {
+		return nil
+	}
 	if err := f.keep(content, now); err != nil {
 		return err
 	}
@@ -184,9 +187,8 @@ func (f File) sweep(path string, now time.Time) error {
 	if !ok {
 		at = s.ModTime
 	}
-	// content is nil where it could not be read whole. An aside of the future stays
-	// until the clock has reached it.
-	if content == nil || !quiet || now.Sub(at) <= sweepAge {
+	// An aside of the future stays until the clock has reached it.
+	if !quiet || now.Sub(at) <= sweepAge {
 		return nil
 	}
 	return remove(path)

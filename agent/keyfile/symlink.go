@@ -29,7 +29,8 @@ func (f File) follow(link string) (target, file, why string, err error) {
 	at := home                            // where we are, free of symlinks
 	todo := []string{filepath.Base(link)} // names still to walk
 	passed := []string{home}
-	for links := 0; len(todo) > 0; {
+	links := 0
+	for len(todo) > 0 {
 		name := todo[0]
 		todo = todo[1:]
 		if name == ".." {
@@ -75,6 +76,9 @@ func (f File) follow(link string) (target, file, why string, err error) {
 			at = here
 			passed = append(passed, at)
 		}
+	}
+	if links == 0 {
+		return "", "", "", errMoved // it is no symlink any more
 	}
 	top := shared(home, filepath.Dir(at))
 	for d := home; d != top; d = filepath.Dir(d) {

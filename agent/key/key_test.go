@@ -2,15 +2,8 @@ package key
 
 import (
 	"bytes"
-	"encoding/base64"
-	"encoding/gob"
 	"encoding/hex"
-	"encoding/json"
-	"encoding/xml"
 	"errors"
-	"fmt"
-	"log/slog"
-	"strings"
 	"testing"
 )
 
@@ -95,109 +88,6 @@ func TestEqualCloneWipe(t *testing.T) {
 	none.Wipe()
 	if !none.IsZero() || !none.Clone().IsZero() || none.UnsafeBytes() != nil {
 		t.Error("the zero Key holds something")
-	}
-}
-
-// TestNothingLetsAKeyOut prints and marshals keys in every way and place (law 8).
-func TestNothingLetsAKeyOut(t *testing.T) {
-	k := Generate()
-	type hidden struct{ k Key }
-	type holder struct {
-		K    Key
-		P    *Key
-		Any  any
-		List []Key
-		Map  map[string]Key
-		h    hidden
-		hp   *hidden
-	}
-	h := holder{k, &k, k, []Key{k}, map[string]Key{"k": k}, hidden{k}, &hidden{k}}
-	things := map[string]any{"key": k, "pointer": &k, "slice": []Key{k}, "holder": h, "pointer to holder": &h, "hidden": h.h, "hidden pointer": h.hp, "error": fmt.Errorf("with %v %s %x: %w", k, k, k, ErrSize)}
-	for name, thing := range things {
-		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "% x", "%#x", "%d", "%b", "%o", "%c", "%U", "%t", "%e", "%T", "%p", "%32v", "%-64x", "%.99v", "%!", "%z"} {
-			text := fmt.Sprintf(verb, thing)
-			noLeak(t, name+" "+verb, []byte(text), k)
-		}
-		for kind, marshal := range map[string]func(any) ([]byte, error){"json": json.Marshal, "xml": xml.Marshal, "gob": gobOf} {
-			out, err := marshal(thing)
-			noLeak(t, name+" "+kind, out, k)
-			if err != nil {
-				noLeak(t, name+" "+kind+" error", []byte(err.Error()), k)
-			}
-			if (name == "key" || name == "slice" || name == "holder") && err == nil {
-				t.Errorf("%s: %s marshals it: %s", name, kind, out)
-			}
-		}
-		var log bytes.Buffer
-		for _, l := range []*slog.Logger{slog.New(slog.NewTextHandler(&log, nil)), slog.New(slog.NewJSONHandler(&log, nil))} {
-			l.Info("a key", "it", thing, slog.Group("group", "it", thing))
-		}
-		noLeak(t, name+" slog", log.Bytes(), k)
-		if name == "key" && bytes.Count(log.Bytes(), []byte(k.Fingerprint())) != 4 {
-			t.Errorf("slog does not show the fingerprint: %s", &log)
-		}
-	}
-	if got, want := fmt.Sprint(k, Key{}), "key "+string(k.Fingerprint())+" no key"; got != want {
-		t.Errorf("%q, want %q", got, want)
-	}
-}
-
-func gobOf(v any) ([]byte, error) {
-	var b bytes.Buffer
-	err := gob.NewEncoder(&b).Encode(v)
-	return b.Bytes(), err
-}
-
-// noLeak fails if out holds a quarter of the key in any form that is likely.
-func noLeak(t *testing.T, what string, out []byte, k Key) {
-	t.Helper()
-	const part = Size / 4
-	raw := k.UnsafeBytes()
-	lower := strings.ToLower(string(out))
-	for i := range Size - part + 1 {
-		piece := raw[i : i+part]
-		forms := []string{
-			hex.EncodeToString(piece), fmt.Sprintf("% x", piece), // also with upper-case digits
-			strings.Trim(fmt.Sprint(piece), "[]"), strings.ReplaceAll(strings.Trim(fmt.Sprint(piece), "[]"), " ", ","),
-			strings.TrimSuffix(strings.TrimPrefix(fmt.Sprintf("%#v", piece), "[]byte{"), "}"),
-		}
-		for _, f := range forms {
-			if strings.Contains(lower, f) {
-				t.Fatalf("%s: a part of the key is in %q", what, out)
-			}
-		}
-		if bytes.Contains(out, piece) {
-			t.Fatalf("%s: a part of the key is in %q", what, out)
-		}
-	}
-	for _, e := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
-		// Any of the three ways in which base64 can fall on the bytes.
-		for shift := range 3 {
-			n := (Size - shift) / 3 * 3
-			if all := e.EncodeToString(raw[shift : shift+n]); bytes.Contains(out, []byte(all[:12])) || bytes.Contains(out, []byte(all[len(all)-12:])) {
-				t.Fatalf("%s: base64 of the key is in %q", what, out)
-			}
-		}
-	}
-}
-
-// TestNoLeakSees checks the checker.
-func TestNoLeakSees(t *testing.T) {
-	k := Generate()
-	b := k.UnsafeBytes()
-	for _, out := range []string{
-		string(b), string(b[8:16]), fmt.Sprintf("%x", b), fmt.Sprintf("%X", b[20:]), fmt.Sprintf("% X", b), fmt.Sprint(b), fmt.Sprintf("%#v", b), fmt.Sprintf("%#v", [Size]byte(b)),
-		base64.StdEncoding.EncodeToString(b), base64.URLEncoding.EncodeToString(b), base64.StdEncoding.EncodeToString(append([]byte("x"), b...)),
-	} {
-		saw := make(chan bool)
-		go func() {
-			probe := &testing.T{}
-			defer func() { saw <- probe.Failed() }()
-			noLeak(probe, "probe", []byte("before "+out+" after"), k)
-		}()
-		if !<-saw {
-			t.Errorf("not seen: %q", out)
-		}
 	}
 }
 

@@ -158,13 +158,8 @@ func (f File) settle(seen Seen, aside string, now time.Time) error {
 	// A crash before this may undo the exchange: the old file has its name back, and
 	// the new one is aside.
 	err := durable.SyncDir(f.dir())
-	came, content, lerr := f.observe(aside)
+	came, content, lerr := f.observeAside(aside)
 	defer clear(content)
-	if came.Target != "" && seen.sum == nil {
-		// Nothing was read through this symlink. Now that it has another name it may
-		// even lead to the new keyfile.
-		content = nil
-	}
 	err = both(err, lerr)
 	if lerr == nil && !seen.same(came) {
 		err = both(err, fmt.Errorf("%w: something else came out of its place, and is kept", ErrChanged))

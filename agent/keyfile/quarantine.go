@@ -171,14 +171,10 @@ func (f File) Sweep(now time.Time) error {
 func (f File) sweep(path string, now time.Time) error {
 	quiet, unlease := lease(path)
 	defer unlease()
-	s, content, err := f.observe(path)
+	s, content, err := f.observeAside(path)
 	defer clear(content)
 	if err != nil {
 		return err
-	}
-	// content is nil where it could not be read whole. A symlink holds no key.
-	if content == nil || s.Target != "" {
-		return nil
 	}
 	if err := f.keep(content, now); err != nil {
 		return err
@@ -187,11 +183,25 @@ func (f File) sweep(path string, now time.Time) error {
 	if !ok {
 		at = s.ModTime
 	}
-	// An aside of the future stays until the clock has reached it.
-	if !quiet || now.Sub(at) <= sweepAge {
+	// content is nil where it could not be read whole. A symlink has not been copied,
+	// only what it leads to. An aside of the future stays until the clock has reached
+	// it.
+	if content == nil || s.Target != "" || !quiet || now.Sub(at) <= sweepAge {
 		return nil
 	}
 	return remove(path)
+}
+
+// observeAside is observe for what came out of the keyfile's place. Of a symlink that
+// now leads back to it, such as half of a loop, it returns no content.
+func (f File) observeAside(path string) (Seen, []byte, error) {
+	s, content, err := f.observe(path)
+	var st unix.Stat_t
+	if s.Target != "" && lstat(f.Path, &st) == nil && st.Dev == s.Dev && st.Ino == s.Ino {
+		clear(content)
+		content = nil
+	}
+	return s, content, err
 }
 
 // lease tells whether nobody has the file at path open for writing, and keeps it so

@@ -1,0 +1,105 @@
+package key_test
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/gob"
+	"encoding/json"
+	"encoding/xml"
+	"fmt"
+	"log/slog"
+	"testing"
+
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/key/keytest"
+)
+
+// TestNothingLetsAKeyOut prints and marshals keys in every way and place (law 8).
+func TestNothingLetsAKeyOut(t *testing.T) {
+	k := key.Generate()
+	type hidden struct{ k key.Key }
+	type holder struct {
+		K    key.Key
+		P    *key.Key
+		Any  any
+		List []key.Key
+		Map  map[string]key.Key
+		h    hidden
+		hp   *hidden
+	}
+	h := holder{k, &k, k, []key.Key{k}, map[string]key.Key{"k": k}, hidden{k}, &hidden{k}}
+	things := map[string]any{"key": k, "pointer": &k, "slice": []key.Key{k}, "holder": h, "pointer to holder": &h, "hidden": h.h, "hidden pointer": h.hp, "error": fmt.Errorf("with %v %s %x: %w", k, k, k, key.ErrSize)}
+	for name, thing := range things {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "% x", "%#x", "%d", "%b", "%o", "%c", "%U", "%t", "%e", "%T", "%p", "%32v", "%-64x", "%.99v", "%!", "%z"} {
+			text := fmt.Sprintf(verb, thing)
+			keytest.NoLeak(t, name+" "+verb, []byte(text), k)
+		}
+		for kind, marshal := range map[string]func(any) ([]byte, error){"json": json.Marshal, "xml": xml.Marshal, "gob": gobOf} {
+			out, err := marshal(thing)
+			keytest.NoLeak(t, name+" "+kind, out, k)
+			if err != nil {
+				keytest.NoLeak(t, name+" "+kind+" error", []byte(err.Error()), k)
+			}
+			if (name == "key" || name == "slice" || name == "holder") && err == nil {
+				t.Errorf("%s: %s marshals it: %s", name, kind, out)
+			}
+		}
+		var log bytes.Buffer
+		for _, l := range []*slog.Logger{slog.New(slog.NewTextHandler(&log, nil)), slog.New(slog.NewJSONHandler(&log, nil))} {
+			l.Info("a key", "it", thing, slog.Group("group", "it", thing))
+		}
+		keytest.NoLeak(t, name+" slog", log.Bytes(), k)
+		if name == "key" && bytes.Count(log.Bytes(), []byte(k.Fingerprint())) != 4 {
+			t.Errorf("slog does not show the fingerprint: %s", &log)
+		}
+	}
+	if got, want := fmt.Sprint(k, key.Key{}), "key "+string(k.Fingerprint())+" no key"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+func gobOf(v any) ([]byte, error) {
+	var b bytes.Buffer
+	err := gob.NewEncoder(&b).Encode(v)
+	return b.Bytes(), err
+}
+
+// TestNoLeakSees checks the checker.
+func TestNoLeakSees(t *testing.T) {
+	k := key.Generate()
+	b := k.UnsafeBytes()
+	for _, out := range []string{
+		string(b), string(b[8:16]), fmt.Sprintf("%x", b), fmt.Sprintf("%X", b[20:]), fmt.Sprintf("% X", b), fmt.Sprint(b), fmt.Sprintf("%#v", b), fmt.Sprintf("%#v", [key.Size]byte(b)),
+		base64.StdEncoding.EncodeToString(b), base64.URLEncoding.EncodeToString(b), base64.StdEncoding.EncodeToString(append([]byte("x"), b...)),
+	} {
+		saw := make(chan bool)
+		go func() {
+			probe := &testing.T{}
+			defer func() { saw <- probe.Failed() }()
+			keytest.NoLeak(probe, "probe", []byte("before "+out+" after"), k)
+		}()
+		if !<-saw {
+			t.Errorf("not seen: %q", out)
+		}
+	}
+}
+
+// TestErrorsLetNothingOut: Decode's errors tell nothing of what they refuse.
+func TestErrorsLetNothingOut(t *testing.T) {
+	k := key.Generate()
+	b := k.UnsafeBytes()
+	for _, in := range []string{
+		string(b) + "x", string(b[:31]), fmt.Sprintf("%x0", b), fmt.Sprintf("0x%x", b), fmt.Sprintf("%q", b),
+		`"` + base64.StdEncoding.EncodeToString(b) + `"`, base64.StdEncoding.EncodeToString(b[:31]),
+		fmt.Sprintf("ab\uFFFD%x", b), "\uFFFD" + base64.StdEncoding.EncodeToString(b),
+	} {
+		_, _, err := key.Decode([]byte(in))
+		if err == nil {
+			t.Errorf("%q is read", in)
+			continue
+		}
+		for _, verb := range []string{"%v", "%+v", "%#v"} {
+			keytest.NoLeak(t, in, fmt.Appendf(nil, verb, err), k)
+		}
+	}
+}

@@ -71,7 +71,7 @@ type KeyfileEvidence struct {
 func (k KeyfileEvidence) State() string {
 	switch {
 	case k.Good:
-		return "of key " + string(k.Key)
+		return "holding key " + string(k.Key)
 	case k.Key != "":
 		return fmt.Sprintf("%s, holding key %s", k.Why, k.Key)
 	}

@@ -8,6 +8,8 @@ import (
 	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -53,6 +55,9 @@ func TestMain(m *testing.M) {
 			return
 		case "serve-nothing":
 			os.Exit(3)
+		case "canary":
+			saveCanary()
+			return
 		case "no-route":
 			noRoute(os.Stdout)
 			return
@@ -751,6 +756,46 @@ func noRoute(out io.Writer) {
 			fmt.Fprintln(out, err)
 		}
 	}
+}
+
+// canary is a key that every way of printing bytes shows as it is.
+const canary = "canary-canary-canary-canary-0001"
+
+// TestGCPDebugOutput: an administrator who debugs the daemon may have set these
+// variables, and prestart inherits them (daemon.md §4). No key shows for it (law 8).
+func TestGCPDebugOutput(t *testing.T) {
+	s := startStore(t, sm.Options{Anonymous: true})
+	child := exec.Command(os.Args[0], "canary")
+	child.Env = append(os.Environ(), "ENDPOINT="+s.Addr(), "GODEBUG=http2debug=2", "GRPC_GO_LOG_SEVERITY_LEVEL=info",
+		"GRPC_GO_LOG_VERBOSITY_LEVEL=99", "GRPC_BINARY_LOG_FILTER=*", "TMPDIR="+t.TempDir())
+	child.Dir = t.TempDir()
+	out, err := child.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if !strings.Contains(string(out), "http2: Framer") || !strings.Contains(string(out), "[core]") {
+		t.Errorf("nothing was debugged: %s", out)
+	}
+	k, err := key.New([]byte(canary))
+	must(err)
+	for _, form := range []string{canary, hex.EncodeToString(k.UnsafeBytes()), base64.RawStdEncoding.EncodeToString(k.UnsafeBytes())} {
+		if strings.Contains(string(out), form[:20]) {
+			t.Errorf("the output holds the key: %s", out)
+		}
+	}
+}
+
+// saveCanary is the child of TestGCPDebugOutput.
+func saveCanary() {
+	e, err := escrow.NewGCP(escrow.GCPOptions{Project: "my-project", Secret: "s", Endpoint: os.Getenv("ENDPOINT"), Plaintext: true})
+	must(err)
+	must(e.Init(context.Background()))
+	k, err := key.New([]byte(canary))
+	must(err)
+	c, err := e.Save(context.Background(), escrow.Current, k)
+	must(err)
+	_, _, err = e.Fetch(context.Background(), c)
+	must(err)
 }
 
 func TestGCPOptions(t *testing.T) {

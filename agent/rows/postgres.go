@@ -3,6 +3,7 @@ package rows
 import (
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -29,9 +30,9 @@ const AdvisoryLock int64 = 0x6b65796775617264
 const (
 	// checkAll is how many dependent rows a proof checks one by one; beyond, a sample.
 	checkAll = 100_000
-	// sampleFill is about how many rows of a sample are drawn at random, besides the
-	// oldest and the newest row of every tenant. A key that opens all but one in a
-	// thousand rows passes it once in 500 million times.
+	// sampleFill is the least of rows that a sample draws at random, and half of the most,
+	// besides the oldest and the newest row of every tenant. A key that opens all but one
+	// in a thousand rows passes it once in 500 million times.
 	sampleFill = 20_000
 	// pieceBytes is about how much of the table one statement reads, so that none comes
 	// near its timeout and no lock outlives a few milliseconds. A table that fits in one
@@ -40,6 +41,9 @@ const (
 	// idsPerPiece is how many rows of a sample one statement fetches: 32 MiB of the
 	// largest values.
 	idsPerPiece = 500
+	// leastRow is less than any row of the table takes, in bytes: the header and the line
+	// pointer, id, two times, version, two one-letter names, nonce and tag.
+	leastRow = 100
 	// attempts is how often a large table is read again because it changed meanwhile.
 	attempts = 3
 	// tidRangeScan is the first version, as in server_version_num, that reads a range of
@@ -81,7 +85,7 @@ type Table struct {
 
 	mu     sync.Mutex // one proof at a time; guards what follows
 	conn   *pgconn.PgConn
-	sample []uuid // nil until drawn
+	sample []uuid // nil until needed
 }
 
 type uuid [16]byte
@@ -170,68 +174,102 @@ func (t *Table) prove(ctx context.Context, keys []key.Key) (a Answer, err error)
 		}()
 	}
 	for range attempts {
-		pieces := s.pieces()
-		before, err := t.tally(ctx, s, pieces)
+		a, steady, err := t.ask(ctx, s, keys)
 		if err != nil {
 			return a, err
 		}
-		a = Answer{State: Answered, Counts: before.counts(), Mark: before.mark()}
-		if a.Counts.Dependent() == 0 {
-			if len(pieces) > 1 {
-				after, err := t.tally(ctx, s, pieces)
-				if err != nil {
-					return a, err
-				}
-				if after != before {
-					continue
-				}
-			}
-			if err := t.mayBeSilent(s, a.Counts); err != nil {
-				return a, err
-			}
-			a.State = Silent
-			a.Why = "the table holds no secret"
-			if n := a.Counts.External; n > 0 {
-				a.Why = fmt.Sprintf("all secrets in the table, %d, are under an external KMS", n)
-			}
-			return flat(a, keys), nil
-		}
-		a.Sampled = a.Counts.Dependent() > checkAll && !t.options.Full
-		if a.Sampled {
-			if pieces, err = t.samplePieces(ctx, s, a.Counts.Dependent()); err != nil {
-				return a, err
-			}
-		}
-		if len(keys) == 0 {
+		if steady {
 			return a, nil
 		}
-		found, err := t.scan(ctx, s, pieces, keys)
-		if err != nil {
-			return a, err
-		}
-		if !a.Sampled && found.versions != before.dependent() || found.versions.rows == 0 {
-			continue
-		}
-		for i, k := range keys {
-			a.Proofs = append(a.Proofs, judge(k.Fingerprint(), found.versions.rows, found.opened[i]))
-		}
-		return a, nil
 	}
 	return a, ErrChanging
 }
 
-// mayBeSilent refuses silence to a table that need not be the daemon's only one, or
-// whose rows are not all understood.
-func (t *Table) mayBeSilent(s *survey, c Counts) error {
-	switch {
-	case c.Unknown > 0:
-		return fmt.Errorf("%w: %d", ErrUnknownClass, c.Unknown)
-	case s.elsewhere != "":
-		return fmt.Errorf("%s has no dependent row, but %w: %s", s.table, ErrElsewhere, s.elsewhere)
-	case t.place.Rival != "":
-		return fmt.Errorf("%s has no dependent row, but %w: %s", s.table, ErrElsewhere, t.place.Rival)
+// ask reads the table once. The answer holds if steady.
+func (t *Table) ask(ctx context.Context, s *survey, keys []key.Key) (a Answer, steady bool, err error) {
+	pieces := s.pieces()
+	var found findings
+	drawn := t.sample
+	if s.few || t.options.Full {
+		found, err = t.scan(ctx, s, pieces, keys)
+	} else {
+		found.tally, drawn, err = t.count(ctx, s, pieces, drawn)
 	}
-	return nil
+	if err != nil {
+		return a, false, err
+	}
+	a = Answer{State: Answered, Counts: found.tally.counts(), Mark: found.tally.mark()}
+	switch dependent := a.Counts.Dependent(); {
+	case dependent == 0:
+		if a, err = t.silence(s, a, keys); err != nil {
+			return a, false, err
+		}
+	case len(keys) == 0:
+	case found.opened != nil:
+		a.Proofs = judge(keys, dependent, found.opened)
+	case dependent <= checkAll:
+		counted := found.tally
+		if found, err = t.scan(ctx, s, pieces, keys); err != nil {
+			return a, false, err
+		}
+		if found.tally != counted {
+			return a, false, nil
+		}
+		a.Proofs = judge(keys, dependent, found.opened)
+	default:
+		a.Sampled, t.sample = true, drawn
+		if found, err = t.scan(ctx, s, samplePieces(drawn), keys); err != nil {
+			return a, false, err
+		}
+		checked := found.tally.counts().Dependent()
+		if checked == 0 {
+			t.sample = nil // these rows are all gone
+			return a, false, nil
+		}
+		a.Proofs = judge(keys, checked, found.opened)
+		return a, true, nil
+	}
+	steady, err = t.steady(ctx, s, pieces, found.tally)
+	return a, steady, err
+}
+
+// steady tells whether what was read in pieces is what one statement would have read:
+// no transaction of the server wrote anything meanwhile, or none of those that did
+// wrote to the table, as counting it again shows.
+func (t *Table) steady(ctx context.Context, s *survey, pieces []piece, read tally) (bool, error) {
+	if len(pieces) == 1 {
+		return true, nil
+	}
+	before := s.snapshot
+	err := t.run(ctx, t.conn, "select txid_current_snapshot()::text", nil, func(v [][]byte) error {
+		s.snapshot = string(v[0])
+		return nil
+	})
+	if err != nil || s.snapshot == before {
+		return err == nil, err
+	}
+	again, _, err := t.count(ctx, s, pieces, []uuid{})
+	return again == read, err
+}
+
+// silence refuses to be said of a table that need not be the daemon's only one, or
+// whose rows are not all understood.
+func (t *Table) silence(s *survey, a Answer, keys []key.Key) (Answer, error) {
+	elsewhere := t.place.Rival
+	if s.elsewhere != "" {
+		elsewhere = "schema " + s.elsewhere
+	}
+	switch {
+	case a.Counts.Unknown > 0:
+		return a, fmt.Errorf("%w: %d", ErrUnknownClass, a.Counts.Unknown)
+	case elsewhere != "":
+		return a, fmt.Errorf("%s has no dependent row, but %w: %s", s.table, ErrElsewhere, elsewhere)
+	}
+	a.State, a.Why = Silent, "the table holds no secret"
+	if n := a.Counts.External; n > 0 {
+		a.Why = fmt.Sprintf("all secrets in the table, %d, are under an external KMS", n)
+	}
+	return flat(a, keys), nil
 }
 
 func (t *Table) connect(ctx context.Context) (*pgconn.PgConn, error) {
@@ -282,6 +320,8 @@ func (t *Table) run(ctx context.Context, c *pgconn.PgConn, sql string, params []
 type survey struct {
 	table     string // schema-qualified and quoted
 	elsewhere string // other schemas with such a table
+	snapshot  string // of all transactions of the server, not only of this database
+	few       bool   // too small for checkAll rows
 	whole     bool   // cannot be read in pieces
 	blocks    int64
 	perPiece  int64 // blocks
@@ -294,12 +334,13 @@ type survey struct {
 // a policy would hide rows from this role.
 const surveySQL = `
 select pg_is_in_recovery()::text, current_setting('row_security'), current_setting('server_version_num'),
-  current_setting('block_size'), format('%I.%I', n.nspname, c.relname), c.relkind::text, c.relhassubclass::text,
+  current_setting('block_size'), case when c.oid is not null then format('%I.%I', n.nspname, c.relname) end, c.relkind::text, c.relhassubclass::text,
   row_security_active(c.oid)::text, pg_relation_size(c.oid)::text, pg_table_size(c.oid)::text,
   (select string_agg(attname, ' ') from pg_attribute where attrelid = c.oid and attnum > 0 and not attisdropped),
   (select string_agg(quote_ident(n.nspname), ', ') from pg_class r join pg_namespace n on n.oid = r.relnamespace
     where r.relname = 'secrets' and r.relkind in ('r', 'p', 'v', 'm', 'f') and r.oid is distinct from here.oid
-    and n.nspname !~ '^pg_' and exists (select from pg_attribute where attrelid = r.oid and attname = 'ciphertext'))
+    and n.nspname !~ '^pg_' and exists (select from pg_attribute where attrelid = r.oid and attname = 'ciphertext')),
+  txid_current_snapshot()::text
 from (select to_regclass('secrets')::oid as oid) here left join pg_class c on c.oid = here.oid
   left join pg_namespace n on n.oid = c.relnamespace`
 
@@ -314,7 +355,7 @@ func (t *Table) survey(ctx context.Context) (*survey, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(v) != 12 {
+	if len(v) != 13 {
 		return nil, fmt.Errorf("%w: it says nothing of itself", ErrServer)
 	}
 	recovery, rowSecurity, version, blockSize := v[0], v[1], v[2], v[3]
@@ -338,7 +379,7 @@ func (t *Table) survey(ctx context.Context) (*survey, error) {
 		}
 	}
 	// The daemon added these later, and an old table lacks them until its next start.
-	s := &survey{table: table, elsewhere: elsewhere, wrapped: "null::bytea", kekID: "null::text"}
+	s := &survey{table: table, elsewhere: elsewhere, snapshot: v[12], wrapped: "null::bytea", kekID: "null::text"}
 	if slices.Contains(has, "wrapped_dek") {
 		s.wrapped = "wrapped_dek"
 	}
@@ -356,25 +397,10 @@ func (t *Table) survey(ctx context.Context) (*survey, error) {
 		return nil, fmt.Errorf("%w: sizes that are no numbers", ErrServer)
 	}
 	s.blocks = heapBytes / block
+	s.few = heapBytes < checkAll*leastRow
 	// Values of more than 2 kB lie outside the blocks that are counted here.
 	s.perPiece = max(1, s.blocks*pieceBytes/max(allBytes, 1))
 	return s, nil
-}
-
-// class is Classify in SQL.
-func (s *survey) class() string {
-	kek, wrapped := s.kekID+` collate "C"`, `encode(`+s.wrapped+`, 'escape') collate "C"`
-	return `case when coalesce(length(` + s.wrapped + `), 0) = 0 then 'legacy'` +
-		` when ` + kek + ` = '` + inprocID + `' and length(` + s.wrapped + `) = ` + strconv.Itoa(wrappedSize) + ` then 'inproc'` +
-		` when ` + kek + ` ~ '` + vaultKEKForm + `' and ` + wrapped + ` ~ '` + vaultDEKForm + `'` +
-		` or (` + kek + ` ~ '` + gcpKEKForm + `' or ` + kek + ` ~ '` + awsKEKForm + `') and ` + wrapped + ` ~ '` + cloudDEKForm + `' then 'external'` +
-		` else 'unknown' end`
-}
-
-// dependent is a condition that holds for the rows of the first two classes.
-func (s *survey) dependent() string {
-	return `(coalesce(length(` + s.wrapped + `), 0) = 0 or ` + s.kekID + ` collate "C" = '` + inprocID +
-		`' and length(` + s.wrapped + `) = ` + strconv.Itoa(wrappedSize) + `)`
 }
 
 // piece is the part of the table that one statement reads.
@@ -399,9 +425,9 @@ func (s *survey) pieces() []piece {
 	return p
 }
 
-// each runs read on every piece, over as many sessions as there are cores. read is
-// given the number of its worker. Further sessions are a matter of speed only: where
-// the server has none left, one does all.
+// each runs read on every piece, over several sessions. read is given the number of its
+// worker. Further sessions are a matter of speed only: where the server has none left,
+// one does all.
 func (t *Table) each(ctx context.Context, pieces []piece, read func(ctx context.Context, worker int, c *pgconn.PgConn, p piece) error) error {
 	var next atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)
@@ -429,10 +455,12 @@ func (t *Table) each(ctx context.Context, pieces []piece, read func(ctx context.
 	return g.Wait()
 }
 
-func workers(pieces []piece) int { return min(runtime.GOMAXPROCS(0), len(pieces)) }
+// workers is how many sessions read at once: two for each core, as one waits for the
+// server while the other's rows are opened, and not more than a daemon can spare.
+func workers(pieces []piece) int { return min(2*runtime.GOMAXPROCS(0), 8, len(pieces)) }
 
-// versions tells row versions apart without comparing rows: how many there are, and
-// the sum of the transaction numbers that wrote them (xmin).
+// versions stands for a set of row versions: how many there are, and the sum of the
+// transaction numbers that wrote them (xmin).
 type versions struct{ rows, writers int64 }
 
 // tally is the table by classes, in the order of classes.
@@ -440,58 +468,82 @@ type tally [4]versions
 
 var classes = [4]Class{Legacy, InProc, External, UnknownClass}
 
-func (y tally) counts() Counts {
-	return Counts{Legacy: y[0].rows, InProc: y[1].rows, External: y[2].rows, Unknown: y[3].rows}
+func (y *tally) add(c Class, v versions) {
+	i := slices.Index(classes[:], c)
+	y[i].rows += v.rows
+	y[i].writers += v.writers
 }
 
-func (y tally) dependent() versions {
-	return versions{y[0].rows + y[1].rows, y[0].writers + y[1].writers}
+func (y *tally) sum(o tally) {
+	for i, v := range o {
+		y.add(classes[i], v)
+	}
+}
+
+func (y tally) counts() Counts {
+	return Counts{Legacy: y[0].rows, InProc: y[1].rows, External: y[2].rows, Unknown: y[3].rows}
 }
 
 func (y tally) mark() string {
 	var b strings.Builder
 	for i, v := range y {
-		if i > 0 {
-			b.WriteByte('.')
-		}
-		fmt.Fprintf(&b, "%d-%x", v.rows, v.writers)
+		fmt.Fprintf(&b, "%.*s%d-%x", min(i, 1), ".", v.rows, v.writers)
 	}
 	return b.String()
 }
 
-func (t *Table) tally(ctx context.Context, s *survey, pieces []piece) (tally, error) {
-	counted := make([]tally, workers(pieces))
-	sql := `select ` + s.class() + `, count(*), sum(xmin::text::bigint)::bigint from ` + s.table + ` where `
-	err := t.each(ctx, pieces, func(ctx context.Context, worker int, c *pgconn.PgConn, p piece) error {
-		return t.run(ctx, c, sql+p.where+` group by 1`, nil, func(v [][]byte) error {
-			i := slices.Index(classes[:], Class(v[0]))
-			counted[worker][i].rows += int64(binary.BigEndian.Uint64(v[1]))
-			counted[worker][i].writers += int64(binary.BigEndian.Uint64(v[2]))
+// count reads what tells the classes of all rows, and draws the sample of the dependent
+// ones that a proof will need if they are many; unless there is one, which it returns.
+func (t *Table) count(ctx context.Context, s *survey, pieces []piece, sample []uuid) (tally, []uuid, error) {
+	type worker struct {
+		tally
+		sampler
+		_ [64]byte // no two count in one cache line
+	}
+	crew := make([]worker, workers(pieces))
+	columns := s.wrapped + `, ` + s.kekID + `, xmin`
+	if sample == nil {
+		columns += `, id, username, updated_at`
+	}
+	sql := `select ` + columns + ` from ` + s.table + ` where `
+	err := t.each(ctx, pieces, func(ctx context.Context, number int, c *pgconn.PgConn, p piece) error {
+		w := &crew[number]
+		return t.run(ctx, c, sql+p.where, nil, func(v [][]byte) error {
+			class := classify(v[0], v[1])
+			w.tally.add(class, versions{rows: 1, writers: int64(binary.BigEndian.Uint32(v[2]))})
+			if sample != nil || !class.Dependent() {
+				return nil
+			}
+			if len(v[3]) != len(uuid{}) || len(v[5]) != 8 {
+				return fmt.Errorf("%w: the columns id and updated_at are no uuid and timestamp", ErrShape)
+			}
+			w.sampler.add(uuid(v[3]), v[4], int64(binary.BigEndian.Uint64(v[5])))
 			return nil
 		})
 	})
-	var sum tally
-	for _, y := range counted {
-		for i := range y {
-			sum[i].rows += y[i].rows
-			sum[i].writers += y[i].writers
-		}
+	for i := range crew[1:] {
+		crew[0].tally.sum(crew[i+1].tally)
+		crew[0].sampler.merge(&crew[i+1].sampler)
 	}
-	return sum, err
+	if sample == nil {
+		sample = crew[0].sampler.ids()
+	}
+	return crew[0].tally, sample, err
 }
 
-// tried is what a scan found.
-type tried struct {
-	versions versions // of the dependent rows that were read
-	opened   []int64  // by key
-	_        [64]byte // workers count in cache lines of their own
+// findings are what a scan found.
+type findings struct {
+	tally  tally
+	opened []int64 // by key
 }
 
-func (t *Table) scan(ctx context.Context, s *survey, pieces []piece, keys []key.Key) (tried, error) {
+// scan reads all rows of the pieces and tries every key on every dependent one.
+func (t *Table) scan(ctx context.Context, s *survey, pieces []piece, keys []key.Key) (findings, error) {
 	type worker struct {
-		tried
+		findings
 		openers []*opener
 		data    []byte
+		_       [64]byte // no two count in one cache line
 	}
 	crew := make([]worker, workers(pieces))
 	for w := range crew {
@@ -500,18 +552,16 @@ func (t *Table) scan(ctx context.Context, s *survey, pieces []piece, keys []key.
 			crew[w].openers = append(crew[w].openers, newOpener(k))
 		}
 	}
-	sql := `select username, name, nonce, ciphertext, ` + s.wrapped + `, ` + s.kekID + `, xmin from ` + s.table +
-		` where ` + s.dependent() + ` and `
+	sql := `select username, name, nonce, ciphertext, ` + s.wrapped + `, ` + s.kekID + `, xmin from ` + s.table + ` where `
 	err := t.each(ctx, pieces, func(ctx context.Context, number int, c *pgconn.PgConn, p piece) error {
 		w := &crew[number]
 		return t.run(ctx, c, sql+p.where, p.params, func(v [][]byte) error {
 			r := cells{v[0], v[1], v[2], v[3], v[4], v[5]}
 			class := classify(r.wrappedDEK, r.kekID)
+			w.tally.add(class, versions{rows: 1, writers: int64(binary.BigEndian.Uint32(v[6]))})
 			if !class.Dependent() {
-				return fmt.Errorf("%w: it counts rows otherwise than we do", ErrServer)
+				return nil
 			}
-			w.versions.rows++
-			w.versions.writers += int64(binary.BigEndian.Uint32(v[6]))
 			w.data = r.additionalData(w.data[:0])
 			for i, o := range w.openers {
 				if o.opens(&r, class, w.data) {
@@ -521,70 +571,36 @@ func (t *Table) scan(ctx context.Context, s *survey, pieces []piece, keys []key.
 			return nil
 		})
 	})
-	sum := tried{opened: make([]int64, len(keys))}
-	for w := range crew {
-		sum.versions.rows += crew[w].versions.rows
-		sum.versions.writers += crew[w].versions.writers
-		for i, n := range crew[w].opened {
+	sum := findings{opened: make([]int64, len(keys))}
+	for _, w := range crew {
+		sum.tally.sum(w.tally)
+		for i, n := range w.opened {
 			sum.opened[i] += n
 		}
 	}
 	return sum, err
 }
 
-// samplePieces draws the sample at the first call and cuts it for fetching by id.
-func (t *Table) samplePieces(ctx context.Context, s *survey, dependent int64) ([]piece, error) {
-	if t.sample == nil {
-		drawn, err := t.draw(ctx, s, dependent)
-		if err != nil {
-			return nil, err
-		}
-		t.sample = drawn
-	}
+// samplePieces cuts a sample for fetching by id.
+func samplePieces(sample []uuid) []piece {
 	var pieces []piece
-	for ids := range slices.Chunk(t.sample, idsPerPiece) {
-		var b strings.Builder
-		for i, id := range ids {
-			b.WriteByte("{,"[min(i, 1)])
-			fmt.Fprintf(&b, "%x", id)
+	for ids := range slices.Chunk(sample, idsPerPiece) {
+		list := []byte{'{'}
+		for _, id := range ids {
+			list = append(hex.AppendEncode(list, id[:]), ',')
 		}
-		b.WriteByte('}')
-		pieces = append(pieces, piece{where: "id = any($1::uuid[])", params: [][]byte{[]byte(b.String())}})
+		list[len(list)-1] = '}'
+		pieces = append(pieces, piece{where: "id = any($1::uuid[])", params: [][]byte{list}})
 	}
-	return pieces, nil
+	return pieces
 }
 
-func (t *Table) draw(ctx context.Context, s *survey, dependent int64) ([]uuid, error) {
-	pieces := s.pieces()
-	samplers := make([]*sampler, workers(pieces))
-	for i := range samplers {
-		samplers[i] = &sampler{tenants: map[string]*span{}, chance: float64(sampleFill) / float64(dependent)}
-	}
-	sql := `select id, username, updated_at from ` + s.table + ` where ` + s.dependent() + ` and `
-	err := t.each(ctx, pieces, func(ctx context.Context, worker int, c *pgconn.PgConn, p piece) error {
-		return t.run(ctx, c, sql+p.where, nil, func(v [][]byte) error {
-			if len(v[0]) != len(uuid{}) || len(v[2]) != 8 {
-				return fmt.Errorf("%w: the columns id and updated_at are no uuid and timestamp", ErrShape)
-			}
-			samplers[worker].add(uuid(v[0]), v[1], int64(binary.BigEndian.Uint64(v[2])))
-			return nil
-		})
-	})
-	if err != nil {
-		return nil, err
-	}
-	for _, o := range samplers[1:] {
-		samplers[0].merge(o)
-	}
-	return samplers[0].ids(), nil
-}
-
-// sampler chooses rows: the one written first and the one written last of every
-// tenant, and so of all, and others at random. It is pure but for the dice.
+// sampler chooses rows: of every tenant the one written first and the one written last,
+// and so of all, and others at random. The zero value is ready.
 type sampler struct {
 	tenants map[string]*span
-	chance  float64
 	others  []uuid
+	halved  int // how often the chance of being among the others was halved
 }
 
 // span is what one tenant's oldest and newest row are. Times are Postgres' own:
@@ -595,15 +611,28 @@ type span struct {
 }
 
 func (p *sampler) add(id uuid, tenant []byte, written int64) {
-	if rand.Float64() < p.chance {
-		p.others = append(p.others, id)
-	}
 	p.stretch(id, tenant, written)
+	if rand.Uint64()>>(64-p.halved) != 0 {
+		return
+	}
+	p.others = append(p.others, id)
+	if len(p.others) == 2*sampleFill {
+		p.halve()
+	}
+}
+
+// halve keeps each of the others by the toss of a coin.
+func (p *sampler) halve() {
+	p.halved++
+	p.others = slices.DeleteFunc(p.others, func(uuid) bool { return rand.Uint64()&1 == 0 })
 }
 
 func (p *sampler) stretch(id uuid, tenant []byte, written int64) {
 	s, ok := p.tenants[string(tenant)]
 	if !ok {
+		if p.tenants == nil {
+			p.tenants = map[string]*span{}
+		}
 		p.tenants[string(tenant)] = &span{id, id, written, written}
 		return
 	}
@@ -615,11 +644,21 @@ func (p *sampler) stretch(id uuid, tenant []byte, written int64) {
 	}
 }
 
+// merge takes what o chose. o is of no use afterwards.
 func (p *sampler) merge(o *sampler) {
-	p.others = append(p.others, o.others...)
 	for tenant, s := range o.tenants {
 		p.stretch(s.oldest, []byte(tenant), s.from)
 		p.stretch(s.newest, []byte(tenant), s.to)
+	}
+	for p.halved < o.halved {
+		p.halve()
+	}
+	for o.halved < p.halved {
+		o.halve()
+	}
+	p.others = append(p.others, o.others...)
+	for len(p.others) >= 2*sampleFill {
+		p.halve()
 	}
 }
 

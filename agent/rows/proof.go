@@ -15,6 +15,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"regexp"
+	"slices"
 
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
@@ -67,26 +68,18 @@ const (
 	inprocID = "inproc:master"
 )
 
-// The forms of rows under an external KMS. Postgres counts by the same texts (see
-// classSQL), so they keep to what RE2 and POSIX advanced regular expressions share.
-const (
-	base64Form   = `(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)$`
-	vaultKEKForm = `^vault:[^|]+[|][^|]+[|][^|]+$`
-	vaultDEKForm = `^vault:v[0-9]+:` + base64Form
-	gcpKEKForm   = `^gcp:projects/[^|]+$`
-	awsKEKForm   = `^aws:[^|]+[|][^|]+$`
-	cloudDEKForm = `^` + base64Form
-)
-
+// The forms of a row under an external KMS: which key, and what it wrapped.
 var (
-	vaultKEK = regexp.MustCompile(vaultKEKForm)
-	vaultDEK = regexp.MustCompile(vaultDEKForm)
-	gcpKEK   = regexp.MustCompile(gcpKEKForm)
-	awsKEK   = regexp.MustCompile(awsKEKForm)
-	cloudDEK = regexp.MustCompile(cloudDEKForm)
-
-	inprocData = []byte(inprocID)
+	vaultKEK = regexp.MustCompile(`^vault:[^|]+[|][^|]+[|][^|]+$`)
+	vaultDEK = regexp.MustCompile(`^vault:v[0-9]+:` + base64Form)
+	gcpKEK   = regexp.MustCompile(`^gcp:projects/[^|]+$`)
+	awsKEK   = regexp.MustCompile(`^aws:[^|]+[|][^|]+$`)
+	cloudDEK = regexp.MustCompile(`^` + base64Form)
 )
+
+const base64Form = `(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)$`
+
+var inprocData = []byte(inprocID)
 
 // Classify tells whose key a row needs. A row is called external only where both its
 // key's name and its wrapped key have the form of a known KMS: whatever else is there
@@ -171,11 +164,12 @@ func (o *opener) opens(c *cells, class Class, additional []byte) bool {
 	default:
 		return false
 	}
+	// Opening allocates before it looks, also for a key that does not fit.
+	o.value = slices.Grow(o.value[:0], len(c.ciphertext))
 	value, err := gcm.Open(o.value[:0], c.nonce, c.ciphertext, additional)
 	if err != nil {
 		return false
 	}
-	o.value = value
 	clear(value)
 	return true
 }
@@ -188,18 +182,20 @@ type Proof struct {
 	Opened      int64
 }
 
-// judge turns counts into the verdict. checked is at least 1.
-func judge(f key.Fingerprint, checked, opened int64) Proof {
-	p := Proof{Fingerprint: f, Checked: checked, Opened: opened}
-	switch opened {
-	case 0:
-		p.Verdict = Refuted
-	case checked:
-		p.Verdict = Opens
-	default:
-		p.Verdict = Partial
+// judge makes proofs of counts: checked, which is at least 1, and what each key opened.
+func judge(keys []key.Key, checked int64, opened []int64) []Proof {
+	proofs := make([]Proof, len(keys))
+	for i, k := range keys {
+		p := Proof{Fingerprint: k.Fingerprint(), Verdict: Partial, Checked: checked, Opened: opened[i]}
+		switch p.Opened {
+		case 0:
+			p.Verdict = Refuted
+		case checked:
+			p.Verdict = Opens
+		}
+		proofs[i] = p
 	}
-	return p
+	return proofs
 }
 
 // Counts says how many rows of each class the table holds.

@@ -1,0 +1,478 @@
+package agent_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/keyfile"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
+)
+
+// host is a host of its own in a temporary directory: real files, real directory
+// escrows, and a table of a real Postgres.
+type host struct {
+	t     testing.TB
+	dir   string
+	now   time.Time
+	db    *rowstest.Database
+	up    bool // the rows can be asked
+	asked int  // how often somebody opened the rows
+	agent.Host
+}
+
+func newHost(t testing.TB, db *rowstest.Database, escrows int) *host {
+	t.Helper()
+	h := &host{t: t, dir: t.TempDir(), now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), db: db, up: true}
+	now := func() time.Time { return h.now }
+	h.Host = agent.Host{
+		Keyfile: keyfile.File{Path: h.path("etc/secrets.key"), Owner: os.Getuid(), Group: os.Getgid(),
+			Quarantine: h.path("state/quarantine"), Locks: h.path("state")},
+		Ledger:   ledger.Open(h.path("state"), ledger.Options{Host: "test", Now: now}),
+		StateDir: h.path("state"),
+		Now:      now,
+		OpenRows: func(_ context.Context, o rows.Options) (*rows.Table, error) {
+			h.asked++
+			switch {
+			case !h.up:
+				return nil, rows.ErrRefused
+			case h.db == nil:
+				return rows.Open(rows.Location{Absent: true, Why: "no database yet"}, o)
+			}
+			return rows.Open(rows.Location{URL: h.db.URL(), From: "the test"}, o)
+		},
+	}
+	h.must(errors.Join(os.Mkdir(h.path("etc"), 0o700), os.Mkdir(h.path("state"), 0o700)))
+	for i := range escrows {
+		name := fmt.Sprint("usb", i)
+		d, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: name, Path: h.path(name), Keyfile: h.Keyfile.Path, AllowSameDisk: true})
+		h.must(err)
+		h.must(os.Mkdir(h.path(name), 0o700))
+		h.must(d.Init(context.Background()))
+		h.Escrows = append(h.Escrows, agent.Escrow{Reader: d, Writer: d, Required: true})
+	}
+	return h
+}
+
+func (h *host) path(name string) string { return filepath.Join(h.dir, name) }
+
+func (h *host) must(err error) {
+	h.t.Helper()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h *host) write(content []byte) {
+	h.t.Helper()
+	h.must(os.RemoveAll(h.Keyfile.Path))
+	h.must(os.WriteFile(h.Keyfile.Path, content, 0o400))
+}
+
+func (h *host) content() []byte {
+	content, err := os.ReadFile(h.Keyfile.Path)
+	if err != nil {
+		return nil
+	}
+	return content
+}
+
+func (h *host) holds(k key.Key) bool { return bytes.Equal(h.content(), k.UnsafeBytes()) }
+
+func (h *host) guard() (agent.GuardResult, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	return agent.Guard(ctx, &h.Host, agent.GuardOptions{})
+}
+
+func testKey(name string) key.Key {
+	sum := sha256.Sum256([]byte("agent test key " + name))
+	k, err := key.New(sum[:])
+	if err != nil {
+		panic(err)
+	}
+	return k
+}
+
+// somewhere tells whether a key can be found in a file below the host's directory, raw.
+func (h *host) somewhere(k key.Key) bool {
+	found := false
+	h.must(filepath.WalkDir(h.dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return nil
+		}
+		if content, err := os.ReadFile(path); err == nil && bytes.Equal(content, k.UnsafeBytes()) {
+			found = true
+		}
+		return nil
+	}))
+	return found
+}
+
+// TestHistories plays random histories on real files and a real Postgres: whatever
+// happens to key, rows, ledger and escrows, the laws hold at every start.
+func TestHistories(t *testing.T) {
+	histories, length := 60, 14
+	if testing.Short() {
+		histories = 15
+	}
+	cluster := rowstest.New(t)
+	r := rand.New(rand.NewPCG(3, 4))
+	actions := map[agent.Action]int{}
+	for n := range histories {
+		db := cluster.Database(t)
+		h := newHost(t, db, 1+r.IntN(2))
+		keys := []key.Key{testKey("a"), testKey("b"), testKey("c")}
+		under := map[string]int{} // rows by the key that opens them
+		var replaced []key.Key    // every key that Guard took out of the keyfile's place
+		var story []string
+		for range length {
+			h.now = h.now.Add(time.Duration(r.IntN(40)) * time.Hour)
+			k := keys[r.IntN(len(keys))]
+			event := r.IntN(12)
+			story = append(story, fmt.Sprint(event, " ", k.Fingerprint()))
+			switch event {
+			case 0, 1:
+				h.must(os.RemoveAll(h.Keyfile.Path))
+			case 2, 3:
+				h.write(k.UnsafeBytes())
+			case 4:
+				h.write(k.UnsafeBytes()[:r.IntN(32)])
+			case 5:
+				h.write([]byte(base64.StdEncoding.EncodeToString(k.UnsafeBytes())))
+			case 6, 7:
+				for i := range 1 + r.IntN(3) {
+					h.must(db.Upsert(k, "tenant", fmt.Sprint("SECRET_", k.Fingerprint(), i), []byte("v")))
+					under[string(k.Fingerprint())] = max(under[string(k.Fingerprint())], i+1)
+				}
+			case 8:
+				h.up = !h.up
+			case 9:
+				name := h.path("usb0")
+				if os.Rename(name, name+"-away") != nil {
+					h.must(os.Rename(name+"-away", name))
+				}
+			case 10:
+				h.must(os.RemoveAll(h.path("state/ledger.jsonl")))
+			case 11:
+				agent.Backup(context.Background(), &h.Host)
+			}
+			before, err := h.Keyfile.Look()
+			h.must(err)
+			r, err := h.guard()
+			if err != nil {
+				t.Fatalf("history %d: %v\n%v", n, err, story)
+			}
+			actions[r.Decision.Action]++
+			fail := func(format string, args ...any) {
+				t.Helper()
+				t.Fatalf("history %d: %s\n%v\n%+v", n, fmt.Sprintf(format, args...), story, r.Decision)
+			}
+			total := 0
+			for _, rows := range under {
+				total += rows
+			}
+			switch r.Decision.Action {
+			case agent.Pass, agent.Install, agent.Make:
+				seen, err := h.Keyfile.Look()
+				h.must(err)
+				if seen.Kind != keyfile.Good || seen.Loose != "" {
+					fail("passes on a keyfile that the daemon cannot read")
+				}
+			}
+			if r.Decision.Action == agent.Make && (total > 0 || len(replaced) > 0) {
+				fail("made a key over %d rows and %d kept keys (law 2)", total, len(replaced))
+			}
+			if before.Kind == keyfile.Good && total > 0 && under[string(before.Key.Fingerprint())] == total && !h.holds(before.Key) {
+				fail("replaced a key that opens every row (law 1)")
+			}
+			if before.Kind == keyfile.Good && !h.holds(before.Key) {
+				replaced = append(replaced, before.Key.Clone())
+			}
+			for _, k := range replaced {
+				if !h.somewhere(k) {
+					fail("key %s is gone (law 3)", k.Fingerprint())
+				}
+			}
+		}
+		checkShelves(t, h, under)
+	}
+	for _, a := range []agent.Action{agent.Pass, agent.Install, agent.Make, agent.Doubt, agent.Lost} {
+		if actions[a] == 0 {
+			t.Errorf("no history came to %q", a)
+		}
+	}
+	t.Logf("%d histories: %v", histories, actions)
+}
+
+// checkShelves is law 4 at the end of a history: where rows exist and the newest current
+// copy was put there by a proof, it opens one.
+func checkShelves(t *testing.T, h *host, under map[string]int) {
+	record, err := h.Ledger.Read()
+	h.must(err)
+	proven := record.EverProven()
+	for _, s := range h.Escrows {
+		copies, err := s.List(context.Background())
+		if err != nil {
+			continue
+		}
+		i := slices.IndexFunc(copies, func(c escrow.Copy) bool { return c.Shelf == escrow.Current })
+		if i < 0 {
+			continue
+		}
+		f := copies[i].Fingerprint
+		if slices.Contains(proven, f) && under[string(f)] == 0 {
+			t.Errorf("the newest current copy is of key %s, which opens no row", f)
+		}
+	}
+}
+
+// TestHealthyPath is law 7: a known key with a fresh proof asks nobody, and writes nothing.
+func TestHealthyPath(t *testing.T) {
+	db := rowstest.New(t).Database(t)
+	h := newHost(t, db, 1)
+	h.write(testKey("a").UnsafeBytes())
+	h.must(db.Upsert(testKey("a"), "tenant", "SECRET", []byte("v")))
+	r, err := h.guard()
+	if err != nil || r.Decision.Action != agent.Pass || h.asked != 1 {
+		t.Fatalf("first: %+v, %v, the rows were asked %d times", r.Decision, err, h.asked)
+	}
+	before, err := os.ReadFile(h.path("state/ledger.jsonl"))
+	h.must(err)
+	h.up = false
+	h.must(os.RemoveAll(h.path("usb0")))
+	h.now = h.now.Add(agent.ProofLife)
+	r, err = h.guard()
+	if err != nil || r.Decision.Rule != "R2" || r.Decision.Action != agent.Pass || h.asked != 1 || len(r.Trouble) > 0 {
+		t.Fatalf("second: %+v, %v, the rows were asked %d times, %v", r.Decision, err, h.asked, r.Trouble)
+	}
+	after, err := os.ReadFile(h.path("state/ledger.jsonl"))
+	h.must(err)
+	if !bytes.Equal(before, after) {
+		t.Error("the healthy path writes the ledger")
+	}
+	h.now = h.now.Add(time.Second)
+	if r, err = h.guard(); err != nil || r.Decision.Warning == "" || h.asked != 2 {
+		t.Fatalf("a second later: %+v, %v, the rows were asked %d times", r.Decision, err, h.asked)
+	}
+}
+
+// TestFirstStart is R4's last branch and law 5: the key is in every escrow, read back,
+// before it is installed, and where one does not take it nothing is installed.
+func TestFirstStart(t *testing.T) {
+	h := newHost(t, nil, 2)
+	r, err := h.guard()
+	if err != nil || r.Decision.Action != agent.Make {
+		t.Fatalf("%+v, %v", r.Decision, err)
+	}
+	for _, s := range agent.Copies(context.Background(), &h.Host).Escrows {
+		if s.Err != nil || len(s.Copies) != 1 || s.Copies[0].Fingerprint != r.Decision.Key || s.Copies[0].Shelf != escrow.Current {
+			t.Errorf("escrow %s: %+v", s.Name, s)
+		}
+	}
+	t.Run("busy", func(t *testing.T) {
+		h := newHost(t, nil, 1)
+		hold(t, h.path("state/rotate"))
+		r, err := h.guard()
+		if err != nil || r.Decision.Action != agent.Doubt || h.content() != nil {
+			t.Errorf("%+v, %v, a keyfile of %d bytes", r.Decision, err, len(h.content()))
+		}
+	})
+	t.Run("full escrow", func(t *testing.T) {
+		h := newHost(t, nil, 1)
+		mount(t, h.path("usb0"), "size=4k,nr_inodes=5")
+		h.must(h.Escrows[0].Writer.Init(context.Background()))
+		fill(h, "usb0/fill")
+		r, err := h.guard()
+		if err != nil || r.Decision.Action != agent.Doubt || h.content() != nil {
+			t.Errorf("%+v, %v, a keyfile of %d bytes", r.Decision, err, len(h.content()))
+		}
+	})
+	t.Run("ledger cannot be written", func(t *testing.T) {
+		h := newHost(t, nil, 1)
+		mount(t, h.path("state"), "size=16k,nr_inodes=8")
+		fill(h, "state/fill")
+		r, err := h.guard()
+		if err == nil && (r.Decision.Action != agent.Doubt || h.content() != nil) {
+			t.Errorf("%+v, a keyfile of %d bytes", r.Decision, len(h.content()))
+		}
+	})
+}
+
+// TestOwnTrouble is law 9: a full disk under the state directory keeps no daemon from a
+// keyfile of 32 bytes, and no right key from its place.
+func TestOwnTrouble(t *testing.T) {
+	db := rowstest.New(t).Database(t)
+	h := newHost(t, db, 1)
+	h.must(db.Upsert(testKey("a"), "tenant", "SECRET", []byte("v")))
+	h.write(testKey("a").UnsafeBytes())
+	if _, err := agent.Backup(context.Background(), &h.Host); err != nil {
+		t.Fatal(err)
+	}
+	mount(t, h.path("state"), "size=16k,nr_inodes=12")
+	for _, lock := range []string{"keyfile", "ledger", "rotate", "watch"} {
+		h.must(os.WriteFile(h.path("state/"+lock), nil, 0o600))
+	}
+	fill(h, "state/fill")
+	r, err := h.guard()
+	if err != nil || r.Decision.Action != agent.Pass || len(r.Trouble) == 0 {
+		t.Errorf("right key: %+v, %v, trouble %v", r.Decision, err, r.Trouble)
+	}
+	h.write(testKey("b").UnsafeBytes())
+	r, err = h.guard()
+	if err != nil || !h.holds(testKey("a")) || len(r.Trouble) == 0 {
+		t.Errorf("foreign key: %+v, %v, trouble %v", r.Decision, err, r.Trouble)
+	}
+	if !h.somewhere(testKey("b")) {
+		t.Error("the foreign key is gone (law 3)")
+	}
+	// The disk has room again: the next start brings the aside to the quarantine.
+	h.must(os.Remove(h.path("state/fill")))
+	if _, err := h.guard(); err != nil {
+		t.Fatal(err)
+	}
+	if files, _ := filepath.Glob(h.path("state/quarantine/*" + string(testKey("b").Fingerprint()) + ".key")); len(files) != 1 {
+		t.Errorf("the local quarantine holds %v", files)
+	}
+}
+
+// TestReadOnly is a keyfile's directory that cannot be written: an error, and nothing changed.
+func TestReadOnly(t *testing.T) {
+	db := rowstest.New(t).Database(t)
+	h := newHost(t, db, 1)
+	h.must(db.Upsert(testKey("a"), "tenant", "SECRET", []byte("v")))
+	mount(t, h.path("etc"), "size=64k")
+	h.write(testKey("a").UnsafeBytes())
+	if _, err := agent.Backup(context.Background(), &h.Host); err != nil {
+		t.Fatal(err)
+	}
+	h.write(testKey("b").UnsafeBytes())
+	h.must(unix.Mount("", h.path("etc"), "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+	if _, err := h.guard(); !errors.Is(err, unix.EROFS) || !h.holds(testKey("b")) {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestRotationLock waits for a rotation under way, and says so when it does not end.
+func TestRotationLock(t *testing.T) {
+	db := rowstest.New(t).Database(t)
+	h := newHost(t, db, 1)
+	a, b := testKey("a"), testKey("b")
+	h.must(db.Upsert(a, "tenant", "SECRET", []byte("v")))
+	h.write(a.UnsafeBytes())
+	h.must(h.Ledger.Append(ledger.Entry{Event: ledger.RotationOpen, Old: a.Fingerprint(), Fingerprint: b.Fingerprint()}))
+	held := hold(t, h.path("state/rotate"))
+	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	defer cancel()
+	if _, err := agent.Guard(ctx, &h.Host, agent.GuardOptions{}); !errors.Is(err, agent.ErrBusy) {
+		t.Fatalf("while the lock is held: %v", err)
+	}
+	held.Close()
+	r, err := h.guard()
+	if err != nil || r.Decision.Rule != "R1" || r.Decision.Settle != agent.SettleOld {
+		t.Errorf("%+v, %v", r.Decision, err)
+	}
+	standing, err := h.Ledger.Standing()
+	h.must(err)
+	if standing.Rotation != nil || standing.Known != a.Fingerprint() {
+		t.Errorf("the ledger says %+v", standing)
+	}
+}
+
+// TestAlarm is law 4's second half: where another host writes to the same place, only
+// quarantine is written, until a person accepts.
+func TestAlarm(t *testing.T) {
+	ctx := context.Background()
+	db := rowstest.New(t).Database(t)
+	h := newHost(t, db, 1)
+	a, other := testKey("a"), testKey("other")
+	h.must(db.Upsert(a, "tenant", "SECRET", []byte("v")))
+	h.write(a.UnsafeBytes())
+	shelfOf := func() escrow.Shelf {
+		t.Helper()
+		b, err := agent.Backup(ctx, &h.Host)
+		if err != nil || b.Escrows[0].Err != nil {
+			t.Fatalf("%+v, %v", b, err)
+		}
+		return b.Escrows[0].Shelf
+	}
+	if s := shelfOf(); s != escrow.Current {
+		t.Fatalf("first: %s", s)
+	}
+	if _, err := h.Escrows[0].Writer.Save(ctx, escrow.Current, other); err != nil {
+		t.Fatal(err)
+	}
+	if s := shelfOf(); s != escrow.Quarantine {
+		t.Errorf("another host's copy is newest, and ours went to %s", s)
+	}
+	status, err := agent.Status(ctx, &h.Host)
+	h.must(err)
+	if status.Health != agent.Lagging || !strings.Contains(status.Line, "another host") {
+		t.Errorf("status: %s: %s", status.Health, status.Line)
+	}
+	yes := func(agent.AcceptResult) (bool, error) { return true, nil }
+	if r, err := agent.Accept(ctx, &h.Host, agent.AcceptOptions{Person: "olga", Confirm: yes}); err != nil || len(r.Adopted) != 1 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if s := shelfOf(); s != escrow.Current {
+		t.Errorf("after accept: %s", s)
+	}
+	// An empty ledger raises no alarm.
+	if _, err := h.Escrows[0].Writer.Save(ctx, escrow.Current, other); err != nil {
+		t.Fatal(err)
+	}
+	h.must(os.Remove(h.path("state/ledger.jsonl")))
+	if s := shelfOf(); s != escrow.Current {
+		t.Errorf("with an empty ledger: %s", s)
+	}
+}
+
+func hold(t testing.TB, path string) *os.File {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func mount(t testing.TB, dir, options string) {
+	t.Helper()
+	if err := unix.Mount("keyguard-test", dir, "tmpfs", 0, options); err != nil {
+		t.Fatalf("this test mounts a tmpfs, as root: %v", err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+}
+
+// fill takes all the room that a file system has.
+func fill(h *host, name string) {
+	f, err := os.OpenFile(h.path(name), os.O_CREATE|os.O_WRONLY, 0o600)
+	h.must(err)
+	defer f.Close()
+	for {
+		if _, err := f.Write(make([]byte, 4096)); err != nil {
+			return
+		}
+	}
+}

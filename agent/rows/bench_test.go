@@ -1,0 +1,135 @@
+package rows_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"runtime"
+	"runtime/metrics"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
+)
+
+const (
+	benchRows  = 1_000_000
+	benchBytes = 256 // of a value
+)
+
+// BenchmarkProve compares, in turns in one run, proving a million rows with what
+// anybody would write first: one connection, one scan, one key. "ratio" is how many
+// times faster the proof is. "heap-MB" is the most that either of ours held at once
+// beyond what was held before.
+//
+//	go test -run - -bench Prove -benchtime 5x ./agent/rows
+func BenchmarkProve(b *testing.B) {
+	d, err := cluster.NewDatabase("bench")
+	if err != nil {
+		b.Fatal(err)
+	}
+	k := key.Generate()
+	if err := d.CreateTable(); err != nil {
+		b.Fatal(err)
+	}
+	if err := d.Fill(k, 0, benchRows, 1000, benchBytes); err != nil {
+		b.Fatal(err)
+	}
+	prove := func(o rows.Options) {
+		t, err := rows.Open(rows.Location{URL: d.URL(), From: "bench"}, o)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer t.Close()
+		a := t.Prove(context.Background(), k)
+		if a.State != rows.Answered || a.Proofs[0].Verdict != rows.Opens || !a.Sampled && a.Proofs[0].Checked != benchRows {
+			b.Fatalf("%+v", a)
+		}
+	}
+	plain(b, d, k) // reads what the disk has
+	var plainTook, fullTook, sampleTook time.Duration
+	var most int64
+	for b.Loop() {
+		start := time.Now()
+		plain(b, d, k)
+		plainTook += time.Since(start)
+
+		stop := watchHeap()
+		start = time.Now()
+		prove(rows.Options{Full: true})
+		fullTook += time.Since(start)
+		start = time.Now()
+		prove(rows.Options{})
+		sampleTook += time.Since(start)
+		most = max(most, stop())
+	}
+	perSecond := func(d time.Duration) float64 { return float64(b.N) * benchRows / d.Seconds() }
+	b.ReportMetric(perSecond(plainTook), "plain-rows/s")
+	b.ReportMetric(perSecond(fullTook), "proof-rows/s")
+	b.ReportMetric(plainTook.Seconds()/fullTook.Seconds(), "ratio")
+	b.ReportMetric(float64(sampleTook.Milliseconds())/float64(b.N), "sample-ms")
+	b.ReportMetric(float64(most)/(1<<20), "heap-MB")
+	b.ReportMetric(0, "ns/op")
+}
+
+func plain(b *testing.B, d *rowstest.Database, k key.Key) {
+	conn, err := pgconn.Connect(context.Background(), d.URL())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	block, err := aes.NewCipher(k.UnsafeBytes())
+	if err != nil {
+		b.Fatal(err)
+	}
+	gcm, err := cipher.NewGCM(block)
+	if err != nil {
+		b.Fatal(err)
+	}
+	r := conn.ExecParams(context.Background(), "select username, name, nonce, ciphertext from secrets", nil, nil, nil, []int16{1})
+	opened := 0
+	for r.NextRow() {
+		v := r.Values()
+		if _, err := gcm.Open(nil, v[2], v[3], bytes.Join(v[:2], []byte{0})); err == nil {
+			opened++
+		}
+	}
+	if _, err := r.Close(); err != nil || opened != benchRows {
+		b.Fatalf("%d rows, %v", opened, err)
+	}
+}
+
+// watchHeap samples the live heap until the function it returns is called.
+func watchHeap() (most func() int64) {
+	read := func() int64 {
+		s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+		metrics.Read(s)
+		return int64(s[0].Value.Uint64())
+	}
+	runtime.GC()
+	before := read()
+	var peak atomic.Int64
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for tick := time.NewTicker(5 * time.Millisecond); ; {
+			peak.Store(max(peak.Load(), read()-before))
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	return func() int64 {
+		close(stop)
+		<-stopped
+		return peak.Load()
+	}
+}

@@ -1,0 +1,667 @@
+package rows_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
+)
+
+// cluster is shared by the tests that leave it as it was.
+var cluster *rowstest.Cluster
+
+func TestMain(m *testing.M) {
+	code, err := withCluster(m.Run)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func withCluster(run func() int) (code int, err error) {
+	dir, err := os.MkdirTemp("", "rows")
+	if err != nil {
+		return 1, err
+	}
+	defer os.RemoveAll(dir)
+	if cluster, err = rowstest.Start(dir); err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, cluster.Stop()) }()
+	return run(), nil
+}
+
+func open(t *testing.T, url string, o rows.Options) *rows.Table {
+	t.Helper()
+	table, err := rows.Open(rows.Location{URL: url, From: "a test"}, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(table.Close)
+	return table
+}
+
+// ask proves over a session of its own.
+func ask(t *testing.T, url string, o rows.Options, keys ...key.Key) rows.Answer {
+	t.Helper()
+	table := open(t, url, o)
+	defer table.Close()
+	return table.Prove(context.Background(), keys...)
+}
+
+// must stops the test that cannot prepare.
+func must(t *testing.T, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// noSession fails unless the database has no session of ours. One that was closed goes
+// in the server's own time.
+func noSession(t *testing.T, d *rowstest.Database) {
+	t.Helper()
+	var list []string
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		var err error
+		if list, err = d.Activity(); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(list, func(s string) bool { return strings.HasPrefix(s, "keyguard") }) {
+			return
+		}
+	}
+	t.Errorf("sessions left behind: %q", list)
+}
+
+// quiet fails if the answer gives a password away, whichever way it is printed.
+func quiet(t *testing.T, values ...any) {
+	t.Helper()
+	for _, v := range values {
+		j, _ := json.Marshal(v)
+		for _, text := range []string{fmt.Sprint(v), fmt.Sprintf("%+v", v), fmt.Sprintf("%#v", v), fmt.Sprintf("%q", v), string(j)} {
+			for _, secret := range []string{rowstest.Password, "hunter2"} {
+				if strings.Contains(text, secret) {
+					t.Errorf("the password shows: %s", text)
+				}
+			}
+		}
+	}
+}
+
+// TestAnswers is law 6 for the rows: every condition of silence, the opposite of each,
+// and every way of not having looked.
+func TestAnswers(t *testing.T) {
+	a, b, _ := rowstest.Vectors()
+	external := func(v rowstest.Vector) bool { return strings.Contains(v.Case, "external") }
+	one := rowstest.Vector{Username: "u", Name: "N", Nonce: make([]byte, 12), Ciphertext: make([]byte, 16)}
+	strange := one
+	strange.WrappedDEK = []byte("what is this")
+	noNonce := one
+	noNonce.Nonce = []byte{}
+
+	for _, c := range []struct {
+		name    string
+		empty   bool // no table yet
+		prepare func(d *rowstest.Database) error
+		url     func(d *rowstest.Database) string
+		state   rows.Verdict
+		err     error
+		proofA  rows.Proof // verdict and counts of key A
+		why     string     // to be found in Why
+	}{
+		{name: "empty table", state: rows.Silent, why: "no secret"},
+		{name: "empty old table", empty: true, state: rows.Silent,
+			prepare: func(d *rowstest.Database) error { return d.CreateOldTable() }},
+		{name: "external rows only", state: rows.Silent, why: "all secrets in the table, 3, are under an external KMS",
+			prepare: func(d *rowstest.Database) error { return d.InsertVectors(external) }},
+		{name: "unknown class", state: rows.Unknown, err: rows.ErrUnknownClass, why: "1",
+			prepare: func(d *rowstest.Database) error { return d.Insert(strange) }},
+		{name: "unknown class beside external ones", state: rows.Unknown, err: rows.ErrUnknownClass,
+			prepare: func(d *rowstest.Database) error { return errors.Join(d.InsertVectors(external), d.Insert(strange)) }},
+		{name: "unknown class beside dependent rows", state: rows.Answered,
+			proofA: rows.Proof{Verdict: rows.Opens, Checked: 1, Opened: 1},
+			prepare: func(d *rowstest.Database) error {
+				return errors.Join(d.Upsert(a, "x", "X", nil), d.Insert(strange))
+			}},
+		{name: "no table", empty: true, state: rows.Unknown, err: rows.ErrNoTable},
+		{name: "table in another schema", state: rows.Unknown, err: rows.ErrNoTable, why: "elsewhere",
+			prepare: func(d *rowstest.Database) error {
+				return d.Admin("create schema elsewhere; alter table secrets set schema elsewhere; grant usage on schema elsewhere to containarium")
+			}},
+		{name: "search_path to an empty one", state: rows.Unknown, err: rows.ErrElsewhere, why: "schema public",
+			prepare: func(d *rowstest.Database) error {
+				return errors.Join(d.Upsert(a, "x", "X", nil),
+					d.Admin("create schema decoy authorization containarium; create table decoy.secrets (like public.secrets); alter table decoy.secrets owner to containarium; alter role containarium in database "+d.Name+" set search_path = decoy, public"))
+			}},
+		{name: "search_path to the full one", state: rows.Answered,
+			proofA: rows.Proof{Verdict: rows.Opens, Checked: 1, Opened: 1},
+			prepare: func(d *rowstest.Database) error {
+				return errors.Join(d.Upsert(a, "x", "X", nil),
+					d.Admin("create schema real authorization containarium; alter table secrets set schema real; create table public.secrets (like real.secrets); alter role containarium in database "+d.Name+" set search_path = real, public"))
+			}},
+		{name: "unrelated table of that name elsewhere", state: rows.Silent,
+			prepare: func(d *rowstest.Database) error {
+				return d.Admin("create schema other; create table other.secrets (pirate text, treasure text)")
+			}},
+		{name: "a view", state: rows.Unknown, err: rows.ErrShape,
+			prepare: func(d *rowstest.Database) error {
+				return d.Admin("alter table secrets rename to hidden; create view secrets as select * from hidden where false; grant all on secrets to containarium")
+			}},
+		{name: "a column is gone", state: rows.Unknown, err: rows.ErrShape, why: "ciphertext",
+			prepare: func(d *rowstest.Database) error { return d.Admin("alter table secrets drop column ciphertext") }},
+		{name: "row security with a policy", state: rows.Unknown, err: rows.ErrRowSecurity,
+			prepare: func(d *rowstest.Database) error {
+				return errors.Join(d.Upsert(a, "x", "X", nil),
+					d.Admin("alter table secrets owner to postgres; grant all on secrets to containarium; alter table secrets enable row level security; create policy nobody on secrets using (false)"))
+			}},
+		{name: "row security that does not bind the owner", state: rows.Silent,
+			prepare: func(d *rowstest.Database) error { return d.Admin("alter table secrets enable row level security") }},
+		{name: "forced row security", state: rows.Unknown, err: rows.ErrRowSecurity,
+			prepare: func(d *rowstest.Database) error {
+				return d.Admin("alter table secrets enable row level security; alter table secrets force row level security")
+			}},
+		{name: "denied", state: rows.Unknown, err: rows.ErrDenied, why: "permission denied",
+			prepare: func(d *rowstest.Database) error { return d.Admin("alter table secrets owner to postgres") }},
+		{name: "wrong password", state: rows.Unknown, err: rows.ErrPassword,
+			url: func(d *rowstest.Database) string { return strings.Replace(d.URL(), rowstest.Password, "hunter2", 1) }},
+		{name: "no such role", state: rows.Unknown, err: rows.ErrPassword, // Postgres does not tell
+			url: func(d *rowstest.Database) string { return strings.Replace(d.URL(), "//containarium", "//nobody", 1) }},
+		{name: "not let in", state: rows.Unknown, err: rows.ErrDenied, why: "not permitted to log in",
+			prepare: func(d *rowstest.Database) error {
+				return d.Admin("create role locked nologin password '" + rowstest.Password + "'")
+			},
+			url: func(d *rowstest.Database) string { return strings.Replace(d.URL(), "//containarium", "//locked", 1) }},
+		{name: "no database", state: rows.Unknown, err: rows.ErrNoDatabase, why: "nowhere",
+			url: func(d *rowstest.Database) string { return d.Cluster.URL("nowhere") }},
+		{name: "nothing listens", state: rows.Unknown, err: rows.ErrRefused, why: "127.0.0.1:1 ",
+			url: func(*rowstest.Database) string { return "postgres://u:hunter2@127.0.0.1:1/d?sslmode=disable" }},
+		{name: "no socket", state: rows.Unknown, err: rows.ErrRefused,
+			url: func(*rowstest.Database) string { return "postgres://u:hunter2@/d?host=/nonexistent" }},
+		{name: "no such name", state: rows.Unknown, err: rows.ErrUnreachable,
+			url: func(*rowstest.Database) string { return "postgres://u:hunter2@host.invalid/d?sslmode=disable" }},
+		{name: "no TLS there", state: rows.Unknown, err: rows.ErrConnection,
+			url: func(d *rowstest.Database) string {
+				return strings.Replace(d.URL(), "sslmode=disable", "sslmode=require", 1)
+			}},
+		{name: "no connection left", state: rows.Unknown, err: rows.ErrCrowded,
+			prepare: func(d *rowstest.Database) error {
+				return d.Admin("create role crowd login connection limit 0 password '" + rowstest.Password + "'")
+			},
+			url: func(d *rowstest.Database) string { return strings.Replace(d.URL(), "//containarium", "//crowd", 1) }},
+
+		{name: "rows under A", state: rows.Answered, proofA: rows.Proof{Verdict: rows.Opens, Checked: 2, Opened: 2},
+			prepare: func(d *rowstest.Database) error {
+				return errors.Join(d.Upsert(a, "x", "X", nil), d.UpsertEnvelope(a, "y", "Y", []byte("v")))
+			}},
+		{name: "rows of an old table", empty: true, state: rows.Answered, proofA: rows.Proof{Verdict: rows.Opens, Checked: 1, Opened: 1},
+			prepare: func(d *rowstest.Database) error {
+				return errors.Join(d.CreateOldTable(), d.Upsert(a, "x", "X", nil))
+			}},
+		{name: "rows under B", state: rows.Answered, proofA: rows.Proof{Verdict: rows.Refuted, Checked: 2},
+			prepare: func(d *rowstest.Database) error {
+				return errors.Join(d.Upsert(b, "x", "X", nil), d.UpsertEnvelope(b, "y", "Y", []byte("v")))
+			}},
+		{name: "split", state: rows.Answered, proofA: rows.Proof{Verdict: rows.Partial, Checked: 3, Opened: 2},
+			prepare: func(d *rowstest.Database) error {
+				return errors.Join(d.Upsert(a, "x", "X", nil), d.Upsert(b, "x", "Y", nil), d.Upsert(a, "x", "Z", nil))
+			}},
+		{name: "all vectors", state: rows.Answered, proofA: rows.Proof{Verdict: rows.Partial, Checked: 12, Opened: 8},
+			prepare: func(d *rowstest.Database) error { return d.InsertVectors(nil) }},
+		{name: "a nonce of no bytes", state: rows.Answered, proofA: rows.Proof{Verdict: rows.Partial, Checked: 2, Opened: 1},
+			prepare: func(d *rowstest.Database) error {
+				return errors.Join(d.Upsert(a, "x", "X", nil), d.Insert(noNonce))
+			}},
+		{name: "rows in a partition", empty: true, state: rows.Answered, proofA: rows.Proof{Verdict: rows.Opens, Checked: 1, Opened: 1},
+			prepare: func(d *rowstest.Database) error {
+				return errors.Join(d.CreateTable(),
+					d.Admin("create table part () inherits (secrets); alter table part owner to containarium"),
+					d.Upsert(a, "x", "X", nil), d.Admin("with gone as (delete from only secrets returning *) insert into part select * from gone"))
+			}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d, err := cluster.NewDatabase("")
+			must(t, err)
+			if !c.empty {
+				must(t, d.CreateTable())
+			}
+			if c.prepare != nil {
+				must(t, c.prepare(d))
+			}
+			url := d.URL()
+			if c.url != nil {
+				url = c.url(d)
+			}
+			table := open(t, url, rows.Options{})
+			for range 2 { // the second over the session that was kept
+				got := table.Prove(context.Background(), a, b)
+				quiet(t, got, got.Err)
+				if got.State != c.state || !errors.Is(got.Err, c.err) || (got.Err != nil) != (c.state == rows.Unknown) {
+					t.Fatalf("%+v", got)
+				}
+				if got.Err != nil && got.Why != got.Err.Error() || !strings.Contains(got.Why, c.why) {
+					t.Errorf("why: %s", got.Why)
+				}
+				want := c.proofA
+				if c.state != rows.Answered {
+					want.Verdict = c.state
+				}
+				want.Fingerprint = a.Fingerprint()
+				if len(got.Proofs) != 2 || got.Proofs[0] != want || got.Proofs[1].Fingerprint != b.Fingerprint() {
+					t.Errorf("proofs %+v, not %+v first", got.Proofs, want)
+				}
+				if c.state == rows.Answered && got.Counts.Dependent() != want.Checked {
+					t.Errorf("%+v", got.Counts)
+				}
+				if (got.Mark == "") != (c.state == rows.Unknown) {
+					t.Errorf("mark %q", got.Mark)
+				}
+				if list, err := d.Activity(); err != nil || slices.ContainsFunc(list, func(s string) bool {
+					return strings.HasPrefix(s, "keyguard") && s != "keyguard idle"
+				}) {
+					t.Errorf("%q, %v", list, err)
+				}
+			}
+			table.Close()
+			noSession(t, d)
+		})
+	}
+}
+
+func TestAbsent(t *testing.T) {
+	table, err := rows.Open(rows.Location{Absent: true, Why: "so it is"}, rows.Options{})
+	must(t, err)
+	defer table.Close()
+	k := key.Generate()
+	got := table.Prove(context.Background(), k)
+	if got.State != rows.Silent || got.Why != "so it is" || len(got.Proofs) != 1 ||
+		got.Proofs[0] != (rows.Proof{Fingerprint: k.Fingerprint(), Verdict: rows.Silent}) {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestRival: a database is not silent where another may be the daemon's.
+func TestRival(t *testing.T) {
+	d := cluster.Database(t)
+	l := rows.Location{URL: d.URL(), From: "a test", Rival: "container old-postgres"}
+	prove := func() rows.Answer {
+		table, err := rows.Open(l, rows.Options{})
+		must(t, err)
+		defer table.Close()
+		return table.Prove(context.Background(), key.Generate())
+	}
+	if got := prove(); !errors.Is(got.Err, rows.ErrElsewhere) || !strings.Contains(got.Why, l.Rival) {
+		t.Errorf("%+v", got)
+	}
+	must(t, d.Upsert(key.Generate(), "u", "N", nil))
+	if got := prove(); got.State != rows.Answered {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestNoKeys(t *testing.T) {
+	d := cluster.Database(t)
+	must(t, d.InsertVectors(nil))
+	got := ask(t, d.URL(), rows.Options{})
+	if got.State != rows.Answered || got.Counts != (rows.Counts{Legacy: 10, InProc: 2, External: 3}) || len(got.Proofs) != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestMark: equal means that nothing was written, by whatever hand.
+func TestMark(t *testing.T) {
+	d := cluster.Database(t)
+	k := key.Generate()
+	mark := func() string {
+		return ask(t, d.URL(), rows.Options{}, k).Mark
+	}
+	seen := map[string]string{}
+	for _, step := range []struct {
+		what string
+		do   func() error
+	}{
+		{"one row", func() error { return d.Upsert(k, "u", "A", nil) }},
+		{"two rows", func() error { return d.Upsert(k, "u", "B", nil) }},
+		{"written again", func() error { return d.Upsert(k, "u", "B", nil) }},
+		{"re-encrypted as a rotation does", func() error {
+			nonce, ciphertext := rowstest.Seal(k, "u", "B", nil)
+			_, err := d.Exec("update secrets set nonce = $1, ciphertext = $2 where name = 'B'", nonce, ciphertext)
+			return err
+		}},
+		{"deleted", func() error { _, err := d.Exec("delete from secrets where name = 'A'"); return err }},
+		{"dumped and restored", func() error {
+			return d.Admin("create temp table dump as select * from secrets; truncate secrets; insert into secrets select * from dump")
+		}},
+	} {
+		must(t, step.do())
+		m := mark()
+		if before, ok := seen[m]; ok || m == "" {
+			t.Errorf("%s has the mark of %q: %s", step.what, before, m)
+		}
+		seen[m] = step.what
+		if again := mark(); again != m {
+			t.Errorf("%s: %s, then %s", step.what, m, again)
+		}
+	}
+}
+
+// TestStandby: a standby may be behind, or left over from a failover. It is not asked.
+func TestStandby(t *testing.T) {
+	if err := os.MkdirAll(cluster.Dir+"/standby", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	d := cluster.Database(t) // empty, and so silent on the primary
+	standby, err := cluster.Standby(cluster.Dir + "/standby")
+	must(t, err)
+	defer func() { must(t, standby.Stop()) }()
+	got := ask(t, standby.URL(d.Name), rows.Options{}, key.Generate())
+	if got.State != rows.Unknown || !errors.Is(got.Err, rows.ErrRecovery) {
+		t.Errorf("%+v", got)
+	}
+	if got := ask(t, d.URL(), rows.Options{}); got.State != rows.Silent {
+		t.Errorf("the primary: %+v", got)
+	}
+}
+
+// TestLocked: a lock that is not free is not waited for long, and nothing is left that
+// the daemon's ALTER at its start would wait for (law 9).
+func TestLocked(t *testing.T) {
+	d := cluster.Database(t)
+	k := key.Generate()
+	must(t, d.Upsert(k, "u", "N", nil))
+	s, err := d.Session()
+	must(t, err)
+	defer s.Close()
+	table := open(t, d.URL(), rows.Options{LockTimeout: 50 * time.Millisecond})
+	for range 2 {
+		_, err1 := s.Exec("begin")
+		_, err2 := s.Exec("lock table secrets in access exclusive mode")
+		must(t, err1, err2)
+		if got := table.Prove(context.Background(), k); got.State != rows.Unknown || !errors.Is(got.Err, rows.ErrLocked) {
+			t.Errorf("%+v", got)
+		}
+		_, err = s.Exec("rollback")
+		must(t, err)
+		if got := table.Prove(context.Background(), k); got.State != rows.Answered {
+			t.Errorf("%+v", got)
+		}
+	}
+	// The session is still open here, and in nobody's way.
+	_, err1 := s.Exec("set lock_timeout = 50")
+	_, err2 := s.Exec("alter table secrets add column later text")
+	must(t, err1, err2)
+}
+
+func TestStatementTimeout(t *testing.T) {
+	d := cluster.Database(t)
+	k := key.Generate()
+	must(t, d.Fill(k, 0, 20_000, 10, 200))
+	got := ask(t, d.URL(), rows.Options{StatementTimeout: time.Millisecond}, k)
+	if got.State != rows.Unknown || !errors.Is(got.Err, rows.ErrTimeout) {
+		t.Errorf("%+v", got)
+	}
+	noSession(t, d)
+}
+
+func TestCancelled(t *testing.T) {
+	d := cluster.Database(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	got := open(t, d.URL(), rows.Options{}).Prove(ctx, key.Generate())
+	if got.State != rows.Unknown || !errors.Is(got.Err, context.Canceled) {
+		t.Errorf("%+v", got)
+	}
+	noSession(t, d)
+}
+
+// TestSettle: who settles a rotation learns that its transaction may still commit.
+func TestSettle(t *testing.T) {
+	d := cluster.Database(t)
+	k := key.Generate()
+	must(t, d.Upsert(k, "u", "N", nil))
+	rotation, err := d.Session()
+	must(t, err)
+	defer rotation.Close()
+	try := func(sql string) string {
+		v, err := rotation.Exec(sql, fmt.Sprint(rows.AdvisoryLock))
+		must(t, err)
+		return v[0][0]
+	}
+	table, other := open(t, d.URL(), rows.Options{Settle: true}), open(t, d.URL(), rows.Options{Settle: true})
+
+	try("select pg_advisory_lock($1)")
+	if got := table.Prove(context.Background(), k); got.State != rows.Unknown || !errors.Is(got.Err, rows.ErrRotating) {
+		t.Errorf("%+v", got)
+	}
+	if got := ask(t, d.URL(), rows.Options{}, k); got.State != rows.Answered {
+		t.Errorf("without Settle: %+v", got)
+	}
+	try("select pg_advisory_unlock($1)")
+	for _, table := range []*rows.Table{table, other} {
+		if got := table.Prove(context.Background(), k); got.State != rows.Answered {
+			t.Errorf("%+v", got)
+		}
+	}
+	// Both sessions are open, and hold nothing.
+	if got := try("select pg_try_advisory_lock($1)"); got != "t" {
+		t.Error("the lock was kept")
+	}
+	try("select pg_advisory_unlock($1)")
+	// Prestart and watcher may settle at once.
+	try("select pg_advisory_lock_shared($1)")
+	if got := table.Prove(context.Background(), k); got.State != rows.Answered {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestServerTrouble takes a server of its own through what servers do.
+func TestServerTrouble(t *testing.T) {
+	c := rowstest.New(t)
+	d := c.Database(t)
+	k := key.Generate()
+	must(t, d.Upsert(k, "u", "N", nil))
+	options := rows.Options{ConnectTimeout: 300 * time.Millisecond, StatementTimeout: 300 * time.Millisecond, LockTimeout: time.Minute}
+	prove := func(table *rows.Table, want error) {
+		t.Helper()
+		start := time.Now()
+		got := table.Prove(context.Background(), k)
+		quiet(t, got)
+		if !errors.Is(got.Err, want) || (got.State == rows.Answered) != (want == nil) {
+			t.Errorf("%+v", got)
+		}
+		if took := time.Since(start); took > 8*time.Second {
+			t.Errorf("it took %v", took)
+		}
+	}
+	kept := open(t, d.URL(), rows.Options{})
+	prove(kept, nil)
+
+	must(t, c.Restart())
+	prove(kept, nil) // over a new session
+
+	hung := open(t, d.URL(), options)
+	prove(hung, nil)
+	c.Pause()
+	prove(hung, rows.ErrTimeout)                      // the session that was there
+	prove(open(t, d.URL(), options), rows.ErrTimeout) // a new one
+	prove(open(t, c.SocketURL(d.Name), options), rows.ErrTimeout)
+	c.Resume()
+	prove(hung, nil)
+
+	must(t, c.Stop())
+	prove(kept, rows.ErrRefused)
+	prove(open(t, c.SocketURL(d.Name), options), rows.ErrRefused)
+	must(t, c.Restart())
+	prove(kept, nil)
+
+	// In the middle of a statement: one that waits for a lock cannot be missed.
+	s, err := d.Session()
+	must(t, err)
+	_, err1 := s.Exec("begin")
+	_, err2 := s.Exec("lock table secrets in access exclusive mode")
+	must(t, err1, err2)
+	options.StatementTimeout = time.Minute
+	waiting := open(t, d.URL(), options)
+	answer := make(chan rows.Answer)
+	go func() { answer <- waiting.Prove(context.Background(), k) }()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		n, err := d.Exec("select count(*) from pg_stat_activity where application_name = 'keyguard' and wait_event_type = 'Lock'")
+		must(t, err)
+		if n[0][0] == "1" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it does not wait")
+		}
+	}
+	must(t, c.Stop())
+	if got := <-answer; got.State != rows.Unknown || !errors.Is(got.Err, rows.ErrLost) {
+		t.Errorf("%+v", got)
+	}
+	must(t, c.Restart())
+	prove(waiting, nil)
+	waiting.Close()
+	hung.Close()
+	kept.Close()
+	noSession(t, d)
+}
+
+// many rows of 250 bytes are 15 MB: several pieces, and too many to read unseen.
+const many = 40_000
+
+// TestLargeTable is read in pieces by several sessions.
+func TestLargeTable(t *testing.T) {
+	d := cluster.Database(t)
+	a, b, _ := rowstest.Vectors()
+	must(t, d.Fill(a, 0, many, 50, 250))
+	prove := func(o rows.Options) rows.Answer {
+		t.Helper()
+		table := open(t, d.URL(), o)
+		defer table.Close()
+		got := table.Prove(context.Background(), a, b)
+		if got.State != rows.Answered || got.Sampled || got.Proofs[0].Checked != got.Counts.Dependent() {
+			t.Fatalf("%+v", got)
+		}
+		return got
+	}
+	got := prove(rows.Options{})
+	if got.Proofs[0].Opened != many || got.Proofs[1].Verdict != rows.Refuted || got.Proofs[1].Checked != many {
+		t.Errorf("%+v", got)
+	}
+	if full := prove(rows.Options{Full: true}); full.Mark != got.Mark || full.Counts != got.Counts {
+		t.Errorf("%+v, then %+v", got, full)
+	}
+	must(t, d.Upsert(b, "tenant7", "K7", nil))
+	if got := prove(rows.Options{}); got.Proofs[0].Opened != many-1 || got.Proofs[1].Opened != 1 {
+		t.Errorf("%+v", got)
+	}
+	noSession(t, d)
+
+	// One session is enough.
+	must(t, d.Admin("alter role containarium connection limit 1"))
+	defer func() { must(t, d.Admin("alter role containarium connection limit -1")) }()
+	prove(rows.Options{})
+}
+
+// TestBusyTable: rows that move while a large table is read are neither missed nor
+// counted twice, and writers elsewhere do not matter.
+func TestBusyTable(t *testing.T) {
+	d, other := cluster.Database(t), cluster.Database(t)
+	k := key.Generate()
+	must(t, d.Fill(k, 0, many, 50, 250))
+	for _, busy := range []*rowstest.Database{other, d} {
+		s, err := busy.Session()
+		must(t, err)
+		stop, stopped := make(chan struct{}), make(chan error, 1)
+		go func() {
+			for i := 0; ; i += 1009 {
+				select {
+				case <-stop:
+					stopped <- nil
+					return
+				default:
+				}
+				username, name := fmt.Sprintf("tenant%d", i%many%50), fmt.Sprintf("K%d", i%many)
+				nonce, ciphertext := rowstest.Seal(k, username, name, make([]byte, 1000)) // larger: it must move
+				_, err := s.Exec(`insert into secrets (username, name, nonce, ciphertext) values ($1, $2, $3, $4)
+					on conflict (username, name) do update set nonce = excluded.nonce, ciphertext = excluded.ciphertext`,
+					username, name, nonce, ciphertext)
+				if err != nil {
+					stopped <- err
+					return
+				}
+			}
+		}()
+		table := open(t, d.URL(), rows.Options{})
+		for range 3 {
+			got := table.Prove(context.Background(), k)
+			switch {
+			case got.State == rows.Answered:
+				if p := got.Proofs[0]; p.Verdict != rows.Opens || p.Checked != many || got.Counts.Legacy != many {
+					t.Errorf("%+v", got)
+				}
+			case busy == other || !errors.Is(got.Err, rows.ErrChanging):
+				t.Errorf("%+v", got)
+			}
+		}
+		close(stop)
+		must(t, <-stopped, s.Close())
+		table.Close()
+	}
+	noSession(t, d)
+}
+
+// TestSample: beyond 100 000 rows the oldest, the newest and every tenant are looked
+// at, the same ones for every candidate.
+func TestSample(t *testing.T) {
+	d := cluster.Database(t)
+	a, b, _ := rowstest.Vectors()
+	const many = 100_500 // more than are checked one by one
+	must(t, d.Fill(a, 0, many, 100, 1))
+	table := open(t, d.URL(), rows.Options{})
+	first, second := table.Prove(context.Background(), a), table.Prove(context.Background(), b, a)
+	if first.State != rows.Answered || !first.Sampled || first.Counts.Dependent() != many || first.Proofs[0].Verdict != rows.Opens {
+		t.Errorf("%+v", first)
+	}
+	checked := first.Proofs[0].Checked
+	if checked < 20_000 || checked > 45_000 {
+		t.Errorf("%d checked", checked)
+	}
+	if second.Proofs[0].Checked != checked || second.Proofs[1] != first.Proofs[0] || second.Proofs[0].Verdict != rows.Refuted {
+		t.Errorf("another sample: %+v", second)
+	}
+	if full := ask(t, d.URL(), rows.Options{Full: true}, a); full.Sampled || full.Proofs[0].Checked != many || full.Mark != first.Mark {
+		t.Errorf("%+v", full)
+	}
+	// Each of these single rows under another key must be in every sample.
+	put := func(username, name, when string) {
+		must(t, d.Upsert(b, username, name, nil))
+		_, err := d.Exec("update secrets set updated_at = $3::timestamptz where username = $1 and name = $2", username, name, when)
+		must(t, err)
+	}
+	put("tenant3", "OLDEST", "2020-01-01")
+	put("tenant4", "NEWEST", "2030-01-01")
+	put("new tenant", "ONLY", "2026-01-01 00:00:00.000050")
+	got := ask(t, d.URL(), rows.Options{}, b)
+	if p := got.Proofs[0]; !got.Sampled || p.Verdict != rows.Partial || p.Opened != 3 {
+		t.Errorf("%+v", got)
+	}
+	// A sample whose rows are gone is drawn again.
+	_, err := d.Exec("update secrets set id = gen_random_uuid()")
+	must(t, err)
+	if got := table.Prove(context.Background(), a); !got.Sampled || got.Proofs[0].Verdict != rows.Partial {
+		t.Errorf("%+v", got)
+	}
+	table.Close()
+	noSession(t, d)
+}

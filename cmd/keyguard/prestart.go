@@ -63,6 +63,9 @@ func (a *app) prestart(ctx context.Context) (err error) {
 		return err
 	}
 	var trouble []agent.Trouble
+	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
+		trouble = append(trouble, agent.Trouble{What: "cannot make the runtime directory", Err: err})
+	}
 	where := rows.LocateOptions{Environ: os.Getenv}
 	if err := rows.SaveRecord(filepath.Join(cfg.RunDir, databaseRecord), where); err != nil {
 		trouble = append(trouble, agent.Trouble{What: "watcher and drills may not find the database", Err: err})

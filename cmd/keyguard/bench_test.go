@@ -1,0 +1,119 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+)
+
+// build builds the real programs, as the package does.
+func build(tb testing.TB, dir string) (keyguard, linked string) {
+	tb.Helper()
+	keyguard, linked = filepath.Join(dir, "keyguard"), filepath.Join(dir, "linked")
+	for out, pkg := range map[string]string{keyguard: ".", linked: "./testdata/linked"} {
+		c := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", out, pkg)
+		c.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if text, err := c.CombinedOutput(); err != nil {
+			tb.Fatalf("%v: %s", err, text)
+		}
+	}
+	return keyguard, linked
+}
+
+// healthy is a host whose key is known and freshly proven, after a year of hourly proofs.
+func healthy(tb testing.TB) (config string) {
+	tb.Helper()
+	dir := tb.TempDir()
+	must := func(err error) {
+		tb.Helper()
+		if err != nil {
+			tb.Fatal(err)
+		}
+	}
+	config = filepath.Join(dir, "keyguard.toml")
+	must(os.Mkdir(filepath.Join(dir, "run"), 0o700))
+	must(os.WriteFile(filepath.Join(dir, "secrets.key"), testKey("a").UnsafeBytes(), 0o400))
+	must(os.WriteFile(config, []byte(strings.ReplaceAll(`keyfile = "DIR/secrets.key"
+state_dir = "DIR/state"
+run_dir = "DIR/run"
+[[escrow]]
+name = "gcp"
+kind = "gcp-secret-manager"
+project = "my-project"
+secret = "containarium-host-secrets-master"
+[[escrow]]
+name = "usb"
+kind = "directory"
+path = "DIR/usb"
+`, "DIR", dir)), 0o600))
+	var year []ledger.Entry
+	for t := time.Now().Add(-365 * 24 * time.Hour); t.Before(time.Now()); t = t.Add(time.Hour) {
+		year = append(year, ledger.Entry{Event: ledger.Proven, Fingerprint: testKey("a").Fingerprint(), Time: t,
+			Verdict: "opens", Checked: 1000, Opened: 1000})
+	}
+	must(ledger.Open(filepath.Join(dir, "state"), ledger.Options{Host: "bench"}).Append(year...))
+	return config
+}
+
+// BenchmarkPrestart is a whole healthy start, as systemd runs it, against a program
+// that links the same packages and exits (design: at most twice that).
+func BenchmarkPrestart(b *testing.B) {
+	keyguard, linked := build(b, b.TempDir())
+	config := healthy(b)
+	run := func(b *testing.B, name string, args ...string) time.Duration {
+		start := time.Now()
+		for b.Loop() {
+			if text, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+				b.Fatalf("%v: %s", err, text)
+			}
+		}
+		return time.Since(start) / time.Duration(b.N)
+	}
+	var base time.Duration
+	b.Run("linked", func(b *testing.B) { base = run(b, linked) })
+	b.Run("healthy", func(b *testing.B) {
+		took := run(b, keyguard, "prestart", "--config", config)
+		if base > 0 {
+			b.ReportMetric(float64(took)/float64(base), "x-linked")
+		}
+	})
+}
+
+// TestHealthyPrestartOpensNoSocket watches the system calls of a whole healthy start (law 7).
+func TestHealthyPrestartOpensNoSocket(t *testing.T) {
+	config := healthy(t)
+	trace := filepath.Join(t.TempDir(), "trace")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The test binary plays keyguard when it is called by that name (testscript.Main).
+	program := filepath.Join(t.TempDir(), "keyguard")
+	if err := os.Symlink(self, program); err != nil {
+		t.Fatal(err)
+	}
+	straced := func(args ...string) string {
+		t.Helper()
+		c := exec.Command("strace", append([]string{"-f", "-o", trace, "-e", "trace=%network,execve", program}, args...)...)
+		if text, err := c.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, text)
+		}
+		calls, err := os.ReadFile(trace)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(calls)
+	}
+	calls := straced("prestart", "--config", config)
+	if !strings.Contains(calls, "execve") {
+		t.Fatalf("strace saw nothing: %s", calls)
+	}
+	if strings.Contains(calls, "socket(") || strings.Contains(calls, "connect(") || strings.Count(calls, "execve(") != 1 {
+		t.Errorf("a healthy start is not local (law 7):\n%s", calls)
+	}
+}

@@ -25,7 +25,7 @@ const Cache = "/var/cache/containarium-keyguard-e2e"
 var Suites = []string{"bookworm", "trixie"}
 
 // packages is what a guest has beyond debootstrap's minbase. A change makes new roots.
-const packages = "systemd,systemd-sysv,dbus,postgresql,iproute2,strace"
+const packages = "systemd,systemd-sysv,dbus,postgresql,iproute2,strace,curl"
 
 // settle turns a fresh root into a guest: the database that the daemon finds on its
 // host, its directories, a journal that survives a reboot, and nothing that starts by

@@ -63,7 +63,7 @@ type daemon struct {
 // start brings up the secrets store, in the daemon's order: incus, the core
 // containers, Postgres, the key, the schema.
 func (d *daemon) start(ctx context.Context, h host) {
-	if err := h.incusAnswers(ctx); err != nil {
+	if err := h.coreContainers(ctx); err != nil {
 		log.Printf("Warning: Failed to connect to incus: %v. App hosting disabled.", err)
 		return
 	}
@@ -279,7 +279,7 @@ func (h host) ask(ctx context.Context, q request, out io.Writer) error {
 }
 
 func overUnix(socket string) *http.Client {
-	return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+	return &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", socket)

@@ -25,6 +25,7 @@ var (
 	built         string // directory
 	deb, newer    string
 	daemon        string
+	fakes         = map[string]string{}
 	unit, oldUnit = "../testing/standin/containarium.service", "../testing/standin/containarium-daemon.service"
 )
 
@@ -51,6 +52,12 @@ func build() (err error) {
 	}
 	if newer, err = buildPackage("1.0.1"); err != nil {
 		return err
+	}
+	for _, name := range []string{"fake-secret-manager", "fake-incus"} {
+		fakes[name] = filepath.Join(built, name)
+		if err := command("go", "build", "-o", fakes[name], "../testing/"+name); err != nil {
+			return err
+		}
 	}
 	daemon = filepath.Join(built, "containarium")
 	return command("go", "build", "-o", daemon, "../testing/standin")
@@ -107,6 +114,12 @@ func newGuest(t *testing.T, suite string) machine {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(func() {
+		if t.Failed() {
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			journal, err := g.Run(last, "journalctl -q --no-pager -n 60")
+			cancel()
+			t.Logf("the end of the guest's journal (%v):\n%s", err, journal)
+		}
 		cancel()
 		if err := g.Close(); err != nil {
 			t.Error(err)

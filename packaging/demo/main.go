@@ -57,6 +57,10 @@ func play(ctx context.Context) error {
 	if err := s.build(ctx); err != nil {
 		return err
 	}
+	// What Postgres' set-up caches for the next run goes with the sandbox too.
+	if err := os.Setenv("TMPDIR", dir); err != nil {
+		return err
+	}
 	if s.postgres, err = rowstest.Start(filepath.Join(dir, "postgres")); err != nil {
 		return err
 	}

@@ -38,9 +38,9 @@ const (
 	// near its timeout and no lock outlives a few milliseconds. A table that fits in one
 	// piece is read in one statement, and so in one snapshot.
 	pieceBytes = 8 << 20
-	// idsPerPiece is how many rows of a sample one statement fetches: 32 MiB of the
+	// idsPerPiece is how many rows of a sample one statement fetches: 13 MB of the
 	// largest values.
-	idsPerPiece = 500
+	idsPerPiece = 200
 	// leastRow is less than any row of the table takes, in bytes: the header and the line
 	// pointer, id, two times, version, two one-letter names, nonce and tag.
 	leastRow = 100

@@ -135,7 +135,11 @@ func (i *Incus) serve(w http.ResponseWriter, r *http.Request) error {
 		}
 		answer(w, http.StatusOK, "", list)
 	case len(parts) == 3 && parts[0] == "storage-pools" && parts[2] == "volumes":
-		volumes, ok := i.Volumes[parts[1]]
+		pool, err := url.PathUnescape(parts[1])
+		if err != nil {
+			return err
+		}
+		volumes, ok := i.Volumes[pool]
 		if !ok {
 			return fmt.Errorf("there is no such pool")
 		}

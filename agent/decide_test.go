@@ -255,6 +255,8 @@ func TestDecide(t *testing.T) {
 			want: Decision{Rule: "R4", Action: Doubt}},
 		{name: "silent, missing: what was a copy is a trace", e: Evidence{Keyfile: missing, Rows: silent, Local: local(), Escrows: []EscrowEvidence{holds("usb", worthless)}},
 			want: Decision{Rule: "R4", Action: Doubt}},
+		{name: "no first start on what an escrow said earlier (law 2)", e: Evidence{Keyfile: missing, Rows: silent, Local: local(), Escrows: []EscrowEvidence{{Name: "gcp", State: EscrowAnswered, Remembered: true}}},
+			want: Decision{Rule: "R4", Action: Doubt}},
 		{name: "first start", e: Evidence{Keyfile: missing, Rows: silent, Local: local(), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
 			want: Decision{Rule: "R4", Action: Make}},
 		{name: "first start without an escrow", e: Evidence{Keyfile: missing, Rows: silent, Local: local()},

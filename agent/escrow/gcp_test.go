@@ -457,12 +457,16 @@ func TestGCPStale(t *testing.T) {
 			t.Errorf("Save: %+v, %v; want current/2", c, err)
 		}
 	}
+	// "latest" is b's, and shows a's: a is not the newest.
+	if c, err := e.Save(t.Context(), escrow.Current, a); err != nil || c.ID != "current/3" {
+		t.Errorf("Save: %+v, %v; want current/3", c, err)
+	}
 	s.Heal()
 	s.Break(sm.Fault{Kind: sm.StaleList})
-	if copies, err := e.List(t.Context()); err != nil || len(copies) != 1 {
+	if copies, err := e.List(t.Context()); err != nil || len(copies) != 2 {
 		t.Fatalf("the listing is not stale: %v, %v", copies, err)
 	}
-	if got, _, err := e.Fetch(t.Context(), escrow.Copy{ID: "current/2"}); err != nil || !got.Equal(b) {
+	if got, _, err := e.Fetch(t.Context(), escrow.Copy{ID: "current/3"}); err != nil || !got.Equal(a) {
 		t.Errorf("Fetch of a copy that no listing shows yet: %v, %v", got, err)
 	}
 }
@@ -592,6 +596,16 @@ func TestGCPTokens(t *testing.T) {
 	s.Skew(2 * time.Hour)
 	if _, err := e.Save(t.Context(), escrow.Current, k); !errors.Is(err, escrow.ErrClock) {
 		t.Errorf("with clocks two hours apart: %v, want ErrClock", err)
+	}
+	// A refresh token does not care for clocks. Then the store's own Date tells.
+	s.o.CredentialsFile = credentials(t, s.Server, "host", "authorized_user")
+	s.Break(sm.Fault{Kind: sm.Fail, Code: codes.Unauthenticated, Method: "AccessSecretVersion"})
+	for skew, clock := range map[time.Duration]bool{0: false, time.Minute: false, -2 * time.Hour: true, 2 * time.Hour: true} {
+		s.Skew(skew)
+		_, _, err := s.open(t).Fetch(t.Context(), escrow.Copy{ID: "current/1"})
+		if !errors.Is(err, escrow.ErrUnauthenticated) || errors.Is(err, escrow.ErrClock) != clock {
+			t.Errorf("with clocks %v apart: %v; the clock is why: %v", skew, err, clock)
+		}
 	}
 }
 
@@ -855,13 +869,14 @@ func TestSealedCopyIsAnAgeFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var k key.Key
 	for i, id := range []struct {
 		to string
 		as age.Identity
 	}{{mine.Recipient().String(), mine}, {theirs.Recipient().String(), theirs}} {
 		s.o.SealTo = []string{id.to}
 		e := s.ready(t)
-		k := key.Generate()
+		k = key.Generate()
 		for range 2 { // sealing is never twice the same, and is compared all the same
 			if c, err := e.Save(t.Context(), escrow.Current, k); err != nil || c.ID != fmt.Sprintf("current/%d", i+1) {
 				t.Fatal(c, err)
@@ -878,9 +893,9 @@ func TestSealedCopyIsAnAgeFile(t *testing.T) {
 			t.Error("age finds other bytes in it")
 		}
 	}
-	// Another recipient means that it is sealed anew.
+	// For another recipient the same key is sealed anew.
 	s.o.SealTo = []string{mine.Recipient().String()}
-	if c, err := s.open(t).Save(t.Context(), escrow.Current, key.Generate()); err != nil || c.ID != "current/3" {
+	if c, err := s.open(t).Save(t.Context(), escrow.Current, k); err != nil || c.ID != "current/3" {
 		t.Error(c, err)
 	}
 }

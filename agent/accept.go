@@ -38,7 +38,6 @@ type AcceptResult struct {
 	Verdict   rows.Verdict // what the rows say of it now; only a worse one contradicts it
 	Proof     rows.Proof
 	Rows      RowsEvidence
-	Dependent int64
 	Known     key.Fingerprint // what was known before
 	Adopted   []escrow.Copy   // newest current copies that are taken as this host's own from now on
 	Done      bool            // false: the person said no
@@ -64,7 +63,7 @@ func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, err
 	o.askRows(ctx)
 	o.awaitAllEscrows(ctx)
 	r := AcceptResult{Key: f, Verdict: verdictOf(o.evidence.Rows, f), Proof: o.evidence.Rows.Proofs[f],
-		Rows: o.evidence.Rows, Dependent: o.answer.Counts.Dependent(), Known: o.evidence.Ledger.Known}
+		Rows: o.evidence.Rows, Known: o.evidence.Ledger.Known}
 	entries := []ledger.Entry{{Event: ledger.Accepted, Fingerprint: f, Old: r.Known, Person: opts.Person,
 		Verdict: string(r.Verdict), Checked: r.Proof.Checked, Opened: r.Proof.Opened}}
 	for _, s := range o.evidence.Escrows {
@@ -108,17 +107,17 @@ func AcceptNew(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, 
 	}
 	o.askRows(ctx)
 	o.awaitAllEscrows(ctx)
-	r := AcceptResult{Rows: o.evidence.Rows, Dependent: o.answer.Counts.Dependent(), Known: o.evidence.Ledger.Known}
+	r := AcceptResult{Rows: o.evidence.Rows, Known: o.evidence.Ledger.Known}
 	switch o.evidence.Rows.State {
 	case RowsUnknown:
 		return r, fmt.Errorf("%w: a new one would split the rows, and they cannot be asked: %s", ErrUnsure, o.evidence.Rows.Why)
 	case RowsAnswer:
-		ok, err := opts.ConfirmRows(r.Dependent)
+		ok, err := opts.ConfirmRows(r.Rows.Dependent)
 		if err != nil {
 			return r, err
 		}
 		if !ok {
-			return r, fmt.Errorf("%w: %d of them", ErrRowsInTheWay, r.Dependent)
+			return r, fmt.Errorf("%w: %d of them", ErrRowsInTheWay, r.Rows.Dependent)
 		}
 	case RowsSilent:
 		if ok, err := opts.Confirm(r); err != nil || !ok {

@@ -113,6 +113,8 @@ type RowsEvidence struct {
 	State  RowsState
 	Why    string // for Silent and Unknown: on what ground
 	Err    error  // for Unknown: what Why says, for errors.Is
+	// Dependent counts the rows that only the keyfile's key can open, in RowsAnswer.
+	Dependent int64
 	Proofs map[key.Fingerprint]rows.Proof
 }
 

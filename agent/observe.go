@@ -181,7 +181,7 @@ func (o *observation) askRows(ctx context.Context) {
 		*e = RowsEvidence{State: RowsSilent, Why: o.answer.Why}
 		return
 	}
-	e.State, e.Why = RowsAnswer, o.answer.Why
+	e.State, e.Why, e.Dependent = RowsAnswer, o.answer.Why, o.answer.Counts.Dependent()
 	if e.Proofs == nil {
 		e.Proofs = map[key.Fingerprint]rows.Proof{}
 		if o.remembered != nil {

@@ -111,10 +111,10 @@ func (r *StatusResult) judge() {
 	say := func(h Health, format string, a ...any) { r.Health, r.Line = h, fmt.Sprintf(format, a...) }
 	switch r.Decision.Action {
 	case Lost:
-		say(Gone, "lost: %s", r.Decision.Reason)
+		say(Gone, "%s", r.Decision.Reason)
 		return
 	case Doubt:
-		say(Unsure, "doubt: %s", r.Decision.Reason)
+		say(Unsure, "%s", r.Decision.Reason)
 		return
 	case Install:
 		say(Unsure, "the keyfile is not right: key %s belongs there (%s)", r.Decision.Key, r.Decision.Reason)

@@ -55,12 +55,13 @@ type proofDoc struct {
 
 // rowsDoc is what the rows said, in JSON.
 type rowsDoc struct {
-	State string `json:"state"` // "answered", "silent", "unknown"
-	Why   string `json:"why,omitempty"`
+	State     string `json:"state"` // "answered", "silent", "unknown"
+	Why       string `json:"why,omitempty"`
+	Dependent int64  `json:"dependent,omitempty"` // rows that only the keyfile's key can open
 }
 
 func rowsDocOf(e agent.RowsEvidence) rowsDoc {
-	return rowsDoc{State: stateOf(e), Why: e.Why}
+	return rowsDoc{State: stateOf(e), Why: e.Why, Dependent: e.Dependent}
 }
 
 func stateOf(e agent.RowsEvidence) string {

@@ -157,8 +157,10 @@ func (a *app) printStatusText(r agent.StatusResult, path string) {
 		fmt.Fprintf(a.out, " (%s)", r.Loose)
 	}
 	fmt.Fprintln(a.out)
-	switch r.Rows.State {
-	case agent.RowsAnswer:
+	switch {
+	case r.Rows.State == agent.RowsAnswer && r.Keyfile.Key == "":
+		fmt.Fprintf(a.out, "rows      %d depend on a key\n", r.Rows.Dependent)
+	case r.Rows.State == agent.RowsAnswer:
 		fmt.Fprintf(a.out, "rows      %s\n", opened(r.Rows, r.Keyfile.Key))
 	default:
 		fmt.Fprintf(a.out, "rows      %s: %s\n", stateOf(r.Rows), r.Rows.Why)

@@ -34,15 +34,15 @@ type AcceptOptions struct {
 
 // AcceptResult is what was vouched for.
 type AcceptResult struct {
-	Key       key.Fingerprint
-	Verdict   rows.Verdict // what the rows say of it now; only a worse one contradicts it
-	Proof     rows.Proof
-	Rows      RowsEvidence
-	Known     key.Fingerprint // what was known before
-	Adopted   []escrow.Copy   // newest current copies that are taken as this host's own from now on
-	Done      bool            // false: the person said no
-	Escrows   []SaveResult    // AcceptNew: where the new key was saved
-	Trouble   []Trouble
+	Key     key.Fingerprint
+	Verdict rows.Verdict // what the rows say of it now; only a worse one contradicts it
+	Proof   rows.Proof
+	Rows    RowsEvidence
+	Known   key.Fingerprint // what was known before
+	Adopted []escrow.Copy   // newest current copies that are taken as this host's own from now on
+	Done    bool            // false: the person said no
+	Escrows []SaveResult    // AcceptNew: where the new key was saved
+	Trouble []Trouble
 }
 
 // Accept takes a person's word for the keyfile's key: it becomes the known key, so

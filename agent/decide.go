@@ -110,12 +110,12 @@ type LocalEvidence struct {
 
 // RowsEvidence is what the rows said.
 type RowsEvidence struct {
-	State  RowsState
-	Why    string // for Silent and Unknown: on what ground
-	Err    error  // for Unknown: what Why says, for errors.Is
+	State RowsState
+	Why   string // for Silent and Unknown: on what ground
+	Err   error  // for Unknown: what Why says, for errors.Is
 	// Dependent counts the rows that only the keyfile's key can open, in RowsAnswer.
 	Dependent int64
-	Proofs map[key.Fingerprint]rows.Proof
+	Proofs    map[key.Fingerprint]rows.Proof
 }
 
 // RowsState tells the four states of the rows apart (law 6).

@@ -128,6 +128,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"mangled by gcloud", each, ErrMangled, "times U+FFFD"},
 		{"mangled, LF", each + "\n", ErrMangled, "times U+FFFD"},
 		{"mangled, as JSON", strings.ReplaceAll(each, "\uFFFD", `\ufffd`), ErrMangled, "times U+FFFD"},
+		{"U+FFFD in what is no text", string(sample) + "\uFFFD", ErrNotKey, "35 bytes"},
 		{"an endless line", strings.Repeat("a", 1<<16), ErrNotKey, "65536 bytes"},
 		{"much white space", strings.Repeat(" ", 1<<16) + std, ErrNotKey, "65580 bytes"},
 		{"prose", "the key was here, but it is somewhere else now", ErrNotKey, "46 bytes"},
@@ -256,7 +257,7 @@ func FuzzDecode(f *testing.F) {
 	for _, s := range []string{
 		"", "\n", "\uFFFD", string(sample), string(sample) + "\r\n", string(sample[:31]), string(likeText) + "\n",
 		hex.EncodeToString(sample), base64.StdEncoding.EncodeToString(sample), base64.RawURLEncoding.EncodeToString(sample) + "\n",
-		strings.Join(k.UnsafeWords(), " "), strings.ToValidUTF8(string(sample), "\uFFFD"),
+		strings.Join(k.UnsafeWords(), " "), strings.ToValidUTF8(string(sample), "\uFFFD"), "\xff\uFFFD",
 	} {
 		f.Add([]byte(s))
 		seeds++

@@ -88,6 +88,15 @@ func scenarios() []scenario {
 			[][]byte{old, fresh}, [][]byte{old}, old, slices.Concat(lock, keep, []string{"renameat2", "fsync"})},
 		{"keep", good, func(f File, _ Seen) error { return f.Keep(freshKey(), now) },
 			[][]byte{old}, [][]byte{old}, old, slices.Concat(lock, keep)},
+		// Whoever put it there may have crashed before its name was on disk.
+		{"keep what is there", func(t testing.TB, f File) {
+			put(t, f.Path, old)
+			if err := os.Mkdir(f.Quarantine, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			put(t, filepath.Join(f.Quarantine, stamp(now)+"-"+string(freshKey().Fingerprint())+".key"), fresh)
+		}, func(f File, _ Seen) error { return f.Keep(freshKey(), now) },
+			[][]byte{old}, [][]byte{old}, old, slices.Concat(lock, []string{"mkdirat", "fsync"})},
 		{"stage .next", good, func(f File, _ Seen) error { return f.StageNext(freshKey()) },
 			[][]byte{old}, [][]byte{old}, old, slices.Concat(lock, file, []string{"renameat2", "fsync"})},
 		{"sweep", func(t testing.TB, f File) {

@@ -102,18 +102,16 @@ func (f File) exchange(seen Seen, temp string, now time.Time) (aside string, err
 }
 
 // exchangeByLink is exchange where the file system has no RENAME_EXCHANGE: a second
-// name for what is there, then a rename over the first. Between the two calls
-// somebody could put another file there which the rename would destroy; so it looks
-// at what it linked, and that it is still there, immediately before.
+// name for what is there, then a rename over the first. What somebody put there
+// between the two calls the rename would destroy; so whether the name is still that
+// of what was linked is the last thing looked at before.
 func (f File) exchangeByLink(seen Seen, temp string, now time.Time) (aside string, err error) {
 	if seen.Mode.IsDir() {
 		return f.exchangeDir(seen, temp, now)
 	}
-	var st unix.Stat_t
-	if err := lstat(f.Path, &st); err != nil {
+	if there, err := inode(f.Path); err != nil {
 		return "", err
-	}
-	if seen.link != [2]uint64{st.Dev, st.Ino} {
+	} else if there != seen.link {
 		return "", ErrChanged
 	}
 	err = firstFree(now, func(stamp string) error {
@@ -125,17 +123,23 @@ func (f File) exchangeByLink(seen Seen, temp string, now time.Time) (aside strin
 	}
 	// The second name stays, whatever happens: Sweep sees to it. To remove it here
 	// could remove the last name of a key.
-	came, _, err := f.observe(aside)
+	linked, err := inode(aside)
 	if err != nil {
 		return "", err
 	}
-	if err := lstat(f.Path, &st); err != nil {
+	if there, err := inode(f.Path); err != nil {
 		return "", err
-	}
-	if !seen.same(came) || came.link != [2]uint64{st.Dev, st.Ino} {
+	} else if there != linked {
 		return "", ErrChanged
 	}
 	return aside, os.Rename(temp, f.Path)
+}
+
+// inode tells what has a name, symlinks not followed: device and inode.
+func inode(path string) ([2]uint64, error) {
+	var st unix.Stat_t
+	err := lstat(path, &st)
+	return [2]uint64{st.Dev, st.Ino}, err
 }
 
 // exchangeDir is exchangeByLink for a directory, which cannot have two names: it is

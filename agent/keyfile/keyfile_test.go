@@ -250,6 +250,10 @@ func states() []state {
 			put(t, f.Path, old)
 			must(t, os.Chmod(f.Path, 0o600))
 		}, want: Seen{Kind: Good, Encoding: key.Raw}, key: true, keep: old},
+		{name: "mode 4400", make: func(t testing.TB, f File) {
+			put(t, f.Path, old)
+			must(t, os.Chmod(f.Path, 0o400|fs.ModeSetuid))
+		}, want: Seen{Kind: Good, Encoding: key.Raw, Loose: "mode 4400"}, key: true, keep: old},
 		{name: "another owner", make: func(t testing.TB, f File) {
 			put(t, f.Path, old)
 			must(t, os.Chown(f.Path, 1000, 1000))
@@ -361,6 +365,17 @@ func symlinks() []state {
 			link(t, filepath.Join(store(t, f), "k"), f.Path)
 			must(t, os.Chmod(filepath.Dir(f.dir()), 0o777))
 		}, want: Seen{Why: "a symlink to R/store/k that others can change (R is mode 0777, owned by uid 0)"}, stay: true},
+		{name: "relative symlink under a directory that others write", make: func(t testing.TB, f File) {
+			store(t, f)
+			link(t, "../store/k", f.Path)
+			must(t, os.Chmod(filepath.Dir(f.dir()), 0o777))
+		}, want: Seen{Why: "a symlink to ../store/k that others can change (R is mode 0777, owned by uid 0)"}, stay: true},
+		{name: "symlink out of a directory that others write", make: func(t testing.TB, f File) {
+			elsewhere := t.TempDir()
+			put(t, filepath.Join(elsewhere, "k"), old)
+			link(t, filepath.Join(elsewhere, "k"), f.Path)
+			must(t, os.Chmod(filepath.Dir(f.dir()), 0o777))
+		}, want: Seen{Why: "a symlink to R/../002/k that others can change (R is mode 0777, owned by uid 0)"}, stay: true},
 		{name: "symlink into a directory where others have been", make: func(t testing.TB, f File) {
 			// There and back: the way leads through a directory that others write.
 			root := filepath.Dir(f.dir())
@@ -386,6 +401,7 @@ func each(t *testing.T, test func(t *testing.T, s state, f File)) {
 			if s.want.Kind == Missing {
 				s.want.Kind = Malformed
 			}
+			s.want.Why = strings.ReplaceAll(s.want.Why, "R/..", filepath.Dir(filepath.Dir(f.dir())))
 			s.want.Why = strings.ReplaceAll(s.want.Why, "R/", filepath.Dir(f.dir())+"/")
 			s.want.Why = strings.ReplaceAll(s.want.Why, "(R ", "("+filepath.Dir(f.dir())+" ")
 			test(t, s, f)

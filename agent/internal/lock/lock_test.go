@@ -145,6 +145,16 @@ func TestHeld(t *testing.T) {
 	check(true)
 	l.Release()
 	check(false)
+	// Somebody else who looks holds nothing.
+	f, err := os.Open(filepath.Join(dir, Watch))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
+		t.Fatal(err)
+	}
+	check(false)
 }
 
 // TestHeldDisturbsNobody takes the lock while somebody looks whether it is held.

@@ -175,6 +175,9 @@ func crash(t *testing.T, list []scenario) {
 					if s.calls != nil && !slices.Equal(calls, s.calls) {
 						t.Errorf("calls %q\nwant %q", calls, s.calls)
 					}
+					if s.calls == nil && !slices.Contains(calls, "linkat") {
+						t.Errorf("calls %q, but no linkat", calls)
+					}
 				}
 				where := fmt.Sprintf("killed before step %d of %d (%s)", n, steps, calls[len(calls)-1])
 				s.check(t, f, where)

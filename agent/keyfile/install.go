@@ -109,7 +109,7 @@ func (f File) exchangeByLink(seen Seen, temp string, now time.Time) (aside strin
 	if seen.Mode.IsDir() {
 		return f.exchangeDir(seen, temp, now)
 	}
-	if there, err := inode(f.Path); err != nil {
+	if there, err := inodeAt(f.Path); err != nil {
 		return "", err
 	} else if there != seen.link {
 		return "", ErrChanged
@@ -123,23 +123,16 @@ func (f File) exchangeByLink(seen Seen, temp string, now time.Time) (aside strin
 	}
 	// The second name stays, whatever happens: Sweep sees to it. To remove it here
 	// could remove the last name of a key.
-	linked, err := inode(aside)
+	linked, err := inodeAt(aside)
 	if err != nil {
 		return "", err
 	}
-	if there, err := inode(f.Path); err != nil {
+	if there, err := inodeAt(f.Path); err != nil {
 		return "", err
 	} else if there != linked {
 		return "", ErrChanged
 	}
 	return aside, os.Rename(temp, f.Path)
-}
-
-// inode tells what has a name, symlinks not followed: device and inode.
-func inode(path string) ([2]uint64, error) {
-	var st unix.Stat_t
-	err := lstat(path, &st)
-	return [2]uint64{st.Dev, st.Ino}, err
 }
 
 // exchangeDir is exchangeByLink for a directory, which cannot have two names: it is
@@ -197,7 +190,9 @@ func (f File) tighten(seen Seen) error {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
-	if st.Dev != seen.Dev || st.Ino != seen.Ino {
+	now := Seen{}
+	now.describe(&st)
+	if !now.Mode.IsRegular() || now.Dev != seen.Dev || now.Ino != seen.Ino || now.Size != seen.Size || !now.ModTime.Equal(seen.ModTime) {
 		return ErrChanged
 	}
 	// The mode first: it shuts others out even where the owner cannot be changed,

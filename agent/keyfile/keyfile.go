@@ -102,7 +102,7 @@ type Seen struct {
 	NextSeen  *Seen   // all about it, nil if it does not exist
 
 	file string             // what was read: the keyfile, or what the symlink leads to
-	link [2]uint64          // device and inode of the name itself
+	link inode              // what has the name itself
 	sum  *[sha256.Size]byte // of the content, nil where it was not read
 }
 

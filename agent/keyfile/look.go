@@ -21,11 +21,13 @@ const maxRead = 64 << 10
 // directory is a missing keyfile. An error means that it cannot be said what is
 // there, or whether anything is (law 6).
 func (f File) Look() (Seen, error) {
-	s, _, err := f.observe(f.Path)
+	s, content, err := f.observe(f.Path)
+	clear(content)
 	if err != nil {
 		return Seen{}, err
 	}
-	next, _, err := f.observe(f.next())
+	next, content, err := f.observe(f.next())
+	clear(content)
 	if err != nil {
 		return Seen{}, err
 	}
@@ -62,7 +64,7 @@ func (f File) observeOnce(path string) (Seen, []byte, error) {
 	case err != nil:
 		return Seen{}, nil, fmt.Errorf("cannot look at %s: %w", path, err)
 	}
-	s := Seen{Kind: Malformed, file: path, link: [2]uint64{st.Dev, st.Ino}}
+	s := Seen{Kind: Malformed, file: path, link: inodeOf(&st)}
 	s.describe(&st)
 
 	through := ""
@@ -123,11 +125,11 @@ func (s *Seen) read(st *unix.Stat_t) (content []byte, whole bool, err error) {
 		return nil, false, err
 	}
 	defer unix.Close(fd) //nolint:errcheck // nothing was written
-	dev, ino := st.Dev, st.Ino
+	found := inodeOf(st)
 	if err := unix.Fstat(fd, st); err != nil {
 		return nil, false, err
 	}
-	if st.Dev != dev || st.Ino != ino {
+	if inodeOf(st) != found {
 		return nil, false, errMoved
 	}
 	s.describe(st)
@@ -254,6 +256,22 @@ func fileMode(st *unix.Stat_t) fs.FileMode {
 		m |= fs.ModeIrregular
 	}
 	return m
+}
+
+// inode says which file something is, as long as that exists: file systems give the
+// number to the next file when one is gone.
+type inode struct {
+	dev, ino uint64
+	kind     uint32 // S_IFMT of inode(7)
+}
+
+func inodeOf(st *unix.Stat_t) inode { return inode{st.Dev, st.Ino, st.Mode & unix.S_IFMT} }
+
+// inodeAt tells what has a name, symlinks not followed.
+func inodeAt(path string) (inode, error) {
+	var st unix.Stat_t
+	err := lstat(path, &st)
+	return inodeOf(&st), err
 }
 
 func lstat(path string, st *unix.Stat_t) error {

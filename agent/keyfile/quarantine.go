@@ -196,7 +196,7 @@ func (f File) sweep(path string, now time.Time) error {
 // now leads back to it, such as half of a loop, it returns no content.
 func (f File) observeAside(path string) (Seen, []byte, error) {
 	s, content, err := f.observe(path)
-	if live, lerr := inode(f.Path); s.Target != "" && lerr == nil && live == [2]uint64{s.Dev, s.Ino} {
+	if live, lerr := inodeAt(f.Path); s.Target != "" && lerr == nil && live.dev == s.Dev && live.ino == s.Ino {
 		clear(content)
 		content = nil
 	}

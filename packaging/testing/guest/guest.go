@@ -29,9 +29,9 @@ import (
 type Guest struct {
 	dir     string // upper, work and root of the overlay, and its lock
 	lower   string
-	held    *os.File // the lock that says that dir is in use
-	cgroups []string // directories, one in each hierarchy
-	nspawn  *exec.Cmd
+	held    *os.File  // the lock that says that dir is in use
+	cgroups []string  // directories, one in each hierarchy
+	nspawn  *exec.Cmd // or rather unshare(1) around it
 	console bytes.Buffer
 	exited  chan struct{} // closed when nspawn is gone
 	leader  int           // the guest's init, as a process of the host
@@ -99,7 +99,8 @@ const mount = `mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdi
 func (g *Guest) Boot(ctx context.Context) error {
 	spawn := `exec systemd-nspawn --quiet --boot --register=no --keep-unit --console=passive \
 		--private-network --hostname=keyguard-guest --link-journal=no --resolv-conf=off --timezone=off --directory="$2/root"`
-	args := []string{"unshare", "--mount", "--propagation=private", "--", "sh", "-ec", mount + g.cgroup() + spawn, "boot", g.lower, g.dir}
+	// A pid namespace around nspawn's own: were nspawn alone killed, its guest lived on.
+	args := []string{"unshare", "--mount", "--propagation=private", "--mount-proc", "--pid", "--fork", "--kill-child", "--", "sh", "-ec", mount + g.cgroup() + spawn, "boot", g.lower, g.dir}
 	if _, err := os.Stat("/run/systemd/system"); err == nil {
 		// A scope that is delegated to us is what --keep-unit wants, systemd-nspawn(1).
 		args = append([]string{"systemd-run", "--scope", "--quiet", "--collect", "--property=Delegate=yes", "--"}, args...)
@@ -129,7 +130,7 @@ func (g *Guest) await(ctx context.Context) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if g.leader = child(g.nspawn.Process.Pid); g.leader != 0 {
+		if g.leader = leader(g.nspawn.Process.Pid); g.leader != 0 {
 			out, err := g.Run(ctx, "systemctl is-system-running --wait 2>/dev/null || true")
 			if s := strings.TrimSpace(out); err == nil && (s == "running" || s == "degraded") {
 				return nil
@@ -145,28 +146,38 @@ func (g *Guest) await(ctx context.Context) error {
 	}
 }
 
-// child is the child of nspawn that is init of a pid namespace, 0 if there is none yet.
-func child(nspawn int) int {
-	pids, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", nspawn))
-	if err != nil {
-		return 0
-	}
-	for _, pid := range strings.Fields(string(pids)) {
-		status, err := os.ReadFile("/proc/" + pid + "/status")
-		if err != nil {
-			continue
-		}
-		for line := range strings.Lines(string(status)) {
-			f := strings.Fields(line)
-			if len(f) == 3 && f[0] == "NSpid:" && f[2] == "1" {
-				n, err := strconv.Atoi(pid)
-				if err == nil {
-					return n
+// leader is the guest's init, a grandchild of unshare(1) and init of the innermost of
+// three pid namespaces; 0 if there is none yet.
+func leader(unshare int) int {
+	for _, nspawn := range children(unshare) {
+		for _, pid := range children(nspawn) {
+			status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+			if err != nil {
+				continue
+			}
+			for line := range strings.Lines(string(status)) {
+				f := strings.Fields(line)
+				if len(f) >= 4 && f[0] == "NSpid:" && f[len(f)-1] == "1" {
+					return pid
 				}
 			}
 		}
 	}
 	return 0
+}
+
+func children(pid int) []int {
+	list, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pid))
+	if err != nil {
+		return nil
+	}
+	var pids []int
+	for _, f := range strings.Fields(string(list)) {
+		if n, err := strconv.Atoi(f); err == nil {
+			pids = append(pids, n)
+		}
+	}
+	return pids
 }
 
 // cgroup is a piece of shell that puts the guest into cgroups of its own: two that
@@ -234,14 +245,27 @@ func (g *Guest) down(ctx context.Context, how string, want int) error {
 	return nil
 }
 
-// Kill cuts the power: nothing in the guest gets to say a word. What its kernel, which
-// is the host's, had not yet written is not lost.
+// Kill cuts the power: nothing in the guest gets to say a word, and when Kill returns
+// nothing of it runs. What its kernel, which is the host's, had not yet written is not
+// lost.
 func (g *Guest) Kill() {
 	if g.exited == nil {
 		return
 	}
+	// Init of a pid namespace is gone only after everybody in it, pid_namespaces(7).
+	fd, err := unix.PidfdOpen(g.leader, 0)
 	g.nspawn.Process.Kill() //nolint:errcheck // gone already
 	<-g.exited
+	if err != nil {
+		return // gone before
+	}
+	defer unix.Close(fd) //nolint:errcheck // only waited on
+	for {
+		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000)
+		if !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
 }
 
 // Close kills the guest, if it runs, and throws it away.
@@ -256,7 +280,7 @@ func (g *Guest) Close() error {
 			return nil
 		})
 		for i := len(dirs) - 1; i >= 0; i-- {
-			os.Remove(dirs[i]) //nolint:errcheck // the kernel may need a moment more
+			os.Remove(dirs[i]) //nolint:errcheck // one that stays is empty and costs nothing
 		}
 	}
 	err := os.RemoveAll(g.dir)

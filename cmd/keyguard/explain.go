@@ -67,7 +67,7 @@ var remedies = []struct {
 	{agent.ErrNothingToAccept, exitRefused, "put the right key back: keyguard restore; or make one where there never was one: keyguard accept --new"},
 	{agent.ErrKeyThere, exitRefused, "to vouch for the key that is there: keyguard accept"},
 	{agent.ErrRowsInTheWay, exitRefused, "look for the key that opens them: keyguard verify"},
-	{agent.ErrBusy, exitBusy, "wait until the other keyguard is done, and see: keyguard status"},
+	{agent.ErrBusy, exitBusy, "wait until the other process is done, then see: keyguard status"},
 	{agent.ErrNotAgain, 0, "to ask at once: keyguard restore"},
 
 	// What a person brings.
@@ -132,7 +132,19 @@ var remedies = []struct {
 	{unit.ErrNoUnit, 0, "name the daemon's unit: [daemon] unit in the configuration"},
 	{syscall.ENOSPC, 0, "make room on the disk (df), then try again"},
 	{syscall.EROFS, 0, "the file system is read-only; see dmesg, remount it writable, then try again"},
-	{fs.ErrPermission, 0, "keyguard runs as root: sudo keyguard …"},
+	{fs.ErrPermission, 0, "run it as root, with sudo"},
+}
+
+// lastWord is the hint where nothing that went wrong has a remedy of its own.
+var lastWord = map[int]string{
+	exitInternal: "this should not happen; see how the key stands: keyguard status",
+	exitUsage:    "see what there is: keyguard --help",
+	exitLost:     "if you have the key elsewhere (a printed sheet, another store): keyguard import",
+	exitDoubt:    "see what every key opens: keyguard verify",
+	exitEscrow:   "see what every escrow says: keyguard copies",
+	exitNoCopy:   "see what every copy opens: keyguard verify; or bring a key yourself: keyguard import",
+	exitRefused:  "see what every key opens: keyguard verify",
+	exitBusy:     "wait until the other process is done, then see: keyguard status",
 }
 
 // exitCode finds the code for what a command returned.
@@ -187,7 +199,11 @@ func (a *app) explain(err error) int {
 	default:
 		a.remedy(err)
 	}
-	return exitCode(err)
+	code := exitCode(err)
+	if !a.hinted {
+		a.hint(lastWord[code])
+	}
+	return code
 }
 
 // remedy prints the first hint that fits.

@@ -69,6 +69,7 @@ type app struct {
 	json       bool
 	yes        bool
 	level      string // in front of each message, a priority for the journal: "<3>"
+	hinted     bool   // somebody was told what to type
 }
 
 func (a *app) commands() *cobra.Command {
@@ -109,9 +110,11 @@ proves every copy on the rows in Postgres that the key must open.`,
 		c.GroupID = "people"
 		root.AddCommand(c)
 	}
-	prestart := a.prestartCommand()
-	prestart.GroupID = "systemd"
-	root.AddCommand(prestart, a.serveDirectoryCommand())
+	for _, c := range []*cobra.Command{a.prestartCommand(), a.watchCommand()} {
+		c.GroupID = "systemd"
+		root.AddCommand(c)
+	}
+	root.AddCommand(a.serveDirectoryCommand())
 	for _, c := range root.Commands() {
 		c.Args = usageArgs(c.Args)
 	}
@@ -155,7 +158,10 @@ func (a *app) say(format string, args ...any) {
 }
 
 // hint prints what to type next.
-func (a *app) hint(text string) { fmt.Fprintf(a.err, "%shint: %s\n", a.level, text) }
+func (a *app) hint(text string) {
+	a.hinted = true
+	fmt.Fprintf(a.err, "%shint: %s\n", a.level, text)
+}
 
 // working says what a person waits for, where a person does.
 func (a *app) working(format string, args ...any) {

@@ -41,12 +41,13 @@ func (a *app) prestart(ctx context.Context) (err error) {
 		a.level = "<6>" // informational; sd-daemon(3)
 	}
 	keyfilePath := config.Default().Keyfile
+	var result agent.GuardResult
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v at %s", p, panicSite(debug.Stack()))
 		}
 		if code := exitCode(err); err != nil && (code == exitInternal || code == exitUsage) {
-			err = a.passDespite(keyfilePath, err)
+			err = a.passDespite(keyfilePath, result.Evidence.Rows, err)
 		}
 	}()
 
@@ -70,7 +71,7 @@ func (a *app) prestart(ctx context.Context) (err error) {
 	if err := rows.SaveRecord(filepath.Join(cfg.RunDir, databaseRecord), where); err != nil {
 		trouble = append(trouble, agent.Trouble{What: "watcher and drills may not find the database", Err: err})
 	}
-	result, err := hooks.Prestart(ctx, h, hooks.PrestartOptions{
+	result, err = hooks.Prestart(ctx, h, hooks.PrestartOptions{
 		Budget:        cfg.Prestart.Budget,
 		RunDir:        cfg.RunDir,
 		Configuration: cfg.Digest,
@@ -85,13 +86,18 @@ func (a *app) prestart(ctx context.Context) (err error) {
 
 // passDespite is law 9: own trouble is reported, and passes where the daemon would
 // read a key and would not make one.
-func (a *app) passDespite(path string, trouble error) error {
+func (a *app) passDespite(path string, said agent.RowsEvidence, trouble error) error {
 	seen, err := keyfile.File{Path: path, Owner: os.Getuid(), Group: os.Getgid()}.Look()
 	if err != nil || seen.Kind != keyfile.Good || seen.NextThere {
 		return trouble
 	}
 	a.explain(trouble)
-	a.urgent("passed all the same: %s holds 32 bytes (key %s), unchecked", path, seen.Key.Fingerprint())
+	defer seen.Key.Wipe()
+	worth := "unchecked"
+	if f := seen.Key.Fingerprint(); proofOf(said, f) != nil {
+		worth = "which " + opened(said, f)
+	}
+	a.urgent("passed all the same: %s holds 32 bytes, key %s, %s", path, seen.Key.Fingerprint(), worth)
 	return nil
 }
 

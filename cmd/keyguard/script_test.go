@@ -5,19 +5,28 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
+	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 )
 
@@ -25,24 +34,46 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"keyguard": main})
 }
 
-// TestScripts plays testdata/script, one operator's story a file, on real Postgres and
-// directory escrows. Each script starts with an empty table, a keyguard.toml that
-// names the escrow usb, and no key. Its commands are those of testscript and:
+// longest is how long any one command may take: the budget of a start, 5 s in the
+// sandbox, and a busy machine. A command that hangs takes for ever.
+const longest = 20 * time.Second
+
+// TestScripts plays testdata/script, one operator's story a file, on real Postgres,
+// directory escrows and a fake Secret Manager. Each script starts with an empty table,
+// a keyguard.toml that names the escrow usb, and no key. Its commands are those of
+// testscript and:
 //
-//	key NAME FILE [FORM]   write the test key NAME as a person or a tool might
-//	is FILE NAME           FILE holds exactly the key NAME
-//	kept NAME              the local quarantine holds the key NAME
-//	rows NAME N [TENANT]   N rows under the key NAME
-//	exits CODE keyguard …  run it, and look for keys in what it prints (law 8)
-//	db stop|start|pause|resume|SQL
-//	lock NAME              hold this lock of the state directory until the script ends
+//	key NAME FILE [FORM]     write the test key NAME as a person or a tool might
+//	is FILE NAME             FILE holds exactly the key NAME
+//	kept NAME                the local quarantine holds the key NAME
+//	rows NAME N [TENANT]     N rows under the key NAME
+//	exits CODE keyguard …    run it; see cmdExits for what must hold of any run
+//	json PATH REGEXP         of the document that was printed: rows.state, escrows.0.error
+//	snapshot; unchanged      nothing that keyguard guards or keeps has changed between them
+//	db own                   a server for this script alone; needed by the next two
+//	db stop|start|pause|resume
+//	db SQL                   as the superuser
+//	gcp …                    a fake Secret Manager, see cmdGCP
+//	ledger EVENT NAME [AGE]  an entry, AGE ago or, negative, ahead
+//	disk full|readonly|gone DIR   see cmdDisk
+//	lock NAME                hold this lock of the state directory until the script ends
 //
 // $a, $b and $c are the fingerprints of the keys a, b and c.
 func TestScripts(t *testing.T) {
+	shared := &server{}
+	t.Cleanup(shared.stop)
+	t.Cleanup(func() { // when all scripts have ended
+		for _, leak := range leaks.found {
+			t.Error(leak)
+		}
+		if leaks.looks == 0 {
+			t.Error("nothing was searched for keys")
+		}
+	})
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
-			s := &sandbox{dir: env.WorkDir}
+			s := &sandbox{dir: env.WorkDir, shared: shared}
 			env.Values[sandboxKey{}] = s
 			env.Defer(s.close)
 			env.Setenv("KEYGUARD_CONFIG", filepath.Join(env.WorkDir, "keyguard.toml"))
@@ -53,17 +84,47 @@ func TestScripts(t *testing.T) {
 			return s.furnish()
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"key": cmdKey, "is": cmdIs, "kept": cmdKept, "rows": cmdRows, "exits": cmdExits, "db": cmdDB, "lock": cmdLock,
+			"key": cmdKey, "is": cmdIs, "kept": cmdKept, "rows": cmdRows, "exits": cmdExits, "json": cmdJSON,
+			"snapshot": cmdSnapshot, "unchanged": cmdUnchanged, "db": cmdDB, "gcp": cmdGCP, "ledger": cmdLedger,
+			"disk": cmdDisk, "lock": cmdLock,
 		},
 	})
 }
 
+// server is a Postgres, started when first needed.
+type server struct {
+	once    sync.Once
+	cluster *rowstest.Cluster
+	err     error
+}
+
+func (s *server) start() (*rowstest.Cluster, error) {
+	s.once.Do(func() {
+		// Not in the sandbox, which nobody but root may enter.
+		var dir string
+		if dir, s.err = os.MkdirTemp("", "keyguard-script-"); s.err == nil {
+			s.cluster, s.err = rowstest.Start(dir)
+		}
+	})
+	return s.cluster, s.err
+}
+
+func (s *server) stop() {
+	if s.cluster != nil {
+		s.cluster.Stop()
+		os.RemoveAll(s.cluster.Dir)
+	}
+}
+
 // sandbox is the host of one script.
 type sandbox struct {
-	dir      string
-	postgres *rowstest.Cluster
-	db       *rowstest.Database
-	locks    []*os.File
+	dir         string
+	shared, own *server
+	db          *rowstest.Database
+	gcp         *secretmanager.Server
+	locks       []*os.File
+	mounts      []string
+	before      map[string]string
 }
 
 // sandboxKey finds a script's sandbox.
@@ -74,19 +135,6 @@ func of(ts *testscript.TestScript) *sandbox { return ts.Value(sandboxKey{}).(*sa
 func (s *sandbox) path(name string) string { return filepath.Join(s.dir, name) }
 
 func (s *sandbox) furnish() error {
-	dir, err := os.MkdirTemp("", "keyguard-script-")
-	if err != nil {
-		return err
-	}
-	if s.postgres, err = rowstest.Start(dir); err != nil {
-		return err
-	}
-	if s.db, err = s.postgres.NewDatabase(""); err != nil {
-		return err
-	}
-	if err := s.db.CreateTable(); err != nil {
-		return err
-	}
 	for _, d := range []string{"etc", "state", "run", "usb"} {
 		if err := os.Mkdir(s.path(d), 0o700); err != nil {
 			return err
@@ -106,18 +154,37 @@ kind = "directory"
 path = %q
 allow_same_disk = true
 `, s.path("etc/secrets.key"), s.path("state"), s.path("run"), s.path("url"), s.path("usb"))
-	return errors.Join(
-		os.WriteFile(s.path("keyguard.toml"), []byte(config), 0o600),
-		os.WriteFile(s.path("url"), []byte(s.db.URL()), 0o600))
+	if err := os.WriteFile(s.path("keyguard.toml"), []byte(config), 0o600); err != nil {
+		return err
+	}
+	return s.connect(s.shared)
+}
+
+// connect makes this the script's server, with a database of its own.
+func (s *sandbox) connect(to *server) error {
+	cluster, err := to.start()
+	if err != nil {
+		return err
+	}
+	if s.db, err = cluster.NewDatabase(""); err != nil {
+		return err
+	}
+	return errors.Join(s.db.CreateTable(), os.WriteFile(s.path("url"), []byte(s.db.URL()), 0o600))
 }
 
 func (s *sandbox) close() {
 	for _, l := range s.locks {
 		l.Close()
 	}
-	if s.postgres != nil {
-		s.postgres.Stop()
-		os.RemoveAll(s.postgres.Dir)
+	leaks.search(filepath.Base(s.dir), s)
+	for _, m := range slices.Backward(s.mounts) {
+		unix.Unmount(m, unix.MNT_DETACH)
+	}
+	if s.gcp != nil {
+		s.gcp.Close()
+	}
+	if s.own != nil {
+		s.own.stop()
 	}
 }
 
@@ -186,8 +253,13 @@ func cmdRows(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
+// cmdExits runs a command to its exit code. Of every run must hold: it ends in time; no
+// key is in what it prints (law 8); what it prints with --json is one document; and where
+// it fails it says so in lines of its own and with a hint.
 func cmdExits(ts *testscript.TestScript, _ bool, args []string) {
+	begin := time.Now()
 	err := ts.Exec(args[1], args[2:]...)
+	took := time.Since(begin)
 	code := 0
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
@@ -195,34 +267,207 @@ func cmdExits(ts *testscript.TestScript, _ bool, args []string) {
 	} else if err != nil {
 		ts.Fatalf("%v", err)
 	}
-	for _, stream := range []string{"stdout", "stderr"} {
-		for _, name := range []string{"a", "b", "c"} {
-			raw := testKey(name).UnsafeBytes()
-			for _, leak := range []string{string(raw), hex.EncodeToString(raw), base64.StdEncoding.EncodeToString(raw), base64.RawURLEncoding.EncodeToString(raw)} {
-				if strings.Contains(strings.ToLower(ts.ReadFile(stream)), strings.ToLower(leak)) {
-					ts.Fatalf("%s shows key %s (law 8)", stream, name)
-				}
-			}
+	stdout, stderr := ts.ReadFile("stdout"), ts.ReadFile("stderr")
+	for name, text := range map[string]string{"stdout": stdout, "stderr": stderr} {
+		if form := leaks.in([]byte(text), of(ts).keys()); form != "" {
+			ts.Fatalf("%s shows a key (law 8): %s", name, form)
 		}
 	}
 	if fmt.Sprint(code) != args[0] {
 		ts.Fatalf("exit code %d, not %s", code, args[0])
+	}
+	if took > longest {
+		ts.Fatalf("it took %v", took)
+	}
+	if slices.Contains(args, "--json") && code != exitUsage {
+		if !json.Valid([]byte(stdout)) { // Valid wants exactly one
+			ts.Fatalf("--json prints no JSON document: %s", stdout)
+		}
+	}
+	if slices.Contains(args, "2>debug") || code == 0 {
+		return
+	}
+	if !regexp.MustCompile(`(?m)^(<\d>)?hint: `).MatchString(stderr) {
+		ts.Fatalf("exit code %d without a hint", code)
+	}
+	for line := range strings.Lines(stderr) {
+		if !regexp.MustCompile(`^((<\d>)?(keyguard: |hint: )| {2})`).MatchString(line) {
+			ts.Fatalf("a line of nobody: %q", line)
+		}
+	}
+}
+
+// cmdJSON looks into the JSON that the last command printed.
+func cmdJSON(ts *testscript.TestScript, neg bool, args []string) {
+	var at any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &at))
+	for _, step := range strings.Split(args[0], ".") {
+		switch in := at.(type) {
+		case map[string]any:
+			at = in[step]
+		case []any:
+			n, err := strconv.Atoi(step)
+			ts.Check(err)
+			if n >= len(in) {
+				ts.Fatalf("%s: only %d elements", args[0], len(in))
+			}
+			at = in[n]
+		default:
+			ts.Fatalf("%s: no %s", args[0], step)
+		}
+	}
+	if regexp.MustCompile(args[1]).MatchString(fmt.Sprint(at)) == neg {
+		ts.Fatalf("%s is %v", args[0], at)
+	}
+}
+
+// guarded is everything that keyguard guards or keeps, by name: kind, mode and content.
+// Locks are empty files that stay, the runtime directory is no record of anything.
+func (s *sandbox) guarded() (map[string]string, error) {
+	all := map[string]string{}
+	for _, top := range []string{"etc", "state", "usb"} {
+		err := filepath.WalkDir(s.path(top), func(path string, d fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			info, err := d.Info()
+			if err != nil {
+				return err
+			}
+			name, _ := filepath.Rel(s.dir, path)
+			if filepath.Dir(name) == "state" && info.Mode().IsRegular() && info.Size() == 0 {
+				return nil
+			}
+			content := ""
+			switch {
+			case info.Mode().IsRegular():
+				data, err := os.ReadFile(path)
+				if err != nil {
+					return err
+				}
+				content = fmt.Sprintf("%x, inode %d", sha256.Sum256(data), info.Sys().(*syscall.Stat_t).Ino)
+			case info.Mode()&fs.ModeSymlink != 0:
+				content, _ = os.Readlink(path)
+			}
+			all[name] = info.Mode().String() + " " + content
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if s.gcp != nil {
+		for _, secret := range []string{gcpSecret, gcpSecret + "-quarantine"} {
+			for i, v := range s.gcp.Versions(secret) {
+				all[fmt.Sprintf("%s/%d", secret, i+1)] = fmt.Sprintf("%x", sha256.Sum256(v))
+			}
+		}
+	}
+	return all, nil
+}
+
+func cmdSnapshot(ts *testscript.TestScript, _ bool, _ []string) {
+	var err error
+	of(ts).before, err = of(ts).guarded()
+	ts.Check(err)
+}
+
+func cmdUnchanged(ts *testscript.TestScript, _ bool, _ []string) {
+	before := of(ts).before
+	if len(before) == 0 {
+		ts.Fatalf("no snapshot was taken")
+	}
+	after, err := of(ts).guarded()
+	ts.Check(err)
+	for name, was := range before {
+		if after[name] != was {
+			ts.Fatalf("%s was %s and is %q", name, was, after[name])
+		}
+		delete(after, name)
+	}
+	for name := range after {
+		ts.Fatalf("%s is new", name)
 	}
 }
 
 func cmdDB(ts *testscript.TestScript, _ bool, args []string) {
 	s := of(ts)
 	switch args[0] {
+	case "own":
+		s.own = &server{}
+		ts.Check(s.connect(s.own))
+		return
+	case "stop", "start", "pause", "resume":
+		if s.own == nil {
+			ts.Fatalf("db %s needs db own before it", args[0])
+		}
+	}
+	switch args[0] {
 	case "stop":
-		ts.Check(s.postgres.Stop())
+		ts.Check(s.own.cluster.Stop())
 	case "start":
-		ts.Check(s.postgres.Restart())
+		ts.Check(s.own.cluster.Restart())
 	case "pause":
-		s.postgres.Pause()
+		s.own.cluster.Pause()
 	case "resume":
-		s.postgres.Resume()
+		s.own.cluster.Resume()
 	default:
 		ts.Check(s.db.Admin(strings.Join(args, " ")))
+	}
+}
+
+func cmdLedger(ts *testscript.TestScript, _ bool, args []string) {
+	age := time.Duration(0)
+	if len(args) > 2 {
+		var err error
+		age, err = time.ParseDuration(args[2])
+		ts.Check(err)
+	}
+	l := ledger.Open(of(ts).path("state"), ledger.Options{Host: "host", Version: "99.0",
+		Now: func() time.Time { return time.Now().Add(-age) }})
+	ts.Check(l.Append(ledger.Entry{Event: ledger.Event(args[0]), Fingerprint: testKey(args[1]).Fingerprint()}))
+}
+
+// cmdDisk makes a directory a disk of its own and then takes it away in part:
+//
+//	disk full DIR       a file can be made, and not a byte written to it
+//	disk readonly DIR   what is there can be read
+//	disk gone DIR       unmounted: what was below is there again
+func cmdDisk(ts *testscript.TestScript, _ bool, args []string) {
+	s, dir := of(ts), ts.MkAbs(args[1])
+	switch args[0] {
+	case "full":
+		// The content moves along.
+		aside := dir + ".aside"
+		ts.Check(os.Rename(dir, aside))
+		ts.Check(os.Mkdir(dir, 0o700))
+		ts.Check(unix.Mount("keyguard-test", dir, "tmpfs", 0, "size=1m,mode=0700"))
+		s.mounts = append(s.mounts, dir)
+		ts.Check(ts.Exec("cp", "-a", aside+"/.", dir))
+		ts.Check(os.RemoveAll(aside))
+		fill, err := os.Create(filepath.Join(dir, ".filler"))
+		ts.Check(err)
+		defer fill.Close()
+		for size := 64 << 10; size > 0; size /= 2 {
+			for err = nil; err == nil; {
+				_, err = fill.Write(make([]byte, size))
+			}
+		}
+		if !errors.Is(err, unix.ENOSPC) {
+			ts.Fatalf("%v", err)
+		}
+	case "readonly":
+		ts.Check(unix.Mount(dir, dir, "", unix.MS_BIND, ""))
+		s.mounts = append(s.mounts, dir)
+		ts.Check(unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+	case "gone":
+		ts.Check(unix.Unmount(dir, 0))
+		s.mounts = slices.DeleteFunc(s.mounts, func(m string) bool { return m == dir })
+	default:
+		ts.Fatalf("no disk %s", args[0])
 	}
 }
 

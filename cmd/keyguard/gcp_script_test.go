@@ -1,0 +1,133 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	pb "cloud.google.com/go/secretmanager/apiv1/secretmanagerpb"
+	"github.com/rogpeppe/go-internal/testscript"
+	"google.golang.org/grpc/codes"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
+)
+
+// Where the escrow gcp of the scripts is, and who this host is there.
+const (
+	gcpSecret = "projects/keyguard-test/secrets/master"
+	gcpHost   = "host@keyguard-test.iam.gserviceaccount.com"
+)
+
+// cmdGCP is a script's Secret Manager, and what happens to it:
+//
+//	gcp start [only]                start it and name it in keyguard.toml, after usb or instead of it
+//	gcp break KIND [METHOD [CODE]]  a secretmanager.Fault
+//	gcp heal                        no faults any more
+//	gcp put NAME FORM               a version of the current shelf, by hand; NAME - is FORM as text
+//	gcp state N STATE               ENABLED, DISABLED, DESTROYED
+//	gcp grant [ROLE…]               what this host may do
+//	gcp revoke                      its account is gone, and so are its tokens
+//	gcp skew DURATION               the store's clock against ours
+//	gcp remove                      both secrets
+//	gcp stop                        nothing listens any more
+//	gcp calls N                     so many calls were made since the last gcp calls
+//	gcp newest NAME                 the newest version is this key
+func cmdGCP(ts *testscript.TestScript, neg bool, args []string) {
+	s := of(ts)
+	if args[0] == "start" {
+		s.startGCP(ts, len(args) > 1)
+		return
+	}
+	if s.gcp == nil {
+		ts.Fatalf("gcp start comes first")
+	}
+	switch args[0] {
+	case "break":
+		f := secretmanager.Fault{Kind: secretmanager.Kind(args[1]), Delay: time.Second}
+		if len(args) > 2 && args[2] != "-" {
+			f.Method = args[2]
+		}
+		if len(args) > 3 {
+			ts.Check(f.Code.UnmarshalJSON([]byte(strconv.Quote(args[3]))))
+		}
+		s.gcp.Break(f)
+	case "heal":
+		s.gcp.Heal()
+	case "put":
+		if args[1] == "-" {
+			s.gcp.Put(gcpSecret, []byte(args[2]))
+		} else {
+			s.gcp.Put(gcpSecret, form(ts, testKey(args[1]), args[2]))
+		}
+	case "state":
+		n, err := strconv.Atoi(args[1])
+		ts.Check(err)
+		ts.Check(s.gcp.Set(gcpSecret, n, pb.SecretVersion_State(pb.SecretVersion_State_value[args[2]])))
+	case "grant":
+		var roles []secretmanager.Role
+		for _, r := range args[1:] {
+			roles = append(roles, secretmanager.Role(r))
+		}
+		s.gcp.Grant(gcpHost, roles...)
+	case "revoke":
+		s.gcp.Break(secretmanager.Fault{Kind: secretmanager.Fail, Code: codes.Unauthenticated})
+	case "skew":
+		d, err := time.ParseDuration(args[1])
+		ts.Check(err)
+		s.gcp.Skew(d)
+	case "remove":
+		s.gcp.Remove(gcpSecret)
+		s.gcp.Remove(gcpSecret + "-quarantine")
+	case "stop":
+		s.gcp.Close()
+		s.gcp = nil
+	case "calls":
+		total := 0
+		for method, n := range s.gcp.Calls() {
+			if method != "token" {
+				total += n
+			}
+		}
+		if fmt.Sprint(total) != args[1] {
+			ts.Fatalf("%d calls: %v", total, s.gcp.Calls())
+		}
+		s.gcp.Reset()
+	case "newest":
+		all := s.gcp.Versions(gcpSecret)
+		same := len(all) > 0 && string(all[len(all)-1]) == string(testKey(args[1]).UnsafeBytes())
+		if same == neg {
+			ts.Fatalf("the newest of %d versions is key %s: %v", len(all), args[1], same)
+		}
+	default:
+		ts.Fatalf("no gcp %s", args[0])
+	}
+}
+
+func (s *sandbox) startGCP(ts *testscript.TestScript, only bool) {
+	fake, err := secretmanager.Start(secretmanager.Options{})
+	ts.Check(err)
+	s.gcp = fake
+	fake.Grant(gcpHost, secretmanager.Admin)
+	credentials, err := fake.Credentials(gcpHost, "service_account")
+	ts.Check(err)
+	ts.Check(os.WriteFile(s.path("credentials.json"), credentials, 0o600))
+	data, err := os.ReadFile(s.path("keyguard.toml"))
+	ts.Check(err)
+	config := string(data)
+	if only {
+		config, _, _ = strings.Cut(config, "[[escrow]]")
+	}
+	config += fmt.Sprintf(`
+[[escrow]]
+name = "gcp"
+kind = "gcp-secret-manager"
+project = "keyguard-test"
+secret = "master"
+endpoint = %q
+plaintext = true
+credentials_file = %q
+`, fake.Addr(), s.path("credentials.json"))
+	ts.Check(os.WriteFile(s.path("keyguard.toml"), []byte(config), 0o600))
+}

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/unit"
+	"github.com/footprintai/containarium-keyguard/hooks"
+)
+
+func (a *app) watchCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "watch",
+		Short: "look after the key while the daemon runs (containarium-keyguard.service)",
+		Long: `watch escrows the key when it changes, puts it back when it is lost or damaged,
+and puts the right key in where the daemon was started without one. It proves
+the key on the rows every hour. SIGHUP reads the configuration again.
+
+Exit status: 0 stopped; 2 usage or configuration; 15 another one is running.`,
+		RunE: func(c *cobra.Command, _ []string) error { return a.watch(c.Context()) },
+	}
+}
+
+func (a *app) watch(ctx context.Context) error {
+	if _, ok := os.LookupEnv("JOURNAL_STREAM"); ok {
+		a.level = "<6>" // informational; sd-daemon(3)
+	}
+	h, cfg, err := a.open()
+	if err != nil {
+		return err
+	}
+	release, err := agent.HoldWatch(h)
+	if err != nil {
+		return err
+	}
+	defer release()
+	defer unit.Notify(unit.Stopping)
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	for {
+		running, stop := context.WithCancel(ctx)
+		ended := make(chan error, 1)
+		go func() { ended <- hooks.Watch(running, h, a.watchOptions(cfg)) }()
+		reload := false
+		for !reload {
+			select {
+			case err := <-ended:
+				stop()
+				return err
+			case <-hangup:
+				unit.Notify(unit.Reloading())
+				newHost, newCfg, err := a.open()
+				switch {
+				case err != nil:
+					a.explain(err)
+					a.urgent("the configuration is not reloaded; what was in force stays")
+				case newCfg.StateDir != cfg.StateDir:
+					a.urgent("state_dir has changed, and that takes a restart: systemctl restart containarium-keyguard")
+				default:
+					h, cfg, reload = newHost, newCfg, true
+				}
+				if !reload {
+					unit.Notify(unit.NowReady)
+				}
+			}
+		}
+		stop()
+		if err := <-ended; err != nil {
+			return err
+		}
+		a.say("the configuration is reloaded")
+	}
+}
+
+func (a *app) watchOptions(cfg *config.Config) hooks.WatchOptions {
+	var one sync.Mutex // the loop's reports and a restart's
+	o := hooks.WatchOptions{
+		Debounce: cfg.Watch.Debounce, Rescan: cfg.Watch.Rescan, Heal: cfg.Watch.Heal,
+		RunDir: cfg.RunDir, Configuration: cfg.Digest,
+		Ready:     func() { unit.Notify(unit.NowReady) },
+		Status:    func(text string) { unit.Notify(unit.Status(text)) },
+		Beat:      func() { unit.Notify(unit.Alive) },
+		BeatEvery: unit.WatchdogEvery() / 2,
+		Report: func(r hooks.Report) {
+			one.Lock()
+			defer one.Unlock()
+			text := r.Text
+			if r.Err != nil {
+				text = fmt.Sprintf("%s: %v", r.Text, r.Err)
+			}
+			if !r.Urgent {
+				a.say("%s", text)
+				return
+			}
+			a.urgent("%s", text)
+			if r.Err != nil {
+				a.remedy(r.Err)
+			}
+		},
+	}
+	if cfg.Daemon.Unit != "" {
+		names := daemonUnits(cfg)
+		o.Follow = func(ctx context.Context, line func(unit.Line)) error { return unit.Follow(ctx, names, line) }
+		o.Restart = func(ctx context.Context) error { return unit.Restart(ctx, names...) }
+	}
+	return o
+}

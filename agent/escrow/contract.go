@@ -88,7 +88,7 @@ type Writer interface {
 	// names it, but this identity may not read; whoever tries again does so with Fetch of
 	// that copy, since a Save that cannot compare adds another. Any other error: k may or
 	// may not be stored, and the same Save may be called again: what was stored after all
-	// is found by the comparison.
+	// is found by the comparison. Two saves of one key at the same time may store it twice.
 	Save(ctx context.Context, s Shelf, k key.Key) (Copy, error)
 }
 

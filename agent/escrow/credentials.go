@@ -46,6 +46,8 @@ var credentialKinds = map[string]google.CredentialsType{
 type tokens struct {
 	file string // "" = Application Default Credentials
 	none bool   // an emulator without credentials
+	// asking holds one place: calls in parallel wait for one token and share it.
+	asking chan struct{}
 
 	mu   sync.Mutex
 	kept token // mu
@@ -61,6 +63,12 @@ type token struct {
 func (t *tokens) get(ctx context.Context) (token, bool, error) {
 	if t.none {
 		return token{}, false, nil
+	}
+	select {
+	case t.asking <- struct{}{}:
+		defer func() { <-t.asking }()
+	case <-ctx.Done():
+		return token{}, false, contextError(ctx.Err())
 	}
 	t.mu.Lock()
 	kept := t.kept

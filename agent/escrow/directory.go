@@ -272,18 +272,26 @@ func (d *Directory) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) 
 	if now.Year() > 9999 {
 		return fail(fmt.Errorf("%w: %s claims to be from the end of time", ErrRefused, clip(copies[0].ID)))
 	}
-	name := now.Format(stampLayout) + "-" + string(k.Fingerprint()) + keySuffix
-	if len(d.seal.recipients) > 0 {
-		name += ageSuffix
-	}
 	mode, err := fileMode(shelf, 0o400)
 	if err != nil {
 		return fail(err)
 	}
-	// A crash before the rename in here leaves a temporary file that no listing shows, one
-	// after it a whole copy, which the next Save finds.
-	if err := durable.CreateNew(within(shelf, name), data, durable.Attr{Mode: mode, UID: -1, GID: -1}); err != nil {
-		return fail(err)
+	var name string
+	for {
+		name = now.Format(stampLayout) + "-" + string(k.Fingerprint()) + keySuffix
+		if len(d.seal.recipients) > 0 {
+			name += ageSuffix
+		}
+		// A crash before the rename in here leaves a temporary file that no listing shows, one
+		// after it a whole copy, which the next Save finds.
+		err := durable.CreateNew(within(shelf, name), data, durable.Attr{Mode: mode, UID: -1, GID: -1})
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, fs.ErrExist) || ctx.Err() != nil {
+			return fail(err)
+		}
+		now = now.Add(time.Millisecond) // somebody saves the same key in this very millisecond
 	}
 	back, err := d.read(ctx, shelf, name)
 	if err != nil {

@@ -131,7 +131,7 @@ func NewGCP(o GCPOptions) (*GCP, error) {
 		return fail(err)
 	}
 	o.Timeout = cmp.Or(o.Timeout, gcpTimeout)
-	t := &tokens{file: o.CredentialsFile, none: o.Plaintext && o.CredentialsFile == ""}
+	t := &tokens{file: o.CredentialsFile, none: o.Plaintext && o.CredentialsFile == "", asking: make(chan struct{}, 1)}
 	return &GCP{o: o, seal: seal, tokens: t, target: target, added: map[Shelf]gcpAdded{}}, nil
 }
 
@@ -393,7 +393,7 @@ func (g *GCP) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) {
 	if !slices.Contains(Shelves[:], s) {
 		return fail(fmt.Errorf("no shelf %q", s))
 	}
-	c, err := g.stored(ctx, s, k)
+	c, newest, err := g.stored(ctx, s, k)
 	if err != nil {
 		return fail(err)
 	}
@@ -404,13 +404,15 @@ func (g *GCP) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) {
 	g.mu.Lock()
 	last := g.added[s]
 	g.mu.Unlock()
-	if last.fingerprint != k.Fingerprint() {
+	// What this process added last is not added again only because it cannot be compared;
+	// it is where somebody has put another key on top since.
+	if last.fingerprint != k.Fingerprint() || last.number < newest {
 		n, err := g.add(ctx, s, k)
 		if err != nil {
 			// It may have been stored all the same, the answer lost. Adding is not repeated,
 			// looking is: equal bytes there are what was asked for.
 			if errors.Is(err, ErrUnreachable) {
-				if c, err := g.stored(ctx, s, k); err == nil && c.ID != "" {
+				if c, _, err := g.stored(ctx, s, k); err == nil && c.ID != "" {
 					return c, nil
 				}
 			}
@@ -418,7 +420,9 @@ func (g *GCP) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) {
 		}
 		last = gcpAdded{n, k.Fingerprint()}
 		g.mu.Lock()
-		g.added[s] = last
+		if g.added[s].number < n { // another save at the same time may have been later
+			g.added[s] = last
+		}
 		g.mu.Unlock()
 	}
 	// A crash or an error from here on: stored, and the next Save finds it by comparing.
@@ -428,12 +432,6 @@ func (g *GCP) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) {
 	switch {
 	case errors.Is(err, ErrDenied):
 		return c, fmt.Errorf("%s: %w", g.version(s, last.number), ErrUnverified)
-	case errors.Is(err, ErrUnreadable), errors.Is(err, ErrNoPlace):
-		// Somebody disabled or destroyed what we added, which is no reason never to add it again.
-		g.mu.Lock()
-		delete(g.added, s)
-		g.mu.Unlock()
-		return fail(err)
 	case err != nil:
 		return fail(fmt.Errorf("reading back %s: %w", g.version(s, last.number), err))
 	}
@@ -446,28 +444,35 @@ func (g *GCP) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) {
 
 // stored looks for k on the shelf: at the newest copy; on the quarantine shelf at some
 // older ones too. The zero Copy means that it has to be added: it is not there, or what
-// is there cannot be compared.
-func (g *GCP) stored(ctx context.Context, s Shelf, k key.Key) (Copy, error) {
+// is there cannot be compared. newest is the number of the newest copy that could be
+// read, else 0.
+func (g *GCP) stored(ctx context.Context, s Shelf, k key.Key) (c Copy, newest uint64, err error) {
 	n, same, err := g.compare(ctx, s, "latest", k)
-	if err != nil {
-		return Copy{}, err
-	}
 	g.mu.Lock()
 	last := g.added[s]
 	g.mu.Unlock()
-	if last.number > n {
+	if err == nil && last.number > n {
 		// "latest" lags behind what we added ourselves.
-		if n, same, err = g.compare(ctx, s, strconv.FormatUint(last.number, 10), k); err != nil {
-			return Copy{}, err
-		}
+		n, same, err = g.compare(ctx, s, strconv.FormatUint(last.number, 10), k)
 	}
+	if errors.Is(err, ErrUnreadable) {
+		// Disabled or destroyed on top: the runbook's `latest` fails until there is a newer one.
+		g.mu.Lock()
+		delete(g.added, s)
+		g.mu.Unlock()
+		return Copy{}, 0, nil
+	}
+	if err != nil {
+		return Copy{}, 0, err
+	}
+	newest = n
 	if s == Quarantine && !same && n != 0 {
 		copies, err := g.list(ctx, s)
 		if errors.Is(err, ErrDenied) {
-			return Copy{}, nil
+			return Copy{}, newest, nil
 		}
 		if err != nil {
-			return Copy{}, err
+			return Copy{}, 0, err
 		}
 		looks := 0
 		for _, c := range copies {
@@ -478,8 +483,8 @@ func (g *GCP) stored(ctx context.Context, s Shelf, k key.Key) (Copy, error) {
 				break
 			}
 			v, equal, err := g.compare(ctx, s, strconv.FormatUint(gcpNumber(c.ID), 10), k)
-			if err != nil {
-				return Copy{}, err
+			if err != nil && !errors.Is(err, ErrUnreadable) {
+				return Copy{}, 0, err
 			}
 			if equal {
 				n, same = v, true
@@ -488,19 +493,20 @@ func (g *GCP) stored(ctx context.Context, s Shelf, k key.Key) (Copy, error) {
 		}
 	}
 	if !same {
-		return Copy{}, nil
+		return Copy{}, newest, nil
 	}
-	c := g.copy(s, n)
+	c = g.copy(s, n)
 	c.Fingerprint = k.Fingerprint()
-	return c, nil
+	return c, newest, nil
 }
 
-// compare reads one version and compares. It is an error only where asking again later
-// may give another answer; number 0 means that nothing could be read.
+// compare reads one version and compares. It is an error where the version is disabled or
+// destroyed, and where asking again later may give another answer; number 0 means that
+// nothing could be read.
 func (g *GCP) compare(ctx context.Context, s Shelf, version string, k key.Key) (uint64, bool, error) {
 	n, data, err := g.access(ctx, s, version)
 	switch {
-	case errors.Is(err, ErrNoPlace), errors.Is(err, ErrUnreadable), errors.Is(err, ErrDenied), errors.Is(err, ErrCorrupt):
+	case errors.Is(err, ErrNoPlace), errors.Is(err, ErrDenied), errors.Is(err, ErrCorrupt):
 		if g.unexpanded() {
 			return 0, false, err
 		}

@@ -319,6 +319,7 @@ func TestGCPNewestUnreadable(t *testing.T) {
 		if err := s.Set(s.secret(escrow.Current), 2, state); err != nil {
 			t.Fatal(err)
 		}
+		process := e // that has saved it
 		e = s.open(t)
 		copies, err := e.List(t.Context())
 		if err != nil || len(copies) != 2 {
@@ -334,8 +335,18 @@ func TestGCPNewestUnreadable(t *testing.T) {
 			t.Errorf("Fetch of the older one: %v, %v", got, err)
 		}
 		// The key that was disabled is saved again: `latest` is to return it.
-		if c, err := e.Save(t.Context(), escrow.Current, k); err != nil || c.ID != "current/3" {
+		if c, err := process.Save(t.Context(), escrow.Current, k); err != nil || c.ID != "current/3" {
 			t.Errorf("Save: %+v, %v", c, err)
+		}
+		// The same where another process saved what is on top now.
+		try(t, s.Set(s.secret(escrow.Current), 3, state))
+		if c, err := e.Save(t.Context(), escrow.Current, k); err != nil || c.ID != "current/4" {
+			t.Errorf("Save: %+v, %v", c, err)
+		}
+		s.Put(s.secret(escrow.Current), []byte("by hand"))
+		try(t, s.Set(s.secret(escrow.Current), 5, state))
+		if c, err := e.Save(t.Context(), escrow.Current, k); err != nil || c.ID != "current/6" {
+			t.Errorf("Save under a newest copy that cannot be read: %+v, %v", c, err)
 		}
 	}
 }
@@ -580,12 +591,17 @@ func TestGCPTokens(t *testing.T) {
 	if n := s.Calls()["token"]; n != 1 {
 		t.Errorf("%d tokens for a handful of calls", n)
 	}
+	s.Reset()
+	if _, err := s.open(t).List(t.Context()); err != nil || s.Calls()["token"] != 1 {
+		t.Errorf("two calls at once: %v, calls %v", err, s.Calls())
+	}
+	s.Reset()
 	s.Revoke()
 	if _, err := e.Save(t.Context(), escrow.Current, k); err != nil {
 		t.Errorf("after the tokens were revoked: %v", err)
 	}
-	if n := s.Calls()["token"]; n != 2 {
-		t.Errorf("%d tokens, want 2", n)
+	if n := s.Calls()["token"]; n != 1 {
+		t.Errorf("%d tokens, want a new one", n)
 	}
 	s.Grant("host")
 	if _, err := e.Save(t.Context(), escrow.Current, key.Generate()); !errors.Is(err, escrow.ErrDenied) {

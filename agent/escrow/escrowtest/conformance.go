@@ -170,6 +170,10 @@ func saveCompares(t *testing.T, h Harness) {
 	e.save(t, escrow.Current, a) // a is there, but not the newest
 	e.want(t, 3, 0)
 	e.holds(t, h, e.newest(t, escrow.Current), a)
+	reopen(t, p).save(t, escrow.Current, b) // somebody else puts another key on top
+	e.save(t, escrow.Current, a)
+	e.want(t, 5, 0)
+	e.holds(t, h, e.newest(t, escrow.Current), a)
 }
 
 // quarantine: keys that come back do not pile up.
@@ -338,6 +342,15 @@ func concurrent(t *testing.T, h Harness) {
 	if copies := reopen(t, p).list(t); len(copies) != 2*len(keys) {
 		t.Errorf("%d copies of %d keys on two shelves: %v", len(copies), len(keys), copies)
 	}
+	for range 4 {
+		wait.Go(func() {
+			if _, err := e.Save(t.Context(), escrow.Current, keys[0]); err != nil {
+				t.Errorf("Save of one key by many: %v", err)
+			}
+		})
+	}
+	wait.Wait()
+	e.holds(t, h, e.newest(t, escrow.Current), keys[0])
 }
 
 // faults: an operation fails as it should, and afterwards the store holds what it held,

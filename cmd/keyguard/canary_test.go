@@ -51,12 +51,12 @@ func (c *canary) in(text []byte, keys [][]byte) string {
 			part := k[at : at+window]
 			quoted := fmt.Sprintf("%q", part)
 			for form, there := range map[string]bool{
-				"raw":                   bytes.Contains(text, part),
-				"hex":                   bytes.Contains(lower, []byte(hex.EncodeToString(part))) || bytes.Contains(digits, []byte(hex.EncodeToString(part))),
-				"base64":                bytes.Contains(text, []byte(base64.StdEncoding.EncodeToString(part))),
-				"base64 for URLs":       bytes.Contains(text, []byte(base64.URLEncoding.EncodeToString(part))),
-				"decimal numbers":       bytes.Contains(numbers, []byte(strings.Trim(fmt.Sprint(part), "[]"))),
-				"a quoted string":       bytes.Contains(text, []byte(quoted[1:len(quoted)-1])),
+				"raw":             bytes.Contains(text, part),
+				"hex":             bytes.Contains(lower, []byte(hex.EncodeToString(part))) || bytes.Contains(digits, []byte(hex.EncodeToString(part))),
+				"base64":          bytes.Contains(text, []byte(base64.StdEncoding.EncodeToString(part))),
+				"base64 for URLs": bytes.Contains(text, []byte(base64.URLEncoding.EncodeToString(part))),
+				"decimal numbers": bytes.Contains(numbers, []byte(strings.Trim(fmt.Sprint(part), "[]"))),
+				"a quoted string": bytes.Contains(text, []byte(quoted[1:len(quoted)-1])),
 			} {
 				if there {
 					return form

@@ -322,7 +322,8 @@ func cmdJSON(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // guarded is everything that keyguard guards or keeps, by name: kind, mode and content.
-// Locks are empty files that stay, the runtime directory is no record of anything.
+// Locks are empty files that stay, an empty quarantine keeps nothing, and the runtime
+// directory is no record of anything.
 func (s *sandbox) guarded() (map[string]string, error) {
 	all := map[string]string{}
 	for _, top := range []string{"etc", "state", "usb"} {
@@ -338,7 +339,7 @@ func (s *sandbox) guarded() (map[string]string, error) {
 				return err
 			}
 			name, _ := filepath.Rel(s.dir, path)
-			if filepath.Dir(name) == "state" && info.Mode().IsRegular() && info.Size() == 0 {
+			if filepath.Dir(name) == "state" && (info.IsDir() || info.Mode().IsRegular() && info.Size() == 0) {
 				return nil
 			}
 			content := ""

@@ -1,0 +1,218 @@
+package main
+
+import (
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+)
+
+// noRemedy are the exported errors that never reach a person as they are.
+var noRemedy = map[string]string{
+	"key.ErrMarshal":       "a fault of ours: whoever marshals a key finds out in a test",
+	"ledger.ErrEntry":      "a fault of ours: an entry that operations never make",
+	"keyfile.ErrNoNext":    "a fault of ours: only a rotation that staged a key uses it",
+	"lock.ErrBusy":         "agent makes its own ErrBusy of it",
+	"durable.ErrNoRename2": "keyfile takes law 3's other way then",
+	"run.ErrExit":          "escrow makes ErrUnreachable of it",
+	"run.ErrOutput":        "escrow makes ErrUnreachable of it",
+	"run.ErrAbandoned":     "escrow makes ErrTimeout of it",
+}
+
+// parsed is every Go file below a directory that is part of the program.
+func parsed(t *testing.T, root string) map[string]*ast.File {
+	t.Helper()
+	files := map[string]*ast.File{}
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && path != root && strings.HasSuffix(d.Name(), "test"), d.Name() == "testdata":
+			return fs.SkipDir
+		case !strings.HasSuffix(path, ".go"), strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		files[path], err = parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// TestEveryErrorHasARemedy walks the exported errors of agent and of everything below it.
+func TestEveryErrorHasARemedy(t *testing.T) {
+	covered := map[string]bool{}
+	ast.Inspect(parsed(t, ".")["explain.go"], func(n ast.Node) bool {
+		if list, ok := n.(*ast.CompositeLit); ok && len(list.Elts) == 3 {
+			covered[name(list.Elts[0], "")] = true
+		}
+		return true
+	})
+	if len(covered) < len(remedies) {
+		t.Fatalf("only %d of %d remedies were found in explain.go", len(covered), len(remedies))
+	}
+	exported, same := map[string]bool{}, map[string]string{}
+	for _, f := range parsed(t, "../../agent") {
+		for _, d := range f.Decls {
+			g, ok := d.(*ast.GenDecl)
+			if !ok {
+				continue
+			}
+			for _, s := range g.Specs {
+				switch s := s.(type) {
+				case *ast.TypeSpec:
+					if regexp.MustCompile("^Err[A-Z]").MatchString(s.Name.Name) {
+						exported[f.Name.Name+"."+s.Name.Name] = true
+					}
+				case *ast.ValueSpec:
+					for i, id := range s.Names {
+						if !strings.HasPrefix(id.Name, "Err") {
+							continue
+						}
+						full := f.Name.Name + "." + id.Name
+						exported[full] = true
+						if _, call := s.Values[i].(*ast.CallExpr); !call { // another name for one
+							same[name(s.Values[i], f.Name.Name)] = full
+						}
+					}
+				}
+			}
+		}
+	}
+	if len(exported) < 60 {
+		t.Fatalf("only %d errors were found: this looks in the wrong place", len(exported))
+	}
+	for full := range exported {
+		_, excepted := noRemedy[full]
+		switch has := covered[full] || covered[same[full]]; {
+		case has && excepted:
+			t.Errorf("%s is excepted and has a remedy", full)
+		case !has && !excepted:
+			t.Errorf("%s has no remedy", full)
+		}
+	}
+	for full := range noRemedy {
+		if !exported[full] {
+			t.Errorf("%s is excepted and does not exist", full)
+		}
+	}
+}
+
+// name is how an expression is written: "rows.ErrTimeout".
+func name(e ast.Expr, pkg string) string {
+	switch e := e.(type) {
+	case *ast.SelectorExpr:
+		return name(e.X, "") + "." + e.Sel.Name
+	case *ast.Ident:
+		if pkg != "" {
+			return pkg + "." + e.Name
+		}
+		return e.Name
+	}
+	return ""
+}
+
+// TestRemediesOrder: the first remedy that fits is taken, so a more general one before it
+// would hide the special one.
+func TestRemediesOrder(t *testing.T) {
+	for j, special := range remedies {
+		for _, general := range remedies[:j] {
+			if errors.Is(special.err, general.err) {
+				t.Errorf("%q is never reached: %q stands before it", special.hint, general.hint)
+			}
+		}
+	}
+}
+
+// hints are the texts that tell people what to type.
+func hints(t *testing.T) []string {
+	t.Helper()
+	var all []string
+	for _, r := range remedies {
+		all = append(all, r.hint)
+	}
+	for _, h := range lastWord {
+		all = append(all, h)
+	}
+	before := len(all)
+	for _, f := range parsed(t, ".") {
+		ast.Inspect(f, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok || name(call.Fun, "") != "a.hint" {
+				return true
+			}
+			ast.Inspect(call, func(n ast.Node) bool {
+				if text, ok := n.(*ast.BasicLit); ok && text.Kind == token.STRING {
+					s, err := strconv.Unquote(text.Value)
+					if err != nil {
+						t.Fatal(err)
+					}
+					all = append(all, s)
+				}
+				return true
+			})
+			return true
+		})
+	}
+	if len(all) < before+5 {
+		t.Fatal("the calls of hint were not found")
+	}
+	return all
+}
+
+// TestHints: what a hint says to type can be typed.
+func TestHints(t *testing.T) {
+	commands := map[string]*cobra.Command{}
+	for _, c := range (&app{}).commands().Commands() {
+		commands[c.Name()] = c
+	}
+	named := regexp.MustCompile(`\bkeyguard\b((?: +[a-z]+)?)((?: --[a-z-]+)*)`)
+	found := 0
+	for _, h := range hints(t) {
+		for _, m := range named.FindAllStringSubmatch(h, -1) {
+			found++
+			c, ok := commands[strings.TrimSpace(m[1])]
+			if !ok && m[2] != " --help" {
+				t.Errorf("%q: there is no %q", h, m[0])
+				continue
+			}
+			for _, flag := range strings.Fields(m[2]) {
+				if ok && c.Flag(strings.TrimPrefix(flag, "--")) == nil {
+					t.Errorf("%q: %s has no %s", h, c.Name(), flag)
+				}
+			}
+		}
+	}
+	if found < 40 {
+		t.Fatalf("only %d commands were found in hints", found)
+	}
+}
+
+// TestRemediesSayWhatToDo: every remedy names something to type, or to look at and then type.
+func TestRemediesSayWhatToDo(t *testing.T) {
+	typed := regexp.MustCompile(`keyguard [a-z]+|systemctl|incus |chmod |timedatectl|\bdf\b|dmesg|mount|sudo|--out-file`)
+	for _, r := range remedies {
+		if !typed.MatchString(r.hint) {
+			t.Errorf("%v: %q names nothing to type", r.err, r.hint)
+		}
+		if strings.Contains(r.hint, "%") || strings.HasSuffix(r.hint, ".") || strings.HasSuffix(r.hint, " ") {
+			t.Errorf("%q ends oddly", r.hint)
+		}
+	}
+	for code := range exitBusy + 1 {
+		_, has := lastWord[code]
+		if used := code == exitInternal || code == exitUsage || code >= exitLost; used != has {
+			t.Errorf("exit code %d: has a last word: %v", code, has)
+		}
+	}
+}

@@ -94,7 +94,7 @@ func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, err
 func AcceptNew(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, error) {
 	l, err := lock.Try(h.StateDir, lock.Rotate)
 	if err != nil {
-		return AcceptResult{}, fmt.Errorf("%w: %w", ErrBusy, err)
+		return AcceptResult{}, busy(err)
 	}
 	defer l.Release()
 	o, err := h.observe()

@@ -31,6 +31,7 @@ type BackupResult struct {
 type SaveResult struct {
 	Escrow   string
 	Required bool
+	Key      key.Fingerprint
 	Shelf    escrow.Shelf
 	Why      string // why it went to quarantine and not to current (law 4)
 	Copy     escrow.Copy
@@ -69,7 +70,7 @@ func (o *observation) escrowKey(ctx context.Context, f key.Fingerprint) BackupRe
 	o.history()
 	eachEscrow(o.host, func(i int, _ Escrow) { r.Escrows[i] = o.store(ctx, i, o.keys[f], v) })
 	for _, s := range r.Escrows {
-		o.writeSaved(f, s)
+		o.writeSaved(s)
 	}
 	r.Trouble = o.trouble
 	return r
@@ -79,7 +80,7 @@ func (o *observation) escrowKey(ctx context.Context, f key.Fingerprint) BackupRe
 func (o *observation) save(ctx context.Context, i int, k key.Key, v rows.Verdict) SaveResult {
 	o.history()
 	s := o.store(ctx, i, k, v)
-	o.writeSaved(k.Fingerprint(), s)
+	o.writeSaved(s)
 	return s
 }
 
@@ -87,21 +88,26 @@ func (o *observation) save(ctx context.Context, i int, k key.Key, v rows.Verdict
 // evidence and writes nothing but the copy.
 func (o *observation) store(ctx context.Context, i int, k key.Key, v rows.Verdict) SaveResult {
 	s := o.host.Escrows[i]
-	r := SaveResult{Escrow: s.Name(), Required: s.Required}
-	r.Shelf, r.Why = o.shelf(i, k.Fingerprint(), v)
-	r.Copy, r.Err = s.Writer.Save(ctx, r.Shelf, k)
-	if errors.Is(r.Err, escrow.ErrUnverified) {
-		r.Unverified, r.Err = true, nil
-	}
+	r := SaveResult{Escrow: s.Name(), Required: s.Required, Key: k.Fingerprint()}
+	r.Shelf, r.Why = o.shelf(i, r.Key, v)
+	o.put(ctx, i, &r)
 	return r
 }
 
+// put writes the copy that a result is to be of.
+func (o *observation) put(ctx context.Context, i int, r *SaveResult) {
+	r.Copy, r.Err = o.host.Escrows[i].Writer.Save(ctx, r.Shelf, o.keys[r.Key])
+	if errors.Is(r.Err, escrow.ErrUnverified) {
+		r.Unverified, r.Err = true, nil
+	}
+}
+
 // writeSaved records a copy that the ledger does not name yet.
-func (o *observation) writeSaved(f key.Fingerprint, s SaveResult) {
+func (o *observation) writeSaved(s SaveResult) {
 	if s.Err != nil || o.record.Holds(s.Escrow, s.Copy.ID) {
 		return
 	}
-	e := ledger.Entry{Event: ledger.Saved, Fingerprint: f, Escrow: s.Escrow, Copy: s.Copy.ID, Shelf: string(s.Shelf)}
+	e := ledger.Entry{Event: ledger.Saved, Fingerprint: s.Key, Escrow: s.Escrow, Copy: s.Copy.ID, Shelf: string(s.Shelf)}
 	if s.Unverified {
 		e.Reason = escrow.ErrUnverified.Error()
 	}

@@ -94,7 +94,7 @@ type Rotation struct {
 type LedgerEvidence struct {
 	Known    key.Fingerprint // the known key (design §1), "" for none
 	Accepted bool            // it is known by a person's word, not by a proof
-	Verdict  rows.Verdict    // the verdict it was accepted with
+	Verdict  rows.Verdict    // the verdict of that entry: what it was accepted with
 	LastLook time.Time       // when the known key was last proven or accepted
 	Rotation *Rotation
 
@@ -553,7 +553,8 @@ func (d *decision) unanswered() string {
 	}
 	for _, s := range d.Escrows {
 		for _, c := range s.Copies {
-			if _, tried := d.tried(c.Key); c.Have || c.Worthless || (c.Unreadable == "" && tried) {
+			// A copy that an earlier start fetched and that opened nothing needs no second look.
+			if p, tried := d.tried(c.Key); c.Have || c.Worthless || (c.Unreadable == "" && tried && p.Opened == 0) {
 				continue
 			}
 			why := c.Unreadable

@@ -89,11 +89,7 @@ func (o *observation) sweep() {
 // first, then the keyfile is right, and only then a rotation is closed.
 func (o *observation) act(ctx context.Context, r *GuardResult) error {
 	d := r.Decision
-	if d.Contradicted != "" {
-		p := o.evidence.Rows.Proofs[d.Contradicted]
-		o.write(ledger.Entry{Event: ledger.Contradicted, Fingerprint: d.Contradicted,
-			Verdict: string(p.Verdict), Checked: p.Checked, Opened: p.Opened})
-	}
+	o.writeContradiction(d)
 	if d.Settle == SettleNothing {
 		o.writeProof(d)
 	}
@@ -124,10 +120,14 @@ func (o *observation) act(ctx context.Context, r *GuardResult) error {
 // write appends to the ledger. That it cannot is trouble, and no reason to keep the
 // daemon from its key (law 9).
 func (o *observation) write(entries ...ledger.Entry) {
-	if err := o.host.Ledger.Append(entries...); err != nil {
+	if err := busy(o.host.Ledger.Append(entries...)); err != nil {
 		o.complain("cannot write the ledger", err)
 	}
 }
+
+// proofRecord is how long a proof on record is good enough not to write the next one
+// down: the rows are asked every hour, and the ledger is kept for years.
+const proofRecord = ProofLife / 2
 
 // writeProof records what the rows just said of the key that the daemon will read. A
 // key that opens all of them becomes the known key by it; one that opens some stays
@@ -137,7 +137,11 @@ func (o *observation) writeProof(d Decision) {
 	if o.evidence.Rows.State != RowsAnswer || !tried || (d.Action != Pass && d.Action != Install) {
 		return
 	}
-	known := d.Key == o.evidence.Ledger.Known && d.Contradicted == ""
+	l := o.evidence.Ledger
+	known := d.Key == l.Known && d.Contradicted == ""
+	if age := o.evidence.Now.Sub(l.LastLook); known && !l.Accepted && l.Verdict == p.Verdict && age >= 0 && age < proofRecord {
+		return
+	}
 	if p.Verdict == rows.Opens || (p.Verdict == rows.Partial && known) {
 		o.write(provenEntry(p))
 	}
@@ -157,10 +161,18 @@ func (o *observation) tighten(r *GuardResult) {
 	o.write(ledger.Entry{Event: ledger.Exposed, Fingerprint: o.evidence.Keyfile.Key, Reason: o.seen.Loose})
 }
 
+// busy makes ErrBusy of a lock that somebody else holds.
+func busy(err error) error {
+	if held := (lock.ErrBusy{}); errors.As(err, &held) {
+		return fmt.Errorf("%w: %w", ErrBusy, err)
+	}
+	return err
+}
+
 // install puts a key at hand in the keyfile's place. That what came out could not be
 // copied to the local quarantine is trouble only: it stays beside the keyfile.
 func (o *observation) install(f key.Fingerprint, reason string) error {
-	err := o.host.Keyfile.Install(o.seen, o.keys[f], o.evidence.Now)
+	err := busy(o.host.Keyfile.Install(o.seen, o.keys[f], o.evidence.Now))
 	if err = o.onlyAside(err, "the key is in place"); err != nil {
 		return err
 	}
@@ -227,7 +239,7 @@ func (o *observation) park(r *GuardResult) error {
 		return nil
 	}
 	if !o.seen.Empty {
-		err := o.host.Keyfile.Park(o.seen, o.evidence.Now)
+		err := busy(o.host.Keyfile.Park(o.seen, o.evidence.Now))
 		if err = o.onlyAside(err, "the keyfile is parked"); err != nil {
 			return err
 		}

@@ -37,7 +37,11 @@ const backoffFile = "backoff.json"
 // ForgetBackoff lets the next start ask every escrow at once: what a person did may
 // have changed their answers.
 func ForgetBackoff(runDir string) error {
-	err := os.Remove(filepath.Join(runDir, backoffFile))
+	return (&memory{path: filepath.Join(runDir, backoffFile)}).forget()
+}
+
+func (m *memory) forget() error {
+	err := os.Remove(m.path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -176,6 +180,34 @@ func (m *memory) noteProofs(r agent.GuardResult) {
 	for f, p := range r.Evidence.Rows.Proofs {
 		m.Proofs[f] = proof{Verdict: p.Verdict, Checked: p.Checked, Opened: p.Opened}
 	}
+}
+
+// remember keeps for the next time what was answered, or forgets all of it where a key
+// was put in place: the keyfile is another one now, and what the escrows hold may be too.
+func remember(m *memory, r *agent.GuardResult) {
+	var err error
+	switch {
+	case r.Decision.Action == agent.Install, r.Decision.Action == agent.Make:
+		err = m.forget()
+	case m.asked:
+		m.noteProofs(*r)
+		err = m.save()
+	}
+	if err != nil {
+		r.Trouble = append(r.Trouble, agent.Trouble{What: "cannot remember for the next time what the escrows answered", Err: err})
+	}
+}
+
+// gateEscrows puts a gate before every escrow of a host. What is remembered is read when
+// it is first needed.
+func gateEscrows(h *agent.Host, recall func() *memory) (*agent.Host, func() *memory) {
+	once := sync.OnceValue(recall)
+	gated := *h
+	gated.Escrows = append([]agent.Escrow(nil), h.Escrows...)
+	for i := range gated.Escrows {
+		gated.Escrows[i].Reader = &gate{Reader: h.Escrows[i].Reader, recall: once}
+	}
+	return &gated, once
 }
 
 // gate is a Reader that asks the store behind it only when it is time to.

@@ -9,7 +9,6 @@ package hooks
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
@@ -36,33 +35,16 @@ func Prestart(ctx context.Context, h *agent.Host, opts PrestartOptions) (agent.G
 	if clock == nil {
 		clock = BootClock
 	}
-	recallOnce := sync.OnceValue(func() *memory {
+	gated, recallOnce := gateEscrows(h, func() *memory {
 		return recall(opts.RunDir, opts.Configuration+" "+present(h), clock)
 	})
-	gated := *h
-	gated.Escrows = append([]agent.Escrow(nil), h.Escrows...)
-	for i := range gated.Escrows {
-		gated.Escrows[i].Reader = &gate{Reader: h.Escrows[i].Reader, recall: recallOnce}
-	}
-	result, err := agent.Guard(ctx, &gated, agent.GuardOptions{
+	result, err := agent.Guard(ctx, gated, agent.GuardOptions{
 		Remembered: func(mark string) map[key.Fingerprint]rows.Proof { return recallOnce().proofs(mark) },
 	})
 	if result.Evidence.Rows.State == agent.RowsNotAsked {
 		return result, err // healthy: no escrow was asked either
 	}
-	if result.Decision.Action == agent.Install || result.Decision.Action == agent.Make {
-		// The keyfile is another one now, and what the escrows hold may be too.
-		if err := ForgetBackoff(opts.RunDir); err != nil {
-			result.Trouble = append(result.Trouble, agent.Trouble{What: "cannot clear the back-off", Err: err})
-		}
-		return result, err
-	}
-	if m := recallOnce(); m.asked {
-		m.noteProofs(result)
-		if err := m.save(); err != nil {
-			result.Trouble = append(result.Trouble, agent.Trouble{What: "cannot remember for the next start what the escrows answered", Err: err})
-		}
-	}
+	remember(recallOnce(), &result)
 	return result, err
 }
 
@@ -74,5 +56,5 @@ func present(h *agent.Host) string {
 	}
 	defer seen.Key.Wipe()
 	defer seen.Next.Wipe()
-	return fmt.Sprint(seen.Kind, seen.Size, seen.Dev, seen.Ino, seen.ModTime.UnixNano(), seen.Key.Fingerprint())
+	return fmt.Sprint(seen.Kind, seen.Size, seen.Dev, seen.Ino, seen.ModTime.UnixNano(), seen.Loose, seen.NextThere, seen.Key.Fingerprint())
 }

@@ -602,9 +602,8 @@ func TestBusyTable(t *testing.T) {
 				}
 			}
 		}()
-		table := open(t, d.URL(), rows.Options{})
-		for range 3 {
-			got := table.Prove(context.Background(), k)
+		for i := range 6 {
+			got := ask(t, d.URL(), rows.Options{Full: i%2 == 0}, k)
 			switch {
 			case got.State == rows.Answered:
 				if p := got.Proofs[0]; p.Verdict != rows.Opens || p.Checked != many || got.Counts.Legacy != many {
@@ -616,7 +615,6 @@ func TestBusyTable(t *testing.T) {
 		}
 		close(stop)
 		must(t, <-stopped, s.Close())
-		table.Close()
 	}
 	noSession(t, d)
 }

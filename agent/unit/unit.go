@@ -140,3 +140,36 @@ func flag(argv []string, name string) string {
 	}
 	return ""
 }
+
+// Restart restarts the first of the names that is active, and returns when systemd has
+// done so. Where none is active nothing is restarted, and that is no error.
+func Restart(ctx context.Context, names ...string) error {
+	conn, err := dbus.NewWithContext(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot ask systemd: %w", err)
+	}
+	defer conn.Close()
+	for _, name := range names {
+		state, err := conn.GetUnitPropertyContext(ctx, name, "ActiveState")
+		if err != nil {
+			return fmt.Errorf("cannot ask systemd about %s: %w", name, err)
+		}
+		if state.Value.Value() != "active" {
+			continue
+		}
+		done := make(chan string, 1)
+		if _, err := conn.RestartUnitContext(ctx, name, "replace", done); err != nil {
+			return fmt.Errorf("cannot restart %s: %w", name, err)
+		}
+		select {
+		case result := <-done:
+			if result != "done" {
+				return fmt.Errorf("cannot restart %s: systemd says %q", name, result)
+			}
+			return nil
+		case <-ctx.Done():
+			return fmt.Errorf("restarting %s: %w", name, ctx.Err())
+		}
+	}
+	return nil
+}

@@ -1,0 +1,63 @@
+package run
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+)
+
+// maxFollowed is the longest line in bytes that Follow hands on; a longer one ends it.
+const maxFollowed = 1 << 20
+
+// Follow runs s and hands on each line of its standard output as it comes, without the
+// newline; the slice is only good until line returns. It returns when the command ends
+// or ctx does, and then the command's process group is gone. Timeout, MaxOutput, Stdin
+// and Abandon do not apply. Every error is an *Error; the command ending by itself is
+// one too, even with status 0: who follows does not expect an end.
+func Follow(ctx context.Context, s Spec, line func([]byte)) error {
+	fail := func(err error) error { return &Error{Command: filepath.Base(s.Path), Status: -1, Err: err} }
+	path, err := lookPath(s.Path)
+	if err != nil {
+		return fail(err)
+	}
+	if s.Dir == "" {
+		s.Dir = "/"
+	}
+	cmd := exec.CommandContext(ctx, path, s.Args...)
+	cmd.Dir, cmd.Env = s.Dir, environ(s.Env)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { killGroup(cmd.Process.Pid); return nil }
+	cmd.WaitDelay = lingering
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return fail(err)
+	}
+	if err := cmd.Start(); err != nil {
+		return fail(err)
+	}
+	lines := bufio.NewScanner(out)
+	lines.Buffer(nil, maxFollowed)
+	for lines.Scan() {
+		line(lines.Bytes())
+	}
+	killGroup(cmd.Process.Pid)
+	io.Copy(io.Discard, out) //nolint:errcheck // its end is all that matters
+	err = cmd.Wait()
+	switch {
+	case ctx.Err() != nil:
+		return fail(ctx.Err())
+	case lines.Err() != nil:
+		return fail(lines.Err())
+	case err == nil:
+		return fail(io.EOF)
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.Exited() {
+		return &Error{Command: filepath.Base(s.Path), Status: exit.ExitCode(), Err: ErrExit}
+	}
+	return fail(err)
+}

@@ -1,0 +1,152 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/keyfile"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+// TendOptions are what the watcher knows of the moment.
+type TendOptions struct {
+	// Prove asks the rows even where a fresh proof is on record.
+	Prove bool
+	// DaemonRead says that the daemon has read its key since it was started: from then on
+	// a keyfile of 32 bytes is corrected only with Heal.
+	DaemonRead bool
+	Heal       bool
+	// Remembered is as for Guard.
+	Remembered func(mark string) map[key.Fingerprint]rows.Proof
+}
+
+// TendResult is what was found, decided and done.
+type TendResult struct {
+	GuardResult
+	// Held says why what Decide answered was not done, "" if it was.
+	Held string
+	// Installed is the key that was put into the keyfile's place just now, "" for none.
+	Installed key.Fingerprint
+	// Waiting: an empty file stands there, on which the daemon cannot mint, and no key yet.
+	Waiting bool
+}
+
+// Tend looks after the keyfile while the daemon runs. It decides as a start would, and
+// does less than was decided, never more: nothing while a rotation holds its lock, no
+// key where the directory is gone (the daemon was uninstalled), no first key but in
+// place of a parked one, and no other key than the one that the daemon has read unless
+// it may heal. It never parks: that is for a start.
+func Tend(ctx context.Context, h *Host, opts TendOptions) (TendResult, error) {
+	const attempts = 5 // as in Guard
+	for attempt := 1; ; attempt++ {
+		r, err := tendOnce(ctx, h, opts)
+		if !errors.Is(err, keyfile.ErrChanged) || attempt == attempts {
+			return r, err
+		}
+	}
+}
+
+func tendOnce(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err error) {
+	busy, err := lock.Held(h.StateDir, lock.Rotate)
+	if err != nil {
+		return r, fmt.Errorf("cannot tell whether a rotation is under way: %w", err)
+	}
+	if busy {
+		r.Held = "a rotation is under way"
+		return r, nil
+	}
+	o, err := h.observe()
+	if err != nil {
+		return r, err
+	}
+	defer o.close()
+	defer func() { r.Evidence, r.Mark, r.Trouble = o.evidence, o.answer.Mark, o.trouble }()
+	if o.evidence.Ledger.Rotation != nil {
+		l, err := lock.Try(h.StateDir, lock.Rotate)
+		if err != nil {
+			r.Held = "a rotation is under way"
+			return r, nil
+		}
+		defer l.Release()
+	}
+	if dir := filepath.Dir(h.Keyfile.Path); o.seen.Kind == keyfile.Missing {
+		if _, err := os.Stat(dir); err != nil {
+			r.Held = dir + " is gone, so the daemon is not there to need a key"
+			return r, nil
+		}
+	}
+	o.remembered = opts.Remembered
+	o.sweep()
+	if opts.Prove {
+		o.askRows(ctx)
+	}
+	r.Decision = o.decide(ctx)
+	r.Waiting = o.seen.Empty
+	if r.Held = o.held(r.Decision, opts); r.Held != "" {
+		o.writeContradiction(r.Decision)
+		return r, nil
+	}
+	if r.Decision.Action == Doubt || r.Decision.Action == Lost {
+		o.writeContradiction(r.Decision)
+		return r, nil
+	}
+	if err := o.act(ctx, &r.GuardResult); err != nil {
+		return r, fmt.Errorf("cannot %s: %w", r.Decision.Action, err)
+	}
+	if a := r.Decision.Action; a == Install || a == Make {
+		r.Installed, r.Waiting = r.Decision.Key, false
+	}
+	return r, nil
+}
+
+// held says why a decision is not for the watcher to carry out.
+func (o *observation) held(d Decision, opts TendOptions) string {
+	switch {
+	case d.Action == Make && !o.seen.Empty:
+		return "the first key is made at the daemon's next start"
+	case d.Action == Install && o.evidence.Keyfile.Good && opts.DaemonRead && !opts.Heal:
+		return fmt.Sprintf("the daemon runs on the present keyfile, and heal is off: key %s belongs there", d.Key)
+	}
+	return ""
+}
+
+// writeContradiction records that the rows refuted the known key.
+func (o *observation) writeContradiction(d Decision) {
+	if d.Contradicted == "" {
+		return
+	}
+	p := o.evidence.Rows.Proofs[d.Contradicted]
+	o.write(ledger.Entry{Event: ledger.Contradicted, Fingerprint: d.Contradicted,
+		Verdict: string(p.Verdict), Checked: p.Checked, Opened: p.Opened})
+}
+
+// HoldWatch takes the lock by which a start knows that a watcher lives. It returns
+// ErrBusy where one does.
+func HoldWatch(h *Host) (release func(), err error) {
+	l, err := lock.Try(h.StateDir, lock.Watch)
+	if err != nil {
+		return nil, busy(err)
+	}
+	return l.Release, nil
+}
+
+// KeepKeyfile copies the key that stands in the keyfile's place into the local
+// quarantine: another program has just written it, and may take it away again.
+func KeepKeyfile(h *Host) error {
+	seen, err := h.Keyfile.Look()
+	if err != nil {
+		return err
+	}
+	defer seen.Key.Wipe()
+	defer seen.Next.Wipe()
+	if seen.Key.IsZero() {
+		return nil
+	}
+	return h.Keyfile.Keep(seen.Key, h.Now())
+}

@@ -1,0 +1,118 @@
+package hooks
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+const (
+	// saveTimeout bounds one visit to an escrow.
+	saveTimeout = 30 * time.Second
+	// saveFirst and saveLongest bound the pause after a failure: it doubles.
+	saveFirst   = 5 * time.Second
+	saveLongest = 5 * time.Minute
+	// saveAgain is how long what an escrow took without its being over (law 4 kept it in
+	// quarantine) is left alone.
+	saveAgain = time.Hour
+)
+
+// saver brings to one escrow what is due there, for ever. It is its escrow's breaker: a
+// failure makes only this one wait.
+type saver struct {
+	h      *agent.Host
+	escrow string
+	clock  Clock
+	woken  chan struct{}
+	ended  chan struct{}
+
+	failures int
+	next     time.Duration     // since boot: not before
+	done     []key.Fingerprint // what was due at the last visit that succeeded
+	doneAt   time.Duration     // since boot
+}
+
+// saved is how a visit to an escrow ended.
+type saved struct {
+	escrow  string
+	results []agent.SaveResult
+	err     error
+	next    time.Duration // until the next try
+}
+
+func newSaver(h *agent.Host, name string, clock Clock) *saver {
+	return &saver{h: h, escrow: name, clock: clock, woken: make(chan struct{}, 1), ended: make(chan struct{})}
+}
+
+// wake makes the saver look at what is due. It never blocks.
+func (s *saver) wake() {
+	select {
+	case s.woken <- struct{}{}:
+	default: // it is about to look already
+	}
+}
+
+func (s *saver) run(ctx context.Context, out chan<- saved) {
+	defer close(s.ended)
+	retry := time.NewTimer(time.Hour)
+	retry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.woken:
+		case <-retry.C:
+		}
+		again, visit := s.visit(ctx)
+		if again > 0 {
+			retry.Reset(again)
+		}
+		if visit == nil {
+			continue
+		}
+		select {
+		case out <- *visit:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// visit brings what is due, unless it is too early. It returns the pause until the next
+// try, 0 for none, and how the visit ended, nil without one.
+func (s *saver) visit(ctx context.Context) (time.Duration, *saved) {
+	_, now := s.clock()
+	if now < s.next {
+		return s.next - now, nil
+	}
+	due, err := agent.Due(s.h, s.escrow)
+	if err != nil || len(due) == 0 || slices.Equal(due, s.done) && now-s.doneAt < saveAgain {
+		return 0, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, saveTimeout)
+	defer cancel()
+	results, err := agent.SaveDue(ctx, s.h, s.escrow)
+	if errors.Is(err, context.Canceled) {
+		return 0, nil
+	}
+	if err == nil {
+		s.failures, s.next, s.done, s.doneAt = 0, 0, due, now
+		return 0, &saved{escrow: s.escrow, results: results}
+	}
+	if !errors.Is(err, escrow.ErrNeverLeft) || s.failures == 0 {
+		s.failures++
+	}
+	pause := saveFirst
+	for range s.failures - 1 {
+		pause = min(2*pause, saveLongest)
+	}
+	pause += rand.N(pause / 4)
+	s.next = now + pause
+	return pause, &saved{escrow: s.escrow, results: results, err: err, next: pause}
+}

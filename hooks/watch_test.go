@@ -1,0 +1,389 @@
+package hooks_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/keyfile"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
+	"github.com/footprintai/containarium-keyguard/agent/unit"
+	"github.com/footprintai/containarium-keyguard/hooks"
+)
+
+// watched is a host with a running watcher. What the watcher reports is how a test
+// knows that something is done.
+type watched struct {
+	t       testing.TB
+	dir     string
+	db      *rowstest.Database
+	up      atomic.Bool // the rows can be asked
+	host    *agent.Host
+	options hooks.WatchOptions
+	reports chan string
+	journal chan unit.Line
+	restart chan struct{}
+	stop    func()
+}
+
+func newWatched(t testing.TB, db *rowstest.Database) *watched {
+	t.Helper()
+	w := &watched{t: t, dir: t.TempDir(), db: db, reports: make(chan string, 10_000),
+		journal: make(chan unit.Line), restart: make(chan struct{}, 10)}
+	w.up.Store(true)
+	w.host = &agent.Host{
+		Keyfile: keyfile.File{Path: w.path("etc/secrets.key"), Owner: os.Getuid(), Group: os.Getgid(),
+			Quarantine: w.path("state/quarantine"), Locks: w.path("state")},
+		Ledger:   ledger.Open(w.path("state"), ledger.Options{Host: "test"}),
+		StateDir: w.path("state"),
+		Now:      time.Now,
+		OpenRows: func(_ context.Context, o rows.Options) (*rows.Table, error) {
+			if !w.up.Load() {
+				return nil, rows.ErrRefused
+			}
+			return rows.Open(rows.Location{URL: w.db.URL(), From: "the test"}, o)
+		},
+	}
+	for _, d := range []string{"etc", "state", "run", "usb"} {
+		w.must(os.Mkdir(w.path(d), 0o700))
+	}
+	place, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: "usb", Path: w.path("usb"), Keyfile: w.host.Keyfile.Path, AllowSameDisk: true})
+	w.must(err)
+	w.must(place.Init(context.Background()))
+	w.host.Escrows = []agent.Escrow{{Reader: place, Writer: place, Required: true}}
+	w.options = hooks.WatchOptions{
+		Debounce: 20 * time.Millisecond, Rescan: time.Hour, RunDir: w.path("run"),
+		Ready: func() {}, Status: func(string) {}, Beat: func() {},
+		Report: func(r hooks.Report) {
+			text := r.Text
+			if r.Err != nil {
+				text += ": " + r.Err.Error()
+			}
+			w.reports <- text
+		},
+		Follow: func(ctx context.Context, line func(unit.Line)) error {
+			for {
+				select {
+				case l := <-w.journal:
+					line(l)
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+		},
+		Restart: func(context.Context) error { w.restart <- struct{}{}; return nil },
+	}
+	return w
+}
+
+func (w *watched) start() {
+	w.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- hooks.Watch(ctx, w.host, w.options) }()
+	stopped := false
+	w.stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		select {
+		case err := <-ended:
+			if err != nil {
+				w.t.Error(err)
+			}
+		case <-time.After(10 * time.Second):
+			w.t.Error("the watcher does not stop")
+		}
+	}
+	w.t.Cleanup(w.stop)
+}
+
+func (w *watched) path(name string) string { return filepath.Join(w.dir, name) }
+
+func (w *watched) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// await reads reports until one has the words.
+func (w *watched) await(words ...string) {
+	w.t.Helper()
+	var heard []string
+	deadline := time.After(20 * time.Second)
+	for {
+		select {
+		case r := <-w.reports:
+			heard = append(heard, r)
+			all := true
+			for _, word := range words {
+				all = all && strings.Contains(r, word)
+			}
+			if all {
+				return
+			}
+		case <-deadline:
+			w.t.Fatalf("no report with %q, but\n%s", words, strings.Join(heard, "\n"))
+		}
+	}
+}
+
+func (w *watched) write(k key.Key) {
+	w.t.Helper()
+	temp := w.path("etc/.new")
+	w.must(os.WriteFile(temp, k.UnsafeBytes(), 0o400))
+	w.must(os.Rename(temp, w.host.Keyfile.Path))
+}
+
+func (w *watched) holds(k key.Key) bool {
+	content, err := os.ReadFile(w.host.Keyfile.Path)
+	return err == nil && bytes.Equal(content, k.UnsafeBytes())
+}
+
+func (w *watched) shelf(s escrow.Shelf) []key.Fingerprint {
+	w.t.Helper()
+	copies, err := w.host.Escrows[0].List(context.Background())
+	w.must(err)
+	var list []key.Fingerprint
+	for _, c := range copies {
+		if c.Shelf == s {
+			list = append(list, c.Fingerprint)
+		}
+	}
+	return list
+}
+
+func (w *watched) upsert(k key.Key) {
+	w.t.Helper()
+	w.must(w.db.Upsert(k, "tenant", "SECRET_"+string(k.Fingerprint()), []byte("v")))
+}
+
+func watchKey(name string) key.Key {
+	sum := sha256.Sum256([]byte("watch test key " + name))
+	k, err := key.New(sum[:])
+	if err != nil {
+		panic(err)
+	}
+	return k
+}
+
+// TestWatch plays what happens to a keyfile while the daemon runs (design §4).
+func TestWatch(t *testing.T) {
+	cluster := rowstest.New(t)
+	a, b := watchKey("a"), watchKey("b")
+	fa := string(a.Fingerprint())
+
+	// guarded is a watcher over a proven, escrowed key.
+	guarded := func(t *testing.T, change func(*watched)) *watched {
+		t.Helper()
+		w := newWatched(t, cluster.Database(t))
+		w.upsert(a)
+		w.write(a)
+		if change != nil {
+			change(w)
+		}
+		w.start()
+		w.await("saved", fa)
+		if got := w.shelf(escrow.Current); len(got) != 1 || string(got[0]) != fa {
+			t.Fatalf("current: %v", got)
+		}
+		return w
+	}
+
+	t.Run("a new key is proven and escrowed", func(t *testing.T) {
+		w := newWatched(t, cluster.Database(t))
+		w.upsert(a)
+		w.start()
+		w.await("lost")
+		w.write(a)
+		w.await("saved", fa, "current")
+	})
+	t.Run("deleted, it comes back", func(t *testing.T) {
+		w := guarded(t, nil)
+		w.must(os.Remove(w.host.Keyfile.Path))
+		w.await("missing", fa, "in place")
+		if !w.holds(a) {
+			t.Error("another key is in place")
+		}
+	})
+	t.Run("truncated in place, it comes back", func(t *testing.T) {
+		w := guarded(t, nil)
+		w.must(os.Truncate(w.host.Keyfile.Path, 7))
+		w.await("7 bytes", fa, "in place")
+	})
+	t.Run("loose, it is tightened", func(t *testing.T) {
+		w := guarded(t, nil)
+		w.must(os.Chmod(w.host.Keyfile.Path, 0o644))
+		w.await("loose (mode 0644)")
+		info, err := os.Stat(w.host.Keyfile.Path)
+		w.must(err)
+		if info.Mode().Perm() != 0o400 {
+			t.Error(info.Mode())
+		}
+	})
+	t.Run("foreign, before the daemon has read its key", func(t *testing.T) {
+		w := guarded(t, nil)
+		w.write(b)
+		w.await(fa, "in place")
+		w.await("saved", string(b.Fingerprint()), "quarantine")
+		if got := w.shelf(escrow.Current); len(got) != 1 {
+			t.Errorf("current: %v (law 4)", got)
+		}
+	})
+	t.Run("foreign, after the daemon has read its key", func(t *testing.T) {
+		w := guarded(t, nil)
+		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1"}
+		w.journal <- unit.Line{Said: unit.Ready, Invocation: "1"}
+		w.write(b)
+		w.await("heal is off", fa)
+		if !w.holds(b) {
+			t.Error("the keyfile was corrected under a running daemon")
+		}
+		if got := w.shelf(escrow.Current); len(got) != 1 {
+			t.Errorf("current: %v (law 4)", got)
+		}
+	})
+	t.Run("foreign, with heal", func(t *testing.T) {
+		w := guarded(t, func(w *watched) { w.options.Heal = true })
+		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1"}
+		w.journal <- unit.Line{Said: unit.Ready, Invocation: "1"}
+		w.write(b)
+		w.await(fa, "in place")
+		<-w.restart
+	})
+	t.Run("the directory goes and comes back", func(t *testing.T) {
+		w := guarded(t, nil)
+		w.must(os.RemoveAll(w.path("etc")))
+		w.await("is gone")
+		if _, err := os.Stat(w.path("etc")); !errors.Is(err, os.ErrNotExist) {
+			t.Error("the directory of an uninstalled daemon was made again")
+		}
+		w.must(os.Mkdir(w.path("etc"), 0o700))
+		w.await(fa, "in place")
+		w.must(os.Remove(w.host.Keyfile.Path))
+		w.await(fa, "in place")
+	})
+	t.Run("the directory is renamed and replaced", func(t *testing.T) {
+		w := guarded(t, nil)
+		w.must(os.Rename(w.path("etc"), w.path("old")))
+		w.must(os.Mkdir(w.path("etc"), 0o700))
+		w.await(fa, "in place")
+		w.must(os.Remove(w.host.Keyfile.Path))
+		w.await(fa, "in place")
+	})
+	t.Run("no events at all", func(t *testing.T) {
+		w := guarded(t, func(w *watched) { w.options.Debounce, w.options.Rescan = time.Hour, 50*time.Millisecond })
+		w.must(os.Remove(w.host.Keyfile.Path))
+		w.await("missing", fa, "in place")
+	})
+	t.Run("parked, and the rows come up", func(t *testing.T) {
+		w := guarded(t, nil)
+		w.stop()
+		w.must(os.RemoveAll(w.path("state/ledger.jsonl")))
+		w.must(os.Remove(w.host.Keyfile.Path))
+		w.must(os.WriteFile(w.host.Keyfile.Path, nil, 0o400))
+		w.up.Store(false)
+		w.start()
+		w.await("doubt")
+		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1"}
+		w.journal <- unit.Line{Said: unit.Empty, Invocation: "1"}
+		w.up.Store(true)
+		w.await(fa, "in place")
+		w.await("restarting the daemon")
+		<-w.restart
+	})
+	t.Run("parked, and in time", func(t *testing.T) {
+		w := guarded(t, nil)
+		w.stop()
+		w.must(os.Remove(w.host.Keyfile.Path))
+		w.must(os.WriteFile(w.host.Keyfile.Path, nil, 0o400))
+		w.start()
+		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1"}
+		w.await(fa, "in place")
+		w.journal <- unit.Line{Said: unit.Ready, Invocation: "1"}
+		select {
+		case <-w.restart:
+			t.Error("a daemon that read the right key was restarted")
+		default:
+		}
+	})
+	t.Run("the daemon mints under our eyes", func(t *testing.T) {
+		w := guarded(t, nil)
+		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1"}
+		w.write(b)
+		w.journal <- unit.Line{Said: unit.Minted, Invocation: "1"}
+		w.await("made one")
+		w.await("saved", string(b.Fingerprint()), "quarantine")
+	})
+	t.Run("the escrow comes and goes", func(t *testing.T) {
+		w := newWatched(t, cluster.Database(t))
+		var since atomic.Int64
+		w.options.Clock = func() (string, time.Duration) { return "boot", time.Duration(since.Load()) }
+		w.upsert(a)
+		w.write(a)
+		w.must(os.Rename(w.path("usb"), w.path("away")))
+		w.options.Rescan = 20 * time.Millisecond
+		w.start()
+		w.await("does not take what is due")
+		w.must(os.Rename(w.path("away"), w.path("usb")))
+		since.Add(int64(10 * time.Minute))
+		w.must(os.Chmod(w.host.Keyfile.Path, 0o600)) // something happens
+		w.await("saved", fa)
+	})
+	t.Run("a rotation holds the lock", func(t *testing.T) {
+		w := guarded(t, nil)
+		l := holdLock(t, w.path("state/rotate"))
+		w.must(os.Remove(w.host.Keyfile.Path))
+		w.await("rotation is under way")
+		if w.holds(a) {
+			t.Error("the watcher acted while a rotation held its lock")
+		}
+		l.Close()
+		w.must(os.WriteFile(w.path("etc/secrets.key.next"), nil, 0o400))
+		w.must(os.Remove(w.path("etc/secrets.key.next")))
+		w.await(fa, "in place")
+	})
+	t.Run("saves survive a restart", func(t *testing.T) {
+		w := newWatched(t, cluster.Database(t))
+		w.upsert(a)
+		w.write(a)
+		w.must(os.Rename(w.path("usb"), w.path("away")))
+		w.start()
+		w.await("does not take what is due")
+		w.stop()
+		w.must(os.Rename(w.path("away"), w.path("usb")))
+		w.start()
+		w.await("saved", fa)
+	})
+}
+
+// holdLock holds a lock of the state directory as another process would.
+func holdLock(t testing.TB, path string) *os.File {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}

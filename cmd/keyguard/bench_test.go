@@ -16,7 +16,7 @@ func build(tb testing.TB, dir string) (keyguard, linked string) {
 	tb.Helper()
 	keyguard, linked = filepath.Join(dir, "keyguard"), filepath.Join(dir, "linked")
 	for out, pkg := range map[string]string{keyguard: ".", linked: "./testdata/linked"} {
-		c := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", out, pkg)
+		c := exec.Command("go", "build", "-tags", "grpcnotrace", "-trimpath", "-ldflags=-s -w", "-o", out, pkg)
 		c.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if text, err := c.CombinedOutput(); err != nil {
 			tb.Fatalf("%v: %s", err, text)

@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 )
 
@@ -69,7 +70,7 @@ func play(ctx context.Context) error {
 		return err
 	}
 	for _, act := range []func(context.Context) error{
-		s.firstStart, s.deleted, s.foreign, s.mangled, s.loose, s.unreachable, s.postgresDown,
+		s.firstStart, s.deleted, s.foreign, s.mangled, s.loose, s.unreachable, s.postgresDown, s.watched,
 	} {
 		if err := act(ctx); err != nil {
 			return fmt.Errorf("scene %d: %w", s.scene, err)
@@ -242,6 +243,66 @@ func (s *stage) postgresDown(ctx context.Context) error {
 	if err := s.postgres.Restart(); err != nil {
 		return err
 	}
+	return s.restartAndRead(ctx)
+}
+
+// watched plays what happens while the daemon runs, under the watcher's eyes.
+func (s *stage) watched(ctx context.Context) error {
+	s.title("While the daemon runs, keyguard watches")
+	ctx, stop := context.WithCancel(ctx)
+	heard := make(chan string, 1000)
+	out := &lines{each: func(line string) {
+		s.print("35", "  watcher: "+line)
+		select {
+		case heard <- line:
+		default:
+		}
+	}}
+	watcher := exec.CommandContext(ctx, s.path("keyguard"), "watch", "--config", s.path("keyguard.toml"))
+	watcher.Cancel = func() error { return watcher.Process.Signal(syscall.SIGTERM) }
+	watcher.Stdout, watcher.Stderr = out, out
+	if err := watcher.Start(); err != nil {
+		stop()
+		return err
+	}
+	defer watcher.Wait()
+	defer stop()
+	await := func(word string) error {
+		for {
+			select {
+			case line := <-heard:
+				if strings.Contains(line, word) {
+					return nil
+				}
+			case <-time.After(30 * time.Second):
+				return fmt.Errorf("the watcher never said %q", word)
+			}
+		}
+	}
+	if err := await("guarding"); err != nil {
+		return err
+	}
+	s.say("The key is deleted under the running daemon:")
+	if err := os.Remove(s.path("etc/secrets.key")); err != nil {
+		return err
+	}
+	if err := await("in place now"); err != nil {
+		return err
+	}
+	s.say("Somebody copies another key over it. It is kept, and never becomes the newest copy:")
+	foreign := make([]byte, 32)
+	rand.Read(foreign)
+	if err := s.replaceKey(foreign); err != nil {
+		return err
+	}
+	k, err := key.New(foreign)
+	if err != nil {
+		return err
+	}
+	if err := await(string(k.Fingerprint()) + " is saved"); err != nil {
+		return err
+	}
+	s.keyguard(ctx, "copies")
 	return s.restartAndRead(ctx)
 }
 

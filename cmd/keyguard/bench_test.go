@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -8,7 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 )
 
 // build builds the real programs, as the package does.
@@ -115,5 +118,56 @@ func TestHealthyPrestartOpensNoSocket(t *testing.T) {
 	}
 	if strings.Contains(calls, "socket(") || strings.Contains(calls, "connect(") || strings.Count(calls, "execve(") != 1 {
 		t.Errorf("a healthy start is not local (law 7):\n%s", calls)
+	}
+}
+
+// BenchmarkRestore is a whole start that finds no keyfile, asks the rows and the escrow,
+// and puts the key back (design: at most 50 ms from a store on loopback).
+func BenchmarkRestore(b *testing.B) {
+	keyguard, _ := build(b, b.TempDir())
+	db := rowstest.New(b).Database(b)
+	for i := range 1000 {
+		if err := db.Upsert(testKey("a"), fmt.Sprint("tenant", i%10), fmt.Sprint("SECRET_", i), make([]byte, 256)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	gcp, err := secretmanager.Start(secretmanager.Options{Anonymous: true, Unlimited: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer gcp.Close()
+	for kind, escrow := range map[string]string{
+		"gcp":       fmt.Sprintf("kind = \"gcp-secret-manager\"\nproject = \"my-project\"\nsecret = \"bench\"\nendpoint = %q\nplaintext = true\n", gcp.Addr()),
+		"directory": "kind = \"directory\"\npath = \"DIR/usb\"\nallow_same_disk = true\n",
+	} {
+		b.Run(kind, func(b *testing.B) {
+			dir := b.TempDir()
+			config, keyfile := filepath.Join(dir, "keyguard.toml"), filepath.Join(dir, "secrets.key")
+			must := func(err error) {
+				b.Helper()
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+			call := func(args ...string) {
+				b.Helper()
+				if text, err := exec.Command(keyguard, append(args, "--config", config)...).CombinedOutput(); err != nil {
+					b.Fatalf("%v: %s", err, text)
+				}
+			}
+			text := "keyfile = \"DIR/secrets.key\"\nstate_dir = \"DIR/state\"\nrun_dir = \"DIR/run\"\ndaemon.unit = \"\"\n" +
+				"database.url_file = \"DIR/url\"\n[[escrow]]\nname = \"bench\"\n" + escrow
+			must(os.WriteFile(config, []byte(strings.ReplaceAll(text, "DIR", dir)), 0o600))
+			must(os.WriteFile(filepath.Join(dir, "url"), []byte(db.URL()), 0o600))
+			must(os.WriteFile(keyfile, testKey("a").UnsafeBytes(), 0o400))
+			call("init", "--yes")
+			for b.Loop() {
+				must(os.Remove(keyfile))
+				call("prestart")
+			}
+			if _, err := os.Stat(keyfile); err != nil {
+				b.Fatal(err)
+			}
+		})
 	}
 }

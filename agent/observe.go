@@ -264,7 +264,8 @@ func (o *observation) fetchAll(ctx context.Context, i int) {
 		e.Remembered = r.Remembered()
 	}
 	for _, c := range copies {
-		e.Copies = append(e.Copies, CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Fingerprint, Unreadable: c.Unreadable})
+		e.Copies = append(e.Copies, CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Fingerprint, Unreadable: c.Unreadable,
+			Worthless: c.Unreadable == "destroyed"}) // nothing brings it back, unlike one that is disabled
 	}
 	for n := range copies {
 		c := &e.Copies[n]

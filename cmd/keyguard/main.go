@@ -53,6 +53,9 @@ func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	a := &app{in: os.Stdin, out: os.Stdout, err: os.Stderr}
+	if err := quiet(); err != nil {
+		return a.explain(err)
+	}
 	root := a.commands()
 	root.SetArgs(args)
 	if err := root.ExecuteContext(ctx); err != nil {

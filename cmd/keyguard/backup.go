@@ -61,7 +61,7 @@ type backupDoc struct {
 func backupDocOf(r agent.BackupResult) backupDoc {
 	d := backupDoc{Version: jsonVersion, Fingerprint: r.Key, Rows: rowsDocOf(r.Rows), Proof: proofOf(r.Rows, r.Key)}
 	for _, s := range r.Escrows {
-		d.Escrows = append(d.Escrows, saveDoc{Escrow: s.Escrow, Required: s.Required, Saved: s.Err == nil,
+		d.Escrows = append(d.Escrows, saveDoc{Escrow: s.Escrow, Required: s.Required, Saved: s.Err == nil && !s.Unverified,
 			Shelf: s.Shelf, Copy: s.Copy.ID, Why: s.Why, Unverified: s.Unverified, Error: errorText(s.Err)})
 	}
 	return d
@@ -110,15 +110,20 @@ func (a *app) judgeSaves(f key.Fingerprint, saves []agent.SaveResult) error {
 			failed++
 			a.urgent("escrow %q: %v", s.Escrow, s.Err)
 			a.remedy(s.Err)
+		case s.Unverified: // nobody knows whether it can be restored
+			failed++
+			a.urgent("escrow %q: copy %s: %v", s.Escrow, s.Copy.ID, escrow.ErrUnverified)
+			a.remedy(escrow.ErrUnverified)
 		case s.Shelf == escrow.Quarantine:
 			quarantined++
 		}
 	}
 	switch {
 	case quarantined > 0:
-		return outcome{exitRefused, fmt.Sprintf("key %s is not made a current copy in %d escrows, to protect the last good copy", f, quarantined)}
+		return outcome{exitRefused, fmt.Sprintf("key %s went to quarantine in %d of %d escrows, to protect the last good copy", f, quarantined, len(saves)),
+			[]string{"see what every key opens: keyguard verify", "if the newest copy there is this host's own after all: keyguard accept"}}
 	case failed > 0:
-		return outcome{exitEscrow, fmt.Sprintf("key %s is not in %d of %d escrows", f, failed, len(saves))}
+		return outcome{exitEscrow, fmt.Sprintf("key %s is not safe in %d of %d escrows", f, failed, len(saves)), nil}
 	}
 	return nil
 }

@@ -89,7 +89,7 @@ func (a *app) printCopies(r agent.CopiesResult) error {
 		})
 	}
 	if failed > 0 {
-		return outcome{exitEscrow, fmt.Sprintf("%d of %d escrows cannot answer", failed, len(r.Escrows))}
+		return outcome{exitEscrow, fmt.Sprintf("%d of %d escrows cannot answer", failed, len(r.Escrows)), nil}
 	}
 	return nil
 }

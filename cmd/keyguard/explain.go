@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -32,8 +33,9 @@ func (e inputError) Unwrap() error { return e.error }
 
 // outcome is a command that was done and has a word to say by its exit code.
 type outcome struct {
-	code int
-	text string
+	code  int
+	text  string
+	hints []string // what to type, after the text; "" is none
 }
 
 func (o outcome) Error() string { return o.text }
@@ -188,10 +190,17 @@ func (a *app) explain(err error) int {
 		usage usageError
 		conf  configError
 		input inputError
+		done  outcome
 	)
 	switch {
 	case errors.As(err, &usage):
 		a.hint("keyguard --help")
+	case errors.As(err, &done):
+		for _, h := range slices.Compact(done.hints) {
+			if h != "" {
+				a.hint(h)
+			}
+		}
 	case errors.As(err, &conf):
 		a.hint("correct " + a.configPath() + " and check it: keyguard config")
 	case errors.As(err, &input) && !errors.Is(err, key.ErrMangled) && !errors.Is(err, key.ErrChecksum):
@@ -208,12 +217,19 @@ func (a *app) explain(err error) int {
 
 // remedy prints the first hint that fits.
 func (a *app) remedy(err error) {
+	if hint := remedyOf(err); hint != "" {
+		a.hint(hint)
+	}
+}
+
+// remedyOf is the first hint that fits, "" for none.
+func remedyOf(err error) string {
 	for _, r := range remedies {
 		if errors.Is(err, r.err) {
-			a.hint(r.hint)
-			return
+			return r.hint
 		}
 	}
+	return ""
 }
 
 // urgent prints a message that a person should see even in a long journal.
@@ -250,8 +266,10 @@ func (a *app) explainRefusal(r refusal) {
 		} else {
 			a.hint("if you have the key elsewhere: keyguard import")
 		}
-	default:
+	case e.Rows.State == agent.RowsSilent && r.result.Decision.Needed == "":
 		a.hint("when the escrow answers again: keyguard restore; where there never was a key: keyguard accept --new")
+	default: // rows depend on a key: a new one would open none of them
+		a.hint("when the escrow answers again: keyguard restore; if you have the key elsewhere: keyguard import")
 	}
 }
 
@@ -287,6 +305,13 @@ func (a *app) explainSearch(r agent.GuardResult) {
 		for _, c := range s.Copies {
 			if c.Unreadable != "" {
 				a.urgent("escrow %q, copy %s: %s", s.Name, c.ID, c.Unreadable)
+				switch {
+				case c.Worthless:
+				case strings.Contains(c.Unreadable, escrow.ErrSealed.Error()):
+					a.remedy(escrow.ErrSealed)
+				default:
+					a.remedy(escrow.ErrUnreadable)
+				}
 			} else {
 				a.urgent("escrow %q, copy %s: key %s, %s", s.Name, c.ID, orNone(c.Key), opened(c.Key))
 			}

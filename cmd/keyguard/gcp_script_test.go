@@ -9,7 +9,6 @@ import (
 
 	pb "cloud.google.com/go/secretmanager/apiv1/secretmanagerpb"
 	"github.com/rogpeppe/go-internal/testscript"
-	"google.golang.org/grpc/codes"
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
 )
@@ -28,7 +27,7 @@ const (
 //	gcp put NAME FORM               a version of the current shelf, by hand; NAME - is FORM as text
 //	gcp state N STATE               ENABLED, DISABLED, DESTROYED
 //	gcp grant [ROLE…]               what this host may do
-//	gcp revoke                      its account is gone, and so are its tokens
+//	gcp revoke                      credentials.json is of an account that is gone
 //	gcp skew DURATION               the store's clock against ours
 //	gcp remove                      both secrets
 //	gcp stop                        nothing listens any more
@@ -72,7 +71,9 @@ func cmdGCP(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		s.gcp.Grant(gcpHost, roles...)
 	case "revoke":
-		s.gcp.Break(secretmanager.Fault{Kind: secretmanager.Fail, Code: codes.Unauthenticated})
+		credentials, err := s.gcp.Credentials("gone@keyguard-test.iam.gserviceaccount.com", "service_account")
+		ts.Check(err)
+		ts.Check(os.WriteFile(s.path("credentials.json"), credentials, 0o600))
 	case "skew":
 		d, err := time.ParseDuration(args[1])
 		ts.Check(err)

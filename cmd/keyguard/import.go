@@ -99,7 +99,7 @@ func (a *app) printKept(r agent.BackupResult) error {
 	if errors.As(err, &done) && done.code == exitRefused {
 		for _, s := range r.Escrows {
 			if s.Err != nil {
-				return outcome{exitEscrow, fmt.Sprintf("key %s is not kept in every escrow", r.Key)}
+				return outcome{exitEscrow, fmt.Sprintf("key %s is not kept in every escrow", r.Key), nil}
 			}
 		}
 		return nil

@@ -154,7 +154,7 @@ func (a *app) printInit(r agent.InitResult, cfg *config.Config) error {
 		}
 	}
 	if judged == nil && failed > 0 {
-		return outcome{exitEscrow, fmt.Sprintf("%d of %d escrows could not be made", failed, len(r.Places))}
+		return outcome{exitEscrow, fmt.Sprintf("%d of %d escrows could not be made", failed, len(r.Places)), nil}
 	}
 	return judged
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -31,6 +32,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	// Scripts wait more than they work: for deadlines, and for other processes.
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		panic(err)
+	}
 	testscript.Main(m, map[string]func(){"keyguard": main})
 }
 

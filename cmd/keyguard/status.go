@@ -94,29 +94,31 @@ func (a *app) printStatus(r agent.StatusResult, path string) error {
 	if r.Health == agent.Green {
 		return nil
 	}
-	a.statusHint(r)
-	return outcome{healthCode[r.Health], fmt.Sprintf("status: %s", r.Health)}
+	return outcome{healthCode[r.Health], fmt.Sprintf("status: %s", r.Health), statusHints(r)}
 }
 
-func (a *app) statusHint(r agent.StatusResult) {
+// statusHints says what to type, the most urgent first.
+func statusHints(r agent.StatusResult) []string {
+	var hints []string
 	switch {
 	case r.Decision.Action == agent.Install:
-		a.hint("keyguard restore")
+		hints = append(hints, "keyguard restore")
 	case r.Decision.Action == agent.Lost:
-		a.hint("if you have the key elsewhere: keyguard import")
+		hints = append(hints, "if you have the key elsewhere (a printed sheet, another store): keyguard import")
 	case r.Rows.State == agent.RowsUnknown:
-		a.remedy(r.Rows.Err)
+		hints = append(hints, remedyOf(r.Rows.Err))
 	}
 	for _, s := range r.Escrows {
 		switch {
 		case s.Alarm != "":
-			a.hint("if that copy is this host's own after all: keyguard accept")
+			hints = append(hints, "if that copy is this host's own after all: keyguard accept")
 		case s.State == agent.EscrowFailed:
-			a.remedy(s.Err)
+			hints = append(hints, remedyOf(s.Err))
 		case !s.Holds && r.Health == agent.Lagging:
-			a.hint("keyguard backup")
+			hints = append(hints, "keyguard backup")
 		}
 	}
+	return hints
 }
 
 func statusDocOf(r agent.StatusResult) statusDoc {

@@ -83,10 +83,9 @@ func (a *app) printVerify(r agent.VerifyResult) error {
 func (a *app) judgeVerify(r agent.VerifyResult) error {
 	switch r.Rows.State {
 	case agent.RowsSilent:
-		return outcome{exitDoubt, "nothing is proven: " + r.Rows.Why}
+		return outcome{exitDoubt, "nothing is proven: " + r.Rows.Why, []string{"how the key stands all the same: keyguard status"}}
 	case agent.RowsUnknown:
-		a.remedy(r.Rows.Err)
-		return outcome{exitDoubt, "nothing is proven: " + r.Rows.Why}
+		return outcome{exitDoubt, "nothing is proven: " + r.Rows.Why, []string{remedyOf(r.Rows.Err)}}
 	}
 	own := proofOf(r.Rows, r.Keyfile.Key)
 	if r.Keyfile.Good && own != nil && own.Verdict == rows.Opens {
@@ -100,16 +99,16 @@ func (a *app) judgeVerify(r agent.VerifyResult) error {
 	}
 	switch {
 	case r.Keyfile.Good && own != nil && own.Opened > 0 && own.Opened >= best.Proof.Opened:
-		return outcome{exitDoubt, fmt.Sprintf("the keyfile's key %s opens only %d of %d rows, and no other key opens more", r.Keyfile.Key, own.Opened, own.Checked)}
+		return outcome{exitDoubt, fmt.Sprintf("the keyfile's key %s opens only %d of %d rows, and no other key opens more", r.Keyfile.Key, own.Opened, own.Checked),
+			[]string{"if you have the key of the others: keyguard import --escrow-only"}}
 	case best.Key != "":
-		a.hint("keyguard restore")
-		return outcome{exitDoubt, fmt.Sprintf("the keyfile is %s; key %s opens %d of %d rows", r.Keyfile.State(), best.Key, best.Proof.Opened, best.Proof.Checked)}
+		return outcome{exitDoubt, fmt.Sprintf("the keyfile is %s; key %s opens %d of %d rows", r.Keyfile.State(), best.Key, best.Proof.Opened, best.Proof.Checked),
+			[]string{"put it into place: keyguard restore"}}
 	}
 	for _, s := range r.Escrows {
 		if s.State == agent.EscrowFailed {
-			return outcome{exitDoubt, fmt.Sprintf("no key at hand opens a row, and escrow %q cannot answer", s.Name)}
+			return outcome{exitDoubt, fmt.Sprintf("no key at hand opens a row, and escrow %q cannot answer", s.Name), []string{remedyOf(s.Err)}}
 		}
 	}
-	a.hint("if you have the key elsewhere: keyguard import")
-	return outcome{exitLost, "no key that can be had opens a row"}
+	return outcome{exitLost, "no key that can be had opens a row", nil}
 }

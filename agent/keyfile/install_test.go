@@ -407,11 +407,10 @@ func TestQuarantineFails(t *testing.T) {
 				t.Error("KeepNext without a copy took .next away")
 			}
 			// Rotation's exchange is done all the same.
-			seen := look(t, f)
 			third := key.Generate()
 			must(t, os.Remove(f.next()))
 			must(t, f.StageNext(third))
-			seen = look(t, f)
+			seen := look(t, f)
 			if err := f.UseNext(seen, now); !errors.Is(err, ErrNotKept) {
 				t.Errorf("UseNext: %v, want ErrNotKept", err)
 			}

@@ -137,16 +137,17 @@ func HoldWatch(h *Host) (release func(), err error) {
 }
 
 // KeepKeyfile copies the key that stands in the keyfile's place into the local
-// quarantine: another program has just written it, and may take it away again.
-func KeepKeyfile(h *Host) error {
+// quarantine, and says which it was: another program has just written it, and may take
+// it away again. "" is no key.
+func KeepKeyfile(h *Host) (key.Fingerprint, error) {
 	seen, err := h.Keyfile.Look()
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer seen.Key.Wipe()
 	defer seen.Next.Wipe()
 	if seen.Key.IsZero() {
-		return nil
+		return "", nil
 	}
-	return h.Keyfile.Keep(seen.Key, h.Now())
+	return seen.Key.Fingerprint(), h.Keyfile.Keep(seen.Key, h.Now())
 }

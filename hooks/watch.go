@@ -73,7 +73,8 @@ type watcher struct {
 
 	invocation string // the daemon's present start
 	said       map[unit.Said]bool
-	restarted  string // the invocation that was restarted
+	minted     key.Fingerprint // the keyfile's key when the daemon said that it made one
+	restarted  string          // the invocation that was restarted
 
 	savers []*saver
 }
@@ -135,6 +136,7 @@ func (w *watcher) loop(ctx context.Context, lines <-chan unit.Line, saves <-chan
 		}
 	}
 	round(true)
+	prove := false // the next round asks the rows whatever is on record
 	for {
 		select {
 		case <-ctx.Done():
@@ -155,7 +157,8 @@ func (w *watcher) loop(ctx context.Context, lines <-chan unit.Line, saves <-chan
 			debounce.Reset(w.o.Debounce)
 		case <-debounce.C:
 			w.rewatch()
-			round(false)
+			round(prove)
+			prove = false
 		case <-rescan.C:
 			w.rewatch()
 			if w.rescan() {
@@ -166,9 +169,10 @@ func (w *watcher) loop(ctx context.Context, lines <-chan unit.Line, saves <-chan
 		case <-parked.C:
 			round(true)
 		case l := <-lines:
-			if w.heard(ctx, l) {
-				round(true)
-			}
+			// A journal is read from its beginning: only what it comes to is acted on.
+			w.heard(l)
+			prove = true
+			debounce.Reset(w.o.Debounce)
 		case s := <-saves:
 			w.reportSaved(s)
 		}
@@ -283,7 +287,7 @@ func (w *watcher) afterwards(ctx context.Context, r agent.TendResult) {
 	if w.o.Restart == nil || w.invocation == "" || w.restarted == w.invocation {
 		return
 	}
-	foreign := w.said[unit.Minted] || w.said[unit.Ready] && r.Installed != "" && r.Evidence.Keyfile.Good
+	foreign := w.said[unit.Minted] && w.minted != r.Decision.Key || w.said[unit.Ready] && r.Installed != "" && r.Evidence.Keyfile.Good
 	switch {
 	case w.said[unit.Empty]:
 	case foreign && w.o.Heal:
@@ -305,25 +309,23 @@ func (w *watcher) afterwards(ctx context.Context, r agent.TendResult) {
 	}()
 }
 
-// heard takes in a line of the daemon's journal, and tells whether a round is due.
-func (w *watcher) heard(ctx context.Context, l unit.Line) bool {
+// heard takes in a line of the daemon's journal.
+func (w *watcher) heard(l unit.Line) {
 	if l.Invocation != w.invocation {
 		if l.Said != unit.Starting && w.invocation != "" {
-			return false // of an earlier start
+			return // of an earlier start
 		}
-		w.invocation, w.said = l.Invocation, map[unit.Said]bool{}
+		w.invocation, w.said, w.minted = l.Invocation, map[unit.Said]bool{}, ""
 	}
 	w.said[l.Said] = true
-	switch l.Said {
-	case unit.Minted:
-		if err := agent.KeepKeyfile(w.h); err != nil {
-			w.report(Report{Urgent: true, Text: "the daemon made a key, and it cannot be kept", Err: err})
-		}
-		w.report(Report{Urgent: true, Text: "the daemon found no key and made one"})
-	case unit.Ready:
-		return false
+	if l.Said != unit.Minted {
+		return
 	}
-	return true
+	// The file may show another key in a moment, and the daemon holds this one.
+	var err error
+	if w.minted, err = agent.KeepKeyfile(w.h); err != nil {
+		w.report(Report{Urgent: true, Text: "the daemon made a key, and it cannot be kept", Err: err})
+	}
 }
 
 // follow hands on the journal, and begins again when journalctl ends.

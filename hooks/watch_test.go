@@ -329,7 +329,7 @@ func TestWatch(t *testing.T) {
 		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1"}
 		w.write(b)
 		w.journal <- unit.Line{Said: unit.Minted, Invocation: "1"}
-		w.await("made one")
+		w.await("heal is off", fa)
 		w.await("saved", string(b.Fingerprint()), "quarantine")
 	})
 	t.Run("the escrow comes and goes", func(t *testing.T) {

@@ -37,7 +37,9 @@ type SaveResult struct {
 	Copy     escrow.Copy
 	// Unverified: it was stored, and this identity may not read it back.
 	Unverified bool
-	Err        error
+	// Alarm: another host writes to the same place (law 4).
+	Alarm bool
+	Err   error
 }
 
 // Backup escrows the present keyfile's key: on the current shelf where law 4 allows
@@ -102,9 +104,15 @@ func (o *observation) put(ctx context.Context, i int, r *SaveResult) {
 	}
 }
 
-// writeSaved records a copy that the ledger does not name yet.
+// writeSaved records a copy that the ledger does not name yet. On the current shelf that
+// is one that is not the last it names: a copy is the newest again where a newer one
+// was taken away.
 func (o *observation) writeSaved(s SaveResult) {
-	if s.Err != nil || o.record.Holds(s.Escrow, s.Copy.ID) {
+	if s.Err != nil {
+		return
+	}
+	if last, ok := o.record.LastSaved(s.Escrow); o.record.Holds(s.Escrow, s.Copy.ID) &&
+		(s.Shelf != escrow.Current || ok && last.Copy == s.Copy.ID && (last.Reason == "" || s.Unverified)) {
 		return
 	}
 	e := ledger.Entry{Event: ledger.Saved, Fingerprint: s.Key, Escrow: s.Escrow, Copy: s.Copy.ID, Shelf: string(s.Shelf)}
@@ -122,8 +130,8 @@ func (o *observation) shelf(i int, f key.Fingerprint, v rows.Verdict) (escrow.Sh
 	if there && newest.Key == f {
 		return escrow.Current, ""
 	}
-	if there && o.record.SavedOn(e.Name) && !o.record.Holds(e.Name, newest.ID) {
-		return escrow.Quarantine, fmt.Sprintf("copy %s there is not from this host: another host writes to the same place", newest.ID)
+	if why := o.alarm(i); why != "" {
+		return escrow.Quarantine, why
 	}
 	l := o.evidence.Ledger
 	provenHere := f == l.Known && !l.Accepted
@@ -142,6 +150,10 @@ func (o *observation) shelf(i int, f key.Fingerprint, v rows.Verdict) (escrow.Sh
 		}
 	}
 	for _, s := range o.evidence.Escrows {
+		if s.State != EscrowAnswered {
+			// Law 6: what cannot be heard of may be there.
+			return escrow.Quarantine, fmt.Sprintf("the rows do not prove it, and escrow %q cannot say whether it holds another key: %s", s.Name, s.Why)
+		}
 		for _, c := range s.Copies {
 			if c.Shelf == escrow.Current && !c.Worthless && c.Key != f {
 				return escrow.Quarantine, fmt.Sprintf("the rows do not prove it, and copy %s in escrow %q is of another key", c.ID, s.Name)
@@ -149,6 +161,17 @@ func (o *observation) shelf(i int, f key.Fingerprint, v rows.Verdict) (escrow.Sh
 		}
 	}
 	return escrow.Current, ""
+}
+
+// alarm says why only the quarantine of an escrow may be written: its newest current
+// copy is not from this host (law 4).
+func (o *observation) alarm(i int) string {
+	e := o.evidence.Escrows[i]
+	newest, there := e.newestCurrent()
+	if !there || !o.record.SavedOn(e.Name) || o.record.Holds(e.Name, newest.ID) {
+		return ""
+	}
+	return fmt.Sprintf("copy %s there is not from this host: another host writes to the same place", newest.ID)
 }
 
 // history reads the whole ledger, once.

@@ -28,19 +28,22 @@ func Due(h *Host, escrow string) ([]key.Fingerprint, error) {
 func (o *observation) due(name string) []key.Fingerprint {
 	o.askLocal()
 	record := o.history()
+	proven := o.evidence.Ledger.Known
+	if o.evidence.Ledger.Accepted {
+		proven = ""
+	}
+	current := func(f key.Fingerprint) bool {
+		last, ok := record.LastSaved(name)
+		return ok && last.Fingerprint == f && last.Reason == ""
+	}
 	var list []key.Fingerprint
 	live := o.evidence.Keyfile.Key
-	if o.evidence.Keyfile.Good {
-		last, ok := record.LastSaved(name)
-		current := ok && last.Fingerprint == live && last.Reason == ""
-		// A key in quarantine stays there until the rows prove it.
-		proven := o.evidence.Ledger.Known == live && !o.evidence.Ledger.Accepted
-		if !current && (proven || !record.HoldsKey(name, live)) {
-			list = append(list, live)
-		}
+	// A key in quarantine stays there until the rows prove it.
+	if o.evidence.Keyfile.Good && !current(live) && (live == proven || !record.HoldsKey(name, live)) {
+		list = append(list, live)
 	}
 	for _, f := range o.evidence.Local.Keys {
-		if f != live && !record.HoldsKey(name, f) {
+		if f != live && (!record.HoldsKey(name, f) || f == proven && !current(f)) {
 			list = append(list, f)
 		}
 	}
@@ -49,9 +52,9 @@ func (o *observation) due(name string) []key.Fingerprint {
 
 // SaveDue brings to one escrow what is due there (Due), each key to the shelf that law
 // 4 allows, and reads it back. Other escrows are asked only where the rows prove
-// nothing, since then their current shelves have a say; none of them can delay a key
-// that is proven. The results are of what was saved; the error, of the first that was
-// not.
+// nothing, since then their current shelves have a say, and not for long: no escrow
+// waits for another. The results are of what was saved; the error, of the first that
+// was not. One key that fails does not keep the others from being saved.
 func SaveDue(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 	i, err := h.escrow(name)
 	if err != nil {
@@ -73,50 +76,80 @@ func SaveDue(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 	}
 	var saved []SaveResult
 	for _, f := range due {
-		v := verdictOf(o.evidence.Rows, f)
-		if v != rows.Opens {
-			for j := range h.Escrows {
-				if j != i {
-					o.fetchNewest(ctx, j)
-				}
-			}
-		}
-		r := SaveResult{Escrow: name, Required: h.Escrows[i].Required, Key: f}
-		r.Shelf, r.Why = o.shelf(i, f, v)
-		if f != o.evidence.Keyfile.Key && v != rows.Opens {
-			r.Shelf, r.Why = escrow.Quarantine, "it is not the keyfile's key"
-		}
-		if last, ok := o.record.LastSaved(name); ok && last.Fingerprint == f && last.Reason != "" {
-			// It is there, unverified: another Save could not compare, and would add it again.
-			o.verify(ctx, i, last, &r)
-		} else {
-			o.put(ctx, i, &r)
-		}
+		r := o.saveDue(ctx, i, f)
 		if r.Err != nil {
-			return saved, fmt.Errorf("key %s: %w", f, r.Err)
+			if err == nil {
+				err = fmt.Errorf("key %s: %w", f, r.Err)
+			}
+			if errors.Is(r.Err, escrow.ErrUnreachable) || errors.Is(r.Err, escrow.ErrTimeout) || errors.Is(r.Err, escrow.ErrRateLimited) || ctx.Err() != nil {
+				break // the others would fail as well
+			}
+			continue
 		}
-		o.writeSaved(r)
 		saved = append(saved, r)
 	}
-	return saved, nil
+	return saved, err
 }
 
-// verify reads back a copy that could not be read when it was saved.
-func (o *observation) verify(ctx context.Context, i int, last ledger.Entry, r *SaveResult) {
-	r.Shelf, r.Copy = escrow.Current, escrow.Copy{Escrow: last.Escrow, ID: last.Copy, Shelf: escrow.Current, Fingerprint: last.Fingerprint}
+// saveDue brings one key to one escrow and records it.
+func (o *observation) saveDue(ctx context.Context, i int, f key.Fingerprint) SaveResult {
+	l := o.evidence.Ledger
+	v := verdictOf(o.evidence.Rows, f)
+	if v == rows.Silent || v == rows.Partial {
+		o.fetchOthers(ctx, i)
+	}
+	s := o.host.Escrows[i]
+	r := SaveResult{Escrow: s.Name(), Required: s.Required, Key: f}
+	r.Shelf, r.Why = o.shelf(i, f, v)
+	r.Alarm = o.alarm(i) != ""
+	if live := o.evidence.Keyfile; v != rows.Opens && !(live.Good && f == live.Key) && (f != l.Known || l.Accepted) {
+		r.Shelf, r.Why = escrow.Quarantine, "it is not the keyfile's key"
+	}
+	// A copy that is there, unverified, is only read again: a Save could not compare, and
+	// would add another.
+	if last, ok := o.record.LastSaved(s.Name()); ok && last.Fingerprint == f && last.Reason != "" && o.verify(ctx, i, last, &r) {
+		return r
+	}
+	o.put(ctx, i, &r)
+	o.writeSaved(r)
+	return r
+}
+
+// verify reads back a copy that could not be read when it was saved. It tells whether
+// the copy is there, as far as anybody can say.
+func (o *observation) verify(ctx context.Context, i int, last ledger.Entry, r *SaveResult) bool {
+	r.Shelf, r.Why = escrow.Current, ""
+	r.Copy = escrow.Copy{Escrow: last.Escrow, ID: last.Copy, Shelf: escrow.Current, Fingerprint: last.Fingerprint}
 	k, _, err := o.host.Escrows[i].Fetch(ctx, r.Copy)
 	defer k.Wipe()
 	switch {
 	case errors.Is(err, escrow.ErrDenied):
 		r.Unverified = true
+	case errors.Is(err, escrow.ErrGone), errors.Is(err, escrow.ErrUnreadable), errors.Is(err, escrow.ErrCorrupt), errors.Is(err, escrow.ErrNotKey):
+		return false // it is no copy of the key, and now that it can be read a Save compares
 	case err != nil:
 		r.Err = err
 	case !k.Equal(o.keys[r.Key]):
-		r.Err = fmt.Errorf("copy %s: %w: it is key %s", last.Copy, escrow.ErrCorrupt, k.Fingerprint())
+		return false
 	default:
-		last.Reason, last.Time, last.Event = "", time.Time{}, ledger.Saved
-		o.write(last)
+		o.write(ledger.Entry{Event: ledger.Saved, Fingerprint: r.Key, Escrow: last.Escrow, Copy: last.Copy, Shelf: last.Shelf})
 	}
+	return true
+}
+
+// othersPatience bounds how long a save waits to hear what stands in other escrows.
+const othersPatience = 5 * time.Second
+
+// fetchOthers asks all escrows but one at once. Who does not answer in time may hold
+// anything (law 6).
+func (o *observation) fetchOthers(ctx context.Context, but int) {
+	ctx, cancel := context.WithTimeout(ctx, othersPatience)
+	defer cancel()
+	eachEscrow(o.host, func(i int, _ Escrow) {
+		if i != but {
+			o.fetchNewest(ctx, i)
+		}
+	})
 }
 
 // escrow finds an escrow by its name.

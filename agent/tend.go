@@ -88,13 +88,25 @@ func tendOnce(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err
 	}
 	r.Decision = o.decide(ctx)
 	r.Waiting = o.seen.Empty
-	if r.Held = o.held(r.Decision, opts); r.Held != "" {
+	r.Held = o.held(r.Decision, opts)
+	if r.Held != "" || r.Decision.Action == Doubt || r.Decision.Action == Lost {
 		o.writeContradiction(r.Decision)
+		if r.Decision.Action == Install {
+			o.keepForLater(r.Decision)
+		}
 		return r, nil
 	}
-	if r.Decision.Action == Doubt || r.Decision.Action == Lost {
-		o.writeContradiction(r.Decision)
-		return r, nil
+	if r.Decision.Action == Install && o.evidence.Ledger.Rotation == nil {
+		// A rotation that began since would be undone by a key that was right before it.
+		l, err := lock.Try(h.StateDir, lock.Rotate)
+		if err != nil {
+			r.Held = "a rotation is under way"
+			return r, nil
+		}
+		defer l.Release()
+		if s, err := h.Ledger.Standing(); err == nil && (s.Rotation != nil || s.Known != o.evidence.Ledger.Known) {
+			return r, keyfile.ErrChanged
+		}
 	}
 	if err := o.act(ctx, &r.GuardResult); err != nil {
 		return r, fmt.Errorf("cannot %s: %w", r.Decision.Action, err)
@@ -111,9 +123,19 @@ func (o *observation) held(d Decision, opts TendOptions) string {
 	case d.Action == Make && !o.seen.Empty:
 		return "the first key is made at the daemon's next start"
 	case d.Action == Install && o.evidence.Keyfile.Good && opts.DaemonRead && !opts.Heal:
-		return fmt.Sprintf("the daemon runs on the present keyfile, and heal is off: key %s belongs there", d.Key)
+		return fmt.Sprintf("the keyfile holds key %s, and key %s belongs there: %s; it is left alone, since the daemon has read its key and heal is off",
+			o.evidence.Keyfile.Key, d.Key, d.Reason)
 	}
 	return ""
+}
+
+// keepForLater makes sure of the key that belongs in the keyfile's place and is not put
+// there now: it is kept here, where the savers find it, and the ledger has its proof.
+func (o *observation) keepForLater(d Decision) {
+	if err := o.host.Keyfile.Keep(o.keys[d.Key], o.evidence.Now); err != nil {
+		o.complain(fmt.Sprintf("key %s belongs in the keyfile's place and could not be kept", d.Key), err)
+	}
+	o.writeProof(d)
 }
 
 // writeContradiction records that the rows refuted the known key.
@@ -137,17 +159,19 @@ func HoldWatch(h *Host) (release func(), err error) {
 }
 
 // KeepKeyfile copies the key that stands in the keyfile's place into the local
-// quarantine, and says which it was: another program has just written it, and may take
-// it away again. "" is no key.
-func KeepKeyfile(h *Host) (key.Fingerprint, error) {
+// quarantine, unless it is the one that is named, and tells which it is, "" for none:
+// somebody has just put it there, and may take it away again before an escrow has it
+// (law 3).
+func KeepKeyfile(h *Host, already key.Fingerprint) (key.Fingerprint, error) {
 	seen, err := h.Keyfile.Look()
 	if err != nil {
 		return "", err
 	}
 	defer seen.Key.Wipe()
 	defer seen.Next.Wipe()
-	if seen.Key.IsZero() {
-		return "", nil
+	f := seen.Key.Fingerprint()
+	if f == "" || f == already {
+		return f, nil
 	}
-	return seen.Key.Fingerprint(), h.Keyfile.Keep(seen.Key, h.Now())
+	return f, h.Keyfile.Keep(seen.Key, h.Now())
 }

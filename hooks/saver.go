@@ -19,7 +19,7 @@ const (
 	saveFirst   = 5 * time.Second
 	saveLongest = 5 * time.Minute
 	// saveAgain is how long what an escrow took without its being over (law 4 kept it in
-	// quarantine) is left alone.
+	// quarantine) is left alone, and how long a trouble that goes on is not told again.
 	saveAgain = time.Hour
 )
 
@@ -34,11 +34,13 @@ type saver struct {
 
 	failures int
 	next     time.Duration     // since boot: not before
-	done     []key.Fingerprint // what was due at the last visit that succeeded
+	done     []key.Fingerprint // what was due still after the last visit that succeeded
 	doneAt   time.Duration     // since boot
+	told     string            // the last trouble that was told
+	toldAt   time.Duration     // since boot
 }
 
-// saved is how a visit to an escrow ended.
+// saved is what there is to tell of a visit to an escrow.
 type saved struct {
 	escrow  string
 	results []agent.SaveResult
@@ -85,26 +87,44 @@ func (s *saver) run(ctx context.Context, out chan<- saved) {
 }
 
 // visit brings what is due, unless it is too early. It returns the pause until the next
-// try, 0 for none, and how the visit ended, nil without one.
+// try, 0 for none, and what there is to tell, nil for nothing.
 func (s *saver) visit(ctx context.Context) (time.Duration, *saved) {
 	_, now := s.clock()
 	if now < s.next {
 		return s.next - now, nil
 	}
 	due, err := agent.Due(s.h, s.escrow)
-	if err != nil || len(due) == 0 || slices.Equal(due, s.done) && now-s.doneAt < saveAgain {
+	if err == nil && (len(due) == 0 || slices.Equal(due, s.done) && now-s.doneAt < saveAgain) {
 		return 0, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, saveTimeout)
-	defer cancel()
-	results, err := agent.SaveDue(ctx, s.h, s.escrow)
-	if errors.Is(err, context.Canceled) {
-		return 0, nil
-	}
+	var results []agent.SaveResult
 	if err == nil {
-		s.failures, s.next, s.done, s.doneAt = 0, 0, due, now
-		return 0, &saved{escrow: s.escrow, results: results}
+		visit, cancel := context.WithTimeout(ctx, saveTimeout)
+		defer cancel()
+		results, err = agent.SaveDue(visit, s.h, s.escrow)
 	}
+	if ctx.Err() != nil {
+		return 0, nil
+	}
+	if err != nil {
+		return s.failed(now, results, err)
+	}
+	s.failures, s.next, s.told = 0, 0, ""
+	// What is due still after it was saved is not due because of the escrow: law 4 keeps
+	// it in quarantine, or it may not be read back.
+	before := s.done
+	if s.done, err = agent.Due(s.h, s.escrow); err != nil {
+		s.done = nil
+	}
+	s.doneAt = now
+	if len(s.done) > 0 && slices.Equal(s.done, before) {
+		return 0, nil // as it was an hour ago
+	}
+	return 0, &saved{escrow: s.escrow, results: results}
+}
+
+// failed sets the next try, and tells of the trouble when it is new, and once in a while.
+func (s *saver) failed(now time.Duration, results []agent.SaveResult, err error) (time.Duration, *saved) {
 	if !errors.Is(err, escrow.ErrNeverLeft) || s.failures == 0 {
 		s.failures++
 	}
@@ -114,5 +134,12 @@ func (s *saver) visit(ctx context.Context) (time.Duration, *saved) {
 	}
 	pause += rand.N(pause / 4)
 	s.next = now + pause
+	if text := err.Error(); text != s.told || now-s.toldAt >= saveAgain {
+		s.told, s.toldAt = text, now
+	} else if len(results) == 0 {
+		return pause, nil
+	} else {
+		err = nil
+	}
 	return pause, &saved{escrow: s.escrow, results: results, err: err, next: pause}
 }

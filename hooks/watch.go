@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -27,6 +29,8 @@ const (
 	parkedFirst = time.Second
 	// followAgain is the pause before the journal is followed again after it ended.
 	followAgain = 10 * time.Second
+	// patience bounds, in debounces, how long events that keep coming put a round off.
+	patience = 4
 )
 
 // WatchOptions are what the configuration says, and how to reach systemd.
@@ -35,11 +39,13 @@ type WatchOptions struct {
 	Heal             bool
 	RunDir           string
 	Configuration    string
-	// Follow hands on what the daemon's journal tells, until ctx ends. nil: there is no unit.
+	// Follow hands on what the daemon's journal has told, unit.CaughtUp, and then what it
+	// tells, until ctx ends. nil: there is no unit.
 	Follow func(ctx context.Context, line func(unit.Line)) error
-	// Restart restarts the daemon, and returns when that is done. nil: there is no unit.
-	Restart func(ctx context.Context) error
-	// Report is called for what a person should know, from one goroutine at a time.
+	// Restart restarts the daemon if this is still its invocation, and returns when that
+	// is done. nil: there is no unit.
+	Restart func(ctx context.Context, invocation string) error
+	// Report is called for what a person should know, never by two goroutines at once.
 	Report func(Report)
 	// Status sets the status line of the unit, sd_notify(3).
 	Status func(string)
@@ -60,23 +66,49 @@ type Report struct {
 
 // watcher is one run of Watch. Its fields belong to the loop's goroutine.
 type watcher struct {
-	h     *agent.Host
-	o     WatchOptions
-	fs    *fsnotify.Watcher
-	dir   string
-	names map[string]inode // the directories that are watched, as they were then
+	h   *agent.Host
+	o   WatchOptions
+	fs  *fsnotify.Watcher
+	dir string
+	// names are the directories that are watched, as they were then.
+	names map[string]inode
 
-	seen     string // what the keyfile was at the last round
+	debounce *time.Timer
+	pending  time.Time // since when the debounce runs; zero: it does not
+	prove    bool      // the next round asks the rows
+
+	seen     string // what the keyfile was at the last round; "": nothing is settled
+	kept     key.Fingerprint
 	lastLook time.Time
-	reported string // the last report of a state, not to repeat it every round
-	parked   time.Duration
+	states   map[string]bool // what this round has said
+	before   map[string]bool // what the round before said, not to repeat it every round
+	parked   time.Duration   // until a parked keyfile is decided on again; 0: none is
 
-	invocation string // the daemon's present start
+	daemon daemon
+
+	savers    []*saver
+	restarts  chan error
+	restarted string // the invocation that was restarted
+	running   sync.WaitGroup
+}
+
+// daemon is what the journal tells of the daemon's present start.
+type daemon struct {
+	caughtUp   bool // the journal was read to its present end
+	invocation string
 	said       map[unit.Said]bool
-	minted     key.Fingerprint // the keyfile's key when the daemon said that it made one
-	restarted  string          // the invocation that was restarted
+	holds      key.Fingerprint // the key it runs on, "" where that is not known
+	// replaced is the key that this watcher took out of the keyfile's place during this
+	// start, and when.
+	replaced   key.Fingerprint
+	replacedAt time.Time
+	trouble    string // why the journal could not be followed, as it was reported
+}
 
-	savers []*saver
+// news is a line of the daemon's journal, or why there are none.
+type news struct {
+	line unit.Line
+	err  error
 }
 
 type inode struct{ dev, ino uint64 }
@@ -93,28 +125,23 @@ func Watch(ctx context.Context, h *agent.Host, opts WatchOptions) error {
 		return fmt.Errorf("cannot watch directories: %w", err)
 	}
 	defer events.Close()
-	w := &watcher{h: h, o: opts, fs: events, dir: filepath.Dir(h.Keyfile.Path), names: map[string]inode{}, said: map[unit.Said]bool{}}
+	w := &watcher{h: h, o: opts, fs: events, dir: filepath.Dir(h.Keyfile.Path), names: map[string]inode{},
+		daemon: daemon{caughtUp: opts.Follow == nil, said: map[unit.Said]bool{}}, restarts: make(chan error)}
 	ctx, stop := context.WithCancel(ctx)
 	saves := make(chan saved)
 	for i := range h.Escrows {
 		s := newSaver(h, h.Escrows[i].Name(), opts.Clock)
 		w.savers = append(w.savers, s)
-		go s.run(ctx, saves)
+		w.running.Go(func() { s.run(ctx, saves) })
 	}
-	lines := make(chan unit.Line)
-	followed := make(chan struct{})
-	go w.follow(ctx, lines, followed)
-	defer func() {
-		stop()
-		<-followed
-		for _, s := range w.savers {
-			<-s.ended
-		}
-	}()
-	return w.loop(ctx, lines, saves)
+	journal := make(chan news)
+	w.running.Go(func() { w.follow(ctx, journal) })
+	defer w.running.Wait()
+	defer stop()
+	return w.loop(ctx, journal, saves)
 }
 
-func (w *watcher) loop(ctx context.Context, lines <-chan unit.Line, saves <-chan saved) error {
+func (w *watcher) loop(ctx context.Context, journal <-chan news, saves <-chan saved) error {
 	w.o.Ready()
 	rescan := time.NewTicker(w.o.Rescan)
 	defer rescan.Stop()
@@ -124,19 +151,23 @@ func (w *watcher) loop(ctx context.Context, lines <-chan unit.Line, saves <-chan
 		defer t.Stop()
 		beat = t.C
 	}
-	debounce := time.NewTimer(time.Hour)
-	debounce.Stop()
+	w.debounce = time.NewTimer(time.Hour)
+	w.debounce.Stop()
 	parked := time.NewTimer(time.Hour)
 	parked.Stop()
-	w.rewatch()
-	round := func(prove bool) {
-		w.round(ctx, prove)
+	w.prove = true
+	round := func() {
+		w.debounce.Stop()
+		w.pending = time.Time{}
+		w.rewatch()
+		w.round(ctx)
 		if w.parked > 0 {
 			parked.Reset(w.parked)
+		} else {
+			parked.Stop()
 		}
 	}
-	round(true)
-	prove := false // the next round asks the rows whatever is on record
+	round()
 	for {
 		select {
 		case <-ctx.Done():
@@ -145,64 +176,94 @@ func (w *watcher) loop(ctx context.Context, lines <-chan unit.Line, saves <-chan
 			if !ok {
 				return errors.New("the kernel ended the watch")
 			}
-			if w.ours(e.Name) {
-				debounce.Reset(w.o.Debounce)
-			}
+			w.event(e)
 		case err, ok := <-w.fs.Errors:
 			if !ok {
 				return errors.New("the kernel ended the watch")
 			}
 			// An overflow, above all: what happened is unknown, so everything is read again.
-			w.report(Report{Text: "events were lost, reading everything again", Err: err})
-			debounce.Reset(w.o.Debounce)
-		case <-debounce.C:
-			w.rewatch()
-			round(prove)
-			prove = false
+			w.o.Report(Report{Text: "changes in " + w.dir + " came too fast to be told one by one; everything is read again", Err: err})
+			w.names = map[string]inode{}
+			w.soon()
+		case <-w.debounce.C:
+			round()
 		case <-rescan.C:
 			w.rewatch()
 			if w.rescan() {
-				round(false)
+				round()
 			}
 		case <-beat:
 			w.o.Beat()
 		case <-parked.C:
-			round(true)
-		case l := <-lines:
-			// A journal is read from its beginning: only what it comes to is acted on.
-			w.heard(l)
-			prove = true
-			debounce.Reset(w.o.Debounce)
+			w.prove = true
+			round()
+		case n := <-journal:
+			if w.heard(n) {
+				w.prove = true
+				w.soon()
+			}
+		case err := <-w.restarts:
+			if err != nil {
+				w.o.Report(Report{Urgent: true, Text: "the daemon could not be restarted, and runs without the key that is in place: systemctl restart containarium", Err: err})
+			}
 		case s := <-saves:
 			w.reportSaved(s)
 		}
 	}
 }
 
-// ours tells whether a name is the keyfile's, its staged successor's, or a directory's
-// on the way to it. The daemon's self-check and our own asides are not.
-func (w *watcher) ours(name string) bool {
-	return name == w.h.Keyfile.Path || name == w.h.Keyfile.Path+".next" || name == w.dir || name == filepath.Dir(w.dir)
+// soon makes a round due when nothing has happened for a debounce: who writes a file
+// may not be done yet. Who never stops is not waited for.
+func (w *watcher) soon() {
+	now := time.Now()
+	if w.pending.IsZero() {
+		w.pending = now
+	}
+	if now.Sub(w.pending) < patience*w.o.Debounce {
+		w.debounce.Reset(w.o.Debounce)
+	}
+}
+
+// event takes in what happened to a name: the keyfile's, its staged successor's, or a
+// directory's on the way to it. The daemon's self-check and our own asides are not
+// ours to mind.
+func (w *watcher) event(e fsnotify.Event) {
+	switch e.Name {
+	case w.h.Keyfile.Path, w.h.Keyfile.Path + ".next":
+	case w.dir, filepath.Dir(w.dir):
+		if e.Op&(fsnotify.Create|fsnotify.Remove|fsnotify.Rename) != 0 {
+			// Another directory has the name now, perhaps with the number of the one before.
+			delete(w.names, e.Name)
+		}
+	default:
+		return
+	}
+	w.soon()
 }
 
 // rewatch makes sure that the watches are on the directories that have the names now:
-// a rename, a removal or a mount leaves them on something else, without a word.
+// a rename, a removal or a mount leaves them on something else, or on nothing, without
+// a word.
 func (w *watcher) rewatch() {
+	watched := w.fs.WatchList()
 	for _, dir := range []string{w.dir, filepath.Dir(w.dir)} {
 		now, there := inodeOf(dir)
-		before, watched := w.names[dir]
-		if there && watched && now == before {
+		before, known := w.names[dir]
+		has := slices.Contains(watched, dir)
+		if there && has && known && now == before {
 			continue
 		}
-		if watched {
+		delete(w.names, dir)
+		if has {
 			w.fs.Remove(dir) //nolint:errcheck // it may have gone with its directory
-			delete(w.names, dir)
 		}
 		if !there {
 			continue
 		}
 		if err := w.fs.Add(dir); err != nil {
-			w.report(Report{Text: "cannot watch " + dir + ", so only the rescan sees changes", Err: err})
+			if inotify, there := inodeOf(dir); there && inotify == now {
+				w.o.Report(Report{Urgent: true, Text: fmt.Sprintf("cannot watch %s; changes there are noticed only every %s", dir, w.o.Rescan), Err: err})
+			}
 			continue
 		}
 		w.names[dir] = now
@@ -222,48 +283,71 @@ func inodeOf(path string) (inode, bool) {
 }
 
 // rescan tells whether a round is due without any event: the keyfile is not what it
-// was, a proof is due, or nothing is proven yet.
+// was, a proof is due, or nothing is settled yet.
 func (w *watcher) rescan() bool {
-	return w.seen == "" || present(w.h) != w.seen || w.h.Now().Sub(w.lastLook) >= proofEvery
+	return w.prove || w.seen == "" || w.h.Now().Sub(w.lastLook) >= proofEvery || present(w.h) != w.seen
 }
 
 // round decides and acts once, and wakes the savers.
-func (w *watcher) round(ctx context.Context, prove bool) {
-	ctx, cancel := context.WithTimeout(ctx, roundBudget)
-	defer cancel()
-	if w.h.Now().Sub(w.lastLook) >= proofEvery {
-		prove = true
+func (w *watcher) round(ctx context.Context) {
+	w.before, w.states = w.states, map[string]bool{}
+	there := present(w.h)
+	if w.keep() {
+		// They need not wait for a decision, which may wait for one escrow's answer.
+		w.wake()
 	}
+	round, cancel := context.WithTimeout(ctx, roundBudget)
+	defer cancel()
 	gated, m := gateEscrows(w.h, func() *memory {
-		return recall(w.o.RunDir, w.o.Configuration+" "+present(w.h), w.o.Clock)
+		return recall(w.o.RunDir, w.o.Configuration+" "+there, w.o.Clock)
 	})
-	r, err := agent.Tend(ctx, gated, agent.TendOptions{
-		Prove:      prove || w.seen == "",
-		DaemonRead: w.said[unit.Ready] || w.said[unit.Minted],
+	r, err := agent.Tend(round, gated, agent.TendOptions{
+		Prove: w.prove || w.seen == "" || w.h.Now().Sub(w.lastLook) >= proofEvery,
+		// Before the journal has told, the daemon may have read its key long ago.
+		DaemonRead: !w.daemon.caughtUp || w.daemon.said[unit.Ready] || w.daemon.said[unit.Minted],
 		Heal:       w.o.Heal,
 		Remembered: func(mark string) map[key.Fingerprint]rows.Proof { return m().proofs(mark) },
 	})
-	if errors.Is(err, context.Canceled) {
-		return
+	if ctx.Err() != nil {
+		return // what was not answered any more means nothing
 	}
 	if r.Evidence.Rows.State != agent.RowsNotAsked {
 		remember(m(), &r.GuardResult)
 	}
-	w.seen = present(w.h)
+	w.prove = false
+	w.seen = there // not what is there now: that may have come after the decision
 	switch r.Evidence.Rows.State {
 	case agent.RowsAnswer:
 		w.lastLook = w.h.Now()
 	case agent.RowsSilent, agent.RowsUnknown:
 		w.seen = "" // nothing is proven: the next rescan looks again
 	}
-	if r.Decision.Action == agent.Doubt || r.Decision.Action == agent.Lost {
+	if err != nil || r.Held != "" || r.Decision.Action == agent.Doubt || r.Decision.Action == agent.Lost {
 		w.seen = ""
 	}
-	w.told(r, err)
-	w.pace(r)
-	if r.Installed != "" || r.Decision.Action == agent.Pass {
-		w.afterwards(ctx, r)
+	if r.Installed != "" && r.Evidence.Keyfile.Good {
+		w.daemon.replaced, w.daemon.replacedAt = r.Evidence.Keyfile.Key, w.h.Now()
 	}
+	w.told(ctx, r, err)
+	w.pace(r)
+	w.wake()
+}
+
+// keep copies a key that is new in the keyfile's place to the local quarantine: whoever
+// put it there may take it away again before any escrow has it (law 3). It tells
+// whether there was one.
+func (w *watcher) keep() bool {
+	k, err := agent.KeepKeyfile(w.h, w.kept)
+	if err != nil {
+		w.say(true, "kept", "key %s stands in the keyfile's place and could not be copied to the local quarantine: %v", k, err)
+		return false
+	}
+	fresh := k != "" && k != w.kept
+	w.kept = k
+	return fresh
+}
+
+func (w *watcher) wake() {
 	for _, s := range w.savers {
 		s.wake()
 	}
@@ -281,66 +365,107 @@ func (w *watcher) pace(r agent.TendResult) {
 	}
 }
 
-// afterwards restarts a daemon that runs without the key that is in place by now: once
+// restart restarts a daemon that runs without the key that is in place by now: once
 // for a start that read the parked, empty file, and otherwise only with heal.
-func (w *watcher) afterwards(ctx context.Context, r agent.TendResult) {
-	if w.o.Restart == nil || w.invocation == "" || w.restarted == w.invocation {
+func (w *watcher) restart(ctx context.Context, r agent.TendResult) {
+	if w.o.Restart == nil || !w.daemon.caughtUp || w.daemon.invocation == "" || w.restarted == w.daemon.invocation {
 		return
 	}
-	foreign := w.said[unit.Minted] && w.minted != r.Decision.Key || w.said[unit.Ready] && r.Installed != "" && r.Evidence.Keyfile.Good
+	said := w.daemon.said
+	foreign := w.daemon.holds != "" && w.daemon.holds != r.Decision.Key ||
+		said[unit.Ready] && r.Installed != "" && r.Evidence.Keyfile.Good
 	switch {
-	case w.said[unit.Empty]:
-	case foreign && w.o.Heal:
+	case said[unit.Empty], w.o.Heal && (foreign || said[unit.Failed]):
 	case foreign:
-		w.say("restart needed", true, "the daemon runs on another key than %s, which is in place: systemctl restart containarium", r.Decision.Key)
+		w.say(true, "restart", "restart needed: the daemon runs on another key than %s, which is in place; what it writes until then may be lost: systemctl restart containarium", r.Decision.Key)
+		return
+	case said[unit.Failed]:
+		w.say(true, "restart", "restart needed: the daemon could not read the keyfile when it started and runs without secrets; key %s is in place now: systemctl restart containarium", r.Decision.Key)
 		return
 	default:
 		return
 	}
-	w.restarted = w.invocation
-	w.report(Report{Urgent: true, Text: fmt.Sprintf("restarting the daemon, which does not run on key %s yet", r.Decision.Key)})
-	// Its start runs our own prestart, which must not find this loop waiting for it.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-	go func() {
+	w.restarted = w.daemon.invocation
+	w.o.Report(Report{Urgent: true, Text: fmt.Sprintf("restarting the daemon, which does not run on key %s yet", r.Decision.Key)})
+	// Its start runs our own prestart, which must not find the loop waiting for it.
+	invocation := w.daemon.invocation
+	w.running.Go(func() {
+		limited, cancel := context.WithTimeout(ctx, time.Minute)
 		defer cancel()
-		if err := w.o.Restart(ctx); err != nil {
-			w.o.Report(Report{Urgent: true, Text: "cannot restart the daemon", Err: err})
+		err := w.o.Restart(limited, invocation)
+		select {
+		case w.restarts <- err:
+		case <-ctx.Done():
 		}
-	}()
+	})
 }
 
-// heard takes in a line of the daemon's journal.
-func (w *watcher) heard(l unit.Line) {
-	if l.Invocation != w.invocation {
-		if l.Said != unit.Starting && w.invocation != "" {
-			return // of an earlier start
+// heard takes in news of the daemon's journal, and tells whether a round is due. What
+// the journal says of the past is taken in whole before anything is done about it.
+func (w *watcher) heard(n news) bool {
+	d := &w.daemon
+	if n.err != nil {
+		d.caughtUp = false // it begins again from the past
+		if text := n.err.Error(); d.trouble != text {
+			d.trouble = text
+			w.o.Report(Report{Urgent: true, Text: "cannot follow the daemon's journal, so a keyfile that is not right stays until the daemon starts again", Err: n.err})
 		}
-		w.invocation, w.said, w.minted = l.Invocation, map[unit.Said]bool{}, ""
+		return false
 	}
-	w.said[l.Said] = true
-	if l.Said != unit.Minted {
-		return
+	l := n.line
+	if l.Said == unit.CaughtUp {
+		d.caughtUp, d.trouble = true, ""
+		if d.said[unit.Minted] || d.said[unit.Ready] {
+			w.daemonRead(l)
+		}
+		return true
 	}
-	// The file may show another key in a moment, and the daemon holds this one.
-	var err error
-	if w.minted, err = agent.KeepKeyfile(w.h); err != nil {
-		w.report(Report{Urgent: true, Text: "the daemon made a key, and it cannot be kept", Err: err})
+	if l.Said == unit.Starting || d.invocation == "" {
+		if l.Invocation != d.invocation {
+			*d = daemon{caughtUp: d.caughtUp, trouble: d.trouble, invocation: l.Invocation, said: map[unit.Said]bool{}}
+		}
+	}
+	if l.Invocation != d.invocation {
+		return false // of an earlier start
+	}
+	d.said[l.Said] = true
+	if !d.caughtUp {
+		return false
+	}
+	switch l.Said {
+	case unit.Minted:
+		w.daemonRead(l)
+		w.o.Report(Report{Urgent: true, Text: fmt.Sprintf("the daemon found no key and made one, %s", d.holds)})
+	case unit.Ready:
+		w.daemonRead(l)
+	}
+	return true
+}
+
+// daemonRead notes which key the daemon has just read or made: the one in the
+// keyfile's place, unless that was replaced since.
+func (w *watcher) daemonRead(l unit.Line) {
+	w.keep()
+	w.daemon.holds = w.kept
+	if d := w.daemon; d.replaced != "" && !l.Time.After(d.replacedAt) {
+		w.daemon.holds = d.replaced
 	}
 }
 
-// follow hands on the journal, and begins again when journalctl ends.
-func (w *watcher) follow(ctx context.Context, lines chan<- unit.Line, ended chan<- struct{}) {
-	defer close(ended)
-	if w.o.Follow == nil {
-		return
+// follow hands on the journal, and begins again when it ends.
+func (w *watcher) follow(ctx context.Context, out chan<- news) {
+	send := func(n news) {
+		select {
+		case out <- n:
+		case <-ctx.Done():
+		}
 	}
-	for ctx.Err() == nil {
-		w.o.Follow(ctx, func(l unit.Line) { //nolint:errcheck // it ends when the journal restarts; it begins again
-			select {
-			case lines <- l:
-			case <-ctx.Done():
-			}
-		})
+	for w.o.Follow != nil && ctx.Err() == nil {
+		err := w.o.Follow(ctx, func(l unit.Line) { send(news{line: l}) })
+		if err == nil {
+			err = errors.New("it ended")
+		}
+		send(news{err: err})
 		select {
 		case <-time.After(followAgain):
 		case <-ctx.Done():
@@ -349,56 +474,84 @@ func (w *watcher) follow(ctx context.Context, lines chan<- unit.Line, ended chan
 }
 
 // told reports what a round found, once for as long as it stays the same.
-func (w *watcher) told(r agent.TendResult, err error) {
+func (w *watcher) told(ctx context.Context, r agent.TendResult, err error) {
 	for _, t := range r.Trouble {
-		w.say("trouble "+t.Error(), true, "%v", t)
+		w.say(true, "trouble "+t.What, "%v", t)
 	}
 	d := r.Decision
+	if r.Exposed != "" {
+		w.o.Report(Report{Urgent: true, Text: fmt.Sprintf("the keyfile was loose (%s) and is 0400 again; whoever could read it may have key %s", r.Exposed, d.Key)})
+	}
+	if r.Installed != "" {
+		w.o.Report(Report{Urgent: true, Text: fmt.Sprintf("the keyfile was %s; key %s is in place now: %s", r.Evidence.Keyfile.State(), r.Installed, d.Reason)})
+	}
+	if d.Contradicted != "" {
+		w.o.Report(Report{Urgent: true, Text: fmt.Sprintf("key %s, known until now, opens none of the rows any more: another database, or another key was used to write them", d.Contradicted)})
+	}
 	switch {
 	case err != nil:
 		w.o.Status("trouble: " + err.Error())
-		w.say("error "+err.Error(), true, "%v", err)
+		w.say(true, "error "+string(d.Action), "%v", err)
 		return
-	case r.Exposed != "":
-		w.report(Report{Urgent: true, Text: fmt.Sprintf("the keyfile was loose (%s) and is 0400 again; whoever could read it may have key %s", r.Exposed, d.Key)})
-	case r.Installed != "":
-		w.report(Report{Urgent: true, Text: fmt.Sprintf("the keyfile was %s; key %s is in place now: %s", r.Evidence.Keyfile.State(), r.Installed, d.Reason)})
-	}
-	if d.Contradicted != "" {
-		w.report(Report{Urgent: true, Text: fmt.Sprintf("key %s, known until now, opens none of the rows any more", d.Contradicted)})
-	}
-	switch {
 	case r.Held != "":
-		w.o.Status(r.Held)
-		w.say("held "+r.Held, true, "%s", r.Held)
+		text := r.Held
+		if d.Action == agent.Install {
+			text += "; to put it there: systemctl restart containarium"
+		}
+		w.o.Status(text)
+		w.say(true, "held "+r.Held, "%s", text)
 	case d.Action == agent.Doubt, d.Action == agent.Lost:
-		w.o.Status(string(d.Action) + ": " + d.Reason)
-		w.say(string(d.Action)+d.Reason, true, "%s: %s", d.Action, d.Reason)
+		text := string(d.Action) + ": " + d.Reason
+		if d.Needed != "" {
+			text += fmt.Sprintf("; key %s is needed", d.Needed)
+		}
+		w.o.Status(text)
+		w.say(true, undecided(r), "%s; see keyguard status", text)
 	default:
 		w.o.Status("guarding key " + string(d.Key))
-		w.say("fine "+string(d.Key), false, "guarding key %s: %s", d.Key, d.Reason)
+		w.say(false, "fine "+string(d.Key), "guarding key %s: %s", d.Key, d.Reason)
+		w.restart(ctx, r)
 	}
-	if d.Warning != "" {
-		w.say("warning "+d.Warning, true, "%s", d.Warning)
+	const warning = "warning"
+	switch {
+	case d.Warning != "":
+		w.say(true, warning, "%s", d.Warning)
+	case r.Evidence.Rows.State == agent.RowsNotAsked && w.before[warning]:
+		w.states[warning] = true // what was warned of was not looked at again
 	}
 }
 
-// say reports a state unless it was the last that was reported.
-func (w *watcher) say(state string, urgent bool, format string, args ...any) {
-	if w.reported == state {
-		return
+// undecided tells two doubts apart by what they come from: the words also hold what
+// changes all the time.
+func undecided(r agent.TendResult) string {
+	d, e := r.Decision, r.Evidence
+	s := fmt.Sprint(d.Action, d.Rule, d.Needed, e.Keyfile.Good, e.Keyfile.Key, e.Rows.State)
+	for _, place := range e.Escrows {
+		s += fmt.Sprint(" ", place.State)
 	}
-	w.reported = state
-	w.report(Report{Urgent: urgent, Text: fmt.Sprintf(format, args...)})
+	return s
 }
 
-func (w *watcher) report(r Report) { w.o.Report(r) }
+// say reports a state unless the last round did.
+func (w *watcher) say(urgent bool, state, format string, args ...any) {
+	if !w.before[state] && !w.states[state] {
+		w.o.Report(Report{Urgent: urgent, Text: fmt.Sprintf(format, args...)})
+	}
+	w.states[state] = true
+}
 
 func (w *watcher) reportSaved(s saved) {
 	for _, r := range s.results {
-		w.report(Report{Text: fmt.Sprintf("key %s is saved in escrow %q as %s, and read back", r.Key, s.escrow, r.Copy.ID)})
+		text := fmt.Sprintf("key %s is saved in escrow %q as %s, and read back", r.Key, s.escrow, r.Copy.ID)
+		if r.Unverified {
+			text = fmt.Sprintf("key %s is stored in escrow %q as %s; it may not be read back from here, so nobody knows that it is whole", r.Key, s.escrow, r.Copy.ID)
+		}
+		if r.Why != "" {
+			text += "; it is no current copy: " + r.Why
+		}
+		w.o.Report(Report{Urgent: r.Alarm, Text: text})
 	}
 	if s.err != nil {
-		w.report(Report{Urgent: true, Text: fmt.Sprintf("escrow %q does not take what is due; the next try is in %s", s.escrow, s.next.Round(time.Second)), Err: s.err})
+		w.o.Report(Report{Urgent: true, Text: fmt.Sprintf("escrow %q does not take what is due; it is tried again and again, the next time in %s", s.escrow, s.next.Round(time.Second)), Err: s.err})
 	}
 }

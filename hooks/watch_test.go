@@ -76,6 +76,7 @@ func newWatched(t testing.TB, db *rowstest.Database) *watched {
 			w.reports <- text
 		},
 		Follow: func(ctx context.Context, line func(unit.Line)) error {
+			line(unit.Line{Said: unit.CaughtUp})
 			for {
 				select {
 				case l := <-w.journal:
@@ -85,7 +86,7 @@ func newWatched(t testing.TB, db *rowstest.Database) *watched {
 				}
 			}
 		},
-		Restart: func(context.Context) error { w.restart <- struct{}{}; return nil },
+		Restart: func(context.Context, string) error { w.restart <- struct{}{}; return nil },
 	}
 	return w
 }

@@ -8,6 +8,7 @@ package unit
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -141,9 +142,10 @@ func flag(argv []string, name string) string {
 	return ""
 }
 
-// Restart restarts the first of the names that is active, and returns when systemd has
-// done so. Where none is active nothing is restarted, and that is no error.
-func Restart(ctx context.Context, names ...string) error {
+// Restart restarts the first of the names that is active, if that is still the
+// invocation that is meant, and returns when systemd has done so. Where none is active,
+// or it was started again since, nothing is restarted, and that is no error.
+func Restart(ctx context.Context, invocation string, names ...string) error {
 	conn, err := dbus.NewWithContext(ctx)
 	if err != nil {
 		return fmt.Errorf("cannot ask systemd: %w", err)
@@ -156,6 +158,13 @@ func Restart(ctx context.Context, names ...string) error {
 		}
 		if state.Value.Value() != "active" {
 			continue
+		}
+		id, err := conn.GetUnitPropertyContext(ctx, name, "InvocationID")
+		if err != nil {
+			return fmt.Errorf("cannot ask systemd about %s: %w", name, err)
+		}
+		if b, ok := id.Value.Value().([]byte); ok && hex.EncodeToString(b) != invocation {
+			return nil
 		}
 		done := make(chan string, 1)
 		if _, err := conn.RestartUnitContext(ctx, name, "replace", done); err != nil {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"sync"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -82,7 +81,6 @@ func (a *app) watch(ctx context.Context) error {
 }
 
 func (a *app) watchOptions(cfg *config.Config) hooks.WatchOptions {
-	var one sync.Mutex // the loop's reports and a restart's
 	o := hooks.WatchOptions{
 		Debounce: cfg.Watch.Debounce, Rescan: cfg.Watch.Rescan, Heal: cfg.Watch.Heal,
 		RunDir: cfg.RunDir, Configuration: cfg.Digest,
@@ -91,8 +89,6 @@ func (a *app) watchOptions(cfg *config.Config) hooks.WatchOptions {
 		Beat:      func() { unit.Notify(unit.Alive) },
 		BeatEvery: unit.WatchdogEvery() / 2,
 		Report: func(r hooks.Report) {
-			one.Lock()
-			defer one.Unlock()
 			text := r.Text
 			if r.Err != nil {
 				text = fmt.Sprintf("%s: %v", r.Text, r.Err)
@@ -110,7 +106,7 @@ func (a *app) watchOptions(cfg *config.Config) hooks.WatchOptions {
 	if cfg.Daemon.Unit != "" {
 		names := daemonUnits(cfg)
 		o.Follow = func(ctx context.Context, line func(unit.Line)) error { return unit.Follow(ctx, names, line) }
-		o.Restart = func(ctx context.Context) error { return unit.Restart(ctx, names...) }
+		o.Restart = func(ctx context.Context, invocation string) error { return unit.Restart(ctx, invocation, names...) }
 	}
 	return o
 }

@@ -164,12 +164,18 @@ func (o *observation) shelf(i int, f key.Fingerprint, v rows.Verdict) (escrow.Sh
 }
 
 // alarm says why only the quarantine of an escrow may be written: its newest current
-// copy is not from this host (law 4).
+// copy is not from this host (law 4). One of a key that is, or was right, here is taken
+// for ours: a save that was killed before the ledger named it.
 func (o *observation) alarm(i int) string {
-	e := o.evidence.Escrows[i]
+	e, record := o.evidence.Escrows[i], o.history()
 	newest, there := e.newestCurrent()
-	if !there || !o.record.SavedOn(e.Name) || o.record.Holds(e.Name, newest.ID) {
+	if !there || !record.SavedOn(e.Name) || record.Holds(e.Name, newest.ID) {
 		return ""
+	}
+	for _, f := range append(record.EverProven(), o.evidence.Local.Keys...) {
+		if f == newest.Key {
+			return ""
+		}
 	}
 	return fmt.Sprintf("copy %s there is not from this host: another host writes to the same place", newest.ID)
 }

@@ -100,8 +100,8 @@ func (o *observation) escrowStatus(i int, s Escrow) EscrowStatus {
 	}
 	r.Newest = newest
 	r.Holds = newest.Key != "" && newest.Key == o.evidence.Keyfile.Key
-	if !r.Holds && record.SavedOn(e.Name) && !record.Holds(e.Name, newest.ID) {
-		r.Alarm = fmt.Sprintf("copy %s is not from this host: another host writes to the same place", newest.ID)
+	if !r.Holds {
+		r.Alarm = o.alarm(i)
 	}
 	return r
 }

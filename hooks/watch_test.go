@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -127,21 +128,31 @@ func (w *watched) must(err error) {
 // await reads reports until one has the words.
 func (w *watched) await(words ...string) {
 	w.t.Helper()
+	w.awaitBoth(words, nil)
+}
+
+// awaitBoth reads reports until, in whichever order, one has the words and another has
+// the others.
+func (w *watched) awaitBoth(words, others []string) {
+	w.t.Helper()
 	var heard []string
 	deadline := time.After(20 * time.Second)
-	for {
+	has := func(r string, words []string) bool {
+		return !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(r, word) })
+	}
+	first, second := false, others == nil
+	for !first || !second {
 		select {
 		case r := <-w.reports:
 			heard = append(heard, r)
-			all := true
-			for _, word := range words {
-				all = all && strings.Contains(r, word)
-			}
-			if all {
-				return
+			switch {
+			case !first && has(r, words):
+				first = true
+			case !second && has(r, others):
+				second = true
 			}
 		case <-deadline:
-			w.t.Fatalf("no report with %q, but\n%s", words, strings.Join(heard, "\n"))
+			w.t.Fatalf("no reports with %q and %q, but\n%s", words, others, strings.Join(heard, "\n"))
 		}
 	}
 }
@@ -330,8 +341,7 @@ func TestWatch(t *testing.T) {
 		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1"}
 		w.write(b)
 		w.journal <- unit.Line{Said: unit.Minted, Invocation: "1"}
-		w.await("heal is off", fa)
-		w.await("saved", string(b.Fingerprint()), "quarantine")
+		w.awaitBoth([]string{"heal is off", fa}, []string{"saved", string(b.Fingerprint()), "quarantine"})
 	})
 	t.Run("the escrow comes and goes", func(t *testing.T) {
 		w := newWatched(t, cluster.Database(t))

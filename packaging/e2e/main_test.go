@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +25,7 @@ import (
 var (
 	built         string // directory
 	deb, newer    string
+	rpms          []string // older first
 	daemon        string
 	fakes         = map[string]string{}
 	unit, oldUnit = "../testing/standin/containarium.service", "../testing/standin/containarium-daemon.service"
@@ -68,11 +70,13 @@ func buildPackage(version string) (string, error) {
 	if err := command("make", "-C", "../..", "package", "VERSION="+version, "DIST="+dist, "ARCHS="+runtime.GOARCH); err != nil {
 		return "", err
 	}
-	found, err := filepath.Glob(filepath.Join(dist, "*.deb"))
-	if err != nil || len(found) != 1 {
+	found, err := filepath.Glob(filepath.Join(dist, "*.[dr][ep][bm]"))
+	if err != nil || len(found) != 2 {
 		return "", fmt.Errorf("make package made %q, %v", found, err)
 	}
-	return found[0], nil
+	slices.Sort(found)
+	rpms = append(rpms, found[0]) // containarium-keyguard-1.0.0-1.x86_64.rpm sorts before containarium-keyguard_…
+	return found[1], nil
 }
 
 func command(name string, args ...string) error {

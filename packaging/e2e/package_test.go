@@ -9,6 +9,9 @@ import (
 	"github.com/footprintai/containarium-keyguard/packaging/testing/guest"
 )
 
+// state is whether the watcher is enabled, and whether it runs.
+const state = "systemctl is-enabled containarium-keyguard || true; systemctl is-active containarium-keyguard || true"
+
 const hook = "systemctl show -p ExecStartPre containarium | grep -c /usr/lib/containarium-keyguard/prestart || true"
 
 // A package's life beside a running daemon: it never stops, starts or restarts it, and
@@ -25,6 +28,7 @@ func TestPackageLife(t *testing.T) {
 			}
 		})
 		m.want(hook, "1")
+		m.want(state, "enabled\nactive")
 		m.want("stat -c '%a %U %n' /var/lib/containarium-keyguard /run/containarium-keyguard /etc/containarium-keyguard/keyguard.toml /etc/containarium-keyguard/hooks.d",
 			"700 root /var/lib/containarium-keyguard\n700 root /run/containarium-keyguard\n600 root /etc/containarium-keyguard/keyguard.toml\n755 root /etc/containarium-keyguard/hooks.d")
 		m.want("keyguard --version | grep -c 1.0.0", "1")
@@ -39,20 +43,71 @@ func TestPackageLife(t *testing.T) {
 		m.want("tail -n 1 /etc/containarium-keyguard/keyguard.toml", "# ours")
 		m.want("stat -c %a /etc/containarium-keyguard/keyguard.toml", "600")
 		m.want(hook, "1")
+		m.want(state, "enabled\nactive")
+		m.want(`readlink /proc/$(systemctl show -p MainPID --value containarium-keyguard)/exe`, "/usr/bin/keyguard")
+		m.want(`perl -e 'do "/etc/needrestart/conf.d/containarium-keyguard.conf"; print grep { "containarium-keyguard.service" =~ $_ } keys %{$nrconf{override_rc}}'`,
+			"(?^:^containarium-keyguard)")
 
 		m.untouched("remove", func() { m.run("apt-get remove -y containarium-keyguard") })
 		m.want(hook, "0")
-		m.want("ls /run/systemd/system /usr/lib/systemd/system | grep -c '^containarium' || true", "0")
+		m.want("ls /run/systemd/system /usr/lib/systemd/system /etc/systemd/system/*.wants | grep -v '^containarium.service' | grep -c '^containarium' || true", "0")
+		m.want("systemctl is-active containarium-keyguard || true", "inactive")
 		m.want("tail -n 1 /etc/containarium-keyguard/keyguard.toml", "# ours")
 
-		m.run("mkdir -p /var/lib/containarium-keyguard/quarantine; echo x >/var/lib/containarium-keyguard/ledger.jsonl")
+		m.run("rm -r /var/lib/containarium-keyguard/quarantine/*") // the watcher kept what the daemon minted
 		m.untouched("purge", func() { m.run("apt-get purge -y containarium-keyguard") })
-		m.want("ls -d /var/lib/containarium-keyguard /run/containarium-keyguard /etc/containarium-keyguard 2>/dev/null || true", "")
+		m.want("ls -d /var/lib/containarium-keyguard /run/containarium-keyguard /etc/containarium-keyguard /etc/needrestart 2>/dev/null || true", "")
+		m.want("find /etc/systemd /var/lib/systemd | grep -c containarium-keyguard || true", "0")
 
 		m.want("sha256sum /etc/containarium/secrets.key", key)
 		m.run("systemctl restart containarium")
 		m.waitJournal("containarium", "Secrets store ready")
 		m.want("sha256sum /etc/containarium/secrets.key", key)
+	})
+}
+
+// What an administrator made of the watcher survives upgrades, and removal too, but not
+// a purge.
+func TestPackageKeepsTheAdministratorsWill(t *testing.T) {
+	inGuests(t, func(m machine) {
+		m.addDaemon(unit)
+		m.startDaemon()
+		m.install(deb)
+		m.want(state, "enabled\nactive")
+
+		step := func(will, want string) {
+			m.Helper()
+			m.run("systemctl " + will + " containarium-keyguard")
+			for _, what := range []struct {
+				name string
+				do   func()
+			}{
+				{"upgrade", func() { m.install(newer) }},
+				{"downgrade", func() { m.install(deb) }},
+				{"reinstall", func() {
+					m.run("apt-get remove -y containarium-keyguard")
+					m.install(newer)
+				}},
+			} {
+				m.untouched(what.name+" after "+will, what.do)
+				if got := m.run(state); got != want {
+					m.Errorf("%s after %s: the watcher is %q, want %q", what.name, will, got, want)
+				}
+			}
+		}
+		step("disable --now", "disabled\ninactive")
+		m.run("systemctl start containarium-keyguard; systemctl stop containarium-keyguard")
+		step("mask", "masked\ninactive")
+		m.run("systemctl unmask containarium-keyguard")
+		m.run("systemctl enable --now containarium-keyguard")
+		// Enabled and merely stopped: an upgrade does not start it.
+		m.run("systemctl stop containarium-keyguard")
+		m.install(deb)
+		m.want(state, "enabled\ninactive")
+
+		m.run("systemctl disable containarium-keyguard; apt-get purge -y containarium-keyguard")
+		m.install(deb)
+		m.want(state, "enabled\nactive")
 	})
 }
 
@@ -118,7 +173,78 @@ func TestPackageInChroot(t *testing.T) {
 			m.check(m.g.Boot(m.ctx))
 			m.addDaemon(unit)
 			m.want(hook, "1")
+			m.want(state, "enabled\nactive")
 			m.want("stat -c '%a %U' /run/containarium-keyguard", "700 root")
 		})
+	}
+}
+
+// The RPM in a tree without systemd, with the real rpm, its scriptlets and the real
+// systemctl working offline; then the tree boots. What dnf does around rpm is not shown.
+func TestRPMInChroot(t *testing.T) {
+	t.Parallel()
+	m := newGuest(t, "trixie")
+	rpm := func(arguments string, packages ...string) string {
+		m.Helper()
+		out, err := m.g.Outside(m.ctx, `rpm --root "$root" --nodeps `+arguments+` 2>&1`, packages...)
+		m.check(err)
+		return out
+	}
+	off := func(script, want string) {
+		m.Helper()
+		out, err := m.g.Off(m.ctx, script)
+		m.check(err)
+		if got := strings.TrimSpace(out); got != want {
+			m.Errorf("%s\nprints %q\nwant   %q", script, got, want)
+		}
+	}
+	const enabled = "systemctl is-enabled containarium-keyguard || true"
+	if out := rpm(`-i "$1"`, rpms[0]); !strings.Contains(out, "keyguard init") || strings.Contains(out, "scriptlet failed") {
+		m.Errorf("rpm -i says\n%s", out)
+	}
+	off(enabled, "enabled")
+	off("stat -c %a /var/lib/containarium-keyguard", "700")
+	off("systemctl disable containarium-keyguard 2>/dev/null; echo '# ours' >>/etc/containarium-keyguard/keyguard.toml", "")
+	if out := rpm(`-U "$1"`, rpms[1]); strings.Contains(out, "keyguard init") || strings.Contains(out, "scriptlet failed") {
+		m.Errorf("rpm -U says\n%s", out)
+	}
+	off(enabled, "disabled")
+	off("tail -n 1 /etc/containarium-keyguard/keyguard.toml; keyguard --version | grep -c 1.0.1", "# ours\n1")
+	off("install -d -m 0700 /var/lib/containarium-keyguard/quarantine; echo x >/var/lib/containarium-keyguard/quarantine/a", "")
+	if out := rpm("-e containarium-keyguard"); !strings.Contains(out, "stay in /var/lib/containarium-keyguard") || strings.Contains(out, "scriptlet failed") {
+		m.Errorf("rpm -e says\n%s", out)
+	}
+	off("find /etc/systemd /usr/lib/systemd | grep -c containarium-keyguard || true", "0")
+	off("cat /var/lib/containarium-keyguard/quarantine/a", "x")
+	rpm(`-i "$1"`, rpms[0])
+	m.check(m.g.Boot(m.ctx))
+	m.want(state, "enabled\nactive")
+	m.addDaemon(unit)
+	m.want(hook, "1")
+}
+
+// The RPM where systemd runs, as far as its scriptlets can tell: a systemctl that writes
+// down what it is asked. The daemon is never among it.
+func TestRPMScriptlets(t *testing.T) {
+	t.Parallel()
+	m := newGuest(t, "trixie")
+	out, err := m.g.Outside(m.ctx, `mkdir -p "$root/run/systemd/system"
+		stub='#!/bin/sh\necho "${0##*/} $*" >>/calls\n'
+		for program in systemctl systemd-tmpfiles; do rm "$root/usr/bin/$program"; printf "$stub" >"$root/usr/bin/$program"; chmod 0755 "$root/usr/bin/$program"; done
+		for step in '-i '"$1" '-U '"$2" '-e containarium-keyguard'; do
+			echo "${step%% *}" >>"$root/calls"
+			rpm --root "$root" --nodeps $step >>"$root/said" 2>&1
+			ls -l "$root"/run/systemd/system | grep -c containarium >>"$root/calls" || true
+		done
+		! grep 'scriptlet failed' "$root/said"
+		cat "$root/calls"`, rpms...)
+	m.check(err)
+	const reload, watcher = "systemctl daemon-reload\n", "containarium-keyguard.service\n"
+	want := "-i\nsystemctl --no-reload preset " + watcher + "systemd-tmpfiles --create containarium-keyguard.conf\n" + reload +
+		"systemctl --quiet is-enabled " + watcher + "systemctl start " + watcher + "0\n" +
+		"-U\nsystemd-tmpfiles --create containarium-keyguard.conf\n" + reload + "systemctl try-restart " + watcher + "0\n" +
+		"-e\n" + reload + "systemctl stop " + watcher + "systemctl --no-reload disable " + watcher + reload + "0\n"
+	if out != want {
+		m.Errorf("systemctl is called\n%s\nwant\n%s", out, want)
 	}
 }

@@ -28,6 +28,9 @@ plaintext = true
 	// secret is what the host's name makes of it.
 	secret = "containarium-keyguard-guest-secrets-master"
 
+	// reloads counts the answers of the watcher to a reload.
+	reloads = "journalctl --sync; journalctl -q -o cat -u containarium-keyguard | grep -c 'is reloaded\\|is not reloaded' || true"
+
 	fakeUnit = `[Unit]
 Description=fake %[1]s
 [Service]
@@ -59,6 +62,22 @@ func (m machine) addKeyguard(config string) {
 	m.install(deb)
 	m.check(m.g.Write(m.ctx, "/etc/containarium-keyguard/keyguard.toml", config, 0o600))
 	m.run("keyguard config")
+	m.reload()
+}
+
+// reload makes the watcher read its configuration anew.
+func (m machine) reload() {
+	m.Helper()
+	before := m.run(reloads)
+	m.run("systemctl reload containarium-keyguard")
+	m.wait("[ $(" + reloads + ") -gt " + before + " ]")
+}
+
+// noWatcher ends the watcher: a start that cannot tell which key is right is refused
+// then, and not parked.
+func (m machine) noWatcher() {
+	m.Helper()
+	m.run("systemctl stop containarium-keyguard")
 }
 
 // guarded is a host on which the daemon ran before keyguard came, with a secret in the
@@ -73,6 +92,7 @@ func (m machine) guarded(unit string, more ...string) {
 	m.addEscrow()
 	m.addKeyguard(escrowConfig)
 	m.run("keyguard init --yes")
+	m.reload()
 	m.run("keyguard status")
 }
 
@@ -113,13 +133,15 @@ func (m machine) says(line string) {
 // keeps looks for bytes in the local quarantine, by their SHA-256.
 func (m machine) keeps(sum string) {
 	m.Helper()
-	m.want("sha256sum "+quarantine+"/* | grep -c '^"+strings.Fields(sum)[0]+"'", "1")
+	m.wait("[ $(sha256sum " + quarantine + "/* | grep -c '^" + strings.Fields(sum)[0] + "') = 1 ]")
 }
 
-// What happens to a key file, one after the other on one host.
+// What happens to a key file, one after the other on one host, and is put right by the
+// daemon's start alone.
 func TestKeyfile(t *testing.T) {
 	inGuests(t, func(m machine) {
 		m.guarded(unit)
+		m.noWatcher()
 		key := m.key()
 		m.restart(key)
 
@@ -164,6 +186,7 @@ func TestColdBoot(t *testing.T) {
 		m.serves(key)
 
 		// Postgres stays down, and the key is gone: the fingerprint says which is right.
+		m.noWatcher()
 		m.run("systemctl disable postgresql; rm " + keyfile)
 		m.check(m.g.Reboot(m.ctx))
 		m.want("systemctl is-active containarium postgresql || true", "active\ninactive")
@@ -178,6 +201,7 @@ func TestColdBoot(t *testing.T) {
 func TestKeyguardGone(t *testing.T) {
 	inGuests(t, func(m machine) {
 		m.guarded(unit)
+		m.noWatcher()
 		key := m.key()
 		for what, broken := range map[string]string{
 			"removed": "true",
@@ -200,13 +224,15 @@ func TestKeyguardGone(t *testing.T) {
 	})
 }
 
-// With the key gone and no copy to be had the daemon is refused, again and again, and
-// the store is not hammered; when it answers, the next attempt succeeds by itself.
+// With the key gone, no copy to be had and the watcher dead the daemon is refused, again
+// and again, and the store is not hammered; when it answers, the next attempt succeeds by
+// itself. Meanwhile the package is upgraded, which changes nothing.
 func TestRestartLoop(t *testing.T) {
 	inGuests(t, func(m machine) {
 		m.guarded(unit)
 		key := m.key()
 		m.check(m.g.Write(m.ctx, "/etc/systemd/system/containarium.service.d/secrets.conf", "[Service]\nRestartSec=200ms\nRestartSteps=0\n", 0o644))
+		m.noWatcher()
 		m.run("systemctl daemon-reload; systemctl stop containarium; rm -f " + keyfile + " " + quarantine + "/*")
 		m.run("curl -sf -d '{\"Kind\":\"fail\",\"Code\":14}' " + control + "/faults; curl -sf -X DELETE " + control + "/calls")
 		m.run("! systemctl start containarium")
@@ -223,6 +249,10 @@ func TestRestartLoop(t *testing.T) {
 		if sum == 0 || sum > 6 {
 			m.Errorf("15 refusals made %d calls: %v", sum, calls)
 		}
+		m.install(newer)
+		m.want("systemctl is-active containarium-keyguard || true", "inactive")
+		m.wait("[ $(systemctl show -p NRestarts --value containarium) -ge $((" + m.run("systemctl show -p NRestarts --value containarium") + " + 3)) ]")
+		m.want("systemctl show -p ExecMainStartTimestamp --value containarium; ls "+keyfile+" 2>/dev/null || true", "")
 		m.run("curl -sf -X DELETE " + control + "/faults")
 		m.serves(key)
 	})
@@ -278,6 +308,7 @@ func TestRetiredKeyfile(t *testing.T) {
 		m.check(m.g.Write(m.ctx, "/etc/systemd/system/containarium.service.d/secrets.conf", "[Service]\nEnvironment="+kms+"\n", 0o644))
 		m.run("systemctl daemon-reload")
 		m.restart(key)
+		m.noWatcher()
 		m.run("systemctl stop containarium; rm " + keyfile)
 		m.restart(key)
 	})
@@ -287,6 +318,7 @@ func TestRetiredKeyfile(t *testing.T) {
 func TestOldUnitName(t *testing.T) {
 	inGuests(t, func(m machine) {
 		m.guarded(oldUnit)
+		m.noWatcher()
 		key := m.key()
 		m.run("systemctl stop containarium-daemon; rm " + keyfile + "; systemctl start containarium-daemon")
 		m.waitJournal("containarium-daemon", "Secrets store ready")
@@ -304,6 +336,7 @@ func TestPackageOnGuardedHost(t *testing.T) {
 		key := m.key()
 		m.run("systemctl stop containarium; head -c 32 /dev/urandom >/root/foreign; install -m 0400 /root/foreign " + keyfile)
 		m.restart(key)
+		m.keeps(m.run("sha256sum /root/foreign"))
 		m.untouched("upgrade", func() { m.install(newer) })
 		m.want("grep -c '"+secret+"' /etc/containarium-keyguard/keyguard.toml", "1")
 		m.restart(key)

@@ -106,6 +106,15 @@ func (g *Guest) Off(ctx context.Context, script string) (string, error) {
 	return finish(script, cmd)
 }
 
+// Outside runs a script of the host's programs on a guest that is not booted: $root is
+// its root directory, with /proc, and $1 and so on are the arguments.
+func (g *Guest) Outside(ctx context.Context, script string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "unshare", append([]string{"--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--", "sh", "-ec",
+		mount + `mount -t proc proc "$2/root/proc"; script=$3 root=$2/root; export root; shift 3; exec sh -ec "$script" outside "$@"`, "outside", g.lower, g.dir, script}, args...)...)
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8"}
+	return finish(script, cmd)
+}
+
 // CopyOff puts a file of the host into a guest that is not booted.
 func (g *Guest) CopyOff(from, to string) error {
 	content, err := os.ReadFile(from)

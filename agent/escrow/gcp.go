@@ -19,7 +19,6 @@ import (
 	"time"
 
 	pb "cloud.google.com/go/secretmanager/apiv1/secretmanagerpb"
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
@@ -170,20 +169,18 @@ func (g *GCP) version(s Shelf, n uint64) string {
 	return g.secret(s) + "/versions/" + strconv.FormatUint(n, 10)
 }
 
-// List needs the permission secretmanager.versions.list on both secrets.
+// List needs the permission secretmanager.versions.list on both secrets. One shelf is
+// asked after the other, so that a store in trouble meets one call and not two.
 func (g *GCP) List(ctx context.Context) ([]Copy, error) {
-	var shelves [len(Shelves)][]Copy
-	eg, ctx := errgroup.WithContext(ctx)
-	for i, s := range Shelves {
-		eg.Go(func() (err error) {
-			shelves[i], err = g.list(ctx, s)
-			return err
-		})
+	var all []Copy
+	for _, s := range Shelves {
+		copies, err := g.list(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, copies...)
 	}
-	if err := eg.Wait(); err != nil {
-		return nil, err
-	}
-	return slices.Concat(shelves[:]...), nil
+	return all, nil
 }
 
 func (g *GCP) list(ctx context.Context, s Shelf) ([]Copy, error) {

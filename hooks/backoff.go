@@ -119,7 +119,8 @@ func recall(runDir, about string, clock Clock) *memory {
 	path := filepath.Join(runDir, backoffFile)
 	m := &memory{}
 	data, err := os.ReadFile(path)
-	if err != nil || json.Unmarshal(data, m) != nil || m.Boot != boot || m.About != about {
+	// No boot: the clock could not be read, and no time would ever pass.
+	if err != nil || json.Unmarshal(data, m) != nil || boot == "" || m.Boot != boot || m.About != about {
 		m = &memory{Boot: boot, About: about}
 	}
 	if m.Escrows == nil {
@@ -255,6 +256,8 @@ func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
 		} else {
 			m.Escrows[g.Name()] = &before
 		}
+	case errors.Is(err, context.Canceled):
+		now.Error = "it was asked, and not waited for"
 	default:
 		now.Error = err.Error()
 	}

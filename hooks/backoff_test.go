@@ -1,0 +1,434 @@
+package hooks_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/keyfile"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
+	"github.com/footprintai/containarium-keyguard/hooks"
+)
+
+const masterSecret = "projects/keyguard-test/secrets/master"
+
+// loop is a host whose daemon is started again and again: a real Secret Manager client
+// against a fake server, a real Postgres, and a clock that stands still until told.
+type loop struct {
+	t       *testing.T
+	dir     string
+	store   *secretmanager.Server
+	db      *rowstest.Database
+	up      bool // the rows can be asked
+	boot    string
+	since   time.Duration
+	options hooks.PrestartOptions
+	escrows []agent.Escrow // nil: the Secret Manager, opened anew for every start
+}
+
+// newLoop has a database, or nil for none yet, a Secret Manager with both secrets and no
+// version, and no keyfile.
+func newLoop(t *testing.T, db *rowstest.Database) *loop {
+	t.Helper()
+	store, err := secretmanager.Start(secretmanager.Options{Anonymous: true, Unlimited: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(store.Close)
+	l := &loop{t: t, dir: t.TempDir(), store: store, db: db, up: true, boot: "one", since: time.Hour}
+	for _, d := range []string{"etc", "state", "run"} {
+		l.must(os.Mkdir(l.path(d), 0o700))
+	}
+	l.must(l.gcp().Init(t.Context()))
+	store.Reset()
+	l.options = hooks.PrestartOptions{Budget: 20 * time.Second, RunDir: l.path("run"), Configuration: "digest",
+		Clock: func() (string, time.Duration) { return l.boot, l.since }}
+	return l
+}
+
+func (l *loop) path(name string) string { return filepath.Join(l.dir, name) }
+
+func (l *loop) must(err error) {
+	l.t.Helper()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+func (l *loop) upsert(k key.Key, name string) {
+	l.t.Helper()
+	l.must(l.db.Upsert(k, "tenant", name, []byte("value")))
+}
+
+func (l *loop) gcp() *escrow.GCP {
+	l.t.Helper()
+	g, err := escrow.NewGCP(escrow.GCPOptions{Name: "gcp", Project: "keyguard-test", Secret: "master", Endpoint: l.store.Addr(), Plaintext: true})
+	l.must(err)
+	return g
+}
+
+func (l *loop) host() *agent.Host {
+	h := &agent.Host{
+		Keyfile: keyfile.File{Path: l.path("etc/secrets.key"), Owner: os.Getuid(), Group: os.Getgid(),
+			Quarantine: l.path("state/quarantine"), Locks: l.path("state")},
+		Ledger:   ledger.Open(l.path("state"), ledger.Options{Host: "test"}),
+		StateDir: l.path("state"),
+		Now:      time.Now,
+		OpenRows: func(_ context.Context, o rows.Options) (*rows.Table, error) {
+			switch {
+			case !l.up:
+				return nil, rows.ErrRefused
+			case l.db == nil:
+				return rows.Open(rows.Location{Absent: true, Why: "no database yet"}, o)
+			}
+			return rows.Open(rows.Location{URL: l.db.URL(), From: "the test"}, o)
+		},
+		Escrows: l.escrows,
+	}
+	if h.Escrows == nil {
+		g := l.gcp()
+		h.Escrows = []agent.Escrow{{Reader: g, Writer: g, Required: true}}
+	}
+	return h
+}
+
+// start starts the daemon once, as a process of its own would.
+func (l *loop) start() agent.GuardResult {
+	l.t.Helper()
+	h := l.host()
+	r, err := hooks.Prestart(l.t.Context(), h, l.options)
+	l.must(err)
+	if l.escrows == nil {
+		h.Escrows[0].Reader.(*escrow.GCP).Close()
+	}
+	return r
+}
+
+// decides starts once, wants this decision, and returns how often the store was called.
+func (l *loop) decides(want agent.Action) (agent.GuardResult, int) {
+	l.t.Helper()
+	before := l.calls()
+	r := l.start()
+	if r.Decision.Action != want {
+		l.t.Fatalf("decided %s (%s), not %s", r.Decision.Action, r.Decision.Reason, want)
+	}
+	return r, l.calls() - before
+}
+
+func (l *loop) calls() int {
+	sum := 0
+	for _, n := range l.store.Calls() {
+		sum += n
+	}
+	return sum
+}
+
+func (l *loop) wants(what string, got, want int) {
+	l.t.Helper()
+	if got != want {
+		l.t.Fatalf("%s: %d calls of the store, want %d", what, got, want)
+	}
+}
+
+// later lets time pass, less than any back-off by default.
+func (l *loop) later(d time.Duration) { l.since += d }
+
+// TestBackoff: a restart loop that goes on for ever does not hammer a store (law 9), and
+// what was learnt meanwhile is never more than what it was learnt from.
+func TestBackoff(t *testing.T) {
+	cluster := rowstest.New(t)
+	right, foreign := key.Generate(), key.Generate()
+	db := cluster.Database(t)
+	if err := db.Upsert(right, "tenant", "SECRET_1", []byte("value")); err != nil {
+		t.Fatal(err)
+	}
+
+	for name, fault := range map[string]secretmanager.Fault{
+		"fails":    {Kind: secretmanager.Fail, Code: codes.Unavailable},
+		"is cut":   {Kind: secretmanager.CutBefore},
+		"refuses":  {Kind: secretmanager.Fail, Code: codes.PermissionDenied},
+		"is tired": {Kind: secretmanager.Fail, Code: codes.ResourceExhausted},
+	} {
+		t.Run("100 starts 5 s apart, the store "+name, func(t *testing.T) {
+			l := newLoop(t, nil) // no database yet: the copies alone decide
+			l.store.Put(masterSecret, right.UnsafeBytes())
+			l.store.Break(fault)
+			for range 100 {
+				l.decides(agent.Doubt)
+				l.later(5 * time.Second)
+			}
+			n := l.calls()
+			if n > 12 || n < 5 {
+				t.Errorf("%d calls: %v; want at most 12, and not none", n, l.store.Calls())
+			}
+			// It answers again, and the daemon starts after two and a half minutes at most.
+			l.store.Heal()
+			l.later(150 * time.Second)
+			l.decides(agent.Install)
+		})
+	}
+
+	t.Run("100 starts, the store answers that the key is lost", func(t *testing.T) {
+		l := newLoop(t, db)
+		l.store.Put(masterSecret, foreign.UnsafeBytes())
+		l.store.Put(masterSecret, []byte("not a key"))
+		for range 100 {
+			l.decides(agent.Lost)
+			l.later(5 * time.Second)
+		}
+		// A round is two listings and two fetches.
+		if n := l.store.Calls()["ListSecretVersions"] / 2; n > 12 || n < 5 {
+			t.Errorf("%d rounds", n)
+		}
+	})
+
+	t.Run("lost stays lost while the rows are the same", func(t *testing.T) {
+		l := newLoop(t, cluster.Database(t))
+		l.upsert(right, "SECRET_1")
+		l.store.Put(masterSecret, foreign.UnsafeBytes())
+		r, n := l.decides(agent.Lost)
+		l.wants("the first start", n, 3)
+		l.later(time.Second)
+		again, n := l.decides(agent.Lost)
+		l.wants("the second", n, 0)
+		if len(again.Evidence.Escrows) != 1 || !again.Evidence.Escrows[0].Remembered {
+			t.Errorf("the second start does not say that it remembers: %+v", again.Evidence.Escrows)
+		}
+		if again.Decision.Reason != r.Decision.Reason {
+			t.Errorf("reasons differ: %q, %q", r.Decision.Reason, again.Decision.Reason)
+		}
+		// The rows are others now: what a copy opened before says nothing of them.
+		l.upsert(foreign, "SECRET_2")
+		l.later(time.Second)
+		_, n = l.decides(agent.Doubt)
+		l.wants("with other rows", n, 0)
+		l.later(time.Minute)
+		l.decides(agent.Install)
+	})
+
+	t.Run("a remembered copy is not installed, having no bytes", func(t *testing.T) {
+		l := newLoop(t, cluster.Database(t))
+		l.store.Put(masterSecret, foreign.UnsafeBytes())
+		l.up = false
+		l.decides(agent.Doubt) // nothing is known here
+		l.up = true
+		l.upsert(foreign, "SECRET_1")
+		r, _ := l.decides(agent.Install)
+		if r.Decision.Key != foreign.Fingerprint() {
+			t.Errorf("installed %s", r.Decision.Key)
+		}
+	})
+
+	t.Run("never a new key from memory", func(t *testing.T) {
+		l := newLoop(t, nil)
+		// The first start finds no copy, and cannot save there.
+		l.store.Break(secretmanager.Fault{Kind: secretmanager.Fail, Method: "AddSecretVersion", Code: codes.PermissionDenied})
+		l.decides(agent.Doubt)
+		// Meanwhile somebody brings the key of this host.
+		l.store.Heal()
+		l.store.Put(masterSecret, right.UnsafeBytes())
+		l.later(time.Second)
+		r, n := l.decides(agent.Doubt)
+		l.wants("too early to ask again", n, 0)
+		if !strings.Contains(r.Decision.Reason, "not asked again yet") {
+			t.Errorf("reason %q", r.Decision.Reason)
+		}
+		l.later(time.Minute)
+		l.decides(agent.Install)
+		r, _ = l.decides(agent.Pass)
+		if r.Decision.Key != right.Fingerprint() {
+			t.Errorf("passes %s", r.Decision.Key)
+		}
+	})
+
+	t.Run("what clears it", func(t *testing.T) {
+		for name, change := range map[string]func(l *loop){
+			"another configuration": func(l *loop) { l.options.Configuration = "other" },
+			"another boot":          func(l *loop) { l.boot = "two" },
+			"a clock that is gone":  func(l *loop) { l.boot, l.since = "", 0 },
+			"another keyfile": func(l *loop) {
+				l.must(os.WriteFile(l.path("etc/secrets.key"), []byte("x"), 0o400))
+			},
+			"a person":          func(l *loop) { l.must(hooks.ForgetBackoff(l.path("run"))) },
+			"ten quiet minutes": func(l *loop) { l.later(11 * time.Minute) },
+			"garbage":           func(l *loop) { l.must(os.WriteFile(l.path("run/backoff.json"), []byte("{garbage"), 0o600)) },
+			"nothing in it":     func(l *loop) { l.must(os.WriteFile(l.path("run/backoff.json"), nil, 0o600)) },
+			"null": func(l *loop) {
+				text := `{"boot":"one","about":"","escrows":{"gcp":null},"proofs":null}`
+				l.must(os.WriteFile(l.path("run/backoff.json"), []byte(text), 0o600))
+			},
+			"it is lost": func(l *loop) { l.must(os.RemoveAll(l.path("run"))) },
+		} {
+			l := newLoop(t, db)
+			l.store.Put(masterSecret, foreign.UnsafeBytes())
+			l.decides(agent.Lost)
+			l.later(time.Second)
+			_, n := l.decides(agent.Lost)
+			l.wants("before "+name, n, 0)
+			change(l)
+			_, n = l.decides(agent.Lost)
+			l.wants("after "+name, n, 3)
+			if l.boot == "" { // then every start asks: it must not wait for ever
+				_, n = l.decides(agent.Lost)
+				l.wants("again after "+name, n, 3)
+			}
+		}
+	})
+
+	t.Run("a person who clears twice meets no error", func(t *testing.T) {
+		if err := errors.Join(hooks.ForgetBackoff(t.TempDir()), hooks.ForgetBackoff("/nonexistent/run")); err != nil {
+			t.Error(err)
+		}
+	})
+
+	t.Run("a call that never left the host does not count", func(t *testing.T) {
+		l := newLoop(t, db)
+		asked := 0
+		never := &failing{Reader: l.gcp(), err: fmt.Errorf("%w: no route", escrow.ErrNeverLeft), asked: &asked}
+		gone, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: "usb", Path: l.path("usb"), Keyfile: l.path("etc/secrets.key"), AllowSameDisk: true})
+		l.must(err)
+		l.must(os.Mkdir(l.path("usb"), 0o700))
+		l.escrows = []agent.Escrow{{Reader: never, Writer: l.gcp(), Required: true}, {Reader: gone, Writer: gone}}
+		for range 20 {
+			l.decides(agent.Doubt)
+			l.later(5 * time.Second)
+		}
+		if asked != 20 {
+			t.Errorf("asked %d times in 20 starts", asked)
+		}
+		// The stick is put in: it is read at once.
+		l.must(gone.Init(t.Context()))
+		if _, err := gone.Save(t.Context(), escrow.Current, right); err != nil {
+			t.Fatal(err)
+		}
+		l.decides(agent.Install)
+	})
+
+	t.Run("a call that left counts again after those that did not", func(t *testing.T) {
+		l := newLoop(t, db)
+		asked := 0
+		flaky := &failing{Reader: l.gcp(), err: escrow.ErrUnreachable, asked: &asked}
+		l.escrows = []agent.Escrow{{Reader: flaky, Writer: l.gcp(), Required: true}}
+		l.decides(agent.Doubt)
+		flaky.err = escrow.ErrNeverLeft
+		l.later(10 * time.Second)
+		l.decides(agent.Doubt)
+		l.decides(agent.Doubt)
+		flaky.err = escrow.ErrUnreachable
+		l.decides(agent.Doubt)
+		l.later(9 * time.Second) // the second that left: 10 s
+		l.decides(agent.Doubt)
+		if asked != 4 {
+			t.Errorf("asked %d times", asked)
+		}
+	})
+
+	t.Run("a runtime directory that cannot be written", func(t *testing.T) {
+		l := newLoop(t, db)
+		l.must(os.RemoveAll(l.path("run")))
+		l.must(os.WriteFile(l.path("run"), nil, 0o600)) // a file in its place: root may write anywhere
+		r, _ := l.decides(agent.Lost)
+		if len(r.Trouble) != 1 || !strings.Contains(r.Trouble[0].Error(), "cannot remember") {
+			t.Errorf("trouble: %v", r.Trouble)
+		}
+		l.store.Put(masterSecret, right.UnsafeBytes())
+		l.decides(agent.Install)
+	})
+
+	t.Run("several starts at once", func(t *testing.T) {
+		l := newLoop(t, db)
+		l.store.Put(masterSecret, foreign.UnsafeBytes())
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() {
+				r, err := hooks.Prestart(t.Context(), l.host(), l.options)
+				if err != nil || r.Decision.Action != agent.Lost && r.Decision.Action != agent.Doubt {
+					t.Errorf("%v, %v", r.Decision, err)
+				}
+			})
+		}
+		all.Wait()
+		l.decides(agent.Lost) // whatever they left can be read
+	})
+
+	t.Run("nothing is remembered of a healthy start", func(t *testing.T) {
+		l := newLoop(t, db)
+		l.must(os.WriteFile(l.path("etc/secrets.key"), right.UnsafeBytes(), 0o400))
+		l.decides(agent.Pass)
+		_, n := l.decides(agent.Pass)
+		l.wants("a healthy start", n, 0)
+		if left, _ := filepath.Glob(l.path("run/*")); len(left) > 0 {
+			t.Errorf("left %v", left)
+		}
+	})
+}
+
+// failing is an escrow that fails in a way that no network here can be made to.
+type failing struct {
+	escrow.Reader
+	err   error
+	asked *int
+}
+
+func (f *failing) List(context.Context) ([]escrow.Copy, error) {
+	*f.asked++
+	return nil, f.err
+}
+
+// TestPrestartBudget: what hangs ends with the budget, and is no answer (law 6, law 9).
+func TestPrestartBudget(t *testing.T) {
+	const budget, generous = time.Second, 15 * time.Second
+	cluster := rowstest.New(t)
+	right := key.Generate()
+	db := cluster.Database(t)
+	if err := db.Upsert(right, "tenant", "SECRET_1", []byte("value")); err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		hang func(l *loop)
+		want agent.Action
+	}{
+		"a hung escrow": {func(l *loop) { l.store.Break(secretmanager.Fault{Kind: secretmanager.Hang}) }, agent.Doubt},
+		"an escrow that hangs at the second copy": {func(l *loop) {
+			l.store.Break(secretmanager.Fault{Kind: secretmanager.Hang, Method: "AccessSecretVersion"})
+		}, agent.Doubt},
+		"a hung Postgres": {func(*loop) { cluster.Pause() }, agent.Doubt},
+		"both": {func(l *loop) {
+			cluster.Pause()
+			l.store.Break(secretmanager.Fault{Kind: secretmanager.Hang})
+		}, agent.Doubt},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLoop(t, db)
+			l.store.Put(masterSecret, right.UnsafeBytes())
+			l.options.Budget = budget
+			test.hang(l)
+			defer cluster.Resume()
+			begin := time.Now()
+			r, _ := l.decides(test.want)
+			if took := time.Since(begin); took > generous {
+				t.Errorf("took %v", took)
+			}
+			if len(r.Evidence.Escrows) != 1 {
+				t.Errorf("%+v", r.Evidence.Escrows)
+			}
+			if left, _ := filepath.Glob(l.path("etc/*")); len(left) > 0 {
+				t.Errorf("made %v", left)
+			}
+		})
+	}
+}

@@ -1,7 +1,6 @@
 package rows_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
@@ -11,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -79,7 +78,7 @@ func BenchmarkProve(b *testing.B) {
 }
 
 func plain(b *testing.B, d *rowstest.Database, k key.Key) {
-	conn, err := pgconn.Connect(context.Background(), d.URL())
+	conn, err := pgx.Connect(context.Background(), d.URL())
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -92,16 +91,23 @@ func plain(b *testing.B, d *rowstest.Database, k key.Key) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	r := conn.ExecParams(context.Background(), "select username, name, nonce, ciphertext from secrets", nil, nil, nil, []int16{1})
+	r, err := conn.Query(context.Background(), "select username, name, nonce, ciphertext from secrets")
+	if err != nil {
+		b.Fatal(err)
+	}
 	opened := 0
-	for r.NextRow() {
-		v := r.Values()
-		if _, err := gcm.Open(nil, v[2], v[3], bytes.Join(v[:2], []byte{0})); err == nil {
+	for r.Next() {
+		var username, name string
+		var nonce, ciphertext []byte
+		if err := r.Scan(&username, &name, &nonce, &ciphertext); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := gcm.Open(nil, nonce, ciphertext, []byte(username+"\x00"+name)); err == nil {
 			opened++
 		}
 	}
-	if _, err := r.Close(); err != nil || opened != benchRows {
-		b.Fatalf("%d rows, %v", opened, err)
+	if r.Err() != nil || opened != benchRows {
+		b.Fatalf("%d rows, %v", opened, r.Err())
 	}
 }
 

@@ -273,7 +273,7 @@ func (c *incus) get(ctx context.Context, path string, v any) error {
 		return fail(ErrDenied)
 	case answer.Type == "error":
 		return fail(fmt.Errorf("it answers %q (%d)", answer.Error, res.StatusCode))
-	case res.StatusCode != http.StatusOK || answer.Type != "sync" || answer.Status != http.StatusOK || answer.Metadata == nil:
+	case res.StatusCode != http.StatusOK || answer.Type != "sync" || answer.Status != http.StatusOK:
 		return fail(fmt.Errorf("status %d and no answer", res.StatusCode))
 	}
 	if err := json.Unmarshal(answer.Metadata, v); err != nil {

@@ -212,10 +212,8 @@ func (t *Table) ask(ctx context.Context, s *survey, keys []key.Key) (a Answer, s
 		if found, err = t.scan(ctx, s, pieces, keys); err != nil {
 			return a, false, err
 		}
-		if found.tally != counted {
-			return a, false, nil
-		}
 		a.Proofs = judge(keys, dependent, found.opened)
+		return a, found.tally == counted, nil // read twice, and the same
 	default:
 		a.Sampled, t.sample = true, drawn
 		if found, err = t.scan(ctx, s, samplePieces(drawn), keys); err != nil {
@@ -334,7 +332,7 @@ type survey struct {
 // a policy would hide rows from this role.
 const surveySQL = `
 select pg_is_in_recovery()::text, current_setting('row_security'), current_setting('server_version_num'),
-  current_setting('block_size'), case when c.oid is not null then format('%I.%I', n.nspname, c.relname) end, c.relkind::text, c.relhassubclass::text,
+  current_setting('block_size'), case when c.oid is not null then format('%I.%I', n.nspname, c.relname) end, c.relkind::text,
   row_security_active(c.oid)::text, pg_relation_size(c.oid)::text, pg_table_size(c.oid)::text,
   (select string_agg(attname, ' ') from pg_attribute where attrelid = c.oid and attnum > 0 and not attisdropped),
   (select string_agg(quote_ident(n.nspname), ', ') from pg_class r join pg_namespace n on n.oid = r.relnamespace
@@ -355,11 +353,11 @@ func (t *Table) survey(ctx context.Context) (*survey, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(v) != 13 {
+	if len(v) != 12 {
 		return nil, fmt.Errorf("%w: it says nothing of itself", ErrServer)
 	}
 	recovery, rowSecurity, version, blockSize := v[0], v[1], v[2], v[3]
-	table, kind, children, filtered, heap, all, columns, elsewhere := v[4], v[5], v[6], v[7], v[8], v[9], v[10], v[11]
+	table, kind, filtered, heap, all, columns, elsewhere := v[4], v[5], v[6], v[7], v[8], v[9], v[10]
 	switch {
 	case recovery != "false":
 		return nil, ErrRecovery
@@ -379,7 +377,7 @@ func (t *Table) survey(ctx context.Context) (*survey, error) {
 		}
 	}
 	// The daemon added these later, and an old table lacks them until its next start.
-	s := &survey{table: table, elsewhere: elsewhere, snapshot: v[12], wrapped: "null::bytea", kekID: "null::text"}
+	s := &survey{table: table, elsewhere: elsewhere, snapshot: v[11], wrapped: "null::bytea", kekID: "null::text"}
 	if slices.Contains(has, "wrapped_dek") {
 		s.wrapped = "wrapped_dek"
 	}
@@ -392,7 +390,7 @@ func (t *Table) survey(ctx context.Context) (*survey, error) {
 		return n
 	}
 	block, heapBytes, allBytes := max(number(blockSize), 1), number(heap), number(all)
-	s.whole = number(version) < tidRangeScan || kind != "r" || children != "false"
+	s.whole = number(version) < tidRangeScan
 	if err != nil {
 		return nil, fmt.Errorf("%w: sizes that are no numbers", ErrServer)
 	}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -23,13 +24,15 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 )
 
+// built is the directory of the program, "" where no test has needed it.
+var built string
+
 // keyguard builds the program as the package has it, once.
-var keyguard = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "keyguard-bin-")
-	if err != nil {
+var keyguard = sync.OnceValues(func() (path string, err error) {
+	if built, err = os.MkdirTemp("", "keyguard-bin-"); err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "keyguard")
+	path = filepath.Join(built, "keyguard")
 	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-tags", "grpcnotrace", "-o", path, "../cmd/keyguard")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -39,10 +42,12 @@ var keyguard = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	if path, err := keyguard(); err == nil && path != "" {
-		os.RemoveAll(filepath.Dir(path))
+	// The real program waits more than it works.
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		panic(err)
 	}
+	code := m.Run()
+	os.RemoveAll(built)
 	os.Exit(code)
 }
 
@@ -257,11 +262,11 @@ func (p *process) proc(field string) int {
 	return 0
 }
 
-// restedRSS waits until a watcher at rest uses no more memory than the limit, and
-// returns what it uses, in KiB.
-func (p *process) restedRSS(limit int) (rss int) {
+// rests waits until a watcher uses no more memory than the limit, some seconds at most,
+// and returns what it uses, in KiB.
+func (p *process) rests(limit int) (rss int) {
 	p.t.Helper()
-	for began := time.Now(); time.Since(began) < 10*time.Second; time.Sleep(100 * time.Millisecond) {
+	for began := time.Now(); time.Since(began) < 3*time.Second; time.Sleep(100 * time.Millisecond) {
 		if rss = p.proc("VmRSS"); rss <= limit {
 			break
 		}
@@ -271,10 +276,12 @@ func (p *process) restedRSS(limit int) (rss int) {
 
 // TestProcess shows the real program as systemd runs it.
 func TestProcess(t *testing.T) {
+	t.Parallel()
 	cluster := rowstest.New(t)
 	a, b := watchKey("a"), watchKey("b")
 
 	t.Run("memory", func(t *testing.T) {
+		t.Parallel()
 		p := newProcess(t, cluster.Database(t))
 		p.start()
 		for i := range 10 {
@@ -284,7 +291,7 @@ func TestProcess(t *testing.T) {
 			p.awaitSaved(k, "current")
 		}
 		const limit = 25 << 10
-		rss := p.restedRSS(limit)
+		rss := p.rests(limit)
 		t.Logf("VmRSS %d KiB at rest after ten saves (%d of it anonymous, %d of files), %d at most", rss, p.proc("RssAnon"), p.proc("RssFile"), p.proc("VmHWM"))
 		if rss > limit {
 			t.Errorf("more than %d KiB", limit)
@@ -311,6 +318,7 @@ func TestProcess(t *testing.T) {
 			}},
 		} {
 			t.Run(c.name, func(t *testing.T) {
+				t.Parallel()
 				own := cluster
 				if c.name == "Postgres hangs" {
 					own = rowstest.New(t)
@@ -331,6 +339,7 @@ func TestProcess(t *testing.T) {
 		}
 	})
 	t.Run("SIGHUP", func(t *testing.T) {
+		t.Parallel()
 		p := newProcess(t, cluster.Database(t))
 		p.prove(a)
 		p.write(a)
@@ -363,6 +372,7 @@ func TestProcess(t *testing.T) {
 		p.terminate()
 	})
 	t.Run("a second watcher", func(t *testing.T) {
+		t.Parallel()
 		p := newProcess(t, cluster.Database(t))
 		p.start()
 		out, err := p.run("watch")
@@ -380,6 +390,7 @@ func TestProcess(t *testing.T) {
 		for _, method := range []string{"AccessSecretVersion", "AddSecretVersion"} {
 			for _, after := range []int{0, 1, 2} {
 				t.Run(fmt.Sprint(method, after), func(t *testing.T) {
+					t.Parallel()
 					p := newProcess(t, cluster.Database(t))
 					p.prove(a)
 					p.gcp.Reset()
@@ -405,6 +416,7 @@ func TestProcess(t *testing.T) {
 		}
 	})
 	t.Run("killed at random", func(t *testing.T) {
+		t.Parallel()
 		p := newProcess(t, cluster.Database(t))
 		keys := []key.Key{a, b}
 		last := 0
@@ -433,6 +445,7 @@ func TestProcess(t *testing.T) {
 		}
 	})
 	t.Run("a save is pending", func(t *testing.T) {
+		t.Parallel()
 		p := newProcess(t, cluster.Database(t))
 		p.prove(a)
 		p.write(a)
@@ -509,5 +522,54 @@ func (p *process) awaitOne(k key.Key) {
 	}
 	if files, _ := filepath.Glob(p.path("usb/current/*")); len(files) != 1 {
 		p.t.Errorf("%d files: %v", len(files), files)
+	}
+}
+
+// TestRest counts, by strace(1), how often a watcher at rest wakes: at each rescan, and
+// never besides. The rescan is 2 s here, so that some seconds say what minutes of the
+// default would; the watchdog is off, and what comes more seldom does not show: the
+// runtime collects garbage every two minutes.
+func TestRest(t *testing.T) {
+	t.Parallel()
+	const rescan, watched = 2 * time.Second, 7 * time.Second
+	cluster := rowstest.New(t)
+	p := newProcess(t, cluster.Database(t))
+	p.configure(rescan.String(), "")
+	k := watchKey("a")
+	p.prove(k)
+	p.write(k)
+	p.start()
+	p.awaitSaved(k, "current")
+	p.rests(0) // its last work was some seconds ago
+
+	file := filepath.Join(t.TempDir(), "trace") // not beside the keyfile's directory, which is watched
+	trace := exec.Command("strace", "-f", "-ttt", "-o", file, "-p", strconv.Itoa(p.cmd.Process.Pid))
+	p.must(trace.Start())
+	time.Sleep(watched)
+	p.must(trace.Process.Signal(syscall.SIGINT))
+	trace.Wait() //nolint:errcheck // it says that it was interrupted
+	out, err := os.ReadFile(file)
+	p.must(err)
+	var wakes []float64 // seconds since 1970, of the first call after a pause
+	last, calls := 0.0, 0
+	for line := range strings.Lines(string(out)) {
+		f := strings.Fields(line)
+		if len(f) < 3 || strings.Contains(line, "strace: ") {
+			continue
+		}
+		at, err := strconv.ParseFloat(f[1], 64)
+		p.must(err)
+		// What hung when strace came is told as resumed, and is no waking.
+		if strings.Contains(line, "restart_syscall") || strings.Contains(line, "<detached") || last == 0 && strings.Contains(line, "unfinished") {
+			continue
+		}
+		if calls++; at-last > 0.2 {
+			wakes = append(wakes, at)
+		}
+		last = at
+	}
+	t.Logf("woken %d times in %s, %d system calls", len(wakes), watched, calls)
+	if n := int(watched/rescan) + 1; len(wakes) > n+1 || len(wakes) < n-1 {
+		t.Errorf("woken %d times, and there were about %d rescans\n%s", len(wakes), n, out)
 	}
 }

@@ -351,7 +351,7 @@ func TestIncus(t *testing.T) {
 		{what: "an operation", intercept: body(`{"type":"async","status_code":100,"metadata":[]}`), err: rows.ErrIncus},
 		{what: "a map instead of a list", intercept: body(`{"type":"sync","status_code":200,"metadata":{}}`), err: rows.ErrIncus},
 		{what: "names instead of objects", intercept: body(`{"type":"sync","status_code":200,"metadata":["/1.0/instances/db"]}`), err: rows.ErrIncus},
-		{what: "an instance of nothing", intercept: body(`{"type":"sync","status_code":200,"metadata":[{}]}`), err: rows.ErrIncus},
+		{what: "an instance of nothing", intercept: only("/1.0/instances", body(`{"type":"sync","status_code":200,"metadata":[{}]}`)), err: rows.ErrIncus},
 		{what: "a pool of nothing", intercept: only("/1.0/storage-pools", body(`{"type":"sync","status_code":200,"metadata":[{}]}`)), err: rows.ErrIncus},
 		{what: "a volume of nothing", intercept: only("/1.0/storage-pools/default/volumes", body(`{"type":"sync","status_code":200,"metadata":[{}]}`)), err: rows.ErrIncus,
 			volumes: map[string][]rowstest.Volume{"default": nil}},
@@ -370,7 +370,11 @@ func TestIncus(t *testing.T) {
 			if dir == "" {
 				dir = filepath.Join(t.TempDir(), "missing")
 			}
+			start := time.Now()
 			l, err := rows.Locate(context.Background(), rows.LocateOptions{IncusSockets: []string{i.Socket}, DataDir: dir})
+			if took := time.Since(start); took > 10*time.Second { // of prestart's budget of 20
+				t.Errorf("it took %v", took)
+			}
 			switch {
 			case c.err == errAny:
 				if err == nil {

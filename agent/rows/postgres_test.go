@@ -405,7 +405,7 @@ func TestLocked(t *testing.T) {
 func TestStatementTimeout(t *testing.T) {
 	d := cluster.Database(t)
 	k := key.Generate()
-	must(t, d.Fill(k, 0, 20_000, 10, 200))
+	must(t, d.Fill(k, 0, 10_000, 10, 200))
 	got := ask(t, d.URL(), rows.Options{StatementTimeout: time.Millisecond}, k)
 	if got.State != rows.Unknown || !errors.Is(got.Err, rows.ErrTimeout) {
 		t.Errorf("%+v", got)
@@ -536,8 +536,8 @@ func TestServerTrouble(t *testing.T) {
 	noSession(t, d)
 }
 
-// many rows of 250 bytes are 15 MB: several pieces, and too many to read unseen.
-const many = 40_000
+// many rows of 250 bytes are 12 MB: several pieces, and too many to read unseen.
+const many = 32_000
 
 // TestLargeTable is read in pieces by several sessions.
 func TestLargeTable(t *testing.T) {
@@ -602,7 +602,7 @@ func TestBusyTable(t *testing.T) {
 				}
 			}
 		}()
-		for i := range 6 {
+		for i := range 4 {
 			got := ask(t, d.URL(), rows.Options{Full: i%2 == 0}, k)
 			switch {
 			case got.State == rows.Answered:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strconv"
@@ -8,9 +9,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
-	"github.com/footprintai/containarium-keyguard/hooks"
 )
 
 func (a *app) acceptCommand() *cobra.Command {
@@ -27,35 +28,26 @@ of them must be typed: a new key opens none of them.
 
 Exit status: 0 done; 2 not confirmed; 11 the rows cannot be asked (--new);
 12 an escrow failed; 14 refused.`,
-		RunE: func(c *cobra.Command, _ []string) error {
-			h, cfg, err := a.open()
-			if err != nil {
-				return err
-			}
-			ctx, cancel := patient(c)
-			defer cancel()
+		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
 			opts := agent.AcceptOptions{Person: person(), Confirm: a.confirmAccept, ConfirmRows: a.confirmRows}
 			a.working("asking the rows and %d escrows …", len(h.Escrows))
-			var r agent.AcceptResult
+			accept := agent.Accept
 			if fresh {
+				accept = agent.AcceptNew
 				opts.Confirm = func(agent.AcceptResult) (bool, error) {
 					return a.confirm("No row depends on a key. Make a new one?")
 				}
-				r, err = agent.AcceptNew(ctx, h, opts)
-			} else {
-				r, err = agent.Accept(ctx, h, opts)
 			}
+			r, err := accept(ctx, h, opts)
 			if err != nil {
 				return err
 			}
 			if !r.Done {
 				return usageError{errors.New("not confirmed, and nothing was done")}
 			}
-			if err := hooks.ForgetBackoff(cfg.RunDir); err != nil {
-				a.urgent("cannot clear the back-off: %v", err)
-			}
+			a.forgetBackoff(cfg)
 			return a.printAccept(r, fresh)
-		},
+		}),
 	}
 	c.Flags().BoolVar(&fresh, "new", false, "make a key where none is")
 	c.Flags().BoolVar(&a.yes, "yes", false, "answer the confirmation with yes")

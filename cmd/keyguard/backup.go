@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
@@ -20,20 +22,14 @@ tell. A key that is there already is not saved again.
 
 Exit status: 0 saved as current everywhere; 12 an escrow failed; 14 kept in
 quarantine, to protect the last good copy.`,
-		RunE: func(c *cobra.Command, _ []string) error {
-			h, _, err := a.open()
-			if err != nil {
-				return err
-			}
-			ctx, cancel := patient(c)
-			defer cancel()
+		RunE: a.operate(func(ctx context.Context, h *agent.Host, _ *config.Config) error {
 			a.working("asking the rows and %d escrows …", len(h.Escrows))
 			r, err := agent.Backup(ctx, h)
 			if err != nil {
 				return err
 			}
 			return a.printBackup(r)
-		},
+		}),
 	}
 	a.jsonFlag(c)
 	return c

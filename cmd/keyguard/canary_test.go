@@ -77,6 +77,9 @@ func (s *sandbox) keys() [][]byte {
 		all = append(all, testKey(name).UnsafeBytes())
 	}
 	for _, glob := range []string{"etc/*", "etc/.keyguard-*", "state/quarantine/*", "usb/*/*"} {
+		if s.hung != "" && strings.HasPrefix(s.path(glob), s.hung) {
+			continue
+		}
 		files, _ := filepath.Glob(s.path(glob))
 		for _, f := range files {
 			if info, err := os.Stat(f); err != nil || !info.Mode().IsRegular() || info.Size() != key.Size {

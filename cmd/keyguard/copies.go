@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
@@ -19,16 +21,10 @@ func (a *app) copiesCommand() *cobra.Command {
 fingerprints are computed from the bytes where they can be read.
 
 Exit status: 0 done; 12 an escrow could not answer.`,
-		RunE: func(c *cobra.Command, _ []string) error {
-			h, _, err := a.open()
-			if err != nil {
-				return err
-			}
-			ctx, cancel := patient(c)
-			defer cancel()
+		RunE: a.operate(func(ctx context.Context, h *agent.Host, _ *config.Config) error {
 			a.working("asking %d escrows …", len(h.Escrows))
 			return a.printCopies(agent.Copies(ctx, h))
-		},
+		}),
 	}
 	a.jsonFlag(c)
 	return c

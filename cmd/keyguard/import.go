@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,8 +10,8 @@ import (
 	"golang.org/x/term"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/key"
-	"github.com/footprintai/containarium-keyguard/hooks"
 )
 
 // maxImport bounds what is read from standard input, in bytes. Words are the longest
@@ -32,22 +33,14 @@ Exit status: 0 done; 2 that is no key; 11 nothing can tell; 12 an escrow failed;
 		Example: `  keyguard import < key.bin
   age --decrypt key.age | keyguard import
   keyguard import --escrow-only < old.key`,
-		RunE: func(c *cobra.Command, _ []string) error {
-			h, cfg, err := a.open()
-			if err != nil {
-				return err
-			}
+		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
 			k, err := a.readKey()
 			if err != nil {
 				return err
 			}
 			defer k.Wipe()
-			ctx, cancel := patient(c)
-			defer cancel()
 			opts := agent.ImportOptions{Person: person()}
-			if err := hooks.ForgetBackoff(cfg.RunDir); err != nil {
-				a.urgent("cannot clear the back-off: %v", err)
-			}
+			a.forgetBackoff(cfg)
 			a.working("trying key %s on the rows …", k.Fingerprint())
 			if escrowOnly {
 				r, err := agent.Keep(ctx, h, k.Clone(), opts)
@@ -59,7 +52,7 @@ Exit status: 0 done; 2 that is no key; 11 nothing can tell; 12 an escrow failed;
 			r, err := agent.Import(ctx, h, k.Clone(), opts)
 			a.printRestore(r, false)
 			return err
-		},
+		}),
 	}
 	c.Flags().BoolVar(&escrowOnly, "escrow-only", false, "save it in the escrows and leave the keyfile alone")
 	a.jsonFlag(c)

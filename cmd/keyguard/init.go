@@ -12,7 +12,6 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
-	"github.com/footprintai/containarium-keyguard/hooks"
 )
 
 func (a *app) initCommand() *cobra.Command {
@@ -26,7 +25,7 @@ It may be run again at any time.
 Exit status: 0 done; 2 not confirmed; 12 an escrow failed; 14 the key is kept in
 quarantine, to protect the last good copy.`,
 		RunE: func(c *cobra.Command, _ []string) error {
-			ctx, cancel := patient(c)
+			ctx, cancel := context.WithTimeout(c.Context(), patience)
 			defer cancel()
 			return a.init(ctx)
 		},
@@ -59,9 +58,7 @@ func (a *app) init(ctx context.Context) error {
 		return err
 	}
 	a.recordDatabase(ctx, cfg)
-	if err := hooks.ForgetBackoff(cfg.RunDir); err != nil {
-		a.urgent("cannot clear the back-off: %v", err)
-	}
+	a.forgetBackoff(cfg)
 	a.working("making %d escrows …", len(h.Escrows))
 	r, err := agent.Init(ctx, h)
 	if err != nil {

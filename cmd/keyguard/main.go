@@ -21,7 +21,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/hooks"
 )
 
 // version is set by the linker (Makefile).
@@ -150,9 +152,25 @@ func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	}
 }
 
-// patient is the context of a command that a person waits for.
-func patient(c *cobra.Command) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(c.Context(), patience)
+// operate makes a command of what is done with the host once the configuration is read.
+func (a *app) operate(do func(context.Context, *agent.Host, *config.Config) error) func(*cobra.Command, []string) error {
+	return func(c *cobra.Command, _ []string) error {
+		h, cfg, err := a.open()
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(c.Context(), patience)
+		defer cancel()
+		return do(ctx, h, cfg)
+	}
+}
+
+// forgetBackoff lets the daemon's next start ask every escrow again: what a person did
+// may have changed their answers.
+func (a *app) forgetBackoff(cfg *config.Config) {
+	if err := hooks.ForgetBackoff(cfg.RunDir); err != nil {
+		a.urgent("cannot clear the back-off: %v", err)
+	}
 }
 
 // say prints a message for people, on stderr.

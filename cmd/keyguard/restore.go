@@ -1,15 +1,16 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
-	"github.com/footprintai/containarium-keyguard/hooks"
 )
 
 func (a *app) restoreCommand() *cobra.Command {
@@ -24,25 +25,19 @@ Exit status: 0 the keyfile is right; 11 nothing can tell; 13 no usable copy;
 14 refused, the present key opens more.`,
 		Example: `  keyguard restore --dry-run
   keyguard restore --from gcp --copy current/3`,
-		RunE: func(c *cobra.Command, _ []string) error {
+		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
 			if opts.Copy != "" && opts.From == "" {
 				return usageError{errors.New("--copy needs --from")}
 			}
-			h, cfg, err := a.open()
-			if err != nil {
-				return err
-			}
-			ctx, cancel := patient(c)
-			defer cancel()
 			opts.Person = person()
 			a.working("asking the rows and %d escrows …", len(h.Escrows))
 			r, err := agent.Restore(ctx, h, opts)
 			a.printRestore(r, opts.DryRun)
-			if forget := hooks.ForgetBackoff(cfg.RunDir); forget != nil && !opts.DryRun {
-				a.urgent("cannot clear the back-off: %v", forget)
+			if !opts.DryRun {
+				a.forgetBackoff(cfg)
 			}
 			return err
-		},
+		}),
 	}
 	c.Flags().StringVar(&opts.From, "from", "", "take copies from this escrow only")
 	c.Flags().StringVar(&opts.Copy, "copy", "", "take this copy only, an id listed by keyguard copies")

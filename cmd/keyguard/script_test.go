@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -129,6 +130,7 @@ type sandbox struct {
 	gcp         *secretmanager.Server
 	locks       []*os.File
 	mounts      []string
+	hung        string // a mount that nobody may look into, the test included
 	before      map[string]string
 }
 
@@ -181,9 +183,12 @@ func (s *sandbox) close() {
 	for _, l := range s.locks {
 		l.Close()
 	}
+	if s.hung != "" {
+		unix.Unmount(s.hung, unix.MNT_FORCE|unix.MNT_DETACH)
+	}
 	leaks.search(filepath.Base(s.dir), s)
 	for _, m := range slices.Backward(s.mounts) {
-		unix.Unmount(m, unix.MNT_DETACH)
+		unix.Unmount(m, unix.MNT_FORCE|unix.MNT_DETACH)
 	}
 	if s.gcp != nil {
 		s.gcp.Close()
@@ -441,6 +446,7 @@ func cmdLedger(ts *testscript.TestScript, _ bool, args []string) {
 //
 //	disk full DIR       a file can be made, and not a byte written to it
 //	disk readonly DIR   what is there can be read
+//	disk hung DIR       takes requests and answers none, as NFS does whose server is gone
 //	disk gone DIR       unmounted: what was below is there again
 func cmdDisk(ts *testscript.TestScript, _ bool, args []string) {
 	s, dir := of(ts), ts.MkAbs(args[1])
@@ -469,12 +475,57 @@ func cmdDisk(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(unix.Mount(dir, dir, "", unix.MS_BIND, ""))
 		s.mounts = append(s.mounts, dir)
 		ts.Check(unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+	case "hung":
+		ts.Check(s.hang(dir))
 	case "gone":
-		ts.Check(unix.Unmount(dir, 0))
-		s.mounts = slices.DeleteFunc(s.mounts, func(m string) bool { return m == dir })
+		// Forced: what waits for an answer fails, and the processes that do die.
+		ts.Check(unix.Unmount(dir, unix.MNT_FORCE|unix.MNT_DETACH))
+		s.mounts, s.hung = slices.DeleteFunc(s.mounts, func(m string) bool { return m == dir }), ""
 	default:
 		ts.Fatalf("no disk %s", args[0])
 	}
+}
+
+// hang mounts a FUSE file system whose server answers the first request, FUSE_INIT, and
+// no other (fuse(4), include/uapi/linux/fuse.h).
+func (s *sandbox) hang(dir string) error {
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	err = unix.Mount("keyguard-test", dir, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fd))
+	if err != nil {
+		unix.Close(fd)
+		return err
+	}
+	s.mounts, s.hung = append(s.mounts, dir), dir
+	go func() { // until it is unmounted
+		defer unix.Close(fd)
+		b := make([]byte, 1<<17)
+		for {
+			n, err := unix.Read(fd, b)
+			if err == unix.EINTR {
+				continue
+			}
+			if err != nil {
+				return
+			}
+			const init = 26
+			if n < 40 || binary.LittleEndian.Uint32(b[4:]) != init {
+				continue
+			}
+			reply := make([]byte, 16+64) // fuse_out_header, fuse_init_out
+			binary.LittleEndian.PutUint32(reply, uint32(len(reply)))
+			copy(reply[8:16], b[8:16])                         // unique
+			binary.LittleEndian.PutUint32(reply[16:], 7)       // major
+			binary.LittleEndian.PutUint32(reply[20:], 31)      // minor
+			binary.LittleEndian.PutUint32(reply[16+20:], 4096) // max_write
+			if _, err := unix.Write(fd, reply); err != nil {
+				return
+			}
+		}
+	}()
+	return nil
 }
 
 func cmdLock(ts *testscript.TestScript, _ bool, args []string) {

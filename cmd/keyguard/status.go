@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
@@ -19,20 +21,14 @@ func (a *app) statusCommand() *cobra.Command {
 and what every escrow holds. It changes nothing.
 
 Exit status: 0 green; 10 lost; 11 doubt; 12 an escrow lags.`,
-		RunE: func(c *cobra.Command, _ []string) error {
-			h, cfg, err := a.open()
-			if err != nil {
-				return err
-			}
-			ctx, cancel := patient(c)
-			defer cancel()
+		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
 			a.working("asking the rows and %d escrows …", len(h.Escrows))
 			r, err := agent.Status(ctx, h)
 			if err != nil {
 				return err
 			}
 			return a.printStatus(r, cfg.Keyfile)
-		},
+		}),
 	}
 	a.jsonFlag(c)
 	return c

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
@@ -20,20 +22,14 @@ and shows what each opens. It changes nothing.
 Exit status: 0 the keyfile opens every row; 10 no key that can be had opens a row;
 11 nothing is proven: the rows are silent or cannot be asked, or the keyfile does
 not open all of them.`,
-		RunE: func(c *cobra.Command, _ []string) error {
-			h, _, err := a.open()
-			if err != nil {
-				return err
-			}
-			ctx, cancel := patient(c)
-			defer cancel()
+		RunE: a.operate(func(ctx context.Context, h *agent.Host, _ *config.Config) error {
 			a.working("asking the rows and %d escrows …", len(h.Escrows))
 			r, err := agent.Verify(ctx, h)
 			if err != nil {
 				return err
 			}
 			return a.printVerify(r)
-		},
+		}),
 	}
 	a.jsonFlag(c)
 	return c

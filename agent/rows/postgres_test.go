@@ -72,7 +72,7 @@ func must(t *testing.T, errs ...error) {
 func noSession(t *testing.T, d *rowstest.Database) {
 	t.Helper()
 	var list []string
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		var err error
 		if list, err = d.Activity(); err != nil {
 			t.Fatal(err)

@@ -76,7 +76,10 @@ type Session struct{ conn *pgconn.PgConn }
 // or a transaction.
 func (d *Database) Session() (*Session, error) {
 	conn, err := pgconn.Connect(context.Background(), d.Cluster.SocketURL(d.Name))
-	return &Session{conn}, err
+	if err != nil {
+		return nil, err
+	}
+	return &Session{conn}, nil
 }
 
 // Exec is as that of Database.
@@ -183,12 +186,17 @@ func testKey(s string) key.Key {
 
 // InsertVectors puts the vectors that keep says into the table; nil keeps all.
 func (d *Database) InsertVectors(keep func(Vector) bool) error {
+	s, err := d.Session()
+	if err != nil {
+		return err
+	}
+	defer s.Close()
 	_, _, all := Vectors()
 	for _, v := range all {
 		if keep != nil && !keep(v) {
 			continue
 		}
-		if err := d.Insert(v); err != nil {
+		if err := s.insert(v); err != nil {
 			return fmt.Errorf("%s: %w", v.Case, err)
 		}
 	}
@@ -197,7 +205,16 @@ func (d *Database) InsertVectors(keep func(Vector) bool) error {
 
 // Insert adds a row as it is.
 func (d *Database) Insert(v Vector) error {
-	_, err := d.Exec(`insert into secrets (username, name, nonce, ciphertext, wrapped_dek, kek_id) values ($1, $2, $3, $4, $5, $6)`,
+	s, err := d.Session()
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	return s.insert(v)
+}
+
+func (s *Session) insert(v Vector) error {
+	_, err := s.Exec(`insert into secrets (username, name, nonce, ciphertext, wrapped_dek, kek_id) values ($1, $2, $3, $4, $5, $6)`,
 		v.Username, v.Name, v.Nonce, v.Ciphertext, nullable(v.WrappedDEK), text(v.KEKID))
 	return err
 }

@@ -217,10 +217,10 @@ func (o *observation) makeFirst(ctx context.Context, r *GuardResult) error {
 		if saved.Err == nil {
 			continue
 		}
-		if s.Required {
-			return unsure("a first key was made and not installed: escrow %q did not take it: %v", s.Name(), saved.Err)
-		}
 		o.complain(fmt.Sprintf("escrow %q did not take the first key", s.Name()), saved.Err)
+		if s.Required {
+			return unsure("a first key was made and not installed, since the required escrow %q does not hold it", s.Name())
+		}
 	}
 	r.Decision.Key = f
 	return o.install(f, r.Decision.Rule+": "+r.Decision.Reason)

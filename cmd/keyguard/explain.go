@@ -253,7 +253,7 @@ func (a *app) explainTrouble(trouble []agent.Trouble) {
 func (a *app) explainRefusal(r refusal) {
 	a.urgent("the daemon is not started: %s", r.Error())
 	a.explainSearch(r.result)
-	a.urgent("nothing was changed, and no key was made")
+	a.urgent("the keyfile's place was left as it is, and the daemon makes no key")
 	e := r.result.Evidence
 	switch {
 	case r.result.Decision.Action == agent.Lost:

@@ -44,8 +44,9 @@ FUZZTIME ?= 30s
 VERSION ?= $(or \
 	$(shell $(GIT) describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v//; s/-\([0-9]*\)-g/+\1.g/'),\
 	0.1.0-dev.$(or $(shell $(GIT) rev-list --count HEAD 2>/dev/null),0))
-# The time of the last commit: what is built twice from it is equal byte by byte.
-export SOURCE_DATE_EPOCH ?= $(or $(shell $(GIT) log -1 --format=%ct 2>/dev/null),0)
+# The time of the last commit, or of the archive that was unpacked: what is built twice
+# from it is equal byte by byte.
+export SOURCE_DATE_EPOCH ?= $(or $(shell $(GIT) log -1 --format=%ct 2>/dev/null),$(shell stat -c %Y CHANGELOG.md))
 
 # Leaves out gRPC's debugging pages, which would listen for nobody and cost every start
 # of the program a good part of a millisecond.

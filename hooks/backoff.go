@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -18,6 +17,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
+	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
 // A start that fails is repeated for ever, every few seconds (systemd.md of the
@@ -58,11 +58,7 @@ func BootClock() (string, time.Duration) {
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
 		return "", 0
 	}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", 0
-	}
-	return strings.TrimSpace(string(boot)), time.Duration(t.Nano())
+	return unit.BootID(), time.Duration(t.Nano())
 }
 
 // memory is what one start leaves for the next: when each escrow was asked, what it

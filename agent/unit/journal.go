@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -36,6 +37,20 @@ type Line struct {
 // startingMessage is the MESSAGE_ID of "Starting …", SD_MESSAGE_UNIT_STARTING of sd-messages(3).
 const startingMessage = "7d4958e842da4a758f6c1cdc7b36dcc5"
 
+// BootID is the id of this boot, 32 hex digits, "" where it cannot be told. The watcher
+// has it from its unit: the /proc of its sandbox does not show it, and in a container it
+// would be the host's.
+func BootID() string {
+	if id := os.Getenv("KEYGUARD_BOOT_ID"); id != "" {
+		return id
+	}
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.ReplaceAll(strings.TrimSpace(string(id)), "-", "")
+}
+
 // Follow reads the daemon's journal from the beginning of this boot on, hands on the
 // lines that tell something about the key, then CaughtUp, and then such lines as they
 // come, until ctx ends. It runs journalctl(1): the library for reading journals needs
@@ -56,12 +71,13 @@ func Follow(ctx context.Context, names []string, line func(Line)) error {
 			line(l)
 		}
 	}
-	err := run.Follow(ctx, run.Spec{Path: "journalctl", Args: append([]string{"--boot"}, args...)}, hand)
+	thisBoot := "_BOOT_ID=" + BootID()
+	err := run.Follow(ctx, run.Spec{Path: "journalctl", Args: append(args, thisBoot)}, hand)
 	if !errors.Is(err, io.EOF) {
 		return err
 	}
 	line(Line{Said: CaughtUp})
-	from := "--boot" // nothing was ever logged
+	from := thisBoot // nothing was ever logged
 	if cursor != "" {
 		from = "--after-cursor=" + cursor
 	}

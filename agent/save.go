@@ -32,18 +32,23 @@ func (o *observation) due(name string) []key.Fingerprint {
 	if o.evidence.Ledger.Accepted {
 		proven = ""
 	}
-	current := func(f key.Fingerprint) bool {
-		last, ok := record.LastSaved(name)
-		return ok && last.Fingerprint == f && last.Reason == ""
+	last, _ := record.LastSaved(name)
+	due := func(f key.Fingerprint) bool {
+		switch {
+		case last.Fingerprint == f:
+			return last.Reason != "" // it was not read back
+		case f == proven:
+			return true
+		}
+		return !record.HoldsKey(name, f) // in quarantine it stays until the rows prove it
 	}
 	var list []key.Fingerprint
 	live := o.evidence.Keyfile.Key
-	// A key in quarantine stays there until the rows prove it.
-	if o.evidence.Keyfile.Good && !current(live) && (live == proven || !record.HoldsKey(name, live)) {
+	if o.evidence.Keyfile.Good && due(live) {
 		list = append(list, live)
 	}
 	for _, f := range o.evidence.Local.Keys {
-		if f != live && (!record.HoldsKey(name, f) || f == proven && !current(f)) {
+		if f != live && due(f) {
 			list = append(list, f)
 		}
 	}

@@ -541,14 +541,18 @@ func (m *model) opensAll() key.Fingerprint {
 	return one
 }
 
-// nudge makes a round due: by an event where events are to be relied on.
+// nudge makes a round due: where events are to be relied on, by one that only the watch
+// on the keyfile's own directory tells.
 func (m *model) nudge() {
-	if m.noRescan {
-		m.must(os.MkdirAll(m.path("etc"), 0o700))
-		m.must(os.Chmod(m.path("etc"), 0o700))
+	if !m.noRescan {
+		m.lines <- unit.Line{Said: unit.CaughtUp}
 		return
 	}
-	m.lines <- unit.Line{Said: unit.CaughtUp}
+	m.must(os.MkdirAll(m.path("etc"), 0o700))
+	now := unix.NsecToTimespec(time.Now().UnixNano())
+	if unix.UtimesNanoAt(unix.AT_FDCWD, m.keyfile(), []unix.Timespec{now, now}, unix.AT_SYMLINK_NOFOLLOW) != nil {
+		m.ignore(os.WriteFile(m.keyfile(), nil, 0o400))
+	}
 }
 
 // round waits until a round was made that began after the call: the second that ends

@@ -1,0 +1,322 @@
+package agent_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
+)
+
+// troubled is an escrow with a trouble of its own.
+type troubled struct {
+	agent.Escrow
+	list, fetch, save error
+	hang              bool // no call answers before its context ends
+	fetches, saves    int
+}
+
+func trouble(h *host, i int) *troubled {
+	t := &troubled{Escrow: h.Escrows[i]}
+	h.Escrows[i] = agent.Escrow{Reader: t, Writer: t, Required: true}
+	return t
+}
+
+func (t *troubled) wait(ctx context.Context, err error) error {
+	if t.hang {
+		<-ctx.Done()
+		return escrow.ErrTimeout
+	}
+	return err
+}
+
+func (t *troubled) List(ctx context.Context) ([]escrow.Copy, error) {
+	if err := t.wait(ctx, t.list); err != nil {
+		return nil, err
+	}
+	return t.Reader.List(ctx)
+}
+
+func (t *troubled) Fetch(ctx context.Context, c escrow.Copy) (key.Key, key.Encoding, error) {
+	t.fetches++
+	if err := t.wait(ctx, t.fetch); err != nil {
+		return key.Key{}, "", err
+	}
+	return t.Reader.Fetch(ctx, c)
+}
+
+func (t *troubled) Init(ctx context.Context) error { return t.Writer.Init(ctx) }
+
+// Save is that of a store which may be written to and not read, where fetch is denied.
+func (t *troubled) Save(ctx context.Context, s escrow.Shelf, k key.Key) (escrow.Copy, error) {
+	t.saves++
+	if err := t.wait(ctx, t.save); err != nil {
+		return escrow.Copy{}, err
+	}
+	c, err := t.Writer.Save(ctx, s, k)
+	if err == nil && errors.Is(t.fetch, escrow.ErrDenied) {
+		err = escrow.ErrUnverified
+	}
+	return c, err
+}
+
+// shelf lists the keys on a shelf, newest first.
+func (h *host) shelf(i int, s escrow.Shelf) []key.Fingerprint {
+	h.t.Helper()
+	reader := h.Escrows[i].Reader
+	if t, ok := reader.(*troubled); ok {
+		reader = t.Reader
+	}
+	copies, err := reader.List(context.Background())
+	h.must(err)
+	var list []key.Fingerprint
+	for _, c := range copies {
+		if c.Shelf == s {
+			list = append(list, c.Fingerprint)
+		}
+	}
+	return list
+}
+
+func (h *host) saveDue(i int) []agent.SaveResult {
+	h.t.Helper()
+	saved, err := agent.SaveDue(context.Background(), &h.Host, h.Escrows[i].Name())
+	h.must(err)
+	return saved
+}
+
+func (h *host) due(i int) []key.Fingerprint {
+	h.t.Helper()
+	due, err := agent.Due(&h.Host, h.Escrows[i].Name())
+	h.must(err)
+	return due
+}
+
+func (h *host) wants(i int, s escrow.Shelf, keys ...key.Key) {
+	h.t.Helper()
+	var want []key.Fingerprint
+	for _, k := range keys {
+		want = append(want, k.Fingerprint())
+	}
+	if got := h.shelf(i, s); !slices.Equal(got, want) {
+		h.t.Errorf("escrow %d, %s: %v instead of %v", i, s, got, want)
+	}
+}
+
+func (h *host) upsert(k key.Key, name string) {
+	h.t.Helper()
+	h.must(h.db.Upsert(k, "tenant", name, []byte("v")))
+}
+
+// TestSaveDue shows which shelf a key comes to, and what is due after it (law 4).
+func TestSaveDue(t *testing.T) {
+	cluster := rowstest.New(t)
+	a, b := testKey("a"), testKey("b")
+	start := func(t *testing.T) *host {
+		h := newHost(t, cluster.Database(t), 2)
+		h.write(a.UnsafeBytes())
+		return h
+	}
+
+	t.Run("proven", func(t *testing.T) {
+		h := start(t)
+		h.upsert(a, "ONE")
+		h.saveDue(0)
+		h.wants(0, escrow.Current, a)
+		if due := h.due(0); len(due) != 0 {
+			t.Error(due, "is due still")
+		}
+		if due := h.due(1); len(due) != 1 {
+			t.Error(due, "is due in the other")
+		}
+	})
+	t.Run("the rows are down, and come up", func(t *testing.T) {
+		h := start(t)
+		h.up = false
+		h.saveDue(0)
+		h.wants(0, escrow.Quarantine, a)
+		h.wants(0, escrow.Current)
+		if due := h.due(0); len(due) != 0 {
+			t.Error(due, "is due before it is proven")
+		}
+		h.up = true
+		h.upsert(a, "ONE")
+		_, err := agent.Tend(context.Background(), &h.Host, agent.TendOptions{Prove: true})
+		h.must(err)
+		h.saveDue(0)
+		h.wants(0, escrow.Current, a)
+	})
+	t.Run("no rows, and the other escrow cannot say", func(t *testing.T) {
+		h := start(t)
+		other := trouble(h, 1)
+		other.list = escrow.ErrUnreachable
+		saved := h.saveDue(0)
+		h.wants(0, escrow.Quarantine, a) // law 6: another key may stand there
+		if len(saved) != 1 || saved[0].Why == "" {
+			t.Errorf("nobody is told why: %+v", saved)
+		}
+	})
+	t.Run("no rows, and every escrow is empty", func(t *testing.T) {
+		h := start(t)
+		h.saveDue(0)
+		h.wants(0, escrow.Current, a)
+	})
+	t.Run("no rows, and the other escrow hangs", func(t *testing.T) {
+		h := start(t)
+		trouble(h, 1).hang = true
+		began := time.Now()
+		h.saveDue(0)
+		h.wants(0, escrow.Quarantine, a)
+		if took := time.Since(began); took > 7*time.Second {
+			t.Errorf("it waited %s", took)
+		}
+	})
+	t.Run("a proven key does not wait for the other escrow", func(t *testing.T) {
+		h := start(t)
+		h.upsert(a, "ONE")
+		trouble(h, 1).hang = true
+		began := time.Now()
+		h.saveDue(0)
+		h.wants(0, escrow.Current, a)
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("it waited %s", took)
+		}
+	})
+	t.Run("unverified, it is only read again", func(t *testing.T) {
+		h := start(t)
+		h.upsert(a, "ONE")
+		e := trouble(h, 0)
+		e.fetch = escrow.ErrDenied
+		if saved := h.saveDue(0); len(saved) != 1 || !saved[0].Unverified {
+			t.Fatalf("%+v", saved)
+		}
+		for range 3 {
+			if due := h.due(0); len(due) != 1 {
+				t.Fatal("an unverified copy is not due any more")
+			}
+			h.saveDue(0)
+		}
+		if e.saves != 1 {
+			t.Errorf("%d saves", e.saves)
+		}
+		e.fetch = nil
+		h.saveDue(0)
+		if e.saves != 1 {
+			t.Errorf("%d saves", e.saves)
+		}
+		h.wants(0, escrow.Current, a)
+		if due := h.due(0); len(due) != 0 {
+			t.Error(due, "is due still")
+		}
+	})
+	t.Run("unverified, and gone when it can be read", func(t *testing.T) {
+		h := start(t)
+		h.upsert(a, "ONE")
+		e := trouble(h, 0)
+		e.fetch = escrow.ErrDenied
+		h.saveDue(0)
+		e.fetch = escrow.ErrGone
+		h.saveDue(0)
+		if e.saves != 2 {
+			t.Errorf("%d saves", e.saves)
+		}
+	})
+	t.Run("a key that fails keeps no other back", func(t *testing.T) {
+		h := start(t)
+		h.upsert(a, "ONE")
+		h.must(h.Keyfile.Keep(b, h.now))
+		trouble(h, 0).save = escrow.ErrRefused
+		_, err := agent.SaveDue(context.Background(), &h.Host, h.Escrows[0].Name())
+		if e := h.Escrows[0].Reader.(*troubled); !errors.Is(err, escrow.ErrRefused) || e.saves != 2 {
+			t.Errorf("%v after %d saves", err, e.saves)
+		}
+		e := h.Escrows[0].Reader.(*troubled)
+		e.save, e.saves = escrow.ErrTimeout, 0
+		if _, err := agent.SaveDue(context.Background(), &h.Host, e.Name()); err == nil || e.saves != 1 {
+			t.Errorf("%v after %d saves: a place that does not answer is asked once", err, e.saves)
+		}
+	})
+	t.Run("a quarantined key that opens the rows, under another keyfile", func(t *testing.T) {
+		h := start(t)
+		h.upsert(a, "ONE")
+		h.saveDue(0)
+		h.must(h.Keyfile.Keep(b, h.now))
+		h.saveDue(0)
+		h.wants(0, escrow.Quarantine, b)
+		_, err := h.db.Exec("delete from secrets")
+		h.must(err)
+		h.upsert(b, "ONE") // a dump was restored
+		r, err := agent.Tend(context.Background(), &h.Host, agent.TendOptions{Prove: true, DaemonRead: true})
+		h.must(err)
+		if r.Held == "" || !h.holds(a) {
+			t.Fatalf("the keyfile was changed under the daemon: %+v", r.Decision)
+		}
+		h.saveDue(0)
+		h.wants(0, escrow.Current, b, a)
+		if due := h.due(0); len(due) != 0 {
+			t.Error(due, "is due still")
+		}
+	})
+	t.Run("another host writes there", func(t *testing.T) {
+		h := start(t)
+		h.upsert(a, "ONE")
+		h.saveDue(0)
+		foreign := testKey("of another host")
+		_, err := h.Escrows[0].Writer.Save(context.Background(), escrow.Current, foreign)
+		h.must(err)
+		h.write(b.UnsafeBytes())
+		_, err = h.db.Exec("delete from secrets")
+		h.must(err)
+		h.upsert(b, "ONE")
+		for range 3 {
+			saved := h.saveDue(0)
+			if len(saved) != 1 || !saved[0].Alarm || saved[0].Shelf != escrow.Quarantine {
+				t.Fatalf("%+v", saved)
+			}
+			_, err := agent.Tend(context.Background(), &h.Host, agent.TendOptions{Prove: true})
+			h.must(err)
+		}
+		h.wants(0, escrow.Current, foreign, a)
+		h.wants(0, escrow.Quarantine, b)
+	})
+	t.Run("killed between the save and the ledger", func(t *testing.T) {
+		h := start(t)
+		h.upsert(a, "ONE")
+		h.saveDue(0)
+		h.write(b.UnsafeBytes())
+		h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: b.Fingerprint()}))
+		_, err := h.Escrows[0].Writer.Save(context.Background(), escrow.Current, b)
+		h.must(err)
+		c := testKey("c")
+		h.write(c.UnsafeBytes()) // and a dump that is under another key came in between
+		_, err = h.db.Exec("delete from secrets")
+		h.must(err)
+		h.upsert(c, "ONE")
+		if saved := h.saveDue(0); len(saved) != 1 || saved[0].Alarm {
+			t.Errorf("our own copy was taken for another host's: %+v", saved)
+		}
+		h.wants(0, escrow.Current, c, b, a)
+	})
+	t.Run("the newest copy was taken away", func(t *testing.T) {
+		h := start(t)
+		h.upsert(a, "ONE")
+		h.saveDue(0)
+		// What the ledger says was saved last is another key's, which is gone from the store.
+		h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Saved, Fingerprint: b.Fingerprint(), Escrow: h.Escrows[0].Name(), Copy: "current/gone", Shelf: "current"},
+			ledger.Entry{Event: ledger.Proven, Fingerprint: a.Fingerprint(), Verdict: "opens"}))
+		if due := h.due(0); len(due) != 1 {
+			t.Fatal(due, "is due")
+		}
+		h.saveDue(0)
+		h.wants(0, escrow.Current, a)
+		if due := h.due(0); len(due) != 0 {
+			t.Error(due, "is due for ever")
+		}
+	})
+}

@@ -212,12 +212,29 @@ func metadataToken(ctx context.Context) (token, error) {
 	return token{value: got.Token, until: time.Now().Add(time.Duration(got.Seconds) * time.Second)}, nil
 }
 
+// refusal is what a token endpoint said, RFC 6749 section 5.2. The library reads it only
+// for some kinds of credentials; for a service account it is still in the body.
+func refusal(e *oauth2.RetrieveError) (code, text string) {
+	said := struct {
+		Code        string `json:"error"`
+		Description string `json:"error_description"`
+	}{e.ErrorCode, e.ErrorDescription}
+	if said.Code == "" {
+		// A body that is not what the RFC says tells nothing.
+		_ = json.Unmarshal(e.Body, &said)
+	}
+	if said.Code == "" {
+		return "", "the token endpoint refuses, and does not say why"
+	}
+	return said.Code, strings.TrimSpace(said.Code + " " + said.Description)
+}
+
 // tokenError maps a failure to get a token. Nothing of the request is in the result:
 // it holds the signed assertion.
 func tokenError(ctx context.Context, err error) error {
 	var refused *oauth2.RetrieveError
 	if errors.As(err, &refused) {
-		text := strings.TrimSpace(refused.ErrorCode + " " + refused.ErrorDescription)
+		said, text := refusal(refused)
 		code := 0
 		if refused.Response != nil {
 			code = refused.Response.StatusCode
@@ -230,7 +247,7 @@ func tokenError(ctx context.Context, err error) error {
 			return fmt.Errorf("%w: the token endpoint: %s", ErrRateLimited, clip(text))
 		case code >= 500:
 			return fmt.Errorf("%w: the token endpoint has status %d", ErrUnreachable, code)
-		case refused.ErrorCode == "invalid_grant" && strings.Contains(text, "iat") && strings.Contains(text, "exp"):
+		case said == "invalid_grant" && strings.Contains(text, "iat") && strings.Contains(text, "exp"):
 			// "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable
 			// timeframe. Check your iat and exp values in the JWT claim."
 			return fmt.Errorf("%w: %s", ErrClock, clip(text))

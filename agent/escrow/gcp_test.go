@@ -575,6 +575,9 @@ func TestGCPCredentials(t *testing.T) {
 			if err != nil && strings.Contains(err.Error(), "PRIVATE KEY") {
 				t.Errorf("the error holds the credentials: %v", err)
 			}
+			if err != nil && strings.HasSuffix(strings.TrimSpace(err.Error()), ":") {
+				t.Errorf("the error does not say why: %q", err)
+			}
 		})
 	}
 }

@@ -71,7 +71,10 @@ func Follow(ctx context.Context, names []string, line func(Line)) error {
 			line(l)
 		}
 	}
-	thisBoot := "_BOOT_ID=" + BootID()
+	thisBoot := "--boot" // which journalctl can tell only where /proc shows it
+	if id := BootID(); id != "" {
+		thisBoot = "_BOOT_ID=" + id
+	}
 	err := run.Follow(ctx, run.Spec{Path: "journalctl", Args: append(args, thisBoot)}, hand)
 	if !errors.Is(err, io.EOF) {
 		return err

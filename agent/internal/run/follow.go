@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"syscall"
+	"time"
 )
 
 // maxFollowed is the longest line in bytes that Follow hands on; a longer one ends it.
@@ -32,6 +34,8 @@ func Follow(ctx context.Context, s Spec, line func([]byte)) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { killGroup(cmd.Process.Pid); return nil }
 	cmd.WaitDelay = lingering
+	stderr := &tail{max: keptStderr}
+	cmd.Stderr = stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return fail(err)
@@ -39,25 +43,37 @@ func Follow(ctx context.Context, s Spec, line func([]byte)) error {
 	if err := cmd.Start(); err != nil {
 		return fail(err)
 	}
+	read, closed := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(closed)
+		awaitExit(cmd.Process.Pid)
+		killGroup(cmd.Process.Pid) // as in Command
+		select {
+		case <-read:
+		case <-time.After(lingering):
+			out.Close() //nolint:errcheck // what left the group has the other end, and may keep it
+		}
+	}()
 	lines := bufio.NewScanner(out)
 	lines.Buffer(nil, maxFollowed)
 	for lines.Scan() {
 		line(lines.Bytes())
 	}
 	killGroup(cmd.Process.Pid)
-	io.Copy(io.Discard, out) //nolint:errcheck // its end is all that matters
+	close(read)
+	<-closed
 	err = cmd.Wait()
 	switch {
 	case ctx.Err() != nil:
 		return fail(ctx.Err())
-	case lines.Err() != nil:
+	case lines.Err() != nil && !errors.Is(lines.Err(), os.ErrClosed):
 		return fail(lines.Err())
 	case err == nil:
 		return fail(io.EOF)
 	}
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.Exited() {
-		return &Error{Command: filepath.Base(s.Path), Status: exit.ExitCode(), Err: ErrExit}
+		return &Error{Command: filepath.Base(s.Path), Status: exit.ExitCode(), Tail: stderr.line(), Err: ErrExit}
 	}
 	return fail(err)
 }

@@ -38,8 +38,7 @@ type Line struct {
 const startingMessage = "7d4958e842da4a758f6c1cdc7b36dcc5"
 
 // BootID is the id of this boot, 32 hex digits, "" where it cannot be told. The watcher
-// has it from its unit: the /proc of its sandbox does not show it, and in a container it
-// would be the host's.
+// has it from its unit: in a container the /proc of its sandbox shows the host's.
 func BootID() string {
 	if id := os.Getenv("KEYGUARD_BOOT_ID"); id != "" {
 		return id

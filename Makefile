@@ -69,6 +69,7 @@ build:
 
 # Skipping a test is an error here: all it needs is installed.
 test: export KEYGUARD_MUST_RUN := 1
+test: export KEYGUARD_HISTORIES := 60
 test: deps lint
 	go test $(PKG)
 	$(MAKE) --no-print-directory race fuzz e2e

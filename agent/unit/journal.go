@@ -70,20 +70,22 @@ func Follow(ctx context.Context, names []string, line func(Line)) error {
 			line(l)
 		}
 	}
-	thisBoot := "--boot" // which journalctl can tell only where /proc shows it
+	// --follow alone means this boot too (systemd 252), by the id that /proc shows.
+	boot := "--boot"
 	if id := BootID(); id != "" {
-		thisBoot = "_BOOT_ID=" + id
+		boot += "=" + id
 	}
-	err := run.Follow(ctx, run.Spec{Path: "journalctl", Args: append(args, thisBoot)}, hand)
+	args = append(args, boot)
+	err := run.Follow(ctx, run.Spec{Path: "journalctl", Args: args}, hand)
 	if !errors.Is(err, io.EOF) {
 		return err
 	}
 	line(Line{Said: CaughtUp})
-	from := thisBoot // nothing was ever logged
-	if cursor != "" {
-		from = "--after-cursor=" + cursor
+	args = append(args, "--follow")
+	if cursor != "" { // else nothing was ever logged
+		args = append(args, "--after-cursor="+cursor)
 	}
-	return run.Follow(ctx, run.Spec{Path: "journalctl", Args: append([]string{"--follow", from}, args...)}, hand)
+	return run.Follow(ctx, run.Spec{Path: "journalctl", Args: args}, hand)
 }
 
 // parseLine reads one object of journalctl --output=json, and where in the journal it

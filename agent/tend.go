@@ -41,7 +41,8 @@ type TendResult struct {
 // does less than was decided, never more: nothing while a rotation holds its lock, no
 // key where the directory is gone (the daemon was uninstalled), no first key but in
 // place of a parked one, and no other key than the one that the daemon has read unless
-// it may heal. It never parks: that is for a start.
+// it may heal. It never parks: that is for a start. It does nothing more when it is
+// called off, and returns context.Canceled.
 func Tend(ctx context.Context, h *Host, opts TendOptions) (TendResult, error) {
 	const attempts = 5 // as in Guard
 	for attempt := 1; ; attempt++ {
@@ -87,6 +88,9 @@ func tendOnce(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err
 		o.askRows(ctx)
 	}
 	r.Decision = o.decide(ctx)
+	if err := ctx.Err(); errors.Is(err, context.Canceled) {
+		return r, err // what was not asked any more is no ground to act on
+	}
 	r.Waiting = o.seen.Empty
 	r.Held = o.held(r.Decision, opts)
 	if r.Held != "" || r.Decision.Action == Doubt || r.Decision.Action == Lost {

@@ -86,10 +86,28 @@ type watcher struct {
 
 	daemon daemon
 
+	flight *flight      // the round that is under way, or nil
+	landed chan outcome // of that round
+	again  bool         // another one is due after it
+
 	savers    []*saver
 	restarts  chan error
 	restarted string // the invocation that was restarted
 	running   sync.WaitGroup
+}
+
+// flight is a round under way. It may wait for a store that hangs, and the loop does not.
+type flight struct {
+	there  string // what the keyfile was when it began
+	began  time.Time
+	stop   context.CancelFunc
+	memory func() *memory
+}
+
+// outcome is how a round ended.
+type outcome struct {
+	r   agent.TendResult
+	err error
 }
 
 // daemon is what the journal tells of the daemon's present start.
@@ -126,7 +144,7 @@ func Watch(ctx context.Context, h *agent.Host, opts WatchOptions) error {
 	}
 	defer events.Close()
 	w := &watcher{h: h, o: opts, fs: events, dir: filepath.Dir(h.Keyfile.Path), names: map[string]inode{},
-		daemon: daemon{caughtUp: opts.Follow == nil, said: map[unit.Said]bool{}}, restarts: make(chan error)}
+		daemon: daemon{caughtUp: opts.Follow == nil, said: map[unit.Said]bool{}}, restarts: make(chan error), landed: make(chan outcome)}
 	ctx, stop := context.WithCancel(ctx)
 	saves := make(chan saved)
 	for i := range h.Escrows {
@@ -156,18 +174,7 @@ func (w *watcher) loop(ctx context.Context, journal <-chan news, saves <-chan sa
 	parked := time.NewTimer(time.Hour)
 	parked.Stop()
 	w.prove = true
-	round := func() {
-		w.debounce.Stop()
-		w.pending = time.Time{}
-		w.rewatch()
-		w.round(ctx)
-		if w.parked > 0 {
-			parked.Reset(w.parked)
-		} else {
-			parked.Stop()
-		}
-	}
-	round()
+	w.round(ctx)
 	for {
 		select {
 		case <-ctx.Done():
@@ -186,17 +193,27 @@ func (w *watcher) loop(ctx context.Context, journal <-chan news, saves <-chan sa
 			w.names = map[string]inode{}
 			w.soon()
 		case <-w.debounce.C:
-			round()
+			w.round(ctx)
 		case <-rescan.C:
 			w.rewatch()
 			if w.rescan() {
-				round()
+				w.round(ctx)
 			}
 		case <-beat:
-			w.o.Beat()
+			// A round that does not even end when its time is over hangs, and so do we.
+			if w.flight == nil || time.Since(w.flight.began) < 2*roundBudget {
+				w.o.Beat()
+			}
 		case <-parked.C:
 			w.prove = true
-			round()
+			w.round(ctx)
+		case o := <-w.landed:
+			w.land(ctx, o)
+			if w.parked > 0 {
+				parked.Reset(w.parked)
+			} else {
+				parked.Stop()
+			}
 		case n := <-journal:
 			if w.heard(n) {
 				w.prove = true
@@ -288,47 +305,81 @@ func (w *watcher) rescan() bool {
 	return w.prove || w.seen == "" || w.h.Now().Sub(w.lastLook) >= proofEvery || present(w.h) != w.seen
 }
 
-// round decides and acts once, and wakes the savers.
+// round lets agent.Tend decide and act once. One that is under way is called off where
+// the keyfile has changed since; otherwise the next one waits for it.
 func (w *watcher) round(ctx context.Context) {
-	w.before, w.states = w.states, map[string]bool{}
+	w.debounce.Stop()
+	w.pending = time.Time{}
+	w.rewatch()
 	there := present(w.h)
+	if w.flight != nil {
+		w.again = true
+		if there != w.flight.there {
+			w.flight.stop()
+		}
+	} else {
+		w.before, w.states = w.states, map[string]bool{}
+	}
 	if w.keep() {
-		// They need not wait for a decision, which may wait for one escrow's answer.
+		// The savers need not wait for a decision, which may wait for one escrow's answer.
 		w.wake()
 	}
-	round, cancel := context.WithTimeout(ctx, roundBudget)
-	defer cancel()
+	if w.flight != nil {
+		return
+	}
 	gated, m := gateEscrows(w.h, func() *memory {
 		return recall(w.o.RunDir, w.o.Configuration+" "+there, w.o.Clock)
 	})
-	r, err := agent.Tend(round, gated, agent.TendOptions{
+	opts := agent.TendOptions{
 		Prove: w.prove || w.seen == "" || w.h.Now().Sub(w.lastLook) >= proofEvery,
 		// Before the journal has told, the daemon may have read its key long ago.
 		DaemonRead: !w.daemon.caughtUp || w.daemon.said[unit.Ready] || w.daemon.said[unit.Minted],
 		Heal:       w.o.Heal,
 		Remembered: func(mark string) map[key.Fingerprint]rows.Proof { return m().proofs(mark) },
-	})
-	if ctx.Err() != nil {
-		return // what was not answered any more means nothing
-	}
-	if r.Evidence.Rows.State != agent.RowsNotAsked {
-		remember(m(), &r.GuardResult)
 	}
 	w.prove = false
-	w.seen = there // not what is there now: that may have come after the decision
+	limited, stop := context.WithTimeout(ctx, roundBudget)
+	w.flight = &flight{there: there, began: time.Now(), stop: stop, memory: m}
+	w.running.Go(func() {
+		defer stop()
+		r, err := agent.Tend(limited, gated, opts)
+		select {
+		case w.landed <- outcome{r, err}:
+		case <-ctx.Done():
+		}
+	})
+}
+
+// land takes in how a round ended, tells what a person should know of it, and wakes the
+// savers.
+func (w *watcher) land(ctx context.Context, o outcome) {
+	f, r := w.flight, o.r
+	w.flight = nil
+	if again := w.again; again {
+		w.again = false
+		defer w.round(ctx)
+	}
+	if errors.Is(o.err, context.Canceled) {
+		w.seen, w.states = "", w.before // it was called off, and says nothing
+		return
+	}
+	if r.Evidence.Rows.State != agent.RowsNotAsked {
+		remember(f.memory(), &r.GuardResult)
+	}
+	w.seen = f.there // not what is there now: that may have come after the decision
 	switch r.Evidence.Rows.State {
 	case agent.RowsAnswer:
 		w.lastLook = w.h.Now()
 	case agent.RowsSilent, agent.RowsUnknown:
 		w.seen = "" // nothing is proven: the next rescan looks again
 	}
-	if err != nil || r.Held != "" || r.Decision.Action == agent.Doubt || r.Decision.Action == agent.Lost {
+	if o.err != nil || r.Held != "" || r.Decision.Action == agent.Doubt || r.Decision.Action == agent.Lost {
 		w.seen = ""
 	}
 	if r.Installed != "" && r.Evidence.Keyfile.Good {
 		w.daemon.replaced, w.daemon.replacedAt = r.Evidence.Keyfile.Key, w.h.Now()
 	}
-	w.told(ctx, r, err)
+	w.told(ctx, r, o.err)
 	w.pace(r)
 	w.wake()
 }

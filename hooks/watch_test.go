@@ -5,10 +5,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -253,8 +256,7 @@ func TestWatch(t *testing.T) {
 	t.Run("foreign, before the daemon has read its key", func(t *testing.T) {
 		w := guarded(t, nil)
 		w.write(b)
-		w.await(fa, "in place")
-		w.await("saved", string(b.Fingerprint()), "quarantine")
+		w.awaitBoth([]string{fa, "in place"}, []string{"saved", string(b.Fingerprint()), "quarantine"})
 		if got := w.shelf(escrow.Current); len(got) != 1 {
 			t.Errorf("current: %v (law 4)", got)
 		}
@@ -383,6 +385,169 @@ func TestWatch(t *testing.T) {
 		w.start()
 		w.await("saved", fa)
 	})
+}
+
+// hung is an escrow whose calls do not end before their context.
+type hung struct{ agent.Escrow }
+
+func (h hung) List(ctx context.Context) ([]escrow.Copy, error) {
+	<-ctx.Done()
+	return nil, escrow.ErrTimeout
+}
+
+func (h hung) Save(ctx context.Context, _ escrow.Shelf, _ key.Key) (escrow.Copy, error) {
+	<-ctx.Done()
+	return escrow.Copy{}, escrow.ErrTimeout
+}
+
+func (h hung) Init(context.Context) error { return nil }
+
+func (h hung) Name() string { return "hung" }
+
+// asking tells that it is asked.
+type asking struct {
+	escrow.Reader
+	tell func()
+}
+
+func (a asking) List(ctx context.Context) ([]escrow.Copy, error) {
+	a.tell()
+	return a.Reader.List(ctx)
+}
+
+// TestWatchEscrows shows what escrows do to each other, which is nothing.
+func TestWatchEscrows(t *testing.T) {
+	cluster := rowstest.New(t)
+	a, b := watchKey("a"), watchKey("b")
+	start := func(t *testing.T) *watched {
+		w := newWatched(t, cluster.Database(t))
+		h := hung{w.host.Escrows[0]}
+		w.host.Escrows = append(w.host.Escrows, agent.Escrow{Reader: h, Writer: h, Required: true})
+		return w
+	}
+	quick := func(t *testing.T, began time.Time) {
+		t.Helper()
+		if took := time.Since(began); took > 3*time.Second {
+			t.Errorf("it waited %s for the escrow that hangs", took)
+		}
+	}
+	t.Run("one hangs, and a proven key is saved", func(t *testing.T) {
+		w := start(t)
+		w.upsert(a)
+		asked := make(chan struct{})
+		w.host.Escrows[1].Reader = asking{w.host.Escrows[1].Reader, sync.OnceFunc(func() { close(asked) })}
+		w.start()
+		<-asked // for the key that is missing
+		began := time.Now()
+		w.write(a)
+		w.await("saved", string(a.Fingerprint()), "current")
+		quick(t, began)
+	})
+	t.Run("one hangs in a round, and a key is saved that opens nothing", func(t *testing.T) {
+		w := start(t)
+		w.upsert(watchKey("gone"))
+		w.start()
+		w.write(a)
+		began := time.Now()
+		w.await("saved", string(a.Fingerprint()), "quarantine")
+		quick(t, began)
+		began = time.Now()
+		w.stop()
+		quick(t, began)
+	})
+	t.Run("in quarantine, until the rows are there", func(t *testing.T) {
+		w := newWatched(t, cluster.Database(t))
+		w.up.Store(false)
+		w.write(a)
+		w.start()
+		w.await("saved", string(a.Fingerprint()), "quarantine", "could not be tried")
+		w.upsert(a)
+		w.up.Store(true)
+		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1"}
+		w.await("saved", string(a.Fingerprint()), "current") // at once, and not in an hour
+	})
+	t.Run("another host writes there", func(t *testing.T) {
+		w := newWatched(t, cluster.Database(t))
+		var since atomic.Int64
+		w.options.Clock = func() (string, time.Duration) { return "boot", time.Duration(since.Load()) }
+		w.upsert(a)
+		w.write(a)
+		w.start()
+		w.await("saved", string(a.Fingerprint()), "current")
+		_, err := w.host.Escrows[0].Writer.Save(context.Background(), escrow.Current, watchKey("foreign"))
+		w.must(err)
+		_, err = w.db.Exec("delete from secrets")
+		w.must(err)
+		w.upsert(b)
+		w.write(b)
+		w.await("saved", string(b.Fingerprint()), "quarantine", "another host")
+		for range 5 { // it is looked at again every hour, and nothing is said or written
+			since.Add(int64(2 * time.Hour))
+			w.journal <- unit.Line{Said: unit.Starting, Invocation: fmt.Sprint(since.Load())}
+			time.Sleep(50 * time.Millisecond)
+		}
+		w.stop()
+		for len(w.reports) > 0 {
+			if r := <-w.reports; strings.Contains(r, "another host") {
+				t.Errorf("said again: %s", r)
+			}
+		}
+		if got := w.shelf(escrow.Quarantine); len(got) != 1 {
+			t.Errorf("quarantine: %v", got)
+		}
+		if got := w.shelf(escrow.Current); len(got) != 2 {
+			t.Errorf("current: %v", got)
+		}
+	})
+}
+
+// TestWatchGrows shows that ten thousand changes leave no goroutine and no descriptor.
+func TestWatchGrows(t *testing.T) {
+	w := newWatched(t, rowstest.New(t).Database(t))
+	a := watchKey("a")
+	rounds := make(chan struct{}, 1<<20)
+	w.options.Debounce, w.options.Rescan = time.Millisecond, 50*time.Millisecond
+	w.options.Status = func(string) { rounds <- struct{}{} }
+	w.options.Report = func(hooks.Report) {}
+	w.upsert(a)
+	w.write(a)
+	count := func() (goroutines, descriptors int) {
+		// What the last round started is given a moment to end.
+		for range 20 {
+			time.Sleep(10 * time.Millisecond)
+		}
+		list, err := os.ReadDir("/proc/self/fd")
+		w.must(err)
+		return runtime.NumGoroutine(), len(list)
+	}
+	w.start()
+	<-rounds
+	goroutines, descriptors := count()
+	for i := range 10_000 {
+		switch i % 5 {
+		case 0:
+			os.RemoveAll(w.path("etc")) // the watcher may be installing at this moment
+			os.Mkdir(w.path("etc"), 0o700)
+		case 1:
+			os.Remove(w.host.Keyfile.Path)
+		case 2:
+			os.Chmod(w.host.Keyfile.Path, 0o644)
+		case 3, 4:
+			w.write(watchKey(fmt.Sprint("grows ", i%7)))
+		}
+		if i%100 == 99 {
+			select { // let it keep up now and then
+			case <-rounds:
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}
+	w.write(a)
+	nowGoroutines, nowDescriptors := count()
+	t.Logf("%d goroutines and %d descriptors before, %d and %d after", goroutines, descriptors, nowGoroutines, nowDescriptors)
+	if nowGoroutines > goroutines+2 || nowDescriptors > descriptors+2 {
+		t.Error("they grow")
+	}
 }
 
 // holdLock holds a lock of the state directory as another process would.

@@ -1,0 +1,190 @@
+package hooks
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/keyfile"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+// outside calls an escrow on a goroutine that lives in real time: synctest stops the
+// clock for as long as one inside waits for it, and it does not have to know of the
+// connections that the escrow keeps.
+type outside struct {
+	place escrow.Escrow
+	mu    sync.Mutex // one call at a time
+	calls chan func()
+	done  chan struct{}
+}
+
+func newOutside(t *testing.T, place escrow.Escrow) *outside {
+	o := &outside{place: place, calls: make(chan func()), done: make(chan struct{})}
+	go func() {
+		for call := range o.calls {
+			call()
+			o.done <- struct{}{}
+		}
+	}()
+	t.Cleanup(func() { close(o.calls); place.Close() })
+	return o
+}
+
+// call does not hand on the context, whose end would be one in simulated time.
+func (o *outside) call(f func(context.Context)) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.calls <- func() { f(context.Background()) }
+	<-o.done
+}
+
+func (o *outside) Name() string        { return o.place.Name() }
+func (o *outside) Place() escrow.Place { return o.place.Place() }
+
+func (o *outside) List(context.Context) (copies []escrow.Copy, err error) {
+	o.call(func(ctx context.Context) { copies, err = o.place.List(ctx) })
+	return copies, err
+}
+
+func (o *outside) Fetch(_ context.Context, c escrow.Copy) (k key.Key, enc key.Encoding, err error) {
+	o.call(func(ctx context.Context) { k, enc, err = o.place.Fetch(ctx, c) })
+	return k, enc, err
+}
+
+func (o *outside) Init(context.Context) (err error) {
+	o.call(func(ctx context.Context) { err = o.place.Init(ctx) })
+	return err
+}
+
+func (o *outside) Save(_ context.Context, s escrow.Shelf, k key.Key) (c escrow.Copy, err error) {
+	o.call(func(ctx context.Context) { c, err = o.place.Save(ctx, s, k) })
+	return c, err
+}
+
+// TestSaverHour counts the calls that reach a Secret Manager which is in trouble for an
+// hour, simulated, and how soon after it the key is there. The rescan wakes the saver
+// every minute besides.
+func TestSaverHour(t *testing.T) {
+	const secret, identity = "projects/keyguard-test/secrets/master", "host@keyguard-test.iam.gserviceaccount.com"
+	for _, c := range []struct {
+		name  string
+		fault secretmanager.Fault
+	}{
+		{"unavailable", secretmanager.Fault{Kind: secretmanager.Fail, Code: codes.Unavailable}},
+		{"connections break", secretmanager.Fault{Kind: secretmanager.CutBefore}},
+		{"rate limited", secretmanager.Fault{Kind: secretmanager.Fail, Code: codes.ResourceExhausted}},
+		{"denied", secretmanager.Fault{Kind: secretmanager.Fail, Code: codes.PermissionDenied}},
+		{"answers are lost", secretmanager.Fault{Kind: secretmanager.CutAfter, Method: "AddSecretVersion"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			fake, err := secretmanager.Start(secretmanager.Options{Unlimited: true})
+			must(t, err)
+			t.Cleanup(fake.Close)
+			fake.Grant(identity, secretmanager.Admin)
+			credentials, err := fake.Credentials(identity, "service_account")
+			must(t, err)
+			dir := t.TempDir()
+			path := func(name string) string { return filepath.Join(dir, name) }
+			must(t, os.WriteFile(path("credentials.json"), credentials, 0o600))
+			gcp, err := escrow.NewGCP(escrow.GCPOptions{Name: "gcp", Project: "keyguard-test", Secret: "master",
+				Endpoint: fake.Addr(), Plaintext: true, CredentialsFile: path("credentials.json")})
+			must(t, err)
+			must(t, gcp.Init(t.Context()))
+			place := newOutside(t, gcp)
+			sum := sha256.Sum256([]byte("saver"))
+			k, err := key.New(sum[:])
+			must(t, err)
+			must(t, errors.Join(os.Mkdir(path("etc"), 0o700), os.WriteFile(path("etc/secrets.key"), k.UnsafeBytes(), 0o400)))
+			fake.Break(c.fault)
+			fake.Reset()
+			calls := func() (n int) {
+				for method, times := range fake.Calls() {
+					if method != "token" {
+						n += times
+					}
+				}
+				return n
+			}
+
+			synctest.Test(t, func(t *testing.T) {
+				h := &agent.Host{
+					Keyfile: keyfile.File{Path: path("etc/secrets.key"), Owner: os.Getuid(), Group: os.Getgid(),
+						Quarantine: path("state/quarantine"), Locks: path("state")},
+					Ledger:   ledger.Open(path("state"), ledger.Options{Host: "test"}),
+					StateDir: path("state"),
+					Now:      time.Now,
+					Escrows:  []agent.Escrow{{Reader: place, Writer: place, Required: true}},
+					OpenRows: func(context.Context, rows.Options) (*rows.Table, error) { return nil, rows.ErrRefused },
+				}
+				must(t, h.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: k.Fingerprint(), Verdict: string(rows.Opens)}))
+				boot := time.Now()
+				s := newSaver(h, "gcp", func() (string, time.Duration) { return "boot", time.Since(boot) })
+				ctx, cancel := context.WithCancel(t.Context())
+				out := make(chan saved)
+				go s.run(ctx, out)
+				told, isSaved := 0, time.Duration(-1)
+				heard := make(chan struct{})
+				go func() {
+					defer close(heard)
+					for v := range out {
+						if v.err != nil {
+							told++
+						}
+						if len(v.results) > 0 {
+							isSaved = time.Since(boot)
+						}
+					}
+				}()
+				s.wake()
+				for range 60 {
+					time.Sleep(time.Minute)
+					s.wake()
+				}
+				synctest.Wait()
+				reached := calls()
+				fake.Heal()
+				time.Sleep(saveLongest + saveLongest/4 + time.Second)
+				synctest.Wait()
+				cancel()
+				<-s.ended
+				close(out)
+				<-heard
+				t.Logf("%d calls in an hour, told %d times, saved at %s", reached, told, isSaved.Round(time.Second))
+				// 5 s, doubling to 5 min: 17 tries at most, of two or three calls each.
+				if reached > 60 || reached < 12 && c.name != "answers are lost" {
+					t.Errorf("%d calls in an hour", reached)
+				}
+				if told > 3 {
+					t.Errorf("told %d times of one trouble", told)
+				}
+				if isSaved < 0 {
+					t.Error("it was not saved when the trouble was over")
+				}
+			})
+			if v := fake.Versions(secret); len(v) != 1 {
+				t.Errorf("%d versions", len(v))
+			}
+		})
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -70,6 +70,7 @@ build:
 # Skipping a test is an error here: all it needs is installed.
 test: export KEYGUARD_MUST_RUN := 1
 test: export KEYGUARD_HISTORIES := 60
+test: export KEYGUARD_MODEL_OPS := 100000
 test: deps lint
 	go test $(PKG)
 	$(MAKE) --no-print-directory race fuzz e2e
@@ -79,7 +80,7 @@ unit:
 	go test $(RUN) $(PKG)
 
 race:
-	go test -race -short $(RUN) $(PKG)
+	KEYGUARD_HISTORIES= KEYGUARD_MODEL_OPS=1000 go test -race -short $(RUN) $(PKG)
 
 # One target at a time, as Go has it; a package without any lists only its "ok" line.
 fuzz:

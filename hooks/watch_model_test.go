@@ -32,14 +32,14 @@ import (
 )
 
 // modelOperations is how many operations TestWatchModel plays: the environment says, and
-// where it does not as many as take some seconds.
+// where it does not as many as take some seconds, and with -short fewer in any case.
 func modelOperations(t *testing.T) int {
 	t.Helper()
+	if testing.Short() {
+		return 1500
+	}
 	text, ok := os.LookupEnv("KEYGUARD_MODEL_OPS")
 	if !ok {
-		if testing.Short() {
-			return 1500
-		}
 		return 6000
 	}
 	n, err := strconv.Atoi(text)

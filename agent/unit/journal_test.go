@@ -99,7 +99,7 @@ esac
 		t.Fatal(err)
 	}
 	past, present, _ := strings.Cut(string(calls), "\n")
-	if !strings.Contains(past, "_BOOT_ID=0123456789abcdef0123456789abcdef") || strings.Contains(past, "--follow") || !strings.Contains(past, "--unit=a.service --unit=b.service") {
+	if !strings.Contains(past, "0123456789abcdef0123456789abcdef") || strings.Contains(past, "--follow") || !strings.Contains(past, "--unit=a.service --unit=b.service") {
 		t.Errorf("the past: %s", past)
 	}
 	if !strings.Contains(present, "--after-cursor=c2") || !strings.Contains(present, "--lines=all") {

@@ -47,6 +47,12 @@ func New(ctx context.Context, suite string, log io.Writer) (*Guest, error) {
 		return nil, err
 	}
 	run := filepath.Join(Cache, "run")
+	// Between its making and its lock a directory looks like one that was left.
+	making, err := lock(filepath.Join(Cache, "run.lock"), unix.LOCK_EX)
+	if err != nil {
+		return nil, err
+	}
+	defer making.Close() //nolint:errcheck // held a lock, nothing else
 	if err := sweep(run); err != nil {
 		return nil, err
 	}

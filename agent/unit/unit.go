@@ -182,3 +182,23 @@ func Restart(ctx context.Context, invocation string, names ...string) error {
 	}
 	return nil
 }
+
+// Reload makes a unit read its configuration again, if it is active.
+func Reload(ctx context.Context, name string) error {
+	conn, err := dbus.NewWithContext(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot ask systemd: %w", err)
+	}
+	defer conn.Close()
+	state, err := conn.GetUnitPropertyContext(ctx, name, "ActiveState")
+	if err != nil {
+		return fmt.Errorf("cannot ask systemd about %s: %w", name, err)
+	}
+	if state.Value.Value() != "active" {
+		return nil
+	}
+	if _, err := conn.ReloadUnitContext(ctx, name, "replace", nil); err != nil {
+		return fmt.Errorf("cannot reload %s: %w", name, err)
+	}
+	return nil
+}

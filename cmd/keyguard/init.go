@@ -12,6 +12,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
+	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
 func (a *app) initCommand() *cobra.Command {
@@ -64,8 +65,17 @@ func (a *app) init(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if cfg.Daemon.Unit != "" {
+		if err := unit.Reload(ctx, watchUnit); err != nil {
+			a.urgent("the watcher does not know the configuration yet: %v", err)
+			a.hint("systemctl reload " + watchUnit)
+		}
+	}
 	return a.printInit(r, cfg)
 }
+
+// watchUnit is our own service.
+const watchUnit = "containarium-keyguard.service"
 
 // expandHostname writes this host's name into the configuration, once: an escrow must
 // not move because somebody renames the host.

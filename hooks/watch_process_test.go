@@ -420,12 +420,12 @@ func TestProcess(t *testing.T) {
 		p := newProcess(t, cluster.Database(t))
 		keys := []key.Key{a, b}
 		last := 0
-		for i := range 30 {
+		for i := range 15 {
 			k := keys[i%2]
 			p.prove(k)
 			p.start()
 			p.write(k)
-			time.Sleep(time.Duration(i) * 20 * time.Millisecond) // anywhere in a save, which takes about 300 ms
+			time.Sleep(time.Duration(i) * 40 * time.Millisecond) // anywhere in a save, which takes about 300 ms
 			p.must(p.cmd.Process.Kill())
 			<-p.exited
 			last = i % 2
@@ -440,8 +440,8 @@ func TestProcess(t *testing.T) {
 				t.Errorf("versions %d and %d of %d are of one key", i, i+1, len(versions))
 			}
 		}
-		if len(versions) > 31 {
-			t.Errorf("%d versions after 30 changes", len(versions))
+		if len(versions) > 16 {
+			t.Errorf("%d versions after 15 changes", len(versions))
 		}
 	})
 	t.Run("a save is pending", func(t *testing.T) {

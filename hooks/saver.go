@@ -3,6 +3,7 @@ package hooks
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -33,11 +34,12 @@ type saver struct {
 	ended  chan struct{}
 
 	failures int
-	next     time.Duration     // since boot: not before
-	done     []key.Fingerprint // what was due still after the last visit that succeeded
-	doneAt   time.Duration     // since boot
-	told     string            // the last trouble that was told
-	toldAt   time.Duration     // since boot
+	next     time.Duration              // since boot: not before
+	done     []key.Fingerprint          // what was due still after the last visit that succeeded
+	doneAt   time.Duration              // since boot
+	saved    map[key.Fingerprint]string // what was told of each key last
+	told     string                     // the last trouble that was told
+	toldAt   time.Duration              // since boot
 }
 
 // saved is what there is to tell of a visit to an escrow.
@@ -49,7 +51,7 @@ type saved struct {
 }
 
 func newSaver(h *agent.Host, name string, clock Clock) *saver {
-	return &saver{h: h, escrow: name, clock: clock, woken: make(chan struct{}, 1), ended: make(chan struct{})}
+	return &saver{h: h, escrow: name, clock: clock, woken: make(chan struct{}, 1), saved: map[key.Fingerprint]string{}, ended: make(chan struct{})}
 }
 
 // wake makes the saver look at what is due. It never blocks.
@@ -106,20 +108,22 @@ func (s *saver) visit(ctx context.Context) (time.Duration, *saved) {
 	if ctx.Err() != nil {
 		return 0, nil
 	}
+	results = slices.DeleteFunc(results, func(r agent.SaveResult) bool {
+		news := fmt.Sprint(r.Copy.ID, r.Unverified)
+		old := s.saved[r.Key] == news
+		s.saved[r.Key] = news
+		return old
+	})
 	if err != nil {
 		return s.failed(now, results, err)
 	}
 	s.failures, s.next, s.told = 0, 0, ""
 	// What is due still after it was saved is not due because of the escrow: law 4 keeps
 	// it in quarantine, or it may not be read back.
-	before := s.done
 	if s.done, err = agent.Due(s.h, s.escrow); err != nil {
 		s.done = nil
 	}
 	s.doneAt = now
-	if len(s.done) > 0 && slices.Equal(s.done, before) {
-		return 0, nil // as it was an hour ago
-	}
 	return 0, &saved{escrow: s.escrow, results: results}
 }
 

@@ -563,7 +563,7 @@ func TestRest(t *testing.T) {
 		if strings.Contains(line, "restart_syscall") || strings.Contains(line, "<detached") || last == 0 && strings.Contains(line, "unfinished") {
 			continue
 		}
-		if calls++; at-last > 0.2 {
+		if calls++; at-last > 0.5 { // strace and a busy machine draw one waking out
 			wakes = append(wakes, at)
 		}
 		last = at

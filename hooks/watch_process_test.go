@@ -569,7 +569,7 @@ func TestRest(t *testing.T) {
 		last = at
 	}
 	t.Logf("woken %d times in %s, %d system calls", len(wakes), watched, calls)
-	if n := int(watched/rescan) + 1; len(wakes) > n+1 || len(wakes) < n-1 {
+	if n := int(watched/rescan) + 1; len(wakes) > n+2 || len(wakes) < n-1 {
 		t.Errorf("woken %d times, and there were about %d rescans\n%s", len(wakes), n, out)
 	}
 }

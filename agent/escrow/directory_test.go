@@ -649,6 +649,7 @@ func FuzzDirectoryCopy(f *testing.F) {
 		{name, []byte("age-encryption.org/v1\n-> keyguard " + string(k.Fingerprint()) + " 0\n\n---")},
 		{"secrets.key", append(bytes.Clone(k.UnsafeBytes()), '\n')}, {"x", []byte("\uFFFD")}, {"-", nil}, {".key", nil}, {" ", []byte("a")},
 		{"20260102T030405.678Z-.key", nil}, {"20261399T000000.000Z-0123456789abcdef.key", nil}, {"99991231T235959.998Z-0123456789abcdef.key", nil},
+		{"0", []byte("age-encryption.org/v1\n0000000000")}, // 32 bytes, and so a key
 		{"\xff\xfe", []byte{0}}, {"a\nb", []byte("c")}, {strings.Repeat("n", 255), make([]byte, 65<<10)},
 	}
 	for _, s := range seeds {

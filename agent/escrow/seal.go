@@ -189,7 +189,8 @@ func readIdentities(path string) ([]age.Identity, error) {
 
 // sealed tells an age file, binary or armoured, from everything else.
 func sealed(stored []byte) bool {
-	return bytes.HasPrefix(stored, []byte(ageIntro)) || armored(stored)
+	// 32 bytes are a key, whatever they look like; no age file is as short.
+	return len(stored) != key.Size && (bytes.HasPrefix(stored, []byte(ageIntro)) || armored(stored))
 }
 
 func armored(stored []byte) bool {

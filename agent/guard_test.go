@@ -397,6 +397,19 @@ func TestRotationLock(t *testing.T) {
 	}
 }
 
+// TestRefutedIsNoCurrentCopy is law 4 at its core: a key that opens no row is kept, and
+// does not stand on a current shelf, even on an empty one.
+func TestRefutedIsNoCurrentCopy(t *testing.T) {
+	db := rowstest.New(t).Database(t)
+	h := newHost(t, db, 1)
+	h.must(db.Upsert(testKey("a"), "tenant", "SECRET", []byte("v")))
+	h.write(testKey("b").UnsafeBytes())
+	b, err := agent.Backup(context.Background(), &h.Host)
+	if err != nil || b.Escrows[0].Err != nil || b.Escrows[0].Shelf != escrow.Quarantine || b.Escrows[0].Why == "" {
+		t.Errorf("%+v, %v", b, err)
+	}
+}
+
 // TestAlarm is law 4's second half: where another host writes to the same place, only
 // quarantine is written, until a person accepts.
 func TestAlarm(t *testing.T) {

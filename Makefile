@@ -82,14 +82,8 @@ unit:
 race:
 	KEYGUARD_HISTORIES= KEYGUARD_MODEL_OPS=1000 go test -race -short $(RUN) $(PKG)
 
-# One target at a time, as Go has it; a package without any lists only its "ok" line.
 fuzz:
-	@set -e; for package in $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' $(PKG)); do \
-		for target in $$(go test -list '^Fuzz' "$$package" | grep '^Fuzz' || true); do \
-			echo "go test -fuzz $$target $$package"; \
-			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package"; \
-		done; \
-	done
+	FUZZTIME=$(FUZZTIME) packaging/fuzz $(PKG)
 
 bench:
 	go test -run '^$$' -bench . $(RUN) $(PKG)

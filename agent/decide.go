@@ -97,6 +97,7 @@ type LedgerEvidence struct {
 	Verdict  rows.Verdict    // the verdict of that entry: what it was accepted with
 	LastLook time.Time       // when the known key was last proven or accepted
 	Rotation *Rotation
+	Stopped  bool // keyguard stopped the daemon and did not start it again
 
 	HistoryAsked bool
 	Contradicted map[key.Fingerprint]bool

@@ -55,10 +55,11 @@ func guardOnce(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, er
 		return GuardResult{}, err
 	}
 	defer func() { o.close() }()
-	if o.evidence.Ledger.Rotation != nil {
+	// Where keyguard stopped the daemon it may be at work on the rows still.
+	if l := o.evidence.Ledger; l.Rotation != nil || l.Stopped {
 		l, err := lock.Wait(ctx, h.StateDir, lock.Rotate)
 		if err != nil {
-			return GuardResult{Evidence: o.evidence}, fmt.Errorf("%w: a rotation is under way", ErrBusy)
+			return GuardResult{Evidence: o.evidence}, fmt.Errorf("%w: a rotation or a repair is under way", ErrBusy)
 		}
 		defer l.Release()
 		o.close()

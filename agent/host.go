@@ -22,6 +22,7 @@ type Host struct {
 	// OpenRows finds the database and opens it, within the deadlines of the options.
 	// Its error says in a sentence why the rows cannot be asked.
 	OpenRows func(context.Context, rows.Options) (*rows.Table, error)
+	Daemon   Daemon
 	Now      func() time.Time
 }
 

@@ -72,6 +72,7 @@ func (h *Host) observe() (*observation, error) {
 	l.Accepted = standing.By == ledger.Accepted
 	l.Verdict = rows.Verdict(standing.Verdict)
 	l.LastLook = standing.LastLook
+	l.Stopped = len(standing.Stopped) > 0
 	if r := standing.Rotation; r != nil {
 		l.Rotation = &Rotation{Old: r.Old, New: r.New, Begun: r.CommitBegun}
 	}

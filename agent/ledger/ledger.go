@@ -64,6 +64,10 @@ const (
 	Rotated        Event = "rotated"         // all is under the new key
 	RotationClosed Event = "rotation-closed" // settled by the rows: Fingerprint is the key that holds; "" is neither, and then no key is known
 
+	// Between Stopped and Started it is keyguard that keeps the daemon down.
+	Stopped Event = "stopped" // Entry.Stopped names the units
+	Started Event = "started"
+
 	// The rest is history for people.
 	Made      Event = "made"      // the host's first key
 	Saved     Event = "saved"     // stored in Escrow as Copy, on Shelf
@@ -78,7 +82,7 @@ const (
 )
 
 // Entry is one line. Event is all that every entry must have; Append fills in Seq,
-// Rotation and Prev, and Time, Host and Version where they are zero.
+// Rotation, Stopped and Prev, and Time, Host and Version where they are zero.
 type Entry struct {
 	Seq         uint64          `json:"seq"` // counts from 1
 	Time        time.Time       `json:"time"`
@@ -98,8 +102,9 @@ type Entry struct {
 	Host        string          `json:"host,omitempty"`
 	Version     string          `json:"version,omitempty"` // of keyguard
 	Rotation    *Rotation       `json:"rotation,omitempty"`
-	Prev        string          `json:"prev,omitempty"` // SHA-256, hex, of the line before without its newline; "" begins a chain
-	Line        int             `json:"-"`              // where it stands in the file, from 1; only Read knows
+	Stopped     []string        `json:"daemon_stopped,omitempty"` // the daemon's units that are to be started again; every entry until Started carries them
+	Prev        string          `json:"prev,omitempty"`           // SHA-256, hex, of the line before without its newline; "" begins a chain
+	Line        int             `json:"-"`                        // where it stands in the file, from 1; only Read knows
 }
 
 // Rotation is a rotation that is under way. Every entry carries the one that is open
@@ -205,7 +210,7 @@ func (l *Ledger) lines(entries []Entry, last Entry, prev string) ([]byte, error)
 	var text []byte
 	for _, e := range entries {
 		e.Seq, e.Prev = last.Seq+1, prev
-		e.Rotation = e.rotation(last.Rotation)
+		e.Rotation, e.Stopped = e.rotation(last.Rotation), e.stopped(last.Stopped)
 		if e.Time.IsZero() {
 			e.Time = l.opts.Now()
 		}
@@ -245,6 +250,17 @@ func (e Entry) rotation(before *Rotation) *Rotation {
 		begun.CommitBegun = true
 		return &begun
 	case Rotated, RotationClosed:
+		return nil
+	}
+	return before
+}
+
+// stopped are the units that are down after e, where before were before it.
+func (e Entry) stopped(before []string) []string {
+	switch e.Event {
+	case Stopped:
+		return e.Stopped
+	case Started:
 		return nil
 	}
 	return before
@@ -345,6 +361,7 @@ type Standing struct {
 	Verdict  string          // that entry's
 	LastLook time.Time       // that entry's; it may lie in the future, and then proves nothing
 	Rotation *Rotation       // the one that is open, or nil
+	Stopped  []string        // the daemon's units that keyguard stopped and did not start again
 }
 
 // Standing reads the ledger from its end, only as far back as the last word on the
@@ -352,8 +369,8 @@ type Standing struct {
 // error, and says nothing; one that cannot be read is an error.
 //
 // The chain is checked as far as it is read. A break hides what stands before it,
-// but for an open rotation: which of its keys holds is for the rows to say, and
-// whoever forgot it would not ask them.
+// but for an open rotation, and for a daemon that is down: which key holds is for the
+// rows to say, and whoever forgot it would not ask them.
 func (l *Ledger) Standing() (Standing, error) {
 	f, size, err := l.open(os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -387,11 +404,11 @@ func standing(f io.ReaderAt, size int64) (s Standing, err error) {
 			if after != nil {
 				return s, nil
 			}
-			broken = true // and look for an entry that carries a rotation
+			broken = true // and look for an entry that carries what is open
 			continue
 		}
 		if after == nil {
-			s.Rotation = e.Rotation
+			s.Rotation, s.Stopped = e.Rotation, e.Stopped
 		} else if after.Prev != sum(line) {
 			broken = true
 		}

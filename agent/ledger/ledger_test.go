@@ -133,7 +133,7 @@ func meaning(r Record) Standing {
 		}
 	}
 	if n := len(r.Entries); n > 0 {
-		s.Rotation = r.Entries[n-1].Rotation
+		s.Rotation, s.Stopped = r.Entries[n-1].Rotation, r.Entries[n-1].Stopped
 	}
 	return s
 }
@@ -264,6 +264,9 @@ func TestStanding(t *testing.T) {
 			Standing{Known: keyC, By: Accepted, Verdict: "opens", LastLook: at(2)}},
 		{"a second rotation", []Entry{{Event: RotationOpen, Old: keyA, Fingerprint: keyB}, {Event: CommitBegun}, {Event: RotationOpen, Old: keyB, Fingerprint: keyC}},
 			Standing{Rotation: &Rotation{Old: keyB, New: keyC}}},
+		{"the daemon is stopped", []Entry{{Event: Stopped, Stopped: []string{"a.service", "b.service"}}, {Event: RotationClosed}, note},
+			Standing{Stopped: []string{"a.service", "b.service"}}},
+		{"and started", []Entry{{Event: Stopped, Stopped: []string{"a.service"}}, {Event: Started}, note}, Standing{}},
 		{"commit begun, of nothing", []Entry{{Event: CommitBegun, Old: keyA, Fingerprint: keyB}}, Standing{}},
 		{"by a newer version", []Entry{proven(keyA), {Event: "blessed", Fingerprint: keyB}}, Standing{Known: keyA, By: Proven, Verdict: "opens", LastLook: at(0)}},
 		{"in the future", []Entry{{Event: Proven, Fingerprint: keyA, Time: at(1e6)}, note}, Standing{Known: keyA, By: Proven, LastLook: at(1e6)}},
@@ -365,7 +368,7 @@ func TestUnreadable(t *testing.T) {
 			if err := make(l.path()); err != nil {
 				t.Fatal(err)
 			}
-			if s, err := l.Standing(); err == nil || s != (Standing{}) {
+			if s, err := l.Standing(); err == nil || !reflect.DeepEqual(s, Standing{}) {
 				t.Errorf("standing %+v, %v", s, err)
 			}
 			if r, err := l.Read(); err == nil || r.Entries != nil {
@@ -386,7 +389,7 @@ func TestMissing(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if s, r := stands(t, l), read(t, l); s != (Standing{}) || !reflect.DeepEqual(r, Record{}) {
+		if s, r := stands(t, l), read(t, l); !reflect.DeepEqual(s, Standing{}) || !reflect.DeepEqual(r, Record{}) {
 			t.Errorf("%+v, %+v", s, r)
 		}
 		if _, err := os.Stat(l.path()); !errors.Is(err, fs.ErrNotExist) {
@@ -394,7 +397,7 @@ func TestMissing(t *testing.T) {
 		}
 	}
 	put(t, l, nil)
-	if s, r := stands(t, l), read(t, l); s != (Standing{}) || !reflect.DeepEqual(r, Record{}) {
+	if s, r := stands(t, l), read(t, l); !reflect.DeepEqual(s, Standing{}) || !reflect.DeepEqual(r, Record{}) {
 		t.Errorf("empty: %+v, %+v", s, r)
 	}
 }
@@ -723,13 +726,16 @@ func TestLockIsHeld(t *testing.T) {
 // randomHistory writes a history with every event, restarts with damage and all.
 func randomHistory(t testing.TB, l *Ledger, r *rand.Rand) {
 	keys := []key.Fingerprint{keyA, keyB, keyC}
-	events := []Event{Accepted, Proven, Proven, Contradicted, Saved, Saved, Saved, RotationOpen, CommitBegun, Rotated, RotationClosed, Parked, "of-tomorrow"}
+	events := []Event{Accepted, Proven, Proven, Contradicted, Saved, Saved, Saved, RotationOpen, CommitBegun, Rotated, RotationClosed, Parked, Stopped, Started, "of-tomorrow"}
 	for range r.IntN(4) {
 		var batch []Entry
 		for range r.IntN(8) {
 			e := Entry{Event: events[r.IntN(len(events))], Fingerprint: keys[r.IntN(3)], Old: keys[r.IntN(3)], Verdict: []string{"", "opens", "silent"}[r.IntN(3)]}
 			if e.Event == RotationClosed && r.IntN(2) == 0 {
 				e.Fingerprint = ""
+			}
+			if e.Event == Stopped {
+				e.Stopped = []string{"containarium.service"}
 			}
 			if r.IntN(10) == 0 {
 				e.Reason = strings.Repeat("r", r.IntN(3000))
@@ -883,7 +889,7 @@ func FuzzRead(f *testing.F) {
 		if !reflect.DeepEqual(s, meaning(r)) {
 			t.Fatalf("standing %+v, the record means %+v", s, meaning(r))
 		}
-		if len(r.Entries) == 0 && s != (Standing{}) {
+		if len(r.Entries) == 0 && !reflect.DeepEqual(s, Standing{}) {
 			t.Fatalf("no entries, but %+v", s)
 		}
 		write(t, l, Entry{Event: Parked})

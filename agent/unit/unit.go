@@ -1,6 +1,7 @@
 // Package unit reads what systemd knows of the daemon's unit, over D-Bus: the
 // environment in which the daemon finds its database, its --postgres flag, and the
-// exit statuses that its unit takes for success.
+// exit statuses that its unit takes for success. It stops and starts the daemon, and
+// gives a command of ours a unit of its own (Transient).
 //
 // It talks to org.freedesktop.systemd1(5). Every call opens a connection of its own
 // and closes it; nothing stays open.
@@ -166,21 +167,97 @@ func Restart(ctx context.Context, invocation string, names ...string) error {
 		if b, ok := id.Value.Value().([]byte); ok && hex.EncodeToString(b) != invocation {
 			return nil
 		}
-		done := make(chan string, 1)
-		if _, err := conn.RestartUnitContext(ctx, name, "replace", done); err != nil {
-			return fmt.Errorf("cannot restart %s: %w", name, err)
+		return job(ctx, name, "restart", conn.RestartUnitContext)
+	}
+	return nil
+}
+
+// Running lists those of the names that are not at rest: up, on their way up or down,
+// or between two tries of a restart.
+func Running(ctx context.Context, names ...string) ([]string, error) {
+	conn, err := dbus.NewWithContext(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("cannot ask systemd: %w", err)
+	}
+	defer conn.Close()
+	return running(ctx, conn, names)
+}
+
+func running(ctx context.Context, conn *dbus.Conn, names []string) (list []string, err error) {
+	for _, name := range names {
+		state, err := conn.GetUnitPropertyContext(ctx, name, "ActiveState")
+		if err != nil {
+			return nil, fmt.Errorf("cannot ask systemd about %s: %w", name, err)
 		}
-		select {
-		case result := <-done:
-			if result != "done" {
-				return fmt.Errorf("cannot restart %s: systemd says %q", name, result)
+		if s := state.Value.Value(); s != "inactive" && s != "failed" {
+			list = append(list, name)
+		}
+	}
+	return list, nil
+}
+
+// Stop stops all of the names, whatever they are about to do, and returns when they
+// are at rest.
+func Stop(ctx context.Context, names ...string) error {
+	conn, err := dbus.NewWithContext(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot ask systemd: %w", err)
+	}
+	defer conn.Close()
+	for {
+		for _, name := range names {
+			load, err := conn.GetUnitPropertyContext(ctx, name, "LoadState")
+			if err != nil {
+				return fmt.Errorf("cannot ask systemd about %s: %w", name, err)
 			}
-			return nil
-		case <-ctx.Done():
-			return fmt.Errorf("restarting %s: %w", name, ctx.Err())
+			up, err := running(ctx, conn, []string{name})
+			if err != nil {
+				return err
+			}
+			// A unit that is down may still be about to start: to stop it takes that back.
+			if load.Value.Value() != "loaded" && len(up) == 0 {
+				continue
+			}
+			if err := job(ctx, name, "stop", conn.StopUnitContext); err != nil {
+				return err
+			}
+		}
+		if up, err := running(ctx, conn, names); err != nil || len(up) == 0 {
+			return err
+		}
+	}
+}
+
+// Start starts all of the names, and returns when they are up.
+func Start(ctx context.Context, names ...string) error {
+	conn, err := dbus.NewWithContext(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot ask systemd: %w", err)
+	}
+	defer conn.Close()
+	for _, name := range names {
+		if err := job(ctx, name, "start", conn.StartUnitContext); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// job has systemd do something to a unit, and waits until it is done.
+func job(ctx context.Context, name, what string, order func(context.Context, string, string, chan<- string) (int, error)) error {
+	done := make(chan string, 1)
+	if _, err := order(ctx, name, "replace", done); err != nil {
+		return fmt.Errorf("cannot %s %s: %w", what, name, err)
+	}
+	select {
+	case result := <-done:
+		if result != "done" {
+			return fmt.Errorf("cannot %s %s: systemd says %q", what, name, result)
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("cannot %s %s: %w", what, name, ctx.Err())
+	}
 }
 
 // Reload makes a unit read its configuration again, if it is active.

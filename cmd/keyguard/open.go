@@ -84,6 +84,14 @@ func (a *app) host(cfg *config.Config, w wiring) (*agent.Host, error) {
 			return rows.Open(place, o)
 		},
 	}
+	if cfg.Daemon.Unit != "" {
+		names := daemonUnits(cfg)
+		h.Daemon = agent.Daemon{
+			Running: func(ctx context.Context) ([]string, error) { return unit.Running(ctx, names...) },
+			Stop:    func(ctx context.Context) error { return unit.Stop(ctx, names...) },
+			Start:   func(ctx context.Context, units []string) error { return unit.Start(ctx, units...) },
+		}
+	}
 	for _, e := range cfg.Escrows {
 		place, err := openEscrow(cfg, e)
 		if err != nil {

@@ -1,0 +1,90 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+)
+
+// Daemon is how the guarded daemon is stopped and started. The zero value is a daemon
+// that has no unit: there is nothing to stop or to start.
+type Daemon struct {
+	// Running lists its units that are not at rest.
+	Running func(context.Context) ([]string, error)
+	// Stop stops it under every name it may have, and returns when it is at rest.
+	Stop func(context.Context) error
+	// Start starts these units, and returns when they are up.
+	Start func(ctx context.Context, units []string) error
+}
+
+// daemonPatience bounds a stop or a start of the daemon: systemd kills one that does not
+// stop within 90 s, and gives a start as long (TimeoutStopSec=, TimeoutStartSec=).
+const daemonPatience = 2 * time.Minute
+
+// stopDaemon stops the daemon and returns the units that are to be started again. The
+// ledger names them before they are stopped (law 5): from there on a start waits for the
+// rotate lock, and whoever finds the lock free starts them (Resume). It returns them with
+// an error too.
+func (h *Host) stopDaemon(ctx context.Context) ([]string, error) {
+	if h.Daemon.Stop == nil {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, daemonPatience)
+	defer cancel()
+	units, err := h.Daemon.Running(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(units) == 0 { // unless one that died before left it stopped
+		standing, err := h.Ledger.Standing()
+		if err != nil {
+			return nil, err
+		}
+		units = standing.Stopped
+	}
+	if len(units) > 0 {
+		if err := h.Ledger.Append(ledger.Entry{Event: ledger.Stopped, Stopped: units}); err != nil {
+			return nil, err
+		}
+	}
+	return units, h.Daemon.Stop(ctx)
+}
+
+// startDaemon starts what stopDaemon stopped. The rotate lock must be free by then: the
+// daemon's own start would wait for it.
+func (h *Host) startDaemon(ctx context.Context, units []string) error {
+	if h.Daemon.Start == nil || len(units) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, daemonPatience)
+	defer cancel()
+	if err := h.Daemon.Start(ctx, units); err != nil {
+		return err
+	}
+	return h.Ledger.Append(ledger.Entry{Event: ledger.Started})
+}
+
+// Resume starts the daemon where a rotation or a repair stopped it and did not live to
+// start it again, and returns its units. While one is at work it does nothing.
+func Resume(ctx context.Context, h *Host) ([]string, error) {
+	standing, err := h.Ledger.Standing()
+	if err != nil || len(standing.Stopped) == 0 {
+		return nil, err
+	}
+	l, err := lock.Try(h.StateDir, lock.Rotate)
+	if held := (lock.ErrBusy{}); errors.As(err, &held) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	l.Release() // the start that follows may need it, to settle what is open
+	if err := h.startDaemon(ctx, standing.Stopped); err != nil {
+		return nil, fmt.Errorf("cannot start the daemon again: %w", err)
+	}
+	return standing.Stopped, nil
+}

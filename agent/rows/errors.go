@@ -38,6 +38,18 @@ var (
 	ErrURL          = errors.New("not the URL of a Postgres database")
 )
 
+// Why the rows were not rewritten. After all but ErrUnanswered they are what they were.
+var (
+	ErrUnopenable = errors.New("rows that no key opens")
+	ErrHeld       = errors.New("another rotation, or a start that settles one, holds the rows")
+	ErrConcurrent = errors.New("rows changed while they were rewritten")
+	ErrReadBack   = errors.New("what was written does not read back")
+	ErrUnanswered = errors.New("the commit was not answered: the rows are all old or all new")
+	ErrReadOnly   = errors.New("the server or the role allows no writing")
+	ErrDiskFull   = errors.New("the server's disk is full")
+	ErrOldServer  = errors.New("the server is older than Postgres 12")
+)
+
 // byCode maps SQLSTATE to what it means for us (Postgres documentation, appendix A).
 var byCode = map[string]error{
 	"28P01": ErrPassword,
@@ -52,6 +64,9 @@ var byCode = map[string]error{
 	"57P02": ErrLost,
 	"57P03": ErrStarting,
 	"53300": ErrCrowded,
+	"53100": ErrDiskFull,
+	"25006": ErrReadOnly,
+	"25P03": ErrLost, // idle in the transaction for too long
 }
 
 // explain makes a sentence of a driver's error, and nothing of it can hold the

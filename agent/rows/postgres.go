@@ -155,11 +155,11 @@ func (t *Table) prove(ctx context.Context, keys []key.Key) (a Answer, err error)
 		}
 	}()
 	if t.conn == nil {
-		if t.conn, err = t.connect(ctx); err != nil {
+		if t.conn, err = t.connect(ctx, t.config); err != nil {
 			return a, err
 		}
 	}
-	s, err := t.survey(ctx)
+	s, err := t.survey(ctx, t.conn)
 	if err != nil {
 		return a, err
 	}
@@ -270,11 +270,11 @@ func (t *Table) silence(s *survey, a Answer, keys []key.Key) (Answer, error) {
 	return flat(a, keys), nil
 }
 
-func (t *Table) connect(ctx context.Context) (*pgconn.PgConn, error) {
+func (t *Table) connect(ctx context.Context, config *pgconn.Config) (*pgconn.PgConn, error) {
 	// The driver's own timeout holds for each host and each fallback.
 	ctx, cancel := context.WithTimeout(ctx, t.options.ConnectTimeout)
 	defer cancel()
-	c, err := pgconn.ConnectConfig(ctx, t.config)
+	c, err := pgconn.ConnectConfig(ctx, config)
 	if err != nil {
 		return nil, t.explain(err)
 	}
@@ -301,6 +301,10 @@ func (t *Table) run(ctx context.Context, c *pgconn.PgConn, sql string, params []
 	// The server's own timeout comes first; this one is for a server that hangs.
 	ctx, cancel := context.WithTimeout(ctx, t.options.StatementTimeout+time.Second)
 	defer cancel()
+	return t.query(ctx, c, sql, params, row)
+}
+
+func (t *Table) query(ctx context.Context, c *pgconn.PgConn, sql string, params [][]byte, row func([][]byte) error) error {
 	r := c.ExecParams(ctx, sql, params, nil, nil, []int16{1})
 	var bad error
 	for r.NextRow() {
@@ -320,11 +324,12 @@ type survey struct {
 	elsewhere string // other schemas with such a table
 	snapshot  string // of all transactions of the server, not only of this database
 	few       bool   // too small for checkAll rows
-	whole     bool   // cannot be read in pieces
+	version   int64  // server_version_num
 	blocks    int64
 	perPiece  int64 // blocks
 	wrapped   string
 	kekID     string
+	others    string // the columns that say nothing of encryption, each after a comma
 }
 
 // surveySQL gives exactly one row. pg_table_size takes a share lock, and so tells
@@ -338,13 +343,15 @@ select pg_is_in_recovery()::text, current_setting('row_security'), current_setti
   (select string_agg(quote_ident(n.nspname), ', ') from pg_class r join pg_namespace n on n.oid = r.relnamespace
     where r.relname = 'secrets' and r.relkind in ('r', 'p', 'v', 'm', 'f') and r.oid is distinct from here.oid
     and n.nspname !~ '^pg_' and exists (select from pg_attribute where attrelid = r.oid and attname = 'ciphertext')),
-  txid_current_snapshot()::text
+  txid_current_snapshot()::text, (select string_agg(', ' || quote_ident(attname), '' order by attnum) from pg_attribute
+    where attrelid = c.oid and attnum > 0 and not attisdropped
+    and attname not in ('id', 'username', 'name', 'nonce', 'ciphertext', 'wrapped_dek', 'kek_id'))
 from (select to_regclass('secrets')::oid as oid) here left join pg_class c on c.oid = here.oid
   left join pg_namespace n on n.oid = c.relnamespace`
 
-func (t *Table) survey(ctx context.Context) (*survey, error) {
+func (t *Table) survey(ctx context.Context, c *pgconn.PgConn) (*survey, error) {
 	var v []string
-	err := t.run(ctx, t.conn, surveySQL, nil, func(row [][]byte) error {
+	err := t.run(ctx, c, surveySQL, nil, func(row [][]byte) error {
 		for _, b := range row {
 			v = append(v, string(b))
 		}
@@ -353,7 +360,7 @@ func (t *Table) survey(ctx context.Context) (*survey, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(v) != 12 {
+	if len(v) != 13 {
 		return nil, fmt.Errorf("%w: it says nothing of itself", ErrServer)
 	}
 	recovery, rowSecurity, version, blockSize := v[0], v[1], v[2], v[3]
@@ -377,7 +384,7 @@ func (t *Table) survey(ctx context.Context) (*survey, error) {
 		}
 	}
 	// The daemon added these later, and an old table lacks them until its next start.
-	s := &survey{table: table, elsewhere: elsewhere, snapshot: v[11], wrapped: "null::bytea", kekID: "null::text"}
+	s := &survey{table: table, elsewhere: elsewhere, snapshot: v[11], others: v[12], wrapped: "null::bytea", kekID: "null::text"}
 	if slices.Contains(has, "wrapped_dek") {
 		s.wrapped = "wrapped_dek"
 	}
@@ -390,7 +397,7 @@ func (t *Table) survey(ctx context.Context) (*survey, error) {
 		return n
 	}
 	block, heapBytes, allBytes := max(number(blockSize), 1), number(heap), number(all)
-	s.whole = number(version) < tidRangeScan
+	s.version = number(version)
 	if err != nil {
 		return nil, fmt.Errorf("%w: sizes that are no numbers", ErrServer)
 	}
@@ -409,7 +416,7 @@ type piece struct {
 
 // pieces cuts the table by block numbers. The last one is open, as the table grows.
 func (s *survey) pieces() []piece {
-	if s.whole || s.blocks <= s.perPiece {
+	if s.version < tidRangeScan || s.blocks <= s.perPiece {
 		return []piece{{where: "true"}}
 	}
 	var p []piece
@@ -434,7 +441,7 @@ func (t *Table) each(ctx context.Context, pieces []piece, read func(ctx context.
 			c := t.conn
 			if worker > 0 {
 				var err error
-				if c, err = t.connect(ctx); err != nil {
+				if c, err = t.connect(ctx, t.config); err != nil {
 					return nil
 				}
 				defer hangUp(c)

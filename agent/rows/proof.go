@@ -148,6 +148,13 @@ func newGCM(b []byte) cipher.AEAD {
 }
 
 func (o *opener) opens(c *cells, class Class, additional []byte) bool {
+	defer o.wipe()
+	return o.open(c, class, additional)
+}
+
+// open leaves what the row says in value, and the key of an in-process row in dek,
+// until wipe.
+func (o *opener) open(c *cells, class Class, additional []byte) bool {
 	if o.master == nil || len(c.nonce) != nonceSize {
 		return false // Open panics on a nonce of another size
 	}
@@ -160,7 +167,6 @@ func (o *opener) opens(c *cells, class Class, additional []byte) bool {
 			return false
 		}
 		o.dek, gcm = dek, newGCM(dek)
-		clear(dek)
 	default:
 		return false
 	}
@@ -170,8 +176,14 @@ func (o *opener) opens(c *cells, class Class, additional []byte) bool {
 	if err != nil {
 		return false
 	}
-	clear(value)
+	o.value = value
 	return true
+}
+
+func (o *opener) wipe() {
+	clear(o.value)
+	clear(o.dek)
+	o.value, o.dek = o.value[:0], o.dek[:0]
 }
 
 // Proof is the outcome of trying one key on dependent rows.

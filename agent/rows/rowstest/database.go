@@ -10,6 +10,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os/exec"
+	"regexp"
+	"strconv"
 	"sync"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -316,6 +319,20 @@ func (d *Database) Fill(k key.Key, start, n, tenants, size int) error {
 	return err
 }
 
+// Dump is the database as pg_dump prints it, with further arguments.
+func (d *Database) Dump(args ...string) (string, error) {
+	c := d.Cluster.command("pg_dump", append(args, "--host", d.Cluster.Dir, "--port", strconv.Itoa(d.Cluster.Port), "--username", "postgres", d.Name)...)
+	out, err := c.Output()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		err = fmt.Errorf("pg_dump: %w\n%s", err, exit.Stderr)
+	}
+	// A random word against scripts in the data, different each time.
+	return restrict.ReplaceAllString(string(out), ""), err
+}
+
+var restrict = regexp.MustCompile(`(?m)^\\(un)?restrict .*$`)
+
 // Activity lists sessions other than the caller's own in the database, as
 // "application state", which is empty when nobody is connected.
 func (d *Database) Activity() ([]string, error) {
@@ -339,7 +356,7 @@ var ErrNoRow = errors.New("no such secret")
 func (d *Database) Read(k key.Key, username, name string) ([]byte, error) {
 	// Through JSON, as an old table has no such columns.
 	rows, err := d.Exec(`select encode(nonce, 'hex'), encode(ciphertext, 'hex'),
-		coalesce(substr(to_jsonb(s) ->> 'wrapped_dek', 3), ''), to_jsonb(s) ->> 'kek_id'
+		coalesce(substr(to_jsonb(s) ->> 'wrapped_dek', 3), ''), coalesce(to_jsonb(s) ->> 'kek_id', '')
 		from secrets s where username = $1 and name = $2`, username, name)
 	if err != nil {
 		return nil, err
@@ -347,20 +364,7 @@ func (d *Database) Read(k key.Key, username, name string) ([]byte, error) {
 	if len(rows) == 0 {
 		return nil, ErrNoRow
 	}
-	nonce, ciphertext, wrapped := unhex(&rows[0][0]), unhex(&rows[0][1]), unhex(&rows[0][2])
-	if len(wrapped) > 0 {
-		if kekID := rows[0][3]; kekID != "inproc:master" {
-			return nil, fmt.Errorf("the row is under %s", kekID)
-		}
-		dek, err := unseal(k, []byte("inproc:master"), wrapped[:12], wrapped[12:])
-		if err != nil {
-			return nil, err
-		}
-		if k, err = key.New(dek); err != nil {
-			return nil, err
-		}
-	}
-	return unseal(k, []byte(username+"\x00"+name), nonce, ciphertext)
+	return openRow(k, username, name, unhex(&rows[0][0]), unhex(&rows[0][1]), unhex(&rows[0][2]), rows[0][3])
 }
 
 func unseal(k key.Key, additional, nonce, ciphertext []byte) ([]byte, error) {
@@ -371,6 +375,9 @@ func unseal(k key.Key, additional, nonce, ciphertext []byte) ([]byte, error) {
 	gcm, err := cipher.NewGCM(block)
 	if err != nil {
 		return nil, err
+	}
+	if len(nonce) != gcm.NonceSize() {
+		return nil, fmt.Errorf("a nonce of %d bytes", len(nonce)) // Open would panic
 	}
 	return gcm.Open(nil, nonce, ciphertext, additional)
 }

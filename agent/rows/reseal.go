@@ -1,0 +1,290 @@
+package rows
+
+import (
+	"crypto/cipher"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"hash/maphash"
+	"slices"
+	"strings"
+
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+// namedRows is how many rows an error or a result names; the others are counted.
+const namedRows = 1000
+
+// RowName is what a person knows a row by. It is no secret.
+type RowName struct{ Username, Name string }
+
+func (n RowName) String() string { return fmt.Sprintf("%q %s", n.Username, n.Name) }
+
+// RowsError names the rows that stand in the way. errors.Is finds its Kind.
+type RowsError struct {
+	Kind  error // ErrUnopenable or ErrUnknownClass
+	Count int64
+	Rows  []RowName // at most the first thousand
+}
+
+func (e *RowsError) Unwrap() error { return e.Kind }
+
+func (e *RowsError) Error() string {
+	const most = 10 // in a sentence
+	var names []string
+	for _, n := range e.Rows[:min(len(e.Rows), most)] {
+		names = append(names, n.String())
+	}
+	text := fmt.Sprintf("%v: %d, of tenant and name %s", e.Kind, e.Count, strings.Join(names, ", "))
+	if e.Count > int64(len(names)) {
+		text += " and others"
+	}
+	return text
+}
+
+// The columns of a row as the engine reads it. What is not sealed stands together, so
+// that it can be digested in one go; the columns that are not named here follow kekIDAt.
+const (
+	placeAt = iota // ctid
+	idAt
+	usernameAt
+	nameAt
+	kekIDAt
+	// The last three, counted from the end.
+	wrappedFromEnd    = 3
+	nonceFromEnd      = 2
+	ciphertextFromEnd = 1
+)
+
+// resealSQL reads all rows in that order.
+func (s *survey) resealSQL() string {
+	return "select ctid, id, username, name, " + s.kekID + s.others + ", " + s.wrapped + ", nonce, ciphertext from " + s.table
+}
+
+// The rows that are to be written stand in a table of the session, in the binary form of
+// COPY (Postgres documentation, COPY, "Binary Format"), eight columns each: the row's
+// place and id; nonce, digest of the ciphertext and wrapped DEK as they were; and nonce,
+// ciphertext and wrapped DEK as they shall be, NULL where they stay.
+var (
+	copyHeader  = append([]byte("PGCOPY\n\xff\r\n\x00"), make([]byte, 8)...)
+	copyTrailer = []byte{0xff, 0xff}
+)
+
+const copyColumns = 8
+
+// appendCell packs one value the way COPY does: its length, then its bytes; -1 is NULL.
+func appendCell(b, value []byte) []byte {
+	if value == nil {
+		return append(b, 0xff, 0xff, 0xff, 0xff)
+	}
+	return append(binary.BigEndian.AppendUint32(b, uint32(len(value))), value...)
+}
+
+// nextCell takes one value off b, which appendCell packed.
+func nextCell(b []byte) (value, rest []byte) {
+	n := int32(binary.BigEndian.Uint32(b))
+	if b = b[4:]; n < 0 {
+		return nil, b
+	}
+	return b[:n:n], b[n:]
+}
+
+// census is what one pass over the table found.
+type census struct {
+	counts     Counts
+	rewritten  int64
+	rewrapped  int64
+	already    int64   // dependent rows under the target
+	byKey      []int64 // dependent rows under each of the others
+	unopenable names
+	unknown    names
+	// said stands for all that the rows say, but for how it is sealed: the sum of a digest
+	// of each row's plaintext and of every column that a rewrite leaves alone.
+	said uint64
+}
+
+// names are counted, and the first of them kept.
+type names struct {
+	count int64
+	first []RowName
+}
+
+func (n *names) add(c *cells) {
+	n.count++
+	if len(n.first) < namedRows {
+		n.first = append(n.first, RowName{string(c.username), string(c.name)})
+	}
+}
+
+func (n *names) merge(o names) {
+	n.count += o.count
+	n.first = append(n.first, o.first...)
+	slices.SortFunc(n.first, func(a, b RowName) int {
+		return strings.Compare(a.Username+"\x00"+a.Name, b.Username+"\x00"+b.Name)
+	})
+	n.first = n.first[:min(len(n.first), namedRows)]
+}
+
+func (n names) err(kind error) error {
+	if n.count == 0 {
+		return nil
+	}
+	return &RowsError{Kind: kind, Count: n.count, Rows: n.first}
+}
+
+func (c *census) merge(o *census) {
+	c.counts.Legacy += o.counts.Legacy
+	c.counts.InProc += o.counts.InProc
+	c.counts.External += o.counts.External
+	c.counts.Unknown += o.counts.Unknown
+	c.rewritten += o.rewritten
+	c.rewrapped += o.rewrapped
+	c.already += o.already
+	for i, n := range o.byKey {
+		c.byKey[i] += n
+	}
+	c.unopenable.merge(o.unopenable)
+	c.unknown.merge(o.unknown)
+	c.said += o.said
+}
+
+// resealer brings rows under one key, or looks whether they are. It is used by one
+// goroutine.
+type resealer struct {
+	census
+	target *opener
+	others []*opener
+	seed   maphash.Seed
+	data   []byte // additional data
+	nonces []byte // random, not used yet
+}
+
+func newResealer(target key.Key, others []key.Key, seed maphash.Seed) *resealer {
+	r := &resealer{target: newOpener(target), seed: seed}
+	for _, k := range others {
+		r.others = append(r.others, newOpener(k))
+	}
+	r.byKey = make([]int64, len(others))
+	return r
+}
+
+// row takes one row of n columns off in and appends to out, in the form of COPY, what is
+// to be written for it, if anything.
+func (r *resealer) row(in []byte, n int, out []byte) (rest, written []byte) {
+	var c cells
+	var place, id []byte
+	place, rest = nextCell(in)
+	plain := rest
+	id, rest = nextCell(rest)
+	c.username, rest = nextCell(rest)
+	c.name, rest = nextCell(rest)
+	c.kekID, rest = nextCell(rest)
+	for range n - wrappedFromEnd - kekIDAt - 1 {
+		_, rest = nextCell(rest)
+	}
+	// With the length of what comes next: absent, empty and 60 bytes stay what they are.
+	plain = plain[:len(plain)-len(rest)+4]
+	sealed := rest
+	c.wrappedDEK, rest = nextCell(rest)
+	c.nonce, rest = nextCell(rest)
+	c.ciphertext, rest = nextCell(rest)
+	sealed = sealed[:len(sealed)-len(rest)]
+
+	class := classify(c.wrappedDEK, c.kekID)
+	r.counts.add(class)
+	var o *opener
+	if class.Dependent() {
+		r.data = c.additionalData(r.data[:0])
+		if o = r.opener(&c, class); o == nil {
+			r.unopenable.add(&c)
+		}
+	} else if class == UnknownClass {
+		r.unknown.add(&c)
+	}
+	if o == nil {
+		r.said += r.digest(plain, sealed)
+		return rest, out
+	}
+	r.said += r.digest(plain, o.value)
+	if o != r.target {
+		out = r.write(out, place, id, &c, class, o)
+	}
+	o.wipe()
+	return rest, out
+}
+
+// opener finds the key that opens a row, and leaves it open.
+func (r *resealer) opener(c *cells, class Class) *opener {
+	if r.target.open(c, class, r.data) {
+		r.already++
+		return r.target
+	}
+	r.target.wipe()
+	for i, o := range r.others {
+		if o.open(c, class, r.data) {
+			r.byKey[i]++
+			return o
+		}
+		o.wipe()
+	}
+	return nil
+}
+
+// write seals what o has opened under the target: the value of a legacy row, and of an
+// in-process row its DEK alone.
+func (r *resealer) write(out, place, id []byte, c *cells, class Class, o *opener) []byte {
+	was := sha256.Sum256(c.ciphertext)
+	out = binary.BigEndian.AppendUint16(out, copyColumns)
+	for _, cell := range [][]byte{place, id, c.nonce, was[:], c.wrappedDEK} {
+		out = appendCell(out, cell)
+	}
+	nonce := r.nonce()
+	if class == Legacy {
+		r.rewritten++
+		out = appendCell(out, nonce)
+		out = sealCell(out, nil, r.target.master, nonce, o.value, r.data)
+		return appendCell(out, nil)
+	}
+	r.rewrapped++
+	out = appendCell(appendCell(out, nil), nil)
+	return sealCell(out, nonce, r.target.master, nonce, o.dek, inprocData)
+}
+
+// sealCell appends a cell with the prefix and the sealed value.
+func sealCell(out, prefix []byte, a cipher.AEAD, nonce, value, additional []byte) []byte {
+	out = binary.BigEndian.AppendUint32(out, uint32(len(prefix)+len(value)+tagSize))
+	return a.Seal(append(out, prefix...), nonce, value, additional)
+}
+
+// nonce is 12 fresh random bytes, good until the next.
+func (r *resealer) nonce() []byte {
+	if len(r.nonces) == 0 {
+		r.nonces = make([]byte, 256*nonceSize)
+		rand.Read(r.nonces) //nolint:errcheck // never fails
+	}
+	n := r.nonces[:nonceSize:nonceSize]
+	r.nonces = r.nonces[nonceSize:]
+	return n
+}
+
+// digest stands for the columns that are not sealed and for the value, together.
+func (r *resealer) digest(plain, value []byte) uint64 {
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[:], maphash.Bytes(r.seed, plain))
+	binary.BigEndian.PutUint64(b[8:], maphash.Bytes(r.seed, value))
+	return maphash.Bytes(r.seed, b[:])
+}
+
+func (c *Counts) add(class Class) {
+	switch class {
+	case Legacy:
+		c.Legacy++
+	case InProc:
+		c.InProc++
+	case External:
+		c.External++
+	default:
+		c.Unknown++
+	}
+}

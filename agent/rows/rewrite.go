@@ -1,0 +1,511 @@
+package rows
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"io"
+	"net"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+const (
+	// rewriteVersion is the first server, as in server_version_num, that looks a row up by
+	// its place (ctid) for each row of another table.
+	rewriteVersion = 120000
+	// chunkBytes is about how much of the table is handed from one goroutine to another.
+	chunkBytes = 256 << 10
+	// commitTimeout bounds the wait for the answer to a commit, which syncs what is left
+	// of the log to disk. After it nobody knows.
+	commitTimeout = time.Minute
+	// endTimeout bounds a rollback, which is instant.
+	endTimeout = 5 * time.Second
+)
+
+// RewriteOptions say which key to bring the rows under, and from which.
+type RewriteOptions struct {
+	Target key.Key
+	Keys   []key.Key // what rows may be under besides, tried in this order
+	// LeaveUnopenable leaves rows that none of the keys opens as they are. Otherwise they
+	// stop the rewrite.
+	LeaveUnopenable bool
+	// DryRun does everything but BeforeCommit and the commit.
+	DryRun bool
+	// LockTimeout is how long to wait for the table and for AdvisoryLock. 0: 5 s, as a
+	// vacuum that is in the way is sent off after one.
+	LockTimeout time.Duration
+	// Timeout bounds each statement. 0: 30 min.
+	Timeout time.Duration
+	// Progress is told every few hundred kilobytes, by one goroutine at a time.
+	Progress func(RewriteProgress)
+	// BeforeCommit is asked when all is done but the commit. The rows are locked meanwhile.
+	BeforeCommit func(context.Context) error
+}
+
+func (o RewriteOptions) withDefaults() RewriteOptions {
+	if o.LockTimeout <= 0 {
+		o.LockTimeout = 5 * time.Second
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = 30 * time.Minute
+	}
+	if o.Progress == nil {
+		o.Progress = func(RewriteProgress) {}
+	}
+	o.Keys = slices.DeleteFunc(slices.Clone(o.Keys), func(k key.Key) bool { return k.IsZero() || k.Equal(o.Target) })
+	return o
+}
+
+// RewriteStep is what a rewrite is busy with.
+type RewriteStep string
+
+// In this order.
+const (
+	Resealing RewriteStep = "re-encrypting" // reads all rows
+	Writing   RewriteStep = "writing"       // one statement: nothing is known of how far it is
+	Checking  RewriteStep = "reading back"  // reads all rows again
+)
+
+// RewriteProgress says how far a step is, in rows of the table.
+type RewriteProgress struct {
+	Step        RewriteStep
+	Done, Total int64
+}
+
+// RewriteResult says what a rewrite did, or found where it fails.
+type RewriteResult struct {
+	Counts       Counts                    // of all rows
+	Rewritten    int64                     // legacy rows, encrypted anew
+	Rewrapped    int64                     // in-process rows, whose DEK was wrapped anew
+	AlreadyUnder int64                     // dependent rows that were under Target before
+	ByKey        map[key.Fingerprint]int64 // dependent rows by what they were under before
+	Unopenable   int64                     // dependent rows that no key opens, left as they are
+	Left         []RowName                 // at most the first thousand of these
+	Elapsed      time.Duration
+}
+
+// Rewrite brings every dependent row under one key, in one transaction: a legacy row is
+// encrypted anew, the DEK of an in-process row wrapped anew, and nothing else of any row
+// changes. Before the commit all rows are read back: they are under Target and say what
+// they said. When it returns without an error the rows are all new, on disk; after
+// ErrUnanswered they are all old or all new; after every other error they are all old.
+//
+// The transaction holds AdvisoryLock, and the table against writers and other lockers;
+// readers read the old rows meanwhile. It must not run beside a daemon: that would go on
+// writing under the old key.
+func (t *Table) Rewrite(ctx context.Context, o RewriteOptions) (RewriteResult, error) {
+	if t.place.Absent {
+		return RewriteResult{}, fmt.Errorf("cannot rewrite the rows: %w: %s", ErrNoDatabase, t.place.Why)
+	}
+	start := time.Now()
+	w := &rewrite{Table: t, o: o.withDefaults(), seed: maphash.MakeSeed()}
+	w.config = w.rewriteConfig()
+	w.result.ByKey = map[key.Fingerprint]int64{}
+	err := w.do(ctx)
+	w.result.Elapsed = time.Since(start)
+	if err != nil {
+		return w.result, fmt.Errorf("cannot rewrite the rows in %s: %w", place(t.config), err)
+	}
+	return w.result, nil
+}
+
+type rewrite struct {
+	*Table
+	o      RewriteOptions
+	config *pgconn.Config // of both sessions
+	seed   maphash.Seed
+	conn   *pgconn.PgConn // the transaction's
+	s      *survey
+	total  int64
+	result RewriteResult
+}
+
+// rewriteConfig is for a session that may write, unless the server or the role forbid
+// it, takes its time, and notices within half a minute that the other side is gone.
+func (w *rewrite) rewriteConfig() *pgconn.Config {
+	config := w.Table.config.Copy()
+	delete(config.RuntimeParams, "default_transaction_read_only")
+	for name, d := range map[string]time.Duration{
+		"statement_timeout":                   w.o.Timeout,
+		"lock_timeout":                        w.o.LockTimeout,
+		"idle_in_transaction_session_timeout": time.Minute,
+	} {
+		config.RuntimeParams[name] = strconv.FormatInt(max(d.Milliseconds(), 1), 10)
+	}
+	dialer := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 4}}
+	config.DialFunc = dialer.DialContext
+	return config
+}
+
+func (w *rewrite) do(ctx context.Context) (err error) {
+	if w.conn, err = w.connect(ctx, w.config); err != nil {
+		return err
+	}
+	defer hangUp(w.conn)
+	open := false
+	defer func() {
+		if open && !w.conn.IsClosed() {
+			// The locks go now, and not when the server notices that we are gone.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+			defer cancel()
+			_ = w.exec(ctx, "rollback") // the session's end does the same
+		}
+	}()
+	if w.s, err = w.survey(ctx, w.conn); err != nil {
+		return err
+	}
+	if w.s.version < rewriteVersion {
+		return ErrOldServer
+	}
+	open = true
+	if err := w.begin(ctx); err != nil {
+		return err
+	}
+	snapshot, err := w.snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	before, err := w.reseal(ctx, snapshot)
+	if err != nil {
+		return err
+	}
+	if err := w.write(ctx, before); err != nil {
+		return err
+	}
+	if err := w.check(ctx, before); err != nil || w.o.DryRun {
+		return err
+	}
+	if w.o.BeforeCommit != nil {
+		if err := w.o.BeforeCommit(ctx); err != nil {
+			return err
+		}
+	}
+	open = false
+	return w.commit(ctx)
+}
+
+// begin opens the transaction and takes both locks.
+func (w *rewrite) begin(ctx context.Context) error {
+	err := w.exec(ctx, `begin isolation level read committed;
+set local synchronous_commit = on;
+select set_config(name, value, true) from pg_settings join (values ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'),
+  ('tcp_keepalives_count', '4'), ('tcp_user_timeout', '30000'), ('client_connection_check_interval', '5000')) v(name, value) using (name)`)
+	if err != nil {
+		return err
+	}
+	err = w.exec(ctx, "select pg_advisory_xact_lock("+strconv.FormatInt(AdvisoryLock, 10)+")")
+	if errors.Is(err, ErrLocked) {
+		return ErrHeld
+	}
+	if err != nil {
+		return err
+	}
+	// Not even a row of it can be locked by anybody else; plain reads can go on.
+	if err := w.exec(ctx, "lock table "+w.s.table+" in exclusive mode"); err != nil {
+		return err
+	}
+	w.s, err = w.survey(ctx, w.conn) // it changes no more
+	return err
+}
+
+// snapshot counts the rows, and names the view of them for the other session.
+func (w *rewrite) snapshot(ctx context.Context) (name string, err error) {
+	err = w.exec(ctx, `create temp table keyguard_rewrite on commit drop as select ctid as place, id, nonce as old_nonce,
+  sha256(ciphertext) as old_ciphertext, `+w.s.wrapped+` as old_wrapped, nonce, ciphertext, `+w.s.wrapped+` as wrapped
+  from `+w.s.table+` with no data;
+alter table pg_temp.keyguard_rewrite alter ciphertext set storage external`)
+	if err != nil {
+		return "", err
+	}
+	err = w.rows(ctx, w.conn, `select count(*)::text, pg_export_snapshot() from `+w.s.table, func(v [][]byte) error {
+		name = string(v[1])
+		w.total, err = strconv.ParseInt(string(v[0]), 10, 64)
+		return err
+	})
+	return name, err
+}
+
+// reseal reads all rows over a session of its own, as a session cannot send and fetch at
+// once, and leaves what is to be written in the temporary table.
+func (w *rewrite) reseal(ctx context.Context, snapshot string) (*census, error) {
+	reader, err := w.connect(ctx, w.config)
+	if err != nil {
+		return nil, err
+	}
+	defer hangUp(reader)
+	ctx, cancel := context.WithTimeout(ctx, w.o.Timeout)
+	defer cancel()
+	// The same rows to the last: on another server this snapshot does not exist.
+	_, err = reader.Exec(ctx, "begin isolation level repeatable read read only; set transaction snapshot '"+snapshot+"'").ReadAll()
+	if err != nil {
+		return nil, w.explain(err)
+	}
+	sealed := make(chan []byte, 2)
+	var found *census
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		defer close(sealed)
+		found, err = w.pass(ctx, reader, Resealing, w.o.Keys, sealed)
+		return err
+	})
+	g.Go(func() error {
+		_, err := w.conn.CopyFrom(ctx, &chunks{ctx: ctx, from: sealed, next: copyHeader},
+			"copy pg_temp.keyguard_rewrite from stdin (format binary)")
+		if err != nil {
+			return w.explain(err)
+		}
+		return nil
+	})
+	err = g.Wait()
+	if found != nil {
+		w.report(found)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := found.unknown.err(ErrUnknownClass); err != nil {
+		return nil, err
+	}
+	if !w.o.LeaveUnopenable {
+		err = found.unopenable.err(ErrUnopenable)
+	}
+	return found, err
+}
+
+func (w *rewrite) report(c *census) {
+	r := &w.result
+	r.Counts, r.Rewritten, r.Rewrapped, r.AlreadyUnder = c.counts, c.rewritten, c.rewrapped, c.already
+	r.Unopenable, r.Left = c.unopenable.count, c.unopenable.first
+	for i, n := range c.byKey {
+		if n > 0 {
+			r.ByKey[w.o.Keys[i].Fingerprint()] += n
+		}
+	}
+	if c.already > 0 {
+		r.ByKey[w.o.Target.Fingerprint()] = c.already
+	}
+}
+
+// pass reads all rows of the table over c and lets every core reseal them. What is to be
+// written goes to sealed, unless that is nil.
+func (w *rewrite) pass(ctx context.Context, c *pgconn.PgConn, step RewriteStep, keys []key.Key, sealed chan<- []byte) (*census, error) {
+	raw := make(chan []byte, 2)
+	columns := 0
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer close(raw)
+		chunk := make([]byte, 0, chunkBytes+chunkBytes/4)
+		send := func() error {
+			select {
+			case raw <- chunk:
+				chunk = make([]byte, 0, cap(chunk))
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		done := int64(0)
+		w.o.Progress(RewriteProgress{step, done, w.total})
+		err := w.rows(ctx, c, w.s.resealSQL(), func(v [][]byte) error {
+			columns = len(v)
+			for _, cell := range v {
+				chunk = appendCell(chunk, cell)
+			}
+			if done++; len(chunk) < chunkBytes {
+				return nil
+			}
+			w.o.Progress(RewriteProgress{step, done, w.total})
+			return send()
+		})
+		if err == nil && len(chunk) > 0 {
+			err = send()
+		}
+		w.o.Progress(RewriteProgress{step, done, w.total})
+		return err
+	})
+	crew := make([]*resealer, runtime.GOMAXPROCS(0))
+	for i := range crew {
+		r := newResealer(w.o.Target, keys, w.seed)
+		crew[i] = r
+		g.Go(func() error {
+			for chunk := range raw {
+				var out []byte
+				if sealed != nil {
+					out = make([]byte, 0, cap(chunk))
+				}
+				for len(chunk) > 0 {
+					chunk, out = r.row(chunk, columns, out)
+				}
+				if len(out) == 0 {
+					continue
+				}
+				select {
+				case sealed <- out:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+			return nil
+		})
+	}
+	err := g.Wait()
+	sum := &crew[0].census
+	for _, r := range crew[1:] {
+		sum.merge(&r.census)
+	}
+	return sum, err
+}
+
+// write puts the new values into the rows that are what they were when they were read.
+// Each is looked up by its place, which is neither sorted nor hashed, and so takes no
+// memory of the server however many they are.
+func (w *rewrite) write(ctx context.Context, found *census) error {
+	w.o.Progress(RewriteProgress{Writing, 0, w.total})
+	if err := w.exec(ctx, "set local enable_hashjoin = off; set local enable_mergejoin = off"); err != nil {
+		return err
+	}
+	set, same := "", ""
+	if w.s.wrapped == "wrapped_dek" {
+		set = ", wrapped_dek = coalesce(new.wrapped, old.wrapped_dek)"
+		same = " and old.wrapped_dek is not distinct from new.old_wrapped"
+	}
+	ctx, cancel := context.WithTimeout(ctx, w.o.Timeout)
+	defer cancel()
+	r := w.conn.ExecParams(ctx, "update "+w.s.table+` old set nonce = coalesce(new.nonce, old.nonce), ciphertext = coalesce(new.ciphertext, old.ciphertext)`+set+`
+  from pg_temp.keyguard_rewrite new where old.ctid = new.place and old.id = new.id
+  and old.nonce = new.old_nonce and sha256(old.ciphertext) = new.old_ciphertext`+same, nil, nil, nil, nil).Read()
+	if r.Err != nil {
+		return w.explain(r.Err)
+	}
+	if want, got := found.rewritten+found.rewrapped, r.CommandTag.RowsAffected(); got != want {
+		return fmt.Errorf("%w: %d of %d were still as they had been read", ErrConcurrent, got, want)
+	}
+	return nil
+}
+
+// check reads all rows as this transaction sees them.
+func (w *rewrite) check(ctx context.Context, before *census) error {
+	after, err := w.pass(ctx, w.conn, Checking, nil, nil)
+	if err != nil {
+		return err
+	}
+	dependent := before.already + before.rewritten + before.rewrapped
+	switch {
+	case after.already != dependent || after.unopenable.count != before.unopenable.count || after.counts != before.counts:
+		return fmt.Errorf("%w: %d of %d are under the new key", ErrReadBack, after.already, dependent)
+	case after.said != before.said:
+		return fmt.Errorf("%w: not only their encryption changed", ErrReadBack)
+	}
+	return nil
+}
+
+// commit is not interrupted by ctx: that would only make the outcome unknown.
+func (w *rewrite) commit(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return w.explain(err)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+	defer cancel()
+	results, err := w.conn.Exec(ctx, "commit").ReadAll()
+	var server *pgconn.PgError
+	switch {
+	case err == nil && results[0].CommandTag.String() == "COMMIT":
+		return nil
+	case err == nil:
+		return fmt.Errorf("%w: it rolled the transaction back", ErrServer)
+	case errors.As(err, &server) && server.SeverityUnlocalized == "ERROR", pgconn.SafeToRetry(err):
+		return w.explain(err)
+	}
+	return fmt.Errorf("%w: %w", ErrUnanswered, w.explain(err))
+}
+
+// exec executes statements, separated by semicolons, in the transaction.
+func (w *rewrite) exec(ctx context.Context, sql string) error {
+	ctx, cancel := context.WithTimeout(ctx, w.o.Timeout+time.Second)
+	defer cancel()
+	if _, err := w.conn.Exec(ctx, sql).ReadAll(); err != nil {
+		return w.Table.explain(err)
+	}
+	return nil
+}
+
+// rows reads the answer of one statement.
+func (w *rewrite) rows(ctx context.Context, c *pgconn.PgConn, sql string, row func([][]byte) error) error {
+	ctx, cancel := context.WithTimeout(ctx, w.o.Timeout+time.Second)
+	defer cancel()
+	return w.query(ctx, c, sql, nil, row)
+}
+
+// chunks is what the workers send, as one stream of COPY.
+type chunks struct {
+	ctx  context.Context
+	from <-chan []byte
+	next []byte
+	end  bool
+}
+
+func (c *chunks) Read(p []byte) (int, error) {
+	for len(c.next) == 0 {
+		if c.end {
+			return 0, io.EOF
+		}
+		select {
+		case chunk, ok := <-c.from:
+			c.next = chunk
+			if !ok {
+				c.next, c.end = copyTrailer, true
+			}
+		case <-c.ctx.Done():
+			return 0, c.ctx.Err()
+		}
+	}
+	n := copy(p, c.next)
+	c.next = c.next[n:]
+	return n, nil
+}
+
+// Client is a session of the database.
+type Client struct {
+	PID         string
+	Application string // what it calls itself; "" for nothing
+	Address     string // "" for the unix socket
+	State       string
+}
+
+func (c Client) String() string {
+	return strings.TrimSpace(fmt.Sprintf("process %s %q %s %s", c.PID, c.Application, c.Address, c.State))
+}
+
+// OtherClients lists who else is connected to the database as the daemon's role. Sessions
+// of keyguard are not listed.
+func (t *Table) OtherClients(ctx context.Context) ([]Client, error) {
+	if t.place.Absent {
+		return nil, nil
+	}
+	conn, err := t.connect(ctx, t.config)
+	if err != nil {
+		return nil, fmt.Errorf("cannot ask who else is connected to %s: %w", place(t.config), err)
+	}
+	defer hangUp(conn)
+	var list []Client
+	err = t.run(ctx, conn, `select pid::text, application_name, host(client_addr), state from pg_stat_activity
+where datname = current_database() and usename = current_user and backend_type = 'client backend'
+and pid <> pg_backend_pid() and application_name <> 'keyguard' order by pid`, nil, func(v [][]byte) error {
+		list = append(list, Client{string(v[0]), string(v[1]), string(v[2]), string(v[3])})
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot ask who else is connected to %s: %w", place(t.config), err)
+	}
+	return list, nil
+}

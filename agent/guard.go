@@ -27,6 +27,7 @@ type GuardResult struct {
 	Decision Decision
 	Evidence Evidence
 	Mark     string // what the rows looked like, for Remembered
+	Done     bool   // what was decided was done; for Doubt and Lost see Parked
 	Parked   bool   // Doubt, Lost: the daemon starts without a key and cannot mint one
 	Exposed  string // what was loose about the keyfile and was put right: "mode 0644"
 	Trouble  []Trouble
@@ -71,7 +72,7 @@ func guardOnce(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, er
 	o.sweep()
 	r := GuardResult{Decision: o.decide(ctx)}
 	err = o.act(ctx, &r)
-	if err != nil {
+	if r.Done = err == nil; !r.Done {
 		err = fmt.Errorf("cannot %s: %w", r.Decision.Action, err)
 	}
 	r.Evidence, r.Mark, r.Trouble = o.evidence, o.answer.Mark, o.trouble

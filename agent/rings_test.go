@@ -16,7 +16,7 @@ const module = "github.com/footprintai/containarium-keyguard/"
 
 // leaves own one outside thing each. They share the words of agent/key and what is
 // in agent/internal, and do not know each other.
-var leaves = []string{"agent/config", "agent/escrow", "agent/keyfile", "agent/ledger", "agent/rows", "agent/unit"}
+var leaves = []string{"agent/config", "agent/escrow", "agent/keyfile", "agent/ledger", "agent/notify", "agent/rows", "agent/unit"}
 
 // source is one file of the program itself: no tests, no test programs.
 type source struct {

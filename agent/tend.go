@@ -115,6 +115,7 @@ func tendOnce(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err
 	if err := o.act(ctx, &r.GuardResult); err != nil {
 		return r, fmt.Errorf("cannot %s: %w", r.Decision.Action, err)
 	}
+	r.Done = true
 	if a := r.Decision.Action; a == Install || a == Make {
 		r.Installed, r.Waiting = r.Decision.Key, false
 	}

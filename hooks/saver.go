@@ -48,6 +48,8 @@ type saved struct {
 	results []agent.SaveResult
 	err     error
 	next    time.Duration // until the next try
+	// recovered: it succeeded, and the last that was told was a failure.
+	recovered bool
 }
 
 func newSaver(h *agent.Host, name string, clock Clock) *saver {
@@ -117,6 +119,7 @@ func (s *saver) visit(ctx context.Context) (time.Duration, *saved) {
 	if err != nil {
 		return s.failed(now, results, err)
 	}
+	recovered := s.told != ""
 	s.failures, s.next, s.told = 0, 0, ""
 	// What is due still after it was saved is not due because of the escrow: law 4 keeps
 	// it in quarantine, or it may not be read back.
@@ -124,7 +127,7 @@ func (s *saver) visit(ctx context.Context) (time.Duration, *saved) {
 		s.done = nil
 	}
 	s.doneAt = now
-	return 0, &saved{escrow: s.escrow, results: results}
+	return 0, &saved{escrow: s.escrow, results: results, recovered: recovered}
 }
 
 // failed sets the next try, and tells of the trouble when it is new, and once in a while.

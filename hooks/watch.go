@@ -45,8 +45,9 @@ type WatchOptions struct {
 	// Restart restarts the daemon if this is still its invocation, and returns when that
 	// is done. nil: there is no unit.
 	Restart func(ctx context.Context, invocation string) error
-	// Report is called for what a person should know, never by two goroutines at once.
-	Report func(Report)
+	// Tell is called for what a person should know, never by two goroutines at once. It
+	// does not wait.
+	Tell func(Event)
 	// Status sets the status line of the unit, sd_notify(3).
 	Status func(string)
 	// Ready is called before any network or database is touched.
@@ -55,13 +56,6 @@ type WatchOptions struct {
 	Beat      func()
 	BeatEvery time.Duration
 	Clock     Clock // nil is BootClock
-}
-
-// Report is one thing that happened, for the journal.
-type Report struct {
-	Urgent bool
-	Text   string
-	Err    error // nil, or what went wrong, for its remedy
 }
 
 // watcher is one run of Watch. Its fields belong to the loop's goroutine.
@@ -82,7 +76,9 @@ type watcher struct {
 	lastLook time.Time
 	states   map[string]bool // what this round has said
 	before   map[string]bool // what the round before said, not to repeat it every round
-	parked   time.Duration   // until a parked keyfile is decided on again; 0: none is
+	provenAs string          // what was told of the last proof, and when
+	provenAt time.Time
+	parked   time.Duration // until a parked keyfile is decided on again; 0: none is
 
 	daemon daemon
 
@@ -189,7 +185,7 @@ func (w *watcher) loop(ctx context.Context, journal <-chan news, saves <-chan sa
 				return errors.New("the kernel ended the watch")
 			}
 			// An overflow, above all: what happened is unknown, so everything is read again.
-			w.o.Report(Report{Text: "changes in " + w.dir + " came too fast to be told one by one; everything is read again", Err: err})
+			w.o.Tell(Event{Text: "changes in " + w.dir + " came too fast to be told one by one; everything is read again", Err: err})
 			w.names = map[string]inode{}
 			w.soon()
 		case <-w.debounce.C:
@@ -221,10 +217,10 @@ func (w *watcher) loop(ctx context.Context, journal <-chan news, saves <-chan sa
 			}
 		case err := <-w.restarts:
 			if err != nil {
-				w.o.Report(Report{Urgent: true, Text: "the daemon could not be restarted, and runs without the key that is in place: systemctl restart containarium", Err: err})
+				w.o.Tell(Event{Name: RestartNeeded, Text: "the daemon could not be restarted, and runs without the key that is in place: systemctl restart containarium", Err: err})
 			}
 		case s := <-saves:
-			w.reportSaved(s)
+			w.tellSaved(s)
 		}
 	}
 }
@@ -279,7 +275,7 @@ func (w *watcher) rewatch() {
 		}
 		if err := w.fs.Add(dir); err != nil {
 			if inotify, there := inodeOf(dir); there && inotify == now {
-				w.o.Report(Report{Urgent: true, Text: fmt.Sprintf("cannot watch %s; changes there are noticed only every %s", dir, w.o.Rescan), Err: err})
+				w.o.Tell(Event{Urgent: true, Text: fmt.Sprintf("cannot watch %s; changes there are noticed only every %s", dir, w.o.Rescan), Err: err})
 			}
 			continue
 		}
@@ -390,7 +386,8 @@ func (w *watcher) land(ctx context.Context, o outcome) {
 func (w *watcher) keep() bool {
 	k, err := agent.KeepKeyfile(w.h, w.kept)
 	if err != nil {
-		w.say(true, "kept", "key %s stands in the keyfile's place and could not be copied to the local quarantine: %v", k, err)
+		w.say("kept", Event{Urgent: true, Err: err,
+			Text: fmt.Sprintf("key %s stands in the keyfile's place and could not be copied to the local quarantine", k)})
 		return false
 	}
 	fresh := k != "" && k != w.kept
@@ -428,16 +425,18 @@ func (w *watcher) restart(ctx context.Context, r agent.TendResult) {
 	switch {
 	case said[unit.Empty], w.o.Heal && (foreign || said[unit.Failed]):
 	case foreign:
-		w.say(true, "restart", "restart needed: the daemon runs on another key than %s, which is in place; what it writes until then may be lost: systemctl restart containarium", r.Decision.Key)
+		w.say("restart", Event{Name: RestartNeeded, Fingerprint: r.Decision.Key,
+			Text: fmt.Sprintf("restart needed: the daemon runs on another key than %s, which is in place; what it writes until then may be lost: systemctl restart containarium", r.Decision.Key)})
 		return
 	case said[unit.Failed]:
-		w.say(true, "restart", "restart needed: the daemon could not read the keyfile when it started and runs without secrets; key %s is in place now: systemctl restart containarium", r.Decision.Key)
+		w.say("restart", Event{Name: RestartNeeded, Fingerprint: r.Decision.Key,
+			Text: fmt.Sprintf("restart needed: the daemon could not read the keyfile when it started and runs without secrets; key %s is in place now: systemctl restart containarium", r.Decision.Key)})
 		return
 	default:
 		return
 	}
 	w.restarted = w.daemon.invocation
-	w.o.Report(Report{Urgent: true, Text: fmt.Sprintf("restarting the daemon, which does not run on key %s yet", r.Decision.Key)})
+	w.o.Tell(Event{Urgent: true, Text: fmt.Sprintf("restarting the daemon, which does not run on key %s yet", r.Decision.Key)})
 	// Its start runs our own prestart, which must not find the loop waiting for it.
 	invocation := w.daemon.invocation
 	w.running.Go(func() {
@@ -459,7 +458,7 @@ func (w *watcher) heard(n news) bool {
 		d.caughtUp = false // it begins again from the past
 		if text := n.err.Error(); d.trouble != text {
 			d.trouble = text
-			w.o.Report(Report{Urgent: true, Text: "cannot follow the daemon's journal, so a keyfile that is not right stays until the daemon starts again", Err: n.err})
+			w.o.Tell(Event{Urgent: true, Text: "cannot follow the daemon's journal, so a keyfile that is not right stays until the daemon starts again", Err: n.err})
 		}
 		return false
 	}
@@ -486,7 +485,7 @@ func (w *watcher) heard(n news) bool {
 	switch l.Said {
 	case unit.Minted:
 		w.daemonRead(l)
-		w.o.Report(Report{Urgent: true, Text: fmt.Sprintf("the daemon found no key and made one, %s", d.holds)})
+		w.o.Tell(Event{Name: Minted, Fingerprint: d.holds, Text: fmt.Sprintf("the daemon found no key and made one, %s", d.holds)})
 	case unit.Ready:
 		w.daemonRead(l)
 	}
@@ -524,51 +523,68 @@ func (w *watcher) follow(ctx context.Context, out chan<- news) {
 	}
 }
 
-// told reports what a round found, once for as long as it stays the same.
+// told tells what a round found, once for as long as it stays the same.
 func (w *watcher) told(ctx context.Context, r agent.TendResult, err error) {
 	for _, t := range r.Trouble {
-		w.say(true, "trouble "+t.What, "%v", t)
+		w.say("trouble "+t.What, Event{Urgent: true, Text: t.What, Err: t.Err})
+	}
+	split := false
+	for _, e := range Events(r.GuardResult) {
+		if e.Name == Split {
+			split = true
+			w.say("split", e)
+		} else {
+			w.o.Tell(e)
+		}
 	}
 	d := r.Decision
-	if r.Exposed != "" {
-		w.o.Report(Report{Urgent: true, Text: fmt.Sprintf("the keyfile was loose (%s) and is 0400 again; whoever could read it may have key %s", r.Exposed, d.Key)})
-	}
-	if r.Installed != "" {
-		w.o.Report(Report{Urgent: true, Text: fmt.Sprintf("the keyfile was %s; key %s is in place now: %s", r.Evidence.Keyfile.State(), r.Installed, d.Reason)})
-	}
-	if d.Contradicted != "" {
-		w.o.Report(Report{Urgent: true, Text: fmt.Sprintf("key %s, known until now, opens none of the rows any more: another database, or another key was used to write them", d.Contradicted)})
-	}
 	switch {
 	case err != nil:
+		w.provenAs = ""
 		w.o.Status("trouble: " + err.Error())
-		w.say(true, "error "+string(d.Action), "%v", err)
+		w.say("error "+string(d.Action), Event{Urgent: true, Text: "the keyfile could not be looked after", Err: err})
 		return
-	case r.Held != "":
-		text := r.Held
-		if d.Action == agent.Install {
-			text += "; to put it there: systemctl restart containarium"
-		}
+	case r.Held != "" && d.Action == agent.Install:
+		text := r.Held + "; to put it there: systemctl restart containarium"
 		w.o.Status(text)
-		w.say(true, "held "+r.Held, "%s", text)
+		w.say("held "+r.Held, Event{Name: RestartNeeded, Fingerprint: d.Key, Text: text})
+	case r.Held != "":
+		w.o.Status(r.Held)
+		w.say("held "+r.Held, Event{Urgent: true, Text: r.Held})
 	case d.Action == agent.Doubt, d.Action == agent.Lost:
+		w.provenAs = ""
 		text := string(d.Action) + ": " + d.Reason
 		if d.Needed != "" {
 			text += fmt.Sprintf("; key %s is needed", d.Needed)
 		}
 		w.o.Status(text)
-		w.say(true, undecided(r), "%s; see keyguard status", text)
+		w.say(undecided(r), Event{Name: Undecided, Fingerprint: d.Needed, Verdict: string(d.Action), Text: text + "; see keyguard status"})
 	default:
 		w.o.Status("guarding key " + string(d.Key))
-		w.say(false, "fine "+string(d.Key), "guarding key %s: %s", d.Key, d.Reason)
+		w.say("fine "+string(d.Key), Event{Text: fmt.Sprintf("guarding key %s: %s", d.Key, d.Reason)})
+		if !split {
+			w.proven(r)
+		}
 		w.restart(ctx, r)
 	}
 	const warning = "warning"
 	switch {
-	case d.Warning != "":
-		w.say(true, warning, "%s", d.Warning)
-	case r.Evidence.Rows.State == agent.RowsNotAsked && w.before[warning]:
-		w.states[warning] = true // what was warned of was not looked at again
+	case d.Warning != "" && !split:
+		w.say(warning, Event{Urgent: true, Text: d.Warning})
+	case r.Evidence.Rows.State == agent.RowsNotAsked:
+		for _, state := range []string{warning, "split"} {
+			w.states[state] = w.before[state] // it was not looked at again
+		}
+	}
+}
+
+// proven tells that the rows were asked and have nothing against the key: once an hour,
+// and whenever that is news.
+func (w *watcher) proven(r agent.TendResult) {
+	e := provenEvent(r.GuardResult)
+	if now := w.h.Now(); e.Name != "" && (w.provenAs != e.Text || now.Sub(w.provenAt) >= proofEvery) {
+		w.provenAs, w.provenAt = e.Text, now
+		w.o.Tell(e)
 	}
 }
 
@@ -583,26 +599,34 @@ func undecided(r agent.TendResult) string {
 	return s
 }
 
-// say reports a state unless the last round did.
-func (w *watcher) say(urgent bool, state, format string, args ...any) {
+// say tells of a state unless the last round did.
+func (w *watcher) say(state string, e Event) {
 	if !w.before[state] && !w.states[state] {
-		w.o.Report(Report{Urgent: urgent, Text: fmt.Sprintf(format, args...)})
+		w.o.Tell(e)
 	}
 	w.states[state] = true
 }
 
-func (w *watcher) reportSaved(s saved) {
+func (w *watcher) tellSaved(s saved) {
 	for _, r := range s.results {
-		text := fmt.Sprintf("key %s is saved in escrow %q as %s, and read back", r.Key, s.escrow, r.Copy.ID)
+		e := Event{Name: Saved, Fingerprint: r.Key, Escrow: s.escrow, Copy: r.Copy.ID,
+			Text: fmt.Sprintf("key %s is saved in escrow %q as %s, and read back", r.Key, s.escrow, r.Copy.ID)}
 		if r.Unverified {
-			text = fmt.Sprintf("key %s is stored in escrow %q as %s; it may not be read back from here, so nobody knows that it is whole", r.Key, s.escrow, r.Copy.ID)
+			e.Text = fmt.Sprintf("key %s is stored in escrow %q as %s; it may not be read back from here, so nobody knows that it is whole", r.Key, s.escrow, r.Copy.ID)
 		}
 		if r.Why != "" {
-			text += "; it is no current copy: " + r.Why
+			e.Text += "; it is no current copy: " + r.Why
 		}
-		w.o.Report(Report{Urgent: r.Alarm, Text: text})
+		if r.Alarm {
+			e.Name = ForeignWriter
+		}
+		w.o.Tell(e)
 	}
-	if s.err != nil {
-		w.o.Report(Report{Urgent: true, Text: fmt.Sprintf("escrow %q does not take what is due; it is tried again and again, the next time in %s", s.escrow, s.next.Round(time.Second)), Err: s.err})
+	switch {
+	case s.err != nil:
+		w.o.Tell(Event{Name: EscrowFailing, Escrow: s.escrow, Err: s.err,
+			Text: fmt.Sprintf("escrow %q does not take what is due; it is tried again and again, the next time in %s", s.escrow, s.next.Round(time.Second))})
+	case s.recovered:
+		w.o.Tell(Event{Name: EscrowRecovered, Escrow: s.escrow, Text: fmt.Sprintf("escrow %q has taken what is due, after it had failed", s.escrow)})
 	}
 }

@@ -274,7 +274,7 @@ func newModel(t *testing.T, db *rowstest.Database, seed uint64) *model {
 		Heal: m.r.IntN(3) == 0, Ready: func() {},
 		Clock:   func() (string, time.Duration) { return "boot", time.Since(modelEpoch) + time.Duration(m.offset.Load()) },
 		Status:  func(string) { m.status <- struct{}{} },
-		Report:  m.report,
+		Tell:    m.report,
 		Follow:  m.follow,
 		Restart: func(context.Context, string) error { m.mu.Lock(); m.restarts++; m.mu.Unlock(); return nil },
 	}
@@ -333,14 +333,10 @@ func (m *model) fail(format string, args ...any) {
 	runtime.Goexit() // and not FailNow, which is for the test's own goroutine
 }
 
-func (m *model) report(r hooks.Report) {
-	text := r.Text
-	if r.Err != nil {
-		text += ": " + r.Err.Error()
-	}
+func (m *model) report(e hooks.Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.reports = append(m.reports, text)
+	m.reports = append(m.reports, e.Line())
 }
 
 func (m *model) follow(ctx context.Context, line func(unit.Line)) error {

@@ -72,12 +72,8 @@ func newWatched(t testing.TB, db *rowstest.Database) *watched {
 	w.options = hooks.WatchOptions{
 		Debounce: 20 * time.Millisecond, Rescan: time.Hour, RunDir: w.path("run"),
 		Ready: func() {}, Status: func(string) {}, Beat: func() {},
-		Report: func(r hooks.Report) {
-			text := r.Text
-			if r.Err != nil {
-				text += ": " + r.Err.Error()
-			}
-			w.reports <- text
+		Tell: func(e hooks.Event) {
+			w.reports <- e.Line()
 		},
 		Follow: func(ctx context.Context, line func(unit.Line)) error {
 			line(unit.Line{Said: unit.CaughtUp})
@@ -508,7 +504,7 @@ func TestWatchGrows(t *testing.T) {
 	rounds := make(chan struct{}, 1<<20)
 	w.options.Debounce, w.options.Rescan = time.Millisecond, 50*time.Millisecond
 	w.options.Status = func(string) { rounds <- struct{}{} }
-	w.options.Report = func(hooks.Report) {}
+	w.options.Tell = func(hooks.Event) {}
 	w.upsert(a)
 	w.write(a)
 	count := func() (goroutines, descriptors int) {

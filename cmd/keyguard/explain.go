@@ -12,6 +12,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
+	"github.com/footprintai/containarium-keyguard/agent/notify"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
@@ -139,6 +140,8 @@ var remedies = []struct {
 	// This host.
 	{keyfile.ErrChanged, exitBusy, "somebody else writes the keyfile at this moment; look who, then: keyguard status"},
 	{keyfile.ErrNotKept, 0, "what was there stays beside the keyfile, under a name with a dot and a time; make room in the state directory (df), then: keyguard status"},
+	{notify.ErrUnsafe, 0, "make it root's own: chown root and chmod go-w what is named; then: keyguard status"},
+	{notify.ErrNotRun, 0, "chmod 0755 the hook and name it with letters, digits, _ and - alone, or take it out of hooks_dir: keyguard config"},
 	{unit.ErrNoUnit, 0, "name the daemon's unit in [daemon] of the configuration, or \"\" for none, then: keyguard config"},
 	{syscall.ENOSPC, 0, "make room on the disk (df), then try again"},
 	{syscall.EROFS, 0, "the file system is read-only; see dmesg, remount it writable, then try again"},
@@ -257,9 +260,8 @@ func (a *app) explainTrouble(trouble []agent.Trouble) {
 }
 
 // explainRefusal tells someone woken at night what was needed, what was tried, and
-// what to type.
+// what to type. That the daemon is not started was told as an event.
 func (a *app) explainRefusal(r refusal) {
-	a.urgent("the daemon is not started: %s", r.Error())
 	a.explainSearch(r.result)
 	a.urgent("the keyfile's place was left as it is, and the daemon makes no key")
 	e := r.result.Evidence

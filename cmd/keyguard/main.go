@@ -178,6 +178,18 @@ func (a *app) say(format string, args ...any) {
 	fmt.Fprintf(a.err, a.level+"keyguard: "+format+"\n", args...)
 }
 
+// printEvent prints what happened, with what to do about what went wrong.
+func (a *app) printEvent(e hooks.Event) {
+	if !e.IsUrgent() {
+		a.say("%s", e.Line())
+		return
+	}
+	a.urgent("%s", e.Line())
+	if e.Err != nil {
+		a.remedy(e.Err)
+	}
+}
+
 // hint prints what to type next.
 func (a *app) hint(text string) {
 	a.hinted = true

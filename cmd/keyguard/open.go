@@ -15,6 +15,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
+	"github.com/footprintai/containarium-keyguard/hooks"
 )
 
 const (
@@ -61,14 +62,10 @@ func (a *app) open() (*agent.Host, *config.Config, error) {
 // host is the only place that turns configuration into concrete things. It touches
 // nothing outside the process.
 func (a *app) host(cfg *config.Config, w wiring) (*agent.Host, error) {
-	name, err := os.Hostname()
-	if err != nil {
-		name = "unknown"
-	}
 	h := &agent.Host{
 		Keyfile: keyfile.File{Path: cfg.Keyfile, Owner: cfg.UID, Group: cfg.GID,
 			Quarantine: filepath.Join(cfg.StateDir, quarantineDir), Locks: cfg.StateDir},
-		Ledger:   ledger.Open(cfg.StateDir, ledger.Options{Host: name, Version: version}),
+		Ledger:   ledger.Open(cfg.StateDir, ledger.Options{Host: hostname(), Version: version}),
 		StateDir: cfg.StateDir,
 		Now:      time.Now,
 		OpenRows: func(ctx context.Context, o rows.Options) (*rows.Table, error) {
@@ -181,6 +178,27 @@ func daemonSettings(ctx context.Context, cfg *config.Config) (rows.LocateOptions
 	}
 	return rows.LocateOptions{PostgresFlag: facts.PostgresFlag,
 		Environ: func(name string) string { return facts.Environ[name] }}, nil
+}
+
+// teller is how people hear of events. print shows them to whoever reads what this
+// program prints; nil leaves that to the caller. What prestart prints belongs to the
+// daemon's unit, and so it prints what it records.
+func (a *app) teller(cfg *config.Config, w wiring, print func(hooks.Event)) *hooks.Teller {
+	o := hooks.TellerOptions{Print: print, RecordOnly: !w.prestart && unit.StderrIsJournal(), HooksDir: cfg.Notify.HooksDir, Remedy: remedyOf, Host: hostname(),
+		Trouble: func(t agent.Trouble) { a.explainTrouble([]agent.Trouble{t}) }}
+	if cfg.Daemon.Unit != "" { // else there is no systemd, and no journal
+		o.Record = unit.Record
+	}
+	return hooks.NewTeller(o)
+}
+
+// hostname is the name of this host, for people.
+func hostname() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return "unknown"
+	}
+	return name
 }
 
 // daemonUnits are the names under which the daemon may run: the configured one first.

@@ -20,6 +20,10 @@ import (
 	"github.com/footprintai/containarium-keyguard/hooks"
 )
 
+// prestartTelling bounds, within what is left of the budget, how long a start waits for
+// people to be told.
+const prestartTelling = 5 * time.Second
+
 func (a *app) prestartCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "prestart",
@@ -37,6 +41,7 @@ Exit status: 0 the daemon may start; 10 lost, 11 doubt, 15 busy: it must not.`,
 // prestart never stops a daemon over keyguard's own trouble, if the keyfile has 32
 // bytes and no rotation's staged key stands beside it (law 9).
 func (a *app) prestart(ctx context.Context) (err error) {
+	began := time.Now()
 	if _, ok := os.LookupEnv("JOURNAL_STREAM"); ok {
 		a.level = "<6>" // informational; sd-daemon(3)
 	}
@@ -81,7 +86,13 @@ func (a *app) prestart(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	return a.explainGuard(ctx, cfg, result)
+	t := a.teller(cfg, wiring{prestart: true}, a.printEvent)
+	err = a.explainGuard(ctx, cfg, result, t)
+	// A hook that hangs must not hold the daemon's start for long (law 9).
+	left, cancel := context.WithTimeout(ctx, min(prestartTelling, cfg.Prestart.Budget-time.Since(began)))
+	defer cancel()
+	t.Deliver(left)
+	return err
 }
 
 // passDespite is law 9: own trouble is reported, and passes where the daemon would
@@ -102,16 +113,13 @@ func (a *app) passDespite(path string, said agent.RowsEvidence, trouble error) e
 }
 
 // explainGuard says what was decided and done, and turns it into the exit code.
-func (a *app) explainGuard(ctx context.Context, cfg *config.Config, r agent.GuardResult) error {
+func (a *app) explainGuard(ctx context.Context, cfg *config.Config, r agent.GuardResult, t *hooks.Teller) error {
 	d := r.Decision
 	if len(cfg.Escrows) == 0 {
 		a.urgent("no escrow is configured: key %s has no copy off this host, and that is no backup", orNone(d.Key))
 	}
-	if r.Exposed != "" {
-		a.urgent("%s was loose (%s) and is 0400 again; whoever could read it may have key %s", cfg.Keyfile, r.Exposed, d.Key)
-	}
-	if d.Contradicted != "" {
-		a.urgent("key %s, known until now, opens none of the rows any more", d.Contradicted)
+	for _, e := range hooks.Events(r) {
+		t.Tell(e)
 	}
 	if d.Warning != "" {
 		a.urgent("%s", d.Warning)
@@ -122,19 +130,20 @@ func (a *app) explainGuard(ctx context.Context, cfg *config.Config, r agent.Guar
 			a.say("key %s passes: %s", d.Key, d.Reason)
 		}
 		return nil
-	case agent.Install:
-		a.urgent("the keyfile was %s; key %s is in place now: %s", r.Evidence.Keyfile.State(), d.Key, d.Reason)
-		return nil
-	case agent.Make:
-		a.urgent("first start: key %s was made, escrowed and installed", d.Key)
+	case agent.Install, agent.Make:
 		return nil
 	}
-	if r.Parked {
-		a.urgent("parked: the daemon starts with secrets disabled and makes no key; %s", d.Reason)
-		a.explainSearch(r)
-		return nil
+	e := hooks.Event{Name: hooks.Parked, Fingerprint: d.Needed, Verdict: string(d.Action),
+		Text: "parked: the daemon starts with secrets disabled and makes no key; " + d.Reason}
+	if !r.Parked {
+		refused := a.refuse(ctx, cfg, r)
+		e.Name, e.Text = hooks.Refused, "the daemon is not started: "+refused.Error()
+		t.Tell(e)
+		return refused
 	}
-	return a.refuse(ctx, cfg, r)
+	t.Tell(e)
+	a.explainSearch(r)
+	return nil
 }
 
 // refuse is Doubt or Lost where no watcher lives that could put the key in later.

@@ -2,9 +2,9 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -48,7 +48,7 @@ func (a *app) watch(ctx context.Context) error {
 	for {
 		running, stop := context.WithCancel(ctx)
 		ended := make(chan error, 1)
-		go func() { ended <- hooks.Watch(running, h, a.watchOptions(cfg)) }()
+		go func() { ended <- a.watchAndTell(running, h, cfg) }()
 		reload := false
 		for !reload {
 			select {
@@ -80,7 +80,18 @@ func (a *app) watch(ctx context.Context) error {
 	}
 }
 
-func (a *app) watchOptions(cfg *config.Config) hooks.WatchOptions {
+// watchAndTell watches, and delivers what is told meanwhile.
+func (a *app) watchAndTell(ctx context.Context, h *agent.Host, cfg *config.Config) error {
+	t := a.teller(cfg, wiring{}, a.printEvent)
+	var telling sync.WaitGroup
+	ctx, stop := context.WithCancel(ctx)
+	telling.Go(func() { t.Run(ctx) })
+	defer telling.Wait()
+	defer stop()
+	return hooks.Watch(ctx, h, a.watchOptions(cfg, t))
+}
+
+func (a *app) watchOptions(cfg *config.Config, t *hooks.Teller) hooks.WatchOptions {
 	o := hooks.WatchOptions{
 		Debounce: cfg.Watch.Debounce, Rescan: cfg.Watch.Rescan, Heal: cfg.Watch.Heal,
 		RunDir: cfg.RunDir, Configuration: cfg.Digest,
@@ -88,20 +99,7 @@ func (a *app) watchOptions(cfg *config.Config) hooks.WatchOptions {
 		Status:    func(text string) { unit.Notify(unit.Status(text)) },
 		Beat:      func() { unit.Notify(unit.Alive) },
 		BeatEvery: unit.WatchdogEvery() / 2,
-		Report: func(r hooks.Report) {
-			text := r.Text
-			if r.Err != nil {
-				text = fmt.Sprintf("%s: %v", r.Text, r.Err)
-			}
-			if !r.Urgent {
-				a.say("%s", text)
-				return
-			}
-			a.urgent("%s", text)
-			if r.Err != nil {
-				a.remedy(r.Err)
-			}
-		},
+		Tell:      t.Tell,
 	}
 	if cfg.Daemon.Unit != "" {
 		names := daemonUnits(cfg)

@@ -1,0 +1,139 @@
+package notify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/internal/run"
+)
+
+const (
+	// programTimeout bounds each program. All run at once, so it bounds all of them.
+	programTimeout = 10 * time.Second
+	// programOutput is how much in bytes one may print before it is killed.
+	programOutput = 64 << 10
+	// maxPrograms is far beyond what anybody needs.
+	maxPrograms = 32
+)
+
+// ErrUnsafe says that a program, or the directory it stands in, may be changed by
+// others than its owner, so that root must not run it.
+var ErrUnsafe = errors.New("others may write to it")
+
+// ErrNotRun says that a file among the programs is not run, by its name or its mode.
+var ErrNotRun = errors.New("not run")
+
+// environment is what a program gets of ours besides PATH: what mail and web clients
+// need to find their configuration and their way out.
+var environment = []string{"HOME", "LANG", "TZ", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
+
+// Programs runs every program in dir with these variables, NAME=value, and of our own
+// environment only what it may see. Their names are as run-parts(8) has them: letters,
+// digits, _ and -. They run at once, each for ten seconds at most, so that one that
+// hangs keeps none of the others; what one leaves running in its process group is killed.
+// A directory that is not there has no programs. The errors are one for each that was
+// not run or did not end well.
+func Programs(ctx context.Context, dir string, variables []string) []error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return []error{fmt.Errorf("cannot list the hooks: %w", err)}
+	}
+	if len(entries) == 0 {
+		return nil
+	}
+	if err := safe(dir); err != nil {
+		return []error{fmt.Errorf("no hook is run: %w", err)}
+	}
+	var (
+		all    sync.WaitGroup
+		lock   sync.Mutex
+		errs   []error
+		report = func(name string, err error) {
+			lock.Lock()
+			defer lock.Unlock()
+			errs = append(errs, fmt.Errorf("hook %q: %w", name, err))
+		}
+		started int
+	)
+	variables = append(slices.Clip(variables), environment...)
+	for _, e := range entries {
+		path, err := program(filepath.Join(dir, e.Name()))
+		switch {
+		case err != nil:
+			report(e.Name(), err)
+			continue
+		case path == "":
+			continue
+		case started == maxPrograms:
+			report(e.Name(), fmt.Errorf("%w: there are more than %d", ErrNotRun, maxPrograms))
+			continue
+		}
+		started++
+		all.Go(func() {
+			_, err := run.Command(ctx, run.Spec{Path: path, Env: variables,
+				Timeout: programTimeout, MaxOutput: programOutput, Abandon: true})
+			if err != nil {
+				report(e.Name(), err)
+			}
+		})
+	}
+	all.Wait()
+	return errs
+}
+
+// program tells what to run for a name in the directory; "" is nothing, and no error:
+// a backup of an editor, a README, a directory.
+func program(path string) (string, error) {
+	named := !strings.ContainsFunc(filepath.Base(path), func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '_' && r != '-'
+	})
+	info, err := os.Stat(path) // follows a link, as exec does
+	switch {
+	case err != nil && named:
+		return "", err
+	case err != nil, !info.Mode().IsRegular():
+		return "", nil
+	}
+	executable := info.Mode()&0o111 != 0
+	switch {
+	case !named && executable:
+		return "", fmt.Errorf("%w: its name may have only letters, digits, _ and -", ErrNotRun)
+	case !named:
+		return "", nil
+	case !executable:
+		return "", fmt.Errorf("%w: it is not executable", ErrNotRun)
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return "", err
+	}
+	if err := safe(filepath.Dir(real)); err != nil {
+		return "", err
+	}
+	return real, safe(real)
+}
+
+// safe refuses what belongs to anybody but root and us, or may be written by others.
+func safe(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || (st.Uid != 0 && int(st.Uid) != os.Geteuid()) || info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s: %w (mode %04o, owner %d)", path, ErrUnsafe, info.Mode().Perm(), st.Uid)
+	}
+	return nil
+}

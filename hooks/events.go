@@ -1,0 +1,367 @@
+package hooks
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/notify"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+// EventName is what happened, in one word of a fixed vocabulary. Hooks see it as
+// KEYGUARD_EVENT.
+type EventName string
+
+// The events.
+const (
+	Installed         EventName = "installed"          // a key was put into the keyfile's place
+	Made              EventName = "made"               // the host's first key was made
+	Parked            EventName = "parked"             // the daemon was started without a key
+	Refused           EventName = "refused"            // the daemon was not started
+	Undecided         EventName = "undecided"          // the watcher cannot tell which key is right, or has none
+	Exposed           EventName = "exposed"            // the keyfile was open to others
+	Refuted           EventName = "refuted"            // the known key opens no row any more
+	Split             EventName = "split"              // the key opens a part of the rows
+	Minted            EventName = "minted"             // the daemon made a key
+	RestartNeeded     EventName = "restart-needed"     // the daemon does not run on the key that is in place
+	Proven            EventName = "proven"             // the key was tried on the rows, and nothing is wrong
+	Saved             EventName = "saved"              // an escrow took the key
+	EscrowFailing     EventName = "escrow-failing"     // an escrow does not take what is due there
+	EscrowRecovered   EventName = "escrow-recovered"   // it takes it again
+	ForeignWriter     EventName = "foreign-writer"     // another host writes to an escrow's place
+	DrillPassed       EventName = "drill-passed"       // the copies of every escrow open the rows
+	DrillFailed       EventName = "drill-failed"       // one does not
+	DrillInconclusive EventName = "drill-inconclusive" // nothing could be proven
+	RotationBegun     EventName = "rotation-begun"     // a new key is staged
+	RotationDone      EventName = "rotation-done"      // all rows are under it
+	RotationSettled   EventName = "rotation-settled"   // one that was broken off was closed by the rows
+	RotationFailed    EventName = "rotation-failed"    // one ended before its commit, or its check
+	Repaired          EventName = "repaired"           // rows under several keys are under one
+	UnitFailed        EventName = "unit-failed"        // a unit of ours failed
+)
+
+// ping is what an event means to the dead-man's switch.
+type ping int
+
+const (
+	pingNothing ping = iota
+	pingSuccess
+	pingFailure
+)
+
+// kind is what is known of an event by its name.
+type kind struct {
+	id     string // MESSAGE_ID, by which keyguard.catalog explains it; it never changes
+	urgent bool   // a person should see it even in a long journal
+	// routine events are for the journal, the metrics and the ping only.
+	routine bool
+	ping    ping
+}
+
+var kinds = map[EventName]kind{
+	Installed:         {id: "9f97b628ec5d4c688bebffa3b94560ac", urgent: true},
+	Made:              {id: "e6528e4a82c945cc9097f1b57b68e4be", urgent: true},
+	Parked:            {id: "3943075fca834805a209eb0c28773864", urgent: true, ping: pingFailure},
+	Refused:           {id: "7650e9b5773c4bb6a65aaae361a50bca", urgent: true, ping: pingFailure},
+	Undecided:         {id: "08251cec2ce74a748a0096cfb5c5cbf6", urgent: true, ping: pingFailure},
+	Exposed:           {id: "1767cd29b3c94bc48249272c399ac8ce", urgent: true},
+	Refuted:           {id: "d9f47f1fdc544874ba1ace284b63c1da", urgent: true, ping: pingFailure},
+	Split:             {id: "a7e320f9896643d695ffa63b9d1224b9", urgent: true, ping: pingFailure},
+	Minted:            {id: "1a3a0e2e700b476ab013e8f4015dacb4", urgent: true},
+	RestartNeeded:     {id: "a82f9c80419a450285b6c85fcd54b02a", urgent: true},
+	Proven:            {id: "a535c49102bd46f5a770a2523e6b31b5", routine: true, ping: pingSuccess},
+	Saved:             {id: "18a91d3540264cfc99c0d0788410f83b"},
+	EscrowFailing:     {id: "39e896e9968441b7bcd160a31c99b9f1", urgent: true},
+	EscrowRecovered:   {id: "11099a854df547fdb1cedeccb7b9d211"},
+	ForeignWriter:     {id: "9c7ff8f549114fb99c972f106dccb056", urgent: true},
+	DrillPassed:       {id: "9d741b1ea6c9419c8052f44376aa7f3c", ping: pingSuccess},
+	DrillFailed:       {id: "708e6d1f81fa464e92ff5870d2130c12", urgent: true, ping: pingFailure},
+	DrillInconclusive: {id: "5a5db38d5da2486aa78ce46aa23ef327", urgent: true, ping: pingFailure},
+	RotationBegun:     {id: "916aedd5d82b4448b655d847a96d251f"},
+	RotationDone:      {id: "d15af55d40fc43ab8578c22bf106558c"},
+	RotationSettled:   {id: "ea1d91baef8a4917b68b2afcac14e7b3", urgent: true},
+	RotationFailed:    {id: "646f4c934d98494caf8d0be54495eb58", urgent: true},
+	Repaired:          {id: "0b11d907bd6742049b217c8ca81e0d67"},
+	UnitFailed:        {id: "1a2791da1c9d4a779a4606245e553de2", urgent: true, ping: pingFailure},
+}
+
+// Event is one thing that happened, for people. Only Text must be set: an event without
+// a name is a line for the journal and nothing more.
+type Event struct {
+	Name   EventName
+	Text   string // one sentence: what happened, to which key, and what to type next
+	Err    error  // what went wrong, for its text and its remedy
+	Urgent bool   // of an event without a name
+
+	Fingerprint            key.Fingerprint
+	Escrow, Copy           string
+	Verdict                string // of the rows, or of a drill
+	Checked, Opened, Total int64  // rows
+	Took                   time.Duration
+	Unit                   string    // that failed
+	Time                   time.Time // Tell fills it in
+}
+
+// IsUrgent tells whether a person should see it even in a long journal.
+func (e Event) IsUrgent() bool { return e.Urgent || kinds[e.Name].urgent }
+
+// Line is the text with what went wrong.
+func (e Event) Line() string {
+	if e.Err == nil {
+		return e.Text
+	}
+	return e.Text + ": " + e.Err.Error()
+}
+
+// Events are what came out of a look at the keyfile that a person should know, in the
+// order in which it happened. What became of a daemon that may not start is the caller's.
+func Events(r agent.GuardResult) []Event {
+	d := r.Decision
+	var list []Event
+	tell := func(name EventName, f key.Fingerprint, format string, args ...any) {
+		e := Event{Name: name, Fingerprint: f, Text: fmt.Sprintf(format, args...)}
+		if p, tried := r.Evidence.Rows.Proofs[f]; tried && r.Evidence.Rows.State == agent.RowsAnswer {
+			e.Verdict, e.Checked, e.Opened, e.Total = string(p.Verdict), p.Checked, p.Opened, r.Evidence.Rows.Dependent
+		}
+		list = append(list, e)
+	}
+	if r.Exposed != "" {
+		tell(Exposed, d.Key, "the keyfile was loose (%s) and is 0400 again; whoever could read it may have key %s", r.Exposed, d.Key)
+	}
+	if d.Contradicted != "" {
+		tell(Refuted, d.Contradicted, "key %s, known until now, opens none of the rows any more: another database, or another key was used to write them", d.Contradicted)
+	}
+	if !r.Done {
+		return list
+	}
+	switch d.Action {
+	case agent.Install:
+		tell(Installed, d.Key, "the keyfile was %s; key %s is in place now: %s", r.Evidence.Keyfile.State(), d.Key, d.Reason)
+	case agent.Make:
+		tell(Made, d.Key, "first start: key %s was made, escrowed and installed", d.Key)
+	}
+	switch d.Settle {
+	case agent.SettleNothing:
+	case agent.SettleNeither:
+		tell(RotationSettled, "", "the rotation that was broken off is closed, and neither of its keys opens a row: see keyguard verify")
+	default:
+		tell(RotationSettled, d.Key, "the rotation that was broken off is closed: the rows are under its %s key, %s", d.Settle, d.Key)
+	}
+	if p := r.Evidence.Rows.Proofs[d.Key]; r.Evidence.Rows.State == agent.RowsAnswer && p.Verdict == rows.Partial {
+		tell(Split, d.Key, "the table is split: key %s opens only %d of %d rows; see keyguard verify", d.Key, p.Opened, p.Checked)
+	}
+	return list
+}
+
+// provenEvent tells that the rows were asked, and have nothing against the key that is
+// in place; without a name where they were not.
+func provenEvent(r agent.GuardResult) Event {
+	f, said := r.Decision.Key, r.Evidence.Rows
+	switch p := said.Proofs[f]; {
+	case said.State == agent.RowsSilent:
+		return Event{Name: Proven, Fingerprint: f, Verdict: string(rows.Silent), Text: fmt.Sprintf("no row depends on key %s: %s", f, said.Why)}
+	case said.State == agent.RowsAnswer && p.Verdict == rows.Opens:
+		return Event{Name: Proven, Fingerprint: f, Verdict: string(p.Verdict), Checked: p.Checked, Opened: p.Opened, Total: said.Dependent,
+			Text: fmt.Sprintf("key %s opens every row it was tried on", f)}
+	}
+	return Event{}
+}
+
+// TellerOptions are the ways in which people hear of events. The zero value tells nobody.
+type TellerOptions struct {
+	// Print shows an event to whoever reads what this program prints.
+	Print func(Event)
+	// Record writes an event to the journal with its fields. nil: there is none.
+	Record func(message string, urgent bool, fields map[string]string) error
+	// RecordOnly does not print what the journal has taken: it reads what is printed, too.
+	RecordOnly bool
+	// HooksDir holds the programs that are called for each event. "" is none.
+	HooksDir string
+	// Remedy is what to type about an error, "" for nothing.
+	Remedy func(error) string
+	// Trouble is called for what could not be told, once for as long as it stays the same.
+	Trouble func(agent.Trouble)
+	Host    string
+}
+
+// Teller tells people of events. Tell is quick; the ways that may hang are for Deliver,
+// or for Run in the background.
+type Teller struct {
+	o     TellerOptions
+	woken chan struct{}
+
+	lock    sync.Mutex
+	queue   []Event
+	dropped int
+	trouble map[string]string // what was told of each way
+}
+
+// NewTeller makes a Teller. It touches nothing outside the process.
+func NewTeller(opts TellerOptions) *Teller {
+	return &Teller{o: opts, woken: make(chan struct{}, 1), trouble: map[string]string{}}
+}
+
+const (
+	// maxQueue is how many events may wait for delivery; the oldest make room.
+	maxQueue = 64
+	// maxValue is the longest value in bytes that a hook or the journal gets.
+	maxValue = 4 << 10
+	// lastWords is how long the delivery may go on after Run was ended.
+	lastWords = 300 * time.Millisecond
+)
+
+// Tell prints or records an event at once and queues it for Deliver. It never waits.
+func (t *Teller) Tell(e Event) {
+	if e.Time.IsZero() {
+		e.Time = time.Now()
+	}
+	k, named := kinds[e.Name]
+	recorded := false
+	if named && t.o.Record != nil {
+		message, fields := e.Line(), t.recordFields(e, k)
+		if remedy := fields["KEYGUARD_REMEDY"]; remedy != "" {
+			message += "\nhint: " + remedy
+		}
+		err := t.o.Record(message, e.IsUrgent(), fields)
+		recorded = err == nil
+		t.complain("an event is not in the journal with its fields", err)
+	}
+	if t.o.Print != nil && !k.routine && (!recorded || !t.o.RecordOnly) {
+		t.o.Print(e)
+	}
+	if !named {
+		return
+	}
+	t.lock.Lock()
+	if len(t.queue) == maxQueue {
+		t.queue = t.queue[1:]
+		t.dropped++
+	}
+	t.queue = append(t.queue, e)
+	t.lock.Unlock()
+	select {
+	case t.woken <- struct{}{}:
+	default:
+	}
+}
+
+// Deliver hands on what was told, until all of it is or ctx ends. Whoever told the
+// events calls it before it ends, with what time it has left (law 9).
+func (t *Teller) Deliver(ctx context.Context) {
+	for ctx.Err() == nil {
+		t.lock.Lock()
+		queue, dropped := t.queue, t.dropped
+		t.queue, t.dropped = nil, 0
+		t.lock.Unlock()
+		if dropped > 0 {
+			t.complain("events came faster than they could be delivered", fmt.Errorf("%d were told to the journal only", dropped))
+		}
+		if len(queue) == 0 {
+			return
+		}
+		for _, e := range queue {
+			t.deliver(ctx, e)
+		}
+	}
+}
+
+// Run delivers events as they come, until ctx ends.
+func (t *Teller) Run(ctx context.Context) {
+	for {
+		select {
+		case <-t.woken:
+			t.Deliver(ctx)
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+			defer cancel()
+			t.Deliver(last)
+			return
+		}
+	}
+}
+
+func (t *Teller) deliver(ctx context.Context, e Event) {
+	if kinds[e.Name].routine || t.o.HooksDir == "" {
+		return
+	}
+	t.complain("a hook was not run as it should", errors.Join(notify.Programs(ctx, t.o.HooksDir, t.variables(e))...))
+}
+
+// complain tells of trouble with a way, and that it is over by being silent: nil.
+func (t *Teller) complain(what string, err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	t.lock.Lock()
+	same := t.trouble[what] == text
+	t.trouble[what] = text
+	t.lock.Unlock()
+	if err != nil && !same && t.o.Trouble != nil {
+		t.o.Trouble(agent.Trouble{What: what, Err: err})
+	}
+}
+
+// fields are what an event has, by the names that they have in the journal and in the
+// environment of a hook. What it has not is left out.
+func (t *Teller) fields(e Event) map[string]string {
+	f := map[string]string{
+		"EVENT":       string(e.Name),
+		"FINGERPRINT": string(e.Fingerprint),
+		"ESCROW":      e.Escrow,
+		"COPY":        e.Copy,
+		"VERDICT":     e.Verdict,
+		"UNIT":        e.Unit,
+	}
+	for name, n := range map[string]int64{"CHECKED": e.Checked, "OPENED": e.Opened, "TOTAL": e.Total} {
+		if e.Checked != 0 || e.Total != 0 {
+			f[name] = strconv.FormatInt(n, 10)
+		}
+	}
+	if e.Took > 0 {
+		f["SECONDS"] = strconv.FormatFloat(e.Took.Seconds(), 'f', 3, 64)
+	}
+	if e.Err != nil {
+		f["ERROR"] = e.Err.Error()
+		if t.o.Remedy != nil {
+			f["REMEDY"] = t.o.Remedy(e.Err)
+		}
+	}
+	named := map[string]string{}
+	for name, value := range f {
+		if value = strings.ReplaceAll(value, "\x00", ""); value != "" {
+			named["KEYGUARD_"+name] = strings.ToValidUTF8(value[:min(len(value), maxValue)], "")
+		}
+	}
+	return named
+}
+
+// recordFields are those of an entry of the journal, systemd.journal-fields(7).
+func (t *Teller) recordFields(e Event, k kind) map[string]string {
+	f := t.fields(e)
+	f["MESSAGE_ID"] = k.id
+	f["SYSLOG_IDENTIFIER"] = "keyguard"
+	return f
+}
+
+// variables are those of a hook.
+func (t *Teller) variables(e Event) []string {
+	f := t.fields(e)
+	f["KEYGUARD_TEXT"] = strings.ReplaceAll(e.Line(), "\x00", "")
+	f["KEYGUARD_HOST"] = cmp.Or(t.o.Host, "unknown")
+	f["KEYGUARD_TIME"] = e.Time.UTC().Format(time.RFC3339)
+	f["KEYGUARD_URGENT"] = strconv.FormatBool(e.IsUrgent())
+	var list []string
+	for name, value := range f {
+		list = append(list, name+"="+value)
+	}
+	return list
+}

@@ -1,0 +1,49 @@
+package hooks
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"regexp"
+	"strconv"
+	"testing"
+)
+
+// TestVocabulary holds every event name to one entry of kinds with an id of its own.
+func TestVocabulary(t *testing.T) {
+	file, err := parser.ParseFile(token.NewFileSet(), "events.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[EventName]bool{}
+	ast.Inspect(file, func(n ast.Node) bool {
+		if spec, ok := n.(*ast.ValueSpec); ok {
+			if of, ok := spec.Type.(*ast.Ident); ok && of.Name == "EventName" {
+				name, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				names[EventName(name)] = true
+			}
+		}
+		return true
+	})
+	if len(names) < 20 {
+		t.Fatalf("only %d names were found", len(names))
+	}
+	ids := map[string]EventName{}
+	for name := range names {
+		k, there := kinds[name]
+		if !there {
+			t.Errorf("%s is not among the kinds", name)
+			continue
+		}
+		if !regexp.MustCompile(`^[0-9a-f]{32}$`).MatchString(k.id) || ids[k.id] != "" {
+			t.Errorf("%s has the id %q, and %q has it too", name, k.id, ids[k.id])
+		}
+		ids[k.id] = name
+	}
+	if len(kinds) != len(names) {
+		t.Errorf("%d kinds for %d names", len(kinds), len(names))
+	}
+}

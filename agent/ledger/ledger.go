@@ -69,20 +69,21 @@ const (
 	Started Event = "started"
 
 	// The rest is history for people.
-	Made      Event = "made"      // the host's first key
-	Saved     Event = "saved"     // stored in Escrow as Copy, on Shelf
-	Adopted   Event = "adopted"   // a person took over a Copy in Escrow that another host wrote
-	Installed Event = "installed" // put into the keyfile's place, where Old was
-	Parked    Event = "parked"    // the daemon started without a key
-	Exposed   Event = "exposed"   // the keyfile's mode or owner was loose
-	Restored  Event = "restored"  // a person put a key back from a copy
-	Imported  Event = "imported"  // a person brought a key
-	Drilled   Event = "drilled"   // a copy was restored into scratch and tried
-	Repaired  Event = "repaired"  // rows under several keys were brought under one
+	Made       Event = "made"        // the host's first key
+	Saved      Event = "saved"       // stored in Escrow as Copy, on Shelf
+	Adopted    Event = "adopted"     // a person took over a Copy in Escrow that another host wrote
+	Installed  Event = "installed"   // put into the keyfile's place, where Old was
+	Parked     Event = "parked"      // the daemon started without a key
+	Exposed    Event = "exposed"     // the keyfile's mode or owner was loose
+	Restored   Event = "restored"    // a person put a key back from a copy
+	Imported   Event = "imported"    // a person brought a key
+	Drilled    Event = "drilled"     // a copy was restored into scratch and tried; without a Copy, the escrow or its shelf could not answer
+	DrillEnded Event = "drill-ended" // what a drill came to; its Drilled entries stand before it
+	Repaired   Event = "repaired"    // rows under several keys were brought under one
 )
 
 // Entry is one line. Event is all that every entry must have; Append fills in Seq,
-// Rotation, Stopped and Prev, and Time, Host and Version where they are zero.
+// Rotation, Stopped and Prev, and Time, Host, Version and Config where they are zero.
 type Entry struct {
 	Seq         uint64          `json:"seq"` // counts from 1
 	Time        time.Time       `json:"time"`
@@ -90,17 +91,21 @@ type Entry struct {
 	Fingerprint key.Fingerprint `json:"fingerprint,omitempty"`
 	Old         key.Fingerprint `json:"old,omitempty"` // the key that stood there before
 	Escrow      string          `json:"escrow,omitempty"`
-	Copy        string          `json:"copy,omitempty"`  // its id in Escrow
-	Shelf       string          `json:"shelf,omitempty"` // current or quarantine
-	Verdict     string          `json:"verdict,omitempty"`
+	Copy        string          `json:"copy,omitempty"`    // its id in Escrow
+	Shelf       string          `json:"shelf,omitempty"`   // current or quarantine
+	Verdict     string          `json:"verdict,omitempty"` // of a proof; of a drill: passed, failed, inconclusive
 	Checked     int64           `json:"checked,omitempty"` // rows tried
 	Opened      int64           `json:"opened,omitempty"`  // rows opened, of those
 	Total       int64           `json:"total,omitempty"`   // rows there are
 	Took        time.Duration   `json:"took_ns,omitempty"`
+	Drill       string          `json:"drill,omitempty"`  // names one drill, and is the same in all its entries
+	Judged      bool            `json:"judged,omitempty"` // the drill's verdict depends on this copy; the others are only reported
+	Full        bool            `json:"full,omitempty"`   // every row was to be tried, no sample
 	Person      string          `json:"person,omitempty"`
 	Reason      string          `json:"reason,omitempty"` // longer than 2 KiB, it is cut
 	Host        string          `json:"host,omitempty"`
 	Version     string          `json:"version,omitempty"` // of keyguard
+	Config      string          `json:"config,omitempty"`  // SHA-256, hex, of the configuration in force
 	Rotation    *Rotation       `json:"rotation,omitempty"`
 	Stopped     []string        `json:"daemon_stopped,omitempty"` // the daemon's units that are to be started again; every entry until Started carries them
 	Prev        string          `json:"prev,omitempty"`           // SHA-256, hex, of the line before without its newline; "" begins a chain
@@ -119,6 +124,7 @@ type Rotation struct {
 type Options struct {
 	Host    string
 	Version string
+	Config  string
 	Now     func() time.Time // nil is time.Now
 }
 
@@ -220,6 +226,9 @@ func (l *Ledger) lines(entries []Entry, last Entry, prev string) ([]byte, error)
 		}
 		if e.Version == "" {
 			e.Version = l.opts.Version
+		}
+		if e.Config == "" {
+			e.Config = l.opts.Config
 		}
 		if len(e.Reason) > maxReason {
 			e.Reason = strings.ToValidUTF8(e.Reason[:maxReason], "") + "…"

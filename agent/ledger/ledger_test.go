@@ -59,7 +59,7 @@ var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 // hourly is a ledger whose clock goes on by an hour each time it is looked at.
 func hourly(t testing.TB) *Ledger {
 	n := -1
-	return Open(filepath.Join(t.TempDir(), "state"), Options{Host: "web1", Version: "1.0", Now: func() time.Time {
+	return Open(filepath.Join(t.TempDir(), "state"), Options{Host: "web1", Version: "1.0", Config: "c0f1", Now: func() time.Time {
 		n++
 		return start.Add(time.Duration(n) * time.Hour)
 	}})
@@ -143,8 +143,9 @@ func TestAppendAndRead(t *testing.T) {
 	in := []Entry{
 		{Event: Made, Fingerprint: keyA, Reason: "no database yet\nand \"quotes\" <&>"},
 		{Event: Saved, Fingerprint: keyA, Escrow: "gcp", Copy: "3", Shelf: "current"},
-		{Event: Drilled, Fingerprint: keyA, Escrow: "gcp", Copy: "3", Shelf: "current", Verdict: "opens",
-			Checked: 10, Opened: 9, Total: 11, Took: 1500 * time.Millisecond, Person: "ada", Old: keyB},
+		{Event: Drilled, Fingerprint: keyA, Escrow: "gcp", Copy: "3", Shelf: "current", Verdict: "failed", Drill: "d1", Judged: true,
+			Full: true, Checked: 10, Opened: 9, Total: 11, Took: 1500 * time.Millisecond, Person: "ada", Old: keyB},
+		{Event: DrillEnded, Drill: "d1", Verdict: "failed", Full: true, Config: "other"},
 	}
 	write(t, l, in...)
 	r := read(t, l)
@@ -155,6 +156,9 @@ func TestAppendAndRead(t *testing.T) {
 	for i, want := range in {
 		want.Seq, want.Line, want.Time = uint64(i+1), i+1, start.Add(time.Duration(i)*time.Hour)
 		want.Host, want.Version = "web1", "1.0"
+		if want.Config == "" {
+			want.Config = "c0f1"
+		}
 		if i > 0 {
 			want.Prev = sum(lines[i-1])
 		}

@@ -65,7 +65,7 @@ func (a *app) host(cfg *config.Config, w wiring) (*agent.Host, error) {
 	h := &agent.Host{
 		Keyfile: keyfile.File{Path: cfg.Keyfile, Owner: cfg.UID, Group: cfg.GID,
 			Quarantine: filepath.Join(cfg.StateDir, quarantineDir), Locks: cfg.StateDir},
-		Ledger:   ledger.Open(cfg.StateDir, ledger.Options{Host: hostname(), Version: version}),
+		Ledger:   ledger.Open(cfg.StateDir, ledger.Options{Host: hostname(), Version: version, Config: cfg.Digest}),
 		StateDir: cfg.StateDir,
 		Now:      time.Now,
 		OpenRows: func(ctx context.Context, o rows.Options) (*rows.Table, error) {

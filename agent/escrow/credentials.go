@@ -173,43 +173,64 @@ func (b *bound) RoundTrip(r *http.Request) (*http.Response, error) {
 // metadataToken asks the machine's metadata server for the token of its service account
 // (https://cloud.google.com/compute/docs/access/authenticate-workloads).
 func metadataToken(ctx context.Context) (token, error) {
-	fail := func(err error) (token, error) {
+	body, err := readMetadata(ctx, "instance/service-accounts/default/token?scopes="+cloudPlatform)
+	var got struct {
+		Token   string `json:"access_token"`
+		Seconds int64  `json:"expires_in"`
+	}
+	if err == nil && (json.Unmarshal(body, &got) != nil || got.Token == "") {
+		err = fmt.Errorf("%w: no token in its answer", ErrUnauthenticated)
+	}
+	if err != nil {
 		return token{}, fmt.Errorf("no credentials file, and the metadata server: %w", err)
 	}
+	return token{value: got.Token, until: time.Now().Add(time.Duration(got.Seconds) * time.Second)}, nil
+}
+
+// MetadataProject asks the machine's metadata server for the id of the project that the
+// machine is in. Off Google's cloud nobody answers: an error, after a second at most.
+func MetadataProject(ctx context.Context) (string, error) {
+	body, err := readMetadata(ctx, "project/project-id")
+	if err != nil {
+		return "", fmt.Errorf("the metadata server: %w", err)
+	}
+	return strings.TrimSpace(string(body)), nil
+}
+
+// readMetadata reads one value from the metadata server
+// (https://cloud.google.com/compute/docs/metadata/querying-metadata).
+func readMetadata(ctx context.Context, value string) ([]byte, error) {
 	host := os.Getenv("GCE_METADATA_HOST")
 	if host == "" {
 		host = metadataHost
 	}
 	own, cancel := context.WithTimeout(ctx, metadataTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(own, http.MethodGet,
-		"http://"+host+"/computeMetadata/v1/instance/service-accounts/default/token?scopes="+cloudPlatform, nil)
+	req, err := http.NewRequestWithContext(own, http.MethodGet, "http://"+host+"/computeMetadata/v1/"+value, nil)
 	if err != nil {
-		return fail(fmt.Errorf("%w: %s", ErrUnauthenticated, clip(err.Error())))
+		return nil, fmt.Errorf("%w: %s", ErrUnauthenticated, clip(err.Error()))
 	}
 	req.Header.Set("Metadata-Flavor", "Google")
 	transport := &http.Transport{Proxy: nil, DisableKeepAlives: true}
 	resp, err := transport.RoundTrip(req)
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return fail(tokenError(ctx, err))
+		return nil, tokenError(ctx, err)
 	case err != nil:
 		// Nobody there: this is not Google's cloud, and there are no credentials.
-		return fail(fmt.Errorf("%w: it does not answer", ErrUnauthenticated))
+		return nil, fmt.Errorf("%w: it does not answer", ErrUnauthenticated)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxToken))
-	var got struct {
-		Token   string `json:"access_token"`
-		Seconds int64  `json:"expires_in"`
-	}
 	switch {
 	case resp.StatusCode != http.StatusOK:
-		return fail(fmt.Errorf("%w: status %d", ErrUnauthenticated, resp.StatusCode))
-	case err != nil || json.Unmarshal(body, &got) != nil || got.Token == "":
-		return fail(fmt.Errorf("%w: no token in its answer", ErrUnauthenticated))
+		return nil, fmt.Errorf("%w: status %d", ErrUnauthenticated, resp.StatusCode)
+	case resp.Header.Get("Metadata-Flavor") != "Google":
+		return nil, fmt.Errorf("%w: what answers at its address is none", ErrUnauthenticated)
+	case err != nil:
+		return nil, fmt.Errorf("%w: its answer broke off", ErrUnauthenticated)
 	}
-	return token{value: got.Token, until: time.Now().Add(time.Duration(got.Seconds) * time.Second)}, nil
+	return body, nil
 }
 
 // refusal is what a token endpoint said, RFC 6749 section 5.2. The library reads it only

@@ -206,3 +206,27 @@ func (m disks) mount(dir *os.File) (kind, source, super string) {
 func unescape(s string) string {
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
+
+// Mounts lists the mount points below /mnt, /media and /run/media that can be written
+// to: where sticks and other disks of a person's are mounted.
+func Mounts() []string {
+	mounts, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil
+	}
+	defer mounts.Close()
+	var list []string
+	for lines := bufio.NewScanner(mounts); lines.Scan(); {
+		f := strings.Fields(lines.Text())
+		if len(f) < 6 {
+			continue
+		}
+		point := unescape(f[4])
+		for _, above := range []string{"/mnt/", "/media/", "/run/media/"} {
+			if strings.HasPrefix(point, above) && strings.HasPrefix(f[5], "rw") {
+				list = append(list, point)
+			}
+		}
+	}
+	return list
+}

@@ -17,6 +17,8 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -688,6 +690,32 @@ func TestGCPDefaultCredentials(t *testing.T) {
 	t.Setenv("GCE_METADATA_HOST", s.MetadataHost())
 	if _, _, err := e.Fetch(t.Context(), c); err != nil {
 		t.Errorf("once the metadata server is up: %v", err)
+	}
+}
+
+// TestMetadataProject: off Google's cloud there is no answer, soon.
+func TestMetadataProject(t *testing.T) {
+	s := startStore(t, sm.Options{}, sm.Admin)
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "a portal") }))
+	defer other.Close()
+	for _, tt := range []struct{ name, host, want string }{
+		{"in Google's cloud", s.MetadataHost(), sm.MetadataProject},
+		{"nobody", closedPort(t), ""},
+		{"nobody who answers", silent.Addr().String(), ""},
+		{"somebody else", other.Listener.Addr().String(), ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Setenv("GCE_METADATA_HOST", tt.host)
+			got, err := escrow.MetadataProject(t.Context())
+			if got != tt.want || (err == nil) != (tt.want != "") {
+				t.Errorf("%q, %v", got, err)
+			}
+		})
 	}
 }
 

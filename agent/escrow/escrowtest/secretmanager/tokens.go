@@ -108,6 +108,9 @@ var newSigningKey = sync.OnceValues(func() (string, error) {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})), nil
 })
 
+// MetadataProject is the project that the machine is in, as its metadata server says.
+const MetadataProject = "machine-project"
+
 // tokenHandler serves the token endpoint (RFC 7523, RFC 6749 section 6), and the
 // machine's metadata.
 func (s *Server) tokenHandler() http.Handler {
@@ -144,21 +147,29 @@ func (s *Server) tokenHandler() http.Handler {
 		}
 		reply(w, map[string]any{"access_token": s.issue(identity), "expires_in": int(tokenLife.Seconds()), "token_type": "Bearer"})
 	})
-	mux.HandleFunc("GET /computeMetadata/v1/instance/service-accounts/default/token", func(w http.ResponseWriter, r *http.Request) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.calls["metadata"]++
-		if r.Header.Get("Metadata-Flavor") != "Google" {
-			http.Error(w, "Metadata-Flavor is missing", http.StatusForbidden)
-			return
+	metadata := func(answer func(http.ResponseWriter)) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.calls["metadata"]++
+			if r.Header.Get("Metadata-Flavor") != "Google" {
+				http.Error(w, "Metadata-Flavor is missing", http.StatusForbidden)
+				return
+			}
+			w.Header().Set("Metadata-Flavor", "Google")
+			answer(w)
 		}
+	}
+	mux.HandleFunc("GET /computeMetadata/v1/instance/service-accounts/default/token", metadata(func(w http.ResponseWriter) {
 		if _, known := s.state.Identities["metadata"]; !known {
 			http.Error(w, "no service account", http.StatusNotFound)
 			return
 		}
-		w.Header().Set("Metadata-Flavor", "Google")
 		reply(w, map[string]any{"access_token": s.issue("metadata"), "expires_in": int(tokenLife.Seconds()), "token_type": "Bearer"})
-	})
+	}))
+	mux.HandleFunc("GET /computeMetadata/v1/project/project-id", metadata(func(w http.ResponseWriter) {
+		fmt.Fprint(w, MetadataProject)
+	}))
 	return mux
 }
 

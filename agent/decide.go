@@ -311,7 +311,7 @@ func (d *decision) r2() (Decision, bool) {
 		d.contradicted, d.known = d.known, ""
 		return Decision{}, false
 	case p.Verdict == rows.Partial:
-		pass.Warning = fmt.Sprintf("the key opens only %d of %d rows", p.Opened, p.Checked)
+		pass.Warning = fmt.Sprintf("the key opens only %d of %d rows; to see which key opens the others: keyguard verify", p.Opened, p.Checked)
 	}
 	return pass, true
 }

@@ -55,12 +55,16 @@ type backupDoc struct {
 }
 
 func backupDocOf(r agent.BackupResult) backupDoc {
-	d := backupDoc{Version: jsonVersion, Fingerprint: r.Key, Rows: rowsDocOf(r.Rows), Proof: proofOf(r.Rows, r.Key)}
-	for _, s := range r.Escrows {
-		d.Escrows = append(d.Escrows, saveDoc{Escrow: s.Escrow, Required: s.Required, Saved: s.Err == nil && !s.Unverified,
+	return backupDoc{Version: jsonVersion, Fingerprint: r.Key, Rows: rowsDocOf(r.Rows), Proof: proofOf(r.Rows, r.Key), Escrows: saveDocs(r.Escrows)}
+}
+
+func saveDocs(saves []agent.SaveResult) []saveDoc {
+	docs := []saveDoc{}
+	for _, s := range saves {
+		docs = append(docs, saveDoc{Escrow: s.Escrow, Required: s.Required, Saved: s.Err == nil && !s.Unverified,
 			Shelf: s.Shelf, Copy: s.Copy.ID, Why: s.Why, Unverified: s.Unverified, Error: errorText(s.Err)})
 	}
-	return d
+	return docs
 }
 
 func (a *app) printBackupText(r agent.BackupResult) {

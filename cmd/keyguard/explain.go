@@ -53,7 +53,7 @@ func (r refusal) Error() string { return r.verdict + ": " + r.result.Decision.Re
 
 // remedies maps errors to what to type next, and, where the error is the end of a
 // command, to the exit code; 0 leaves that to an error further down, or to
-// exitInternal. errors.Is finds them under any wrapping; the first that fits is
+// exitInternal, as "" leaves what to type. errors.Is finds them under any wrapping; the first that fits is
 // taken, so the more special one stands first.
 var remedies = []struct {
 	err  error
@@ -70,6 +70,15 @@ var remedies = []struct {
 	{agent.ErrNothingToAccept, exitRefused, "put the right key back: keyguard restore; or make one where there never was one: keyguard accept --new"},
 	{agent.ErrKeyThere, exitRefused, "to vouch for the key that is there: keyguard accept"},
 	{agent.ErrRowsInTheWay, exitRefused, "look for the key that opens them: keyguard verify"},
+	// What stands in the way of a rotation has a remedy of its own.
+	{agent.ErrNotRotated, exitRefused, ""},
+	{agent.ErrKeyNotRight, exitRefused, "see what every key opens: keyguard verify; put the right one in place: keyguard restore"},
+	{agent.ErrNoRows, exitRefused, "there is nothing to re-encrypt; see: keyguard status"},
+	{agent.ErrNotSafe, exitRefused, "see what every escrow says: keyguard copies; save the present key: keyguard backup; then: keyguard rotate"},
+	{agent.ErrNoHome, exitRefused, "see what every escrow says: keyguard copies; then: keyguard rotate"},
+	{agent.ErrOtherClients, exitRefused, "end these programs (they are in pg_stat_activity), then: keyguard rotate"},
+	{agent.ErrRotationOpen, exitRefused, "bring Postgres up; to go on: keyguard rotate"},
+	{agent.ErrNotStarted, exitInternal, "see why: systemctl status containarium; then: systemctl start containarium"},
 	{agent.ErrBusy, exitBusy, "wait until the other process is done, then see: keyguard status"},
 	{agent.ErrNotAgain, 0, "to ask at once: keyguard restore"},
 
@@ -142,6 +151,7 @@ var remedies = []struct {
 	{keyfile.ErrNotKept, 0, "what was there stays beside the keyfile, under a name with a dot and a time; make room in the state directory (df), then: keyguard status"},
 	{notify.ErrUnsafe, 0, "make it root's own: chown root and chmod go-w what is named; then: keyguard status"},
 	{notify.ErrNotRun, 0, "chmod 0755 the hook and name it with letters, digits, _ and - alone, or take it out of hooks_dir: keyguard config"},
+	{unit.ErrExists, exitBusy, "wait until it is done, then see: keyguard status"},
 	{unit.ErrNoUnit, 0, "name the daemon's unit in [daemon] of the configuration, or \"\" for none, then: keyguard config"},
 	{syscall.ENOSPC, 0, "make room on the disk (df), then try again"},
 	{syscall.EROFS, 0, "the file system is read-only; see dmesg, remount it writable, then try again"},
@@ -168,10 +178,13 @@ func exitCode(err error) int {
 		input  inputError
 		done   outcome
 		refuse refusal
+		told   said
 	)
 	switch {
 	case err == nil:
 		return exitDone
+	case errors.As(err, &told):
+		return int(told)
 	case errors.As(err, &usage), errors.As(err, &conf), errors.As(err, &input):
 		return exitUsage
 	case errors.As(err, &done):
@@ -193,6 +206,10 @@ func (a *app) explain(err error) int {
 	if errors.As(err, &refuse) {
 		a.explainRefusal(refuse)
 		return refuse.code
+	}
+	var told said
+	if errors.As(err, &told) {
+		return int(told)
 	}
 	for line := range strings.Lines(err.Error()) {
 		a.urgent("%s", strings.TrimRight(line, "\n"))
@@ -236,7 +253,7 @@ func (a *app) remedy(err error) {
 // remedyOf is the first hint that fits, "" for none.
 func remedyOf(err error) string {
 	for _, r := range remedies {
-		if errors.Is(err, r.err) {
+		if r.hint != "" && errors.Is(err, r.err) {
 			return r.hint
 		}
 	}

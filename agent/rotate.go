@@ -1,0 +1,580 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/keyfile"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+// Errors of Rotate.
+var (
+	// ErrNotRotated says that every row is under the old key, and that this stands in the
+	// keyfile. The error beside it says why.
+	ErrNotRotated = errors.New("not rotated, and the present key stays")
+	// ErrKeyNotRight says that the keyfile's key is not the one that opens every row.
+	ErrKeyNotRight = errors.New("the keyfile does not hold the key that opens every row")
+	// ErrNoRows says that no row depends on the key.
+	ErrNoRows = errors.New("no row depends on the key, so there is nothing to re-encrypt")
+	// ErrNotSafe says that the present key is not the newest current copy where it must be.
+	ErrNotSafe = errors.New("the present key is not safe off this host")
+	// ErrNoHome says that no escrow holds the new key so that it can be had again.
+	ErrNoHome = errors.New("the new key would not be safe off this host")
+	// ErrOtherClients says that somebody who may write the rows is connected.
+	ErrOtherClients = errors.New("another program is connected to the database as the daemon")
+	// ErrRotationOpen says that an earlier rotation stopped halfway and is not settled.
+	ErrRotationOpen = errors.New("an earlier rotation stopped halfway and is not settled yet")
+	// ErrNotStarted says that the daemon, which a rotation or a repair had stopped, did not
+	// start again.
+	ErrNotStarted = errors.New("the daemon was stopped and does not start again")
+)
+
+const (
+	// settlePatience is how long a rotation whose transaction broke off asks the rows which
+	// key holds: Postgres may be restarting, and notices only after half a minute that a
+	// session has lost its other side. Whoever starts later asks on (R1).
+	settlePatience = 45 * time.Second
+	settleAgain    = 500 * time.Millisecond
+	// clientPatience is how long sessions of the daemon may outlive it.
+	clientPatience = 5 * time.Second
+	clientAgain    = 50 * time.Millisecond
+	// rotateSave bounds what is asked of the escrows at once.
+	rotateSave = time.Minute
+	// rotateBackup bounds step 8; what is not done by then the watcher does.
+	rotateBackup = 2 * time.Minute
+)
+
+// RotateOptions are a person's wishes.
+type RotateOptions struct {
+	DryRun bool // everything up to the commit, and nothing that lasts
+	// LeaveUnopenable leaves rows that the present key does not open as they are, and names
+	// them. Otherwise they stop the rotation.
+	LeaveUnopenable bool
+	Person          string // who asked, for the ledger
+	// Progress is told what the rotation is at, by one goroutine at a time.
+	Progress func(RotateProgress)
+}
+
+// RotateProgress is what a rotation is at.
+type RotateProgress struct {
+	Step        string // "saving the new key"
+	Done, Total int64  // rows, where the step has any
+}
+
+// RotateResult is what was found and done.
+type RotateResult struct {
+	Old, New key.Fingerprint
+	Rows     RowsEvidence       // before
+	Staged   []SaveResult       // the new key on the quarantine shelves, before any row was under it
+	Rewrite  rows.RewriteResult // what became of the rows
+	Rotated  bool               // every dependent row, but those that were left, is under New
+	Stopped  []string           // the daemon's units that were stopped
+	Downtime time.Duration      // from before the daemon was stopped until it was up again
+	Took     time.Duration
+	Saved    BackupResult // the new key on the current shelves
+	SavedErr error        // why it could not even be tried to save it there; the watcher does
+	Trouble  []Trouble
+}
+
+// Rotate makes a new key and brings every dependent row under it (design §6). Each step
+// is durable before the next, so that it may be interrupted anywhere: the next start, or
+// the watcher, finds out from the rows which of the two keys holds (R1).
+//
+//	0  the present key is right, and safe off this host
+//	1  the new key is on the quarantine shelf of every escrow that answers
+//	2  ledger "rotation open", the new key as <keyfile>.next
+//	3  the daemon is stopped, nobody else writes; ledger "commit begun"
+//	4  all rows in one transaction
+//	5  <keyfile>.next and the keyfile are exchanged
+//	6  ledger "rotated"; the lock is released
+//	7  the daemon is started
+//	8  the new key is on the current shelves, and proven
+//
+// ctx ends it up to step 3. From there on the daemon is down, and to go on is the
+// quickest way to have it up again.
+//
+// ErrBusy: another one is at work. ErrNotRotated: nothing is changed, and the error says
+// why. ErrUnsure: it stopped in its commit and the rows do not say which key holds; start
+// and watcher ask on. ErrNotStarted: rotated, but the daemon is down.
+func Rotate(ctx context.Context, h *Host, opts RotateOptions) (RotateResult, error) {
+	return rotate(ctx, h, opts, (*turn).run)
+}
+
+// CheckRotation looks whether a rotation could begin: step 0 of Rotate.
+func CheckRotation(ctx context.Context, h *Host, opts RotateOptions) (RotateResult, error) {
+	opts.DryRun = true
+	return rotate(ctx, h, opts, func(*turn, context.Context) error { return nil })
+}
+
+func rotate(ctx context.Context, h *Host, opts RotateOptions, then func(*turn, context.Context) error) (RotateResult, error) {
+	if opts.Progress == nil {
+		opts.Progress = func(RotateProgress) {}
+	}
+	l, err := lock.Try(h.StateDir, lock.Rotate)
+	if err != nil {
+		return RotateResult{}, busy(err)
+	}
+	t := &turn{h: h, opts: opts, lock: l}
+	defer l.Release()
+	began := time.Now()
+	err = t.check(ctx)
+	defer func() { t.o.close() }()
+	if err == nil {
+		err = then(t, ctx)
+	}
+	if t.o != nil {
+		t.r.Trouble = append(t.o.trouble, t.r.Trouble...)
+	}
+	t.r.Took = time.Since(began)
+	return t.r, err
+}
+
+// turn is one run of Rotate.
+type turn struct {
+	h    *Host
+	opts RotateOptions
+	lock *lock.Lock
+	o    *observation // as things were before; it holds both keys
+	r    RotateResult
+}
+
+// notRotated says why nothing was changed.
+func notRotated(kind error, format string, args ...any) error {
+	return fmt.Errorf("%w: %w: %w", ErrNotRotated, kind, fmt.Errorf(format, args...))
+}
+
+func (t *turn) at(step string) { t.opts.Progress(RotateProgress{Step: step}) }
+
+func (t *turn) complain(what string, err error) {
+	t.r.Trouble = append(t.r.Trouble, Trouble{What: what, Err: err})
+}
+
+// check is step 0. What an earlier rotation left is settled first.
+func (t *turn) check(ctx context.Context) (err error) {
+	t.at("checking the present key and its copies")
+	if t.o, err = t.h.observe(); err != nil {
+		return err
+	}
+	if t.o.evidence.openRotation() != nil {
+		if t.opts.DryRun {
+			return fmt.Errorf("%w: %w", ErrNotRotated, ErrRotationOpen)
+		}
+		if _, err := t.settleOnce(ctx); err != nil {
+			return notRotated(ErrRotationOpen, "%w", err)
+		}
+		t.o.close()
+		if t.o, err = t.h.observe(); err != nil {
+			return err
+		}
+	}
+	live := t.o.evidence.Keyfile
+	t.r.Old = live.Key
+	if !live.Good {
+		return notRotated(ErrKeyNotRight, "it is %s", live.State())
+	}
+	if err := t.checkRows(ctx); err != nil {
+		return err
+	}
+	return t.checkEscrows(ctx)
+}
+
+func (t *turn) checkRows(ctx context.Context) error {
+	o, live := t.o, t.r.Old
+	o.askRows(ctx)
+	t.r.Rows = o.evidence.Rows
+	if o.table != nil {
+		o.table.Close()
+	}
+	p := o.evidence.Rows.Proofs[live]
+	strange := o.answer.Counts.Unknown > 0 // rows of an unknown class
+	switch known := o.evidence.Ledger.Known == live; {
+	case o.evidence.Rows.State == RowsUnknown:
+		return fmt.Errorf("%w: the rows cannot be asked: %w", ErrNotRotated, o.evidence.Rows.Err)
+	case o.evidence.Rows.State == RowsSilent:
+		return notRotated(ErrNoRows, "%s", o.evidence.Rows.Why)
+	case p.Verdict == rows.Opens && !strange:
+		if !t.opts.DryRun {
+			o.writeProof(Decision{Action: Pass, Key: live}) // it is known by that
+		}
+		return nil
+	case p.Verdict == rows.Refuted:
+		return notRotated(ErrKeyNotRight, "key %s opens none of %d", live, p.Checked)
+	case t.opts.LeaveUnopenable && !known:
+		return notRotated(ErrKeyNotRight, "key %s opens %d of %d, and was never proven or accepted here", live, p.Opened, p.Checked)
+	case t.opts.LeaveUnopenable && !strange:
+		return nil
+	}
+	// Before the daemon is stopped for it: which rows stand in the way?
+	if _, err := t.rewrite(ctx, key.Generate(), true); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotRotated, err)
+	}
+	return notRotated(ErrKeyNotRight, "key %s opened %d of %d a moment ago, and the rows have changed since", live, p.Opened, p.Checked)
+}
+
+// checkEscrows makes sure that nothing that happens to this host from now on takes the
+// present key away, which all rows are under until the commit.
+func (t *turn) checkEscrows(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, rotateSave)
+	defer cancel()
+	o := t.o
+	eachEscrow(t.h, func(i int, _ Escrow) { o.fetchNewest(ctx, i) })
+	answered := 0
+	for _, s := range o.evidence.Escrows {
+		if s.State == EscrowAnswered {
+			answered++
+		}
+		newest, there := s.newestCurrent()
+		switch {
+		case !s.Required:
+		case s.State != EscrowAnswered:
+			return notRotated(ErrNotSafe, "the required escrow %q cannot answer: %w", s.Name, s.Err)
+		case !there:
+			return notRotated(ErrNotSafe, "the required escrow %q holds no current copy", s.Name)
+		case newest.Unreadable != "":
+			return notRotated(ErrNotSafe, "copy %s, the newest in the required escrow %q, cannot be read: %s", newest.ID, s.Name, newest.Unreadable)
+		case newest.Key != t.r.Old:
+			return notRotated(ErrNotSafe, "copy %s, the newest in the required escrow %q, is of key %s", newest.ID, s.Name, orUnknown(newest.Key))
+		}
+	}
+	if answered == 0 {
+		return notRotated(ErrNoHome, "no escrow answers")
+	}
+	return nil
+}
+
+func orUnknown(f key.Fingerprint) string {
+	if f == "" {
+		return "unknown name"
+	}
+	return string(f)
+}
+
+// run is all that follows step 0.
+func (t *turn) run(ctx context.Context) error {
+	k := key.Generate()
+	t.r.New = t.o.hold(k)
+	if t.opts.DryRun {
+		result, err := t.rewrite(ctx, k, true)
+		t.r.Rewrite = result
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrNotRotated, err)
+		}
+		return nil
+	}
+	if err := t.escrow(ctx); err != nil {
+		return err
+	}
+	if err := t.stage(ctx); err != nil {
+		return err
+	}
+	ctx = context.WithoutCancel(ctx)
+	down := time.Now()
+	t.at("stopping the daemon")
+	units, err := t.h.stopDaemon(ctx)
+	t.r.Stopped = units
+	if err == nil {
+		err = t.begin(ctx)
+	}
+	if err != nil {
+		err = t.callOff(err)
+	} else {
+		err = t.commit(ctx)
+	}
+	t.lock.Release() // a start would wait for it
+	if len(units) > 0 {
+		t.at("starting the daemon")
+	}
+	started := t.h.startDaemon(ctx, units)
+	t.r.Downtime = time.Since(down)
+	if err == nil {
+		t.safe(ctx)
+	}
+	if started != nil {
+		started = fmt.Errorf("%w: %w", ErrNotStarted, started)
+		if err != nil {
+			t.complain("beside that", started)
+			return err
+		}
+		return started
+	}
+	return err
+}
+
+// escrow is step 1. A crash after it leaves an unused copy in quarantine.
+func (t *turn) escrow(ctx context.Context) error {
+	t.at("saving the new key")
+	ctx, cancel := context.WithTimeout(ctx, rotateSave)
+	defer cancel()
+	o := t.o
+	o.history()
+	saves := make([]SaveResult, len(t.h.Escrows))
+	eachEscrow(t.h, func(i int, s Escrow) {
+		saves[i] = SaveResult{Escrow: s.Name(), Required: s.Required, Key: t.r.New, Shelf: escrow.Quarantine,
+			Why: "it is new, and no row is under it yet"}
+		if e := o.evidence.Escrows[i]; e.State != EscrowAnswered {
+			saves[i].Err = e.Err
+			return
+		}
+		o.put(ctx, i, &saves[i])
+	})
+	t.r.Staged = saves
+	safe := 0
+	for _, s := range saves {
+		o.writeSaved(s)
+		if s.Unverified {
+			s.Err = escrow.ErrUnverified
+		}
+		switch {
+		case s.Err == nil:
+			safe++
+		case s.Required:
+			return notRotated(ErrNoHome, "the required escrow %q does not hold it: %w", s.Escrow, s.Err)
+		default:
+			t.complain(fmt.Sprintf("escrow %q does not hold the new key yet", s.Escrow), s.Err)
+		}
+	}
+	if safe == 0 {
+		return notRotated(ErrNoHome, "no escrow holds it so that it can be read back")
+	}
+	return nil
+}
+
+// stage is step 2. From the first entry on, prestart and watcher know that there are two
+// keys, and wait for the lock.
+func (t *turn) stage(ctx context.Context) error {
+	t.at("staging it beside the keyfile")
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotRotated, err)
+	}
+	opened := ledger.Entry{Event: ledger.RotationOpen, Old: t.r.Old, Fingerprint: t.r.New, Person: t.opts.Person}
+	if err := t.h.Ledger.Append(opened); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotRotated, err)
+	}
+	if err := t.h.Keyfile.StageNext(t.o.keys[t.r.New]); err != nil {
+		return t.callOff(err)
+	}
+	return nil
+}
+
+// begin is the rest of step 3: the daemon is at rest.
+func (t *turn) begin(ctx context.Context) error {
+	table, err := t.h.OpenRows(ctx, rows.Options{})
+	if err != nil {
+		return err
+	}
+	defer table.Close()
+	if err := alone(ctx, table); err != nil {
+		return err
+	}
+	return t.h.Ledger.Append(ledger.Entry{Event: ledger.CommitBegun, Old: t.r.Old, Fingerprint: t.r.New})
+}
+
+// alone makes sure that nobody goes on writing under another key: no other client of the
+// daemon's role is connected. It returns ErrOtherClients.
+func alone(ctx context.Context, table *rows.Table) error {
+	for deadline := time.Now().Add(clientPatience); ; {
+		others, err := table.OtherClients(ctx)
+		if err != nil || len(others) == 0 {
+			return err
+		}
+		if time.Now().After(deadline) {
+			var who []string
+			for _, c := range others {
+				who = append(who, c.String())
+			}
+			return fmt.Errorf("%w: %s", ErrOtherClients, strings.Join(who, "; "))
+		}
+		select {
+		case <-time.After(clientAgain):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// callOff ends a rotation whose commit has not begun: every row is under the old key. What
+// of it fails is made good by the next start (R1).
+func (t *turn) callOff(why error) error {
+	if err := t.h.Keyfile.KeepNext(t.h.Now()); err != nil {
+		t.complain("cannot put the staged key away", err)
+	}
+	closed := ledger.Entry{Event: ledger.RotationClosed, Old: t.r.Old, Fingerprint: t.r.Old, Reason: "called off before the commit: " + why.Error()}
+	if err := t.h.Ledger.Append(closed); err != nil {
+		t.complain("cannot write that the rotation is called off", err)
+	}
+	return fmt.Errorf("%w: %w", ErrNotRotated, why)
+}
+
+// commit is steps 4 to 6. A crash in the middle of it leaves the rows all old or all new,
+// and both keys at hand.
+func (t *turn) commit(ctx context.Context) error {
+	result, err := t.rewrite(ctx, t.o.keys[t.r.New], false)
+	t.r.Rewrite = result
+	if err == nil {
+		// A crash here: R1 tries both keys on the rows.
+		if err = t.exchange(); err == nil {
+			// And here: the keyfile opens the rows.
+			t.r.Rotated = true
+			if err := t.h.Ledger.Append(t.done()...); err != nil {
+				t.complain("cannot write that the rotation is done; the next start finds out", err)
+			}
+			return nil
+		}
+		t.complain("cannot exchange the keys, and the rows are under the new one", err)
+	}
+	switch settled, serr := t.settle(ctx); {
+	case serr != nil:
+		return fmt.Errorf("%w: the rotation stopped in its commit: %w; and then: %w", ErrUnsure, err, serr)
+	case settled == SettleNew:
+		t.r.Rotated = true
+		return nil
+	case settled == SettleOld:
+		return fmt.Errorf("%w: %w", ErrNotRotated, err)
+	}
+	return fmt.Errorf("%w: the rotation stopped in its commit, and no row is under either of its keys: %w", ErrUnsure, err)
+}
+
+// done is step 6.
+func (t *turn) done() []ledger.Entry {
+	w := t.r.Rewrite
+	dependent := w.Counts.Dependent()
+	p := rows.Proof{Fingerprint: t.r.New, Verdict: rows.Opens, Checked: dependent, Opened: dependent - w.Unopenable}
+	rotated := ledger.Entry{Event: ledger.Rotated, Fingerprint: t.r.New, Old: t.r.Old, Person: t.opts.Person,
+		Checked: p.Checked, Opened: p.Opened, Total: w.Counts.Total(), Took: w.Elapsed}
+	if w.Unopenable > 0 {
+		p.Verdict = rows.Partial
+		rotated.Reason = fmt.Sprintf("%d rows that the old key did not open were left: %s", w.Unopenable, names(w.Left))
+	}
+	return []ledger.Entry{rotated, provenEntry(p)}
+}
+
+func names(list []rows.RowName) string {
+	var text []string
+	for _, n := range list {
+		text = append(text, n.String())
+	}
+	return strings.Join(text, ", ")
+}
+
+// rewrite is step 4.
+func (t *turn) rewrite(ctx context.Context, target key.Key, dryRun bool) (rows.RewriteResult, error) {
+	table, err := t.h.OpenRows(ctx, rows.Options{})
+	if err != nil {
+		return rows.RewriteResult{}, err
+	}
+	defer table.Close()
+	return table.Rewrite(ctx, rows.RewriteOptions{
+		Target: target, Keys: []key.Key{t.o.keys[t.r.Old]}, LeaveUnopenable: t.opts.LeaveUnopenable, DryRun: dryRun,
+		Progress: func(p rows.RewriteProgress) {
+			t.opts.Progress(RotateProgress{string(p.Step), p.Done, p.Total})
+		},
+		BeforeCommit: func(context.Context) error { return t.still() },
+	})
+}
+
+// still makes sure that what R1 would need is on disk, as the last thing before the
+// commit: the entry, and both keys where they belong.
+func (t *turn) still() error {
+	standing, err := t.h.Ledger.Standing()
+	if err != nil {
+		return err
+	}
+	if r := standing.Rotation; r == nil || r.Old != t.r.Old || r.New != t.r.New || !r.CommitBegun {
+		return errors.New("the ledger does not say any more that this rotation is under way")
+	}
+	seen, err := t.look()
+	seen.Key.Wipe()
+	seen.Next.Wipe()
+	return err
+}
+
+// look finds the old key in the keyfile and the new one beside it, or keyfile.ErrChanged.
+func (t *turn) look() (keyfile.Seen, error) {
+	seen, err := t.h.Keyfile.Look()
+	if err != nil {
+		return seen, err
+	}
+	if seen.Kind != keyfile.Good || seen.Key.Fingerprint() != t.r.Old || seen.Next.Fingerprint() != t.r.New {
+		err = fmt.Errorf("%w when the rotation began", keyfile.ErrChanged)
+	}
+	return seen, err
+}
+
+// exchange is step 5.
+func (t *turn) exchange() error {
+	t.at("putting the new key in place")
+	seen, err := t.look()
+	defer seen.Key.Wipe()
+	defer seen.Next.Wipe()
+	if err != nil {
+		return err
+	}
+	err = busy(t.h.Keyfile.UseNext(seen, t.h.Now()))
+	return t.o.onlyAside(err, "the new key is in place")
+}
+
+// settle asks the rows which key holds, until they answer.
+func (t *turn) settle(ctx context.Context) (Settlement, error) {
+	t.at("asking the rows which key holds")
+	ctx, cancel := context.WithTimeout(ctx, settlePatience)
+	defer cancel()
+	for {
+		settled, err := t.settleOnce(ctx)
+		if err == nil {
+			return settled, nil
+		}
+		select {
+		case <-time.After(settleAgain):
+		case <-ctx.Done():
+			return settled, err
+		}
+	}
+}
+
+// settleOnce does what a start would do if the rows answer (R1, or R3 where nothing tells
+// of the rotation any more), but never parks.
+func (t *turn) settleOnce(ctx context.Context) (Settlement, error) {
+	o, err := t.h.observe()
+	if err != nil {
+		return SettleNothing, err
+	}
+	defer o.close()
+	defer func() { t.r.Trouble = append(t.r.Trouble, o.trouble...) }()
+	o.askRows(ctx)
+	if o.evidence.Rows.State == RowsUnknown {
+		return SettleNothing, o.evidence.Rows.Err
+	}
+	g := GuardResult{Decision: o.decide(ctx)}
+	switch d := g.Decision; {
+	case d.Action != Pass && d.Action != Install && d.Settle == SettleNothing:
+		return SettleNothing, errors.New(d.Reason)
+	case d.Action != Pass && d.Action != Install:
+		return d.Settle, nil // a start sees to it
+	}
+	if err := o.act(ctx, &g); err != nil {
+		return SettleNothing, err
+	}
+	switch g.Decision.Key {
+	case t.r.New:
+		return SettleNew, nil
+	case t.r.Old:
+		return SettleOld, nil
+	}
+	return SettleNeither, nil
+}
+
+// safe is step 8. What fails is due until the watcher has done it.
+func (t *turn) safe(ctx context.Context) {
+	t.at("saving the new key as the current one")
+	ctx, cancel := context.WithTimeout(ctx, rotateBackup)
+	defer cancel()
+	t.r.Saved, t.r.SavedErr = Backup(ctx, t.h)
+}

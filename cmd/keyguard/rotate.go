@@ -1,0 +1,286 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+	"github.com/footprintai/containarium-keyguard/agent/unit"
+)
+
+// rotateUnit is the unit in which a rotation runs.
+const rotateUnit = "containarium-keyguard-rotate.service"
+
+func (a *app) rotateCommand() *cobra.Command {
+	opts := agent.RotateOptions{}
+	here := false
+	c := &cobra.Command{
+		Use:   "rotate",
+		Short: "make a new key and re-encrypt every row under it",
+		Long: `rotate makes a new key, saves it in the escrows, stops the daemon, re-encrypts
+every row that depends on the key in one transaction, reads all of it back, puts
+the new key in place and starts the daemon again. The old key stays in the
+escrows: old database dumps need it.
+
+It may be interrupted anywhere: the daemon's next start, or the watcher, finds out
+from the rows which of the two keys holds. It runs in a unit of its own,
+` + rotateUnit + `, and goes on when the terminal is gone.
+
+--dry-run does everything up to the commit, beside the running daemon, whose writes
+wait for the moment that takes.
+
+Exit status: 0 rotated; 11 it stopped in its commit, and the rows do not say yet
+which key holds; 12 rotated, but an escrow lags; 14 not rotated, and the present
+key stays; 15 another one is at work.`,
+		Example: `  keyguard rotate --dry-run
+  keyguard rotate --yes`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			opts.Person = person()
+			return a.rotate(c.Context(), opts, here)
+		},
+	}
+	c.Flags().BoolVar(&opts.DryRun, "dry-run", false, "do everything but the commit, and leave all as it is")
+	c.Flags().BoolVar(&opts.LeaveUnopenable, "leave-unopenable", false, "leave rows that the key does not open as they are, and name them")
+	c.Flags().BoolVar(&a.yes, "yes", false, "answer the confirmation with yes")
+	c.Flags().BoolVar(&here, "here", false, "run in this process and in no unit of its own")
+	c.Flags().Lookup("here").Hidden = true
+	a.jsonFlag(c)
+	return c
+}
+
+func (a *app) rotate(ctx context.Context, opts agent.RotateOptions, here bool) error {
+	h, cfg, err := a.open()
+	if err != nil {
+		return err
+	}
+	if here {
+		// The unit's own process: what it says must outlive the terminal.
+		a.err = io.MultiWriter(unit.Journal{}, a.err)
+	} else {
+		signal.Ignore(syscall.SIGHUP) // a lost terminal is no reason to stop halfway
+	}
+	if !opts.DryRun && !a.yes {
+		a.working("asking the rows and %d escrows …", len(h.Escrows))
+		r, err := agent.CheckRotation(ctx, h, opts)
+		if err != nil {
+			return err
+		}
+		ok, err := a.confirm(fmt.Sprintf("%d rows are under key %s. Stop the daemon and re-encrypt them under a new one?", r.Rows.Dependent, r.Old))
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return usageError{errors.New("not confirmed, and nothing was done")}
+		}
+	}
+	if !here && !opts.DryRun && cfg.Daemon.Unit != "" && unit.Booted() {
+		return a.rotateInUnit(ctx, opts)
+	}
+	show := &progress{app: a, name: "rotate"}
+	opts.Progress = show.rotation
+	r, err := agent.Rotate(ctx, h, opts)
+	show.end()
+	a.forgetBackoff(cfg)
+	return a.printRotate(r, opts, err)
+}
+
+// rotateInUnit has systemd run this command again, in a unit of its own, and ends as that
+// ends.
+func (a *app) rotateInUnit(ctx context.Context, opts agent.RotateOptions) error {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("cannot find this program: %w", err)
+	}
+	path, err := filepath.Abs(a.configPath())
+	if err != nil {
+		return err
+	}
+	command := []string{self, "rotate", "--here", "--yes", "--config", path}
+	if opts.LeaveUnopenable {
+		command = append(command, "--leave-unopenable")
+	}
+	if a.json {
+		command = append(command, "--json")
+	}
+	status, err := unit.Transient{
+		Name: rotateUnit, Description: "Rotation of the containarium master key", Command: command,
+		Environ: []string{"SUDO_USER=" + opts.Person}, // for the ledger
+		Stdout:  os.Stdout, Stderr: os.Stderr,
+		StopTimeout: 15 * time.Minute, // it ends by itself, with the daemon up
+	}.Run(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return outcome{exitBusy, "the rotation goes on without this command", []string{"follow it: journalctl -f -u " + rotateUnit + "; see how it ended: keyguard status"}}
+	case err != nil:
+		return err
+	case status != exitDone:
+		return said(status)
+	}
+	return nil
+}
+
+// said is the exit code of a command that has said all there is to say.
+type said int
+
+func (s said) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
+// progress shows on a terminal how far something is, in one line that changes, and
+// elsewhere each step once.
+type progress struct {
+	app   *app
+	name  string
+	step  string
+	began time.Time // of the step
+	shown time.Time
+	line  bool // one is on the terminal
+}
+
+const progressEvery = 200 * time.Millisecond
+
+func (p *progress) rotation(r agent.RotateProgress) { p.show(r.Step, r.Done, r.Total) }
+
+func (p *progress) show(step string, done, total int64) {
+	now := time.Now()
+	if step == p.step && now.Sub(p.shown) < progressEvery && done < total {
+		return
+	}
+	if step != p.step {
+		p.end()
+		p.step, p.began = step, now
+		if !terminal(os.Stderr) {
+			p.app.say("%s: %s", p.name, step)
+		}
+	}
+	if !terminal(os.Stderr) {
+		return
+	}
+	p.shown, p.line = now, true
+	text := step + " …"
+	if took := now.Sub(p.began); total > 0 {
+		text = fmt.Sprintf("%s: %d of %d rows", step, done, total)
+		if done > 0 && took > time.Second {
+			rate := float64(done) / took.Seconds()
+			text += fmt.Sprintf(", %.0f a second, %s left", rate, time.Duration(float64(total-done)/rate*float64(time.Second)).Round(time.Second))
+		}
+	}
+	fmt.Fprintf(os.Stderr, "\r\x1b[Kkeyguard: %s", text)
+}
+
+// end leaves the line that was shown last.
+func (p *progress) end() {
+	if p.line {
+		fmt.Fprintln(os.Stderr)
+	}
+	p.line = false
+}
+
+func terminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+type rotateDoc struct {
+	Version    int             `json:"version"`
+	Rotated    bool            `json:"rotated"`
+	DryRun     bool            `json:"dry_run"`
+	Old        key.Fingerprint `json:"old,omitempty"`
+	New        key.Fingerprint `json:"new,omitempty"`
+	Rows       rewriteDoc      `json:"rows"`
+	Escrows    []saveDoc       `json:"escrows"`
+	Stopped    []string        `json:"stopped,omitempty"`
+	DowntimeMS int64           `json:"downtime_ms"`
+	TookMS     int64           `json:"took_ms"`
+	Error      string          `json:"error,omitempty"`
+}
+
+// rewriteDoc is what became of the rows, in JSON.
+type rewriteDoc struct {
+	Total      int64    `json:"total"`
+	Rewritten  int64    `json:"reencrypted"`
+	Rewrapped  int64    `json:"rewrapped"`
+	External   int64    `json:"external"` // under a KMS, and not ours to touch
+	Unopenable int64    `json:"unopenable"`
+	Left       []rowDoc `json:"left,omitempty"` // of these the first thousand
+}
+
+type rowDoc struct {
+	Username string `json:"username"`
+	Name     string `json:"name"`
+}
+
+func rewriteDocOf(r rows.RewriteResult) rewriteDoc {
+	d := rewriteDoc{Total: r.Counts.Total(), Rewritten: r.Rewritten, Rewrapped: r.Rewrapped, External: r.Counts.External, Unopenable: r.Unopenable}
+	for _, n := range r.Left {
+		d.Left = append(d.Left, rowDoc(n))
+	}
+	return d
+}
+
+// printRotate shows what was done, the end of a failed one included.
+func (a *app) printRotate(r agent.RotateResult, opts agent.RotateOptions, err error) error {
+	a.explainTrouble(r.Trouble)
+	saves := r.Saved.Escrows
+	if !r.Rotated {
+		saves = r.Staged
+	}
+	if a.json {
+		d := rotateDoc{jsonVersion, r.Rotated, opts.DryRun, r.Old, r.New, rewriteDocOf(r.Rewrite), saveDocs(saves), r.Stopped,
+			r.Downtime.Milliseconds(), r.Took.Milliseconds(), errorText(err)}
+		if opts.DryRun {
+			d.New = "" // it was made for the occasion
+		}
+		if jerr := a.printJSON(d); jerr != nil {
+			return jerr
+		}
+	}
+	if (err != nil && !r.Rotated) || opts.DryRun {
+		if err == nil && !a.json {
+			fmt.Fprintf(a.out, "key %s opens every row that depends on it; nothing stands in the way of a rotation\n", r.Old)
+			a.printRewrite(r.Rewrite, "would be")
+			fmt.Fprintf(a.out, "dry run: nothing was changed; took %s\n", short(r.Took))
+		}
+		return err
+	}
+	if !a.json {
+		fmt.Fprintf(a.out, "rotated: every row that was under key %s is under key %s\n", r.Old, r.New)
+		a.printRewrite(r.Rewrite, "were")
+		a.saveLines(saves)
+		fmt.Fprintf(a.out, "downtime %s, in all %s\n", short(r.Downtime), short(r.Took))
+		fmt.Fprintf(a.out, "key %s stays in the escrows: dumps of the database from before need it\n", r.Old)
+	}
+	a.explainTrouble(r.Saved.Trouble)
+	if err != nil {
+		return err
+	}
+	if r.SavedErr != nil {
+		return outcome{exitEscrow, fmt.Sprintf("the new key is not the current copy yet: %v", r.SavedErr), []string{"keyguard backup"}}
+	}
+	return a.judgeSaves(r.New, saves)
+}
+
+func (a *app) printRewrite(r rows.RewriteResult, verb string) {
+	fmt.Fprintf(a.out, "%d rows in all: %d %s re-encrypted, %d re-wrapped, %d under an external KMS untouched\n",
+		r.Counts.Total(), r.Rewritten, verb, r.Rewrapped, r.Counts.External)
+	if r.Unopenable == 0 {
+		return
+	}
+	fmt.Fprintf(a.out, "%d rows that the key does not open left as they are:\n", r.Unopenable)
+	for _, n := range r.Left {
+		fmt.Fprintf(a.out, "  %s\n", n)
+	}
+}
+
+// short is a duration as people want to read it.
+func short(d time.Duration) time.Duration { return d.Round(10 * time.Millisecond) }

@@ -710,3 +710,35 @@ func TestReplace(t *testing.T) {
 		t.Errorf("%v, %v", info, err)
 	}
 }
+
+// TestAppend: what is appended reads back as it was meant, and nothing else changes.
+func TestAppend(t *testing.T) {
+	want := wholeConfig().Escrows
+	data := []byte("# ours\nkeyfile = \"/k\"") // no newline at its end
+	for _, e := range want {
+		data = Append(data, "one\ntwo", e)
+	}
+	if !strings.HasPrefix(string(data), "# ours\nkeyfile = \"/k\"\n\n# one\n# two\n[[escrow]]\n") {
+		t.Errorf("%s", data)
+	}
+	got := parsed(t, string(data))
+	if !reflect.DeepEqual(got.Escrows, want) {
+		t.Errorf("%+v\nwant\n%+v", got.Escrows, want)
+	}
+}
+
+func TestNewEscrow(t *testing.T) {
+	e, err := NewEscrow("name=usb", "kind=directory", "path=/mnt/a=b", "recipients=age1a  age1b", "allow_same_disk=true", "required=false")
+	want := Escrow{Name: "usb", Kind: "directory", Path: "/mnt/a=b", Recipients: []string{"age1a", "age1b"}, AllowSameDisk: true}
+	if err != nil || !reflect.DeepEqual(e, want) {
+		t.Errorf("%+v, %v", e, err)
+	}
+	if e, err := NewEscrow("name=x"); err != nil || !e.Required {
+		t.Errorf("%+v, %v: an escrow is required unless it says otherwise", e, err)
+	}
+	for _, bad := range []string{"usb", "pth=/x", "required=perhaps"} {
+		if _, err := NewEscrow(bad); err == nil {
+			t.Errorf("%s is taken", bad)
+		}
+	}
+}

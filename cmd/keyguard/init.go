@@ -16,35 +16,58 @@ import (
 )
 
 func (a *app) initCommand() *cobra.Command {
+	var added []string
 	c := &cobra.Command{
 		Use:   "init",
 		Short: "make what every escrow needs, and save the key there",
-		Long: `init writes this host's name into the configuration where {hostname} stands, makes
-the place that every escrow needs, saves the present key there, and reads it back.
-It may be run again at any time.
+		Long: `init is the first thing to run, and may be run again at any time. It asks where
+copies of the key shall be kept if the configuration names no escrow, writes this
+host's name into it where {hostname} stands, makes the place that every escrow
+needs, saves the present key there, and reads it back.
+
+--escrow adds an escrow without asking: its settings, name=value, with commas
+between them; in a list, spaces. keyguard.toml(5) has them all.
 
 Exit status: 0 done; 2 not confirmed; 12 an escrow failed; 14 the key is kept in
 quarantine, to protect the last good copy.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(c.Context(), patience)
 			defer cancel()
-			return a.init(ctx)
+			return a.init(ctx, added)
 		},
 	}
+	c.Flags().StringArrayVar(&added, "escrow", nil, "add this escrow to the configuration: name=usb,kind=directory,path=/mnt/keys")
 	c.Flags().BoolVar(&a.yes, "yes", false, "take every default")
 	a.jsonFlag(c)
 	return c
 }
 
-func (a *app) init(ctx context.Context) error {
-	_, cfg, err := a.open()
+func (a *app) init(ctx context.Context, added []string) error {
+	escrows, err := escrowFlags(added)
 	if err != nil {
 		return err
+	}
+	cfg, err := a.load()
+	if err != nil {
+		return err
+	}
+	if len(cfg.Escrows)+len(escrows) == 0 && !a.yes && a.onTerminal() {
+		if escrows, err = a.askEscrows(ctx); err != nil {
+			return err
+		}
+	}
+	if len(escrows) > 0 {
+		if err := a.addEscrows(escrows); err != nil {
+			return err
+		}
+		if cfg, err = a.load(); err != nil {
+			return err
+		}
 	}
 	for _, e := range cfg.Escrows {
 		a.say("escrow %q: %s", e.Name, e.Kind)
 	}
-	ok, err := a.confirm(fmt.Sprintf("Make these %d escrows and save the key there?", len(cfg.Escrows)))
+	ok, err := a.confirm("Make what they need, and save the key there?")
 	if err != nil {
 		return err
 	}
@@ -60,7 +83,7 @@ func (a *app) init(ctx context.Context) error {
 	}
 	a.recordDatabase(ctx, cfg)
 	a.forgetBackoff(cfg)
-	a.working("making %d escrows …", len(h.Escrows))
+	a.working("making escrows …")
 	r, err := agent.Init(ctx, h)
 	if err != nil {
 		return err
@@ -148,12 +171,12 @@ func (a *app) printInit(r agent.InitResult, cfg *config.Config) error {
 		}
 		a.explainTrouble(r.Backup.Trouble)
 		judged = a.judgeSaves(r.Backup.Key, r.Backup.Escrows)
-	} else if !a.json {
+	} else if !a.json && len(cfg.Escrows) > 0 {
 		fmt.Fprintf(a.out, "there is no key in %s yet: the daemon's first start makes one, or restores it\n", cfg.Keyfile)
 	}
 	if len(cfg.Escrows) == 0 {
 		a.urgent("no escrow is configured: there is no copy off this host, and that is no backup")
-		a.hint("add an [[escrow]] to " + a.configPath())
+		a.hint("keyguard init --escrow name=usb,kind=directory,path=/mnt/keys, or add an [[escrow]] to " + a.configPath())
 	}
 	if a.json {
 		if err := a.printJSON(d); err != nil {

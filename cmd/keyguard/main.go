@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"os/user"
+	"strings"
 	"syscall"
 	"time"
 
@@ -223,15 +224,21 @@ func (a *app) confirm(question string) (bool, error) {
 	return answer == "y" || answer == "Y" || answer == "yes", err
 }
 
+// onTerminal tells whether a person can be asked.
+func (a *app) onTerminal() bool { return term.IsTerminal(int(a.in.Fd())) }
+
 // ask reads one line from the terminal.
 func (a *app) ask(prompt string) (string, error) {
-	if !term.IsTerminal(int(a.in.Fd())) {
+	if !a.onTerminal() {
 		return "", usageError{errors.New("this asks for a confirmation, and there is no terminal")}
 	}
 	fmt.Fprint(a.err, prompt)
-	var answer string
-	if _, err := fmt.Fscanln(a.in, &answer); err != nil && err.Error() != "unexpected newline" {
-		return "", nil
+	var answer []byte
+	for one := make([]byte, 1); ; { // no further than the line: the next question reads on
+		n, err := a.in.Read(one)
+		if n == 0 || err != nil || one[0] == '\n' {
+			return strings.TrimSpace(string(answer)), nil
+		}
+		answer = append(answer, one[0])
 	}
-	return answer, nil
 }

@@ -76,7 +76,7 @@ func offers(ctx context.Context) []place {
 
 // askEscrows asks a person for escrows until there are enough of them. None is an answer.
 func (a *app) askEscrows(ctx context.Context) ([]config.Escrow, error) {
-	a.say("no escrow is configured: there is no copy of the key off this host, and that is no backup")
+	a.say("no escrow is configured: the key has no copy off this host.")
 	a.working("looking at what this host has …")
 	places := offers(ctx)
 	var escrows []config.Escrow

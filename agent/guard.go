@@ -67,6 +67,7 @@ func guardOnce(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, er
 		if o, err = h.observe(); err != nil { // what the rotation left
 			return GuardResult{}, err
 		}
+		o.locked = true
 	}
 	o.remembered = opts.Remembered
 	o.sweep()
@@ -113,7 +114,7 @@ func (o *observation) act(ctx context.Context, r *GuardResult) error {
 			return err
 		}
 	}
-	if d.Settle != SettleNothing {
+	if r.Decision.Settle != SettleNothing {
 		return o.settle(r.Decision)
 	}
 	return nil
@@ -204,11 +205,13 @@ func (o *observation) makeFirst(ctx context.Context, r *GuardResult) error {
 		r.Decision.Rule = "R4"
 		return o.park(r)
 	}
-	l, err := lock.Try(o.host.StateDir, lock.Rotate)
-	if err != nil {
-		return unsure("a first key is to be made, and %v", err)
+	if !o.locked {
+		l, err := lock.Try(o.host.StateDir, lock.Rotate)
+		if err != nil {
+			return unsure("a first key is to be made, and %v", err)
+		}
+		defer l.Release()
 	}
-	defer l.Release()
 	k := key.Generate()
 	f := o.hold(k)
 	if err := o.host.Ledger.Append(ledger.Entry{Event: ledger.Made, Fingerprint: f, Reason: o.evidence.Rows.Why}); err != nil {

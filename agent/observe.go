@@ -22,6 +22,7 @@ type observation struct {
 	kept     []keyfile.Kept
 	record   *ledger.Record // nil until the history was asked for
 	trouble  []Trouble
+	locked   bool // the rotate lock is held for as long as this is used
 
 	remembered func(mark string) map[key.Fingerprint]rows.Proof
 	table      *rows.Table

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -61,7 +62,8 @@ type Candidate struct {
 
 // Restore puts the best copy into the keyfile's place: the one that opens the rows.
 // A keyfile whose key opens every row, or as many as the best copy, stays. It
-// returns ErrNoEscrowNamed, ErrNoUsableCopy, ErrRefused and ErrUnsure.
+// returns ErrNoEscrowNamed, ErrNoUsableCopy, ErrRefused, ErrUnsure, and ErrBusy during a
+// rotation.
 func Restore(ctx context.Context, h *Host, opts RestoreOptions) (RestoreResult, error) {
 	scope := *h
 	if opts.From != "" {
@@ -150,6 +152,11 @@ func (o *observation) replace(offered []Candidate, chosen, dryRun bool, entry le
 	if dryRun {
 		return r, nil
 	}
+	l, err := lock.Try(o.host.StateDir, lock.Rotate)
+	if err != nil {
+		return r, busy(err)
+	}
+	defer l.Release()
 	if best.Proof.Verdict == rows.Opens {
 		o.write(provenEntry(best.Proof))
 	}

@@ -33,7 +33,8 @@ type TendResult struct {
 	Held string
 	// Installed is the key that was put into the keyfile's place just now, "" for none.
 	Installed key.Fingerprint
-	// Waiting: an empty file stands there, on which the daemon cannot mint, and no key yet.
+	// Waiting: an empty file stands there, on which the daemon cannot mint, and no key yet;
+	// or somebody is at work who may leave things half done.
 	Waiting bool
 }
 
@@ -59,7 +60,7 @@ func tendOnce(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err
 		return r, fmt.Errorf("cannot tell whether a rotation is under way: %w", err)
 	}
 	if busy {
-		r.Held = "a rotation is under way"
+		r.Held, r.Waiting = "a rotation is under way", true
 		return r, nil
 	}
 	o, err := h.observe()
@@ -71,10 +72,11 @@ func tendOnce(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err
 	if o.evidence.Ledger.Rotation != nil {
 		l, err := lock.Try(h.StateDir, lock.Rotate)
 		if err != nil {
-			r.Held = "a rotation is under way"
+			r.Held, r.Waiting = "a rotation is under way", true
 			return r, nil
 		}
 		defer l.Release()
+		o.locked = true
 	}
 	if dir := filepath.Dir(h.Keyfile.Path); o.seen.Kind == keyfile.Missing {
 		if _, err := os.Stat(dir); err != nil {
@@ -127,7 +129,8 @@ func (o *observation) held(d Decision, opts TendOptions) string {
 	switch {
 	case d.Action == Make && !o.seen.Empty:
 		return "the first key is made at the daemon's next start"
-	case d.Action == Install && o.evidence.Keyfile.Good && opts.DaemonRead && !opts.Heal:
+	case d.Action == Install && o.evidence.Keyfile.Good && opts.DaemonRead && !opts.Heal && d.Rule != "R1":
+		// After a rotation the daemon does not run on the key that it read before.
 		return fmt.Sprintf("the keyfile holds key %s, and key %s belongs there: %s; it is left alone, since the daemon has read its key and heal is off",
 			o.evidence.Keyfile.Key, d.Key, d.Reason)
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -27,6 +28,11 @@ const (
 	// parkedFirst is how often a parked keyfile is decided on at first; the pause then
 	// doubles up to the rescan.
 	parkedFirst = time.Second
+	// secondLook is how long after another key took the keyfile's place the rows are asked
+	// again: who still writes under the one before shows by then.
+	secondLook = 5 * time.Minute
+	// resumeTimeout bounds a start of the daemon, which systemd gives 90 s.
+	resumeTimeout = 2 * time.Minute
 	// followAgain is the pause before the journal is followed again after it ended.
 	followAgain = 10 * time.Second
 	// patience bounds, in debounces, how long events that keep coming put a round off.
@@ -74,6 +80,7 @@ type watcher struct {
 	seen     string // what the keyfile was at the last round; "": nothing is settled
 	kept     key.Fingerprint
 	lastLook time.Time
+	second   time.Time // when the rows are asked once more about a key that is new; zero: never
 	states   map[string]bool // what this round has said
 	before   map[string]bool // what the round before said, not to repeat it every round
 	provenAs string          // what was told of the last proof, and when
@@ -89,6 +96,8 @@ type watcher struct {
 	savers    []*saver
 	restarts  chan error
 	restarted string // the invocation that was restarted
+	resumes   chan resumed
+	resuming  bool // a daemon that was left stopped is being started
 	running   sync.WaitGroup
 }
 
@@ -104,6 +113,12 @@ type flight struct {
 type outcome struct {
 	r   agent.TendResult
 	err error
+}
+
+// resumed is how starting a daemon that was left stopped ended.
+type resumed struct {
+	units []string
+	err   error
 }
 
 // daemon is what the journal tells of the daemon's present start.
@@ -140,7 +155,7 @@ func Watch(ctx context.Context, h *agent.Host, opts WatchOptions) error {
 	}
 	defer events.Close()
 	w := &watcher{h: h, o: opts, fs: events, dir: filepath.Dir(h.Keyfile.Path), names: map[string]inode{},
-		daemon: daemon{caughtUp: opts.Follow == nil, said: map[unit.Said]bool{}}, restarts: make(chan error), landed: make(chan outcome)}
+		daemon: daemon{caughtUp: opts.Follow == nil, said: map[unit.Said]bool{}}, restarts: make(chan error), resumes: make(chan resumed), landed: make(chan outcome)}
 	ctx, stop := context.WithCancel(ctx)
 	saves := make(chan saved)
 	for i := range h.Escrows {
@@ -219,6 +234,9 @@ func (w *watcher) loop(ctx context.Context, journal <-chan news, saves <-chan sa
 			if err != nil {
 				w.o.Tell(Event{Name: RestartNeeded, Text: "the daemon could not be restarted, and runs without the key that is in place: systemctl restart containarium", Err: err})
 			}
+		case r := <-w.resumes:
+			w.resuming = false
+			w.tellResumed(r)
 		case s := <-saves:
 			w.tellSaved(s)
 		}
@@ -298,7 +316,13 @@ func inodeOf(path string) (inode, bool) {
 // rescan tells whether a round is due without any event: the keyfile is not what it
 // was, a proof is due, or nothing is settled yet.
 func (w *watcher) rescan() bool {
-	return w.prove || w.seen == "" || w.h.Now().Sub(w.lastLook) >= proofEvery || present(w.h) != w.seen
+	return w.prove || w.seen == "" || w.due() || present(w.h) != w.seen
+}
+
+// due tells whether the rows are to be asked though nothing has happened.
+func (w *watcher) due() bool {
+	now := w.h.Now()
+	return now.Sub(w.lastLook) >= proofEvery || !w.second.IsZero() && !now.Before(w.second)
 }
 
 // round lets agent.Tend decide and act once. One that is under way is called off where
@@ -327,7 +351,7 @@ func (w *watcher) round(ctx context.Context) {
 		return recall(w.o.RunDir, w.o.Configuration+" "+there, w.o.Clock)
 	})
 	opts := agent.TendOptions{
-		Prove: w.prove || w.seen == "" || w.h.Now().Sub(w.lastLook) >= proofEvery,
+		Prove: w.prove || w.seen == "" || w.due(),
 		// Before the journal has told, the daemon may have read its key long ago.
 		DaemonRead: !w.daemon.caughtUp || w.daemon.said[unit.Ready] || w.daemon.said[unit.Minted],
 		Heal:       w.o.Heal,
@@ -366,6 +390,9 @@ func (w *watcher) land(ctx context.Context, o outcome) {
 	switch r.Evidence.Rows.State {
 	case agent.RowsAnswer:
 		w.lastLook = w.h.Now()
+		if !w.lastLook.Before(w.second) {
+			w.second = time.Time{}
+		}
 	case agent.RowsSilent, agent.RowsUnknown:
 		w.seen = "" // nothing is proven: the next rescan looks again
 	}
@@ -376,6 +403,7 @@ func (w *watcher) land(ctx context.Context, o outcome) {
 		w.daemon.replaced, w.daemon.replacedAt = r.Evidence.Keyfile.Key, w.h.Now()
 	}
 	w.told(ctx, r, o.err)
+	w.resume(ctx, r)
 	w.pace(r)
 	w.wake()
 }
@@ -392,7 +420,39 @@ func (w *watcher) keep() bool {
 	}
 	fresh := k != "" && k != w.kept
 	w.kept = k
+	if fresh {
+		w.second = w.h.Now().Add(secondLook)
+	}
 	return fresh
+}
+
+// resume starts the daemon where a rotation or a repair stopped it and died: whatever
+// was decided, since its own start looks at the key again.
+func (w *watcher) resume(ctx context.Context, r agent.TendResult) {
+	if !r.Evidence.Ledger.Stopped || w.resuming {
+		return
+	}
+	w.resuming = true
+	// That start may have to settle the rotation, and the loop does not wait for it.
+	w.running.Go(func() {
+		limited, cancel := context.WithTimeout(ctx, resumeTimeout)
+		defer cancel()
+		units, err := agent.Resume(limited, w.h)
+		select {
+		case w.resumes <- resumed{units, err}:
+		case <-ctx.Done():
+		}
+	})
+}
+
+func (w *watcher) tellResumed(r resumed) {
+	switch {
+	case r.err != nil:
+		w.seen = "" // it is tried again
+		w.say("resume", Event{Urgent: true, Text: "the daemon was stopped for a rotation that was broken off; to start it: systemctl start containarium", Err: r.err})
+	case r.units != nil:
+		w.o.Tell(Event{Urgent: true, Text: fmt.Sprintf("the daemon was stopped for a rotation that was broken off, and is started again: %s", strings.Join(r.units, ", "))})
+	}
 }
 
 func (w *watcher) wake() {
@@ -565,7 +625,9 @@ func (w *watcher) told(ctx context.Context, r agent.TendResult, err error) {
 		if !split {
 			w.proven(r)
 		}
-		w.restart(ctx, r)
+		if !r.Evidence.Ledger.Stopped {
+			w.restart(ctx, r)
+		}
 	}
 	const warning = "warning"
 	switch {

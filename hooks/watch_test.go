@@ -369,6 +369,41 @@ func TestWatch(t *testing.T) {
 		w.must(os.Remove(w.path("etc/secrets.key.next")))
 		w.await(fa, "in place")
 	})
+	t.Run("a rotation died and left the daemon stopped", func(t *testing.T) {
+		w := newWatched(t, cluster.Database(t))
+		w.upsert(b)
+		w.write(a)
+		w.must(os.WriteFile(w.path("etc/secrets.key.next"), b.UnsafeBytes(), 0o400))
+		w.must(w.host.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: a.Fingerprint()},
+			ledger.Entry{Event: ledger.RotationOpen, Old: a.Fingerprint(), Fingerprint: b.Fingerprint()},
+			ledger.Entry{Event: ledger.Stopped, Stopped: []string{"containarium.service"}}, ledger.Entry{Event: ledger.CommitBegun}))
+		started := make(chan []string, 1)
+		w.host.Daemon.Start = func(_ context.Context, units []string) error {
+			started <- units
+			return nil
+		}
+		w.start()
+		// The daemon had read the old key before it was stopped; that is no reason to wait.
+		w.journal <- unit.Line{Said: unit.Ready, Invocation: "1"}
+		w.awaitBoth([]string{"the rows are under its new key", string(b.Fingerprint())}, []string{"is started again: containarium.service"})
+		if units := <-started; !slices.Equal(units, []string{"containarium.service"}) || !w.holds(b) {
+			t.Errorf("started %v, the new key is in place: %v", units, w.holds(b))
+		}
+		w.await("saved", string(b.Fingerprint()), "current")
+	})
+	t.Run("somebody writes on under the key before", func(t *testing.T) {
+		w := newWatched(t, cluster.Database(t))
+		var since atomic.Int64
+		w.host.Now = func() time.Time { return time.Now().Add(time.Duration(since.Load())) }
+		w.options.Rescan = 20 * time.Millisecond
+		w.upsert(a)
+		w.write(a)
+		w.start()
+		w.await("guarding", fa)
+		w.upsert(b)
+		since.Add(int64(5 * time.Minute))
+		w.await("opens only 1 of 2 rows")
+	})
 	t.Run("saves survive a restart", func(t *testing.T) {
 		w := newWatched(t, cluster.Database(t))
 		w.upsert(a)

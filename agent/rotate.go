@@ -61,6 +61,8 @@ type RotateOptions struct {
 	Person          string // who asked, for the ledger
 	// Progress is told what the rotation is at, by one goroutine at a time.
 	Progress func(RotateProgress)
+	// Begun is told when the new key is staged, before the daemon is stopped.
+	Begun func(old, fresh key.Fingerprint)
 }
 
 // RotateProgress is what a rotation is at.
@@ -117,6 +119,9 @@ func CheckRotation(ctx context.Context, h *Host, opts RotateOptions) (RotateResu
 func rotate(ctx context.Context, h *Host, opts RotateOptions, then func(*turn, context.Context) error) (RotateResult, error) {
 	if opts.Progress == nil {
 		opts.Progress = func(RotateProgress) {}
+	}
+	if opts.Begun == nil {
+		opts.Begun = func(key.Fingerprint, key.Fingerprint) {}
 	}
 	l, err := lock.Try(h.StateDir, lock.Rotate)
 	if err != nil {
@@ -275,6 +280,7 @@ func (t *turn) run(ctx context.Context) error {
 	if err := t.stage(ctx); err != nil {
 		return err
 	}
+	t.opts.Begun(t.r.Old, t.r.New)
 	ctx = context.WithoutCancel(ctx)
 	down := time.Now()
 	t.at("stopping the daemon")

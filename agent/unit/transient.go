@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
-	"github.com/coreos/go-systemd/v22/journal"
 	"github.com/coreos/go-systemd/v22/util"
 	godbus "github.com/godbus/dbus/v5"
 )
@@ -120,16 +118,4 @@ func (t Transient) properties() []dbus.Property {
 		list = append(list, property("Standard"+name+"FileDescriptor", godbus.UnixFD(f.Fd())))
 	}
 	return list
-}
-
-// Journal writes what is printed to it to the journal, a line an entry: for a command
-// that prints to a terminal which may be gone by the time somebody wants to know.
-type Journal struct{}
-
-// Write never fails: whoever prints has nobody to tell.
-func (Journal) Write(p []byte) (int, error) {
-	for line := range strings.Lines(string(p)) {
-		_ = journal.Send(strings.TrimRight(line, "\n"), journal.PriInfo, nil) // see above
-	}
-	return len(p), nil
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
+	"github.com/footprintai/containarium-keyguard/hooks"
 )
 
 // rotateUnit is the unit in which a rotation runs.
@@ -65,12 +66,7 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions, here bool) e
 	if err != nil {
 		return err
 	}
-	if here {
-		// The unit's own process: what it says must outlive the terminal.
-		a.err = io.MultiWriter(unit.Journal{}, a.err)
-	} else {
-		signal.Ignore(syscall.SIGHUP) // a lost terminal is no reason to stop halfway
-	}
+	signal.Ignore(syscall.SIGHUP) // a lost terminal is no reason to stop halfway
 	if !opts.DryRun && !a.yes {
 		a.working("asking the rows and %d escrows …", len(h.Escrows))
 		r, err := agent.CheckRotation(ctx, h, opts)
@@ -90,10 +86,36 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions, here bool) e
 	}
 	show := &progress{app: a, name: "rotate"}
 	opts.Progress = show.rotation
+	// What happens is told to hooks and journal, where the terminal may be gone.
+	t := a.teller(cfg, wiring{}, nil)
+	begun := false
+	opts.Begun = func(old, fresh key.Fingerprint) {
+		begun = true
+		t.Tell(hooks.Event{Name: hooks.RotationBegun, Fingerprint: fresh, Text: fmt.Sprintf("a rotation from key %s to key %s has begun: the daemon is stopped for it", old, fresh)})
+	}
 	r, err := agent.Rotate(ctx, h, opts)
 	show.end()
+	if begun {
+		t.Tell(rotationEvent(r, err))
+	}
 	a.forgetBackoff(cfg)
-	return a.printRotate(r, opts, err)
+	err = a.printRotate(r, opts, err)
+	deliver, cancel := context.WithTimeout(context.WithoutCancel(ctx), rotateDeliver)
+	defer cancel()
+	t.Deliver(deliver)
+	return err
+}
+
+// rotateDeliver bounds what hooks may make the end of a rotation wait.
+const rotateDeliver = 10 * time.Second
+
+func rotationEvent(r agent.RotateResult, err error) hooks.Event {
+	if !r.Rotated {
+		return hooks.Event{Name: hooks.RotationFailed, Fingerprint: r.Old, Took: r.Took, Err: err, Text: "the rotation has failed; see keyguard status"}
+	}
+	return hooks.Event{Name: hooks.RotationDone, Fingerprint: r.New, Took: r.Took, Err: err, Total: r.Rewrite.Counts.Total(),
+		Checked: r.Rewrite.Counts.Dependent(), Opened: r.Rewrite.Counts.Dependent() - r.Rewrite.Unopenable,
+		Text: fmt.Sprintf("every row that was under key %s is under key %s; the daemon was down for %s", r.Old, r.New, short(r.Downtime))}
 }
 
 // rotateInUnit has systemd run this command again, in a unit of its own, and ends as that

@@ -80,7 +80,7 @@ type watcher struct {
 	seen     string // what the keyfile was at the last round; "": nothing is settled
 	kept     key.Fingerprint
 	lastLook time.Time
-	second   time.Time // when the rows are asked once more about a key that is new; zero: never
+	second   time.Time       // when the rows are asked once more about a key that is new; zero: never
 	states   map[string]bool // what this round has said
 	before   map[string]bool // what the round before said, not to repeat it every round
 	provenAs string          // what was told of the last proof, and when

@@ -91,6 +91,7 @@ func TestRings(t *testing.T) {
 		"github.com/jackc/pgx":          {"agent/rows"},
 		"cloud.google.com/":             {"agent/escrow"},
 		"google.golang.org/":            {"agent/escrow"},
+		"github.com/hashicorp/":         {"agent/escrow"},
 		"golang.org/x/oauth2":           {"agent/escrow"},
 		"filippo.io/age":                {"agent/escrow"},
 		"github.com/coreos/go-systemd/": {"agent/unit"},

@@ -2,8 +2,8 @@
 //
 // A place is reached through two small interfaces: a Reader lists and fetches, a
 // Writer makes the place and saves. A drill is given a Reader and so cannot write.
-// Each kind is one file: gcp.go (Google Secret Manager), directory.go (a USB stick,
-// NFS, another disk). What all of them share is here, in seal.go (age) and in
+// Each kind is one file: gcp.go (Google Secret Manager), vault.go (Vault and OpenBao),
+// directory.go (a USB stick, NFS, another disk). What all of them share is here, in seal.go (age) and in
 // isolated.go (reading a directory that may hang, in a child). Every kind passes the
 // conformance suite in escrowtest.
 //
@@ -118,6 +118,12 @@ var (
 	// ErrNeverLeft: no name, no route: as on a cold boot, nothing has left this host, and
 	// the store was not asked. It is an ErrUnreachable too.
 	ErrNeverLeft = fmt.Errorf("%w: no network or no name service yet", ErrUnreachable)
+	// ErrUntrusted: what answers shows no certificate that is trusted. It is an
+	// ErrUnreachable too.
+	ErrUntrusted = fmt.Errorf("%w: its certificate is not trusted", ErrUnreachable)
+	// ErrStoreSealed: Vault runs, and is locked until people unseal it. It is an
+	// ErrUnreachable too.
+	ErrStoreSealed = fmt.Errorf("%w: the store itself is sealed", ErrUnreachable)
 	// ErrTimeout: no answer in time. The store may have done what was asked.
 	ErrTimeout = errors.New("no answer in time")
 	// ErrRateLimited: the store wants fewer requests.

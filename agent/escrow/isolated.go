@@ -109,7 +109,7 @@ var sentinels = []struct {
 	err  error
 }{
 	{"no place", ErrNoPlace}, {"denied", ErrDenied}, {"clock", ErrClock}, {"unauthenticated", ErrUnauthenticated},
-	{"never left", ErrNeverLeft}, {"unreachable", ErrUnreachable}, {"timeout", ErrTimeout},
+	{"never left", ErrNeverLeft}, {"untrusted", ErrUntrusted}, {"store sealed", ErrStoreSealed}, {"unreachable", ErrUnreachable}, {"timeout", ErrTimeout},
 	{"rate limited", ErrRateLimited}, {"refused", ErrRefused}, {"unreadable", ErrUnreadable}, {"gone", ErrGone},
 	{"sealed", ErrSealed}, {"corrupt", ErrCorrupt}, {"mangled", key.ErrMangled}, {"not a key", ErrNotKey},
 	{"same disk", ErrSameDisk}, {"read-only", ErrReadOnly}, {"full", ErrFull}, {"unverified", ErrUnverified},

@@ -99,6 +99,14 @@ func (s *sandbox) keys() [][]byte {
 			}
 		}
 	}
+	if s.vault != nil {
+		for _, name := range s.vault.Names(vaultMount) {
+			value, _ := s.vault.Get(vaultMount, name)["value"].(string)
+			if k, err := base64.StdEncoding.DecodeString(value); err == nil && len(k) == key.Size {
+				all = append(all, k)
+			}
+		}
+	}
 	return all
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -66,6 +67,10 @@ func (a *app) printCopies(r agent.CopiesResult) error {
 			d.Copies = append(d.Copies, copyDoc{Escrow: e.Name, ID: c.ID, Shelf: c.Shelf, Newest: c.Newest,
 				Fingerprint: c.Fingerprint, Created: timeDoc(c.Created), Readable: c.Read, Sealed: c.Sealed,
 				Encoding: c.Encoding, Error: unreadable(c)})
+			if c.Newest && errors.Is(c.Err, key.ErrMangled) {
+				a.urgent("escrow %q: the newest copy, which the runbook's commands return, is no key any more", e.Name)
+				a.remedy(c.Err)
+			}
 		}
 		if e.Err != nil {
 			failed++

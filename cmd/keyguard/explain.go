@@ -83,22 +83,24 @@ var remedies = []struct {
 	{agent.ErrNotAgain, 0, "to ask at once: keyguard restore"},
 
 	// What a person brings.
-	{key.ErrMangled, exitUsage, "the bytes are gone: take another copy, and read it with a tool that keeps bytes (gcloud … --out-file)"},
+	{key.ErrMangled, exitUsage, "the bytes are gone: take another copy, and use a tool that keeps bytes (to read: gcloud … --out-file; into Vault: base64 -w0 secrets.key | vault kv put … value=-)"},
 	{key.ErrChecksum, exitUsage, "compare the words with the sheet, and type them again: keyguard import"},
 	{key.ErrSize, exitUsage, "a key is 32 raw bytes, 44 letters of base64, 64 of hex, or 24 words: keyguard import"},
 	{key.ErrFingerprint, exitUsage, "fingerprints are listed by: keyguard copies"},
 
 	// Escrows.
 	{escrow.ErrNoPlace, 0, "if it was never made: keyguard init; a stick must be mounted first"},
-	{escrow.ErrDenied, 0, "grant this host the role (for Secret Manager: secretmanager.secretAccessor, secretVersionAdder and viewer), then: keyguard status"},
+	{escrow.ErrDenied, 0, "grant this host the role (for Secret Manager: secretmanager.secretAccessor, secretVersionAdder and viewer; for Vault: the policy in the README), then: keyguard status"},
 	{escrow.ErrClock, 0, "set the clock (timedatectl status), then: keyguard status"},
-	{escrow.ErrUnauthenticated, 0, "check credentials_file of this escrow: keyguard config"},
+	{escrow.ErrUnauthenticated, 0, "check credentials_file of this escrow, token_file, or role_id_file and secret_id_file: keyguard config"},
 	{escrow.ErrNeverLeft, 0, "bring the network up, then: keyguard status"},
+	{escrow.ErrUntrusted, 0, "name the authority that signed the server's certificate in ca_file of this escrow, or have the certificate renewed, then: keyguard status"},
+	{escrow.ErrStoreSealed, 0, "have it unsealed (vault operator unseal), then: keyguard status"},
 	{escrow.ErrUnreachable, 0, "check network and firewall towards it, then: keyguard status"},
 	{escrow.ErrTimeout, 0, "it did not answer in time; try: keyguard copies"},
 	{escrow.ErrRateLimited, 0, "wait a minute, then: keyguard status"},
 	{escrow.ErrRefused, 0, "check the names of this escrow: keyguard config"},
-	{escrow.ErrUnreadable, 0, "enable the version in the store, then: keyguard copies"},
+	{escrow.ErrUnreadable, 0, "enable the version in the store (in Vault: vault kv undelete), then: keyguard copies"},
 	{escrow.ErrGone, 0, "list what is there: keyguard copies"},
 	{escrow.ErrSealed, 0, "open it where its identity is (age --decrypt) and feed it to: keyguard import"},
 	{escrow.ErrCorrupt, 0, "save a good copy over it: keyguard backup"},

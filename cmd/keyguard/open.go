@@ -108,6 +108,12 @@ func openEscrow(cfg *config.Config, e config.Escrow) (escrow.Escrow, error) {
 			CredentialsFile: e.CredentialsFile, Endpoint: e.Endpoint, Plaintext: e.Plaintext,
 			SealTo: e.Sealed(), IdentityFile: e.IdentityFile,
 		})
+	case config.VaultKV:
+		return escrow.NewVault(escrow.VaultOptions{
+			Name: e.Name, Address: e.Address, Mount: e.Mount, Path: e.Path, Namespace: e.Namespace, CAFile: e.CAFile,
+			TokenFile: e.TokenFile, RoleIDFile: e.RoleIDFile, SecretIDFile: e.SecretIDFile,
+			SealTo: e.Sealed(), IdentityFile: e.IdentityFile,
+		})
 	case config.Directory:
 		self, err := os.Executable()
 		if err != nil {

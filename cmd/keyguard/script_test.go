@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/vault"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
@@ -64,6 +65,7 @@ const longest = 20 * time.Second
 //	db stop|start|pause|resume
 //	db SQL                   as the superuser
 //	gcp …                    a fake Secret Manager, see cmdGCP
+//	vault …                  a fake Vault, see cmdVault
 //	ledger EVENT NAME [AGE]  an entry, AGE ago or, negative, ahead
 //	disk full|readonly|gone DIR   see cmdDisk
 //	lock NAME                hold this lock of the state directory until the script ends
@@ -95,7 +97,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"key": cmdKey, "is": cmdIs, "kept": cmdKept, "rows": cmdRows, "exits": cmdExits, "json": cmdJSON,
-			"snapshot": cmdSnapshot, "unchanged": cmdUnchanged, "db": cmdDB, "gcp": cmdGCP, "ledger": cmdLedger,
+			"snapshot": cmdSnapshot, "unchanged": cmdUnchanged, "db": cmdDB, "gcp": cmdGCP, "vault": cmdVault, "ledger": cmdLedger,
 			"disk": cmdDisk, "lock": cmdLock,
 		},
 	})
@@ -132,6 +134,8 @@ type sandbox struct {
 	shared, own *server
 	db          *rowstest.Database
 	gcp         *secretmanager.Server
+	vault       *vault.Server
+	kv          int // its engine's version
 	locks       []*os.File
 	mounts      []string
 	hung        string // a mount that nobody may look into, the test included
@@ -196,6 +200,9 @@ func (s *sandbox) close() {
 	}
 	if s.gcp != nil {
 		s.gcp.Close()
+	}
+	if s.vault != nil {
+		s.vault.Close()
 	}
 	if s.own != nil {
 		s.own.stop()
@@ -380,6 +387,9 @@ func (s *sandbox) guarded() (map[string]string, error) {
 				all[fmt.Sprintf("%s/%d", secret, i+1)] = fmt.Sprintf("%x", sha256.Sum256(v))
 			}
 		}
+	}
+	for name, fields := range s.vaultValues() {
+		all["vault "+name] = fmt.Sprintf("%x", sha256.Sum256([]byte(fields)))
 	}
 	return all, nil
 }

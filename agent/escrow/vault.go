@@ -1,0 +1,968 @@
+package escrow
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	vault "github.com/hashicorp/vault/api"
+
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+const (
+	// vaultTimeout is for one call, the token that it may need first included.
+	vaultTimeout = 5 * time.Second
+	// vaultRaces is how often a Save looks again because somebody else wrote between its
+	// look and its write.
+	vaultRaces = 5
+	// vaultMarker is the entry that Init makes below "<path>-keys".
+	vaultMarker = "keyguard"
+)
+
+// VaultOptions say which entry of which KV engine an escrow is, and who asks. Nothing
+// else does: no VAULT_* of the environment, which is the daemon's where systemd calls.
+type VaultOptions struct {
+	Name    string // of the escrow
+	Address string // "https://vault.example:8200"; http on loopback only
+	Mount   string // of the KV engine, version 1 or 2
+	// Path is the entry of the newest current copy, `{hostname}` already expanded.
+	Path      string
+	Namespace string
+	// CAFile holds PEM certificates that the server's is checked against; "" are the system's.
+	CAFile string
+	// TokenFile holds a token; without it RoleIDFile and SecretIDFile log in by AppRole.
+	TokenFile                string
+	RoleIDFile, SecretIDFile string
+	// SealTo are age recipients; IdentityFile lets this host open what is sealed.
+	SealTo       []string
+	IdentityFile string
+	// Timeout is for each call; 0 is 5 s.
+	Timeout time.Duration
+}
+
+// Vault is an escrow in a KV engine of HashiCorp Vault or OpenBao. An entry's field
+// `value` is the base64 of the key, or of the age file, and `fingerprint` names it:
+//
+//	<path>                    the newest current copy, where the runbook has it
+//	<path>-keys/<name>        every current key has an entry of its own
+//	<path>-keys/keyguard      Init made the place; KV has no folders, an empty list is a 404
+//	<path>-quarantine/<name>  the quarantine shelf
+//
+// A name is the fingerprint; a sealed copy's has the digest of its recipients behind it.
+//
+// Version 2 keeps the last ten versions of an entry, version 1 only the last. So nothing
+// at <path> is written over, and pushed out, before it has an entry of its own, which
+// once written is left alone: whatever people put there by hand is kept as it is, named
+// by its digest. The newest current copy is written first and gets its own entry after,
+// so that after a crash in between the next Save sees what is missing.
+//
+// On version 2 writes name the version that they replace (check-and-set). Version 1
+// has nothing of the kind: there a Save compares, writes and reads back, and two hosts at
+// the same moment can still write over each other; both keys have their own entries.
+type Vault struct {
+	o      VaultOptions
+	seal   *sealer
+	tokens *vaultTokens
+	wire   *vaultWire
+	// saving holds one place: a Save looks and then writes.
+	saving chan struct{}
+
+	mu    sync.Mutex
+	kv    int                    // mu: the engine's version, 0 until the server said
+	blind map[string]vaultStored // mu: what this process stored without being able to read
+}
+
+// vaultStored is a write whose result may not be read.
+type vaultStored struct {
+	name    string
+	version uint64
+}
+
+// NewVault checks the options. It opens no socket and no file.
+func NewVault(o VaultOptions) (*Vault, error) {
+	fail := func(err error) (*Vault, error) { return nil, fmt.Errorf("escrow %s: %w", o.Name, err) }
+	u, err := url.Parse(o.Address)
+	switch {
+	case err != nil || u.Host == "" || u.User != nil || u.Scheme != "https" && u.Scheme != "http":
+		return fail(errors.New("address is no URL of a Vault server"))
+	case u.Scheme == "http" && !loopback(u.Hostname()):
+		return fail(errCleartext)
+	case o.Mount == "" || o.Path == "":
+		return fail(errors.New("mount and path are needed"))
+	case o.TokenFile == "" && (o.RoleIDFile == "" || o.SecretIDFile == ""):
+		return fail(errors.New("a token file is needed, or those of a role id and a secret id"))
+	}
+	seal, err := newSealer(o.SealTo, o.IdentityFile)
+	if err != nil {
+		return fail(err)
+	}
+	o.Timeout = cmp.Or(o.Timeout, vaultTimeout)
+	v := &Vault{o: o, seal: seal, wire: &vaultWire{o: o}, saving: make(chan struct{}, 1), blind: map[string]vaultStored{}}
+	v.tokens = &vaultTokens{o: o, wire: v.wire, asking: make(chan struct{}, 1)}
+	return v, nil
+}
+
+func (v *Vault) Name() string { return v.o.Name }
+
+func (v *Vault) Place() Place {
+	p := Place{Kind: "vault-kv", Where: v.where() + " at " + v.o.Address, Domain: "the Vault at " + v.o.Address}
+	if v.o.Namespace != "" {
+		p.Where += " in " + v.o.Namespace
+	}
+	return p
+}
+
+func (v *Vault) where() string { return v.o.Mount + "/" + v.o.Path }
+
+// Close ends the connections. The token stays, and ends with its time to live.
+func (v *Vault) Close() error {
+	v.wire.close()
+	return nil
+}
+
+// folder is where a shelf's entries are.
+func (v *Vault) folder(s Shelf) string {
+	if s == Quarantine {
+		return v.o.Path + "-quarantine"
+	}
+	return v.o.Path + "-keys"
+}
+
+// The ids of copies: "current/3" is a version of <path>, "current/keys/<name>" and
+// "quarantine/<name>" are entries.
+const (
+	vaultVersionID    = string(Current) + "/"
+	vaultKeysID       = string(Current) + "/keys/"
+	vaultQuarantineID = string(Quarantine) + "/"
+)
+
+func (v *Vault) copy(prefix, name string) Copy {
+	c := Copy{Escrow: v.o.Name, ID: prefix + name, Shelf: Current, Fingerprint: vaultClaim(name)}
+	if prefix == vaultQuarantineID {
+		c.Shelf = Quarantine
+	}
+	return c
+}
+
+// vaultClaim is the fingerprint in an entry's name, "" where it names none.
+func vaultClaim(name string) key.Fingerprint {
+	fp, _, _ := strings.Cut(name, "-")
+	f, err := key.ParseFingerprint(fp)
+	if err != nil {
+		return ""
+	}
+	return f
+}
+
+// vaultName tells whether a name can be a copy's entry: one path element that needs no
+// escaping in a URL.
+func vaultName(name string) bool {
+	return name != "" && name != vaultMarker && len(name) <= 128 && strings.Trim(name, ".") != "" &&
+		!strings.ContainsFunc(name, func(r rune) bool {
+			return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-", r))
+		})
+}
+
+// List needs the capability list on both folders, and read on what is in them and on
+// <path>. It reads entries besides listing them: only they tell times, and which
+// version of <path> is which key, so that no copy is listed twice.
+func (v *Vault) List(ctx context.Context) ([]Copy, error) {
+	fail := func(s Shelf, err error) ([]Copy, error) {
+		if s == Quarantine {
+			return nil, fmt.Errorf("cannot list %s/%s: %w", v.o.Mount, v.folder(s), err)
+		}
+		return nil, fmt.Errorf("cannot list %s: %w", v.where(), err)
+	}
+	names, err := v.names(ctx, Current)
+	if err == nil && !names[vaultMarker] {
+		err = v.noMarker()
+	}
+	if err != nil {
+		return fail(Current, err)
+	}
+	delete(names, vaultMarker)
+	top, err := v.versions(ctx, names)
+	if err != nil {
+		return fail(Current, err)
+	}
+	own, err := v.entries(ctx, vaultKeysID, names)
+	if err != nil {
+		return fail(Current, err)
+	}
+	if names, err = v.names(ctx, Quarantine); err != nil {
+		return fail(Quarantine, err)
+	}
+	quarantined, err := v.entries(ctx, vaultQuarantineID, names)
+	if err != nil {
+		return fail(Quarantine, err)
+	}
+	rest := own
+	if len(top) > 0 { // the first of them stays the first: it is what `latest` returns
+		rest = slices.Concat(top[1:], own)
+		top = top[:1]
+	}
+	newestFirst := func(a, b Copy) int { return b.Created.Compare(a.Created) }
+	slices.SortStableFunc(rest, newestFirst)
+	slices.SortStableFunc(quarantined, newestFirst)
+	return slices.Concat(top, rest, quarantined), nil
+}
+
+func (v *Vault) noMarker() error {
+	return fmt.Errorf("%w: not initialised, it has no %s/%s", ErrNoPlace, v.folder(Current), vaultMarker)
+}
+
+// versions lists what stands at <path>, newest first, and takes from names the own
+// entries of the copies it lists.
+func (v *Vault) versions(ctx context.Context, names map[string]bool) ([]Copy, error) {
+	kv, err := v.engine(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if kv == 1 {
+		e, err := v.read(ctx, v.o.Path, 0)
+		if errors.Is(err, ErrGone) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		name := entryName(e.stored)
+		delete(names, name)
+		c := v.copy(vaultKeysID, name)
+		c.Created = e.created
+		v.shut(&c, name)
+		return []Copy{c}, nil
+	}
+	all, err := v.history(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var copies []Copy
+	denied := false
+	for _, h := range all {
+		c := v.copy(vaultVersionID, strconv.FormatUint(h.version, 10))
+		c.Created, c.Unreadable = h.created, h.gone
+		if c.Unreadable == "" && !denied && (len(names) > 0 || len(copies) == 0) {
+			e, err := v.read(ctx, v.o.Path, h.version)
+			switch {
+			case errors.Is(err, ErrDenied): // what it is stays unknown, and is listed twice
+				denied = true
+			case errors.Is(err, ErrGone):
+				continue // pushed out since
+			case err != nil:
+				return nil, err
+			default:
+				name := entryName(e.stored)
+				delete(names, name)
+				c.Fingerprint, c.Unreadable = vaultClaim(name), e.gone
+				v.shut(&c, name)
+			}
+		}
+		copies = append(copies, c)
+	}
+	return copies, nil
+}
+
+// entries describes the entries of a folder.
+func (v *Vault) entries(ctx context.Context, prefix string, names map[string]bool) ([]Copy, error) {
+	var copies []Copy
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if strings.HasSuffix(name, "/") || name == vaultMarker {
+			continue // a folder of somebody's is nobody's copy
+		}
+		c := v.copy(prefix, name)
+		if !vaultName(name) {
+			c.ID, c.Unreadable = prefix+url.PathEscape(name), "not named by keyguard"
+			copies = append(copies, c)
+			continue
+		}
+		e, err := v.read(ctx, v.folder(c.Shelf)+"/"+name, 0)
+		switch {
+		case errors.Is(err, ErrGone):
+			continue
+		case errors.Is(err, ErrDenied): // it is there, says the list
+		case err != nil:
+			return nil, err
+		default:
+			c.Created, c.Unreadable = e.created, e.gone
+		}
+		v.shut(&c, name)
+		copies = append(copies, c)
+	}
+	return copies, nil
+}
+
+// shut marks a copy that is sealed, as far as the name of its entry tells.
+func (v *Vault) shut(c *Copy, name string) {
+	if strings.Contains(name, "-") && vaultClaim(name) != "" && v.o.IdentityFile == "" && c.Unreadable == "" {
+		c.Sealed, c.Unreadable = true, "sealed"
+		if len(v.o.SealTo) > 0 {
+			c.Unreadable = "sealed to " + strings.Join(v.o.SealTo, ", ")
+		}
+	}
+}
+
+// Fetch needs the capability read.
+func (v *Vault) Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, error) {
+	fail := func(err error) (key.Key, key.Encoding, error) {
+		return key.Key{}, "", fmt.Errorf("cannot fetch %q from %s: %w", clip(c.ID), v.where(), err)
+	}
+	e, name, err := v.find(ctx, c.ID)
+	if err == nil && e.gone != "" {
+		err = fmt.Errorf("%w: %s", ErrUnreadable, e.gone)
+	}
+	if err != nil {
+		return fail(err)
+	}
+	k, enc, err := v.key(e.stored)
+	if errors.Is(err, key.ErrMangled) {
+		err = fmt.Errorf("%w, as `vault kv put … value=@FILE` does it", err)
+	}
+	if err != nil {
+		return fail(err)
+	}
+	// In an entry of ours the name is all the checksum that raw bytes have.
+	if fp := vaultClaim(name); fp != "" && fp != k.Fingerprint() {
+		got := k.Fingerprint()
+		k.Wipe()
+		return fail(fmt.Errorf("%w: it holds key %s", ErrCorrupt, got))
+	}
+	return k, enc, nil
+}
+
+// find reads the entry that an id names, and returns the entry's name too: "" for a
+// version of <path>, which is where people put keys by hand.
+func (v *Vault) find(ctx context.Context, id string) (vaultEntry, string, error) {
+	folder, name, keys := v.folder(Current), "", false
+	if name, keys = strings.CutPrefix(id, vaultKeysID); !keys {
+		var ok bool
+		if name, ok = strings.CutPrefix(id, vaultQuarantineID); ok {
+			folder = v.folder(Quarantine)
+		} else {
+			n := gcpNumber(id)
+			if n == 0 || !strings.HasPrefix(id, vaultVersionID) {
+				return vaultEntry{}, "", ErrGone
+			}
+			kv, err := v.engine(ctx)
+			if err == nil && kv == 1 {
+				err = ErrGone
+			}
+			if err != nil {
+				return vaultEntry{}, "", err
+			}
+			e, err := v.read(ctx, v.o.Path, n)
+			return e, "", err
+		}
+	}
+	if !vaultName(name) {
+		return vaultEntry{}, "", ErrGone
+	}
+	e, err := v.read(ctx, folder+"/"+name, 0)
+	if e.version == 0 && keys && (errors.Is(err, ErrGone) || err == nil && entryName(e.stored) != name) {
+		// On version 1 what stands at <path> has the name that its own entry will have.
+		if top, terr := v.read(ctx, v.o.Path, 0); terr == nil && top.version == 0 && entryName(top.stored) == name {
+			return top, name, nil
+		}
+	}
+	return e, name, err
+}
+
+// Init makes the marker. The engine itself is the operator's to mount.
+func (v *Vault) Init(ctx context.Context) error {
+	entry := v.folder(Current) + "/" + vaultMarker
+	e, err := v.read(ctx, entry, 0)
+	if errors.Is(err, ErrGone) || err == nil && e.gone != "" {
+		_, err = v.write(ctx, entry, map[string]any{
+			managedBy: keyguard,
+			"about":   "copies of the containarium master key at " + v.o.Path + "; keyguard's mark that this place is there, leave it",
+		}, &e.version)
+		if errors.Is(err, errChanged) {
+			err = nil // somebody else was faster
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot initialise %s: %w", v.where(), err)
+	}
+	return nil
+}
+
+// Save needs the capabilities create, read and update. On version 2 it stores without
+// read, unverified.
+func (v *Vault) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) {
+	fail := func(err error) (Copy, error) {
+		return Copy{}, fmt.Errorf("cannot save to %s: %w", v.where(), err)
+	}
+	if !slices.Contains(Shelves[:], s) {
+		return fail(fmt.Errorf("no shelf %q", s))
+	}
+	data, err := v.seal.bytes(k)
+	if err != nil {
+		return fail(err)
+	}
+	defer clear(data)
+	select {
+	case v.saving <- struct{}{}:
+		defer func() { <-v.saving }()
+	case <-ctx.Done():
+		return fail(contextError(ctx.Err()))
+	}
+	put := v.saveCurrent
+	if s == Quarantine {
+		put = v.saveQuarantine
+	}
+	fields := map[string]any{"value": base64.StdEncoding.EncodeToString(data), "fingerprint": string(k.Fingerprint())}
+	for range vaultRaces {
+		c, err := put(ctx, k, fields)
+		c.Fingerprint = k.Fingerprint()
+		switch {
+		case errors.Is(err, errChanged):
+			continue
+		case errors.Is(err, ErrUnverified):
+			return c, fmt.Errorf("%s in %s: %w", c.ID, v.where(), err)
+		case err != nil:
+			return fail(err)
+		}
+		return c, nil
+	}
+	return fail(fmt.Errorf("%w: somebody else writes there all the time", ErrRefused))
+}
+
+func (v *Vault) saveCurrent(ctx context.Context, k key.Key, fields map[string]any) (Copy, error) {
+	name := entryName(fields["value"].(string))
+	own := v.folder(Current) + "/" + name
+	same := func(stored string) bool { return v.same(stored, k) }
+	id := func(version uint64) Copy {
+		if version == 0 {
+			return v.copy(vaultKeysID, name)
+		}
+		return v.copy(vaultVersionID, strconv.FormatUint(version, 10))
+	}
+
+	top, err := v.read(ctx, v.o.Path, 0)
+	switch {
+	case errors.Is(err, ErrDenied):
+		return v.saveBlind(ctx, v.o.Path, own, name, fields, id)
+	case err != nil && !errors.Is(err, ErrGone):
+		return Copy{}, err
+	}
+	there := err == nil && top.gone == "" && same(top.stored)
+	if there {
+		// The entry of its own was written after Init, and after <path>.
+		e, err := v.read(ctx, own, 0)
+		if err == nil && e.gone == "" && same(e.stored) {
+			return id(top.version), nil
+		}
+		fields = map[string]any{"value": top.stored, "fingerprint": string(k.Fingerprint())}
+	}
+	names, err := v.marked(ctx)
+	if err != nil {
+		return Copy{}, err
+	}
+	if !there {
+		if err := v.keepAll(ctx, top, names); err != nil {
+			return Copy{}, fmt.Errorf("keeping what stands there: %w", err)
+		}
+		// A crash from here on: the next Save finds the key at <path>.
+		if top, err = v.replace(ctx, v.o.Path, top.version, fields, same); err != nil {
+			return id(top.version), err
+		}
+	}
+	if _, err := v.keep(ctx, own, fields, same); err != nil {
+		return id(top.version), err
+	}
+	return id(top.version), nil
+}
+
+func (v *Vault) saveQuarantine(ctx context.Context, k key.Key, fields map[string]any) (Copy, error) {
+	name := entryName(fields["value"].(string))
+	entry := v.folder(Quarantine) + "/" + name
+	c := v.copy(vaultQuarantineID, name)
+	same := func(stored string) bool { return v.same(stored, k) }
+	e, err := v.read(ctx, entry, 0)
+	switch {
+	case errors.Is(err, ErrDenied):
+		return v.saveBlind(ctx, "", entry, name, fields, func(uint64) Copy { return c })
+	case err == nil && e.gone == "" && same(e.stored):
+		return c, nil
+	case err != nil && !errors.Is(err, ErrGone):
+		return Copy{}, err
+	}
+	if _, err := v.marked(ctx); err != nil {
+		return Copy{}, err
+	}
+	_, err = v.keep(ctx, entry, fields, same)
+	return c, err
+}
+
+// saveBlind stores where reading is denied: at path, "" for not there, and once in an
+// entry of the key's own. Without reading, version 1 could write over anybody's only copy.
+func (v *Vault) saveBlind(ctx context.Context, path, own, name string, fields map[string]any, id func(uint64) Copy) (Copy, error) {
+	kv, err := v.engine(ctx)
+	if err == nil && kv == 1 {
+		err = fmt.Errorf("%w to read what a write would replace", ErrDenied)
+	}
+	if err == nil {
+		_, err = v.marked(ctx)
+	}
+	if err != nil && (kv == 1 || !errors.Is(err, ErrDenied)) {
+		return Copy{}, err
+	}
+	first := uint64(0)
+	v.mu.Lock()
+	last := v.blind[path]
+	v.mu.Unlock()
+	// What this process put there is not put there again only because it cannot be compared.
+	if path != "" && last.name != name {
+		if last.version, err = v.write(ctx, path, fields, nil); err != nil {
+			return Copy{}, err
+		}
+	}
+	if _, err := v.write(ctx, own, fields, &first); err != nil && !errors.Is(err, errChanged) {
+		return Copy{}, err
+	}
+	v.mu.Lock()
+	v.blind[path] = vaultStored{name, last.version}
+	v.mu.Unlock()
+	return id(last.version), ErrUnverified
+}
+
+// marked lists the names in the current shelf's folder, if the marker is among them.
+// Where listing is denied the marker itself is asked for, and the names are nil.
+func (v *Vault) marked(ctx context.Context) (map[string]bool, error) {
+	names, err := v.names(ctx, Current)
+	if errors.Is(err, ErrDenied) {
+		_, err = v.read(ctx, v.folder(Current)+"/"+vaultMarker, 0)
+		if errors.Is(err, ErrGone) {
+			err = v.noMarker()
+		}
+		return nil, err
+	}
+	if err == nil && !names[vaultMarker] {
+		err = v.noMarker()
+	}
+	return names, err
+}
+
+// keepAll gives everything that stands at <path> an entry of its own, before a write may
+// push it out (law 3). What was deleted there in Vault cannot be read, and so not kept.
+func (v *Vault) keepAll(ctx context.Context, top vaultEntry, names map[string]bool) error {
+	all := []vaultEntry{top}
+	if top.version > 1 {
+		var err error
+		if all, err = v.history(ctx); errors.Is(err, ErrDenied) {
+			all = []vaultEntry{top}
+		} else if err != nil {
+			return err
+		}
+	}
+	for _, e := range all {
+		if e.version != top.version && e.gone == "" {
+			var err error
+			if e, err = v.read(ctx, v.o.Path, e.version); errors.Is(err, ErrGone) {
+				continue
+			} else if err != nil {
+				return err
+			}
+		} else if e.gone == "" {
+			e = top
+		}
+		if e.gone != "" || e.fields == nil || names[entryName(e.stored)] {
+			continue
+		}
+		_, err := v.keep(ctx, v.folder(Current)+"/"+entryName(e.stored), e.fields, func(s string) bool { return s == e.stored })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keep makes sure that an entry holds what it is to hold, and reads it back.
+func (v *Vault) keep(ctx context.Context, entry string, fields map[string]any, same func(string) bool) (vaultEntry, error) {
+	e, err := v.read(ctx, entry, 0)
+	switch {
+	case err == nil && e.gone == "" && same(e.stored):
+		return e, nil
+	case err == nil && e.gone == "" && e.version == 0:
+		// Version 1, and somebody's value in our place: it moves aside.
+		aside := entry[:strings.LastIndexByte(entry, '/')+1] + byDigest(e.stored)
+		if aside != entry {
+			if _, err := v.keep(ctx, aside, e.fields, func(s string) bool { return s == e.stored }); err != nil {
+				return e, err
+			}
+		}
+	case err != nil && !errors.Is(err, ErrGone):
+		return e, err
+	}
+	return v.replace(ctx, entry, e.version, fields, same)
+}
+
+// replace writes over one version of an entry, and reads it back.
+func (v *Vault) replace(ctx context.Context, entry string, version uint64, fields map[string]any, same func(string) bool) (vaultEntry, error) {
+	version, err := v.write(ctx, entry, fields, &version)
+	if errors.Is(err, ErrUnreachable) {
+		// It may have been stored all the same, the answer lost. Writing is not repeated,
+		// looking is: equal bytes there are what was asked for.
+		if e, again := v.read(ctx, entry, 0); again == nil && e.gone == "" && same(e.stored) {
+			return e, nil
+		}
+	}
+	if err != nil {
+		return vaultEntry{}, err
+	}
+	e, err := v.read(ctx, entry, version)
+	switch {
+	case errors.Is(err, ErrDenied):
+		return vaultEntry{version: version}, ErrUnverified
+	case err != nil:
+		return vaultEntry{}, fmt.Errorf("reading back %s: %w", entry, err)
+	case e.gone != "" || !same(e.stored):
+		return vaultEntry{}, fmt.Errorf("reading back %s: %w: other bytes", entry, ErrCorrupt)
+	}
+	return e, nil
+}
+
+// vaultPayload is what the text of a value stands for where it is base64 as we write
+// it, else nil.
+func vaultPayload(stored string) []byte {
+	b, err := base64.StdEncoding.Strict().DecodeString(stored)
+	if err != nil || strings.ContainsAny(stored, "\r\n") { // which DecodeString would skip
+		return nil
+	}
+	return b
+}
+
+// key reads a value: base64 of a key or of an age file, or, as people leave it, text
+// that is a key in itself: raw where it survived, hex, words, base64 with white space,
+// an armoured age file.
+func (v *Vault) key(stored string) (key.Key, key.Encoding, error) {
+	if b := vaultPayload(stored); b != nil {
+		k, enc, err := v.seal.key(b)
+		if !errors.Is(err, ErrNotKey) || errors.Is(err, key.ErrMangled) {
+			return k, enc, err
+		}
+	}
+	return v.seal.key([]byte(stored))
+}
+
+// same tells whether a value is what a Save of k would store.
+func (v *Vault) same(stored string, k key.Key) bool {
+	b := vaultPayload(stored)
+	defer clear(b)
+	return b != nil && v.seal.same(b, k)
+}
+
+// entryName is the name of a value's own entry: the fingerprint of what we could have
+// written ourselves, else the digest of the whole value.
+func entryName(stored string) string {
+	b := vaultPayload(stored)
+	defer clear(b)
+	if k, err := key.New(b); err == nil {
+		defer k.Wipe()
+		return string(k.Fingerprint())
+	}
+	if fp, digest := claimed(b); fp != "" && hexDigits(digest) {
+		return string(fp) + "-" + digest
+	}
+	return byDigest(stored)
+}
+
+func byDigest(stored string) string {
+	sum := sha256.Sum256([]byte(stored))
+	return "value-" + hex.EncodeToString(sum[:8])
+}
+
+func hexDigits(s string) bool {
+	_, err := hex.DecodeString(s)
+	return err == nil && len(s) == 16
+}
+
+// vaultEntry is an entry as it was read.
+type vaultEntry struct {
+	stored  string         // its field `value`, "" where it has none
+	fields  map[string]any // all of them
+	version uint64         // 0 on version 1
+	created time.Time
+	gone    string // "deleted" or "destroyed": it is there and cannot be read
+}
+
+// engine asks which version the KV engine is, once. The question needs no right but any
+// one below the mount. Servers that do not answer it are asked for the marker in both ways.
+func (v *Vault) engine(ctx context.Context) (int, error) {
+	v.mu.Lock()
+	kv := v.kv
+	v.mu.Unlock()
+	if kv != 0 {
+		return kv, nil
+	}
+	a, err := v.call(ctx, "sys/internal/ui/mounts/"+v.where(), nil, nil)
+	switch {
+	case err == nil:
+		kv, err = v.mounted(a.Data)
+	case isAny(err, errNotFound, ErrDenied):
+		kv, err = v.guess(ctx, err)
+	}
+	if err != nil {
+		return 0, err
+	}
+	v.mu.Lock()
+	v.kv = kv
+	v.mu.Unlock()
+	return kv, nil
+}
+
+// mounted reads the description of a mount.
+func (v *Vault) mounted(data map[string]any) (int, error) {
+	kind, _ := data["type"].(string)
+	path, _ := data["path"].(string)
+	options, _ := data["options"].(map[string]any)
+	switch {
+	case path != v.o.Mount+"/":
+		return 0, fmt.Errorf("%w: the engine is mounted at %q", ErrNoPlace, clip(path))
+	case kind != "kv" && kind != "generic":
+		return 0, fmt.Errorf("%w: %s is an engine of type %q, not kv", ErrRefused, v.o.Mount, clip(kind))
+	case options["version"] == "2":
+		return 2, nil
+	}
+	return 1, nil
+}
+
+func (v *Vault) guess(ctx context.Context, unanswered error) (int, error) {
+	marker := v.folder(Current) + "/" + vaultMarker
+	a, err := v.call(ctx, v.o.Mount+"/data/"+marker, nil, nil)
+	if a != nil && a.Data["metadata"] != nil {
+		return 2, nil
+	}
+	if err != nil && !isAny(err, errNotFound, ErrDenied) {
+		return 0, err
+	}
+	a, second := v.call(ctx, v.o.Mount+"/"+marker, nil, nil)
+	switch {
+	case a != nil && slices.ContainsFunc(a.Warnings, func(w string) bool { return strings.Contains(w, "versioned K/V") }):
+		return 2, nil
+	case second == nil:
+		return 1, nil
+	case errors.Is(unanswered, ErrDenied):
+		return 0, fmt.Errorf("%w; %s may not be mounted at all", unanswered, v.o.Mount)
+	}
+	return 0, fmt.Errorf("%w: the server does not say which version of KV %s is", ErrRefused, v.o.Mount)
+}
+
+// path is where the API has an entry: of version 2 below "data" or "metadata".
+func (v *Vault) path(ctx context.Context, kind, entry string) (string, int, error) {
+	if strings.Contains(v.where(), "{") {
+		return "", 0, fmt.Errorf("%w: not initialised, %s still has to be expanded", ErrNoPlace, v.where())
+	}
+	if err := ctx.Err(); err != nil {
+		return "", 0, contextError(err)
+	}
+	kv, err := v.engine(ctx)
+	if kv == 2 {
+		return v.o.Mount + "/" + kind + "/" + entry, kv, err
+	}
+	return v.o.Mount + "/" + entry, kv, err
+}
+
+// read reads an entry, or one version of it. What was deleted is there and cannot be
+// read: a 404 with metadata. ErrGone is one without.
+func (v *Vault) read(ctx context.Context, entry string, version uint64) (vaultEntry, error) {
+	path, kv, err := v.path(ctx, "data", entry)
+	if err != nil {
+		return vaultEntry{}, err
+	}
+	var query url.Values
+	if version > 0 && kv == 2 {
+		query = url.Values{"version": {strconv.FormatUint(version, 10)}}
+	}
+	a, err := v.call(ctx, path, query, nil)
+	if err != nil && (!errors.Is(err, errNotFound) || a == nil) {
+		return vaultEntry{}, err
+	}
+	var e vaultEntry
+	if kv == 1 {
+		e.fields = a.Data
+		created, _ := a.Data["created"].(string)
+		e.created, _ = time.Parse(time.RFC3339Nano, created) // by hand, it has none
+	} else {
+		e.fields, _ = a.Data["data"].(map[string]any)
+		if metadata, ok := a.Data["metadata"].(map[string]any); ok {
+			if e.version, err = vaultNumber(metadata["version"]); err != nil || version > 0 && e.version != version {
+				return vaultEntry{}, fmt.Errorf("%w: the store answers with version %v", ErrCorrupt, e.version)
+			}
+			e.describe(metadata)
+			err = nil
+		}
+	}
+	if err != nil {
+		return vaultEntry{}, fmt.Errorf("%w: %w", ErrGone, err)
+	}
+	if e.fields == nil && e.gone == "" {
+		return vaultEntry{}, fmt.Errorf("%w: an answer without data", ErrCorrupt)
+	}
+	e.stored, _ = e.fields["value"].(string)
+	return e, nil
+}
+
+// describe reads what the metadata of a version says.
+func (e *vaultEntry) describe(metadata map[string]any) {
+	text := func(name string) time.Time {
+		s, _ := metadata[name].(string)
+		t, _ := time.Parse(time.RFC3339Nano, s) // "" where it does not apply
+		return t
+	}
+	e.created = text("created_time")
+	// A time ahead is when it will be deleted (delete_version_after).
+	if t := text("deletion_time"); !t.IsZero() && t.Before(time.Now()) {
+		e.gone = "deleted " + t.UTC().Format(time.DateTime) + " UTC"
+	}
+	if metadata["destroyed"] == true {
+		e.gone = "destroyed"
+	}
+}
+
+func vaultNumber(n any) (uint64, error) {
+	text, _ := n.(json.Number)
+	return strconv.ParseUint(text.String(), 10, 64)
+}
+
+// history lists the versions of <path> that the engine still has, newest first.
+func (v *Vault) history(ctx context.Context) ([]vaultEntry, error) {
+	path, _, err := v.path(ctx, "metadata", v.o.Path)
+	if err != nil {
+		return nil, err
+	}
+	a, err := v.call(ctx, path, nil, nil)
+	if errors.Is(err, errNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	versions, ok := a.Data["versions"].(map[string]any)
+	if !ok {
+		return nil, fmt.Errorf("%w: metadata without versions", ErrCorrupt)
+	}
+	var all []vaultEntry
+	for n, metadata := range versions {
+		var e vaultEntry
+		about, ok := metadata.(map[string]any)
+		if e.version, err = strconv.ParseUint(n, 10, 64); err != nil || !ok {
+			return nil, fmt.Errorf("%w: the store speaks of version %q", ErrCorrupt, clip(n))
+		}
+		e.describe(about)
+		all = append(all, e)
+	}
+	slices.SortFunc(all, func(a, b vaultEntry) int { return cmp.Compare(b.version, a.version) })
+	return all, nil
+}
+
+// names lists a shelf's folder: an empty one is a 404.
+func (v *Vault) names(ctx context.Context, s Shelf) (map[string]bool, error) {
+	path, _, err := v.path(ctx, "metadata", v.folder(s))
+	if err != nil {
+		return nil, err
+	}
+	a, err := v.call(ctx, path, url.Values{"list": {"true"}}, nil)
+	if errors.Is(err, errNotFound) {
+		return map[string]bool{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	list, ok := a.Data["keys"].([]any)
+	if !ok {
+		return nil, fmt.Errorf("%w: a list without names", ErrCorrupt)
+	}
+	names := map[string]bool{}
+	for _, n := range list {
+		name, ok := n.(string)
+		if !ok {
+			return nil, fmt.Errorf("%w: a name that is none", ErrCorrupt)
+		}
+		names[name] = true
+	}
+	return names, nil
+}
+
+// errChanged says that an entry is no longer the version that a write was to replace.
+var errChanged = errors.New("changed in the meantime")
+
+// write adds a version to an entry if the newest is still cas, 0 where there is none;
+// nil writes whatever there is. Version 1 knows nothing of this, and keeps no times.
+func (v *Vault) write(ctx context.Context, entry string, fields map[string]any, cas *uint64) (uint64, error) {
+	path, kv, err := v.path(ctx, "data", entry)
+	if err != nil {
+		return 0, err
+	}
+	if kv == 1 {
+		if fields["created"] == nil {
+			fields = maps.Clone(fields)
+			fields["created"] = time.Now().UTC().Format(time.RFC3339Nano)
+		}
+		_, err := v.call(ctx, path, nil, fields)
+		return 0, err
+	}
+	body := map[string]any{"data": fields}
+	if cas != nil {
+		body["options"] = map[string]any{"cas": *cas}
+	}
+	a, err := v.call(ctx, path, nil, body)
+	if err != nil {
+		return 0, err
+	}
+	n, err := vaultNumber(a.Data["version"])
+	if err != nil {
+		return 0, fmt.Errorf("%w: stored as no version", ErrCorrupt)
+	}
+	return n, nil
+}
+
+// call makes one call with its own deadline and token. Nothing is repeated, but once
+// with a fresh token where one from earlier was refused. Beside errNotFound stands what
+// the answer held.
+func (v *Vault) call(ctx context.Context, path string, query url.Values, body map[string]any) (*vault.Secret, error) {
+	caller := ctx
+	ctx, cancel := context.WithTimeout(ctx, v.o.Timeout)
+	defer cancel()
+	var a *vault.Secret
+	token, kept, err := v.tokens.get(ctx)
+	if err == nil {
+		a, err = v.ask(ctx, token, path, query, body)
+		if errors.Is(err, ErrUnauthenticated) {
+			v.tokens.forget(token)
+			if kept {
+				if token, _, err = v.tokens.get(ctx); err == nil {
+					a, err = v.ask(ctx, token, path, query, body)
+				}
+			}
+		}
+	}
+	if err != nil && caller.Err() == context.Canceled {
+		return nil, caller.Err()
+	}
+	return a, err
+}
+
+// ask tells a token that is not accepted from one that may not: both are a 403.
+func (v *Vault) ask(ctx context.Context, token vaultToken, path string, query url.Values, body map[string]any) (*vault.Secret, error) {
+	a, err := v.wire.send(ctx, token.value, path, query, body)
+	if errors.Is(err, ErrDenied) && token.known {
+		if _, self := v.wire.send(ctx, token.value, lookupSelf, nil, nil); errors.Is(self, ErrDenied) {
+			return nil, fmt.Errorf("%w: the token is not accepted any more", ErrUnauthenticated)
+		}
+	}
+	return a, err
+}

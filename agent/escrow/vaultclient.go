@@ -1,0 +1,391 @@
+package escrow
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	vault "github.com/hashicorp/vault/api"
+)
+
+const (
+	vaultIdle = 10 * time.Second // how long an unused connection is kept
+	// vaultMaxAnswer bounds an answer, in bytes: a list of some 100 000 names.
+	vaultMaxAnswer = 4 << 20
+
+	lookupSelf = "auth/token/lookup-self"
+	renewSelf  = "auth/token/renew-self"
+	appRole    = "auth/approle/login"
+)
+
+// errCleartext keeps keys off the wire where the server, or one that it sends us to,
+// has no TLS.
+var errCleartext = errors.New("http is for loopback only: the key would travel in the clear")
+
+// errNotFound is a 404: nothing is there, or what is there was deleted.
+var errNotFound = errors.New("not found")
+
+// vaultWire speaks to the server, through the vendor's client without what that client
+// does by itself: no repetitions, no environment, no HTTP/2 (whose debugging writes
+// headers and bodies to the log).
+type vaultWire struct {
+	o VaultOptions
+
+	mu        sync.Mutex
+	client    *vault.Client   // mu: nil until the first call
+	transport *http.Transport // mu
+}
+
+// connect makes the client, once.
+func (w *vaultWire) connect() (*vault.Client, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.client != nil {
+		return w.client, nil
+	}
+	secure := &tls.Config{MinVersion: tls.VersionTLS12}
+	if w.o.CAFile != "" {
+		pem, err := readSmall(w.o.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("%w: ca_file %s: %w", ErrUntrusted, w.o.CAFile, err)
+		}
+		secure.RootCAs = x509.NewCertPool()
+		if !secure.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%w: ca_file %s holds no certificate", ErrUntrusted, w.o.CAFile)
+		}
+	}
+	transport := &http.Transport{
+		Proxy:           http.ProxyFromEnvironment,
+		TLSClientConfig: secure,
+		TLSNextProto:    map[string]func(string, *tls.Conn) http.RoundTripper{},
+		IdleConnTimeout: vaultIdle,
+	}
+	// The client reads VAULT_* whatever it is told, and fails on what it does not like there.
+	// prestart has the daemon's environment, whose own Vault may be another one.
+	for _, setting := range os.Environ() {
+		if name, _, _ := strings.Cut(setting, "="); strings.HasPrefix(name, "VAULT_") {
+			os.Unsetenv(name)
+		}
+	}
+	client, err := vault.NewClient(&vault.Config{
+		Address: w.o.Address,
+		HttpClient: &http.Client{
+			Transport:     vaultTransport{transport},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // it follows one itself
+		},
+		CheckRetry: func(context.Context, *http.Response, error) (bool, error) { return false, nil },
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s", ErrRefused, clip(err.Error()))
+	}
+	if w.o.Namespace != "" {
+		client.SetNamespace(w.o.Namespace)
+	}
+	w.client, w.transport = client, transport
+	return client, nil
+}
+
+func (w *vaultWire) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.transport != nil {
+		w.transport.CloseIdleConnections()
+	}
+}
+
+// vaultTransport sends nothing in the clear but on loopback, and reads no answer without end.
+type vaultTransport struct{ *http.Transport }
+
+func (t vaultTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Scheme != "https" && !loopback(r.URL.Hostname()) {
+		return nil, fmt.Errorf("it sends us to %s: %w", r.URL.Host, errCleartext)
+	}
+	resp, err := t.Transport.RoundTrip(r)
+	if err == nil {
+		resp.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.LimitReader(resp.Body, vaultMaxAnswer), resp.Body}
+	}
+	return resp, err
+}
+
+// send makes one request: to read where there is no body. Beside errNotFound stands
+// what the answer held.
+func (w *vaultWire) send(ctx context.Context, token, path string, query url.Values, body map[string]any) (*vault.Secret, error) {
+	client, err := w.connect()
+	if err != nil {
+		return nil, err
+	}
+	client = client.WithResponseCallbacks() // a copy, for a token of its own
+	client.SetToken(token)
+	var (
+		resp *vault.Response
+		a    *vault.Secret
+	)
+	if body == nil {
+		resp, err = client.Logical().ReadRawWithDataWithContext(ctx, path, query)
+		if resp != nil {
+			defer resp.Body.Close()
+		}
+		if err == nil {
+			a, err = vault.ParseSecret(resp.Body)
+		}
+	} else {
+		// Not WriteRaw, which sends the body `null` to where a standby sends us.
+		client = client.WithResponseCallbacks(func(r *vault.Response) { resp = r })
+		a, err = client.Logical().WriteWithContext(ctx, path, body)
+	}
+	var (
+		said   *vault.ResponseError
+		syntax *json.SyntaxError
+	)
+	switch {
+	case errors.As(err, &said):
+		if said.StatusCode == http.StatusNotFound {
+			return notFound(said, resp)
+		}
+		return nil, vaultSentinel(said, resp.Header)
+	case errors.As(err, &syntax), err == io.EOF: // unwrapped: there is an answer, of white space
+		return nil, fmt.Errorf("%w: an answer that is not Vault's", ErrCorrupt)
+	case err != nil:
+		return nil, wireError(ctx, err)
+	case resp.StatusCode >= 300:
+		return nil, fmt.Errorf("%w: it sends us from one server to the next", ErrUnreachable)
+	case resp.StatusCode == http.StatusNoContent:
+		return &vault.Secret{}, nil
+	case a == nil:
+		return nil, fmt.Errorf("%w: an empty answer", ErrCorrupt)
+	}
+	return a, nil
+}
+
+// notFound tells a missing mount from a missing entry. What was deleted in KV version 2
+// is a 404 that holds its metadata.
+func notFound(said *vault.ResponseError, resp *vault.Response) (*vault.Secret, error) {
+	text := clip(strings.Join(said.Errors, "; "))
+	if strings.Contains(text, "no handler for route") || strings.Contains(text, "unsupported path") {
+		return nil, fmt.Errorf("%w: nothing is mounted there (%s)", ErrNoPlace, text)
+	}
+	if said.RawError {
+		return nil, fmt.Errorf("%w: a 404 that is not Vault's", ErrUnreachable)
+	}
+	a, err := vault.ParseSecret(resp.Body)
+	if err != nil || a == nil {
+		a = &vault.Secret{}
+	}
+	return a, errNotFound
+}
+
+// vaultSentinel maps the statuses of the API
+// (https://developer.hashicorp.com/vault/api-docs#http-status-codes) to the contract's errors.
+func vaultSentinel(said *vault.ResponseError, header http.Header) error {
+	text := clip(strings.Join(said.Errors, "; "))
+	if text == "" || said.RawError {
+		text = fmt.Sprintf("status %d", said.StatusCode)
+	}
+	wrap := func(err error) error { return fmt.Errorf("%w: %s", err, text) }
+	switch said.StatusCode {
+	case http.StatusForbidden:
+		if strings.Contains(text, "invalid token") || strings.Contains(text, "bad token") || strings.Contains(text, "missing client token") {
+			return wrap(ErrUnauthenticated)
+		}
+		return wrap(ErrDenied)
+	case http.StatusUnauthorized:
+		return wrap(ErrUnauthenticated)
+	case http.StatusBadRequest:
+		switch {
+		case strings.Contains(text, "did not match the current version"):
+			return wrap(errChanged)
+		case strings.Contains(text, "missing client token"):
+			return wrap(ErrUnauthenticated)
+		}
+		return wrap(ErrRefused)
+	case http.StatusTooManyRequests:
+		if after := header.Get("Retry-After"); after != "" {
+			text += ", for " + clip(after) + " s"
+		}
+		return wrap(ErrRateLimited)
+	case http.StatusServiceUnavailable:
+		if strings.Contains(text, "sealed") || strings.Contains(text, "not initialized") {
+			return wrap(ErrStoreSealed)
+		}
+		return wrap(ErrUnreachable)
+	case http.StatusPreconditionFailed: // a performance standby that is behind
+		return wrap(ErrUnreachable)
+	}
+	if said.StatusCode >= 500 {
+		return wrap(ErrUnreachable) // a standby without an active server is a 500
+	}
+	return wrap(ErrRefused)
+}
+
+// wireError maps what went wrong before an answer was there.
+func wireError(ctx context.Context, err error) error {
+	var (
+		untrusted *tls.CertificateVerificationError
+		expired   x509.CertificateInvalidError
+		timeout   interface{ Timeout() bool }
+	)
+	text := clip(innermost(err).Error())
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("%w: %s", contextError(ctx.Err()), "Vault")
+	case errors.Is(err, errCleartext):
+		return fmt.Errorf("%w: %s", ErrRefused, text)
+	case errors.As(err, &expired) && expired.Reason == x509.Expired && expired.Cert != nil && time.Now().Before(expired.Cert.NotBefore):
+		// A certificate from tomorrow: it is rather our clock.
+		return fmt.Errorf("%w: its certificate is valid from %s", ErrClock, expired.Cert.NotBefore.UTC().Format(time.DateTime))
+	case errors.As(err, &untrusted):
+		return fmt.Errorf("%w: %s", ErrUntrusted, clip(untrusted.Err.Error()))
+	case neverLeft(err):
+		return fmt.Errorf("%w: %s", ErrNeverLeft, text)
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return fmt.Errorf("%w: %s", ErrTimeout, text)
+	}
+	return fmt.Errorf("%w: %s", ErrUnreachable, text)
+}
+
+// vaultTokens gets tokens, keeps one while it is good, and renews it in time. A token
+// from a file is looked up once, which also tells whether it is accepted at all; who
+// may not look itself up is taken at its word. Failures are not kept.
+type vaultTokens struct {
+	o    VaultOptions
+	wire *vaultWire
+	// asking holds one place: calls in parallel wait for one token and share it.
+	asking chan struct{}
+	kept   vaultToken // by whoever holds the place
+}
+
+type vaultToken struct {
+	value     string
+	known     bool // the server has accepted it
+	renewable bool
+	until     time.Time     // zero: for ever, or not known
+	life      time.Duration // when it was made or last renewed
+}
+
+// due tells whether a token should be renewed: two thirds of its life are over. A
+// token that is used once a week lives on if its period is longer than that.
+func (t vaultToken) due() bool {
+	return t.renewable && !t.until.IsZero() && time.Until(t.until) < t.life/3
+}
+
+// get returns a token, and whether it is one from earlier.
+func (t *vaultTokens) get(ctx context.Context) (vaultToken, bool, error) {
+	select {
+	case t.asking <- struct{}{}:
+		defer func() { <-t.asking }()
+	case <-ctx.Done():
+		return vaultToken{}, false, contextError(ctx.Err())
+	}
+	earlier := t.kept.value != "" && (t.kept.until.IsZero() || time.Until(t.kept.until) > 0)
+	if !earlier {
+		t.kept = vaultToken{}
+		got, err := t.ask(ctx)
+		if err != nil {
+			return vaultToken{}, false, err
+		}
+		t.kept = got
+	}
+	if t.kept.due() {
+		// Where renewing fails the token is still good for now.
+		if a, err := t.wire.send(ctx, t.kept.value, renewSelf, nil, map[string]any{}); err == nil && a.Auth != nil {
+			t.kept.until, t.kept.life, t.kept.renewable = leased(a.Auth.LeaseDuration, a.Auth.Renewable)
+		}
+	}
+	return t.kept, earlier, nil
+}
+
+// forget drops a token that was refused.
+func (t *vaultTokens) forget(bad vaultToken) {
+	t.asking <- struct{}{}
+	defer func() { <-t.asking }()
+	if t.kept.value == bad.value {
+		t.kept = vaultToken{}
+	}
+}
+
+func leased(seconds int, renewable bool) (time.Time, time.Duration, bool) {
+	life := time.Duration(seconds) * time.Second
+	if life <= 0 {
+		return time.Time{}, 0, false
+	}
+	return time.Now().Add(life), life, renewable
+}
+
+func (t *vaultTokens) ask(ctx context.Context) (vaultToken, error) {
+	if t.o.TokenFile == "" {
+		return t.login(ctx)
+	}
+	value, err := secretLine(t.o.TokenFile)
+	if err != nil {
+		return vaultToken{}, err
+	}
+	got := vaultToken{value: value}
+	a, err := t.wire.send(ctx, value, lookupSelf, nil, nil)
+	switch {
+	case errors.Is(err, ErrDenied): // it has no policy to look itself up
+		return got, nil
+	case err != nil:
+		return vaultToken{}, fmt.Errorf("token file %s: %w", t.o.TokenFile, err)
+	}
+	got.known = true
+	ttl, _ := a.TokenTTL() // root's has none
+	life, _ := a.Data["creation_ttl"].(json.Number)
+	seconds, _ := life.Int64()
+	if ttl > 0 {
+		got.until, got.life = time.Now().Add(ttl), max(ttl, time.Duration(seconds)*time.Second)
+		got.renewable, _ = a.TokenIsRenewable()
+	}
+	return got, nil
+}
+
+// login gets a token by AppRole
+// (https://developer.hashicorp.com/vault/api-docs/auth/approle#login-with-approle).
+func (t *vaultTokens) login(ctx context.Context) (vaultToken, error) {
+	role, err := secretLine(t.o.RoleIDFile)
+	if err != nil {
+		return vaultToken{}, err
+	}
+	secret, err := secretLine(t.o.SecretIDFile)
+	if err != nil {
+		return vaultToken{}, err
+	}
+	a, err := t.wire.send(ctx, "", appRole, nil, map[string]any{"role_id": role, "secret_id": secret})
+	switch {
+	case errors.Is(err, ErrRefused), errors.Is(err, ErrDenied), errors.Is(err, errNotFound), errors.Is(err, ErrNoPlace):
+		return vaultToken{}, fmt.Errorf("%w: AppRole with %s and %s: %v", ErrUnauthenticated, t.o.RoleIDFile, t.o.SecretIDFile, err)
+	case err != nil:
+		return vaultToken{}, err
+	case a.Auth == nil || a.Auth.ClientToken == "":
+		return vaultToken{}, fmt.Errorf("%w: AppRole: an answer without a token", ErrCorrupt)
+	}
+	got := vaultToken{value: a.Auth.ClientToken, known: true}
+	got.until, got.life, got.renewable = leased(a.Auth.LeaseDuration, a.Auth.Renewable)
+	return got, nil
+}
+
+// secretLine reads a file that holds one secret.
+func secretLine(path string) (string, error) {
+	b, err := readSmall(path)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w: %w", path, ErrUnauthenticated, err)
+	}
+	defer clear(b)
+	line := strings.TrimSpace(string(b))
+	if line == "" || strings.ContainsFunc(line, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return "", fmt.Errorf("%s: %w: it is not one line of text", path, ErrUnauthenticated)
+	}
+	return line, nil
+}

@@ -411,8 +411,11 @@ func (w *rewrite) check(ctx context.Context, before *census) error {
 
 // commit is not interrupted by ctx: that would only make the outcome unknown.
 func (w *rewrite) commit(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return w.explain(err)
+	switch {
+	case ctx.Err() != nil:
+		return w.explain(ctx.Err())
+	case w.conn.IsClosed():
+		return ErrLost
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
@@ -423,9 +426,11 @@ func (w *rewrite) commit(ctx context.Context) error {
 		return nil
 	case err == nil:
 		return fmt.Errorf("%w: it rolled the transaction back", ErrServer)
-	case errors.As(err, &server) && server.SeverityUnlocalized == "ERROR", pgconn.SafeToRetry(err):
+	case errors.As(err, &server) && server.SeverityUnlocalized == "ERROR":
 		return w.explain(err)
 	}
+	// Not even pgconn.SafeToRetry says that it was not sent: it is true of a connection that
+	// was lost afterwards.
 	return fmt.Errorf("%w: %w", ErrUnanswered, w.explain(err))
 }
 

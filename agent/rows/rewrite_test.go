@@ -3,10 +3,12 @@ package rows_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -160,6 +162,158 @@ func TestRewrite(t *testing.T) {
 			must(t, err)
 			if now != rest {
 				t.Errorf("the rest of the database changed:\n%s\n\nwas\n\n%s", now, rest)
+			}
+			noSession(t, d)
+		})
+	}
+}
+
+// TestRewriteCut ends the connection at every statement of a rewrite, before the server
+// is given it, and after it has executed it and nobody is told. Either way the rows are
+// all old or all new, and which is known but for a commit that was not answered.
+func TestRewriteCut(t *testing.T) {
+	d := cluster.Database(t)
+	now, next := key.Generate(), key.Generate()
+	must(t, d.Upsert(now, "a", "LEGACY", []byte("one")), d.UpsertEnvelope(now, "b", "ENVELOPE", []byte("two")))
+	wire := cluster.Wire(t)
+	table := open(t, wire.URL(d.Name), rows.Options{})
+	cuts, unanswered := 0, map[bool]int{}
+	for _, executed := range []bool{false, true} {
+		for at := 1; ; at++ {
+			statement := ""
+			wire.Restart(func(number int, text string, answered bool) bool {
+				if number != at || answered != executed {
+					return true
+				}
+				statement = text
+				return false
+			})
+			before := secrets(t, d, now)
+			_, err := table.Rewrite(context.Background(), rows.RewriteOptions{Target: next, Keys: []key.Key{now}})
+			done := err == nil
+			switch {
+			case errors.Is(err, rows.ErrUnanswered):
+				if statement != "commit" {
+					t.Errorf("cut at %q: %v", statement, err)
+				}
+				done = executed
+				unanswered[executed]++
+			case err != nil && !errors.Is(err, rows.ErrLost):
+				t.Errorf("cut at %q: %v", statement, err)
+			case statement != "" && done && statement != "rollback":
+				t.Errorf("cut at %q: no error", statement)
+			}
+			if done {
+				before = under(before, next)
+			}
+			compare(t, secrets(t, d, now, next), before)
+			if done {
+				now, next = next, key.Generate()
+			}
+			if statement == "" {
+				break // it was over before
+			}
+			cuts++
+		}
+	}
+	if cuts < 24 || unanswered[false] != 1 || unanswered[true] != 1 {
+		t.Errorf("cut %d times, %d and %d of them at the commit", cuts, unanswered[false], unanswered[true])
+	}
+	noSession(t, d)
+}
+
+// TestRewriteFails is everything that keeps a rewrite from being done, and that nothing
+// was changed then.
+func TestRewriteFails(t *testing.T) {
+	a, b, _ := rowstest.Vectors()
+	trigger := func(when, body string) func(*testing.T, *rowstest.Database) {
+		return func(t *testing.T, d *rowstest.Database) {
+			must(t, d.Admin(`create function meddle() returns trigger language plpgsql as $$ begin `+body+` end $$;
+				create trigger meddler `+when+` on secrets for each row execute function meddle()`))
+		}
+	}
+	admin := func(sql string) func(*testing.T, *rowstest.Database) {
+		return func(t *testing.T, d *rowstest.Database) { must(t, d.Admin(strings.ReplaceAll(sql, "DB", d.Name))) }
+	}
+	stop := errors.New("the ledger says something else")
+	for _, c := range []struct {
+		name    string
+		prepare func(*testing.T, *rowstest.Database)
+		holds   []string // what another session has done, and is not done with
+		options rows.RewriteOptions
+		url     func(*rowstest.Database) string
+		err     error
+		says    string
+	}{
+		{name: "a writer", holds: []string{"begin", "update secrets set version = 7"}, err: rows.ErrLocked},
+		{name: "a row that is locked", holds: []string{"begin", "select from secrets for key share"}, err: rows.ErrLocked},
+		{name: "the daemon's start", holds: []string{"begin", "alter table secrets add if not exists delivery text"}, err: rows.ErrLocked},
+		{name: "a start that settles", holds: []string{fmt.Sprintf("select pg_advisory_lock_shared(%d)", rows.AdvisoryLock)}, err: rows.ErrHeld},
+		{name: "another rewrite", holds: []string{"begin", fmt.Sprintf("select pg_advisory_xact_lock(%d)", rows.AdvisoryLock)}, err: rows.ErrHeld},
+		{name: "read only", prepare: admin("alter database DB set default_transaction_read_only = on"), err: rows.ErrReadOnly},
+		{name: "may read only", err: rows.ErrDenied,
+			prepare: admin("alter table secrets owner to postgres; grant select on secrets to containarium")},
+		{name: "may make no temporary table", err: rows.ErrDenied, says: "temporary tables",
+			prepare: admin("alter database DB owner to postgres; revoke temporary on database DB from public")},
+		{name: "a full disk", err: rows.ErrDiskFull,
+			prepare: trigger("after update", "raise 'could not extend file: hunter2' using errcode = '53100';")},
+		{name: "a row that changes by itself", err: rows.ErrConcurrent, says: "1 of 2",
+			prepare: trigger("before update", "if new.username = 'a' then return null; end if; return new;")},
+		{name: "another column changes", err: rows.ErrReadBack, says: "not only their encryption",
+			prepare: trigger("before update", "new.updated_at = now(); return new;")},
+		{name: "what is written is lost", err: rows.ErrReadBack, says: "1 of 2",
+			prepare: trigger("before update", "if new.username = 'a' then return old; end if; return new;")},
+		{name: "a row comes back as another's", err: rows.ErrReadBack, says: "1 of 2",
+			prepare: trigger("before update", "if new.username = 'a' then new.username = 'z'; end if; return new;")},
+		{name: "a row that no key opens", err: rows.ErrUnopenable, says: `: 1, of tenant and name "o'hara" THERE`,
+			prepare: func(t *testing.T, d *rowstest.Database) { must(t, d.Upsert(b, "o'hara", "THERE", nil)) }},
+		{name: "rows of an unknown class", err: rows.ErrUnknownClass, says: `: 11, of tenant and name "" M0, "" M1, `,
+			options: rows.RewriteOptions{LeaveUnopenable: true},
+			prepare: func(t *testing.T, d *rowstest.Database) {
+				for i := range 11 {
+					must(t, d.Insert(rowstest.Vector{Name: fmt.Sprintf("M%d", i), Nonce: make([]byte, 12), WrappedDEK: []byte("?"), Ciphertext: make([]byte, 16)}))
+				}
+			}},
+		{name: "not wanted any more", err: stop,
+			options: rows.RewriteOptions{BeforeCommit: func(context.Context) error { return stop }}},
+		{name: "out of time", err: rows.ErrTimeout, options: rows.RewriteOptions{Timeout: 300 * time.Millisecond},
+			prepare: trigger("before update", "perform pg_sleep(60); return new;")},
+		{name: "no table", err: rows.ErrNoTable, prepare: admin("alter table secrets rename to other; create view state as select * from other")},
+		{name: "nothing listens", err: rows.ErrRefused,
+			url: func(*rowstest.Database) string { return "postgres://u:hunter2@127.0.0.1:1/d?sslmode=disable" }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			d := cluster.Database(t)
+			must(t, d.Upsert(a, "a", "LEGACY", []byte("one")), d.UpsertEnvelope(a, "b", "ENVELOPE", []byte("two")))
+			if c.prepare != nil {
+				c.prepare(t, d)
+			}
+			was, err := d.Dump("--data-only")
+			must(t, err)
+			other, err := d.Session()
+			must(t, err)
+			for _, sql := range c.holds {
+				_, err := other.Exec(sql)
+				must(t, err)
+			}
+			o := c.options
+			o.Target, o.Keys, o.LockTimeout = key.Generate(), []key.Key{a}, 100*time.Millisecond
+			url := d.URL()
+			if c.url != nil {
+				url = c.url(d)
+			}
+			table := open(t, url, rows.Options{})
+			_, err = table.Rewrite(context.Background(), o)
+			quiet(t, err)
+			must(t, other.Close())
+			if !errors.Is(err, c.err) || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%v, not %v with %q", err, c.err, c.says)
+			}
+			now, err := d.Dump("--data-only")
+			must(t, err)
+			if now != was {
+				t.Errorf("the database changed:\n%s\n\nwas\n\n%s", now, was)
 			}
 			noSession(t, d)
 		})

@@ -1,0 +1,226 @@
+package rowstest
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"sync"
+	"testing"
+)
+
+// Connect is the statement that a Wire makes of a new connection.
+const Connect = "connect"
+
+// Wire stands between clients and the server, and knows where a statement begins and
+// ends (Postgres documentation, "Frontend/Backend Protocol"). It is how a test makes a
+// statement fail that was never executed, or one that was and is not answered.
+type Wire struct {
+	// On is called twice for each statement: before the server is given it, and when the
+	// server has answered and the client does not know. False ends the connection there.
+	// Statements are counted from 1 over all connections. A COPY FROM STDIN is two: to
+	// begin it, and to end its data. On may be nil; it is read at each call.
+	On func(number int, statement string, answered bool) bool
+
+	cluster *Cluster
+	port    int
+	mu      sync.Mutex // guards On's count
+	count   int
+	closing context.Context
+}
+
+// Wire listens until the test ends.
+func (c *Cluster) Wire(tb testing.TB) *Wire {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	closing, stop := context.WithCancel(context.Background())
+	w := &Wire{cluster: c, port: l.Addr().(*net.TCPAddr).Port, closing: closing}
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			all.Go(func() { w.carry(client) })
+		}
+	})
+	tb.Cleanup(func() {
+		stop()
+		l.Close()
+		all.Wait()
+	})
+	return w
+}
+
+// URL is what the daemon would connect to the database with, over the wire.
+func (w *Wire) URL(database string) string {
+	return fmt.Sprintf("postgres://%s:%s@127.0.0.1:%d/%s?sslmode=disable", Role, Password, w.port, database)
+}
+
+// Restart begins to count anew, and calls another function.
+func (w *Wire) Restart(on func(number int, statement string, answered bool) bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.On, w.count = on, 0
+}
+
+// next numbers a statement.
+func (w *Wire) next() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.count++
+	return w.count
+}
+
+func (w *Wire) call(number int, statement string, answered bool) bool {
+	w.mu.Lock()
+	on := w.On
+	w.mu.Unlock()
+	return on == nil || on(number, statement, answered)
+}
+
+// statement is one that the server has not answered yet.
+type statement struct {
+	number int
+	text   string
+}
+
+// carry serves one connection until either side or On ends it.
+func (w *Wire) carry(client net.Conn) {
+	server, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(w.cluster.Port)))
+	if err != nil {
+		client.Close()
+		return
+	}
+	hangUp := sync.OnceFunc(func() {
+		client.Close()
+		server.Close()
+	})
+	defer context.AfterFunc(w.closing, hangUp)()
+	open := make(chan statement, 16) // more than a client sends before it reads
+	var both sync.WaitGroup
+	both.Go(func() {
+		defer hangUp()
+		_ = w.forth(client, server, open) // either side may go at any time
+	})
+	both.Go(func() {
+		defer hangUp()
+		_ = w.back(server, client, open)
+	})
+	both.Wait()
+}
+
+var errCut = errors.New("cut by the test")
+
+// forth carries what the client says. What belongs to one statement goes out at once.
+func (w *Wire) forth(client, server net.Conn, open chan<- statement) error {
+	from := bufio.NewReader(client)
+	send := func(batch []byte, text string) error {
+		if text != "" {
+			s := statement{w.next(), text}
+			if !w.call(s.number, text, false) {
+				return errCut
+			}
+			open <- s
+		}
+		_, err := server.Write(batch)
+		return err
+	}
+	const cancelRequest = 80877102
+	first, err := message(from, 0)
+	if err != nil {
+		return err
+	}
+	text := Connect
+	if binary.BigEndian.Uint32(first[4:]) == cancelRequest {
+		text = ""
+	}
+	if err := send(first, text); err != nil {
+		return err
+	}
+	var batch []byte
+	parsed := ""
+	for {
+		m, err := message(from, 1)
+		if err != nil {
+			return err
+		}
+		batch, text = append(batch, m...), ""
+		switch m[0] {
+		case 'P': // Parse: the name, and then the statement
+			parsed = cString(m[5+len(cString(m[5:]))+1:])
+			continue
+		case 'B', 'D', 'E', 'C': // Bind, Describe, Execute, Close: a Sync follows
+			continue
+		case 'S': // Sync
+			text = parsed
+		case 'Q': // Query
+			text = cString(m[5:])
+		case 'c', 'f': // CopyDone, CopyFail
+			text = "end of data"
+		}
+		if err := send(batch, text); err != nil {
+			return err
+		}
+		batch = nil
+	}
+}
+
+// back carries what the server says. The client gets an answer when it is whole, or
+// when it is long.
+func (w *Wire) back(server, client net.Conn, open <-chan statement) error {
+	from := bufio.NewReader(server)
+	const long = 1 << 20
+	var answer []byte
+	started := false
+	for {
+		m, err := message(from, 1)
+		if err != nil {
+			client.Write(answer) //nolint:errcheck // the last words of a server that goes
+			return err
+		}
+		answer = append(answer, m...)
+		switch {
+		case m[0] == 'Z', m[0] == 'G': // ReadyForQuery, CopyInResponse
+			started = true
+			if s := <-open; !w.call(s.number, s.text, true) {
+				return errCut
+			}
+		case started && len(answer) < long:
+			continue
+		}
+		if _, err := client.Write(answer); err != nil {
+			return err
+		}
+		answer = answer[:0]
+	}
+}
+
+// message reads one message: its type, if it has one, and its length with itself.
+func message(r io.Reader, typed int) ([]byte, error) {
+	b := make([]byte, typed+4)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return nil, err
+	}
+	n := int(binary.BigEndian.Uint32(b[typed:])) - 4
+	if n < 0 || n > 1<<30 {
+		return nil, fmt.Errorf("a message of %d bytes", n)
+	}
+	b = append(b, make([]byte, n)...)
+	_, err := io.ReadFull(r, b[typed+4:])
+	return b, err
+}
+
+func cString(b []byte) string {
+	text, _, _ := bytes.Cut(b, []byte{0})
+	return string(text)
+}

@@ -146,7 +146,9 @@ func (o *observation) writeProof(d Decision) {
 		return
 	}
 	if p.Verdict == rows.Opens || (p.Verdict == rows.Partial && known) {
-		o.write(provenEntry(p))
+		e := provenEntry(p)
+		e.Total = o.evidence.Rows.Dependent
+		o.write(e)
 	}
 }
 

@@ -95,6 +95,7 @@ func TestRings(t *testing.T) {
 		"golang.org/x/oauth2":           {"agent/escrow"},
 		"filippo.io/age":                {"agent/escrow"},
 		"github.com/coreos/go-systemd/": {"agent/unit"},
+		"github.com/prometheus/":        {"agent/notify"},
 		"github.com/spf13/":             {"cmd/keyguard"},
 		"os/exec":                       {"agent/internal/run"},
 	}

@@ -26,7 +26,9 @@ func Due(h *Host, escrow string) ([]key.Fingerprint, error) {
 }
 
 func (o *observation) due(name string) []key.Fingerprint {
-	o.askLocal()
+	if !o.evidence.Local.Asked {
+		o.askLocal()
+	}
 	record := o.history()
 	proven := o.evidence.Ledger.Known
 	if o.evidence.Ledger.Accepted {

@@ -5,6 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -183,13 +186,16 @@ type TellerOptions struct {
 	Record func(message string, urgent bool, fields map[string]string) error
 	// RecordOnly does not print what the journal has taken: it reads what is printed, too.
 	RecordOnly bool
-	// HooksDir holds the programs that are called for each event. "" is none.
-	HooksDir string
+	// HooksDir holds the programs that are called for each event, MetricsFile is written for
+	// Prometheus, PingURL is called as a dead-man's switch. "" is none.
+	HooksDir, MetricsFile, PingURL string
+	// Survey says how things stand, for the metrics and the ping.
+	Survey func() (agent.SurveyResult, error)
 	// Remedy is what to type about an error, "" for nothing.
 	Remedy func(error) string
 	// Trouble is called for what could not be told, once for as long as it stays the same.
-	Trouble func(agent.Trouble)
-	Host    string
+	Trouble       func(agent.Trouble)
+	Host, Version string // of keyguard
 }
 
 // Teller tells people of events. Tell is quick; the ways that may hang are for Deliver,
@@ -198,10 +204,13 @@ type Teller struct {
 	o     TellerOptions
 	woken chan struct{}
 
+	speaking sync.Mutex // for Print and Trouble, which need not be called by two at once
+
 	lock    sync.Mutex
 	queue   []Event
 	dropped int
 	trouble map[string]string // what was told of each way
+	noPlace bool              // that there is no directory for metrics was told
 }
 
 // NewTeller makes a Teller. It touches nothing outside the process.
@@ -214,6 +223,9 @@ const (
 	maxQueue = 64
 	// maxValue is the longest value in bytes that a hook or the journal gets.
 	maxValue = 4 << 10
+	// measureEvery is how often Run measures without any event: metrics that are not
+	// written any more are an alarm of their own.
+	measureEvery = 15 * time.Minute
 	// lastWords is how long the delivery may go on after Run was ended.
 	lastWords = 300 * time.Millisecond
 )
@@ -235,7 +247,7 @@ func (t *Teller) Tell(e Event) {
 		t.complain("an event is not in the journal with its fields", err)
 	}
 	if t.o.Print != nil && !k.routine && (!recorded || !t.o.RecordOnly) {
-		t.o.Print(e)
+		t.print(e)
 	}
 	if !named {
 		return
@@ -267,18 +279,28 @@ func (t *Teller) Deliver(ctx context.Context) {
 		if len(queue) == 0 {
 			return
 		}
-		for _, e := range queue {
-			t.deliver(ctx, e)
+		survey := t.measure()
+		for i, e := range queue {
+			if ctx.Err() != nil {
+				t.complain("there was no time to deliver all events", fmt.Errorf("%d were told to the journal only", len(queue)-i))
+				return
+			}
+			t.deliver(ctx, e, survey)
 		}
 	}
 }
 
-// Run delivers events as they come, until ctx ends.
+// Run delivers events as they come, and measures once in a while, until ctx ends.
 func (t *Teller) Run(ctx context.Context) {
+	t.measure()
+	measure := time.NewTicker(measureEvery)
+	defer measure.Stop()
 	for {
 		select {
 		case <-t.woken:
 			t.Deliver(ctx)
+		case <-measure.C:
+			t.measure()
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
 			defer cancel()
@@ -288,24 +310,72 @@ func (t *Teller) Run(ctx context.Context) {
 	}
 }
 
-func (t *Teller) deliver(ctx context.Context, e Event) {
-	if kinds[e.Name].routine || t.o.HooksDir == "" {
-		return
+// deliver runs the hooks and pings, at once.
+func (t *Teller) deliver(ctx context.Context, e Event, s agent.SurveyResult) {
+	var both sync.WaitGroup
+	defer both.Wait()
+	if t.o.HooksDir != "" && !kinds[e.Name].routine {
+		both.Go(func() {
+			t.complain("a hook was not run as it should", notify.Programs(ctx, t.o.HooksDir, t.variables(e))...)
+		})
 	}
-	t.complain("a hook was not run as it should", errors.Join(notify.Programs(ctx, t.o.HooksDir, t.variables(e))...))
+	means := kinds[e.Name].ping
+	if e.Name == Proven && s.Drill.Event != "" && s.Drill.Verdict != "passed" {
+		means = pingNothing // an hourly proof must not take back what a drill has told
+	}
+	if t.o.PingURL != "" && means != pingNothing {
+		both.Go(func() {
+			t.complain("the dead-man's switch does not hear from us", notify.Ping(ctx, t.o.PingURL, means == pingSuccess))
+		})
+	}
 }
 
-// complain tells of trouble with a way, and that it is over by being silent: nil.
-func (t *Teller) complain(what string, err error) {
-	text := ""
-	if err != nil {
-		text = err.Error()
+// measure writes the metrics anew, from what is on this host: whoever does it, watcher,
+// drill or a start, writes the same. It returns what it found.
+func (t *Teller) measure() agent.SurveyResult {
+	if t.o.Survey == nil {
+		return agent.SurveyResult{}
 	}
+	s, err := t.o.Survey()
+	if err != nil {
+		t.complain("cannot tell how things stand, so the metrics stay as they were", err)
+		return s
+	}
+	if t.o.MetricsFile == "" {
+		return s
+	}
+	err = notify.WriteMetrics(t.o.MetricsFile, metrics(s, t.o.Version, time.Now()))
+	if errors.Is(err, fs.ErrNotExist) {
+		if !t.noPlace && t.o.Print != nil {
+			t.print(Event{Text: "no metrics are written: " + filepath.Dir(t.o.MetricsFile) + " is not there (metrics_file)"})
+		}
+		t.noPlace, err = true, nil
+	}
+	t.complain("the metrics are not written", err)
+	return s
+}
+
+func (t *Teller) print(e Event) {
+	t.speaking.Lock()
+	defer t.speaking.Unlock()
+	t.o.Print(e)
+}
+
+// complain tells of trouble with a way, once for as long as it stays the same. No error
+// is no trouble.
+func (t *Teller) complain(what string, errs ...error) {
+	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+	text := fmt.Sprint(errs)
 	t.lock.Lock()
 	same := t.trouble[what] == text
 	t.trouble[what] = text
 	t.lock.Unlock()
-	if err != nil && !same && t.o.Trouble != nil {
+	if same || t.o.Trouble == nil {
+		return
+	}
+	t.speaking.Lock()
+	defer t.speaking.Unlock()
+	for _, err := range errs {
 		t.o.Trouble(agent.Trouble{What: what, Err: err})
 	}
 }

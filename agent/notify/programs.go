@@ -41,7 +41,7 @@ var environment = []string{"HOME", "LANG", "TZ", "http_proxy", "https_proxy", "n
 // digits, _ and -. They run at once, each for ten seconds at most, so that one that
 // hangs keeps none of the others; what one leaves running in its process group is killed.
 // A directory that is not there has no programs. The errors are one for each that was
-// not run or did not end well.
+// not run or did not end well, sorted.
 func Programs(ctx context.Context, dir string, variables []string) []error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -90,6 +90,7 @@ func Programs(ctx context.Context, dir string, variables []string) []error {
 		})
 	}
 	all.Wait()
+	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return errs
 }
 

@@ -154,6 +154,7 @@ var remedies = []struct {
 	{notify.ErrUnsafe, 0, "make it root's own: chown root and chmod go-w what is named; then: keyguard status"},
 	{notify.ErrNotRun, 0, "chmod 0755 the hook and name it with letters, digits, _ and - alone, or take it out of hooks_dir: keyguard config"},
 	{unit.ErrExists, exitBusy, "wait until it is done, then see: keyguard status"},
+	{notify.ErrPing, 0, "check ping_url: keyguard config; and whether this host gets there: curl"},
 	{unit.ErrNoUnit, 0, "name the daemon's unit in [daemon] of the configuration, or \"\" for none, then: keyguard config"},
 	{syscall.ENOSPC, 0, "make room on the disk (df), then try again"},
 	{syscall.EROFS, 0, "the file system is read-only; see dmesg, remount it writable, then try again"},
@@ -239,7 +240,7 @@ func (a *app) explain(err error) int {
 		a.remedy(err)
 	}
 	code := exitCode(err)
-	if !a.hinted {
+	if !a.hinted.Load() {
 		a.hint(lastWord[code])
 	}
 	return code

@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"os/user"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -74,8 +75,8 @@ type app struct {
 	configFile string
 	json       bool
 	yes        bool
-	level      string // in front of each message, a priority for the journal: "<3>"
-	hinted     bool   // somebody was told what to type
+	level      string      // in front of each message, a priority for the journal: "<3>"
+	hinted     atomic.Bool // somebody was told what to type
 }
 
 func (a *app) commands() *cobra.Command {
@@ -193,7 +194,7 @@ func (a *app) printEvent(e hooks.Event) {
 
 // hint prints what to type next.
 func (a *app) hint(text string) {
-	a.hinted = true
+	a.hinted.Store(true)
 	fmt.Fprintf(a.err, "%shint: %s\n", a.level, text)
 }
 

@@ -189,9 +189,15 @@ func daemonSettings(ctx context.Context, cfg *config.Config) (rows.LocateOptions
 // teller is how people hear of events. print shows them to whoever reads what this
 // program prints; nil leaves that to the caller. What prestart prints belongs to the
 // daemon's unit, and so it prints what it records.
-func (a *app) teller(cfg *config.Config, w wiring, print func(hooks.Event)) *hooks.Teller {
-	o := hooks.TellerOptions{Print: print, RecordOnly: !w.prestart && unit.StderrIsJournal(), HooksDir: cfg.Notify.HooksDir, Remedy: remedyOf, Host: hostname(),
-		Trouble: func(t agent.Trouble) { a.explainTrouble([]agent.Trouble{t}) }}
+func (a *app) teller(h *agent.Host, cfg *config.Config, w wiring, print func(hooks.Event)) *hooks.Teller {
+	o := hooks.TellerOptions{
+		Print: print, RecordOnly: !w.prestart && unit.StderrIsJournal(),
+		HooksDir: cfg.Notify.HooksDir, MetricsFile: cfg.Notify.MetricsFile, PingURL: cfg.Notify.PingURL,
+		Survey:  func() (agent.SurveyResult, error) { return agent.Survey(h) },
+		Remedy:  remedyOf,
+		Trouble: func(t agent.Trouble) { a.explainTrouble([]agent.Trouble{t}) },
+		Host:    hostname(), Version: version,
+	}
 	if cfg.Daemon.Unit != "" { // else there is no systemd, and no journal
 		o.Record = unit.Record
 	}

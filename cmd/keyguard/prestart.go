@@ -86,7 +86,7 @@ func (a *app) prestart(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	t := a.teller(cfg, wiring{prestart: true}, a.printEvent)
+	t := a.teller(h, cfg, wiring{prestart: true}, a.printEvent)
 	err = a.explainGuard(ctx, cfg, result, t)
 	// A hook that hangs must not hold the daemon's start for long (law 9).
 	left, cancel := context.WithTimeout(ctx, min(prestartTelling, cfg.Prestart.Budget-time.Since(began)))

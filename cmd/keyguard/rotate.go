@@ -87,7 +87,7 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions, here bool) e
 	show := &progress{app: a, name: "rotate"}
 	opts.Progress = show.rotation
 	// What happens is told to hooks and journal, where the terminal may be gone.
-	t := a.teller(cfg, wiring{}, nil)
+	t := a.teller(h, cfg, wiring{}, nil)
 	begun := false
 	opts.Begun = func(old, fresh key.Fingerprint) {
 		begun = true

@@ -82,7 +82,7 @@ func (a *app) watch(ctx context.Context) error {
 
 // watchAndTell watches, and delivers what is told meanwhile.
 func (a *app) watchAndTell(ctx context.Context, h *agent.Host, cfg *config.Config) error {
-	t := a.teller(cfg, wiring{}, a.printEvent)
+	t := a.teller(h, cfg, wiring{}, a.printEvent)
 	var telling sync.WaitGroup
 	ctx, stop := context.WithCancel(ctx)
 	telling.Go(func() { t.Run(ctx) })

@@ -1,0 +1,50 @@
+package notify
+
+import (
+	"bytes"
+	"fmt"
+
+	prom "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+
+	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
+)
+
+// Metric is one number for Prometheus, a gauge.
+type Metric struct {
+	Name, Help string
+	Samples    []Sample
+}
+
+// Sample is one value of a metric, with its labels: name, value, name, value.
+type Sample struct {
+	Labels []string
+	Value  float64
+}
+
+// WriteMetrics replaces the file at path, which the textfile collector of Prometheus'
+// node exporter reads: at every moment it is whole. Its directory is not made: the error
+// is fs.ErrNotExist where nobody collects.
+func WriteMetrics(path string, list []Metric) error {
+	var text bytes.Buffer
+	for _, m := range list {
+		family := prom.MetricFamily{Name: &m.Name, Help: &m.Help, Type: prom.MetricType_GAUGE.Enum()}
+		for _, s := range m.Samples {
+			one := &prom.Metric{Gauge: &prom.Gauge{Value: &s.Value}}
+			for i := 0; i+1 < len(s.Labels); i += 2 {
+				one.Label = append(one.Label, &prom.LabelPair{Name: &s.Labels[i], Value: &s.Labels[i+1]})
+			}
+			family.Metric = append(family.Metric, one)
+		}
+		if len(family.Metric) == 0 {
+			continue
+		}
+		if _, err := expfmt.MetricFamilyToText(&text, &family); err != nil {
+			return fmt.Errorf("cannot write metric %s: %w", m.Name, err)
+		}
+	}
+	if err := durable.WriteFile(path, text.Bytes(), durable.Attr{Mode: 0o644, UID: -1, GID: -1}); err != nil {
+		return fmt.Errorf("cannot write the metrics: %w", err)
+	}
+	return nil
+}

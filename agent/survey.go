@@ -1,0 +1,85 @@
+package agent
+
+import (
+	"slices"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+)
+
+// SurveyResult is how the key and its copies stand by what is on this host.
+type SurveyResult struct {
+	Keyfile      KeyfileEvidence
+	Empty        bool // the keyfile is an empty one, on which a daemon is parked
+	Known        key.Fingerprint
+	Accepted     bool
+	Contradicted bool // the last word on the keyfile's key is that it opened no row
+	// Proof is the last entry of the ledger that proves the known key; zero for none.
+	Proof    ledger.Entry
+	Rotation bool // one is open
+	Kept     int  // files in the local quarantine
+	Breaks   int  // in the ledger's chain
+	Escrows  []EscrowSurvey
+	Drill    ledger.Entry // what the last drill came to; zero for none
+	Passed   time.Time    // when the last one passed; zero for never
+	Trouble  []Trouble
+}
+
+// EscrowSurvey is what the ledger says of one escrow.
+type EscrowSurvey struct {
+	Name     string
+	Required bool
+	Saved    time.Time // when a current copy was last saved there; zero for never
+	Due      int       // keys that are still to be saved there
+	// Unverified: the last copy was stored, and may not be read back from here.
+	Unverified bool
+	Drilled    ledger.Entry // the last that a drill judged it by; zero for none
+}
+
+// Survey says how the key and its copies stand by the keyfile, the ledger and the local
+// quarantine alone. It asks nobody, so that whoever tells of an event can tell it with
+// numbers, and two that do so at once tell the same.
+func Survey(h *Host) (SurveyResult, error) {
+	o, err := h.observe()
+	if err != nil {
+		return SurveyResult{}, err
+	}
+	defer o.close()
+	o.askLocal()
+	o.askHistory()
+	record, l := o.history(), o.evidence.Ledger
+	r := SurveyResult{
+		Keyfile: o.evidence.Keyfile, Empty: o.seen.Empty, Known: l.Known, Accepted: l.Accepted,
+		Contradicted: l.Contradicted[o.evidence.Keyfile.Key], Rotation: l.Rotation != nil,
+		Kept: len(o.kept), Breaks: len(record.Breaks),
+	}
+	last := func(is func(ledger.Entry) bool) ledger.Entry {
+		for _, e := range slices.Backward(record.Entries) {
+			if is(e) {
+				return e
+			}
+		}
+		return ledger.Entry{}
+	}
+	if l.Known != "" {
+		r.Proof = last(func(e ledger.Entry) bool { return e.Event == ledger.Proven && e.Fingerprint == l.Known })
+	}
+	r.Drill = last(func(e ledger.Entry) bool { return e.Event == ledger.DrillEnded })
+	r.Passed = last(func(e ledger.Entry) bool { return e.Event == ledger.DrillEnded && e.Verdict == "passed" }).Time
+	for _, s := range h.Escrows {
+		e := EscrowSurvey{Name: s.Name(), Required: s.Required}
+		due := o.due(e.Name)
+		if saved, ok := record.LastSaved(e.Name); ok {
+			e.Saved, e.Unverified = saved.Time, saved.Reason != ""
+			if i := slices.Index(due, saved.Fingerprint); e.Unverified && i >= 0 {
+				due = slices.Delete(due, i, i+1) // as a read only, and perhaps for ever
+			}
+		}
+		e.Due = len(due)
+		e.Drilled = last(func(d ledger.Entry) bool { return d.Event == ledger.Drilled && d.Escrow == e.Name && d.Judged })
+		r.Escrows = append(r.Escrows, e)
+	}
+	r.Trouble = o.trouble
+	return r, nil
+}

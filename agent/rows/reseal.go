@@ -3,7 +3,6 @@ package rows
 import (
 	"crypto/cipher"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"hash/maphash"
@@ -63,15 +62,15 @@ func (s *survey) resealSQL() string {
 }
 
 // The rows that are to be written stand in a table of the session, in the binary form of
-// COPY (Postgres documentation, COPY, "Binary Format"), eight columns each: the row's
-// place and id; nonce, digest of the ciphertext and wrapped DEK as they were; and nonce,
-// ciphertext and wrapped DEK as they shall be, NULL where they stay.
+// COPY (Postgres documentation, COPY, "Binary Format"), nine columns each: the row's place
+// and id; nonce, length and tag of the ciphertext, and wrapped DEK as they were; and
+// nonce, ciphertext and wrapped DEK as they shall be, NULL where they stay.
 var (
 	copyHeader  = append([]byte("PGCOPY\n\xff\r\n\x00"), make([]byte, 8)...)
 	copyTrailer = []byte{0xff, 0xff}
 )
 
-const copyColumns = 8
+const copyColumns = 9
 
 // appendCell packs one value the way COPY does: its length, then its bytes; -1 is NULL.
 func appendCell(b, value []byte) []byte {
@@ -234,11 +233,12 @@ func (r *resealer) opener(c *cells, class Class) *opener {
 // write seals what o has opened under the target: the value of a legacy row, and of an
 // in-process row its DEK alone.
 func (r *resealer) write(out, place, id []byte, c *cells, class Class, o *opener) []byte {
-	was := sha256.Sum256(c.ciphertext)
 	out = binary.BigEndian.AppendUint16(out, copyColumns)
-	for _, cell := range [][]byte{place, id, c.nonce, was[:], c.wrappedDEK} {
-		out = appendCell(out, cell)
-	}
+	out = appendCell(appendCell(appendCell(out, place), id), c.nonce)
+	out = binary.BigEndian.AppendUint32(out, 4)
+	out = binary.BigEndian.AppendUint32(out, uint32(len(c.ciphertext)))
+	out = appendCell(out, c.ciphertext[len(c.ciphertext)-tagSize:])
+	out = appendCell(out, c.wrappedDEK)
 	nonce := r.nonce()
 	if class == Legacy {
 		r.rewritten++

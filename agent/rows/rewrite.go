@@ -221,7 +221,7 @@ select set_config(name, value, true) from pg_settings join (values ('tcp_keepali
 // snapshot counts the rows, and names the view of them for the other session.
 func (w *rewrite) snapshot(ctx context.Context) (name string, err error) {
 	err = w.exec(ctx, `create temp table keyguard_rewrite on commit drop as select ctid as place, id, nonce as old_nonce,
-  sha256(ciphertext) as old_ciphertext, `+w.s.wrapped+` as old_wrapped, nonce, ciphertext, `+w.s.wrapped+` as wrapped
+  octet_length(ciphertext) as old_length, ciphertext as old_tag, `+w.s.wrapped+` as old_wrapped, nonce, ciphertext, `+w.s.wrapped+` as wrapped
   from `+w.s.table+` with no data;
 alter table pg_temp.keyguard_rewrite alter ciphertext set storage external`)
 	if err != nil {
@@ -366,9 +366,10 @@ func (w *rewrite) pass(ctx context.Context, c *pgconn.PgConn, step RewriteStep, 
 	return sum, err
 }
 
-// write puts the new values into the rows that are what they were when they were read.
-// Each is looked up by its place, which is neither sorted nor hashed, and so takes no
-// memory of the server however many they are.
+// write puts the new values into the rows that are what they were when they were read:
+// at the same place, with the same nonce, and with a ciphertext of the same length and
+// tag, which stands for all of it. Each row is looked up by its place, which is neither
+// sorted nor hashed, and so takes no memory of the server however many they are.
 func (w *rewrite) write(ctx context.Context, found *census) error {
 	w.o.Progress(RewriteProgress{Writing, 0, w.total})
 	if err := w.exec(ctx, "set local enable_hashjoin = off; set local enable_mergejoin = off"); err != nil {
@@ -383,7 +384,8 @@ func (w *rewrite) write(ctx context.Context, found *census) error {
 	defer cancel()
 	r := w.conn.ExecParams(ctx, "update "+w.s.table+` old set nonce = coalesce(new.nonce, old.nonce), ciphertext = coalesce(new.ciphertext, old.ciphertext)`+set+`
   from pg_temp.keyguard_rewrite new where old.ctid = new.place and old.id = new.id
-  and old.nonce = new.old_nonce and sha256(old.ciphertext) = new.old_ciphertext`+same, nil, nil, nil, nil).Read()
+  and old.nonce = new.old_nonce and octet_length(old.ciphertext) = new.old_length
+  and substr(old.ciphertext, new.old_length - 15) = new.old_tag`+same, nil, nil, nil, nil).Read()
 	if r.Err != nil {
 		return w.explain(r.Err)
 	}

@@ -19,7 +19,7 @@ const (
 	Newline Encoding = "raw with a newline" // 32 bytes and then LF or CR LF
 	Hex     Encoding = "hex"
 	Base64  Encoding = "base64" // RFC 4648, standard or URL alphabet, padded or not
-	Words   Encoding = "words"  // BIP-39, 24 English words
+	Words   Encoding = "words"  // BIP-39, 24 English words, with or without the check words of a sheet
 )
 
 // ErrNotKey says that bytes are no known encoding of a key.
@@ -42,8 +42,10 @@ var replacement = [...][]byte{[]byte("\uFFFD"), []byte(`\ufffd`)}
 // White space around and inside hex and base64 is ignored (xxd -p and base64 wrap
 // lines). Base64 is strict otherwise: bits that no encoder sets mean damage.
 //
-// The error is ErrMangled, a *WordError, ErrChecksum, or plain ErrNotKey, which they
-// all wrap. Its text tells lengths and positions, never a part of b (law 8).
+// Of a printed sheet as text it takes the lines of words and leaves the rest.
+//
+// The error is ErrMangled, a *WordError, a *LineError, ErrChecksum, or plain ErrNotKey,
+// which they all wrap. Its text tells lengths and positions, never a part of b (law 8).
 func Decode(b []byte) (Key, Encoding, error) {
 	if len(b) == Size {
 		k, err := New(b)
@@ -62,7 +64,15 @@ func Decode(b []byte) (Key, Encoding, error) {
 			return Key{}, "", fmt.Errorf("%w: %d bytes, %d times U+FFFD", ErrMangled, len(b), lost)
 		}
 	}
-	if fields := bytes.Fields(b); looksLikeWords(fields) {
+	fields := bytes.Fields(b)
+	if lines := sheetOf(b, fields); lines != nil {
+		k, err := fromSheet(lines)
+		if err != nil {
+			return Key{}, "", err
+		}
+		return k, Words, nil
+	}
+	if looksLikeWords(fields) {
 		k, err := fromWords(fields)
 		if err != nil {
 			return Key{}, "", err
@@ -70,8 +80,9 @@ func Decode(b []byte) (Key, Encoding, error) {
 		return k, Words, nil
 	}
 	if len(b) <= maxText {
-		text := bytes.Join(bytes.Fields(b), nil)
-		defer clear(text)
+		all := bytes.Join(fields, nil)
+		defer clear(all)
+		text := bytes.TrimPrefix(all, []byte("QR-Code:")) // zbarimg(1) writes it before what it read
 		if k, ok := fromHex(text); ok {
 			return k, Hex, nil
 		}

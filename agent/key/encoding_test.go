@@ -53,6 +53,7 @@ func TestDecode(t *testing.T) {
 		{"base64 without padding", strings.TrimRight(std, "="), Base64},
 		{"base64url", url, Base64},
 		{"base64url without padding", strings.TrimRight(url, "="), Base64},
+		{"what zbarimg reads", "QR-Code:" + std + "\n", Base64},
 		{"base64 and white space", " \t" + std + "\r\n\n", Base64},
 		{"base64 in lines", wrap(std, 20, "\n"), Base64},
 		{"base64 in lines of Windows, indented", wrap(std, 20, "\r\n    "), Base64},
@@ -213,15 +214,15 @@ func TestWrongWords(t *testing.T) {
 		words []string
 		want  error
 	}{
-		{"first", with(0, "leagl"), &WordError{1, 24}},
-		{"seventh", with(6, "wurth"), &WordError{7, 24}},
-		{"last", with(23, "titel"), &WordError{24, 24}},
-		{"two: the first is named", with(23, "x")[:24], &WordError{24, 24}},
-		{"a part of a word", with(2, "than"), &WordError{3, 24}},
-		{"one too few", good[:23], &WordError{0, 23}},
-		{"one too many", append(slices.Clone(good), "zoo"), &WordError{0, 25}},
-		{"one too many and wrong", append(slices.Clone(good), "zooo"), &WordError{25, 25}},
-		{"half", good[:12], &WordError{0, 12}},
+		{"first", with(0, "leagl"), &WordError{Position: 1, Count: 24}},
+		{"seventh", with(6, "wurth"), &WordError{Position: 7, Count: 24}},
+		{"last", with(23, "titel"), &WordError{Position: 24, Count: 24}},
+		{"two: the first is named", with(23, "x")[:24], &WordError{Position: 24, Count: 24}},
+		{"a part of a word", with(2, "than"), &WordError{Position: 3, Count: 24}},
+		{"one too few", good[:23], &WordError{Count: 23}},
+		{"one too many", append(slices.Clone(good), "zoo"), &WordError{Count: 25}},
+		{"one too many and wrong", append(slices.Clone(good), "zooo"), &WordError{Position: 25, Count: 25}},
+		{"half", good[:12], &WordError{Count: 12}},
 		{"swapped", append([]string{good[1], good[0]}, good[2:]...), ErrChecksum},
 		{"another word of the list", with(5, "zoo"), ErrChecksum},
 	} {
@@ -257,7 +258,7 @@ func FuzzDecode(f *testing.F) {
 	for _, s := range []string{
 		"", "\n", "\uFFFD", string(sample), string(sample) + "\r\n", string(sample[:31]), string(likeText) + "\n",
 		hex.EncodeToString(sample), base64.StdEncoding.EncodeToString(sample), base64.RawURLEncoding.EncodeToString(sample) + "\n",
-		strings.Join(k.UnsafeWords(), " "), strings.ToValidUTF8(string(sample), "\uFFFD"), "\xff\uFFFD",
+		strings.Join(k.UnsafeWords(), " "), "1 " + strings.Join(k.UnsafeWords(), "\n2 "), strings.ToValidUTF8(string(sample), "\uFFFD"), "\xff\uFFFD",
 	} {
 		f.Add([]byte(s))
 		seeds++

@@ -21,22 +21,27 @@ var english string
 // that builds maps of ten languages at program start.
 var wordList = sync.OnceValue(func() []string { return strings.Fields(english) })
 
-// ErrChecksum says that 24 words are all of the list, but are no key: one was taken
-// for another, or two are swapped.
+// ErrChecksum says that words are all of the list, but are no key: one was taken for
+// another, or two are swapped.
 var ErrChecksum = fmt.Errorf("%w: the checksum of the words does not match", ErrNotKey)
 
 // WordError names a word that is not in the list, or where words are missing or too
 // many, the count. It wraps ErrNotKey. The word itself it does not tell (law 8).
 type WordError struct {
 	Position int // from 1; 0 when the count is wrong
-	Count    int // of all words
+	Count    int // of all words, or of those in Line
+	Line     int // of a printed sheet, from 1; 0 where the words stand in no lines
 }
 
 func (e *WordError) Error() string {
-	if e.Position == 0 {
-		return fmt.Sprintf("%v: %d words instead of %d", ErrNotKey, e.Count, wordCount)
+	where, want := "", wordCount
+	if e.Line > 0 {
+		where, want = fmt.Sprintf("line %d: ", e.Line), lineWords+1
 	}
-	return fmt.Sprintf("%v: word %d of %d is not in the BIP-39 English list", ErrNotKey, e.Position, e.Count)
+	if e.Position == 0 {
+		return fmt.Sprintf("%v: %s%d words instead of %d", ErrNotKey, where, e.Count, want)
+	}
+	return fmt.Sprintf("%v: %sword %d of %d is not in the BIP-39 English list", ErrNotKey, where, e.Position, e.Count)
 }
 
 func (e *WordError) Unwrap() error { return ErrNotKey }
@@ -47,17 +52,23 @@ func (k Key) UnsafeWords() []string {
 	if k.b == nil {
 		return nil
 	}
-	bits := checked(k)
-	defer clear(bits[:])
 	words := make([]string, wordCount)
-	for i := range words {
-		n := 0
-		for bit := i * 11; bit < i*11+11; bit++ {
-			n = n<<1 | int(bits[bit/8]>>(7-bit%8)&1)
-		}
+	for i, n := range k.numbers() {
 		words[i] = wordList()[n]
 	}
 	return words
+}
+
+// numbers are those of the key's words in the list.
+func (k Key) numbers() (list [wordCount]uint16) {
+	bits := checked(k)
+	defer clear(bits[:])
+	for i := range list {
+		for bit := i * 11; bit < i*11+11; bit++ {
+			list[i] = list[i]<<1 | uint16(bits[bit/8]>>(7-bit%8)&1)
+		}
+	}
+	return list
 }
 
 // checked is the key followed by its checksum, the first byte of its SHA-256.
@@ -71,9 +82,10 @@ func checked(k Key) (bits [Size + 1]byte) {
 // looksLikeWords tells whether somebody who wrote these fields meant words: letters
 // only, and about as many as a key has. The point is the error they get.
 func looksLikeWords(fields [][]byte) bool {
-	if len(fields) < wordCount/2 || len(fields) > wordCount+wordCount/2 {
-		return false
-	}
+	return len(fields) >= wordCount/2 && len(fields) <= wordCount+wordCount/2 && areLetters(fields)
+}
+
+func areLetters(fields [][]byte) bool {
 	for _, f := range fields {
 		for _, c := range f {
 			if c|0x20 < 'a' || c|0x20 > 'z' {
@@ -85,26 +97,22 @@ func looksLikeWords(fields [][]byte) bool {
 }
 
 func fromWords(fields [][]byte) (Key, error) {
+	numbers, err := numbersOf(fields, 0)
+	defer clear(numbers)
+	if err != nil {
+		return Key{}, err
+	}
+	if len(numbers) != wordCount {
+		return Key{}, &WordError{Count: len(numbers)}
+	}
 	var bits [Size + 1]byte
 	defer clear(bits[:])
-	list := wordList()
-	for i, f := range fields {
-		word := strings.ToLower(string(f))
-		n, ok := sort.Find(len(list), func(i int) int { return strings.Compare(word, list[i]) })
-		if !ok {
-			return Key{}, &WordError{Position: i + 1, Count: len(fields)}
-		}
-		if i >= wordCount {
-			continue // only looked up: a wrong word is better news than a wrong count
-		}
+	for i, n := range numbers {
 		for b := range 11 {
 			if n>>(10-b)&1 == 1 {
 				bits[(i*11+b)/8] |= 1 << (7 - (i*11+b)%8)
 			}
 		}
-	}
-	if len(fields) != wordCount {
-		return Key{}, &WordError{Count: len(fields)}
 	}
 	k, err := New(bits[:Size])
 	if err != nil {
@@ -115,4 +123,22 @@ func fromWords(fields [][]byte) (Key, error) {
 		return Key{}, ErrChecksum
 	}
 	return k, nil
+}
+
+// numbersOf finds words in the list: their numbers count from 0. A wrong word is better
+// news than a wrong count, which is the caller's to judge. The error is a *WordError
+// for that line.
+func numbersOf(fields [][]byte, line int) ([]uint16, error) {
+	list := wordList()
+	numbers := make([]uint16, len(fields))
+	for i, f := range fields {
+		word := strings.ToLower(string(f))
+		n, ok := sort.Find(len(list), func(i int) int { return strings.Compare(word, list[i]) })
+		if !ok {
+			clear(numbers)
+			return nil, &WordError{Position: i + 1, Count: len(fields), Line: line}
+		}
+		numbers[i] = uint16(n)
+	}
+	return numbers, nil
 }

@@ -16,7 +16,7 @@ const module = "github.com/footprintai/containarium-keyguard/"
 
 // leaves own one outside thing each. They share the words of agent/key and what is
 // in agent/internal, and do not know each other.
-var leaves = []string{"agent/config", "agent/escrow", "agent/keyfile", "agent/ledger", "agent/notify", "agent/rows", "agent/unit"}
+var leaves = []string{"agent/config", "agent/escrow", "agent/keyfile", "agent/ledger", "agent/notify", "agent/paper", "agent/rows", "agent/unit"}
 
 // source is one file of the program itself: no tests, no test programs.
 type source struct {
@@ -96,6 +96,8 @@ func TestRings(t *testing.T) {
 		"filippo.io/age":                {"agent/escrow"},
 		"github.com/coreos/go-systemd/": {"agent/unit"},
 		"github.com/prometheus/":        {"agent/notify"},
+		"github.com/boombuler/":         {"agent/paper"},
+		"golang.org/x/image":            {"agent/paper"},
 		"github.com/spf13/":             {"cmd/keyguard"},
 		"os/exec":                       {"agent/internal/run"},
 	}

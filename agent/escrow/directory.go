@@ -204,7 +204,7 @@ func (d *Directory) Init(ctx context.Context) error {
 	if marked {
 		return nil
 	}
-	mode, err := fileMode(root, 0o444)
+	mode, err := durable.ModeIn(root, 0o444)
 	if err != nil {
 		return fail(err)
 	}
@@ -272,7 +272,7 @@ func (d *Directory) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) 
 	if now.Year() > 9999 {
 		return fail(fmt.Errorf("%w: %s claims to be from the end of time", ErrRefused, clip(copies[0].ID)))
 	}
-	mode, err := fileMode(shelf, 0o400)
+	mode, err := durable.ModeIn(shelf, 0o400)
 	if err != nil {
 		return fail(err)
 	}
@@ -561,29 +561,6 @@ func mkdir(at *os.File, name string) error {
 		return err
 	}
 	return at.Sync()
-}
-
-// fileMode is what files in dir are to have: want, except on FAT, whose files all have
-// the mount's mode, and where chmod(2) to another is an error.
-func fileMode(dir *os.File, want fs.FileMode) (fs.FileMode, error) {
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
-		return 0, err
-	}
-	if st.Type != unix.MSDOS_SUPER_MAGIC && st.Type != unix.EXFAT_SUPER_MAGIC {
-		return want, nil
-	}
-	f, err := os.CreateTemp(within(dir, ""), durable.TempPrefix+"*")
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	defer os.Remove(f.Name()) // an empty file of no name of ours, if it stays
-	info, err := f.Stat()
-	if err != nil {
-		return 0, err
-	}
-	return info.Mode().Perm(), nil
 }
 
 // notMounted gives a path that is not there its meaning.

@@ -3,6 +3,7 @@ package key
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -105,9 +106,9 @@ func withoutNumber(n int, fields [][]byte) [][]byte {
 	return fields
 }
 
-// sheetOf finds the lines of a sheet in a text whose fields are given: numbered lines
-// among others; or else, where all is words, six lines that are not 24 words, or five
-// words for each of six lines. It is nil for everything else.
+// sheetOf finds the lines of words in a text whose fields are given: numbered ones
+// among others; or, where all is words, six lines, or five words for each of six. It is
+// nil for everything else.
 func sheetOf(text []byte, fields [][]byte) [][][]byte {
 	var numbered, lines [][][]byte
 	for line := range bytes.Lines(text) {
@@ -115,7 +116,7 @@ func sheetOf(text []byte, fields [][]byte) [][][]byte {
 		if len(f) == 0 {
 			continue
 		}
-		lines = append(lines, f)
+		lines = append(lines, withoutNumber(len(lines)+1, f))
 		if n := len(numbered) + 1; n <= SheetLines {
 			if words := withoutNumber(n, f); len(words) < len(f) && len(words) > 2 && len(words) <= 2*lineWords && areLetters(words) {
 				numbered = append(numbered, words)
@@ -125,21 +126,19 @@ func sheetOf(text []byte, fields [][]byte) [][][]byte {
 	switch {
 	case len(numbered) == SheetLines:
 		return numbered
-	case !looksLikeWords(fields):
-	case len(lines) == SheetLines && len(fields) != wordCount:
+	case len(lines) == SheetLines && looksLikeWords(slices.Concat(lines...)):
 		return lines
-	case len(fields) == SheetLines*(lineWords+1):
-		lines = nil
-		for i := range SheetLines {
-			lines = append(lines, fields[i*(lineWords+1):(i+1)*(lineWords+1)])
-		}
-		return lines
+	case len(fields) == SheetLines*(lineWords+1) && looksLikeWords(fields):
+		return slices.Collect(slices.Chunk(fields, lineWords+1))
 	}
 	return nil
 }
 
-// fromSheet reads the six lines of a sheet.
+// fromSheet reads the six lines of a sheet, or 24 words that stand in six lines.
 func fromSheet(lines [][][]byte) (Key, error) {
+	if all := slices.Concat(lines...); len(all) == wordCount {
+		return fromWords(all)
+	}
 	var words [][]byte
 	var wrong []int
 	for i, fields := range lines {

@@ -66,6 +66,10 @@ func TestSheet(t *testing.T) {
 		"one line":                strings.Join(got, " ") + "\n",
 		"a word a line":           strings.Join(strings.Fields(strings.Join(got, " ")), "\n"),
 		"numbered":                numbered,
+		"the second is numbered":  strings.Join(append([]string{got[0], "2 " + got[1]}, got[2:]...), "\n"),
+		"without check words":     strings.Join(k.UnsafeWords(), " "),
+		"four words a line":       fours(k.UnsafeWords(), ""),
+		"numbered, four a line":   fours(k.UnsafeWords(), "n "),
 		"numbered, among prose":   prose + numbered + "\n1 2 3\nMore words.\n",
 		"empty lines, upper case": strings.ToUpper(strings.Join(got, "\n\n")) + "\n\n",
 	} {
@@ -73,6 +77,15 @@ func TestSheet(t *testing.T) {
 			t.Errorf("%s: %v, %q, %v", what, read, enc, err)
 		}
 	}
+}
+
+// fours writes words four a line, with the line's number before it where a prefix is given.
+func fours(words []string, prefix string) string {
+	s := ""
+	for i := 0; i < len(words); i += 4 {
+		s += strings.Replace(prefix, "n", fmt.Sprint(i/4+1), 1) + strings.Join(words[i:i+4], " ") + "\n"
+	}
+	return s
 }
 
 // keysOfSheets is how many keys the tests of wrong lines take.

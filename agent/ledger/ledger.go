@@ -77,6 +77,7 @@ const (
 	Exposed    Event = "exposed"     // the keyfile's mode or owner was loose
 	Restored   Event = "restored"    // a person put a key back from a copy
 	Imported   Event = "imported"    // a person brought a key
+	Printed    Event = "printed"     // a person took a key out, on paper
 	Drilled    Event = "drilled"     // a copy was restored into scratch and tried; without a Copy, the escrow or its shelf could not answer
 	DrillEnded Event = "drill-ended" // what a drill came to; its Drilled entries stand before it
 	Repaired   Event = "repaired"    // rows under several keys were brought under one

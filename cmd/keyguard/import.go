@@ -1,21 +1,23 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"github.com/footprintai/containarium-keyguard/agent"
-	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
 // maxImport bounds what is read from standard input, in bytes. Words are the longest
-// form of a key, a few hundred.
+// form of a key, a few hundred, and a whole sheet as text has a few thousand.
 const maxImport = 64 << 10
 
 func (a *app) importCommand() *cobra.Command {
@@ -24,21 +26,34 @@ func (a *app) importCommand() *cobra.Command {
 		Use:   "import",
 		Short: "read a key from standard input and install it",
 		Long: `import reads a key from standard input, never from an argument: 32 raw bytes,
-base64, hex, or 24 words. It installs the key as restore would: only if the
-present key does not open more rows. With --escrow-only the key is saved in the
-escrows, by the same rules as backup, and the keyfile is left alone.
+base64, hex, the text of a QR code, 24 words, or the 30 of a sheet with its check
+words. On a terminal it asks for the lines of the sheet one by one and names the
+one that is wrong.
+
+It installs the key as restore would: only if the present key does not open more
+rows. With --escrow-only the key is saved in the escrows, by the same rules as
+backup, and the keyfile is left alone.
 
 Exit status: 0 done; 2 that is no key; 11 nothing can tell; 12 an escrow failed;
 13 it opens no row; 14 refused, to protect the last good copy.`,
-		Example: `  keyguard import < key.bin
+		Example: `  keyguard import                         # type the lines of a printed sheet
+  keyguard import < key.bin
   age --decrypt key.age | keyguard import
+  zbarimg --quiet --raw sheet.png | keyguard import
   keyguard import --escrow-only < old.key`,
-		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
-			k, err := a.readKey()
+		RunE: func(c *cobra.Command, _ []string) error {
+			h, cfg, err := a.open()
+			if err != nil {
+				return err
+			}
+			// Typing takes as long as it takes.
+			k, err := a.readKey(c.Context())
 			if err != nil {
 				return err
 			}
 			defer k.Wipe()
+			ctx, cancel := context.WithTimeout(c.Context(), patience)
+			defer cancel()
 			opts := agent.ImportOptions{Person: person()}
 			a.forgetBackoff(cfg)
 			a.working("trying key %s on the rows …", k.Fingerprint())
@@ -52,17 +67,17 @@ Exit status: 0 done; 2 that is no key; 11 nothing can tell; 12 an escrow failed;
 			r, err := agent.Import(ctx, h, k.Clone(), opts)
 			a.printRestore(r, false)
 			return err
-		}),
+		},
 	}
 	c.Flags().BoolVar(&escrowOnly, "escrow-only", false, "save it in the escrows and leave the keyfile alone")
 	a.jsonFlag(c)
 	return c
 }
 
-// readKey reads and decodes standard input.
-func (a *app) readKey() (key.Key, error) {
+// readKey reads and decodes standard input, or asks a person.
+func (a *app) readKey(ctx context.Context) (key.Key, error) {
 	if term.IsTerminal(int(a.in.Fd())) {
-		a.say("type or paste the key (base64, hex or words), then Ctrl-D:")
+		return a.typedKey(ctx)
 	}
 	data, err := io.ReadAll(io.LimitReader(a.in, maxImport+1))
 	defer clear(data)
@@ -82,6 +97,87 @@ func (a *app) readKey() (key.Key, error) {
 		a.say("read key %s from %s", k.Fingerprint(), encoding)
 	}
 	return k, nil
+}
+
+// typedKey asks for the lines of a sheet at the terminal, each until it is right; or
+// takes a key that is whole in the first line.
+func (a *app) typedKey(ctx context.Context) (key.Key, error) {
+	// Not standard input: a descriptor of our own takes a deadline, by which an
+	// interrupt ends the waiting.
+	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	if err != nil {
+		return key.Key{}, usageError{fmt.Errorf("cannot ask at the terminal: %w; feed the key to standard input", err)}
+	}
+	defer tty.Close() //nolint:errcheck // a terminal
+	defer context.AfterFunc(ctx, func() { tty.SetReadDeadline(time.Unix(1, 0)) })()
+
+	fmt.Fprintf(tty, "Type the %d lines of the sheet, each with its check word.\n"+
+		"24 words without check words, base64 or hex go into one line.\n", key.SheetLines)
+	// The lines are shown as they are typed: the sheet lies open anyhow, and nobody
+	// types thirty words blind.
+	var buffer [4096]byte // more than a terminal lets into a line, termios(3)
+	var sheet []byte
+	defer func() { clear(buffer[:]); clear(sheet) }()
+	for n := 1; ; {
+		fmt.Fprintf(tty, "line %d of %d: ", n, key.SheetLines)
+		size, err := tty.Read(buffer[:])
+		if err != nil || size == 0 {
+			fmt.Fprintln(tty)
+			return key.Key{}, usageError{errors.New("the typing ended before the key was whole; nothing was done")}
+		}
+		line := buffer[:size]
+		switch words := len(bytes.Fields(line)); {
+		case words == 0:
+			continue
+		case n == 1 && (words == 1 || words > 2*key.SheetLines):
+			k, encoding, err := key.Decode(line)
+			switch {
+			case err != nil:
+				fmt.Fprintf(tty, "That is %v. Again:\n", err)
+			case encoding == key.Newline: // 32 letters are raw to Decode, and a mistake here
+				k.Wipe()
+				fmt.Fprintf(tty, "That is not a key: %d letters are neither words nor base64 nor hex. Again:\n", key.Size)
+			default:
+				return a.typed(tty, k, encoding), nil
+			}
+			continue
+		}
+		if err := key.CheckLine(n, line); err != nil {
+			fmt.Fprintf(tty, "%s Again:\n", wrongLine(n, err))
+			continue
+		}
+		sheet = append(sheet, line...)
+		if n++; n <= key.SheetLines {
+			continue
+		}
+		k, encoding, err := key.Decode(sheet)
+		if err == nil {
+			return a.typed(tty, k, encoding), nil
+		}
+		// Several wrong words of a line can make up for each other.
+		fmt.Fprintf(tty, "Each line fits its check word, and yet that is %v. All again:\n", err)
+		clear(sheet)
+		n, sheet = 1, nil
+	}
+}
+
+// typed says which key was typed.
+func (a *app) typed(tty io.Writer, k key.Key, encoding key.Encoding) key.Key {
+	fmt.Fprintln(tty, "The key still stands on this screen: clear it, and what it scrolled away.")
+	a.say("read key %s from %s", k.Fingerprint(), encoding)
+	return k
+}
+
+// wrongLine says what is wrong with a typed line.
+func wrongLine(n int, err error) string {
+	var word *key.WordError
+	switch {
+	case !errors.As(err, &word):
+		return fmt.Sprintf("Line %d does not fit its check word: a word is another one, or two are swapped.", n)
+	case word.Position == 0:
+		return fmt.Sprintf("Line %d has 5 words, the last one to check it; these are %d.", n, word.Count)
+	}
+	return fmt.Sprintf("Word %d of line %d is not in the list of words.", word.Position, n)
 }
 
 // printKept is printBackup for a key that was only to be kept: quarantine is where it

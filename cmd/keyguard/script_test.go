@@ -230,6 +230,14 @@ func form(ts *testscript.TestScript, k key.Key, form string) []byte {
 		return []byte(base64.StdEncoding.EncodeToString(raw) + "\n")
 	case "hex":
 		return []byte(hex.EncodeToString(raw))
+	case "words":
+		return []byte(strings.Join(k.UnsafeWords(), " ") + "\n")
+	case "sheet": // six lines, with their check words
+		var lines []byte
+		for _, words := range k.UnsafeSheet() {
+			lines = append(lines, strings.Join(words, " ")+"\n"...)
+		}
+		return lines
 	case "mangled": // as gcloud … | tee does
 		return []byte(strings.ToValidUTF8(string(raw), "\uFFFD"))
 	}

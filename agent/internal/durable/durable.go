@@ -42,6 +42,29 @@ type Attr struct {
 	UID, GID int
 }
 
+// ModeIn is what files in dir are to have: want, except on FAT, whose files all have
+// the mount's mode, and where chmod(2) to another is an error.
+func ModeIn(dir *os.File, want fs.FileMode) (fs.FileMode, error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
+		return 0, err
+	}
+	if st.Type != unix.MSDOS_SUPER_MAGIC && st.Type != unix.EXFAT_SUPER_MAGIC {
+		return want, nil
+	}
+	f, err := os.CreateTemp(dir.Name(), TempPrefix+"*")
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	defer os.Remove(f.Name()) // an empty file of no name of ours, if it stays
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return info.Mode().Perm(), nil
+}
+
 // WriteFile puts data at path, replacing what is there; a symlink is replaced, not
 // followed. On error path is untouched and nothing is left behind.
 func WriteFile(path string, data []byte, a Attr) error {

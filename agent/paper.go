@@ -1,0 +1,70 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+// PaperOptions say for whom the key is taken out.
+type PaperOptions struct {
+	Person string
+}
+
+// PaperResult is a key that is to be printed, and what is known of it.
+type PaperResult struct {
+	Key     key.Key // the caller's to wipe
+	Rows    RowsEvidence
+	Verdict rows.Verdict
+	Proof   string // what the sheet is to say of it
+	Trouble []Trouble
+}
+
+// Paper takes the keyfile's key out for a printed sheet, tries it on the rows, and
+// records who asked. A key that opens no row is not printed: in ten years the sheet
+// would be taken for the backup (law 4), unless a person vouched for the key. It
+// returns ErrNoKeyfile and ErrRefused.
+func Paper(ctx context.Context, h *Host, opts PaperOptions) (PaperResult, error) {
+	o, err := h.observe()
+	if err != nil {
+		return PaperResult{}, err
+	}
+	defer o.close()
+	if !o.evidence.Keyfile.Good {
+		return PaperResult{}, fmt.Errorf("%w: the keyfile is %s", ErrNoKeyfile, o.evidence.Keyfile.Why)
+	}
+	f := o.evidence.Keyfile.Key
+	o.askRows(ctx)
+	r := PaperResult{Rows: o.evidence.Rows, Verdict: verdictOf(o.evidence.Rows, f)}
+	proof, known := o.evidence.Rows.Proofs[f], o.evidence.Ledger
+	const now = "when this was printed"
+	switch r.Verdict {
+	case rows.Opens:
+		o.write(provenEntry(proof))
+		r.Proof = fmt.Sprintf("it opened all %d rows that were tried %s", proof.Checked, now)
+	case rows.Partial:
+		r.Proof = fmt.Sprintf("it opened only %d of %d rows %s", proof.Opened, proof.Checked, now)
+	case rows.Silent:
+		r.Proof = "there was no row to try it on " + now
+	case rows.Refuted:
+		if known.Known != f {
+			return r, fmt.Errorf("%w: key %s opens none of %d rows, and a sheet would be taken for a backup",
+				ErrRefused, f, proof.Checked)
+		}
+		r.Proof = fmt.Sprintf("it opened none of %d rows %s; a person vouched for it", proof.Checked, now)
+	default:
+		r.Proof = "it could not be tried on the rows " + now
+		if day := known.LastLook.UTC().Format("2006-01-02"); known.Known == f && known.Accepted {
+			r.Proof += "; a person vouched for it on " + day
+		} else if known.Known == f {
+			r.Proof += "; it last opened them on " + day
+		}
+	}
+	o.write(ledger.Entry{Event: ledger.Printed, Fingerprint: f, Person: opts.Person, Verdict: string(r.Verdict),
+		Checked: proof.Checked, Opened: proof.Opened})
+	r.Key, r.Trouble = o.keys[f].Clone(), o.trouble
+	return r, nil
+}

@@ -1,0 +1,39 @@
+package paper
+
+import (
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
+)
+
+// Saved says where a page lies.
+type Saved struct {
+	// InMemory: on a tmpfs. Everywhere else the key stays on the disk for as long as its
+	// blocks are not overwritten, the file removed or not (law 8). That it is written
+	// there is a person's deliberate act.
+	InMemory bool
+}
+
+// Save writes a page to a new file, which only its owner can read where the file
+// system knows owners. The error is fs.ErrExist if something is there; on error
+// nothing is left behind.
+func Save(path string, page []byte) (Saved, error) {
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return Saved{}, err
+	}
+	defer dir.Close() //nolint:errcheck // nothing was written to it
+	mode, err := durable.ModeIn(dir, 0o400)
+	if err != nil {
+		return Saved{}, err
+	}
+	if err := durable.CreateNew(path, page, durable.Attr{Mode: mode, UID: -1, GID: -1}); err != nil {
+		return Saved{}, err
+	}
+	var st unix.Statfs_t
+	err = unix.Fstatfs(int(dir.Fd()), &st)
+	return Saved{InMemory: err == nil && (st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC)}, nil
+}

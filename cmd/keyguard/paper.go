@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/paper"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+func (a *app) paperCommand() *cobra.Command {
+	var output string
+	c := &cobra.Command{
+		Use:   "paper",
+		Short: "print the key on a sheet for a safe",
+		Long: `paper prints the present key on one page, of A4 or Letter: a QR code, the key in
+base64, 24 words of BIP-39 with a check word for each line, and how to bring the
+key back, without keyguard too. A key that opens no row is not printed.
+
+Whoever sees the page has the key. Text goes to standard output, for a terminal or
+a pipe; --output makes a file of mode 0400, and never replaces one. A file on a
+disk stays there until it is shredded, and so may the spool of a printer.
+
+Exit status: 0 done; 2 the file cannot be made like that; 14 there is no key, or
+it opens no row.`,
+		Example: `  keyguard paper                             # to read it off the screen
+  keyguard paper | lp                        # to print it as text
+  keyguard paper --output /dev/shm/key.html  # for a browser; .png and .txt too
+  shred -u /dev/shm/key.html                 # once it is printed`,
+	}
+	c.Flags().StringVar(&output, "output", "", "write a new `file`: .txt, .html or .png")
+	c.RunE = a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
+		return a.paper(ctx, h, cfg, output)
+	})
+	return c
+}
+
+// renderings are the forms of a sheet, by the ending of the file's name; "" is
+// standard output.
+var renderings = map[string]func(paper.Sheet) ([]byte, error){
+	"": paper.Sheet.UnsafeText, ".txt": paper.Sheet.UnsafeText,
+	".html": paper.Sheet.UnsafeHTML, ".png": paper.Sheet.UnsafePNG,
+}
+
+func (a *app) paper(ctx context.Context, h *agent.Host, cfg *config.Config, output string) error {
+	render, ok := renderings[filepath.Ext(output)]
+	if !ok || output != "" && filepath.Ext(output) == "" {
+		return usageError{fmt.Errorf("%s is no name for a sheet: it ends in .txt, .html or .png", output)}
+	}
+	if _, err := os.Lstat(output); output != "" && err == nil {
+		return thereAlready(output)
+	}
+	if mode, file := a.outFile(); output == "" && file && mode&0o077 != 0 {
+		return usageError{fmt.Errorf("standard output is a file that others may open (mode %#o): use --output, which makes one of mode 0400", mode)}
+	}
+	r, err := agent.Paper(ctx, h, agent.PaperOptions{Person: person()})
+	if err != nil {
+		return err
+	}
+	defer r.Key.Wipe()
+	a.explainTrouble(r.Trouble)
+	if r.Verdict != rows.Opens {
+		a.urgent("key %s: %s; the sheet says so", r.Key.Fingerprint(), r.Proof)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("cannot find this host's name: %w", err)
+	}
+	page, err := render(paper.Sheet{Key: r.Key, Host: host, Keyfile: cfg.Keyfile, Unit: cfg.Daemon.Unit,
+		Proof: r.Proof, Printed: time.Now(), Version: version, Screen: output == "" && a.onTerminal()})
+	defer clear(page)
+	if err != nil {
+		return fmt.Errorf("cannot make the sheet: %w", err)
+	}
+	if output == "" {
+		if _, err := a.out.Write(page); err != nil {
+			return fmt.Errorf("cannot write the sheet: %w", err)
+		}
+		if _, file := a.outFile(); file {
+			a.say("the file holds key %s in clear; once it is printed, remove it with: shred -u", r.Key.Fingerprint())
+		}
+		return nil
+	}
+	saved, err := paper.Save(output, page)
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return thereAlready(output)
+	case errors.Is(err, fs.ErrNotExist):
+		return usageError{fmt.Errorf("cannot write %s: %w", output, err)}
+	case err != nil:
+		return fmt.Errorf("cannot write %s: %w", output, err)
+	case saved.InMemory:
+		a.say("%s holds key %s in clear, in memory; once it is printed: shred -u %s", output, r.Key.Fingerprint(), output)
+	default:
+		a.say("%s holds key %s in clear, and not in memory but on a disk; once it is printed: shred -u %s", output, r.Key.Fingerprint(), output)
+		a.say("a file in /dev/shm is in memory, and gone with the next reboot")
+	}
+	return nil
+}
+
+func thereAlready(path string) error {
+	return usageError{fmt.Errorf("%s is there already, and is not replaced", path)}
+}
+
+// outFile is the mode of the file that standard output was directed to, if it is one.
+func (a *app) outFile() (fs.FileMode, bool) {
+	f, ok := a.out.(*os.File)
+	if !ok {
+		return 0, false
+	}
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return 0, false
+	}
+	return info.Mode().Perm(), true
+}
+
+// onTerminal tells whether results go to a terminal.
+func (a *app) onTerminal() bool {
+	f, ok := a.out.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -76,7 +75,7 @@ Exit status: 0 done; 2 that is no key; 11 nothing can tell; 12 an escrow failed;
 
 // readKey reads and decodes standard input, or asks a person.
 func (a *app) readKey(ctx context.Context) (key.Key, error) {
-	if term.IsTerminal(int(a.in.Fd())) {
+	if a.onTerminal() {
 		return a.typedKey(ctx)
 	}
 	data, err := io.ReadAll(io.LimitReader(a.in, maxImport+1))

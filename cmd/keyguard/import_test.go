@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// terminal is a pty(7): what is written to control is typed, what is read from it shown.
-func terminal(t *testing.T) (control, tty *os.File) {
+// newTerminal is a pty(7): what is written to control is typed, what is read from it shown.
+func newTerminal(t *testing.T) (control, tty *os.File) {
 	t.Helper()
 	control, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -45,7 +45,7 @@ func TestInterruptedTyping(t *testing.T) {
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	control, tty := terminal(t)
+	control, tty := newTerminal(t)
 	c := exec.Command("keyguard", "import", "--config", config)
 	var stderr bytes.Buffer
 	c.Stdin, c.Stderr = tty, &stderr

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
@@ -77,7 +76,7 @@ func (a *app) paper(ctx context.Context, h *agent.Host, cfg *config.Config, outp
 		return fmt.Errorf("cannot find this host's name: %w", err)
 	}
 	page, err := render(paper.Sheet{Key: r.Key, Host: host, Keyfile: cfg.Keyfile, Unit: cfg.Daemon.Unit,
-		Proof: r.Proof, Printed: time.Now(), Version: version, Screen: output == "" && a.onTerminal()})
+		Proof: r.Proof, Printed: time.Now(), Version: version, Screen: output == "" && terminal(a.out)})
 	defer clear(page)
 	if err != nil {
 		return fmt.Errorf("cannot make the sheet: %w", err)
@@ -123,10 +122,4 @@ func (a *app) outFile() (fs.FileMode, bool) {
 		return 0, false
 	}
 	return info.Mode().Perm(), true
-}
-
-// onTerminal tells whether results go to a terminal.
-func (a *app) onTerminal() bool {
-	f, ok := a.out.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
 }

@@ -713,7 +713,7 @@ func (v *Vault) engine(ctx context.Context) (int, error) {
 	case err == nil:
 		kv, err = v.mounted(a.Data)
 	case isAny(err, errNotFound, ErrDenied):
-		kv, err = v.guess(ctx, err)
+		kv, err = v.guess(ctx)
 	}
 	if err != nil {
 		return 0, err
@@ -740,25 +740,29 @@ func (v *Vault) mounted(data map[string]any) (int, error) {
 	return 1, nil
 }
 
-func (v *Vault) guess(ctx context.Context, unanswered error) (int, error) {
+// guess reads the marker as an entry of version 2 and of version 1. A policy for the
+// one forbids the other; and version 2 says so where it is read as version 1.
+func (v *Vault) guess(ctx context.Context) (int, error) {
 	marker := v.folder(Current) + "/" + vaultMarker
-	a, err := v.call(ctx, v.o.Mount+"/data/"+marker, nil, nil)
-	if a != nil && a.Data["metadata"] != nil {
+	two, err2 := v.call(ctx, v.o.Mount+"/data/"+marker, nil, nil)
+	if err2 != nil && !isAny(err2, errNotFound, ErrDenied) {
+		return 0, err2
+	}
+	if two != nil && two.Data["metadata"] != nil {
 		return 2, nil
 	}
-	if err != nil && !isAny(err, errNotFound, ErrDenied) {
-		return 0, err
-	}
-	a, second := v.call(ctx, v.o.Mount+"/"+marker, nil, nil)
+	one, err1 := v.call(ctx, v.o.Mount+"/"+marker, nil, nil)
 	switch {
-	case a != nil && slices.ContainsFunc(a.Warnings, func(w string) bool { return strings.Contains(w, "versioned K/V") }):
+	case one != nil && slices.ContainsFunc(one.Warnings, func(w string) bool { return strings.Contains(w, "versioned K/V") }):
 		return 2, nil
-	case second == nil:
+	case err1 == nil, errors.Is(err1, errNotFound):
 		return 1, nil
-	case errors.Is(unanswered, ErrDenied):
-		return 0, fmt.Errorf("%w; %s may not be mounted at all", unanswered, v.o.Mount)
+	case errors.Is(err1, ErrDenied) && errors.Is(err2, errNotFound):
+		return 2, nil
+	case errors.Is(err1, ErrDenied):
+		return 0, fmt.Errorf("%w; %s may not be mounted at all", err1, v.o.Mount)
 	}
-	return 0, fmt.Errorf("%w: the server does not say which version of KV %s is", ErrRefused, v.o.Mount)
+	return 0, err1
 }
 
 // path is where the API has an entry: of version 2 below "data" or "metadata".
@@ -944,8 +948,12 @@ func (v *Vault) call(ctx context.Context, path string, query url.Values, body ma
 		if errors.Is(err, ErrUnauthenticated) {
 			v.tokens.forget(token)
 			if kept {
-				if token, _, err = v.tokens.get(ctx); err == nil {
-					a, err = v.ask(ctx, token, path, query, body)
+				fresh, _, ferr := v.tokens.get(ctx)
+				switch {
+				case ferr != nil:
+					err = ferr
+				case fresh.value != token.value: // else the file still holds what was refused
+					a, err = v.ask(ctx, fresh, path, query, body)
 				}
 			}
 		}

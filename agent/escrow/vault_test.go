@@ -1,11 +1,22 @@
 package escrow_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
+	"encoding/pem"
+	"errors"
 	"fmt"
+	"math/big"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -13,6 +24,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest"
 	fake "github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/vault"
+	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
 // safe is a fake Vault with an engine at team/kv, and an escrow's options for it.
@@ -132,27 +144,580 @@ func (s *safe) place() escrowtest.Place {
 func TestVaultConforms(t *testing.T) {
 	t.Parallel()
 	to, identity := identityFile(t)
-	for _, kv := range []int{1, 2} {
-		for _, tt := range []struct {
-			name     string
-			to       []string
-			identity string
-		}{
-			{name: "plain"},
-			{name: "sealed and opened", to: []string{to}, identity: identity},
-			{name: "sealed", to: []string{to}},
-		} {
-			t.Run(fmt.Sprintf("kv %d %s", kv, tt.name), func(t *testing.T) {
-				t.Parallel()
-				escrowtest.Run(t, escrowtest.Harness{
-					Once: kv == 1, Seals: len(tt.to) > 0, Sealed: len(tt.to) > 0 && tt.identity == "",
-					New: func(t *testing.T) escrowtest.Place {
-						s := startSafe(t, kv, fake.Options{})
-						s.o.SealTo, s.o.IdentityFile = tt.to, tt.identity
-						return s.place()
-					},
-				})
+	for _, tt := range []struct {
+		name     string
+		kv       int
+		to       []string
+		identity string
+	}{
+		{name: "version 1", kv: 1},
+		{name: "version 2", kv: 2},
+		{name: "version 1, sealed and opened", kv: 1, to: []string{to}, identity: identity},
+		{name: "version 2, sealed", kv: 2, to: []string{to}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			escrowtest.Run(t, escrowtest.Harness{
+				Once: tt.kv == 1, Seals: len(tt.to) > 0, Sealed: len(tt.to) > 0 && tt.identity == "",
+				New: func(t *testing.T) escrowtest.Place {
+					s := startSafe(t, tt.kv, fake.Options{})
+					s.o.SealTo, s.o.IdentityFile = tt.to, tt.identity
+					return s.place()
+				},
 			})
+		})
+	}
+}
+
+// both runs a test on KV version 1 and 2.
+func both(t *testing.T, test func(t *testing.T, kv int)) {
+	t.Parallel()
+	for _, kv := range []int{1, 2} {
+		t.Run(fmt.Sprint("kv ", kv), func(t *testing.T) { t.Parallel(); test(t, kv) })
+	}
+}
+
+// save saves a key, and fails the test if that fails.
+func save(t *testing.T, e *escrow.Vault, s escrow.Shelf, k key.Key) escrow.Copy {
+	t.Helper()
+	c, err := e.Save(t.Context(), s, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// opens tells whether some copy of the shelf is the key.
+func opens(t *testing.T, e *escrow.Vault, s escrow.Shelf, k key.Key) bool {
+	t.Helper()
+	copies, err := e.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range copies {
+		if got, _, err := e.Fetch(t.Context(), c); err == nil && c.Shelf == s && got.Equal(k) {
+			return true
 		}
+	}
+	return false
+}
+
+// TestVaultErrors: what the server can say, and what is said of it. Nothing is repeated.
+func TestVaultErrors(t *testing.T) {
+	t.Parallel()
+	s := startSafe(t, 2, fake.Options{})
+	e := s.ready(t)
+	c := save(t, e, escrow.Current, key.Generate())
+	for _, tt := range []struct {
+		status int
+		text   string
+		want   error
+	}{
+		{400, "bad request", escrow.ErrRefused},
+		{400, "missing client token", escrow.ErrUnauthenticated},
+		{401, "unauthorized", escrow.ErrUnauthenticated},
+		{403, "2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n", escrow.ErrUnauthenticated},
+		{403, "1 error occurred:\n\t* permission denied\n\n", escrow.ErrDenied},
+		{404, "no handler for route \"x\". route entry not found.", escrow.ErrNoPlace},
+		{404, "", escrow.ErrGone},
+		{405, "unsupported operation", escrow.ErrRefused},
+		{412, "required index state not present", escrow.ErrUnreachable},
+		{429, "request path \"x\": rate limit quota exceeded", escrow.ErrRateLimited},
+		{500, "local node not active but active cluster node not found", escrow.ErrUnreachable},
+		{502, "", escrow.ErrUnreachable},
+		{503, "Vault is sealed", escrow.ErrStoreSealed},
+		{503, "overloaded, try again later", escrow.ErrUnreachable},
+	} {
+		s.Reset()
+		s.Break(fake.Fault{Kind: fake.Fail, Path: "data/", Status: tt.status, Text: tt.text})
+		_, _, err := e.Fetch(t.Context(), c)
+		s.Heal()
+		if !errors.Is(err, tt.want) {
+			t.Errorf("%d %q: %v, want %v", tt.status, tt.text, err, tt.want)
+		}
+		if strings.ContainsAny(err.Error(), "\n\t") {
+			t.Errorf("%d %q: an error of several lines: %q", tt.status, tt.text, err)
+		}
+		n := 0
+		for path, calls := range s.Calls() {
+			if strings.Contains(path, "/data/") {
+				n += calls
+			}
+		}
+		if n != 1 {
+			t.Errorf("%d %q: asked %d times", tt.status, tt.text, n)
+		}
+	}
+	s.Break(fake.Fault{Kind: fake.WrongEntry, Path: "data/"})
+	if _, _, err := e.Fetch(t.Context(), c); !errors.Is(err, escrow.ErrCorrupt) {
+		t.Errorf("another version: %v, want ErrCorrupt", err)
+	}
+	s.Heal()
+	s.Break(fake.Fault{Kind: fake.Slow, Delay: 20 * time.Millisecond})
+	if _, _, err := e.Fetch(t.Context(), c); err != nil {
+		t.Errorf("slow: %v", err)
+	}
+	s.Heal()
+	// In an entry that we named, other bytes are damage. At <path> the rows are the judge.
+	s.Break(fake.Fault{Kind: fake.WrongBytes, Path: "-keys/"})
+	own := escrow.Copy{ID: "current/keys/" + string(c.Fingerprint)}
+	if _, _, err := e.Fetch(t.Context(), own); !errors.Is(err, escrow.ErrCorrupt) {
+		t.Errorf("other bytes in its own entry: %v, want ErrCorrupt", err)
+	}
+	s.Close()
+	if _, _, err := e.Fetch(t.Context(), c); !errors.Is(err, escrow.ErrUnreachable) || errors.Is(err, escrow.ErrNeverLeft) {
+		t.Errorf("nothing listens: %v, want ErrUnreachable", err)
+	}
+}
+
+// TestVaultHung: a server that takes a call and says nothing costs one deadline.
+func TestVaultHung(t *testing.T) {
+	both(t, func(t *testing.T, kv int) {
+		s := startSafe(t, kv, fake.Options{})
+		s.ready(t)
+		for _, kind := range []fake.Kind{fake.Hang, fake.HangAfter} {
+			s.Break(fake.Fault{Kind: kind, Method: http.MethodPut})
+			s.o.Timeout = callTimeout
+			k := key.Generate()
+			start := time.Now()
+			_, err := s.open(t).Save(t.Context(), escrow.Current, k)
+			if took := time.Since(start); !errors.Is(err, escrow.ErrTimeout) || took > 20*callTimeout {
+				t.Errorf("%s: %v after %v, want ErrTimeout after %v", kind, err, took, callTimeout)
+			}
+			s.Heal()
+			s.o.Timeout = 5 * time.Second
+			if there := opens(t, s.open(t), escrow.Current, k); there != (kind == fake.HangAfter) {
+				t.Errorf("%s: stored: %v", kind, there)
+			}
+		}
+	})
+}
+
+// TestVaultKeepsAll: no write, however many, takes a key away that it did not put there.
+func TestVaultKeepsAll(t *testing.T) {
+	both(t, func(t *testing.T, kv int) {
+		s := startSafe(t, kv, fake.Options{})
+		e := s.ready(t)
+		first, hand := key.Generate(), key.Generate()
+		save(t, e, escrow.Current, first)
+		s.put(t, base64.StdEncoding.EncodeToString(hand.UnsafeBytes())+"\n")
+		var keys []key.Key
+		for range 12 { // the engine keeps ten
+			keys = append(keys, key.Generate())
+			save(t, e, escrow.Current, keys[len(keys)-1])
+		}
+		for i, k := range append(keys, first, hand) {
+			if !opens(t, s.open(t), escrow.Current, k) {
+				t.Errorf("key %d is gone", i)
+			}
+		}
+		copies, err := e.List(t.Context())
+		if err != nil || len(copies) != 14 {
+			t.Errorf("%d copies of 14 keys, %v", len(copies), err)
+		}
+	})
+}
+
+// TestVaultDamagedEntry: somebody writes into an entry of ours. A Save puts the key
+// back, and what stood there is kept.
+func TestVaultDamagedEntry(t *testing.T) {
+	both(t, func(t *testing.T, kv int) {
+		s := startSafe(t, kv, fake.Options{})
+		e := s.ready(t)
+		k, other := key.Generate(), key.Generate()
+		for shelf, folder := range map[escrow.Shelf]string{escrow.Current: "-keys/", escrow.Quarantine: "-quarantine/"} {
+			c := save(t, e, shelf, k)
+			entry := safePath + folder + string(k.Fingerprint())
+			if err := s.Put(safeMount, entry, map[string]any{"value": base64.StdEncoding.EncodeToString(other.UnsafeBytes())}); err != nil {
+				t.Fatal(err)
+			}
+			again := save(t, e, shelf, k)
+			if got, _, err := e.Fetch(t.Context(), again); err != nil || !got.Equal(k) || again.ID != c.ID {
+				t.Errorf("%s: %s holds %v, %v; was %s", shelf, again.ID, got, err, c.ID)
+			}
+			if kv == 1 && !opens(t, e, shelf, other) {
+				t.Errorf("%s: what stood there is gone", shelf)
+			}
+		}
+	})
+}
+
+// TestVaultDeleted: what was deleted in Vault is a copy that cannot be read (law 6), and
+// a Save puts a new one on top.
+func TestVaultDeleted(t *testing.T) {
+	t.Parallel()
+	for _, state := range []string{"deleted", "destroyed"} {
+		s := startSafe(t, 2, fake.Options{})
+		e := s.ready(t)
+		k := key.Generate()
+		c := save(t, e, escrow.Current, k)
+		q := save(t, e, escrow.Quarantine, k)
+		for _, path := range []string{safePath, safePath + "-keys/" + string(k.Fingerprint()), safePath + "-quarantine/" + string(k.Fingerprint()), safePath + "-keys/keyguard"} {
+			if err := s.Set(safeMount, path, 0, state); err != nil {
+				t.Fatal(err)
+			}
+		}
+		copies, err := e.List(t.Context())
+		if err != nil || len(copies) != 3 {
+			t.Fatalf("%s: %+v, %v; want the version and two entries", state, copies, err)
+		}
+		for _, c := range copies {
+			if !strings.Contains(c.Unreadable, state) {
+				t.Errorf("%s: %s is %q", state, c.ID, c.Unreadable)
+			}
+		}
+		for _, c := range []escrow.Copy{c, q} {
+			if _, _, err := e.Fetch(t.Context(), c); !errors.Is(err, escrow.ErrUnreadable) {
+				t.Errorf("%s: %v, want ErrUnreadable", state, err)
+			}
+		}
+		if err := e.Init(t.Context()); err != nil {
+			t.Errorf("%s: Init over a deleted marker: %v", state, err)
+		}
+		for _, shelf := range escrow.Shelves {
+			if got, _, err := e.Fetch(t.Context(), save(t, e, shelf, k)); err != nil || !got.Equal(k) {
+				t.Errorf("%s: saved again on %s, it is %v, %v", state, shelf, got, err)
+			}
+		}
+	}
+}
+
+// TestVaultTokens: a token is renewed in time, replaced where it was revoked, and told
+// from one that has no right.
+func TestVaultTokens(t *testing.T) {
+	t.Parallel()
+	policies := []string{"keyguard"}
+	list := func(e *escrow.Vault) error { _, err := e.List(t.Context()); return err }
+	t.Run("renewed", func(t *testing.T) {
+		s := startSafe(t, 2, fake.Options{})
+		s.o.TokenFile = secretFile(t, "token", s.Token(fake.TokenOptions{Policies: policies, TTL: 30 * 24 * time.Hour, Renewable: true}))
+		e := s.ready(t)
+		if n := s.Renewed(); n != 0 {
+			t.Errorf("a young token was renewed %d times", n)
+		}
+		s.Age(21 * 24 * time.Hour)
+		if err := list(s.open(t)); err != nil || s.Renewed() != 1 { // another process: the file is all it has
+			t.Errorf("%v, renewed %d times", err, s.Renewed())
+		}
+		s.Age(21 * 24 * time.Hour)
+		if err := list(s.open(t)); err != nil || s.Renewed() != 2 {
+			t.Errorf("%v, renewed %d times", err, s.Renewed())
+		}
+		s.Age(29*24*time.Hour + 23*time.Hour)
+		s.Break(fake.Fault{Kind: fake.Fail, Path: "renew-self", Status: 500})
+		if err := list(s.open(t)); err != nil {
+			t.Errorf("a token that cannot be renewed is still good: %v", err)
+		}
+		s.Heal()
+		s.Age(2 * time.Hour)
+		if err := list(e); !errors.Is(err, escrow.ErrUnauthenticated) {
+			t.Errorf("a token that has ended: %v, want ErrUnauthenticated", err)
+		}
+	})
+	t.Run("replaced", func(t *testing.T) {
+		s := startSafe(t, 2, fake.Options{})
+		e := s.ready(t)
+		s.Revoke()
+		if err := list(e); !errors.Is(err, escrow.ErrUnauthenticated) {
+			t.Errorf("revoked: %v, want ErrUnauthenticated", err)
+		}
+		must(os.WriteFile(s.o.TokenFile, []byte(s.Token(fake.TokenOptions{Policies: policies})), 0o600))
+		if err := list(e); err != nil {
+			t.Errorf("a new token in the file: %v", err)
+		}
+	})
+	t.Run("no right to look itself up", func(t *testing.T) {
+		s := startSafe(t, 2, fake.Options{})
+		s.o.TokenFile = secretFile(t, "token", s.Token(fake.TokenOptions{Policies: policies, NoDefault: true}))
+		s.ready(t)
+		s.Policy("keyguard", fake.Policy{safeMount + "/data/" + safePath: {"read"}})
+		if err := list(s.open(t)); !errors.Is(err, escrow.ErrDenied) || errors.Is(err, escrow.ErrUnauthenticated) {
+			t.Errorf("%v, want ErrDenied", err)
+		}
+	})
+	t.Run("an old server", func(t *testing.T) {
+		s := startSafe(t, 2, fake.Options{Old: true})
+		e := s.ready(t)
+		s.Policy("keyguard", fake.Policy{})
+		if err := list(e); !errors.Is(err, escrow.ErrDenied) || errors.Is(err, escrow.ErrUnauthenticated) {
+			t.Errorf("no right: %v, want ErrDenied", err)
+		}
+		s.Revoke()
+		if err := list(e); !errors.Is(err, escrow.ErrUnauthenticated) {
+			t.Errorf("revoked: %v, want ErrUnauthenticated", err)
+		}
+	})
+	t.Run("AppRole", func(t *testing.T) {
+		s := startSafe(t, 2, fake.Options{})
+		role, secret := s.AppRole(2, fake.TokenOptions{Policies: policies, TTL: time.Hour})
+		s.o.TokenFile, s.o.RoleIDFile, s.o.SecretIDFile = "", secretFile(t, "role", role), secretFile(t, "secret", secret)
+		e := s.ready(t)
+		if err := list(e); err != nil {
+			t.Error(err)
+		}
+		s.Revoke() // a login more
+		if err := list(e); err != nil {
+			t.Errorf("after a revocation: %v", err)
+		}
+		s.Revoke()
+		if err := list(e); !errors.Is(err, escrow.ErrUnauthenticated) || strings.Contains(fmt.Sprint(err), secret) {
+			t.Errorf("a secret id that is used up: %v, want ErrUnauthenticated", err)
+		}
+	})
+	t.Run("files", func(t *testing.T) {
+		s := startSafe(t, 2, fake.Options{})
+		for _, text := range []string{"", "two words", "tök"} {
+			s.o.TokenFile = secretFile(t, "token", text)
+			if err := list(s.open(t)); !errors.Is(err, escrow.ErrUnauthenticated) {
+				t.Errorf("%q: %v, want ErrUnauthenticated", text, err)
+			}
+		}
+		s.o.TokenFile = "/nonexistent/token"
+		if err := list(s.open(t)); !errors.Is(err, escrow.ErrUnauthenticated) || !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("no file: %v, want ErrUnauthenticated", err)
+		}
+		if n := len(s.Calls()); n != 0 {
+			t.Errorf("%d calls with no token", n)
+		}
+	})
+}
+
+// TestVaultBlind: a token that may write and not read stores on version 2, unverified
+// and once. On version 1 it could write over somebody's only copy.
+func TestVaultBlind(t *testing.T) {
+	both(t, func(t *testing.T, kv int) {
+		s := startSafe(t, kv, fake.Options{})
+		s.ready(t)
+		p := fake.Keyguard(kv, safeMount, safePath)
+		for path := range p {
+			p[path] = []string{"create", "update"}
+		}
+		s.Policy("keyguard", p)
+		e, k := s.open(t), key.Generate()
+		for range 2 {
+			for _, shelf := range escrow.Shelves {
+				c, err := e.Save(t.Context(), shelf, k)
+				switch {
+				case kv == 1 && !errors.Is(err, escrow.ErrDenied):
+					t.Errorf("%s: %v, want ErrDenied", shelf, err)
+				case kv == 2 && (!errors.Is(err, escrow.ErrUnverified) || c.ID == "" || c.Fingerprint != k.Fingerprint()):
+					t.Errorf("%s: %+v, %v, want ErrUnverified", shelf, c, err)
+				}
+			}
+		}
+		s.Policy("keyguard", fake.Keyguard(kv, safeMount, safePath))
+		copies, err := s.open(t).List(t.Context())
+		if want := 2 * (kv - 1); err != nil || len(copies) != want {
+			t.Errorf("%d copies, want %d: %+v, %v", len(copies), want, copies, err)
+		}
+		for _, c := range copies {
+			if got, _, err := e.Fetch(t.Context(), c); err != nil || !got.Equal(k) {
+				t.Errorf("%s holds %v, %v", c.ID, got, err)
+			}
+		}
+	})
+}
+
+// TestVaultRequiresCAS: an engine that wants check-and-set gets it.
+func TestVaultRequiresCAS(t *testing.T) {
+	t.Parallel()
+	s := startSafe(t, 2, fake.Options{})
+	s.RequireCAS(safeMount)
+	e := s.ready(t)
+	for range 2 {
+		save(t, e, escrow.Current, key.Generate())
+	}
+}
+
+// TestVaultTwoProcesses save at the same moment, without knowing of each other.
+func TestVaultTwoProcesses(t *testing.T) {
+	t.Parallel()
+	s := startSafe(t, 2, fake.Options{})
+	s.ready(t)
+	var wait sync.WaitGroup
+	keys := []key.Key{key.Generate(), key.Generate(), key.Generate()}
+	for _, k := range keys {
+		e := s.open(t)
+		wait.Go(func() {
+			if _, err := e.Save(t.Context(), escrow.Current, k); err != nil {
+				t.Errorf("Save: %v", err)
+			}
+		})
+	}
+	wait.Wait()
+	for _, k := range keys {
+		if !opens(t, s.open(t), escrow.Current, k) {
+			t.Errorf("%v is gone", k)
+		}
+	}
+}
+
+// TestVaultEngine: which engine is there, and whether one is.
+func TestVaultEngine(t *testing.T) {
+	both(t, func(t *testing.T, kv int) {
+		s := startSafe(t, kv, fake.Options{Old: true})
+		e := s.ready(t) // a server that does not say which version it is
+		k := key.Generate()
+		save(t, e, escrow.Current, k)
+		if !opens(t, s.open(t), escrow.Current, k) {
+			t.Error("an old server: the key is gone")
+		}
+
+		s = startSafe(t, kv, fake.Options{})
+		s.Mount(safeMount, 0)
+		if err := s.open(t).Init(t.Context()); !errors.Is(err, escrow.ErrRefused) {
+			t.Errorf("another engine: %v, want ErrRefused", err)
+		}
+		s.Unmount(safeMount)
+		s.Mount("team", kv)
+		s.Policy("keyguard", fake.Policy{"team/*": {"create", "read", "update", "list"}})
+		if err := s.open(t).Init(t.Context()); !errors.Is(err, escrow.ErrNoPlace) {
+			t.Errorf("an engine above: %v, want ErrNoPlace", err)
+		}
+		s.Unmount("team")
+		if err := s.open(t).Init(t.Context()); !errors.Is(err, escrow.ErrNoPlace) {
+			t.Errorf("no engine: %v, want ErrNoPlace", err)
+		}
+		s.Policy("keyguard", fake.Policy{})
+		if err := s.open(t).Init(t.Context()); !errors.Is(err, escrow.ErrDenied) {
+			t.Errorf("no engine and no right: %v, want ErrDenied", err)
+		}
+		s.o.Path = "{hostname}/master"
+		if err := s.open(t).Init(t.Context()); !errors.Is(err, escrow.ErrNoPlace) {
+			t.Errorf("a path that init has not expanded: %v, want ErrNoPlace", err)
+		}
+	})
+}
+
+func TestVaultNamespace(t *testing.T) {
+	t.Parallel()
+	s := startSafe(t, 2, fake.Options{Namespace: "team-a"})
+	save(t, s.ready(t), escrow.Current, key.Generate())
+	s.o.Namespace = "team-b"
+	if _, err := s.open(t).List(t.Context()); !errors.Is(err, escrow.ErrUnauthenticated) {
+		t.Errorf("another namespace: %v, want ErrUnauthenticated", err)
+	}
+}
+
+// TestVaultRedirects: a standby sends us on, with everything that we sent; nobody sends
+// the key into the open, or round in circles.
+func TestVaultRedirects(t *testing.T) {
+	t.Parallel()
+	active := startSafe(t, 2, fake.Options{})
+	standby := startSafe(t, 2, fake.Options{})
+	standby.Break(fake.Fault{Kind: fake.Redirect, To: active.URL()})
+	active.o.Address = standby.URL()
+	e, k := active.ready(t), key.Generate()
+	save(t, e, escrow.Current, k)
+	if got, _, err := e.Fetch(t.Context(), escrow.Copy{ID: "current/1"}); err != nil || !got.Equal(k) {
+		t.Errorf("by a standby: %v, %v", got, err)
+	}
+	active.Break(fake.Fault{Kind: fake.Redirect, To: standby.URL()})
+	if _, err := e.List(t.Context()); !errors.Is(err, escrow.ErrUnreachable) {
+		t.Errorf("in circles: %v, want ErrUnreachable", err)
+	}
+	standby.Heal()
+	standby.Break(fake.Fault{Kind: fake.Redirect, To: "http://192.0.2.1:8200"}) // RFC 5737: nobody's
+	start := time.Now()
+	if _, err := e.Save(t.Context(), escrow.Current, key.Generate()); !errors.Is(err, escrow.ErrRefused) || time.Since(start) > time.Second {
+		t.Errorf("in the clear: %v after %v, want ErrRefused at once", err, time.Since(start))
+	}
+}
+
+// authority makes a certificate for loopback, and a file with the authority it is of: itself.
+func authority(t *testing.T, from, until time.Time) (*tls.Config, string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(2), NotBefore: from, NotAfter: until, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	must(err)
+	ca := secretFile(t, "ca.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: private}}}, ca
+}
+
+func TestVaultTLS(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	good, ca := authority(t, now.Add(-time.Hour), now.Add(time.Hour))
+	_, other := authority(t, now.Add(-time.Hour), now.Add(time.Hour))
+	tomorrow, tomorrowCA := authority(t, now.Add(24*time.Hour), now.Add(48*time.Hour))
+	expired, expiredCA := authority(t, now.Add(-2*time.Hour), now.Add(-time.Hour))
+	for _, tt := range []struct {
+		name   string
+		server *tls.Config
+		ca     string
+		want   error
+	}{
+		{"ca_file", good, ca, nil},
+		{"the system's", certificate, "", nil}, // SSL_CERT_FILE has it
+		{"not the system's", good, "", escrow.ErrUntrusted},
+		{"ca_file instead of the system's", certificate, ca, escrow.ErrUntrusted},
+		{"another ca_file", good, other, escrow.ErrUntrusted},
+		{"no ca_file", good, "/nonexistent/ca.pem", escrow.ErrUntrusted},
+		{"a ca_file that is none", good, secretFile(t, "ca.pem", "nonsense"), escrow.ErrUntrusted},
+		{"expired", expired, expiredCA, escrow.ErrUntrusted},
+		{"our clock", tomorrow, tomorrowCA, escrow.ErrClock},
+	} {
+		s := startSafe(t, 2, fake.Options{TLS: tt.server})
+		s.o.CAFile = tt.ca
+		if err := s.open(t).Init(t.Context()); tt.want == nil && err != nil || !errors.Is(err, tt.want) {
+			t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
+		}
+	}
+	s := startSafe(t, 2, fake.Options{})
+	s.o.Address = strings.Replace(s.o.Address, "http:", "https:", 1)
+	if err := s.open(t).Init(t.Context()); !errors.Is(err, escrow.ErrUnreachable) {
+		t.Errorf("a server without TLS: %v, want ErrUnreachable", err)
+	}
+	s = startSafe(t, 2, fake.Options{TLS: good})
+	s.o.Address = strings.Replace(s.o.Address, "https:", "http:", 1)
+	if err := s.open(t).Init(t.Context()); !errors.Is(err, escrow.ErrRefused) {
+		t.Errorf("a server with TLS: %v, want ErrRefused", err)
+	}
+}
+
+// TestVaultEnvironment: the daemon's Vault is not ours.
+func TestVaultEnvironment(t *testing.T) {
+	s := startSafe(t, 2, fake.Options{})
+	for name, value := range map[string]string{
+		"VAULT_ADDR": "https://192.0.2.1:8200", "VAULT_TOKEN": "other", "VAULT_NAMESPACE": "other", "VAULT_CACERT": "/nonexistent",
+		"VAULT_HEADERS": "{", "VAULT_MAX_RETRIES": "many", "VAULT_WRAP_TTL": "60", "VAULT_SKIP_VERIFY": "perhaps",
+	} {
+		t.Setenv(name, value)
+	}
+	save(t, s.ready(t), escrow.Current, key.Generate())
+}
+
+// TestVaultOptions: what makes no escrow.
+func TestVaultOptions(t *testing.T) {
+	t.Parallel()
+	good := escrow.VaultOptions{Name: "v", Address: "https://vault.example:8200", Mount: "m", Path: "p", TokenFile: "/t"}
+	for name, change := range map[string]func(*escrow.VaultOptions){
+		"no address":        func(o *escrow.VaultOptions) { o.Address = "" },
+		"no scheme":         func(o *escrow.VaultOptions) { o.Address = "vault.example:8200" },
+		"a password in it":  func(o *escrow.VaultOptions) { o.Address = "https://u:p@vault.example" },
+		"in the clear":      func(o *escrow.VaultOptions) { o.Address = "http://vault.example:8200" },
+		"no mount":          func(o *escrow.VaultOptions) { o.Mount = "" },
+		"no path":           func(o *escrow.VaultOptions) { o.Path = "" },
+		"no token":          func(o *escrow.VaultOptions) { o.TokenFile = "" },
+		"half an AppRole":   func(o *escrow.VaultOptions) { o.TokenFile, o.RoleIDFile = "", "/r" },
+		"no such recipient": func(o *escrow.VaultOptions) { o.SealTo = []string{"age1"} },
+	} {
+		o := good
+		change(&o)
+		if _, err := escrow.NewVault(o); err == nil || !strings.HasPrefix(err.Error(), "escrow v: ") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	e, err := escrow.NewVault(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := e.Place(); e.Name() != "v" || p.Where != "m/p at https://vault.example:8200" {
+		t.Errorf("%s: %+v", e.Name(), p)
 	}
 }

@@ -20,8 +20,8 @@ import (
 
 const (
 	vaultIdle = 10 * time.Second // how long an unused connection is kept
-	// vaultMaxAnswer bounds an answer, in bytes: a list of some 100 000 names.
-	vaultMaxAnswer = 4 << 20
+	// vaultMaxAnswer bounds an answer, in bytes: a list of some 40 000 names.
+	vaultMaxAnswer = 1 << 20
 
 	lookupSelf = "auth/token/lookup-self"
 	renewSelf  = "auth/token/renew-self"

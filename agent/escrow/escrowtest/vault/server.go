@@ -109,11 +109,12 @@ type Fault struct {
 
 // Server is a running fake. It is safe for use by several goroutines.
 type Server struct {
-	o    Options
-	http *http.Server
-	addr string
-	done chan struct{}
-	wait sync.WaitGroup
+	o       Options
+	http    *http.Server
+	addr    string
+	done    chan struct{}
+	closing sync.Once
+	wait    sync.WaitGroup
 
 	mu     sync.Mutex // everything below
 	state  state
@@ -201,7 +202,7 @@ func (s *Server) URL() string {
 
 // Close ends all calls, hung ones too.
 func (s *Server) Close() {
-	close(s.done)
+	s.closing.Do(func() { close(s.done) })
 	s.http.Close()
 	s.wait.Wait()
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/vault"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 )
@@ -136,7 +137,18 @@ func BenchmarkRestore(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer gcp.Close()
+	safe, err := vault.Start(vault.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer safe.Close()
+	token := filepath.Join(b.TempDir(), "token")
+	if err := os.WriteFile(token, []byte(safe.Token(vault.TokenOptions{Policies: []string{vault.Root}})), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	safe.Mount("secret", 2)
 	for kind, escrow := range map[string]string{
+		"vault":     fmt.Sprintf("kind = \"vault-kv\"\naddress = %q\nmount = \"secret\"\npath = \"bench\"\ntoken_file = %q\n", safe.URL(), token),
 		"gcp":       fmt.Sprintf("kind = \"gcp-secret-manager\"\nproject = \"my-project\"\nsecret = \"bench\"\nendpoint = %q\nplaintext = true\n", gcp.Addr()),
 		"directory": "kind = \"directory\"\npath = \"DIR/usb\"\nallow_same_disk = true\n",
 	} {

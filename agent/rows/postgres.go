@@ -56,7 +56,7 @@ type Options struct {
 	ConnectTimeout   time.Duration // 0: 2 s
 	StatementTimeout time.Duration // 0: 3 s, for each statement, in the server and here
 	LockTimeout      time.Duration // 0: 1 s
-	// Full checks every row, however many there are.
+	// Full checks every row, however many there are, and names those that no key opens.
 	Full bool
 	// Settle takes AdvisoryLock for each proof: not free is Unknown, as the rotation's
 	// transaction may still commit.
@@ -207,6 +207,11 @@ func (t *Table) ask(ctx context.Context, s *survey, keys []key.Key) (a Answer, s
 	case len(keys) == 0:
 	case found.opened != nil:
 		a.Proofs = judge(keys, dependent, found.opened)
+		if t.options.Full {
+			if a.Unopened, err = t.unopened(ctx, s, pieces, found); err != nil {
+				return a, false, err
+			}
+		}
 	case dependent <= checkAll:
 		counted := found.tally
 		if found, err = t.scan(ctx, s, pieces, keys); err != nil {
@@ -540,6 +545,27 @@ func (t *Table) count(ctx context.Context, s *survey, pieces []piece, sample []u
 type findings struct {
 	tally  tally
 	opened []int64 // by key
+	// With Options.Full: the dependent rows that no key opens, and when the first and the
+	// last of them were written, in Postgres' own time.
+	unopened names
+	from, to int64
+}
+
+func (f *findings) miss(c *cells, written int64) {
+	if f.unopened.count == 0 {
+		f.from, f.to = written, written
+	}
+	f.from, f.to = min(f.from, written), max(f.to, written)
+	f.unopened.add(c)
+}
+
+func (f *findings) mergeUnopened(o findings) {
+	if o.unopened.count > 0 && f.unopened.count > 0 {
+		f.from, f.to = min(f.from, o.from), max(f.to, o.to)
+	} else if o.unopened.count > 0 {
+		f.from, f.to = o.from, o.to
+	}
+	f.unopened.merge(o.unopened)
 }
 
 // scan reads all rows of the pieces and tries every key on every dependent one.
@@ -557,7 +583,11 @@ func (t *Table) scan(ctx context.Context, s *survey, pieces []piece, keys []key.
 			crew[w].openers = append(crew[w].openers, newOpener(k))
 		}
 	}
-	sql := `select username, name, nonce, ciphertext, ` + s.wrapped + `, ` + s.kekID + `, xmin from ` + s.table + ` where `
+	columns := `username, name, nonce, ciphertext, ` + s.wrapped + `, ` + s.kekID + `, xmin`
+	if t.options.Full {
+		columns += `, updated_at`
+	}
+	sql := `select ` + columns + ` from ` + s.table + ` where `
 	err := t.each(ctx, pieces, func(ctx context.Context, number int, c *pgconn.PgConn, p piece) error {
 		w := &crew[number]
 		return t.run(ctx, c, sql+p.where, p.params, func(v [][]byte) error {
@@ -568,10 +598,18 @@ func (t *Table) scan(ctx context.Context, s *survey, pieces []piece, keys []key.
 				return nil
 			}
 			w.data = r.additionalData(w.data[:0])
+			missed := true
 			for i, o := range w.openers {
 				if o.opens(&r, class, w.data) {
 					w.opened[i]++
+					missed = false
 				}
+			}
+			if missed && t.options.Full {
+				if len(v[7]) != 8 {
+					return fmt.Errorf("%w: the column updated_at is no timestamp", ErrShape)
+				}
+				w.miss(&r, int64(binary.BigEndian.Uint64(v[7])))
 			}
 			return nil
 		})
@@ -579,11 +617,44 @@ func (t *Table) scan(ctx context.Context, s *survey, pieces []piece, keys []key.
 	sum := findings{opened: make([]int64, len(keys))}
 	for _, w := range crew {
 		sum.tally.sum(w.tally)
+		sum.mergeUnopened(w.findings)
 		for i, n := range w.opened {
 			sum.opened[i] += n
 		}
 	}
 	return sum, err
+}
+
+// stretch is the least number of rows of which to say that they were written in a
+// stretch: of two side by side chance may be the reason.
+const stretch = 3
+
+// unopened tells of the rows that no key opened, and asks once more who else was written
+// in that time.
+func (t *Table) unopened(ctx context.Context, s *survey, pieces []piece, f findings) (Unopened, error) {
+	u := Unopened{Count: f.unopened.count, Rows: f.unopened.first}
+	if u.Count < stretch {
+		return u, nil
+	}
+	sql := fmt.Sprintf(`select %s, %s from %s where updated_at between $1 and $2 and `, s.wrapped, s.kekID, s.table)
+	span := [][]byte{timestamp(f.from), timestamp(f.to)}
+	var written atomic.Int64
+	err := t.each(ctx, pieces, func(ctx context.Context, _ int, c *pgconn.PgConn, p piece) error {
+		return t.run(ctx, c, sql+p.where, span, func(v [][]byte) error {
+			if classify(v[0], v[1]).Dependent() {
+				written.Add(1)
+			}
+			return nil
+		})
+	})
+	u.Stretch = written.Load() == u.Count
+	return u, err
+}
+
+// timestamp puts Postgres' own time, microseconds from the first day of 2000, in words.
+func timestamp(t int64) []byte {
+	epoch := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).UnixMicro()
+	return time.UnixMicro(epoch+t).UTC().AppendFormat(nil, "2006-01-02T15:04:05.999999Z07:00")
 }
 
 // samplePieces cuts a sample for fetching by id.

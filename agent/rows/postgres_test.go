@@ -663,3 +663,48 @@ func TestSample(t *testing.T) {
 	table.Close()
 	noSession(t, d)
 }
+
+// The rows that no key opens are named, and those of a key that was in force for a time
+// are told from those that were tampered with.
+func TestUnopened(t *testing.T) {
+	a, b, c := key.Generate(), key.Generate(), key.Generate()
+	d := cluster.Database(t)
+	// Enough for several pieces.
+	must(t, d.Fill(a, 0, 1000, 10, 10_000), d.Fill(b, 1000, 4, 10, 10))
+	for name, test := range map[string]struct {
+		alter   string // of the rows of tenant0 … tenant9, under a, and then K1000 … K1003, under b
+		keys    []key.Key
+		want    []string
+		stretch bool
+	}{
+		"all open":                 {keys: []key.Key{c, b, a}},
+		"a key is not at hand":     {keys: []key.Key{a, c}, want: []string{`"tenant0" K1000`, `"tenant1" K1001`, `"tenant2" K1002`, `"tenant3" K1003`}, stretch: true},
+		"one was tampered with":    {alter: `where name = 'K7'`, keys: []key.Key{a, b}, want: []string{`"tenant7" K7`}},
+		"two, side by side":        {alter: `where name in ('K7', 'K8')`, keys: []key.Key{a, b}, want: []string{`"tenant7" K7`, `"tenant8" K8`}},
+		"three among others":       {alter: `where name in ('K7', 'K8', 'K10')`, keys: []key.Key{a, b}, want: []string{`"tenant0" K10`, `"tenant7" K7`, `"tenant8" K8`}},
+		"three before an external": {alter: `where name in ('K8', 'K10', 'K11')`, keys: []key.Key{a, b}, want: []string{`"tenant0" K10`, `"tenant1" K11`, `"tenant8" K8`}, stretch: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if strings.Contains(test.alter, "K11") { // K9 is no neighbour
+				must(t, d.Admin(`update secrets set wrapped_dek = 'vault:v1:AAAA', kek_id = 'vault:a|m|k' where name = 'K9'`))
+				defer func() { must(t, d.Admin(`update secrets set wrapped_dek = null, kek_id = null where name = 'K9'`)) }()
+			}
+			if test.alter != "" {
+				alter := `update secrets set ciphertext = set_byte(ciphertext, 0, get_byte(ciphertext, 0) # 1) ` + test.alter
+				must(t, d.Admin(alter))
+				defer func() { must(t, d.Admin(alter)) }() // twice is not at all
+			}
+			got := ask(t, d.URL(), rows.Options{Full: true}, test.keys...)
+			var list []string
+			for _, r := range got.Unopened.Rows {
+				list = append(list, r.String())
+			}
+			if !slices.Equal(list, test.want) || got.Unopened.Count != int64(len(test.want)) || got.Unopened.Stretch != test.stretch {
+				t.Errorf("%v %+v", list, got.Unopened)
+			}
+			if sampled := ask(t, d.URL(), rows.Options{}, test.keys...); sampled.Unopened.Count != 0 {
+				t.Errorf("it was not asked for: %+v", sampled.Unopened)
+			}
+		})
+	}
+}

@@ -230,6 +230,18 @@ type Answer struct {
 	// re-encrypted or restored. It says nothing across tables. "" when Unknown.
 	Mark   string
 	Proofs []Proof // one for each key asked, in that order
+	// Unopened is known with Options.Full only.
+	Unopened Unopened
+}
+
+// Unopened are dependent rows that none of the keys opens.
+type Unopened struct {
+	Count int64
+	Rows  []RowName // at most the first thousand
+	// Stretch: they are several, and no other dependent row was written between the first
+	// and the last of them. Rows under a key that is not at hand look like that, which was
+	// in force for a time; what was tampered with stands among rows that open.
+	Stretch bool
 }
 
 // NoAnswer is the answer where the rows could not even be asked.

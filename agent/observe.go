@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
@@ -175,26 +176,34 @@ func (o *observation) askRows(ctx context.Context) {
 		}
 	}
 	o.answer = o.table.Prove(ctx, untried...)
-	switch o.answer.State {
-	case rows.Unknown:
-		*e = RowsEvidence{State: RowsUnknown, Why: o.answer.Why, Err: o.answer.Err}
-		return
-	case rows.Silent:
-		*e = RowsEvidence{State: RowsSilent, Why: o.answer.Why}
+	said := rowsEvidence(o.answer)
+	if said.State != RowsAnswer {
+		*e = said
 		return
 	}
-	e.State, e.Why, e.Dependent = RowsAnswer, o.answer.Why, o.answer.Counts.Dependent()
+	e.State, e.Why, e.Dependent = said.State, said.Why, said.Dependent
 	if e.Proofs == nil {
 		e.Proofs = map[key.Fingerprint]rows.Proof{}
 		if o.remembered != nil {
-			for f, p := range o.remembered(o.answer.Mark) {
-				e.Proofs[f] = p
-			}
+			maps.Copy(e.Proofs, o.remembered(o.answer.Mark))
 		}
 	}
-	for _, p := range o.answer.Proofs {
+	maps.Copy(e.Proofs, said.Proofs)
+}
+
+// rowsEvidence is an answer of the rows as evidence.
+func rowsEvidence(a rows.Answer) RowsEvidence {
+	switch a.State {
+	case rows.Unknown:
+		return RowsEvidence{State: RowsUnknown, Why: a.Why, Err: a.Err}
+	case rows.Silent:
+		return RowsEvidence{State: RowsSilent, Why: a.Why}
+	}
+	e := RowsEvidence{State: RowsAnswer, Why: a.Why, Dependent: a.Counts.Dependent(), Proofs: map[key.Fingerprint]rows.Proof{}}
+	for _, p := range a.Proofs {
 		e.Proofs[p.Fingerprint] = p
 	}
+	return e
 }
 
 // rotating tells whether the rows may be in the middle of a rotation's transaction,

@@ -21,6 +21,7 @@ const (
 	Rotate  = "rotate"  // rotation, repair, a first start
 	Keyfile = "keyfile" // an install: milliseconds, never during a network call
 	Ledger  = "ledger"  // an append: milliseconds, never during a network call
+	Drill   = "drill"   // a drill, for its length
 )
 
 // poll is how often a lock that somebody holds is tried again.

@@ -1,0 +1,491 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/keyfile"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+// DrillVerdict is what a drill says of a copy, and as a whole.
+type DrillVerdict string
+
+const (
+	DrillPassed       DrillVerdict = "passed"       // restored, it opens the rows
+	DrillFailed       DrillVerdict = "failed"       // it does not, or cannot be restored any more
+	DrillInconclusive DrillVerdict = "inconclusive" // could not look (law 6)
+)
+
+// DrillOptions say what to try and where.
+type DrillOptions struct {
+	Copies int // the newest of each escrow and shelf; 0 is all
+	// Full tries every row, however many there are, and names those that no key opens.
+	Full bool
+	// Scratch is the directory, on a tmpfs, where the copies are restored. It is made.
+	Scratch string
+	Person  string // who asked, for the ledger
+	// Progress is called now and then, never by two goroutines at once. nil: nobody waits.
+	Progress func(DrillProgress)
+}
+
+// DrillProgress is how far a drill is.
+type DrillProgress struct {
+	Done, Found int  // copies restored, or given up, of those found so far
+	Proving     bool // the rows are being asked
+}
+
+// DrillResult is what a drill came to.
+type DrillResult struct {
+	ID      string // the same in all its entries of the ledger
+	Verdict DrillVerdict
+	Reason  string // a sentence
+	Err     error  // why it could not look, where that has one reason
+	Took    time.Duration
+	Full    bool
+	Rows    RowsEvidence
+	// Unopened are the rows that no key at hand opens: of the copies, the keyfile or the
+	// local quarantine. Only a full drill knows.
+	Unopened rows.Unopened
+	Copies   []DrilledCopy // by escrow in the order of the configuration, current first, newest first
+	Trouble  []Trouble
+}
+
+// DrilledCopy is one copy that was tried; or, where Copy.ID is "", an escrow that could
+// not say which copies it holds, or holds no current one.
+type DrilledCopy struct {
+	escrow.Copy
+	Required bool
+	// Judged: it is its escrow's newest current copy, which the drill's verdict depends on.
+	// The others are only reported: they open old dumps.
+	Judged   bool
+	Verdict  DrillVerdict
+	Reason   string
+	Err      error           // why it could not be restored or tried
+	Key      key.Fingerprint // of its bytes, or what the store says where they cannot be read
+	Encoding key.Encoding    // how the bytes are written, "" where they could not be read
+	Proof    rows.Proof
+	Took     time.Duration // until it was read back
+
+	key key.Key // as the daemon would read it
+}
+
+// Proven tells whether the newest current copy of at least one escrow opened the rows.
+func (r DrillResult) Proven() bool {
+	for _, c := range r.Copies {
+		if c.Judged && c.Verdict == DrillPassed {
+			return true
+		}
+	}
+	return false
+}
+
+// restoresAtOnce is how many copies of one escrow are fetched at the same time: stores
+// count requests.
+const restoresAtOnce = 4
+
+// drillStatement bounds one statement of a drill: nobody waits for it as for a start.
+const drillStatement = 10 * time.Second
+
+// Drill restores the copies of every escrow into scratch, reads each the way the daemon
+// reads its key, and tries them on the rows; the ledger is told what came out. Copies
+// that fail are in the result, not in the error. It returns ErrNoEscrow; and ErrBusy
+// where another drill, a rotation or a repair is under way, or began meanwhile.
+func Drill(ctx context.Context, h *Host, opts DrillOptions) (DrillResult, error) {
+	if len(h.Escrows) == 0 {
+		return DrillResult{}, ErrNoEscrow
+	}
+	held, err := lock.Try(h.StateDir, lock.Drill)
+	if err != nil {
+		return DrillResult{}, busy(err)
+	}
+	defer held.Release()
+	if err := h.settled(); err != nil {
+		return DrillResult{}, err
+	}
+	o, err := h.observe()
+	if err != nil {
+		return DrillResult{}, err
+	}
+	defer o.close()
+	o.askLocal()
+	o.history()
+
+	began := h.Now()
+	r := DrillResult{ID: began.UTC().Format("20060102T150405.000Z"), Full: opts.Full}
+	start := time.Now()
+	if err := scratchReady(opts.Scratch); err != nil {
+		r.Verdict, r.Reason, r.Err = DrillInconclusive, "no copy can be restored: "+err.Error(), err
+	} else {
+		d := &drill{o: o, opts: opts}
+		defer d.wipe()
+		r.Copies = d.restoreAll(ctx)
+		d.askRows(ctx, &r)
+		d.judgeAll(&r)
+		if errors.Is(ctx.Err(), context.Canceled) {
+			r.Verdict, r.Reason, r.Err = DrillInconclusive, "the drill was called off", ctx.Err()
+		} else {
+			r.sumUp()
+		}
+	}
+	r.Took = time.Since(start)
+	// The rows may have been under one key and the newest copies of another.
+	if err := h.settled(); err != nil {
+		return DrillResult{}, err
+	}
+	o.write(r.entries(opts.Person)...)
+	r.Trouble = o.trouble
+	return r, nil
+}
+
+// settled returns ErrBusy while a rotation or a repair is under way or open.
+func (h *Host) settled() error {
+	held, err := lock.Held(h.StateDir, lock.Rotate)
+	if err != nil {
+		return err
+	}
+	standing, err := h.Ledger.Standing()
+	if held || err == nil && standing.Rotation != nil {
+		return fmt.Errorf("%w: a rotation or a repair is under way, and the newest copies may be of another key than the rows", ErrBusy)
+	}
+	return nil
+}
+
+// scratchReady makes the directory and tries it, with what is no key.
+func scratchReady(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("cannot make the scratch directory: %w", err)
+	}
+	nothing := key.Generate()
+	defer nothing.Wipe()
+	read, err := keyfile.Rehearse(dir, nothing)
+	read.Wipe()
+	return err
+}
+
+// drill is one drill under way.
+type drill struct {
+	o      *observation
+	opts   DrillOptions
+	copies [][]DrilledCopy // by escrow
+
+	lock     sync.Mutex // guards what follows
+	progress DrillProgress
+}
+
+func (d *drill) wipe() {
+	for _, list := range d.copies {
+		for _, c := range list {
+			c.key.Wipe()
+		}
+	}
+}
+
+func (d *drill) tell(change func(*DrillProgress)) {
+	d.lock.Lock()
+	defer d.lock.Unlock()
+	change(&d.progress)
+	if d.opts.Progress != nil {
+		d.opts.Progress(d.progress)
+	}
+}
+
+// restoreAll restores the copies of all escrows at once. It is given Readers and so
+// cannot write.
+func (d *drill) restoreAll(ctx context.Context) []DrilledCopy {
+	h := d.o.host
+	d.copies = make([][]DrilledCopy, len(h.Escrows))
+	eachEscrow(h, func(i int, s Escrow) { d.copies[i] = d.restore(ctx, s.Reader) })
+	var all []DrilledCopy
+	for i, s := range h.Escrows {
+		e := &d.o.evidence.Escrows[i]
+		for n := range d.copies[i] {
+			c := &d.copies[i][n]
+			c.Escrow, c.Required = s.Name(), s.Required
+			if c.ID != "" {
+				e.Copies = append(e.Copies, CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Key,
+					Worthless: errors.Is(c.Err, escrow.ErrNotKey)})
+			}
+		}
+		all = append(all, d.copies[i]...)
+	}
+	return all
+}
+
+// restore lists one escrow and restores its copies. Where the store itself fails, the
+// copies that are left are not asked for (law 9).
+func (d *drill) restore(ctx context.Context, s escrow.Reader) []DrilledCopy {
+	start := time.Now()
+	list, err := s.List(ctx)
+	if err != nil {
+		return []DrilledCopy{{Judged: true, Verdict: DrillInconclusive, Reason: err.Error(), Err: err, Took: time.Since(start)}}
+	}
+	var copies []DrilledCopy
+	seen := map[escrow.Shelf]int{}
+	for _, c := range list {
+		n := seen[c.Shelf]
+		if seen[c.Shelf]++; d.opts.Copies > 0 && n >= d.opts.Copies {
+			continue
+		}
+		copies = append(copies, DrilledCopy{Copy: c, Key: c.Fingerprint, Judged: c.Shelf == escrow.Current && n == 0})
+	}
+	d.tell(func(p *DrillProgress) { p.Found += len(copies) })
+	if seen[escrow.Current] == 0 {
+		copies = append([]DrilledCopy{{Copy: escrow.Copy{Shelf: escrow.Current}, Judged: true}}, copies...)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(restoresAtOnce)
+	var down error
+	for n := range copies {
+		c := &copies[n]
+		if c.ID == "" {
+			continue
+		}
+		work := func() error {
+			defer d.tell(func(p *DrillProgress) { p.Done++ })
+			return c.restore(ctx, s, d.opts.Scratch)
+		}
+		if c.Judged { // it is the one that matters, and tells whether the store is there
+			if down = work(); down != nil {
+				break
+			}
+			continue
+		}
+		g.Go(work)
+	}
+	if err := g.Wait(); down == nil {
+		down = err
+	}
+	for n := range copies {
+		if c := &copies[n]; down != nil && c.ID != "" && (c.Verdict == "" && c.key.IsZero() || errors.Is(c.Err, context.Canceled)) {
+			c.inconclusive(fmt.Errorf("not asked for, since the escrow fails: %w", down))
+		}
+	}
+	return copies
+}
+
+// restore fetches one copy, writes it to scratch and reads it back. It returns an error
+// where there is no sense in asking the store for others.
+func (c *DrilledCopy) restore(ctx context.Context, s escrow.Reader, scratch string) error {
+	start := time.Now()
+	defer func() { c.Took = time.Since(start) }()
+	if c.Sealed {
+		c.inconclusive(&escrow.SealedError{Fingerprint: c.Fingerprint})
+		return nil
+	}
+	if c.Unreadable != "" {
+		c.fail(c.Unreadable, escrow.ErrUnreadable)
+		return nil
+	}
+	fetched, encoding, err := s.Fetch(ctx, c.Copy)
+	defer fetched.Wipe()
+	var sealed *escrow.SealedError
+	switch {
+	case err == nil:
+	case errors.As(err, &sealed):
+		if sealed.Fingerprint != "" {
+			c.Key = sealed.Fingerprint
+		}
+		c.inconclusive(err)
+		return nil
+	case errors.Is(err, escrow.ErrGone), errors.Is(err, escrow.ErrSealed):
+		c.inconclusive(err)
+		return nil
+	case errors.Is(err, escrow.ErrNotKey), errors.Is(err, escrow.ErrCorrupt), errors.Is(err, escrow.ErrUnreadable):
+		c.fail(err.Error(), err)
+		return nil
+	default:
+		c.inconclusive(err)
+		return err
+	}
+	c.Key, c.Encoding = fetched.Fingerprint(), encoding
+	if c.key, err = keyfile.Rehearse(scratch, fetched); err != nil {
+		c.inconclusive(err)
+	}
+	return nil
+}
+
+func (c *DrilledCopy) fail(reason string, err error) {
+	c.Verdict, c.Reason, c.Err = DrillFailed, reason, err
+}
+
+func (c *DrilledCopy) inconclusive(err error) {
+	c.Verdict, c.Reason, c.Err = DrillInconclusive, err.Error(), err
+}
+
+// askRows tries all keys on one sample, or on every row. The keyfile's is among them,
+// and in a full drill those of the local quarantine: what any of them opens was not
+// tampered with.
+func (d *drill) askRows(ctx context.Context, r *DrillResult) {
+	d.tell(func(p *DrillProgress) { p.Proving = true })
+	own := d.o.evidence.Keyfile.Key
+	var keys []key.Key
+	tried := map[key.Fingerprint]bool{}
+	add := func(k key.Key) {
+		if f := k.Fingerprint(); f != "" && !tried[f] {
+			tried[f] = true
+			keys = append(keys, k)
+		}
+	}
+	for _, list := range d.copies {
+		for _, c := range list {
+			add(c.key)
+		}
+	}
+	for f, k := range d.o.keys {
+		if f == own || d.opts.Full {
+			add(k)
+		}
+	}
+	o := rows.Options{Full: d.opts.Full, StatementTimeout: drillStatement, Settle: d.o.rotating()}
+	table, err := d.o.host.OpenRows(ctx, o)
+	if err != nil {
+		r.Rows = RowsEvidence{State: RowsUnknown, Why: err.Error(), Err: err}
+		return
+	}
+	defer table.Close()
+	a := table.Prove(ctx, keys...)
+	r.Rows = rowsEvidence(a)
+	r.Unopened = a.Unopened
+}
+
+// judgeAll gives every copy that was restored its verdict.
+func (d *drill) judgeAll(r *DrillResult) {
+	next := 0
+	for i := range d.o.host.Escrows {
+		for range d.copies[i] {
+			c := &r.Copies[next]
+			next++
+			if !c.key.IsZero() {
+				c.Proof = r.Rows.Proofs[c.Key]
+			}
+			r.judge(c, r.Rows.Proofs[d.o.evidence.Keyfile.Key])
+			if newest, _ := d.o.evidence.Escrows[i].newestCurrent(); c.Judged && c.Key != "" && c.ID == newest.ID && c.Verdict != DrillPassed {
+				if why := d.o.alarm(i); why != "" {
+					c.fail(why, ErrForeignCopy)
+				}
+			}
+		}
+	}
+}
+
+// ErrForeignCopy says that the newest current copy of an escrow is not from this host
+// and does not open its rows: another host writes to the same place (law 4).
+var ErrForeignCopy = errors.New("another host writes to the same place")
+
+// judge gives a copy its verdict by what it opened, unless it has one; own is what the
+// keyfile's key opened.
+func (r *DrillResult) judge(c *DrilledCopy, own rows.Proof) {
+	p := c.Proof
+	better := ""
+	if own.Opened > p.Opened {
+		better = fmt.Sprintf(", key %s in the keyfile %d", own.Fingerprint, own.Opened)
+	}
+	switch {
+	case c.Verdict != "": // it could not be restored
+	case r.Rows.State == RowsUnknown:
+		c.Verdict, c.Reason, c.Err = DrillInconclusive, "the rows cannot be asked: "+r.Rows.Why, r.Rows.Err
+	case r.Rows.State == RowsSilent:
+		c.Verdict, c.Reason = DrillInconclusive, "no row can prove it: "+r.Rows.Why
+	case c.ID == "":
+		c.Verdict, c.Reason = DrillFailed, "the escrow holds no current copy"
+	case p.Opened == 0:
+		c.Verdict, c.Reason = DrillFailed, fmt.Sprintf("key %s opens none of %d rows%s", c.Key, p.Checked, better)
+	case c.Encoding != key.Raw:
+		c.Verdict, c.Reason = DrillFailed, fmt.Sprintf("it holds a key as %s, not as its 32 bytes: keyguard restores it, the runbook's commands would not", c.Encoding)
+	case p.Verdict == rows.Opens && p.Checked < r.Rows.Dependent:
+		c.Verdict, c.Reason = DrillPassed, fmt.Sprintf("it opens all of the %d rows that were tried, of %d", p.Checked, r.Rows.Dependent)
+	case p.Verdict == rows.Opens:
+		c.Verdict, c.Reason = DrillPassed, fmt.Sprintf("it opens all %d rows", p.Checked)
+	case r.Full && p.Opened+r.Unopened.Count == p.Checked:
+		c.Verdict, c.Reason = DrillPassed, fmt.Sprintf("it opens %d of %d rows, and no key at hand opens the others", p.Opened, p.Checked)
+	default:
+		c.Verdict, c.Reason = DrillFailed, fmt.Sprintf("key %s opens only %d of %d rows%s", c.Key, p.Opened, p.Checked, better)
+	}
+}
+
+// Tampered tells of rows that no key opens while others do: "" for none. Where no row
+// opens at all it is the keys that are wrong.
+func (r DrillResult) Tampered() string {
+	n := r.Unopened.Count
+	switch {
+	case n == 0 || n == r.Rows.checked():
+		return ""
+	case r.Unopened.Stretch:
+		return fmt.Sprintf("no key at hand opens %d rows, which were written in one stretch: under a key that no escrow holds, rather than tampered with", n)
+	}
+	return fmt.Sprintf("no key at hand opens %d rows among others that open: tampered with, or damaged", n)
+}
+
+// checked is how many rows every key was tried on.
+func (e RowsEvidence) checked() int64 {
+	for _, p := range e.Proofs {
+		return p.Checked
+	}
+	return 0
+}
+
+// sumUp makes the verdict of those of the judged copies. An escrow that is not required
+// may be away, as long as another one was proven.
+func (r *DrillResult) sumUp() {
+	var failed, unsure, away []string
+	for _, c := range r.Copies {
+		if !c.Judged {
+			continue
+		}
+		text := fmt.Sprintf("escrow %q: %s", c.Escrow, c.Reason)
+		switch {
+		case c.Verdict == DrillFailed:
+			failed = append(failed, text)
+		case c.Verdict == DrillInconclusive && c.Required:
+			unsure = append(unsure, text)
+		case c.Verdict == DrillInconclusive:
+			away = append(away, text)
+		}
+	}
+	if t := r.Tampered(); t != "" {
+		failed = append(failed, t)
+	}
+	if !r.Proven() {
+		unsure = append(unsure, away...)
+	}
+	switch {
+	case len(failed) > 0:
+		r.Verdict, r.Reason = DrillFailed, strings.Join(failed, "; ")
+	case r.Rows.State == RowsUnknown:
+		r.Verdict, r.Reason, r.Err = DrillInconclusive, "the rows cannot be asked: "+r.Rows.Why, r.Rows.Err
+	case r.Rows.State == RowsSilent:
+		r.Verdict, r.Reason = DrillInconclusive, "no row can prove a key: "+r.Rows.Why
+	case len(unsure) > 0:
+		r.Verdict, r.Reason = DrillInconclusive, strings.Join(unsure, "; ")
+	default:
+		r.Verdict, r.Reason = DrillPassed, "the newest current copy of every escrow that answers opens the rows"
+	}
+}
+
+// entries are the drill's in the ledger: its evidence.
+func (r DrillResult) entries(person string) []ledger.Entry {
+	var list []ledger.Entry
+	for _, c := range r.Copies {
+		e := ledger.Entry{Event: ledger.Drilled, Drill: r.ID, Escrow: c.Escrow, Copy: c.ID, Shelf: string(c.Shelf),
+			Verdict: string(c.Verdict), Reason: c.Reason, Checked: c.Proof.Checked, Opened: c.Proof.Opened,
+			Total: r.Rows.Dependent, Took: c.Took, Judged: c.Judged, Full: r.Full}
+		if f, err := key.ParseFingerprint(string(c.Key)); err == nil { // a store may claim anything
+			e.Fingerprint = f
+		}
+		list = append(list, e)
+	}
+	return append(list, ledger.Entry{Event: ledger.DrillEnded, Drill: r.ID, Verdict: string(r.Verdict), Reason: r.Reason,
+		Checked: r.Rows.checked(), Total: r.Rows.Dependent, Took: r.Took, Full: r.Full, Person: person})
+}

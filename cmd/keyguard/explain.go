@@ -80,6 +80,7 @@ var remedies = []struct {
 	{agent.ErrRotationOpen, exitRefused, "bring Postgres up; to go on: keyguard rotate"},
 	{agent.ErrNotStarted, exitInternal, "see why: systemctl status containarium; then: systemctl start containarium"},
 	{agent.ErrBusy, exitBusy, "wait until the other process is done, then see: keyguard status"},
+	{agent.ErrForeignCopy, 0, "if that copy is this host's own after all: keyguard accept; else give each host a place of its own in the configuration"},
 	{agent.ErrNotAgain, 0, "to ask at once: keyguard restore"},
 
 	// What a person brings.
@@ -150,6 +151,7 @@ var remedies = []struct {
 
 	// This host.
 	{keyfile.ErrChanged, exitBusy, "somebody else writes the keyfile at this moment; look who, then: keyguard status"},
+	{keyfile.ErrNotMemory, exitDoubt, "put run_dir on a tmpfs (keyguard config), or have systemd do it: systemctl start containarium-keyguard-drill.service"},
 	{keyfile.ErrNotKept, 0, "what was there stays beside the keyfile, under a name with a dot and a time; make room in the state directory (df), then: keyguard status"},
 	{notify.ErrUnsafe, 0, "make it root's own: chown root and chmod go-w what is named; then: keyguard status"},
 	{notify.ErrNotRun, 0, "chmod 0755 the hook and name it with letters, digits, _ and - alone, or take it out of hooks_dir: keyguard config"},

@@ -84,7 +84,7 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions, here bool) e
 	if !here && !opts.DryRun && cfg.Daemon.Unit != "" && unit.Booted() {
 		return a.rotateInUnit(ctx, opts)
 	}
-	show := &progress{app: a, name: "rotate"}
+	show := &progress{app: a, name: "rotate", of: "rows"}
 	opts.Progress = show.rotation
 	// What happens is told to hooks and journal, where the terminal may be gone.
 	t := a.teller(h, cfg, wiring{}, nil)
@@ -163,6 +163,7 @@ func (s said) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 type progress struct {
 	app   *app
 	name  string
+	of    string // what is counted: "rows"
 	step  string
 	began time.Time // of the step
 	shown time.Time
@@ -191,7 +192,7 @@ func (p *progress) show(step string, done, total int64) {
 	p.shown, p.line = now, true
 	text := step + " …"
 	if took := now.Sub(p.began); total > 0 {
-		text = fmt.Sprintf("%s: %d of %d rows", step, done, total)
+		text = fmt.Sprintf("%s: %d of %d %s", step, done, total, p.of)
 		if done > 0 && took > time.Second {
 			rate := float64(done) / took.Seconds()
 			text += fmt.Sprintf(", %.0f a second, %s left", rate, time.Duration(float64(total-done)/rate*float64(time.Second)).Round(time.Second))

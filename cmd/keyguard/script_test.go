@@ -67,7 +67,7 @@ const longest = 20 * time.Second
 //	gcp …                    a fake Secret Manager, see cmdGCP
 //	vault …                  a fake Vault, see cmdVault
 //	ledger EVENT NAME [AGE]  an entry, AGE ago or, negative, ahead
-//	disk full|readonly|gone DIR   see cmdDisk
+//	disk memory|full|readonly|gone DIR   see cmdDisk
 //	lock NAME                hold this lock of the state directory until the script ends
 //
 // $a, $b and $c are the fingerprints of the keys a, b and c.
@@ -466,6 +466,7 @@ func cmdLedger(ts *testscript.TestScript, _ bool, args []string) {
 
 // cmdDisk makes a directory a disk of its own and then takes it away in part:
 //
+//	disk memory DIR     a tmpfs
 //	disk full DIR       a file can be made, and not a byte written to it
 //	disk readonly DIR   what is there can be read
 //	disk hung DIR       takes requests and answers none, as NFS does whose server is gone
@@ -473,6 +474,9 @@ func cmdLedger(ts *testscript.TestScript, _ bool, args []string) {
 func cmdDisk(ts *testscript.TestScript, _ bool, args []string) {
 	s, dir := of(ts), ts.MkAbs(args[1])
 	switch args[0] {
+	case "memory":
+		ts.Check(unix.Mount("keyguard-test", dir, "tmpfs", 0, "size=1m,mode=0700"))
+		s.mounts = append(s.mounts, dir)
 	case "full":
 		// The content moves along.
 		aside := dir + ".aside"

@@ -1,0 +1,251 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/unit"
+	"github.com/footprintai/containarium-keyguard/hooks"
+)
+
+// scratchDir, in the runtime directory, is where drills restore copies.
+const scratchDir = "scratch"
+
+// drillDeliver bounds what hooks may make the end of a drill wait.
+const drillDeliver = time.Minute
+
+func (a *app) drillCommand() *cobra.Command {
+	full, identity := false, ""
+	c := &cobra.Command{
+		Use:   "drill",
+		Short: "restore every copy into scratch and prove it on the rows (weekly)",
+		Long: `drill restores the copies of every escrow into a file in memory, reads each the
+way the daemon reads its key, and tries it on the rows. It changes no escrow and
+not the keyfile; the ledger keeps what came out. Each escrow's newest current copy
+is judged; older and quarantined ones are reported: they open old dumps.
+
+--full tries every row, however many there are, and names those that no key opens.
+
+Exit status: 0 passed; 11 nothing was proven: sealed, not mounted, Postgres
+unreachable, the rows silent; 12 a copy, or rows, failed, or a required escrow
+could not answer; 15 another drill or a rotation is under way.`,
+		Example: `  keyguard drill --full
+  systemctl start containarium-keyguard-drill.service`,
+		RunE: func(c *cobra.Command, _ []string) error { return a.drill(c.Context(), full, identity) },
+	}
+	c.Flags().BoolVar(&full, "full", false, "try every row, and name those that no key opens")
+	c.Flags().StringVar(&identity, "identity", "", "open sealed copies with the age identity in this `file`, where the configuration names none")
+	a.jsonFlag(c)
+	return c
+}
+
+func (a *app) drill(ctx context.Context, full bool, identity string) error {
+	if unit.StderrIsJournal() {
+		a.level = "<6>" // informational; sd-daemon(3)
+	}
+	cfg, err := a.load()
+	if err != nil {
+		return err
+	}
+	if identity != "" {
+		// Directory escrows are read in a child, which may be elsewhere.
+		if identity, err = filepath.Abs(identity); err != nil {
+			return err
+		}
+		if _, err := os.Stat(identity); err != nil {
+			return usageError{fmt.Errorf("cannot use the identity: %w", err)}
+		}
+		for i := range cfg.Escrows {
+			if e := &cfg.Escrows[i]; e.IdentityFile == "" {
+				e.IdentityFile = identity
+			}
+		}
+	}
+	h, err := a.host(cfg, wiring{})
+	if err != nil {
+		return err
+	}
+	opts := agent.DrillOptions{Copies: cfg.Drill.Copies, Full: full,
+		Scratch: filepath.Join(cfg.RunDir, scratchDir), Person: drillPerson()}
+	show := &progress{app: a, name: "drill", of: "copies"}
+	if terminal(os.Stderr) {
+		opts.Progress = show.drill
+	}
+	t := a.teller(h, cfg, wiring{}, nil)
+	r, err := hooks.Drill(ctx, h, hooks.DrillOptions{DrillOptions: opts, Tell: t.Tell})
+	show.end()
+	if err != nil {
+		return err
+	}
+	err = a.printDrill(r)
+	deliver, cancel := context.WithTimeout(context.WithoutCancel(ctx), drillDeliver)
+	defer cancel()
+	t.Deliver(deliver)
+	return err
+}
+
+func (p *progress) drill(r agent.DrillProgress) {
+	if r.Proving {
+		p.show("trying the keys on the rows", 0, 0)
+	} else {
+		p.show("restoring", int64(r.Done), int64(r.Found))
+	}
+}
+
+// drillPerson names who runs this drill, for the ledger.
+func drillPerson() string {
+	if unit.StderrIsJournal() {
+		return "systemd"
+	}
+	return person()
+}
+
+type drillDoc struct {
+	Version  int                `json:"version"`
+	ID       string             `json:"id"`
+	Host     string             `json:"host"`
+	Verdict  agent.DrillVerdict `json:"verdict"`
+	Reason   string             `json:"reason"`
+	Full     bool               `json:"full"`
+	TookMS   int64              `json:"took_ms"`
+	Rows     rowsDoc            `json:"rows"`
+	Tampered string             `json:"tampered,omitempty"`
+	Unopened *unopenedDoc       `json:"unopened,omitempty"` // only with --full
+	Copies   []drilledDoc       `json:"copies"`
+}
+
+// unopenedDoc are the rows that no key opens.
+type unopenedDoc struct {
+	Count   int64    `json:"count"`
+	Stretch bool     `json:"in_one_stretch"` // no other row was written between them
+	Rows    []rowDoc `json:"rows"`           // the first thousand
+}
+
+type drilledDoc struct {
+	Escrow      string             `json:"escrow"`
+	Required    bool               `json:"required"`
+	ID          string             `json:"id,omitempty"` // none: of the escrow as a whole
+	Shelf       escrow.Shelf       `json:"shelf,omitempty"`
+	Fingerprint key.Fingerprint    `json:"fingerprint,omitempty"`
+	Created     *time.Time         `json:"created,omitempty"`
+	Encoding    key.Encoding       `json:"encoding,omitempty"`
+	Judged      bool               `json:"judged"`
+	Verdict     agent.DrillVerdict `json:"verdict"`
+	Reason      string             `json:"reason"`
+	Proof       *proofDoc          `json:"proof,omitempty"`
+	TookMS      int64              `json:"took_ms"`
+}
+
+func drillDocOf(r agent.DrillResult) drillDoc {
+	d := drillDoc{Version: jsonVersion, ID: r.ID, Host: hostname(), Verdict: r.Verdict, Reason: r.Reason, Full: r.Full,
+		TookMS: r.Took.Milliseconds(), Rows: rowsDocOf(r.Rows), Tampered: r.Tampered(), Copies: []drilledDoc{}}
+	if r.Full && r.Rows.State == agent.RowsAnswer {
+		d.Unopened = &unopenedDoc{Count: r.Unopened.Count, Stretch: r.Unopened.Stretch, Rows: []rowDoc{}}
+		for _, n := range r.Unopened.Rows {
+			d.Unopened.Rows = append(d.Unopened.Rows, rowDoc(n))
+		}
+	}
+	for _, c := range r.Copies {
+		doc := drilledDoc{Escrow: c.Escrow, Required: c.Required, ID: c.ID, Shelf: c.Shelf, Fingerprint: c.Key,
+			Created: timeDoc(c.Created), Encoding: c.Encoding, Judged: c.Judged, Verdict: c.Verdict, Reason: c.Reason, TookMS: c.Took.Milliseconds()}
+		if c.Proof.Checked > 0 {
+			doc.Proof = &proofDoc{c.Proof.Verdict, c.Proof.Checked, c.Proof.Opened}
+		}
+		d.Copies = append(d.Copies, doc)
+	}
+	return d
+}
+
+func (a *app) printDrill(r agent.DrillResult) error {
+	a.explainTrouble(r.Trouble)
+	if a.json {
+		if err := a.printJSON(drillDocOf(r)); err != nil {
+			return err
+		}
+	} else {
+		a.printDrillText(r)
+	}
+	code := exitEscrow
+	switch {
+	case r.Verdict == agent.DrillPassed:
+		return nil
+	case r.Verdict == agent.DrillInconclusive && !r.Proven():
+		code = exitDoubt
+	}
+	return outcome{code, fmt.Sprintf("drill %s: %s", r.Verdict, r.Reason), drillHints(r)}
+}
+
+// drillHints says what to type about each judged copy that did not pass.
+func drillHints(r agent.DrillResult) []string {
+	hints := []string{remedyOf(r.Err)}
+	for _, c := range r.Copies {
+		if !c.Judged || c.Verdict == agent.DrillPassed {
+			continue
+		}
+		hint := remedyOf(c.Err)
+		switch {
+		case errors.Is(c.Err, escrow.ErrSealed):
+			hint = "prove it with its identity: keyguard drill --identity FILE; or name that in the configuration, as identity_file"
+		case c.Err == nil && c.Verdict == agent.DrillFailed:
+			hint = "if the keyfile's key is right, save it again: keyguard backup; see what every key opens: keyguard verify"
+		}
+		hints = append(hints, hint)
+	}
+	switch {
+	case r.Tampered() != "":
+		hints = append(hints, "bring these rows back from a dump of the database, or set them anew: containarium secrets set")
+	case r.Verdict == agent.DrillFailed && !r.Full:
+		hints = append(hints, "name the rows that no key opens: keyguard drill --full")
+	}
+	return hints
+}
+
+func (a *app) printDrillText(r agent.DrillResult) {
+	others := false
+	if len(r.Copies) > 0 {
+		a.table("ESCROW\tCOPY\tKEY\tOPENED\tVERDICT\tWHY", func(row func(...string)) {
+			for _, c := range r.Copies {
+				opened := "-"
+				if c.Proof.Checked > 0 {
+					opened = fmt.Sprintf("%d of %d", c.Proof.Opened, c.Proof.Checked)
+				}
+				verdict := string(c.Verdict)
+				if !c.Judged {
+					others = true
+					verdict = "(" + verdict + ")"
+				}
+				row(c.Escrow, orDash(c.ID), orNone(c.Key), opened, verdict, c.Reason)
+			}
+		})
+	}
+	if others {
+		fmt.Fprintln(a.out, "(in parentheses: only reported, as it is not its escrow's newest current copy)")
+	}
+	if t := r.Tampered(); t != "" {
+		fmt.Fprintf(a.out, "\n%s:\n", t)
+		for _, n := range r.Unopened.Rows {
+			fmt.Fprintf(a.out, "  %s\n", n)
+		}
+		if more := r.Unopened.Count - int64(len(r.Unopened.Rows)); more > 0 {
+			fmt.Fprintf(a.out, "  and %d more\n", more)
+		}
+	}
+	fmt.Fprintf(a.out, "\n%s: %s\n", r.Verdict, r.Reason)
+	fmt.Fprintf(a.out, "drill %s, in %s\n", r.ID, short(r.Took))
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

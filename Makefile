@@ -12,6 +12,8 @@
 #
 #   make unit      go test ./...; RUN='-run Name' and PKG=./agent/rows narrow it
 #   make race      the same under the race detector
+#   make crashes   a rotation that dies at every step, in every way (four minutes)
+#   make soak      crashes and random histories for hours: ROUNDS=10 times as many
 #   make fuzz      every fuzz target for FUZZTIME (30s) each
 #   make bench     every benchmark
 #   make lint      gofmt, go vet, staticcheck, govulncheck, shellcheck, go mod tidy, and
@@ -23,7 +25,7 @@
 # VERSION, DIST, ARCHS and CMD (the program that is packaged) may be given.
 
 .DELETE_ON_ERROR:
-.PHONY: build test unit race fuzz bench demo package deps lint vuln e2e guest clean clean-guests
+.PHONY: build test unit race crashes soak fuzz bench demo package deps lint vuln e2e guest clean clean-guests
 
 # sudo's PATH lacks the place where Go's own archive is usually unpacked.
 export PATH := $(PATH):/usr/local/go/bin
@@ -38,6 +40,7 @@ DIST  ?= dist
 ARCHS ?= amd64 arm64
 SUITE ?= trixie
 FUZZTIME ?= 30s
+ROUNDS ?= 10
 
 # A tag v1.2.3 is version 1.2.3; five commits later it is 1.2.3+5.g0123456; before the
 # first tag it is 0.1.0-dev.<commits>, which sorts below 0.1.0.
@@ -73,11 +76,21 @@ test: export KEYGUARD_HISTORIES := 60
 test: export KEYGUARD_MODEL_OPS := 100000
 test: deps lint
 	go test $(PKG)
-	$(MAKE) --no-print-directory race fuzz e2e
+	$(MAKE) --no-print-directory crashes race fuzz e2e
 	@echo 'make test: everything passed'
 
 unit:
 	go test $(RUN) $(PKG)
+
+# Each of more than 2 000 ways in which a rotation can end halfway, once.
+crashes:
+	KEYGUARD_CRASHES=1 go test -count 1 -timeout 20m -v -run 'TestRotate(Crashes|Killed)$$' ./agent ./cmd/keyguard
+
+# For hours: what chance leaves out of make test.
+soak: export KEYGUARD_MUST_RUN := 1
+soak:
+	KEYGUARD_CRASHES=1 KEYGUARD_ROUNDS=$(ROUNDS) go test -count 1 -timeout 24h -v -run 'TestRotate(Crashes|Killed)$$' ./agent ./cmd/keyguard
+	KEYGUARD_HISTORIES=$(ROUNDS)000 KEYGUARD_MODEL_OPS=$(ROUNDS)000000 go test -count 1 -timeout 24h -run 'TestHistories|Model' ./agent ./hooks
 
 race:
 	KEYGUARD_HISTORIES= KEYGUARD_MODEL_OPS=1000 go test -race -short $(RUN) $(PKG)

@@ -43,33 +43,46 @@ func newHost(t testing.TB, db *rowstest.Database, escrows int) *host {
 	t.Helper()
 	h := &host{t: t, dir: t.TempDir(), now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), db: db, up: true}
 	now := func() time.Time { return h.now }
-	h.Host = agent.Host{
-		Keyfile: keyfile.File{Path: h.path("etc/secrets.key"), Owner: os.Getuid(), Group: os.Getgid(),
-			Quarantine: h.path("state/quarantine"), Locks: h.path("state")},
-		Ledger:   ledger.Open(h.path("state"), ledger.Options{Host: "test", Now: now}),
-		StateDir: h.path("state"),
-		Now:      now,
-		OpenRows: func(_ context.Context, o rows.Options) (*rows.Table, error) {
-			h.asked++
-			switch {
-			case !h.up:
-				return nil, rows.ErrRefused
-			case h.db == nil:
-				return rows.Open(rows.Location{Absent: true, Why: "no database yet"}, o)
-			}
-			return rows.Open(rows.Location{URL: h.db.URL(), From: "the test"}, o)
-		},
+	h.Host = hostIn(h.dir, now)
+	h.OpenRows = func(_ context.Context, o rows.Options) (*rows.Table, error) {
+		h.asked++
+		switch {
+		case !h.up:
+			return nil, rows.ErrRefused
+		case h.db == nil:
+			return rows.Open(rows.Location{Absent: true, Why: "no database yet"}, o)
+		}
+		return rows.Open(rows.Location{URL: h.db.URL(), From: "the test"}, o)
 	}
 	h.must(errors.Join(os.Mkdir(h.path("etc"), 0o700), os.Mkdir(h.path("state"), 0o700)))
 	for i := range escrows {
 		name := fmt.Sprint("usb", i)
-		d, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: name, Path: h.path(name), Keyfile: h.Keyfile.Path, AllowSameDisk: true})
-		h.must(err)
 		h.must(os.Mkdir(h.path(name), 0o700))
-		h.must(d.Init(context.Background()))
-		h.Escrows = append(h.Escrows, agent.Escrow{Reader: d, Writer: d, Required: true})
+		e, err := usbIn(h.dir, name)
+		h.must(err)
+		h.must(e.Writer.Init(context.Background()))
+		h.Escrows = append(h.Escrows, e)
 	}
 	return h
+}
+
+// hostIn is a host in a directory, without a database or escrows.
+func hostIn(dir string, now func() time.Time) agent.Host {
+	state := filepath.Join(dir, "state")
+	return agent.Host{
+		Keyfile: keyfile.File{Path: filepath.Join(dir, "etc/secrets.key"), Owner: os.Getuid(), Group: os.Getgid(),
+			Quarantine: filepath.Join(state, "quarantine"), Locks: state},
+		Ledger:   ledger.Open(state, ledger.Options{Host: "test", Now: now}),
+		StateDir: state,
+		Now:      now,
+	}
+}
+
+// usbIn is a directory escrow of a host.
+func usbIn(dir, name string) (agent.Escrow, error) {
+	d, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: name, Path: filepath.Join(dir, name),
+		Keyfile: filepath.Join(dir, "etc/secrets.key"), AllowSameDisk: true})
+	return agent.Escrow{Reader: d, Writer: d, Required: true}, err
 }
 
 func (h *host) path(name string) string { return filepath.Join(h.dir, name) }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -19,7 +20,6 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
-	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
@@ -301,37 +301,31 @@ func plain(_ string, do func() error, _, _ error) error { return do() }
 
 // process is a host as one process has it.
 func (w *world) process(call func(string, func() error, error, error) error, now func() time.Time, url func() (string, error)) *agent.Host {
-	h := &agent.Host{
-		Keyfile: keyfile.File{Path: w.path("etc/secrets.key"), Owner: os.Getuid(), Group: os.Getgid(),
-			Quarantine: w.path("state/quarantine"), Locks: w.path("state")},
-		Ledger:   ledger.Open(w.path("state"), ledger.Options{Host: "test", Now: now}),
-		StateDir: w.path("state"),
-		Now:      now,
-		OpenRows: func(_ context.Context, o rows.Options) (*rows.Table, error) {
-			at, err := url()
-			if err != nil {
-				return nil, err
-			}
-			return rows.Open(rows.Location{URL: at, From: "the test"}, o)
+	h := hostIn(w.dir, now)
+	h.OpenRows = func(_ context.Context, o rows.Options) (*rows.Table, error) {
+		at, err := url()
+		if err != nil {
+			return nil, err
+		}
+		return rows.Open(rows.Location{URL: at, From: "the test"}, o)
+	}
+	h.Daemon = agent.Daemon{
+		Running: func(context.Context) (units []string, err error) {
+			err = call("systemd: running", func() error { units = w.daemon.running(); return nil }, errBus, errBus)
+			return units, err
 		},
-		Daemon: agent.Daemon{
-			Running: func(context.Context) (units []string, err error) {
-				err = call("systemd: running", func() error { units = w.daemon.running(); return nil }, errBus, errBus)
-				return units, err
-			},
-			Stop: func(context.Context) error {
-				return call("systemd: stop", func() error { w.daemon.stop(); return nil }, errBus, errBus)
-			},
-			Start: func(ctx context.Context, _ []string) error {
-				return call("systemd: start", func() error { return w.daemon.start(ctx) }, errBus, errBus)
-			},
+		Stop: func(context.Context) error {
+			return call("systemd: stop", func() error { w.daemon.stop(); return nil }, errBus, errBus)
+		},
+		Start: func(ctx context.Context, _ []string) error {
+			return call("systemd: start", func() error { return w.daemon.start(ctx) }, errBus, errBus)
 		},
 	}
 	for _, s := range w.stores {
 		p := place{s, call}
 		h.Escrows = append(h.Escrows, agent.Escrow{Reader: p, Writer: p, Required: true})
 	}
-	return h
+	return &h
 }
 
 var errBus = errors.New("the bus does not answer")
@@ -485,7 +479,7 @@ func (w *world) bystanders() (end func()) {
 			}
 		})
 	}
-	every(4*time.Millisecond, func(n int) {
+	every(10*time.Millisecond, func(n int) {
 		if err := w.daemon.upsert(n); err != nil && ctx.Err() == nil {
 			w.t.Errorf("the daemon cannot write: %v", err)
 		}
@@ -581,7 +575,6 @@ func (w *world) play(plan schedule) []string {
 		w.daemon.stop()
 		w.reboot()
 	}
-	w.check()
 	w.again()
 	return points
 }
@@ -753,6 +746,7 @@ func (w *world) watch(ended func()) {
 	}
 	ended()
 	w.daemon.stop()
+	w.check()
 }
 
 // check is the invariant, by an opener that shares no code with package rows: the
@@ -781,16 +775,14 @@ func (w *world) check() {
 	}
 }
 
-// again rotates once more, after the watcher's savers have done what was due.
+// again rotates once more, after what was due is saved.
 func (w *world) again() {
 	w.t.Helper()
 	h := w.other()
 	before, err := os.ReadFile(w.path("etc/secrets.key"))
 	w.must(err)
-	for _, s := range w.stores {
-		_, err := agent.SaveDue(context.Background(), h, s.name)
-		w.must(err)
-	}
+	_, err = agent.Backup(context.Background(), h) // or the watcher's savers
+	w.must(err)
 	r, err := agent.Rotate(context.Background(), h, agent.RotateOptions{})
 	if err != nil || !r.Rotated {
 		w.fail("a second rotation: %v", err)
@@ -810,7 +802,7 @@ const startPoints = 20
 // every way, and comes up again in every way.
 func TestRotateCrashes(t *testing.T) {
 	// Each of so many schedules is played; 0 is all of them.
-	every := 97
+	every := 211
 	if n, err := strconv.Atoi(os.Getenv("KEYGUARD_CRASHES")); err == nil {
 		every = n
 	}
@@ -849,6 +841,14 @@ func TestRotateCrashes(t *testing.T) {
 			for _, b := range boots {
 				all = append(all, schedule{n + 1, f, b, 1 + len(all)/len(boots)%startPoints})
 			}
+		}
+	}
+	// More rounds differ in where the start dies that is to settle it, and by chance.
+	rounds, _ := strconv.Atoi(os.Getenv("KEYGUARD_ROUNDS"))
+	for once := slices.Clone(all); rounds > 1; rounds-- {
+		for _, s := range once {
+			s.second = 1 + rand.IntN(startPoints)
+			all = append(all, s)
 		}
 	}
 	if every > 1 {

@@ -81,7 +81,7 @@ func (h *host) seal(i int, open bool) string {
 	o := escrow.DirectoryOptions{Name: fmt.Sprint("usb", i), Path: h.path(fmt.Sprint("usb", i)), Keyfile: h.Keyfile.Path,
 		AllowSameDisk: true, Recipients: []string{identity.Recipient().String()}}
 	if open {
-		o.IdentityFile = file
+		o.IdentityFiles = []string{file}
 	}
 	d, err := escrow.NewDirectory(o)
 	h.must(err)

@@ -98,9 +98,12 @@ func vaultPath(s string) bool {
 		!strings.ContainsAny(s, "?#% \t\r\n")
 }
 
-// recipient is bech32 (https://age-encryption.org/v1); whether its checksum is right
-// shows when something is sealed to it.
+// recipient is bech32 (https://age-encryption.org/v1), whose checksum is looked at when
+// the escrow is made, or the public half of an SSH key as its file has it, sshd(8).
 func recipient(s string) bool {
+	if f := strings.Fields(s); len(f) > 1 && (f[0] == "ssh-ed25519" || f[0] == "ssh-rsa") {
+		return strings.HasPrefix(f[1], "AAAA")
+	}
 	data, ok := strings.CutPrefix(s, "age1")
 	return ok && len(data) >= 58 && strings.ToLower(s) == s && consistsOf(data, "")
 }
@@ -287,7 +290,7 @@ func (k checker) recipients(s *Escrow, field *[]string, key string) {
 		case strings.HasPrefix(strings.ToUpper(r), "AGE-SECRET-KEY-"):
 			k.report(k.at(s, field), "escrow."+key, "number %d is an identity, which is a secret: put it into a file, and the file's name into identity_file", i+1)
 		case !recipient(r):
-			k.report(k.at(s, field), "escrow."+key, "number %d is no age recipient, such as age1…", i+1)
+			k.report(k.at(s, field), "escrow."+key, "number %d is no age recipient, such as age1… or ssh-ed25519 AAAA…", i+1)
 		}
 	}
 }

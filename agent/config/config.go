@@ -138,11 +138,12 @@ type Escrow struct {
 	// Required escrows must hold the key: a rotation needs them, and status is red
 	// while one lags. It is the default.
 	Required bool `toml:"required"`
-	// SealTo lists age recipients (age1…). Copies are encrypted to them before they
-	// leave the host, so that whoever reads the store reads nothing, this host included.
+	// SealTo lists age recipients (age1…, or an SSH public key: ssh-ed25519 …, ssh-rsa …).
+	// Copies are encrypted to them before they leave the host, so that whoever reads the
+	// store reads nothing, this host included.
 	SealTo []string `toml:"seal_to"`
-	// IdentityFile is a file, 0600 or tighter, with the age identity that opens sealed
-	// copies. It lets drills on this host open them.
+	// IdentityFile is a file, 0600 or tighter, with the age identity, or the SSH key
+	// without a passphrase, that opens sealed copies. It lets drills on this host open them.
 	IdentityFile string `toml:"identity_file"`
 
 	// Project is the id of the Google Cloud project, which may be another one than the host's.

@@ -59,10 +59,10 @@ type DirectoryOptions struct {
 	// Keyfile is the live key's path: a directory on its disk is no backup.
 	Keyfile       string
 	AllowSameDisk bool // tests and demos
-	// Recipients are age recipients, none to store the raw 32 bytes. IdentityFile lets this
-	// host open what is sealed.
-	Recipients   []string
-	IdentityFile string
+	// Recipients are as age(1) takes them, none to store the raw 32 bytes. IdentityFiles
+	// let this host open what is sealed.
+	Recipients    []string
+	IdentityFiles []string
 }
 
 // Directory is an escrow in a directory: a USB stick, NFS, another disk.
@@ -83,7 +83,7 @@ func NewDirectory(o DirectoryOptions) (*Directory, error) {
 	if !filepath.IsAbs(o.Path) {
 		return nil, fmt.Errorf("escrow %s: path %q is not absolute", o.Name, o.Path)
 	}
-	seal, err := newSealer(o.Recipients, o.IdentityFile)
+	seal, err := newSealer(o.Recipients, o.IdentityFiles...)
 	if err != nil {
 		return nil, fmt.Errorf("escrow %s: %w", o.Name, err)
 	}
@@ -417,10 +417,10 @@ func (d *Directory) entry(shelf *os.File, s Shelf, e fs.DirEntry) (Copy, error) 
 
 func (d *Directory) copy(s Shelf, name string, at time.Time, fp key.Fingerprint) Copy {
 	c := Copy{Escrow: d.o.Name, ID: string(s) + "/" + name, Shelf: s, Fingerprint: fp, Created: at}
-	if strings.HasSuffix(name, ageSuffix) && d.o.IdentityFile == "" {
+	if strings.HasSuffix(name, ageSuffix) && len(d.o.IdentityFiles) == 0 {
 		c.Sealed, c.Unreadable = true, "sealed"
 		if len(d.o.Recipients) > 0 {
-			c.Unreadable = "sealed to " + strings.Join(d.o.Recipients, ", ")
+			c.Unreadable = "sealed to " + shown(d.o.Recipients)
 		}
 	}
 	return c

@@ -116,7 +116,7 @@ func TestDirectoryConforms(t *testing.T) {
 				Seals: tt.to != nil, Sealed: tt.to != nil && tt.identity == "",
 				New: func(t *testing.T) escrowtest.Place {
 					o := escrow.DirectoryOptions{
-						Name: "usb", Path: filepath.Join(tmpfs(t, "size=1m"), "keys"), Recipients: tt.to, IdentityFile: tt.identity,
+						Name: "usb", Path: filepath.Join(tmpfs(t, "size=1m"), "keys"), Recipients: tt.to, IdentityFiles: files(tt.identity),
 					}
 					open := tt.open // what a fault may replace
 					return escrowtest.Place{

@@ -69,9 +69,9 @@ type GCPOptions struct {
 	Endpoint string
 	// Plaintext speaks to a fake or an emulator without TLS: on loopback only.
 	Plaintext bool
-	// SealTo are age recipients; IdentityFile lets this host open what is sealed.
-	SealTo       []string
-	IdentityFile string
+	// SealTo are recipients as age(1) takes them; IdentityFiles let this host open what is sealed.
+	SealTo        []string
+	IdentityFiles []string
 	// Timeout is for each call; 0 is 5 s.
 	Timeout time.Duration
 }
@@ -125,7 +125,7 @@ func NewGCP(o GCPOptions) (*GCP, error) {
 	if o.Plaintext && !loopback(host) {
 		return fail(fmt.Errorf("plaintext is for loopback addresses only, not %s", host))
 	}
-	seal, err := newSealer(o.SealTo, o.IdentityFile)
+	seal, err := newSealer(o.SealTo, o.IdentityFiles...)
 	if err != nil {
 		return fail(err)
 	}

@@ -177,7 +177,7 @@ func TestGCPConforms(t *testing.T) {
 				Seals: len(tt.to) > 0, Sealed: len(tt.to) > 0 && tt.identity == "",
 				New: func(t *testing.T) escrowtest.Place {
 					s := startStore(t, sm.Options{Location: tt.location, MaxPage: tt.maxPage}, sm.Admin)
-					s.o.SealTo, s.o.IdentityFile = tt.to, tt.identity
+					s.o.SealTo, s.o.IdentityFiles = tt.to, files(tt.identity)
 					return escrowtest.Place{
 						Open: func(t *testing.T) escrow.Escrow { return s.open(t) },
 						Put: func(t *testing.T, shelf escrow.Shelf, data []byte) string {
@@ -969,6 +969,14 @@ func identityFile(t testing.TB) (recipient, file string) {
 		t.Fatal(err)
 	}
 	return id.Recipient().String(), file
+}
+
+// files is a list of at most one file.
+func files(name string) []string {
+	if name == "" {
+		return nil
+	}
+	return []string{name}
 }
 
 func BenchmarkGCPFetch(b *testing.B) {

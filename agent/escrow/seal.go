@@ -13,7 +13,9 @@ import (
 	"strings"
 
 	"filippo.io/age"
+	"filippo.io/age/agessh"
 	"filippo.io/age/armor"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
@@ -37,27 +39,52 @@ const (
 // cannot open a copy can tell by it which key that is, and that it need not be stored
 // again. It is a claim, as a file name is.
 type sealer struct {
-	to           []string
-	recipients   []age.Recipient
-	digest       string // of the recipients: a changed list seals anew
-	identityFile string
+	to            []string
+	recipients    []age.Recipient
+	digest        string // of the recipients: a changed list seals anew
+	identityFiles []string
 }
 
-// newSealer parses the recipients ("age1…"). The identity file is read when a sealed
-// copy is: an escrow is made without touching a file.
-func newSealer(to []string, identityFile string) (*sealer, error) {
-	s := &sealer{to: to, identityFile: identityFile}
+// newSealer parses the recipients: age1…, or the public key of an SSH key. The identity
+// files are read when a sealed copy is: an escrow is made without touching a file.
+func newSealer(to []string, identityFiles ...string) (*sealer, error) {
+	s := &sealer{to: to, identityFiles: slices.DeleteFunc(slices.Clone(identityFiles), func(f string) bool { return f == "" })}
+	var sorted []string
 	for _, r := range to {
+		if strings.HasPrefix(r, "ssh-") {
+			one, err := agessh.ParseRecipient(r)
+			if err != nil {
+				return nil, fmt.Errorf("recipient %q is no SSH key that age can use: %w", clip(r), err)
+			}
+			s.recipients = append(s.recipients, one)
+			// Without the comment, which anybody may change.
+			sorted = append(sorted, strings.Join(strings.Fields(r)[:2], " "))
+			continue
+		}
 		rs, err := age.ParseRecipients(strings.NewReader(r))
 		if err != nil {
-			return nil, fmt.Errorf("recipient %q is not an age recipient", r)
+			return nil, fmt.Errorf("recipient %q is not an age recipient", clip(r))
 		}
 		s.recipients = append(s.recipients, rs...)
+		sorted = append(sorted, r)
 	}
-	sorted := slices.Sorted(slices.Values(to))
+	slices.Sort(sorted)
 	sum := sha256.Sum256([]byte(strings.Join(sorted, "\n")))
 	s.digest = hex.EncodeToString(sum[:8])
 	return s, nil
+}
+
+// shown names recipients for people: of an SSH key, whose line is long, the end and the
+// comment.
+func shown(to []string) string {
+	var names []string
+	for _, r := range to {
+		if f := strings.Fields(r); len(f) > 1 && len(f[1]) > 8 {
+			r = strings.TrimSpace(f[0] + " …" + f[1][len(f[1])-8:] + " " + strings.Join(f[2:], " "))
+		}
+		names = append(names, r)
+	}
+	return strings.Join(names, ", ")
 }
 
 // bytes returns what is stored for k. The caller wipes it.
@@ -76,7 +103,7 @@ func (s *sealer) bytes(k key.Key) ([]byte, error) {
 		rand.Read(fileKey) //nolint:errcheck // it never fails
 		_, labels, err := r.WrapWithLabels(fileKey)
 		if err != nil {
-			return nil, fmt.Errorf("cannot seal to %s: %w", s.to[0], err)
+			return nil, fmt.Errorf("cannot seal to %s: %w", shown(s.to[:1]), err)
 		}
 		c.labels = labels
 	}
@@ -89,7 +116,7 @@ func (s *sealer) bytes(k key.Key) ([]byte, error) {
 		err = w.Close()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot seal to %s: %w", strings.Join(s.to, ", "), err)
+		return nil, fmt.Errorf("cannot seal to %s: %w", shown(s.to), err)
 	}
 	return out.Bytes(), nil
 }
@@ -139,12 +166,20 @@ func (s *sealer) same(stored []byte, k key.Key) bool {
 func (s *sealer) open(stored []byte) ([]byte, error) {
 	fp, _ := claimed(stored)
 	shut := &SealedError{Fingerprint: fp, To: s.to}
-	if s.identityFile == "" {
+	var ids []age.Identity
+	var unusable error // one file that cannot be used does not keep another from opening
+	for _, file := range s.identityFiles {
+		some, err := readIdentities(file)
+		if err != nil {
+			unusable = errors.Join(unusable, fmt.Errorf("cannot use identity file %s: %w", file, err))
+		}
+		ids = append(ids, some...)
+	}
+	if len(ids) == 0 && unusable == nil {
 		return nil, shut
 	}
-	ids, err := readIdentities(s.identityFile)
-	if err != nil {
-		return nil, fmt.Errorf("%w: cannot use identity file %s: %w", shut, s.identityFile, err)
+	if len(ids) == 0 {
+		return nil, fmt.Errorf("%w: %w", shut, unusable)
 	}
 	var in io.Reader = bytes.NewReader(stored)
 	if armored(stored) {
@@ -153,6 +188,9 @@ func (s *sealer) open(stored []byte) ([]byte, error) {
 	r, err := age.Decrypt(in, ids...)
 	var none *age.NoIdentityMatchError
 	if errors.As(err, &none) {
+		if unusable != nil {
+			return nil, fmt.Errorf("%w: %w", shut, unusable)
+		}
 		return nil, shut
 	}
 	if err != nil {
@@ -173,15 +211,43 @@ func (s *sealer) open(stored []byte) ([]byte, error) {
 	return plain, nil
 }
 
+// CheckIdentities says why a file does not hold identities that can be used, nil where
+// it does.
+func CheckIdentities(path string) error {
+	if _, err := readIdentities(path); err != nil {
+		return fmt.Errorf("cannot use identity file %s: %w", path, err)
+	}
+	return nil
+}
+
+// readIdentities reads a file of age identities, or the private half of an SSH key. No
+// message quotes the file: what is in it is a secret (law 8).
 func readIdentities(path string) ([]age.Identity, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, errors.Unwrap(err) // the path stands in the caller's message
 	}
 	defer f.Close()
-	ids, err := age.ParseIdentities(io.LimitReader(f, maxIdentities))
+	data, err := io.ReadAll(io.LimitReader(f, maxIdentities))
+	defer clear(data)
+	switch {
+	case err != nil:
+		return nil, errors.Unwrap(err)
+	case sealed(data):
+		return nil, errors.New("it is encrypted itself, with age; decrypt it first")
+	case bytes.HasPrefix(data, []byte("-----BEGIN")):
+		id, err := agessh.ParseIdentity(data)
+		var locked *ssh.PassphraseMissingError
+		if errors.As(err, &locked) {
+			return nil, errors.New("it has a passphrase, and nobody is asked for one; ssh-keygen -p takes it off a copy")
+		}
+		if err != nil {
+			return nil, errors.New("it is no SSH key that age can use: ed25519 or RSA")
+		}
+		return []age.Identity{id}, nil
+	}
+	ids, err := age.ParseIdentities(bytes.NewReader(data))
 	if err != nil {
-		// age's own message may quote the line, and the line is a secret (law 8).
 		return nil, errors.New("it does not hold age identities")
 	}
 	return ids, nil

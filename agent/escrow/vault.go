@@ -46,9 +46,9 @@ type VaultOptions struct {
 	// TokenFile holds a token; without it RoleIDFile and SecretIDFile log in by AppRole.
 	TokenFile                string
 	RoleIDFile, SecretIDFile string
-	// SealTo are age recipients; IdentityFile lets this host open what is sealed.
-	SealTo       []string
-	IdentityFile string
+	// SealTo are recipients as age(1) takes them; IdentityFiles let this host open what is sealed.
+	SealTo        []string
+	IdentityFiles []string
 	// Timeout is for each call; 0 is 5 s.
 	Timeout time.Duration
 }
@@ -105,7 +105,7 @@ func NewVault(o VaultOptions) (*Vault, error) {
 	case o.TokenFile == "" && (o.RoleIDFile == "" || o.SecretIDFile == ""):
 		return fail(errors.New("a token file is needed, or those of a role id and a secret id"))
 	}
-	seal, err := newSealer(o.SealTo, o.IdentityFile)
+	seal, err := newSealer(o.SealTo, o.IdentityFiles...)
 	if err != nil {
 		return fail(err)
 	}
@@ -307,7 +307,7 @@ func (v *Vault) entries(ctx context.Context, prefix string, names map[string]boo
 
 // shut marks a copy that is sealed, as far as the name of its entry tells.
 func (v *Vault) shut(c *Copy, name string) {
-	if strings.Contains(name, "-") && vaultClaim(name) != "" && v.o.IdentityFile == "" && c.Unreadable == "" {
+	if strings.Contains(name, "-") && vaultClaim(name) != "" && len(v.o.IdentityFiles) == 0 && c.Unreadable == "" {
 		c.Sealed, c.Unreadable = true, "sealed"
 		if len(v.o.SealTo) > 0 {
 			c.Unreadable = "sealed to " + strings.Join(v.o.SealTo, ", ")

@@ -165,7 +165,7 @@ func TestVaultConforms(t *testing.T) {
 				Once: tt.kv == 1, Seals: len(tt.to) > 0, Sealed: len(tt.to) > 0 && tt.identity == "",
 				New: func(t *testing.T) escrowtest.Place {
 					s := startSafe(t, tt.kv, fake.Options{})
-					s.o.SealTo, s.o.IdentityFile = tt.to, tt.identity
+					s.o.SealTo, s.o.IdentityFiles = tt.to, files(tt.identity)
 					return s.place()
 				},
 			})

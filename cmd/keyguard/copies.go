@@ -27,6 +27,7 @@ Exit status: 0 done; 12 an escrow could not answer.`,
 			return a.printCopies(agent.Copies(ctx, h))
 		}),
 	}
+	a.identityFlag(c)
 	a.jsonFlag(c)
 	return c
 }

@@ -24,7 +24,7 @@ const scratchDir = "scratch"
 const drillDeliver = time.Minute
 
 func (a *app) drillCommand() *cobra.Command {
-	full, identity := false, ""
+	full := false
 	c := &cobra.Command{
 		Use:   "drill",
 		Short: "restore every copy into scratch and prove it on the rows (weekly)",
@@ -40,37 +40,19 @@ unreachable, the rows silent; 12 a copy, or rows, failed, or a required escrow
 could not answer; 15 another drill or a rotation is under way.`,
 		Example: `  keyguard drill --full
   systemctl start containarium-keyguard-drill.service`,
-		RunE: func(c *cobra.Command, _ []string) error { return a.drill(c.Context(), full, identity) },
+		RunE: func(c *cobra.Command, _ []string) error { return a.drill(c.Context(), full) },
 	}
 	c.Flags().BoolVar(&full, "full", false, "try every row, and name those that no key opens")
-	c.Flags().StringVar(&identity, "identity", "", "open sealed copies with the age identity in this `file`, where the configuration names none")
+	a.identityFlag(c)
 	a.jsonFlag(c)
 	return c
 }
 
-func (a *app) drill(ctx context.Context, full bool, identity string) error {
+func (a *app) drill(ctx context.Context, full bool) error {
 	if unit.StderrIsJournal() {
 		a.level = "<6>" // informational; sd-daemon(3)
 	}
-	cfg, err := a.load()
-	if err != nil {
-		return err
-	}
-	if identity != "" {
-		// Directory escrows are read in a child, which may be elsewhere.
-		if identity, err = filepath.Abs(identity); err != nil {
-			return err
-		}
-		if _, err := os.Stat(identity); err != nil {
-			return usageError{fmt.Errorf("cannot use the identity: %w", err)}
-		}
-		for i := range cfg.Escrows {
-			if e := &cfg.Escrows[i]; e.IdentityFile == "" {
-				e.IdentityFile = identity
-			}
-		}
-	}
-	h, err := a.host(cfg, wiring{})
+	h, cfg, err := a.open()
 	if err != nil {
 		return err
 	}

@@ -103,7 +103,7 @@ var remedies = []struct {
 	{escrow.ErrRefused, 0, "check the names of this escrow: keyguard config"},
 	{escrow.ErrUnreadable, 0, "enable the version in the store (in Vault: vault kv undelete), then: keyguard copies"},
 	{escrow.ErrGone, 0, "list what is there: keyguard copies"},
-	{escrow.ErrSealed, 0, "open it where its identity is (age --decrypt) and feed it to: keyguard import"},
+	{escrow.ErrSealed, 0, "bring its identity: keyguard restore --identity FILE; or open it elsewhere (age --decrypt) and feed it to: keyguard import"},
 	{escrow.ErrCorrupt, 0, "save a good copy over it: keyguard backup"},
 	{escrow.ErrNotKey, 0, "save a good copy over it: keyguard backup"},
 	{escrow.ErrSameDisk, 0, "a copy on the keyfile's own disk goes with it: name a path on another disk in the configuration, then: keyguard init"},

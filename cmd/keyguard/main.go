@@ -75,6 +75,7 @@ type app struct {
 	configFile string
 	json       bool
 	yes        bool
+	identities []string    // files that open sealed copies, of --identity
 	level      string      // in front of each message, a priority for the journal: "<3>"
 	hinted     atomic.Bool // somebody was told what to type
 }

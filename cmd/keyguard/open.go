@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
@@ -55,8 +57,22 @@ func (a *app) open() (*agent.Host, *config.Config, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	for i, file := range a.identities {
+		// A directory escrow is read by a child, whose working directory is another.
+		if a.identities[i], err = filepath.Abs(file); err == nil {
+			err = escrow.CheckIdentities(file)
+		}
+		if err != nil {
+			return nil, nil, usageError{err}
+		}
+	}
 	h, err := a.host(cfg, wiring{})
 	return h, cfg, err
+}
+
+// identityFlag gives a command its --identity.
+func (a *app) identityFlag(c *cobra.Command) {
+	c.Flags().StringArrayVar(&a.identities, "identity", nil, "open sealed copies with the age identities, or the SSH key, in this `file`")
 }
 
 // host is the only place that turns configuration into concrete things. It touches
@@ -90,7 +106,7 @@ func (a *app) host(cfg *config.Config, w wiring) (*agent.Host, error) {
 		}
 	}
 	for _, e := range cfg.Escrows {
-		place, err := openEscrow(cfg, e)
+		place, err := openEscrow(cfg, e, a.identities)
 		if err != nil {
 			return nil, err
 		}
@@ -99,20 +115,25 @@ func (a *app) host(cfg *config.Config, w wiring) (*agent.Host, error) {
 	return h, nil
 }
 
-// openEscrow makes one escrow of its configuration.
-func openEscrow(cfg *config.Config, e config.Escrow) (escrow.Escrow, error) {
+// openEscrow makes one escrow of its configuration. What is sealed there opens with its
+// own identity and with those that a person brought.
+func openEscrow(cfg *config.Config, e config.Escrow, brought []string) (escrow.Escrow, error) {
+	identities := brought
+	if e.IdentityFile != "" {
+		identities = append([]string{e.IdentityFile}, brought...)
+	}
 	switch e.Kind {
 	case config.GCPSecretManager:
 		return escrow.NewGCP(escrow.GCPOptions{
 			Name: e.Name, Project: e.Project, Secret: e.Secret, Location: e.Location,
 			CredentialsFile: e.CredentialsFile, Endpoint: e.Endpoint, Plaintext: e.Plaintext,
-			SealTo: e.Sealed(), IdentityFile: e.IdentityFile,
+			SealTo: e.Sealed(), IdentityFiles: identities,
 		})
 	case config.VaultKV:
 		return escrow.NewVault(escrow.VaultOptions{
 			Name: e.Name, Address: e.Address, Mount: e.Mount, Path: e.Path, Namespace: e.Namespace, CAFile: e.CAFile,
 			TokenFile: e.TokenFile, RoleIDFile: e.RoleIDFile, SecretIDFile: e.SecretIDFile,
-			SealTo: e.Sealed(), IdentityFile: e.IdentityFile,
+			SealTo: e.Sealed(), IdentityFiles: identities,
 		})
 	case config.Directory:
 		self, err := os.Executable()
@@ -120,7 +141,7 @@ func openEscrow(cfg *config.Config, e config.Escrow) (escrow.Escrow, error) {
 			return nil, fmt.Errorf("cannot find this program: %w", err)
 		}
 		return escrow.NewIsolated(self, []string{serveDirectory}, escrow.DirectoryOptions{
-			Name: e.Name, Path: e.Path, Recipients: e.Sealed(), IdentityFile: e.IdentityFile,
+			Name: e.Name, Path: e.Path, Recipients: e.Sealed(), IdentityFiles: identities,
 			Keyfile: cfg.Keyfile, AllowSameDisk: e.AllowSameDisk,
 		}, 0)
 	}

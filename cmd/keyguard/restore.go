@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -42,6 +44,7 @@ Exit status: 0 the keyfile is right; 11 nothing can tell; 13 no usable copy;
 	c.Flags().StringVar(&opts.From, "from", "", "take copies from this escrow only")
 	c.Flags().StringVar(&opts.Copy, "copy", "", "take this copy only, an id listed by keyguard copies")
 	c.Flags().BoolVar(&opts.DryRun, "dry-run", false, "say what would be done, and do nothing")
+	a.identityFlag(c)
 	a.jsonFlag(c)
 	return c
 }
@@ -118,4 +121,7 @@ func (a *app) printTried(e agent.RowsEvidence, tried []agent.Candidate) {
 			row(c.Source, orNone(c.Key), said)
 		}
 	})
+	if slices.ContainsFunc(tried, func(c agent.Candidate) bool { return strings.Contains(c.Unreadable, escrow.ErrSealed.Error()) }) {
+		a.remedy(escrow.ErrSealed)
+	}
 }

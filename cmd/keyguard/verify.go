@@ -31,6 +31,7 @@ not open all of them.`,
 			return a.printVerify(r)
 		}),
 	}
+	a.identityFlag(c)
 	a.jsonFlag(c)
 	return c
 }

@@ -20,6 +20,7 @@ type Record struct {
 	Entries []Entry // every line that is an entry, in the order of the file
 	Breaks  []Break // where the chain is broken, in that order
 	Torn    bool    // the last line was torn by a crash and is dropped
+	Sum     string  // SHA-256, hex, of the last whole line: what the next entry will carry as Prev
 }
 
 // Break is a place where the chain is broken: the file was edited or damaged there,
@@ -78,6 +79,7 @@ func parse(data []byte) Record {
 		r.Entries = append(r.Entries, e)
 		prev, garbage = sum(line), false
 	}
+	r.Sum = prev
 	return r
 }
 
@@ -110,6 +112,32 @@ func (r Record) EverProven() []key.Fingerprint {
 func (r Record) LastSaved(escrow string) (Entry, bool) {
 	for _, e := range slices.Backward(r.Entries) {
 		if e.Escrow == escrow && (e.Event == Saved || e.Event == Adopted) && e.Shelf == current {
+			return e, true
+		}
+	}
+	return Entry{}, false
+}
+
+// LastDrilled is what the last drill said of an escrow: of its newest current copy, or,
+// without a Copy, of the escrow that could not answer. LastProven is the last that passed,
+// which may be the same.
+func (r Record) LastDrilled(escrow string) (Entry, bool) {
+	return r.lastDrilled(escrow, func(Entry) bool { return true })
+}
+
+// LastProven is the last time that a drill restored the escrow's newest current copy and
+// it opened the rows. What stands before a break of the chain does not count as proven.
+func (r Record) LastProven(escrow string) (Entry, bool) {
+	sound := 0
+	if n := len(r.Breaks); n > 0 {
+		sound = r.Breaks[n-1].Line
+	}
+	return r.lastDrilled(escrow, func(e Entry) bool { return e.Verdict == "passed" && e.Line >= sound })
+}
+
+func (r Record) lastDrilled(escrow string, fits func(Entry) bool) (Entry, bool) {
+	for _, e := range slices.Backward(r.Entries) {
+		if e.Event == Drilled && e.Escrow == escrow && (e.Judged || e.Copy == "") && fits(e) {
 			return e, true
 		}
 	}

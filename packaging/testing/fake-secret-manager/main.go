@@ -22,14 +22,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
+	"github.com/footprintai/containarium-keyguard/packaging/testing/control"
 )
 
 func main() {
@@ -46,7 +44,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("fake-secret-manager", flag.ContinueOnError)
 	flags.StringVar(&o.Listen, "listen", "127.0.0.1:8085", "address of the gRPC service")
 	flags.StringVar(&o.TokenListen, "token-listen", "127.0.0.1:8086", "address of the token endpoint, http")
-	control := flags.String("control", "127.0.0.1:8087", "address of the control endpoint, http, on loopback")
+	controlListen := flags.String("control", "127.0.0.1:8087", "address of the control endpoint, http, on loopback")
 	flags.StringVar(&o.Location, "location", "", "serve this region's secrets instead of global ones")
 	flags.StringVar(&o.Dir, "dir", "", "keep the state in this directory")
 	flags.BoolVar(&o.Anonymous, "anonymous", false, "let calls without a token do everything")
@@ -63,29 +61,15 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		}
 		o.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
 	}
-	web, err := net.Listen("tcp", *control)
+	web, err := control.Listen(*controlListen)
 	if err != nil {
 		return err
-	}
-	// Whoever reaches the control endpoint reads every secret.
-	if a, ok := web.Addr().(*net.TCPAddr); !ok || !a.IP.IsLoopback() {
-		return errors.Join(fmt.Errorf("the control address %s is not on loopback", web.Addr()), web.Close())
 	}
 	s, err := secretmanager.Start(o)
 	if err != nil {
 		return errors.Join(err, web.Close())
 	}
 	defer s.Close()
-	server := &http.Server{Handler: s.Control(), ReadHeaderTimeout: 10 * time.Second}
-	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(web) }()
 	fmt.Fprintf(out, "ENDPOINT=%s\nTOKEN_URL=%s\nCONTROL=http://%s\n", s.Addr(), s.TokenURL(), web.Addr())
-	select {
-	case err := <-ended:
-		return err
-	case <-ctx.Done():
-		err := server.Close()
-		<-ended
-		return err
-	}
+	return control.Serve(ctx, web, s.Control())
 }

@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/vault"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 )
@@ -34,10 +35,11 @@ func main() {
 	}
 }
 
-// stage is the sandbox: one host, its database and its escrow.
+// stage is the sandbox: one host, its database and its escrows.
 type stage struct {
 	dir      string
 	postgres *rowstest.Cluster
+	vault    *vault.Server
 	daemon   *exec.Cmd
 	log      *lines
 	colour   bool
@@ -66,11 +68,15 @@ func play(ctx context.Context) error {
 		return err
 	}
 	defer s.postgres.Stop()
+	if s.vault, err = vault.Start(vault.Options{}); err != nil {
+		return err
+	}
+	defer s.vault.Close()
 	if err := s.furnish(); err != nil {
 		return err
 	}
 	for _, act := range []func(context.Context) error{
-		s.firstStart, s.deleted, s.foreign, s.mangled, s.loose, s.unreachable, s.postgresDown, s.watched,
+		s.firstStart, s.deleted, s.foreign, s.mangled, s.loose, s.unreachable, s.postgresDown, s.vaulted, s.watched,
 	} {
 		if err := act(ctx); err != nil {
 			return fmt.Errorf("scene %d: %w", s.scene, err)
@@ -242,6 +248,43 @@ func (s *stage) postgresDown(ctx context.Context) error {
 	s.say("Nobody could ask the rows, but the ledger knows the fingerprint that opened them last.")
 	if err := s.postgres.Restart(); err != nil {
 		return err
+	}
+	return s.restartAndRead(ctx)
+}
+
+// vaulted brings the key back from a Vault that has a broken copy already.
+func (s *stage) vaulted(ctx context.Context) error {
+	s.title("The runbook's other copy: vault kv put … value=@secrets.key")
+	raw, err := os.ReadFile(s.path("etc/secrets.key"))
+	if err != nil {
+		return err
+	}
+	const mount, path = "secret", "h1/secrets-master"
+	s.vault.Mount(mount, 2)
+	if err := s.vault.Put(mount, path, map[string]any{"value": string(raw)}); err != nil {
+		return err
+	}
+	s.vault.Policy("keyguard", vault.Keyguard(2, mount, path))
+	token := s.vault.Token(vault.TokenOptions{Policies: []string{"keyguard"}, TTL: 720 * time.Hour, Renewable: true})
+	config, err := os.ReadFile(s.path("keyguard.toml"))
+	if err != nil {
+		return err
+	}
+	config = fmt.Appendf(config, "\n[[escrow]]\nname = \"vault\"\nkind = \"vault-kv\"\naddress = %q\nmount = %q\npath = %q\ntoken_file = %q\n",
+		s.vault.URL(), mount, path, s.path("vault.token"))
+	if err := errors.Join(os.WriteFile(s.path("vault.token"), []byte(token), 0o600), os.WriteFile(s.path("keyguard.toml"), config, 0o600)); err != nil {
+		return err
+	}
+	if code := s.keyguard(ctx, "init", "--yes"); code != 0 {
+		return fmt.Errorf("keyguard init: exit %d", code)
+	}
+	s.keyguard(ctx, "copies")
+	s.say("The copy made by hand was destroyed when it was made. Now there is a good one above it. The host loses its key:")
+	if err := os.Remove(s.path("etc/secrets.key")); err != nil {
+		return err
+	}
+	if code := s.keyguard(ctx, "restore", "--from", "vault"); code != 0 {
+		return fmt.Errorf("keyguard restore: exit %d", code)
 	}
 	return s.restartAndRead(ctx)
 }

@@ -72,11 +72,12 @@ var remedies = []struct {
 	{agent.ErrRowsInTheWay, exitRefused, "look for the key that opens them: keyguard verify"},
 	// What stands in the way of a rotation has a remedy of its own.
 	{agent.ErrNotRotated, exitRefused, ""},
+	{agent.ErrNotRepaired, exitRefused, ""},
 	{agent.ErrKeyNotRight, exitRefused, "see what every key opens: keyguard verify; put the right one in place: keyguard restore"},
 	{agent.ErrNoRows, exitRefused, "there is nothing to re-encrypt; see: keyguard status"},
 	{agent.ErrNotSafe, exitRefused, "see what every escrow says: keyguard copies; save the present key: keyguard backup; then: keyguard rotate"},
 	{agent.ErrNoHome, exitRefused, "see what every escrow says: keyguard copies; then: keyguard rotate"},
-	{agent.ErrOtherClients, exitRefused, "end these programs (they are in pg_stat_activity), then: keyguard rotate"},
+	{agent.ErrOtherClients, exitRefused, "end these programs (they are in pg_stat_activity), then: keyguard rotate, or keyguard repair"},
 	{agent.ErrRotationOpen, exitRefused, "bring Postgres up; to go on: keyguard rotate"},
 	{agent.ErrNotStarted, exitInternal, "see why: systemctl status containarium; then: systemctl start containarium"},
 	{agent.ErrBusy, exitBusy, "wait until the other process is done, then see: keyguard status"},

@@ -82,7 +82,7 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions, here bool) e
 		}
 	}
 	if !here && !opts.DryRun && cfg.Daemon.Unit != "" && unit.Booted() {
-		return a.rotateInUnit(ctx, opts)
+		return a.inUnit(ctx, unit.Transient{Name: rotateUnit, Description: "Rotation of the containarium master key"}, "rotate", opts.Person, opts.LeaveUnopenable)
 	}
 	show := &progress{app: a, name: "rotate", of: "rows"}
 	opts.Progress = show.rotation
@@ -118,9 +118,8 @@ func rotationEvent(r agent.RotateResult, err error) hooks.Event {
 		Text: fmt.Sprintf("every row that was under key %s is under key %s; the daemon was down for %s", r.Old, r.New, short(r.Downtime))}
 }
 
-// rotateInUnit has systemd run this command again, in a unit of its own, and ends as that
-// ends.
-func (a *app) rotateInUnit(ctx context.Context, opts agent.RotateOptions) error {
+// inUnit has systemd run this command again, in a unit of its own, and ends as that ends.
+func (a *app) inUnit(ctx context.Context, t unit.Transient, command, person string, leaveUnopenable bool) error {
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("cannot find this program: %w", err)
@@ -129,22 +128,20 @@ func (a *app) rotateInUnit(ctx context.Context, opts agent.RotateOptions) error 
 	if err != nil {
 		return err
 	}
-	command := []string{self, "rotate", "--here", "--yes", "--config", path}
-	if opts.LeaveUnopenable {
-		command = append(command, "--leave-unopenable")
+	t.Command = []string{self, command, "--here", "--yes", "--config", path}
+	if leaveUnopenable {
+		t.Command = append(t.Command, "--leave-unopenable")
 	}
 	if a.json {
-		command = append(command, "--json")
+		t.Command = append(t.Command, "--json")
 	}
-	status, err := unit.Transient{
-		Name: rotateUnit, Description: "Rotation of the containarium master key", Command: command,
-		Environ: []string{"SUDO_USER=" + opts.Person}, // for the ledger
-		Stdout:  os.Stdout, Stderr: os.Stderr,
-		StopTimeout: 15 * time.Minute, // it ends by itself, with the daemon up
-	}.Run(ctx)
+	t.Environ = []string{"SUDO_USER=" + person} // for the ledger
+	t.Stdout, t.Stderr = os.Stdout, os.Stderr
+	t.StopTimeout = 15 * time.Minute // it ends by itself, with the daemon up
+	status, err := t.Run(ctx)
 	switch {
 	case ctx.Err() != nil:
-		return outcome{exitBusy, "the rotation goes on without this command", []string{"follow it: journalctl -f -u " + rotateUnit + "; see how it ended: keyguard status"}}
+		return outcome{exitBusy, command + " goes on without this terminal", []string{"follow it: journalctl -f -u " + t.Name + "; see how it ended: keyguard status"}}
 	case err != nil:
 		return err
 	case status != exitDone:
@@ -296,10 +293,15 @@ func (a *app) printRotate(r agent.RotateResult, opts agent.RotateOptions, err er
 func (a *app) printRewrite(r rows.RewriteResult, verb string) {
 	fmt.Fprintf(a.out, "%d rows in all: %d %s re-encrypted, %d re-wrapped, %d under an external KMS untouched\n",
 		r.Counts.Total(), r.Rewritten, verb, r.Rewrapped, r.Counts.External)
+	a.printLeft(r)
+}
+
+// printLeft names the rows that no key opens.
+func (a *app) printLeft(r rows.RewriteResult) {
 	if r.Unopenable == 0 {
 		return
 	}
-	fmt.Fprintf(a.out, "%d rows that the key does not open left as they are:\n", r.Unopenable)
+	fmt.Fprintf(a.out, "%d rows that no key opens left as they are:\n", r.Unopenable)
 	for _, n := range r.Left {
 		fmt.Fprintf(a.out, "  %s\n", n)
 	}

@@ -89,12 +89,17 @@ func (a *app) judgeVerify(r agent.VerifyResult) error {
 		return nil
 	}
 	var best agent.Candidate
+	split := false
 	for _, c := range r.Candidates {
 		if c.Proof.Opened > best.Proof.Opened {
 			best = c
 		}
+		split = split || c.Key != r.Keyfile.Key && c.Proof.Opened > 0
 	}
 	switch {
+	case r.Keyfile.Good && own != nil && own.Opened > 0 && split && own.Opened >= best.Proof.Opened:
+		return outcome{exitDoubt, fmt.Sprintf("the table is split between keys: the keyfile's key %s opens %d of %d rows", r.Keyfile.Key, own.Opened, own.Checked),
+			[]string{"bring it under one key: keyguard repair"}}
 	case r.Keyfile.Good && own != nil && own.Opened > 0 && own.Opened >= best.Proof.Opened:
 		return outcome{exitDoubt, fmt.Sprintf("the keyfile's key %s opens only %d of %d rows, and no other key opens more", r.Keyfile.Key, own.Opened, own.Checked),
 			[]string{"if you have the key of the others: keyguard import --escrow-only"}}

@@ -1,0 +1,420 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+// ErrNotRepaired says that every row is under the key it was under. The error beside it
+// says why.
+var ErrNotRepaired = errors.New("not repaired, and every row is as it was")
+
+// RepairOptions are a person's wishes.
+type RepairOptions struct {
+	DryRun bool // everything up to the commit, and nothing that lasts
+	// LeaveUnopenable leaves rows that no key opens as they are, and names them. Otherwise
+	// they stop the repair.
+	LeaveUnopenable bool
+	Person          string // who asked, for the ledger
+	// Progress is told what the repair is at, by one goroutine at a time.
+	Progress func(RotateProgress)
+}
+
+// RepairResult is what was found and done.
+type RepairResult struct {
+	Target    key.Fingerprint // the key that all rows are to be under, or are
+	Tally     []Share         // of the keys that open a row, the largest first
+	Unopened  int64           // dependent rows that none of them opens
+	Rows      RowsEvidence    // before
+	Escrows   []EscrowEvidence
+	Needed    bool            // a row is under another key, or the keyfile holds another
+	Staged    []SaveResult    // keys that no escrow had
+	Replaced  key.Fingerprint // what the keyfile held, where it did not hold Target
+	Installed bool
+	Rewrite   rows.RewriteResult
+	Repaired  bool          // every dependent row, but those that were left, is under Target
+	Stopped   []string      // the daemon's units that were stopped
+	Downtime  time.Duration // from before the daemon was stopped until it was up again
+	Took      time.Duration
+	Saved     BackupResult // Target on the current shelves
+	SavedErr  error        // why it could not even be tried to save it there; the watcher does
+	Trouble   []Trouble
+}
+
+// Share is the part of the dependent rows that is under one key.
+type Share struct {
+	Key  key.Fingerprint
+	Rows int64
+	// From is where the key was found: the keyfile, a path in the local quarantine, an escrow.
+	From string
+	// Escrowed tells whether an escrow gave the key: what it opens can be read without this host.
+	Escrowed bool
+}
+
+// Repair brings a table that is split between keys under one of them: the keyfile's, if
+// it is the known key, else the one that opens the most rows. It tries the keyfile, the
+// local quarantine and every copy on either shelf of every escrow.
+//
+//	0  a tally: which key opens how many rows
+//	1  each of these keys is in an escrow, read back
+//	2  the daemon is stopped, nobody else writes
+//	3  the target is the keyfile's key
+//	4  all rows in one transaction, as a rotation does it
+//	5  ledger "repaired"; the lock is released
+//	6  the daemon is started
+//	7  the target is on the current shelves, and proven
+//
+// It may be interrupted anywhere: from step 3 on the keyfile's key is the one that a start
+// would choose, before the commit and after it. ctx ends it up to step 2.
+//
+// ErrBusy: another one is at work. ErrNotRepaired: nothing is changed, or no row is, and
+// the error says why. ErrUnsure: it stopped in its commit; the rows are as they were or
+// repaired, and to repair again finds out. ErrNotStarted: repaired, but the daemon is down.
+func Repair(ctx context.Context, h *Host, opts RepairOptions) (RepairResult, error) {
+	return repair(ctx, h, opts, (*mend).run)
+}
+
+// CheckRepair makes the tally, and says what Repair would do.
+func CheckRepair(ctx context.Context, h *Host, opts RepairOptions) (RepairResult, error) {
+	return repair(ctx, h, opts, func(*mend, context.Context) error { return nil })
+}
+
+func repair(ctx context.Context, h *Host, opts RepairOptions, then func(*mend, context.Context) error) (RepairResult, error) {
+	if opts.Progress == nil {
+		opts.Progress = func(RotateProgress) {}
+	}
+	l, err := lock.Try(h.StateDir, lock.Rotate)
+	if err != nil {
+		return RepairResult{}, busy(err)
+	}
+	defer l.Release()
+	m := &mend{h: h, opts: opts, lock: l}
+	defer func() { m.o.close() }()
+	began := time.Now()
+	if err = m.tally(ctx); err == nil && m.r.Needed {
+		err = then(m, ctx)
+	}
+	if m.o != nil {
+		m.r.Trouble = append(m.o.trouble, m.r.Trouble...)
+	}
+	m.r.Took = time.Since(began)
+	return m.r, err
+}
+
+// mend is one run of Repair.
+type mend struct {
+	h    *Host
+	opts RepairOptions
+	lock *lock.Lock
+	o    *observation // as things were before; it holds all keys
+	r    RepairResult
+}
+
+// notRepaired says why nothing was changed.
+func notRepaired(why error) error { return fmt.Errorf("%w: %w", ErrNotRepaired, why) }
+
+func (m *mend) at(step string) { m.opts.Progress(RotateProgress{Step: step}) }
+
+// tally is step 0. What a rotation left open is not for this: two keys are one start away
+// from being one.
+func (m *mend) tally(ctx context.Context) (err error) {
+	m.at("trying every key on every row")
+	if m.o, err = m.h.observe(); err != nil {
+		return err
+	}
+	o := m.o
+	if o.rotating() {
+		return notRepaired(fmt.Errorf("%w: start the daemon, or wait for the watcher", ErrRotationOpen))
+	}
+	o.askLocal()
+	o.awaitAllEscrows(ctx)
+	m.r.Escrows = o.evidence.Escrows
+	table, err := m.h.OpenRows(ctx, rows.Options{Full: true})
+	if err != nil {
+		return notRepaired(fmt.Errorf("the rows cannot be asked: %w", err))
+	}
+	o.table = table
+	o.askRows(ctx)
+	table.Close()
+	m.r.Rows = o.evidence.Rows
+	switch o.evidence.Rows.State {
+	case RowsUnknown:
+		return notRepaired(fmt.Errorf("the rows cannot be asked: %w", o.evidence.Rows.Err))
+	case RowsSilent:
+		return nil
+	}
+	m.share()
+	if m.r.Unopened > 0 && (m.r.Target == "" || m.r.Target != o.evidence.Ledger.Known) {
+		for _, s := range m.r.Escrows {
+			if s.State != EscrowAnswered { // law 6
+				return notRepaired(fmt.Errorf("the key that opens the most rows may be in escrow %q: %w", s.Name, s.Err))
+			}
+		}
+	}
+	switch {
+	case len(m.r.Tally) == 0:
+		return fmt.Errorf("%w: %w among %d that were tried", ErrNotRepaired, ErrNoUsableCopy, len(o.keys))
+	case o.answer.Counts.Unknown > 0, m.r.Unopened > 0 && !(m.opts.LeaveUnopenable && m.r.Needed):
+		// Which rows are they? And that before the daemon is stopped.
+		result, err := m.rewrite(ctx, true)
+		m.r.Rewrite = result
+		if err != nil {
+			return notRepaired(err)
+		}
+	}
+	return nil
+}
+
+// share sorts the keys by what they open, and chooses the target.
+func (m *mend) share() {
+	o := m.o
+	found := map[key.Fingerprint]*Share{}
+	see := func(f key.Fingerprint, from string, escrowed bool) {
+		p := o.evidence.Rows.Proofs[f]
+		if f == "" || p.Opened == 0 {
+			return
+		}
+		if found[f] == nil {
+			found[f] = &Share{Key: f, Rows: p.Opened, From: from}
+		}
+		found[f].Escrowed = found[f].Escrowed || escrowed
+	}
+	live := o.evidence.Keyfile
+	if live.Good {
+		see(live.Key, FromKeyfile, false)
+	}
+	for _, c := range o.candidates() {
+		see(c.Key, c.Source, c.Escrow != "" && c.Unreadable == "")
+	}
+	m.r.Unopened = o.evidence.Rows.Dependent
+	for _, s := range found {
+		m.r.Tally = append(m.r.Tally, *s)
+		m.r.Unopened -= s.Rows
+	}
+	slices.SortFunc(m.r.Tally, func(a, b Share) int {
+		own := func(s Share) int { // among equals the keyfile's own is first
+			if live.Good && s.Key == live.Key {
+				return 0
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(b.Rows, a.Rows), cmp.Compare(own(a), own(b)), cmp.Compare(a.Key, b.Key))
+	})
+	switch {
+	case live.Good && live.Key == o.evidence.Ledger.Known:
+		m.r.Target = live.Key
+	case len(m.r.Tally) > 0:
+		m.r.Target = m.r.Tally[0].Key
+	}
+	for _, s := range m.r.Tally {
+		m.r.Needed = m.r.Needed || s.Key != m.r.Target
+	}
+	if !live.Good || live.Key != m.r.Target {
+		m.r.Needed, m.r.Replaced = true, live.Key
+	}
+}
+
+// run is all that follows step 0.
+func (m *mend) run(ctx context.Context) error {
+	if m.opts.DryRun {
+		result, err := m.rewrite(ctx, true)
+		m.r.Rewrite = result
+		if err != nil {
+			return notRepaired(err)
+		}
+		return nil
+	}
+	if err := m.escrow(ctx); err != nil {
+		return notRepaired(err)
+	}
+	if err := ctx.Err(); err != nil {
+		return notRepaired(err)
+	}
+	ctx = context.WithoutCancel(ctx)
+	down := time.Now()
+	m.at("stopping the daemon")
+	units, err := m.h.stopDaemon(ctx)
+	m.r.Stopped = units
+	if err == nil {
+		err = m.commit(ctx)
+	} else {
+		err = notRepaired(err)
+	}
+	m.lock.Release() // a start would wait for it
+	if len(units) > 0 {
+		m.at("starting the daemon")
+	}
+	started := m.h.startDaemon(ctx, units)
+	m.r.Downtime = time.Since(down)
+	if started != nil {
+		started = fmt.Errorf("%w: %w", ErrNotStarted, started)
+	}
+	if err != nil {
+		if started != nil {
+			m.complain("beside that", started)
+		}
+		return err
+	}
+	m.at("saving the key as the current one")
+	ctx, cancel := context.WithTimeout(ctx, rotateBackup)
+	defer cancel()
+	m.r.Saved, m.r.SavedErr = Backup(ctx, m.h)
+	return started
+}
+
+func (m *mend) complain(what string, err error) {
+	m.r.Trouble = append(m.r.Trouble, Trouble{What: what, Err: err})
+}
+
+// escrow is step 1: no key that opens a row is on this host alone, as old dumps will need
+// it when no row does any more. It goes to quarantine, from where the target rises when it
+// opens all rows.
+func (m *mend) escrow(ctx context.Context) error {
+	m.at("saving the keys")
+	ctx, cancel := context.WithTimeout(ctx, rotateSave)
+	defer cancel()
+	o := m.o
+	o.history()
+	for _, s := range append(slices.Clone(m.r.Tally), Share{Key: m.r.Target, Escrowed: m.escrowed(m.r.Target)}) {
+		if s.Escrowed || slices.ContainsFunc(m.r.Staged, func(r SaveResult) bool { return r.Key == s.Key }) {
+			continue
+		}
+		saves := make([]SaveResult, len(m.h.Escrows))
+		eachEscrow(m.h, func(i int, e Escrow) {
+			saves[i] = SaveResult{Escrow: e.Name(), Required: e.Required, Key: s.Key, Shelf: escrow.Quarantine, Why: "it does not open all rows"}
+			o.put(ctx, i, &saves[i])
+		})
+		safe, why := false, error(ErrNoEscrow)
+		for _, r := range saves {
+			o.writeSaved(r)
+			m.r.Staged = append(m.r.Staged, r)
+			switch {
+			case r.Err == nil && !r.Unverified:
+				safe = true
+			case r.Err != nil:
+				why = fmt.Errorf("escrow %q: %w", r.Escrow, r.Err)
+			default:
+				why = fmt.Errorf("escrow %q: %w", r.Escrow, escrow.ErrUnverified)
+			}
+		}
+		if !safe {
+			return fmt.Errorf("no escrow holds key %s so that it can be read back: %w", s.Key, why)
+		}
+	}
+	return nil
+}
+
+// escrowed tells whether an escrow gave a key.
+func (m *mend) escrowed(f key.Fingerprint) bool {
+	for _, e := range m.o.evidence.Escrows {
+		for _, c := range e.Copies {
+			if c.Key == f && c.Have {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// commit is steps 2 to 5: the daemon is at rest.
+func (m *mend) commit(ctx context.Context) error {
+	table, err := m.h.OpenRows(ctx, rows.Options{})
+	if err == nil {
+		err = alone(ctx, table)
+		table.Close()
+	}
+	if err != nil {
+		return notRepaired(err)
+	}
+	if live := m.o.evidence.Keyfile; !live.Good || live.Key != m.r.Target {
+		m.at("putting the key in place")
+		if err := m.o.install(m.r.Target, m.opts.Person+" asked for a repair, and it opens the most rows"); err != nil {
+			return notRepaired(fmt.Errorf("cannot install key %s: %w", m.r.Target, err))
+		}
+		m.r.Installed = true
+	}
+	// A crash here: the keyfile's key opens the most rows, or is known.
+	m.r.Rewrite, err = m.rewrite(ctx, false)
+	if errors.Is(err, rows.ErrUnanswered) {
+		err = m.again(ctx, err)
+	}
+	if err != nil {
+		if errors.Is(err, rows.ErrUnanswered) {
+			return fmt.Errorf("%w: the repair stopped in its commit: %w", ErrUnsure, err)
+		}
+		return notRepaired(err)
+	}
+	// And here: it opens them all.
+	m.r.Repaired = true
+	if err := m.h.Ledger.Append(m.done()...); err != nil {
+		m.complain("cannot write that the rows are repaired", err)
+	}
+	return nil
+}
+
+// again repeats a rewrite whose commit was not answered, until one is: what the first has
+// committed the next finds under the target.
+func (m *mend) again(ctx context.Context, unanswered error) error {
+	m.at("asking the rows whether it is done")
+	ctx, cancel := context.WithTimeout(ctx, settlePatience)
+	defer cancel()
+	for {
+		_, err := m.rewrite(ctx, false)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-time.After(settleAgain):
+		case <-ctx.Done():
+			return fmt.Errorf("%w; and then: %w", unanswered, err)
+		}
+	}
+}
+
+// done is step 5.
+func (m *mend) done() []ledger.Entry {
+	w := m.r.Rewrite
+	dependent := w.Counts.Dependent()
+	p := rows.Proof{Fingerprint: m.r.Target, Verdict: rows.Opens, Checked: dependent, Opened: dependent - w.Unopenable}
+	var was []string
+	for _, s := range m.r.Tally {
+		was = append(was, fmt.Sprintf("%d rows under key %s", s.Rows, s.Key))
+	}
+	reason := "there were " + strings.Join(was, ", ")
+	if w.Unopenable > 0 {
+		p.Verdict = rows.Partial
+		reason += fmt.Sprintf("; %d rows that no key opens were left: %s", w.Unopenable, names(w.Left))
+	}
+	return []ledger.Entry{{Event: ledger.Repaired, Fingerprint: m.r.Target, Old: m.r.Replaced, Person: m.opts.Person,
+		Checked: p.Checked, Opened: p.Opened, Total: w.Counts.Total(), Took: w.Elapsed, Reason: reason}, provenEntry(p)}
+}
+
+// rewrite is step 4.
+func (m *mend) rewrite(ctx context.Context, dryRun bool) (rows.RewriteResult, error) {
+	table, err := m.h.OpenRows(ctx, rows.Options{})
+	if err != nil {
+		return rows.RewriteResult{}, err
+	}
+	defer table.Close()
+	var keys []key.Key
+	for _, s := range m.r.Tally {
+		keys = append(keys, m.o.keys[s.Key])
+	}
+	return table.Rewrite(ctx, rows.RewriteOptions{
+		Target: m.o.keys[m.r.Target], Keys: keys, LeaveUnopenable: m.opts.LeaveUnopenable, DryRun: dryRun,
+		Progress: func(p rows.RewriteProgress) {
+			m.opts.Progress(RotateProgress{string(p.Step), p.Done, p.Total})
+		},
+	})
+}

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/unit"
+	"github.com/footprintai/containarium-keyguard/hooks"
+)
+
+// repairUnit is the unit in which a repair runs.
+const repairUnit = "containarium-keyguard-repair.service"
+
+func (a *app) repairCommand() *cobra.Command {
+	opts := agent.RepairOptions{}
+	here := false
+	c := &cobra.Command{
+		Use:   "repair",
+		Short: "bring rows that are under several keys under one",
+		Long: `repair puts a table together again that is split between keys. It tries the
+keyfile, the local quarantine and every copy in every escrow on every row, shows
+what each opens, makes sure that each such key is in an escrow, stops the daemon,
+re-encrypts in one transaction what is not under the target, reads all of it back,
+and starts the daemon again. A key that no escrow has: keyguard import --escrow-only.
+
+The target is the keyfile's key, if it is the known one, else the key that opens the
+most rows; that is then put into the keyfile's place. It runs in a unit of its own,
+` + repairUnit + `, and goes on when the terminal is gone.
+
+--dry-run does everything up to the commit, beside the running daemon, whose writes
+wait for the moment that takes.
+
+Exit status: 0 every row is under one key; 11 it stopped in its commit; 12 repaired,
+but an escrow lags; 13 no key opens a row; 14 not repaired, every row is as it was;
+15 another one is at work.`,
+		Example: `  keyguard repair --dry-run
+  keyguard repair --leave-unopenable`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			opts.Person = person()
+			return a.repair(c.Context(), opts, here)
+		},
+	}
+	c.Flags().BoolVar(&opts.DryRun, "dry-run", false, "do everything but the commit, and leave all as it is")
+	c.Flags().BoolVar(&opts.LeaveUnopenable, "leave-unopenable", false, "leave rows that no key opens as they are, and name them")
+	c.Flags().BoolVar(&a.yes, "yes", false, "answer the confirmation with yes")
+	c.Flags().BoolVar(&here, "here", false, "run in this process and in no unit of its own")
+	c.Flags().Lookup("here").Hidden = true
+	a.jsonFlag(c)
+	return c
+}
+
+func (a *app) repair(ctx context.Context, opts agent.RepairOptions, here bool) error {
+	h, cfg, err := a.open()
+	if err != nil {
+		return err
+	}
+	signal.Ignore(syscall.SIGHUP) // a lost terminal is no reason to stop halfway
+	if !opts.DryRun && !a.yes {
+		a.working("asking the rows and %d escrows …", len(h.Escrows))
+		r, err := agent.CheckRepair(ctx, h, opts)
+		if err != nil || !r.Needed {
+			return a.printRepair(r, opts, err)
+		}
+		a.printTally(a.say, r)
+		ok, err := a.confirm(fmt.Sprintf("Stop the daemon and bring these rows under key %s?", r.Target))
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return usageError{errors.New("not confirmed, and nothing was done")}
+		}
+	}
+	if !here && !opts.DryRun && cfg.Daemon.Unit != "" && unit.Booted() {
+		t := unit.Transient{Name: repairUnit, Description: "Repair of rows under several containarium master keys"}
+		return a.inUnit(ctx, t, "repair", opts.Person, opts.LeaveUnopenable)
+	}
+	show := &progress{app: a, name: "repair"}
+	opts.Progress = show.rotation
+	r, err := agent.Repair(ctx, h, opts)
+	show.end()
+	if r.Installed || r.Repaired {
+		a.forgetBackoff(cfg)
+	}
+	if r.Repaired {
+		a.tellRepaired(ctx, h, cfg, r, err)
+	}
+	return a.printRepair(r, opts, err)
+}
+
+// tellRepaired tells hooks and journal: the terminal may be gone.
+func (a *app) tellRepaired(ctx context.Context, h *agent.Host, cfg *config.Config, r agent.RepairResult, err error) {
+	t := a.teller(h, cfg, wiring{}, nil)
+	dependent := r.Rewrite.Counts.Dependent()
+	t.Tell(hooks.Event{Name: hooks.Repaired, Fingerprint: r.Target, Took: r.Took, Err: err, Total: r.Rewrite.Counts.Total(),
+		Checked: dependent, Opened: dependent - r.Rewrite.Unopenable,
+		Text: fmt.Sprintf("rows that were under %d keys are under key %s; the daemon was down for %s", len(r.Tally), r.Target, short(r.Downtime))})
+	deliver, cancel := context.WithTimeout(context.WithoutCancel(ctx), rotateDeliver)
+	defer cancel()
+	t.Deliver(deliver)
+}
+
+// printTally says what every key opens, and what is to become of it.
+func (a *app) printTally(say func(string, ...any), r agent.RepairResult) {
+	for _, s := range r.Tally {
+		target := ""
+		if s.Key == r.Target {
+			target = ": all others come under it"
+		}
+		say("key %s (%s) opens %d of %d rows%s", s.Key, s.From, s.Rows, r.Rows.Dependent, target)
+	}
+	if r.Unopened > 0 {
+		say("%d rows are opened by no key that can be had", r.Unopened)
+	}
+}
+
+type repairDoc struct {
+	Version    int             `json:"version"`
+	Repaired   bool            `json:"repaired"`
+	Needed     bool            `json:"needed"`
+	DryRun     bool            `json:"dry_run"`
+	Target     key.Fingerprint `json:"target,omitempty"`
+	Replaced   key.Fingerprint `json:"replaced,omitempty"` // in the keyfile
+	Installed  bool            `json:"installed"`
+	Tally      []shareDoc      `json:"tally"`
+	Unopened   int64           `json:"unopened"`
+	Rows       rewriteDoc      `json:"rows"`
+	Staged     []stagedDoc     `json:"staged,omitempty"` // keys that no escrow had
+	Escrows    []saveDoc       `json:"escrows"`          // of the target, in the end
+	Stopped    []string        `json:"stopped,omitempty"`
+	DowntimeMS int64           `json:"downtime_ms"`
+	TookMS     int64           `json:"took_ms"`
+	Error      string          `json:"error,omitempty"`
+}
+
+type stagedDoc struct {
+	Fingerprint key.Fingerprint `json:"fingerprint"`
+	saveDoc
+}
+
+type shareDoc struct {
+	Fingerprint key.Fingerprint `json:"fingerprint"`
+	Rows        int64           `json:"rows"`
+	From        string          `json:"from"`
+	Escrowed    bool            `json:"escrowed"`
+}
+
+// printRepair shows what was found and done, the end of a failed one included.
+func (a *app) printRepair(r agent.RepairResult, opts agent.RepairOptions, err error) error {
+	a.explainTrouble(r.Trouble)
+	for _, s := range r.Escrows {
+		if s.State == agent.EscrowFailed {
+			a.urgent("escrow %q cannot answer, and may hold another key: %s", s.Name, s.Why)
+			a.remedy(s.Err)
+		}
+	}
+	if a.json {
+		d := repairDoc{jsonVersion, r.Repaired, r.Needed, opts.DryRun, r.Target, r.Replaced, r.Installed, []shareDoc{}, r.Unopened,
+			rewriteDocOf(r.Rewrite), nil, saveDocs(r.Saved.Escrows), r.Stopped, r.Downtime.Milliseconds(), r.Took.Milliseconds(), errorText(err)}
+		for i, s := range saveDocs(r.Staged) {
+			d.Staged = append(d.Staged, stagedDoc{r.Staged[i].Key, s})
+		}
+		for _, s := range r.Tally {
+			d.Tally = append(d.Tally, shareDoc{s.Key, s.Rows, s.From, s.Escrowed})
+		}
+		if jerr := a.printJSON(d); jerr != nil {
+			return jerr
+		}
+	} else {
+		a.printTally(func(format string, args ...any) { fmt.Fprintf(a.out, format+"\n", args...) }, r)
+		a.printRepaired(r, opts, err)
+	}
+	a.explainTrouble(r.Saved.Trouble)
+	switch {
+	case err != nil || !r.Repaired:
+		return err
+	case r.SavedErr != nil:
+		return outcome{exitEscrow, fmt.Sprintf("key %s is not the current copy everywhere yet: %v", r.Target, r.SavedErr), []string{"keyguard backup"}}
+	}
+	return a.judgeSaves(r.Target, r.Saved.Escrows)
+}
+
+func (a *app) printRepaired(r agent.RepairResult, opts agent.RepairOptions, err error) {
+	if r.Installed {
+		fmt.Fprintf(a.out, "key %s is in place, where key %s was, which is kept\n", r.Target, orNone(r.Replaced))
+	}
+	switch {
+	case r.Repaired:
+		fmt.Fprintf(a.out, "repaired: these rows are under key %s\n", r.Target)
+		a.printRewrite(r.Rewrite, "were")
+		a.saveLines(append(r.Staged, r.Saved.Escrows...))
+		fmt.Fprintf(a.out, "downtime %s, in all %s\n", short(r.Downtime), short(r.Took))
+	case err != nil:
+	case !r.Needed && r.Rows.State == agent.RowsSilent:
+		fmt.Fprintf(a.out, "nothing to repair: %s\n", r.Rows.Why)
+	case !r.Needed:
+		fmt.Fprintf(a.out, "nothing to repair: every row that a key opens is under key %s, and this is in place\n", r.Target)
+		a.printLeft(r.Rewrite)
+	case opts.DryRun:
+		a.printRewrite(r.Rewrite, "would be")
+		fmt.Fprintf(a.out, "dry run: nothing was changed; took %s\n", short(r.Took))
+	}
+}

@@ -61,6 +61,21 @@ func TestVocabulary(t *testing.T) {
 	if len(kinds) != len(names) {
 		t.Errorf("%d kinds for %d names", len(kinds), len(names))
 	}
+
+	// journalctl -x explains each of them, and nothing else.
+	catalog, err := os.ReadFile("../units/catalog/keyguard.catalog")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, found := range regexp.MustCompile(`(?m)^-- (.*)$`).FindAllStringSubmatch(string(catalog), -1) {
+		if ids[found[1]] == "" {
+			t.Errorf("the catalog explains %q, which is no event's or explained twice", found[1])
+		}
+		delete(ids, found[1])
+	}
+	for _, name := range ids {
+		t.Errorf("the catalog does not explain %s", name)
+	}
 }
 
 // listener hears everything that a Teller tells.

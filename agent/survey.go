@@ -23,7 +23,9 @@ type SurveyResult struct {
 	Escrows  []EscrowSurvey
 	Drill    ledger.Entry // what the last drill came to; zero for none
 	Passed   time.Time    // when the last one passed; zero for never
-	Trouble  []Trouble
+	// Failed is when each unit of ours failed last.
+	Failed  map[string]time.Time
+	Trouble []Trouble
 }
 
 // EscrowSurvey is what the ledger says of one escrow.
@@ -79,6 +81,12 @@ func Survey(h *Host) (SurveyResult, error) {
 		e.Due = len(due)
 		e.Drilled = last(func(d ledger.Entry) bool { return d.Event == ledger.Drilled && d.Escrow == e.Name && d.Judged })
 		r.Escrows = append(r.Escrows, e)
+	}
+	r.Failed = map[string]time.Time{}
+	for _, e := range record.Entries {
+		if e.Event == ledger.UnitFailed {
+			r.Failed[e.Unit] = e.Time
+		}
 	}
 	r.Trouble = o.trouble
 	return r, nil

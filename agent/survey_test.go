@@ -68,11 +68,15 @@ func TestSurvey(t *testing.T) {
 	h.must(h.Ledger.Append(
 		ledger.Entry{Event: ledger.Saved, Fingerprint: fa, Escrow: "usb", Copy: "1", Shelf: "current", Reason: escrow.ErrUnverified.Error()},
 		ledger.Entry{Event: ledger.RotationOpen, Old: fa, Fingerprint: fb},
+		ledger.Entry{Time: hour(6), Event: ledger.UnitFailed, Unit: "w.service"},
 		ledger.Entry{Event: ledger.Contradicted, Fingerprint: fa},
 	))
 	r = survey()
 	if usb := r.Escrows[1]; !usb.Unverified || usb.Due != 1 {
 		t.Errorf("unverified: %+v", usb)
+	}
+	if !r.Failed["w.service"].Equal(hour(6)) {
+		t.Errorf("units: %v", r.Failed)
 	}
 	if !r.Contradicted || !r.Rotation || r.Known != "" || r.Proof.Event != "" {
 		t.Errorf("contradicted: %+v", r)

@@ -1,6 +1,8 @@
 package hooks
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
@@ -77,5 +79,11 @@ func metrics(s agent.SurveyResult, version string, now time.Time) []notify.Metri
 	add("drill_passed_timestamp_seconds", "When the last drill ended that passed; 0 is never.", one(at(s.Passed)))
 	add("drill_seconds", "How long the last drill took.", one(s.Drill.Took.Seconds()))
 	add("drill_verdict", "What it came to.", which(s.Drill.Verdict, drillVerdicts)...)
+
+	var failed []notify.Sample
+	for _, unit := range slices.Sorted(maps.Keys(s.Failed)) {
+		failed = append(failed, one(at(s.Failed[unit]), "unit", unit))
+	}
+	add("unit_failed_timestamp_seconds", "When the unit failed last.", failed...)
 	return list
 }

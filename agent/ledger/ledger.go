@@ -81,6 +81,7 @@ const (
 	Drilled    Event = "drilled"     // a copy was restored into scratch and tried; without a Copy, the escrow or its shelf could not answer
 	DrillEnded Event = "drill-ended" // what a drill came to; its Drilled entries stand before it
 	Repaired   Event = "repaired"    // rows under several keys were brought under one
+	UnitFailed Event = "unit-failed" // systemd says that Unit, one of ours, failed
 )
 
 // Entry is one line. Event is all that every entry must have; Append fills in Seq,
@@ -102,6 +103,7 @@ type Entry struct {
 	Drill       string          `json:"drill,omitempty"`  // names one drill, and is the same in all its entries
 	Judged      bool            `json:"judged,omitempty"` // the drill's verdict depends on this copy; the others are only reported
 	Full        bool            `json:"full,omitempty"`   // every row was to be tried, no sample
+	Unit        string          `json:"unit,omitempty"`
 	Person      string          `json:"person,omitempty"`
 	Reason      string          `json:"reason,omitempty"` // longer than 2 KiB, it is cut
 	Host        string          `json:"host,omitempty"`

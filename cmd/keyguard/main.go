@@ -118,7 +118,7 @@ proves every copy on the rows in Postgres that the key must open.`,
 		c.GroupID = "people"
 		root.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{a.prestartCommand(), a.watchCommand(), a.drillCommand()} {
+	for _, c := range []*cobra.Command{a.prestartCommand(), a.watchCommand(), a.drillCommand(), a.alertCommand()} {
 		c.GroupID = "systemd"
 		root.AddCommand(c)
 	}

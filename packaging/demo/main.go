@@ -126,6 +126,10 @@ unit = ""
 [database]
 url_file = %q
 
+[notify]
+hooks_dir = ""
+metrics_file = ""
+
 [[escrow]]
 name = "usb"
 kind = "directory"

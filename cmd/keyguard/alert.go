@@ -1,0 +1,63 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/hooks"
+)
+
+// alertTelling bounds how long hooks and the dead-man's switch may take.
+const alertTelling = 30 * time.Second
+
+func (a *app) alertCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "alert UNIT",
+		Short: "tell people that a unit failed (containarium-keyguard-alert@.service)",
+		Long: `alert tells journal, hooks, dead-man's switch and metrics that a unit of keyguard's
+failed. systemd calls it: OnFailure= of that unit.
+
+Exit status: 0 it was told; 2 usage.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error { return a.alert(c.Context(), args[0]) },
+	}
+}
+
+// alert goes by the defaults where the configuration cannot be used: that may be why
+// the unit has failed.
+func (a *app) alert(ctx context.Context, name string) error {
+	if _, ok := os.LookupEnv("JOURNAL_STREAM"); ok {
+		a.level = "<6>" // informational; sd-daemon(3)
+	}
+	h, cfg, err := a.open()
+	if err != nil {
+		a.explain(err)
+		cfg = config.Default()
+		if h, err = a.host(cfg, wiring{}); err != nil {
+			return err
+		}
+	}
+	// systemd.exec(5): of a unit that OnFailure= started.
+	how := strings.TrimRight(os.Getenv("MONITOR_SERVICE_RESULT")+" "+os.Getenv("MONITOR_EXIT_STATUS"), " ")
+	e := hooks.Event{Name: hooks.UnitFailed, Unit: name, Text: name + " failed"}
+	if how != "" {
+		e.Text += fmt.Sprintf(" (%s)", how)
+	}
+	if err := h.Ledger.Append(ledger.Entry{Event: ledger.UnitFailed, Unit: name, Reason: how}); err != nil {
+		a.explain(err)
+	}
+	e.Text += ": systemctl status " + name
+	t := a.teller(h, cfg, wiring{}, a.printEvent)
+	t.Tell(e)
+	telling, cancel := context.WithTimeout(ctx, alertTelling)
+	defer cancel()
+	t.Deliver(telling)
+	return nil
+}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
@@ -56,6 +57,16 @@ func (a *app) drill(ctx context.Context, full bool) error {
 	if err != nil {
 		return err
 	}
+	r, deliver, err := a.runDrill(ctx, h, cfg, full)
+	if err != nil {
+		return err
+	}
+	defer deliver()
+	return a.printDrill(r)
+}
+
+// runDrill drills. deliver tells those about it who take their time.
+func (a *app) runDrill(ctx context.Context, h *agent.Host, cfg *config.Config, full bool) (r agent.DrillResult, deliver func(), err error) {
 	opts := agent.DrillOptions{Copies: cfg.Drill.Copies, Full: full,
 		Scratch: filepath.Join(cfg.RunDir, scratchDir), Person: drillPerson()}
 	show := &progress{app: a, name: "drill", of: "copies"}
@@ -63,16 +74,13 @@ func (a *app) drill(ctx context.Context, full bool) error {
 		opts.Progress = show.drill
 	}
 	t := a.teller(h, cfg, wiring{}, nil)
-	r, err := hooks.Drill(ctx, h, hooks.DrillOptions{DrillOptions: opts, Tell: t.Tell})
+	r, err = hooks.Drill(ctx, h, hooks.DrillOptions{DrillOptions: opts, Tell: t.Tell})
 	show.end()
-	if err != nil {
-		return err
-	}
-	err = a.printDrill(r)
-	deliver, cancel := context.WithTimeout(context.WithoutCancel(ctx), drillDeliver)
-	defer cancel()
-	t.Deliver(deliver)
-	return err
+	return r, func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drillDeliver)
+		defer cancel()
+		t.Deliver(ctx)
+	}, err
 }
 
 func (p *progress) drill(r agent.DrillProgress) {

@@ -23,12 +23,12 @@ func (a *app) initCommand() *cobra.Command {
 		Long: `init is the first thing to run, and may be run again at any time. It asks where
 copies of the key shall be kept if the configuration names no escrow, writes this
 host's name into it where {hostname} stands, makes the place that every escrow
-needs, saves the present key there, and reads it back.
+needs, saves the present key there, reads it back, and drills.
 
 --escrow adds an escrow without asking: its settings, name=value, with commas
 between them; in a list, spaces. keyguard.toml(5) has them all.
 
-Exit status: 0 done; 2 not confirmed; 12 an escrow failed; 14 the key is kept in
+Exit status: 0 done; 2 not confirmed; 12 an escrow or the drill failed; 14 the key is kept in
 quarantine, to protect the last good copy.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(c.Context(), patience)
@@ -94,7 +94,7 @@ func (a *app) init(ctx context.Context, added []string) error {
 			a.hint("systemctl reload " + watchUnit)
 		}
 	}
-	return a.printInit(r, cfg)
+	return a.printInit(ctx, r, h, cfg)
 }
 
 // watchUnit is our own service.
@@ -147,9 +147,35 @@ type initDoc struct {
 	Version int        `json:"version"`
 	Places  []placeDoc `json:"escrows"`
 	Backup  *backupDoc `json:"backup,omitempty"`
+	Drill   *drillDoc  `json:"drill,omitempty"`
 }
 
-func (a *app) printInit(r agent.InitResult, cfg *config.Config) error {
+// initDrill restores what was just saved. That nothing could be proven is no fault of a
+// host without rows.
+func (a *app) initDrill(ctx context.Context, h *agent.Host, cfg *config.Config, d *initDoc) (judged, err error) {
+	r, deliver, err := a.runDrill(ctx, h, cfg, false)
+	if errors.Is(err, agent.ErrBusy) {
+		a.urgent("no drill now: %v", err)
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer deliver()
+	a.explainTrouble(r.Trouble)
+	doc := drillDocOf(r)
+	d.Drill = &doc
+	if !a.json {
+		fmt.Fprintln(a.out)
+		a.printDrillText(r)
+	}
+	if r.Verdict == agent.DrillFailed {
+		judged = outcome{exitEscrow, "drill failed: " + r.Reason, drillHints(r)}
+	}
+	return judged, nil
+}
+
+func (a *app) printInit(ctx context.Context, r agent.InitResult, h *agent.Host, cfg *config.Config) error {
 	failed := 0
 	d := initDoc{Version: jsonVersion, Places: []placeDoc{}}
 	for _, p := range r.Places {
@@ -171,6 +197,13 @@ func (a *app) printInit(r agent.InitResult, cfg *config.Config) error {
 		}
 		a.explainTrouble(r.Backup.Trouble)
 		judged = a.judgeSaves(r.Backup.Key, r.Backup.Escrows)
+		drilled, err := a.initDrill(ctx, h, cfg, &d)
+		if err != nil {
+			return err
+		}
+		if judged == nil {
+			judged = drilled
+		}
 	} else if !a.json && len(cfg.Escrows) > 0 {
 		fmt.Fprintf(a.out, "there is no key in %s yet: the daemon's first start makes one, or restores it\n", cfg.Keyfile)
 	}

@@ -370,10 +370,14 @@ func (v *Vault) find(ctx context.Context, id string) (vaultEntry, string, error)
 	if !vaultName(name) {
 		return vaultEntry{}, "", ErrGone
 	}
+	kv, err := v.engine(ctx)
+	if err != nil {
+		return vaultEntry{}, "", err
+	}
 	e, err := v.read(ctx, folder+"/"+name, 0)
-	if e.version == 0 && keys && (errors.Is(err, ErrGone) || err == nil && entryName(e.stored) != name) {
-		// On version 1 what stands at <path> has the name that its own entry will have.
-		if top, terr := v.read(ctx, v.o.Path, 0); terr == nil && top.version == 0 && entryName(top.stored) == name {
+	if kv == 1 && keys && (errors.Is(err, ErrGone) || err == nil && entryName(e.stored) != name) {
+		// What stands at <path> has the name that its own entry will have.
+		if top, terr := v.read(ctx, v.o.Path, 0); terr == nil && entryName(top.stored) == name {
 			return top, name, nil
 		}
 	}
@@ -705,7 +709,12 @@ func (v *Vault) engine(ctx context.Context) (int, error) {
 	v.mu.Lock()
 	kv := v.kv
 	v.mu.Unlock()
-	if kv != 0 {
+	switch {
+	case strings.Contains(v.where(), "{"):
+		return 0, fmt.Errorf("%w: not initialised, %s still has to be expanded", ErrNoPlace, v.where())
+	case ctx.Err() != nil:
+		return 0, contextError(ctx.Err())
+	case kv != 0:
 		return kv, nil
 	}
 	a, err := v.call(ctx, "sys/internal/ui/mounts/"+v.where(), nil, nil)
@@ -753,7 +762,7 @@ func (v *Vault) guess(ctx context.Context) (int, error) {
 	}
 	one, err1 := v.call(ctx, v.o.Mount+"/"+marker, nil, nil)
 	switch {
-	case one != nil && slices.ContainsFunc(one.Warnings, func(w string) bool { return strings.Contains(w, "versioned K/V") }):
+	case versioned(one):
 		return 2, nil
 	case err1 == nil, errors.Is(err1, errNotFound):
 		return 1, nil
@@ -765,14 +774,14 @@ func (v *Vault) guess(ctx context.Context) (int, error) {
 	return 0, err1
 }
 
+// versioned tells an engine of version 2 that was asked as if it were of version 1: a
+// 404 with a warning, or, to the vendor's helper, no error and no data.
+func versioned(a *vault.Secret) bool {
+	return a != nil && slices.ContainsFunc(a.Warnings, func(w string) bool { return strings.Contains(w, "versioned K/V") })
+}
+
 // path is where the API has an entry: of version 2 below "data" or "metadata".
 func (v *Vault) path(ctx context.Context, kind, entry string) (string, int, error) {
-	if strings.Contains(v.where(), "{") {
-		return "", 0, fmt.Errorf("%w: not initialised, %s still has to be expanded", ErrNoPlace, v.where())
-	}
-	if err := ctx.Err(); err != nil {
-		return "", 0, contextError(err)
-	}
 	kv, err := v.engine(ctx)
 	if kv == 2 {
 		return v.o.Mount + "/" + kind + "/" + entry, kv, err
@@ -811,7 +820,7 @@ func (v *Vault) read(ctx context.Context, entry string, version uint64) (vaultEn
 		}
 	}
 	if err != nil {
-		return vaultEntry{}, fmt.Errorf("%w: %w", ErrGone, err)
+		return vaultEntry{}, ErrGone
 	}
 	if e.fields == nil && e.gone == "" {
 		return vaultEntry{}, fmt.Errorf("%w: an answer without data", ErrCorrupt)
@@ -960,6 +969,11 @@ func (v *Vault) call(ctx context.Context, path string, query url.Values, body ma
 	}
 	if err != nil && caller.Err() == context.Canceled {
 		return nil, caller.Err()
+	}
+	if versioned(a) { // somebody has made version 2 of it since
+		v.mu.Lock()
+		v.kv = 0
+		v.mu.Unlock()
 	}
 	return a, err
 }

@@ -567,6 +567,17 @@ func TestVaultEngine(t *testing.T) {
 			t.Error("an old server: the key is gone")
 		}
 
+		// Made version 2 while this process runs: empty here, and no place (law 6).
+		if s.Mount(safeMount, 2); kv == 1 {
+			s.Policy("keyguard", fake.Policy{safeMount + "/*": {"create", "read", "update", "list"}})
+			if _, err := e.List(t.Context()); !errors.Is(err, escrow.ErrNoPlace) {
+				t.Errorf("another version than before: %v, want ErrNoPlace", err)
+			}
+			if err := e.Init(t.Context()); err != nil {
+				t.Errorf("another version than before: %v", err)
+			}
+		}
+
 		s = startSafe(t, kv, fake.Options{})
 		s.Mount(safeMount, 0)
 		if err := s.open(t).Init(t.Context()); !errors.Is(err, escrow.ErrRefused) {

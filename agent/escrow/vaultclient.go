@@ -32,8 +32,9 @@ const (
 // has no TLS.
 var errCleartext = errors.New("http is for loopback only: the key would travel in the clear")
 
-// errNotFound is a 404: nothing is there, or what is there was deleted.
-var errNotFound = errors.New("not found")
+// errNotFound is a 404: nothing is there, or what is there was deleted. Where that means
+// nothing better, it is a place that is not there.
+var errNotFound = fmt.Errorf("%w: not found", ErrNoPlace)
 
 // vaultWire speaks to the server, through the vendor's client without what that client
 // does by itself: no repetitions, no environment, no HTTP/2 (whose debugging writes
@@ -240,7 +241,7 @@ func wireError(ctx context.Context, err error) error {
 	text := clip(innermost(err).Error())
 	switch {
 	case ctx.Err() != nil:
-		return fmt.Errorf("%w: %s", contextError(ctx.Err()), "Vault")
+		return contextError(ctx.Err())
 	case errors.Is(err, errCleartext):
 		return fmt.Errorf("%w: %s", ErrRefused, text)
 	case errors.As(err, &expired) && expired.Reason == x509.Expired && expired.Cert != nil && time.Now().Before(expired.Cert.NotBefore):
@@ -364,7 +365,7 @@ func (t *vaultTokens) login(ctx context.Context) (vaultToken, error) {
 	}
 	a, err := t.wire.send(ctx, "", appRole, nil, map[string]any{"role_id": role, "secret_id": secret})
 	switch {
-	case errors.Is(err, ErrRefused), errors.Is(err, ErrDenied), errors.Is(err, errNotFound), errors.Is(err, ErrNoPlace):
+	case isAny(err, ErrRefused, ErrDenied, ErrNoPlace):
 		return vaultToken{}, fmt.Errorf("%w: AppRole with %s and %s: %v", ErrUnauthenticated, t.o.RoleIDFile, t.o.SecretIDFile, err)
 	case err != nil:
 		return vaultToken{}, err

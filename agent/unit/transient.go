@@ -107,7 +107,7 @@ func (t Transient) properties() []dbus.Property {
 	list := []dbus.Property{
 		dbus.PropDescription(t.Description),
 		dbus.PropType("exec"),
-		dbus.PropExecStart(t.Command, true),
+		dbus.PropExecStart(t.Command, false), // what its argument is called, it is not: true ignores a failure
 		property("Environment", t.Environ),
 		property("TimeoutStopUSec", uint64(t.StopTimeout.Microseconds())),
 		property("MemorySwapMax", uint64(0)), // a key in memory stays in memory

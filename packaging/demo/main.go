@@ -76,7 +76,7 @@ func play(ctx context.Context) error {
 		return err
 	}
 	for _, act := range []func(context.Context) error{
-		s.firstStart, s.deleted, s.foreign, s.mangled, s.loose, s.unreachable, s.postgresDown, s.vaulted, s.watched,
+		s.firstStart, s.deleted, s.foreign, s.mangled, s.loose, s.unreachable, s.postgresDown, s.vaulted, s.watched, s.rotated,
 	} {
 		if err := act(ctx); err != nil {
 			return fmt.Errorf("scene %d: %w", s.scene, err)
@@ -350,6 +350,18 @@ func (s *stage) watched(ctx context.Context) error {
 		return err
 	}
 	s.keyguard(ctx, "copies")
+	return s.restartAndRead(ctx)
+}
+
+// rotated brings the tenant's secrets under a new key. systemd would stop the daemon and
+// start it again; here there is none.
+func (s *stage) rotated(ctx context.Context) error {
+	s.title("An operator leaves, and the key is rotated")
+	s.stopDaemon()
+	if code := s.keyguard(ctx, "rotate", "--yes"); code != 0 {
+		return fmt.Errorf("keyguard rotate: exit %d", code)
+	}
+	s.say("The old key opens nothing any more but old dumps, for which the escrow keeps it.")
 	return s.restartAndRead(ctx)
 }
 

@@ -1,0 +1,81 @@
+//go:build e2e
+
+package e2e
+
+import "testing"
+
+const (
+	ledgerFile = "/var/lib/containarium-keyguard/ledger.jsonl"
+	rotator    = "containarium-keyguard-rotate"
+)
+
+// rotating begins a rotation and stops its process in the middle: the daemon is down,
+// "commit begun" is written, and nothing is committed. Somebody else's lock on the table
+// holds it up for so long.
+func (m machine) rotating() {
+	m.Helper()
+	m.run(`begun=$(grep -c '"commit-begun"' ` + ledgerFile + ` || true)
+systemd-run --quiet --collect --unit=holder --uid=postgres psql -q containarium -c 'begin' -c 'lock table secrets in share mode' -c '\! sleep 120'
+until su postgres -c "psql -qAt containarium -c \"select 1 from pg_locks where mode = 'ShareLock' and granted and relation = 'secrets'::regclass\"" | grep -q 1; do sleep 0.05; done
+systemd-run --quiet --collect --unit=operator keyguard rotate --yes
+until [ "$(grep -c '"commit-begun"' ` + ledgerFile + `)" -gt "$begun" ]; do sleep 0.02; done
+systemctl kill -s STOP ` + rotator + `; systemctl stop holder`)
+	m.want("systemctl is-active containarium "+rotator+" || true", "inactive\nactive")
+	m.want("stat -c '%a %s' "+keyfile+".next", "400 32")
+}
+
+// A tenant's secrets are the same before and after a rotation, and whatever happens in
+// the middle of one.
+func TestRotation(t *testing.T) {
+	inGuests(t, func(m machine) {
+		m.guarded(unit)
+		old := m.key()
+		m.run("keyguard rotate --dry-run")
+		m.untouched("a rotation that is refused", func() {
+			m.run("! keyguard rotate </dev/null; systemctl stop fake-secret-manager")
+			m.want("keyguard rotate --yes; echo $?", "14")
+			m.run("systemctl start fake-secret-manager")
+		})
+		m.want("keyguard rotate --yes --json | grep -c '\"containarium.service\"'", "1")
+		key := m.key()
+		if key == old {
+			m.Fatal("the key is the old one")
+		}
+		m.serves(key)
+		m.keeps(old)
+		m.run("keyguard status")
+		m.want("systemctl is-active "+rotator+" || true", "inactive")
+
+		// Who asked for it is gone, and somebody starts the daemon: the start waits.
+		m.rotating()
+		m.run("systemctl kill -s KILL operator; systemctl start --no-block containarium")
+		m.wait("[ $(systemctl show -p SubState --value containarium) = start-pre ]")
+		m.run("systemctl kill -s CONT " + rotator)
+		m.wait("systemctl is-active containarium")
+		if m.key() == key {
+			m.Fatal("the key is the old one")
+		}
+		key = m.key()
+		m.serves(key)
+
+		// It is killed: the watcher puts things right and starts the daemon.
+		m.rotating()
+		m.run("systemctl kill -s KILL " + rotator)
+		m.wait("systemctl is-active containarium")
+		m.serves(key)
+		m.wait("keyguard status")
+
+		// The power goes.
+		m.rotating()
+		m.g.Kill()
+		m.check(m.g.Boot(m.ctx))
+		m.wait("containarium secrets get alice TOKEN")
+		m.serves(key)
+		m.run("keyguard rotate --yes")
+		if m.key() == key {
+			m.Fatal("the key is the old one")
+		}
+		m.serves(m.key())
+		m.run("keyguard status")
+	})
+}

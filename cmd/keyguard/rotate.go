@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
@@ -100,10 +101,32 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions, here bool) e
 	}
 	a.forgetBackoff(cfg)
 	err = a.printRotate(r, opts, err)
+	if r.Rotated {
+		err = a.drillRotated(ctx, h, cfg, t, err)
+	}
 	deliver, cancel := context.WithTimeout(context.WithoutCancel(ctx), rotateDeliver)
 	defer cancel()
 	t.Deliver(deliver)
 	return err
+}
+
+// drillRotated restores the copy that a rotation saved last. Where that shows that it is
+// none, the rotation has not ended well.
+func (a *app) drillRotated(ctx context.Context, h *agent.Host, cfg *config.Config, t *hooks.Teller, end error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer cancel()
+	r, err := hooks.Drill(ctx, h, hooks.DrillOptions{Tell: t.Tell,
+		DrillOptions: agent.DrillOptions{Copies: 1, Scratch: filepath.Join(cfg.RunDir, scratchDir), Person: drillPerson()}})
+	switch {
+	case err != nil:
+		a.urgent("the new copies are not drilled: %v", err)
+		a.hint("keyguard drill")
+	case r.Verdict == agent.DrillFailed && end == nil:
+		return outcome{exitEscrow, "drill failed: " + r.Reason, []string{"keyguard drill"}}
+	default:
+		a.say("drill %s: %s", r.Verdict, r.Reason)
+	}
+	return end
 }
 
 // rotateDeliver bounds what hooks may make the end of a rotation wait.

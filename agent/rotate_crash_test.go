@@ -307,7 +307,7 @@ func (w *world) process(call func(string, func() error, error, error) error, now
 		if err != nil {
 			return nil, err
 		}
-		return rows.Open(rows.Location{URL: at, From: "the test"}, o)
+		return patient(at, o)
 	}
 	h.Daemon = agent.Daemon{
 		Running: func(context.Context) (units []string, err error) {
@@ -326,6 +326,13 @@ func (w *world) process(call func(string, func() error, error, error) error, now
 		h.Escrows = append(h.Escrows, agent.Escrow{Reader: p, Writer: p, Required: true})
 	}
 	return &h
+}
+
+// patient opens rows on a machine that may be busy with other tests: what is late is not
+// what these are about.
+func patient(url string, o rows.Options) (*rows.Table, error) {
+	o.ConnectTimeout, o.StatementTimeout = 20*time.Second, 20*time.Second
+	return rows.Open(rows.Location{URL: url, From: "the test"}, o)
 }
 
 var errBus = errors.New("the bus does not answer")

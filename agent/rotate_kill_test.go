@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	}
 	h := hostIn(dir, time.Now)
 	h.OpenRows = func(_ context.Context, o rows.Options) (*rows.Table, error) {
-		return rows.Open(rows.Location{URL: os.Getenv(envRotateURL), From: "the test"}, o)
+		return patient(os.Getenv(envRotateURL), o)
 	}
 	usb, err := usbIn(dir, "usb0")
 	if err == nil {
@@ -55,6 +55,7 @@ func TestRotateKilled(t *testing.T) {
 	// One after the other: who traces waits for every child.
 	play := func(n int) (calls []string, ended bool) {
 		h := newHost(t, db, 1)
+		h.OpenRows = func(_ context.Context, o rows.Options) (*rows.Table, error) { return patient(db.URL(), o) }
 		h.write(old.UnsafeBytes())
 		_, err := db.Exec("truncate secrets")
 		h.must(err)

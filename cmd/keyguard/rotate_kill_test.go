@@ -9,10 +9,12 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 )
 
 // victim is a sandbox in which the real program is killed.
@@ -133,13 +135,43 @@ func TestRotateKilled(t *testing.T) {
 	t.Logf("killed %d times at %d statements", (2*statements+every-1)/every, statements)
 }
 
-// killAtStatement runs a rotation and kills it at its n-th statement.
-func killAtStatement(v victim, n int, afterwards bool) (statements, kills int) {
+// TestRotateOutlivesSignals: a lost terminal never ends a rotation, and SIGTERM does not
+// once the daemon is down.
+func TestRotateOutlivesSignals(t *testing.T) {
+	shared := &server{}
+	t.Cleanup(shared.stop)
+	v := newVictim(t, shared, t.Name())
+	c, out, wire := v.rotation()
+	sent := false
+	wire.Restart(func(_ int, statement string, _ bool) bool {
+		if !sent && strings.HasPrefix(statement, "lock table") {
+			sent = true
+			for _, s := range []os.Signal{syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT} {
+				c.Process.Signal(s) //nolint:errcheck // it runs: it has just sent a statement
+			}
+		}
+		return true
+	})
+	if err := c.Run(); err != nil || !sent {
+		t.Fatalf("%v, signals sent: %v\n%s", err, sent, out)
+	}
+	v.check()
+}
+
+// rotation is the program, about to talk to the database over a wire.
+func (v victim) rotation() (*exec.Cmd, *bytes.Buffer, *rowstest.Wire) {
+	v.Helper()
 	wire := v.db.Cluster.Wire(v.T)
 	v.must(os.WriteFile(v.path("url"), []byte(wire.URL(v.db.Name)), 0o600))
 	c := v.command("rotate", "--yes")
-	var out bytes.Buffer
-	c.Stdout, c.Stderr = &out, &out
+	out := &bytes.Buffer{}
+	c.Stdout, c.Stderr = out, out
+	return c, out, wire
+}
+
+// killAtStatement runs a rotation and kills it at its n-th statement.
+func killAtStatement(v victim, n int, afterwards bool) (statements, kills int) {
+	c, out, wire := v.rotation()
 	var mu sync.Mutex
 	wire.Restart(func(number int, _ string, answered bool) bool {
 		mu.Lock()

@@ -31,6 +31,9 @@ type RestoreOptions struct {
 	Copy   string // the id of one copy in it
 	DryRun bool   // say what would be done, and do nothing
 	Person string // who asked, for the ledger
+	// Database opens another database than the daemon's, such as a dump that was loaded
+	// somewhere else: the key that its rows need is wanted. nil is the daemon's.
+	Database func(context.Context, rows.Options) (*rows.Table, error)
 }
 
 // RestoreResult is what was tried and done.
@@ -66,6 +69,9 @@ type Candidate struct {
 // rotation.
 func Restore(ctx context.Context, h *Host, opts RestoreOptions) (RestoreResult, error) {
 	scope := *h
+	if opts.Database != nil {
+		scope.OpenRows = opts.Database
+	}
 	if opts.From != "" {
 		scope.Escrows = nil
 		for _, s := range h.Escrows {
@@ -97,7 +103,46 @@ func Restore(ctx context.Context, h *Host, opts RestoreOptions) (RestoreResult, 
 		}
 		offered = append(offered, c)
 	}
-	return o.replace(offered, opts.From != "", opts.DryRun, ledger.Entry{Event: ledger.Restored, Person: opts.Person})
+	vouch := o.proven
+	if opts.Database != nil {
+		if e := o.evidence.Rows; e.State != RowsAnswer {
+			return RestoreResult{Rows: e, Escrows: o.evidence.Escrows}, fmt.Errorf("%w: the rows of that database cannot tell: %s", ErrUnsure, e.Why)
+		}
+		vouch = func(c Candidate) (ledger.Entry, error) { return o.acceptFor(ctx, h, c, opts.Person) }
+	}
+	return o.replace(offered, opts.From != "", opts.DryRun, vouch, ledger.Entry{Event: ledger.Restored, Person: opts.Person})
+}
+
+// proven makes a key known that opens every row. The zero Entry makes nothing known.
+func (o *observation) proven(c Candidate) (ledger.Entry, error) {
+	if c.Proof.Verdict != rows.Opens {
+		return ledger.Entry{}, nil
+	}
+	return provenEntry(c.Proof), nil
+}
+
+// acceptFor makes a key known for the rows of another database, unless the daemon's own
+// speak against it.
+func (o *observation) acceptFor(ctx context.Context, h *Host, c Candidate, person string) (ledger.Entry, error) {
+	live, known := o.evidence.Keyfile, o.evidence.Ledger.Known
+	e := ledger.Entry{Event: ledger.Accepted, Fingerprint: c.Key, Old: known, Person: person, Verdict: string(rows.Unknown),
+		Reason: fmt.Sprintf("it opens %d of %d rows of another database, for which it was asked", c.Proof.Opened, c.Proof.Checked)}
+	var answer rows.Answer
+	if table, err := h.OpenRows(ctx, rows.Options{}); err != nil {
+		answer = rows.NoAnswer(err)
+	} else {
+		answer = table.Prove(ctx, o.keys[c.Key], o.keys[live.Key])
+		table.Close()
+		e.Verdict, e.Checked, e.Opened = string(answer.Proofs[0].Verdict), answer.Proofs[0].Checked, answer.Proofs[0].Opened
+	}
+	switch {
+	case answer.State == rows.Unknown && live.Good && live.Key == known:
+		return e, fmt.Errorf("%w for the daemon's own rows, which the present key %s may open: they cannot be asked: %w", ErrUnsure, live.Key, answer.Err)
+	case answer.State == rows.Answered && answer.Proofs[1].Opened > answer.Proofs[0].Opened:
+		return e, fmt.Errorf("%w: key %s in the keyfile opens %d of %d rows in the daemon's own database, key %s %d: bring the other database there first",
+			ErrRefused, live.Key, answer.Proofs[1].Opened, answer.Proofs[1].Checked, c.Key, answer.Proofs[0].Opened)
+	}
+	return e, nil
 }
 
 // ImportOptions are a person's wishes.
@@ -115,7 +160,7 @@ func Import(ctx context.Context, h *Host, k key.Key, opts ImportOptions) (Restor
 	f := o.hold(k)
 	o.askRows(ctx)
 	offered := []Candidate{{Source: "the key that was typed in", Key: f, Proof: o.evidence.Rows.Proofs[f]}}
-	return o.replace(offered, true, false, ledger.Entry{Event: ledger.Imported, Person: opts.Person})
+	return o.replace(offered, true, false, o.proven, ledger.Entry{Event: ledger.Imported, Person: opts.Person})
 }
 
 // Keep saves a key that a person brought in every escrow, by law 4, and leaves the
@@ -136,8 +181,8 @@ func Keep(ctx context.Context, h *Host, k key.Key, opts ImportOptions) (BackupRe
 
 // replace installs the best of what is offered, unless the keyfile's own key is as
 // good. chosen says that a person named what to take: then a keyfile that no row
-// speaks for gives way.
-func (o *observation) replace(offered []Candidate, chosen, dryRun bool, entry ledger.Entry) (RestoreResult, error) {
+// speaks for gives way. vouch says what makes the key known, or why it may not be installed.
+func (o *observation) replace(offered []Candidate, chosen, dryRun bool, vouch func(Candidate) (ledger.Entry, error), entry ledger.Entry) (RestoreResult, error) {
 	r := RestoreResult{Rows: o.evidence.Rows, Tried: offered, Escrows: o.evidence.Escrows, Replaced: o.evidence.Keyfile.Key}
 	defer func() { r.Trouble = o.trouble }()
 	best, err := o.choose(&r, offered, chosen)
@@ -149,16 +194,17 @@ func (o *observation) replace(offered []Candidate, chosen, dryRun bool, entry le
 		r.Source = FromKeyfile
 		return r, nil
 	}
-	if dryRun {
-		return r, nil
+	word, err := vouch(best)
+	if err != nil || dryRun {
+		return r, err
 	}
 	l, err := lock.Try(o.host.StateDir, lock.Rotate)
 	if err != nil {
 		return r, busy(err)
 	}
 	defer l.Release()
-	if best.Proof.Verdict == rows.Opens {
-		o.write(provenEntry(best.Proof))
+	if word.Event != "" {
+		o.write(word)
 	}
 	if err := o.install(best.Key, entry.Person+" asked for it, from "+best.Source); err != nil {
 		return r, fmt.Errorf("cannot install key %s: %w", best.Key, err)

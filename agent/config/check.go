@@ -131,15 +131,15 @@ func (k checker) database(d *Database) {
 	if d.URL != "" && d.URLFile != "" {
 		k.report(k.at(d, &d.URLFile), "database.url_file", "give url or url_file, not both")
 	}
-	if what := badDatabaseURL(d.URL); what != "" {
+	if what := BadDatabaseURL(d.URL); what != "" {
 		k.report(k.at(d, &d.URL), "database.url", "%s", what)
 	}
 	k.secretFile(d, &d.URLFile, "database.url_file")
 	k.within(d, &d.ConnectTimeout, "database.connect_timeout", time.Millisecond, time.Minute)
 }
 
-// badDatabaseURL says what is wrong with database.url; "" is nothing.
-func badDatabaseURL(s string) string {
+// BadDatabaseURL says what is wrong with database.url; "" is nothing. It quotes none of it.
+func BadDatabaseURL(s string) string {
 	if s == "" || s == "none" {
 		return ""
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -85,16 +86,11 @@ func (a *app) host(cfg *config.Config, w wiring) (*agent.Host, error) {
 		StateDir: cfg.StateDir,
 		Now:      time.Now,
 		OpenRows: func(ctx context.Context, o rows.Options) (*rows.Table, error) {
-			o.ConnectTimeout = cfg.Database.ConnectTimeout
 			where, err := locateOptions(ctx, cfg, w)
 			if err != nil {
 				return nil, err
 			}
-			place, err := rows.Locate(ctx, where)
-			if err != nil {
-				return nil, err
-			}
-			return rows.Open(place, o)
+			return openRows(ctx, cfg, where, o)
 		},
 	}
 	if cfg.Daemon.Unit != "" {
@@ -113,6 +109,29 @@ func (a *app) host(cfg *config.Config, w wiring) (*agent.Host, error) {
 		h.Escrows = append(h.Escrows, agent.Escrow{Reader: place, Writer: place, Required: e.Required})
 	}
 	return h, nil
+}
+
+// otherDatabase opens a database that a person named: by a URL, or by a file that holds
+// one.
+func otherDatabase(name string, cfg *config.Config) (func(context.Context, rows.Options) (*rows.Table, error), error) {
+	where := rows.LocateOptions{URLFile: name}
+	if strings.ContainsAny(name, ":=") {
+		if config.BadDatabaseURL(name) != "" {
+			return nil, outcome{exitUsage, "this is no postgres:// URL without a password; one that was typed stands in the list of processes and in the shell's history now", []string{
+				"put the URL into a file, chmod 0600, and give its name; or the password alone into the file that PGPASSFILE names"}}
+		}
+		where = rows.LocateOptions{URL: name}
+	}
+	return func(ctx context.Context, o rows.Options) (*rows.Table, error) { return openRows(ctx, cfg, where, o) }, nil
+}
+
+func openRows(ctx context.Context, cfg *config.Config, where rows.LocateOptions, o rows.Options) (*rows.Table, error) {
+	o.ConnectTimeout = cfg.Database.ConnectTimeout
+	place, err := rows.Locate(ctx, where)
+	if err != nil {
+		return nil, err
+	}
+	return rows.Open(place, o)
 }
 
 // openEscrow makes one escrow of its configuration. What is sealed there opens with its

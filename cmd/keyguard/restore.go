@@ -17,19 +17,32 @@ import (
 
 func (a *app) restoreCommand() *cobra.Command {
 	var opts agent.RestoreOptions
+	var database string
 	c := &cobra.Command{
 		Use:   "restore",
 		Short: "put the copy that opens the rows into the keyfile's place",
 		Long: `restore tries every copy on the rows and installs the one that opens them. A
 keyfile that opens as many rows stays. What was in its place is kept.
 
+--for-database installs the key for a database that the daemon does not use yet, such
+as an old dump that was loaded elsewhere: named by a postgres:// URL without a
+password, or by a file, 0600, that holds the URL. It is refused while the present
+key opens more rows of the daemon's own database.
+
 Exit status: 0 the keyfile is right; 11 nothing can tell; 13 no usable copy;
 14 refused, the present key opens more.`,
 		Example: `  keyguard restore --dry-run
-  keyguard restore --from gcp --copy current/3`,
+  keyguard restore --from gcp --copy current/3
+  keyguard restore --for-database postgres://postgres@localhost/dump`,
 		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
 			if opts.Copy != "" && opts.From == "" {
 				return usageError{errors.New("--copy needs --from")}
+			}
+			if database != "" {
+				var err error
+				if opts.Database, err = otherDatabase(database, cfg); err != nil {
+					return err
+				}
 			}
 			opts.Person = person()
 			a.working("asking the rows and %d escrows …", len(h.Escrows))
@@ -43,6 +56,7 @@ Exit status: 0 the keyfile is right; 11 nothing can tell; 13 no usable copy;
 	}
 	c.Flags().StringVar(&opts.From, "from", "", "take copies from this escrow only")
 	c.Flags().StringVar(&opts.Copy, "copy", "", "take this copy only, an id listed by keyguard copies")
+	c.Flags().StringVar(&database, "for-database", "", "install the key for the rows of this database: a URL without a password, or a file that holds one")
 	c.Flags().BoolVar(&opts.DryRun, "dry-run", false, "say what would be done, and do nothing")
 	a.identityFlag(c)
 	a.jsonFlag(c)

@@ -439,6 +439,11 @@ func cmdDB(ts *testscript.TestScript, _ bool, args []string) {
 		}
 	}
 	switch args[0] {
+	case "copy": // to another database: $NAME is its URL, NAME.url a file with one and its password
+		d, err := s.db.Copy()
+		ts.Check(err)
+		ts.Setenv(args[1], d.Cluster.SocketURL(d.Name))
+		ts.Check(os.WriteFile(s.path(args[1]+".url"), []byte(d.URL()), 0o600))
 	case "stop":
 		ts.Check(s.own.cluster.Stop())
 	case "start":

@@ -13,24 +13,41 @@ import (
 )
 
 func (a *app) verifyCommand() *cobra.Command {
+	var database string
 	c := &cobra.Command{
 		Use:   "verify",
 		Short: "try the keyfile and every copy on the rows, and change nothing",
 		Long: `verify tries the keyfile's key, the local quarantine and every copy on the rows
 and shows what each opens. It changes nothing.
 
+--database asks another database than the daemon's, such as an old dump that was
+loaded elsewhere, which key it needs: named by a postgres:// URL without a password,
+or by a file, 0600, that holds the URL. Then 0 says that some key opens every row.
+
 Exit status: 0 the keyfile opens every row; 10 no key that can be had opens a row;
 11 nothing is proven: the rows are silent or cannot be asked, or the keyfile does
 not open all of them.`,
-		RunE: a.operate(func(ctx context.Context, h *agent.Host, _ *config.Config) error {
+		Example: `  keyguard verify
+  keyguard verify --database postgres://postgres@localhost/dump`,
+		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
+			judge := a.judgeVerify
+			if database != "" {
+				open, err := otherDatabase(database, cfg)
+				if err != nil {
+					return err
+				}
+				h.OpenRows = open
+				judge = func(r agent.VerifyResult) error { return a.judgeDatabase(r, database) }
+			}
 			a.working("asking the rows and %d escrows …", len(h.Escrows))
 			r, err := agent.Verify(ctx, h)
 			if err != nil {
 				return err
 			}
-			return a.printVerify(r)
+			return a.printVerify(r, judge)
 		}),
 	}
+	c.Flags().StringVar(&database, "database", "", "ask this database: a URL without a password, or a file that holds one")
 	a.identityFlag(c)
 	a.jsonFlag(c)
 	return c
@@ -52,7 +69,7 @@ type keyfileDoc struct {
 	Proof       *proofDoc       `json:"proof,omitempty"`
 }
 
-func (a *app) printVerify(r agent.VerifyResult) error {
+func (a *app) printVerify(r agent.VerifyResult, judge func(agent.VerifyResult) error) error {
 	a.explainTrouble(r.Trouble)
 	for _, s := range r.Escrows {
 		if s.State == agent.EscrowFailed {
@@ -74,7 +91,45 @@ func (a *app) printVerify(r agent.VerifyResult) error {
 		}
 		a.printTried(r.Rows, append([]agent.Candidate{own}, r.Candidates...))
 	}
-	return a.judgeVerify(r)
+	return judge(r)
+}
+
+// judgeDatabase says which key another database needs.
+func (a *app) judgeDatabase(r agent.VerifyResult, database string) error {
+	if r.Rows.State != agent.RowsAnswer {
+		return outcome{exitDoubt, "nothing is proven: " + r.Rows.Why, []string{remedyOf(r.Rows.Err)}}
+	}
+	best := agent.Candidate{Source: agent.FromKeyfile, Key: r.Keyfile.Key, Proof: r.Rows.Proofs[r.Keyfile.Key]}
+	for _, c := range r.Candidates {
+		if c.Proof.Opened > best.Proof.Opened {
+			best = c
+		}
+	}
+	install := "put it into place: keyguard restore --for-database " + database
+	switch p := best.Proof; {
+	case p.Verdict == rows.Opens:
+		if !a.json {
+			fmt.Fprintf(a.out, "that database needs key %s, from %s\n", best.Key, best.Source)
+		}
+		if !r.Keyfile.Good || best.Key != r.Keyfile.Key {
+			a.hint(install)
+		}
+		return nil
+	case p.Opened > 0:
+		return outcome{exitDoubt, fmt.Sprintf("no key opens all rows of that database; key %s, from %s, opens %d of %d", best.Key, best.Source, p.Opened, p.Checked),
+			[]string{install, "when the daemon uses it: keyguard repair"}}
+	}
+	return a.judgeNone(r)
+}
+
+// judgeNone is for rows that no key opens.
+func (a *app) judgeNone(r agent.VerifyResult) error {
+	for _, s := range r.Escrows {
+		if s.State == agent.EscrowFailed {
+			return outcome{exitDoubt, fmt.Sprintf("no key at hand opens a row, and escrow %q cannot answer", s.Name), []string{remedyOf(s.Err)}}
+		}
+	}
+	return outcome{exitLost, "no key that can be had opens a row", nil}
 }
 
 func (a *app) judgeVerify(r agent.VerifyResult) error {
@@ -107,10 +162,5 @@ func (a *app) judgeVerify(r agent.VerifyResult) error {
 		return outcome{exitDoubt, fmt.Sprintf("the keyfile is %s; key %s opens %d of %d rows", r.Keyfile.State(), best.Key, best.Proof.Opened, best.Proof.Checked),
 			[]string{"put it into place: keyguard restore"}}
 	}
-	for _, s := range r.Escrows {
-		if s.State == agent.EscrowFailed {
-			return outcome{exitDoubt, fmt.Sprintf("no key at hand opens a row, and escrow %q cannot answer", s.Name), []string{remedyOf(s.Err)}}
-		}
-	}
-	return outcome{exitLost, "no key that can be had opens a row", nil}
+	return a.judgeNone(r)
 }

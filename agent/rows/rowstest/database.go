@@ -41,6 +41,13 @@ func (d *Database) Exec(sql string, args ...any) ([][]string, error) {
 	return execute(conn, sql, args...)
 }
 
+// Copy makes another database of the same content, as loading a dump would. Nobody else
+// may be connected to this one.
+func (d *Database) Copy() (*Database, error) {
+	c := &Database{Cluster: d.Cluster, Name: "copy" + strconv.FormatInt(d.Cluster.databases.Add(1), 10)}
+	return c, d.Cluster.Admin("postgres", fmt.Sprintf(`create database "%s" owner %s template "%s"`, c.Name, Role, d.Name))
+}
+
 // Admin executes statements, separated by semicolons, as the superuser.
 func (d *Database) Admin(sql string) error { return d.Cluster.Admin(d.Name, sql) }
 

@@ -251,7 +251,7 @@ func (k checker) escrow(s *Escrow, names map[string]int, places map[string]strin
 		}
 		place = s.Path
 	case Command:
-		k.command(s)
+		place = k.command(s)
 	}
 	if place == "" {
 		return
@@ -355,7 +355,19 @@ func (k checker) vault(s *Escrow) (place string) {
 	return fmt.Sprintf("%s/%s/%s in %s", strings.TrimSuffix(s.Address, "/"), s.Mount, s.Path, s.Namespace)
 }
 
-func (k checker) command(s *Escrow) {
+// commandPath has no element that a program could take for an option or a hidden file.
+func commandPath(s string) bool {
+	for part := range strings.SplitSeq(s, "/") {
+		if part == "" || part[0] == '-' || part[0] == '.' || !consistsOf(part, "_.- @+") {
+			return false
+		}
+	}
+	return true
+}
+
+func (k checker) command(s *Escrow) (place string) {
+	k.secretFile(s, &s.EnvironmentFile, "escrow.environment_file")
+	k.matches(s, &s.Path, "path", commandPath, "names with slashes between them: letters, digits and _ . - @ + in each, and {hostname}")
 	commands := []struct {
 		key   string
 		field *[]string
@@ -367,15 +379,17 @@ func (k checker) command(s *Escrow) {
 	switch {
 	case s.Preset != "" && given:
 		k.report(k.at(s, &s.Preset), "escrow.preset", "give a preset, or save, list and fetch, not both")
-		return
+		return ""
 	case s.Preset != "":
 		if !slices.Contains(presets, s.Preset) {
 			k.report(k.at(s, &s.Preset), "escrow.preset", "unknown preset %q%s (%s)", s.Preset, nearest(s.Preset, presets), oneOf(presets))
 		}
-		return
+		return s.Preset + " " + s.Path
 	case !given && k.sound(&s.Preset, "preset"):
 		k.report(k.at(s, &s.Preset), "escrow.preset", "missing: %s; or give save, list and fetch", oneOf(presets))
-		return
+		return ""
+	case s.Path != "":
+		k.report(k.at(s, &s.Path), "escrow.path", "belongs to a preset; save, list and fetch name their places themselves")
 	}
 	for _, c := range commands {
 		switch {
@@ -389,6 +403,7 @@ func (k checker) command(s *Escrow) {
 			k.report(k.at(s, c.field), "escrow."+c.key, "%q is neither an absolute path nor a bare name", (*c.field)[0])
 		}
 	}
+	return strings.Join(s.List, " ")
 }
 
 func oneOf(words []string) string {

@@ -166,8 +166,11 @@ type Escrow struct {
 	// Mount is the path of the KV engine, version 1 or 2.
 	Mount string `toml:"mount" kind:"vault-kv"`
 	// Path is, for vault-kv, the entry that holds the newest current copy, and for
-	// directory the directory itself: an absolute path.
-	Path string `toml:"path" kind:"vault-kv directory"`
+	// directory the directory itself: an absolute path. For the preset of a command it is
+	// what the names of its entries begin with, a folder for pass, and for 1password the
+	// vault before that: "Infrastructure/containarium-{hostname}". Without it
+	// containarium- and this host's name.
+	Path string `toml:"path" kind:"vault-kv directory command"`
 	// TokenFile is a file, 0600 or tighter, that holds a token.
 	TokenFile string `toml:"token_file" kind:"vault-kv"`
 	// RoleIDFile and SecretIDFile are files, 0600 or tighter, for AppRole.
@@ -191,6 +194,9 @@ type Escrow struct {
 	Save  []string `toml:"save" kind:"command"`
 	List  []string `toml:"list" kind:"command"`
 	Fetch []string `toml:"fetch" kind:"command"`
+	// EnvironmentFile is a file, 0600 or tighter, of lines NAME=value: what the program
+	// needs to know where nobody is logged in, its token among it.
+	EnvironmentFile string `toml:"environment_file" kind:"command"`
 }
 
 // Sealed lists the age recipients of the escrow, whatever key of the file named them.

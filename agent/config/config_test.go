@@ -94,6 +94,7 @@ preset = "1password"
 [[escrow]]
 name  = "own"
 kind  = "command"
+environment_file = "/etc/kg/vaulty.env"
 save  = ["/usr/local/bin/vaulty", "put", "{hostname}"]
 list  = ["vaulty", "list"]
 fetch = ["vaulty", "get"]
@@ -120,7 +121,7 @@ func wholeConfig() *Config {
 				"age1qyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqs3290gq",
 				"age1lggyhqrw2nlhcxprm67z43rta597azn8gknawjehu9d9dl0jq3yqqvfafg"}},
 			{Name: "1password", Kind: "command", Required: true, Preset: "1password"},
-			{Name: "own", Kind: "command", Required: true, Save: []string{"/usr/local/bin/vaulty", "put", "{hostname}"},
+			{Name: "own", Kind: "command", Required: true, EnvironmentFile: "/etc/kg/vaulty.env", Save: []string{"/usr/local/bin/vaulty", "put", "{hostname}"},
 				List: []string{"vaulty", "list"}, Fetch: []string{"vaulty", "get"}},
 		},
 	}
@@ -327,6 +328,11 @@ func TestProblems(t *testing.T) {
 			"line 4: escrow.save: must name a program", "line 5: escrow.list: must name a program", `line 6: escrow.fetch: "./x" is neither`}},
 		{"command, a shell line", command + "save = \"a b\"\nlist = [\"a\"]\nfetch = [\"b\"]", []string{"line 4: escrow.save: must be a list of texts"}},
 
+		{"command, path without a preset", command + "save = [\"a\"]\nlist = [\"a\"]\nfetch = [\"a\"]\npath = \"x\"", []string{"line 7: escrow.path: belongs to a preset"}},
+		{"command, path", command + "preset = \"pass\"\npath = \"a/../b\"", []string{"line 5: escrow.path: \"a/../b\": names with slashes"}},
+		{"command, path that is an option", command + "preset = \"pass\"\npath = \"-x\"", []string{"line 5: escrow.path: \"-x\": names with slashes"}},
+		{"command, one place twice", command + "preset = \"pass\"\n" + strings.Replace(command, "\"c\"", "\"d\"", 1) + "preset = \"pass\"", []string{"line 7: escrow.kind: this is the same place as escrow"}},
+		{"ssh recipient", usb + "recipients = [\"ssh-ed25519 xyz\"]", []string{"line 5: escrow.recipients: number 1 is no age recipient"}},
 		{"broken is not missing", strings.Replace(gcp, `"p"`, "my-project", 1) + strings.Replace(command, "\"command\"", "command", 1), []string{"line 4: ", "line 8: "}},
 
 		{"many at once", "keyfile = \"x\"\nownr = \"root\"\n[watch]\nheal = 1\nrescan = /a\n[database]\nurl = \"mysql://\"\n[[escrow]]\nname = \"a\"\n", []string{

@@ -3,7 +3,8 @@
 // A place is reached through two small interfaces: a Reader lists and fetches, a
 // Writer makes the place and saves. A drill is given a Reader and so cannot write.
 // Each kind is one file: gcp.go (Google Secret Manager), vault.go (Vault and OpenBao),
-// directory.go (a USB stick, NFS, another disk). What all of them share is here, in seal.go (age) and in
+// directory.go (a USB stick, NFS, another disk), command.go (a password manager). What
+// all of them share is here, in seal.go (age) and in
 // isolated.go (reading a directory that may hang, in a child). Every kind passes the
 // conformance suite in escrowtest.
 //
@@ -128,6 +129,8 @@ var (
 	ErrTimeout = errors.New("no answer in time")
 	// ErrRateLimited: the store wants fewer requests.
 	ErrRateLimited = errors.New("too many requests")
+	// ErrProgram: the program of a command escrow is not there, or cannot be run.
+	ErrProgram = errors.New("the program cannot be run")
 	// ErrRefused: the store does not accept the request as it stands; the same one will
 	// fail again.
 	ErrRefused = errors.New("refused by the store")

@@ -241,13 +241,7 @@ func (d *Directory) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) 
 	if err != nil {
 		return fail(err)
 	}
-	for i, c := range copies {
-		if s == Current && i > 0 {
-			break
-		}
-		if i > 0 && c.Fingerprint != k.Fingerprint() || c.Unreadable != "" && !strings.HasSuffix(c.ID, ageSuffix) {
-			continue
-		}
+	for _, c := range comparable(copies, s, k) {
 		stored, err := d.read(ctx, shelf, path(c))
 		if err != nil && isAny(err, ErrUnreachable, ErrTimeout, context.Canceled) {
 			return fail(err)
@@ -264,13 +258,9 @@ func (d *Directory) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) 
 		return fail(err)
 	}
 	defer clear(data)
-	now := time.Now().UTC().Truncate(time.Millisecond)
-	if len(copies) > 0 && !copies[0].Created.Before(now) {
-		// Written by a clock ahead of ours. Ours is to be the newest all the same.
-		now = copies[0].Created.UTC().Truncate(time.Millisecond).Add(time.Millisecond)
-	}
-	if now.Year() > 9999 {
-		return fail(fmt.Errorf("%w: %s claims to be from the end of time", ErrRefused, clip(copies[0].ID)))
+	now, err := after(copies)
+	if err != nil {
+		return fail(err)
 	}
 	mode, err := durable.ModeIn(shelf, 0o400)
 	if err != nil {
@@ -278,10 +268,7 @@ func (d *Directory) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) 
 	}
 	var name string
 	for {
-		name = now.Format(stampLayout) + "-" + string(k.Fingerprint()) + keySuffix
-		if len(d.seal.recipients) > 0 {
-			name += ageSuffix
-		}
+		name = d.seal.name(now, k)
 		// A crash before the rename in here leaves a temporary file that no listing shows, one
 		// after it a whole copy, which the next Save finds.
 		err := durable.CreateNew(within(shelf, name), data, durable.Attr{Mode: mode, UID: -1, GID: -1})
@@ -382,15 +369,19 @@ func (d *Directory) copies(ctx context.Context, shelf *os.File, s Shelf) ([]Copy
 			return nil, fmt.Errorf("%w: more than %d files", ErrRefused, maxNames)
 		}
 		if err == io.EOF {
-			slices.SortFunc(copies, func(a, b Copy) int {
-				return cmp.Or(b.Created.Compare(a.Created), strings.Compare(b.ID, a.ID))
-			})
+			newestFirst(copies)
 			return copies, nil
 		}
 		if err != nil {
 			return nil, fileError(err)
 		}
 	}
+}
+
+func newestFirst(copies []Copy) {
+	slices.SortFunc(copies, func(a, b Copy) int {
+		return cmp.Or(b.Created.Compare(a.Created), strings.Compare(b.ID, a.ID))
+	})
 }
 
 // entry describes one name. A file put there by hand is a copy as well, its time that of
@@ -417,11 +408,8 @@ func (d *Directory) entry(shelf *os.File, s Shelf, e fs.DirEntry) (Copy, error) 
 
 func (d *Directory) copy(s Shelf, name string, at time.Time, fp key.Fingerprint) Copy {
 	c := Copy{Escrow: d.o.Name, ID: string(s) + "/" + name, Shelf: s, Fingerprint: fp, Created: at}
-	if strings.HasSuffix(name, ageSuffix) && len(d.o.IdentityFiles) == 0 {
-		c.Sealed, c.Unreadable = true, "sealed"
-		if len(d.o.Recipients) > 0 {
-			c.Unreadable = "sealed to " + shown(d.o.Recipients)
-		}
+	if strings.HasSuffix(name, ageSuffix) {
+		d.seal.shut(&c)
 	}
 	return c
 }
@@ -436,6 +424,34 @@ func path(c Copy) string {
 // temporary ones, a file manager's) and names that are no single path element.
 func copyName(name string) bool {
 	return name != "" && name[0] != '.' && !strings.ContainsAny(name, "/\x00")
+}
+
+// comparable are the copies of a shelf, newest first, that a Save of k compares with:
+// the newest, and in quarantine those that claim to be k.
+func comparable(copies []Copy, s Shelf, k key.Key) []Copy {
+	var list []Copy
+	for i, c := range copies {
+		if s == Current && i > 0 {
+			break
+		}
+		if (i == 0 || c.Fingerprint == k.Fingerprint()) && (c.Unreadable == "" || strings.HasSuffix(c.ID, ageSuffix)) {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+// after is the time of a copy that is to be the newest of a shelf: now, or just after
+// one that was written by a clock ahead of ours.
+func after(copies []Copy) (time.Time, error) {
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	if len(copies) > 0 && !copies[0].Created.Before(now) {
+		now = copies[0].Created.UTC().Truncate(time.Millisecond).Add(time.Millisecond)
+	}
+	if now.Year() > 9999 {
+		return now, fmt.Errorf("%w: %s claims to be from the end of time", ErrRefused, clip(copies[0].ID))
+	}
+	return now, nil
 }
 
 // parseName reads a name that we gave.

@@ -79,6 +79,8 @@ func TestMain(m *testing.M) {
 	file := filepath.Join(dir, "ca.pem")
 	must(os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
 	must(os.Setenv("SSL_CERT_FILE", file))
+	programs = dir
+	must(os.Setenv("PATH", dir+":"+os.Getenv("PATH")))
 	code := m.Run()
 	must(os.RemoveAll(dir))
 	os.Exit(code)

@@ -110,7 +110,7 @@ var sentinels = []struct {
 }{
 	{"no place", ErrNoPlace}, {"denied", ErrDenied}, {"clock", ErrClock}, {"unauthenticated", ErrUnauthenticated},
 	{"never left", ErrNeverLeft}, {"untrusted", ErrUntrusted}, {"store sealed", ErrStoreSealed}, {"unreachable", ErrUnreachable}, {"timeout", ErrTimeout},
-	{"rate limited", ErrRateLimited}, {"refused", ErrRefused}, {"unreadable", ErrUnreadable}, {"gone", ErrGone},
+	{"rate limited", ErrRateLimited}, {"program", ErrProgram}, {"refused", ErrRefused}, {"unreadable", ErrUnreadable}, {"gone", ErrGone},
 	{"sealed", ErrSealed}, {"corrupt", ErrCorrupt}, {"mangled", key.ErrMangled}, {"not a key", ErrNotKey},
 	{"same disk", ErrSameDisk}, {"read-only", ErrReadOnly}, {"full", ErrFull}, {"unverified", ErrUnverified},
 	{"size", key.ErrSize},

@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"filippo.io/age"
 	"filippo.io/age/agessh"
@@ -85,6 +86,26 @@ func shown(to []string) string {
 		names = append(names, r)
 	}
 	return strings.Join(names, ", ")
+}
+
+// shut marks a copy that the listing shows to be sealed, where this host has no identity.
+func (s *sealer) shut(c *Copy) {
+	if len(s.identityFiles) > 0 {
+		return
+	}
+	c.Sealed, c.Unreadable = true, "sealed"
+	if len(s.to) > 0 {
+		c.Unreadable = "sealed to " + shown(s.to)
+	}
+}
+
+// name is what a copy of k is called where copies have names.
+func (s *sealer) name(at time.Time, k key.Key) string {
+	name := at.Format(stampLayout) + "-" + string(k.Fingerprint()) + keySuffix
+	if len(s.recipients) > 0 {
+		name += ageSuffix
+	}
+	return name
 }
 
 // bytes returns what is stored for k. The caller wipes it.

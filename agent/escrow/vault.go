@@ -307,11 +307,8 @@ func (v *Vault) entries(ctx context.Context, prefix string, names map[string]boo
 
 // shut marks a copy that is sealed, as far as the name of its entry tells.
 func (v *Vault) shut(c *Copy, name string) {
-	if strings.Contains(name, "-") && vaultClaim(name) != "" && len(v.o.IdentityFiles) == 0 && c.Unreadable == "" {
-		c.Sealed, c.Unreadable = true, "sealed"
-		if len(v.o.SealTo) > 0 {
-			c.Unreadable = "sealed to " + strings.Join(v.o.SealTo, ", ")
-		}
+	if strings.Contains(name, "-") && vaultClaim(name) != "" && c.Unreadable == "" {
+		v.seal.shut(c)
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
-	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -164,28 +163,19 @@ func openEscrow(cfg *config.Config, e config.Escrow, brought []string) (escrow.E
 			Keyfile: cfg.Keyfile, AllowSameDisk: e.AllowSameDisk,
 		}, 0)
 	}
-	return unopened{e}, nil
+	return escrow.NewCommand(escrow.CommandOptions{
+		Name: e.Name, Preset: e.Preset, Path: commandPath(e), Save: e.Save, List: e.List, Fetch: e.Fetch,
+		EnvironmentFile: e.EnvironmentFile, SealTo: e.Sealed(), IdentityFiles: identities,
+	})
 }
 
-// unopened is an escrow of a kind that the configuration may name and this version
-// cannot open: it cannot answer, which is not the same as holding no copies (law 6).
-type unopened struct{ config config.Escrow }
-
-func (u unopened) err() error {
-	return fmt.Errorf("%w: this version of keyguard cannot open escrows of kind %q", escrow.ErrRefused, u.config.Kind)
-}
-
-func (u unopened) Name() string        { return u.config.Name }
-func (u unopened) Place() escrow.Place { return escrow.Place{Kind: u.config.Kind, Where: "not opened"} }
-func (u unopened) Close() error        { return nil }
-
-func (u unopened) List(context.Context) ([]escrow.Copy, error) { return nil, u.err() }
-func (u unopened) Fetch(context.Context, escrow.Copy) (key.Key, key.Encoding, error) {
-	return key.Key{}, "", u.err()
-}
-func (u unopened) Init(context.Context) error { return u.err() }
-func (u unopened) Save(context.Context, escrow.Shelf, key.Key) (escrow.Copy, error) {
-	return escrow.Copy{}, u.err()
+// commandPath is what the entries of a password manager are called where the
+// configuration does not say: a host that is renamed finds no place there (law 6).
+func commandPath(e config.Escrow) string {
+	if e.Path == "" && e.Preset != "" {
+		return "containarium-" + hostname()
+	}
+	return e.Path
 }
 
 // locateOptions gathers what says where the database is: keyguard's own setting, else

@@ -26,6 +26,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
+	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/passwordmanager"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/vault"
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -42,6 +43,8 @@ func TestMain(m *testing.M) {
 		// main's os.Exit waits a second where the race detector is linked in, in every
 		// child too, and a start has a budget.
 		"keyguard": func() { syscall.Exit(run(os.Args[1:])) },
+		"op":       func() { syscall.Exit(passwordmanager.Op(os.Args[1:])) },
+		"bw":       func() { syscall.Exit(passwordmanager.Bw(os.Args[1:])) },
 	})
 }
 

@@ -31,7 +31,7 @@ func Follow(ctx context.Context, s Spec, line func([]byte)) error {
 	}
 	cmd := exec.CommandContext(ctx, path, s.Args...)
 	cmd.Dir, cmd.Env = s.Dir, environ(s.Env)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Cancel = func() error { killGroup(cmd.Process.Pid); return nil }
 	cmd.WaitDelay = lingering
 	stderr := &tail{max: keptStderr}

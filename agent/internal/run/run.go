@@ -1,7 +1,7 @@
 // Package run starts other programs: the one place that may (os/exec). A command
 // here never goes through a shell, always has a deadline, gets only the
-// environment it was meant to have, and takes its whole process group with it
-// when it ends.
+// environment it was meant to have, has no terminal to ask questions on (a session
+// of its own, setsid(2)), and takes its whole process group with it when it ends.
 //
 // Standard input and standard output may carry a key. Both stay in buffers of
 // this package and of the caller, and what of them turns up in a message on
@@ -67,7 +67,9 @@ type Spec struct {
 	// variable if it is set, "NAME=value" sets one. PATH is always handed on.
 	// Everybody who may ptrace can read it: never a key.
 	Env []string
-	Dir string // working directory; "" is /, so that no mount is kept busy
+	// Secrets are blotted out of errors, as what went through the pipes is.
+	Secrets [][]byte
+	Dir     string // working directory; "" is /, so that no mount is kept busy
 
 	Timeout   time.Duration // on top of the context's deadline; 0 is 30 s
 	MaxOutput int           // bytes of standard output; 0 is 1 MiB
@@ -134,7 +136,7 @@ func Command(ctx context.Context, s Spec) ([]byte, error) {
 	if s.Stdin != nil {
 		cmd.Stdin = bytes.NewReader(s.Stdin)
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.WaitDelay = lingering
 	if err := cmd.Start(); err != nil {
 		var pathErr *fs.PathError
@@ -187,7 +189,7 @@ func Command(ctx context.Context, s Spec) ([]byte, error) {
 	}
 
 	e := &Error{Command: filepath.Base(s.Path), Status: -1, Err: why}
-	e.Tail = stderr.line(s.Stdin, stdout.b)
+	e.Tail = stderr.line(append(s.Secrets, s.Stdin, stdout.b)...)
 	clear(stdout.b)
 	if why == nil {
 		var exit *exec.ExitError

@@ -15,6 +15,9 @@ import (
 // ErrExists says that the unit that was to be made is there and runs.
 var ErrExists = errors.New("a unit of this name runs already")
 
+// ErrKilled says that the command in a unit of its own did not come to its end.
+var ErrKilled = errors.New("killed in the middle")
+
 // Booted tells whether systemd runs this host, as sd_booted(3) does.
 func Booted() bool { return util.IsRunningSystemd() }
 
@@ -35,7 +38,7 @@ type Transient struct {
 const transientAgain = 100 * time.Millisecond
 
 // Run starts the service and returns the exit status of its command when it has ended.
-// When ctx ends the service goes on. It returns ErrExists.
+// When ctx ends the service goes on. It returns ErrExists and ErrKilled.
 func (t Transient) Run(ctx context.Context) (status int, err error) {
 	conn, err := dbus.NewWithContext(ctx)
 	if err != nil {
@@ -94,7 +97,7 @@ func ended(ctx context.Context, conn *dbus.Conn, name string) (int, error) {
 	status, _ := p["ExecMainStatus"].(int32)
 	const exited = 1 // CLD_EXITED of sigaction(2)
 	if code != exited && (code != 0 || p["Result"] != "success") {
-		return 0, fmt.Errorf("%s was killed (%v, signal %d); see: journalctl -u %s", name, p["Result"], status, name)
+		return 0, fmt.Errorf("%s: %w (%v, signal %d)", name, ErrKilled, p["Result"], status)
 	}
 	_ = conn.ResetFailedUnitContext(ctx, name) // what it had to say was said
 	return int(status), nil

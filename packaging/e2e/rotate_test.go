@@ -56,8 +56,16 @@ func TestRotation(t *testing.T) {
 		if m.key() == key {
 			m.Fatal("the key is the old one")
 		}
-		key = m.key()
-		m.serves(key)
+		m.serves(m.key())
+		m.run("keyguard status")
+	})
+}
+
+// A rotation that dies leaves a host whose secrets can be read.
+func TestRotationBroken(t *testing.T) {
+	inGuests(t, func(m machine) {
+		m.guarded(unit)
+		key := m.key()
 
 		// It is killed: the watcher puts things right and starts the daemon.
 		m.rotating()

@@ -85,7 +85,6 @@ var errStopped = errors.New("the test has stopped this process")
 // change of ledger or keyfile asks before it is made.
 type world struct {
 	t      *testing.T
-	name   string
 	dir    string
 	db     *rowstest.Database
 	wire   *rowstest.Wire

@@ -76,7 +76,7 @@ test: export KEYGUARD_HISTORIES := 60
 test: export KEYGUARD_MODEL_OPS := 100000
 test: export KEYGUARD_EVERY_MANAGER := 1
 test: deps lint
-	go test $(PKG)
+	go test -timeout 25m $(PKG)
 	$(MAKE) --no-print-directory crashes race fuzz e2e
 	@echo 'make test: everything passed'
 
@@ -94,7 +94,7 @@ soak:
 	KEYGUARD_HISTORIES=$(ROUNDS)000 KEYGUARD_MODEL_OPS=$(ROUNDS)000000 go test -count 1 -timeout 24h -run 'TestHistories|Model' ./agent ./hooks
 
 race:
-	KEYGUARD_HISTORIES= KEYGUARD_MODEL_OPS=1000 KEYGUARD_EVERY_MANAGER= go test -race -short $(RUN) $(PKG)
+	KEYGUARD_HISTORIES= KEYGUARD_MODEL_OPS=1000 KEYGUARD_EVERY_MANAGER= go test -race -short -timeout 25m $(RUN) $(PKG)
 
 fuzz:
 	FUZZTIME=$(FUZZTIME) packaging/fuzz $(PKG)

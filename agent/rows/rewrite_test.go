@@ -180,16 +180,20 @@ func TestRewriteCut(t *testing.T) {
 	cuts, unanswered := 0, map[bool]int{}
 	for _, executed := range []bool{false, true} {
 		for at := 1; ; at++ {
-			statement := ""
+			statement, cut := "", make(chan string, 1)
 			wire.Restart(func(number int, text string, answered bool) bool {
 				if number != at || answered != executed {
 					return true
 				}
-				statement = text
+				cut <- text
 				return false
 			})
 			before := secrets(t, d, now)
 			_, err := table.Rewrite(context.Background(), rows.RewriteOptions{Target: next, Keys: []key.Key{now}})
+			select {
+			case statement = <-cut:
+			default:
+			}
 			done := err == nil
 			switch {
 			case errors.Is(err, rows.ErrUnanswered):

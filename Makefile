@@ -93,10 +93,8 @@ soak:
 	KEYGUARD_CRASHES=1 KEYGUARD_ROUNDS=$(ROUNDS) go test -count 1 -timeout 24h -v -run 'TestRotate(Crashes|Killed)$$' ./agent ./cmd/keyguard
 	KEYGUARD_HISTORIES=$(ROUNDS)000 KEYGUARD_MODEL_OPS=$(ROUNDS)000000 go test -count 1 -timeout 24h -run 'TestHistories|Model' ./agent ./hooks
 
-# The two that are left out learn over a socket that their child runs, which the detector
-# does not see; they run without it.
 race:
-	KEYGUARD_HISTORIES= KEYGUARD_MODEL_OPS=1000 KEYGUARD_EVERY_MANAGER= go test -race -short -timeout 25m -skip 'TestRotateKilled|TestRotateOutlivesSignals' $(RUN) $(PKG)
+	KEYGUARD_HISTORIES= KEYGUARD_MODEL_OPS=1000 KEYGUARD_EVERY_MANAGER= go test -race -short -timeout 25m $(RUN) $(PKG)
 
 fuzz:
 	FUZZTIME=$(FUZZTIME) packaging/fuzz $(PKG)

@@ -142,8 +142,11 @@ func TestRotateOutlivesSignals(t *testing.T) {
 	t.Cleanup(shared.stop)
 	v := newVictim(t, shared, t.Name())
 	c, out, wire := v.rotation()
+	var mu sync.Mutex // a statement is no word to the race detector that the process was started
 	sent := false
 	wire.Restart(func(_ int, statement string, _ bool) bool {
+		mu.Lock()
+		defer mu.Unlock()
 		if !sent && strings.HasPrefix(statement, "lock table") {
 			sent = true
 			for _, s := range []os.Signal{syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT} {
@@ -152,7 +155,10 @@ func TestRotateOutlivesSignals(t *testing.T) {
 		}
 		return true
 	})
-	if err := c.Run(); err != nil || !sent {
+	err := runLocked(c, &mu)
+	mu.Lock()
+	defer mu.Unlock()
+	if err != nil || !sent {
 		t.Fatalf("%v, signals sent: %v\n%s", err, sent, out)
 	}
 	v.check()
@@ -167,6 +173,17 @@ func (v victim) rotation() (*exec.Cmd, *bytes.Buffer, *rowstest.Wire) {
 	out := &bytes.Buffer{}
 	c.Stdout, c.Stderr = out, out
 	return c, out, wire
+}
+
+// runLocked runs a program, and starts it under the lock of those who signal it.
+func runLocked(c *exec.Cmd, mu *sync.Mutex) error {
+	mu.Lock()
+	err := c.Start()
+	mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return c.Wait()
 }
 
 // killAtStatement runs a rotation and kills it at its n-th statement.
@@ -184,7 +201,7 @@ func killAtStatement(v victim, n int, afterwards bool) (statements, kills int) {
 		c.Process.Kill() //nolint:errcheck // it runs: it has just sent a statement
 		return false
 	})
-	err := c.Run()
+	err := runLocked(c, &mu)
 	mu.Lock()
 	defer mu.Unlock()
 	if (err == nil) == (kills > 0) {

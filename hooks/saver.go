@@ -110,6 +110,10 @@ func (s *saver) visit(ctx context.Context) (time.Duration, *saved) {
 	if ctx.Err() != nil {
 		return 0, nil
 	}
+	tried := map[key.Fingerprint]bool{}
+	for _, r := range results {
+		tried[r.Key] = true
+	}
 	results = slices.DeleteFunc(results, func(r agent.SaveResult) bool {
 		news := fmt.Sprint(r.Copy.ID, r.Unverified)
 		old := s.saved[r.Key] == news
@@ -122,10 +126,12 @@ func (s *saver) visit(ctx context.Context) (time.Duration, *saved) {
 	recovered := s.told != ""
 	s.failures, s.next, s.told = 0, 0, ""
 	// What is due still after it was saved is not due because of the escrow: law 4 keeps
-	// it in quarantine, or it may not be read back.
+	// it in quarantine, or it may not be read back. A key that came while the others were
+	// saved was not tried, and does not wait.
 	if s.done, err = agent.Due(s.h, s.escrow); err != nil {
 		s.done = nil
 	}
+	s.done = slices.DeleteFunc(s.done, func(f key.Fingerprint) bool { return !tried[f] })
 	s.doneAt = now
 	return 0, &saved{escrow: s.escrow, results: results, recovered: recovered}
 }

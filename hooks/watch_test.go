@@ -127,31 +127,27 @@ func (w *watched) must(err error) {
 // await reads reports until one has the words.
 func (w *watched) await(words ...string) {
 	w.t.Helper()
-	w.awaitBoth(words, nil)
+	w.awaitAll(words)
 }
 
-// awaitBoth reads reports until, in whichever order, one has the words and another has
-// the others.
-func (w *watched) awaitBoth(words, others []string) {
+// awaitAll reads reports until, in whichever order, each list has its words in one of
+// them. What is read is gone: reports whose order nothing says are awaited together.
+func (w *watched) awaitAll(lists ...[]string) {
 	w.t.Helper()
 	var heard []string
 	deadline := time.After(20 * time.Second)
-	has := func(r string, words []string) bool {
-		return !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(r, word) })
-	}
-	first, second := false, others == nil
-	for !first || !second {
+	for len(lists) > 0 {
 		select {
 		case r := <-w.reports:
 			heard = append(heard, r)
-			switch {
-			case !first && has(r, words):
-				first = true
-			case !second && has(r, others):
-				second = true
+			has := func(words []string) bool {
+				return !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(r, word) })
+			}
+			if i := slices.IndexFunc(lists, has); i >= 0 {
+				lists = slices.Delete(lists, i, i+1)
 			}
 		case <-deadline:
-			w.t.Fatalf("no reports with %q and %q, but\n%s", words, others, strings.Join(heard, "\n"))
+			w.t.Fatalf("no reports with %q, but\n%s", lists, strings.Join(heard, "\n"))
 		}
 	}
 }
@@ -252,7 +248,7 @@ func TestWatch(t *testing.T) {
 	t.Run("foreign, before the daemon has read its key", func(t *testing.T) {
 		w := guarded(t, nil)
 		w.write(b)
-		w.awaitBoth([]string{fa, "in place"}, []string{"saved", string(b.Fingerprint()), "quarantine"})
+		w.awaitAll([]string{fa, "in place"}, []string{"saved", string(b.Fingerprint()), "quarantine"})
 		if got := w.shelf(escrow.Current); len(got) != 1 {
 			t.Errorf("current: %v (law 4)", got)
 		}
@@ -339,7 +335,7 @@ func TestWatch(t *testing.T) {
 		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1"}
 		w.write(b)
 		w.journal <- unit.Line{Said: unit.Minted, Invocation: "1"}
-		w.awaitBoth([]string{"heal is off", fa}, []string{"saved", string(b.Fingerprint()), "quarantine"})
+		w.awaitAll([]string{"heal is off", fa}, []string{"saved", string(b.Fingerprint()), "quarantine"})
 	})
 	t.Run("the escrow comes and goes", func(t *testing.T) {
 		w := newWatched(t, cluster.Database(t))
@@ -385,11 +381,11 @@ func TestWatch(t *testing.T) {
 		w.start()
 		// The daemon had read the old key before it was stopped; that is no reason to wait.
 		w.journal <- unit.Line{Said: unit.Ready, Invocation: "1"}
-		w.awaitBoth([]string{"the rows are under its new key", string(b.Fingerprint())}, []string{"is started again: containarium.service"})
+		w.awaitAll([]string{"the rows are under its new key", string(b.Fingerprint())}, []string{"is started again: containarium.service"},
+			[]string{"saved", string(b.Fingerprint()), "current"})
 		if units := <-started; !slices.Equal(units, []string{"containarium.service"}) || !w.holds(b) {
 			t.Errorf("started %v, the new key is in place: %v", units, w.holds(b))
 		}
-		w.await("saved", string(b.Fingerprint()), "current")
 	})
 	t.Run("somebody writes on under the key before", func(t *testing.T) {
 		w := newWatched(t, cluster.Database(t))
@@ -434,6 +430,17 @@ func (h hung) Save(ctx context.Context, _ escrow.Shelf, _ key.Key) (escrow.Copy,
 func (h hung) Init(context.Context) error { return nil }
 
 func (h hung) Name() string { return "hung" }
+
+// storing tells when it is written to.
+type storing struct {
+	escrow.Writer
+	tell func()
+}
+
+func (s storing) Save(ctx context.Context, shelf escrow.Shelf, k key.Key) (escrow.Copy, error) {
+	s.tell()
+	return s.Writer.Save(ctx, shelf, k)
+}
 
 // asking tells that it is asked.
 type asking struct {
@@ -496,6 +503,14 @@ func TestWatchEscrows(t *testing.T) {
 		w.up.Store(true)
 		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1"}
 		w.await("saved", string(a.Fingerprint()), "current") // at once, and not in an hour
+	})
+	t.Run("another key comes while one is saved", func(t *testing.T) {
+		w := newWatched(t, cluster.Database(t))
+		w.upsert(a)
+		w.write(a)
+		w.host.Escrows[0].Writer = storing{w.host.Escrows[0].Writer, sync.OnceFunc(func() { w.write(b) })}
+		w.start()
+		w.awaitAll([]string{"saved", string(a.Fingerprint()), "current"}, []string{"saved", string(b.Fingerprint()), "quarantine"})
 	})
 	t.Run("another host writes there", func(t *testing.T) {
 		w := newWatched(t, cluster.Database(t))

@@ -9,6 +9,9 @@ import (
 	"github.com/footprintai/containarium-keyguard/packaging/testing/guest"
 )
 
+// timer is the same of the drills.
+const timer = "systemctl is-enabled containarium-keyguard-drill.timer || true; systemctl is-active containarium-keyguard-drill.timer || true"
+
 // state is whether the watcher is enabled, and whether it runs.
 const state = "systemctl is-enabled containarium-keyguard || true; systemctl is-active containarium-keyguard || true"
 
@@ -29,6 +32,7 @@ func TestPackageLife(t *testing.T) {
 		})
 		m.want(hook, "1")
 		m.want(state, "enabled\nactive")
+		m.want(timer, "enabled\nactive")
 		m.want("stat -c '%a %U %n' /var/lib/containarium-keyguard /run/containarium-keyguard /etc/containarium-keyguard/keyguard.toml /etc/containarium-keyguard/hooks.d",
 			"700 root /var/lib/containarium-keyguard\n700 root /run/containarium-keyguard\n600 root /etc/containarium-keyguard/keyguard.toml\n755 root /etc/containarium-keyguard/hooks.d")
 		m.want("keyguard --version | grep -c 1.0.0", "1")
@@ -44,6 +48,8 @@ func TestPackageLife(t *testing.T) {
 		m.want("stat -c %a /etc/containarium-keyguard/keyguard.toml", "600")
 		m.want(hook, "1")
 		m.want(state, "enabled\nactive")
+		m.want(timer, "enabled\nactive")
+		m.want("systemctl show -p LastTriggerUSec --value containarium-keyguard-drill.timer", "") // no drill yet
 		m.want(`readlink /proc/$(systemctl show -p MainPID --value containarium-keyguard)/exe`, "/usr/bin/keyguard")
 		m.want(`perl -e 'do "/etc/needrestart/conf.d/containarium-keyguard.conf"; print grep { "containarium-keyguard.service" =~ $_ } keys %{$nrconf{override_rc}}'`,
 			"(?^:^containarium-keyguard)")
@@ -51,7 +57,7 @@ func TestPackageLife(t *testing.T) {
 		m.untouched("remove", func() { m.run("apt-get remove -y containarium-keyguard") })
 		m.want(hook, "0")
 		m.want("ls /run/systemd/system /usr/lib/systemd/system /etc/systemd/system/*.wants | grep -v '^containarium.service' | grep -c '^containarium' || true", "0")
-		m.want("systemctl is-active containarium-keyguard || true", "inactive")
+		m.want("systemctl is-active containarium-keyguard containarium-keyguard-drill.timer || true", "inactive\ninactive")
 		m.want("tail -n 1 /etc/containarium-keyguard/keyguard.toml", "# ours")
 
 		m.run("rm -r /var/lib/containarium-keyguard/quarantine/*") // the watcher kept what the daemon minted
@@ -105,9 +111,15 @@ func TestPackageKeepsTheAdministratorsWill(t *testing.T) {
 		m.install(deb)
 		m.want(state, "enabled\ninactive")
 
+		// The drills have a will of their own.
+		m.run("systemctl disable --now containarium-keyguard-drill.timer")
+		m.install(newer)
+		m.want(timer, "disabled\ninactive")
+
 		m.run("systemctl disable containarium-keyguard; apt-get purge -y containarium-keyguard")
 		m.install(deb)
 		m.want(state, "enabled\nactive")
+		m.want(timer, "enabled\nactive")
 	})
 }
 
@@ -174,6 +186,7 @@ func TestPackageInChroot(t *testing.T) {
 			m.addDaemon(unit)
 			m.want(hook, "1")
 			m.want(state, "enabled\nactive")
+			m.want(timer, "enabled\nactive")
 			m.want("stat -c '%a %U' /run/containarium-keyguard", "700 root")
 		})
 	}
@@ -198,17 +211,17 @@ func TestRPMInChroot(t *testing.T) {
 			m.Errorf("%s\nprints %q\nwant   %q", script, got, want)
 		}
 	}
-	const enabled = "systemctl is-enabled containarium-keyguard || true"
+	const enabled = "systemctl is-enabled containarium-keyguard containarium-keyguard-drill.timer || true"
 	if out := rpm(`-i "$1"`, rpms[0]); !strings.Contains(out, "keyguard init") || strings.Contains(out, "scriptlet failed") {
 		m.Errorf("rpm -i says\n%s", out)
 	}
-	off(enabled, "enabled")
+	off(enabled, "enabled\nenabled")
 	off("stat -c %a /var/lib/containarium-keyguard", "700")
-	off("systemctl disable containarium-keyguard 2>/dev/null; echo '# ours' >>/etc/containarium-keyguard/keyguard.toml", "")
+	off("systemctl disable containarium-keyguard containarium-keyguard-drill.timer 2>/dev/null; echo '# ours' >>/etc/containarium-keyguard/keyguard.toml", "")
 	if out := rpm(`-U "$1"`, rpms[1]); strings.Contains(out, "keyguard init") || strings.Contains(out, "scriptlet failed") {
 		m.Errorf("rpm -U says\n%s", out)
 	}
-	off(enabled, "disabled")
+	off(enabled, "disabled\ndisabled")
 	off("tail -n 1 /etc/containarium-keyguard/keyguard.toml; keyguard --version | grep -c 1.0.1", "# ours\n1")
 	off("install -d -m 0700 /var/lib/containarium-keyguard/quarantine; echo x >/var/lib/containarium-keyguard/quarantine/a", "")
 	if out := rpm("-e containarium-keyguard"); !strings.Contains(out, "stay in /var/lib/containarium-keyguard") || strings.Contains(out, "scriptlet failed") {
@@ -219,6 +232,7 @@ func TestRPMInChroot(t *testing.T) {
 	rpm(`-i "$1"`, rpms[0])
 	m.check(m.g.Boot(m.ctx))
 	m.want(state, "enabled\nactive")
+	m.want(timer, "enabled\nactive")
 	m.addDaemon(unit)
 	m.want(hook, "1")
 }
@@ -239,11 +253,20 @@ func TestRPMScriptlets(t *testing.T) {
 		! grep 'scriptlet failed' "$root/said"
 		cat "$root/calls"`, rpms...)
 	m.check(err)
-	const reload, watcher = "systemctl daemon-reload\n", "containarium-keyguard.service\n"
-	want := "-i\nsystemctl --no-reload preset " + watcher + "systemd-tmpfiles --create containarium-keyguard.conf\n" + reload +
-		"systemctl --quiet is-enabled " + watcher + "systemctl start " + watcher + "0\n" +
-		"-U\nsystemd-tmpfiles --create containarium-keyguard.conf\n" + reload + "systemctl try-restart " + watcher + "0\n" +
-		"-e\n" + reload + "systemctl stop " + watcher + "systemctl --no-reload disable " + watcher + reload + "0\n"
+	const reload, watcher, drills = "systemctl daemon-reload\n", "containarium-keyguard.service", "containarium-keyguard-drill.timer"
+	each := func(verbs ...string) (calls string) {
+		for _, unit := range []string{watcher, drills} {
+			for _, v := range verbs {
+				calls += "systemctl " + v + " " + unit + "\n"
+			}
+		}
+		return calls
+	}
+	want := "-i\n" + each("--no-reload preset") + "systemd-tmpfiles --create containarium-keyguard.conf\n" + reload +
+		each("--quiet is-enabled", "start") + "0\n" +
+		"-U\nsystemd-tmpfiles --create containarium-keyguard.conf\n" + reload + each("try-restart") + "0\n" +
+		"-e\n" + reload + "systemctl stop " + watcher + " " + drills + " containarium-keyguard-drill.service\n" +
+		"systemctl --no-reload disable " + watcher + " " + drills + "\n" + reload + "0\n"
 	if out != want {
 		m.Errorf("systemctl is called\n%s\nwant\n%s", out, want)
 	}

@@ -7,7 +7,7 @@ import (
 )
 
 // sandboxed are our services that run as root beside the daemon.
-var sandboxed = []string{"containarium-keyguard.service"}
+var sandboxed = []string{"containarium-keyguard.service", "containarium-keyguard-drill.service"}
 
 // attempts are what the sandbox forbids, as far as a guest can show it: a container gets no
 // /proc of its own for ProtectProc=. Each passes for root outside of it, so that a failure

@@ -1,0 +1,39 @@
+//go:build e2e
+
+package e2e
+
+import "testing"
+
+const drills = "/var/lib/containarium-keyguard/ledger.jsonl"
+
+// A week without a drill is made up for as soon as the timer runs, which moves its stamp;
+// and a drill that does not pass leaves a red unit, a hook's call and an entry in the
+// journal.
+func TestDrill(t *testing.T) {
+	inGuests(t, func(m machine) {
+		m.guarded(unit)
+		m.check(m.g.Write(m.ctx, "/etc/containarium-keyguard/hooks.d/tell", "#!/bin/sh\necho \"$KEYGUARD_EVENT $KEYGUARD_VERDICT $KEYGUARD_OPENED of $KEYGUARD_TOTAL\" >>/run/containarium-keyguard/told\n", 0o755))
+		m.want("grep -c drill "+drills+" || true", "0") // the install's start of the timer was none
+
+		m.check(m.g.Write(m.ctx, "/etc/systemd/system/containarium-keyguard-drill.timer.d/test.conf",
+			"[Timer]\nOnCalendar=\nOnCalendar=weekly\nRandomizedDelaySec=0\nAccuracySec=1us\n", 0o644))
+		m.run(`systemctl daemon-reload; systemctl stop containarium-keyguard-drill.timer
+			touch -d '8 days ago' /var/lib/systemd/timers/stamp-containarium-keyguard-drill.timer
+			systemctl start containarium-keyguard-drill.timer`)
+		m.wait(`grep '"event":"drill-ended","verdict":"passed".*"person":"systemd"' ` + drills)
+		m.wait("systemctl show -p Result --value containarium-keyguard-drill | grep success && [ \"$(systemctl is-active containarium-keyguard-drill)\" = inactive ]")
+		m.want("find /var/lib/systemd/timers/stamp-containarium-keyguard-drill.timer -mmin -5 | wc -l", "1")
+		m.want("cat /run/containarium-keyguard/told", "drill-passed passed 1 of 1")
+		m.want("ls -A /run/containarium-keyguard/scratch", "") // its scratch was its own, and is gone
+
+		// By hand, and another host has written to the same place.
+		m.run("systemctl start containarium-keyguard-drill")
+		m.run("head -c 32 /dev/urandom >/root/foreign; curl -sf --data-binary @/root/foreign '" + control + "/version?secret=projects/stories/secrets/" + secret + "'")
+		m.run("! systemctl start containarium-keyguard-drill")
+		m.want("systemctl is-failed containarium-keyguard-drill; systemctl show -p ExecMainStatus --value containarium-keyguard-drill", "failed\n12")
+		m.want("tail -n 1 /run/containarium-keyguard/told", "drill-failed failed 0 of 1")
+		m.wait("journalctl --sync; journalctl -q -o cat KEYGUARD_EVENT=drill-failed | grep 'another host writes to the same place'")
+		m.want("journalctl -q -u containarium-keyguard-drill -o cat -p 3 | grep -c '^drill failed: '", "1") // once
+		m.want("keyguard drill >/dev/null 2>&1; echo $?", "12")
+	})
+}

@@ -68,7 +68,7 @@ type DrilledCopy struct {
 	escrow.Copy
 	Required bool
 	// Judged: it is its escrow's newest current copy, which the drill's verdict depends on.
-	// The others are only reported: they open old dumps.
+	// The others are only reported: one that opens no row of today may open an old dump.
 	Judged   bool
 	Verdict  DrillVerdict
 	Reason   string
@@ -400,6 +400,8 @@ func (r *DrillResult) judge(c *DrilledCopy, own rows.Proof) {
 		c.Verdict, c.Reason = DrillInconclusive, "no row can prove it: "+r.Rows.Why
 	case c.ID == "":
 		c.Verdict, c.Reason = DrillFailed, "the escrow holds no current copy"
+	case p.Verdict != rows.Opens && !c.Judged:
+		c.Verdict, c.Reason = DrillInconclusive, fmt.Sprintf("key %s opens %d of %d rows; it may open an older dump", c.Key, p.Opened, p.Checked)
 	case p.Opened == 0:
 		c.Verdict, c.Reason = DrillFailed, fmt.Sprintf("key %s opens none of %d rows%s", c.Key, p.Checked, better)
 	case c.Encoding != key.Raw:

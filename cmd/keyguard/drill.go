@@ -14,6 +14,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 	"github.com/footprintai/containarium-keyguard/hooks"
 )
@@ -175,11 +176,12 @@ func (a *app) printDrill(r agent.DrillResult) error {
 
 // drillHints says what to type about each judged copy that did not pass.
 func drillHints(r agent.DrillResult) []string {
-	hints := []string{remedyOf(r.Err)}
+	hints, partial := []string{remedyOf(r.Err)}, false
 	for _, c := range r.Copies {
 		if !c.Judged || c.Verdict == agent.DrillPassed {
 			continue
 		}
+		partial = partial || c.Proof.Verdict == rows.Partial
 		hint := remedyOf(c.Err)
 		switch {
 		case errors.Is(c.Err, escrow.ErrSealed):
@@ -192,7 +194,7 @@ func drillHints(r agent.DrillResult) []string {
 	switch {
 	case r.Tampered() != "":
 		hints = append(hints, "bring these rows back from a dump of the database, or set them anew: containarium secrets set")
-	case r.Verdict == agent.DrillFailed && !r.Full:
+	case partial && !r.Full:
 		hints = append(hints, "name the rows that no key opens: keyguard drill --full")
 	}
 	return hints
@@ -228,8 +230,10 @@ func (a *app) printDrillText(r agent.DrillResult) {
 			fmt.Fprintf(a.out, "  and %d more\n", more)
 		}
 	}
-	fmt.Fprintf(a.out, "\n%s: %s\n", r.Verdict, r.Reason)
-	fmt.Fprintf(a.out, "drill %s, in %s\n", r.ID, short(r.Took))
+	fmt.Fprintf(a.out, "\ndrill %s: %s, in %s\n", r.ID, r.Verdict, short(r.Took))
+	if r.Verdict == agent.DrillPassed { // else the error says it
+		fmt.Fprintln(a.out, r.Reason)
+	}
 }
 
 func orDash(s string) string {

@@ -38,6 +38,7 @@ func main() {
 // stage is the sandbox: one host, its database and its escrows.
 type stage struct {
 	dir      string
+	memory   string // a directory on a tmpfs
 	postgres *rowstest.Cluster
 	vault    *vault.Server
 	daemon   *exec.Cmd
@@ -53,6 +54,11 @@ func play(ctx context.Context) error {
 	}
 	s := &stage{dir: dir, colour: term.IsTerminal(int(os.Stdout.Fd()))}
 	defer os.RemoveAll(dir)
+	// A drill restores copies in the runtime directory, and nowhere but in memory.
+	if s.memory, err = os.MkdirTemp("/dev/shm", "keyguard-demo-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(s.memory)
 	defer s.stopDaemon()
 	if err := os.Chmod(dir, 0o755); err != nil { // the user postgres has to pass
 		return err
@@ -76,7 +82,7 @@ func play(ctx context.Context) error {
 		return err
 	}
 	for _, act := range []func(context.Context) error{
-		s.firstStart, s.deleted, s.foreign, s.mangled, s.loose, s.unreachable, s.postgresDown, s.vaulted, s.watched, s.rotated,
+		s.firstStart, s.deleted, s.foreign, s.mangled, s.loose, s.unreachable, s.postgresDown, s.vaulted, s.watched, s.rotated, s.drilled,
 	} {
 		if err := act(ctx); err != nil {
 			return fmt.Errorf("scene %d: %w", s.scene, err)
@@ -135,8 +141,8 @@ name = "usb"
 kind = "directory"
 path = %q
 allow_same_disk = true
-`, s.path("etc/secrets.key"), s.path("state"), s.path("run"), s.path("url"), s.path("usb"))
-	for _, d := range []string{"etc", "state", "run", "usb"} {
+`, s.path("etc/secrets.key"), s.path("state"), s.memory, s.path("url"), s.path("usb"))
+	for _, d := range []string{"etc", "state", "usb"} {
 		if err := os.Mkdir(s.path(d), 0o700); err != nil {
 			return err
 		}
@@ -363,6 +369,25 @@ func (s *stage) rotated(ctx context.Context) error {
 	}
 	s.say("The old key opens nothing any more but old dumps, for which the escrow keeps it.")
 	return s.restartAndRead(ctx)
+}
+
+// drilled plays what the weekly timer does, with a table that somebody has tampered with
+// and as it was before.
+func (s *stage) drilled(ctx context.Context) error {
+	s.title("Once a week every copy is restored in memory, and proven on the rows")
+	if code := s.keyguard(ctx, "drill"); code != 0 {
+		return fmt.Errorf("keyguard drill: exit %d", code)
+	}
+	s.say("Somebody changes one byte of one secret in the database:")
+	// Twice is not at all.
+	const tamper = "update secrets set nonce = set_byte(nonce, 0, 255 - get_byte(nonce, 0)) where name = 'TOKEN'"
+	if err := s.postgres.Admin("containarium", tamper); err != nil {
+		return err
+	}
+	if code := s.keyguard(ctx, "drill", "--full"); code != 12 {
+		return fmt.Errorf("keyguard drill --full: exit %d", code)
+	}
+	return s.postgres.Admin("containarium", tamper)
 }
 
 // replaceKey writes the key file as a person would.

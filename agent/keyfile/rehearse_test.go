@@ -1,4 +1,4 @@
-package keyfile_test
+package keyfile
 
 import (
 	"errors"
@@ -10,26 +10,15 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/footprintai/containarium-keyguard/agent/internal/durable/durabletest"
 	"github.com/footprintai/containarium-keyguard/agent/key"
-	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 )
-
-// tmpfs mounts one of its own.
-func tmpfs(t *testing.T, options string) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, options); err != nil {
-		t.Fatalf("mounting needs root: %v", err)
-	}
-	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
-	return dir
-}
 
 func TestRehearse(t *testing.T) {
 	k := key.Generate()
-	dir := tmpfs(t, "size=64k")
-	open := openFiles(t)
-	got, err := keyfile.Rehearse(dir, k)
+	dir := durabletest.TmpFS(t, 64<<10)
+	open := len(namesIn(t, "/proc/self/fd"))
+	got, err := Rehearse(dir, k)
 	if err != nil || !got.Equal(k) {
 		t.Errorf("%v, %v", got, err)
 	}
@@ -37,29 +26,19 @@ func TestRehearse(t *testing.T) {
 	if k.Equal(got) {
 		t.Error("what was read shares the bytes")
 	}
-	if names, err := os.ReadDir(dir); err != nil || len(names) > 0 {
-		t.Errorf("left in scratch: %v, %v", names, err)
+	if names := namesIn(t, dir); len(names) > 0 {
+		t.Errorf("left in scratch: %v", names)
 	}
-	if now := openFiles(t); now != open {
+	if now := len(namesIn(t, "/proc/self/fd")); now != open {
 		t.Errorf("%d files are open, %d before", now, open)
 	}
 }
 
-func openFiles(t *testing.T) int {
-	t.Helper()
-	names, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(names)
-}
-
 func TestRehearseRefuses(t *testing.T) {
-	full := tmpfs(t, "size=4k")
-	if err := os.WriteFile(filepath.Join(full, "full"), make([]byte, 4096), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	inodes := tmpfs(t, "size=64k,nr_inodes=1")
+	full := durabletest.TmpFS(t, 64<<10)
+	durabletest.Fill(t, full)
+	readonly := durabletest.TmpFS(t, 64<<10)
+	durabletest.ReadOnly(t, readonly)
 	disk, err := os.MkdirTemp("/var/tmp", "rehearse")
 	if err != nil {
 		t.Fatal(err)
@@ -69,15 +48,53 @@ func TestRehearseRefuses(t *testing.T) {
 	if err := os.Symlink(disk, link); err != nil {
 		t.Fatal(err)
 	}
-	var readonly = tmpfs(t, "size=64k,ro")
 	for dir, want := range map[string]error{
-		disk: keyfile.ErrNotMemory, link: keyfile.ErrNotMemory, full: syscall.ENOSPC, inodes: syscall.ENOSPC,
-		readonly: syscall.EROFS, filepath.Join(disk, "missing"): os.ErrNotExist, "/dev/null": syscall.ENOTDIR,
+		disk: ErrNotMemory, link: ErrNotMemory, full: syscall.ENOSPC, readonly: syscall.EROFS,
+		filepath.Join(disk, "missing"): os.ErrNotExist, "/dev/null": syscall.ENOTDIR,
 	} {
 		t.Run(fmt.Sprint(want), func(t *testing.T) {
-			if k, err := keyfile.Rehearse(dir, key.Generate()); !errors.Is(err, want) || !k.IsZero() {
+			if k, err := Rehearse(dir, key.Generate()); !errors.Is(err, want) || !k.IsZero() {
 				t.Errorf("%v, %v", k, err)
 			}
 		})
+	}
+}
+
+// envScratch is the directory in which the traced program rehearses.
+const envScratch = "KEYFILE_TEST_SCRATCH"
+
+func rehearsing() error {
+	k := freshKey()
+	durabletest.Begin()
+	defer durabletest.End()
+	read, err := Rehearse(os.Getenv(envScratch), k)
+	if err == nil && !read.Equal(k) {
+		err = errors.New("another key was read")
+	}
+	return err
+}
+
+// TestRehearseKilled: whatever it was doing, one that is killed leaves nothing, and the
+// memory is free again.
+func TestRehearseKilled(t *testing.T) {
+	dir := durabletest.TmpFS(t, 64<<10)
+	for n, steps := 0, 1; n <= steps; n++ {
+		calls, ended := durabletest.Run(t, n, envCrash+"="+rehearsal, envScratch+"="+dir)
+		if ended != (n == 0) {
+			t.Fatalf("killed at %d of %d, ended %v", n, steps, ended)
+		}
+		if n == 0 {
+			steps = len(calls)
+			if steps < 2 { // written, and overwritten
+				t.Errorf("calls %q", calls)
+			}
+		}
+		var st unix.Statfs_t
+		if err := unix.Statfs(dir, &st); err != nil {
+			t.Fatal(err)
+		}
+		if names := namesIn(t, dir); len(names) > 0 || st.Bfree != st.Blocks {
+			t.Errorf("killed before step %d (%s): %v, %d of %d blocks are free", n, calls[len(calls)-1], names, st.Bfree, st.Blocks)
+		}
 	}
 }

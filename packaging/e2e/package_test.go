@@ -49,7 +49,7 @@ func TestPackageLife(t *testing.T) {
 		m.want(hook, "1")
 		m.want(state, "enabled\nactive")
 		m.want(timer, "enabled\nactive")
-		m.want("systemctl show -p LastTriggerUSec --value containarium-keyguard-drill.timer", "") // no drill yet
+		m.want("systemctl show -p ExecMainStartTimestamp --value containarium-keyguard-drill.service", "") // no drill yet
 		m.want(`readlink /proc/$(systemctl show -p MainPID --value containarium-keyguard)/exe`, "/usr/bin/keyguard")
 		m.want(`perl -e 'do "/etc/needrestart/conf.d/containarium-keyguard.conf"; print grep { "containarium-keyguard.service" =~ $_ } keys %{$nrconf{override_rc}}'`,
 			"(?^:^containarium-keyguard)")
@@ -106,14 +106,11 @@ func TestPackageKeepsTheAdministratorsWill(t *testing.T) {
 		step("mask", "masked\ninactive")
 		m.run("systemctl unmask containarium-keyguard")
 		m.run("systemctl enable --now containarium-keyguard")
-		// Enabled and merely stopped: an upgrade does not start it.
-		m.run("systemctl stop containarium-keyguard")
+		// Enabled and merely stopped: an upgrade does not start it. Of the drills he has
+		// another will.
+		m.run("systemctl stop containarium-keyguard; systemctl disable --now containarium-keyguard-drill.timer")
 		m.install(deb)
 		m.want(state, "enabled\ninactive")
-
-		// The drills have a will of their own.
-		m.run("systemctl disable --now containarium-keyguard-drill.timer")
-		m.install(newer)
 		m.want(timer, "disabled\ninactive")
 
 		m.run("systemctl disable containarium-keyguard; apt-get purge -y containarium-keyguard")

@@ -29,7 +29,7 @@ func (a *app) drillCommand() *cobra.Command {
 	full := false
 	c := &cobra.Command{
 		Use:   "drill",
-		Short: "restore every copy into scratch and prove it on the rows",
+		Short: "restore every copy into scratch and prove it on the rows (weekly)",
 		Long: `drill restores the copies of every escrow into a file in memory, reads each the
 way the daemon reads its key, and tries it on the rows. It changes no escrow and
 not the keyfile; the ledger keeps what came out. Each escrow's newest current copy
@@ -40,8 +40,9 @@ is judged; older and quarantined ones are reported: they open old dumps.
 Exit status: 0 passed; 11 nothing was proven: sealed, not mounted, Postgres
 unreachable, the rows silent; 12 a copy, or rows, failed, or a required escrow
 could not answer; 15 another drill or a rotation is under way.`,
-		Example: `  keyguard drill --full`,
-		RunE:    func(c *cobra.Command, _ []string) error { return a.drill(c.Context(), full) },
+		Example: `  keyguard drill --full
+  systemctl start containarium-keyguard-drill.service`,
+		RunE: func(c *cobra.Command, _ []string) error { return a.drill(c.Context(), full) },
 	}
 	c.Flags().BoolVar(&full, "full", false, "try every row, and name those that no key opens")
 	a.identityFlag(c)

@@ -22,7 +22,7 @@ func (a *app) alertCommand() *cobra.Command {
 		Use:   "alert UNIT",
 		Short: "tell people that a unit failed (containarium-keyguard-alert@.service)",
 		Long: `alert tells journal, hooks, dead-man's switch and metrics that a unit of keyguard's
-failed. systemd calls it: OnFailure= of that unit.
+failed. systemd calls it.
 
 Exit status: 0 it was told; 2 usage.`,
 		Args: cobra.ExactArgs(1),

@@ -10,6 +10,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
+	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
 // Host is what every operation works on. Making one touches nothing; cmd/keyguard
@@ -23,7 +24,9 @@ type Host struct {
 	// Its error says in a sentence why the rows cannot be asked.
 	OpenRows func(context.Context, rows.Options) (*rows.Table, error)
 	Daemon   Daemon
-	Now      func() time.Time
+	// NextDrill says when the weekly drill runs. nil: there is no systemd.
+	NextDrill func(context.Context) (unit.DrillState, error)
+	Now       func() time.Time
 }
 
 // Escrow is a configured place for copies. Reading and writing are apart, so that

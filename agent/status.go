@@ -3,11 +3,14 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
+	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
 // Health is the verdict of Status in one word.
@@ -35,7 +38,15 @@ type StatusResult struct {
 	Proof    rows.Proof // of the keyfile's key
 	Kept     int        // files in the local quarantine
 	Escrows  []EscrowStatus
+	Drill    DrillStanding
 	Trouble  []Trouble
+}
+
+// DrillStanding is how the weekly drill stands.
+type DrillStanding struct {
+	Last ledger.Entry    // the last one that ended; its Event is empty where none did
+	Next unit.DrillState // zero where there is no systemd, or it cannot be asked
+	Err  error           // why systemd cannot be asked
 }
 
 // EscrowStatus is one escrow as seen from this host.
@@ -52,14 +63,34 @@ type EscrowStatus struct {
 	Holds      bool         // the newest current copy is the key of the keyfile
 	Alarm      string       // law 4: another host writes there
 	SavedAt    time.Time    // when this host last saved there; zero for never
+	// Drilled is what the last drill said of the newest current copy, Proven the last time
+	// that one opened the rows. Their Event is empty for never.
+	Drilled, Proven ledger.Entry
+}
+
+// failedDrill tells whether what a drill found wrong still stands there.
+func (s EscrowStatus) failedDrill() bool {
+	return s.Drilled.Verdict == string(DrillFailed) && !s.SavedAt.After(s.Drilled.Time)
 }
 
 // Status says how the key and its copies stand, by the same rules as a start of the
 // daemon, and changes nothing.
 func Status(ctx context.Context, h *Host) (StatusResult, error) {
+	r, _, err := status(ctx, h)
+	return r, err
+}
+
+// looked is what a status was made of, for the doctor.
+type looked struct {
+	record  ledger.Record
+	local   []key.Fingerprint
+	escrows []EscrowEvidence
+}
+
+func status(ctx context.Context, h *Host) (StatusResult, looked, error) {
 	o, err := h.observe()
 	if err != nil {
-		return StatusResult{}, err
+		return StatusResult{}, looked{}, err
 	}
 	defer o.close()
 	o.askRows(ctx)
@@ -75,9 +106,18 @@ func Status(ctx context.Context, h *Host) (StatusResult, error) {
 	for i, s := range h.Escrows {
 		r.Escrows = append(r.Escrows, o.escrowStatus(i, s))
 	}
+	for _, e := range slices.Backward(o.history().Entries) {
+		if e.Event == ledger.DrillEnded {
+			r.Drill.Last = e
+			break
+		}
+	}
+	if h.NextDrill != nil {
+		r.Drill.Next, r.Drill.Err = h.NextDrill(ctx)
+	}
 	r.judge()
 	r.Trouble = o.trouble
-	return r, nil
+	return r, looked{*o.history(), o.evidence.Local.Keys, o.evidence.Escrows}, nil
 }
 
 func (o *observation) escrowStatus(i int, s Escrow) EscrowStatus {
@@ -94,6 +134,8 @@ func (o *observation) escrowStatus(i int, s Escrow) EscrowStatus {
 	if saved, ok := record.LastSaved(e.Name); ok {
 		r.SavedAt = saved.Time
 	}
+	r.Drilled, _ = record.LastDrilled(e.Name)
+	r.Proven, _ = record.LastProven(e.Name)
 	newest, there := e.newestCurrent()
 	if !there {
 		return r
@@ -141,6 +183,9 @@ func (r *StatusResult) judge() {
 			return
 		case s.State == EscrowAnswered && !s.Holds:
 			say(Lagging, "escrow %q does not hold key %s as its newest current copy", s.Name, r.Keyfile.Key)
+			return
+		case s.failedDrill():
+			say(Lagging, "escrow %q failed its last drill: %s", s.Name, s.Drilled.Reason)
 			return
 		}
 	}

@@ -89,9 +89,10 @@ type request struct {
 }
 
 type answer struct {
-	Copies   []Copy
-	Encoding key.Encoding
-	Failure  *failure
+	Copies      []Copy
+	Encoding    key.Encoding
+	Examination *Examination
+	Failure     *failure
 }
 
 // failure is an error on its way to another process: its text, and which of the
@@ -248,6 +249,10 @@ func (r request) serve(ctx context.Context, payload []byte) (a answer, k key.Key
 		var c Copy
 		c, err = d.Save(ctx, r.Shelf, saved)
 		a.Copies = []Copy{c}
+	case "examine":
+		var e Examination
+		e, err = d.Examine(ctx)
+		a.Examination = &e
 	default:
 		err = fmt.Errorf("no request %q", clip(r.Op))
 	}

@@ -30,6 +30,7 @@ const (
 //	gcp revoke                      credentials.json is of an account that is gone
 //	gcp skew DURATION               the store's clock against ours
 //	gcp remove                      both secrets
+//	gcp metadata                    the machine is one of Google's, in a project of its own
 //	gcp stop                        nothing listens any more
 //	gcp calls N                     so many calls were made since the last gcp calls
 //	gcp newest NAME                 the newest version is this key
@@ -78,6 +79,8 @@ func cmdGCP(ts *testscript.TestScript, neg bool, args []string) {
 		d, err := time.ParseDuration(args[1])
 		ts.Check(err)
 		s.gcp.Skew(d)
+	case "metadata":
+		ts.Setenv("GCE_METADATA_HOST", s.gcp.MetadataHost())
 	case "remove":
 		s.gcp.Remove(gcpSecret)
 		s.gcp.Remove(gcpSecret + "-quarantine")

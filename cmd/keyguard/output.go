@@ -4,8 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -44,6 +47,57 @@ func (a *app) table(header string, fill func(row func(columns ...string))) {
 	io.WriteString(w, header+"\n")
 	fill(row)
 	w.Flush()
+}
+
+// width is that of the narrowest terminal which everything is to fit.
+const width = 80
+
+// item prints a name and, beside it, a text broken into lines of the width. A word that
+// is longer, a path, stays whole: people copy it.
+func (a *app) item(name, text string) {
+	const indent = 10
+	for _, line := range wrap(text, width-indent) {
+		if len(name) >= indent {
+			fmt.Fprintln(a.out, name)
+			name = ""
+		}
+		fmt.Fprintf(a.out, "%-*s%s\n", indent, name, line)
+		name = ""
+	}
+}
+
+// wrap breaks a text between words.
+func wrap(text string, width int) []string {
+	var lines []string
+	line := ""
+	for word := range strings.FieldsSeq(text) {
+		if line != "" && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > width {
+			lines, line = append(lines, line), ""
+		}
+		if line != "" {
+			line += " "
+		}
+		line += word
+	}
+	return append(lines, line)
+}
+
+// colour is one of a terminal's (ECMA-48, select graphic rendition).
+type colour string
+
+const (
+	green  colour = "\x1b[32m"
+	yellow colour = "\x1b[33m"
+	red    colour = "\x1b[31m"
+)
+
+// paint colours a text where a person looks at a terminal and did not ask for none
+// (https://no-color.org).
+func (a *app) paint(c colour, text string) string {
+	if !terminal(a.out) || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
+		return text
+	}
+	return string(c) + text + "\x1b[0m"
 }
 
 // proofDoc is a proof in JSON.

@@ -45,7 +45,16 @@ type statusDoc struct {
 	Known    *knownDoc         `json:"known,omitempty"`
 	Rows     rowsDoc           `json:"rows"`
 	Kept     int               `json:"local_quarantine"`
+	Drill    drillStandingDoc  `json:"drill"`
 	Escrows  []escrowStatusDoc `json:"escrows"`
+}
+
+type drillStandingDoc struct {
+	Last    *time.Time `json:"last,omitempty"`
+	Verdict string     `json:"verdict,omitempty"`
+	Reason  string     `json:"reason,omitempty"`
+	Next    *time.Time `json:"next,omitempty"`
+	Timer   string     `json:"timer,omitempty"` // "active", "inactive"; "" where there is none
 }
 
 type decisionDoc struct {
@@ -71,6 +80,8 @@ type escrowStatusDoc struct {
 	Holds      bool            `json:"holds_the_key"`
 	Alarm      string          `json:"alarm,omitempty"`
 	SavedAt    *time.Time      `json:"saved_at,omitempty"`
+	ProvenAt   *time.Time      `json:"proven_at,omitempty"`  // by a drill
+	Drilled    string          `json:"last_drill,omitempty"` // what it said: passed, failed, inconclusive
 }
 
 // healthCode is what the exit code says of a health.
@@ -110,6 +121,8 @@ func statusHints(r agent.StatusResult) []string {
 			hints = append(hints, "if that copy is this host's own after all: keyguard accept")
 		case s.State == agent.EscrowFailed:
 			hints = append(hints, remedyOf(s.Err))
+		case s.Drilled.Verdict == string(agent.DrillFailed) && s.Holds:
+			hints = append(hints, "when it is put right: keyguard drill")
 		case !s.Holds && r.Health == agent.Lagging:
 			hints = append(hints, "keyguard backup")
 		}
@@ -128,6 +141,7 @@ func statusDocOf(r agent.StatusResult) statusDoc {
 		Keyfile: keyfileDoc{Good: r.Keyfile.Good, Fingerprint: r.Keyfile.Key, Why: r.Keyfile.Why, Loose: r.Loose,
 			Proof: proofOf(r.Rows, r.Keyfile.Key)},
 		Rows: rowsDocOf(r.Rows), Kept: r.Kept, Escrows: []escrowStatusDoc{},
+		Drill: drillStandingDoc{timeDoc(r.Drill.Last.Time), r.Drill.Last.Verdict, r.Drill.Last.Reason, timeDoc(r.Drill.Next.Next), r.Drill.Next.Active},
 	}
 	if r.Known != "" {
 		d.Known = &knownDoc{r.Known, knownBy(r), timeDoc(r.LastLook)}
@@ -136,7 +150,7 @@ func statusDocOf(r agent.StatusResult) statusDoc {
 		d.Escrows = append(d.Escrows, escrowStatusDoc{
 			escrowDoc: escrowDoc{s.Name, s.Place.Kind, s.Place.Where, s.Required, s.Why}, Domain: s.Place.Domain,
 			Current: s.Current, Quarantine: s.Quarantine, Newest: s.Newest.Key, NewestID: s.Newest.ID,
-			Holds: s.Holds, Alarm: s.Alarm, SavedAt: timeDoc(s.SavedAt),
+			Holds: s.Holds, Alarm: s.Alarm, SavedAt: timeDoc(s.SavedAt), ProvenAt: timeDoc(s.Proven.Time), Drilled: s.Drilled.Verdict,
 		})
 	}
 	return d
@@ -150,7 +164,7 @@ func knownBy(r agent.StatusResult) string {
 }
 
 func (a *app) printStatusText(r agent.StatusResult, path string) {
-	fmt.Fprintf(a.out, "keyfile   %s: %s", path, r.Keyfile.State())
+	fmt.Fprintf(a.out, "keyfile   %s:\n          %s", path, r.Keyfile.State())
 	if r.Loose != "" {
 		fmt.Fprintf(a.out, " (%s)", r.Loose)
 	}
@@ -161,7 +175,7 @@ func (a *app) printStatusText(r agent.StatusResult, path string) {
 	case r.Rows.State == agent.RowsAnswer:
 		fmt.Fprintf(a.out, "rows      %s\n", opened(r.Rows, r.Keyfile.Key))
 	default:
-		fmt.Fprintf(a.out, "rows      %s: %s\n", stateOf(r.Rows), r.Rows.Why)
+		a.item("rows", stateOf(r.Rows)+": "+r.Rows.Why)
 	}
 	if r.Known == "" {
 		fmt.Fprintln(a.out, "known     no key was proven or accepted here yet")
@@ -171,29 +185,69 @@ func (a *app) printStatusText(r agent.StatusResult, path string) {
 	if r.Kept > 0 {
 		fmt.Fprintf(a.out, "kept      %d files in the local quarantine\n", r.Kept)
 	}
-	if len(r.Escrows) > 0 {
+	a.item("drill", drillLine(r.Drill))
+	for _, s := range r.Escrows {
 		fmt.Fprintln(a.out)
-		a.table("ESCROW\tWHERE\tCURRENT\tQUARANTINE\tNEWEST KEY\tLAST SAVED\tSTATE", func(row func(...string)) {
-			for _, s := range r.Escrows {
-				if s.State == agent.EscrowFailed {
-					row(s.Name, s.Place.Where, "?", "?", "?", when(s.SavedAt), "cannot answer: "+s.Why)
-					continue
-				}
-				row(s.Name, s.Place.Where, fmt.Sprint(s.Current), fmt.Sprint(s.Quarantine), orNone(s.Newest.Key), when(s.SavedAt), escrowState(s))
-			}
-		})
+		a.item(s.Name, escrowState(s))
+		for _, line := range escrowLines(s) {
+			a.item("", line)
+		}
 	}
-	fmt.Fprintf(a.out, "\n%s: %s\n", r.Health, r.Line)
+	fmt.Fprintf(a.out, "\n%s: %s\n", a.paint(healthColour[r.Health], string(r.Health)), r.Line)
 }
 
+// healthColour is what a terminal paints a health in.
+var healthColour = map[agent.Health]colour{agent.Green: green, agent.Lagging: yellow, agent.Unsure: red, agent.Gone: red}
+
+// drillLine says when the last drill was and when the next one is.
+func drillLine(d agent.DrillStanding) string {
+	line := "none was held here yet"
+	if d.Last.Event != "" {
+		line = fmt.Sprintf("%s at %s", d.Last.Verdict, when(d.Last.Time))
+		if d.Last.Verdict != string(agent.DrillPassed) {
+			line += ": " + d.Last.Reason
+		}
+	}
+	switch {
+	case !d.Next.Next.IsZero():
+		return line + "; next at " + when(d.Next.Next)
+	case d.Err != nil:
+		return line + "; the next: " + d.Err.Error()
+	case d.Next.Loaded:
+		return line + "; its timer is " + d.Next.Active
+	}
+	return line + "; no timer holds the next"
+}
+
+// escrowState is how one escrow stands, in a few words.
 func escrowState(s agent.EscrowStatus) string {
 	switch {
+	case s.State == agent.EscrowFailed:
+		return "cannot answer: " + s.Why
 	case s.Alarm != "":
 		return s.Alarm
 	case s.Holds:
-		return "holds the key"
+		return "holds the key, as " + s.Newest.ID
 	case s.Newest.ID == "":
 		return "holds no current copy"
 	}
-	return "holds another key"
+	return "holds another key, " + orNone(s.Newest.Key) + ", as " + s.Newest.ID
+}
+
+func escrowLines(s agent.EscrowStatus) []string {
+	lines := []string{s.Place.Where}
+	if s.Place.Domain != "" {
+		lines = append(lines, "lost with "+s.Place.Domain)
+	}
+	if s.State == agent.EscrowAnswered {
+		lines = append(lines, fmt.Sprintf("%d on the current shelf, %d in quarantine", s.Current, s.Quarantine))
+	}
+	line := fmt.Sprintf("last saved %s, last proven by a drill %s", when(s.SavedAt), when(s.Proven.Time))
+	if d := s.Drilled; d.Event != "" && d.Verdict != string(agent.DrillPassed) {
+		line += fmt.Sprintf("; the last drill %s: %s", map[bool]string{true: "failed", false: "could not tell"}[d.Verdict == string(agent.DrillFailed)], d.Reason)
+	}
+	if !s.Required {
+		lines = append(lines, "not required")
+	}
+	return append(lines, line)
 }

@@ -36,6 +36,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"cloud.google.com/go/iam/apiv1/iampb"
 	pb "cloud.google.com/go/secretmanager/apiv1/secretmanagerpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -95,7 +96,7 @@ var grants = map[Role][]string{
 	Viewer:   {"secrets.get", "secrets.list", "versions.get", "versions.list"},
 	Reader:   {"versions.access", "secrets.get", "secrets.list", "versions.get", "versions.list"},
 	Admin: {
-		"secrets.create", "secrets.get", "secrets.list", "secrets.update", "secrets.delete", "versions.add",
+		"secrets.create", "secrets.get", "secrets.list", "secrets.update", "secrets.delete", "secrets.setIamPolicy", "versions.add",
 		"versions.access", "versions.get", "versions.list", "versions.enable", "versions.disable", "versions.destroy",
 	},
 }
@@ -508,6 +509,7 @@ var rules = map[string]struct {
 	"EnableSecretVersion":  {"versions.enable", "name", "write", writesPerMinute},
 	"DisableSecretVersion": {"versions.disable", "name", "write", writesPerMinute},
 	"DestroySecretVersion": {"versions.destroy", "name", "write", writesPerMinute},
+	"TestIamPermissions":   {"", "resource", "read", readsPerMinute}, // everybody who is somebody may
 }
 
 // admit checks, in the real one's order: who asks, the form of the name, whether they
@@ -530,7 +532,7 @@ func (s *Server) admit(ctx context.Context, method, name string) error {
 	if want := rule.route + "=" + url.QueryEscape(name); !slices.Contains(md.Get("x-goog-request-params"), want) {
 		return status.Errorf(codes.InvalidArgument, "x-goog-request-params is %q, not %q", md.Get("x-goog-request-params"), want)
 	}
-	allowed := slices.ContainsFunc(roles, func(r Role) bool { return slices.Contains(grants[r], rule.permission) })
+	allowed := rule.permission == "" || slices.ContainsFunc(roles, func(r Role) bool { return slices.Contains(grants[r], rule.permission) })
 	if !allowed {
 		return status.Errorf(codes.PermissionDenied, "Permission 'secretmanager.%s' denied for resource '%s' (or it may not exist).", rule.permission, name)
 	}
@@ -551,6 +553,33 @@ func (s *Server) admit(ctx context.Context, method, name string) error {
 		}
 	}
 	return nil
+}
+
+// TestIamPermissions tells which of these the caller has. A secret that is missing has
+// none to give, which is no error (google.iam.v1).
+func (s *Server) TestIamPermissions(ctx context.Context, req *iampb.TestIamPermissionsRequest) (*iampb.TestIamPermissionsResponse, error) {
+	if strings.Contains(req.Resource, "/versions/") || !strings.Contains(req.Resource, "/secrets/") {
+		return nil, status.Errorf(codes.InvalidArgument, "Invalid resource field value in the request: %q is no secret.", req.Resource)
+	}
+	md, _ := metadata.FromIncomingContext(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	roles, err := s.caller(md.Get("authorization"))
+	if err != nil {
+		return nil, err
+	}
+	resp := &iampb.TestIamPermissionsResponse{}
+	for _, p := range req.Permissions {
+		name, ok := strings.CutPrefix(p, "secretmanager.")
+		if !ok || !slices.Contains(grants[Admin], name) {
+			return nil, status.Errorf(codes.InvalidArgument, "Permission %s is not valid for this resource.", p)
+		}
+		has := slices.ContainsFunc(roles, func(r Role) bool { return slices.Contains(grants[r], name) })
+		if has && s.state.Secrets[req.Resource] != nil {
+			resp.Permissions = append(resp.Permissions, p)
+		}
+	}
+	return resp, nil
 }
 
 // caller finds the identity of a bearer token.
@@ -613,6 +642,8 @@ func resource(req any) string {
 		return r.GetParent()
 	case *pb.UpdateSecretRequest:
 		return r.GetSecret().GetName()
+	case interface{ GetResource() string }:
+		return r.GetResource()
 	case interface{ GetName() string }:
 		return r.GetName()
 	}

@@ -1,0 +1,242 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+	"github.com/footprintai/containarium-keyguard/agent/unit"
+)
+
+// patient is a host whose key A opens all of its ten rows and that has these escrows.
+func patient(escrows ...standing) facts {
+	return facts{
+		status: StatusResult{
+			Health: Green, Decision: Decision{Action: Pass, Key: reportKeyA}, Keyfile: KeyfileEvidence{Good: true, Key: reportKeyA},
+			Rows:  RowsEvidence{State: RowsAnswer, Dependent: 10},
+			Proof: rows.Proof{Fingerprint: reportKeyA, Verdict: rows.Opens, Checked: 10, Opened: 10},
+		},
+		now: noon(31), escrows: escrows, projectErr: errors.New("nobody there"),
+	}
+}
+
+// place is an escrow that holds the key A.
+func place(kind string, exam escrow.Examination) standing {
+	return standing{EscrowStatus: EscrowStatus{Name: "e", State: EscrowAnswered, Required: true, Place: escrow.Place{Kind: kind, Domain: "the domain"}},
+		evidence: EscrowEvidence{Copies: []CopyEvidence{{ID: "current/1", Shelf: escrow.Current, Key: reportKeyA, Have: true}}},
+		exam:     exam, examined: true}
+}
+
+func edited(s standing, edit func(*standing)) standing {
+	edit(&s)
+	return s
+}
+
+// TestThreats has a row for what each kind of place is worth under each threat. A verdict
+// is its first letter: survives, does not, unknown.
+func TestThreats(t *testing.T) {
+	stick := escrow.Examination{Disks: []string{"sdb"}}
+	harmless := escrow.Examination{Project: "other", Asked: true}
+	failed := func(s *standing) {
+		s.State, s.Why, s.evidence.Copies = EscrowFailed, "no answer", nil
+	}
+	other := func(s *standing) { s.evidence.Copies[0].Key = reportKeyB }
+	google := func(project string) func(*facts) {
+		return func(f *facts) { f.google, f.project, f.projectErr = true, project, nil }
+	}
+	hook := func(u unit.Examination, err error) func(*facts) {
+		return func(f *facts) { f.systemd, f.units, f.unitsErr = true, u, err }
+	}
+	good := unit.Examination{Daemon: "containarium.service", Hooks: []unit.Hook{{Argv: []string{"/usr/lib/containarium-keyguard/prestart"}, Privileged: true}}}
+	with := func(edit func(*unit.Examination)) unit.Examination {
+		u := good
+		u.Hooks = append([]unit.Hook(nil), good.Hooks...)
+		edit(&u)
+		return u
+	}
+	for name, c := range map[string]struct {
+		host facts
+		edit func(*facts)
+		want string // keyfile, disk, VM, project, operator, Postgres, tampered
+	}{
+		"no escrow":                    {patient(), nil, "ddd sdds"},
+		"same disk":                    {patient(place("directory", escrow.Examination{Disks: []string{"sda"}, SameDisk: true})), nil, "sdd sdus"},
+		"in memory":                    {patient(place("directory", escrow.Examination{Memory: true})), nil, "sdd sdus"},
+		"a stick":                      {patient(place("directory", stick)), nil, "ssu sdus"},
+		"a stick that nobody examined": {patient(edited(place("directory", stick), func(s *standing) { s.examined, s.exam = false, escrow.Examination{} })), nil, "suu sdus"},
+		"another machine's disk":       {patient(place("directory", escrow.Examination{Disks: []string{"nas:/keys"}, Remote: true})), nil, "sss sdus"},
+		"a store":                      {patient(place("gcp-secret-manager", harmless)), nil, "sss ssus"},
+		"a store on this host":         {patient(place("gcp-secret-manager", escrow.Examination{Local: true, Asked: true})), nil, "sud ssus"},
+		"a store that can be emptied":  {patient(place("gcp-secret-manager", escrow.Examination{Asked: true, Destroys: []string{"x"}})), nil, "sss sdus"},
+		"a store not asked":            {patient(place("gcp-secret-manager", escrow.Examination{})), nil, "sss suus"},
+		"vault":                        {patient(place("vault-kv", escrow.Examination{})), nil, "sss suus"},
+		"a password manager":           {patient(place("command", escrow.Examination{})), nil, "sss suus"},
+		"the same project":             {patient(place("gcp-secret-manager", harmless)), google("other"), "sss dsus"},
+		"another project":              {patient(place("gcp-secret-manager", harmless)), google("mine"), "sss ssus"},
+		"a project by number":          {patient(place("gcp-secret-manager", escrow.Examination{Project: "123", Asked: true})), google("mine"), "sss usus"},
+		"google, and no answer":        {patient(place("gcp-secret-manager", harmless)), func(f *facts) { f.google = true }, "sss usus"},
+		"a disk in the project":        {patient(place("directory", stick)), google("mine"), "ssu ddus"},
+		"vault beside a project":       {patient(place("vault-kv", escrow.Examination{})), google("mine"), "sss uuus"},
+		"1password beside a project":   {patient(place("command", escrow.Examination{})), google("mine"), "sss suus"},
+		"another's key":                {patient(edited(place("gcp-secret-manager", harmless), other)), nil, "ddd sdds"},
+		"no answer":                    {patient(edited(place("gcp-secret-manager", harmless), failed)), nil, "uuu suus"},
+		"no answer from the same disk": {patient(edited(place("directory", escrow.Examination{SameDisk: true}), failed)), nil, "udd sdus"},
+		"sealed": {patient(edited(place("gcp-secret-manager", harmless), func(s *standing) {
+			s.evidence.Copies[0].Have, s.evidence.Copies[0].Unreadable = false, "sealed"
+		})), nil, "uuu suus"},
+		"one of two":              {patient(edited(place("gcp-secret-manager", harmless), failed), place("directory", stick)), nil, "ssu suus"},
+		"the local quarantine":    {patient(), func(f *facts) { f.local = []key.Fingerprint{reportKeyB, reportKeyA} }, "sdd sdds"},
+		"hook":                    {patient(place("command", harmless)), hook(good, nil), "sss ssus"},
+		"no hook":                 {patient(place("command", harmless)), hook(with(func(u *unit.Examination) { u.Hooks = nil }), nil), "dss ssus"},
+		"another hook":            {patient(place("command", harmless)), hook(with(func(u *unit.Examination) { u.Hooks[0].Argv = []string{"/bin/true", "prestart"} }), nil), "dss ssus"},
+		"a hook that is ignored":  {patient(place("command", harmless)), hook(with(func(u *unit.Examination) { u.Hooks[0].IgnoreFailure = true }), nil), "dss ssus"},
+		"a hook in the sandbox":   {patient(place("command", harmless)), hook(with(func(u *unit.Examination) { u.Hooks[0].Privileged = false }), nil), "dss ssus"},
+		"refusals are success":    {patient(place("command", harmless)), hook(with(func(u *unit.Examination) { u.SuccessStatus = []int{10} }), nil), "dss ssus"},
+		"other exits are":         {patient(place("command", harmless)), hook(with(func(u *unit.Examination) { u.SuccessStatus = []int{143} }), nil), "sss ssus"},
+		"no unit":                 {patient(place("command", harmless)), hook(unit.Examination{}, nil), "dss ssus"},
+		"systemd does not answer": {patient(place("command", harmless)), hook(unit.Examination{}, errors.New("no bus")), "uss ssus"},
+		"lost":                    {patient(place("command", harmless)), func(f *facts) { f.status.Decision = Decision{Action: Lost, Reason: "none opens"} }, "ddd ddus"},
+		"doubt":                   {patient(place("command", harmless)), func(f *facts) { f.status.Decision = Decision{Action: Doubt} }, "uuu uuus"},
+		"a first start":           {patient(place("command", harmless)), func(f *facts) { f.status.Decision = Decision{Action: Make} }, "sss ssus"},
+		"install":                 {patient(place("command", harmless)), func(f *facts) { f.status.Decision.Action = Install }, "sss ssus"},
+		"silent":                  {patient(place("command", harmless)), func(f *facts) { f.status.Rows = RowsEvidence{State: RowsSilent} }, "sss ssss"},
+		"Postgres down":           {patient(place("command", harmless)), func(f *facts) { f.status.Rows = RowsEvidence{State: RowsUnknown} }, "sss ssuu"},
+		"split":                   {patient(place("command", harmless)), func(f *facts) { f.status.Proof.Verdict, f.status.Proof.Opened = rows.Partial, 9 }, "sss ssud"},
+		"a sample":                {patient(place("command", harmless)), func(f *facts) { f.status.Rows.Dependent = 1e6 }, "sss ssuu"},
+		"a sample and a full drill": {patient(place("command", harmless)), func(f *facts) {
+			f.status.Rows.Dependent = 1e6
+			f.record.Entries = []ledger.Entry{{Event: ledger.DrillEnded, Full: true, Verdict: "passed", Time: noon(20)}}
+		}, "sss ssus"},
+		"a full drill long ago": {patient(place("command", harmless)), func(f *facts) {
+			f.status.Rows.Dependent = 1e6
+			f.record.Entries = []ledger.Entry{{Event: ledger.DrillEnded, Full: true, Verdict: "passed", Time: noon(-20)}}
+		}, "sss ssuu"},
+		"an old key nowhere": {patient(place("command", harmless)), func(f *facts) {
+			f.record.Entries = []ledger.Entry{{Event: ledger.Proven, Fingerprint: reportKeyB}}
+		}, "sss ssds"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := c.host
+			f.status.Decision.Reason = "a reason"
+			if c.edit != nil {
+				c.edit(&f)
+			}
+			got := ""
+			for i, v := range f.threats() {
+				if i == 3 {
+					got += " "
+				}
+				got += string(v.Verdict[0])
+				if len(v.Evidence) == 0 {
+					t.Errorf("%s: no evidence", v.Threat)
+				}
+				if (v.Verdict == Survives) != (v.Lacks == LacksNothing) {
+					t.Errorf("%s: %s, and lacks %q", v.Threat, v.Verdict, v.Lacks)
+				}
+			}
+			if got != c.want {
+				t.Errorf("%q, not %q", got, c.want)
+				for _, v := range f.threats() {
+					t.Logf("%-22s %-9s %q %q", v.Threat, v.Verdict, v.Lacks, v.Evidence)
+				}
+			}
+		})
+	}
+}
+
+// TestChecks: each thing that can be wrong is found, alone.
+func TestChecks(t *testing.T) {
+	ahead := 7 * time.Minute
+	dir := t.TempDir()
+	loose := filepath.Join(dir, "token")
+	if err := os.WriteFile(loose, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(loose, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	hooks := filepath.Join(dir, "hooks")
+	if err := os.Mkdir(hooks, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(hooks, "mail"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	units := unit.Examination{Daemon: "containarium.service", After: []string{unit.Watcher},
+		Hooks:   []unit.Hook{{Argv: []string{"/usr/bin/keyguard", "prestart"}, Privileged: true}},
+		Watcher: unit.State{Loaded: true, Enabled: "enabled", Active: "active"},
+		Timer:   unit.DrillState{State: unit.State{Loaded: true, Enabled: "enabled", Active: "active"}, Result: "success"}}
+	for name, c := range map[string]struct {
+		edit func(*facts, *DoctorOptions)
+		want string // the checks that are not ok
+	}{
+		"well":          {nil, ""},
+		"loose keyfile": {func(f *facts, _ *DoctorOptions) { f.status.Loose = "mode 0644" }, "keyfile problem"},
+		"no keyfile":    {func(f *facts, _ *DoctorOptions) { f.status.Keyfile = KeyfileEvidence{Why: "missing"} }, "keyfile problem"},
+		"Postgres": {func(f *facts, _ *DoctorOptions) {
+			f.status.Rows = RowsEvidence{State: RowsUnknown, Why: "refused", Err: rows.ErrRefused}
+		}, "postgres problem"},
+		"escrow down": {func(f *facts, _ *DoctorOptions) { f.escrows[0].State, f.escrows[0].Why = EscrowFailed, "down" }, `escrow "e" problem`},
+		"not required": {func(f *facts, _ *DoctorOptions) {
+			f.escrows[0].State, f.escrows[0].Why, f.escrows[0].Required = EscrowFailed, "down", false
+		}, `escrow "e" unknown`},
+		"rights are lacking": {func(f *facts, _ *DoctorOptions) { f.escrows[0].exam.Lacks = []string{"versions.access"} }, `escrow "e" problem`},
+		"too many rights":    {func(f *facts, _ *DoctorOptions) { f.escrows[0].exam.Destroys = []string{"versions.destroy"} }, `escrow "e" problem`},
+		"not examined":       {func(f *facts, _ *DoctorOptions) { f.escrows[0].examErr = errors.New("x") }, `escrow "e" unknown`},
+		"another host":       {func(f *facts, _ *DoctorOptions) { f.escrows[0].Alarm = "another host writes" }, `escrow "e" problem`},
+		"another key":        {func(f *facts, _ *DoctorOptions) { f.escrows[0].evidence.Copies[0].Key = reportKeyB }, `escrow "e" problem`},
+		"the store's clock":  {func(f *facts, _ *DoctorOptions) { f.escrows[0].exam.Clock = &ahead }, "clock problem"},
+		"refused for the clock": {func(f *facts, _ *DoctorOptions) {
+			f.escrows[0].State, f.escrows[0].Why, f.escrows[0].Err = EscrowFailed, "down", fmt.Errorf("x: %w", escrow.ErrClock)
+		}, `escrow "e" problem, clock problem`},
+		"nobody keeps the clock": {func(_ *facts, o *DoctorOptions) { o.ClockSynced = func() (bool, error) { return false, nil } }, "clock problem"},
+		"the kernel is silent": {func(_ *facts, o *DoctorOptions) {
+			o.ClockSynced = func() (bool, error) { return false, os.ErrPermission }
+		}, "clock unknown"},
+		"a loose file":             {func(_ *facts, o *DoctorOptions) { o.Files = []ModeWanted{{loose, 0o600}} }, "modes problem"},
+		"a file that is not there": {func(_ *facts, o *DoctorOptions) { o.Files = []ModeWanted{{dir + "/none", 0o600}, {"", 0o600}} }, ""},
+		"scratch on a disk":        {func(_ *facts, o *DoctorOptions) { o.RunDir = "/usr" }, "scratch problem"},
+		"no scratch":               {func(_ *facts, o *DoctorOptions) { o.RunDir = dir + "/none" }, "scratch unknown"},
+		"a broken chain":           {func(f *facts, _ *DoctorOptions) { f.record.Breaks = []ledger.Break{{Line: 7}} }, "ledger problem"},
+		"a hook that is not run":   {func(_ *facts, o *DoctorOptions) { o.HooksDir = hooks }, "hooks problem"},
+		"no hooks":                 {func(_ *facts, o *DoctorOptions) { o.HooksDir = dir + "/none" }, ""},
+		"no systemd":               {func(f *facts, _ *DoctorOptions) { f.systemd = false }, ""},
+		"no bus":                   {func(f *facts, _ *DoctorOptions) { f.unitsErr = errors.New("no bus") }, "units unknown"},
+		"the hook is gone":         {func(f *facts, _ *DoctorOptions) { f.units.Hooks = nil }, "hook problem"},
+		"the watcher is down":      {func(f *facts, _ *DoctorOptions) { f.units.Watcher.Active = "failed" }, "watcher problem"},
+		"the watcher is off":       {func(f *facts, _ *DoctorOptions) { f.units.Watcher.Enabled = "disabled" }, "watcher problem"},
+		"out of order":             {func(f *facts, _ *DoctorOptions) { f.units.After = nil }, "order problem"},
+		"a public password":        {func(f *facts, _ *DoctorOptions) { f.units.Passwords = []string{"CONTAINARIUM_POSTGRES_URL"} }, "password problem"},
+		"no timer":                 {func(f *facts, _ *DoctorOptions) { f.units.Timer = unit.DrillState{} }, "timer problem"},
+		"a drill failed":           {func(f *facts, _ *DoctorOptions) { f.units.Timer.Result = "exit-code" }, "drill problem"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := patient(place("gcp-secret-manager", escrow.Examination{Project: "other", Asked: true}))
+			f.systemd, f.units = true, units
+			o := DoctorOptions{RunDir: "/dev/shm", ClockSynced: func() (bool, error) { return true, nil }}
+			if c.edit != nil {
+				c.edit(&f, &o)
+			}
+			var wrong []string
+			for _, c := range f.checks(o) {
+				if c.Text == "" {
+					t.Errorf("%s says nothing", c.Name)
+				}
+				if c.State != CheckOK {
+					wrong = append(wrong, c.Name+" "+string(c.State))
+				}
+			}
+			if got := strings.Join(wrong, ", "); got != c.want {
+				t.Errorf("%q, not %q", got, c.want)
+			}
+		})
+	}
+}

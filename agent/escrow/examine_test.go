@@ -1,0 +1,108 @@
+package escrow_test
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	sm "github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
+)
+
+// TestGCPExamine: what an identity may do is said of the one that asks.
+func TestGCPExamine(t *testing.T) {
+	for name, c := range map[string]struct {
+		roles    []sm.Role
+		lacks    int // over both secrets
+		destroys []string
+	}{
+		"what keyguard needs": {[]sm.Role{sm.Accessor, sm.Adder, sm.Viewer}, 0, nil},
+		"reads only":          {[]sm.Role{sm.Accessor}, 6, nil},
+		"nothing":             {nil, 8, nil},
+		"everything": {[]sm.Role{sm.Admin}, 0, []string{"secretmanager.secrets.delete", "secretmanager.secrets.setIamPolicy",
+			"secretmanager.secrets.update", "secretmanager.versions.destroy"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := startStore(t, sm.Options{}, sm.Admin)
+			s.ready(t)
+			s.Grant("host", c.roles...)
+			e, err := s.open(t).Examine(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !e.Asked || len(e.Lacks) != c.lacks || !slices.Equal(e.Destroys, c.destroys) {
+				t.Errorf("lacks %q, destroys %q", e.Lacks, e.Destroys)
+			}
+			if e.Project != "my-project" || !e.Local || e.Clock == nil || e.Clock.Abs() > 2*time.Second {
+				t.Errorf("%+v", e)
+			}
+		})
+	}
+	t.Run("another identity", func(t *testing.T) {
+		s := startStore(t, sm.Options{}, sm.Admin)
+		s.ready(t)
+		s.Grant("reader", sm.Accessor)
+		s.o.CredentialsFile = credentials(t, s.Server, "reader", "service_account")
+		e, err := s.open(t).Examine(t.Context())
+		if err != nil || len(e.Destroys) != 0 || len(e.Lacks) != 6 {
+			t.Errorf("%+v, %v", e, err)
+		}
+	})
+	t.Run("no such secret", func(t *testing.T) {
+		e, err := startStore(t, sm.Options{}, sm.Admin).open(t).Examine(t.Context())
+		if err != nil || len(e.Lacks) != 8 {
+			t.Errorf("%+v, %v", e, err)
+		}
+	})
+	t.Run("down", func(t *testing.T) {
+		s := startStore(t, sm.Options{}, sm.Admin)
+		s.Break(sm.Fault{Kind: sm.CutBefore})
+		if e, err := s.open(t).Examine(t.Context()); !errors.Is(err, escrow.ErrUnreachable) || e.Asked {
+			t.Errorf("%+v, %v", e, err)
+		}
+	})
+}
+
+// TestDirectoryExamine: on the keyfile's disk, and in memory. Through a child it is the same.
+func TestDirectoryExamine(t *testing.T) {
+	dir := t.TempDir()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := escrow.DirectoryOptions{Name: "usb", Path: dir, Keyfile: dir + "/none/secrets.key", AllowSameDisk: true}
+	e, err := escrow.NewIsolated(self, []string{"serve-directory"}, o, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Examine(t.Context()); !errors.Is(err, escrow.ErrNoPlace) {
+		t.Errorf("before it is made: %v", err)
+	}
+	if err := e.Init(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got, err := e.Examine(t.Context())
+	if err != nil || !got.SameDisk || len(got.Disks) == 0 || got.Remote || got.Asked {
+		t.Errorf("%+v, %v", got, err)
+	}
+
+	shm, err := os.MkdirTemp("/dev/shm", "keyguard-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(shm) })
+	o.Path = shm
+	other, err := escrow.NewDirectory(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Init(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := other.Examine(t.Context()); err != nil || got.SameDisk || !got.Memory || !strings.HasPrefix(got.Disks[0], "device ") {
+		t.Errorf("%+v, %v", got, err)
+	}
+}

@@ -1,0 +1,171 @@
+package unit
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/dbus"
+)
+
+// The units of our own.
+const (
+	Watcher    = "containarium-keyguard.service"
+	Drill      = "containarium-keyguard-drill.service"
+	DrillTimer = "containarium-keyguard-drill.timer"
+)
+
+// State is how systemd has one unit.
+type State struct {
+	Loaded  bool
+	Enabled string // UnitFileState: "enabled", "disabled", "masked", "static"
+	Active  string // ActiveState: "active", "inactive", "failed"
+}
+
+// Hook is one command of ExecStartPre=.
+type Hook struct {
+	Argv []string
+	// Privileged is the '+' in front: without the unit's sandbox.
+	Privileged bool
+	// IgnoreFailure is the '-' in front: a refusal would not keep the unit from starting.
+	IgnoreFailure bool
+}
+
+// Examination is what systemd says of the daemon and of us.
+type Examination struct {
+	Daemon        string // its unit; "" where none is loaded
+	Hooks         []Hook // in force, after every drop-in
+	SuccessStatus []int  // what SuccessExitStatus= adds to 0
+	// Passwords names the variables in the unit's own Environment= that hold a database
+	// password. Every local user can read them over D-Bus.
+	Passwords []string
+	After     []string // the units that the daemon is started after
+	Watcher   State
+	Timer     DrillState
+}
+
+// DrillState is the weekly drill as systemd has it.
+type DrillState struct {
+	State
+	Next, Last time.Time // zero for none
+	Result     string    // of the last run: "success", "exit-code"; "" before the first
+}
+
+// Examine asks systemd about the daemon, under the first of the names that is loaded,
+// and about our units. A unit that is not loaded is no error.
+func Examine(ctx context.Context, names ...string) (Examination, error) {
+	var e Examination
+	conn, err := dbus.NewWithContext(ctx)
+	if err != nil {
+		return e, fmt.Errorf("cannot ask systemd: %w", err)
+	}
+	defer conn.Close()
+	for _, name := range names {
+		unit, err := conn.GetUnitPropertiesContext(ctx, name)
+		if err != nil {
+			return e, fmt.Errorf("cannot ask systemd about %s: %w", name, err)
+		}
+		if unit["LoadState"] != "loaded" {
+			continue
+		}
+		service, err := conn.GetUnitTypePropertiesContext(ctx, name, "Service")
+		if err != nil {
+			return e, fmt.Errorf("cannot ask systemd about %s: %w", name, err)
+		}
+		e.examine(name, unit, service)
+		break
+	}
+	if e.Watcher, err = state(ctx, conn, Watcher); err != nil {
+		return e, err
+	}
+	e.Timer, err = drillState(ctx, conn)
+	return e, err
+}
+
+// NextDrill asks systemd about the weekly drill.
+func NextDrill(ctx context.Context) (DrillState, error) {
+	conn, err := dbus.NewWithContext(ctx)
+	if err != nil {
+		return DrillState{}, fmt.Errorf("cannot ask systemd: %w", err)
+	}
+	defer conn.Close()
+	return drillState(ctx, conn)
+}
+
+func state(ctx context.Context, conn *dbus.Conn, name string) (State, error) {
+	p, err := conn.GetUnitPropertiesContext(ctx, name)
+	if err != nil {
+		return State{}, fmt.Errorf("cannot ask systemd about %s: %w", name, err)
+	}
+	s := State{Loaded: p["LoadState"] == "loaded"}
+	s.Enabled, _ = p["UnitFileState"].(string)
+	s.Active, _ = p["ActiveState"].(string)
+	return s, nil
+}
+
+func drillState(ctx context.Context, conn *dbus.Conn) (d DrillState, err error) {
+	if d.State, err = state(ctx, conn, DrillTimer); err != nil || !d.Loaded {
+		return d, err
+	}
+	timer, err := conn.GetUnitTypePropertiesContext(ctx, DrillTimer, "Timer")
+	if err != nil {
+		return d, fmt.Errorf("cannot ask systemd about %s: %w", DrillTimer, err)
+	}
+	d.Next, d.Last = realtime(timer["NextElapseUSecRealtime"]), realtime(timer["LastTriggerUSec"])
+	service, err := conn.GetUnitTypePropertiesContext(ctx, Drill, "Service")
+	if err != nil {
+		return d, fmt.Errorf("cannot ask systemd about %s: %w", Drill, err)
+	}
+	if began, ok := service["ExecMainStartTimestamp"].(uint64); ok && began != 0 {
+		d.Result, _ = service["Result"].(string)
+	}
+	return d, nil
+}
+
+// realtime is a time of systemd's: microseconds since 1970, 0 or the largest number for
+// none.
+func realtime(v any) time.Time {
+	us, ok := v.(uint64)
+	if !ok || us == 0 || us > 1<<62 {
+		return time.Time{}
+	}
+	return time.UnixMicro(int64(us))
+}
+
+// examine picks from the properties of org.freedesktop.systemd1.Unit and .Service.
+func (e *Examination) examine(name string, unit, service map[string]any) {
+	e.Daemon = name
+	e.After, _ = unit["After"].([]string)
+	// ExecStartPreEx is a(sasasttttuii): path, arguments, flags, and when it ran last.
+	commands, _ := service["ExecStartPreEx"].([][]any)
+	for _, c := range commands {
+		if len(c) < 3 {
+			continue
+		}
+		argv, _ := c[1].([]string)
+		flags, _ := c[2].([]string)
+		e.Hooks = append(e.Hooks, Hook{Argv: argv, Privileged: slices.Contains(flags, "privileged"),
+			IgnoreFailure: slices.Contains(flags, "ignore-failure")})
+	}
+	e.SuccessStatus = facts(name, map[string]any{"SuccessExitStatus": service["SuccessExitStatus"]}).SuccessStatus
+	environ, _ := service["Environment"].([]string)
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		if name == "CONTAINARIUM_POSTGRES_PASSWORD" && value != "" || name == "CONTAINARIUM_POSTGRES_URL" && hasPassword(value) {
+			e.Passwords = append(e.Passwords, name)
+		}
+	}
+}
+
+// hasPassword tells whether a database URL carries one; what does not parse may.
+func hasPassword(text string) bool {
+	u, err := url.Parse(text)
+	if err != nil {
+		return true
+	}
+	_, has := u.User.Password()
+	return has || u.Query().Has("password") || strings.Contains(text, "password=")
+}

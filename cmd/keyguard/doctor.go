@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/unit"
+)
+
+func (a *app) doctorCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "doctor",
+		Short: "what this host survives, and what would make it better",
+		Long: `doctor fills in the runbook's threat table for this host: what happens if the keyfile
+is deleted, the disk, the machine or the cloud project is gone, whoever runs this host
+turns against it, Postgres is lost, a row is tampered with. Each verdict comes with its
+evidence and with the command that would improve it. It also checks permissions, clock,
+units, hooks and what this host may do in each store. It changes nothing.
+
+Exit status: 0 nothing to do; 12 a threat is not survived, a check found a problem or an
+escrow lags; 10 lost; 11 doubt.`,
+		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
+			a.working("asking the rows, %d escrows and systemd …", len(h.Escrows))
+			r, err := agent.Doctor(ctx, h, doctorOptions(a.configPath(), cfg))
+			if err != nil {
+				return err
+			}
+			return a.printDoctor(r)
+		}),
+	}
+	a.jsonFlag(c)
+	return c
+}
+
+// doctorOptions names what the doctor looks at besides what every operation works on.
+func doctorOptions(configPath string, cfg *config.Config) agent.DoctorOptions {
+	o := agent.DoctorOptions{
+		RunDir: cfg.RunDir, HooksDir: cfg.Notify.HooksDir, Project: escrow.MetadataProject, OnGoogle: escrow.OnGoogle,
+		Files: []agent.ModeWanted{
+			{Path: filepath.Dir(configPath), Mode: 0o755}, {Path: configPath, Mode: 0o644}, // no secret stands in it
+			{Path: cfg.StateDir, Mode: 0o700}, {Path: cfg.RunDir, Mode: 0o700},
+			{Path: filepath.Join(cfg.StateDir, ledger.Name), Mode: 0o600},
+			{Path: filepath.Join(cfg.StateDir, quarantineDir), Mode: 0o700},
+			{Path: filepath.Dir(cfg.Keyfile), Mode: 0o755},
+			{Path: cfg.Database.URLFile, Mode: 0o600},
+		},
+	}
+	for _, e := range cfg.Escrows {
+		for _, path := range []string{e.IdentityFile, e.CredentialsFile, e.TokenFile, e.RoleIDFile, e.SecretIDFile} {
+			o.Files = append(o.Files, agent.ModeWanted{Path: path, Mode: 0o600})
+		}
+	}
+	if cfg.Daemon.Unit != "" {
+		o.Systemd = func(ctx context.Context) (unit.Examination, error) {
+			return unit.Examine(ctx, daemonUnits(cfg)...)
+		}
+	}
+	return o
+}
+
+// improvements is what to type for what is lacking.
+var improvements = map[agent.Lack]string{
+	agent.LacksHook:       "see what took prestart away: systemctl cat containarium.service; put it back, then: systemctl daemon-reload",
+	agent.LacksKey:        "see what every key opens: keyguard verify",
+	agent.LacksCopy:       "name a place for copies in the configuration ([[escrow]]), then: keyguard init; or save the key where it lacks: keyguard backup",
+	agent.LacksAnswer:     "see why: keyguard copies",
+	agent.LacksOtherDisk:  "add an [[escrow]] that is not on the keyfile's disk, then: keyguard init; or print the key: keyguard paper",
+	agent.LacksOffHost:    "add an [[escrow]] off this machine (gcp-secret-manager, vault-kv), then: keyguard init; or print the key: keyguard paper",
+	agent.LacksProject:    "add an [[escrow]] in another project or outside Google's cloud, then: keyguard init; or print the key: keyguard paper",
+	agent.LacksProtection: "take from this host the rights to destroy, or add an [[escrow]] where it has none, then: keyguard init; or print the key: keyguard paper",
+	agent.LacksDump:       "dump the database regularly (pg_dump), off this host; the keys for the dumps are kept: keyguard copies",
+	agent.LacksOldKeys:    "save the keys of the local quarantine: keyguard backup; from elsewhere: keyguard import --escrow-only",
+	agent.LacksRows:       "bring Postgres up, then: keyguard doctor",
+	agent.LacksFull:       "try every row: keyguard drill --full",
+	agent.LacksRepair:     "see which rows no key opens: keyguard drill --full",
+}
+
+type doctorDoc struct {
+	Version  int          `json:"version"`
+	Host     string       `json:"host"`
+	Keyguard string       `json:"keyguard"`
+	Sound    bool         `json:"sound"`
+	Health   agent.Health `json:"health"` // as status has it
+	Verdict  string       `json:"verdict"`
+	Threats  []threatDoc  `json:"threats"`
+	Checks   []checkDoc   `json:"checks"`
+}
+
+type threatDoc struct {
+	Threat   agent.Threat   `json:"threat"`
+	Verdict  agent.Survival `json:"verdict"`
+	Evidence []string       `json:"evidence"`
+	Improve  string         `json:"improve,omitempty"`
+}
+
+type checkDoc struct {
+	Check   string           `json:"check"`
+	State   agent.CheckState `json:"state"`
+	Text    string           `json:"text"`
+	Improve string           `json:"improve,omitempty"`
+}
+
+// fix is what to type for a check that is not well.
+func fix(c agent.Check) string {
+	if c.State == agent.CheckOK {
+		return ""
+	}
+	if hint := remedyOf(c.Err); hint != "" {
+		return hint
+	}
+	return c.Fix
+}
+
+func (a *app) printDoctor(r agent.DoctorResult) error {
+	a.explainTrouble(r.Status.Trouble)
+	if a.json {
+		d := doctorDoc{Version: jsonVersion, Host: hostname(), Keyguard: version, Sound: r.Sound(), Health: r.Status.Health, Verdict: r.Status.Line}
+		for _, t := range r.Threats {
+			d.Threats = append(d.Threats, threatDoc{t.Threat, t.Verdict, append([]string{}, t.Evidence...), improvements[t.Lacks]})
+		}
+		for _, c := range r.Checks {
+			d.Checks = append(d.Checks, checkDoc{c.Name, c.State, c.Text, fix(c)})
+		}
+		if err := a.printJSON(d); err != nil {
+			return err
+		}
+	} else {
+		a.printDoctorText(r)
+	}
+	return doctorOutcome(r)
+}
+
+func doctorOutcome(r agent.DoctorResult) error {
+	if r.Status.Health == agent.Unsure || r.Status.Health == agent.Gone {
+		return outcome{healthCode[r.Status.Health], "doctor: " + r.Status.Line, statusHints(r.Status)}
+	}
+	if r.Sound() && r.Status.Health == agent.Green {
+		return nil
+	}
+	var hints []string
+	threats, problems := 0, 0
+	for _, t := range r.Threats {
+		if t.Verdict == agent.SurvivesNot {
+			threats++
+			hints = append(hints, improvements[t.Lacks])
+		}
+	}
+	for _, c := range r.Checks {
+		if c.State == agent.CheckProblem {
+			problems++
+			hints = append(hints, fix(c))
+		}
+	}
+	if len(hints) > 1 { // the rest stands in the table
+		hints = hints[:1]
+	}
+	text := fmt.Sprintf("doctor: %d of %d threats are not survived, %d checks found a problem", threats, len(r.Threats), problems)
+	if threats+problems == 0 {
+		text, hints = "doctor: "+r.Status.Line, statusHints(r.Status)
+	}
+	return outcome{exitEscrow, text, hints}
+}
+
+var (
+	survivalColour = map[agent.Survival]colour{agent.Survives: green, agent.SurvivesNot: red, agent.SurvivalUnsure: yellow}
+	checkColour    = map[agent.CheckState]colour{agent.CheckOK: green, agent.CheckProblem: red, agent.CheckUnknown: yellow}
+)
+
+// printDoctorText prints the table, and below it the checks: the verdict, what it is
+// about, and below that the evidence and what to type.
+func (a *app) printDoctorText(r agent.DoctorResult) {
+	for _, t := range r.Threats {
+		a.finding(survivalColour[t.Verdict], string(t.Verdict), string(t.Threat), t.Evidence, improvements[t.Lacks])
+	}
+	fmt.Fprintln(a.out)
+	for _, c := range r.Checks {
+		a.finding(checkColour[c.State], string(c.State), c.Name+": "+c.Text, nil, fix(c))
+	}
+}
+
+func (a *app) finding(c colour, word, about string, evidence []string, improve string) {
+	lines := wrap(about, width-10)
+	for _, e := range evidence {
+		lines = append(lines, wrap(e, width-10)...)
+	}
+	if improve != "" {
+		for i, l := range wrap(improve, width-12) {
+			lines = append(lines, map[bool]string{true: "→ ", false: "  "}[i == 0]+l)
+		}
+	}
+	fmt.Fprintf(a.out, "%s%*s%s\n", a.paint(c, word), 10-len(word), "", lines[0])
+	for _, l := range lines[1:] {
+		fmt.Fprintf(a.out, "%10s%s\n", "", l)
+	}
+}

@@ -28,6 +28,8 @@ of them must be typed: a new key opens none of them.
 
 Exit status: 0 done; 2 not confirmed; 11 the rows cannot be asked (--new);
 12 an escrow failed; 14 refused.`,
+		Example: `  keyguard accept           # vouch for the key that is there
+  keyguard accept --new     # make one on a host that never had one`,
 		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
 			opts := agent.AcceptOptions{Person: person(), Confirm: a.confirmAccept, ConfirmRows: a.confirmRows}
 			a.working("asking the rows and %d escrows …", len(h.Escrows))

@@ -10,6 +10,8 @@ func (a *app) configCommand() *cobra.Command {
 prints what is in force, the defaults included.
 
 Exit status: 0 it can be used; 2 it cannot.`,
+		Example: `  keyguard config
+  keyguard config --config new.toml     # before it is put in place`,
 		RunE: func(*cobra.Command, []string) error {
 			_, cfg, err := a.open()
 			if err != nil {

@@ -22,6 +22,8 @@ func (a *app) copiesCommand() *cobra.Command {
 fingerprints are computed from the bytes where they can be read.
 
 Exit status: 0 done; 12 an escrow could not answer.`,
+		Example: `  keyguard copies
+  keyguard copies --json`,
 		RunE: a.operate(func(ctx context.Context, h *agent.Host, _ *config.Config) error {
 			a.working("asking %d escrows …", len(h.Escrows))
 			return a.printCopies(agent.Copies(ctx, h))

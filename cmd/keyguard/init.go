@@ -30,13 +30,16 @@ between them; in a list, spaces. The comments in keyguard.toml have them all.
 
 Exit status: 0 done; 2 not confirmed; 12 an escrow or the drill failed; 14 the key is kept in
 quarantine, to protect the last good copy.`,
+		Example: `  keyguard init
+  keyguard init --yes
+  keyguard init --yes --escrow name=usb,kind=directory,path=/mnt/keys`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(c.Context(), patience)
 			defer cancel()
 			return a.init(ctx, added)
 		},
 	}
-	c.Flags().StringArrayVar(&added, "escrow", nil, "add this escrow to the configuration: name=usb,kind=directory,path=/mnt/keys")
+	c.Flags().StringArrayVar(&added, "escrow", nil, "add an escrow of these `settings` to the configuration: name=usb,kind=directory,path=/mnt/keys")
 	c.Flags().BoolVar(&a.yes, "yes", false, "take every default")
 	a.jsonFlag(c)
 	return c

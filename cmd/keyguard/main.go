@@ -108,7 +108,7 @@ proves every copy on the rows in Postgres that the key must open.`,
 	root.SetOut(a.out)
 	root.SetErr(a.err)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.PersistentFlags().StringVar(&a.configFile, "config", "", "the configuration (default $KEYGUARD_CONFIG, else "+config.DefaultPath+")")
+	root.PersistentFlags().StringVar(&a.configFile, "config", "", "the configuration `file` (default $KEYGUARD_CONFIG, else "+config.DefaultPath+")")
 	root.AddGroup(&cobra.Group{ID: "people", Title: "Commands for people:"},
 		&cobra.Group{ID: "systemd", Title: "Commands for systemd:"})
 	for _, c := range []*cobra.Command{
@@ -122,7 +122,7 @@ proves every copy on the rows in Postgres that the key must open.`,
 		c.GroupID = "systemd"
 		root.AddCommand(c)
 	}
-	root.AddCommand(a.serveDirectoryCommand())
+	root.AddCommand(a.serveDirectoryCommand(), a.describeCommand())
 	for _, c := range root.Commands() {
 		c.Args = usageArgs(c.Args)
 	}

@@ -33,7 +33,10 @@ daemon starts. A key that is known and was proven in the last 25 hours passes
 without a network. Nothing is minted while rows or copies of another key exist,
 or may exist.
 
-Exit status: 0 the daemon may start; 10 lost, 11 doubt, 15 busy: it must not.`,
+Exit status: 0 the daemon may start; 10 it must not, the key is lost; 11 it must
+not, nothing can tell which key is right; 15 it must not, a rotation is at work.`,
+		Example: `  keyguard prestart     # what would happen now, by hand
+  journalctl -t containarium | grep keyguard`,
 		RunE: func(c *cobra.Command, _ []string) error { return a.prestart(c.Context()) },
 	}
 }

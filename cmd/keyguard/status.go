@@ -21,6 +21,8 @@ func (a *app) statusCommand() *cobra.Command {
 and what every escrow holds. It changes nothing.
 
 Exit status: 0 green; 10 lost; 11 doubt; 12 an escrow lags.`,
+		Example: `  keyguard status
+  keyguard status --json | jq -r .verdict`,
 		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
 			a.working("asking the rows and %d escrows …", len(h.Escrows))
 			r, err := agent.Status(ctx, h)

@@ -24,6 +24,9 @@ and puts the right key in where the daemon was started without one. It proves
 the key on the rows every hour. SIGHUP reads the configuration again.
 
 Exit status: 0 stopped; 2 usage or configuration; 15 another one is running.`,
+		Example: `  systemctl status containarium-keyguard
+  systemctl reload containarium-keyguard     # after a change of the configuration
+  journalctl -u containarium-keyguard        # what it saw and did`,
 		RunE: func(c *cobra.Command, _ []string) error { return a.watch(c.Context()) },
 	}
 }

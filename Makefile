@@ -115,12 +115,17 @@ guest: deps
 
 package: $(NFPM)
 	@rm -rf $(DIST)
+	@mkdir -p $(DIST)/build
+	CGO_ENABLED=0 go build -tags '$(TAGS)' -ldflags '-X main.version=$(VERSION)' -o $(DIST)/build/keyguard ./cmd/keyguard
+	$(DIST)/build/keyguard describe | go run ./packaging/man -out $(DIST)/build/man
+	@gzip -9n $(DIST)/build/man/*
+	@for shell in bash zsh fish; do $(DIST)/build/keyguard completion $$shell > $(DIST)/build/completion.$$shell || exit 1; done
 	@set -e; for arch in $(ARCHS); do \
 		build=$(DIST)/build/$$arch; mkdir -p "$$build"; \
 		CGO_ENABLED=0 GOARCH=$$arch go build -tags '$(TAGS)' -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o "$$build/keyguard" $(CMD); \
 		packaging/changelog '$(VERSION)' | gzip -9n > "$$build/changelog.gz"; \
 		for format in deb rpm; do \
-			ARCH=$$arch VERSION='$(VERSION)' BUILD="$$build" $(NFPM) package -f nfpm.yaml -p $$format -t $(DIST)/; \
+			ARCH=$$arch VERSION='$(VERSION)' BUILD="$$build" SHARED=$(DIST)/build $(NFPM) package -f nfpm.yaml -p $$format -t $(DIST)/; \
 		done; \
 	done
 	@rm -rf $(DIST)/build

@@ -92,8 +92,8 @@ type Watch struct {
 	Debounce time.Duration `toml:"debounce"`
 	// Rescan is how often everything is looked at without any event, 1s to 1h.
 	Rescan time.Duration `toml:"rescan"`
-	// Heal allows to correct a keyfile that opens no row after the daemon has read it,
-	// and to restart the daemon.
+	// Heal lets a keyfile that opens no row be corrected after the daemon has read it,
+	// and the daemon be restarted.
 	Heal bool `toml:"heal"`
 }
 

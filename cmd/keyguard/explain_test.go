@@ -12,8 +12,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/spf13/cobra"
-
 	"github.com/footprintai/containarium-keyguard/agent"
 )
 
@@ -174,26 +172,10 @@ func hints(t *testing.T) []string {
 
 // TestHints: what a hint says to type can be typed.
 func TestHints(t *testing.T) {
-	commands := map[string]*cobra.Command{}
-	for _, c := range (&app{}).commands().Commands() {
-		commands[c.Name()] = c
-	}
-	named := regexp.MustCompile(`\bkeyguard\b((?: +[a-z]+)?)((?: --[a-z-]+)*)`)
+	root := (&app{}).commands()
 	found := 0
 	for _, h := range hints(t) {
-		for _, m := range named.FindAllStringSubmatch(h, -1) {
-			found++
-			c, ok := commands[strings.TrimSpace(m[1])]
-			if !ok && m[2] != " --help" {
-				t.Errorf("%q: there is no %q", h, m[0])
-				continue
-			}
-			for _, flag := range strings.Fields(m[2]) {
-				if ok && c.Flag(strings.TrimPrefix(flag, "--")) == nil {
-					t.Errorf("%q: %s has no %s", h, c.Name(), flag)
-				}
-			}
-		}
+		found += demandTyped(t, root, h)
 	}
 	if found < 40 {
 		t.Fatalf("only %d commands were found in hints", found)

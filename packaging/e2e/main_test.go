@@ -67,7 +67,7 @@ func build() (err error) {
 
 func buildPackage(version string) (string, error) {
 	dist := filepath.Join(built, version)
-	if err := command("make", "-C", "../..", "package", "VERSION="+version, "DIST="+dist, "ARCHS="+runtime.GOARCH); err != nil {
+	if err := makePackages(version, dist); err != nil {
 		return "", err
 	}
 	found, err := filepath.Glob(filepath.Join(dist, "*.[dr][ep][bm]"))
@@ -77,6 +77,10 @@ func buildPackage(version string) (string, error) {
 	slices.Sort(found)
 	rpms = append(rpms, found[0]) // containarium-keyguard-1.0.0-1.x86_64.rpm sorts before containarium-keyguard_…
 	return found[1], nil
+}
+
+func makePackages(version, dist string) error {
+	return command("make", "-C", "../..", "package", "VERSION="+version, "DIST="+dist, "ARCHS="+runtime.GOARCH)
 }
 
 func command(name string, args ...string) error {

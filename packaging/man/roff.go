@@ -67,7 +67,7 @@ func (p *page) verbatim(s string) {
 	p.macro("nf")
 	p.macro("RS", "4")
 	for line := range strings.Lines(strings.Trim(s, "\n")) {
-		p.text(escape(strings.TrimPrefix(strings.TrimRight(line, "\n"), "  ")))
+		p.text(escape(strings.TrimPrefix(line, "  ")))
 	}
 	p.macro("RE")
 	p.macro("fi")

@@ -1,0 +1,86 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// What is built twice from the same sources is the same, byte by byte.
+func TestPackagesAreReproducible(t *testing.T) {
+	t.Parallel()
+	again := filepath.Join(t.TempDir(), "again")
+	if err := makePackages("1.0.0", again); err != nil {
+		t.Fatal(err)
+	}
+	for _, first := range []string{deb, rpms[0]} {
+		want, err := os.ReadFile(first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(filepath.Join(again, filepath.Base(first)))
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s differs from what was built before, %v", filepath.Base(first), err)
+		}
+	}
+}
+
+// The manual pages are set without a warning, one for each command, and the shells take
+// the completions.
+func TestManual(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	if err := command("dpkg-deb", "--extract", deb, root); err != nil {
+		t.Fatal(err)
+	}
+	pages, err := filepath.Glob(root + "/usr/share/man/man[58]/*.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	help, err := exec.Command(root+"/usr/bin/keyguard", "--help").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	commands := 0
+	for line := range strings.Lines(string(help)) {
+		if name, _, ok := strings.Cut(strings.TrimPrefix(line, "  "), " "); ok && strings.HasPrefix(line, "  ") && name != "help" &&
+			strings.Contains(line, "   ") && !strings.Contains(line, "--") && name != "keyguard" {
+			commands++
+			if _, err := os.Stat(root + "/usr/share/man/man8/keyguard-" + name + ".8.gz"); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if commands < 10 || len(pages) != commands+2 {
+		t.Errorf("%d pages for %d commands, the program and its configuration", len(pages), commands)
+	}
+	for _, page := range pages {
+		c := exec.Command("man", "--warnings", "--encoding=UTF-8", "--local-file", page)
+		c.Env = append(os.Environ(), "MANWIDTH=80", "LC_ALL=C.UTF-8")
+		var warnings bytes.Buffer
+		c.Stderr = &warnings
+		out, err := c.Output()
+		if err != nil || warnings.Len() > 0 {
+			t.Errorf("%s: %v %s", filepath.Base(page), err, &warnings)
+		}
+		for _, section := range []string{"NAME", "SYNOPSIS", "DESCRIPTION", "EXAMPLE", "SEE ALSO"} {
+			if !strings.Contains(string(out), "\n"+section) {
+				t.Errorf("%s has no %s", filepath.Base(page), section)
+			}
+		}
+	}
+	out, err := exec.Command("bash", "-c", ". "+root+"/usr/share/bash-completion/completions/keyguard && complete -p keyguard").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "__start_keyguard") {
+		t.Errorf("bash: %v, %s", err, out)
+	}
+	for _, file := range []string{"zsh/vendor-completions/_keyguard", "fish/vendor_completions.d/keyguard.fish"} {
+		if data, err := os.ReadFile(filepath.Join(root, "usr/share", file)); err != nil || !bytes.Contains(data, []byte("keyguard")) {
+			t.Error(file, err)
+		}
+	}
+}

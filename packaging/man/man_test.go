@@ -1,0 +1,135 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/footprintai/containarium-keyguard/agent/config"
+)
+
+const description = `{"version": "1.2.3",
+"groups": [{"id": "people", "title": "Commands for people"}],
+"program": {"name": "keyguard", "short": "guard it", "long": "keyguard guards.\n\n.It's \\fine~", "example": "  keyguard tell",
+	"flags": [{"name": "config", "value": "file", "usage": "the configuration"}]},
+"commands": [{"name": "tell", "usage": "keyguard tell WHAT [flags]", "group": "people", "short": "tell it",
+	"long": "tell tells what\nwatch(8) does:\n\n  as\n    it is\n\nExit status: 0 done; 12 an escrow\nfailed.", "example": "  keyguard tell --all 'x'",
+	"flags": [{"name": "all", "shorthand": "a", "usage": "all of it"}]}],
+"exits": [{"code": 0, "meaning": "done"}, {"code": 12, "meaning": "an escrow failed"}]}`
+
+const fields = "../../agent/config/config.go"
+
+// pages writes all pages and sets them as man(1) does.
+func pages(t *testing.T) map[string]string {
+	t.Helper()
+	t.Setenv("SOURCE_DATE_EPOCH", "1700000000")
+	dir := t.TempDir()
+	if err := write(strings.NewReader(description), dir, fields); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(dir + "/*")
+	if err != nil || len(files) != 3 {
+		t.Fatal(files, err)
+	}
+	set := map[string]string{}
+	for _, f := range files {
+		c := exec.Command("man", "--warnings", "--encoding=UTF-8", "--no-hyphenation", "--no-justification", "--local-file", f)
+		c.Env = append(os.Environ(), "MANWIDTH=200", "LC_ALL=C.UTF-8")
+		var warnings bytes.Buffer
+		c.Stderr = &warnings
+		out, err := c.Output()
+		if err != nil || warnings.Len() > 0 {
+			t.Errorf("%s: %v, %s", f, err, &warnings)
+		}
+		set[filepath.Base(f)] = string(out)
+	}
+	return set
+}
+
+func TestPages(t *testing.T) {
+	set := pages(t)
+	for name, wants := range map[string][]string{
+		"keyguard.8": {"2023-11-14", "keyguard 1.2.3", `.It's \fine~`, "keyguard-tell(8)", "Commands for people", "--config file",
+			"12     an escrow failed.", "KEYGUARD_CONFIG", "journalctl(1)"},
+		"keyguard-tell.8": {"keyguard-tell - tell it", "keyguard tell [options] WHAT", "tell tells what watch(8) does:", "\n             it is\n",
+			"-a, --all", "12     an escrow failed.", "keyguard tell --all 'x'"},
+		"keyguard.toml.5": {`Default: "/etc/containarium/secrets.key".`, `Default: "20s".`, `Default: "1m".`, "Default: 10.", "role_id_file, secret_id_file",
+			`kind = "vault-kv"`, "owned by owner"},
+	} {
+		for _, want := range wants {
+			if !strings.Contains(set[name], want) && !strings.Contains(strings.Join(strings.Fields(set[name]), " "), want) {
+				t.Errorf("%s does not say %q", name, want)
+			}
+		}
+	}
+	if strings.Contains(set["keyguard-tell.8"], "Exit status:") {
+		t.Error("the exit status stands in the description too")
+	}
+}
+
+// TestEveryKeyIsThere: each key of the configuration has its item, under its table.
+func TestEveryKeyIsThere(t *testing.T) {
+	text := pages(t)["keyguard.toml.5"]
+	found := 0
+	var look func(reflect.Type)
+	look = func(typ reflect.Type) {
+		for i := range typ.NumField() {
+			f := typ.Field(i)
+			switch key := f.Tag.Get("toml"); {
+			case key == "":
+			case f.Type.Kind() == reflect.Struct:
+				look(f.Type)
+			case table(f):
+				look(f.Type.Elem())
+			default:
+				found++
+				if !regexp.MustCompile(`(?m)^ {7}([a-z_]+, )*` + key + `(, [a-z_]+)* \(`).MatchString(text) {
+					t.Errorf("%s.%s has no item", typ.Name(), key)
+				}
+			}
+		}
+	}
+	look(reflect.TypeFor[config.Config]())
+	if found < 30 {
+		t.Errorf("only %d keys were found", found)
+	}
+}
+
+func TestExample(t *testing.T) {
+	if _, err := config.Parse([]byte(example), "the example"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRefuses(t *testing.T) {
+	t.Setenv("SOURCE_DATE_EPOCH", "1700000000")
+	good, err := os.ReadFile(fields)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, change := range map[string]func(string, string) (string, string){
+		"no JSON":               func(string, string) (string, string) { return "{", string(good) },
+		"no exit status":        func(d, f string) (string, string) { return strings.Replace(d, "Exit status", "It ends", 1), f },
+		"a status with no code": func(d, f string) (string, string) { return strings.Replace(d, "0 done;", "done;", 1), f },
+		"a field with no words": func(d, f string) (string, string) { return d, strings.Replace(f, "// Budget is", "//go:budget is", 1) },
+		"no Go":                 func(d, f string) (string, string) { return d, "package" },
+	} {
+		d, f := change(description, string(good))
+		file := filepath.Join(t.TempDir(), "config.go")
+		if err := os.WriteFile(file, []byte(f), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := write(strings.NewReader(d), t.TempDir(), file); err == nil {
+			t.Errorf("%s: no error", what)
+		}
+	}
+	t.Setenv("SOURCE_DATE_EPOCH", "")
+	if err := write(strings.NewReader(description), t.TempDir(), fields); err == nil {
+		t.Error("pages were made without a date")
+	}
+}

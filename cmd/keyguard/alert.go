@@ -25,6 +25,8 @@ func (a *app) alertCommand() *cobra.Command {
 failed. systemd calls it.
 
 Exit status: 0 it was told; 2 usage.`,
+		Example: `  keyguard alert containarium-keyguard.service     # does it reach you?
+  systemctl start containarium-keyguard-alert@test.service`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error { return a.alert(c.Context(), args[0]) },
 	}

@@ -28,8 +28,8 @@ needs, saves the present key there, reads it back, and drills.
 --escrow adds an escrow without asking: its settings, name=value, with commas
 between them; in a list, spaces. The comments in keyguard.toml have them all.
 
-Exit status: 0 done; 2 not confirmed; 12 an escrow or the drill failed; 14 the key is kept in
-quarantine, to protect the last good copy.`,
+Exit status: 0 done; 2 not confirmed; 12 an escrow or the drill failed; 14 the
+key is kept in quarantine, to protect the last good copy.`,
 		Example: `  keyguard init
   keyguard init --yes
   keyguard init --yes --escrow name=usb,kind=directory,path=/mnt/keys`,

@@ -83,6 +83,7 @@ func play(ctx context.Context) error {
 	}
 	for _, act := range []func(context.Context) error{
 		s.firstStart, s.deleted, s.foreign, s.mangled, s.loose, s.unreachable, s.postgresDown, s.vaulted, s.watched, s.rotated, s.drilled,
+		s.split,
 	} {
 		if err := act(ctx); err != nil {
 			return fmt.Errorf("scene %d: %w", s.scene, err)
@@ -390,6 +391,40 @@ func (s *stage) drilled(ctx context.Context) error {
 	return s.postgres.Admin("containarium", tamper)
 }
 
+// split is a table that is under two keys, as a minted key leaves it, put together again.
+func (s *stage) split(ctx context.Context) error {
+	s.title("A key was minted, and secrets were written under it")
+	s.stopDaemon()
+	right, err := os.ReadFile(s.path("etc/secrets.key"))
+	if err != nil {
+		return err
+	}
+	minted := make([]byte, 32)
+	rand.Read(minted)
+	if err := s.replaceKey(minted); err != nil {
+		return err
+	}
+	s.say("The daemon is started without its hook, on a key of its own, and a tenant writes:")
+	if err := s.startDaemon(ctx); err != nil {
+		return err
+	}
+	if err := s.tenant(ctx, "secrets", "set", "bob", "TOKEN", "written-under-the-minted-key"); err != nil {
+		return err
+	}
+	s.say("No key opens both tenants now. The one that opens the most is put back, and the rest brought under it:")
+	s.stopDaemon()
+	if code := s.keyguard(ctx, "repair", "--yes"); code != 0 {
+		return fmt.Errorf("keyguard repair: exit %d", code)
+	}
+	if got, err := os.ReadFile(s.path("etc/secrets.key")); err != nil || !bytes.Equal(got, right) {
+		return fmt.Errorf("the key that opened the most rows is not in place: %v", err)
+	}
+	if err := s.restartAndRead(ctx); err != nil {
+		return err
+	}
+	return s.tenant(ctx, "secrets", "get", "bob")
+}
+
 // replaceKey writes the key file as a person would.
 func (s *stage) replaceKey(content []byte) error {
 	path := s.path("etc/secrets.key")
@@ -419,6 +454,11 @@ func (s *stage) start(ctx context.Context, want int) error {
 		s.say("systemd does not start the daemon: exit %d.", code)
 		return nil
 	}
+	return s.startDaemon(ctx)
+}
+
+// startDaemon starts it and waits until it has read its key.
+func (s *stage) startDaemon(ctx context.Context) error {
 	s.log = &lines{each: func(line string) { s.print("36", "  containarium: "+line) }, ready: make(chan struct{})}
 	s.daemon = exec.CommandContext(ctx, s.path("containarium"), "daemon")
 	s.daemon.Env = s.daemonEnv()

@@ -153,7 +153,7 @@ var remedies = []struct {
 
 	// This host.
 	{keyfile.ErrChanged, exitBusy, "somebody else writes the keyfile at this moment; look who, then: keyguard status"},
-	{keyfile.ErrNotMemory, exitDoubt, "run_dir must be on a tmpfs, see df; its place is printed by: keyguard config"},
+	{keyfile.ErrNotMemory, exitDoubt, "put run_dir on a tmpfs (keyguard config prints its place), or let systemd do it: systemctl start containarium-keyguard-drill"},
 	{keyfile.ErrNotKept, 0, "what was there stays beside the keyfile, under a name with a dot and a time; make room in the state directory (df), then: keyguard status"},
 	{notify.ErrUnsafe, 0, "make it root's own: chown root and chmod go-w what is named; then: keyguard status"},
 	{notify.ErrNotRun, 0, "chmod 0755 the hook and name it with letters, digits, _ and - alone, or take it out of hooks_dir: keyguard config"},

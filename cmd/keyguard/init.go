@@ -26,7 +26,7 @@ host's name into it where {hostname} stands, makes the place that every escrow
 needs, saves the present key there, reads it back, and drills.
 
 --escrow adds an escrow without asking: its settings, name=value, with commas
-between them; in a list, spaces. The comments in keyguard.toml have them all.
+between them; in a list, spaces. keyguard.toml(5) has them all.
 
 Exit status: 0 done; 2 not confirmed; 12 an escrow or the drill failed; 14 the
 key is kept in quarantine, to protect the last good copy.`,

@@ -168,7 +168,7 @@ func (a *app) addEscrows(escrows []config.Escrow) error {
 		return configError{err}
 	}
 	for _, e := range escrows {
-		data = config.Append(data, "Written by keyguard init.", e)
+		data = config.Append(data, "Written by keyguard init. keyguard.toml(5) has every setting.", e)
 	}
 	if _, err := config.Parse(data, path); err != nil {
 		return configError{fmt.Errorf("%w\nnothing was written", err)}

@@ -26,6 +26,7 @@ units, hooks and what this host may do in each store. It changes nothing.
 
 Exit status: 0 nothing to do; 12 a threat is not survived, a check found a problem or an
 escrow lags; 10 lost; 11 doubt.`,
+		Example: `  keyguard doctor --json | jq -r '.threats[].improve // empty'`,
 		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
 			a.working("asking the rows, %d escrows and systemd …", len(h.Escrows))
 			r, err := agent.Doctor(ctx, h, doctorOptions(a.configPath(), cfg))

@@ -177,10 +177,14 @@ func (m machine) startDaemon() {
 	m.waitJournal("containarium", "Secrets store ready")
 }
 
-// waitJournal waits for a line of the unit's present invocation.
+// waitJournal waits for a line of the unit's present invocation, or for one that came after
+// systemd began it: a process that is gone before journald looks at it has no unit.
 func (m machine) waitJournal(unit, line string) {
 	m.Helper()
-	m.wait(fmt.Sprintf("journalctl --sync; journalctl -q -o cat _SYSTEMD_INVOCATION_ID=$(systemctl show -p InvocationID --value %s) | grep -F '%s'", unit, line))
+	m.wait(fmt.Sprintf(`journalctl --sync
+{ journalctl -q -o cat _SYSTEMD_INVOCATION_ID=$(systemctl show -p InvocationID --value %[1]s)
+journalctl -q -o cat | awk '/^Starting %[1]s.service/ { on = 1; n = 0 } on { said[n++] = $0 } END { for (i = 0; i < n; i++) print said[i] }'
+} | grep -F '%[2]s'`, unit, line))
 }
 
 func (m machine) install(deb string) string {

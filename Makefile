@@ -129,7 +129,8 @@ package: $(NFPM)
 		done; \
 	done
 	@rm -rf $(DIST)/build
-	@! command -v lintian >/dev/null || lintian --fail-on error $(DIST)/*.deb
+	@! command -v lintian >/dev/null || lintian --allow-root --fail-on error,warning $(DIST)/*.deb
+	@! command -v rpmlint >/dev/null || PATH="$(CURDIR)/packaging/rpmlint:$$PATH" rpmlint --strict --config packaging/rpmlint/rpmlint.toml $(DIST)/*.rpm
 
 deps:
 	@packaging/deps

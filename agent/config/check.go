@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // checker looks at what the values mean. It never repeats a value that could hold a
@@ -106,6 +108,14 @@ func recipient(s string) bool {
 	}
 	data, ok := strings.CutPrefix(s, "age1")
 	return ok && len(data) >= 58 && strings.ToLower(s) == s && consistsOf(data, "")
+}
+
+// stick is a file system by its name, as mount(8) takes it, and a directory on it.
+func stick(s string) bool {
+	name, sub, below := strings.Cut(s, "/")
+	kind, value, _ := strings.Cut(name, "=")
+	return (kind == "LABEL" || kind == "UUID") && value != "" && utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl) &&
+		(!below || filepath.IsLocal(sub) && filepath.Clean(sub) == sub)
 }
 
 func (k checker) owner(c *Config) {
@@ -246,8 +256,8 @@ func (k checker) escrow(s *Escrow, names map[string]int, places map[string]strin
 		place = k.vault(s)
 	case Directory:
 		k.missing(s, &s.Path, "path")
-		if s.Path != "" && !usablePath(s.Path) {
-			report(&s.Path, "path", "%q is no absolute, clean path", s.Path)
+		if s.Path != "" && !usablePath(s.Path) && !stick(s.Path) {
+			report(&s.Path, "path", "%q is no absolute, clean path, and no LABEL= or UUID= of a file system with a clean path behind it", s.Path)
 		}
 		place = s.Path
 	case Command:

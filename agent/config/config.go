@@ -166,10 +166,12 @@ type Escrow struct {
 	// Mount is the path of the KV engine, version 1 or 2.
 	Mount string `toml:"mount" kind:"vault-kv"`
 	// Path is, for vault-kv, the entry that holds the newest current copy, and for
-	// directory the directory itself: an absolute path. For the preset of a command it is
-	// what the names of its entries begin with, a folder for pass, and for 1password the
-	// vault before that: "Infrastructure/containarium-{hostname}". Without it
-	// containarium- and this host's name.
+	// directory the directory itself: an absolute path, or LABEL= or UUID= of a file
+	// system (any but btrfs) and a directory on it: "LABEL=KEYGUARD/{hostname}". That is
+	// used wherever people have mounted it, below /mnt, /media or /srv. For the preset of
+	// a command it is what the names of its entries begin with, a folder for pass, and for
+	// 1password the vault before that: "Infrastructure/containarium-{hostname}". Without
+	// it containarium- and this host's name.
 	Path string `toml:"path" kind:"vault-kv directory command"`
 	// TokenFile is a file, 0600 or tighter, that holds a token.
 	TokenFile string `toml:"token_file" kind:"vault-kv"`

@@ -196,6 +196,14 @@ func TestOtherWaysToWriteIt(t *testing.T) {
 	}
 }
 
+func TestStick(t *testing.T) {
+	for _, path := range []string{"LABEL=KEYS", "LABEL=MY KEYS/{hostname}/a", "UUID=12AB-34CD/containarium"} {
+		if c := parsed(t, strings.Replace(usb, "/mnt/keys", path, 1)); c.Escrows[0].Path != path {
+			t.Errorf("%q, want %q", c.Escrows[0].Path, path)
+		}
+	}
+}
+
 const usb = "[[escrow]]\nname = \"usb\"\nkind = \"directory\"\npath = \"/mnt/keys\"\n"
 const gcp = "[[escrow]]\nname = \"gcp\"\nkind = \"gcp-secret-manager\"\nproject = \"p\"\nsecret = \"s\"\n"
 const vault = "[[escrow]]\nname = \"v\"\nkind = \"vault-kv\"\naddress = \"https://v\"\nmount = \"m\"\npath = \"p\"\n"
@@ -318,6 +326,13 @@ func TestProblems(t *testing.T) {
 		{"vault, path", strings.Replace(vault, `"p"`, `"/p"`, 1) + "token_file = \"/t\"", []string{`line 6: escrow.path: "/p": no slash at its ends`}},
 		{"directory, nothing", "[[escrow]]\nname = \"a\"\nkind = \"directory\"", []string{"line 1: escrow.path: missing"}},
 		{"directory, relative", strings.Replace(usb, "/mnt/keys", "keys", 1), []string{`line 4: escrow.path: "keys" is no absolute, clean path`}},
+		{"directory, no label", strings.Replace(usb, "/mnt/keys", "LABEL=/keys", 1), []string{`line 4: escrow.path: "LABEL=/keys" is no absolute, clean path, and no LABEL=`}},
+		{"directory, no equals sign", strings.Replace(usb, "/mnt/keys", "LABEL/keys", 1), []string{`line 4: escrow.path: "LABEL/keys" is no`}},
+		{"directory, off the stick", strings.Replace(usb, "/mnt/keys", "UUID=12AB-34CD/a/../../b", 1), []string{`line 4: escrow.path: "UUID=12AB-34CD/a/../../b" is no`}},
+		{"directory, slash at the end", strings.Replace(usb, "/mnt/keys", "LABEL=KEYS/", 1), []string{`line 4: escrow.path: "LABEL=KEYS/" is no`}},
+		{"directory, two slashes", strings.Replace(usb, "/mnt/keys", "LABEL=KEYS//a", 1), []string{`line 4: escrow.path: "LABEL=KEYS//a" is no`}},
+		{"directory, control character", strings.Replace(usb, "/mnt/keys", `LABEL=KE\u001bYS`, 1), []string{`line 4: escrow.path: "LABEL=KE\x1bYS" is no`}},
+		{"directory, other name", strings.Replace(usb, "/mnt/keys", "PARTUUID=12ab/a", 1), []string{`line 4: escrow.path: "PARTUUID=12ab/a" is no`}},
 		{"directory, recipient", usb + "recipients = [\"age1short\"]", []string{"line 5: escrow.recipients: number 1 is no age recipient"}},
 		{"directory, both lists", usb + "recipients = [\"age1qyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqs3290gq\"]\nseal_to = [\"age1qyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqs3290gq\"]",
 			[]string{"line 5: escrow.recipients: give seal_to or recipients, not both"}},

@@ -107,6 +107,8 @@ type Escrow interface {
 var (
 	// ErrNoPlace: nothing is initialised or mounted there, or another host's name is meant.
 	ErrNoPlace = errors.New("no such place")
+	// ErrAmbiguous: two devices have the name by which the place is to be found.
+	ErrAmbiguous = errors.New("more than one such place")
 	// ErrDenied: the store knows who asks, and refuses.
 	ErrDenied = errors.New("permission denied")
 	// ErrUnauthenticated: no credentials, or the store does not accept them.

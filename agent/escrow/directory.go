@@ -55,7 +55,12 @@ Whoever reads an unencrypted file here reads every secret of that host.
 // DirectoryOptions say which directory an escrow is.
 type DirectoryOptions struct {
 	Name string // of the escrow
-	Path string // absolute; may be a symlink
+	// Path is absolute and may be a symlink, or begins with the name of a file system,
+	// "LABEL=KEYGUARD/host1" or "UUID=…": the directory there, wherever it is mounted.
+	Path string
+	// Udev is where udev keeps what it knows of devices, "" for /run/udev/data, and
+	// Mountinfo says what is mounted, "" for /proc/self/mountinfo.
+	Udev, Mountinfo string
 	// Keyfile is the live key's path: a directory on its disk is no backup.
 	Keyfile       string
 	AllowSameDisk bool // tests and demos
@@ -80,7 +85,10 @@ type Directory struct {
 
 // NewDirectory checks the options. It opens no file.
 func NewDirectory(o DirectoryOptions) (*Directory, error) {
-	if !filepath.IsAbs(o.Path) {
+	switch _, ok, err := parseStick(o.Path); {
+	case err != nil:
+		return nil, fmt.Errorf("escrow %s: %w", o.Name, err)
+	case !ok && !filepath.IsAbs(o.Path):
 		return nil, fmt.Errorf("escrow %s: path %q is not absolute", o.Name, o.Path)
 	}
 	seal, err := newSealer(o.Recipients, o.IdentityFiles...)
@@ -93,7 +101,11 @@ func NewDirectory(o DirectoryOptions) (*Directory, error) {
 func (d *Directory) Name() string { return d.o.Name }
 
 func (d *Directory) Place() Place {
-	return Place{Kind: "directory", Where: d.o.Path, Domain: "the file system at " + d.o.Path}
+	domain := "the file system at " + d.o.Path
+	if s, ok, _ := parseStick(d.o.Path); ok {
+		domain = "the file system " + s.name
+	}
+	return Place{Kind: "directory", Where: d.o.Path, Domain: domain}
 }
 
 // Close does nothing: no call leaves anything open.
@@ -165,24 +177,28 @@ func (d *Directory) Init(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return fail(contextError(err))
 	}
-	parent := d.o.Path
+	path, dev, err := d.find()
+	if err != nil {
+		return fail(err)
+	}
+	parent := path
 	if _, err := os.Lstat(parent); errors.Is(err, fs.ErrNotExist) {
 		parent = filepath.Dir(parent)
 	}
-	at, err := openDir(unix.AT_FDCWD, parent, 0)
+	at, err := d.enter(parent, dev)
 	if err != nil {
-		return fail(notMounted(err))
+		return fail(err)
 	}
 	defer at.Close()
 	if err := d.checkDisk(at); err != nil {
 		return fail(err)
 	}
 	root := at
-	if parent != d.o.Path {
-		if err := mkdir(at, filepath.Base(d.o.Path)); err != nil {
+	if parent != path {
+		if err := mkdir(at, filepath.Base(path)); err != nil {
 			return fail(err)
 		}
-		if root, err = openDir(int(at.Fd()), filepath.Base(d.o.Path), unix.O_NOFOLLOW); err != nil {
+		if root, err = openDir(int(at.Fd()), filepath.Base(path), unix.O_NOFOLLOW); err != nil {
 			return fail(err)
 		}
 		defer root.Close()
@@ -298,9 +314,13 @@ func (d *Directory) open(ctx context.Context) (*os.File, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, contextError(err)
 	}
-	root, err := openDir(unix.AT_FDCWD, d.o.Path, 0)
+	path, dev, err := d.find()
 	if err != nil {
-		return nil, notMounted(err)
+		return nil, err
+	}
+	root, err := d.enter(path, dev)
+	if err != nil {
+		return nil, err
 	}
 	ok, err := d.marked(root)
 	if err == nil && !ok {

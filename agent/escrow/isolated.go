@@ -109,7 +109,7 @@ var sentinels = []struct {
 	name string
 	err  error
 }{
-	{"no place", ErrNoPlace}, {"denied", ErrDenied}, {"clock", ErrClock}, {"unauthenticated", ErrUnauthenticated},
+	{"no place", ErrNoPlace}, {"ambiguous", ErrAmbiguous}, {"denied", ErrDenied}, {"clock", ErrClock}, {"unauthenticated", ErrUnauthenticated},
 	{"never left", ErrNeverLeft}, {"untrusted", ErrUntrusted}, {"store sealed", ErrStoreSealed}, {"unreachable", ErrUnreachable}, {"timeout", ErrTimeout},
 	{"rate limited", ErrRateLimited}, {"program", ErrProgram}, {"refused", ErrRefused}, {"unreadable", ErrUnreadable}, {"gone", ErrGone},
 	{"sealed", ErrSealed}, {"corrupt", ErrCorrupt}, {"mangled", key.ErrMangled}, {"not a key", ErrNotKey},

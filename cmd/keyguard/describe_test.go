@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -109,6 +110,27 @@ func TestDescribe(t *testing.T) {
 	for _, e := range d.Exits {
 		if (e.Code != exitDone) != (lastWord[e.Code] != "") {
 			t.Errorf("exit code %d is not one that commands end with", e.Code)
+		}
+	}
+}
+
+// TestDocumentsCanBeTyped: what README and manual tell to type exists.
+func TestDocumentsCanBeTyped(t *testing.T) {
+	code := regexp.MustCompile("`[^`\n]+`|(?m)^    .+$|(?s)```sh\n.*?```")
+	root := (&app{}).commands()
+	for _, name := range []string{"README.md", "docs/manual.md"} {
+		text, err := os.ReadFile("../../" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		typed := 0
+		for _, block := range code.FindAllString(string(text), -1) {
+			for line := range strings.Lines(strings.ReplaceAll(strings.Trim(block, "`"), "keyguard COMMAND", "keyguard")) {
+				typed += demandTyped(t, root, strings.TrimSpace(line))
+			}
+		}
+		if typed < 20 {
+			t.Errorf("%s: only %d commands were found", name, typed)
 		}
 	}
 }

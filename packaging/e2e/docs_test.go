@@ -20,12 +20,22 @@ func TestOperatorsManual(t *testing.T) {
 	// What happens to the host before a section.
 	before := map[string]string{
 		"The key is gone or wrong": "rm " + keyfile,
-		"A new machine": "systemctl stop containarium containarium-keyguard; rm -r " + keyfile + " /var/lib/containarium-keyguard /run/containarium-keyguard; " +
+		"A new machine": "systemctl stop containarium containarium-keyguard; rm -r " + keyfile + " /var/lib/containarium-keyguard/* /run/containarium-keyguard/*; " +
 			"systemctl start containarium-keyguard",
-		// A minted key and what a tenant wrote under it, as without keyguard.
-		"A split table": "systemctl stop containarium containarium-keyguard; cp " + keyfile + " /root/right; head -c 32 /dev/urandom >/root/minted; install -m 0400 /root/minted " + keyfile + "; " +
-			"containarium secrets set bob TOKEN coffee; keyguard import --escrow-only </root/minted || [ $? = 14 ]; install -m 0400 /root/right " + keyfile + "; shred -u /root/right /root/minted; " +
-			"systemctl start containarium-keyguard containarium",
+		// The daemon mints, and a tenant writes, on a start without the hook.
+		"A split table": `systemctl stop containarium containarium-keyguard
+			mkdir -p /run/systemd/system/containarium.service.d
+			ln -s /dev/null /run/systemd/system/containarium.service.d/zz-keyguard.conf
+			systemctl daemon-reload
+			mv ` + keyfile + ` /root/right
+			systemctl start containarium
+			until containarium secrets set bob TOKEN coffee; do sleep 0.1; done
+			systemctl stop containarium
+			rm /run/systemd/system/containarium.service.d/zz-keyguard.conf
+			systemctl daemon-reload
+			keyguard import --escrow-only <` + keyfile + ` || [ $? = 14 ]
+			mv /root/right ` + keyfile + `
+			systemctl start containarium-keyguard containarium`,
 	}
 	line := regexp.MustCompile(`^(.*?)(?: +# exit (\d+))?$`)
 	inGuests(t, func(m machine) {
@@ -61,6 +71,6 @@ func TestOperatorsManual(t *testing.T) {
 		if ran < 20 {
 			m.Errorf("only %d lines were run", ran)
 		}
-		m.want("containarium secrets get alice TOKEN; containarium secrets get bob TOKEN", "tea\ncoffee")
+		m.want("containarium secrets get alice TOKEN; containarium secrets get bob TOKEN", "teacoffee")
 	})
 }

@@ -7,10 +7,11 @@ import "testing"
 const record = "/var/lib/containarium-keyguard/ledger.jsonl"
 
 // A week without a drill is made up for as soon as the timer runs, which moves its stamp;
-// and a drill that does not pass leaves a red unit, a hook's call and an entry in the
-// journal.
+// and a drill that does not pass leaves a red unit, a hook's call, a metric and an entry in
+// the journal, and status says so.
 func TestDrill(t *testing.T) {
 	inGuests(t, func(m machine) {
+		m.run("mkdir -p /var/lib/prometheus/node-exporter")
 		m.guarded(unit)
 		m.check(m.g.Write(m.ctx, "/etc/containarium-keyguard/hooks.d/tell", "#!/bin/sh\necho \"$KEYGUARD_EVENT $KEYGUARD_VERDICT $KEYGUARD_OPENED of $KEYGUARD_TOTAL\" >>/run/containarium-keyguard/told\n", 0o755))
 		m.want("grep -c '\"person\":\"systemd\"' "+record+" || true", "0") // the install's start of the timer was none
@@ -34,6 +35,9 @@ func TestDrill(t *testing.T) {
 		m.want("grep drill-failed /run/containarium-keyguard/told", "drill-failed failed 0 of 1") // and unit-failed beside it, sooner or later
 		m.wait("journalctl --sync; journalctl -q -o cat KEYGUARD_EVENT=drill-failed | grep 'another host writes to the same place'")
 		m.want("journalctl -q -u containarium-keyguard-drill -o cat -p 3 | grep -c '^drill failed: '", "1") // once
+		m.want("journalctl -q -x KEYGUARD_EVENT=drill-failed | grep -c 'Save the key that is in place again'", "1") // the catalog's remedy
+		m.want("grep '^keyguard_drill_verdict.*failed' /var/lib/prometheus/node-exporter/keyguard.prom", `keyguard_drill_verdict{verdict="failed"} 1`)
+		m.run("keyguard status | grep '^drill *failed'")
 		m.want("keyguard drill >/dev/null 2>&1 || echo $?", "12")
 	})
 }

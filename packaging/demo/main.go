@@ -89,10 +89,17 @@ func play(ctx context.Context) error {
 			return fmt.Errorf("scene %d: %w", s.scene, err)
 		}
 	}
-	s.title("How it stands")
-	code := s.keyguard(ctx, "status")
-	if code != 0 {
-		return fmt.Errorf("keyguard status: exit %d", code)
+	s.title("How it stands, what this host survives, and what an auditor gets")
+	for _, command := range []string{"drill", "status"} {
+		if code := s.keyguard(ctx, command); code != 0 {
+			return fmt.Errorf("keyguard %s: exit %d", command, code)
+		}
+	}
+	if code := s.keyguard(ctx, "doctor"); code != 12 { // a sandbox survives little
+		return fmt.Errorf("keyguard doctor: exit %d", code)
+	}
+	if code := s.keyguard(ctx, "report", "--output", s.path("report.html")); code != 0 {
+		return fmt.Errorf("keyguard report: exit %d", code)
 	}
 	s.say("The sandbox is gone when this ends. The manual is README.md.")
 	return nil

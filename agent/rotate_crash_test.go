@@ -192,7 +192,7 @@ type store struct {
 	name string
 	mu   sync.Mutex
 	list []stored // oldest first
-	down bool
+	down atomic.Bool
 }
 
 type stored struct {
@@ -258,7 +258,7 @@ type place struct {
 
 func (p place) do(what string, do func() error) error {
 	return p.call(p.name+": "+what, func() error {
-		if p.down {
+		if p.down.Load() {
 			return escrow.ErrUnreachable
 		}
 		return do()
@@ -648,7 +648,7 @@ func (w *world) reboot() {
 	}
 	w.down.Store(b.postgresDown)
 	for _, s := range w.stores {
-		s.down = b.escrowsDown
+		s.down.Store(b.escrowsDown)
 	}
 	if b.postgresDown || b.escrowsDown {
 		w.guard(false)
@@ -680,7 +680,7 @@ func (w *world) dieInGuard() {
 func (w *world) up() {
 	w.down.Store(false)
 	for _, s := range w.stores {
-		s.down = false
+		s.down.Store(false)
 	}
 }
 

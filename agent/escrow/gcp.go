@@ -22,7 +22,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
@@ -591,9 +590,9 @@ func (g *GCP) callWith(ctx context.Context, token token, field, route string, f 
 	if err != nil {
 		return err
 	}
-	defer g.release(l)
 	var header metadata.MD
 	err = f(ctx, pb.NewSecretManagerServiceClient(l.conn), grpc.Header(&header))
+	g.release(l, status.Code(err) == codes.Unavailable)
 	if err == nil {
 		return nil
 	}
@@ -689,15 +688,10 @@ func (l *gcpLink) dialled() error {
 	return l.err
 }
 
-// acquire returns the connection, a new one where the last has failed: gRPC would
-// answer from a failed one with the old error for up to its back-off, and how often to
-// ask is our caller's to say.
+// acquire returns the connection, and makes it where there is none.
 func (g *GCP) acquire() (*gcpLink, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.link != nil && g.link.conn.GetState() == connectivity.TransientFailure {
-		g.dropLocked()
-	}
 	if g.link == nil {
 		l := &gcpLink{}
 		target, opts := l.options(g.target, g.o.Plaintext)
@@ -712,9 +706,15 @@ func (g *GCP) acquire() (*gcpLink, error) {
 	return g.link, nil
 }
 
-func (g *GCP) release(l *gcpLink) {
+// release gives the connection back. The next call makes a new one where it has failed:
+// gRPC would answer from it with the old error for up to its back-off, and how often to
+// ask is our caller's to say. Its state is no witness: it may change after the answer.
+func (g *GCP) release(l *gcpLink, failed bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if failed && g.link == l {
+		g.dropLocked()
+	}
 	if l.users--; l.users == 0 && l.stale {
 		l.conn.Close()
 	}

@@ -34,7 +34,7 @@ func TestDrill(t *testing.T) {
 		m.want("systemctl is-failed containarium-keyguard-drill; systemctl show -p ExecMainStatus --value containarium-keyguard-drill", "failed\n12")
 		m.want("grep drill-failed /run/containarium-keyguard/told", "drill-failed failed 0 of 1") // and unit-failed beside it, sooner or later
 		m.wait("journalctl --sync; journalctl -q -o cat KEYGUARD_EVENT=drill-failed | grep 'another host writes to the same place'")
-		m.want("journalctl -q -u containarium-keyguard-drill -o cat -p 3 | grep -c '^drill failed: '", "1") // once
+		m.want("journalctl -q -u containarium-keyguard-drill -o cat -p 3 | grep -c '^drill failed: '", "1")         // once
 		m.want("journalctl -q -x KEYGUARD_EVENT=drill-failed | grep -c 'Save the key that is in place again'", "1") // the catalog's remedy
 		m.want("grep '^keyguard_drill_verdict.*failed' /var/lib/prometheus/node-exporter/keyguard.prom", `keyguard_drill_verdict{verdict="failed"} 1`)
 		m.run("keyguard status | grep '^drill *failed'")

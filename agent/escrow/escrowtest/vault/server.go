@@ -693,7 +693,9 @@ func (s *Server) find(path string) (string, *mount) {
 	return best, s.state.Mounts[best]
 }
 
-// may decides by the token's policies.
+// may decides by the token's policies: the path itself counts before a pattern, the longest
+// pattern before others, and what several policies say of one pattern adds up
+// (https://developer.hashicorp.com/vault/docs/concepts/policies#priority-matching).
 func (s *Server) may(t *token, method, path, entry string, m *mount) bool {
 	need := map[string]string{http.MethodGet: "read", http.MethodPut: "update", http.MethodDelete: "delete", "LIST": "list"}[method]
 	if method == "LIST" {
@@ -702,12 +704,16 @@ func (s *Server) may(t *token, method, path, entry string, m *mount) bool {
 	if method == http.MethodPut && m != nil && m.Entries[strings.TrimPrefix(entry, "data/")] == nil {
 		need = "create"
 	}
-	best, can := -1, []string(nil)
+	best, can := "", []string(nil)
 	for _, name := range t.Policies {
 		for pattern, capabilities := range s.state.Policies[name] {
 			prefix, glob := strings.CutSuffix(pattern, "*")
-			if (pattern == path || glob && strings.HasPrefix(path, prefix)) && len(pattern) > best {
-				best, can = len(pattern), capabilities
+			switch {
+			case pattern != path && (!glob || !strings.HasPrefix(path, prefix)):
+			case pattern == best:
+				can = append(slices.Clone(can), capabilities...)
+			case best == "" || pattern == path || best != path && len(pattern) > len(best):
+				best, can = pattern, capabilities
 			}
 		}
 	}

@@ -29,7 +29,7 @@ escrow lags; 10 lost; 11 doubt.`,
 		Example: `  keyguard doctor --json | jq -r '.threats[].improve // empty'`,
 		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
 			a.working("asking the rows, %d escrows and systemd …", len(h.Escrows))
-			r, err := agent.Doctor(ctx, h, doctorOptions(a.configPath(), cfg))
+			r, err := agent.Doctor(ctx, h, a.doctorOptions(cfg))
 			if err != nil {
 				return err
 			}
@@ -41,11 +41,11 @@ escrow lags; 10 lost; 11 doubt.`,
 }
 
 // doctorOptions names what the doctor looks at besides what every operation works on.
-func doctorOptions(configPath string, cfg *config.Config) agent.DoctorOptions {
+func (a *app) doctorOptions(cfg *config.Config) agent.DoctorOptions {
 	o := agent.DoctorOptions{
-		RunDir: cfg.RunDir, HooksDir: cfg.Notify.HooksDir, Project: escrow.MetadataProject, OnGoogle: escrow.OnGoogle,
+		RunDir: cfg.RunDir, HooksDir: cfg.Notify.HooksDir, Project: a.project, OnGoogle: escrow.OnGoogle,
 		Files: []agent.ModeWanted{
-			{Path: filepath.Dir(configPath), Mode: 0o755}, {Path: configPath, Mode: 0o644}, // no secret stands in it
+			{Path: filepath.Dir(a.configPath()), Mode: 0o755}, {Path: a.configPath(), Mode: 0o644}, // no secret stands in it
 			{Path: cfg.StateDir, Mode: 0o700}, {Path: cfg.RunDir, Mode: 0o700},
 			{Path: filepath.Join(cfg.StateDir, ledger.Name), Mode: 0o600},
 			{Path: filepath.Join(cfg.StateDir, quarantineDir), Mode: 0o700},
@@ -64,6 +64,16 @@ func doctorOptions(configPath string, cfg *config.Config) agent.DoctorOptions {
 		}
 	}
 	return o
+}
+
+// project asks for the Google Cloud project of this host, once: where nobody answers,
+// that takes a second.
+func (a *app) project(ctx context.Context) (string, error) {
+	if a.metadata == nil {
+		id, err := escrow.MetadataProject(ctx)
+		a.metadata = &metadata{id, err}
+	}
+	return a.metadata.project, a.metadata.err
 }
 
 // improvements is what to type for what is lacking.
@@ -119,21 +129,27 @@ func fix(c agent.Check) string {
 	return c.Fix
 }
 
+func doctorDocOf(r agent.DoctorResult) doctorDoc {
+	d := doctorDoc{Version: jsonVersion, Host: hostname(), Keyguard: version, Sound: r.Sound(), Health: r.Status.Health, Verdict: r.Status.Line}
+	for _, t := range r.Threats {
+		d.Threats = append(d.Threats, threatDoc{t.Threat, t.Verdict, append([]string{}, t.Evidence...), improvements[t.Lacks]})
+	}
+	for _, c := range r.Checks {
+		d.Checks = append(d.Checks, checkDoc{c.Name, c.State, c.Text, fix(c)})
+	}
+	return d
+}
+
 func (a *app) printDoctor(r agent.DoctorResult) error {
 	a.explainTrouble(r.Status.Trouble)
 	if a.json {
-		d := doctorDoc{Version: jsonVersion, Host: hostname(), Keyguard: version, Sound: r.Sound(), Health: r.Status.Health, Verdict: r.Status.Line}
-		for _, t := range r.Threats {
-			d.Threats = append(d.Threats, threatDoc{t.Threat, t.Verdict, append([]string{}, t.Evidence...), improvements[t.Lacks]})
-		}
-		for _, c := range r.Checks {
-			d.Checks = append(d.Checks, checkDoc{c.Name, c.State, c.Text, fix(c)})
-		}
-		if err := a.printJSON(d); err != nil {
+		if err := a.printJSON(doctorDocOf(r)); err != nil {
 			return err
 		}
 	} else {
-		a.printDoctorText(r)
+		a.printThreats(r.Threats)
+		fmt.Fprintln(a.out)
+		a.printChecks(r.Checks)
 	}
 	return doctorOutcome(r)
 }
@@ -174,14 +190,16 @@ var (
 	checkColour    = map[agent.CheckState]colour{agent.CheckOK: green, agent.CheckProblem: red, agent.CheckUnknown: yellow}
 )
 
-// printDoctorText prints the table, and below it the checks: the verdict, what it is
-// about, and below that the evidence and what to type.
-func (a *app) printDoctorText(r agent.DoctorResult) {
-	for _, t := range r.Threats {
+// printThreats prints the table: the verdict, what it is about, and below that the
+// evidence and what to type.
+func (a *app) printThreats(threats []agent.ThreatVerdict) {
+	for _, t := range threats {
 		a.finding(survivalColour[t.Verdict], string(t.Verdict), string(t.Threat), t.Evidence, improvements[t.Lacks])
 	}
-	fmt.Fprintln(a.out)
-	for _, c := range r.Checks {
+}
+
+func (a *app) printChecks(checks []agent.Check) {
+	for _, c := range checks {
 		a.finding(checkColour[c.State], string(c.State), c.Name+": "+c.Text, nil, fix(c))
 	}
 }

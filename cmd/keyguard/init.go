@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -23,7 +24,8 @@ func (a *app) initCommand() *cobra.Command {
 		Long: `init is the first thing to run, and may be run again at any time. It asks where
 copies of the key shall be kept if the configuration names no escrow, writes this
 host's name into it where {hostname} stands, makes the place that every escrow
-needs, saves the present key there, reads it back, and drills.
+needs, saves the present key there, reads it back, drills, and prints the table of
+keyguard doctor: what this host survives by now, and what would make it better.
 
 --escrow adds an escrow without asking: its settings, name=value, with commas
 between them; in a list, spaces. keyguard.toml(5) has them all.
@@ -151,6 +153,7 @@ type initDoc struct {
 	Places  []placeDoc `json:"escrows"`
 	Backup  *backupDoc `json:"backup,omitempty"`
 	Drill   *drillDoc  `json:"drill,omitempty"`
+	Doctor  *doctorDoc `json:"doctor,omitempty"`
 }
 
 // initDrill restores what was just saved. That nothing could be proven is no fault of a
@@ -176,6 +179,30 @@ func (a *app) initDrill(ctx context.Context, h *agent.Host, cfg *config.Config, 
 		judged = outcome{exitEscrow, "drill failed: " + r.Reason, drillHints(r)}
 	}
 	return judged, nil
+}
+
+// initDoctor shows what this host survives by now, and which checks ask for something.
+// Both are advice: init has done what it was told to.
+func (a *app) initDoctor(ctx context.Context, h *agent.Host, cfg *config.Config, d *initDoc) {
+	a.working("looking at what this host survives …")
+	r, err := agent.Doctor(ctx, h, a.doctorOptions(cfg))
+	if err != nil {
+		a.urgent("cannot tell what this host survives: %v", err)
+		a.remedy(err)
+		return
+	}
+	doc := doctorDocOf(r)
+	d.Doctor = &doc
+	if a.json {
+		return
+	}
+	fmt.Fprintln(a.out, "\nwhat this host survives:")
+	a.printThreats(r.Threats)
+	asking := slices.DeleteFunc(r.Checks, func(c agent.Check) bool { return c.State == agent.CheckOK })
+	if len(asking) > 0 {
+		fmt.Fprintln(a.out)
+		a.printChecks(asking)
+	}
 }
 
 func (a *app) printInit(ctx context.Context, r agent.InitResult, h *agent.Host, cfg *config.Config) error {
@@ -214,6 +241,7 @@ func (a *app) printInit(ctx context.Context, r agent.InitResult, h *agent.Host, 
 		a.urgent("no escrow is configured: there is no copy off this host, and that is no backup")
 		a.hint("keyguard init --escrow name=usb,kind=directory,path=/mnt/keys, or add an [[escrow]] to " + a.configPath())
 	}
+	a.initDoctor(ctx, h, cfg, &d)
 	if a.json {
 		if err := a.printJSON(d); err != nil {
 			return err

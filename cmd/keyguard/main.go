@@ -78,6 +78,13 @@ type app struct {
 	identities []string    // files that open sealed copies, of --identity
 	level      string      // in front of each message, a priority for the journal: "<3>"
 	hinted     atomic.Bool // somebody was told what to type
+	metadata   *metadata   // nil until the metadata server was asked
+}
+
+// metadata is what the metadata server of Google's cloud said of this host's project.
+type metadata struct {
+	project string
+	err     error
 }
 
 func (a *app) commands() *cobra.Command {

@@ -28,9 +28,9 @@ type question struct {
 }
 
 // offers lists the places for copies, those first that this host suggests.
-func offers(ctx context.Context) []place {
+func (a *app) offers(ctx context.Context) []place {
 	gcp := place{what: "Google Cloud Secret Manager", kind: config.GCPSecretManager, name: "gcp"}
-	project, err := escrow.MetadataProject(ctx)
+	project, err := a.project(ctx)
 	if err == nil {
 		gcp.found = "this host is in project " + project
 	}
@@ -78,7 +78,7 @@ func offers(ctx context.Context) []place {
 func (a *app) askEscrows(ctx context.Context) ([]config.Escrow, error) {
 	a.say("no escrow is configured: the key has no copy off this host.")
 	a.working("looking at what this host has …")
-	places := offers(ctx)
+	places := a.offers(ctx)
 	var escrows []config.Escrow
 	for {
 		fmt.Fprintln(a.err, "\nWhere shall copies of the key be kept?")

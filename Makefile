@@ -123,9 +123,11 @@ package: $(NFPM)
 	@set -e; for arch in $(ARCHS); do \
 		build=$(DIST)/build/$$arch; mkdir -p "$$build"; \
 		CGO_ENABLED=0 GOARCH=$$arch go build -tags '$(TAGS)' -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o "$$build/keyguard" $(CMD); \
-		packaging/changelog '$(VERSION)' | gzip -9n > "$$build/changelog.gz"; \
+		packaging/changelog deb '$(VERSION)' | gzip -9n > "$$build/changelog.gz"; \
+		packaging/changelog rpm '$(VERSION)' > "$$build/changelog.yaml"; \
 		for format in deb rpm; do \
-			ARCH=$$arch VERSION='$(VERSION)' BUILD="$$build" SHARED=$(DIST)/build $(NFPM) package -f nfpm.yaml -p $$format -t $(DIST)/; \
+			{ cat nfpm.yaml; [ $$format = deb ] || echo "changelog: $$build/changelog.yaml"; } | \
+			ARCH=$$arch VERSION='$(VERSION)' BUILD="$$build" SHARED=$(DIST)/build $(NFPM) package -f - -p $$format -t $(DIST)/; \
 		done; \
 	done
 	@rm -rf $(DIST)/build

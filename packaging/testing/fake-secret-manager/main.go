@@ -6,6 +6,7 @@
 //
 //	ENDPOINT=127.0.0.1:8085
 //	TOKEN_URL=http://127.0.0.1:8086/token
+//	REST_URL=http://127.0.0.1:8088/
 //	CONTROL=http://127.0.0.1:8087
 //
 // The control address takes the requests described at secretmanager.Control. Without
@@ -13,6 +14,12 @@
 //
 //	curl -X POST "$CONTROL/grant?identity=host@demo&role=admin"
 //	curl "$CONTROL/credentials?identity=host@demo&type=service_account" > credentials.json
+//
+// gcloud speaks to it with
+//
+//	curl "$CONTROL/token?identity=host@demo" > token
+//	export CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER=$REST_URL
+//	export CLOUDSDK_AUTH_ACCESS_TOKEN_FILE=token CLOUDSDK_CORE_PROJECT=demo-project
 package main
 
 import (
@@ -44,6 +51,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("fake-secret-manager", flag.ContinueOnError)
 	flags.StringVar(&o.Listen, "listen", "127.0.0.1:8085", "address of the gRPC service")
 	flags.StringVar(&o.TokenListen, "token-listen", "127.0.0.1:8086", "address of the token endpoint, http")
+	flags.StringVar(&o.RESTListen, "rest-listen", "127.0.0.1:8088", "address of the API in JSON, http, as gcloud speaks it")
 	controlListen := flags.String("control", "127.0.0.1:8087", "address of the control endpoint, http, on loopback")
 	flags.StringVar(&o.Location, "location", "", "serve this region's secrets instead of global ones")
 	flags.StringVar(&o.Dir, "dir", "", "keep the state in this directory")
@@ -70,6 +78,6 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return errors.Join(err, web.Close())
 	}
 	defer s.Close()
-	fmt.Fprintf(out, "ENDPOINT=%s\nTOKEN_URL=%s\nCONTROL=http://%s\n", s.Addr(), s.TokenURL(), web.Addr())
+	fmt.Fprintf(out, "ENDPOINT=%s\nTOKEN_URL=%s\nREST_URL=%s\nCONTROL=http://%s\n", s.Addr(), s.TokenURL(), s.RESTURL(), web.Addr())
 	return control.Serve(ctx, web, s.Control())
 }

@@ -45,16 +45,16 @@ func TestRestart(t *testing.T) {
 		r, w := io.Pipe()
 		ended := make(chan error, 1)
 		go func() {
-			ended <- run(ctx, []string{"-listen", "127.0.0.1:0", "-token-listen", tokenListen, "-control", "127.0.0.1:0", "-dir", dir}, w)
+			ended <- run(ctx, []string{"-listen", "127.0.0.1:0", "-token-listen", tokenListen, "-rest-listen", "127.0.0.1:0", "-control", "127.0.0.1:0", "-dir", dir}, w)
 			w.Close()
 		}()
 		at := map[string]string{}
 		lines := bufio.NewScanner(r)
-		for len(at) < 3 && lines.Scan() {
+		for len(at) < 4 && lines.Scan() {
 			name, value, _ := strings.Cut(lines.Text(), "=")
 			at[name] = value
 		}
-		if len(at) < 3 {
+		if len(at) < 4 {
 			t.Fatal("it did not start:", <-ended)
 		}
 		u, err := url.Parse(at["TOKEN_URL"])
@@ -95,7 +95,7 @@ func TestRestart(t *testing.T) {
 }
 
 func TestControlOnLoopbackOnly(t *testing.T) {
-	err := run(t.Context(), []string{"-listen", "127.0.0.1:0", "-token-listen", "127.0.0.1:0", "-control", "0.0.0.0:0"}, io.Discard)
+	err := run(t.Context(), []string{"-listen", "127.0.0.1:0", "-token-listen", "127.0.0.1:0", "-rest-listen", "127.0.0.1:0", "-control", "0.0.0.0:0"}, io.Discard)
 	if err == nil || !strings.Contains(err.Error(), "not on loopback") {
 		t.Fatalf("the control endpoint listens to the world: %v", err)
 	}

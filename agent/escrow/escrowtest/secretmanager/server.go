@@ -1,7 +1,8 @@
-// Package secretmanager is a Google Secret Manager for tests: a gRPC server that keeps
-// secrets in memory, or in a directory, and is stricter than the real one. What the real
-// one forgives and a careful client does not do is refused here: additions without a
-// checksum, calls without the routing header, names of another location.
+// Package secretmanager is a Google Secret Manager for tests: a server that keeps secrets
+// in memory, or in a directory, and is stricter than the real one. What the real one
+// forgives and a careful client does not do is refused here: additions without a checksum,
+// calls without the routing header, names of another location. It speaks gRPC and, in
+// front of the same code, JSON, which is what gcloud speaks.
 //
 // Behaviour was taken from the API's reference
 // (https://cloud.google.com/secret-manager/docs/reference/rpc), its pages on etags,
@@ -66,6 +67,7 @@ type Options struct {
 	Listen      string      // address for gRPC; "" is 127.0.0.1:0
 	TLS         *tls.Config // nil is plaintext
 	TokenListen string      // address for tokens, by http; "" is 127.0.0.1:0
+	RESTListen  string      // address for the API in JSON, by http; "" is 127.0.0.1:0
 	Location    string      // the region that a regional endpoint serves; "" is the global one
 	// Dir keeps the state over restarts, unencrypted; "" keeps it in memory.
 	Dir string
@@ -134,8 +136,10 @@ type Server struct {
 	o     Options
 	grpc  *grpc.Server
 	http  *http.Server
+	json  *http.Server
 	addr  string
 	token string
+	rest  string
 	done  chan struct{}
 	wait  sync.WaitGroup
 
@@ -143,6 +147,7 @@ type Server struct {
 	state  state
 	faults []*Fault
 	calls  map[string]int
+	asked  []Request
 	tokens map[string]issued
 	skew   time.Duration
 	spent  map[string]int // rate limits: what was used in this minute
@@ -192,7 +197,13 @@ func Start(o Options) (*Server, error) {
 		rpc.Close()
 		return nil, fmt.Errorf("cannot listen for tokens: %w", err)
 	}
-	s.addr, s.token = rpc.Addr().String(), web.Addr().String()
+	rest, err := net.Listen("tcp", cmp.Or(o.RESTListen, "127.0.0.1:0"))
+	if err != nil {
+		rpc.Close()
+		web.Close()
+		return nil, fmt.Errorf("cannot listen for JSON: %w", err)
+	}
+	s.addr, s.token, s.rest = rpc.Addr().String(), web.Addr().String(), rest.Addr().String()
 	opts := []grpc.ServerOption{grpc.UnaryInterceptor(s.intercept)}
 	if o.TLS != nil {
 		opts = append(opts, grpc.Creds(credentials.NewTLS(o.TLS)))
@@ -202,11 +213,17 @@ func Start(o Options) (*Server, error) {
 	s.http = &http.Server{Handler: s.tokenHandler(), ReadHeaderTimeout: 10 * time.Second}
 	s.wait.Go(func() { _ = s.grpc.Serve(&listener{rpc, s}) }) // it ends with Stop
 	s.wait.Go(func() { _ = s.http.Serve(web) })
+	s.json = &http.Server{Handler: s.restHandler(), ReadHeaderTimeout: 10 * time.Second}
+	s.wait.Go(func() { _ = s.json.Serve(&listener{rest, s}) })
 	return s, nil
 }
 
 // Addr is the gRPC server's host:port.
 func (s *Server) Addr() string { return s.addr }
+
+// RESTURL is where the API is spoken in JSON, with the final slash that gcloud wants of
+// CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER.
+func (s *Server) RESTURL() string { return "http://" + s.rest + "/" }
 
 // TokenURL is the token endpoint of service accounts and authorized users.
 func (s *Server) TokenURL() string { return "http://" + s.token + "/token" }
@@ -220,6 +237,7 @@ func (s *Server) Close() {
 	close(s.done)
 	s.grpc.Stop()
 	s.http.Close()
+	s.json.Close()
 	s.wait.Wait()
 }
 
@@ -264,6 +282,7 @@ func (s *Server) Reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.calls)
+	s.asked = nil
 	clear(s.spent)
 }
 

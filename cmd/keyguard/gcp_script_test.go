@@ -1,8 +1,10 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"time"
@@ -34,6 +36,8 @@ const (
 //	gcp stop                        nothing listens any more
 //	gcp calls N                     so many calls were made since the last gcp calls
 //	gcp newest NAME                 the newest version is this key
+//	gcp gcloud                      from here on $GCLOUD is a person's who may do everything there
+//	gcp asked FILE                  what $GCLOUD asked since is what FILE says, a line each
 func cmdGCP(ts *testscript.TestScript, neg bool, args []string) {
 	s := of(ts)
 	if args[0] == "start" {
@@ -104,6 +108,28 @@ func cmdGCP(ts *testscript.TestScript, neg bool, args []string) {
 		if same == neg {
 			ts.Fatalf("the newest of %d versions is key %s: %v", len(all), args[1], same)
 		}
+	case "gcloud":
+		s.gcp.Grant("olga@example.com", secretmanager.Admin)
+		ts.Check(os.WriteFile(s.path("olga.token"), []byte(s.gcp.Token("olga@example.com")), 0o600))
+		for name, value := range map[string]string{
+			"CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER":   s.gcp.RESTURL(),
+			"CLOUDSDK_AUTH_ACCESS_TOKEN_FILE":                 s.path("olga.token"),
+			"CLOUDSDK_CONFIG":                                 s.path("gcloud"),
+			"CLOUDSDK_CORE_PROJECT":                           "keyguard-test",
+			"CLOUDSDK_CORE_DISABLE_PROMPTS":                   "1",
+			"CLOUDSDK_CORE_DISABLE_USAGE_REPORTING":           "1",
+			"CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "1",
+		} {
+			ts.Setenv(name, value)
+		}
+	case "asked":
+		var got strings.Builder
+		for _, r := range s.gcp.Asked() {
+			fmt.Fprintf(&got, "%s %s?%s %s\n", r.Method, r.Path, r.Query.Encode(), withoutPayload(ts, r.Body))
+		}
+		if want := ts.ReadFile(args[1]); got.String() != want {
+			ts.Fatalf("%s asked\n%s\nand not\n%s", ts.Getenv("GCLOUD"), &got, want)
+		}
 	default:
 		ts.Fatalf("no gcp %s", args[0])
 	}
@@ -134,4 +160,29 @@ plaintext = true
 credentials_file = %q
 `, fake.Addr(), s.path("credentials.json"))
 	ts.Check(os.WriteFile(s.path("keyguard.toml"), []byte(config), 0o600))
+}
+
+// withoutPayload is a request's body in one form for all clients, and without a key.
+func withoutPayload(ts *testscript.TestScript, body string) string {
+	if body == "" {
+		return "-"
+	}
+	var fields map[string]any
+	ts.Check(json.Unmarshal([]byte(body), &fields))
+	if p, ok := fields["payload"].(map[string]any); ok {
+		p["data"], p["dataCrc32c"] = "…", "…"
+	}
+	text, err := json.Marshal(fields)
+	ts.Check(err)
+	return string(text)
+}
+
+// gclouds are what the scripts in testdata/gcloud run: a stand-in that sends what gcloud
+// sends, and where it is installed gcloud itself, which shows that this is so.
+func gclouds() []string {
+	programs := []string{"gcloud-stand-in"}
+	if path, err := exec.LookPath("gcloud"); err == nil {
+		programs = append(programs, path)
+	}
+	return programs
 }

@@ -42,9 +42,10 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		// main's os.Exit waits a second where the race detector is linked in, in every
 		// child too, and a start has a budget.
-		"keyguard": func() { syscall.Exit(run(os.Args[1:])) },
-		"op":       func() { syscall.Exit(passwordmanager.Op(os.Args[1:])) },
-		"bw":       func() { syscall.Exit(passwordmanager.Bw(os.Args[1:])) },
+		"keyguard":        func() { syscall.Exit(run(os.Args[1:])) },
+		"op":              func() { syscall.Exit(passwordmanager.Op(os.Args[1:])) },
+		"bw":              func() { syscall.Exit(passwordmanager.Bw(os.Args[1:])) },
+		"gcloud-stand-in": func() { syscall.Exit(secretmanager.Gcloud(os.Args[1:], os.Stdout, os.Stderr)) },
 	})
 }
 
@@ -85,8 +86,16 @@ func TestScripts(t *testing.T) {
 			t.Error("nothing was searched for keys")
 		}
 	})
-	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+	testscript.Run(t, scripts("testdata/script", shared, nil))
+	for _, program := range gclouds() {
+		testscript.Run(t, scripts("testdata/gcloud", shared, map[string]string{"GCLOUD": program}))
+	}
+}
+
+// scripts are those of a directory, with these variables set besides.
+func scripts(dir string, shared *server, variables map[string]string) testscript.Params {
+	return testscript.Params{
+		Dir: dir,
 		Setup: func(env *testscript.Env) error {
 			s := &sandbox{dir: env.WorkDir, shared: shared}
 			env.Values[sandboxKey{}] = s
@@ -97,6 +106,9 @@ func TestScripts(t *testing.T) {
 			for _, name := range []string{"a", "b", "c"} {
 				env.Setenv(name, string(testKey(name).Fingerprint()))
 			}
+			for name, value := range variables {
+				env.Setenv(name, value)
+			}
 			return s.furnish()
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -104,7 +116,7 @@ func TestScripts(t *testing.T) {
 			"snapshot": cmdSnapshot, "unchanged": cmdUnchanged, "db": cmdDB, "gcp": cmdGCP, "vault": cmdVault, "ledger": cmdLedger,
 			"disk": cmdDisk, "lock": cmdLock,
 		},
-	})
+	}
 }
 
 // server is a Postgres, started when first needed.

@@ -220,7 +220,7 @@ func (s standing) holds(k key.Fingerprint) (readable, sealed string) {
 
 // threats fills in the table.
 func (f facts) threats() []ThreatVerdict {
-	table := []ThreatVerdict{
+	return []ThreatVerdict{
 		f.deleted(),
 		f.copies(DiskLost, LacksOtherDisk, standing.afterDisk),
 		f.copies(VMDeleted, LacksOffHost, standing.afterVM),
@@ -229,7 +229,6 @@ func (f facts) threats() []ThreatVerdict {
 		f.postgresLost(),
 		f.tampered(),
 	}
-	return table
 }
 
 // fate is what becomes of an escrow under a threat, and why.

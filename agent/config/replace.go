@@ -24,3 +24,12 @@ func Replace(path string, data []byte) error {
 	}
 	return nil
 }
+
+// WriteSecret makes a file with a credential that a configuration names, closed to
+// others. What is there already stays, and the error is fs.ErrExist.
+func WriteSecret(path string, data []byte) error {
+	if err := durable.CreateNew(path, data, durable.Attr{Mode: 0o600, UID: -1, GID: -1}); err != nil {
+		return fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	return nil
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -209,8 +210,14 @@ func unescape(s string) string {
 
 // Mounts lists the mount points below /mnt, /media and /run/media that can be written
 // to: where sticks and other disks of a person's are mounted.
-func Mounts() []string {
-	mounts, err := os.Open("/proc/self/mountinfo")
+func Mounts() []string { return disks{proc: "/proc"}.mounts() }
+
+// incusData is where the host has its containers, Postgres among them, on a disk of its
+// own: copies of the key are to be elsewhere.
+const incusData = "/mnt/incus-data"
+
+func (m disks) mounts() []string {
+	mounts, err := os.Open(filepath.Join(m.proc, "self/mountinfo"))
 	if err != nil {
 		return nil
 	}
@@ -222,8 +229,11 @@ func Mounts() []string {
 			continue
 		}
 		point := unescape(f[4])
+		if point == incusData || strings.HasPrefix(point, incusData+"/") || slices.Contains(list, point) {
+			continue
+		}
 		for _, above := range []string{"/mnt/", "/media/", "/run/media/"} {
-			if strings.HasPrefix(point, above) && strings.HasPrefix(f[5], "rw") {
+			if strings.HasPrefix(point, above) && slices.Contains(strings.Split(f[5], ","), "rw") {
 				list = append(list, point)
 			}
 		}

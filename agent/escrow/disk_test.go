@@ -122,3 +122,30 @@ func TestDisksOfThisHost(t *testing.T) {
 		}
 	}
 }
+
+func TestMounts(t *testing.T) {
+	proc := t.TempDir()
+	if err := os.Mkdir(filepath.Join(proc, "self"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	lines := `22 1 253:0 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
+40 22 253:16 / /mnt/incus-data rw,relatime - ext4 /dev/vdb rw
+41 40 0:50 / /mnt/incus-data/pool rw - zfs pool rw
+42 22 8:1 / /mnt/keys rw,nosuid - vfat /dev/sda1 rw
+43 22 8:1 / /mnt/keys rw,nosuid - vfat /dev/sda1 rw
+44 22 8:17 / /media/olga/MY\040STICK rw - exfat /dev/sdb1 rw
+45 22 8:33 / /run/media/olga/read ro,nosuid - vfat /dev/sdc1 rw
+46 22 8:49 / /mnt rw - ext4 /dev/sdd1 rw
+broken
+`
+	if err := os.WriteFile(filepath.Join(proc, "self/mountinfo"), []byte(lines), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"/mnt/keys", "/media/olga/MY STICK"}
+	if got := (disks{proc: proc}).mounts(); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got := (disks{proc: filepath.Join(proc, "none")}).mounts(); got != nil {
+		t.Errorf("without /proc: %q", got)
+	}
+}

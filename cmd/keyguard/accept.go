@@ -31,13 +31,15 @@ Exit status: 0 done; 2 not confirmed; 11 the rows cannot be asked (--new);
 		Example: `  keyguard accept           # vouch for the key that is there
   keyguard accept --new     # make one on a host that never had one`,
 		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
-			opts := agent.AcceptOptions{Person: person(), Confirm: a.confirmAccept, ConfirmRows: a.confirmRows}
+			opts := agent.AcceptOptions{Person: person(),
+				Confirm:     func(r agent.AcceptResult) (bool, error) { return a.confirmAccept(ctx, r) },
+				ConfirmRows: func(dependent int64) (bool, error) { return a.confirmRows(ctx, dependent) }}
 			a.working("asking the rows and %d escrows …", len(h.Escrows))
 			accept := agent.Accept
 			if fresh {
 				accept = agent.AcceptNew
 				opts.Confirm = func(agent.AcceptResult) (bool, error) {
-					return a.confirm("No row depends on a key. Make a new one?")
+					return a.confirm(ctx, "No row depends on a key. Make a new one?")
 				}
 			}
 			r, err := accept(ctx, h, opts)
@@ -57,7 +59,7 @@ Exit status: 0 done; 2 not confirmed; 11 the rows cannot be asked (--new);
 	return c
 }
 
-func (a *app) confirmAccept(r agent.AcceptResult) (bool, error) {
+func (a *app) confirmAccept(ctx context.Context, r agent.AcceptResult) (bool, error) {
 	a.say("key %s: %s", r.Key, opened(r.Rows, r.Key))
 	if r.Rows.State == agent.RowsUnknown {
 		a.say("the rows cannot be asked: %s", r.Rows.Why)
@@ -68,13 +70,13 @@ func (a *app) confirmAccept(r agent.AcceptResult) (bool, error) {
 	for _, c := range r.Adopted {
 		a.say("copy %s in escrow %q (key %s) counts as this host's own from now on", c.ID, c.Escrow, orNone(c.Fingerprint))
 	}
-	return a.confirm(fmt.Sprintf("Vouch for key %s?", r.Key))
+	return a.confirm(ctx, fmt.Sprintf("Vouch for key %s?", r.Key))
 }
 
 // confirmRows takes nothing but the number itself, so --yes does not answer it.
-func (a *app) confirmRows(dependent int64) (bool, error) {
+func (a *app) confirmRows(ctx context.Context, dependent int64) (bool, error) {
 	a.say("%d rows depend on another key, and a new one opens none of them", dependent)
-	answer, err := a.ask("Type that number to make a new key all the same: ")
+	answer, err := a.ask(ctx, "Type that number to make a new key all the same: ")
 	var usage usageError
 	if errors.As(err, &usage) {
 		return false, nil // no terminal: not confirmed

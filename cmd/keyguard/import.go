@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -101,25 +99,22 @@ func (a *app) readKey(ctx context.Context) (key.Key, error) {
 // typedKey asks for the lines of a sheet at the terminal, each until it is right; or
 // takes a key that is whole in the first line.
 func (a *app) typedKey(ctx context.Context) (key.Key, error) {
-	// Not standard input: a descriptor of our own takes a deadline, by which an
-	// interrupt ends the waiting.
-	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	tty, err := openTerminal()
 	if err != nil {
-		return key.Key{}, usageError{fmt.Errorf("cannot ask at the terminal: %w; feed the key to standard input", err)}
+		return key.Key{}, fmt.Errorf("%w; feed the key to standard input", err)
 	}
 	defer tty.Close() //nolint:errcheck // a terminal
-	defer context.AfterFunc(ctx, func() { tty.SetReadDeadline(time.Unix(1, 0)) })()
 
 	fmt.Fprintf(tty, "Type the %d lines of the sheet, each with its check word.\n"+
 		"24 words without check words, base64 or hex go into one line.\n", key.SheetLines)
 	// The lines are shown as they are typed: the sheet lies open anyhow, and nobody
 	// types thirty words blind.
-	var buffer [4096]byte // more than a terminal lets into a line, termios(3)
+	var buffer [maxLine]byte
 	var sheet []byte
 	defer func() { clear(buffer[:]); clear(sheet) }()
 	for n := 1; ; {
 		fmt.Fprintf(tty, "line %d of %d: ", n, key.SheetLines)
-		size, err := tty.Read(buffer[:])
+		size, err := readLine(ctx, tty, buffer[:])
 		if err != nil || size == 0 {
 			fmt.Fprintln(tty)
 			return key.Key{}, usageError{errors.New("the typing ended before the key was whole; nothing was done")}

@@ -1,9 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,37 +38,45 @@ func newTerminal(t *testing.T) (control, tty *os.File) {
 }
 
 // TestInterruptedTyping: Ctrl-C in the middle of a line ends the command, which waits for
-// no more lines.
+// no more lines, and did nothing.
 func TestInterruptedTyping(t *testing.T) {
-	config := filepath.Join(t.TempDir(), "keyguard.toml")
-	text := fmt.Sprintf("state_dir = %q\nrun_dir = %q\ndaemon.unit = \"\"\n", t.TempDir(), t.TempDir())
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	control, tty := newTerminal(t)
-	c := exec.Command("keyguard", "import", "--config", config)
-	var stderr bytes.Buffer
-	c.Stdin, c.Stderr = tty, &stderr
-	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
-	tty.Close() // so that reading ends with the child
-	tooLong := time.AfterFunc(longest, func() { c.Process.Kill() })
-	defer tooLong.Stop()
-	shown := ""
-	for b := make([]byte, 1024); !strings.HasSuffix(shown, "line 1 of 6: "); {
-		n, err := control.Read(b)
-		if err != nil {
-			t.Fatalf("%v after %q; %s", err, shown, &stderr)
-		}
-		shown += string(b[:n])
-	}
-	if _, err := control.WriteString("abandon ab\x03"); err != nil {
-		t.Fatal(err)
-	}
-	var exit *exec.ExitError
-	if err := c.Wait(); !errors.As(err, &exit) || exit.ExitCode() != exitUsage || !strings.Contains(stderr.String(), "nothing was done") {
-		t.Errorf("%v: %s", err, &stderr)
+	for command, asks := range map[string]string{"import": "line 1 of 6: ", "init": "Number"} {
+		t.Run(command, func(t *testing.T) {
+			config := filepath.Join(t.TempDir(), "keyguard.toml")
+			text := fmt.Sprintf("state_dir = %q\nrun_dir = %q\ndaemon.unit = \"\"\n", t.TempDir(), t.TempDir())
+			if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			control, tty := newTerminal(t)
+			c := exec.Command("keyguard", command, "--config", config)
+			c.Env = append(os.Environ(), "GCE_METADATA_HOST=127.0.0.1:1")
+			c.Stdin, c.Stderr = tty, tty
+			c.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+			if err := c.Start(); err != nil {
+				t.Fatal(err)
+			}
+			tty.Close() // so that reading ends with the child
+			tooLong := time.AfterFunc(longest, func() { c.Process.Kill() })
+			defer tooLong.Stop()
+			shown := ""
+			for b := make([]byte, 1024); !strings.Contains(shown, asks); {
+				n, err := control.Read(b)
+				if err != nil {
+					t.Fatalf("%v after %q", err, shown)
+				}
+				shown += string(b[:n])
+			}
+			if _, err := control.WriteString("abandon ab\x03"); err != nil {
+				t.Fatal(err)
+			}
+			rest, _ := io.ReadAll(control) // EIO when nobody has the terminal any more
+			var exit *exec.ExitError
+			if err := c.Wait(); !errors.As(err, &exit) || exit.ExitCode() != exitUsage || !strings.Contains(string(rest), "nothing was done") {
+				t.Errorf("%v: %s%s", err, shown, rest)
+			}
+			if left, err := os.ReadFile(config); err != nil || string(left) != text {
+				t.Errorf("the configuration is %q, %v", left, err)
+			}
+		})
 	}
 }

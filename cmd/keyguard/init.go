@@ -27,6 +27,10 @@ host's name into it where {hostname} stands, makes the place that every escrow
 needs, saves the present key there, reads it back, drills, and prints the table of
 keyguard doctor: what this host survives by now, and what would make it better.
 
+What this host has is offered: the project from Google's metadata server; VAULT_ADDR,
+VAULT_NAMESPACE, VAULT_CACERT, and the token in VAULT_TOKEN or ~/.vault-token, all of
+which sudo -E keeps; what is mounted below /mnt, /media and /run/media.
+
 --escrow adds an escrow without asking: its settings, name=value, with commas
 between them; in a list, spaces. keyguard.toml(5) has them all.
 
@@ -48,36 +52,41 @@ key is kept in quarantine, to protect the last good copy.`,
 }
 
 func (a *app) init(ctx context.Context, added []string) error {
-	escrows, err := escrowFlags(added)
-	if err != nil {
+	c := choices{}
+	var err error
+	if c.escrows, err = escrowFlags(added); err != nil {
 		return err
 	}
 	cfg, err := a.load()
 	if err != nil {
 		return err
 	}
-	if len(cfg.Escrows)+len(escrows) == 0 && !a.yes && a.onTerminal() {
-		if escrows, err = a.askEscrows(ctx); err != nil {
+	if len(cfg.Escrows)+len(c.escrows) == 0 && !a.yes && a.onTerminal() {
+		if c, err = a.askEscrows(ctx); err != nil {
 			return err
 		}
 	}
-	if len(escrows) > 0 {
-		if err := a.addEscrows(escrows); err != nil {
-			return err
-		}
-		if cfg, err = a.load(); err != nil {
-			return err
-		}
+	if _, err := a.withEscrows(c.escrows); err != nil {
+		return err
 	}
-	for _, e := range cfg.Escrows {
+	for _, e := range append(cfg.Escrows, c.escrows...) {
 		a.say("escrow %q: %s", e.Name, e.Kind)
 	}
-	ok, err := a.confirm("Make what they need, and save the key there?")
+	question := "Make what they need, and save the key there?"
+	if len(cfg.Escrows)+len(c.escrows) == 0 {
+		question = "Go on without a backup?"
+	}
+	ok, err := a.confirm(ctx, question)
 	if err != nil {
 		return err
 	}
 	if !ok {
 		return usageError{errors.New("not confirmed, and nothing was done")}
+	}
+	if len(c.escrows) > 0 {
+		if err := a.write(c); err != nil {
+			return err
+		}
 	}
 	if err := a.expandHostname(); err != nil {
 		return err

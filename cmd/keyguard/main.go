@@ -15,7 +15,6 @@ import (
 	"os"
 	"os/signal"
 	"os/user"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -222,32 +221,4 @@ func person() string {
 		return u.Username
 	}
 	return fmt.Sprintf("uid %d", os.Getuid())
-}
-
-// confirm asks a question on the terminal. Without a terminal only --yes answers it.
-func (a *app) confirm(question string) (bool, error) {
-	if a.yes {
-		return true, nil
-	}
-	answer, err := a.ask(question + " [y/N] ")
-	return answer == "y" || answer == "Y" || answer == "yes", err
-}
-
-// onTerminal tells whether a person can be asked.
-func (a *app) onTerminal() bool { return term.IsTerminal(int(a.in.Fd())) }
-
-// ask reads one line from the terminal.
-func (a *app) ask(prompt string) (string, error) {
-	if !a.onTerminal() {
-		return "", usageError{errors.New("this asks for a confirmation, and there is no terminal")}
-	}
-	fmt.Fprint(a.err, prompt)
-	var answer []byte
-	for one := make([]byte, 1); ; { // no further than the line: the next question reads on
-		n, err := a.in.Read(one)
-		if n == 0 || err != nil || one[0] == '\n' {
-			return strings.TrimSpace(string(answer)), nil
-		}
-		answer = append(answer, one[0])
-	}
 }

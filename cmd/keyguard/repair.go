@@ -70,7 +70,7 @@ func (a *app) repair(ctx context.Context, opts agent.RepairOptions, here bool) e
 			return a.printRepair(r, opts, err)
 		}
 		a.printTally(a.say, r)
-		ok, err := a.confirm(fmt.Sprintf("Stop the daemon and bring these rows under key %s?", r.Target))
+		ok, err := a.confirm(ctx, fmt.Sprintf("Stop the daemon and bring these rows under key %s?", r.Target))
 		if err != nil {
 			return err
 		}

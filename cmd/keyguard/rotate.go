@@ -74,7 +74,7 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions, here bool) e
 		if err != nil {
 			return err
 		}
-		ok, err := a.confirm(fmt.Sprintf("%d rows are under key %s. Stop the daemon and re-encrypt them under a new one?", r.Rows.Dependent, r.Old))
+		ok, err := a.confirm(ctx, fmt.Sprintf("%d rows are under key %s. Stop the daemon and re-encrypt them under a new one?", r.Rows.Dependent, r.Old))
 		if err != nil {
 			return err
 		}

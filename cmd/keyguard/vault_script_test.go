@@ -25,7 +25,7 @@ const (
 
 // cmdVault is a script's Vault, and what happens to it:
 //
-//	vault start KV [only] [tls]     start it and name it in keyguard.toml, after usb or instead of it
+//	vault start KV [only] [tls]     start it and name it in keyguard.toml, after usb or instead of it; $VAULT_URL is its address
 //	vault approle USES              this host logs in by AppRole, so many times
 //	vault put NAME FORM             what `vault kv put … value=@FILE` does; NAME - is FORM as text
 //	vault break KIND [METHOD [PATH [STATUS [TEXT]]]]   a vault.Fault; - is every method
@@ -166,6 +166,7 @@ func (s *sandbox) startVault(ts *testscript.TestScript, args []string) {
 	fake.Mount(vaultMount, s.kv)
 	fake.Policy("keyguard", vault.Keyguard(s.kv, vaultMount, vaultPath))
 	s.vaultToken(ts)
+	ts.Setenv("VAULT_URL", fake.URL())
 	data, err := os.ReadFile(s.path("keyguard.toml"))
 	ts.Check(err)
 	config := string(data)

@@ -79,7 +79,7 @@ type Options struct {
 	MaxPage int
 }
 
-// Role is what an identity may do, in the whole of a project.
+// Role is what an identity may do, in the whole of one project or of all.
 type Role string
 
 // The roles of the same names in roles/secretmanager.*, but for Reader, which is
@@ -241,11 +241,31 @@ func (s *Server) Close() {
 	s.wait.Wait()
 }
 
-// Grant makes an identity, or gives it other roles: none takes all away.
+// Grant makes an identity, or gives it other roles in every project: none takes all away.
 func (s *Server) Grant(identity string, roles ...Role) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.state.Identities[identity] = roles
+	s.save()
+}
+
+// GrantIn gives an identity roles in one project, besides those that it has in every one.
+func (s *Server) GrantIn(project, identity string, roles ...Role) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, known := s.state.Identities[identity]; !known {
+		s.state.Identities[identity] = nil // somebody now
+	}
+	s.state.Identities[identity+" "+project] = roles
+	s.save()
+}
+
+// Forget deletes an identity: its tokens and its credentials are worth nothing any more.
+func (s *Server) Forget(identity string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.state.Identities, func(i string, _ []Role) bool { return i == identity || strings.HasPrefix(i, identity+" ") })
+	maps.DeleteFunc(s.tokens, func(_ string, t issued) bool { return t.identity == identity })
 	s.save()
 }
 
@@ -541,7 +561,7 @@ func (s *Server) admit(ctx context.Context, method, name string) error {
 	md, _ := metadata.FromIncomingContext(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	roles, err := s.caller(md.Get("authorization"))
+	roles, err := s.caller(md.Get("authorization"), name)
 	if err != nil {
 		return err
 	}
@@ -583,7 +603,7 @@ func (s *Server) TestIamPermissions(ctx context.Context, req *iampb.TestIamPermi
 	md, _ := metadata.FromIncomingContext(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	roles, err := s.caller(md.Get("authorization"))
+	roles, err := s.caller(md.Get("authorization"), req.Resource)
 	if err != nil {
 		return nil, err
 	}
@@ -601,8 +621,8 @@ func (s *Server) TestIamPermissions(ctx context.Context, req *iampb.TestIamPermi
 	return resp, nil
 }
 
-// caller finds the identity of a bearer token.
-func (s *Server) caller(header []string) ([]Role, error) {
+// caller finds what the identity of a bearer token may do with a name's project.
+func (s *Server) caller(header []string, name string) ([]Role, error) {
 	if len(header) == 0 && s.o.Anonymous {
 		return []Role{Admin}, nil
 	}
@@ -614,7 +634,8 @@ func (s *Server) caller(header []string) ([]Role, error) {
 	if !ok || len(header) != 1 || !known || s.now().After(t.until) {
 		return nil, status.Error(codes.Unauthenticated, "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other valid authentication credential.")
 	}
-	return s.state.Identities[t.identity], nil
+	project, _, _ := strings.Cut(strings.TrimPrefix(name, "projects/"), "/")
+	return slices.Concat(s.state.Identities[t.identity], s.state.Identities[t.identity+" "+project]), nil
 }
 
 var (

@@ -175,6 +175,11 @@ func TestWhoMay(t *testing.T) {
 	s, c := start(t, Options{})
 	s.Put(name, []byte("x"))
 	s.Grant("reader", Reader)
+	s.GrantIn("my-project", "at-home", Reader)
+	s.GrantIn("elsewhere", "abroad", Reader)
+	s.GrantIn("my-project", "gone", Reader)
+	gone := s.Token("gone")
+	s.Forget("gone")
 	full := name + "/versions/1"
 	access := func(token string) codes.Code {
 		_, err := c.AccessSecretVersion(routed(t, "name", full, token), &pb.AccessSecretVersionRequest{Name: full})
@@ -188,6 +193,9 @@ func TestWhoMay(t *testing.T) {
 		"a forged token": {"ya29.forged", codes.Unauthenticated},
 		"a stranger":     {s.Token("stranger"), codes.PermissionDenied},
 		"a reader":       {s.Token("reader"), codes.OK},
+		"a reader here":  {s.Token("at-home"), codes.OK},
+		"one elsewhere":  {s.Token("abroad"), codes.PermissionDenied},
+		"one deleted":    {gone, codes.Unauthenticated},
 	} {
 		if got := access(tt.token); got != tt.want {
 			t.Errorf("%s: %v, want %v", what, got, tt.want)

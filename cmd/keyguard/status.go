@@ -190,7 +190,7 @@ func (a *app) printStatusText(r agent.StatusResult, path string) {
 	a.item("drill", drillLine(r.Drill))
 	for _, s := range r.Escrows {
 		fmt.Fprintln(a.out)
-		a.item(s.Name, escrowState(s))
+		a.item(s.Name, escrowState(s, r.Keyfile.Key))
 		for _, line := range escrowLines(s) {
 			a.item("", line)
 		}
@@ -221,8 +221,8 @@ func drillLine(d agent.DrillStanding) string {
 	return line + "; no timer holds the next"
 }
 
-// escrowState is how one escrow stands, in a few words.
-func escrowState(s agent.EscrowStatus) string {
+// escrowState is how one escrow stands to the keyfile's key, if it has one, in a few words.
+func escrowState(s agent.EscrowStatus, live key.Fingerprint) string {
 	switch {
 	case s.State == agent.EscrowFailed:
 		return "cannot answer: " + s.Why
@@ -232,6 +232,8 @@ func escrowState(s agent.EscrowStatus) string {
 		return "holds the key, as " + s.Newest.ID
 	case s.Newest.ID == "":
 		return "holds no current copy"
+	case live == "" && s.Newest.Key != "":
+		return fmt.Sprintf("holds key %s, as %s", s.Newest.Key, s.Newest.ID)
 	}
 	return "holds another key, " + orNone(s.Newest.Key) + ", as " + s.Newest.ID
 }

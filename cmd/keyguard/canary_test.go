@@ -91,7 +91,7 @@ func (s *sandbox) keys() [][]byte {
 		}
 	}
 	if s.gcp != nil {
-		for _, secret := range []string{gcpSecret, gcpSecret + "-quarantine"} {
+		for _, secret := range gcpSecrets {
 			for _, v := range s.gcp.Versions(secret) {
 				if len(v) == key.Size {
 					all = append(all, v)

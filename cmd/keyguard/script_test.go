@@ -150,6 +150,7 @@ type sandbox struct {
 	shared, own *server
 	db          *rowstest.Database
 	gcp         *secretmanager.Server
+	gcpAt       string // where an escrow finds it, in TOML
 	vault       *vault.Server
 	kv          int // its engine's version
 	locks       []*os.File
@@ -406,7 +407,7 @@ func (s *sandbox) guarded() (map[string]string, error) {
 		}
 	}
 	if s.gcp != nil {
-		for _, secret := range []string{gcpSecret, gcpSecret + "-quarantine"} {
+		for _, secret := range gcpSecrets {
 			for i, v := range s.gcp.Versions(secret) {
 				all[fmt.Sprintf("%s/%d", secret, i+1)] = fmt.Sprintf("%x", sha256.Sum256(v))
 			}

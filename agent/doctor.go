@@ -331,6 +331,8 @@ func (s standing) afterDisk() fate {
 		return fate{SurvivesNot, "in memory, which is gone at the next boot"}
 	case s.exam.Local:
 		return fate{SurvivalUnsure, "in a store on this host, whose disk is not known"}
+	case s.exam.Unplaced:
+		return fate{SurvivalUnsure, s.Place.Domain + ", which may be on this host alone"}
 	case s.Place.Kind == "directory" && !s.examined:
 		return fate{SurvivalUnsure, "on a disk that is not known"}
 	case len(s.exam.Disks) > 0:

@@ -79,6 +79,8 @@ func TestThreats(t *testing.T) {
 		"a store not asked":            {patient(place("gcp-secret-manager", escrow.Examination{})), nil, "sss suus"},
 		"vault":                        {patient(place("vault-kv", escrow.Examination{})), nil, "sss suus"},
 		"a password manager":           {patient(place("command", escrow.Examination{})), nil, "sss suus"},
+		"a password store":             {patient(place("command", escrow.Examination{Unplaced: true})), nil, "suu suus"},
+		"a store beside a project":     {patient(place("command", escrow.Examination{Unplaced: true})), google("mine"), "suu uuus"},
 		"the same project":             {patient(place("gcp-secret-manager", harmless)), google("other"), "sss dsus"},
 		"another project":              {patient(place("gcp-secret-manager", harmless)), google("mine"), "sss ssus"},
 		"a project by number":          {patient(place("gcp-secret-manager", escrow.Examination{Project: "123", Asked: true})), google("mine"), "sss usus"},

@@ -38,6 +38,8 @@ type Examination struct {
 	SameDisk bool
 	// Remote: the file system is another machine's.
 	Remote bool
+	// Unplaced: which machine the copies are on is not known.
+	Unplaced bool
 	// Memory: the file system is gone at the next boot.
 	Memory bool
 	// Asked: the store said what this host's identity may do there.
@@ -122,6 +124,17 @@ func OnGoogle() bool {
 func (v *Vault) Examine(context.Context) (Examination, error) {
 	u, err := url.Parse(v.o.Address)
 	return Examination{Local: err == nil && loopback(u.Hostname())}, nil
+}
+
+// Examine knows where the accounts of 1Password and Bitwarden are kept. A password store is
+// a directory of this host, with its GnuPG key beside it, and perhaps both elsewhere too;
+// of a program of the operator's nothing is known.
+func (c *Command) Examine(context.Context) (Examination, error) {
+	switch c.program.(type) {
+	case *onePassword, *bitwarden:
+		return Examination{}, nil
+	}
+	return Examination{Unplaced: true}, nil
 }
 
 // Examine tells which disks the directory lies on.

@@ -106,3 +106,20 @@ func TestDirectoryExamine(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 }
+
+// TestCommandExamine: only of an account with a service is it known that it is elsewhere.
+func TestCommandExamine(t *testing.T) {
+	for preset, unplaced := range map[string]bool{"1password": false, "bitwarden": false, "pass": true, "": true} {
+		o := escrow.CommandOptions{Name: "c", Preset: preset, Path: "hosts/web1"}
+		if preset == "" {
+			o = escrow.CommandOptions{Name: "c", Save: []string{"s"}, List: []string{"l"}, Fetch: []string{"f"}}
+		}
+		c, err := escrow.NewCommand(o)
+		if err != nil {
+			t.Fatal(preset, err)
+		}
+		if e, err := c.Examine(t.Context()); err != nil || e.Unplaced != unplaced {
+			t.Errorf("%q: %+v, %v", preset, e, err)
+		}
+	}
+}

@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/vault"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
@@ -41,6 +42,7 @@ type stage struct {
 	memory   string // a directory on a tmpfs
 	postgres *rowstest.Cluster
 	vault    *vault.Server
+	google   *secretmanager.Server // nil before its scene
 	daemon   *exec.Cmd
 	log      *lines
 	colour   bool
@@ -78,12 +80,17 @@ func play(ctx context.Context) error {
 		return err
 	}
 	defer s.vault.Close()
+	defer func() {
+		if s.google != nil {
+			s.google.Close()
+		}
+	}()
 	if err := s.furnish(); err != nil {
 		return err
 	}
 	for _, act := range []func(context.Context) error{
 		s.firstStart, s.deleted, s.foreign, s.mangled, s.loose, s.unreachable, s.postgresDown, s.vaulted, s.watched, s.rotated, s.drilled,
-		s.split,
+		s.split, s.everywhere,
 	} {
 		if err := act(ctx); err != nil {
 			return fmt.Errorf("scene %d: %w", s.scene, err)
@@ -284,13 +291,11 @@ func (s *stage) vaulted(ctx context.Context) error {
 	}
 	s.vault.Policy("keyguard", vault.Keyguard(2, mount, path))
 	token := s.vault.Token(vault.TokenOptions{Policies: []string{"keyguard"}, TTL: 720 * time.Hour, Renewable: true})
-	config, err := os.ReadFile(s.path("keyguard.toml"))
-	if err != nil {
+	if err := os.WriteFile(s.path("vault.token"), []byte(token), 0o600); err != nil {
 		return err
 	}
-	config = fmt.Appendf(config, "\n[[escrow]]\nname = \"vault\"\nkind = \"vault-kv\"\naddress = %q\nmount = %q\npath = %q\ntoken_file = %q\n",
-		s.vault.URL(), mount, path, s.path("vault.token"))
-	if err := errors.Join(os.WriteFile(s.path("vault.token"), []byte(token), 0o600), os.WriteFile(s.path("keyguard.toml"), config, 0o600)); err != nil {
+	if err := s.configure("\n[[escrow]]\nname = \"vault\"\nkind = \"vault-kv\"\naddress = %q\nmount = %q\npath = %q\ntoken_file = %q\n",
+		s.vault.URL(), mount, path, s.path("vault.token")); err != nil {
 		return err
 	}
 	if code := s.keyguard(ctx, "init", "--yes"); code != 0 {
@@ -432,6 +437,104 @@ func (s *stage) split(ctx context.Context) error {
 	return s.tenant(ctx, "secrets", "get", "bob")
 }
 
+// everywhere has a copy in every kind of place there is, and brings the key back from
+// each: a stick, Vault, Secret Manager, a password manager, paper.
+func (s *stage) everywhere(ctx context.Context) error {
+	s.title("A copy in every kind of place, and the key back from each")
+	const account = "h1@demo-project.iam.gserviceaccount.com"
+	google, err := secretmanager.Start(secretmanager.Options{})
+	if err != nil {
+		return err
+	}
+	s.google = google
+	google.Grant(account, secretmanager.Admin)
+	credentials, err := google.Credentials(account, "service_account")
+	if err != nil {
+		return err
+	}
+	// Debian's pass, with a key of its own that has no passphrase.
+	pass := []string{"GNUPGHOME=" + filepath.Join(s.memory, "gnupg"), "PASSWORD_STORE_DIR=" + s.path("pass")}
+	if err := errors.Join(
+		os.WriteFile(s.path("credentials.json"), credentials, 0o600),
+		os.WriteFile(s.path("pass.env"), []byte(strings.Join(pass, "\n")), 0o600),
+		os.Mkdir(filepath.Join(s.memory, "gnupg"), 0o700)); err != nil {
+		return err
+	}
+	for _, command := range []string{
+		"gpg --batch --quiet --passphrase= --quick-generate-key h1@demo", "pass init h1@demo",
+	} {
+		if err := s.program(ctx, command, pass...); err != nil {
+			return err
+		}
+	}
+	defer s.program(context.WithoutCancel(ctx), "gpgconf --kill all", pass...)
+	if err := s.configure(`
+[[escrow]]
+name = "gcp"
+kind = "gcp-secret-manager"
+project = "demo-project"
+secret = "h1-secrets-master"
+endpoint = %q
+plaintext = true
+credentials_file = %q
+
+[[escrow]]
+name = "pass"
+kind = "command"
+preset = "pass"
+path = "hosts/h1"
+environment_file = %q
+`, google.Addr(), s.path("credentials.json"), s.path("pass.env")); err != nil {
+		return err
+	}
+	if code := s.keyguard(ctx, "init", "--yes"); code != 0 {
+		return fmt.Errorf("keyguard init: exit %d", code)
+	}
+	sheet := filepath.Join(s.memory, "sheet.png")
+	if code := s.keyguard(ctx, "paper", "--output", sheet); code != 0 {
+		return fmt.Errorf("keyguard paper: exit %d", code)
+	}
+	s.keyguard(ctx, "copies")
+	right, err := os.ReadFile(s.path("etc/secrets.key"))
+	if err != nil {
+		return err
+	}
+	for _, from := range []string{"usb", "vault", "gcp", "pass", "paper"} {
+		if err := os.Remove(s.path("etc/secrets.key")); err != nil {
+			return err
+		}
+		if from == "paper" {
+			err = s.program(ctx, "zbarimg --nodbus --quiet --raw "+sheet+" | "+s.path("keyguard")+" import --config "+s.path("keyguard.toml"))
+		} else if code := s.keyguard(ctx, "restore", "--from", from); code != 0 {
+			err = fmt.Errorf("exit %d", code)
+		}
+		if err != nil {
+			return fmt.Errorf("from %s: %w", from, err)
+		}
+		if got, err := os.ReadFile(s.path("etc/secrets.key")); err != nil || !bytes.Equal(got, right) {
+			return fmt.Errorf("another key came back from %s: %v", from, err)
+		}
+	}
+	return s.restartAndRead(ctx)
+}
+
+// configure adds to the configuration.
+func (s *stage) configure(format string, args ...any) error {
+	config, err := os.ReadFile(s.path("keyguard.toml"))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(s.path("keyguard.toml"), fmt.Appendf(config, format, args...), 0o600)
+}
+
+// program runs a line of the shell, with these variables besides.
+func (s *stage) program(ctx context.Context, line string, variables ...string) error {
+	s.print("1", "$ "+line)
+	c := exec.CommandContext(ctx, "sh", "-c", line)
+	c.Env = append(os.Environ(), variables...)
+	return s.run(c)
+}
+
 // replaceKey writes the key file as a person would.
 func (s *stage) replaceKey(content []byte) error {
 	path := s.path("etc/secrets.key")
@@ -536,7 +639,7 @@ func (s *stage) say(format string, args ...any) { s.print("32", fmt.Sprintf(form
 
 // print writes one line, in an SGR colour (ECMA-48) on a terminal.
 func (s *stage) print(colour, line string) {
-	line = strings.ReplaceAll(line, s.dir, "")
+	line = strings.ReplaceAll(strings.ReplaceAll(line, s.dir, ""), s.memory, "/run/keyguard")
 	if s.colour && colour != "" {
 		line = "\x1b[" + colour + "m" + line + "\x1b[0m"
 	}

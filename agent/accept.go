@@ -86,9 +86,10 @@ func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, err
 	return r, nil
 }
 
-// AcceptNew makes a key where none is, on a person's word: the rows are Silent, or
-// the person names how many of them the new key will not open. The key is accepted,
-// escrowed as law 4 allows, and installed. It returns ErrKeyThere, ErrRowsInTheWay
+// AcceptNew makes a key where none is, on a person's word: the rows are Silent, or the
+// database answers and has no table secrets, or the person names how many of them the new
+// key will not open. The missing table needs that word, since a dump may be about to be
+// loaded. The key is accepted, escrowed as law 4 allows, and installed. It returns ErrKeyThere, ErrRowsInTheWay
 // when the person does not confirm, ErrUnsure when the rows cannot be asked, and
 // ErrBusy.
 func AcceptNew(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, error) {
@@ -108,10 +109,10 @@ func AcceptNew(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, 
 	o.askRows(ctx)
 	o.awaitAllEscrows(ctx)
 	r := AcceptResult{Rows: o.evidence.Rows, Known: o.evidence.Ledger.Known}
-	switch o.evidence.Rows.State {
-	case RowsUnknown:
+	switch noTable := errors.Is(r.Rows.Err, rows.ErrNoTable); {
+	case r.Rows.State == RowsUnknown && !noTable:
 		return r, fmt.Errorf("%w: a new one would split the rows, and they cannot be asked: %s", ErrUnsure, o.evidence.Rows.Why)
-	case RowsAnswer:
+	case r.Rows.State == RowsAnswer:
 		ok, err := opts.ConfirmRows(r.Rows.Dependent)
 		if err != nil {
 			return r, err
@@ -119,15 +120,15 @@ func AcceptNew(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, 
 		if !ok {
 			return r, fmt.Errorf("%w: %d of them", ErrRowsInTheWay, r.Rows.Dependent)
 		}
-	case RowsSilent:
+	default:
 		if ok, err := opts.Confirm(r); err != nil || !ok {
 			return r, err
 		}
 	}
 	k := key.Generate()
 	r.Key = o.hold(k)
-	r.Verdict = rows.Silent
-	if o.evidence.Rows.State == RowsAnswer {
+	r.Verdict = verdictOf(r.Rows, r.Key)
+	if r.Rows.State == RowsAnswer {
 		r.Verdict = rows.Refuted // it is new: no row can open under it
 	}
 	// Law 5: the person's word is on disk before the key is anywhere.

@@ -243,7 +243,10 @@ func (f facts) copies(t Threat, lack Lack, after func(standing) fate) ThreatVerd
 	v := ThreatVerdict{Threat: t, Verdict: SurvivesNot, Lacks: lack}
 	k := f.right()
 	if k == "" {
-		v.Evidence, v.Lacks = []string{"nobody can tell which key is right: " + f.status.Decision.Reason}, LacksKey
+		v.Evidence, v.Lacks = []string{"nobody can tell which key is right"}, LacksKey
+		if t == KeyfileDeleted { // the same for all of them
+			v.Evidence[0] += ": " + f.status.Decision.Reason
+		}
 		if f.status.Decision.Action != Lost {
 			v.Verdict = SurvivalUnsure
 		}
@@ -261,7 +264,8 @@ func (f facts) copies(t Threat, lack Lack, after func(standing) fate) ThreatVerd
 		case s.State == EscrowFailed && end.verdict != SurvivesNot:
 			perhaps, unanswered = append(perhaps, fmt.Sprintf("%q cannot answer: %s", s.Name, s.Why)), true
 		case s.State == EscrowFailed:
-			gone = append(gone, fmt.Sprintf("%q cannot answer, and is %s", s.Name, end.why))
+			some = true // for all that is known
+			gone = append(gone, fmt.Sprintf("%q cannot answer, %s", s.Name, end.why))
 		case readable != "":
 			some = true
 			line := fmt.Sprintf("%q holds it (%s)", s.Name, readable)
@@ -671,7 +675,7 @@ func (f facts) checkUnits() []Check {
 	u := f.units
 	why := f.hook()
 	add("hook", why == "", "prestart runs before "+u.Daemon, why, "systemctl cat "+cmp.Or(u.Daemon, unit.Names[0])+", take out what overrides zz-keyguard.conf, then: systemctl daemon-reload")
-	add("watcher", u.Watcher.Enabled == "enabled" && u.Watcher.Active == "active", "enabled and active",
+	add("watcher", u.Watcher.Enabled == "enabled" && (u.Watcher.Active == "active" || u.Watcher.Active == "reloading"), "enabled and "+u.Watcher.Active,
 		fmt.Sprintf("%s, %s", cmp.Or(u.Watcher.Enabled, "not installed"), cmp.Or(u.Watcher.Active, "inactive")), "systemctl enable --now "+unit.Watcher)
 	if u.Daemon != "" {
 		add("order", slices.Contains(u.After, unit.Watcher), u.Daemon+" starts after the watcher",

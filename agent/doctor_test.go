@@ -154,6 +154,39 @@ func TestThreats(t *testing.T) {
 	}
 }
 
+// TestThreatsOfAStickInADrawer: an escrow that does not answer may hold the key, so the
+// advice is not to save it there.
+func TestThreatsOfAStickInADrawer(t *testing.T) {
+	f := patient(edited(place("directory", escrow.Examination{}), func(s *standing) {
+		s.State, s.Why, s.evidence.Copies, s.examined = EscrowFailed, "not mounted", nil, false
+	}))
+	for _, v := range f.threats() {
+		switch v.Threat {
+		case DiskLost:
+			if v.Lacks != LacksAnswer || v.Evidence[0] != `"e" cannot answer: not mounted` {
+				t.Errorf("%s: %q %q", v.Threat, v.Lacks, v.Evidence)
+			}
+		case OperatorCompromise:
+			if v.Lacks != LacksProtection || v.Evidence[0] != `"e" cannot answer, and whoever is root here can remove it` {
+				t.Errorf("%s: %q %q", v.Threat, v.Lacks, v.Evidence)
+			}
+		}
+	}
+}
+
+// TestThreatsInDoubt: why nobody knows the key is said once.
+func TestThreatsInDoubt(t *testing.T) {
+	f := patient()
+	f.status.Decision = Decision{Action: Doubt, Reason: "the rows cannot be asked"}
+	said := 0
+	for _, v := range f.threats() {
+		said += strings.Count(strings.Join(v.Evidence, "\n"), "the rows cannot be asked")
+	}
+	if said != 1 {
+		t.Errorf("it is said %d times", said)
+	}
+}
+
 // TestChecks: each thing that can be wrong is found, alone.
 func TestChecks(t *testing.T) {
 	ahead := 7 * time.Minute
@@ -214,6 +247,7 @@ func TestChecks(t *testing.T) {
 		"no bus":                   {func(f *facts, _ *DoctorOptions) { f.unitsErr = errors.New("no bus") }, "units unknown"},
 		"the hook is gone":         {func(f *facts, _ *DoctorOptions) { f.units.Hooks = nil }, "hook problem"},
 		"the watcher is down":      {func(f *facts, _ *DoctorOptions) { f.units.Watcher.Active = "failed" }, "watcher problem"},
+		"the watcher reads anew":   {func(f *facts, _ *DoctorOptions) { f.units.Watcher.Active = "reloading" }, ""},
 		"the watcher is off":       {func(f *facts, _ *DoctorOptions) { f.units.Watcher.Enabled = "disabled" }, "watcher problem"},
 		"out of order":             {func(f *facts, _ *DoctorOptions) { f.units.After = nil }, "order problem"},
 		"a public password":        {func(f *facts, _ *DoctorOptions) { f.units.Passwords = []string{"CONTAINARIUM_POSTGRES_URL"} }, "password problem"},

@@ -374,7 +374,7 @@ func (t *Table) survey(ctx context.Context, c *pgconn.PgConn) (*survey, error) {
 	case recovery != "false":
 		return nil, ErrRecovery
 	case table == "" && elsewhere != "":
-		return nil, fmt.Errorf("%w; there is one in schema %s", ErrNoTable, elsewhere)
+		return nil, fmt.Errorf("there is no table secrets on the search path, and %w: in schema %s", ErrElsewhere, elsewhere)
 	case table == "":
 		return nil, ErrNoTable
 	case rowSecurity != "off" || filtered != "false":

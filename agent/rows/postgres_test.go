@@ -135,7 +135,7 @@ func TestAnswers(t *testing.T) {
 				return errors.Join(d.Upsert(a, "x", "X", nil), d.Insert(strange))
 			}},
 		{name: "no table", empty: true, state: rows.Unknown, err: rows.ErrNoTable},
-		{name: "table in another schema", state: rows.Unknown, err: rows.ErrNoTable, why: "elsewhere",
+		{name: "table in another schema", state: rows.Unknown, err: rows.ErrElsewhere, why: "in schema elsewhere",
 			prepare: func(d *rowstest.Database) error {
 				return d.Admin("create schema elsewhere; alter table secrets set schema elsewhere; grant usage on schema elsewhere to containarium")
 			}},

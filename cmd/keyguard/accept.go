@@ -23,8 +23,10 @@ func (a *app) acceptCommand() *cobra.Command {
 daemon may start with it whatever the rows say now. It does not become a current
 copy by that. It also takes what stands newest in the escrows as this host's own.
 
-accept --new makes a key where none is. If rows depend on another key, the number
-of them must be typed: a new key opens none of them.
+accept --new makes a key where none is. On a new host whose database is not the
+daemon's own container there is no table yet, and nobody but you can tell that no
+dump is about to be loaded: say so by it. If rows depend on another key, the
+number of them must be typed: a new key opens none of them.
 
 Exit status: 0 done; 2 not confirmed; 11 the rows cannot be asked (--new);
 12 an escrow failed; 14 refused.`,
@@ -38,7 +40,11 @@ Exit status: 0 done; 2 not confirmed; 11 the rows cannot be asked (--new);
 			accept := agent.Accept
 			if fresh {
 				accept = agent.AcceptNew
-				opts.Confirm = func(agent.AcceptResult) (bool, error) {
+				opts.Confirm = func(r agent.AcceptResult) (bool, error) {
+					if r.Rows.State == agent.RowsUnknown {
+						a.say("%s", r.Rows.Why)
+						return a.confirm(ctx, "Is this a new host, with no dump to be loaded there? Make a new key?")
+					}
 					return a.confirm(ctx, "No row depends on a key. Make a new one?")
 				}
 			}

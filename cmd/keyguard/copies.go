@@ -85,7 +85,7 @@ func (a *app) printCopies(r agent.CopiesResult) error {
 		if err := a.printJSON(d); err != nil {
 			return err
 		}
-	} else {
+	} else if len(d.Copies) > 0 {
 		a.table("ESCROW\tSHELF\tCOPY\tKEY\tCREATED\tSTATE", func(row func(...string)) {
 			for _, c := range d.Copies {
 				row(c.Escrow, string(c.Shelf), c.ID, orNone(c.Fingerprint), created(c), c.state())

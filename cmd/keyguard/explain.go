@@ -117,7 +117,7 @@ var remedies = []struct {
 	// The database.
 	{rows.ErrPassword, exitDoubt, "check the password where the daemon's database URL stands ([database] url_file), then: keyguard verify"},
 	{rows.ErrNoDatabase, exitDoubt, "check the database's name in [database], then: keyguard verify"},
-	{rows.ErrNoTable, exitDoubt, "is this the daemon's database? Check [database], then: keyguard verify"},
+	{rows.ErrNoTable, exitDoubt, "is this the daemon's database? Check [database]. On a new host, where no secret was ever stored: keyguard accept --new"},
 	{rows.ErrShape, exitDoubt, "is this the daemon's database? Check [database], then: keyguard verify"},
 	{rows.ErrURL, exitUsage, "check url or url_file in [database]: keyguard config"},
 	{rows.ErrRecord, exitDoubt, "write it anew: keyguard init"},

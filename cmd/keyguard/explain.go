@@ -290,9 +290,14 @@ func (a *app) explainTrouble(trouble []agent.Trouble) {
 func (a *app) explainRefusal(r refusal) {
 	a.explainSearch(r.result)
 	a.urgent("the keyfile's place was left as it is, and the daemon makes no key")
-	e := r.result.Evidence
+	a.hintAtKey(r.result)
+}
+
+// hintAtKey says what to type where nobody can tell which key is right.
+func (a *app) hintAtKey(r agent.GuardResult) {
+	e := r.Evidence
 	switch {
-	case r.result.Decision.Action == agent.Lost:
+	case r.Decision.Action == agent.Lost:
 		a.hint("if you have the key elsewhere (a printed sheet, another store): keyguard import")
 		a.hint("what every key opens: keyguard verify")
 	case e.Rows.State == agent.RowsUnknown:
@@ -302,7 +307,7 @@ func (a *app) explainRefusal(r refusal) {
 		} else {
 			a.hint("if you have the key elsewhere: keyguard import")
 		}
-	case e.Rows.State == agent.RowsSilent && r.result.Decision.Needed == "":
+	case e.Rows.State == agent.RowsSilent && r.Decision.Needed == "":
 		a.hint("when the escrow answers again: keyguard restore; where there never was a key: keyguard accept --new")
 	default: // rows depend on a key: a new one would open none of them
 		a.hint("when the escrow answers again: keyguard restore; if you have the key elsewhere: keyguard import")

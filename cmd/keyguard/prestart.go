@@ -146,6 +146,8 @@ func (a *app) explainGuard(ctx context.Context, cfg *config.Config, r agent.Guar
 	}
 	t.Tell(e)
 	a.explainSearch(r)
+	a.say("the watcher puts the key in as soon as it can tell which one; to help it:")
+	a.hintAtKey(r)
 	return nil
 }
 

@@ -189,6 +189,9 @@ type TellerOptions struct {
 	// HooksDir holds the programs that are called for each event, MetricsFile is written for
 	// Prometheus, PingURL is called as a dead-man's switch. "" is none.
 	HooksDir, MetricsFile, PingURL string
+	// MetricsIfThere: that MetricsFile has no directory is nothing to speak of, since
+	// nobody asked for metrics.
+	MetricsIfThere bool
 	// Survey says how things stand, for the metrics and the ping.
 	Survey func() (agent.SurveyResult, error)
 	// Remedy is what to type about an error, "" for nothing.
@@ -346,7 +349,7 @@ func (t *Teller) measure() agent.SurveyResult {
 	}
 	err = notify.WriteMetrics(t.o.MetricsFile, metrics(s, t.o.Version, time.Now()))
 	if errors.Is(err, fs.ErrNotExist) {
-		if !t.noPlace && t.o.Print != nil {
+		if !t.noPlace && !t.o.MetricsIfThere && t.o.Print != nil {
 			t.print(Event{Text: "no metrics are written: " + filepath.Dir(t.o.MetricsFile) + " is not there (metrics_file)"})
 		}
 		t.noPlace, err = true, nil

@@ -249,6 +249,13 @@ func TestDeaf(t *testing.T) {
 	if !slices.Equal(l.printed, printed) {
 		t.Errorf("printed: %q", l.printed)
 	}
+	l.opts.MetricsIfThere = true
+	teller = NewTeller(l.opts)
+	teller.Tell(Event{Name: DrillFailed, Text: "the drill failed"})
+	teller.Deliver(t.Context())
+	if printed = append(printed, "the drill failed"); !slices.Equal(l.printed, printed) {
+		t.Errorf("printed where nobody asked for metrics: %q", l.printed)
+	}
 	said := strings.Join(l.trouble, "\n")
 	for _, want := range []string{"no socket", `hook "fails": fails: failed with status 3`, "ping_url"} {
 		if strings.Count(said, want) != 1 {

@@ -224,10 +224,11 @@ func (a *app) teller(h *agent.Host, cfg *config.Config, w wiring, print func(hoo
 	o := hooks.TellerOptions{
 		Print: print, RecordOnly: !w.prestart && unit.StderrIsJournal(),
 		HooksDir: cfg.Notify.HooksDir, MetricsFile: cfg.Notify.MetricsFile, PingURL: cfg.Notify.PingURL,
-		Survey:  func() (agent.SurveyResult, error) { return agent.Survey(h) },
-		Remedy:  remedyOf,
-		Trouble: func(t agent.Trouble) { a.explainTrouble([]agent.Trouble{t}) },
-		Host:    hostname(), Version: version,
+		MetricsIfThere: cfg.Notify.MetricsFile == config.Default().Notify.MetricsFile,
+		Survey:         func() (agent.SurveyResult, error) { return agent.Survey(h) },
+		Remedy:         remedyOf,
+		Trouble:        func(t agent.Trouble) { a.explainTrouble([]agent.Trouble{t}) },
+		Host:           hostname(), Version: version,
 	}
 	if cfg.Daemon.Unit != "" { // else there is no systemd, and no journal
 		o.Record = unit.Record

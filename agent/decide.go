@@ -298,7 +298,11 @@ func (d *decision) r2() (Decision, bool) {
 		}
 		return ask(AskRows), true
 	case RowsUnknown:
-		pass.Warning = "the known key was last tried on the rows more than 25 hours ago, and they cannot be asked now: " + d.Rows.Why
+		tried := "never tried on the rows"
+		if !d.Ledger.LastLook.IsZero() {
+			tried = "last tried on the rows at " + d.Ledger.LastLook.Local().Format(time.DateTime)
+		}
+		pass.Warning = fmt.Sprintf("the known key passes, and was %s: %s", tried, d.Rows.Why)
 		return pass, true
 	case RowsSilent:
 		return pass, true

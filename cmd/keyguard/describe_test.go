@@ -116,7 +116,7 @@ func TestDescribe(t *testing.T) {
 
 // TestDocumentsCanBeTyped: what README and manual tell to type exists.
 func TestDocumentsCanBeTyped(t *testing.T) {
-	code := regexp.MustCompile("`[^`\n]+`|(?m)^    .+$|(?s)```sh\n.*?```")
+	code := regexp.MustCompile("(?s)```sh[ a-z]*\n.*?```|`[^`\n]+`")
 	root := (&app{}).commands()
 	for _, name := range []string{"README.md", "docs/manual.md"} {
 		text, err := os.ReadFile("../../" + name)

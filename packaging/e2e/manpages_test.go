@@ -11,28 +11,9 @@ import (
 	"testing"
 )
 
-// What is built twice from the same sources is the same, byte by byte.
-func TestPackagesAreReproducible(t *testing.T) {
-	t.Parallel()
-	again := filepath.Join(t.TempDir(), "again")
-	if err := makePackages("1.0.0", again); err != nil {
-		t.Fatal(err)
-	}
-	for _, first := range []string{deb, rpms[0]} {
-		want, err := os.ReadFile(first)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := os.ReadFile(filepath.Join(again, filepath.Base(first)))
-		if err != nil || !bytes.Equal(got, want) {
-			t.Errorf("%s differs from what was built before, %v", filepath.Base(first), err)
-		}
-	}
-}
-
 // The manual pages are set without a warning, one for each command, and the shells take
 // the completions.
-func TestManual(t *testing.T) {
+func TestManualPages(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	if err := command("dpkg-deb", "--extract", deb, root); err != nil {

@@ -1,0 +1,233 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/vault"
+)
+
+// block is a fenced block of a document.
+type block struct{ section, info, text string }
+
+// blocks reads a document. What it shows to be typed stands in fences: whatever is merely
+// indented would escape the tests.
+func blocks(t *testing.T, path string) (list []block) {
+	t.Helper()
+	data, err := os.ReadFile("../../" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	section, inside, last := "", false, ""
+	for line := range strings.Lines(string(data)) {
+		switch fence, isFence := strings.CutPrefix(line, "```"); {
+		case isFence && !inside:
+			list = append(list, block{section: section, info: strings.TrimSpace(fence)})
+			inside = true
+		case isFence:
+			inside = false
+		case inside:
+			list[len(list)-1].text += line
+		case strings.HasPrefix(line, "## "):
+			section = strings.TrimSpace(line[3:])
+		case strings.HasPrefix(line, "    ") && strings.TrimSpace(last) == "":
+			t.Errorf("%s: an indented block, which no test runs: %s", path, line)
+		}
+		last = line
+	}
+	return list
+}
+
+// follower types what a document says, in a guest, line by line.
+type follower struct {
+	machine
+	answers map[string]string // what is typed at the terminal that the line asks at
+	exits   map[string]string // of lines that do not end with 0, and have no "# exit N"
+	typed   map[string]bool
+}
+
+var typedLine = regexp.MustCompile(`^(.*?)(?: +#(?: exit (\d+))?.*)?$`)
+
+func (f *follower) follow(b block) {
+	f.Helper()
+	for line := range strings.Lines(b.text) {
+		words := typedLine.FindStringSubmatch(strings.TrimSuffix(line, "\n"))
+		l, want := words[1], words[2]
+		if l == "" {
+			continue
+		}
+		if f.typed == nil {
+			f.typed = map[string]bool{}
+		}
+		f.typed[l] = true
+		if want == "" {
+			want = f.exits[l]
+		}
+		if want == "" {
+			want = "0"
+		}
+		do := l
+		if answer, asked := f.answers[l]; asked {
+			do = fmt.Sprintf("printf '%s' | script -qec '%s' /dev/null", answer, l)
+		}
+		// What it printed is shown where it is wrong; of paper, which prints the key, never.
+		out := f.run(fmt.Sprintf("cd /root; umask 077; code=0; { %s; } >out 2>err || code=$?; [ $code = %s ] || { case '%s' in *paper*) ;; *) cat out;; esac; cat err; }; echo exit $code", do, want, l))
+		if !strings.HasSuffix(out, "exit "+want) {
+			f.Errorf("%s: %s: not exit %s, but\n%s", b.section, l, want, out)
+		}
+	}
+}
+
+// followed fails the test where something was foreseen that the document does not say.
+func (f *follower) followed(least int) {
+	f.Helper()
+	for _, lines := range []map[string]string{f.answers, f.exits} {
+		for l := range lines {
+			if !f.typed[l] {
+				f.Errorf("%q is not in the document", l)
+			}
+		}
+	}
+	if len(f.typed) < least {
+		f.Errorf("only %d lines were run", len(f.typed))
+	}
+}
+
+// host makes a guest with a daemon that is older than keyguard, a tenant's secret, and a
+// stick.
+func (m machine) host() {
+	m.Helper()
+	m.addDaemon(unit)
+	m.startDaemon()
+	m.run("containarium secrets set alice TOKEN tea; mkdir /mnt/keys; mount -t tmpfs -o mode=0700 none /mnt/keys")
+}
+
+// TestReadme follows README.md in a new guest. What its blocks are for stands behind their
+// language: `sh checkout` is typed in a checkout, `sh rpm` on an RPM host, and `toml
+// google` needs Google.
+func TestReadme(t *testing.T) {
+	document := blocks(t, "README.md")
+	inGuests(t, func(m machine) {
+		m.host()
+		m.check(m.g.Copy(m.ctx, deb, "/root/dist/"+deb[strings.LastIndex(deb, "/")+1:], 0o644))
+		m.run(`[ -e /usr/bin/sudo ] || { printf '#!/bin/sh\nexec "$@"\n' >/usr/local/bin/sudo; chmod 0755 /usr/local/bin/sudo; }`)
+		f := &follower{machine: m,
+			answers: map[string]string{"sudo keyguard init": "y\\n", "keyguard rotate": "y\\n"},
+			exits:   map[string]string{"keyguard doctor": "12"}}
+		for _, b := range document {
+			switch b.info {
+			case "sh":
+				f.follow(b)
+			case "toml":
+				m.run("cat >>/etc/containarium-keyguard/keyguard.toml <<'EOF'\n" + b.text + "EOF")
+			}
+		}
+		f.followed(12)
+		m.want("containarium secrets get alice TOKEN", "tea")
+	})
+}
+
+// TestReadmeElsewhere looks at the blocks of README.md that no guest can run.
+func TestReadmeElsewhere(t *testing.T) {
+	makefile, err := os.ReadFile("../../Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]int{}
+	for _, b := range blocks(t, "README.md") {
+		seen[b.info]++
+		switch b.info {
+		case "sh", "toml": // TestReadme
+		case "sh checkout": // the target is one of those that everybody runs
+			for line := range strings.Lines(b.text) {
+				target := regexp.MustCompile(`^(?:sudo )?make (\w+)`).FindStringSubmatch(line)
+				if target == nil || !regexp.MustCompile(`(?m)^`+target[1]+`:`).Match(makefile) {
+					t.Errorf("no target of the Makefile: %s", line)
+				}
+			}
+		case "sh rpm": // TestRepositories has dnf install it
+			if b.text != "sudo dnf install ./dist/containarium-keyguard-*.$(uname -m).rpm\n" {
+				t.Errorf("%q", b.text)
+			}
+		case "toml google":
+			if c, err := config.Parse([]byte(b.text), "README.md"); err != nil || len(c.Escrows) != 1 {
+				t.Error(err)
+			}
+		case "hcl": // the policy that the fake Vault has in every test
+			got := vault.Policy{}
+			for _, m := range regexp.MustCompile(`path "(\S+)" +\{ capabilities = \[(.*)\] \}`).FindAllStringSubmatch(b.text, -1) {
+				got[m[1]] = strings.Split(strings.ReplaceAll(m[2], `"`, ""), ", ")
+			}
+			if want := vault.Keyguard(2, "containarium", "h1/secrets-master"); !maps.EqualFunc(got, want, slices.Equal) {
+				t.Errorf("the policy is %v, want %v", got, want)
+			}
+		default:
+			t.Errorf("%s: nothing runs %q", b.section, b.info)
+		}
+	}
+	for _, info := range []string{"sh", "toml", "sh checkout", "sh rpm", "toml google", "hcl"} {
+		if seen[info] == 0 {
+			t.Errorf("README.md has no block %q", info)
+		}
+	}
+}
+
+// TestOperatorsManual follows docs/manual.md.
+func TestOperatorsManual(t *testing.T) {
+	document := blocks(t, "docs/manual.md")
+	// What happens to the host before a section.
+	before := map[string]string{
+		"The key is gone or wrong": "rm " + keyfile,
+		"A new machine": "systemctl stop containarium containarium-keyguard; rm -r " + keyfile + " /var/lib/containarium-keyguard/* /run/containarium-keyguard/*; " +
+			"systemctl start containarium-keyguard",
+		// The daemon mints, and a tenant writes, on a start without the hook.
+		"A split table": `systemctl stop containarium containarium-keyguard
+			mkdir -p /run/systemd/system/containarium.service.d
+			ln -s /dev/null /run/systemd/system/containarium.service.d/zz-keyguard.conf
+			systemctl daemon-reload
+			mv ` + keyfile + ` /root/right
+			systemctl start containarium
+			until containarium secrets set bob TOKEN coffee; do sleep 0.1; done
+			systemctl stop containarium
+			rm /run/systemd/system/containarium.service.d/zz-keyguard.conf
+			systemctl daemon-reload
+			keyguard import --escrow-only <` + keyfile + ` || [ $? = 14 ]
+			mv /root/right ` + keyfile + `
+			systemctl start containarium-keyguard containarium`,
+		"An old dump": `su postgres -c 'createuser --superuser root'
+			pg_dump containarium >/root/containarium.sql`,
+	}
+	inGuests(t, func(m machine) {
+		m.host()
+		m.install(deb)
+		f := &follower{machine: m}
+		section, prepared := "", 0
+		for _, b := range document {
+			if damage, ok := before[b.section]; ok && b.section != section {
+				m.run(damage)
+				prepared++
+			}
+			section = b.section
+			switch {
+			case b.info == "sh":
+				f.follow(b)
+			case b.section == "Who may do what" && (b.info == "hcl" || b.info == "yaml"): // Terraform's and Ansible's
+			default:
+				m.Errorf("%s: nothing runs %q", b.section, b.info)
+			}
+		}
+		f.followed(20)
+		if prepared != len(before) {
+			m.Errorf("%d of %d sections that need something were found", prepared, len(before))
+		}
+		m.want("containarium secrets get alice TOKEN; containarium secrets get bob TOKEN", "teacoffee")
+	})
+}

@@ -220,12 +220,8 @@ func (d *Directory) Init(ctx context.Context) error {
 	if marked {
 		return nil
 	}
-	mode, err := durable.ModeIn(root, 0o444)
-	if err != nil {
-		return fail(err)
-	}
 	// Again by somebody else in between: the same README.
-	err = durable.CreateNew(within(root, readme), []byte(readmeText), durable.Attr{Mode: mode, UID: -1, GID: -1})
+	err = durable.CreateNew(within(root, readme), []byte(readmeText), durable.Attr{Mode: 0o444, UID: -1, GID: -1, Modeless: true})
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return fail(err)
 	}
@@ -278,16 +274,12 @@ func (d *Directory) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) 
 	if err != nil {
 		return fail(err)
 	}
-	mode, err := durable.ModeIn(shelf, 0o400)
-	if err != nil {
-		return fail(err)
-	}
 	var name string
 	for {
 		name = d.seal.name(now, k)
 		// A crash before the rename in here leaves a temporary file that no listing shows, one
 		// after it a whole copy, which the next Save finds.
-		err := durable.CreateNew(within(shelf, name), data, durable.Attr{Mode: mode, UID: -1, GID: -1})
+		err := durable.CreateNew(within(shelf, name), data, durable.Attr{Mode: 0o400, UID: -1, GID: -1, Modeless: true})
 		if err == nil {
 			break
 		}

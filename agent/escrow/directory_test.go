@@ -110,6 +110,7 @@ func TestDirectoryConforms(t *testing.T) {
 		{"sealed and opened", []string{to}, identity, here, onDisk},
 		{"sealed", []string{to}, "", here, onDisk},
 		{"isolated", nil, "", inChild("serve-directory"), inTheChild},
+		{"like FAT", nil, "", inChild("serve-poor"), inTheChild},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			escrowtest.Run(t, escrowtest.Harness{

@@ -35,6 +35,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest"
 	sm "github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
+	"github.com/footprintai/containarium-keyguard/agent/internal/durable/durabletest"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
@@ -50,6 +51,10 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 2 {
 		switch os.Args[1] {
 		case "serve-directory":
+			must(escrow.ServeDirectory(context.Background(), os.Stdin, os.Stdout))
+			return
+		case "serve-poor":
+			must(durabletest.LikeFAT())
 			must(escrow.ServeDirectory(context.Background(), os.Stdin, os.Stdout))
 			return
 		case "serve-mute": // does what it is asked, and is killed before it can say so

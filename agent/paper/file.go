@@ -26,11 +26,7 @@ func Save(path string, page []byte) (Saved, error) {
 		return Saved{}, err
 	}
 	defer dir.Close() //nolint:errcheck // nothing was written to it
-	mode, err := durable.ModeIn(dir, 0o400)
-	if err != nil {
-		return Saved{}, err
-	}
-	if err := durable.CreateNew(path, page, durable.Attr{Mode: mode, UID: -1, GID: -1}); err != nil {
+	if err := durable.CreateNew(path, page, durable.Attr{Mode: 0o400, UID: -1, GID: -1, Modeless: true}); err != nil {
 		return Saved{}, err
 	}
 	var st unix.Statfs_t

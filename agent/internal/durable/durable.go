@@ -40,29 +40,9 @@ var ErrNoRename2 = errors.New("the file system cannot exchange or refuse to repl
 type Attr struct {
 	Mode     fs.FileMode
 	UID, GID int
-}
-
-// ModeIn is what files in dir are to have: want, except on FAT, whose files all have
-// the mount's mode, and where chmod(2) to another is an error.
-func ModeIn(dir *os.File, want fs.FileMode) (fs.FileMode, error) {
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
-		return 0, err
-	}
-	if st.Type != unix.MSDOS_SUPER_MAGIC && st.Type != unix.EXFAT_SUPER_MAGIC {
-		return want, nil
-	}
-	f, err := os.CreateTemp(dir.Name(), TempPrefix+"*")
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	defer os.Remove(f.Name()) // an empty file of no name of ours, if it stays
-	info, err := f.Stat()
-	if err != nil {
-		return 0, err
-	}
-	return info.Mode().Perm(), nil
+	// Modeless allows for a file system without modes, FAT, whose files all have the
+	// mount's: where chmod(2) is refused or not known, that will do.
+	Modeless bool
 }
 
 // WriteFile puts data at path, replacing what is there; a symlink is replaced, not
@@ -73,7 +53,7 @@ func WriteFile(path string, data []byte, a Attr) error {
 
 // CreateNew puts data at path unless something is there: then the error is
 // fs.ErrExist. On error path is untouched and nothing is left behind. It works on
-// file systems without renameat2 flags too.
+// file systems without renameat2 flags, and without links, too.
 func CreateNew(path string, data []byte, a Attr) error {
 	return viaTemp(path, data, a, func(temp, path string) error {
 		err := NoReplace(temp, path)
@@ -82,11 +62,29 @@ func CreateNew(path string, data []byte, a Attr) error {
 		}
 		// link(2) refuses to replace as well. A crash here leaves two names of one
 		// file, and the temporary one is anybody's to remove.
-		if err := os.Link(temp, path); err != nil {
+		err = os.Link(temp, path)
+		if err == nil {
+			return os.Remove(temp)
+		}
+		if !cannot(err) {
 			return err
 		}
-		return os.Remove(temp)
+		// No links either: FAT, behind FUSE. The name is taken first and replaced then. A
+		// crash here leaves an empty file, never a torn one.
+		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Close(), os.Rename(temp, path)); err != nil {
+			return errors.Join(err, os.Remove(path))
+		}
+		return nil
 	})
+}
+
+// cannot tells that a file system does not have what was asked of it: link(2), chmod(2).
+func cannot(err error) bool {
+	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP)
 }
 
 func viaTemp(path string, data []byte, a Attr, rename func(temp, path string) error) error {
@@ -136,7 +134,7 @@ func fill(f *os.File, data []byte, a Attr) (err error) {
 			return err
 		}
 	}
-	if err := f.Chmod(a.Mode); err != nil {
+	if err := f.Chmod(a.Mode); err != nil && !(a.Modeless && cannot(err)) {
 		return err
 	}
 	return Append(f, data)

@@ -19,13 +19,14 @@ import (
 
 // The tests start their own program again: to be traced, or without renameat2.
 const (
-	envTraced    = "DURABLE_TEST_TRACED"
-	envNoRename2 = "DURABLE_TEST_NO_RENAME2"
+	envTraced = "DURABLE_TEST_TRACED"
+	envPoor   = "DURABLE_TEST_POOR"
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(envNoRename2) != "" {
-		if err := durabletest.WithoutRename2(); err != nil {
+	poor := map[string]func() error{"no renameat2": durabletest.WithoutRename2, "FAT": durabletest.LikeFAT}
+	if f := poor[os.Getenv(envPoor)]; f != nil {
+		if err := f(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -54,7 +55,7 @@ func traced(op, path string) error {
 	case "WriteFile for another owner":
 		return WriteFile(path, after, Attr{UID: 1, GID: 1})
 	case "CreateNew":
-		return CreateNew(path, after, Attr{})
+		return CreateNew(path, after, Attr{Mode: 0o400, Modeless: true})
 	case "MkdirAll":
 		return MkdirAll(path, Attr{})
 	}
@@ -63,28 +64,25 @@ func traced(op, path string) error {
 
 func TestCallsAndCrashes(t *testing.T) {
 	tests := []struct {
-		op        string
-		noRename2 bool
-		exists    bool
-		want      []string
+		op     string
+		poor   string // what the file system lacks
+		exists bool
+		want   []string
 	}{
-		{"WriteFile", false, true, []string{"openat", "fchmod", "write", "fsync", "renameat", "fsync"}},
-		{"WriteFile for another owner", false, true, []string{"openat", "fchown", "fchmod", "write", "fsync", "renameat", "fsync"}},
-		{"CreateNew", false, false, []string{"openat", "fchmod", "write", "fsync", "renameat2", "fsync"}},
-		{"CreateNew", true, false, []string{"openat", "fchmod", "write", "fsync", "renameat2", "linkat", "unlinkat", "fsync"}},
+		{"WriteFile", "", true, []string{"openat", "fchmod", "write", "fsync", "renameat", "fsync"}},
+		{"WriteFile for another owner", "", true, []string{"openat", "fchown", "fchmod", "write", "fsync", "renameat", "fsync"}},
+		{"CreateNew", "", false, []string{"openat", "fchmod", "write", "fsync", "renameat2", "fsync"}},
+		{"CreateNew", "no renameat2", false, []string{"openat", "fchmod", "write", "fsync", "renameat2", "linkat", "unlinkat", "fsync"}},
+		{"CreateNew", "FAT", false, []string{"openat", "fchmod", "write", "fsync", "renameat2", "linkat", "openat", "renameat", "fsync"}},
 	}
 	for _, tt := range tests {
-		t.Run(fmt.Sprintf("%s, renameat2 %v", tt.op, !tt.noRename2), func(t *testing.T) {
+		t.Run(tt.op+", "+tt.poor, func(t *testing.T) {
 			run := func(n int) (string, []string, bool) {
 				path := filepath.Join(t.TempDir(), "file")
 				if tt.exists {
 					put(t, path, before)
 				}
-				env := []string{envTraced + "=" + tt.op, "DURABLE_TEST_PATH=" + path}
-				if tt.noRename2 {
-					env = append(env, envNoRename2+"=1")
-				}
-				calls, ended := durabletest.Run(t, n, env...)
+				calls, ended := durabletest.Run(t, n, envTraced+"="+tt.op, "DURABLE_TEST_PATH="+path, envPoor+"="+tt.poor)
 				return path, calls, ended
 			}
 			_, calls, ended := run(0)
@@ -101,6 +99,7 @@ func TestCallsAndCrashes(t *testing.T) {
 				case tt.exists && err == nil && bytes.Equal(got, before):
 				case !tt.exists && errors.Is(err, fs.ErrNotExist):
 				case err == nil && bytes.Equal(got, after) && n > slices.Index(tt.want, "fsync"):
+				case tt.poor == "FAT" && err == nil && len(got) == 0 && tt.want[n-1] == "renameat": // the name is taken
 				default:
 					t.Errorf("killed before call %d (%s): %q, %v", n, tt.want[n-1], got, err)
 				}
@@ -255,7 +254,7 @@ func TestNames(t *testing.T) {
 	a, b, none := filepath.Join(dir, "a"), filepath.Join(dir, "b"), filepath.Join(dir, "none")
 	put(t, a, before)
 	put(t, b, after)
-	if os.Getenv(envNoRename2) != "" {
+	if os.Getenv(envPoor) != "" {
 		for _, err := range []error{Exchange(a, b), NoReplace(a, none)} {
 			if !errors.Is(err, ErrNoRename2) {
 				t.Errorf("%v, want ErrNoRename2", err)
@@ -284,16 +283,39 @@ func TestNames(t *testing.T) {
 	only(t, dir, "b", "none")
 }
 
-// TestWithoutRename2 runs the others on a kernel that does not know renameat2's flags.
-func TestWithoutRename2(t *testing.T) {
-	if os.Getenv(envNoRename2) != "" {
+// TestPoorFileSystems runs the others where renameat2's flags are not known, and where
+// there are neither links nor modes.
+func TestPoorFileSystems(t *testing.T) {
+	if os.Getenv(envPoor) != "" {
 		return
 	}
-	cmd := exec.Command("/proc/self/exe", "-test.run=^(TestNames|TestCreateNewRefuses|TestErrors|TestWriteFile)$", "-test.v")
-	cmd.Env = append(os.Environ(), envNoRename2+"=1")
-	out, err := cmd.CombinedOutput()
-	if err != nil || bytes.Count(out, []byte("\n--- PASS: ")) != 4 {
-		t.Errorf("%v\n%s", err, out)
+	for poor, tests := range map[string]string{
+		"no renameat2": "TestNames|TestCreateNewRefuses|TestErrors|TestWriteFile", "FAT": "TestModeless",
+	} {
+		cmd := exec.Command("/proc/self/exe", "-test.run=^("+tests+")$", "-test.v")
+		cmd.Env = append(os.Environ(), envPoor+"="+poor)
+		out, err := cmd.CombinedOutput()
+		if err != nil || bytes.Count(out, []byte("\n--- PASS: ")) != strings.Count(tests, "|")+1 {
+			t.Errorf("%s: %v\n%s", poor, err, out)
+		}
+	}
+}
+
+// TestModeless: where a mode cannot be had, only those that allow for it do without.
+func TestModeless(t *testing.T) {
+	dir := t.TempDir()
+	path, attr := filepath.Join(dir, "modeless"), Attr{Mode: 0o400, UID: -1, GID: -1, Modeless: true}
+	if err := CreateNew(path, after, attr); err != nil {
+		t.Error(err)
+	}
+	if err := CreateNew(path, before, attr); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("again: %v, want fs.ErrExist", err)
+	}
+	want(t, path, after)
+	only(t, dir, "modeless")
+	err := WriteFile(filepath.Join(dir, "strict"), after, Attr{Mode: 0o400, UID: -1, GID: -1})
+	if fat := os.Getenv(envPoor) == "FAT"; fat != errors.Is(err, unix.ENOSYS) {
+		t.Errorf("a mode is asked for: %v", err)
 	}
 }
 

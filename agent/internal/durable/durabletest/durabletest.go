@@ -1,5 +1,5 @@
-// Package durabletest gives tests the worst a file system can do: a crash before any
-// of the system calls that change files, a kernel without the flags of renameat2(2),
+// Package durabletest gives tests the worst a file system can do: a crash, or the loss
+// of a disk, before any of the system calls that change files, a kernel without the flags of renameat2(2),
 // a full disk, a read-only one.
 //
 // The crashes are real. The test program starts itself again under ptrace(2), and the
@@ -47,6 +47,22 @@ var changing = map[uint64]string{
 // end by itself. One that ends with a status other than 0 fails the test.
 func Run(t testing.TB, n int, env ...string) (calls []string, ended bool) {
 	t.Helper()
+	return start(t, n, func(pid int) error { return unix.Kill(pid, unix.SIGKILL) }, env)
+}
+
+// Interrupt is as Run, but lets the program live: before the n-th call happens the world
+// around it changes, as do says.
+func Interrupt(t testing.TB, n int, do func() error, env ...string) (calls []string) {
+	t.Helper()
+	calls, ended := start(t, n, func(int) error { return do() }, env)
+	if !ended {
+		t.Fatal("the traced program was killed")
+	}
+	return calls
+}
+
+func start(t testing.TB, n int, do func(pid int) error, env []string) (calls []string, ended bool) {
+	t.Helper()
 	// Only the thread that traces may wait for the traced.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -64,7 +80,7 @@ func Run(t testing.TB, n int, env ...string) (calls []string, ended bool) {
 		t.Fatal(err)
 	}
 	defer p.Release() //nolint:errcheck // it was waited for below
-	calls, ended, err = trace(p.Pid, n)
+	calls, ended, err = trace(p.Pid, n, do)
 	if err != nil {
 		unix.Kill(p.Pid, unix.SIGKILL) //nolint:errcheck // it may be dead
 		t.Fatal(err)
@@ -72,7 +88,7 @@ func Run(t testing.TB, n int, env ...string) (calls []string, ended bool) {
 	return calls, ended
 }
 
-func trace(pid, n int) (calls []string, ended bool, err error) {
+func trace(pid, n int, do func(pid int) error) (calls []string, ended bool, err error) {
 	// The first stop is that of execve(2); a thread's first is a SIGSTOP.
 	known := map[int]bool{}
 	counting := false
@@ -111,10 +127,9 @@ func trace(pid, n int) (calls []string, ended bool, err error) {
 			if ok {
 				calls = append(calls, call)
 				if len(calls) == n {
-					if err := unix.Kill(pid, unix.SIGKILL); err != nil {
-						return nil, false, fmt.Errorf("kill: %w", err)
+					if err := do(pid); err != nil {
+						return nil, false, fmt.Errorf("before call %d, %s: %w", n, call, err)
 					}
-					continue
 				}
 			}
 		case s == unix.SIGTRAP: // a new thread
@@ -156,15 +171,28 @@ func entered(tid int, counting *bool) (name string, ok bool, err error) {
 }
 
 // WithoutRename2 makes renameat2(2) fail with EINVAL in this process from now on, as
-// on a file system that does not know its flags, by a seccomp(2) filter. There is no
-// way back: it is for a program that was started for the purpose.
-func WithoutRename2() error {
-	filter := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}, // seccomp_data.nr
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_RENAMEAT2, Jf: 1},
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EINVAL)},
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+// on a file system that does not know its flags. See refuse.
+func WithoutRename2() error { return refuse(map[uint32]unix.Errno{unix.SYS_RENAMEAT2: unix.EINVAL}) }
+
+// LikeFAT makes this process's file systems as poor as FAT is behind FUSE: no flags of
+// renameat2(2), no links of either kind, no modes. See refuse.
+func LikeFAT() error {
+	return refuse(map[uint32]unix.Errno{
+		unix.SYS_RENAMEAT2: unix.EINVAL, unix.SYS_LINKAT: unix.EPERM, unix.SYS_SYMLINKAT: unix.EPERM,
+		unix.SYS_FCHMOD: unix.ENOSYS, unix.SYS_FCHMODAT: unix.ENOSYS,
+	})
+}
+
+// refuse answers system calls with errors, by a seccomp(2) filter. There is no way back:
+// it is for a program that was started for the purpose.
+func refuse(calls map[uint32]unix.Errno) error {
+	filter := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}} // seccomp_data.nr
+	for nr, errno := range calls {
+		filter = append(filter,
+			unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: nr, Jf: 1},
+			unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(errno)})
 	}
+	filter = append(filter, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW})
 	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

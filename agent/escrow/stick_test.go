@@ -1,6 +1,7 @@
 package escrow_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/internal/durable/durabletest"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
@@ -89,9 +91,12 @@ func TestStickOfNoName(t *testing.T) {
 	}
 }
 
-// TestStickOfThisHost has a file system on a loop device for a stick, at a mount point
-// with a space in it.
-func TestStickOfThisHost(t *testing.T) {
+// loopStick is a file system on a loop device for a stick, with the label KEYS and the
+// UUID 12ab-34cd in a udev database of its own, and a mount point with a space in it.
+type loopStick struct{ loop, point, udev string }
+
+func newStick(t *testing.T) loopStick {
+	t.Helper()
 	needRoot(t)
 	command := func(name string, args ...string) string {
 		t.Helper()
@@ -102,26 +107,153 @@ func TestStickOfThisHost(t *testing.T) {
 		return strings.TrimSpace(string(out))
 	}
 	dir := t.TempDir()
-	image, point, udev := filepath.Join(dir, "image"), filepath.Join(dir, "a stick"), filepath.Join(dir, "udev")
+	image := filepath.Join(dir, "image")
+	s := loopStick{point: filepath.Join(dir, "a stick"), udev: filepath.Join(dir, "udev")}
 	writeFile(t, image, "")
 	try(t, os.Truncate(image, 8<<20))
-	try(t, os.Mkdir(point, 0o700))
+	try(t, os.Mkdir(s.point, 0o700))
 	command("mkfs.ext4", "-q", image)
-	loop := command("losetup", "--find", "--show", image)
-	defer command("losetup", "--detach", loop)
+	s.loop = command("losetup", "--find", "--show", image)
+	t.Cleanup(func() {
+		for unix.Unmount(s.point, unix.MNT_DETACH) == nil { // where the test ended early
+		}
+		command("losetup", "--detach", s.loop)
+	})
 	var st unix.Stat_t
-	try(t, unix.Stat(loop, &st))
+	try(t, unix.Stat(s.loop, &st))
 	number := fmt.Sprintf("%d:%d", unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev)))
-	writeFile(t, filepath.Join(udev, "b"+number), udevEntry("KEYS", "12ab-34cd"))
-	writeFile(t, filepath.Join(udev, "b240:1"), udevEntry("OTHER", "12ab-34ce"))
-	mount := func(at string) {
-		t.Helper()
-		try(t, unix.Mount(loop, at, "ext4", 0, ""))
+	writeFile(t, filepath.Join(s.udev, "b"+number), udevEntry("KEYS", "12ab-34cd"))
+	writeFile(t, filepath.Join(s.udev, "b240:1"), udevEntry("OTHER", "12ab-34ce"))
+	s.mount(t, s.point)
+	return s
+}
+
+func (s loopStick) mount(t *testing.T, at string) {
+	t.Helper()
+	try(t, unix.Mount(s.loop, at, "ext4", 0, ""))
+}
+
+// yank does what pulling it out does: nothing reaches the disk any more, what was only
+// in memory is lost, and every call fails (EXT4_IOC_SHUTDOWN, GOING_FLAGS_NOLOGFLUSH).
+func (s loopStick) yank() error {
+	const shutdown, noLogFlush = 0x8004587d, 2
+	f, err := os.Open(s.point)
+	if err != nil {
+		return err
 	}
-	mount(point)
+	defer f.Close()
+	return unix.IoctlSetPointerInt(int(f.Fd()), shutdown, noLogFlush)
+}
+
+// envYanked names a file with a key, which a child is to save on the stick. It leaves what
+// came of it beside it.
+const envYanked, envYankedUdev = "ESCROW_TEST_YANKED", "ESCROW_TEST_YANKED_UDEV"
+
+func saveYanked() {
+	file := os.Getenv(envYanked)
+	raw, err := os.ReadFile(file)
+	must(err)
+	k, err := key.New(raw)
+	must(err)
+	d, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: "usb", Path: "LABEL=KEYS/host1", Udev: os.Getenv(envYankedUdev)})
+	must(err)
+	durabletest.Begin()
+	c, err := d.Save(context.Background(), escrow.Current, k)
+	durabletest.End()
+	says := ""
+	if err != nil {
+		says = fmt.Sprint(errors.Is(err, escrow.ErrUnreachable), " ", err)
+	}
+	must(os.WriteFile(file+".id", []byte(c.ID), 0o600))
+	must(os.WriteFile(file+".error", []byte(says), 0o600))
+}
+
+// TestStickYanked pulls the stick out before each of the calls by which a copy is written,
+// and after the last one. What was said to be saved is there when it is plugged in again;
+// everything on it is whole or named, what was there before is untouched, and the next
+// save goes through.
+func TestStickYanked(t *testing.T) {
+	s := newStick(t)
+	d := openDirectory(t, escrow.DirectoryOptions{Path: "LABEL=KEYS/host1", Udev: s.udev})
+	try(t, d.Init(t.Context()))
+	saved := map[string]key.Key{}
+	first := key.Generate()
+	saved[mustSave(t, d, escrow.Current, first).ID] = first
+	failed := 0
+	for n, last := 1, false; !last; n++ {
+		k := key.Generate()
+		file := filepath.Join(t.TempDir(), "key")
+		try(t, os.WriteFile(file, k.UnsafeBytes(), 0o600))
+		calls := durabletest.Interrupt(t, n, s.yank, envYanked+"="+file, envYankedUdev+"="+s.udev)
+		step := "nothing more"
+		if last = n > len(calls); last {
+			try(t, s.yank())
+		} else {
+			step = calls[n-1]
+		}
+		id, err := os.ReadFile(file + ".id")
+		try(t, err)
+		says, err := os.ReadFile(file + ".error")
+		try(t, err)
+		t.Logf("yanked before call %d, %s: %q %s", n, step, id, says)
+		if len(says) > 0 {
+			failed++
+			if text := string(says); !strings.HasPrefix(text, "true ") || !strings.Contains(text, "LABEL=KEYS/host1/current") {
+				t.Errorf("before %s: %s; want that the stick is unreachable", step, says)
+			}
+		} else {
+			saved[string(id)] = k
+		}
+		if _, err := d.Save(t.Context(), escrow.Current, k); err == nil {
+			t.Errorf("before %s: saved on a stick that is gone", step)
+		}
+
+		// It is plugged in again.
+		try(t, unix.Unmount(s.point, 0))
+		s.mount(t, s.point)
+		copies, err := d.List(t.Context())
+		try(t, err)
+		there := map[string]bool{}
+		for _, c := range copies {
+			there[c.ID] = true
+			got, _, err := d.Fetch(t.Context(), c)
+			switch want, ok := saved[c.ID]; {
+			case ok && (err != nil || !got.Equal(want)):
+				t.Errorf("before %s: %s was saved, and is %v, %v", step, c.ID, got, err)
+			case !ok && err == nil && !got.Equal(k):
+				t.Errorf("before %s: %s is key %v, which nobody saved", step, c.ID, got)
+			case err != nil && !errors.Is(err, escrow.ErrNotKey) && !errors.Is(err, escrow.ErrCorrupt):
+				t.Errorf("before %s: %s: %v", step, c.ID, err)
+			}
+			got.Wipe()
+		}
+		for id := range saved {
+			if !there[id] {
+				t.Errorf("before %s: %s was saved, and is gone", step, id)
+			}
+		}
+		c := mustSave(t, d, escrow.Current, k)
+		saved[c.ID] = k
+		if got, _, err := d.Fetch(t.Context(), c); err != nil || !got.Equal(k) {
+			t.Errorf("before %s: the next save: %v", step, err)
+		}
+	}
+	if failed < 5 {
+		t.Errorf("only %d of the saves failed", failed)
+	}
+	for _, k := range saved {
+		k.Wipe()
+	}
+}
+
+// TestStickOfThisHost looks for a stick wherever it is mounted.
+func TestStickOfThisHost(t *testing.T) {
+	stick := newStick(t)
+	point, udev, loop := stick.point, stick.udev, stick.loop
+	dir := t.TempDir()
 	part, other := filepath.Join(dir, "part"), filepath.Join(dir, "other")
 	defer func() { // where the test ended early
-		for _, at := range []string{part, other, point, point} {
+		for _, at := range []string{part, other} {
 			_ = unix.Unmount(at, unix.MNT_DETACH)
 		}
 	}()
@@ -156,7 +288,7 @@ func TestStickOfThisHost(t *testing.T) {
 	}
 	try(t, unix.Unmount(part, 0))
 	try(t, os.Mkdir(other, 0o700))
-	mount(other)
+	stick.mount(t, other)
 	got, _, err := d.Fetch(t.Context(), c)
 	if err != nil || !got.Equal(k) {
 		t.Errorf("Fetch from elsewhere: %v", err)

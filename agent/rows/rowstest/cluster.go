@@ -167,7 +167,7 @@ const settings = `
 fsync = off
 full_page_writes = off
 autovacuum = off
-max_connections = 40
+max_connections = 80
 max_wal_size = 4GB
 shared_buffers = 128MB
 log_min_messages = warning
@@ -336,8 +336,10 @@ func (c *Cluster) Standby(dir string) (*Cluster, error) {
 }
 
 // URL is what the daemon would connect to the database with.
-func (c *Cluster) URL(database string) string {
-	return fmt.Sprintf("postgres://%s:%s@127.0.0.1:%d/%s?sslmode=disable", Role, Password, c.Port, database)
+func (c *Cluster) URL(database string) string { return urlAt(c.Port, database) }
+
+func urlAt(port int, database string) string {
+	return fmt.Sprintf("postgres://%s:%s@127.0.0.1:%d/%s?sslmode=disable", Role, Password, port, database)
 }
 
 // SocketURL is the same over the unix socket, where no password is asked for.

@@ -17,8 +17,18 @@ type Secret struct {
 // Secrets opens the whole table with the keys, as the daemon would. The rows are named
 // by tenant and name, with a zero byte between. It works on an old table too.
 func (d *Database) Secrets(keys ...key.Key) (map[string]Secret, error) {
+	s, err := d.Session()
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	return s.Secrets(keys...)
+}
+
+// Secrets is as that of Database.
+func (s *Session) Secrets(keys ...key.Key) (map[string]Secret, error) {
 	// Through JSON, as an old table lacks columns; hex, as pgconn answers in text here.
-	table, err := d.Exec(`select username, name, encode(nonce, 'hex'), encode(ciphertext, 'hex'),
+	table, err := s.Exec(`select username, name, encode(nonce, 'hex'), encode(ciphertext, 'hex'),
 		coalesce(substr(j ->> 'wrapped_dek', 3), ''), coalesce(j ->> 'kek_id', ''), (j - 'nonce' - 'ciphertext' - 'wrapped_dek')::text ||
 		case when j ->> 'wrapped_dek' is null then ' absent' when j ->> 'wrapped_dek' = '\x' then ' empty' else ' wrapped' end
 		from secrets s cross join lateral to_jsonb(s) j`)

@@ -2,10 +2,14 @@ package rowstest_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
@@ -90,5 +94,57 @@ func TestStart(t *testing.T) {
 	}
 	if err := c.Stop(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestPool: whoever comes next has the session of who left, and it is as new; but not that
+// of who left in the middle.
+func TestPool(t *testing.T) {
+	c := rowstest.New(t)
+	d, p := c.Database(t), c.Pool(t)
+	ctx := context.Background()
+	visit := func(sql string) (pid uint32, answer string) {
+		t.Helper()
+		conn, err := pgconn.Connect(ctx, p.URL(d.Name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close(ctx)
+		results, err := conn.Exec(ctx, sql).ReadAll()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range results {
+			for _, row := range r.Rows {
+				answer += string(bytes.Join(row, []byte(" "))) + ";"
+			}
+		}
+		return conn.PID(), answer
+	}
+	const look = "select to_regclass('pg_temp.x'), current_setting('work_mem'), (select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid())"
+	_, fresh := visit(look)
+	seen := map[uint32]bool{}
+	for { // it is handed on as soon as it is clean, which may be after the next has come
+		pid, _ := visit("create temp table x (); set work_mem = '1GB'; select pg_advisory_lock(1)")
+		if seen[pid] {
+			break
+		}
+		seen[pid] = true
+		if pid, answer := visit(look); seen[pid] && answer != fresh {
+			t.Errorf("a session that is handed on says %q, and a fresh one %q", answer, fresh)
+		}
+	}
+	pid, _ := visit("begin")
+	for {
+		there, err := d.Exec("select from pg_stat_activity where pid = $1::int", strconv.FormatUint(uint64(pid), 10))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(there) == 0 {
+			break
+		}
+	}
+	if again, _ := visit(look); again == pid {
+		t.Error("a session that was left in a transaction is handed on")
 	}
 }

@@ -31,18 +31,24 @@ type Wire struct {
 	port    int
 	mu      sync.Mutex // guards On's count
 	count   int
-	closing context.Context
 }
 
 // Wire listens until the test ends.
 func (c *Cluster) Wire(tb testing.TB) *Wire {
+	tb.Helper()
+	w := &Wire{cluster: c}
+	w.port = listen(tb, w.carry)
+	return w
+}
+
+// listen serves clients, on a port of this host, until the test ends.
+func listen(tb testing.TB, carry func(closing context.Context, client net.Conn)) (port int) {
 	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
 	}
 	closing, stop := context.WithCancel(context.Background())
-	w := &Wire{cluster: c, port: l.Addr().(*net.TCPAddr).Port, closing: closing}
 	var all sync.WaitGroup
 	all.Go(func() {
 		for {
@@ -50,7 +56,7 @@ func (c *Cluster) Wire(tb testing.TB) *Wire {
 			if err != nil {
 				return
 			}
-			all.Go(func() { w.carry(client) })
+			all.Go(func() { carry(closing, client) })
 		}
 	})
 	tb.Cleanup(func() {
@@ -58,13 +64,11 @@ func (c *Cluster) Wire(tb testing.TB) *Wire {
 		l.Close()
 		all.Wait()
 	})
-	return w
+	return l.Addr().(*net.TCPAddr).Port
 }
 
 // URL is what the daemon would connect to the database with, over the wire.
-func (w *Wire) URL(database string) string {
-	return fmt.Sprintf("postgres://%s:%s@127.0.0.1:%d/%s?sslmode=disable", Role, Password, w.port, database)
-}
+func (w *Wire) URL(database string) string { return urlAt(w.port, database) }
 
 // Restart begins to count anew, and calls another function.
 func (w *Wire) Restart(on func(number int, statement string, answered bool) bool) {
@@ -95,7 +99,7 @@ type statement struct {
 }
 
 // carry serves one connection until either side or On ends it.
-func (w *Wire) carry(client net.Conn) {
+func (w *Wire) carry(closing context.Context, client net.Conn) {
 	server, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(w.cluster.Port)))
 	if err != nil {
 		client.Close()
@@ -105,7 +109,7 @@ func (w *Wire) carry(client net.Conn) {
 		client.Close()
 		server.Close()
 	})
-	defer context.AfterFunc(w.closing, hangUp)()
+	defer context.AfterFunc(closing, hangUp)()
 	open := make(chan statement, 16) // more than a client sends before it reads
 	var both sync.WaitGroup
 	both.Go(func() {

@@ -12,7 +12,7 @@
 #
 #   make unit      go test ./...; RUN='-run Name' and PKG=./agent/rows narrow it
 #   make race      the same under the race detector
-#   make crashes   a rotation that dies at every step, in every way (four minutes)
+#   make crashes   rotations and repairs that die at every step, in every way (minutes)
 #   make soak      crashes and random histories for hours: ROUNDS=10 times as many
 #   make fuzz      every fuzz target for FUZZTIME (30s) each
 #   make bench     every benchmark
@@ -83,14 +83,14 @@ test: deps lint
 unit:
 	go test $(RUN) $(PKG)
 
-# Each of more than 2 000 ways in which a rotation can end halfway, once.
+# Each of thousands of ways in which a rotation or a repair can end halfway, once.
 crashes:
-	KEYGUARD_CRASHES=1 go test -count 1 -timeout 20m -v -run 'TestRotate(Crashes|Killed)$$' ./agent ./cmd/keyguard
+	KEYGUARD_CRASHES=1 go test -count 1 -timeout 20m -v -run 'Test(Crashes|Killed)$$' ./agent ./cmd/keyguard
 
 # For hours: what chance leaves out of make test.
 soak: export KEYGUARD_MUST_RUN := 1
 soak:
-	KEYGUARD_CRASHES=1 KEYGUARD_ROUNDS=$(ROUNDS) go test -count 1 -timeout 24h -v -run 'TestRotate(Crashes|Killed)$$' ./agent ./cmd/keyguard
+	KEYGUARD_CRASHES=1 KEYGUARD_ROUNDS=$(ROUNDS) go test -count 1 -timeout 24h -v -run 'Test(Crashes|Killed)$$' ./agent ./cmd/keyguard
 	KEYGUARD_HISTORIES=$(ROUNDS)000 KEYGUARD_MODEL_OPS=$(ROUNDS)000000 go test -count 1 -timeout 24h -run 'TestHistories|Model' ./agent ./hooks
 
 race:

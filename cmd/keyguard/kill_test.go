@@ -17,15 +17,18 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 )
 
-// victim is a sandbox in which the real program is killed.
+// victim is a sandbox in which the real program is killed while it rotates or repairs.
 type victim struct {
 	*testing.T
 	*sandbox
-	name string
+	name    string
+	command string
+	rows    int
+	others  []key.Key // that rows are under besides a's, to begin with
 }
 
-func newVictim(t *testing.T, shared *server, name string) victim {
-	v := victim{t, &sandbox{dir: t.TempDir(), shared: shared}, name}
+func newVictim(t *testing.T, shared *server, command, name string) victim {
+	v := victim{T: t, sandbox: &sandbox{dir: t.TempDir(), shared: shared}, name: name, command: command}
 	t.Cleanup(v.close)
 	v.must(v.furnish())
 	// The machine may be busy with other tests.
@@ -34,12 +37,31 @@ func newVictim(t *testing.T, shared *server, name string) victim {
 	patient := strings.Replace(string(config), `prestart.budget = "5s"`, "prestart.budget = \"20s\"\ndatabase.connect_timeout = \"20s\"", 1)
 	v.must(os.WriteFile(v.path("keyguard.toml"), []byte(patient), 0o600))
 	v.must(os.WriteFile(v.path("etc/secrets.key"), testKey("a").UnsafeBytes(), 0o400))
-	for i := range 20 {
-		v.must(v.db.Upsert(testKey("a"), "tenant", fmt.Sprint("SECRET_", i), []byte("v")))
-	}
+	v.fill("a", 20)
 	v.must(v.db.UpsertEnvelope(testKey("a"), "tenant", "WRAPPED", []byte("v")))
+	v.rows++
 	v.run("init", "--yes")
+	if command == "repair" {
+		// A copy brought c, and the daemon minted b.
+		v.others = []key.Key{testKey("b"), testKey("c")}
+		v.fill("c", 1)
+		bring := v.keyguard("import", "--escrow-only")
+		bring.Stdin = bytes.NewReader(testKey("c").UnsafeBytes())
+		if out, err := bring.CombinedOutput(); err != nil {
+			v.Fatalf("%s: %v\n%s", v.name, err, out)
+		}
+		v.fill("b", 3)
+		v.must(os.Remove(v.path("etc/secrets.key")))
+		v.must(os.WriteFile(v.path("etc/secrets.key"), testKey("b").UnsafeBytes(), 0o400))
+	}
 	return v
+}
+
+// fill adds rows under a key. They all say "v".
+func (v *victim) fill(name string, n int) {
+	v.Helper()
+	v.must(v.db.Fill(testKey(name), v.rows, n, 1, 1))
+	v.rows += n
 }
 
 func (v victim) must(err error) {
@@ -49,7 +71,7 @@ func (v victim) must(err error) {
 	}
 }
 
-func (v victim) command(args ...string) *exec.Cmd {
+func (v victim) keyguard(args ...string) *exec.Cmd {
 	c := exec.Command("keyguard", args...) // TestMain's
 	c.Env = append(os.Environ(), "KEYGUARD_CONFIG="+v.path("keyguard.toml"))
 	return c
@@ -57,29 +79,36 @@ func (v victim) command(args ...string) *exec.Cmd {
 
 func (v victim) run(args ...string) {
 	v.Helper()
-	if out, err := v.command(args...).CombinedOutput(); err != nil {
+	if out, err := v.keyguard(args...).CombinedOutput(); err != nil {
 		v.Fatalf("%s: keyguard %s: %v\n%s", v.name, strings.Join(args, " "), err, out)
 	}
 }
 
-// check is the invariant: the keyfile's key opens every row, and is on the escrow.
-func (v victim) check() []byte {
+// check is the invariant: the keyfile's key opens every row and is on the escrow; or the
+// others open what it does not. Where they open none any more they are on the escrow too.
+func (v victim) check(others ...key.Key) []byte {
 	v.Helper()
 	content, err := os.ReadFile(v.path("etc/secrets.key"))
 	v.must(err)
 	k, err := key.New(content)
 	v.must(err)
-	secrets, err := v.db.Secrets(k)
+	secrets, err := v.db.Secrets(append([]key.Key{k}, others...)...)
 	v.must(err)
+	if len(secrets) != v.rows {
+		v.Fatalf("%s: of %d rows %d are left", v.name, v.rows, len(secrets))
+	}
+	under := map[key.Fingerprint]int{}
 	for name, s := range secrets {
-		if s.Key == "" || s.Value != "v" {
+		if under[s.Key]++; s.Key == "" || s.Value != "v" {
 			v.Fatalf("%s: key %s, which is in place, makes %q of %q", v.name, k.Fingerprint(), s.Value, name)
 		}
 	}
-	copies, err := filepath.Glob(v.path("usb/*/*" + string(k.Fingerprint()) + "*"))
-	v.must(err)
-	if len(secrets) != 21 || len(copies) == 0 {
-		v.Fatalf("%s: %d rows; key %s has the copies %v", v.name, len(secrets), k.Fingerprint(), copies)
+	for _, k := range append([]key.Key{k}, v.others...) {
+		copies, err := filepath.Glob(v.path("usb/*/*" + string(k.Fingerprint()) + "*"))
+		v.must(err)
+		if len(copies) == 0 && (bytes.Equal(k.UnsafeBytes(), content) || under[k.Fingerprint()] == 0) {
+			v.Fatalf("%s: key %s opens %d rows, and is not on the escrow", v.name, k.Fingerprint(), under[k.Fingerprint()])
+		}
 	}
 	return content
 }
@@ -100,39 +129,44 @@ func (v victim) recovers() {
 	}
 	v.must(os.WriteFile(v.path("url"), []byte(v.db.URL()), 0o600))
 	v.run("prestart")
-	before := v.check()
+	before := v.check(v.others...)
 	v.run("backup") // or the watcher's savers
-	v.run("rotate", "--yes")
-	if bytes.Equal(v.check(), before) {
+	v.run(v.command, "--yes")
+	if after := v.check(); v.command == "rotate" && bytes.Equal(after, before) {
 		v.Fatalf("%s: the second rotation changed nothing", v.name)
 	}
 }
 
-// TestRotateKilled kills the real program in a rotation at each of its statements, before
-// the server has it or when it is answered.
-func TestRotateKilled(t *testing.T) {
+// TestKilled kills the real program in a rotation or a repair at each of its statements,
+// before the server has it or when it is answered.
+func TestKilled(t *testing.T) {
 	every := 27
 	if n, err := strconv.Atoi(os.Getenv("KEYGUARD_CRASHES")); err == nil {
 		every = n
 	}
 	shared := &server{}
 	t.Cleanup(shared.stop)
-	statements, _ := killAtStatement(newVictim(t, shared, "not killed"), 0, false)
-	if statements < 20 {
-		t.Fatalf("only %d statements", statements)
+	for _, command := range []string{"rotate", "repair"} {
+		if command == "repair" && every == 1 {
+			every = 3 // before one statement and after the next
+		}
+		statements, _ := killAtStatement(newVictim(t, shared, command, "not killed"), 0, false)
+		if statements < 15 {
+			t.Fatalf("only %d statements", statements)
+		}
+		for i := 0; i < 2*statements; i += every {
+			n, answered := i/2+1, i%2 == 1
+			t.Run(fmt.Sprintf("%s, statement %d, answered %v", command, n, answered), func(t *testing.T) {
+				t.Parallel()
+				v := newVictim(t, shared, command, t.Name())
+				if _, kills := killAtStatement(v, n, answered); kills == 0 {
+					t.Fatal("it was not killed")
+				}
+				v.recovers()
+			})
+		}
+		t.Logf("%s: killed %d times at %d statements", command, (2*statements+every-1)/every, statements)
 	}
-	for i := 0; i < 2*statements; i += every {
-		n, answered := i/2+1, i%2 == 1
-		t.Run(fmt.Sprintf("statement %d, answered %v", n, answered), func(t *testing.T) {
-			t.Parallel()
-			v := newVictim(t, shared, t.Name())
-			if _, kills := killAtStatement(v, n, answered); kills == 0 {
-				t.Fatal("it was not killed")
-			}
-			v.recovers()
-		})
-	}
-	t.Logf("killed %d times at %d statements", (2*statements+every-1)/every, statements)
 }
 
 // TestRotateOutlivesSignals: a lost terminal never ends a rotation, and SIGTERM does not
@@ -140,8 +174,8 @@ func TestRotateKilled(t *testing.T) {
 func TestRotateOutlivesSignals(t *testing.T) {
 	shared := &server{}
 	t.Cleanup(shared.stop)
-	v := newVictim(t, shared, t.Name())
-	c, out, wire := v.rotation()
+	v := newVictim(t, shared, "rotate", t.Name())
+	c, out, wire := v.operation()
 	var mu sync.Mutex // a statement is no word to the race detector that the process was started
 	sent := false
 	wire.Restart(func(_ int, statement string, _ bool) bool {
@@ -164,12 +198,12 @@ func TestRotateOutlivesSignals(t *testing.T) {
 	v.check()
 }
 
-// rotation is the program, about to talk to the database over a wire.
-func (v victim) rotation() (*exec.Cmd, *bytes.Buffer, *rowstest.Wire) {
+// operation is the program, about to talk to the database over a wire.
+func (v victim) operation() (*exec.Cmd, *bytes.Buffer, *rowstest.Wire) {
 	v.Helper()
 	wire := v.db.Cluster.Wire(v.T)
 	v.must(os.WriteFile(v.path("url"), []byte(wire.URL(v.db.Name)), 0o600))
-	c := v.command("rotate", "--yes")
+	c := v.keyguard(v.command, "--yes")
 	out := &bytes.Buffer{}
 	c.Stdout, c.Stderr = out, out
 	return c, out, wire
@@ -186,9 +220,9 @@ func runLocked(c *exec.Cmd, mu *sync.Mutex) error {
 	return c.Wait()
 }
 
-// killAtStatement runs a rotation and kills it at its n-th statement.
+// killAtStatement runs the operation and kills it at its n-th statement.
 func killAtStatement(v victim, n int, afterwards bool) (statements, kills int) {
-	c, out, wire := v.rotation()
+	c, out, wire := v.operation()
 	var mu sync.Mutex
 	wire.Restart(func(number int, _ string, answered bool) bool {
 		mu.Lock()

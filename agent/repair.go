@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
-	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -42,14 +41,8 @@ type RepairResult struct {
 	Staged    []SaveResult    // keys that no escrow had
 	Replaced  key.Fingerprint // what the keyfile held, where it did not hold Target
 	Installed bool
-	Rewrite   rows.RewriteResult
-	Repaired  bool          // every dependent row, but those that were left, is under Target
-	Stopped   []string      // the daemon's units that were stopped
-	Downtime  time.Duration // from before the daemon was stopped until it was up again
-	Took      time.Duration
-	Saved     BackupResult // Target on the current shelves
-	SavedErr  error        // why it could not even be tried to save it there; the watcher does
-	Trouble   []Trouble
+	Repaired  bool // every dependent row, but those that were left, is under Target
+	Work
 }
 
 // Share is the part of the dependent rows that is under one key.
@@ -91,40 +84,26 @@ func CheckRepair(ctx context.Context, h *Host, opts RepairOptions) (RepairResult
 }
 
 func repair(ctx context.Context, h *Host, opts RepairOptions, then func(*mend, context.Context) error) (RepairResult, error) {
-	if opts.Progress == nil {
-		opts.Progress = func(RotateProgress) {}
-	}
-	l, err := lock.Try(h.StateDir, lock.Rotate)
-	if err != nil {
-		return RepairResult{}, busy(err)
-	}
-	defer l.Release()
-	m := &mend{h: h, opts: opts, lock: l}
-	defer func() { m.o.close() }()
-	began := time.Now()
-	if err = m.tally(ctx); err == nil && m.r.Needed {
-		err = then(m, ctx)
-	}
-	if m.o != nil {
-		m.r.Trouble = append(m.o.trouble, m.r.Trouble...)
-	}
-	m.r.Took = time.Since(began)
+	m := &mend{opts: opts}
+	m.job = job{h: h, progress: opts.Progress, done: &m.r.Work}
+	err := m.locked(ctx, m.tally, func(ctx context.Context) error {
+		if !m.r.Needed {
+			return nil
+		}
+		return then(m, ctx)
+	})
 	return m.r, err
 }
 
 // mend is one run of Repair.
 type mend struct {
-	h    *Host
+	job
 	opts RepairOptions
-	lock *lock.Lock
-	o    *observation // as things were before; it holds all keys
 	r    RepairResult
 }
 
 // notRepaired says why nothing was changed.
 func notRepaired(why error) error { return fmt.Errorf("%w: %w", ErrNotRepaired, why) }
-
-func (m *mend) at(step string) { m.opts.Progress(RotateProgress{Step: step}) }
 
 // tally is step 0. What a rotation left open is not for this: two keys are one start away
 // from being one.
@@ -241,40 +220,12 @@ func (m *mend) run(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return notRepaired(err)
 	}
-	ctx = context.WithoutCancel(ctx)
-	down := time.Now()
-	m.at("stopping the daemon")
-	units, err := m.h.stopDaemon(ctx)
-	m.r.Stopped = units
-	if err == nil {
-		err = m.commit(ctx)
-	} else {
-		err = notRepaired(err)
-	}
-	m.lock.Release() // a start would wait for it
-	if len(units) > 0 {
-		m.at("starting the daemon")
-	}
-	started := m.h.startDaemon(ctx, units)
-	m.r.Downtime = time.Since(down)
-	if started != nil {
-		started = fmt.Errorf("%w: %w", ErrNotStarted, started)
-	}
-	if err != nil {
-		if started != nil {
-			m.complain("beside that", started)
+	return m.whileDown(ctx, func(ctx context.Context, err error) error {
+		if err != nil {
+			return notRepaired(err)
 		}
-		return err
-	}
-	m.at("saving the key as the current one")
-	ctx, cancel := context.WithTimeout(ctx, rotateBackup)
-	defer cancel()
-	m.r.Saved, m.r.SavedErr = Backup(ctx, m.h)
-	return started
-}
-
-func (m *mend) complain(what string, err error) {
-	m.r.Trouble = append(m.r.Trouble, Trouble{What: what, Err: err})
+		return m.commit(ctx)
+	})
 }
 
 // escrow is step 1: no key that opens a row is on this host alone, as old dumps will need
@@ -402,19 +353,11 @@ func (m *mend) done() []ledger.Entry {
 
 // rewrite is step 4.
 func (m *mend) rewrite(ctx context.Context, dryRun bool) (rows.RewriteResult, error) {
-	table, err := m.h.OpenRows(ctx, rows.Options{})
-	if err != nil {
-		return rows.RewriteResult{}, err
-	}
-	defer table.Close()
 	var keys []key.Key
 	for _, s := range m.r.Tally {
 		keys = append(keys, m.o.keys[s.Key])
 	}
-	return table.Rewrite(ctx, rows.RewriteOptions{
+	return m.job.rewrite(ctx, rows.RewriteOptions{
 		Target: m.o.keys[m.r.Target], Keys: keys, LeaveUnopenable: m.opts.LeaveUnopenable, DryRun: dryRun,
-		Progress: func(p rows.RewriteProgress) {
-			m.opts.Progress(RotateProgress{string(p.Step), p.Done, p.Total})
-		},
 	})
 }

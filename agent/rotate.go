@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
-	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
@@ -74,16 +73,10 @@ type RotateProgress struct {
 // RotateResult is what was found and done.
 type RotateResult struct {
 	Old, New key.Fingerprint
-	Rows     RowsEvidence       // before
-	Staged   []SaveResult       // the new key on the quarantine shelves, before any row was under it
-	Rewrite  rows.RewriteResult // what became of the rows
-	Rotated  bool               // every dependent row, but those that were left, is under New
-	Stopped  []string           // the daemon's units that were stopped
-	Downtime time.Duration      // from before the daemon was stopped until it was up again
-	Took     time.Duration
-	Saved    BackupResult // the new key on the current shelves
-	SavedErr error        // why it could not even be tried to save it there; the watcher does
-	Trouble  []Trouble
+	Rows     RowsEvidence // before
+	Staged   []SaveResult // the new key on the quarantine shelves, before any row was under it
+	Rotated  bool         // every dependent row, but those that were left, is under New
+	Work
 }
 
 // Rotate makes a new key and brings every dependent row under it (design §6). Each step
@@ -117,49 +110,25 @@ func CheckRotation(ctx context.Context, h *Host, opts RotateOptions) (RotateResu
 }
 
 func rotate(ctx context.Context, h *Host, opts RotateOptions, then func(*turn, context.Context) error) (RotateResult, error) {
-	if opts.Progress == nil {
-		opts.Progress = func(RotateProgress) {}
-	}
 	if opts.Begun == nil {
 		opts.Begun = func(key.Fingerprint, key.Fingerprint) {}
 	}
-	l, err := lock.Try(h.StateDir, lock.Rotate)
-	if err != nil {
-		return RotateResult{}, busy(err)
-	}
-	t := &turn{h: h, opts: opts, lock: l}
-	defer l.Release()
-	began := time.Now()
-	err = t.check(ctx)
-	defer func() { t.o.close() }()
-	if err == nil {
-		err = then(t, ctx)
-	}
-	if t.o != nil {
-		t.r.Trouble = append(t.o.trouble, t.r.Trouble...)
-	}
-	t.r.Took = time.Since(began)
+	t := &turn{opts: opts}
+	t.job = job{h: h, progress: opts.Progress, done: &t.r.Work}
+	err := t.locked(ctx, t.check, func(ctx context.Context) error { return then(t, ctx) })
 	return t.r, err
 }
 
 // turn is one run of Rotate.
 type turn struct {
-	h    *Host
+	job
 	opts RotateOptions
-	lock *lock.Lock
-	o    *observation // as things were before; it holds both keys
 	r    RotateResult
 }
 
 // notRotated says why nothing was changed.
 func notRotated(kind error, format string, args ...any) error {
 	return fmt.Errorf("%w: %w: %w", ErrNotRotated, kind, fmt.Errorf(format, args...))
-}
-
-func (t *turn) at(step string) { t.opts.Progress(RotateProgress{Step: step}) }
-
-func (t *turn) complain(what string, err error) {
-	t.r.Trouble = append(t.r.Trouble, Trouble{What: what, Err: err})
 }
 
 // check is step 0. What an earlier rotation left is settled first.
@@ -281,37 +250,15 @@ func (t *turn) run(ctx context.Context) error {
 		return err
 	}
 	t.opts.Begun(t.r.Old, t.r.New)
-	ctx = context.WithoutCancel(ctx)
-	down := time.Now()
-	t.at("stopping the daemon")
-	units, err := t.h.stopDaemon(ctx)
-	t.r.Stopped = units
-	if err == nil {
-		err = t.begin(ctx)
-	}
-	if err != nil {
-		err = t.callOff(err)
-	} else {
-		err = t.commit(ctx)
-	}
-	t.lock.Release() // a start would wait for it
-	if len(units) > 0 {
-		t.at("starting the daemon")
-	}
-	started := t.h.startDaemon(ctx, units)
-	t.r.Downtime = time.Since(down)
-	if err == nil {
-		t.safe(ctx)
-	}
-	if started != nil {
-		started = fmt.Errorf("%w: %w", ErrNotStarted, started)
-		if err != nil {
-			t.complain("beside that", started)
-			return err
+	return t.whileDown(ctx, func(ctx context.Context, err error) error {
+		if err == nil {
+			err = t.begin(ctx)
 		}
-		return started
-	}
-	return err
+		if err != nil {
+			return t.callOff(err)
+		}
+		return t.commit(ctx)
+	})
 }
 
 // escrow is step 1. A crash after it leaves an unused copy in quarantine.
@@ -472,16 +419,8 @@ func names(list []rows.RowName) string {
 
 // rewrite is step 4.
 func (t *turn) rewrite(ctx context.Context, target key.Key, dryRun bool) (rows.RewriteResult, error) {
-	table, err := t.h.OpenRows(ctx, rows.Options{})
-	if err != nil {
-		return rows.RewriteResult{}, err
-	}
-	defer table.Close()
-	return table.Rewrite(ctx, rows.RewriteOptions{
+	return t.job.rewrite(ctx, rows.RewriteOptions{
 		Target: target, Keys: []key.Key{t.o.keys[t.r.Old]}, LeaveUnopenable: t.opts.LeaveUnopenable, DryRun: dryRun,
-		Progress: func(p rows.RewriteProgress) {
-			t.opts.Progress(RotateProgress{string(p.Step), p.Done, p.Total})
-		},
 		BeforeCommit: func(context.Context) error { return t.still() },
 	})
 }
@@ -575,12 +514,4 @@ func (t *turn) settleOnce(ctx context.Context) (Settlement, error) {
 		return SettleOld, nil
 	}
 	return SettleNeither, nil
-}
-
-// safe is step 8. What fails is due until the watcher has done it.
-func (t *turn) safe(ctx context.Context) {
-	t.at("saving the new key as the current one")
-	ctx, cancel := context.WithTimeout(ctx, rotateBackup)
-	defer cancel()
-	t.r.Saved, t.r.SavedErr = Backup(ctx, t.h)
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os/signal"
 	"syscall"
@@ -48,12 +47,7 @@ but an escrow lags; 13 no key opens a row; 14 not repaired, every row is as it w
 			return a.repair(c.Context(), opts, here)
 		},
 	}
-	c.Flags().BoolVar(&opts.DryRun, "dry-run", false, "do everything but the commit, and leave all as it is")
-	c.Flags().BoolVar(&opts.LeaveUnopenable, "leave-unopenable", false, "leave rows that no key opens as they are, and name them")
-	c.Flags().BoolVar(&a.yes, "yes", false, "answer the confirmation with yes")
-	c.Flags().BoolVar(&here, "here", false, "run in this process and in no unit of its own")
-	c.Flags().Lookup("here").Hidden = true
-	a.jsonFlag(c)
+	a.rewriteFlags(c, &opts.DryRun, &opts.LeaveUnopenable, &here)
 	return c
 }
 
@@ -70,15 +64,11 @@ func (a *app) repair(ctx context.Context, opts agent.RepairOptions, here bool) e
 			return a.printRepair(r, opts, err)
 		}
 		a.printTally(a.say, r)
-		ok, err := a.confirm(ctx, fmt.Sprintf("Stop the daemon and bring these rows under key %s?", r.Target))
-		if err != nil {
+		if err := a.agree(ctx, fmt.Sprintf("Stop the daemon and bring these rows under key %s?", r.Target)); err != nil {
 			return err
 		}
-		if !ok {
-			return usageError{errors.New("not confirmed, and nothing was done")}
-		}
 	}
-	if !here && !opts.DryRun && cfg.Daemon.Unit != "" && unit.Booted() {
+	if apart(cfg, opts.DryRun, here) {
 		t := unit.Transient{Name: repairUnit, Description: "Repair of rows under several containarium master keys"}
 		return a.inUnit(ctx, t, "repair", opts.Person, opts.LeaveUnopenable)
 	}

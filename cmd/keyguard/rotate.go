@@ -53,13 +53,33 @@ key stays; 15 another one is at work.`,
 			return a.rotate(c.Context(), opts, here)
 		},
 	}
-	c.Flags().BoolVar(&opts.DryRun, "dry-run", false, "do everything but the commit, and leave all as it is")
-	c.Flags().BoolVar(&opts.LeaveUnopenable, "leave-unopenable", false, "leave rows that the key does not open as they are, and name them")
+	a.rewriteFlags(c, &opts.DryRun, &opts.LeaveUnopenable, &here)
+	return c
+}
+
+// rewriteFlags are those of rotate and repair.
+func (a *app) rewriteFlags(c *cobra.Command, dryRun, leaveUnopenable, here *bool) {
+	c.Flags().BoolVar(dryRun, "dry-run", false, "do everything but the commit, and leave all as it is")
+	c.Flags().BoolVar(leaveUnopenable, "leave-unopenable", false, "leave rows that no key opens as they are, and name them")
 	c.Flags().BoolVar(&a.yes, "yes", false, "answer the confirmation with yes")
-	c.Flags().BoolVar(&here, "here", false, "run in this process and in no unit of its own")
+	c.Flags().BoolVar(here, "here", false, "run in this process and in no unit of its own")
 	c.Flags().Lookup("here").Hidden = true
 	a.jsonFlag(c)
-	return c
+}
+
+// agree ends what nobody confirms.
+func (a *app) agree(ctx context.Context, question string) error {
+	ok, err := a.confirm(ctx, question)
+	if err == nil && !ok {
+		err = usageError{errors.New("not confirmed, and nothing was done")}
+	}
+	return err
+}
+
+// apart tells whether a rotation or a repair goes on in a unit of its own: where there is a
+// daemon to stop, the terminal may be lost meanwhile.
+func apart(cfg *config.Config, dryRun, here bool) bool {
+	return !here && !dryRun && cfg.Daemon.Unit != "" && unit.Booted()
 }
 
 func (a *app) rotate(ctx context.Context, opts agent.RotateOptions, here bool) error {
@@ -74,15 +94,11 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions, here bool) e
 		if err != nil {
 			return err
 		}
-		ok, err := a.confirm(ctx, fmt.Sprintf("%d rows are under key %s. Stop the daemon and re-encrypt them under a new one?", r.Rows.Dependent, r.Old))
-		if err != nil {
+		if err := a.agree(ctx, fmt.Sprintf("%d rows are under key %s. Stop the daemon and re-encrypt them under a new one?", r.Rows.Dependent, r.Old)); err != nil {
 			return err
 		}
-		if !ok {
-			return usageError{errors.New("not confirmed, and nothing was done")}
-		}
 	}
-	if !here && !opts.DryRun && cfg.Daemon.Unit != "" && unit.Booted() {
+	if apart(cfg, opts.DryRun, here) {
 		return a.inUnit(ctx, unit.Transient{Name: rotateUnit, Description: "Rotation of the containarium master key"}, "rotate", opts.Person, opts.LeaveUnopenable)
 	}
 	show := &progress{app: a, name: "rotate", of: "rows"}

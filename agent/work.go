@@ -1,0 +1,107 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+// Work is what a rotation and a repair have in common: they bring all rows under one key,
+// while the daemon is down.
+type Work struct {
+	Rewrite  rows.RewriteResult // what became of the rows
+	Stopped  []string           // the daemon's units that were stopped
+	Downtime time.Duration      // from before the daemon was stopped until it was up again
+	Took     time.Duration
+	Saved    BackupResult // the key of all rows on the current shelves
+	SavedErr error        // why it could not even be tried to save it there; the watcher does
+	Trouble  []Trouble
+}
+
+// job is one run of it, under the rotate lock.
+type job struct {
+	h        *Host
+	lock     *lock.Lock
+	progress func(RotateProgress)
+	o        *observation // as things were before; it holds all keys
+	done     *Work
+}
+
+// locked takes the lock, and does one step after the other until one fails.
+func (j *job) locked(ctx context.Context, steps ...func(context.Context) error) (err error) {
+	if j.progress == nil {
+		j.progress = func(RotateProgress) {}
+	}
+	if j.lock, err = lock.Try(j.h.StateDir, lock.Rotate); err != nil {
+		return busy(err)
+	}
+	defer j.lock.Release()
+	defer func() { j.o.close() }()
+	began := time.Now()
+	for _, step := range steps {
+		if err = step(ctx); err != nil {
+			break
+		}
+	}
+	if j.o != nil {
+		j.done.Trouble = append(j.o.trouble, j.done.Trouble...)
+	}
+	j.done.Took = time.Since(began)
+	return err
+}
+
+func (j *job) at(step string) { j.progress(RotateProgress{Step: step}) }
+
+func (j *job) complain(what string, err error) {
+	j.done.Trouble = append(j.done.Trouble, Trouble{What: what, Err: err})
+}
+
+// rewrite brings the rows under one key.
+func (j *job) rewrite(ctx context.Context, o rows.RewriteOptions) (rows.RewriteResult, error) {
+	table, err := j.h.OpenRows(ctx, rows.Options{})
+	if err != nil {
+		return rows.RewriteResult{}, err
+	}
+	defer table.Close()
+	o.Progress = func(p rows.RewriteProgress) {
+		j.progress(RotateProgress{string(p.Step), p.Done, p.Total})
+	}
+	return table.Rewrite(ctx, o)
+}
+
+// whileDown stops the daemon, commits, and starts it again whatever came of that; commit
+// is told why the daemon did not stop. Then the keyfile's key goes to the current shelves,
+// if all went well. ctx does not end it: the daemon is down, and to go on is the quickest
+// way to have it up again.
+func (j *job) whileDown(ctx context.Context, commit func(ctx context.Context, stopped error) error) error {
+	ctx = context.WithoutCancel(ctx)
+	down := time.Now()
+	j.at("stopping the daemon")
+	units, err := j.h.stopDaemon(ctx)
+	j.done.Stopped = units
+	err = commit(ctx, err)
+	j.lock.Release() // a start would wait for it
+	if len(units) > 0 {
+		j.at("starting the daemon")
+	}
+	started := j.h.startDaemon(ctx, units)
+	j.done.Downtime = time.Since(down)
+	if started != nil {
+		started = fmt.Errorf("%w: %w", ErrNotStarted, started)
+	}
+	if err != nil {
+		if started != nil {
+			j.complain("beside that", started)
+		}
+		return err
+	}
+	j.at("saving the key as the current one")
+	ctx, cancel := context.WithTimeout(ctx, rotateBackup)
+	defer cancel()
+	// What fails is due until the watcher has done it.
+	j.done.Saved, j.done.SavedErr = Backup(ctx, j.h)
+	return started
+}

@@ -21,11 +21,12 @@ func (a *app) acceptCommand() *cobra.Command {
 		Short: "vouch for the present key, or make a new one where none is",
 		Long: `accept records that a person vouches for the keyfile's key: from then on the
 daemon may start with it whatever the rows say now. It does not become a current
-copy by that. It also takes what stands newest in the escrows as this host's own.
+copy by that. It also takes what stands newest in the escrows as this host's
+own.
 
 accept --new makes a key where none is. On a new host whose database is not the
-daemon's own container there is no table yet, and nobody but you can tell that no
-dump is about to be loaded: say so by it. If rows depend on another key, the
+daemon's own container there is no table yet, and nobody but you can tell that
+no dump is about to be loaded: say so by it. If rows depend on another key, the
 number of them must be typed: a new key opens none of them.
 
 Exit status: 0 done; 2 not confirmed; 11 the rows cannot be asked (--new);
@@ -105,7 +106,7 @@ func (a *app) printAccept(r agent.AcceptResult, fresh bool) error {
 			return err
 		}
 	} else {
-		fmt.Fprintf(a.out, "key %s is accepted; the rows say: %s\n", r.Key, r.Verdict)
+		a.line("key %s is accepted; the rows say: %s", r.Key, r.Verdict)
 		a.saveLines(r.Escrows)
 	}
 	for _, s := range r.Escrows {

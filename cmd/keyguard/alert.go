@@ -20,9 +20,9 @@ const alertTelling = 30 * time.Second
 func (a *app) alertCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "alert UNIT",
-		Short: "tell people that a unit failed (containarium-keyguard-alert@.service)",
-		Long: `alert tells journal, hooks, dead-man's switch and metrics that a unit of keyguard's
-failed. systemd calls it.
+		Short: "tell people that a unit of keyguard's failed",
+		Long: `alert tells journal, hooks, dead-man's switch and metrics that a unit of
+keyguard's failed. systemd calls it.
 
 Exit status: 0 it was told; 2 usage.`,
 		Example: `  keyguard alert containarium-keyguard.service     # does it reach you?

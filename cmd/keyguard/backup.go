@@ -70,7 +70,7 @@ func saveDocs(saves []agent.SaveResult) []saveDoc {
 }
 
 func (a *app) printBackupText(r agent.BackupResult) {
-	fmt.Fprintf(a.out, "key %s, %s\n", r.Key, opened(r.Rows, r.Key))
+	a.line("key %s, %s", r.Key, opened(r.Rows, r.Key))
 	a.saveLines(r.Escrows)
 }
 
@@ -87,7 +87,7 @@ func (a *app) printBackup(r agent.BackupResult) error {
 
 func (a *app) saveLines(saves []agent.SaveResult) {
 	for _, s := range saves {
-		fmt.Fprintf(a.out, "  %s\n", saveLine(s))
+		a.line("  %s", saveLine(s))
 	}
 }
 

@@ -18,14 +18,15 @@ func (a *app) doctorCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "what this host survives, and what would make it better",
-		Long: `doctor fills in the runbook's threat table for this host: what happens if the keyfile
-is deleted, the disk, the machine or the cloud project is gone, whoever runs this host
-turns against it, Postgres is lost, a row is tampered with. Each verdict comes with its
-evidence and with the command that would improve it. It also checks permissions, clock,
-units, hooks and what this host may do in each store. It changes nothing.
+		Long: `doctor fills in the runbook's threat table for this host: what happens if the
+keyfile is deleted, the disk, the machine or the cloud project is gone, whoever
+runs this host turns against it, Postgres is lost, a row is tampered with. Each
+verdict comes with its evidence and with the command that would improve it. It
+also checks permissions, clock, units, hooks and what this host may do in each
+store. It changes nothing.
 
-Exit status: 0 nothing to do; 12 a threat is not survived, a check found a problem or an
-escrow lags; 10 lost; 11 doubt.`,
+Exit status: 0 nothing to do; 12 a threat is not survived, a check found a
+problem or an escrow lags; 10 lost; 11 doubt.`,
 		Example: `  keyguard doctor --json | jq -r '.threats[].improve // empty'`,
 		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
 			a.working("asking the rows, %d escrows and systemd …", len(h.Escrows))

@@ -29,13 +29,14 @@ func (a *app) drillCommand() *cobra.Command {
 	full := false
 	c := &cobra.Command{
 		Use:   "drill",
-		Short: "restore every copy into scratch and prove it on the rows (weekly)",
+		Short: "restore every copy and prove it on the rows (weekly)",
 		Long: `drill restores the copies of every escrow into a file in memory, reads each the
 way the daemon reads its key, and tries it on the rows. It changes no escrow and
-not the keyfile; the ledger keeps what came out. Each escrow's newest current copy
-is judged; older and quarantined ones are reported: they open old dumps.
+not the keyfile; the ledger keeps what came out. Each escrow's newest current
+copy is judged; older and quarantined ones are reported: they open old dumps.
 
---full tries every row, however many there are, and names those that no key opens.
+--full tries every row, however many there are, and names those that no key
+opens.
 
 Exit status: 0 passed; 11 nothing was proven: sealed, not mounted, Postgres
 unreachable, the rows silent; 12 a copy, or rows, failed, or a required escrow
@@ -220,20 +221,20 @@ func (a *app) printDrillText(r agent.DrillResult) {
 		})
 	}
 	if others {
-		fmt.Fprintln(a.out, "(in parentheses: only reported, as it is not its escrow's newest current copy)")
+		a.line("(in parentheses: only reported, as it is not its escrow's newest current copy)")
 	}
 	if t := r.Tampered(); t != "" {
 		fmt.Fprintf(a.out, "\n%s:\n", t)
 		for _, n := range r.Unopened.Rows {
-			fmt.Fprintf(a.out, "  %s\n", n)
+			a.line("  %s", n)
 		}
 		if more := r.Unopened.Count - int64(len(r.Unopened.Rows)); more > 0 {
-			fmt.Fprintf(a.out, "  and %d more\n", more)
+			a.line("  and %d more", more)
 		}
 	}
 	fmt.Fprintf(a.out, "\ndrill %s: %s, in %s\n", r.ID, r.Verdict, short(r.Took))
 	if r.Verdict == agent.DrillPassed { // else the error says it
-		fmt.Fprintln(a.out, r.Reason)
+		a.line("%s", r.Reason)
 	}
 }
 

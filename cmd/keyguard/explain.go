@@ -275,7 +275,7 @@ func (a *app) urgent(format string, args ...any) {
 	if level != "" {
 		level = "<3>" // err; sd-daemon(3)
 	}
-	fmt.Fprintf(a.err, level+"keyguard: "+format+"\n", args...)
+	fmt.Fprint(a.err, fold(a.err, level+"keyguard: "+fmt.Sprintf(format, args...)))
 }
 
 func (a *app) explainTrouble(trouble []agent.Trouble) {

@@ -22,14 +22,16 @@ func (a *app) initCommand() *cobra.Command {
 		Use:   "init",
 		Short: "make what every escrow needs, and save the key there",
 		Long: `init is the first thing to run, and may be run again at any time. It asks where
-copies of the key shall be kept if the configuration names no escrow, writes this
-host's name into it where {hostname} stands, makes the place that every escrow
-needs, saves the present key there, reads it back, drills, and prints the table of
-keyguard doctor: what this host survives by now, and what would make it better.
+copies of the key shall be kept if the configuration names no escrow, writes
+this host's name into it where {hostname} stands, makes the place that every
+escrow needs, saves the present key there, reads it back, drills, and prints the
+table of keyguard doctor: what this host survives by now, and what would make it
+better.
 
-What this host has is offered: the project from Google's metadata server; VAULT_ADDR,
-VAULT_NAMESPACE, VAULT_CACERT, and the token in VAULT_TOKEN or ~/.vault-token, all of
-which sudo -E keeps; what is mounted below /mnt, /media and /run/media.
+What this host has is offered: the project from Google's metadata server;
+VAULT_ADDR, VAULT_NAMESPACE, VAULT_CACERT, and the token in VAULT_TOKEN or
+~/.vault-token, all of which sudo -E keeps; what is mounted below /mnt, /media
+and /run/media.
 
 --escrow adds an escrow without asking: its settings, name=value, with commas
 between them; in a list, spaces. keyguard.toml(5) has them all.
@@ -224,7 +226,7 @@ func (a *app) printInit(ctx context.Context, r agent.InitResult, h *agent.Host, 
 			a.urgent("escrow %q: %v", p.Escrow, p.Err)
 			a.remedy(p.Err)
 		} else if !a.json {
-			fmt.Fprintf(a.out, "%s: %s is there\n", p.Escrow, p.Place.Where)
+			a.line("%s: %s is there", p.Escrow, p.Place.Where)
 		}
 	}
 	var judged error
@@ -244,7 +246,7 @@ func (a *app) printInit(ctx context.Context, r agent.InitResult, h *agent.Host, 
 			judged = drilled
 		}
 	} else if !a.json && len(cfg.Escrows) > 0 {
-		fmt.Fprintf(a.out, "there is no key in %s yet: the daemon's first start makes one, or restores it\n", cfg.Keyfile)
+		a.line("there is no key in %s yet: the daemon's first start makes one, or restores it", cfg.Keyfile)
 	}
 	if len(cfg.Escrows) == 0 {
 		a.urgent("no escrow is configured: there is no copy off this host, and that is no backup")

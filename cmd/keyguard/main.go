@@ -15,12 +15,13 @@ import (
 	"os"
 	"os/signal"
 	"os/user"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
+	"github.com/spf13/pflag"
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
@@ -133,7 +134,24 @@ proves every copy on the rows in Postgres that the key must open.`,
 		c.Args = usageArgs(c.Args)
 	}
 	root.Args = usageArgs(unknownCommand)
+	help := root.HelpFunc()
+	root.SetHelpFunc(func(c *cobra.Command, args []string) {
+		foldFlags(c.LocalFlags())
+		foldFlags(c.InheritedFlags())
+		help(c, args)
+	})
 	return root
+}
+
+// foldFlags breaks what is said of flags into lines that fit beside their names.
+func foldFlags(flags *pflag.FlagSet) {
+	names := 0
+	flags.VisitAll(func(f *pflag.Flag) {
+		kind, _ := pflag.UnquoteUsage(f)
+		names = max(names, len("      -- ")+len(f.Name)+len(kind))
+	})
+	const gap = 3
+	flags.VisitAll(func(f *pflag.Flag) { f.Usage = strings.Join(wrap(f.Usage, width-names-gap), "\n") })
 }
 
 // unknownCommand names the nearest command.
@@ -184,7 +202,7 @@ func (a *app) forgetBackoff(cfg *config.Config) {
 
 // say prints a message for people, on stderr.
 func (a *app) say(format string, args ...any) {
-	fmt.Fprintf(a.err, a.level+"keyguard: "+format+"\n", args...)
+	fmt.Fprint(a.err, fold(a.err, a.level+"keyguard: "+fmt.Sprintf(format, args...)))
 }
 
 // printEvent prints what happened, with what to do about what went wrong.
@@ -202,12 +220,12 @@ func (a *app) printEvent(e hooks.Event) {
 // hint prints what to type next.
 func (a *app) hint(text string) {
 	a.hinted.Store(true)
-	fmt.Fprintf(a.err, "%shint: %s\n", a.level, text)
+	fmt.Fprint(a.err, fold(a.err, a.level+"hint: "+text))
 }
 
 // working says what a person waits for, where a person does.
 func (a *app) working(format string, args ...any) {
-	if f, ok := a.err.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+	if terminal(a.err) {
 		a.say(format, args...)
 	}
 }

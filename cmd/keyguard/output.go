@@ -6,11 +6,11 @@ import (
 	"io"
 	"os"
 	"strings"
-	"text/tabwriter"
 	"time"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -32,25 +32,96 @@ func (a *app) printJSON(v any) error {
 	return e.Encode(v)
 }
 
-// table prints aligned columns.
+// table prints aligned columns. On a terminal that is too narrow for them the widest ones
+// stand below each row.
 func (a *app) table(header string, fill func(row func(columns ...string))) {
-	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-	row := func(columns ...string) {
-		for i, c := range columns {
-			if i > 0 {
-				io.WriteString(w, "\t")
-			}
-			io.WriteString(w, c)
+	rows := [][]string{strings.Split(header, "\t")}
+	fill(func(columns ...string) { rows = append(rows, columns) })
+	widths := make([]int, len(rows[0]))
+	for _, r := range rows {
+		for i, c := range r {
+			widths[i] = max(widths[i], utf8.RuneCountInString(c))
 		}
-		io.WriteString(w, "\n")
 	}
-	io.WriteString(w, header+"\n")
-	fill(row)
-	w.Flush()
+	const gap = 2
+	total := gap * (len(widths) - 1)
+	for _, w := range widths {
+		total += w
+	}
+	below := make([]bool, len(widths))
+	for left := len(widths); terminal(a.out) && total > columns(a.out) && left > 1; left-- {
+		widest := -1
+		for i, w := range widths {
+			if !below[i] && (widest < 0 || w > widths[widest]) {
+				widest = i
+			}
+		}
+		below[widest] = true
+		total -= widths[widest] + gap
+	}
+	for n, r := range rows {
+		line := ""
+		for i, c := range r {
+			if !below[i] {
+				line += fmt.Sprintf("%-*s", widths[i]+gap, c)
+			}
+		}
+		fmt.Fprintln(a.out, strings.TrimRight(line, " "))
+		for i, c := range r {
+			if below[i] && n > 0 && c != "" {
+				a.indented(4, c)
+			}
+		}
+	}
+}
+
+// indented prints a text below something, broken into lines of the terminal's width.
+func (a *app) indented(by int, text string) {
+	for _, line := range wrap(text, columns(a.out)-by) {
+		fmt.Fprintf(a.out, "%*s%s\n", by, "", line)
+	}
+}
+
+// line prints one line of an answer, which a terminal shows without breaking words.
+func (a *app) line(format string, args ...any) {
+	fmt.Fprint(a.out, fold(a.out, fmt.Sprintf(format, args...)))
+}
+
+// fold makes lines of a text for a terminal, the further ones indented by two, and one
+// line for everybody else: others search for it.
+func fold(w io.Writer, text string) string {
+	if !terminal(w) || utf8.RuneCountInString(text) <= columns(w) {
+		return text + "\n"
+	}
+	indent := len(text) - len(strings.TrimLeft(text, " "))
+	lines := wrap(text, columns(w)-indent-2)
+	return strings.Repeat(" ", indent) + strings.Join(lines, "\n"+strings.Repeat(" ", indent+2)) + "\n"
 }
 
 // width is that of the narrowest terminal which everything is to fit.
 const width = 80
+
+// columns is how wide a terminal is, and width for what is none.
+func columns(w io.Writer) int {
+	if f, ok := w.(*os.File); ok {
+		if n, _, err := term.GetSize(int(f.Fd())); err == nil && n > width/2 {
+			return n
+		}
+	}
+	return width
+}
+
+func terminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// plain tells whether a terminal can only be written on, from left to right: terminfo(5)
+// calls it dumb, and where TERM is not set nobody knows better.
+func plain(w io.Writer) bool {
+	kind := os.Getenv("TERM")
+	return !terminal(w) || kind == "" || kind == "dumb"
+}
 
 // item prints a name and, beside it, a text broken into lines of the width. A word that
 // is longer, a path, stays whole: people copy it.
@@ -94,7 +165,7 @@ const (
 // paint colours a text where a person looks at a terminal and did not ask for none
 // (https://no-color.org).
 func (a *app) paint(c colour, text string) string {
-	if !terminal(a.out) || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
+	if plain(a.out) || os.Getenv("NO_COLOR") != "" {
 		return text
 	}
 	return string(c) + text + "\x1b[0m"

@@ -26,9 +26,9 @@ func (a *app) paperCommand() *cobra.Command {
 base64, 24 words of BIP-39 with a check word for each line, and how to bring the
 key back, without keyguard too. A key that opens no row is not printed.
 
-Whoever sees the page has the key. Text goes to standard output, for a terminal or
-a pipe; --output makes a file of mode 0400, and never replaces one. A file on a
-disk stays there until it is shredded, and so may the spool of a printer.
+Whoever sees the page has the key. Text goes to standard output, for a terminal
+or a pipe; --output makes a file of mode 0400, and never replaces one. A file on
+a disk stays there until it is shredded, and so may the spool of a printer.
 
 Exit status: 0 done; 2 the file cannot be made like that; 14 there is no key, or
 it opens no row.`,

@@ -26,20 +26,22 @@ func (a *app) repairCommand() *cobra.Command {
 		Short: "bring rows that are under several keys under one",
 		Long: `repair puts a table together again that is split between keys. It tries the
 keyfile, the local quarantine and every copy in every escrow on every row, shows
-what each opens, makes sure that each such key is in an escrow, stops the daemon,
-re-encrypts in one transaction what is not under the target, reads all of it back,
-and starts the daemon again. A key that no escrow has: keyguard import --escrow-only.
+what each opens, makes sure that each such key is in an escrow, stops the
+daemon, re-encrypts in one transaction what is not under the target, reads all
+of it back, and starts the daemon again. A key that no escrow has: keyguard
+import --escrow-only.
 
-The target is the keyfile's key, if it is the known one, else the key that opens the
-most rows; that is then put into the keyfile's place. It runs in a unit of its own,
+The target is the keyfile's key, if it is the known one, else the key that opens
+the most rows; that is then put into the keyfile's place. It runs in a unit of
+its own,
 ` + repairUnit + `, and goes on when the terminal is gone.
 
---dry-run does everything up to the commit, beside the running daemon, whose writes
-wait for the moment that takes.
+--dry-run does everything up to the commit, beside the running daemon, whose
+writes wait for the moment that takes.
 
-Exit status: 0 every row is under one key; 11 it stopped in its commit; 12 repaired,
-but an escrow lags; 13 no key opens a row; 14 not repaired, every row is as it was;
-15 another one is at work.`,
+Exit status: 0 every row is under one key; 11 it stopped in its commit;
+12 repaired, but an escrow lags; 13 no key opens a row; 14 not repaired, every
+row is as it was; 15 another one is at work.`,
 		Example: `  keyguard repair --dry-run
   keyguard repair --leave-unopenable`,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -164,7 +166,7 @@ func (a *app) printRepair(r agent.RepairResult, opts agent.RepairOptions, err er
 			return jerr
 		}
 	} else {
-		a.printTally(func(format string, args ...any) { fmt.Fprintf(a.out, format+"\n", args...) }, r)
+		a.printTally(a.line, r)
 		a.printRepaired(r, opts, err)
 	}
 	a.explainTrouble(r.Saved.Trouble)
@@ -179,22 +181,22 @@ func (a *app) printRepair(r agent.RepairResult, opts agent.RepairOptions, err er
 
 func (a *app) printRepaired(r agent.RepairResult, opts agent.RepairOptions, err error) {
 	if r.Installed {
-		fmt.Fprintf(a.out, "key %s is in place, where key %s was, which is kept\n", r.Target, orNone(r.Replaced))
+		a.line("key %s is in place, where key %s was, which is kept", r.Target, orNone(r.Replaced))
 	}
 	switch {
 	case r.Repaired:
-		fmt.Fprintf(a.out, "repaired: these rows are under key %s\n", r.Target)
+		a.line("repaired: these rows are under key %s", r.Target)
 		a.printRewrite(r.Rewrite, "were")
 		a.saveLines(append(r.Staged, r.Saved.Escrows...))
-		fmt.Fprintf(a.out, "downtime %s, in all %s\n", short(r.Downtime), short(r.Took))
+		a.line("downtime %s, in all %s", short(r.Downtime), short(r.Took))
 	case err != nil:
 	case !r.Needed && r.Rows.State == agent.RowsSilent:
-		fmt.Fprintf(a.out, "nothing to repair: %s\n", r.Rows.Why)
+		a.line("nothing to repair: %s", r.Rows.Why)
 	case !r.Needed:
-		fmt.Fprintf(a.out, "nothing to repair: every row that a key opens is under key %s, and this is in place\n", r.Target)
+		a.line("nothing to repair: every row that a key opens is under key %s, and this is in place", r.Target)
 		a.printLeft(r.Rewrite)
 	case opts.DryRun:
 		a.printRewrite(r.Rewrite, "would be")
-		fmt.Fprintf(a.out, "dry run: nothing was changed; took %s\n", short(r.Took))
+		a.line("dry run: nothing was changed; took %s", short(r.Took))
 	}
 }

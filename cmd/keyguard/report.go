@@ -34,9 +34,9 @@ func (a *app) reportCommand() *cobra.Command {
 		Use:   "report",
 		Short: "what the drills have proven, for an auditor",
 		Long: `report tells from this host's ledger which copies were restored and tried on the
-rows, when, by whom and with what outcome, where there were gaps, and what was not
-proven. With --output it makes one self-contained HTML page, and the same as JSON
-beside it; without, it prints a summary. It opens no socket.
+rows, when, by whom and with what outcome, where there were gaps, and what was
+not proven. With --output it makes one self-contained HTML page, and the same as
+JSON beside it; without, it prints a summary. It opens no socket.
 
 --verify checks the ledger's hash chain, and says at which line it breaks.
 
@@ -121,15 +121,15 @@ func (a *app) verifyLedger(h *agent.Host) error {
 			return err
 		}
 	} else {
-		fmt.Fprintln(a.out, chainText(r.Chain))
+		a.line("%s", chainText(r.Chain))
 		for _, b := range r.Chain.Breaks {
-			fmt.Fprintln(a.out, breakText(b))
+			a.line("%s", breakText(b))
 		}
 		for _, o := range r.Chain.Odd {
-			fmt.Fprintln(a.out, oddText(o))
+			a.line("%s", oddText(o))
 		}
 		if r.Chain.Sum != "" {
-			fmt.Fprintf(a.out, "the last line's SHA-256: %s\n", r.Chain.Sum)
+			a.line("the last line's SHA-256: %s", r.Chain.Sum)
 		}
 	}
 	return chainOutcome(r.Chain)
@@ -229,13 +229,17 @@ func (a *app) printReport(r agent.ReportResult) {
 	fmt.Fprintf(a.out, "%s to %s: %d drills\n", when(r.Since), when(r.Until), len(r.Drills))
 	section := func(title string, lines []string) {
 		if len(lines) > 0 {
-			fmt.Fprintf(a.out, "\n%s\n  %s\n", title, strings.Join(lines, "\n  "))
+			fmt.Fprintf(a.out, "\n%s\n", title)
+			for _, l := range lines {
+				a.line("  %s", l)
+			}
 		}
 	}
 	section("proven", provenLines(r))
 	section("not proven", unprovenLines(r))
 	section("gaps", gapLines(r))
-	fmt.Fprintf(a.out, "\n%s\n", chainText(r.Chain))
+	fmt.Fprintln(a.out)
+	a.line("%s", chainText(r.Chain))
 }
 
 func provenLines(r agent.ReportResult) (list []string) {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -24,10 +23,10 @@ func (a *app) restoreCommand() *cobra.Command {
 		Long: `restore tries every copy on the rows and installs the one that opens them. A
 keyfile that opens as many rows stays. What was in its place is kept.
 
---for-database installs the key for a database that the daemon does not use yet, such
-as an old dump that was loaded elsewhere: named by a postgres:// URL without a
-password, or by a file, 0600, that holds the URL. It is refused while the present
-key opens more rows of the daemon's own database.
+--for-database installs the key for a database that the daemon does not use yet,
+such as an old dump that was loaded elsewhere: named by a postgres:// URL
+without a password, or by a file, 0600, that holds the URL. It is refused while
+the present key opens more rows of the daemon's own database.
 
 Exit status: 0 the keyfile is right; 11 nothing can tell; 13 no usable copy;
 14 refused, the present key opens more.`,
@@ -113,12 +112,12 @@ func (a *app) printRestore(r agent.RestoreResult, dryRun bool) {
 	switch {
 	case r.Key == "":
 	case r.Installed:
-		fmt.Fprintf(a.out, "key %s is in place, from %s\n", r.Key, r.Source)
-		fmt.Fprintf(a.out, "next: systemctl restart containarium\n")
+		a.line("key %s is in place, from %s", r.Key, r.Source)
+		a.line("next: systemctl restart containarium")
 	case r.Source == agent.FromKeyfile:
-		fmt.Fprintf(a.out, "key %s stays: %s\n", r.Key, opened(r.Rows, r.Key))
+		a.line("key %s stays: %s", r.Key, opened(r.Rows, r.Key))
 	case dryRun:
-		fmt.Fprintf(a.out, "key %s would be installed, from %s\n", r.Key, r.Source)
+		a.line("key %s would be installed, from %s", r.Key, r.Source)
 	}
 }
 

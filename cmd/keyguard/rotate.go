@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
@@ -36,12 +34,12 @@ every row that depends on the key in one transaction, reads all of it back, puts
 the new key in place and starts the daemon again. The old key stays in the
 escrows: old database dumps need it.
 
-It may be interrupted anywhere: the daemon's next start, or the watcher, finds out
-from the rows which of the two keys holds. It runs in a unit of its own,
+It may be interrupted anywhere: the daemon's next start, or the watcher, finds
+out from the rows which of the two keys holds. It runs in a unit of its own,
 ` + rotateUnit + `, and goes on when the terminal is gone.
 
---dry-run does everything up to the commit, beside the running daemon, whose writes
-wait for the moment that takes.
+--dry-run does everything up to the commit, beside the running daemon, whose
+writes wait for the moment that takes.
 
 Exit status: 0 rotated; 11 it stopped in its commit, and the rows do not say yet
 which key holds; 12 rotated, but an escrow lags; 14 not rotated, and the present
@@ -174,7 +172,8 @@ func (a *app) inUnit(ctx context.Context, t unit.Transient, command, person stri
 	if a.json {
 		t.Command = append(t.Command, "--json")
 	}
-	t.Environ = []string{"SUDO_USER=" + person} // for the ledger
+	t.Environ = []string{"SUDO_USER=" + person, // for the ledger
+		"TERM=" + os.Getenv("TERM"), "NO_COLOR=" + os.Getenv("NO_COLOR")} // the terminal goes along
 	t.Stdout, t.Stderr = os.Stdout, os.Stderr
 	t.StopTimeout = 15 * time.Minute // it ends by itself, with the daemon up
 	status, err := t.Run(ctx)
@@ -218,23 +217,27 @@ func (p *progress) show(step string, done, total int64) {
 	if step != p.step {
 		p.end()
 		p.step, p.began = step, now
-		if !terminal(os.Stderr) {
+		if plain(os.Stderr) {
 			p.app.say("%s: %s", p.name, step)
 		}
 	}
-	if !terminal(os.Stderr) {
+	if plain(os.Stderr) {
 		return
 	}
 	p.shown, p.line = now, true
-	text := step + " …"
+	text := "keyguard: " + step + " …"
 	if took := now.Sub(p.began); total > 0 {
-		text = fmt.Sprintf("%s: %d of %d %s", step, done, total, p.of)
+		text = fmt.Sprintf("keyguard: %s: %d of %d %s", step, done, total, p.of)
 		if done > 0 && took > time.Second {
 			rate := float64(done) / took.Seconds()
 			text += fmt.Sprintf(", %.0f a second, %s left", rate, time.Duration(float64(total-done)/rate*float64(time.Second)).Round(time.Second))
 		}
 	}
-	fmt.Fprintf(os.Stderr, "\r\x1b[Kkeyguard: %s", text)
+	// What is longer than the line would stay behind: only one line is taken back.
+	if r := []rune(text); len(r) >= columns(os.Stderr) {
+		text = string(r[:columns(os.Stderr)-2]) + "…"
+	}
+	fmt.Fprintf(os.Stderr, "\r\x1b[K%s", text)
 }
 
 // end leaves the line that was shown last.
@@ -243,11 +246,6 @@ func (p *progress) end() {
 		fmt.Fprintln(os.Stderr)
 	}
 	p.line = false
-}
-
-func terminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 type rotateDoc struct {
@@ -306,18 +304,18 @@ func (a *app) printRotate(r agent.RotateResult, opts agent.RotateOptions, err er
 	}
 	if (err != nil && !r.Rotated) || opts.DryRun {
 		if err == nil && !a.json {
-			fmt.Fprintf(a.out, "key %s opens every row that depends on it; nothing stands in the way of a rotation\n", r.Old)
+			a.line("key %s opens every row that depends on it; nothing stands in the way of a rotation", r.Old)
 			a.printRewrite(r.Rewrite, "would be")
-			fmt.Fprintf(a.out, "dry run: nothing was changed; took %s\n", short(r.Took))
+			a.line("dry run: nothing was changed; took %s", short(r.Took))
 		}
 		return err
 	}
 	if !a.json {
-		fmt.Fprintf(a.out, "rotated: every row that was under key %s is under key %s\n", r.Old, r.New)
+		a.line("rotated: every row that was under key %s is under key %s", r.Old, r.New)
 		a.printRewrite(r.Rewrite, "were")
 		a.saveLines(saves)
-		fmt.Fprintf(a.out, "downtime %s, in all %s\n", short(r.Downtime), short(r.Took))
-		fmt.Fprintf(a.out, "key %s stays in the escrows: dumps of the database from before need it\n", r.Old)
+		a.line("downtime %s, in all %s", short(r.Downtime), short(r.Took))
+		a.line("key %s stays in the escrows: dumps of the database from before need it", r.Old)
 	}
 	a.explainTrouble(r.Saved.Trouble)
 	if err != nil {
@@ -330,7 +328,7 @@ func (a *app) printRotate(r agent.RotateResult, opts agent.RotateOptions, err er
 }
 
 func (a *app) printRewrite(r rows.RewriteResult, verb string) {
-	fmt.Fprintf(a.out, "%d rows in all: %d %s re-encrypted, %d re-wrapped, %d under an external KMS untouched\n",
+	a.line("%d rows in all: %d %s re-encrypted, %d re-wrapped, %d under an external KMS untouched",
 		r.Counts.Total(), r.Rewritten, verb, r.Rewrapped, r.Counts.External)
 	a.printLeft(r)
 }
@@ -340,9 +338,9 @@ func (a *app) printLeft(r rows.RewriteResult) {
 	if r.Unopenable == 0 {
 		return
 	}
-	fmt.Fprintf(a.out, "%d rows that no key opens left as they are:\n", r.Unopenable)
+	a.line("%d rows that no key opens left as they are:", r.Unopenable)
 	for _, n := range r.Left {
-		fmt.Fprintf(a.out, "  %s\n", n)
+		a.line("  %s", n)
 	}
 }
 

@@ -166,26 +166,27 @@ func knownBy(r agent.StatusResult) string {
 }
 
 func (a *app) printStatusText(r agent.StatusResult, path string) {
-	fmt.Fprintf(a.out, "keyfile   %s:\n          %s", path, r.Keyfile.State())
+	a.item("keyfile", path+":")
+	keyfile := r.Keyfile.State()
 	if r.Loose != "" {
-		fmt.Fprintf(a.out, " (%s)", r.Loose)
+		keyfile += " (" + r.Loose + ")"
 	}
-	fmt.Fprintln(a.out)
+	a.item("", keyfile)
 	switch {
 	case r.Rows.State == agent.RowsAnswer && r.Keyfile.Key == "":
-		fmt.Fprintf(a.out, "rows      %d depend on a key\n", r.Rows.Dependent)
+		a.item("rows", fmt.Sprintf("%d depend on a key", r.Rows.Dependent))
 	case r.Rows.State == agent.RowsAnswer:
-		fmt.Fprintf(a.out, "rows      %s\n", opened(r.Rows, r.Keyfile.Key))
+		a.item("rows", opened(r.Rows, r.Keyfile.Key))
 	default:
 		a.item("rows", stateOf(r.Rows)+": "+r.Rows.Why)
 	}
 	if r.Known == "" {
-		fmt.Fprintln(a.out, "known     no key was proven or accepted here yet")
+		a.item("known", "no key was proven or accepted here yet")
 	} else {
-		fmt.Fprintf(a.out, "known     key %s, by %s, last at %s\n", r.Known, map[bool]string{true: "a person's word", false: "proof"}[r.Accepted], when(r.LastLook))
+		a.item("known", fmt.Sprintf("key %s, by %s, last at %s", r.Known, map[bool]string{true: "a person's word", false: "proof"}[r.Accepted], when(r.LastLook)))
 	}
 	if r.Kept > 0 {
-		fmt.Fprintf(a.out, "kept      %d files in the local quarantine\n", r.Kept)
+		a.item("kept", fmt.Sprintf("%d files in the local quarantine", r.Kept))
 	}
 	a.item("drill", drillLine(r.Drill))
 	for _, s := range r.Escrows {
@@ -195,7 +196,10 @@ func (a *app) printStatusText(r agent.StatusResult, path string) {
 			a.item("", line)
 		}
 	}
-	fmt.Fprintf(a.out, "\n%s: %s\n", a.paint(healthColour[r.Health], string(r.Health)), r.Line)
+	fmt.Fprintln(a.out)
+	health := string(r.Health)
+	verdict := fold(a.out, health+": "+r.Line)
+	fmt.Fprint(a.out, a.paint(healthColour[r.Health], health)+verdict[len(health):])
 }
 
 // healthColour is what a terminal paints a health in.

@@ -34,7 +34,7 @@ func (a *app) ask(ctx context.Context, prompt string) (string, error) {
 		return "", err
 	}
 	defer tty.Close() //nolint:errcheck // a terminal
-	fmt.Fprint(a.err, prompt)
+	fmt.Fprint(a.err, strings.TrimSuffix(fold(a.err, strings.TrimRight(prompt, " ")), "\n")+" ")
 	var buffer [maxLine]byte
 	n, err := readLine(ctx, tty, buffer[:])
 	if err != nil || n == 0 {

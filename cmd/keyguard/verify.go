@@ -21,12 +21,13 @@ func (a *app) verifyCommand() *cobra.Command {
 and shows what each opens. It changes nothing.
 
 --database asks another database than the daemon's, such as an old dump that was
-loaded elsewhere, which key it needs: named by a postgres:// URL without a password,
-or by a file, 0600, that holds the URL. Then 0 says that some key opens every row.
+loaded elsewhere, which key it needs: named by a postgres:// URL without a
+password, or by a file, 0600, that holds the URL. Then 0 says that some key
+opens every row.
 
-Exit status: 0 the keyfile opens every row; 10 no key that can be had opens a row;
-11 nothing is proven: the rows are silent or cannot be asked, or the keyfile does
-not open all of them.`,
+Exit status: 0 the keyfile opens every row; 10 no key that can be had opens a
+row; 11 nothing is proven: the rows are silent or cannot be asked, or the
+keyfile does not open all of them.`,
 		Example: `  keyguard verify
   keyguard verify --database postgres://postgres@localhost/dump`,
 		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
@@ -109,7 +110,7 @@ func (a *app) judgeDatabase(r agent.VerifyResult, database string) error {
 	switch p := best.Proof; {
 	case p.Verdict == rows.Opens:
 		if !a.json {
-			fmt.Fprintf(a.out, "that database needs key %s, from %s\n", best.Key, best.Source)
+			a.line("that database needs key %s, from %s", best.Key, best.Source)
 		}
 		if !r.Keyfile.Good || best.Key != r.Keyfile.Key {
 			a.hint(install)

@@ -18,14 +18,14 @@ import (
 func (a *app) watchCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "watch",
-		Short: "look after the key while the daemon runs (containarium-keyguard.service)",
+		Short: "look after the key while the daemon runs",
 		Long: `watch escrows the key when it changes, puts it back when it is lost or damaged,
 and puts the right key in where the daemon was started without one. It proves
 the key on the rows every hour. SIGHUP reads the configuration again.
 
 Exit status: 0 stopped; 2 usage or configuration; 15 another one is running.`,
 		Example: `  systemctl status containarium-keyguard
-  systemctl reload containarium-keyguard     # after a change of the configuration
+  systemctl reload containarium-keyguard   # after a change of the configuration
   journalctl -u containarium-keyguard        # what it saw and did`,
 		RunE: func(c *cobra.Command, _ []string) error { return a.watch(c.Context()) },
 	}

@@ -543,7 +543,7 @@ func (f facts) checks(o DoctorOptions) []Check {
 
 func (s standing) check(right key.Fingerprint) Check {
 	c := Check{Name: fmt.Sprintf("escrow %q", s.Name), State: CheckOK, Text: s.Place.Domain}
-	readable, _ := s.holds(right)
+	readable, sealed := s.holds(right)
 	switch {
 	case s.Alarm != "":
 		c.State, c.Text, c.Fix = CheckProblem, s.Alarm, "keyguard copies"
@@ -556,6 +556,8 @@ func (s standing) check(right key.Fingerprint) Check {
 		c.State, c.Text, c.Err = CheckProblem, "this host lacks "+strings.Join(s.exam.Lacks, ", "), escrow.ErrDenied
 	case s.examErr != nil:
 		c.State, c.Text, c.Err = CheckUnknown, s.examErr.Error(), s.examErr
+	case readable == "" && sealed != "":
+		c.State, c.Text, c.Fix = CheckUnknown, "it holds key "+string(right)+" sealed, which this host cannot prove", "keyguard drill --identity FILE"
 	case readable == "" && right != "":
 		c.State, c.Text, c.Fix = CheckProblem, "no copy that can be read is key "+string(right), "keyguard backup"
 	case s.exam.Asked:

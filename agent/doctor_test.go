@@ -228,6 +228,7 @@ func TestChecks(t *testing.T) {
 		"not examined":       {func(f *facts, _ *DoctorOptions) { f.escrows[0].examErr = errors.New("x") }, `escrow "e" unknown`},
 		"another host":       {func(f *facts, _ *DoctorOptions) { f.escrows[0].Alarm = "another host writes" }, `escrow "e" problem`},
 		"another key":        {func(f *facts, _ *DoctorOptions) { f.escrows[0].evidence.Copies[0].Key = reportKeyB }, `escrow "e" problem`},
+		"sealed":             {func(f *facts, _ *DoctorOptions) { f.escrows[0].evidence.Copies[0].Have = false }, `escrow "e" unknown`},
 		"the store's clock":  {func(f *facts, _ *DoctorOptions) { f.escrows[0].exam.Clock = &ahead }, "clock problem"},
 		"refused for the clock": {func(f *facts, _ *DoctorOptions) {
 			f.escrows[0].State, f.escrows[0].Why, f.escrows[0].Err = EscrowFailed, "down", fmt.Errorf("x: %w", escrow.ErrClock)

@@ -17,7 +17,6 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -26,8 +25,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -47,6 +44,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/kept"
 )
 
 // The API's limits (https://cloud.google.com/secret-manager/quotas). The number of
@@ -1047,37 +1046,6 @@ func checksum(b []byte) *int64 {
 
 const stateFile = "secretmanager.json"
 
-func (s *Server) load() error {
-	if s.o.Dir == "" {
-		return nil
-	}
-	b, err := os.ReadFile(filepath.Join(s.o.Dir, stateFile))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err == nil {
-		err = json.Unmarshal(b, &s.state)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot read the state: %w", err)
-	}
-	return nil
-}
+func (s *Server) load() error { return kept.Load(s.o.Dir, stateFile, &s.state) }
 
-// save writes the state, if it is kept. A fake that cannot is of no use to anybody.
-func (s *Server) save() {
-	if s.o.Dir == "" {
-		return
-	}
-	b, err := json.MarshalIndent(s.state, "", " ")
-	temp := filepath.Join(s.o.Dir, stateFile+".new")
-	if err == nil {
-		err = os.WriteFile(temp, b, 0o600)
-	}
-	if err == nil {
-		err = os.Rename(temp, filepath.Join(s.o.Dir, stateFile))
-	}
-	if err != nil {
-		panic(fmt.Sprintf("cannot keep the state: %v", err))
-	}
-}
+func (s *Server) save() { kept.Save(s.o.Dir, stateFile, s.state) }

@@ -22,13 +22,13 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/kept"
 )
 
 const (
@@ -904,37 +904,6 @@ func (s *Server) change(f func()) {
 
 const stateFile = "vault.json"
 
-func (s *Server) load() error {
-	if s.o.Dir == "" {
-		return nil
-	}
-	b, err := os.ReadFile(filepath.Join(s.o.Dir, stateFile))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err == nil {
-		err = json.Unmarshal(b, &s.state)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot read the state: %w", err)
-	}
-	return nil
-}
+func (s *Server) load() error { return kept.Load(s.o.Dir, stateFile, &s.state) }
 
-// save writes the state, if it is kept. A fake that cannot is of no use to anybody.
-func (s *Server) save() {
-	if s.o.Dir == "" {
-		return
-	}
-	b, err := json.MarshalIndent(s.state, "", " ")
-	temp := filepath.Join(s.o.Dir, stateFile+".new")
-	if err == nil {
-		err = os.WriteFile(temp, b, 0o600)
-	}
-	if err == nil {
-		err = os.Rename(temp, filepath.Join(s.o.Dir, stateFile))
-	}
-	if err != nil {
-		panic(fmt.Sprintf("cannot keep the state: %v", err))
-	}
-}
+func (s *Server) save() { kept.Save(s.o.Dir, stateFile, s.state) }

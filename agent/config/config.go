@@ -167,7 +167,7 @@ type Escrow struct {
 	Mount string `toml:"mount" kind:"vault-kv"`
 	// Path is, for vault-kv, the entry that holds the newest current copy, and for
 	// directory the directory itself: an absolute path, or LABEL= or UUID= of a file
-	// system (any but btrfs) and a directory on it: "LABEL=KEYGUARD/{hostname}". That is
+	// system and a directory on it: "LABEL=KEYGUARD/{hostname}". That is
 	// used wherever people have mounted it, below /mnt, /media, /run/media or /srv. For the preset of
 	// a command it is what the names of its entries begin with, a folder for pass, and for
 	// 1password the vault before that: "Infrastructure/containarium-{hostname}". Without

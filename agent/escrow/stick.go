@@ -105,32 +105,46 @@ func (s stick) mountCommand() string {
 	return "mount '" + strings.ReplaceAll(s.name, "'", `'\''`) + "' /mnt/…"
 }
 
-// mounted returns where the device's root is mounted. What is mounted over does not count.
-func (s stick) mounted(mountinfo string, dev uint64) (string, error) {
+// mounted returns where the device's root is mounted, and the number that files there have
+// for their device. What is mounted over does not count.
+func (s stick) mounted(mountinfo string, dev uint64) (string, uint64, error) {
 	mounts, err := os.Open(mountinfo)
 	if err != nil {
-		return "", fileError(err)
+		return "", 0, fileError(err)
 	}
 	defer mounts.Close()
 	lines := bufio.NewScanner(mounts)
 	for lines.Scan() {
-		// proc_pid_mountinfo(5): id, parent, major:minor, root, mount point
+		// proc_pid_mountinfo(5): id, parent, major:minor, root, mount point, options, some
+		// optional ones, "-", type, source
 		f := strings.Fields(lines.Text())
 		if len(f) < 5 || f[3] != "/" {
 			continue
 		}
-		if on, ok := deviceNumber(f[2]); !ok || on != dev {
+		on, ok := deviceNumber(f[2])
+		if end := slices.Index(f, "-"); end > 0 && len(f) > end+2 && f[end+1] == "btrfs" {
+			// Its numbers are of no device, and differ between mountinfo and stat(2).
+			on, ok = sourceDevice(unescape(f[end+2]))
+		}
+		if !ok || on != dev {
 			continue
 		}
-		var st unix.Stat_t
-		if point := unescape(f[4]); unix.Stat(point, &st) == nil && uint64(st.Dev) == dev {
-			return point, nil
+		// The mount's id tells that nothing else is mounted over it; kernels before 5.8 do
+		// not tell it.
+		var st unix.Statx_t
+		point := unescape(f[4])
+		if unix.Statx(unix.AT_FDCWD, point, 0, unix.STATX_MNT_ID, &st) != nil {
+			continue
+		}
+		there := unix.Mkdev(st.Dev_major, st.Dev_minor)
+		if st.Mask&unix.STATX_MNT_ID != 0 && strconv.FormatUint(st.Mnt_id, 10) == f[0] || st.Mask&unix.STATX_MNT_ID == 0 && there == dev {
+			return point, there, nil
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return "", fmt.Errorf("%w: %s: %w", ErrUnreachable, mountinfo, err)
+		return "", 0, fmt.Errorf("%w: %s: %w", ErrUnreachable, mountinfo, err)
 	}
-	return "", fmt.Errorf("%w: %s is plugged in (%s) and not mounted: %s", ErrNoPlace, s.name, deviceName(dev), s.mountCommand())
+	return "", 0, fmt.Errorf("%w: %s is plugged in (%s) and not mounted: %s", ErrNoPlace, s.name, deviceName(dev), s.mountCommand())
 }
 
 // find returns the directory that Path means at this moment, and for a stick the device
@@ -150,7 +164,7 @@ func (d *Directory) find() (path string, dev uint64, err error) {
 	if dev, err = s.device(udev); err != nil {
 		return "", 0, err
 	}
-	point, err := s.mounted(mountinfo, dev)
+	point, dev, err := s.mounted(mountinfo, dev)
 	if err != nil {
 		return "", 0, err
 	}
@@ -188,6 +202,16 @@ func deviceNumber(s string) (uint64, bool) {
 	a, err := strconv.ParseUint(major, 10, 32)
 	b, err2 := strconv.ParseUint(minor, 10, 32)
 	return unix.Mkdev(uint32(a), uint32(b)), err == nil && err2 == nil
+}
+
+// sourceDevice is the number of what was mounted, "/dev/sdb1". A unit with PrivateDevices=
+// does not see the file itself.
+func sourceDevice(source string) (uint64, bool) {
+	number, err := os.ReadFile("/sys/class/block/" + filepath.Base(source) + "/dev")
+	if err != nil {
+		return 0, false
+	}
+	return deviceNumber(strings.TrimSpace(string(number)))
 }
 
 // deviceName is what people call a block device: "/dev/sdb1".

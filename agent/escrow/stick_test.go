@@ -93,7 +93,7 @@ func TestStickOfNoName(t *testing.T) {
 
 // loopStick is a file system on a loop device for a stick, with the label KEYS and the
 // UUID 12ab-34cd in a udev database of its own, and a mount point with a space in it.
-type loopStick struct{ loop, point, udev string }
+type loopStick struct{ loop, number, point, udev string }
 
 func newStick(t *testing.T) loopStick {
 	t.Helper()
@@ -121,8 +121,8 @@ func newStick(t *testing.T) loopStick {
 	})
 	var st unix.Stat_t
 	try(t, unix.Stat(s.loop, &st))
-	number := fmt.Sprintf("%d:%d", unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev)))
-	writeFile(t, filepath.Join(s.udev, "b"+number), udevEntry("KEYS", "12ab-34cd"))
+	s.number = fmt.Sprintf("%d:%d", unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev)))
+	writeFile(t, filepath.Join(s.udev, "b"+s.number), udevEntry("KEYS", "12ab-34cd"))
 	writeFile(t, filepath.Join(s.udev, "b240:1"), udevEntry("OTHER", "12ab-34ce"))
 	s.mount(t, s.point)
 	return s
@@ -278,6 +278,23 @@ func TestStickOfThisHost(t *testing.T) {
 	if err != nil || len(copies) != 1 || copies[0].ID != c.ID {
 		t.Errorf("List by UUID: %v, %v", copies, err)
 	}
+	// btrfs has other numbers, in mountinfo and for its files: what was mounted counts.
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	try(t, err)
+	as := func(from, to string) escrow.DirectoryOptions {
+		file := filepath.Join(t.TempDir(), "mountinfo")
+		text := strings.ReplaceAll(string(mounts), " "+stick.number+" ", " 0:4711 ")
+		try(t, os.WriteFile(file, []byte(strings.ReplaceAll(text, " - ext4 "+from+" ", " - btrfs "+to+" ")), 0o600))
+		return escrow.DirectoryOptions{Path: "LABEL=KEYS/host1", Udev: udev, Mountinfo: file}
+	}
+	copies, err = openDirectory(t, as(loop, loop)).List(t.Context())
+	if err != nil || len(copies) != 1 || copies[0].ID != c.ID {
+		t.Errorf("List as btrfs: %v, %v", copies, err)
+	}
+	if err := lists(t, openDirectory(t, as(loop, "/dev/mapper/none"))); !errors.Is(err, escrow.ErrNoPlace) {
+		t.Errorf("List as btrfs on another device: %v", err)
+	}
+
 	// What is mounted over it hides it, and one directory of it is not all of it; mounted
 	// elsewhere it is found there.
 	try(t, os.Mkdir(part, 0o700))

@@ -27,7 +27,12 @@ keyguard's failed. systemd calls it.
 Exit status: 0 it was told; 2 usage.`,
 		Example: `  keyguard alert containarium-keyguard.service     # does it reach you?
   systemctl start containarium-keyguard-alert@test.service`,
-		Args: cobra.ExactArgs(1),
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return fmt.Errorf("%s takes the name of one unit", c.CommandPath())
+			}
+			return nil
+		},
 		RunE: func(c *cobra.Command, args []string) error { return a.alert(c.Context(), args[0]) },
 	}
 }

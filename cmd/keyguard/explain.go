@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -231,13 +232,17 @@ func (a *app) explain(err error) int {
 	)
 	switch {
 	case errors.As(err, &usage):
-		a.hint("keyguard --help")
+		a.hint(cmp.Or(a.command, "keyguard") + " --help")
 	case errors.As(err, &done):
 		for _, h := range slices.Compact(done.hints) {
 			if h != "" {
 				a.hint(h)
 			}
 		}
+	case errors.As(err, &conf) && errors.Is(err, fs.ErrPermission):
+		a.remedy(fs.ErrPermission)
+	case errors.As(err, &conf) && errors.Is(err, fs.ErrNotExist):
+		a.hint("install the package, which brings it; or name another file: --config, or KEYGUARD_CONFIG")
 	case errors.As(err, &conf):
 		a.hint("correct " + a.configPath() + " and check it: keyguard config")
 	case errors.As(err, &input) && !errors.Is(err, key.ErrMangled) && !errors.Is(err, key.ErrChecksum):

@@ -8,6 +8,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,16 +57,42 @@ func run(args []string) int {
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	a := &app{in: os.Stdin, out: os.Stdout, err: os.Stderr}
+	out := &answer{File: os.Stdout}
+	a := &app{in: os.Stdin, out: out, err: os.Stderr}
 	if err := quiet(); err != nil {
 		return a.explain(err)
 	}
 	root := a.commands()
 	root.SetArgs(args)
-	if err := root.ExecuteContext(ctx); err != nil {
+	c, err := root.ExecuteContextC(ctx)
+	if err == nil && c.GroupID == "people" {
+		err = out.lost() // systemd's go by what was done, not by who reads of it
+	}
+	if err != nil {
+		a.command = c.CommandPath()
 		return a.explain(err)
 	}
 	return exitDone
+}
+
+// answer is standard output, which remembers that something could not be written.
+type answer struct {
+	*os.File
+	err error
+}
+
+func (o *answer) Write(p []byte) (int, error) {
+	n, err := o.File.Write(p)
+	o.err = cmp.Or(o.err, err)
+	return n, err
+}
+
+// lost is why an answer did not get through. A reader that had enough is no reason.
+func (o *answer) lost() error {
+	if o.err == nil || errors.Is(o.err, syscall.EPIPE) {
+		return nil
+	}
+	return fmt.Errorf("the answer could not be written: %w", o.err)
 }
 
 // app is one run of the program.
@@ -78,6 +105,7 @@ type app struct {
 	identities []string    // files that open sealed copies, of --identity
 	level      string      // in front of each message, a priority for the journal: "<3>"
 	hinted     atomic.Bool // somebody was told what to type
+	command    string      // that ended with an error: "keyguard status"
 	metadata   *metadata   // nil until the metadata server was asked
 }
 
@@ -102,7 +130,6 @@ proves every copy on the rows in Postgres that the key must open.`,
 		// For SuggestionsFor: edits by Levenshtein.
 		SuggestionsMinimumDistance: 2,
 		SilenceUsage:               true,
-		Args:                       cobra.NoArgs,
 		CompletionOptions:          cobra.CompletionOptions{HiddenDefaultCmd: true},
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := c.Help(); err != nil {
@@ -114,7 +141,7 @@ proves every copy on the rows in Postgres that the key must open.`,
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageError{wrongFlag(c, err)} })
 	root.PersistentFlags().StringVar(&a.configFile, "config", "", "the configuration `file` (default $KEYGUARD_CONFIG, else "+config.DefaultPath+")")
 	root.AddGroup(&cobra.Group{ID: "people", Title: "Commands for people:"},
 		&cobra.Group{ID: "systemd", Title: "Commands for systemd:"})
@@ -170,13 +197,49 @@ func unknownCommand(c *cobra.Command, args []string) error {
 func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if check == nil {
-			check = cobra.NoArgs
+			check = noArgs
 		}
 		if err := check(c, args); err != nil {
 			return usageError{err}
 		}
 		return nil
 	}
+}
+
+func noArgs(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%s takes no arguments, and %q is one", c.CommandPath(), args[0])
+	}
+	return nil
+}
+
+// wrongFlag puts what the library says of flags into words for people, with the nearest
+// flag that there is.
+func wrongFlag(c *cobra.Command, err error) error {
+	var (
+		unknown *pflag.NotExistError
+		invalid *pflag.InvalidValueError
+		lacking *pflag.ValueRequiredError
+	)
+	switch {
+	case errors.As(err, &invalid):
+		kind, _ := pflag.UnquoteUsage(invalid.GetFlag())
+		return fmt.Errorf("--%s: %q is no %s", invalid.GetFlag().Name, invalid.GetValue(), cmp.Or(kind, "true or false"))
+	case errors.As(err, &lacking):
+		return fmt.Errorf("--%s needs a value behind it", lacking.GetSpecifiedName())
+	case errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() == "":
+		name, near := unknown.GetSpecifiedName(), ""
+		c.Flags().VisitAll(func(f *pflag.Flag) {
+			if !f.Hidden && near == "" && (strings.HasPrefix(f.Name, name) || strings.HasPrefix(name, f.Name)) {
+				near = f.Name
+			}
+		})
+		if near != "" {
+			return fmt.Errorf("%s has no flag --%s; did you mean --%s?", c.CommandPath(), name, near)
+		}
+		return fmt.Errorf("%s has no flag --%s", c.CommandPath(), name)
+	}
+	return err
 }
 
 // operate makes a command of what is done with the host once the configuration is read.

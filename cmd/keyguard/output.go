@@ -101,9 +101,12 @@ func fold(w io.Writer, text string) string {
 // width is that of the narrowest terminal which everything is to fit.
 const width = 80
 
+// descriptor is an open file, of whatever type.
+type descriptor interface{ Fd() uintptr }
+
 // columns is how wide a terminal is, and width for what is none.
 func columns(w io.Writer) int {
-	if f, ok := w.(*os.File); ok {
+	if f, ok := w.(descriptor); ok {
 		if n, _, err := term.GetSize(int(f.Fd())); err == nil && n > width/2 {
 			return n
 		}
@@ -112,7 +115,7 @@ func columns(w io.Writer) int {
 }
 
 func terminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
+	f, ok := w.(descriptor)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 

@@ -113,7 +113,7 @@ func thereAlready(path string) error {
 
 // outFile is the mode of the file that standard output was directed to, if it is one.
 func (a *app) outFile() (fs.FileMode, bool) {
-	f, ok := a.out.(*os.File)
+	f, ok := a.out.(interface{ Stat() (fs.FileInfo, error) })
 	if !ok {
 		return 0, false
 	}

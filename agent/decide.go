@@ -302,6 +302,9 @@ func (d *decision) r2() (Decision, bool) {
 		if !d.Ledger.LastLook.IsZero() {
 			tried = "last tried on the rows at " + d.Ledger.LastLook.Local().Format(time.DateTime)
 		}
+		if age < 0 {
+			tried += ", in the future: the clock was wrong then or is now"
+		}
 		pass.Warning = fmt.Sprintf("the known key passes, and was %s: %s", tried, d.Rows.Why)
 		return pass, true
 	case RowsSilent:

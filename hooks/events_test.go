@@ -249,18 +249,19 @@ func TestDeaf(t *testing.T) {
 	if !slices.Equal(l.printed, printed) {
 		t.Errorf("printed: %q", l.printed)
 	}
+	said := strings.Join(l.trouble, "\n")
+	for _, want := range []string{"no socket", `hook "fails": fails: failed with status 3`, "ping_url"} {
+		if strings.Count(said, want) != 1 {
+			t.Errorf("%q is not among the trouble, once:\n%s", want, said)
+		}
+	}
+
 	l.opts.MetricsIfThere = true
 	teller = NewTeller(l.opts)
 	teller.Tell(Event{Name: DrillFailed, Text: "the drill failed"})
 	teller.Deliver(t.Context())
 	if printed = append(printed, "the drill failed"); !slices.Equal(l.printed, printed) {
 		t.Errorf("printed where nobody asked for metrics: %q", l.printed)
-	}
-	said := strings.Join(l.trouble, "\n")
-	for _, want := range []string{"no socket", `hook "fails": fails: failed with status 3`, "ping_url"} {
-		if strings.Count(said, want) != 1 {
-			t.Errorf("%q is not among the trouble, once:\n%s", want, said)
-		}
 	}
 
 	l.opts.PingURL = place.URL

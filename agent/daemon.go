@@ -71,18 +71,21 @@ func (h *Host) startDaemon(ctx context.Context, units []string) error {
 // Resume starts the daemon where a rotation or a repair stopped it and did not live to
 // start it again, and returns its units. While one is at work it does nothing.
 func Resume(ctx context.Context, h *Host) ([]string, error) {
-	standing, err := h.Ledger.Standing()
-	if err != nil || len(standing.Stopped) == 0 {
-		return nil, err
-	}
-	l, err := lock.Try(h.StateDir, lock.Rotate)
+	l, err := lock.Try(h.StateDir, lock.Start)
 	if held := (lock.ErrBusy{}); errors.As(err, &held) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	l.Release() // the start that follows may need it, to settle what is open
+	defer l.Release()
+	if busy, err := lock.Held(h.StateDir, lock.Rotate); err != nil || busy {
+		return nil, err
+	}
+	standing, err := h.Ledger.Standing()
+	if err != nil || len(standing.Stopped) == 0 {
+		return nil, err
+	}
 	if err := h.startDaemon(ctx, standing.Stopped); err != nil {
 		return nil, fmt.Errorf("cannot start the daemon again: %w", err)
 	}

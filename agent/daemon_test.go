@@ -50,6 +50,13 @@ func TestResume(t *testing.T) {
 	if _, err := h.guard(); err != nil {
 		t.Errorf("a start after it: %v", err)
 	}
+	if l, err = lock.Try(h.StateDir, lock.Start); err != nil {
+		t.Fatal(err)
+	}
+	if got := resume(); got != nil || started != nil {
+		t.Errorf("who stopped it starts it, and it started %v", started)
+	}
+	l.Release()
 	fails = errors.New("no")
 	resume()
 	fails = nil

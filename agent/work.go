@@ -83,11 +83,16 @@ func (j *job) whileDown(ctx context.Context, commit func(ctx context.Context, st
 	units, err := j.h.stopDaemon(ctx)
 	j.done.Stopped = units
 	err = commit(ctx, err)
+	starting, busy := lock.Try(j.h.StateDir, lock.Start)
+	if busy != nil {
+		j.complain("the watcher may start the daemon, too", busy)
+	}
 	j.lock.Release() // a start would wait for it
 	if len(units) > 0 {
 		j.at("starting the daemon")
 	}
 	started := j.h.startDaemon(ctx, units)
+	starting.Release()
 	j.done.Downtime = time.Since(down)
 	if started != nil {
 		started = fmt.Errorf("%w: %w", ErrNotStarted, started)

@@ -45,6 +45,7 @@ func TestRotation(t *testing.T) {
 		m.serves(key)
 		m.keeps(old)
 		m.run("keyguard status")
+		m.run("journalctl --sync; ! journalctl -q -u containarium-keyguard | grep 'broken off'")
 		m.want("systemctl is-active "+rotator+" || true", "inactive")
 
 		// Who asked for it is gone, and somebody starts the daemon: the start waits.

@@ -38,15 +38,15 @@ type opener interface {
 
 type namedOperation struct {
 	name  string
-	share int // one of so many of its interruptions is tried; make soak tries all
+	share int // of so many interruptions one is tried; make soak tries all
 	operation
 }
 
 // Shares have no factor in common with the number of ways to come up again.
 var operations = []namedOperation{
 	{"rotation", 1, rotation{testKey("old")}},
-	{"repair", 5, repair{target: testKey("most rows"), other: testKey("other"), older: testKey("older")}},
-	{"repair over a minted key", 5, repair{target: testKey("most rows"), other: testKey("other"), older: testKey("older"), minted: true}},
+	{"repair", 7, repair{target: testKey("most rows"), other: testKey("other"), older: testKey("older")}},
+	{"repair over a minted key", 7, repair{target: testKey("most rows"), other: testKey("other"), older: testKey("older"), minted: true}},
 }
 
 // put puts a key where the daemon reads it.

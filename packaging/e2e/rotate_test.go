@@ -2,7 +2,13 @@
 
 package e2e
 
-import "testing"
+import (
+	"path"
+	"slices"
+	"testing"
+
+	"github.com/footprintai/containarium-keyguard/packaging/testing/guest"
+)
 
 const (
 	ledgerFile = "/var/lib/containarium-keyguard/ledger.jsonl"
@@ -75,12 +81,25 @@ func TestRotationBroken(t *testing.T) {
 		m.serves(key)
 		m.wait("keyguard status")
 
-		// The power goes.
-		m.rotating()
-		m.g.Kill()
-		m.check(m.g.Boot(m.ctx))
-		m.wait("containarium secrets get alice TOKEN")
-		m.serves(key)
+		// The power goes in the middle of a step: of each of them in one of the suites.
+		for i := slices.Index(guest.Suites, path.Base(m.Name())); i < len(rotateSteps); i += len(guest.Suites) {
+			step := rotateSteps[i]
+			m.run(`mkfifo /run/steps
+cat >/run/rotate <<'END'
+exec 2>/run/steps
+echo $$ >&2
+exec keyguard rotate --here --yes
+END
+systemd-run --quiet --collect --unit=stepper sh /run/rotate
+{ read -r pid; while read -r line; do case $line in *"` + step + `"*) kill -STOP $pid; break;; esac; done; } </run/steps
+until grep -q '^State:.T' /proc/$pid/status; do :; done`)
+			m.g.Kill()
+			m.check(m.g.Boot(m.ctx))
+			m.wait("containarium secrets get alice TOKEN")
+			m.serves(m.key())
+			m.wait("keyguard status") // until what is due is saved
+		}
+		key = m.key()
 		m.run("keyguard rotate --yes")
 		if m.key() == key {
 			m.Fatal("the key is the old one")
@@ -88,4 +107,17 @@ func TestRotationBroken(t *testing.T) {
 		m.serves(m.key())
 		m.run("keyguard status")
 	})
+}
+
+// rotateSteps is what a rotation says of itself, and every step of it says something.
+var rotateSteps = []string{
+	"checking the present key and its copies",
+	"saving the new key",
+	"staging it beside the keyfile",
+	"stopping the daemon",
+	"re-encrypting",
+	"reading back",
+	"putting the new key in place",
+	"starting the daemon",
+	"saving the key as the current one",
 }

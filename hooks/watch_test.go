@@ -331,7 +331,8 @@ func TestWatch(t *testing.T) {
 		}
 	})
 	t.Run("the daemon mints under our eyes", func(t *testing.T) {
-		w := guarded(t, nil)
+		// Its line is there before the debounce is over, as the daemon writes it at once.
+		w := guarded(t, func(w *watched) { w.options.Debounce = time.Second })
 		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1"}
 		w.write(b)
 		w.journal <- unit.Line{Said: unit.Minted, Invocation: "1"}

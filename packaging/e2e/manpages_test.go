@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,21 +24,20 @@ func TestManualPages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	help, err := exec.Command(root+"/usr/bin/keyguard", "--help").Output()
+	text, err := exec.Command(root+"/usr/bin/keyguard", "describe").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	commands := 0
-	for line := range strings.Lines(string(help)) {
-		if name, _, ok := strings.Cut(strings.TrimPrefix(line, "  "), " "); ok && strings.HasPrefix(line, "  ") && name != "help" &&
-			strings.Contains(line, "   ") && !strings.Contains(line, "--") && name != "keyguard" {
-			commands++
-			if _, err := os.Stat(root + "/usr/share/man/man8/keyguard-" + name + ".8.gz"); err != nil {
-				t.Error(err)
-			}
+	var program struct{ Commands []struct{ Name string } }
+	if err := json.Unmarshal(text, &program); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range program.Commands {
+		if _, err := os.Stat(root + "/usr/share/man/man8/keyguard-" + c.Name + ".8.gz"); err != nil {
+			t.Error(err)
 		}
 	}
-	if commands < 10 || len(pages) != commands+2 {
+	if commands := len(program.Commands); commands < 10 || len(pages) != commands+2 {
 		t.Errorf("%d pages for %d commands, the program and its configuration", len(pages), commands)
 	}
 	for _, page := range pages {

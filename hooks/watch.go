@@ -106,6 +106,7 @@ type watcher struct {
 type flight struct {
 	there  string // what the keyfile was when it began
 	began  time.Time
+	look   time.Time // the same by the host's clock: what the rows say is as old as this
 	stop   context.CancelFunc
 	memory func() *memory
 }
@@ -363,7 +364,7 @@ func (w *watcher) round(ctx context.Context) {
 	}
 	w.prove = false
 	limited, stop := context.WithTimeout(ctx, roundBudget)
-	w.flight = &flight{there: there, began: time.Now(), stop: stop, memory: m}
+	w.flight = &flight{there: there, began: time.Now(), look: w.h.Now(), stop: stop, memory: m}
 	w.running.Go(func() {
 		defer stop()
 		r, err := agent.Tend(limited, gated, opts)
@@ -393,7 +394,7 @@ func (w *watcher) land(ctx context.Context, o outcome) {
 	w.seen = f.there // not what is there now: that may have come after the decision
 	switch r.Evidence.Rows.State {
 	case agent.RowsAnswer:
-		w.lastLook = w.h.Now()
+		w.lastLook = f.look
 		if !w.lastLook.Before(w.second) {
 			w.second = time.Time{}
 		}

@@ -8,34 +8,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
-
-	"golang.org/x/sys/unix"
 )
-
-// newTerminal is a pty(7): what is written to control is typed, what is read from it shown.
-func newTerminal(t *testing.T) (control, tty *os.File) {
-	t.Helper()
-	control, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { control.Close() })
-	n, err := unix.IoctlGetInt(int(control.Fd()), unix.TIOCGPTN)
-	if err == nil {
-		err = unix.IoctlSetPointerInt(int(control.Fd()), unix.TIOCSPTLCK, 0)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	if tty, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { tty.Close() })
-	return control, tty
-}
 
 // TestInterruptedTyping: Ctrl-C in the middle of a line ends the command, which waits for
 // no more lines, and did nothing.
@@ -47,17 +21,9 @@ func TestInterruptedTyping(t *testing.T) {
 			if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			control, tty := newTerminal(t)
 			c := exec.Command("keyguard", command, "--config", config)
 			c.Env = append(os.Environ(), "GCE_METADATA_HOST=127.0.0.1:1")
-			c.Stdin, c.Stderr = tty, tty
-			c.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
-			if err := c.Start(); err != nil {
-				t.Fatal(err)
-			}
-			tty.Close() // so that reading ends with the child
-			tooLong := time.AfterFunc(longest, func() { c.Process.Kill() })
-			defer tooLong.Stop()
+			control := startOnTerminal(t, c)
 			shown := ""
 			for b := make([]byte, 1024); !strings.Contains(shown, asks); {
 				n, err := control.Read(b)

@@ -8,9 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -20,20 +18,9 @@ import (
 // screen is what a terminal of 80 columns was sent by a command, which answers were typed to.
 func screen(t *testing.T, dir string, environ, answers []string, args ...string) string {
 	t.Helper()
-	control, tty := newTerminal(t)
-	if err := unix.IoctlSetWinsize(int(tty.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: width}); err != nil {
-		t.Fatal(err)
-	}
 	c := exec.Command("keyguard", args...)
 	c.Env = append(append(os.Environ(), "KEYGUARD_CONFIG="+filepath.Join(dir, "keyguard.toml"), "GCE_METADATA_HOST=127.0.0.1:1", "SUDO_USER=olga"), environ...)
-	c.Stdin, c.Stdout, c.Stderr = tty, tty, tty
-	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
-	tty.Close() // so that reading ends with the child
-	tooLong := time.AfterFunc(longest, func() { c.Process.Kill() })
-	defer tooLong.Stop()
+	control := startOnTerminal(t, c)
 	shown := ""
 	for b := make([]byte, 4096); ; {
 		n, err := control.Read(b) // EIO when nobody has the terminal any more

@@ -401,6 +401,43 @@ func TestWatch(t *testing.T) {
 		since.Add(int64(5 * time.Minute))
 		w.await("opens only 1 of 2 rows")
 	})
+	t.Run("a look that began before the second one is due", func(t *testing.T) {
+		w := newWatched(t, cluster.Database(t))
+		var since atomic.Int64
+		var gated atomic.Bool
+		looking, goOn := make(chan struct{}), make(chan struct{})
+		open := w.host.OpenRows
+		w.host.OpenRows = func(ctx context.Context, o rows.Options) (*rows.Table, error) {
+			if gated.Load() {
+				select {
+				case looking <- struct{}{}:
+					<-goOn
+				case <-ctx.Done():
+				}
+			}
+			return open(ctx, o)
+		}
+		w.host.Now = func() time.Time { return time.Now().Add(time.Duration(since.Load())) }
+		w.options.Rescan = 20 * time.Millisecond
+		w.upsert(a)
+		w.write(a)
+		w.start()
+		w.awaitAll([]string{"guarding", fa}, []string{"saved", fa})
+		gated.Store(true)
+		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1"} // each start of the daemon is one to look
+		<-looking
+		since.Add(int64(5 * time.Minute))
+		goOn <- struct{}{}
+		select {
+		case <-looking: // the second one
+		case <-time.After(20 * time.Second):
+			t.Fatal("it counted as the second look")
+		}
+		w.upsert(b)
+		gated.Store(false)
+		goOn <- struct{}{}
+		w.await("opens only 1 of 2 rows")
+	})
 	t.Run("saves survive a restart", func(t *testing.T) {
 		w := newWatched(t, cluster.Database(t))
 		w.upsert(a)

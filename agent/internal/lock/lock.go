@@ -87,8 +87,7 @@ func (l *Lock) Release() {
 	if l == nil || l.f == nil {
 		return
 	}
-	// Closing unlocks: nobody shares this open file.
-	l.f.Close() //nolint:errcheck // nothing was written
+	giveBack(l.f)
 	l.f = nil
 }
 
@@ -102,13 +101,20 @@ func Held(dir, name string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("cannot look at the lock %q: %w", name, err)
 	}
-	defer f.Close() //nolint:errcheck // nothing was written
+	defer giveBack(f)
 	// Shared, so that two who look at once do not see each other.
 	free, err := flock(f, unix.LOCK_SH)
 	if err != nil {
 		return false, fmt.Errorf("cannot look at the lock %q: %w", name, err)
 	}
 	return !free, nil
+}
+
+// giveBack unlocks and closes. Closing alone would not unlock while another goroutine
+// starts a program: from fork(2) to execve(2) the child shares every open file.
+func giveBack(f *os.File) {
+	_ = unix.Flock(int(f.Fd()), unix.LOCK_UN) // fails where nothing is locked, or never
+	f.Close()                                 //nolint:errcheck // nothing was written
 }
 
 // flock takes the lock if it is free, without waiting.

@@ -60,6 +60,27 @@ func TestTry(t *testing.T) {
 	}
 }
 
+// TestReleaseWhileForking: a child that has not reached its execve(2) shares the open
+// file, as a duplicate does here, and keeps nothing.
+func TestReleaseWhileForking(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Try(dir, Ledger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child, err := unix.Dup(int(l.f.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(child)
+	l.Release()
+	again, err := Try(dir, Ledger)
+	if err != nil {
+		t.Errorf("after the release: %v", err)
+	}
+	again.Release()
+}
+
 func TestErrors(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Symlink("elsewhere", filepath.Join(dir, Watch)); err != nil {

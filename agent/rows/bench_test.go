@@ -146,10 +146,19 @@ func watchHeap() (most func() int64) {
 // could be done: one UPDATE, in the server, of the same columns of the same rows. "ratio"
 // is how many times longer the rewrite takes; "heap-MB" the most that it held beyond what
 // was held before. The table is put in order before each, as an UPDATE leaves it twice
-// as large.
+// as large. The server is as durable as an operator's.
 //
 //	go test -run - -bench Rewrite -benchtime 3x ./agent/rows
 func BenchmarkRewrite(b *testing.B) {
+	cluster := rowstest.New(b)
+	for _, setting := range []string{"fsync", "full_page_writes"} {
+		if err := cluster.Admin("postgres", "alter system set "+setting+" = on"); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := cluster.Restart(); err != nil {
+		b.Fatal(err)
+	}
 	for _, c := range []struct{ rows, size int }{{3000, 256}, {50_000, 256}, {1_000_000, 256}, {3000, 64 << 10}} {
 		b.Run(fmt.Sprintf("rows=%d/size=%d", c.rows, c.size), func(b *testing.B) {
 			d, err := cluster.NewDatabase("")

@@ -153,18 +153,25 @@ func (c *census) merge(o *census) {
 type resealer struct {
 	census
 	target *opener
-	others []*opener
+	keys   []candidate // the one that opened the last row stands first
 	seed   maphash.Seed
 	data   []byte // additional data
 	nonces []byte // random, not used yet
 }
 
+// candidate is a key that rows may be under, with its place in the census.
+type candidate struct {
+	*opener
+	opened *int64
+}
+
 func newResealer(target key.Key, others []key.Key, seed maphash.Seed) *resealer {
 	r := &resealer{target: newOpener(target), seed: seed}
-	for _, k := range others {
-		r.others = append(r.others, newOpener(k))
-	}
 	r.byKey = make([]int64, len(others))
+	for i, k := range others {
+		r.keys = append(r.keys, candidate{newOpener(k), &r.byKey[i]})
+	}
+	r.keys = append(r.keys, candidate{r.target, &r.already})
 	return r
 }
 
@@ -215,17 +222,13 @@ func (r *resealer) row(in []byte, n int, out []byte) (rest, written []byte) {
 
 // opener finds the key that opens a row, and leaves it open.
 func (r *resealer) opener(c *cells, class Class) *opener {
-	if r.target.open(c, class, r.data) {
-		r.already++
-		return r.target
-	}
-	r.target.wipe()
-	for i, o := range r.others {
-		if o.open(c, class, r.data) {
-			r.byKey[i]++
-			return o
+	for i, k := range r.keys {
+		if k.open(c, class, r.data) {
+			*k.opened++
+			r.keys[0], r.keys[i] = k, r.keys[0]
+			return k.opener
 		}
-		o.wipe()
+		k.wipe()
 	}
 	return nil
 }

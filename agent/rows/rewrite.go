@@ -35,7 +35,7 @@ const (
 // RewriteOptions say which key to bring the rows under, and from which.
 type RewriteOptions struct {
 	Target key.Key
-	Keys   []key.Key // what rows may be under besides, tried in this order
+	Keys   []key.Key // what rows may be under besides
 	// LeaveUnopenable leaves rows that none of the keys opens as they are. Otherwise they
 	// stop the rewrite.
 	LeaveUnopenable bool

@@ -4,11 +4,6 @@ import (
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
-	"errors"
-	"fmt"
-	"runtime"
-	"runtime/metrics"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -61,7 +56,7 @@ func BenchmarkProve(b *testing.B) {
 		plain(b, d, k)
 		plainTook += time.Since(start)
 
-		stop := watchHeap()
+		stop := rowstest.WatchHeap()
 		start = time.Now()
 		prove(rows.Options{Full: true})
 		fullTook += time.Since(start)
@@ -110,110 +105,5 @@ func plain(b *testing.B, d *rowstest.Database, k key.Key) {
 	}
 	if r.Err() != nil || opened != benchRows {
 		b.Fatalf("%d rows, %v", opened, r.Err())
-	}
-}
-
-// watchHeap samples the live heap until the function it returns is called.
-func watchHeap() (most func() int64) {
-	read := func() int64 {
-		s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
-		metrics.Read(s)
-		return int64(s[0].Value.Uint64())
-	}
-	runtime.GC()
-	before := read()
-	var peak atomic.Int64
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(stopped)
-		for tick := time.NewTicker(5 * time.Millisecond); ; {
-			peak.Store(max(peak.Load(), read()-before))
-			select {
-			case <-stop:
-				return
-			case <-tick.C:
-			}
-		}
-	}()
-	return func() int64 {
-		close(stop)
-		<-stopped
-		return peak.Load()
-	}
-}
-
-// BenchmarkRewrite compares, in turns in one run, rewriting a table with the least that
-// could be done: one UPDATE, in the server, of the same columns of the same rows. "ratio"
-// is how many times longer the rewrite takes; "heap-MB" the most that it held beyond what
-// was held before. The table is put in order before each, as an UPDATE leaves it twice
-// as large. The server is as durable as an operator's.
-//
-//	go test -run - -bench Rewrite -benchtime 3x ./agent/rows
-func BenchmarkRewrite(b *testing.B) {
-	cluster := rowstest.New(b)
-	for _, setting := range []string{"fsync", "full_page_writes"} {
-		if err := cluster.Admin("postgres", "alter system set "+setting+" = on"); err != nil {
-			b.Fatal(err)
-		}
-	}
-	if err := cluster.Restart(); err != nil {
-		b.Fatal(err)
-	}
-	for _, c := range []struct{ rows, size int }{{3000, 256}, {50_000, 256}, {1_000_000, 256}, {3000, 64 << 10}} {
-		b.Run(fmt.Sprintf("rows=%d/size=%d", c.rows, c.size), func(b *testing.B) {
-			d, err := cluster.NewDatabase("")
-			if err != nil {
-				b.Fatal(err)
-			}
-			k := key.Generate()
-			if err := errors.Join(d.CreateTable(), d.Fill(k, 0, c.rows, 1000, c.size)); err != nil {
-				b.Fatal(err)
-			}
-			// A large value that is given back as it was would not be written: so a byte of each
-			// is flipped, and flipped back.
-			flip := func() {
-				if _, err := d.Exec("update secrets set nonce = nonce || '', ciphertext = set_byte(ciphertext, 0, 255 - get_byte(ciphertext, 0))"); err != nil {
-					b.Fatal(err)
-				}
-			}
-			inOrder := func() {
-				for _, sql := range []string{"vacuum (full, analyze) secrets", "checkpoint"} {
-					if err := d.Admin(sql); err != nil {
-						b.Fatal(err)
-					}
-				}
-			}
-			t, err := rows.Open(rows.Location{URL: d.URL(), From: "bench"}, rows.Options{})
-			if err != nil {
-				b.Fatal(err)
-			}
-			var floor, took time.Duration
-			var most int64
-			for b.Loop() {
-				inOrder()
-				start := time.Now()
-				flip()
-				floor += time.Since(start)
-				flip()
-
-				inOrder()
-				next := key.Generate()
-				stop := watchHeap()
-				start = time.Now()
-				r, err := t.Rewrite(context.Background(), rows.RewriteOptions{Target: next, Keys: []key.Key{k}})
-				took += time.Since(start)
-				most = max(most, stop())
-				if err != nil || r.Rewritten != int64(c.rows) {
-					b.Fatal(r, err)
-				}
-				k = next
-			}
-			b.ReportMetric(floor.Seconds()/float64(b.N), "floor-s")
-			b.ReportMetric(took.Seconds()/float64(b.N), "rewrite-s")
-			b.ReportMetric(took.Seconds()/floor.Seconds(), "ratio")
-			b.ReportMetric(float64(b.N*c.rows)/took.Seconds(), "rows/s")
-			b.ReportMetric(float64(most)/(1<<20), "heap-MB")
-			b.ReportMetric(0, "ns/op")
-		})
 	}
 }

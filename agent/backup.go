@@ -46,6 +46,10 @@ type SaveResult struct {
 // it, in quarantine otherwise. Escrows that fail are in the result, not in the error.
 // It returns ErrNoKeyfile and ErrNoEscrow.
 func Backup(ctx context.Context, h *Host) (BackupResult, error) {
+	return backup(ctx, h, (*observation).escrowKey)
+}
+
+func backup(ctx context.Context, h *Host, how func(*observation, context.Context, key.Fingerprint) BackupResult) (BackupResult, error) {
 	if len(h.Escrows) == 0 {
 		return BackupResult{}, ErrNoEscrow
 	}
@@ -57,7 +61,7 @@ func Backup(ctx context.Context, h *Host) (BackupResult, error) {
 	if !o.evidence.Keyfile.Good {
 		return BackupResult{}, fmt.Errorf("%w: the keyfile is %s", ErrNoKeyfile, o.evidence.Keyfile.Why)
 	}
-	return o.escrowKey(ctx, o.evidence.Keyfile.Key), nil
+	return how(o, ctx, o.evidence.Keyfile.Key), nil
 }
 
 // escrowKey proves a key at hand and saves it in every escrow.
@@ -67,6 +71,19 @@ func (o *observation) escrowKey(ctx context.Context, f key.Fingerprint) BackupRe
 	if v == rows.Opens {
 		o.write(provenEntry(o.evidence.Rows.Proofs[f]))
 	}
+	return o.saveEverywhere(ctx, f, v)
+}
+
+// escrowRead is escrowKey for a key under which all rows have just been read: the ledger
+// says so, and nobody has to ask them once more.
+func (o *observation) escrowRead(ctx context.Context, f key.Fingerprint) BackupResult {
+	if l := o.evidence.Ledger; f != l.Known || l.Accepted {
+		return o.escrowKey(ctx, f)
+	}
+	return o.saveEverywhere(ctx, f, rows.Unknown)
+}
+
+func (o *observation) saveEverywhere(ctx context.Context, f key.Fingerprint, v rows.Verdict) BackupResult {
 	o.awaitAllEscrows(ctx)
 	r := BackupResult{Key: f, Rows: o.evidence.Rows, Escrows: make([]SaveResult, len(o.host.Escrows))}
 	o.history()

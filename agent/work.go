@@ -107,6 +107,6 @@ func (j *job) whileDown(ctx context.Context, commit func(ctx context.Context, st
 	ctx, cancel := context.WithTimeout(ctx, rotateBackup)
 	defer cancel()
 	// What fails is due until the watcher has done it.
-	j.done.Saved, j.done.SavedErr = Backup(ctx, j.h)
+	j.done.Saved, j.done.SavedErr = backup(ctx, j.h, (*observation).escrowRead)
 	return started
 }

@@ -125,6 +125,7 @@ type rewrite struct {
 	config *pgconn.Config // of both sessions
 	seed   maphash.Seed
 	conn   *pgconn.PgConn // the transaction's
+	reader *pgconn.PgConn // of the old rows, as a session cannot send and fetch at once
 	s      *survey
 	total  int64
 	result RewriteResult
@@ -148,10 +149,19 @@ func (w *rewrite) rewriteConfig() *pgconn.Config {
 }
 
 func (w *rewrite) do(ctx context.Context) (err error) {
-	if w.conn, err = w.connect(ctx, w.config); err != nil {
+	var both errgroup.Group
+	for _, c := range []**pgconn.PgConn{&w.conn, &w.reader} {
+		both.Go(func() (err error) { *c, err = w.connect(ctx, w.config); return err })
+	}
+	err = both.Wait()
+	for _, c := range []*pgconn.PgConn{w.conn, w.reader} {
+		if c != nil {
+			defer hangUp(c)
+		}
+	}
+	if err != nil {
 		return err
 	}
-	defer hangUp(w.conn)
 	open := false
 	defer func() {
 		if open && !w.conn.IsClosed() {
@@ -235,18 +245,12 @@ alter table pg_temp.keyguard_rewrite alter ciphertext set storage external`)
 	return name, err
 }
 
-// reseal reads all rows over a session of its own, as a session cannot send and fetch at
-// once, and leaves what is to be written in the temporary table.
+// reseal reads all rows, and leaves what is to be written in the temporary table.
 func (w *rewrite) reseal(ctx context.Context, snapshot string) (*census, error) {
-	reader, err := w.connect(ctx, w.config)
-	if err != nil {
-		return nil, err
-	}
-	defer hangUp(reader)
 	ctx, cancel := context.WithTimeout(ctx, w.o.Timeout)
 	defer cancel()
 	// The same rows to the last: on another server this snapshot does not exist.
-	_, err = reader.Exec(ctx, "begin isolation level repeatable read read only; set transaction snapshot '"+snapshot+"'").ReadAll()
+	_, err := w.reader.Exec(ctx, "begin isolation level repeatable read read only; set transaction snapshot '"+snapshot+"'").ReadAll()
 	if err != nil {
 		return nil, w.explain(err)
 	}
@@ -255,7 +259,7 @@ func (w *rewrite) reseal(ctx context.Context, snapshot string) (*census, error) 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
 		defer close(sealed)
-		found, err = w.pass(ctx, reader, Resealing, w.o.Keys, sealed)
+		found, err = w.pass(ctx, w.reader, Resealing, w.o.Keys, sealed)
 		return err
 	})
 	g.Go(func() error {

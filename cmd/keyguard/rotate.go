@@ -226,9 +226,9 @@ func (p *progress) show(step string, done, total int64) {
 	}
 	p.shown, p.line = now, true
 	text := "keyguard: " + step + " …"
-	if took := now.Sub(p.began); total > 0 {
+	if took := now.Sub(p.began); done > 0 && total > 0 {
 		text = fmt.Sprintf("keyguard: %s: %d of %d %s", step, done, total, p.of)
-		if done > 0 && took > time.Second {
+		if took > time.Second {
 			rate := float64(done) / took.Seconds()
 			text += fmt.Sprintf(", %.0f a second, %s left", rate, time.Duration(float64(total-done)/rate*float64(time.Second)).Round(time.Second))
 		}

@@ -54,13 +54,16 @@ func Tend(ctx context.Context, h *Host, opts TendOptions) (TendResult, error) {
 	}
 }
 
+// underWay is what holds the watcher off while somebody has the rotate lock.
+const underWay = "a rotation, a repair or a first start is under way"
+
 func tendOnce(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err error) {
 	busy, err := lock.Held(h.StateDir, lock.Rotate)
 	if err != nil {
 		return r, fmt.Errorf("cannot tell whether a rotation is under way: %w", err)
 	}
 	if busy {
-		r.Held, r.Waiting = "a rotation is under way", true
+		r.Held, r.Waiting = underWay, true
 		return r, nil
 	}
 	o, err := h.observe()
@@ -72,7 +75,7 @@ func tendOnce(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err
 	if o.evidence.Ledger.Rotation != nil {
 		l, err := lock.Try(h.StateDir, lock.Rotate)
 		if err != nil {
-			r.Held, r.Waiting = "a rotation is under way", true
+			r.Held, r.Waiting = underWay, true
 			return r, nil
 		}
 		defer l.Release()
@@ -106,7 +109,7 @@ func tendOnce(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err
 		// A rotation that began since would be undone by a key that was right before it.
 		l, err := lock.Try(h.StateDir, lock.Rotate)
 		if err != nil {
-			r.Held = "a rotation is under way"
+			r.Held = underWay
 			return r, nil
 		}
 		defer l.Release()

@@ -357,7 +357,7 @@ func TestWatch(t *testing.T) {
 		w := guarded(t, nil)
 		l := holdLock(t, w.path("state/rotate"))
 		w.must(os.Remove(w.host.Keyfile.Path))
-		w.await("rotation is under way")
+		w.await("is under way")
 		if w.holds(a) {
 			t.Error("the watcher acted while a rotation held its lock")
 		}

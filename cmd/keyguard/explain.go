@@ -232,7 +232,7 @@ func (a *app) explain(err error) int {
 	)
 	switch {
 	case errors.As(err, &usage):
-		a.hint(cmp.Or(a.command, "keyguard") + " --help")
+		a.hint(strings.TrimSuffix(cmp.Or(a.command, "keyguard"), " help") + " --help")
 	case errors.As(err, &done):
 		for _, h := range slices.Compact(done.hints) {
 			if h != "" {

@@ -131,12 +131,7 @@ proves every copy on the rows in Postgres that the key must open.`,
 		SuggestionsMinimumDistance: 2,
 		SilenceUsage:               true,
 		CompletionOptions:          cobra.CompletionOptions{HiddenDefaultCmd: true},
-		RunE: func(c *cobra.Command, _ []string) error {
-			if err := c.Help(); err != nil {
-				return err
-			}
-			return usageError{errors.New("no command was given")}
-		},
+		RunE:                       nothingGiven("command"),
 	}
 	root.SetIn(a.in)
 	root.SetOut(a.out)
@@ -161,6 +156,7 @@ proves every copy on the rows in Postgres that the key must open.`,
 		c.Args = usageArgs(c.Args)
 	}
 	root.Args = usageArgs(unknownCommand)
+	strict(root)
 	help := root.HelpFunc()
 	root.SetHelpFunc(func(c *cobra.Command, args []string) {
 		foldFlags(c.LocalFlags())
@@ -168,6 +164,35 @@ proves every copy on the rows in Postgres that the key must open.`,
 		help(c, args)
 	})
 	return root
+}
+
+// nothingGiven shows the help where what the help lists must be named.
+func nothingGiven(what string) func(*cobra.Command, []string) error {
+	return func(c *cobra.Command, _ []string) error {
+		if err := c.Help(); err != nil {
+			return err
+		}
+		return usageError{errors.New("no " + what + " was given")}
+	}
+}
+
+// strict has the library's own commands take no name that there is not: they would print
+// a help text and call it a success.
+func strict(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		switch c.Name() {
+		case "help":
+			c.Args = usageArgs(func(_ *cobra.Command, args []string) error {
+				found, rest, _ := root.Find(args) // where nothing is found, the rest is all of it
+				return unknownCommand(found, rest)
+			})
+		case "completion":
+			c.Args = usageArgs(unknownCommand)
+			c.RunE = nothingGiven("shell")
+		}
+	}
 }
 
 // foldFlags breaks what is said of flags into lines that fit beside their names.

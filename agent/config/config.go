@@ -168,7 +168,8 @@ type Escrow struct {
 	// Path is, for vault-kv, the entry that holds the newest current copy, and for
 	// directory the directory itself: an absolute path, or LABEL= or UUID= of a file
 	// system and a directory on it: "LABEL=KEYGUARD/{hostname}". That is
-	// used wherever people have mounted it, below /mnt, /media, /run/media or /srv. For the preset of
+	// used wherever people have mounted it, below /mnt, /media, /run/media or /srv. A place
+	// elsewhere needs ReadWritePaths= in a drop-in of the watcher, as the manual shows. For the preset of
 	// a command it is what the names of its entries begin with, a folder for pass, and for
 	// 1password the vault before that: "Infrastructure/containarium-{hostname}". Without
 	// it containarium- and this host's name.

@@ -96,7 +96,7 @@ var remedies = []struct {
 	{escrow.ErrAmbiguous, 0, "unplug one of them, or name the right one by UUID= in path of this escrow (lsblk --fs shows both), then: keyguard status"},
 	{escrow.ErrDenied, 0, "grant this host the role (for Secret Manager: secretmanager.secretAccessor, secretVersionAdder and viewer; for Vault: the policy in the README), then: keyguard status"},
 	{escrow.ErrClock, 0, "set the clock (timedatectl status), then: keyguard status"},
-	{escrow.ErrUnauthenticated, 0, "check credentials_file of this escrow, token_file, role_id_file and secret_id_file, or the token in environment_file: keyguard config"},
+	{escrow.ErrUnauthenticated, 0, "check credentials_file of this escrow, token_file, role_id_file and secret_id_file, or the token in environment_file: keyguard config; whether the watcher, too, sees that file: keyguard doctor"},
 	{escrow.ErrNeverLeft, 0, "bring the network up, then: keyguard status"},
 	{escrow.ErrUntrusted, 0, "name the authority that signed the server's certificate in ca_file of this escrow, or have the certificate renewed, then: keyguard status"},
 	{escrow.ErrStoreSealed, 0, "have it unsealed (vault operator unseal), then: keyguard status"},
@@ -111,7 +111,7 @@ var remedies = []struct {
 	{escrow.ErrCorrupt, 0, "save a good copy over it: keyguard backup"},
 	{escrow.ErrNotKey, 0, "save a good copy over it: keyguard backup"},
 	{escrow.ErrSameDisk, 0, "a copy on the keyfile's own disk goes with it: name a path on another disk in the configuration, then: keyguard init"},
-	{escrow.ErrReadOnly, 0, "mount it writable, then: keyguard backup"},
+	{escrow.ErrReadOnly, 0, "mount it writable; or it lies outside of what the watcher's unit may write: keyguard doctor tells which; then: keyguard backup"},
 	{escrow.ErrFull, 0, "make room there, then: keyguard backup"},
 	{escrow.ErrUnverified, 0, "grant this host the right to read it back, then: keyguard backup"},
 

@@ -98,8 +98,9 @@ type DoctorOptions struct {
 	// Files must belong to root or us, and be writable by nobody else; those whose mode
 	// is 0700 or 0600 must also be closed to others.
 	Files    []ModeWanted
-	RunDir   string // must be a tmpfs
-	HooksDir string // "" is none
+	Writes   []string // directories that the watcher writes to, besides those of escrows
+	RunDir   string   // must be a tmpfs
+	HooksDir string   // "" is none
 	// Systemd examines the units; nil where there is none.
 	Systemd func(context.Context) (unit.Examination, error)
 	// Project asks for the Google Cloud project of this host; OnGoogle tells, without
@@ -125,6 +126,9 @@ func ClockSynced() (bool, error) {
 type ModeWanted struct {
 	Path string
 	Mode fs.FileMode
+	// Key is the setting that names it where the watcher reads it, and Table the escrow's
+	// name, or "database".
+	Table, Key string
 }
 
 // DoctorResult is what the doctor found.
@@ -537,6 +541,7 @@ func (f facts) checks(o DoctorOptions) []Check {
 	}
 	if f.systemd {
 		list = append(list, f.checkUnits()...)
+		list = append(list, f.checkSandbox(o)...)
 	}
 	return list
 }

@@ -207,7 +207,7 @@ func TestChecks(t *testing.T) {
 	}
 	units := unit.Examination{Daemon: "containarium.service", After: []string{unit.Watcher},
 		Hooks:   []unit.Hook{{Argv: []string{"/usr/bin/keyguard", "prestart"}, Privileged: true}},
-		Watcher: unit.State{Loaded: true, Enabled: "enabled", Active: "active"},
+		Watcher: unit.WatcherState{State: unit.State{Loaded: true, Enabled: "enabled", Active: "active"}},
 		Timer:   unit.DrillState{State: unit.State{Loaded: true, Enabled: "enabled", Active: "active"}, Result: "success"}}
 	for name, c := range map[string]struct {
 		edit func(*facts, *DoctorOptions)
@@ -237,23 +237,25 @@ func TestChecks(t *testing.T) {
 		"the kernel is silent": {func(_ *facts, o *DoctorOptions) {
 			o.ClockSynced = func() (bool, error) { return false, os.ErrPermission }
 		}, "clock unknown"},
-		"a loose file":             {func(_ *facts, o *DoctorOptions) { o.Files = []ModeWanted{{loose, 0o600}} }, "modes problem"},
-		"a file that is not there": {func(_ *facts, o *DoctorOptions) { o.Files = []ModeWanted{{dir + "/none", 0o600}, {"", 0o600}} }, ""},
-		"scratch on a disk":        {func(_ *facts, o *DoctorOptions) { o.RunDir = "/usr" }, "scratch problem"},
-		"no scratch":               {func(_ *facts, o *DoctorOptions) { o.RunDir = dir + "/none" }, "scratch unknown"},
-		"a broken chain":           {func(f *facts, _ *DoctorOptions) { f.record.Breaks = []ledger.Break{{Line: 7}} }, "ledger problem"},
-		"a hook that is not run":   {func(_ *facts, o *DoctorOptions) { o.HooksDir = hooks }, "hooks problem"},
-		"no hooks":                 {func(_ *facts, o *DoctorOptions) { o.HooksDir = dir + "/none" }, ""},
-		"no systemd":               {func(f *facts, _ *DoctorOptions) { f.systemd = false }, ""},
-		"no bus":                   {func(f *facts, _ *DoctorOptions) { f.unitsErr = errors.New("no bus") }, "units unknown"},
-		"the hook is gone":         {func(f *facts, _ *DoctorOptions) { f.units.Hooks = nil }, "hook problem"},
-		"the watcher is down":      {func(f *facts, _ *DoctorOptions) { f.units.Watcher.Active = "failed" }, "watcher problem"},
-		"the watcher reads anew":   {func(f *facts, _ *DoctorOptions) { f.units.Watcher.Active = "reloading" }, ""},
-		"the watcher is off":       {func(f *facts, _ *DoctorOptions) { f.units.Watcher.Enabled = "disabled" }, "watcher problem"},
-		"out of order":             {func(f *facts, _ *DoctorOptions) { f.units.After = nil }, "order problem"},
-		"a public password":        {func(f *facts, _ *DoctorOptions) { f.units.Passwords = []string{"CONTAINARIUM_POSTGRES_URL"} }, "password problem"},
-		"no timer":                 {func(f *facts, _ *DoctorOptions) { f.units.Timer = unit.DrillState{} }, "timer problem"},
-		"a drill failed":           {func(f *facts, _ *DoctorOptions) { f.units.Timer.Result = "exit-code" }, "drill problem"},
+		"a loose file": {func(_ *facts, o *DoctorOptions) { o.Files = []ModeWanted{{Path: loose, Mode: 0o600}} }, "modes problem"},
+		"a file that is not there": {func(_ *facts, o *DoctorOptions) {
+			o.Files = []ModeWanted{{Path: dir + "/none", Mode: 0o600}, {Path: "", Mode: 0o600}}
+		}, ""},
+		"scratch on a disk":      {func(_ *facts, o *DoctorOptions) { o.RunDir = "/usr" }, "scratch problem"},
+		"no scratch":             {func(_ *facts, o *DoctorOptions) { o.RunDir = dir + "/none" }, "scratch unknown"},
+		"a broken chain":         {func(f *facts, _ *DoctorOptions) { f.record.Breaks = []ledger.Break{{Line: 7}} }, "ledger problem"},
+		"a hook that is not run": {func(_ *facts, o *DoctorOptions) { o.HooksDir = hooks }, "hooks problem"},
+		"no hooks":               {func(_ *facts, o *DoctorOptions) { o.HooksDir = dir + "/none" }, ""},
+		"no systemd":             {func(f *facts, _ *DoctorOptions) { f.systemd = false }, ""},
+		"no bus":                 {func(f *facts, _ *DoctorOptions) { f.unitsErr = errors.New("no bus") }, "units unknown"},
+		"the hook is gone":       {func(f *facts, _ *DoctorOptions) { f.units.Hooks = nil }, "hook problem"},
+		"the watcher is down":    {func(f *facts, _ *DoctorOptions) { f.units.Watcher.Active = "failed" }, "watcher problem"},
+		"the watcher reads anew": {func(f *facts, _ *DoctorOptions) { f.units.Watcher.Active = "reloading" }, ""},
+		"the watcher is off":     {func(f *facts, _ *DoctorOptions) { f.units.Watcher.Enabled = "disabled" }, "watcher problem"},
+		"out of order":           {func(f *facts, _ *DoctorOptions) { f.units.After = nil }, "order problem"},
+		"a public password":      {func(f *facts, _ *DoctorOptions) { f.units.Passwords = []string{"CONTAINARIUM_POSTGRES_URL"} }, "password problem"},
+		"no timer":               {func(f *facts, _ *DoctorOptions) { f.units.Timer = unit.DrillState{} }, "timer problem"},
+		"a drill failed":         {func(f *facts, _ *DoctorOptions) { f.units.Timer.Result = "exit-code" }, "drill problem"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := patient(place("gcp-secret-manager", escrow.Examination{Project: "other", Asked: true}))

@@ -43,8 +43,14 @@ type Examination struct {
 	// password. Every local user can read them over D-Bus.
 	Passwords []string
 	After     []string // the units that the daemon is started after
-	Watcher   State
+	Watcher   WatcherState
 	Timer     DrillState
+}
+
+// WatcherState is the watcher as systemd has it.
+type WatcherState struct {
+	State
+	MainPID int // once it is ready, and 0 before
 }
 
 // DrillState is the weekly drill as systemd has it.
@@ -78,7 +84,7 @@ func Examine(ctx context.Context, names ...string) (Examination, error) {
 		e.examine(name, unit, service)
 		break
 	}
-	if e.Watcher, err = state(ctx, conn, Watcher); err != nil {
+	if e.Watcher, err = watcherState(ctx, conn); err != nil {
 		return e, err
 	}
 	e.Timer, err = drillState(ctx, conn)
@@ -104,6 +110,20 @@ func state(ctx context.Context, conn *dbus.Conn, name string) (State, error) {
 	s.Enabled, _ = p["UnitFileState"].(string)
 	s.Active, _ = p["ActiveState"].(string)
 	return s, nil
+}
+
+// watcherState has no process while the unit starts: its sandbox may not stand yet.
+func watcherState(ctx context.Context, conn *dbus.Conn) (w WatcherState, err error) {
+	if w.State, err = state(ctx, conn, Watcher); err != nil || w.Active != "active" && w.Active != "reloading" {
+		return w, err
+	}
+	p, err := conn.GetServicePropertyContext(ctx, Watcher, "MainPID")
+	if err != nil {
+		return w, fmt.Errorf("cannot ask systemd about %s: %w", Watcher, err)
+	}
+	pid, _ := p.Value.Value().(uint32)
+	w.MainPID = int(pid)
+	return w, nil
 }
 
 func drillState(ctx context.Context, conn *dbus.Conn) (d DrillState, err error) {

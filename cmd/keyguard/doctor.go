@@ -22,8 +22,8 @@ func (a *app) doctorCommand() *cobra.Command {
 keyfile is deleted, the disk, the machine or the cloud project is gone, whoever
 runs this host turns against it, Postgres is lost, a row is tampered with. Each
 verdict comes with its evidence and with the command that would improve it. It
-also checks permissions, clock, units, hooks and what this host may do in each
-store. It changes nothing.
+also checks permissions, clock, units, hooks, what the watcher's sandbox lets it
+reach and what this host may do in each store. It changes nothing.
 
 Exit status: 0 nothing to do; 12 a threat is not survived, a check found a
 problem or an escrow lags; 10 lost; 11 doubt.`,
@@ -51,13 +51,22 @@ func (a *app) doctorOptions(cfg *config.Config) agent.DoctorOptions {
 			{Path: filepath.Join(cfg.StateDir, ledger.Name), Mode: 0o600},
 			{Path: filepath.Join(cfg.StateDir, quarantineDir), Mode: 0o700},
 			{Path: filepath.Dir(cfg.Keyfile), Mode: 0o755},
-			{Path: cfg.Database.URLFile, Mode: 0o600},
+			{Path: cfg.Database.URLFile, Mode: 0o600, Table: "database", Key: "url_file"},
 		},
+		Writes: []string{cfg.StateDir, cfg.RunDir, filepath.Dir(cfg.Keyfile)},
+	}
+	if cfg.Notify.MetricsFile != "" {
+		o.Writes = append(o.Writes, filepath.Dir(cfg.Notify.MetricsFile))
 	}
 	for _, e := range cfg.Escrows {
-		for _, path := range []string{e.IdentityFile, e.CredentialsFile, e.TokenFile, e.RoleIDFile, e.SecretIDFile} {
-			o.Files = append(o.Files, agent.ModeWanted{Path: path, Mode: 0o600})
-		}
+		o.Files = append(o.Files,
+			agent.ModeWanted{Path: e.IdentityFile, Mode: 0o600, Table: e.Name, Key: "identity_file"},
+			agent.ModeWanted{Path: e.CredentialsFile, Mode: 0o600, Table: e.Name, Key: "credentials_file"},
+			agent.ModeWanted{Path: e.TokenFile, Mode: 0o600, Table: e.Name, Key: "token_file"},
+			agent.ModeWanted{Path: e.RoleIDFile, Mode: 0o600, Table: e.Name, Key: "role_id_file"},
+			agent.ModeWanted{Path: e.SecretIDFile, Mode: 0o600, Table: e.Name, Key: "secret_id_file"},
+			agent.ModeWanted{Path: e.EnvironmentFile, Mode: 0o600, Table: e.Name, Key: "environment_file"},
+			agent.ModeWanted{Path: e.CAFile, Mode: 0o644, Table: e.Name, Key: "ca_file"}) // no secret stands in it
 	}
 	if cfg.Daemon.Unit != "" {
 		o.Systemd = func(ctx context.Context) (unit.Examination, error) {

@@ -3,7 +3,10 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -268,6 +271,70 @@ func TestHangingWatcher(t *testing.T) {
 	})
 }
 
+// sandboxChecks are what the doctor says of the watcher's sandbox.
+func (m machine) sandboxChecks() (list []sandboxCheck) {
+	m.Helper()
+	var doc struct{ Checks []sandboxCheck }
+	m.check(json.Unmarshal([]byte(m.run("keyguard doctor --json 2>/dev/null || true")), &doc))
+	return slices.DeleteFunc(doc.Checks, func(c sandboxCheck) bool { return c.Check != "sandbox" })
+}
+
+type sandboxCheck struct{ Check, State, Text, Improve string }
+
+// reaches: `init`, without a sandbox, reaches a directory and a file that the service does
+// not. The doctor names both, and what it says to type, typed as it stands, opens them.
+func (m machine) reaches(key string) {
+	m.Helper()
+	const config = "/etc/containarium-keyguard/keyguard.toml"
+	m.run(`mkdir /backup; mount -t tmpfs backup /backup; systemctl restart ` + watcher + `
+		curl -sf -X POST '` + control + `/grant?identity=host@stories&role=admin'
+		umask 077; curl -sf '` + control + `/credentials?identity=host@stories&type=service_account' >/root/gcp.json
+		sed -i '/^secret = /a credentials_file = "/root/gcp.json"' ` + config + `
+		printf '[[escrow]]\nname = "backup"\nkind = "directory"\npath = "/backup/keys"\nrequired = false\n' >>` + config + `
+		keyguard init --yes`)
+	m.reload()
+	foreign := m.run(minted)
+	m.waitJournal(watcher, "cannot save to /backup/keys/quarantine: read-only")
+
+	list := m.sandboxChecks()
+	if len(list) != 2 || list[0].Text != `the watcher sees /backup/keys, escrow "backup", read-only` ||
+		list[1].Text != `the watcher does not see /root/gcp.json, credentials_file of "gcp": ProtectHome= of its unit hides it` {
+		m.Fatalf("the doctor says %+v", list)
+	}
+	edit := regexp.MustCompile(`^(systemctl edit \S+), there two lines, (\S+) and (\S+), then: (.*)$`).FindStringSubmatch(list[0].Improve)
+	if edit == nil {
+		m.Fatalf("what is to be typed? %q", list[0].Improve)
+	}
+	m.check(m.g.Write(m.ctx, "/root/editor", "#!/bin/sh\nfor file; do :; done\nprintf '"+edit[2]+"\\n"+edit[3]+"\\n' >\"$file\"\n", 0o755))
+	m.run("script -qec 'SYSTEMD_EDITOR=/root/editor " + edit[1] + "' /dev/null; " + edit[4])
+	m.wait("sha256sum /backup/keys/quarantine/*.key | grep '^" + strings.Fields(foreign)[0] + "'")
+
+	typed := regexp.MustCompile(`^(install -m 0600 \S+ (\S+)), name that as (\S+), then: (.*)$`).FindStringSubmatch(list[1].Improve)
+	if typed == nil {
+		m.Fatalf("what is to be typed? %q", list[1].Improve)
+	}
+	m.run(typed[1] + "; sed -i 's|^" + typed[3] + " = .*|" + typed[3] + ` = "` + typed[2] + `"|' ` + config + "; " + typed[4])
+	m.waitQuarantined(foreign)
+	well := []sandboxCheck{{"sandbox", "ok", "the watcher can use every path of the configuration", ""}}
+	if list := m.sandboxChecks(); !slices.Equal(list, well) {
+		m.Errorf("the doctor says %+v", list)
+	}
+
+	// As another program leaves it that renews it.
+	m.run("chown daemon " + typed[2])
+	list = m.sandboxChecks()
+	if len(list) != 1 || !strings.Contains(list[0].Text, "which belongs to uid 1") {
+		m.Fatalf("the doctor says %+v", list)
+	}
+	own, _, _ := strings.Cut(list[0].Improve, ", ")
+	m.run(own)
+	if list := m.sandboxChecks(); !slices.Equal(list, well) {
+		m.Errorf("the doctor says %+v", list)
+	}
+	m.run("cp -p " + config + " /root/better.toml")
+	m.restart(key)
+}
+
 // The service itself: its sandbox, a configuration that is read again, its end, and what
 // becomes of it when it hangs.
 func TestWatcherService(t *testing.T) {
@@ -299,6 +366,8 @@ END`)
 		m.want("cat /mnt/keys/current/*.key | sha256sum", key)
 		m.waitQuarantined(foreign)
 		m.restart(key)
+
+		m.reaches(key)
 
 		// A configuration that is wrong changes nothing.
 		m.untouched("reload", func() {

@@ -1,0 +1,201 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/unit"
+)
+
+// used is a path of the configuration that the watcher uses.
+type used struct {
+	path, what string      // what it is, for people
+	probe      string      // a directory in it that is tried in its place
+	need       uint32      // as access(2) has it
+	file       *ModeWanted // nil for a directory
+}
+
+// used lists them. An escrow that does not answer has a check of its own. What begins with
+// LABEL= or UUID= is no path, and never found here: it is used wherever people mount it.
+func (f facts) used(o DoctorOptions) (list []used) {
+	for _, s := range f.escrows {
+		if s.Place.Kind == "directory" && s.State == EscrowAnswered {
+			list = append(list, used{path: s.Place.Where, what: fmt.Sprintf("escrow %q", s.Name), probe: string(escrow.Current), need: unix.W_OK | unix.X_OK})
+		}
+	}
+	for _, dir := range o.Writes {
+		list = append(list, used{path: dir, what: "where it writes", need: unix.W_OK | unix.X_OK})
+	}
+	if o.HooksDir != "" {
+		list = append(list, used{path: o.HooksDir, what: "hooks_dir", need: unix.R_OK | unix.X_OK})
+	}
+	for _, w := range o.Files {
+		if w.Path != "" && w.Key != "" {
+			list = append(list, used{path: w.Path, what: fmt.Sprintf("%s of %q", w.Key, w.Table), need: unix.R_OK, file: &w})
+		}
+	}
+	return list
+}
+
+// checkSandbox looks at these paths as the watcher has them. A person's commands and
+// prestart run without its sandbox: what init wrote to may be read-only for the watcher,
+// hidden, or another user's. The process is looked at and not its unit, so that what
+// admins' drop-ins change counts. Where it does not run, the check of the watcher says so.
+func (f facts) checkSandbox(o DoctorOptions) []Check {
+	if f.units.Watcher.MainPID == 0 {
+		return nil
+	}
+	list, err := unreached(f.used(o), f.units.Watcher.MainPID)
+	switch {
+	case err != nil:
+		return []Check{{Name: "sandbox", State: CheckUnknown, Text: "what the watcher can use is not known: " + err.Error(), Fix: "systemctl status " + unit.Watcher}}
+	case len(list) == 0:
+		return []Check{{Name: "sandbox", State: CheckOK, Text: "the watcher can use every path of the configuration"}}
+	}
+	return list
+}
+
+// unreached returns a problem for each path that we reach and the watcher does not.
+func unreached(paths []used, watcher int) (problems []Check, err error) {
+	ours, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("/: %w", err)
+	}
+	defer unix.Close(ours)                             //nolint:errcheck // nothing was written
+	link := "/proc/" + strconv.Itoa(watcher) + "/root" // proc_pid_root(5): with its mounts
+	theirs, err := unix.Open(link, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", link, err)
+	}
+	defer unix.Close(theirs) //nolint:errcheck // nothing was written
+	for _, u := range paths {
+		c := Check{Name: "sandbox", State: CheckProblem}
+		_, err := lookup(ours, u.path)
+		if absent(err) || errors.Is(u.try(ours), unix.EROFS) {
+			continue // for us, too: whoever uses it says so
+		}
+		var owner uint32
+		if err == nil {
+			owner, err = lookup(theirs, u.path)
+		}
+		if err == nil {
+			err = powerless(func() error { return u.try(theirs) })
+		}
+		switch {
+		case err == nil:
+			continue
+		case absent(err):
+			c.Text, c.Fix = fmt.Sprintf("the watcher does not see %s, %s%s", u.path, u.what, hider(u.path)), u.move()
+		case errors.Is(err, unix.EROFS):
+			c.Text, c.Fix = fmt.Sprintf("the watcher sees %s, %s, read-only", u.path, u.what), allowWriting(u.path)
+		case errors.Is(err, unix.EACCES) && owner != 0:
+			c.Text = fmt.Sprintf("the watcher, root without a capability, cannot use %s, %s, which belongs to uid %d", u.path, u.what, owner)
+			c.Fix = u.own()
+		case errors.Is(err, unix.EACCES):
+			c.Text = fmt.Sprintf("the watcher, root without a capability, cannot use %s, %s, which lies in a directory of another user's", u.path, u.what)
+			c.Fix = u.move()
+		case errors.Is(err, unix.ENOSYS): // no openat2(2) before Linux 5.6, for no path
+			return nil, err
+		default:
+			c.State, c.Text = CheckUnknown, fmt.Sprintf("whether the watcher can use %s, %s, is not known: %v", u.path, u.what, err)
+		}
+		problems = append(problems, c)
+	}
+	return problems, nil
+}
+
+func absent(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) }
+
+// openIn opens a path below a root as a process with this root does, absolute links
+// included (openat2(2)), and of what it finds no more than the name.
+func openIn(root int, path string) (int, error) {
+	return unix.Openat2(root, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+}
+
+// lookup finds a path, and whom it belongs to.
+func lookup(root int, path string) (owner uint32, err error) {
+	fd, err := openIn(root, path)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd) //nolint:errcheck // nothing was written
+	var st unix.Stat_t
+	err = unix.Fstat(fd, &st)
+	return st.Uid, err
+}
+
+// try asks the kernel for what the watcher needs.
+func (u used) try(root int) error {
+	fd, err := openIn(root, filepath.Join(u.path, u.probe))
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd) //nolint:errcheck // nothing was written
+	return unix.Faccessat(fd, "", u.need, unix.AT_EACCESS|unix.AT_EMPTY_PATH)
+}
+
+// powerless calls f without any capability, as the watcher is. Capabilities are a
+// thread's own (capabilities(7)), and this one ends with the goroutine that is locked to it.
+func powerless(f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		var none [2]unix.CapUserData
+		err := unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &none[0])
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+// hider says what of the watcher's unit hides a path, as far as it can be told by the path.
+func hider(path string) string {
+	for directive, hides := range map[string][]string{"ProtectHome=": {"/home/", "/root/", "/run/user/"}, "PrivateTmp=": {"/tmp/", "/var/tmp/"}} {
+		for _, dir := range hides {
+			if strings.HasPrefix(path+"/", dir) {
+				return ": " + directive + " of its unit hides it"
+			}
+		}
+	}
+	return ""
+}
+
+// What to type.
+
+func (u used) move() string {
+	if u.file == nil {
+		return "move it, or mount it, below /mnt, /media or /srv, name that in the configuration, then: systemctl restart " + unit.Watcher
+	}
+	to := "/etc/containarium-keyguard/" + u.file.Table + "." + strings.TrimSuffix(u.file.Key, "_file")
+	return fmt.Sprintf("install -m 0600 %s %s, name that as %s, then: systemctl reload %s", quoted(u.path), to, u.file.Key, unit.Watcher)
+}
+
+func (u used) own() string {
+	if u.file == nil {
+		return "chown -R root:root " + quoted(u.path) + " (FAT, which knows no owners, is mounted with uid=0), then: keyguard doctor"
+	}
+	return "chown root:root " + quoted(u.path) + ", and have what renews it, if anything does, run as root, then: keyguard doctor"
+}
+
+// allowWriting has the '-' because a unit does not start where one of its paths is missing.
+func allowWriting(path string) string {
+	return fmt.Sprintf("systemctl edit %[1]s, there two lines, [Service] and ReadWritePaths=%[2]s, then: systemctl restart %[1]s",
+		unit.Watcher, strings.ReplaceAll(quoted("-"+path), "%", "%%"))
+}
+
+// quoted is a path as a shell and systemd.syntax(7) take it.
+func quoted(path string) string {
+	if strings.ContainsAny(path, " '\"\\") {
+		return strconv.Quote(path)
+	}
+	return path
+}

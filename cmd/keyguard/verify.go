@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -98,7 +99,11 @@ func (a *app) printVerify(r agent.VerifyResult, judge func(agent.VerifyResult) e
 // judgeDatabase says which key another database needs.
 func (a *app) judgeDatabase(r agent.VerifyResult, database string) error {
 	if r.Rows.State != agent.RowsAnswer {
-		return outcome{exitDoubt, "nothing is proven: " + r.Rows.Why, []string{remedyOf(r.Rows.Err)}}
+		hint := "is it the right one, does it answer, and may the role of --database read table secrets?"
+		if errors.Is(r.Rows.Err, rows.ErrLoose) {
+			hint = remedyOf(rows.ErrLoose)
+		}
+		return outcome{exitDoubt, "nothing is proven: " + r.Rows.Why, []string{hint}}
 	}
 	best := agent.Candidate{Source: agent.FromKeyfile, Key: r.Keyfile.Key, Proof: r.Rows.Proofs[r.Keyfile.Key]}
 	for _, c := range r.Candidates {

@@ -112,15 +112,15 @@ func inGuests(t *testing.T, test func(machine)) {
 	}
 }
 
-// newGuest is a guest that is not booted. Nothing in a test takes longer than two
-// minutes, or the test fails.
+// newGuest is a guest that is not booted. No test takes longer than a minute where there
+// is nothing else to do; one that hangs fails after six.
 func newGuest(t *testing.T, suite string) machine {
 	t.Helper()
 	g, err := guest.New(t.Context(), suite, os.Stderr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	t.Cleanup(func() {
 		if t.Failed() {
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)

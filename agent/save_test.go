@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
@@ -170,8 +171,12 @@ func TestSaveDue(t *testing.T) {
 	t.Run("no rows, and the other escrow hangs", func(t *testing.T) {
 		h := start(t)
 		trouble(h, 1).hang = true
+		began := time.Now()
 		h.saveDue(0)
 		h.wants(0, escrow.Quarantine, a)
+		if took := time.Since(began); took > 7*time.Second {
+			t.Errorf("it waited %s", took)
+		}
 	})
 	t.Run("a proven key does not wait for the other escrow", func(t *testing.T) {
 		h := start(t)

@@ -313,9 +313,10 @@ func TestGCPHung(t *testing.T) {
 		s.Break(sm.Fault{Kind: sm.Hang, Method: method})
 		s.o.Timeout = callTimeout
 		s.Reset()
+		start := time.Now()
 		_, _, err := s.open(t).Fetch(t.Context(), c)
-		if n := s.Calls()[method]; !errors.Is(err, escrow.ErrTimeout) || n != 1 {
-			t.Errorf("%s: %v after %d calls, want ErrTimeout after one", method, err, n)
+		if n, took := s.Calls()[method], time.Since(start); !errors.Is(err, escrow.ErrTimeout) || n != 1 || took > 10*callTimeout {
+			t.Errorf("%s: %v after %d calls and %v, want ErrTimeout after one and %v", method, err, n, took, callTimeout)
 		}
 		s.Heal()
 	}
@@ -682,8 +683,13 @@ func TestGCPDefaultCredentials(t *testing.T) {
 			t.Setenv("HOME", tt.home)
 			t.Setenv("GCE_METADATA_HOST", tt.metadata)
 			e := s.open(t)
-			if _, _, err := e.Fetch(t.Context(), c); !errors.Is(err, tt.want) {
+			start := time.Now()
+			_, _, err := e.Fetch(t.Context(), c)
+			if !errors.Is(err, tt.want) {
 				t.Errorf("%v, want %v", err, tt.want)
+			}
+			if took := time.Since(start); took > 3*time.Second {
+				t.Errorf("took %v", took)
 			}
 		})
 	}

@@ -720,9 +720,10 @@ func TestLockIsHeld(t *testing.T) {
 	if s := stands(t, l); s.Known != keyA { // reading needs no lock
 		t.Errorf("%+v", s)
 	}
+	began := time.Now()
 	err = l.Append(proven(keyB))
-	if busy := (lock.ErrBusy{}); !errors.As(err, &busy) {
-		t.Errorf("error %v", err)
+	if busy := (lock.ErrBusy{}); !errors.As(err, &busy) || time.Since(began) > 2*patience {
+		t.Errorf("error %v after %v", err, time.Since(began))
 	}
 }
 

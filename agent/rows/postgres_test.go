@@ -473,10 +473,14 @@ func TestServerTrouble(t *testing.T) {
 	options := rows.Options{ConnectTimeout: time.Second, StatementTimeout: time.Second, LockTimeout: time.Minute}
 	prove := func(table *rows.Table, want error) {
 		t.Helper()
+		start := time.Now()
 		got := table.Prove(context.Background(), k)
 		quiet(t, got)
 		if !errors.Is(got.Err, want) || (got.State == rows.Answered) != (want == nil) {
 			t.Errorf("%+v", got)
+		}
+		if took := time.Since(start); took > 8*time.Second {
+			t.Errorf("it took %v", took)
 		}
 	}
 	kept := open(t, d.URL(), rows.Options{})

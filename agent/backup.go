@@ -71,6 +71,7 @@ func (o *observation) escrowKey(ctx context.Context, f key.Fingerprint) BackupRe
 	if v == rows.Opens {
 		o.write(provenEntry(o.evidence.Rows.Proofs[f]))
 	}
+	o.awaitAllEscrows(ctx)
 	return o.saveEverywhere(ctx, f, v)
 }
 
@@ -80,11 +81,11 @@ func (o *observation) escrowRead(ctx context.Context, f key.Fingerprint) BackupR
 	if l := o.evidence.Ledger; f != l.Known || l.Accepted {
 		return o.escrowKey(ctx, f)
 	}
+	eachEscrow(o.host, func(i int, _ Escrow) { o.fetchNewest(ctx, i) })
 	return o.saveEverywhere(ctx, f, rows.Unknown)
 }
 
 func (o *observation) saveEverywhere(ctx context.Context, f key.Fingerprint, v rows.Verdict) BackupResult {
-	o.awaitAllEscrows(ctx)
 	r := BackupResult{Key: f, Rows: o.evidence.Rows, Escrows: make([]SaveResult, len(o.host.Escrows))}
 	o.history()
 	eachEscrow(o.host, func(i int, _ Escrow) { r.Escrows[i] = o.store(ctx, i, o.keys[f], v) })

@@ -59,9 +59,12 @@ var boots = []boot{
 	{name: "ledger lost, Postgres down at first", postgresDown: true, parks: true, lose: []string{"state/ledger.jsonl"}},
 	{name: "ledger lost, all down at first", postgresDown: true, escrowsDown: true, lose: []string{"state/ledger.jsonl"}},
 	{name: "state directory lost, Postgres down at first", postgresDown: true, lose: []string{"state"}},
+	{name: "state directory lost", lose: []string{"state"}},
 	{name: "disk wiped", lose: []string{"state", "etc"}},
+	{name: "disk wiped, Postgres down at first", postgresDown: true, lose: []string{"state", "etc"}},
 	{name: "disk wiped, all down at first", postgresDown: true, escrowsDown: true, parks: true, lose: []string{"state", "etc"}},
 	{name: "killed, Postgres down at first", watcher: true, postgresDown: true},
+	{name: "killed, escrows down at first", watcher: true, escrowsDown: true},
 }
 
 // schedule is one run of an operation, to which something happens.
@@ -183,14 +186,17 @@ func (w *world) statement(happens bool, answered bool) bool {
 	if !happens {
 		return true
 	}
-	switch w.plan.fault {
+	w.mu.Lock()
+	fault := w.plan.fault
+	w.mu.Unlock()
+	switch fault {
 	case stopBefore, notDone:
-		if !answered && w.plan.fault == stopBefore {
+		if !answered && fault == stopBefore {
 			w.stop()
 		}
 		return answered
 	default:
-		if answered && w.plan.fault == stopAfter {
+		if answered && fault == stopAfter {
 			w.stop()
 		}
 		return !answered
@@ -724,6 +730,7 @@ func (w *world) guard(must bool) {
 // watch is what the watcher does about what was killed, while the others go on.
 func (w *world) watch(ended func()) {
 	w.postgresDown.Store(w.plan.boot.postgresDown)
+	w.escrowsDown.Store(w.plan.boot.escrowsDown)
 	h := w.other()
 	round := func() (agent.TendResult, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
@@ -734,7 +741,7 @@ func (w *world) watch(ended func()) {
 		}
 		return r, err
 	}
-	if w.plan.boot.postgresDown {
+	if w.plan.boot.postgresDown || w.plan.boot.escrowsDown {
 		round() //nolint:errcheck // it may not be able to do anything
 	}
 	w.up()

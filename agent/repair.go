@@ -125,7 +125,6 @@ func (m *mend) tally(ctx context.Context) (err error) {
 	}
 	o.table = table
 	o.askRows(ctx)
-	table.Close()
 	m.r.Rows = o.evidence.Rows
 	switch o.evidence.Rows.State {
 	case RowsUnknown:
@@ -280,11 +279,7 @@ func (m *mend) escrowed(f key.Fingerprint) bool {
 
 // commit is steps 2 to 5: the daemon is at rest.
 func (m *mend) commit(ctx context.Context) error {
-	table, err := m.h.OpenRows(ctx, rows.Options{})
-	if err == nil {
-		err = alone(ctx, table)
-		table.Close()
-	}
+	err := m.alone(ctx)
 	if err != nil {
 		return notRepaired(err)
 	}

@@ -3,10 +3,17 @@ package agent
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+const (
+	// clientPatience is how long sessions of the daemon may outlive it.
+	clientPatience = 5 * time.Second
+	clientAgain    = 50 * time.Millisecond
 )
 
 // Work is what a rotation and a repair have in common: they bring all rows under one key,
@@ -59,12 +66,53 @@ func (j *job) complain(what string, err error) {
 	j.done.Trouble = append(j.done.Trouble, Trouble{What: what, Err: err})
 }
 
+// table is the one that the keys were tried on, with the session that it keeps, until the
+// rows have been rewritten.
+func (j *job) table(ctx context.Context) (*rows.Table, error) {
+	if j.o.table == nil {
+		t, err := j.h.OpenRows(ctx, rows.Options{})
+		if err != nil {
+			return nil, err
+		}
+		j.o.table = t
+	}
+	return j.o.table, nil
+}
+
+// alone makes sure that nobody goes on writing under another key: no other client of the
+// daemon's role is connected. It returns ErrOtherClients.
+func (j *job) alone(ctx context.Context) error {
+	table, err := j.table(ctx)
+	if err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(clientPatience); ; {
+		others, err := table.OtherClients(ctx)
+		if err != nil || len(others) == 0 {
+			return err
+		}
+		if time.Now().After(deadline) {
+			var who []string
+			for _, c := range others {
+				who = append(who, c.String())
+			}
+			return fmt.Errorf("%w: %s", ErrOtherClients, strings.Join(who, "; "))
+		}
+		select {
+		case <-time.After(clientAgain):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // rewrite brings the rows under one key.
 func (j *job) rewrite(ctx context.Context, o rows.RewriteOptions) (rows.RewriteResult, error) {
-	table, err := j.h.OpenRows(ctx, rows.Options{})
+	table, err := j.table(ctx)
 	if err != nil {
 		return rows.RewriteResult{}, err
 	}
+	defer func() { j.o.table = nil }() // who tries again looks where the database is by then
 	defer table.Close()
 	o.Progress = func(p rows.RewriteProgress) {
 		j.progress(RotateProgress{string(p.Step), p.Done, p.Total})

@@ -42,9 +42,6 @@ const (
 	// session has lost its other side. Whoever starts later asks on (R1).
 	settlePatience = 45 * time.Second
 	settleAgain    = 500 * time.Millisecond
-	// clientPatience is how long sessions of the daemon may outlive it.
-	clientPatience = 5 * time.Second
-	clientAgain    = 50 * time.Millisecond
 	// rotateSave bounds what is asked of the escrows at once.
 	rotateSave = time.Minute
 	// rotateBackup bounds step 8; what is not done by then the watcher does.
@@ -164,9 +161,6 @@ func (t *turn) checkRows(ctx context.Context) error {
 	o, live := t.o, t.r.Old
 	o.askRows(ctx)
 	t.r.Rows = o.evidence.Rows
-	if o.table != nil {
-		o.table.Close()
-	}
 	p := o.evidence.Rows.Proofs[live]
 	strange := o.answer.Counts.Unknown > 0 // rows of an unknown class
 	switch known := o.evidence.Ledger.Known == live; {
@@ -319,38 +313,10 @@ func (t *turn) stage(ctx context.Context) error {
 
 // begin is the rest of step 3: the daemon is at rest.
 func (t *turn) begin(ctx context.Context) error {
-	table, err := t.h.OpenRows(ctx, rows.Options{})
-	if err != nil {
-		return err
-	}
-	defer table.Close()
-	if err := alone(ctx, table); err != nil {
+	if err := t.alone(ctx); err != nil {
 		return err
 	}
 	return t.h.Ledger.Append(ledger.Entry{Event: ledger.CommitBegun, Old: t.r.Old, Fingerprint: t.r.New})
-}
-
-// alone makes sure that nobody goes on writing under another key: no other client of the
-// daemon's role is connected. It returns ErrOtherClients.
-func alone(ctx context.Context, table *rows.Table) error {
-	for deadline := time.Now().Add(clientPatience); ; {
-		others, err := table.OtherClients(ctx)
-		if err != nil || len(others) == 0 {
-			return err
-		}
-		if time.Now().After(deadline) {
-			var who []string
-			for _, c := range others {
-				who = append(who, c.String())
-			}
-			return fmt.Errorf("%w: %s", ErrOtherClients, strings.Join(who, "; "))
-		}
-		select {
-		case <-time.After(clientAgain):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
 }
 
 // callOff ends a rotation whose commit has not begun: every row is under the old key. What

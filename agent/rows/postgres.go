@@ -77,13 +77,13 @@ func (o Options) withDefaults() Options {
 }
 
 // Table is the daemon's table, asked for the length of one decision. It keeps one idle
-// session between proofs, and for a large table the sample that all candidates share.
+// session between calls, and for a large table the sample that all candidates share.
 type Table struct {
 	options Options
 	place   Location
 	config  *pgconn.Config // nil where there is no database yet
 
-	mu     sync.Mutex // one proof at a time; guards what follows
+	mu     sync.Mutex // one call at a time; guards what follows
 	conn   *pgconn.PgConn
 	sample []uuid // nil until needed
 }
@@ -102,6 +102,8 @@ func Open(l Location, o Options) (*Table, error) {
 		return nil, fmt.Errorf("cannot use the database URL from %s: %w", l.From, err)
 	}
 	config.ConnectTimeout = t.options.ConnectTimeout
+	dialer := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 4}}
+	config.DialFunc = dialer.DialContext
 	milliseconds := func(d time.Duration) string { return strconv.FormatInt(max(d.Milliseconds(), 1), 10) }
 	for k, v := range map[string]string{
 		"application_name":                    "keyguard",
@@ -136,12 +138,8 @@ func (t *Table) Prove(ctx context.Context, keys ...key.Key) Answer {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	kept := t.conn != nil
-	a, err := t.prove(ctx, keys)
-	if err != nil && kept && t.conn == nil && errors.Is(err, ErrLost) {
-		// The server was restarted since the last proof: only a new session can tell.
-		a, err = t.prove(ctx, keys)
-	}
+	var a Answer
+	err := t.over(ctx, func() (err error) { a, err = t.prove(ctx, keys); return err })
 	if err != nil {
 		return NoAnswer(fmt.Errorf("cannot ask the rows in %s: %w", place(t.config), err), keys...)
 	}
@@ -149,16 +147,6 @@ func (t *Table) Prove(ctx context.Context, keys ...key.Key) Answer {
 }
 
 func (t *Table) prove(ctx context.Context, keys []key.Key) (a Answer, err error) {
-	defer func() {
-		if err != nil {
-			t.drop() // whatever the session was in the middle of ends with it
-		}
-	}()
-	if t.conn == nil {
-		if t.conn, err = t.connect(ctx, t.config); err != nil {
-			return a, err
-		}
-	}
 	s, err := t.survey(ctx, t.conn)
 	if err != nil {
 		return a, err
@@ -284,6 +272,28 @@ func (t *Table) connect(ctx context.Context, config *pgconn.Config) (*pgconn.PgC
 		return nil, t.explain(err)
 	}
 	return c, nil
+}
+
+// over does something over the session that is kept, or a new one: where the kept one is
+// lost, as after a restart of the server, only that can tell.
+func (t *Table) over(ctx context.Context, do func() error) error {
+	for {
+		kept := t.conn != nil
+		err := error(nil)
+		if !kept {
+			t.conn, err = t.connect(ctx, t.config)
+		}
+		if err == nil {
+			err = do()
+		}
+		if err == nil {
+			return nil
+		}
+		t.drop() // whatever the session was in the middle of ends with it
+		if !kept || !errors.Is(err, ErrLost) {
+			return err
+		}
+	}
 }
 
 func (t *Table) drop() {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/maphash"
 	"io"
-	"net"
 	"runtime"
 	"slices"
 	"strconv"
@@ -109,7 +108,6 @@ func (t *Table) Rewrite(ctx context.Context, o RewriteOptions) (RewriteResult, e
 	}
 	start := time.Now()
 	w := &rewrite{Table: t, o: o.withDefaults(), seed: maphash.MakeSeed()}
-	w.config = w.rewriteConfig()
 	w.result.ByKey = map[key.Fingerprint]int64{}
 	err := w.do(ctx)
 	w.result.Elapsed = time.Since(start)
@@ -119,65 +117,51 @@ func (t *Table) Rewrite(ctx context.Context, o RewriteOptions) (RewriteResult, e
 	return w.result, nil
 }
 
+// rewrite is one run of Rewrite. The session that the table keeps reads the old rows, as
+// none can send and fetch at once.
 type rewrite struct {
 	*Table
 	o      RewriteOptions
-	config *pgconn.Config // of both sessions
 	seed   maphash.Seed
-	conn   *pgconn.PgConn // the transaction's
-	reader *pgconn.PgConn // of the old rows, as a session cannot send and fetch at once
+	writer *pgconn.PgConn // the transaction's
 	s      *survey
 	total  int64
 	result RewriteResult
 }
 
-// rewriteConfig is for a session that may write, unless the server or the role forbid
-// it, takes its time, and notices within half a minute that the other side is gone.
-func (w *rewrite) rewriteConfig() *pgconn.Config {
-	config := w.Table.config.Copy()
-	delete(config.RuntimeParams, "default_transaction_read_only")
-	for name, d := range map[string]time.Duration{
-		"statement_timeout":                   w.o.Timeout,
-		"lock_timeout":                        w.o.LockTimeout,
-		"idle_in_transaction_session_timeout": time.Minute,
-	} {
-		config.RuntimeParams[name] = strconv.FormatInt(max(d.Milliseconds(), 1), 10)
-	}
-	dialer := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 4}}
-	config.DialFunc = dialer.DialContext
-	return config
-}
-
 func (w *rewrite) do(ctx context.Context) (err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	defer w.drop()
 	var both errgroup.Group
-	for _, c := range []**pgconn.PgConn{&w.conn, &w.reader} {
-		both.Go(func() (err error) { *c, err = w.connect(ctx, w.config); return err })
-	}
+	both.Go(func() error {
+		return w.over(ctx, func() (err error) { w.s, err = w.survey(ctx, w.conn); return err })
+	})
+	both.Go(func() (err error) {
+		config := w.config.Copy()
+		delete(config.RuntimeParams, "default_transaction_read_only") // it may write, unless the server or the role forbid it
+		w.writer, err = w.connect(ctx, config)
+		return err
+	})
 	err = both.Wait()
-	for _, c := range []*pgconn.PgConn{w.conn, w.reader} {
-		if c != nil {
-			defer hangUp(c)
-		}
+	if w.writer != nil {
+		defer hangUp(w.writer)
 	}
 	if err != nil {
 		return err
 	}
-	open := false
+	if w.s.version < rewriteVersion {
+		return ErrOldServer
+	}
+	open := true
 	defer func() {
-		if open && !w.conn.IsClosed() {
+		if open && !w.writer.IsClosed() {
 			// The locks go now, and not when the server notices that we are gone.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 			defer cancel()
 			_ = w.exec(ctx, "rollback") // the session's end does the same
 		}
 	}()
-	if w.s, err = w.survey(ctx, w.conn); err != nil {
-		return err
-	}
-	if w.s.version < rewriteVersion {
-		return ErrOldServer
-	}
-	open = true
 	if err := w.begin(ctx); err != nil {
 		return err
 	}
@@ -204,10 +188,17 @@ func (w *rewrite) do(ctx context.Context) (err error) {
 	return w.commit(ctx)
 }
 
-// begin opens the transaction and takes both locks.
+// bounds let the transaction that was just begun take its time.
+func (w *rewrite) bounds() string {
+	milliseconds := func(d time.Duration) int64 { return max(d.Milliseconds(), 1) }
+	return fmt.Sprintf("; set local statement_timeout = %d; set local lock_timeout = %d; set local idle_in_transaction_session_timeout = '1min'",
+		milliseconds(w.o.Timeout), milliseconds(w.o.LockTimeout))
+}
+
+// begin opens the transaction and takes both locks. Both sides of it notice within half a
+// minute that the other is gone.
 func (w *rewrite) begin(ctx context.Context) error {
-	err := w.exec(ctx, `begin isolation level read committed;
-set local synchronous_commit = on;
+	err := w.exec(ctx, "begin isolation level read committed"+w.bounds()+`; set local synchronous_commit = on;
 select set_config(name, value, true) from pg_settings join (values ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'),
   ('tcp_keepalives_count', '4'), ('tcp_user_timeout', '30000'), ('client_connection_check_interval', '5000')) v(name, value) using (name)`)
 	if err != nil {
@@ -224,8 +215,15 @@ select set_config(name, value, true) from pg_settings join (values ('tcp_keepali
 	if err := w.exec(ctx, "lock table "+w.s.table+" in exclusive mode"); err != nil {
 		return err
 	}
-	w.s, err = w.survey(ctx, w.conn) // it changes no more
-	return err
+	locked := w.s.table
+	// It changes no more. The reader knows the catalog, which the writer would read first.
+	if w.s, err = w.survey(ctx, w.conn); err != nil {
+		return err
+	}
+	if w.s.table != locked {
+		return fmt.Errorf("%w: the table was %s, and is %s", ErrConcurrent, locked, w.s.table)
+	}
+	return nil
 }
 
 // snapshot counts the rows, and names the view of them for the other session.
@@ -237,7 +235,7 @@ alter table pg_temp.keyguard_rewrite alter ciphertext set storage external`)
 	if err != nil {
 		return "", err
 	}
-	err = w.rows(ctx, w.conn, `select count(*)::text, pg_export_snapshot() from `+w.s.table, func(v [][]byte) error {
+	err = w.rows(ctx, w.writer, `select count(*)::text, pg_export_snapshot() from `+w.s.table, func(v [][]byte) error {
 		name = string(v[1])
 		w.total, err = strconv.ParseInt(string(v[0]), 10, 64)
 		return err
@@ -250,7 +248,7 @@ func (w *rewrite) reseal(ctx context.Context, snapshot string) (*census, error) 
 	ctx, cancel := context.WithTimeout(ctx, w.o.Timeout)
 	defer cancel()
 	// The same rows to the last: on another server this snapshot does not exist.
-	_, err := w.reader.Exec(ctx, "begin isolation level repeatable read read only; set transaction snapshot '"+snapshot+"'").ReadAll()
+	_, err := w.conn.Exec(ctx, "begin isolation level repeatable read read only; set transaction snapshot '"+snapshot+"'"+w.bounds()).ReadAll()
 	if err != nil {
 		return nil, w.explain(err)
 	}
@@ -259,11 +257,11 @@ func (w *rewrite) reseal(ctx context.Context, snapshot string) (*census, error) 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
 		defer close(sealed)
-		found, err = w.pass(ctx, w.reader, Resealing, w.o.Keys, sealed)
+		found, err = w.pass(ctx, w.conn, Resealing, w.o.Keys, sealed)
 		return err
 	})
 	g.Go(func() error {
-		_, err := w.conn.CopyFrom(ctx, &chunks{ctx: ctx, from: sealed, next: copyHeader},
+		_, err := w.writer.CopyFrom(ctx, &chunks{ctx: ctx, from: sealed, next: copyHeader},
 			"copy pg_temp.keyguard_rewrite from stdin (format binary)")
 		if err != nil {
 			return w.explain(err)
@@ -321,7 +319,9 @@ func (w *rewrite) pass(ctx context.Context, c *pgconn.PgConn, step RewriteStep, 
 		done := int64(0)
 		w.o.Progress(RewriteProgress{step, done, w.total})
 		err := w.rows(ctx, c, w.s.resealSQL(), func(v [][]byte) error {
-			columns = len(v)
+			if columns == 0 {
+				columns = len(v) // for the workers, who have no row yet
+			}
 			for _, cell := range v {
 				chunk = appendCell(chunk, cell)
 			}
@@ -386,7 +386,7 @@ func (w *rewrite) write(ctx context.Context, found *census) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, w.o.Timeout)
 	defer cancel()
-	r := w.conn.ExecParams(ctx, "update "+w.s.table+` old set nonce = coalesce(new.nonce, old.nonce), ciphertext = coalesce(new.ciphertext, old.ciphertext)`+set+`
+	r := w.writer.ExecParams(ctx, "update "+w.s.table+` old set nonce = coalesce(new.nonce, old.nonce), ciphertext = coalesce(new.ciphertext, old.ciphertext)`+set+`
   from pg_temp.keyguard_rewrite new where old.ctid = new.place and old.id = new.id
   and old.nonce = new.old_nonce and octet_length(old.ciphertext) = new.old_length
   and substr(old.ciphertext, new.old_length - 15) = new.old_tag`+same, nil, nil, nil, nil).Read()
@@ -401,7 +401,7 @@ func (w *rewrite) write(ctx context.Context, found *census) error {
 
 // check reads all rows as this transaction sees them.
 func (w *rewrite) check(ctx context.Context, before *census) error {
-	after, err := w.pass(ctx, w.conn, Checking, nil, nil)
+	after, err := w.pass(ctx, w.writer, Checking, nil, nil)
 	if err != nil {
 		return err
 	}
@@ -420,12 +420,12 @@ func (w *rewrite) commit(ctx context.Context) error {
 	switch {
 	case ctx.Err() != nil:
 		return w.explain(ctx.Err())
-	case w.conn.IsClosed():
+	case w.writer.IsClosed():
 		return ErrLost
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
-	results, err := w.conn.Exec(ctx, "commit").ReadAll()
+	results, err := w.writer.Exec(ctx, "commit").ReadAll()
 	var server *pgconn.PgError
 	switch {
 	case err == nil && results[0].CommandTag.String() == "COMMIT":
@@ -444,7 +444,7 @@ func (w *rewrite) commit(ctx context.Context) error {
 func (w *rewrite) exec(ctx context.Context, sql string) error {
 	ctx, cancel := context.WithTimeout(ctx, w.o.Timeout+time.Second)
 	defer cancel()
-	if _, err := w.conn.Exec(ctx, sql).ReadAll(); err != nil {
+	if _, err := w.writer.Exec(ctx, sql).ReadAll(); err != nil {
 		return w.Table.explain(err)
 	}
 	return nil
@@ -503,17 +503,17 @@ func (t *Table) OtherClients(ctx context.Context) ([]Client, error) {
 	if t.place.Absent {
 		return nil, nil
 	}
-	conn, err := t.connect(ctx, t.config)
-	if err != nil {
-		return nil, fmt.Errorf("cannot ask who else is connected to %s: %w", place(t.config), err)
-	}
-	defer hangUp(conn)
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	var list []Client
-	err = t.run(ctx, conn, `select pid::text, application_name, host(client_addr), state from pg_stat_activity
+	err := t.over(ctx, func() error {
+		list = nil
+		return t.run(ctx, t.conn, `select pid::text, application_name, host(client_addr), state from pg_stat_activity
 where datname = current_database() and usename = current_user and backend_type = 'client backend'
 and pid <> pg_backend_pid() and application_name <> 'keyguard' order by pid`, nil, func(v [][]byte) error {
-		list = append(list, Client{string(v[0]), string(v[1]), string(v[2]), string(v[3])})
-		return nil
+			list = append(list, Client{string(v[0]), string(v[1]), string(v[2]), string(v[3])})
+			return nil
+		})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot ask who else is connected to %s: %w", place(t.config), err)

@@ -226,6 +226,82 @@ func TestRewriteCut(t *testing.T) {
 	noSession(t, d)
 }
 
+// TestRewriteKept goes on over the session of a proof, and over a new one where the server
+// ended that in between.
+func TestRewriteKept(t *testing.T) {
+	d := cluster.Database(t)
+	now, next := key.Generate(), key.Generate()
+	must(t, d.Upsert(now, "a", "LEGACY", []byte("one")))
+	before := secrets(t, d, now)
+	other, err := d.Session()
+	must(t, err)
+	table := open(t, d.URL(), rows.Options{})
+	sessions := func() (pids string) {
+		r, err := d.Exec("select coalesce(string_agg(pid::text, ' '), '') from pg_stat_activity where datname = current_database() and application_name = 'keyguard'")
+		must(t, err)
+		return r[0][0]
+	}
+	prove := func() {
+		t.Helper()
+		if a := table.Prove(context.Background(), now); a.State != rows.Answered {
+			t.Fatal(a.Err)
+		}
+	}
+	alone := func() {
+		t.Helper()
+		others, err := table.OtherClients(context.Background())
+		must(t, err)
+		if len(others) != 1 || others[0].Application == "keyguard" {
+			t.Errorf("%v", others)
+		}
+	}
+	end := func() {
+		t.Helper()
+		must(t, d.Admin("select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = '"+d.Name+"' and application_name = 'keyguard'"))
+	}
+	prove()
+	one := sessions()
+	alone()
+	prove()
+	if s := sessions(); s != one || strings.Contains(s, " ") {
+		t.Errorf("sessions %q, and then %q", one, s)
+	}
+	end()
+	alone()
+	end()
+	prove()
+	end()
+	_, err = table.Rewrite(context.Background(), rows.RewriteOptions{Target: next, Keys: []key.Key{now}})
+	must(t, err)
+	compare(t, secrets(t, d, next), under(before, next))
+	must(t, other.Close())
+	noSession(t, d)
+}
+
+// TestRewriteOtherTable has another table of that name come before the daemon's when the
+// rewrite has seen the one and not yet locked it.
+func TestRewriteOtherTable(t *testing.T) {
+	d := cluster.Database(t)
+	now := key.Generate()
+	must(t, d.Upsert(now, "a", "LEGACY", []byte("one")))
+	was := state(t, d)
+	wire := cluster.Wire(t)
+	wire.Restart(func(_ int, text string, answered bool) bool {
+		if strings.HasPrefix(text, "lock table") && !answered {
+			must(t, d.Admin("create schema containarium authorization containarium; create table containarium.secrets (like public.secrets); alter table containarium.secrets owner to containarium"))
+		}
+		return true
+	})
+	table := open(t, wire.URL(d.Name), rows.Options{})
+	_, err := table.Rewrite(context.Background(), rows.RewriteOptions{Target: key.Generate(), Keys: []key.Key{now}})
+	if !errors.Is(err, rows.ErrConcurrent) || !strings.Contains(err.Error(), "the table was public.secrets, and is containarium.secrets") {
+		t.Error(err)
+	}
+	must(t, d.Admin("drop schema containarium cascade"))
+	unchanged(t, d, was)
+	noSession(t, d)
+}
+
 // TestRewriteFails is everything that keeps a rewrite from being done, and that nothing
 // was changed then.
 func TestRewriteFails(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -23,7 +24,7 @@ const (
 	// its place (ctid) for each row of another table.
 	rewriteVersion = 120000
 	// chunkBytes is about how much of the table is handed from one goroutine to another.
-	chunkBytes = 256 << 10
+	chunkBytes = 128 << 10
 	// commitTimeout bounds the wait for the answer to a commit, which syncs what is left
 	// of the log to disk. After it nobody knows.
 	commitTimeout = time.Minute
@@ -127,7 +128,18 @@ type rewrite struct {
 	s      *survey
 	total  int64
 	result RewriteResult
+	spare  sync.Pool // of *[]byte, chunks that were read
 }
+
+// chunk is an empty buffer for one chunk. What it held before was encrypted.
+func (w *rewrite) chunk() []byte {
+	if b, ok := w.spare.Get().(*[]byte); ok {
+		return (*b)[:0]
+	}
+	return make([]byte, 0, chunkBytes+chunkBytes/4)
+}
+
+func (w *rewrite) recycle(chunk []byte) { w.spare.Put(&chunk) }
 
 func (w *rewrite) do(ctx context.Context) (err error) {
 	w.mu.Lock()
@@ -252,7 +264,7 @@ func (w *rewrite) reseal(ctx context.Context, snapshot string) (*census, error) 
 	if err != nil {
 		return nil, w.explain(err)
 	}
-	sealed := make(chan []byte, 2)
+	sealed := make(chan []byte, 4)
 	var found *census
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
@@ -261,7 +273,7 @@ func (w *rewrite) reseal(ctx context.Context, snapshot string) (*census, error) 
 		return err
 	})
 	g.Go(func() error {
-		_, err := w.writer.CopyFrom(ctx, &chunks{ctx: ctx, from: sealed, next: copyHeader},
+		_, err := w.writer.CopyFrom(ctx, &chunks{ctx: ctx, from: sealed, next: copyHeader, done: w.recycle},
 			"copy pg_temp.keyguard_rewrite from stdin (format binary)")
 		if err != nil {
 			return w.explain(err)
@@ -301,16 +313,16 @@ func (w *rewrite) report(c *census) {
 // pass reads all rows of the table over c and lets every core reseal them. What is to be
 // written goes to sealed, unless that is nil.
 func (w *rewrite) pass(ctx context.Context, c *pgconn.PgConn, step RewriteStep, keys []key.Key, sealed chan<- []byte) (*census, error) {
-	raw := make(chan []byte, 2)
+	raw := make(chan []byte, 4)
 	columns := 0
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer close(raw)
-		chunk := make([]byte, 0, chunkBytes+chunkBytes/4)
+		chunk := w.chunk()
 		send := func() error {
 			select {
 			case raw <- chunk:
-				chunk = make([]byte, 0, cap(chunk))
+				chunk = w.chunk()
 				return nil
 			case <-ctx.Done():
 				return ctx.Err()
@@ -345,11 +357,12 @@ func (w *rewrite) pass(ctx context.Context, c *pgconn.PgConn, step RewriteStep, 
 			for chunk := range raw {
 				var out []byte
 				if sealed != nil {
-					out = make([]byte, 0, cap(chunk))
+					out = w.chunk()
 				}
-				for len(chunk) > 0 {
-					chunk, out = r.row(chunk, columns, out)
+				for rest := chunk; len(rest) > 0; {
+					rest, out = r.row(rest, columns, out)
 				}
+				w.recycle(chunk)
 				if len(out) == 0 {
 					continue
 				}
@@ -461,6 +474,8 @@ func (w *rewrite) rows(ctx context.Context, c *pgconn.PgConn, sql string, row fu
 type chunks struct {
 	ctx  context.Context
 	from <-chan []byte
+	done func([]byte) // with a chunk
+	last []byte       // the chunk that next is what is left of
 	next []byte
 	end  bool
 }
@@ -470,9 +485,12 @@ func (c *chunks) Read(p []byte) (int, error) {
 		if c.end {
 			return 0, io.EOF
 		}
+		if c.last != nil {
+			c.done(c.last)
+		}
 		select {
 		case chunk, ok := <-c.from:
-			c.next = chunk
+			c.last, c.next = chunk, chunk
 			if !ok {
 				c.next, c.end = copyTrailer, true
 			}

@@ -23,8 +23,11 @@ const (
 	// rewriteVersion is the first server, as in server_version_num, that looks a row up by
 	// its place (ctid) for each row of another table.
 	rewriteVersion = 120000
-	// chunkBytes is about how much of the table is handed from one goroutine to another.
-	chunkBytes = 128 << 10
+	// chunkBytes is about how much of the table is handed from one goroutine to another,
+	// and chunksAhead how often before it is taken, as the server reads and writes by fits
+	// and starts.
+	chunkBytes  = 256 << 10
+	chunksAhead = 8
 	// commitTimeout bounds the wait for the answer to a commit, which syncs what is left
 	// of the log to disk. After it nobody knows.
 	commitTimeout = time.Minute
@@ -264,7 +267,7 @@ func (w *rewrite) reseal(ctx context.Context, snapshot string) (*census, error) 
 	if err != nil {
 		return nil, w.explain(err)
 	}
-	sealed := make(chan []byte, 4)
+	sealed := make(chan []byte, chunksAhead)
 	var found *census
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
@@ -313,7 +316,7 @@ func (w *rewrite) report(c *census) {
 // pass reads all rows of the table over c and lets every core reseal them. What is to be
 // written goes to sealed, unless that is nil.
 func (w *rewrite) pass(ctx context.Context, c *pgconn.PgConn, step RewriteStep, keys []key.Key, sealed chan<- []byte) (*census, error) {
-	raw := make(chan []byte, 4)
+	raw := make(chan []byte, chunksAhead)
 	columns := 0
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {

@@ -655,9 +655,7 @@ func (w *world) reboot() {
 	if b.again {
 		w.dieInGuard()
 	}
-	w.postgresDown.Store(b.postgresDown)
-	w.escrowsDown.Store(b.escrowsDown)
-	if b.postgresDown || b.escrowsDown {
+	if w.down() {
 		w.guard(false)
 	}
 	w.up()
@@ -682,6 +680,14 @@ func (w *world) dieInGuard() {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	agent.Guard(ctx, w.victim(), agent.GuardOptions{}) //nolint:errcheck // the next start counts
+}
+
+// down takes away what is down at first, and tells whether anything is.
+func (w *world) down() bool {
+	b := w.plan.boot
+	w.postgresDown.Store(b.postgresDown)
+	w.escrowsDown.Store(b.escrowsDown)
+	return b.postgresDown || b.escrowsDown
 }
 
 func (w *world) up() {
@@ -729,8 +735,6 @@ func (w *world) guard(must bool) {
 
 // watch is what the watcher does about what was killed, while the others go on.
 func (w *world) watch(ended func()) {
-	w.postgresDown.Store(w.plan.boot.postgresDown)
-	w.escrowsDown.Store(w.plan.boot.escrowsDown)
 	h := w.other()
 	round := func() (agent.TendResult, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
@@ -741,7 +745,7 @@ func (w *world) watch(ended func()) {
 		}
 		return r, err
 	}
-	if w.plan.boot.postgresDown || w.plan.boot.escrowsDown {
+	if w.down() {
 		round() //nolint:errcheck // it may not be able to do anything
 	}
 	w.up()

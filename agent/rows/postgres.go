@@ -102,6 +102,7 @@ func Open(l Location, o Options) (*Table, error) {
 		return nil, fmt.Errorf("cannot use the database URL from %s: %w", l.From, err)
 	}
 	config.ConnectTimeout = t.options.ConnectTimeout
+	// A session is kept, and its other side may go without a word: known within half a minute.
 	dialer := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 4}}
 	config.DialFunc = dialer.DialContext
 	milliseconds := func(d time.Duration) string { return strconv.FormatInt(max(d.Milliseconds(), 1), 10) }

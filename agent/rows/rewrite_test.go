@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -288,6 +289,23 @@ func TestRewriteKept(t *testing.T) {
 	must(t, err)
 	compare(t, secrets(t, d, next), under(before, next))
 	must(t, other.Close())
+	noSession(t, d)
+}
+
+// TestRewriteTakesItsTime reads the old rows for longer than a proof's statement may take.
+func TestRewriteTakesItsTime(t *testing.T) {
+	d := cluster.Database(t)
+	now := key.Generate()
+	must(t, d.Fill(now, 0, 300, 1, 64<<10)) // more than waits in sockets and buffers
+	limit := time.Second
+	table := open(t, d.URL(), rows.Options{StatementTimeout: limit})
+	slow := sync.OnceFunc(func() { <-time.After(2 * limit) }) // nobody reads meanwhile
+	_, err := table.Rewrite(context.Background(), rows.RewriteOptions{Target: key.Generate(), Keys: []key.Key{now}, Progress: func(p rows.RewriteProgress) {
+		if p.Step == rows.Resealing && p.Done > 0 {
+			slow()
+		}
+	}})
+	must(t, err)
 	noSession(t, d)
 }
 

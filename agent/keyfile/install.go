@@ -116,7 +116,7 @@ func (f File) exchangeByLink(seen Seen, temp string, now time.Time) (aside strin
 	}
 	err = firstFree(now, func(stamp string) error {
 		aside = filepath.Join(f.dir(), asidePrefix+stamp)
-		return os.Link(f.Path, aside) // linkat(2) without AT_SYMLINK_FOLLOW
+		return durable.Link(f.Path, aside)
 	})
 	if err != nil {
 		return "", err
@@ -132,7 +132,7 @@ func (f File) exchangeByLink(seen Seen, temp string, now time.Time) (aside strin
 	} else if there != linked {
 		return "", ErrChanged
 	}
-	return aside, os.Rename(temp, f.Path)
+	return aside, durable.Rename(temp, f.Path)
 }
 
 // exchangeDir is exchangeByLink for a directory, which cannot have two names: it is
@@ -197,11 +197,11 @@ func (f File) tighten(seen Seen) error {
 	}
 	// The mode first: it shuts others out even where the owner cannot be changed,
 	// which takes a right that the units do not have.
-	err = file.Chmod(mode)
+	err = durable.Chmod(file, mode)
 	if int(st.Uid) != f.Owner {
-		err = both(err, both(file.Chown(f.Owner, f.Group), file.Chmod(mode)))
+		err = both(err, both(file.Chown(f.Owner, f.Group), durable.Chmod(file, mode)))
 	}
-	return both(err, file.Sync())
+	return both(err, durable.Sync(file))
 }
 
 // rename moves from to to, which nothing may have: fs.ErrExist otherwise.
@@ -215,18 +215,18 @@ func rename(from, to string) error {
 		if _, err := os.Lstat(to); err == nil {
 			return &os.LinkError{Op: "rename", Old: from, New: to, Err: fs.ErrExist}
 		}
-		return os.Rename(from, to)
+		return durable.Rename(from, to)
 	}
 	// link(2) never replaces. A crash between the two leaves two names of one file.
-	if err := os.Link(from, to); err != nil {
+	if err := durable.Link(from, to); err != nil {
 		return err
 	}
-	return os.Remove(from)
+	return durable.Remove(from)
 }
 
 // remove takes away a file of ours that nobody relied on.
 func remove(path string) error {
-	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+	if err := durable.Remove(path); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil

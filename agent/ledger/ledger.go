@@ -199,7 +199,7 @@ func (l *Ledger) append(entries []Entry) error {
 		return err
 	}
 	if end < size { // nobody relied on a torn line: its append never returned
-		if err := f.Truncate(end); err != nil {
+		if err := durable.Truncate(f, end); err != nil {
 			return err
 		}
 	}
@@ -209,7 +209,7 @@ func (l *Ledger) append(entries []Entry) error {
 	}
 	if err := durable.Append(f, text); err != nil {
 		// A full disk: what got there is a torn line at best, and is dropped in any case.
-		return errors.Join(err, f.Truncate(end))
+		return errors.Join(err, durable.Truncate(f, end))
 	}
 	return nil
 }
@@ -325,7 +325,11 @@ func sum(line []byte) string {
 // open opens the file and makes sure that it is one. O_NONBLOCK keeps a FIFO in its
 // place from hanging the daemon's start (law 9).
 func (l *Ledger) open(how int) (*os.File, int64, error) {
-	f, err := os.OpenFile(l.path(), how|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	open := func(path string, flags int) (*os.File, error) { return os.OpenFile(path, flags, 0) }
+	if how&os.O_CREATE != 0 {
+		open = durable.OpenOrNew
+	}
+	f, err := open(l.path(), how|unix.O_NOFOLLOW|unix.O_NONBLOCK)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -334,7 +338,7 @@ func (l *Ledger) open(how int) (*os.File, int64, error) {
 		err = fmt.Errorf("%s is not a regular file", l.path())
 	}
 	if err == nil && how&os.O_RDWR != 0 && info.Mode().Perm() != 0o600 {
-		err = f.Chmod(0o600)
+		err = durable.Chmod(f, 0o600)
 	}
 	if err != nil {
 		f.Close() //nolint:errcheck // nothing was written

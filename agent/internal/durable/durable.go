@@ -20,8 +20,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -48,7 +50,7 @@ type Attr struct {
 // WriteFile puts data at path, replacing what is there; a symlink is replaced, not
 // followed. On error path is untouched and nothing is left behind.
 func WriteFile(path string, data []byte, a Attr) error {
-	return viaTemp(path, data, a, os.Rename)
+	return viaTemp(path, data, a, Rename)
 }
 
 // CreateNew puts data at path unless something is there: then the error is
@@ -62,21 +64,21 @@ func CreateNew(path string, data []byte, a Attr) error {
 		}
 		// link(2) refuses to replace as well. A crash here leaves two names of one
 		// file, and the temporary one is anybody's to remove.
-		err = os.Link(temp, path)
+		err = Link(temp, path)
 		if err == nil {
-			return os.Remove(temp)
+			return Remove(temp)
 		}
 		if !cannot(err) {
 			return err
 		}
 		// No links either: FAT, behind FUSE. The name is taken first and replaced then. A
 		// crash here leaves an empty file, never a torn one.
-		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		f, err := OpenNew(path)
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(f.Close(), os.Rename(temp, path)); err != nil {
-			return errors.Join(err, os.Remove(path))
+		if err := errors.Join(f.Close(), Rename(temp, path)); err != nil {
+			return errors.Join(err, Remove(path))
 		}
 		return nil
 	})
@@ -88,7 +90,7 @@ func cannot(err error) bool {
 }
 
 func viaTemp(path string, data []byte, a Attr, rename func(temp, path string) error) error {
-	f, err := os.CreateTemp(filepath.Dir(path), TempPrefix+"*")
+	f, err := openTemp(filepath.Dir(path))
 	if err != nil {
 		return err
 	}
@@ -96,16 +98,26 @@ func viaTemp(path string, data []byte, a Attr, rename func(temp, path string) er
 		return err
 	}
 	if err := rename(f.Name(), path); err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
+		return errors.Join(err, Remove(f.Name()))
 	}
 	return SyncDir(filepath.Dir(path))
+}
+
+// openTemp opens a new temporary file in dir.
+func openTemp(dir string) (*os.File, error) {
+	for {
+		f, err := OpenNew(filepath.Join(dir, TempPrefix+strconv.FormatUint(rand.Uint64(), 36)))
+		if !errors.Is(err, fs.ErrExist) {
+			return f, err
+		}
+	}
 }
 
 // Create makes a synced file at path directly: for a name of the caller's own that
 // nobody reads before it is renamed. It does not sync the directory. The error is
 // fs.ErrExist if path is there; on error nothing is left behind.
 func Create(path string, data []byte, a Attr) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := OpenNew(path)
 	if err != nil {
 		return err
 	}
@@ -119,7 +131,7 @@ func fill(f *os.File, data []byte, a Attr) (err error) {
 			err = cerr
 		}
 		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
+			err = errors.Join(err, Remove(f.Name()))
 		}
 	}()
 	if a.Mode == 0 {
@@ -134,7 +146,7 @@ func fill(f *os.File, data []byte, a Attr) (err error) {
 			return err
 		}
 	}
-	if err := f.Chmod(a.Mode); err != nil && !(a.Modeless && cannot(err)) {
+	if err := Chmod(f, a.Mode); err != nil && !(a.Modeless && cannot(err)) {
 		return err
 	}
 	return Append(f, data)
@@ -144,11 +156,24 @@ func fill(f *os.File, data []byte, a Attr) (err error) {
 // a full disk; then the error says so and the caller knows what part is there.
 func Append(f *os.File, data []byte) error {
 	if len(data) > 0 {
-		if _, err := f.Write(data); err != nil {
+		if err := write(f, data); err != nil {
 			return err
 		}
 	}
-	return f.Sync()
+	return Sync(f)
+}
+
+func write(f *os.File, data []byte) error {
+	err := ask(Change{Do: Write, Path: f.Name(), Data: data})
+	if short := (*ShortWrite)(nil); errors.As(err, &short) {
+		_, werr := f.Write(data[:short.Written])
+		return errors.Join(&fs.PathError{Op: "write", Path: f.Name(), Err: short.Err}, werr)
+	}
+	if err != nil {
+		return &fs.PathError{Op: "write", Path: f.Name(), Err: err}
+	}
+	_, err = f.Write(data)
+	return err
 }
 
 // Exchange swaps two names that must both exist, whatever they name. It syncs
@@ -160,6 +185,13 @@ func Exchange(a, b string) error { return rename2(a, b, unix.RENAME_EXCHANGE) }
 func NoReplace(from, to string) error { return rename2(from, to, unix.RENAME_NOREPLACE) }
 
 func rename2(from, to string, flags uint) error {
+	do := NoReplaceRename
+	if flags == unix.RENAME_EXCHANGE {
+		do = ExchangeNames
+	}
+	if err := ask(Change{Do: do, Path: from, To: to}); err != nil {
+		return &os.LinkError{Op: "renameat2", Old: from, New: to, Err: err}
+	}
 	err := retry(func() error { return unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, flags) })
 	if err == nil {
 		return nil
@@ -175,12 +207,12 @@ func rename2(from, to string, flags uint) error {
 // (its Mode is not used), and syncs each directory that got a new name. What is there
 // already stays as it is.
 func MkdirAll(dir string, a Attr) error {
-	err := os.Mkdir(dir, 0o700)
+	err := mkdir(dir)
 	if errors.Is(err, fs.ErrNotExist) && filepath.Dir(dir) != dir {
 		if err := MkdirAll(filepath.Dir(dir), a); err != nil {
 			return err
 		}
-		err = os.Mkdir(dir, 0o700)
+		err = mkdir(dir)
 	}
 	if errors.Is(err, fs.ErrExist) {
 		return nil
@@ -196,6 +228,13 @@ func MkdirAll(dir string, a Attr) error {
 	return SyncDir(filepath.Dir(dir))
 }
 
+func mkdir(dir string) error {
+	if err := ask(Change{Do: MakeDir, Path: dir, Mode: 0o700}); err != nil {
+		return &fs.PathError{Op: "mkdir", Path: dir, Err: err}
+	}
+	return os.Mkdir(dir, 0o700)
+}
+
 // SyncDir makes the names in dir durable.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)
@@ -203,7 +242,10 @@ func SyncDir(dir string) error {
 		return err
 	}
 	defer d.Close() //nolint:errcheck // nothing was written through it
-	if err := d.Sync(); err != nil {
+	if err = ask(Change{Do: SyncNames, Path: dir}); err == nil {
+		err = d.Sync()
+	}
+	if err != nil {
 		return fmt.Errorf("cannot sync the directory %s: %w", dir, err)
 	}
 	return nil

@@ -561,6 +561,8 @@ func (s standing) check(right key.Fingerprint) Check {
 		c.State, c.Text, c.Err = CheckProblem, "this host lacks "+strings.Join(s.exam.Lacks, ", "), escrow.ErrDenied
 	case s.examErr != nil:
 		c.State, c.Text, c.Err = CheckUnknown, s.examErr.Error(), s.examErr
+	case s.Ending != "":
+		c.State, c.Text, c.Fix = CheckProblem, s.Ending, "put a new token into that file, which is read again by itself; then: keyguard doctor"
 	case readable == "" && sealed != "":
 		c.State, c.Text, c.Fix = CheckUnknown, "it holds key "+string(right)+" sealed, which this host cannot prove", "keyguard drill --identity FILE"
 	case readable == "" && right != "":

@@ -62,6 +62,7 @@ type EscrowStatus struct {
 	Newest     CopyEvidence // newest current copy; zero when there is none
 	Holds      bool         // the newest current copy is the key of the keyfile
 	Alarm      string       // law 4: another host writes there
+	Ending     string       // this host's credentials there end soon, and who sees to it; "" for not
 	SavedAt    time.Time    // when this host last saved there; zero for never
 	// Drilled is what the last drill said of the newest current copy, Proven the last time
 	// that one opened the rows. Their Event is empty for never.
@@ -104,7 +105,11 @@ func status(ctx context.Context, h *Host) (StatusResult, looked, error) {
 		Rows: o.evidence.Rows, Proof: o.evidence.Rows.Proofs[own], Kept: len(o.kept),
 	}
 	for i, s := range h.Escrows {
-		r.Escrows = append(r.Escrows, o.escrowStatus(i, s))
+		e := o.escrowStatus(i, s)
+		if c, ok := s.Reader.(escrow.Credentialed); ok {
+			e.Ending = c.Credential(ctx).Ends(h.Now())
+		}
+		r.Escrows = append(r.Escrows, e)
 	}
 	for _, e := range slices.Backward(o.history().Entries) {
 		if e.Event == ledger.DrillEnded {

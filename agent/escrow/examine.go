@@ -54,6 +54,33 @@ type Examination struct {
 	Clock *time.Duration
 }
 
+// Credentialed is an escrow whose credentials may end.
+type Credentialed interface {
+	// Credential tells of what was used last. It asks nobody.
+	Credential(ctx context.Context) Credential
+}
+
+// Credential is what this host shows to a store, as far as its end is known.
+type Credential struct {
+	What  string        // "the token in /etc/…"
+	Until time.Time     // zero: for ever, or not known
+	Life  time.Duration // the longest that the store has given it
+	// Renewable: keyguard renews it in time, as long as it runs.
+	Renewable bool
+}
+
+// Ends says when it ends and why somebody has to see to it, "" while nobody has to: it is
+// renewed by itself, or not yet in the last third of its life.
+func (c Credential) Ends(now time.Time) string {
+	if c.Until.IsZero() || c.Renewable || c.Until.Sub(now) >= c.Life/3 {
+		return ""
+	}
+	return fmt.Sprintf("%s ends %s and cannot be renewed", c.What, c.Until.UTC().Format("2006-01-02 15:04 UTC"))
+}
+
+// Credential tells of the token.
+func (v *Vault) Credential(ctx context.Context) Credential { return v.tokens.credential(ctx) }
+
 // What keyguard needs in Secret Manager, and what it had better not have
 // (https://cloud.google.com/secret-manager/docs/access-control).
 var (

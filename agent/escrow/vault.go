@@ -751,7 +751,7 @@ func (v *Vault) mounted(data map[string]any) (int, error) {
 func (v *Vault) guess(ctx context.Context) (int, error) {
 	marker := v.folder(Current) + "/" + vaultMarker
 	two, err2 := v.call(ctx, v.o.Mount+"/data/"+marker, nil, nil)
-	if err2 != nil && !isAny(err2, errNotFound, ErrDenied) {
+	if err2 != nil && !isAny(err2, errNotFound, ErrDenied, errInferred) {
 		return 0, err2
 	}
 	if two != nil && two.Data["metadata"] != nil {
@@ -763,7 +763,7 @@ func (v *Vault) guess(ctx context.Context) (int, error) {
 		return 2, nil
 	case err1 == nil, errors.Is(err1, errNotFound):
 		return 1, nil
-	case errors.Is(err1, ErrDenied) && errors.Is(err2, errNotFound):
+	case isAny(err1, ErrDenied, errInferred) && errors.Is(err2, errNotFound):
 		return 2, nil
 	case errors.Is(err1, ErrDenied):
 		return 0, fmt.Errorf("%w; %s may not be mounted at all", err1, v.o.Mount)
@@ -951,16 +951,13 @@ func (v *Vault) call(ctx context.Context, path string, query url.Values, body ma
 	token, kept, err := v.tokens.get(ctx)
 	if err == nil {
 		a, err = v.ask(ctx, token, path, query, body)
-		if errors.Is(err, ErrUnauthenticated) {
-			v.tokens.forget(token)
-			if kept {
-				fresh, _, ferr := v.tokens.get(ctx)
-				switch {
-				case ferr != nil:
-					err = ferr
-				case fresh.value != token.value: // else the file still holds what was refused
-					a, err = v.ask(ctx, fresh, path, query, body)
-				}
+		if isAny(err, ErrUnauthenticated, ErrDenied) && v.tokens.refused(token, err) && kept {
+			fresh, _, ferr := v.tokens.get(ctx)
+			switch {
+			case ferr != nil:
+				err = ferr
+			case fresh.value != token.value: // else the file still holds what was refused
+				a, err = v.ask(ctx, fresh, path, query, body)
 			}
 		}
 	}
@@ -975,12 +972,20 @@ func (v *Vault) call(ctx context.Context, path string, query url.Values, body ma
 	return a, err
 }
 
-// ask tells a token that is not accepted from one that may not: both are a 403.
+// ask tells a token that is not accepted from one that may not: both are a 403, and
+// OpenBao and older Vaults say nothing else. What may not even look itself up is not
+// accepted, unless the answer says that it was.
 func (v *Vault) ask(ctx context.Context, token vaultToken, path string, query url.Values, body map[string]any) (*vault.Secret, error) {
 	a, err := v.wire.send(ctx, token.value, path, query, body)
-	if errors.Is(err, ErrDenied) && token.known {
-		if _, self := v.wire.send(ctx, token.value, lookupSelf, nil, nil); errors.Is(self, ErrDenied) {
-			return nil, fmt.Errorf("%w: the token is not accepted any more", ErrUnauthenticated)
+	switch {
+	case errors.Is(err, errNoToken):
+		return nil, v.tokens.notAccepted()
+	case errors.Is(err, ErrDenied) && !errors.Is(err, errNoRight):
+		switch _, self := v.wire.send(ctx, token.value, lookupSelf, nil, nil); {
+		case errors.Is(self, errNoToken):
+			return nil, v.tokens.notAccepted()
+		case errors.Is(self, ErrDenied) && !errors.Is(self, errNoRight):
+			return nil, fmt.Errorf("%w: %w", v.tokens.notAccepted(), errInferred)
 		}
 	}
 	return a, err

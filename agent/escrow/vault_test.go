@@ -427,25 +427,82 @@ func TestVaultTokens(t *testing.T) {
 			t.Errorf("a token that has ended: %v, want ErrUnauthenticated", err)
 		}
 	})
-	t.Run("replaced", func(t *testing.T) {
-		s := startSafe(t, 2, fake.Options{})
-		e := s.ready(t)
-		s.Revoke()
-		if err := list(e); !errors.Is(err, escrow.ErrUnauthenticated) {
-			t.Errorf("revoked: %v, want ErrUnauthenticated", err)
-		}
-		must(os.WriteFile(s.o.TokenFile, []byte(s.Token(fake.TokenOptions{Policies: policies})), 0o600))
-		if err := list(e); err != nil {
-			t.Errorf("a new token in the file: %v", err)
-		}
-	})
-	t.Run("no right to look itself up", func(t *testing.T) {
-		s := startSafe(t, 2, fake.Options{})
-		s.o.TokenFile = secretFile(t, "token", s.Token(fake.TokenOptions{Policies: policies, NoDefault: true}))
-		s.ready(t)
-		s.Policy("keyguard", fake.Policy{safeMount + "/data/" + safePath: {"read"}})
-		if err := list(s.open(t)); !errors.Is(err, escrow.ErrDenied) || errors.Is(err, escrow.ErrUnauthenticated) {
-			t.Errorf("%v, want ErrDenied", err)
+	// However the server words it, a token that is none any more is told from one that may not.
+	for name, o := range map[string]fake.Options{"verbose": {}, "terse": {Terse: true}, "old": {Old: true}} {
+		t.Run("replaced, "+name, func(t *testing.T) {
+			s := startSafe(t, 2, o)
+			e := s.ready(t)
+			s.Revoke()
+			for range 2 { // one that was accepted once, and one that never was
+				if err := list(e); !errors.Is(err, escrow.ErrUnauthenticated) || !strings.Contains(err.Error(), "the token in "+s.o.TokenFile+" is not accepted") {
+					t.Errorf("revoked: %v, want ErrUnauthenticated and the file", err)
+				}
+			}
+			must(os.WriteFile(s.o.TokenFile, []byte(s.Token(fake.TokenOptions{Policies: policies})), 0o600))
+			if err := list(e); err != nil {
+				t.Errorf("a new token in the file: %v", err)
+			}
+			// Another one is used at once, though the first is still good, and where the first may not.
+			s.Policy("none", fake.Policy{safeMount + "/nothing": {"read"}})
+			must(os.WriteFile(s.o.TokenFile, []byte(s.Token(fake.TokenOptions{Policies: []string{"none"}})), 0o600))
+			if err := list(e); !errors.Is(err, escrow.ErrDenied) || errors.Is(err, escrow.ErrUnauthenticated) {
+				t.Errorf("a token without a right: %v, want ErrDenied", err)
+			}
+			must(os.WriteFile(s.o.TokenFile, []byte(s.Token(fake.TokenOptions{Policies: policies})), 0o600))
+			if err := list(e); err != nil {
+				t.Errorf("a token with the right in the file: %v", err)
+			}
+		})
+		t.Run("no right to look itself up, "+name, func(t *testing.T) {
+			s := startSafe(t, 2, o)
+			s.o.TokenFile = secretFile(t, "token", s.Token(fake.TokenOptions{Policies: policies, NoDefault: true}))
+			e := s.ready(t)
+			s.Policy("keyguard", fake.Policy{safeMount + "/data/" + safePath: {"read"}})
+			// The old server says of such a token what it says of one that is none.
+			want := escrow.ErrDenied
+			if o.Old {
+				want = escrow.ErrUnauthenticated
+			}
+			if err := list(s.open(t)); !errors.Is(err, want) {
+				t.Errorf("%v, want %v", err, want)
+			}
+			s.Revoke()
+			if err := list(e); !errors.Is(err, escrow.ErrUnauthenticated) {
+				t.Errorf("revoked: %v, want ErrUnauthenticated", err)
+			}
+		})
+	}
+	t.Run("ends", func(t *testing.T) {
+		for name, tt := range map[string]struct {
+			o    fake.TokenOptions
+			age  time.Duration
+			ends bool
+		}{
+			"for ever":                          {fake.TokenOptions{}, 1000 * time.Hour, false},
+			"young":                             {fake.TokenOptions{TTL: 30 * time.Hour}, 19 * time.Hour, false},
+			"cannot be renewed, its last third": {fake.TokenOptions{TTL: 30 * time.Hour}, 21 * time.Hour, true},
+			"renewed":                           {fake.TokenOptions{TTL: 30 * time.Hour, Renewable: true}, 21 * time.Hour, false},
+			"renewed to its longest life":       {fake.TokenOptions{TTL: 30 * time.Hour, MaxTTL: 31 * time.Hour, Renewable: true}, 21 * time.Hour, true},
+			"at its longest life":               {fake.TokenOptions{TTL: 30 * time.Hour, MaxTTL: 30 * time.Hour, Renewable: true}, 21 * time.Hour, true},
+		} {
+			s := startSafe(t, 2, fake.Options{})
+			s.ready(t)
+			tt.o.Policies = policies
+			s.o.TokenFile = secretFile(t, "token", s.Token(tt.o))
+			s.Age(tt.age)
+			e := s.open(t)
+			for range 3 {
+				if err := list(e); err != nil {
+					t.Fatal(name, err)
+				}
+			}
+			c := e.Credential(t.Context())
+			if got := c.Ends(time.Now()); (got != "") != tt.ends || tt.ends && !strings.Contains(got, s.o.TokenFile) {
+				t.Errorf("%s: %q of %+v, want one: %v", name, got, c, tt.ends)
+			}
+			if n := s.Renewed(); n > 2 {
+				t.Errorf("%s: renewed %d times", name, n)
+			}
 		}
 	})
 	t.Run("an old server", func(t *testing.T) {

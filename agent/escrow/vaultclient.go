@@ -16,6 +16,7 @@ import (
 	"time"
 
 	vault "github.com/hashicorp/vault/api"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -35,6 +36,15 @@ var errCleartext = errors.New("http is for loopback only: the key would travel i
 // errNotFound is a 404: nothing is there, or what is there was deleted. Where that means
 // nothing better, it is a place that is not there.
 var errNotFound = fmt.Errorf("%w: not found", ErrNoPlace)
+
+// What a server says of a token, where it says more than that something is denied: that
+// it is none, or that it is one which may not. errInferred is what we make of less: it may
+// not even look itself up.
+var (
+	errNoToken  = fmt.Errorf("%w: no such token", ErrUnauthenticated)
+	errNoRight  = fmt.Errorf("%w by its policies", ErrDenied)
+	errInferred = errors.New("it may not look itself up")
+)
 
 // vaultWire speaks to the server, through the vendor's client without what that client
 // does by itself: no repetitions, no environment, no HTTP/2 (whose debugging writes
@@ -198,18 +208,21 @@ func vaultSentinel(said *vault.ResponseError, header http.Header) error {
 	wrap := func(err error) error { return fmt.Errorf("%w: %s", err, text) }
 	switch said.StatusCode {
 	case http.StatusForbidden:
-		if strings.Contains(text, "invalid token") || strings.Contains(text, "bad token") || strings.Contains(text, "missing client token") {
-			return wrap(ErrUnauthenticated)
+		switch {
+		case strings.Contains(text, "invalid token"), strings.Contains(text, "bad token"), strings.Contains(text, "missing client token"):
+			return wrap(errNoToken)
+		case strings.Contains(text, "1 error occurred"):
+			return wrap(errNoRight)
 		}
 		return wrap(ErrDenied)
 	case http.StatusUnauthorized:
-		return wrap(ErrUnauthenticated)
+		return wrap(errNoToken)
 	case http.StatusBadRequest:
 		switch {
 		case strings.Contains(text, "did not match the current version"):
 			return wrap(errChanged)
 		case strings.Contains(text, "missing client token"):
-			return wrap(ErrUnauthenticated)
+			return wrap(errNoToken)
 		}
 		return wrap(ErrRefused)
 	case http.StatusTooManyRequests:
@@ -258,8 +271,8 @@ func wireError(ctx context.Context, err error) error {
 }
 
 // vaultTokens gets tokens, keeps one while it is good, and renews it in time. A token
-// from a file is looked up once, which also tells whether it is accepted at all; who
-// may not look itself up is taken at its word. Failures are not kept.
+// from a file is looked up once, which also tells whether it is accepted at all. Failures
+// are not kept. Where a file has changed, it is read again.
 type vaultTokens struct {
 	o    VaultOptions
 	wire *vaultWire
@@ -269,18 +282,19 @@ type vaultTokens struct {
 }
 
 type vaultToken struct {
-	value     string
-	known     bool // the server has accepted it
+	value string
+	// files is what the files that it is from looked like before they were read.
+	files     string
 	renewable bool
 	until     time.Time     // zero: for ever, or not known
-	life      time.Duration // when it was made or last renewed
+	life      time.Duration // the longest that the server has given it
+	// spent: the last renewal gave it hardly more time. It is at the end of its longest life.
+	spent bool
 }
 
-// due tells whether a token should be renewed: two thirds of its life are over. A
-// token that is used once a week lives on if its period is longer than that.
-func (t vaultToken) due() bool {
-	return t.renewable && !t.until.IsZero() && time.Until(t.until) < t.life/3
-}
+// waning tells whether two thirds of a token's life are over. One that is used once a week
+// lives on by renewals if its period is longer than that.
+func (t vaultToken) waning() bool { return !t.until.IsZero() && time.Until(t.until) < t.life/3 }
 
 // get returns a token, and whether it is one from earlier.
 func (t *vaultTokens) get(ctx context.Context) (vaultToken, bool, error) {
@@ -290,39 +304,82 @@ func (t *vaultTokens) get(ctx context.Context) (vaultToken, bool, error) {
 	case <-ctx.Done():
 		return vaultToken{}, false, contextError(ctx.Err())
 	}
-	earlier := t.kept.value != "" && (t.kept.until.IsZero() || time.Until(t.kept.until) > 0)
+	files := t.files()
+	earlier := t.kept.value != "" && t.kept.files == files && (t.kept.until.IsZero() || time.Until(t.kept.until) > 0)
 	if !earlier {
 		t.kept = vaultToken{}
 		got, err := t.ask(ctx)
 		if err != nil {
 			return vaultToken{}, false, err
 		}
+		got.files = files
 		t.kept = got
 	}
-	if t.kept.due() {
+	if t.kept.waning() && t.kept.renewable && !t.kept.spent {
 		// Where renewing fails the token is still good for now.
 		if a, err := t.wire.send(ctx, t.kept.value, renewSelf, nil, map[string]any{}); err == nil && a.Auth != nil {
-			t.kept.until, t.kept.life, t.kept.renewable = leased(a.Auth.LeaseDuration, a.Auth.Renewable)
+			if until, life := leased(a.Auth.LeaseDuration); life > 0 {
+				t.kept.spent = until.Sub(t.kept.until) < time.Minute
+				t.kept.until, t.kept.life = until, max(life, t.kept.life)
+			}
 		}
 	}
 	return t.kept, earlier, nil
 }
 
-// forget drops a token that was refused.
-func (t *vaultTokens) forget(bad vaultToken) {
+// files is what tells one state of the files that tokens are from, from another.
+func (t *vaultTokens) files() string {
+	var all strings.Builder
+	for _, path := range []string{t.o.TokenFile, t.o.RoleIDFile, t.o.SecretIDFile} {
+		var st unix.Stat_t
+		if unix.Stat(path, &st) == nil {
+			fmt.Fprintln(&all, st.Dev, st.Ino, st.Size, st.Mtim, st.Ctim)
+		}
+	}
+	return all.String()
+}
+
+// refused drops a token that was refused, where another is to be had: the login's next,
+// or what the file holds by now. A token that merely may not, is given up for another in
+// the file alone.
+func (t *vaultTokens) refused(bad vaultToken, err error) bool {
 	t.asking <- struct{}{}
 	defer func() { <-t.asking }()
+	if errors.Is(err, ErrDenied) {
+		if t.o.TokenFile == "" {
+			return false
+		}
+		if value, err := secretLine(t.o.TokenFile); err != nil || value == bad.value {
+			return false
+		}
+	}
 	if t.kept.value == bad.value {
 		t.kept = vaultToken{}
 	}
+	return true
 }
 
-func leased(seconds int, renewable bool) (time.Time, time.Duration, bool) {
+// credential is what there is to tell of the token that was used last.
+func (t *vaultTokens) credential(ctx context.Context) Credential {
+	select {
+	case t.asking <- struct{}{}:
+		defer func() { <-t.asking }()
+	case <-ctx.Done():
+		return Credential{}
+	}
+	if t.o.TokenFile == "" { // the next login makes another
+		return Credential{}
+	}
+	return Credential{What: "the token in " + t.o.TokenFile, Until: t.kept.until, Life: t.kept.life,
+		Renewable: t.kept.renewable && !t.kept.spent}
+}
+
+func leased(seconds int) (time.Time, time.Duration) {
 	life := time.Duration(seconds) * time.Second
 	if life <= 0 {
-		return time.Time{}, 0, false
+		return time.Time{}, 0
 	}
-	return time.Now().Add(life), life, renewable
+	return time.Now().Add(life), life
 }
 
 func (t *vaultTokens) ask(ctx context.Context) (vaultToken, error) {
@@ -336,12 +393,13 @@ func (t *vaultTokens) ask(ctx context.Context) (vaultToken, error) {
 	got := vaultToken{value: value}
 	a, err := t.wire.send(ctx, value, lookupSelf, nil, nil)
 	switch {
-	case errors.Is(err, ErrDenied): // it has no policy to look itself up
+	case errors.Is(err, ErrDenied): // none any more, or without the policy to look itself up: the call will tell
 		return got, nil
+	case errors.Is(err, errNoToken):
+		return vaultToken{}, t.notAccepted()
 	case err != nil:
-		return vaultToken{}, fmt.Errorf("token file %s: %w", t.o.TokenFile, err)
+		return vaultToken{}, err
 	}
-	got.known = true
 	ttl, _ := a.TokenTTL() // root's has none
 	life, _ := a.Data["creation_ttl"].(json.Number)
 	seconds, _ := life.Int64()
@@ -350,6 +408,14 @@ func (t *vaultTokens) ask(ctx context.Context) (vaultToken, error) {
 		got.renewable, _ = a.TokenIsRenewable()
 	}
 	return got, nil
+}
+
+// notAccepted is the server's word on a token that is none, or none any more.
+func (t *vaultTokens) notAccepted() error {
+	if t.o.TokenFile == "" {
+		return fmt.Errorf("%w: the token of this login is not accepted any more", ErrUnauthenticated)
+	}
+	return fmt.Errorf("%w: the token in %s is not accepted", ErrUnauthenticated, t.o.TokenFile)
 }
 
 // login gets a token by AppRole
@@ -372,8 +438,8 @@ func (t *vaultTokens) login(ctx context.Context) (vaultToken, error) {
 	case a.Auth == nil || a.Auth.ClientToken == "":
 		return vaultToken{}, fmt.Errorf("%w: AppRole: an answer without a token", ErrCorrupt)
 	}
-	got := vaultToken{value: a.Auth.ClientToken, known: true}
-	got.until, got.life, got.renewable = leased(a.Auth.LeaseDuration, a.Auth.Renewable)
+	got := vaultToken{value: a.Auth.ClientToken, renewable: a.Auth.Renewable}
+	got.until, got.life = leased(a.Auth.LeaseDuration)
 	return got, nil
 }
 

@@ -81,6 +81,7 @@ type escrowStatusDoc struct {
 	NewestID   string          `json:"newest_copy,omitempty"`
 	Holds      bool            `json:"holds_the_key"`
 	Alarm      string          `json:"alarm,omitempty"`
+	Ending     string          `json:"credential_ends,omitempty"` // in the last third of its life, and not renewed by itself
 	SavedAt    *time.Time      `json:"saved_at,omitempty"`
 	ProvenAt   *time.Time      `json:"proven_at,omitempty"`  // by a drill
 	Drilled    string          `json:"last_drill,omitempty"` // what it said: passed, failed, inconclusive
@@ -152,7 +153,7 @@ func statusDocOf(r agent.StatusResult) statusDoc {
 		d.Escrows = append(d.Escrows, escrowStatusDoc{
 			escrowDoc: escrowDoc{s.Name, s.Place.Kind, s.Place.Where, s.Required, s.Why}, Domain: s.Place.Domain,
 			Current: s.Current, Quarantine: s.Quarantine, Newest: s.Newest.Key, NewestID: s.Newest.ID,
-			Holds: s.Holds, Alarm: s.Alarm, SavedAt: timeDoc(s.SavedAt), ProvenAt: timeDoc(s.Proven.Time), Drilled: s.Drilled.Verdict,
+			Holds: s.Holds, Alarm: s.Alarm, Ending: s.Ending, SavedAt: timeDoc(s.SavedAt), ProvenAt: timeDoc(s.Proven.Time), Drilled: s.Drilled.Verdict,
 		})
 	}
 	return d
@@ -253,6 +254,9 @@ func escrowLines(s agent.EscrowStatus) []string {
 	line := fmt.Sprintf("last saved %s, last proven by a drill %s", when(s.SavedAt), when(s.Proven.Time))
 	if d := s.Drilled; d.Event != "" && d.Verdict != string(agent.DrillPassed) {
 		line += fmt.Sprintf("; the last drill %s: %s", map[bool]string{true: "failed", false: "could not tell"}[d.Verdict == string(agent.DrillFailed)], d.Reason)
+	}
+	if s.Ending != "" {
+		lines = append(lines, s.Ending)
 	}
 	if !s.Required {
 		lines = append(lines, "not required")

@@ -25,7 +25,7 @@ const (
 
 // cmdVault is a script's Vault, and what happens to it:
 //
-//	vault start KV [only] [tls]     start it and name it in keyguard.toml, after usb or instead of it; $VAULT_URL is its address
+//	vault start KV [only] [tls] [terse]   start it and name it in keyguard.toml, after usb or instead of it; $VAULT_URL is its address
 //	vault approle USES              this host logs in by AppRole, so many times
 //	vault put NAME FORM             what `vault kv put … value=@FILE` does; NAME - is FORM as text
 //	vault break KIND [METHOD [PATH [STATUS [TEXT]]]]   a vault.Fault; - is every method
@@ -33,7 +33,8 @@ const (
 //	vault set STATE [N]             deleted, destroyed, undeleted: the newest version, or version N
 //	vault can CAPABILITY…           of those in the README's policy; none takes all away
 //	vault seal|unseal
-//	vault revoke                    all tokens; vault token makes a new one
+//	vault revoke                    all tokens; vault token [TTL] makes a new one, which with a TTL cannot be renewed
+//	vault age TIME                  so much of the life of all tokens passes
 //	vault standby                   what is named in keyguard.toml sends us to the active one
 //	vault remove [PATH]             an entry, or all
 //	vault unmount
@@ -103,7 +104,11 @@ func cmdVault(ts *testscript.TestScript, neg bool, args []string) {
 	case "revoke":
 		s.vault.Revoke()
 	case "token":
-		s.vaultToken(ts)
+		s.vaultToken(ts, args[1:]...)
+	case "age":
+		by, err := time.ParseDuration(args[1])
+		ts.Check(err)
+		s.vault.Age(by)
 	case "standby":
 		standby, err := vault.Start(vault.Options{})
 		ts.Check(err)
@@ -148,7 +153,7 @@ func cmdVault(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func (s *sandbox) startVault(ts *testscript.TestScript, args []string) {
-	var o vault.Options
+	o := vault.Options{Terse: slices.Contains(args, "terse")}
 	extra := ""
 	if slices.Contains(args, "tls") {
 		borrowed := httptest.NewTLSServer(nil) // for its certificate, of an authority that nobody knows
@@ -185,8 +190,15 @@ token_file = %q
 	ts.Check(os.WriteFile(s.path("keyguard.toml"), []byte(config), 0o600))
 }
 
-func (s *sandbox) vaultToken(ts *testscript.TestScript) {
-	token := s.vault.Token(vault.TokenOptions{Policies: []string{"keyguard"}, TTL: time.Hour, Renewable: true})
+func (s *sandbox) vaultToken(ts *testscript.TestScript, ttl ...string) {
+	o := vault.TokenOptions{Policies: []string{"keyguard"}, TTL: time.Hour, Renewable: true}
+	if len(ttl) > 0 {
+		var err error
+		o.TTL, err = time.ParseDuration(ttl[0])
+		ts.Check(err)
+		o.Renewable = false
+	}
+	token := s.vault.Token(o)
 	ts.Check(os.WriteFile(s.path("token"), []byte(token+"\n"), 0o600))
 }
 

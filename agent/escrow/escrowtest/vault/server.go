@@ -44,8 +44,11 @@ type Options struct {
 	Namespace string      // in which everything is
 	// Dir keeps the state over restarts, unencrypted; "" keeps it in memory.
 	Dir string
-	// Old is a server from before it told clients which version an engine is, and from
-	// before it told an invalid token from one without the right.
+	// Terse words the refusal of a token that is none any more as OpenBao and Vault before
+	// 1.16 do: on every path, lookup-self too, "permission denied" and nothing else.
+	Terse bool
+	// Old is a server from before it told clients which version an engine is. It is terse,
+	// and words the lack of a right in the same way.
 	Old bool
 }
 
@@ -155,6 +158,7 @@ type version struct {
 type token struct {
 	Policies  []string
 	Until     time.Time // zero: for ever
+	Last      time.Time // beyond which nobody renews it; zero: never
 	Life      time.Duration
 	Renewable bool
 	Renewed   int
@@ -233,6 +237,7 @@ func (s *Server) Policy(name string, p Policy) { s.change(func() { s.state.Polic
 type TokenOptions struct {
 	Policies  []string
 	TTL       time.Duration // 0 is for ever
+	MaxTTL    time.Duration // beyond which nobody renews it; 0 is never
 	Renewable bool
 	NoDefault bool // without the policy `default`: it may not look itself up
 }
@@ -249,6 +254,9 @@ func (s *Server) tokenLocked(o TokenOptions) string {
 	if o.TTL > 0 {
 		t.Until = time.Now().Add(o.TTL)
 	}
+	if o.MaxTTL > 0 {
+		t.Last = time.Now().Add(o.MaxTTL)
+	}
 	s.state.Tokens[id] = t
 	return id
 }
@@ -262,6 +270,9 @@ func (s *Server) Age(by time.Duration) {
 		for _, t := range s.state.Tokens {
 			if !t.Until.IsZero() {
 				t.Until = t.Until.Add(-by)
+			}
+			if !t.Last.IsZero() {
+				t.Last = t.Last.Add(-by)
 			}
 		}
 	})
@@ -616,7 +627,7 @@ func (s *Server) answer(r *http.Request, method, path string, body map[string]an
 	id := r.Header.Get("X-Vault-Token")
 	t := s.state.Tokens[id]
 	if t == nil || !t.Until.IsZero() && time.Now().After(t.Until) || r.Header.Get("X-Vault-Namespace") != s.o.Namespace {
-		if s.o.Old {
+		if s.o.Old || s.o.Terse {
 			return refuse(403, "permission denied")
 		}
 		return refuse(403, "2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n")
@@ -624,17 +635,20 @@ func (s *Server) answer(r *http.Request, method, path string, body map[string]an
 	switch path {
 	case "auth/token/lookup-self":
 		if t.NoDefault || method != http.MethodGet {
-			return refuse(403, "1 error occurred:\n\t* permission denied\n\n")
+			return s.denied()
 		}
 		return data(t.describe())
 	case "auth/token/renew-self":
 		if t.NoDefault || method != http.MethodPut {
-			return refuse(403, "1 error occurred:\n\t* permission denied\n\n")
+			return s.denied()
 		}
 		if !t.Renewable {
 			return refuse(400, "lease is not renewable")
 		}
 		t.Until = time.Now().Add(t.Life)
+		if !t.Last.IsZero() && t.Last.Before(t.Until) {
+			t.Until = t.Last
+		}
 		t.Renewed++
 		return t.auth(id)
 	}
@@ -643,7 +657,7 @@ func (s *Server) answer(r *http.Request, method, path string, body map[string]an
 	}
 	name, m := s.find(path)
 	if !s.may(t, method, path, strings.TrimPrefix(path, name+"/"), m) {
-		return refuse(403, "1 error occurred:\n\t* permission denied\n\n")
+		return s.denied()
 	}
 	if m == nil || m.Type != "kv" {
 		return refuse(404, fmt.Sprintf("no handler for route %q. route entry not found.", path))
@@ -653,6 +667,14 @@ func (s *Server) answer(r *http.Request, method, path string, body map[string]an
 		return m.serve1(method, rest, body)
 	}
 	return m.serve2(method, rest, body, r.URL.Query().Get("version"))
+}
+
+// denied is what a token gets that is accepted and may not.
+func (s *Server) denied() answer {
+	if s.o.Old {
+		return refuse(403, "permission denied")
+	}
+	return refuse(403, "1 error occurred:\n\t* permission denied\n\n")
 }
 
 func (t *token) describe() map[string]any {
@@ -666,8 +688,12 @@ func (t *token) describe() map[string]any {
 }
 
 func (t *token) auth(id string) answer {
+	left := 0
+	if !t.Until.IsZero() {
+		left = int(time.Until(t.Until).Round(time.Second).Seconds())
+	}
 	return answer{200, map[string]any{"auth": map[string]any{"client_token": id, "policies": t.Policies,
-		"lease_duration": int(t.Life.Seconds()), "renewable": t.Renewable}}}
+		"lease_duration": left, "renewable": t.Renewable}}}
 }
 
 func (s *Server) login(method string, body map[string]any) answer {

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"unicode/utf8"
 )
 
@@ -44,8 +45,10 @@ var replacement = [...][]byte{[]byte("\uFFFD"), []byte(`\ufffd`)}
 //
 // Of a printed sheet as text it takes the lines of words and leaves the rest.
 //
-// The error is ErrMangled, a *WordError, a *LineError, ErrChecksum, or plain ErrNotKey,
-// which they all wrap. Its text tells lengths and positions, never a part of b (law 8).
+// A part of a key is none: it is a *PartError, which holds it, or ErrPartDamaged.
+//
+// The error is one of these, ErrMangled, a *WordError, a *LineError, ErrChecksum, or plain
+// ErrNotKey, which they all wrap. Its text tells lengths and positions, never a part of b (law 8).
 func Decode(b []byte) (Key, Encoding, error) {
 	if len(b) == Size {
 		k, err := New(b)
@@ -64,8 +67,15 @@ func Decode(b []byte) (Key, Encoding, error) {
 			return Key{}, "", fmt.Errorf("%w: %d bytes, %d times U+FFFD", ErrMangled, len(b), lost)
 		}
 	}
+	if text := bytes.TrimPrefix(bytes.TrimSpace(b), []byte("QR-Code:")); isPart(text) {
+		return Key{}, "", asError(ParsePart(text))
+	}
 	fields := bytes.Fields(b)
-	if lines := sheetOf(b, fields); lines != nil {
+	// A part's lines all have their check words; a key's 24 words may stand in any lines.
+	if lines := sheetOf(b, fields, PartLines); len(slices.Concat(lines...)) > partWords {
+		return Key{}, "", asError(fromPartSheet(lines))
+	}
+	if lines := sheetOf(b, fields, SheetLines); lines != nil {
 		k, err := fromSheet(lines)
 		if err != nil {
 			return Key{}, "", err
@@ -91,6 +101,14 @@ func Decode(b []byte) (Key, Encoding, error) {
 		}
 	}
 	return Key{}, "", fmt.Errorf("%w: %d bytes in no known encoding of one", ErrNotKey, len(b))
+}
+
+// asError is a part on its way to who wanted a key.
+func asError(p Part, err error) error {
+	if err == nil {
+		err = &PartError{p}
+	}
+	return err
 }
 
 // maxText bounds, in bytes, what is searched for hex or base64: 64 digits, each on a

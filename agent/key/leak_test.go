@@ -58,6 +58,42 @@ func TestNothingLetsAKeyOut(t *testing.T) {
 	}
 }
 
+// TestNothingLetsAPartOut does the same for a part, by what it is of: with need 2 and the
+// value known, the key is known.
+func TestNothingLetsAPartOut(t *testing.T) {
+	p, err := key.Generate().Cut(2, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := bytes.Cut(p.UnsafeText(), []byte("value="))
+	raw, err := base64.StdEncoding.DecodeString(string(rest[:44]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	value, err := key.New(raw[:key.Size])
+	if err != nil {
+		t.Fatal(err)
+	}
+	type hidden struct{ p key.Part }
+	refusal := &key.PartError{Part: p}
+	for name, thing := range map[string]any{"part": p, "pointer": &p, "slice": []key.Part{p}, "hidden": hidden{p}, "hidden pointer": &hidden{p},
+		"error": refusal, "wrapped error": fmt.Errorf("with %w", refusal), "mixed": &key.MixedError{A: p, B: p}} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%o", "%c", "%U", "%T", "%p", "%z"} {
+			keytest.NoLeak(t, name+" "+verb, fmt.Appendf(nil, verb, thing), value)
+		}
+		for kind, marshal := range map[string]func(any) ([]byte, error){"json": json.Marshal, "xml": xml.Marshal, "gob": gobOf} {
+			out, err := marshal(thing)
+			keytest.NoLeak(t, name+" "+kind, out, value)
+			if (name == "part" || name == "slice") && err == nil {
+				t.Errorf("%s: %s marshals it: %s", name, kind, out)
+			}
+		}
+		var log bytes.Buffer
+		slog.New(slog.NewJSONHandler(&log, nil)).Info("a part", "it", thing)
+		keytest.NoLeak(t, name+" slog", log.Bytes(), value)
+	}
+}
+
 func gobOf(v any) ([]byte, error) {
 	var b bytes.Buffer
 	err := gob.NewEncoder(&b).Encode(v)

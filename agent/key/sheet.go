@@ -78,15 +78,16 @@ func check(n int, words []uint16) uint16 {
 // CheckLine tells whether text is line n, from 1, of a sheet, as a person types it: with
 // the line's number before it or without. The error is a *WordError or a *LineError.
 func CheckLine(n int, text []byte) error {
-	fits, err := fitsCheck(n, withoutNumber(n, bytes.Fields(text)))
+	fits, err := fitsCheck(n, n, withoutNumber(n, bytes.Fields(text)))
 	if err == nil && !fits {
 		err = &LineError{[]int{n}}
 	}
 	return err
 }
 
-// fitsCheck tells whether the words of line n fit its check word.
-func fitsCheck(n int, fields [][]byte) (bool, error) {
+// fitsCheck tells whether the words of line n fit its check word, which begins with
+// from: a key's lines begin with their number.
+func fitsCheck(n, from int, fields [][]byte) (bool, error) {
 	numbers, err := numbersOf(fields, n)
 	defer clear(numbers)
 	switch {
@@ -95,7 +96,7 @@ func fitsCheck(n int, fields [][]byte) (bool, error) {
 	case len(numbers) != lineWords+1:
 		return false, &WordError{Count: len(numbers), Line: n}
 	}
-	return check(n, numbers[:lineWords]) == numbers[lineWords], nil
+	return check(from, numbers[:lineWords]) == numbers[lineWords], nil
 }
 
 // withoutNumber drops the number of the line from its fields.
@@ -107,9 +108,12 @@ func withoutNumber(n int, fields [][]byte) [][]byte {
 }
 
 // sheetOf finds the lines of words in a text whose fields are given: numbered ones
-// among others; or, where all is words, six lines, or five words for each of six. It is
-// nil for everything else.
-func sheetOf(text []byte, fields [][]byte) [][][]byte {
+// among others; or, where all is words, as many lines as asked for, or five words for each
+// of them. It is nil for everything else.
+func sheetOf(text []byte, fields [][]byte, count int) [][][]byte {
+	looksLikeWords := func(fields [][]byte) bool {
+		return len(fields) >= 2*count && len(fields) <= (lineWords+2)*count && areLetters(fields)
+	}
 	var numbered, lines [][][]byte
 	for line := range bytes.Lines(text) {
 		f := bytes.Fields(line)
@@ -117,18 +121,18 @@ func sheetOf(text []byte, fields [][]byte) [][][]byte {
 			continue
 		}
 		lines = append(lines, withoutNumber(len(lines)+1, f))
-		if n := len(numbered) + 1; n <= SheetLines {
+		if n := len(numbered) + 1; n <= count {
 			if words := withoutNumber(n, f); len(words) < len(f) && len(words) > 2 && len(words) <= 2*lineWords && areLetters(words) {
 				numbered = append(numbered, words)
 			}
 		}
 	}
 	switch {
-	case len(numbered) == SheetLines:
+	case len(numbered) == count:
 		return numbered
-	case len(lines) == SheetLines && looksLikeWords(slices.Concat(lines...)):
+	case len(lines) == count && looksLikeWords(slices.Concat(lines...)):
 		return lines
-	case len(fields) == SheetLines*(lineWords+1) && looksLikeWords(fields):
+	case len(fields) == count*(lineWords+1) && looksLikeWords(fields):
 		return slices.Collect(slices.Chunk(fields, lineWords+1))
 	}
 	return nil
@@ -142,7 +146,7 @@ func fromSheet(lines [][][]byte) (Key, error) {
 	var words [][]byte
 	var wrong []int
 	for i, fields := range lines {
-		fits, err := fitsCheck(i+1, fields)
+		fits, err := fitsCheck(i+1, i+1, fields)
 		if err != nil {
 			return Key{}, err
 		}

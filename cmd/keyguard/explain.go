@@ -88,6 +88,10 @@ var remedies = []struct {
 	// What a person brings.
 	{key.ErrMangled, exitUsage, "the bytes are gone: take another copy, and use a tool that keeps bytes (to read: gcloud … --out-file; into Vault: base64 -w0 secrets.key | vault kv put … value=-)"},
 	{key.ErrChecksum, exitUsage, "compare the words with the sheet, and type them again: keyguard import"},
+	{key.ErrPartDamaged, exitUsage, "take that part again, from its store or its sheet, and feed all of them to: keyguard import"},
+	{key.ErrPart, exitUsage, "one part is no key: feed as many as are needed, in any order, to one: keyguard import"},
+	{key.ErrWrongParts, exitUsage, "one of them is not what it says: leave out one after the other, or bring another part: keyguard import"},
+	{key.ErrParts, exitUsage, "choose numbers within these bounds: keyguard config"},
 	{key.ErrSize, exitUsage, "a key is 32 raw bytes, 44 letters of base64, 64 of hex, or 24 words: keyguard import"},
 	{key.ErrFingerprint, exitUsage, "fingerprints are listed by: keyguard copies"},
 
@@ -245,7 +249,7 @@ func (a *app) explain(err error) int {
 		a.hint("install the package, which brings it; or name another file: --config, or KEYGUARD_CONFIG")
 	case errors.As(err, &conf):
 		a.hint("correct " + a.configPath() + " and check it: keyguard config")
-	case errors.As(err, &input) && !errors.Is(err, key.ErrMangled) && !errors.Is(err, key.ErrChecksum):
+	case errors.As(err, &input) && remedyOf(err) == remedyOf(key.ErrNotKey):
 		a.hint("a key is 32 raw bytes, 44 letters of base64, 64 of hex, or 24 words; feed one of these to: keyguard import")
 	default:
 		a.remedy(err)

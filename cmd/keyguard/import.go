@@ -23,8 +23,8 @@ func (a *app) importCommand() *cobra.Command {
 		Use:   "import",
 		Short: "read a key from standard input and install it",
 		Long: `import reads a key from standard input, never from an argument: 32 raw bytes,
-base64, hex, the text of a QR code, 24 words, or the 30 of a sheet with its
-check words. On a terminal it asks for the lines of the sheet one by one and
+base64, hex, the text of a QR code, 24 words, the 30 of a sheet with its check
+words, or as many parts of a key as rebuild it, in any order. On a terminal it asks for the lines of the sheet one by one and
 names the one that is wrong.
 
 It installs the key as restore would: only if the present key does not open more
@@ -37,7 +37,8 @@ Exit status: 0 done; 2 that is no key; 11 nothing can tell; 12 an escrow failed;
   keyguard import < key.bin
   age --decrypt key.age | keyguard import
   zbarimg --quiet --raw sheet.png | keyguard import
-  keyguard import --escrow-only < old.key`,
+  keyguard import --escrow-only < old.key
+  cat part-1.txt part-3.txt | keyguard import`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			h, cfg, err := a.open()
 			if err != nil {
@@ -87,12 +88,39 @@ func (a *app) readKey(ctx context.Context) (key.Key, error) {
 		return key.Key{}, usageError{errors.New("standard input is empty: feed the key to it")}
 	}
 	k, encoding, err := key.Decode(data)
+	if parts, perr := key.ReadParts(data); err != nil && (parts != nil || perr != nil) {
+		if err = perr; err == nil {
+			k, err = a.rebuild(parts)
+		}
+		if err == nil {
+			return k, nil
+		}
+	}
 	if err != nil {
 		return key.Key{}, inputError{fmt.Errorf("standard input: %w", err)}
 	}
 	if encoding != key.Raw {
 		a.say("read key %s from %s", k.Fingerprint(), encoding)
 	}
+	return k, nil
+}
+
+// rebuild makes a key of parts that a person brought, wipes them, and names those that are
+// not what they say.
+func (a *app) rebuild(parts []key.Part) (key.Key, error) {
+	defer func() {
+		for _, p := range parts {
+			p.Wipe()
+		}
+	}()
+	k, wrong, err := key.Rebuild(parts)
+	if err != nil {
+		return key.Key{}, err
+	}
+	for _, i := range wrong {
+		a.say("%v is wrong: it says so, and is not; the others rebuild the key without it", parts[i])
+	}
+	a.say("rebuilt key %s from %d parts", k.Fingerprint(), len(parts)-len(wrong))
 	return k, nil
 }
 

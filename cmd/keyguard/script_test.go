@@ -58,7 +58,7 @@ const longest = 20 * time.Second
 // a keyguard.toml that names the escrow usb, and no key. Its commands are those of
 // testscript and:
 //
-//	key NAME FILE [FORM]     write the test key NAME as a person or a tool might
+//	key NAME FILE [FORM]     write the test key NAME as a person or a tool might, or a part of it
 //	is FILE NAME             FILE holds exactly the key NAME
 //	kept NAME                the local quarantine holds the key NAME
 //	rows NAME N [TENANT]     N rows under the key NAME
@@ -236,8 +236,13 @@ func testKey(name string) key.Key {
 	return k
 }
 
+// form writes a key: "part:2:1" is its part 1 of which 2 are needed, on a line; behind a
+// "/sheet" its words, and behind a "/lying" it names another key's fingerprint.
 func form(ts *testscript.TestScript, k key.Key, form string) []byte {
 	raw := k.UnsafeBytes()
+	if spec, ok := strings.CutPrefix(form, "part:"); ok {
+		return partForm(ts, k, spec)
+	}
 	switch form {
 	case "raw":
 		return raw
@@ -261,6 +266,27 @@ func form(ts *testscript.TestScript, k key.Key, form string) []byte {
 	n, err := strconv.Atoi(form) // cut or padded to a length
 	ts.Check(err)
 	return append(bytes.Clone(raw), bytes.Repeat([]byte{'x'}, 100)...)[:n]
+}
+
+func partForm(ts *testscript.TestScript, k key.Key, spec string) []byte {
+	var need, number int
+	var how string
+	spec, how, _ = strings.Cut(spec, "/")
+	_, err := fmt.Sscanf(spec, "%d:%d", &need, &number)
+	ts.Check(err)
+	p, err := k.Cut(need, number)
+	ts.Check(err)
+	switch how {
+	case "sheet":
+		var lines []string
+		for i, words := range p.UnsafeSheet() {
+			lines = append(lines, fmt.Sprint(i+1, " ", strings.Join(words, " ")))
+		}
+		return []byte(strings.Join(lines, "\n") + "\n")
+	case "lying":
+		p.Of = testKey("a").Fingerprint()
+	}
+	return append(p.UnsafeText(), '\n')
 }
 
 func cmdKey(ts *testscript.TestScript, _ bool, args []string) {

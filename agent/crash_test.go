@@ -311,7 +311,7 @@ func plain(_ string, do func() error, _, _ error) error { return do() }
 // process is a host as one process has it.
 func (w *world) process(call func(string, func() error, error, error) error, now func() time.Time, url func() (string, error), down *atomic.Bool) *agent.Host {
 	h := hostIn(w.dir, now)
-	h.OpenRows = func(_ context.Context, o rows.Options) (*rows.Table, error) {
+	h.OpenRows = func(_ context.Context, o rows.Options) (agent.Rows, error) {
 		at, err := url()
 		if err != nil {
 			return nil, err
@@ -339,7 +339,7 @@ func (w *world) process(call func(string, func() error, error, error) error, now
 
 // patient opens rows on a machine that may be busy with other tests: what is late is not
 // what these are about.
-func patient(url string, o rows.Options) (*rows.Table, error) {
+func patient(url string, o rows.Options) (agent.Rows, error) {
 	o.ConnectTimeout, o.StatementTimeout = 20*time.Second, 20*time.Second
 	return rows.Open(rows.Location{URL: url, From: "the test"}, o)
 }

@@ -44,7 +44,7 @@ func newHost(t testing.TB, db *rowstest.Database, escrows int) *host {
 	h := &host{t: t, dir: t.TempDir(), now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), db: db, up: true}
 	now := func() time.Time { return h.now }
 	h.Host = hostIn(h.dir, now)
-	h.OpenRows = func(_ context.Context, o rows.Options) (*rows.Table, error) {
+	h.OpenRows = func(_ context.Context, o rows.Options) (agent.Rows, error) {
 		h.asked++
 		switch {
 		case !h.up:

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -22,11 +23,20 @@ type Host struct {
 	Escrows  []Escrow // in the order of the configuration
 	// OpenRows finds the database and opens it, within the deadlines of the options.
 	// Its error says in a sentence why the rows cannot be asked.
-	OpenRows func(context.Context, rows.Options) (*rows.Table, error)
+	OpenRows func(context.Context, rows.Options) (Rows, error)
 	Daemon   Daemon
 	// NextDrill says when the weekly drill runs. nil: there is no systemd.
 	NextDrill func(context.Context) (unit.DrillState, error)
 	Now       func() time.Time
+}
+
+// Rows is the table of ciphertext as the operations ask and change it: a *rows.Table, and
+// in the simulated worlds one that tells when it is asked what, and dies halfway.
+type Rows interface {
+	Prove(ctx context.Context, keys ...key.Key) rows.Answer
+	Rewrite(ctx context.Context, o rows.RewriteOptions) (rows.RewriteResult, error)
+	OtherClients(ctx context.Context) ([]rows.Client, error)
+	Close()
 }
 
 // Escrow is a configured place for copies. Reading and writing are apart, so that

@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 func perform(name, dir, url string) error {
 	i := slices.IndexFunc(operations, func(o namedOperation) bool { return o.name == name })
 	h := hostIn(dir, time.Now)
-	h.OpenRows = func(_ context.Context, o rows.Options) (*rows.Table, error) { return patient(url, o) }
+	h.OpenRows = func(_ context.Context, o rows.Options) (agent.Rows, error) { return patient(url, o) }
 	usb, err := usbIn(dir, "usb0")
 	if err != nil {
 		return err
@@ -80,7 +80,7 @@ func killAll(t *testing.T, db *rowstest.Database, op namedOperation, kills int) 
 	// One after the other: who traces waits for every child.
 	play := func(n int) (calls []string, ended bool) {
 		h := newHost(t, db, 1)
-		h.OpenRows = func(_ context.Context, o rows.Options) (*rows.Table, error) { return patient(db.URL(), o) }
+		h.OpenRows = func(_ context.Context, o rows.Options) (agent.Rows, error) { return patient(db.URL(), o) }
 		_, err := db.Exec("do $$ begin truncate secrets; insert into secrets select * from seed; end $$")
 		h.must(errors.Join(err, op.furnish(&h.Host, false)))
 		calls, ended = durabletest.Run(t, n, envOperation+"="+op.name, envDir+"="+h.dir, envURL+"="+db.URL())

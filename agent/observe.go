@@ -26,7 +26,7 @@ type observation struct {
 	locked   bool // the rotate lock is held for as long as this is used
 
 	remembered func(mark string) map[key.Fingerprint]rows.Proof
-	table      *rows.Table
+	table      Rows
 	answer     rows.Answer
 
 	fetching sync.WaitGroup

@@ -33,7 +33,7 @@ type RestoreOptions struct {
 	Person string // who asked, for the ledger
 	// Database opens another database than the daemon's, such as a dump that was loaded
 	// somewhere else: the key that its rows need is wanted. nil is the daemon's.
-	Database func(context.Context, rows.Options) (*rows.Table, error)
+	Database func(context.Context, rows.Options) (Rows, error)
 }
 
 // RestoreResult is what was tried and done.

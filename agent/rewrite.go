@@ -68,7 +68,7 @@ func (j *job) complain(what string, err error) {
 
 // table is the one that the keys were tried on, with the session that it keeps, until the
 // rows have been rewritten.
-func (j *job) table(ctx context.Context) (*rows.Table, error) {
+func (j *job) table(ctx context.Context) (Rows, error) {
 	if j.o.table == nil {
 		t, err := j.h.OpenRows(ctx, rows.Options{})
 		if err != nil {

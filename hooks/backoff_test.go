@@ -88,7 +88,7 @@ func (l *loop) host() *agent.Host {
 		Ledger:   ledger.Open(l.path("state"), ledger.Options{Host: "test"}),
 		StateDir: l.path("state"),
 		Now:      time.Now,
-		OpenRows: func(_ context.Context, o rows.Options) (*rows.Table, error) {
+		OpenRows: func(_ context.Context, o rows.Options) (agent.Rows, error) {
 			switch {
 			case !l.up:
 				return nil, rows.ErrRefused

@@ -128,7 +128,7 @@ func TestSaverHour(t *testing.T) {
 					StateDir: path("state"),
 					Now:      time.Now,
 					Escrows:  []agent.Escrow{{Reader: place, Writer: place, Required: true}},
-					OpenRows: func(context.Context, rows.Options) (*rows.Table, error) { return nil, rows.ErrRefused },
+					OpenRows: func(context.Context, rows.Options) (agent.Rows, error) { return nil, rows.ErrRefused },
 				}
 				must(t, h.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: k.Fingerprint(), Verdict: string(rows.Opens)}))
 				boot := time.Now()

@@ -255,7 +255,7 @@ func newModel(t *testing.T, db *rowstest.Database, seed uint64) *model {
 		Ledger:   ledger.Open(m.path("state"), ledger.Options{Host: "test", Now: now}),
 		StateDir: m.path("state"),
 		Now:      now,
-		OpenRows: func(_ context.Context, o rows.Options) (*rows.Table, error) {
+		OpenRows: func(_ context.Context, o rows.Options) (agent.Rows, error) {
 			if !m.up.Load() {
 				return nil, rows.ErrRefused
 			}

@@ -55,7 +55,7 @@ func newWatched(t testing.TB, db *rowstest.Database) *watched {
 		Ledger:   ledger.Open(w.path("state"), ledger.Options{Host: "test"}),
 		StateDir: w.path("state"),
 		Now:      time.Now,
-		OpenRows: func(_ context.Context, o rows.Options) (*rows.Table, error) {
+		OpenRows: func(_ context.Context, o rows.Options) (agent.Rows, error) {
 			if !w.up.Load() {
 				return nil, rows.ErrRefused
 			}
@@ -407,7 +407,7 @@ func TestWatch(t *testing.T) {
 		var gated atomic.Bool
 		looking, goOn := make(chan struct{}), make(chan struct{})
 		open := w.host.OpenRows
-		w.host.OpenRows = func(ctx context.Context, o rows.Options) (*rows.Table, error) {
+		w.host.OpenRows = func(ctx context.Context, o rows.Options) (agent.Rows, error) {
 			if gated.Load() {
 				select {
 				case looking <- struct{}{}:

@@ -84,7 +84,7 @@ func (a *app) host(cfg *config.Config, w wiring) (*agent.Host, error) {
 		Ledger:   ledger.Open(cfg.StateDir, ledger.Options{Host: hostname(), Version: version, Config: cfg.Digest}),
 		StateDir: cfg.StateDir,
 		Now:      time.Now,
-		OpenRows: func(ctx context.Context, o rows.Options) (*rows.Table, error) {
+		OpenRows: func(ctx context.Context, o rows.Options) (agent.Rows, error) {
 			where, err := locateOptions(ctx, cfg, w)
 			if err != nil {
 				return nil, err
@@ -113,7 +113,7 @@ func (a *app) host(cfg *config.Config, w wiring) (*agent.Host, error) {
 
 // otherDatabase opens a database that a person named: by a URL, or by a file that holds
 // one.
-func otherDatabase(name string, cfg *config.Config) (func(context.Context, rows.Options) (*rows.Table, error), error) {
+func otherDatabase(name string, cfg *config.Config) (func(context.Context, rows.Options) (agent.Rows, error), error) {
 	where := rows.LocateOptions{URLFile: name}
 	if strings.ContainsAny(name, ":=") {
 		if config.BadDatabaseURL(name) != "" {
@@ -122,10 +122,10 @@ func otherDatabase(name string, cfg *config.Config) (func(context.Context, rows.
 		}
 		where = rows.LocateOptions{URL: name}
 	}
-	return func(ctx context.Context, o rows.Options) (*rows.Table, error) { return openRows(ctx, cfg, where, o) }, nil
+	return func(ctx context.Context, o rows.Options) (agent.Rows, error) { return openRows(ctx, cfg, where, o) }, nil
 }
 
-func openRows(ctx context.Context, cfg *config.Config, where rows.LocateOptions, o rows.Options) (*rows.Table, error) {
+func openRows(ctx context.Context, cfg *config.Config, where rows.LocateOptions, o rows.Options) (agent.Rows, error) {
 	o.ConnectTimeout = cfg.Database.ConnectTimeout
 	place, err := rows.Locate(ctx, where)
 	if err != nil {

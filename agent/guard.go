@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,8 +13,14 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
-// ErrBusy says that another keyguard holds the lock that is needed.
-var ErrBusy = errors.New("another keyguard is at work")
+var (
+	// ErrBusy says that another keyguard holds the lock that is needed.
+	ErrBusy = errors.New("another keyguard is at work")
+	// ErrNotPlaced says that a key belongs in the keyfile's place and cannot be put there.
+	// What stands there is not to be read: the rows have just refuted it, or it is no key.
+	// That is no trouble of keyguard's own, which law 9 would let pass.
+	ErrNotPlaced = errors.New("the key that belongs in the keyfile's place cannot be put there")
+)
 
 // GuardOptions are what the moment of the call knows.
 type GuardOptions struct {
@@ -37,7 +44,8 @@ type GuardResult struct {
 // (Decide) and does what was decided. Doubt and Lost are results, not errors; they
 // park where a watcher lives that can put the key in later, and leave everything as
 // it is where none does. ErrBusy: a rotation is under way and did not end within ctx.
-// Any other error: what was decided could not be done, and the result says what it was.
+// ErrNotPlaced: the daemon must not read what stands there. Any other error: what was
+// decided could not be done, and the result says what it was.
 func Guard(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error) {
 	// The keyfile may change under our hands; then all is observed again (law 3).
 	// Whoever changes it more often than this is fighting, and a person must look.
@@ -58,8 +66,8 @@ func guardOnce(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, er
 	defer func() { o.close() }()
 	// Where keyguard stopped the daemon it may be at work on the rows still.
 	if l := o.evidence.Ledger; l.Rotation != nil || l.Stopped {
-		l, err := lock.Wait(ctx, h.StateDir, lock.Rotate)
-		if err != nil {
+		l, unlocked := lock.Wait(ctx, h.StateDir, lock.Rotate)
+		if held := (lock.ErrBusy{}); errors.As(unlocked, &held) {
 			return GuardResult{Evidence: o.evidence}, fmt.Errorf("%w: a rotation or a repair is under way", ErrBusy)
 		}
 		defer l.Release()
@@ -67,12 +75,17 @@ func guardOnce(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, er
 		if o, err = h.observe(); err != nil { // what the rotation left
 			return GuardResult{}, err
 		}
-		o.locked = true
+		if o.locked = unlocked == nil; !o.locked {
+			o.complain("cannot tell whether a rotation or a repair is under way", unlocked)
+		}
 	}
 	o.remembered = opts.Remembered
 	o.sweep()
 	r := GuardResult{Decision: o.decide(ctx)}
 	err = o.act(ctx, &r)
+	if errors.Is(err, ErrNotPlaced) && !o.evidence.Keyfile.Good {
+		err = o.parkInstead(&r, err)
+	}
 	if r.Done = err == nil; !r.Done {
 		err = fmt.Errorf("cannot %s: %w", r.Decision.Action, err)
 	}
@@ -103,7 +116,7 @@ func (o *observation) act(ctx context.Context, r *GuardResult) error {
 		}
 	case Install:
 		if err := o.install(d.Key, d.Rule+": "+d.Reason); err != nil {
-			return err
+			return notPlaced(err)
 		}
 	case Make:
 		if err := o.makeFirst(ctx, r); err != nil {
@@ -115,8 +128,21 @@ func (o *observation) act(ctx context.Context, r *GuardResult) error {
 		}
 	}
 	if r.Decision.Settle != SettleNothing {
-		return o.settle(r.Decision)
+		o.settle(r.Decision)
 	}
+	return nil
+}
+
+// parkInstead parks where a key cannot be put in place and none stands there: an empty
+// file may need less. why is returned where that cannot be done either.
+func (o *observation) parkInstead(r *GuardResult, why error) error {
+	if err := o.park(r); err != nil || !r.Parked {
+		return cmp.Or(err, why)
+	}
+	o.complain(fmt.Sprintf("key %s belongs in the keyfile's place", r.Decision.Key), why)
+	d := doubt("key %s belongs in the keyfile's place and cannot be put there yet", r.Decision.Key)
+	d.Rule, d.Needed = r.Decision.Rule, r.Decision.Key
+	r.Decision = d
 	return nil
 }
 
@@ -230,12 +256,21 @@ func (o *observation) makeFirst(ctx context.Context, r *GuardResult) error {
 		}
 	}
 	r.Decision.Key = f
-	return o.install(f, r.Decision.Rule+": "+r.Decision.Reason)
+	return notPlaced(o.install(f, r.Decision.Rule+": "+r.Decision.Reason))
+}
+
+// notPlaced makes ErrNotPlaced of what keeps a key out of the keyfile's place, unless that
+// is somebody who is at work there.
+func notPlaced(err error) error {
+	if err == nil || errors.Is(err, ErrBusy) || errors.Is(err, keyfile.ErrChanged) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrNotPlaced, err)
 }
 
 // park makes the keyfile an empty one, on which the daemon runs without secrets and
 // cannot mint, if a watcher lives that will put the key in. It proves that by the
-// lock that the watcher holds for life.
+// lock that the watcher holds for life. Where it cannot, the result is not Parked.
 func (o *observation) park(r *GuardResult) error {
 	alive, err := lock.Held(o.host.StateDir, lock.Watch)
 	if err != nil {
@@ -247,8 +282,14 @@ func (o *observation) park(r *GuardResult) error {
 	}
 	if !o.seen.Empty {
 		err := busy(o.host.Keyfile.Park(o.seen, o.evidence.Now))
-		if err = o.onlyAside(err, "the keyfile is parked"); err != nil {
+		err = o.onlyAside(err, "the keyfile is parked")
+		switch {
+		case err == nil:
+		case errors.Is(err, ErrBusy), errors.Is(err, keyfile.ErrChanged):
 			return err
+		default:
+			o.complain("the keyfile cannot be parked", err)
+			return nil
 		}
 		o.write(ledger.Entry{Event: ledger.Parked, Old: o.evidence.Keyfile.Key, Reason: r.Decision.Reason})
 	}
@@ -257,20 +298,21 @@ func (o *observation) park(r *GuardResult) error {
 }
 
 // settle closes the open rotation: the keyfile is right by now, so what stands in
-// `.next` goes to the local quarantine, and the ledger says which key holds.
-func (o *observation) settle(d Decision) error {
+// `.next` goes to the local quarantine, and the ledger says which key holds. Where it
+// cannot go there the rotation stays open, and the rows are asked again (law 9).
+func (o *observation) settle(d Decision) {
 	if o.evidence.Next.There {
 		if err := o.host.Keyfile.KeepNext(o.evidence.Now); err != nil {
-			return fmt.Errorf("cannot move the staged key of the rotation away: %w", err)
+			o.complain("cannot move the staged key of the rotation away", err)
+			return
 		}
 	}
 	rotation := o.evidence.openRotation()
 	closed := ledger.Entry{Event: ledger.RotationClosed, Old: rotation.Old, Reason: d.Reason}
 	if d.Settle == SettleNeither {
 		o.write(closed)
-		return nil
+		return
 	}
 	closed.Fingerprint = d.Key
 	o.write(closed, provenEntry(o.evidence.Rows.Proofs[d.Key]))
-	return nil
 }

@@ -368,20 +368,144 @@ func TestOwnTrouble(t *testing.T) {
 	}
 }
 
-// TestReadOnly is a keyfile's directory that cannot be written: an error, and nothing changed.
-func TestReadOnly(t *testing.T) {
-	db := rowstest.New(t).Database(t)
-	h := newHost(t, db, 1)
-	h.must(db.Upsert(testKey("a"), "tenant", "SECRET", []byte("v")))
-	mount(t, h.path("etc"), "size=64k")
-	h.write(testKey("a").UnsafeBytes())
-	if _, err := agent.Backup(context.Background(), &h.Host); err != nil {
-		t.Fatal(err)
+// TestRefutedDoesNotStart: where the rows have just refuted the keyfile's key, it does not
+// pass because the right one cannot be put in its place, whatever keeps that out (laws 1
+// and 2 above law 9).
+func TestRefutedDoesNotStart(t *testing.T) {
+	cluster := rowstest.New(t)
+	a, b := testKey("a"), testKey("b")
+	for name, hold := range map[string]func(h *host){
+		"immutable":   func(h *host) { flag(h, "etc/secrets.key", unix.STATX_ATTR_IMMUTABLE) },
+		"append-only": func(h *host) { flag(h, "etc/secrets.key", unix.STATX_ATTR_APPEND) },
+		"its directory immutable": func(h *host) {
+			flag(h, "etc", unix.STATX_ATTR_IMMUTABLE)
+		},
+		"bind mount": func(h *host) {
+			h.must(unix.Mount(h.Keyfile.Path, h.Keyfile.Path, "", unix.MS_BIND, ""))
+			h.t.Cleanup(func() { unix.Unmount(h.Keyfile.Path, unix.MNT_DETACH) })
+		},
+		"read-only": func(h *host) {
+			mount(h.t, h.path("etc"), "size=64k")
+			h.write(b.UnsafeBytes())
+			h.must(unix.Mount("", h.path("etc"), "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+		},
+		"no inodes": func(h *host) {
+			mount(h.t, h.path("etc"), "size=64k,nr_inodes=2")
+			h.write(b.UnsafeBytes())
+		},
+		"full": func(h *host) {
+			mount(h.t, h.path("etc"), "size=8k")
+			h.write(b.UnsafeBytes())
+			fill(h, "etc/fill")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := cluster.Database(t)
+			h := newHost(t, db, 1)
+			h.must(db.Upsert(a, "tenant", "SECRET", []byte("v")))
+			h.write(a.UnsafeBytes())
+			if _, err := agent.Backup(context.Background(), &h.Host); err != nil {
+				t.Fatal(err)
+			}
+			h.write(b.UnsafeBytes())
+			watch(h)
+			hold(h)
+			r, err := h.guard()
+			if !errors.Is(err, agent.ErrNotPlaced) || r.Done || r.Decision.Action != agent.Install || r.Decision.Key != a.Fingerprint() {
+				t.Errorf("%+v, %v", r.Decision, err)
+			}
+			if !h.holds(b) {
+				t.Error("the keyfile is another one")
+			}
+		})
 	}
-	h.write(testKey("b").UnsafeBytes())
-	h.must(unix.Mount("", h.path("etc"), "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
-	if _, err := h.guard(); !errors.Is(err, unix.EROFS) || !h.holds(testKey("b")) {
-		t.Errorf("%v", err)
+}
+
+// TestNothingToReadDoesNotStart: where no keyfile stands, an empty one is put there if that
+// is all there is room for; where not even that can be made, the daemon does not start.
+func TestNothingToReadDoesNotStart(t *testing.T) {
+	cluster := rowstest.New(t)
+	a := testKey("a")
+	for _, c := range []struct {
+		name, tmpfs string
+		watched     bool
+		up          bool // else nothing can be decided
+		parked      bool
+		err         error
+	}{
+		{name: "an empty file can be made", tmpfs: "size=8k", watched: true, up: true, parked: true},
+		{name: "and no watcher lives", tmpfs: "size=8k", up: true, err: agent.ErrNotPlaced},
+		{name: "none can be made", tmpfs: "size=8k,nr_inodes=2", watched: true, up: true, err: agent.ErrNotPlaced},
+		{name: "none can be made, in doubt", tmpfs: "size=8k,nr_inodes=2", watched: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			db := cluster.Database(t)
+			h := newHost(t, db, 1)
+			h.must(db.Upsert(a, "tenant", "SECRET", []byte("v")))
+			h.write(a.UnsafeBytes())
+			if _, err := agent.Backup(context.Background(), &h.Host); err != nil {
+				t.Fatal(err)
+			}
+			if h.up = c.up; !h.up {
+				h.must(os.Rename(h.path("usb0"), h.path("away")))
+				h.must(os.RemoveAll(h.path("state/ledger.jsonl")))
+			}
+			mount(t, h.path("etc"), c.tmpfs)
+			fill(h, "etc/fill")
+			if c.watched {
+				watch(h)
+			}
+			r, err := h.guard()
+			if !errors.Is(err, c.err) || r.Parked != c.parked {
+				t.Errorf("parked %t, %+v, %v", r.Parked, r.Decision, err)
+			}
+			info, err := os.Stat(h.Keyfile.Path)
+			if parked := err == nil && info.Size() == 0; parked != c.parked {
+				t.Errorf("the keyfile: %v, %v", info, err)
+			}
+		})
+	}
+}
+
+// watch plays a watcher that lives.
+func watch(h *host) { hold(h.t, h.path("state/watch")) }
+
+// flag sets FS_IMMUTABLE_FL or FS_APPEND_FL of ioctl_iflags(2), whose values are those of
+// statx(2), until the test ends.
+func flag(h *host, name string, flag int) {
+	set := func(to int) error {
+		f, err := os.Open(h.path(name))
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, to)
+	}
+	if err := set(flag); err != nil {
+		h.t.Fatalf("this test sets a flag that is root's, on a file system that has it: %v", err)
+	}
+	h.t.Cleanup(func() { h.must(set(0)) })
+}
+
+// TestReadOnlyState: where nothing can be written to the state directory, nothing says that
+// somebody else is at work there: the rotation that stands open is decided by the rows.
+func TestReadOnlyState(t *testing.T) {
+	db := rowstest.New(t).Database(t)
+	a, b := testKey("a"), testKey("b")
+	for _, locks := range []bool{true, false} {
+		h := newHost(t, db, 1)
+		h.must(db.Upsert(a, "tenant", "SECRET", []byte("v")))
+		mount(t, h.path("state"), "")
+		h.write(a.UnsafeBytes())
+		h.must(h.Ledger.Append(ledger.Entry{Event: ledger.RotationOpen, Old: a.Fingerprint(), Fingerprint: b.Fingerprint()}))
+		if locks {
+			h.must(os.WriteFile(h.path("state/rotate"), nil, 0o600))
+		}
+		h.must(unix.Mount("", h.path("state"), "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+		r, err := h.guard()
+		if err != nil || r.Decision.Action != agent.Pass || r.Decision.Key != a.Fingerprint() || len(r.Trouble) == 0 {
+			t.Errorf("locks %t: %+v, %v", locks, r.Decision, err)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package hooks_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -10,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // host is a sandbox for the hook: a copy of it that calls a program of ours and
@@ -173,18 +176,7 @@ func TestPrestartOwnTrouble(t *testing.T) {
 		for _, s := range states {
 			t.Run(end+"/"+s.name, func(t *testing.T) {
 				h := newHost(t)
-				for name, content := range s.before {
-					path := filepath.Join(h.dir, name)
-					var err error
-					if target, ok := strings.CutPrefix(content, "-> "); ok {
-						err = os.Symlink(target, path)
-					} else {
-						err = os.WriteFile(path, []byte(content), 0o400)
-					}
-					if err != nil {
-						t.Fatal(err)
-					}
-				}
+				h.furnish(t, s.before)
 				status, stderr := h.run(t, script)
 				if status != 0 {
 					t.Errorf("exit status %d, want 0: the daemon must start", status)
@@ -234,21 +226,92 @@ func TestPrestartMakesTheDirectory(t *testing.T) {
 	}
 }
 
-// Where not even an empty file can be made the daemon still starts, and the journal
-// says what that means.
+// Where not even an empty file can be made the daemon does not start, since it could make
+// a key; nothing is moved before the empty file stands.
 func TestPrestartCannotPark(t *testing.T) {
-	h := newHost(t)
-	if err := os.Remove(h.dir); err != nil {
-		t.Fatal(err)
+	// One inode is taken by the mount itself, and one by each file of the case.
+	for _, c := range []struct {
+		name   string
+		inodes int
+		before map[string]string
+	}{
+		{"no keyfile", 1, nil},
+		{"rotation", 3, map[string]string{"secrets.key": oldKey, "secrets.key.next": newKey}},
+		{"dangling symlink", 2, map[string]string{"secrets.key": "-> away"}},
+	} {
+		t.Run("no inode left/"+c.name, func(t *testing.T) {
+			h := newHost(t)
+			if err := unix.Mount("keyguard-test", h.dir, "tmpfs", 0, "nr_inodes="+strconv.Itoa(c.inodes)); err != nil {
+				t.Fatalf("this test mounts a tmpfs, as root: %v", err)
+			}
+			t.Cleanup(func() { unix.Unmount(h.dir, unix.MNT_DETACH) })
+			h.furnish(t, c.before)
+			h.refuses(t, c.before)
+		})
 	}
-	if err := os.WriteFile(h.dir, nil, 0o600); err != nil { // a file where the directory should be
-		t.Fatal(err)
+	for _, before := range []map[string]string{
+		nil,
+		{"secrets.key": oldKey, "secrets.key.next": newKey},
+	} {
+		t.Run(fmt.Sprintf("read-only/%d files", len(before)), func(t *testing.T) {
+			h := newHost(t)
+			if err := unix.Mount("keyguard-test", h.dir, "tmpfs", 0, ""); err != nil {
+				t.Fatalf("this test mounts a tmpfs, as root: %v", err)
+			}
+			t.Cleanup(func() { unix.Unmount(h.dir, unix.MNT_DETACH) })
+			h.furnish(t, before)
+			if err := unix.Mount("", h.dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+				t.Fatal(err)
+			}
+			h.refuses(t, before)
+		})
 	}
+	t.Run("bind mount", func(t *testing.T) {
+		h := newHost(t)
+		before := map[string]string{"secrets.key": oldKey, "secrets.key.next": newKey}
+		h.furnish(t, before)
+		if err := unix.Mount(h.keyfile, h.keyfile, "", unix.MS_BIND, ""); err != nil {
+			t.Fatalf("this test mounts a file, as root: %v", err)
+		}
+		t.Cleanup(func() { unix.Unmount(h.keyfile, unix.MNT_DETACH) })
+		h.refuses(t, before)
+	})
+	t.Run("a file in the directory's place", func(t *testing.T) {
+		h := newHost(t)
+		if err := errors.Join(os.Remove(h.dir), os.WriteFile(h.dir, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if status, stderr := h.run(t, "exit 1"); status != 11 || !strings.Contains(stderr, "the daemon is not started") {
+			t.Errorf("exit status %d, says %q", status, stderr)
+		}
+	})
+}
+
+// refuses runs the hook beside a keyguard that crashes, and wants 11 and nothing changed.
+func (h host) refuses(t *testing.T, before map[string]string) {
+	t.Helper()
 	status, stderr := h.run(t, "exit 1")
-	if status != 0 {
-		t.Errorf("exit status %d, want 0", status)
+	if status != 11 || !strings.Contains(stderr, "<3>keyguard: ") || !strings.Contains(stderr, "the daemon is not started") {
+		t.Errorf("exit status %d, want 11; says %q", status, stderr)
 	}
-	if !strings.Contains(stderr, "<3>keyguard: there is no "+h.keyfile+" and an empty one cannot be made") {
-		t.Errorf("says %q", stderr)
+	if got := h.files(t); !equal(got, before) {
+		t.Errorf("leaves %q, want %q", got, before)
+	}
+}
+
+// furnish makes the files, and symlinks of "-> target".
+func (h host) furnish(t *testing.T, files map[string]string) {
+	t.Helper()
+	for name, content := range files {
+		path := filepath.Join(h.dir, name)
+		var err error
+		if target, ok := strings.CutPrefix(content, "-> "); ok {
+			err = os.Symlink(target, path)
+		} else {
+			err = os.WriteFile(path, []byte(content), 0o400)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -81,6 +81,7 @@ var remedies = []struct {
 	{agent.ErrOtherClients, exitRefused, "end these programs (they are in pg_stat_activity), then: keyguard rotate, or keyguard repair"},
 	{agent.ErrRotationOpen, exitRefused, "bring Postgres up; to go on: keyguard rotate"},
 	{agent.ErrNotStarted, exitInternal, "see why: systemctl status containarium; then: systemctl start containarium"},
+	{agent.ErrNotPlaced, exitDoubt, "see what holds the keyfile or its directory (lsattr -d, findmnt --target, df -i) and free it (chattr -i -a, mount -o remount,rw), then: systemctl start containarium"},
 	{agent.ErrBusy, exitBusy, "wait until the other process is done, then see: keyguard status"},
 	{agent.ErrForeignCopy, 0, "if that copy is this host's own after all: keyguard accept; else give each host a place of its own in the configuration"},
 	{agent.ErrNotAgain, 0, "to ask at once: keyguard restore"},

@@ -50,12 +50,17 @@ func Try(dir, name string) (*Lock, error) {
 }
 
 // Wait takes the lock, waiting for it until ctx ends; then the error wraps ErrBusy
-// and what ctx says. A free lock is taken even where ctx has ended.
+// and what ctx says. A free lock is taken even where ctx has ended, and on a read-only
+// file system. Any other error says nothing of who holds it.
 func Wait(ctx context.Context, dir, name string) (*Lock, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot take the lock %q: %w", name, err)
 	}
-	f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	path := filepath.Join(dir, name)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if errors.Is(err, unix.EROFS) {
+		f, err = os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0) // flock(2) takes that, too
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot take the lock %q: %w", name, err)
 	}

@@ -86,7 +86,8 @@ func guardOnce(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, er
 	if errors.Is(err, ErrNotPlaced) && !o.evidence.Keyfile.Good {
 		err = o.parkInstead(&r, err)
 	}
-	if r.Done = err == nil; !r.Done {
+	r.Done = err == nil
+	if err != nil && !errors.Is(err, ErrNotPlaced) {
 		err = fmt.Errorf("cannot %s: %w", r.Decision.Action, err)
 	}
 	r.Evidence, r.Mark, r.Trouble = o.evidence, o.answer.Mark, o.trouble
@@ -116,7 +117,7 @@ func (o *observation) act(ctx context.Context, r *GuardResult) error {
 		}
 	case Install:
 		if err := o.install(d.Key, d.Rule+": "+d.Reason); err != nil {
-			return notPlaced(err)
+			return notPlaced(d.Key, err)
 		}
 	case Make:
 		if err := o.makeFirst(ctx, r); err != nil {
@@ -256,16 +257,16 @@ func (o *observation) makeFirst(ctx context.Context, r *GuardResult) error {
 		}
 	}
 	r.Decision.Key = f
-	return notPlaced(o.install(f, r.Decision.Rule+": "+r.Decision.Reason))
+	return notPlaced(f, o.install(f, r.Decision.Rule+": "+r.Decision.Reason))
 }
 
 // notPlaced makes ErrNotPlaced of what keeps a key out of the keyfile's place, unless that
 // is somebody who is at work there.
-func notPlaced(err error) error {
+func notPlaced(f key.Fingerprint, err error) error {
 	if err == nil || errors.Is(err, ErrBusy) || errors.Is(err, keyfile.ErrChanged) {
 		return err
 	}
-	return fmt.Errorf("%w: %w", ErrNotPlaced, err)
+	return fmt.Errorf("%w: key %s: %w", ErrNotPlaced, f, err)
 }
 
 // park makes the keyfile an empty one, on which the daemon runs without secrets and

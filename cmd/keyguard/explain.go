@@ -81,7 +81,6 @@ var remedies = []struct {
 	{agent.ErrOtherClients, exitRefused, "end these programs (they are in pg_stat_activity), then: keyguard rotate, or keyguard repair"},
 	{agent.ErrRotationOpen, exitRefused, "bring Postgres up; to go on: keyguard rotate"},
 	{agent.ErrNotStarted, exitInternal, "see why: systemctl status containarium; then: systemctl start containarium"},
-	{agent.ErrNotPlaced, exitDoubt, "see what holds the keyfile or its directory (lsattr -d, findmnt --target, df -i) and free it (chattr -i -a, mount -o remount,rw), then: systemctl start containarium"},
 	{agent.ErrBusy, exitBusy, "wait until the other process is done, then see: keyguard status"},
 	{agent.ErrForeignCopy, 0, "if that copy is this host's own after all: keyguard accept; else give each host a place of its own in the configuration"},
 	{agent.ErrNotAgain, 0, "to ask at once: keyguard restore"},
@@ -170,6 +169,7 @@ var remedies = []struct {
 	{unit.ErrNoUnit, 0, "name the daemon's unit in [daemon] of the configuration, or \"\" for none, then: keyguard config"},
 	{syscall.ENOSPC, 0, "make room on the disk (df), then try again"},
 	{syscall.EROFS, 0, "the file system is read-only; see dmesg, remount it writable, then try again"},
+	{agent.ErrNotPlaced, exitDoubt, "see what holds the keyfile or its directory (lsattr -d, findmnt --target) and free it (chattr -i -a, umount), then: systemctl start containarium"},
 	{fs.ErrPermission, 0, "run it as root, with sudo"},
 }
 

@@ -35,6 +35,7 @@ var (
 	ErrChanging     = errors.New("the table changes faster than it can be read")
 	ErrServer       = errors.New("the server answers with an error")
 	ErrConnection   = errors.New("the connection does not come about")
+	ErrUnread       = errors.New("what the daemon's unit says of its database is not known")
 	ErrURL          = errors.New("not the URL of a Postgres database")
 )
 
@@ -116,20 +117,4 @@ func (t *Table) redact(text string) string {
 		return text
 	}
 	return strings.ReplaceAll(text, secret, "…")
-}
-
-// parseURL reads what libpq calls a connection string, a URL or words. Its error names
-// no part of it: what does not parse may hold the password anywhere.
-func parseURL(url string) (*pgconn.Config, error) {
-	c, err := pgconn.ParseConfig(url)
-	if err != nil || url == "" {
-		return nil, ErrURL
-	}
-	for name := range c.RuntimeParams {
-		// A password with a ? or an & in it, not escaped, ends up here.
-		if strings.Trim(name, "abcdefghijklmnopqrstuvwxyz_.") != "" {
-			return nil, ErrURL
-		}
-	}
-	return c, nil
 }

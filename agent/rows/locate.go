@@ -64,12 +64,17 @@ type LocateOptions struct {
 	// URL "none" says that there is no database. The file holds one URL, with a password
 	// if need be, and is refused if others can read it.
 	URL, URLFile string
-	// Environ looks up the variables that the daemon has; nil where they are not known.
-	Environ func(name string) string
+	// Environ lists the daemon's variables as NAME=value; nil where they are not known.
+	Environ []string
+	// Inherited says that Environ is what a process was given, ours in the daemon's unit or
+	// the daemon's own, and no reading of the unit: it counts more than such a one.
+	Inherited bool
 	// PostgresFlag is the value of --postgres in the daemon's command line.
 	PostgresFlag string
-	// Record is a file of SaveRecord. It is read where neither of the two above says
-	// anything, so save first: then it is never older than they are.
+	// Unread is why Environ or PostgresFlag may lack something that the daemon has. nil,
+	// with Environ: the daemon's unit was read whole, and names no other place.
+	Unread error
+	// Record is a file of SaveRecord. It says what neither of the above does.
 	Record string
 	// IncusSockets are tried in this order. nil: /var/lib/incus/unix.socket and
 	// /run/incus/unix.socket.
@@ -90,20 +95,53 @@ type source struct {
 
 func (s source) inContainer() bool { return s.URL == "" && s.URLFile == "" }
 
+// fromFlag and fromIncus are what source says of two of its origins.
+const (
+	fromFlag  = "the daemon's flag --postgres"
+	fromIncus = "incus"
+)
+
+// record is what was learnt of the daemon. Its source and its flag are the last that
+// were seen.
+type record struct {
+	source
+	// Flag is a --postgres, which goes before the source.
+	Flag string `json:"flag,omitempty"`
+	// PG are the variables of the daemon that libpq's clients read.
+	PG map[string]string `json:"pg,omitempty"`
+	// Inherited: source and PG are what a process was given.
+	Inherited bool `json:"inherited,omitempty"`
+	// Former is a place, for people, that was named once and is no longer.
+	Former string `json:"former,omitempty"`
+}
+
+// names describes the Postgres that r names, or named; "" without one.
+func (r record) names() string {
+	switch {
+	case r.Flag != "":
+		return fromFlag
+	case !r.inContainer():
+		return r.From
+	}
+	return r.Former
+}
+
 // Locate finds the database as the daemon does: keyguard's own setting, the daemon's
-// flag and variables, what was recorded of them, incus. Only for the last it opens a
-// socket, incus' own.
+// flag and variables, incus; what is not known of the daemon is taken from the record.
+// Only for incus it opens a socket, incus' own.
 //
-// It says Absent only for the URL "none", or where incus answers for all projects and
-// pools, has neither the container nor its volume, and DataDir is missing or empty.
-// Everything else that is not a place is an error: could not look (law 6).
+// It says Absent only for the URL "none", or where the daemon's unit was read whole, it
+// and the record name no Postgres, and incus answers for all projects and pools, has
+// neither the container nor its volume, and DataDir is missing or empty. Everything else
+// that is not a place is an error: could not look (law 6).
 func Locate(ctx context.Context, o LocateOptions) (Location, error) {
-	s, err := o.source()
+	s, known, err := o.source()
 	if err != nil {
 		return Location{}, err
 	}
+	own := o.URL != "" || o.URLFile != ""
 	switch {
-	case s.URL == "none" && o.URL == "none":
+	case own && s.URL == "none":
 		return Location{From: s.From, Absent: true, Why: "the configuration says so"}, nil
 	case s.URLFile != "":
 		text, err := readPrivate(s.URLFile, unix.O_CLOEXEC)
@@ -112,80 +150,178 @@ func Locate(ctx context.Context, o LocateOptions) (Location, error) {
 		}
 		s.URL = strings.TrimSpace(string(text))
 	case s.inContainer():
-		return o.askIncus(ctx, s)
+		return o.inContainer(ctx, s, known)
 	}
-	if _, err := parseURL(s.URL); err != nil {
+	at, err := withVariables(s.URL, known.PG)
+	if err != nil {
 		return Location{}, fmt.Errorf("cannot use the database URL from %s: %w", s.From, err)
 	}
-	return Location{URL: s.URL, From: s.From}, nil
+	l := Location{URL: at, From: s.From}
+	if o.unread() != nil && !own && s.From != fromFlag {
+		l.Rival = unreadRival
+	}
+	return l, nil
 }
 
-func (o LocateOptions) source() (source, error) {
+// unreadRival is what may stand before a place that the daemon's variables name.
+const unreadRival = "a database that the daemon's unit names, which could not be read"
+
+// inContainer asks incus, and takes its "nothing" and its container's silence for what
+// they are only where the daemon positively looks there.
+func (o LocateOptions) inContainer(ctx context.Context, s source, known record) (Location, error) {
+	l, err := o.askIncus(ctx, s)
+	if err != nil {
+		return Location{}, err
+	}
+	elsewhere := known.names()
+	switch {
+	case l.Absent && o.unread() != nil:
+		return Location{}, fmt.Errorf("incus has no database, but %w: %w", ErrUnread, o.unread())
+	case l.Absent && elsewhere != "":
+		return Location{}, fmt.Errorf("incus has no database, but %w: it was once named by %s", ErrElsewhere, elsewhere)
+	case l.Absent:
+	case o.unread() != nil:
+		l.Rival = unreadRival
+	case elsewhere != "" && l.Rival == "":
+		l.Rival = "the database that was once named by " + elsewhere
+	}
+	if !l.Absent {
+		l.URL, err = withVariables(l.URL, known.PG)
+	}
+	return l, err
+}
+
+// unread is nil only where the daemon's unit was read whole.
+func (o LocateOptions) unread() error {
+	if o.Unread == nil && o.Environ == nil {
+		return errNoVariables
+	}
+	return o.Unread
+}
+
+var errNoVariables = errors.New("nobody told of its variables")
+
+// source says where the daemon looks, and all that is known of it.
+func (o LocateOptions) source() (source, record, error) {
+	recorded, err := readRecord(o.Record)
 	switch {
 	case o.URL != "" && o.URLFile != "":
-		return source{}, fmt.Errorf("cannot choose between url and url_file of the configuration: %w", ErrURL)
+		return source{}, record{}, fmt.Errorf("cannot choose between url and url_file of the configuration: %w", ErrURL)
 	case o.URL != "":
-		return source{URL: o.URL, From: "url in the configuration"}, nil
+		return source{URL: o.URL, From: "url in the configuration"}, recorded, nil
 	case o.URLFile != "":
-		return source{URLFile: o.URLFile, From: "url_file " + o.URLFile}, nil
+		return source{URLFile: o.URLFile, From: "url_file " + o.URLFile}, recorded, nil
 	}
-	s := o.daemon()
-	if !s.inContainer() || o.Record == "" {
-		return s, nil
+	known := o.merge(recorded)
+	if known.Flag != "" {
+		return source{URL: known.Flag, From: fromFlag}, known, nil
 	}
-	b, err := readPrivate(o.Record, unix.O_CLOEXEC|unix.O_NOFOLLOW)
-	if errors.Is(err, fs.ErrNotExist) {
-		return s, nil
+	// A record that cannot be read may name another place.
+	if known.inContainer() && err != nil {
+		return source{}, record{}, fmt.Errorf("cannot read %s: %w", o.Record, err)
 	}
-	if err != nil {
-		return source{}, fmt.Errorf("cannot read %s: %w", o.Record, err)
-	}
-	var recorded source
-	if json.Unmarshal(b, &recorded) != nil || recorded.From == "" {
-		return source{}, fmt.Errorf("cannot use %s: %w", o.Record, ErrRecord)
-	}
-	return recorded, nil
+	return known.source, known, nil
 }
 
-// daemon is what the daemon's own flag and variables say, in its order.
-func (o LocateOptions) daemon() source {
-	get := o.Environ
-	if get == nil {
-		get = func(string) string { return "" }
+// readRecord returns the zero record where there is none.
+func readRecord(path string) (r record, err error) {
+	if path == "" {
+		return r, nil
 	}
-	if o.PostgresFlag != "" {
-		return source{URL: o.PostgresFlag, From: "the daemon's flag --postgres"}
+	b, err := readPrivate(path, unix.O_CLOEXEC|unix.O_NOFOLLOW)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return r, nil
+	case err != nil:
+		return r, err
+	case json.Unmarshal(b, &r) != nil || r.From == "":
+		return record{}, ErrRecord
 	}
-	if f := get("CONTAINARIUM_POSTGRES_URL_FILE"); f != "" {
+	if r.From == fromFlag && r.Flag == "" { // as it was written before flag had its own place
+		r.Flag, r.source = r.URL, source{From: fromIncus}
+	}
+	return r, nil
+}
+
+// merge is what is known of the daemon now, with what was known before where that knew
+// more: nothing is forgotten because somebody did not answer (law 6).
+func (o LocateOptions) merge(old record) record {
+	now := record{source: o.variables(), Flag: o.PostgresFlag, PG: o.pg(), Inherited: o.Inherited}
+	if o.unread() != nil && now.Flag == "" {
+		now.Flag = old.Flag
+	}
+	switch {
+	case old.From == "":
+	case o.Environ == nil, old.Inherited && !o.Inherited, o.unread() != nil && !o.Inherited && now.inContainer():
+		// What a process was given counts more than a reading of its unit, and anything
+		// more than what could not be read.
+		now.source, now.PG, now.Inherited = old.source, old.PG, old.Inherited
+	}
+	if now.names() == "" {
+		now.Former = old.names()
+	}
+	return now
+}
+
+// variables is what the daemon's own variables say, in its order.
+func (o LocateOptions) variables() source {
+	if f := o.variable("CONTAINARIUM_POSTGRES_URL_FILE"); f != "" {
 		return source{URLFile: f, From: "CONTAINARIUM_POSTGRES_URL_FILE, " + f}
 	}
-	if u := get("CONTAINARIUM_POSTGRES_URL"); u != "" {
+	if u := o.variable("CONTAINARIUM_POSTGRES_URL"); u != "" {
 		return source{URL: u, From: "CONTAINARIUM_POSTGRES_URL"}
 	}
 	return source{
-		PasswordFile: get("CONTAINARIUM_POSTGRES_PASSWORD_FILE"),
-		Password:     get("CONTAINARIUM_POSTGRES_PASSWORD"),
-		From:         "incus",
+		PasswordFile: o.variable("CONTAINARIUM_POSTGRES_PASSWORD_FILE"),
+		Password:     o.variable("CONTAINARIUM_POSTGRES_PASSWORD"),
+		From:         fromIncus,
 	}
 }
 
-// SaveRecord writes to path, mode 0600, what the daemon's flag and variables say, for
-// those who run without them: the URL or the file that holds it, or that incus knows,
-// so that a changed address is still found. It writes only what changed, and nothing
-// where the variables are not known; it opens no socket.
+// variable is the value of the last entry of that name, as for a process.
+func (o LocateOptions) variable(name string) (value string) {
+	for _, entry := range o.Environ {
+		if v, ok := strings.CutPrefix(entry, name+"="); ok {
+			value = v
+		}
+	}
+	return value
+}
+
+// pg picks the variables that say how to connect.
+func (o LocateOptions) pg() map[string]string {
+	var pg map[string]string
+	for _, entry := range o.Environ {
+		if name, value, ok := strings.Cut(entry, "="); ok && pgSettings[name] != "" && value != "" {
+			if pg == nil {
+				pg = map[string]string{}
+			}
+			pg[name] = value
+		}
+	}
+	return pg
+}
+
+// SaveRecord writes to path, mode 0600, what is known of where the daemon has its
+// database, for those who run without its flag and variables: the URL or the file that
+// holds it, or that incus knows, so that a changed address is still found, and what else
+// its variables say of the connection. It adds to what is recorded there, and takes
+// nothing away that o does not know better. It writes only what changed, and nothing where
+// nothing is known of the daemon; it opens no socket.
 func SaveRecord(path string, o LocateOptions) error {
 	if o.Environ == nil && o.PostgresFlag == "" {
 		return nil
 	}
-	want, err := json.Marshal(o.daemon())
+	old, damaged := readRecord(path)
+	now := o.merge(old)
+	want, err := json.Marshal(now)
 	if err != nil {
 		return err
 	}
-	want = append(want, '\n')
-	if have, err := readPrivate(path, unix.O_CLOEXEC|unix.O_NOFOLLOW); err == nil && bytes.Equal(have, want) {
+	if have, err := json.Marshal(old); err == nil && damaged == nil && bytes.Equal(have, want) {
 		return nil
 	}
-	if err := durable.WriteFile(path, want, durable.Attr{Mode: 0o600, UID: -1, GID: -1}); err != nil {
+	if err := durable.WriteFile(path, append(want, '\n'), durable.Attr{Mode: 0o600, UID: -1, GID: -1}); err != nil {
 		return fmt.Errorf("cannot record where the database is: %w", err)
 	}
 	return nil

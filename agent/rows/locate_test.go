@@ -16,14 +16,19 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sys/unix"
 
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 )
 
-func environ(m map[string]string) func(string) string {
-	return func(name string) string { return m[name] }
+func environ(m map[string]string) []string {
+	list := []string{}
+	for name, value := range m {
+		list = append(list, name+"="+value)
+	}
+	return list
 }
 
 func file(t *testing.T, mode fs.FileMode, text string) string {
@@ -81,8 +86,10 @@ func TestLocateOrder(t *testing.T) {
 			o.PostgresFlag = ""
 		case fileURL:
 			delete(variables, "CONTAINARIUM_POSTGRES_URL_FILE")
+			o.Environ = environ(variables)
 		case varURL:
 			delete(variables, "CONTAINARIUM_POSTGRES_URL")
+			o.Environ, o.Unread = environ(variables), errAny
 		default:
 			o.URLFile = ""
 		}
@@ -371,7 +378,7 @@ func TestIncus(t *testing.T) {
 				dir = filepath.Join(t.TempDir(), "missing")
 			}
 			start := time.Now()
-			l, err := rows.Locate(context.Background(), rows.LocateOptions{IncusSockets: []string{i.Socket}, DataDir: dir})
+			l, err := rows.Locate(context.Background(), rows.LocateOptions{Environ: []string{}, IncusSockets: []string{i.Socket}, DataDir: dir})
 			if took := time.Since(start); took > 10*time.Second { // of prestart's budget of 20
 				t.Errorf("it took %v", took)
 			}
@@ -417,7 +424,7 @@ func TestIncusSockets(t *testing.T) {
 		{"the second answers", []string{missing, good.Socket}, true, ""},
 		{"a stale one first", []string{stale, good.Socket}, true, ""},
 	} {
-		l, err := rows.Locate(context.Background(), rows.LocateOptions{IncusSockets: c.sockets, DataDir: missing})
+		l, err := rows.Locate(context.Background(), rows.LocateOptions{Environ: []string{}, IncusSockets: c.sockets, DataDir: missing})
 		if l.Absent != c.absent || (err != nil) == c.absent || err != nil && (!errors.Is(err, rows.ErrIncus) || !strings.Contains(err.Error(), c.why)) {
 			t.Errorf("%s: %v, %v", c.what, l, err)
 		}
@@ -461,6 +468,145 @@ func BenchmarkSaveRecord(b *testing.B) {
 	for b.Loop() {
 		if err := rows.SaveRecord(path, o); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// TestSilenceIsNotAbsence: a source that did not answer is none that said no (law 6).
+func TestSilenceIsNotAbsence(t *testing.T) {
+	eth0 := map[string][]string{"eth0": {"10.0.0.7"}}
+	empty, full := rowstest.NewIncus(t), rowstest.NewIncus(t)
+	full.Instances = []rowstest.Instance{{Name: "db", Role: "core-postgres", Addresses: eth0}}
+	const containerURL = "postgres://containarium:containarium@10.0.0.7:5432/containarium?sslmode=disable"
+	record := func(text string) string { return file(t, 0o600, text) }
+	old := `{"url":"` + recordURL + `","from":"the daemon's flag --postgres"}`
+	given := `{"url":"` + recordURL + `","from":"CONTAINARIUM_POSTGRES_URL","inherited":true}`
+	parsed := `{"url":"` + recordURL + `","from":"CONTAINARIUM_POSTGRES_URL"}`
+	named := environ(map[string]string{"CONTAINARIUM_POSTGRES_URL": varURL})
+	nothing := []string{"PATH=/bin"}
+	silent := errors.New("systemd does not answer")
+	for _, c := range []struct {
+		what  string
+		o     rows.LocateOptions
+		incus *rowstest.Incus
+		want  string // the URL; "" with absent or err
+		rival bool
+		err   error
+	}{
+		{what: "all answer, and say no", o: rows.LocateOptions{Environ: nothing}, incus: empty},
+		{what: "the record says no, too", o: rows.LocateOptions{Environ: nothing, Record: record(`{"from":"incus"}`)}, incus: empty},
+		{what: "systemd is silent", o: rows.LocateOptions{Environ: nothing, Inherited: true, Unread: silent}, incus: empty, err: rows.ErrUnread},
+		{what: "nobody told of the daemon", incus: empty, err: rows.ErrUnread},
+		{what: "nobody told of the daemon but a record", o: rows.LocateOptions{Record: record(`{"from":"incus","inherited":true}`)}, incus: empty, err: rows.ErrUnread},
+		{what: "the record cannot be read", o: rows.LocateOptions{Environ: nothing, Record: record(`{`)}, incus: empty, err: rows.ErrRecord},
+		{what: "once it was named by the flag", o: rows.LocateOptions{Environ: nothing, Record: record(old)}, incus: empty, err: rows.ErrElsewhere},
+		{what: "once it was named by a variable", o: rows.LocateOptions{Environ: nothing, Inherited: true, Record: record(given)}, incus: empty, err: rows.ErrElsewhere},
+		{what: "once it was named, long ago", o: rows.LocateOptions{Environ: nothing, Record: record(`{"from":"incus","former":"x"}`)}, incus: empty, err: rows.ErrElsewhere},
+
+		{what: "systemd is silent, the record knows the flag", o: rows.LocateOptions{Environ: nothing, Inherited: true, Unread: silent, Record: record(old)}, want: recordURL},
+		{what: "systemd is silent, the record knows the flag before the variables", o: rows.LocateOptions{Environ: named, Inherited: true, Unread: silent, Record: record(old)}, want: recordURL},
+		{what: "systemd is silent, the record was given it", o: rows.LocateOptions{Unread: silent, Record: record(given)}, want: recordURL, rival: true},
+		{what: "a file cannot be read, the record has it", o: rows.LocateOptions{Environ: nothing, Unread: silent, Record: record(parsed)}, want: recordURL, rival: true},
+		{what: "given goes before read", o: rows.LocateOptions{Environ: named, Record: record(given)}, want: recordURL},
+		{what: "given now goes before given then", o: rows.LocateOptions{Environ: named, Inherited: true, Record: record(given)}, want: varURL},
+		{what: "read now goes before read then", o: rows.LocateOptions{Environ: named, Record: record(parsed)}, want: varURL},
+		{what: "the flag goes before all", o: rows.LocateOptions{PostgresFlag: flagURL, Environ: named, Record: record(given)}, want: flagURL},
+		{what: "a broken record, and the variables know", o: rows.LocateOptions{Environ: named, Record: record(`{`)}, want: varURL},
+		{what: "no record yet, systemd silent, given", o: rows.LocateOptions{Environ: named, Inherited: true, Unread: silent}, want: varURL, rival: true},
+
+		{what: "the container", o: rows.LocateOptions{Environ: nothing}, incus: full, want: containerURL},
+		{what: "the container, systemd silent", o: rows.LocateOptions{Environ: nothing, Inherited: true, Unread: silent}, incus: full, want: containerURL, rival: true},
+		{what: "the container, another place named once", o: rows.LocateOptions{Environ: nothing, Record: record(old)}, incus: full, want: containerURL, rival: true},
+	} {
+		c.o.DataDir = filepath.Join(t.TempDir(), "missing")
+		if c.incus == nil {
+			c.o.IncusSockets = noIncus(t)
+		} else {
+			c.o.IncusSockets = []string{c.incus.Socket}
+		}
+		l, err := rows.Locate(context.Background(), c.o)
+		if l.URL != c.want || !errors.Is(err, c.err) || (err == nil) != (c.err == nil) ||
+			l.Absent != (c.want == "" && c.err == nil) || (l.Rival != "") != c.rival {
+			t.Errorf("%s: %q, rival %q, %v", c.what, l.URL, l.Rival, err)
+		}
+		quiet(t, l, err)
+	}
+}
+
+// TestRecordNeverForgets: whoever knows less adds to it.
+func TestRecordNeverForgets(t *testing.T) {
+	silent := errors.New("systemd does not answer")
+	named := environ(map[string]string{"CONTAINARIUM_POSTGRES_URL": varURL, "PGPASSWORD": "hunter2"})
+	other := environ(map[string]string{"CONTAINARIUM_POSTGRES_URL": "postgres://u@other/d"})
+	nothing := []string{}
+	for _, c := range []struct {
+		what  string
+		saved []rows.LocateOptions
+		flag  bool // is known
+		url   string
+		given bool
+		err   error // where the last two say nothing
+	}{
+		{"a start that did not ask systemd", []rows.LocateOptions{{PostgresFlag: flagURL, Environ: nothing}, {Environ: nothing, Inherited: true, Unread: silent}}, true, "", true, nil},
+		{"a reading after a start", []rows.LocateOptions{{Environ: named, Inherited: true, Unread: silent}, {Environ: other}}, false, varURL, true, nil},
+		{"half a reading after a reading", []rows.LocateOptions{{Environ: named}, {Environ: nothing, Unread: silent}}, false, varURL, false, nil},
+		{"a reading after a reading", []rows.LocateOptions{{Environ: named}, {Environ: other}}, false, "postgres://u@other/d", false, nil},
+		{"a start after a start", []rows.LocateOptions{{Environ: named, Inherited: true, Unread: silent}, {Environ: other, Inherited: true, Unread: silent}}, false, "postgres://u@other/d", true, nil},
+		{"a flag that is gone", []rows.LocateOptions{{PostgresFlag: flagURL, Environ: nothing}, {Environ: nothing}, {Environ: nothing, Inherited: true}}, false, "", true, rows.ErrElsewhere},
+	} {
+		record := filepath.Join(t.TempDir(), "database.json")
+		for _, o := range c.saved {
+			must(t, rows.SaveRecord(record, o))
+		}
+		text, err := os.ReadFile(record)
+		must(t, err)
+		var got struct {
+			Flag, URL string
+			Inherited bool
+			PG        map[string]string
+		}
+		must(t, json.Unmarshal(text, &got))
+		if (got.Flag != "") != c.flag || got.URL != c.url || got.Inherited != c.given || (got.PG["PGPASSWORD"] != "") != (c.url == varURL) {
+			t.Errorf("%s: %s", c.what, text)
+		}
+		if c.err != nil {
+			incus := rowstest.NewIncus(t)
+			if l, err := rows.Locate(context.Background(), rows.LocateOptions{Environ: nothing, Record: record, IncusSockets: []string{incus.Socket}, DataDir: filepath.Join(t.TempDir(), "x")}); !errors.Is(err, c.err) {
+				t.Errorf("%s: %v, %v", c.what, l, err)
+			}
+		}
+	}
+}
+
+// TestVariables: a place says to everybody what the daemon's URL and PG* say to the
+// daemon.
+func TestVariables(t *testing.T) {
+	variables := map[string]string{"PGHOST": "envhost", "PGPORT": "6543", "PGDATABASE": "envdb", "PGUSER": "envuser",
+		"PGPASSWORD": `p'a\s s&=%+w`, "PGSSLMODE": "disable", "PGOPTIONS": "-c work_mem=1MB", "PGTZ": "UTC",
+		"PGTARGETSESSIONATTRS": "read-write", "PGAPPNAME": "daemon"}
+	for _, conn := range []string{
+		"postgres://", "postgres:///", "postgres://h", "postgres://h/d", "postgres://u@h/d", "postgres://u:p@h/d", "postgres://:p@h", "postgres://u:@h",
+		"postgres://h:1/d", "postgres://:1/d", "postgres://h:/d", "postgres://[::1]/d", "postgres://[::1]:7/d", "postgres://a,b/d", "postgres://a:1,b:2/d",
+		"postgresql://u@/d?host=/run/pg", "postgres://h/d?", "postgres://h?sslmode=require", "postgres://h/d?ssl=true", "postgres://u@h/d?password=q&user=z",
+		"postgres://h/d?dbname=e&port=9", "postgres://u@h/d?p%61ssword=q", "postgres://h/d?user=", "postgres://u%40x:a%2Fb@h/d?timezone=CET",
+		"host=h", "host=h password=q", "dbname=d user='u v'", "host=h sslmode=require port=1",
+	} {
+		for name, value := range variables {
+			t.Run(conn+" "+name, func(t *testing.T) {
+				l, err := rows.Locate(t.Context(), rows.LocateOptions{PostgresFlag: conn, Environ: []string{name + "=" + value}})
+				must(t, err)
+				got, err := pgconn.ParseConfig(l.URL)
+				must(t, err)
+				t.Setenv(name, value)
+				want, err := pgconn.ParseConfig(conn)
+				must(t, err)
+				told := func(c *pgconn.Config) string {
+					return fmt.Sprint(c.Host, c.Port, c.Database, c.User, c.Password, c.TLSConfig == nil, len(c.Fallbacks), c.RuntimeParams, c.ValidateConnect == nil)
+				}
+				if told(got) != told(want) {
+					t.Errorf("%s with %s=%s: %s; want %s", conn, name, value, told(got), told(want))
+				}
+			})
 		}
 	}
 }

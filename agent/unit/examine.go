@@ -170,11 +170,11 @@ func (e *Examination) examine(name string, unit, service map[string]any) {
 		e.Hooks = append(e.Hooks, Hook{Argv: argv, Privileged: slices.Contains(flags, "privileged"),
 			IgnoreFailure: slices.Contains(flags, "ignore-failure")})
 	}
-	e.SuccessStatus = facts(name, map[string]any{"SuccessExitStatus": service["SuccessExitStatus"]}).SuccessStatus
+	e.SuccessStatus = successStatus(service)
 	environ, _ := service["Environment"].([]string)
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
-		if name == "CONTAINARIUM_POSTGRES_PASSWORD" && value != "" || name == "CONTAINARIUM_POSTGRES_URL" && hasPassword(value) {
+		if (name == "CONTAINARIUM_POSTGRES_PASSWORD" || name == "PGPASSWORD") && value != "" || name == "CONTAINARIUM_POSTGRES_URL" && hasPassword(value) {
 			e.Passwords = append(e.Passwords, name)
 		}
 	}

@@ -13,9 +13,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/coreos/go-systemd/v22/dbus"
+	godbus "github.com/godbus/dbus/v5"
 )
 
 // Names are those that the daemon's unit has: the present one, and the one on older
@@ -29,12 +32,17 @@ var ErrNoUnit = errors.New("systemd knows no unit of the daemon")
 type Facts struct {
 	Name string
 	// Environ holds the daemon's variables: those of the running process where there
-	// is one, else the unit's Environment= and what its EnvironmentFile= name.
+	// is one, else what systemd would give to one that it starts now.
 	Environ map[string]string
-	// PostgresFlag is the value of --postgres in ExecStart=, "" without one.
+	// Inherited says that Environ is what the running process was given, and no reading of
+	// the unit.
+	Inherited bool
+	// PostgresFlag is the value of --postgres in the daemon's command line, "" without one.
 	PostgresFlag string
 	// SuccessStatus lists the exit statuses that SuccessExitStatus= adds to 0.
 	SuccessStatus []int
+	// Unread is why Environ or PostgresFlag may lack something; nil: they are whole.
+	Unread error
 }
 
 // Read asks about the first of the names that is loaded. It returns ErrNoUnit when
@@ -57,77 +65,139 @@ func Read(ctx context.Context, names ...string) (Facts, error) {
 		if err != nil {
 			return Facts{}, fmt.Errorf("cannot ask systemd about %s: %w", name, err)
 		}
-		return facts(name, properties), nil
+		return facts(name, managerOf(conn), properties), nil
 	}
 	return Facts{}, fmt.Errorf("%w: %s", ErrNoUnit, strings.Join(names, ", "))
 }
 
-// facts picks from the properties of org.freedesktop.systemd1.Service.
-func facts(name string, p map[string]any) Facts {
-	f := Facts{Name: name, Environ: map[string]string{}}
-	if list, ok := p["Environment"].([]string); ok {
-		f.addEnviron(list)
+// manager is what systemd says of itself.
+type manager struct {
+	version     int      // 0 where it does not say
+	environment []string // what systemctl set-environment and its own start gave it
+	err         error
+}
+
+func managerOf(conn *dbus.Conn) (m manager) {
+	// The library hands these out in D-Bus' own text form.
+	get := func(name string) any {
+		text, err := conn.GetManagerProperty(name)
+		if err != nil {
+			m.err = fmt.Errorf("cannot ask systemd for its %s: %w", name, err)
+			return nil
+		}
+		v, err := godbus.ParseVariant(text, godbus.Signature{})
+		if err != nil {
+			m.err = fmt.Errorf("cannot read systemd's %s: %w", name, err)
+		}
+		return v.Value()
 	}
+	if text, ok := get("Version").(string); ok {
+		digits := strings.TrimLeft(text, "v")
+		if i := strings.IndexFunc(digits, func(r rune) bool { return r < '0' || r > '9' }); i >= 0 {
+			digits = digits[:i]
+		}
+		m.version, _ = strconv.Atoi(digits) // 0 is an old one
+	}
+	m.environment, _ = get("Environment").([]string)
+	return m
+}
+
+// facts picks from the properties of org.freedesktop.systemd1.Service. What is missing
+// among them, or has another form, makes the unit one that was not read whole.
+func facts(name string, m manager, p map[string]any) Facts {
+	f := Facts{Name: name, Unread: m.err}
+	unread := func(err error) { f.Unread = errors.Join(f.Unread, err) }
+	strange := func(property string) { unread(fmt.Errorf("cannot read %s of %s: not of its form", property, name)) }
+	list := func(property string, optional bool) []string {
+		v, there := p[property]
+		l, ok := v.([]string)
+		if !ok && (there || !optional) {
+			strange(property)
+		}
+		return l
+	}
+	env := environment{variables: map[string]string{}, version: m.version}
+	env.set(m.environment)
+	// What PassEnvironment= takes from systemd's own process stands nowhere.
+	for _, variable := range list("PassEnvironment", true) {
+		if strings.HasPrefix(variable, "PG") || strings.HasPrefix(variable, "CONTAINARIUM_") {
+			unread(fmt.Errorf("cannot tell what PassEnvironment=%s of %s passes on", variable, name))
+		}
+	}
+	env.set(list("Environment", false))
 	// EnvironmentFiles is a(sb): the path, and whether it may be missing.
-	if files, ok := p["EnvironmentFiles"].([][]any); ok {
-		for _, file := range files {
-			if path, ok := file[0].(string); ok {
-				f.addFile(path)
-			}
+	files, ok := p["EnvironmentFiles"].([][]any)
+	if !ok {
+		strange("EnvironmentFiles")
+	}
+	for _, file := range files {
+		path, optional, ok := environmentFile(file)
+		if !ok {
+			strange("EnvironmentFiles")
+			continue
+		}
+		if err := env.addFiles(path, optional); err != nil {
+			unread(err)
 		}
 	}
-	if pid, ok := p["MainPID"].(uint32); ok && pid != 0 {
-		if environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)); err == nil {
-			f.Environ = map[string]string{}
-			f.addEnviron(strings.Split(string(environ), "\x00"))
-		}
-	}
+	env.unset(list("UnsetEnvironment", true)) // not on the oldest
 	// ExecStart is a(sasbttttuii): the second member is the argument vector.
 	if commands, ok := p["ExecStart"].([][]any); ok && len(commands) > 0 && len(commands[0]) > 1 {
 		if argv, ok := commands[0][1].([]string); ok {
-			f.PostgresFlag = flag(argv, "--postgres")
+			f.PostgresFlag = env.expand(flag(argv, "--postgres"))
+		} else {
+			strange("ExecStart")
 		}
+	} else {
+		strange("ExecStart")
 	}
-	// SuccessExitStatus is (aiai): statuses and signals.
-	if success, ok := p["SuccessExitStatus"].([]any); ok && len(success) > 0 {
-		if statuses, ok := success[0].([]int32); ok {
-			for _, s := range statuses {
-				f.SuccessStatus = append(f.SuccessStatus, int(s))
-			}
-		}
+	f.Environ = env.variables
+	if pid, ok := p["MainPID"].(uint32); ok && pid != 0 {
+		f.running(fmt.Sprintf("/proc/%d", pid))
 	}
+	f.SuccessStatus = successStatus(p)
 	return f
 }
 
-func (f *Facts) addEnviron(list []string) {
-	for _, entry := range list {
+// successStatus lists what SuccessExitStatus=, (aiai) of statuses and signals, adds to 0.
+func successStatus(p map[string]any) (list []int) {
+	if success, ok := p["SuccessExitStatus"].([]any); ok && len(success) > 0 {
+		if statuses, ok := success[0].([]int32); ok {
+			for _, s := range statuses {
+				list = append(list, int(s))
+			}
+		}
+	}
+	return list
+}
+
+func environmentFile(member []any) (path string, optional, ok bool) {
+	if len(member) != 2 {
+		return "", false, false
+	}
+	path, isPath := member[0].(string)
+	optional, isBool := member[1].(bool)
+	return path, optional, isPath && isBool
+}
+
+// running takes what the daemon's process was given, where it may be looked at: that is
+// the truth, whatever the unit has become since.
+func (f *Facts) running(proc string) {
+	environ, err := os.ReadFile(filepath.Join(proc, "environ"))
+	if err != nil || len(environ) == 0 { // a process that is ending has none
+		return
+	}
+	cmdline, err := os.ReadFile(filepath.Join(proc, "cmdline"))
+	if err != nil || len(cmdline) == 0 {
+		return
+	}
+	f.Environ, f.Inherited, f.Unread = map[string]string{}, true, nil
+	for entry := range strings.SplitSeq(string(environ), "\x00") {
 		if name, value, ok := strings.Cut(entry, "="); ok {
 			f.Environ[name] = value
 		}
 	}
-}
-
-// addFile reads an EnvironmentFile= (systemd.exec(5)): NAME=value lines, comments
-// with # or ;, values perhaps in quotes. One that cannot be read adds nothing, as for
-// a unit that may do without it.
-func (f *Facts) addFile(path string) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return
-	}
-	for line := range strings.Lines(string(data)) {
-		line = strings.TrimSpace(line)
-		if strings.HasPrefix(line, "#") || strings.HasPrefix(line, ";") {
-			continue
-		}
-		if name, value, ok := strings.Cut(line, "="); ok {
-			value = strings.TrimSpace(value)
-			if n := len(value); n >= 2 && (value[0] == '"' || value[0] == '\'') && value[n-1] == value[0] {
-				value = value[1 : n-1]
-			}
-			f.Environ[strings.TrimSpace(name)] = value
-		}
-	}
+	f.PostgresFlag = flag(strings.Split(string(cmdline), "\x00"), "--postgres")
 }
 
 // flag finds a long flag in either of its spellings.

@@ -155,6 +155,8 @@ var remedies = []struct {
 	{rows.ErrNoAddress, exitDoubt, "wait for the container's address: incus list"},
 	{rows.ErrSeveral, exitDoubt, "name the right database in [database] of the configuration, then: keyguard verify"},
 	{rows.ErrRemains, exitDoubt, "bring the database's container back: incus list --all-projects"},
+	{unit.ErrEnvironmentFile, exitDoubt, "put the file right that EnvironmentFile= of the daemon's unit names (systemctl cat containarium.service), then: keyguard verify"},
+	{rows.ErrUnread, exitDoubt, "see that systemd answers and the unit's EnvironmentFile= can be read (systemctl cat containarium.service), or name the database in [database]"},
 	{rows.ErrIncus, exitDoubt, "start incus (systemctl start incus), or name the database in [database]"},
 
 	// This host.

@@ -145,11 +145,9 @@ func (a *app) recordDatabase(ctx context.Context, cfg *config.Config) {
 	if cfg.Daemon.Unit == "" || cfg.Database.URL != "" || cfg.Database.URLFile != "" {
 		return
 	}
-	o, err := daemonSettings(ctx, cfg)
-	if err == nil {
-		err = rows.SaveRecord(filepath.Join(cfg.RunDir, databaseRecord), o)
-	}
-	if err != nil {
+	o := daemonSettings(ctx, cfg)
+	err := rows.SaveRecord(filepath.Join(cfg.RunDir, databaseRecord), o)
+	if err = errors.Join(err, o.Unread); err != nil {
 		a.urgent("where the daemon has its database is recorded at its next start: %v", err)
 	}
 }

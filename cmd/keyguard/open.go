@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -85,9 +86,11 @@ func (a *app) host(cfg *config.Config, w wiring) (*agent.Host, error) {
 		StateDir: cfg.StateDir,
 		Now:      time.Now,
 		OpenRows: func(ctx context.Context, o rows.Options) (agent.Rows, error) {
-			where, err := locateOptions(ctx, cfg, w)
-			if err != nil {
-				return nil, err
+			where := locateOptions(ctx, cfg, w)
+			if w.prestart {
+				// It has recorded what it was given, and told where it could not; now there is
+				// systemd's word besides.
+				_ = rows.SaveRecord(where.Record, where)
 			}
 			return openRows(ctx, cfg, where, o)
 		},
@@ -181,40 +184,42 @@ func commandPath(e config.Escrow) string {
 
 // locateOptions gathers what says where the database is: keyguard's own setting, else
 // what the daemon has. Only where that may matter is systemd asked.
-func locateOptions(ctx context.Context, cfg *config.Config, w wiring) (rows.LocateOptions, error) {
+func locateOptions(ctx context.Context, cfg *config.Config, w wiring) rows.LocateOptions {
 	o := rows.LocateOptions{URL: cfg.Database.URL, URLFile: cfg.Database.URLFile,
 		Record: filepath.Join(cfg.RunDir, databaseRecord)}
 	if o.URL != "" || o.URLFile != "" {
-		return o, nil
+		return o
 	}
-	if w.prestart {
-		o.Environ = os.Getenv
+	known := daemonSettings(ctx, cfg)
+	o.PostgresFlag, o.Unread = known.PostgresFlag, known.Unread
+	if o.Environ, o.Inherited = known.Environ, known.Inherited; w.prestart {
+		o.Environ, o.Inherited = os.Environ(), true
 	}
+	return o
+}
+
+// errNoUnit says that the configuration names no unit of the daemon.
+var errNoUnit = errors.New("no unit of the daemon is configured")
+
+// daemonSettings is what systemd knows of the daemon. Where that is not all, it says why:
+// a unit that was not read is none that names no database.
+func daemonSettings(ctx context.Context, cfg *config.Config) rows.LocateOptions {
 	if cfg.Daemon.Unit == "" {
-		return o, nil
+		return rows.LocateOptions{Unread: errNoUnit}
 	}
 	// systemd answers in milliseconds or, in a container without it, not at all.
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	facts, err := unit.Read(ctx, daemonUnits(cfg)...)
 	if err != nil {
-		return o, nil // the environment, the record and incus are left
+		return rows.LocateOptions{Unread: err}
 	}
-	o.PostgresFlag = facts.PostgresFlag
-	if !w.prestart {
-		o.Environ = func(name string) string { return facts.Environ[name] }
+	o := rows.LocateOptions{PostgresFlag: facts.PostgresFlag, Inherited: facts.Inherited, Unread: facts.Unread,
+		Environ: make([]string, 0, len(facts.Environ))}
+	for name, value := range facts.Environ {
+		o.Environ = append(o.Environ, name+"="+value)
 	}
-	return o, nil
-}
-
-// daemonSettings is what systemd knows of the daemon, for the record.
-func daemonSettings(ctx context.Context, cfg *config.Config) (rows.LocateOptions, error) {
-	facts, err := unit.Read(ctx, daemonUnits(cfg)...)
-	if err != nil {
-		return rows.LocateOptions{}, err
-	}
-	return rows.LocateOptions{PostgresFlag: facts.PostgresFlag,
-		Environ: func(name string) string { return facts.Environ[name] }}, nil
+	return o
 }
 
 // teller is how people hear of events. print shows them to whoever reads what this

@@ -75,7 +75,8 @@ func (a *app) prestart(ctx context.Context) (err error) {
 	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
 		trouble = append(trouble, agent.Trouble{What: "cannot make the runtime directory", Err: err})
 	}
-	where := rows.LocateOptions{Environ: os.Getenv}
+	// The flag is systemd's to tell, and on the healthy path nobody is asked (law 7).
+	where := rows.LocateOptions{Environ: os.Environ(), Inherited: true, Unread: rows.ErrUnread}
 	if err := rows.SaveRecord(filepath.Join(cfg.RunDir, databaseRecord), where); err != nil {
 		trouble = append(trouble, agent.Trouble{What: "watcher and drills may not find the database", Err: err})
 	}

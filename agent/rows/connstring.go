@@ -1,0 +1,122 @@
+package rows
+
+import (
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// pgSettings are the variables that the daemon's driver reads, and what they are called in
+// a connection string (pgconn.ParseConfig).
+var pgSettings = map[string]string{
+	"PGHOST": "host", "PGPORT": "port", "PGDATABASE": "database", "PGUSER": "user",
+	"PGPASSWORD": "password", "PGPASSFILE": "passfile", "PGAPPNAME": "application_name",
+	"PGCONNECT_TIMEOUT": "connect_timeout", "PGSSLMODE": "sslmode", "PGSSLKEY": "sslkey",
+	"PGSSLCERT": "sslcert", "PGSSLCERTMODE": "sslcertmode", "PGSSLSNI": "sslsni",
+	"PGSSLROOTCERT": "sslrootcert", "PGSSLPASSWORD": "sslpassword",
+	"PGSSLNEGOTIATION": "sslnegotiation", "PGTARGETSESSIONATTRS": "target_session_attrs",
+	"PGSERVICE": "service", "PGSERVICEFILE": "servicefile", "PGTZ": "timezone",
+	"PGOPTIONS": "options", "PGMINPROTOCOLVERSION": "min_protocol_version",
+	"PGMAXPROTOCOLVERSION": "max_protocol_version", "PGCHANNELBINDING": "channel_binding",
+	"PGREQUIREAUTH": "require_auth",
+}
+
+// withVariables is a connection string that says what conn says to a process that has the
+// variables pg, which stand behind what conn itself says.
+func withVariables(conn string, pg map[string]string) (string, error) {
+	if _, err := parseURL(conn); err != nil {
+		return "", err
+	}
+	if len(pg) == 0 {
+		return conn, nil
+	}
+	names := slices.Sorted(maps.Keys(pg))
+	if !isURL(conn) {
+		// Of several of one name the last counts.
+		var b strings.Builder
+		for _, name := range names {
+			b.WriteString(pgSettings[name] + "='" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(pg[name]) + "' ")
+		}
+		conn = b.String() + conn
+	} else {
+		conn = strings.TrimSuffix(conn, "?")
+		said := settingsOf(conn)
+		for _, name := range names {
+			if setting := pgSettings[name]; !said[setting] {
+				separator := "?"
+				if said[anyQuery] {
+					separator = "&"
+				}
+				said[anyQuery] = true
+				conn += separator + setting + "=" + strings.ReplaceAll(url.QueryEscape(pg[name]), "+", "%20")
+			}
+		}
+	}
+	_, err := parseURL(conn)
+	return conn, err
+}
+
+func isURL(conn string) bool {
+	return strings.HasPrefix(conn, "postgres://") || strings.HasPrefix(conn, "postgresql://")
+}
+
+// anyQuery, among the settings of a URL, says that it has a query.
+const anyQuery = "?"
+
+// settingsOf tells which settings a URL makes, by the driver's grammar of one, which is
+// libpq's: credentials end at the first @ before a slash, and hosts are several.
+func settingsOf(conn string) map[string]bool {
+	said := map[string]bool{}
+	_, rest, _ := strings.Cut(conn, "://")
+	if i := strings.IndexAny(rest, "@/"); i >= 0 && rest[i] == '@' {
+		user, password, _ := strings.Cut(rest[:i], ":")
+		said["user"], said["password"] = user != "", password != ""
+		rest = rest[i+1:]
+	}
+	hosts, query := rest, ""
+	if i := strings.IndexAny(rest, "/?"); i >= 0 {
+		hosts, rest = rest[:i], rest[i:]
+		path, after, has := strings.Cut(rest, "?")
+		said["database"], query, said[anyQuery] = len(path) > 1, after, has
+	}
+	several := strings.Contains(hosts, ",")
+	ports := hosts[strings.LastIndexByte(hosts, ']')+1:] // an address in brackets has colons
+	said["host"] = several || hosts != "" && hosts[0] != ':'
+	said["port"] = several || strings.Contains(ports, ":") && !strings.HasSuffix(ports, ":")
+	for pair := range strings.SplitSeq(query, "&") {
+		name, _, _ := strings.Cut(pair, "=")
+		if decoded, err := url.PathUnescape(name); err == nil {
+			name = decoded
+		}
+		switch name {
+		case "dbname":
+			name = "database"
+		case "ssl":
+			name = "sslmode"
+		}
+		said[name] = true
+	}
+	return said
+}
+
+// parseURL reads what the daemon gives to pgxpool.New: a URL, or words as libpq has them,
+// with the driver's own settings, which are not the server's. Its error names no part of
+// it: what does not parse may hold the password anywhere.
+func parseURL(conn string) (*pgconn.Config, error) {
+	pool, err := pgxpool.ParseConfig(conn)
+	if err != nil || conn == "" {
+		return nil, ErrURL
+	}
+	c := &pool.ConnConfig.Config
+	for name := range c.RuntimeParams {
+		// A password with a ? or an & in it, not escaped, ends up here.
+		if strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_.") != "" {
+			return nil, ErrURL
+		}
+	}
+	return c, nil
+}

@@ -573,6 +573,9 @@ func (s standing) check(right key.Fingerprint) Check {
 			c.State = CheckProblem
 			c.Text += ", and destroy: it does not need " + strings.Join(s.exam.Destroys, ", ")
 			c.Fix = "take these rights from this host's service account; the roles secretAccessor, secretVersionAdder and viewer are enough; then: keyguard doctor"
+			if s.Place.Kind == "vault-kv" {
+				c.Fix = "give this host's token the policy of the README, and no other; then: keyguard doctor"
+			}
 		}
 	}
 	return c

@@ -3,6 +3,7 @@ package escrow
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -146,11 +147,101 @@ func OnGoogle() bool {
 	return err == nil && strings.HasPrefix(string(name), "Google") || os.Getenv("GCE_METADATA_HOST") != ""
 }
 
-// Examine tells where the server is. What the token may do there differs by its policy,
-// which is not asked for.
-func (v *Vault) Examine(context.Context) (Examination, error) {
+// Examine tells where the server is, and asks what the token may do there, which every
+// token with the policy `default` may ask
+// (https://developer.hashicorp.com/vault/api-docs/system/capabilities-self).
+func (v *Vault) Examine(ctx context.Context) (Examination, error) {
 	u, err := url.Parse(v.o.Address)
-	return Examination{Local: err == nil && loopback(u.Hostname())}, nil
+	e := Examination{Local: err == nil && loopback(u.Hostname())}
+	kv, err := v.engine(ctx)
+	if err != nil {
+		return e, err
+	}
+	rights := v.rights(kv)
+	may, err := v.capabilities(ctx, slices.Collect(maps.Keys(rights)))
+	if isAny(err, ErrDenied, errNotFound) {
+		return e, nil // without that policy nobody tells
+	}
+	if err != nil {
+		return e, fmt.Errorf("cannot ask what this host may do with %s: %w", v.where(), err)
+	}
+	for _, path := range slices.Sorted(maps.Keys(rights)) {
+		r := rights[path]
+		for _, c := range may[path] {
+			if slices.Contains(r.destroys, c) || c == "root" {
+				e.Destroys = append(e.Destroys, c+" on "+r.shown)
+			}
+		}
+		for _, c := range r.needs {
+			if !slices.Contains(may[path], c) && !slices.Contains(may[path], "root") {
+				e.Lacks = append(e.Lacks, c+" on "+r.shown)
+			}
+		}
+	}
+	e.Asked = true
+	return e, nil
+}
+
+// vaultRight is what keyguard needs on a path, and what it had better not have there.
+type vaultRight struct {
+	shown           string // the path as a policy has it
+	needs, destroys []string
+}
+
+// rights are those of the README's policy, by a path that they are for. The folders are
+// asked about by an entry in them that is nobody's.
+func (v *Vault) rights(kv int) map[string]vaultRight {
+	all := map[string]vaultRight{}
+	add := func(path, entry string, needs, destroys []string) {
+		all[path+entry] = vaultRight{strings.TrimSuffix(path, "/") + map[bool]string{true: "/*"}[strings.HasSuffix(path, "/")], needs, destroys}
+	}
+	read, keep := []string{"read"}, []string{"create", "read"}
+	write, change := []string{"create", "read", "update"}, []string{"update", "patch", "delete"}
+	const nobodys = "0000000000000000"
+	m := v.o.Mount
+	if kv == 1 {
+		add(m+"/"+v.o.Path, "", write, nil)
+	} else {
+		add(m+"/data/"+v.o.Path, "", write, nil)
+		add(m+"/metadata/"+v.o.Path, "", read, nil)
+	}
+	for _, s := range Shelves {
+		folder := v.folder(s) + "/"
+		if kv == 1 {
+			add(m+"/"+folder, nobodys, keep, change)
+			add(m+"/"+folder, "", []string{"list"}, nil)
+			continue
+		}
+		add(m+"/data/"+folder, nobodys, keep, change)
+		add(m+"/metadata/"+folder, "", []string{"list"}, nil)
+		add(m+"/metadata/"+folder, nobodys, nil, change)
+		add(m+"/delete/"+folder, nobodys, nil, []string{"update"})
+		add(m+"/destroy/"+folder, nobodys, nil, []string{"update"})
+	}
+	// Who mounts and makes policies can give itself the rest.
+	add("sys/mounts/"+m, "", nil, []string{"create", "update", "delete", "sudo"})
+	add("sys/policies/acl/keyguard", "", nil, []string{"create", "update", "sudo"})
+	return all
+}
+
+// capabilities asks what the token may do at each path.
+func (v *Vault) capabilities(ctx context.Context, paths []string) (map[string][]string, error) {
+	a, err := v.call(ctx, "sys/capabilities-self", nil, map[string]any{"paths": paths})
+	if err != nil {
+		return nil, err
+	}
+	may := map[string][]string{}
+	for _, path := range paths {
+		list, ok := a.Data[path].([]any)
+		if !ok {
+			return nil, fmt.Errorf("%w: no capabilities in its answer", ErrCorrupt)
+		}
+		for _, c := range list {
+			name, _ := c.(string)
+			may[path] = append(may[path], clip(name))
+		}
+	}
+	return may, nil
 }
 
 // Examine knows where the accounts of 1Password and Bitwarden are kept. A password store is

@@ -30,6 +30,8 @@ const (
 	vaultRaces = 5
 	// vaultMarker is the entry that Init makes below "<path>-keys".
 	vaultMarker = "keyguard"
+	// vaultNames is how many names a value may have: where the first holds something else.
+	vaultNames = 16
 )
 
 // VaultOptions say which entry of which KV engine an escrow is, and who asks. Nothing
@@ -61,13 +63,17 @@ type VaultOptions struct {
 //	<path>-keys/keyguard      Init made the place; KV has no folders, an empty list is a 404
 //	<path>-quarantine/<name>  the quarantine shelf
 //
-// A name is the fingerprint; a sealed copy's has the digest of its recipients behind it.
+// A name is the fingerprint; a sealed copy's has the digest of its recipients behind it;
+// and where that entry holds something else, or was deleted, ".2" and so on.
 //
 // Version 2 keeps the last ten versions of an entry, version 1 only the last. So nothing
 // at <path> is written over, and pushed out, before it has an entry of its own, which
 // once written is left alone: whatever people put there by hand is kept as it is, named
 // by its digest. The newest current copy is written first and gets its own entry after,
 // so that after a crash in between the next Save sees what is missing.
+//
+// In the two folders this needs the capabilities create and read, not update: who has
+// this host's token can take nothing away there. Only <path> is written over.
 //
 // On version 2 writes name the version that they replace (check-and-set). Version 1
 // has nothing of the kind: there a Save compares, writes and reads back, and two hosts at
@@ -160,11 +166,20 @@ func (v *Vault) copy(prefix, name string) Copy {
 // vaultClaim is the fingerprint in an entry's name, "" where it names none.
 func vaultClaim(name string) key.Fingerprint {
 	fp, _, _ := strings.Cut(name, "-")
+	fp, _, _ = strings.Cut(fp, ".")
 	f, err := key.ParseFingerprint(fp)
 	if err != nil {
 		return ""
 	}
 	return f
+}
+
+// numbered is the n-th name of a value's own entry.
+func numbered(name string, n int) string {
+	if n == 1 {
+		return name
+	}
+	return name + "." + strconv.Itoa(n)
 }
 
 // vaultName tells whether a name can be a copy's entry: one path element that needs no
@@ -384,12 +399,14 @@ func (v *Vault) find(ctx context.Context, id string) (vaultEntry, string, error)
 // Init makes the marker. The engine itself is the operator's to mount.
 func (v *Vault) Init(ctx context.Context) error {
 	entry := v.folder(Current) + "/" + vaultMarker
-	e, err := v.read(ctx, entry, 0)
-	if errors.Is(err, ErrGone) || err == nil && e.gone != "" {
+	// One that was deleted still has its name, which is all that it is for.
+	_, err := v.read(ctx, entry, 0)
+	if errors.Is(err, ErrGone) {
+		first := uint64(0)
 		_, err = v.write(ctx, entry, map[string]any{
 			managedBy: keyguard,
 			"about":   "copies of the containarium master key at " + v.o.Path + "; keyguard's mark that this place is there, leave it",
-		}, &e.version)
+		}, &first)
 		if errors.Is(err, errChanged) {
 			err = nil // somebody else was faster
 		}
@@ -400,8 +417,8 @@ func (v *Vault) Init(ctx context.Context) error {
 	return nil
 }
 
-// Save needs the capabilities create, read and update. On version 2 it stores without
-// read, unverified.
+// Save needs the capabilities create and read, and update on <path>. On version 2 it
+// stores without read, unverified.
 func (v *Vault) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) {
 	fail := func(err error) (Copy, error) {
 		return Copy{}, fmt.Errorf("cannot save to %s: %w", v.where(), err)
@@ -443,7 +460,6 @@ func (v *Vault) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) {
 
 func (v *Vault) saveCurrent(ctx context.Context, k key.Key, fields map[string]any) (Copy, error) {
 	name := entryName(fields["value"].(string))
-	own := v.folder(Current) + "/" + name
 	same := func(stored string) bool { return v.same(stored, k) }
 	id := func(version uint64) Copy {
 		if version == 0 {
@@ -455,14 +471,14 @@ func (v *Vault) saveCurrent(ctx context.Context, k key.Key, fields map[string]an
 	top, err := v.read(ctx, v.o.Path, 0)
 	switch {
 	case errors.Is(err, ErrDenied):
-		return v.saveBlind(ctx, v.o.Path, own, name, fields, id)
+		return v.saveBlind(ctx, v.o.Path, v.folder(Current)+"/"+name, name, fields, id)
 	case err != nil && !errors.Is(err, ErrGone):
 		return Copy{}, err
 	}
 	there := err == nil && top.gone == "" && same(top.stored)
 	if there {
 		// The entry of its own was written after Init, and after <path>.
-		e, err := v.read(ctx, own, 0)
+		e, err := v.read(ctx, v.folder(Current)+"/"+name, 0)
 		if err == nil && e.gone == "" && same(e.stored) {
 			return id(top.version), nil
 		}
@@ -481,7 +497,7 @@ func (v *Vault) saveCurrent(ctx context.Context, k key.Key, fields map[string]an
 			return id(top.version), err
 		}
 	}
-	if _, err := v.keep(ctx, own, fields, same); err != nil {
+	if _, err := v.keep(ctx, v.folder(Current), name, fields, same); err != nil {
 		return id(top.version), err
 	}
 	return id(top.version), nil
@@ -504,8 +520,8 @@ func (v *Vault) saveQuarantine(ctx context.Context, k key.Key, fields map[string
 	if _, err := v.marked(ctx); err != nil {
 		return Copy{}, err
 	}
-	_, err = v.keep(ctx, entry, fields, same)
-	return c, err
+	name, err = v.keep(ctx, v.folder(Quarantine), name, fields, same)
+	return v.copy(vaultQuarantineID, name), err
 }
 
 // saveBlind stores where reading is denied: at path, "" for not there, and once in an
@@ -527,17 +543,32 @@ func (v *Vault) saveBlind(ctx context.Context, path, own, name string, fields ma
 	v.mu.Unlock()
 	// What this process put there is not put there again only because it cannot be compared.
 	if path != "" && last.name != name {
-		if last.version, err = v.write(ctx, path, fields, nil); err != nil {
+		// Who may create and not update leaves what stands there the newest.
+		if last.version, err = v.write(ctx, path, fields, nil); err != nil && !v.there(ctx, path, err) {
 			return Copy{}, err
 		}
 	}
-	if _, err := v.write(ctx, own, fields, &first); err != nil && !errors.Is(err, errChanged) {
+	if _, err := v.write(ctx, own, fields, &first); err != nil && !errors.Is(err, errChanged) && !v.there(ctx, own, err) {
 		return Copy{}, err
 	}
 	v.mu.Lock()
 	v.blind[path] = vaultStored{name, last.version}
 	v.mu.Unlock()
 	return id(last.version), ErrUnverified
+}
+
+// there tells whether a write of an entry was refused because the entry is there: it may be
+// created, and not changed.
+func (v *Vault) there(ctx context.Context, entry string, err error) bool {
+	if !errors.Is(err, ErrDenied) {
+		return false
+	}
+	path, _, err := v.path(ctx, "data", entry)
+	if err != nil {
+		return false
+	}
+	may, err := v.capabilities(ctx, []string{path})
+	return err == nil && slices.Contains(may[path], "create") && !slices.Contains(may[path], "update")
 }
 
 // marked lists the names in the current shelf's folder, if the marker is among them.
@@ -580,10 +611,10 @@ func (v *Vault) keepAll(ctx context.Context, top vaultEntry, names map[string]bo
 		} else if e.gone == "" {
 			e = top
 		}
-		if e.gone != "" || e.fields == nil || names[entryName(e.stored)] {
+		if e.gone != "" || e.fields == nil || e.version != top.version && names[entryName(e.stored)] {
 			continue
 		}
-		_, err := v.keep(ctx, v.folder(Current)+"/"+entryName(e.stored), e.fields, func(s string) bool { return s == e.stored })
+		_, err := v.keep(ctx, v.folder(Current), entryName(e.stored), e.fields, func(s string) bool { return v.alike(s, e.stored) })
 		if err != nil {
 			return err
 		}
@@ -591,24 +622,36 @@ func (v *Vault) keepAll(ctx context.Context, top vaultEntry, names map[string]bo
 	return nil
 }
 
-// keep makes sure that an entry holds what it is to hold, and reads it back.
-func (v *Vault) keep(ctx context.Context, entry string, fields map[string]any, same func(string) bool) (vaultEntry, error) {
-	e, err := v.read(ctx, entry, 0)
-	switch {
-	case err == nil && e.gone == "" && same(e.stored):
-		return e, nil
-	case err == nil && e.gone == "" && e.version == 0:
-		// Version 1, and somebody's value in our place: it moves aside.
-		aside := entry[:strings.LastIndexByte(entry, '/')+1] + byDigest(e.stored)
-		if aside != entry {
-			if _, err := v.keep(ctx, aside, e.fields, func(s string) bool { return s == e.stored }); err != nil {
-				return e, err
+// keep makes sure that an entry of a value's own holds it, reads it back, and returns the
+// entry's name: the first that is free, or that holds it already. What stands under a name
+// stays there; a value of somebody's gets, beside it, an entry that says what it is.
+func (v *Vault) keep(ctx context.Context, folder, name string, fields map[string]any, same func(string) bool) (string, error) {
+	races := 0
+	for n := 1; n <= vaultNames; {
+		entry := folder + "/" + numbered(name, n)
+		e, err := v.read(ctx, entry, 0)
+		switch {
+		case err == nil && e.gone == "" && same(e.stored):
+			return numbered(name, n), nil
+		case err == nil:
+			if aside := byDigest(e.stored); e.gone == "" && aside != name {
+				if _, err := v.keep(ctx, folder, aside, e.fields, func(s string) bool { return s == e.stored }); err != nil {
+					return name, err
+				}
 			}
+			n++
+			continue
+		case !errors.Is(err, ErrGone):
+			return name, err
 		}
-	case err != nil && !errors.Is(err, ErrGone):
-		return e, err
+		_, err = v.replace(ctx, entry, 0, fields, same)
+		if errors.Is(err, errChanged) && races < vaultRaces {
+			races++ // somebody was faster: what did he put there?
+			continue
+		}
+		return numbered(name, n), err
 	}
-	return v.replace(ctx, entry, e.version, fields, same)
+	return name, fmt.Errorf("%w: %s/%s to %s hold something else", ErrRefused, folder, name, numbered(name, vaultNames))
 }
 
 // replace writes over one version of an entry, and reads it back.
@@ -664,6 +707,22 @@ func (v *Vault) same(stored string, k key.Key) bool {
 	b := vaultPayload(stored)
 	defer clear(b)
 	return b != nil && v.seal.same(b, k)
+}
+
+// alike tells whether two values hold one key in one form: sealing makes another text each
+// time. Of what this host cannot open the claim is believed.
+func (v *Vault) alike(a, b string) bool {
+	if a == b || entryName(a) != entryName(b) {
+		return a == b
+	}
+	k, _, err := v.key(a)
+	defer k.Wipe()
+	o, _, oerr := v.key(b)
+	defer o.Wipe()
+	if err != nil || oerr != nil {
+		return errors.Is(err, ErrSealed) && errors.Is(oerr, ErrSealed)
+	}
+	return k.Equal(o)
 }
 
 // entryName is the name of a value's own entry: the fingerprint of what we could have

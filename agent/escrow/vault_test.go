@@ -345,12 +345,52 @@ func TestVaultDamagedEntry(t *testing.T) {
 				t.Fatal(err)
 			}
 			again := save(t, e, shelf, k)
-			if got, _, err := e.Fetch(t.Context(), again); err != nil || !got.Equal(k) || again.ID != c.ID {
-				t.Errorf("%s: %s holds %v, %v; was %s", shelf, again.ID, got, err, c.ID)
+			want := c.ID // of <path>, and in quarantine the next name
+			if shelf == escrow.Quarantine {
+				want += ".2"
 			}
-			if kv == 1 && !opens(t, e, shelf, other) {
+			if got, _, err := e.Fetch(t.Context(), again); err != nil || !got.Equal(k) || again.ID != want {
+				t.Errorf("%s: %s holds %v, %v; want %s", shelf, again.ID, got, err, want)
+			}
+			if !opens(t, e, shelf, other) {
 				t.Errorf("%s: what stood there is gone", shelf)
 			}
+			names := len(s.Names(safeMount))
+			if again := save(t, e, shelf, k); again.ID != want || len(s.Names(safeMount)) != names {
+				t.Errorf("%s: saved once more it is %s, of %q", shelf, again.ID, s.Names(safeMount))
+			}
+		}
+	})
+}
+
+// TestVaultRights: the escrow does all it does by the README's policy, and by it nobody
+// takes away a key that has an entry of its own. The doctor is told what else a token may.
+func TestVaultRights(t *testing.T) {
+	both(t, func(t *testing.T, kv int) {
+		s := startSafe(t, kv, fake.Options{})
+		e, k := s.ready(t), key.Generate()
+		save(t, e, escrow.Current, k)
+		got, err := e.Examine(t.Context())
+		if err != nil || !got.Asked || got.Lacks != nil || got.Destroys != nil {
+			t.Errorf("by the README's policy: %+v, %v", got, err)
+		}
+		p := fake.Keyguard(kv, safeMount, safePath)
+		folder := safeMount + map[int]string{1: "/", 2: "/data/"}[kv] + safePath + "-keys/*"
+		p[folder] = append(p[folder], "update", "delete")
+		top := strings.TrimSuffix(folder, "-keys/*")
+		p[top] = []string{"create", "read"}
+		s.Policy("keyguard", p)
+		want := "[delete on " + folder + " update on " + folder + "] [update on " + top + "]"
+		if got, err := e.Examine(t.Context()); err != nil || !got.Asked || fmt.Sprint(got.Destroys, got.Lacks) != want {
+			t.Errorf("%v %v, %v; want %s", got.Destroys, got.Lacks, err, want)
+		}
+		s.o.TokenFile = secretFile(t, "token", s.Token(fake.TokenOptions{Policies: []string{fake.Root}}))
+		if got, err := s.open(t).Examine(t.Context()); err != nil || len(got.Destroys) == 0 || got.Lacks != nil {
+			t.Errorf("root: %+v, %v", got, err)
+		}
+		s.o.TokenFile = secretFile(t, "token", s.Token(fake.TokenOptions{Policies: []string{"keyguard"}, NoDefault: true}))
+		if got, err := s.open(t).Examine(t.Context()); err != nil || got.Asked {
+			t.Errorf("a token that may not ask: %+v, %v", got, err)
 		}
 	})
 }
@@ -553,36 +593,43 @@ func TestVaultTokens(t *testing.T) {
 }
 
 // TestVaultBlind: a token that may write and not read stores on version 2, unverified
-// and once. On version 1 it could write over somebody's only copy.
+// and once, also where it may create alone: then what stood at <path> stays the newest. On
+// version 1 it could write over somebody's only copy.
 func TestVaultBlind(t *testing.T) {
 	both(t, func(t *testing.T, kv int) {
-		s := startSafe(t, kv, fake.Options{})
-		s.ready(t)
-		p := fake.Keyguard(kv, safeMount, safePath)
-		for path := range p {
-			p[path] = []string{"create", "update"}
-		}
-		s.Policy("keyguard", p)
-		e, k := s.open(t), key.Generate()
-		for range 2 {
-			for _, shelf := range escrow.Shelves {
-				c, err := e.Save(t.Context(), shelf, k)
-				switch {
-				case kv == 1 && !errors.Is(err, escrow.ErrDenied):
-					t.Errorf("%s: %v, want ErrDenied", shelf, err)
-				case kv == 2 && (!errors.Is(err, escrow.ErrUnverified) || c.ID == "" || c.Fingerprint != k.Fingerprint()):
-					t.Errorf("%s: %+v, %v, want ErrUnverified", shelf, c, err)
+		for _, can := range [][]string{{"create", "update"}, {"create"}} {
+			s := startSafe(t, kv, fake.Options{})
+			s.ready(t)
+			p := fake.Keyguard(kv, safeMount, safePath)
+			for path := range p {
+				p[path] = can
+			}
+			s.Policy("keyguard", p)
+			keys := []key.Key{key.Generate(), key.Generate()}
+			for range 2 {
+				e := s.open(t) // another process, which knows nothing of what was stored
+				for _, k := range keys {
+					for _, shelf := range escrow.Shelves {
+						c, err := e.Save(t.Context(), shelf, k)
+						switch {
+						case kv == 1 && !errors.Is(err, escrow.ErrDenied):
+							t.Errorf("%q, %s: %v, want ErrDenied", can, shelf, err)
+						case kv == 2 && (!errors.Is(err, escrow.ErrUnverified) || c.ID == "" || c.Fingerprint != k.Fingerprint()):
+							t.Errorf("%q, %s: %+v, %v, want ErrUnverified", can, shelf, c, err)
+						}
+					}
 				}
 			}
-		}
-		s.Policy("keyguard", fake.Keyguard(kv, safeMount, safePath))
-		copies, err := s.open(t).List(t.Context())
-		if want := 2 * (kv - 1); err != nil || len(copies) != want {
-			t.Errorf("%d copies, want %d: %+v, %v", len(copies), want, copies, err)
-		}
-		for _, c := range copies {
-			if got, _, err := e.Fetch(t.Context(), c); err != nil || !got.Equal(k) {
-				t.Errorf("%s holds %v, %v", c.ID, got, err)
+			s.Policy("keyguard", fake.Keyguard(kv, safeMount, safePath))
+			if names := s.Names(safeMount); len(names) != []int{1, 6}[kv-1] { // marker; <path>, two a key
+				t.Errorf("%q: %q", can, names)
+			}
+			for _, k := range keys {
+				for _, shelf := range escrow.Shelves {
+					if opens(t, s.open(t), shelf, k) != (kv == 2) {
+						t.Errorf("%q: %s stored on %s: %v", can, k, shelf, kv != 2)
+					}
+				}
 			}
 		}
 	})

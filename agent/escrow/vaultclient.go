@@ -212,7 +212,7 @@ func vaultSentinel(said *vault.ResponseError, header http.Header) error {
 		case strings.Contains(text, "invalid token"), strings.Contains(text, "bad token"), strings.Contains(text, "missing client token"):
 			return wrap(errNoToken)
 		case strings.Contains(text, "1 error occurred"):
-			return wrap(errNoRight)
+			return errNoRight
 		}
 		return wrap(ErrDenied)
 	case http.StatusUnauthorized:

@@ -64,14 +64,14 @@ func Keyguard(version int, mount, path string) Policy {
 	if version == 1 {
 		return Policy{
 			mount + "/" + path:                   {"create", "read", "update"},
-			mount + "/" + path + "-keys/*":       {"create", "read", "update", "list"},
-			mount + "/" + path + "-quarantine/*": {"create", "read", "update", "list"},
+			mount + "/" + path + "-keys/*":       {"create", "read", "list"},
+			mount + "/" + path + "-quarantine/*": {"create", "read", "list"},
 		}
 	}
 	return Policy{
 		mount + "/data/" + path:                       {"create", "read", "update"},
-		mount + "/data/" + path + "-keys/*":           {"create", "read", "update"},
-		mount + "/data/" + path + "-quarantine/*":     {"create", "read", "update"},
+		mount + "/data/" + path + "-keys/*":           {"create", "read"},
+		mount + "/data/" + path + "-quarantine/*":     {"create", "read"},
 		mount + "/metadata/" + path:                   {"read"},
 		mount + "/metadata/" + path + "-keys/*":       {"list"},
 		mount + "/metadata/" + path + "-quarantine/*": {"list"},
@@ -638,6 +638,11 @@ func (s *Server) answer(r *http.Request, method, path string, body map[string]an
 			return s.denied()
 		}
 		return data(t.describe())
+	case "sys/capabilities-self":
+		if t.NoDefault || method != http.MethodPut {
+			return s.denied()
+		}
+		return s.ask(t, body)
 	case "auth/token/renew-self":
 		if t.NoDefault || method != http.MethodPut {
 			return s.denied()
@@ -730,7 +735,12 @@ func (s *Server) may(t *token, method, path, entry string, m *mount) bool {
 	if method == http.MethodPut && m != nil && m.Entries[strings.TrimPrefix(entry, "data/")] == nil {
 		need = "create"
 	}
-	best, can := "", []string(nil)
+	can := s.capabilities(t, path)
+	return slices.Contains(can, need) || slices.Contains(can, "root")
+}
+
+func (s *Server) capabilities(t *token, path string) (can []string) {
+	best := ""
 	for _, name := range t.Policies {
 		for pattern, capabilities := range s.state.Policies[name] {
 			prefix, glob := strings.CutSuffix(pattern, "*")
@@ -743,7 +753,29 @@ func (s *Server) may(t *token, method, path, entry string, m *mount) bool {
 			}
 		}
 	}
-	return slices.Contains(can, need) || slices.Contains(can, "root")
+	return can
+}
+
+// ask answers which of the asked paths a token may do what with.
+func (s *Server) ask(t *token, body map[string]any) answer {
+	paths, _ := body["paths"].([]any)
+	if len(paths) == 0 || len(body) != 1 {
+		return refuse(400, "path or paths must be supplied")
+	}
+	d := map[string]any{}
+	for _, p := range paths {
+		path, _ := p.(string)
+		can := slices.Clone(s.capabilities(t, path))
+		slices.Sort(can)
+		if len(can) == 0 {
+			can = []string{"deny"}
+		}
+		d[path] = slices.Compact(can)
+	}
+	if len(paths) == 1 {
+		d["capabilities"] = d[fmt.Sprint(paths[0])]
+	}
+	return data(d)
 }
 
 // preflight tells a client which version an engine is, if it may do anything there.

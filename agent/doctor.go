@@ -667,7 +667,10 @@ func checkHooks(dir string) Check {
 	n, errs := notify.Fit(dir)
 	c := Check{Name: "hooks", State: CheckOK, Text: fmt.Sprintf("%d in %s", n, dir)}
 	if len(errs) > 0 {
-		c.State, c.Text, c.Err = CheckProblem, errors.Join(errs...).Error(), errs[0]
+		c.State, c.Text, c.Err = CheckProblem, errs[0].Error(), errs[0]
+		for _, err := range errs[1:] {
+			c.Text += "; " + err.Error()
+		}
 	}
 	return c
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
@@ -98,7 +99,7 @@ func Restore(ctx context.Context, h *Host, opts RestoreOptions) (RestoreResult, 
 	}
 	var offered []Candidate
 	for _, c := range o.candidates() {
-		if opts.From != "" && c.Escrow == "" || opts.Copy != "" && c.Copy != opts.Copy {
+		if opts.From != "" && c.Escrow == "" || opts.Copy != "" && c.Copy != opts.Copy && printable.Line(c.Copy) != opts.Copy {
 			continue
 		}
 		offered = append(offered, c)

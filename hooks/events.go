@@ -9,13 +9,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/notify"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
@@ -116,12 +116,12 @@ type Event struct {
 // IsUrgent tells whether a person should see it even in a long journal.
 func (e Event) IsUrgent() bool { return e.Urgent || kinds[e.Name].urgent }
 
-// Line is the text with what went wrong.
+// Line is the text with what went wrong, printable whoever was quoted in it (law 10).
 func (e Event) Line() string {
 	if e.Err == nil {
-		return e.Text
+		return printable.Line(e.Text)
 	}
-	return e.Text + ": " + e.Err.Error()
+	return printable.Line(e.Text + ": " + e.Err.Error())
 }
 
 // Events are what came out of a look at the keyfile that a person should know, in the
@@ -224,8 +224,6 @@ func NewTeller(opts TellerOptions) *Teller {
 const (
 	// maxQueue is how many events may wait for delivery; the oldest make room.
 	maxQueue = 64
-	// maxValue is the longest value in bytes that a hook or the journal gets.
-	maxValue = 4 << 10
 	// measureEvery is how often Run measures without any event: metrics that are not
 	// written any more are an alarm of their own.
 	measureEvery = 15 * time.Minute
@@ -384,7 +382,7 @@ func (t *Teller) complain(what string, errs ...error) {
 }
 
 // fields are what an event has, by the names that they have in the journal and in the
-// environment of a hook. What it has not is left out.
+// environment of a hook, printable. What it has not is left out.
 func (t *Teller) fields(e Event) map[string]string {
 	f := map[string]string{
 		"EVENT":       string(e.Name),
@@ -410,8 +408,8 @@ func (t *Teller) fields(e Event) map[string]string {
 	}
 	named := map[string]string{}
 	for name, value := range f {
-		if value = strings.ReplaceAll(value, "\x00", ""); value != "" {
-			named["KEYGUARD_"+name] = strings.ToValidUTF8(value[:min(len(value), maxValue)], "")
+		if value != "" {
+			named["KEYGUARD_"+name] = printable.Line(value)
 		}
 	}
 	return named
@@ -428,7 +426,7 @@ func (t *Teller) recordFields(e Event, k kind) map[string]string {
 // variables are those of a hook.
 func (t *Teller) variables(e Event) []string {
 	f := t.fields(e)
-	f["KEYGUARD_TEXT"] = strings.ReplaceAll(e.Line(), "\x00", "")
+	f["KEYGUARD_TEXT"] = e.Line()
 	f["KEYGUARD_HOST"] = cmp.Or(t.o.Host, "unknown")
 	f["KEYGUARD_TIME"] = e.Time.UTC().Format(time.RFC3339)
 	f["KEYGUARD_URGENT"] = strconv.FormatBool(e.IsUrgent())

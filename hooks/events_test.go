@@ -147,15 +147,15 @@ func TestTell(t *testing.T) {
 	l.hook("all", "env | grep ^KEYGUARD_ | sort >OUT/env")
 	l.survey.Empty = true
 	teller := NewTeller(l.opts)
-	e := Event{Name: DrillFailed, Text: "the drill failed", Err: errors.New("copy\x00 is bad"), Fingerprint: "0123456789abcdef",
+	e := Event{Name: DrillFailed, Text: "the drill failed", Err: errors.New("copy\x00\n<0>forged\xff"), Fingerprint: "0123456789abcdef",
 		Escrow: "gcp", Copy: "7", Verdict: "failed", Checked: 10, Opened: 0, Total: 12, Took: 1500 * time.Millisecond,
 		Time: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
 	teller.Tell(e)
-	want := map[string]string{"MESSAGE": "the drill failed: copy\x00 is bad\nhint: keyguard status", "PRIORITY": "true",
+	want := map[string]string{"MESSAGE": `the drill failed: copy\x00\n<0>forged\xff` + "\nhint: keyguard status", "PRIORITY": "true",
 		"MESSAGE_ID": kinds[DrillFailed].id, "SYSLOG_IDENTIFIER": "keyguard", "KEYGUARD_EVENT": "drill-failed",
 		"KEYGUARD_FINGERPRINT": "0123456789abcdef", "KEYGUARD_ESCROW": "gcp", "KEYGUARD_COPY": "7", "KEYGUARD_VERDICT": "failed",
 		"KEYGUARD_CHECKED": "10", "KEYGUARD_OPENED": "0", "KEYGUARD_TOTAL": "12", "KEYGUARD_SECONDS": "1.500",
-		"KEYGUARD_ERROR": "copy is bad", "KEYGUARD_REMEDY": "keyguard status"}
+		"KEYGUARD_ERROR": `copy\x00\n<0>forged\xff`, "KEYGUARD_REMEDY": "keyguard status"}
 	if len(l.entries) != 1 || !maps.Equal(l.entries[0], want) {
 		t.Errorf("the journal has %q\nwant %q", l.entries, want)
 	}
@@ -168,7 +168,7 @@ func TestTell(t *testing.T) {
 	teller.Deliver(t.Context())
 	const env = `KEYGUARD_CHECKED=10
 KEYGUARD_COPY=7
-KEYGUARD_ERROR=copy is bad
+KEYGUARD_ERROR=copy\x00\n<0>forged\xff
 KEYGUARD_ESCROW=gcp
 KEYGUARD_EVENT=drill-failed
 KEYGUARD_FINGERPRINT=0123456789abcdef
@@ -176,7 +176,7 @@ KEYGUARD_HOST=here
 KEYGUARD_OPENED=0
 KEYGUARD_REMEDY=keyguard status
 KEYGUARD_SECONDS=1.500
-KEYGUARD_TEXT=the drill failed: copy is bad
+KEYGUARD_TEXT=the drill failed: copy\x00\n<0>forged\xff
 KEYGUARD_TIME=2026-03-01T12:00:00Z
 KEYGUARD_TOTAL=12
 KEYGUARD_URGENT=true

@@ -192,7 +192,11 @@ func (s *sealer) open(stored []byte) ([]byte, error) {
 	for _, file := range s.identityFiles {
 		some, err := readIdentities(file)
 		if err != nil {
-			unusable = errors.Join(unusable, fmt.Errorf("cannot use identity file %s: %w", file, err))
+			err = fmt.Errorf("cannot use identity file %s: %w", file, err)
+			if unusable != nil {
+				err = fmt.Errorf("%w; %w", unusable, err)
+			}
+			unusable = err
 		}
 		ids = append(ids, some...)
 	}

@@ -31,6 +31,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
 const (
@@ -240,6 +241,7 @@ func (l *Ledger) lines(entries []Entry, last Entry, prev string) ([]byte, error)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrEntry, err)
 		}
+		line = printable.JSON(line) // for whoever reads the file itself
 		if len(line) > maxLine {
 			return nil, fmt.Errorf("%w: %d bytes long", ErrEntry, len(line))
 		}

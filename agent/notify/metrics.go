@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
 // Metric is one number for Prometheus, a gauge.
@@ -32,7 +33,8 @@ func WriteMetrics(path string, list []Metric) error {
 		for _, s := range m.Samples {
 			one := &prom.Metric{Gauge: &prom.Gauge{Value: &s.Value}}
 			for i := 0; i+1 < len(s.Labels); i += 2 {
-				one.Label = append(one.Label, &prom.LabelPair{Name: &s.Labels[i], Value: &s.Labels[i+1]})
+				value := printable.Line(s.Labels[i+1])
+				one.Label = append(one.Label, &prom.LabelPair{Name: &s.Labels[i], Value: &value})
 			}
 			family.Metric = append(family.Metric, one)
 		}

@@ -30,7 +30,7 @@ func TestWriteMetrics(t *testing.T) {
 keyguard_parked 1
 # HELP keyguard_escrow_due_keys Due.
 # TYPE keyguard_escrow_due_keys gauge
-keyguard_escrow_due_keys{escrow="g\"c\np"} 2
+keyguard_escrow_due_keys{escrow="g\"c\\np"} 2
 keyguard_escrow_due_keys{escrow="usb",verdict="passed"} 0.5
 `
 	if string(got) != want {

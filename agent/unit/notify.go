@@ -6,6 +6,8 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
+
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
 // Notify tells systemd how this service is (sd_notify(3)): Ready, Reloading, Stopping,
@@ -27,8 +29,8 @@ func Reloading() string {
 	return fmt.Sprintf("%s\nMONOTONIC_USEC=%d", daemon.SdNotifyReloading, t.Nano()/1000)
 }
 
-// Status is the line that systemctl status shows.
-func Status(text string) string { return "STATUS=" + text }
+// Status is the line that systemctl status shows. A second line would be another message.
+func Status(text string) string { return "STATUS=" + printable.Line(text) }
 
 // WatchdogEvery is how often Alive is expected, WatchdogSec= of the unit; 0 for never.
 func WatchdogEvery() time.Duration {

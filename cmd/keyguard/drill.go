@@ -224,7 +224,8 @@ func (a *app) printDrillText(r agent.DrillResult) {
 		a.line("(in parentheses: only reported, as it is not its escrow's newest current copy)")
 	}
 	if t := r.Tampered(); t != "" {
-		fmt.Fprintf(a.out, "\n%s:\n", t)
+		a.line("")
+		a.line("%s:", t)
 		for _, n := range r.Unopened.Rows {
 			a.line("  %s", n)
 		}
@@ -232,7 +233,8 @@ func (a *app) printDrillText(r agent.DrillResult) {
 			a.line("  and %d more", more)
 		}
 	}
-	fmt.Fprintf(a.out, "\ndrill %s: %s, in %s\n", r.ID, r.Verdict, short(r.Took))
+	a.line("")
+	a.line("drill %s: %s, in %s", r.ID, r.Verdict, short(r.Took))
 	if r.Verdict == agent.DrillPassed { // else the error says it
 		a.line("%s", r.Reason)
 	}

@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
@@ -228,8 +229,8 @@ func (a *app) explain(err error) int {
 	if errors.As(err, &told) {
 		return int(told)
 	}
-	for line := range strings.Lines(err.Error()) {
-		a.urgent("%s", strings.TrimRight(line, "\n"))
+	for _, line := range linesOf(err) {
+		a.urgent("%s", line)
 	}
 	var (
 		usage usageError
@@ -264,6 +265,16 @@ func (a *app) explain(err error) int {
 	return code
 }
 
+// linesOf is what an error says. Only the problems of a configuration stand on several
+// lines; a line break in another error is one that somebody put into a name (law 10).
+func linesOf(err error) []string {
+	var wrong *config.Problems
+	if errors.As(err, &wrong) {
+		return strings.Split(err.Error(), "\n")
+	}
+	return []string{err.Error()}
+}
+
 // remedy prints the first hint that fits.
 func (a *app) remedy(err error) {
 	if hint := remedyOf(err); hint != "" {
@@ -287,7 +298,7 @@ func (a *app) urgent(format string, args ...any) {
 	if level != "" {
 		level = "<3>" // err; sd-daemon(3)
 	}
-	fmt.Fprint(a.err, fold(a.err, level+"keyguard: "+fmt.Sprintf(format, args...)))
+	fmt.Fprint(a.err, level+fold(a.err, "keyguard: "+fmt.Sprintf(format, args...)))
 }
 
 func (a *app) explainTrouble(trouble []agent.Trouble) {

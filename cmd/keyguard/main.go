@@ -290,7 +290,7 @@ func (a *app) forgetBackoff(cfg *config.Config) {
 
 // say prints a message for people, on stderr.
 func (a *app) say(format string, args ...any) {
-	fmt.Fprint(a.err, fold(a.err, a.level+"keyguard: "+fmt.Sprintf(format, args...)))
+	fmt.Fprint(a.err, a.level+fold(a.err, "keyguard: "+fmt.Sprintf(format, args...)))
 }
 
 // printEvent prints what happened, with what to do about what went wrong.
@@ -308,7 +308,7 @@ func (a *app) printEvent(e hooks.Event) {
 // hint prints what to type next.
 func (a *app) hint(text string) {
 	a.hinted.Store(true)
-	fmt.Fprint(a.err, fold(a.err, a.level+"hint: "+text))
+	fmt.Fprint(a.err, a.level+fold(a.err, "hint: "+text))
 }
 
 // working says what a person waits for, where a person does.

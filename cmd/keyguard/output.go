@@ -14,6 +14,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
@@ -26,17 +27,28 @@ func (a *app) jsonFlag(c *cobra.Command) {
 	c.Flags().BoolVar(&a.json, "json", false, "print JSON, version "+fmt.Sprint(jsonVersion))
 }
 
+// What is printed for people goes through fold, wrap or table, and --json through
+// printJSON: there it becomes printable, whoever wrote it (law 10).
+
 func (a *app) printJSON(v any) error {
-	e := json.NewEncoder(a.out)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
+	document, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = a.out.Write(append(printable.JSON(document), '\n'))
+	return err
 }
 
 // table prints aligned columns. On a terminal that is too narrow for them the widest ones
 // stand below each row.
 func (a *app) table(header string, fill func(row func(columns ...string))) {
 	rows := [][]string{strings.Split(header, "\t")}
-	fill(func(columns ...string) { rows = append(rows, columns) })
+	fill(func(columns ...string) {
+		for i, c := range columns {
+			columns[i] = printable.Line(c)
+		}
+		rows = append(rows, columns)
+	})
 	widths := make([]int, len(rows[0]))
 	for _, r := range rows {
 		for i, c := range r {
@@ -90,10 +102,11 @@ func (a *app) line(format string, args ...any) {
 // fold makes lines of a text for a terminal, the further ones indented by two, and one
 // line for everybody else: others search for it.
 func fold(w io.Writer, text string) string {
+	indent := len(text) - len(strings.TrimLeft(text, " "))
+	text = text[:indent] + printable.Line(text[indent:])
 	if !terminal(w) || utf8.RuneCountInString(text) <= columns(w) {
 		return text + "\n"
 	}
-	indent := len(text) - len(strings.TrimLeft(text, " "))
 	lines := wrap(text, columns(w)-indent-2)
 	return strings.Repeat(" ", indent) + strings.Join(lines, "\n"+strings.Repeat(" ", indent+2)) + "\n"
 }
@@ -130,6 +143,7 @@ func plain(w io.Writer) bool {
 // is longer, a path, stays whole: people copy it.
 func (a *app) item(name, text string) {
 	const indent = 10
+	name = printable.Line(name)
 	for _, line := range wrap(text, width-indent) {
 		if len(name) >= indent {
 			fmt.Fprintln(a.out, name)
@@ -140,11 +154,11 @@ func (a *app) item(name, text string) {
 	}
 }
 
-// wrap breaks a text between words.
+// wrap breaks a text between words, and at no place that the text itself chose.
 func wrap(text string, width int) []string {
 	var lines []string
 	line := ""
-	for word := range strings.FieldsSeq(text) {
+	for word := range strings.FieldsSeq(printable.Line(text)) {
 		if line != "" && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > width {
 			lines, line = append(lines, line), ""
 		}

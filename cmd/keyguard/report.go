@@ -19,6 +19,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
 //go:embed report.html
@@ -202,7 +203,7 @@ func (a *app) report(h *agent.Host, o agent.ReportOptions, output string) error 
 			return err
 		}
 		beside := strings.TrimSuffix(output, ".html") + ".json"
-		if err := agent.SaveReport(beside, append(data, '\n')); err != nil {
+		if err := agent.SaveReport(beside, append(printable.JSON(data), '\n')); err != nil {
 			return err
 		}
 		if err := agent.SaveReport(output, page); err != nil {
@@ -226,10 +227,11 @@ func (a *app) report(h *agent.Host, o agent.ReportOptions, output string) error 
 
 // printReport is the page in few words.
 func (a *app) printReport(r agent.ReportResult) {
-	fmt.Fprintf(a.out, "%s to %s: %d drills\n", when(r.Since), when(r.Until), len(r.Drills))
+	a.line("%s to %s: %d drills", when(r.Since), when(r.Until), len(r.Drills))
 	section := func(title string, lines []string) {
 		if len(lines) > 0 {
-			fmt.Fprintf(a.out, "\n%s\n", title)
+			a.line("")
+			a.line("%s", title)
 			for _, l := range lines {
 				a.line("  %s", l)
 			}
@@ -238,7 +240,7 @@ func (a *app) printReport(r agent.ReportResult) {
 	section("proven", provenLines(r))
 	section("not proven", unprovenLines(r))
 	section("gaps", gapLines(r))
-	fmt.Fprintln(a.out)
+	a.line("")
 	a.line("%s", chainText(r.Chain))
 }
 
@@ -380,7 +382,7 @@ func reportPage(r agent.ReportResult) ([]byte, error) {
 	if err := reportTemplate.Execute(&b, pageOf(r)); err != nil {
 		return nil, fmt.Errorf("cannot make the page: %w", err)
 	}
-	return b.Bytes(), nil
+	return []byte(printable.Page(b.String())), nil
 }
 
 func pageOf(r agent.ReportResult) page {

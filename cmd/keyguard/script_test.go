@@ -345,6 +345,9 @@ func cmdExits(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Fatalf("%s shows a key (law 8): %s", name, form)
 		}
 	}
+	if found := unprintable.FindString(stdout + "\n" + stderr); found != "" {
+		ts.Fatalf("what others chose is printed as it is (law 10): %q", found)
+	}
 	if fmt.Sprint(code) != args[0] {
 		ts.Fatalf("exit code %d, not %s", code, args[0])
 	}
@@ -368,6 +371,10 @@ func cmdExits(ts *testscript.TestScript, _ bool, args []string) {
 		}
 	}
 }
+
+// unprintable is what moves a cursor, turns the writing around, or is a priority in front
+// of a line that keyguard did not begin.
+var unprintable = regexp.MustCompile(`[\x00-\x08\x0b-\x1f\x7f-\x{9f}\x{200b}-\x{200f}\x{2028}-\x{202e}\x{2066}-\x{2069}\x{feff}]|(?m:^<\d>[^kh])`)
 
 // cmdJSON looks into the JSON that the last command printed.
 func cmdJSON(ts *testscript.TestScript, neg bool, args []string) {

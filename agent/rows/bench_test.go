@@ -26,6 +26,9 @@ const (
 //
 //	go test -run - -bench Prove -benchtime 5x ./agent/rows
 func BenchmarkProve(b *testing.B) {
+	if err := cluster.Roomy(); err != nil {
+		b.Fatal(err)
+	}
 	d, err := cluster.NewDatabase("bench")
 	if err != nil {
 		b.Fatal(err)

@@ -111,6 +111,9 @@ func BenchmarkDrill(b *testing.B) {
 func BenchmarkDrillFull(b *testing.B) {
 	keyguard, _ := build(b, b.TempDir())
 	cluster := rowstest.New(b)
+	if err := cluster.Roomy(); err != nil {
+		b.Fatal(err)
+	}
 	for _, n := range []int{10_000, 100_000, 1_000_000} {
 		b.Run(fmt.Sprint(n, "-rows"), func(b *testing.B) {
 			db := cluster.Database(b)

@@ -8,11 +8,17 @@ import (
 	"time"
 )
 
-// Durable makes the server as durable as an operator's: what is measured on it costs what
-// it costs there.
+// Roomy gives the server the memory that it takes by default, as the daemon's does: what is
+// measured on it depends on it.
+func (c *Cluster) Roomy() error {
+	return errors.Join(c.Admin("postgres", "alter system set shared_buffers = '128MB'"), c.Restart())
+}
+
+// Durable makes the server as durable as an operator's, and as roomy: what is measured on
+// it costs what it costs there.
 func (c *Cluster) Durable() error {
 	return errors.Join(c.Admin("postgres", "alter system set fsync = on"),
-		c.Admin("postgres", "alter system set full_page_writes = on"), c.Restart())
+		c.Admin("postgres", "alter system set full_page_writes = on"), c.Roomy())
 }
 
 // Flip changes every row by one UPDATE in the server, of the columns that a rotation

@@ -8,6 +8,7 @@ package rowstest
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -48,6 +50,9 @@ type Cluster struct {
 	process    *exec.Cmd           // nil: stopped
 	exited     chan struct{}       // closed when process is gone
 	databases  atomic.Int64
+
+	mu   sync.Mutex // guards idle
+	idle []kept     // the longest unused first
 }
 
 // Start makes a cluster in dir, which is made if missing, and given to the user postgres
@@ -62,17 +67,11 @@ func Start(dir string) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a template cluster: %w", err)
 	}
-	if err := c.run("cp", "-a", "--reflink=auto", template, c.data()); err != nil {
+	// A fresh write-ahead log is 16 MB of nothing.
+	if err := c.run("cp", "-a", "--reflink=auto", "--sparse=always", template, c.data()); err != nil {
 		return nil, err
 	}
-	if err := c.Restart(); err != nil {
-		return nil, err
-	}
-	err = c.Admin("postgres", fmt.Sprintf("create role %s login password '%s'", Role, Password))
-	if err != nil {
-		return nil, errors.Join(err, c.Stop())
-	}
-	return c, nil
+	return c, c.Restart()
 }
 
 // New starts a cluster for one test and stops it afterwards.
@@ -161,23 +160,26 @@ func fileExists(path string) bool {
 	return err == nil
 }
 
-// settings make a server that forgets and is fast. shared_buffers is the default, as
-// measurements should see what the daemon's server has.
+// settings make a server that forgets and is fast. Few buffers are quickly looked
+// through, which making a database does again and again.
 const settings = `
 fsync = off
 full_page_writes = off
 autovacuum = off
 max_connections = 80
 max_wal_size = 4GB
-shared_buffers = 128MB
+shared_buffers = 2MB
 log_min_messages = warning
 `
 
-// template runs initdb once for each version, user and text of settings, and returns
-// the directory.
+// firstWords are what a new cluster is told, one statement a line.
+var firstWords = fmt.Sprintf("create role %s login password '%s'\n", Role, Password)
+
+// template runs initdb once for each version, user and text of settings and firstWords,
+// and returns the directory. It never changes: other checkouts have other texts.
 func (c *Cluster) template() (string, error) {
-	name := fmt.Sprintf("keyguard-rowstest-%s-%d", strings.NewReplacer("/", "_").Replace(c.Bin), os.Geteuid())
-	parent := filepath.Join(os.TempDir(), name)
+	of := sha256.Sum256([]byte(c.Bin + settings + firstWords))
+	parent := filepath.Join(os.TempDir(), fmt.Sprintf("keyguard-rowstest-%d-%x", os.Geteuid(), of[:8]))
 	if err := os.MkdirAll(parent, 0o755); err != nil {
 		return "", err
 	}
@@ -189,20 +191,19 @@ func (c *Cluster) template() (string, error) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return "", err
 	}
-	made := filepath.Join(parent, "made")
-	if have, err := os.ReadFile(made); err == nil && string(have) == settings && fileExists(filepath.Join(parent, "data")) {
-		return filepath.Join(parent, "data"), nil
+	data, made := filepath.Join(parent, "data"), filepath.Join(parent, "made")
+	if fileExists(made) {
+		return data, nil
 	}
 	if c.credential != nil {
 		if err := os.Chown(parent, int(c.credential.Uid), int(c.credential.Gid)); err != nil {
 			return "", err
 		}
 	}
-	data := filepath.Join(parent, "data")
-	if err := os.RemoveAll(data); err != nil {
+	if err := os.RemoveAll(data); err != nil { // of one that was cut short
 		return "", err
 	}
-	err = c.run("initdb", "-D", data, "-U", "postgres", "--no-sync", "--locale=C", "--encoding=UTF8",
+	err = c.run("initdb", "-D", data, "-U", superuser, "--no-sync", "--locale=C", "--encoding=UTF8",
 		"--auth-local=trust", "--auth-host=scram-sha-256")
 	if err != nil {
 		return "", err
@@ -215,8 +216,12 @@ func (c *Cluster) template() (string, error) {
 	if err = errors.Join(err, conf.Close()); err != nil {
 		return "", err
 	}
-	// Written last: a template that was cut short is made again.
-	return data, os.WriteFile(made, []byte(settings), 0o644)
+	tell := c.command("postgres", "--single", "-D", data, "postgres")
+	tell.Stdin = strings.NewReader(firstWords)
+	if out, err := tell.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("postgres --single: %w\n%s", err, out)
+	}
+	return data, os.WriteFile(made, nil, 0o644)
 }
 
 // Restart starts the server on the data that is there, on the port it had, and stops
@@ -264,10 +269,10 @@ func (c *Cluster) launch() error {
 	c.process, c.exited = cmd, exited
 
 	for deadline := time.Now().Add(startTimeout); ; {
-		conn, err := c.connect("postgres")
-		if err == nil {
-			return conn.Close(context.Background())
+		if c.ready() {
+			return nil
 		}
+		var err error
 		select {
 		case <-exited:
 			c.process = nil
@@ -275,11 +280,19 @@ func (c *Cluster) launch() error {
 			if time.Now().Before(deadline) {
 				continue
 			}
-			err = errors.Join(err, c.Stop())
+			err = c.Stop()
 		}
 		text, _ := os.ReadFile(log.Name())
-		return fmt.Errorf("postgres does not start: %w\n%s", err, text)
+		return errors.Join(fmt.Errorf("postgres does not start:\n%s", text), err)
 	}
+}
+
+// ready asks nobody, as each connection that is made too early costs a process: the
+// server writes into its lock file who it is and how it is (pg_ctl reads it as well).
+func (c *Cluster) ready() bool {
+	text, _ := os.ReadFile(filepath.Join(c.data(), "postmaster.pid"))
+	lines := strings.Split(string(text), "\n")
+	return len(lines) >= 8 && lines[0] == strconv.Itoa(c.process.Process.Pid) && strings.TrimSpace(lines[7]) == "ready"
 }
 
 // Stop ends the server at once, as a crash would: nothing is kept for it that fsync
@@ -288,6 +301,7 @@ func (c *Cluster) Stop() error {
 	if c.process == nil {
 		return nil
 	}
+	c.forget("")
 	c.Resume()
 	if err := c.process.Process.Signal(syscall.SIGQUIT); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
@@ -351,18 +365,16 @@ func (c *Cluster) SocketURL(database string) string {
 func (c *Cluster) connect(database string) (*pgconn.PgConn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	return pgconn.Connect(ctx, fmt.Sprintf("host=%s port=%d user=postgres dbname=%s", c.Dir, c.Port, database))
+	return pgconn.Connect(ctx, fmt.Sprintf("host=%s port=%d user=%s dbname=%s application_name=%s",
+		c.Dir, c.Port, superuser, database, asker))
 }
 
 // Admin executes statements, separated by semicolons, as the superuser.
 func (c *Cluster) Admin(database, sql string) error {
-	conn, err := c.connect(database)
-	if err != nil {
+	return c.as(superuser, database, func(conn *pgconn.PgConn) error {
+		_, err := conn.Exec(context.Background(), sql).ReadAll()
 		return err
-	}
-	defer conn.Close(context.Background())
-	_, err = conn.Exec(context.Background(), sql).ReadAll()
-	return err
+	})
 }
 
 // NewDatabase makes an empty database that belongs to Role. The name "" is replaced by

@@ -30,20 +30,26 @@ type Database struct {
 // URL is what the daemon would connect with.
 func (d *Database) URL() string { return d.Cluster.URL(d.Name) }
 
-// Exec executes one statement as the daemon's role. An argument is a string, []byte or
-// nil; the answer has the values of the rows as text.
-func (d *Database) Exec(sql string, args ...any) ([][]string, error) {
-	conn, err := pgconn.Connect(context.Background(), d.Cluster.SocketURL(d.Name))
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close(context.Background())
-	return execute(conn, sql, args...)
+// Exec executes one statement with the rights of the daemon's role. An argument is a
+// string, []byte or nil; the answer has the values of the rows as text. What belongs to a
+// session, as a lock, is over when it returns: that is for Session.
+func (d *Database) Exec(sql string, args ...any) (answer [][]string, err error) {
+	err = d.session(func(s *Session) error {
+		answer, err = s.Exec(sql, args...)
+		return err
+	})
+	return answer, err
+}
+
+// session lends a session with the rights of the daemon's role.
+func (d *Database) session(do func(*Session) error) error {
+	return d.Cluster.as(Role, d.Name, func(conn *pgconn.PgConn) error { return do(&Session{conn}) })
 }
 
 // Copy makes another database of the same content, as loading a dump would. Nobody else
 // may be connected to this one.
 func (d *Database) Copy() (*Database, error) {
+	d.Cluster.forget(d.Name)
 	c := &Database{Cluster: d.Cluster, Name: "copy" + strconv.FormatInt(d.Cluster.databases.Add(1), 10)}
 	return c, d.Cluster.Admin("postgres", fmt.Sprintf(`create database "%s" owner %s template "%s"`, c.Name, Role, d.Name))
 }
@@ -130,13 +136,10 @@ func (d *Database) CreateOldTable() error {
 }
 
 func (d *Database) ddl(sql string) error {
-	conn, err := pgconn.Connect(context.Background(), d.Cluster.SocketURL(d.Name))
-	if err != nil {
+	return d.session(func(s *Session) error {
+		_, err := s.conn.Exec(context.Background(), sql).ReadAll()
 		return err
-	}
-	defer conn.Close(context.Background())
-	_, err = conn.Exec(context.Background(), sql).ReadAll()
-	return err
+	})
 }
 
 // Vector is one row that the daemon's own code wrote. Bytes are nil where SQL is NULL.
@@ -206,17 +209,12 @@ func testKey(s string) key.Key {
 
 // InsertVectors puts the vectors that keep says into the table; nil keeps all.
 func (d *Database) InsertVectors(keep func(Vector) bool) error {
-	s, err := d.Session()
-	if err != nil {
-		return err
-	}
-	defer s.Close()
 	_, _, all := Vectors()
 	for _, v := range all {
 		if keep != nil && !keep(v) {
 			continue
 		}
-		if err := s.insert(v); err != nil {
+		if err := d.Insert(v); err != nil {
 			return fmt.Errorf("%s: %w", v.Case, err)
 		}
 	}
@@ -225,16 +223,7 @@ func (d *Database) InsertVectors(keep func(Vector) bool) error {
 
 // Insert adds a row as it is.
 func (d *Database) Insert(v Vector) error {
-	s, err := d.Session()
-	if err != nil {
-		return err
-	}
-	defer s.Close()
-	return s.insert(v)
-}
-
-func (s *Session) insert(v Vector) error {
-	_, err := s.Exec(`insert into secrets (username, name, nonce, ciphertext, wrapped_dek, kek_id) values ($1, $2, $3, $4, $5, $6)`,
+	_, err := d.Exec(`insert into secrets (username, name, nonce, ciphertext, wrapped_dek, kek_id) values ($1, $2, $3, $4, $5, $6)`,
 		v.Username, v.Name, v.Nonce, v.Ciphertext, nullable(v.WrappedDEK), text(v.KEKID))
 	return err
 }
@@ -310,11 +299,10 @@ func seal(k key.Key, additional, value []byte) (nonce, ciphertext []byte) {
 // tenants tenant0, tenant1 …, the first of them the oldest and a microsecond apart.
 // Names go on from start.
 func (d *Database) Fill(k key.Key, start, n, tenants, size int) error {
-	conn, err := pgconn.Connect(context.Background(), d.Cluster.SocketURL(d.Name))
-	if err != nil {
-		return err
-	}
-	defer conn.Close(context.Background())
+	return d.session(func(s *Session) error { return s.fill(k, start, n, tenants, size) })
+}
+
+func (s *Session) fill(k key.Key, start, n, tenants, size int) error {
 	value := bytes.Repeat([]byte("v"), size)
 	var buf bytes.Buffer
 	for done := 0; done < n; {
@@ -326,13 +314,13 @@ func (d *Database) Fill(k key.Key, start, n, tenants, size int) error {
 			fmt.Fprintf(&buf, "%s\t%s\t\\\\x%x\t\\\\x%x\t\t2026-01-01 00:00:%02d.%06d\n",
 				username, name, nonce, ciphertext, i/1_000_000%60, i%1_000_000)
 		}
-		_, err := conn.CopyFrom(context.Background(), &buf,
+		_, err := s.conn.CopyFrom(context.Background(), &buf,
 			"copy secrets (username, name, nonce, ciphertext, kek_id, updated_at) from stdin")
 		if err != nil {
 			return err
 		}
 	}
-	_, err = conn.Exec(context.Background(), "analyze secrets").ReadAll()
+	_, err := s.Exec("analyze secrets")
 	return err
 }
 
@@ -350,19 +338,18 @@ func (d *Database) Dump(args ...string) (string, error) {
 
 var restrict = regexp.MustCompile(`(?m)^\\(un)?restrict .*$`)
 
-// Activity lists sessions other than the caller's own in the database, as
-// "application state", which is empty when nobody is connected.
+// Activity lists sessions other than our own in the database, as "application state",
+// which is empty when nobody is connected.
 func (d *Database) Activity() ([]string, error) {
-	conn, err := d.Cluster.connect("postgres")
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close(context.Background())
-	rows, err := execute(conn, `select application_name || ' ' || state from pg_stat_activity where datname = $1 order by 1`, d.Name)
 	var list []string
-	for _, r := range rows {
-		list = append(list, r...)
-	}
+	err := d.Cluster.as(superuser, "postgres", func(conn *pgconn.PgConn) error {
+		rows, err := execute(conn, `select application_name || ' ' || state from pg_stat_activity
+			where datname = $1 and application_name <> $2 order by 1`, d.Name, asker)
+		for _, r := range rows {
+			list = append(list, r...)
+		}
+		return err
+	})
 	return list, err
 }
 

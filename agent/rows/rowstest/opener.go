@@ -16,13 +16,12 @@ type Secret struct {
 
 // Secrets opens the whole table with the keys, as the daemon would. The rows are named
 // by tenant and name, with a zero byte between. It works on an old table too.
-func (d *Database) Secrets(keys ...key.Key) (map[string]Secret, error) {
-	s, err := d.Session()
-	if err != nil {
-		return nil, err
-	}
-	defer s.Close()
-	return s.Secrets(keys...)
+func (d *Database) Secrets(keys ...key.Key) (all map[string]Secret, err error) {
+	err = d.session(func(s *Session) error {
+		all, err = s.Secrets(keys...)
+		return err
+	})
+	return all, err
 }
 
 // Secrets is as that of Database.

@@ -97,6 +97,76 @@ func TestStart(t *testing.T) {
 	}
 }
 
+// TestKept: who asks next has the session of who asked before, with the rights of the
+// daemon's role, as new; it shows to nobody, holds nobody up and outlives the server.
+func TestKept(t *testing.T) {
+	c := rowstest.New(t)
+	d := c.Database(t)
+	ask := func(sql string) string {
+		t.Helper()
+		rows, err := d.Exec(sql)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(rows) == 0 {
+			return ""
+		}
+		return strings.Join(rows[0], " ")
+	}
+	const look = `select pg_backend_pid()::text, session_user, current_user, current_setting('is_superuser'), to_regclass('pg_temp.x'),
+		current_setting('work_mem'), (select count(*)::text from pg_locks where locktype = 'advisory' and pid = pg_backend_pid())`
+	fresh := ask(look)
+	for _, sql := range []string{"create temp table x ()", "set work_mem = '1GB'", "select pg_advisory_lock(1)", "begin"} {
+		ask(sql)
+		if sql == "begin" {
+			fresh = fresh[strings.Index(fresh, " "):] // that one is not used again
+		}
+		if again := ask(look); !strings.HasSuffix(again, fresh) {
+			t.Errorf("after %s a session says %q, and a fresh one %q", sql, again, fresh)
+		}
+	}
+	if !strings.HasPrefix(fresh, " containarium containarium off ") {
+		t.Errorf("as the daemon's role: %q", fresh)
+	}
+	if _, err := d.Exec("set session authorization nobody"); err == nil {
+		t.Error("the daemon's role becomes somebody else")
+	}
+	if list, err := d.Activity(); err != nil || len(list) != 0 {
+		t.Errorf("activity: %q, %v", list, err)
+	}
+	// One that waits for a lock holds up no other.
+	s, err := d.Session()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.Exec("select pg_advisory_lock(2)"); err != nil {
+		t.Fatal(err)
+	}
+	waited := make(chan error, 1)
+	go func() {
+		_, err := d.Exec("select pg_advisory_lock(2)")
+		waited <- err
+	}()
+	for ask("select count(*)::text from pg_locks where locktype = 'advisory' and not granted") != "1" {
+	}
+	if err := errors.Join(s.Close(), <-waited); err != nil {
+		t.Error(err)
+	}
+	copied, err := d.Copy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(copied.Admin("drop table secrets"), c.Restart(), d.Admin("drop table secrets")); err != nil {
+		t.Error(err)
+	}
+	// A server that ends them all, as when one of its processes dies.
+	if err := c.Admin("postgres", "select pg_terminate_backend(pid, 60000) from pg_stat_activity where datname = '"+d.Name+"'"); err != nil {
+		t.Error(err)
+	}
+	ask("select 1")
+}
+
 // TestPool: whoever comes next has the session of who left, and it is as new; but not that
 // of who left in the middle.
 func TestPool(t *testing.T) {

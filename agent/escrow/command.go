@@ -46,6 +46,8 @@ type CommandOptions struct {
 	// SealTo are recipients as age(1) takes them; IdentityFiles let this host open what is sealed.
 	SealTo        []string
 	IdentityFiles []string
+	// Part is the part of each key that is kept here, the zero PartOf for the whole key.
+	Part PartOf
 	// Timeout is for each run of a program; 0 is 10 s.
 	Timeout time.Duration
 }
@@ -108,7 +110,7 @@ type stored struct {
 // NewCommand checks the options. It runs nothing and opens no file.
 func NewCommand(o CommandOptions) (*Command, error) {
 	fail := func(err error) (*Command, error) { return nil, fmt.Errorf("escrow %s: %w", o.Name, err) }
-	seal, err := newSealer(o.SealTo, o.IdentityFiles...)
+	seal, err := newSealer(o.Part, o.SealTo, o.IdentityFiles...)
 	if err != nil {
 		return fail(err)
 	}
@@ -193,11 +195,11 @@ func (c *Command) list(ctx context.Context) ([]Copy, error) {
 		if !slices.Contains(Shelves[:], s) || name == "" || len(e.name) > 255 || strings.ContainsFunc(e.name, unprintable) {
 			continue
 		}
-		at, fp, ours := parseName(name)
+		at, fp, part, ours := parseName(name)
 		if !ours {
 			at = e.at.UTC()
 		}
-		one := Copy{Escrow: c.o.Name, ID: e.name, Shelf: s, Fingerprint: fp, Created: at}
+		one := Copy{Escrow: c.o.Name, ID: e.name, Shelf: s, Fingerprint: fp, Part: part, Created: at}
 		if strings.HasSuffix(name, ageSuffix) {
 			c.seal.shut(&one)
 		}
@@ -263,7 +265,7 @@ func (c *Command) Fetch(ctx context.Context, copy Copy) (key.Key, key.Encoding, 
 		return fail(err)
 	}
 	_, name, _ := strings.Cut(copy.ID, "/")
-	if _, fp, ours := parseName(name); ours && fp != k.Fingerprint() {
+	if _, fp, _, ours := parseName(name); ours && fp != k.Fingerprint() {
 		got := k.Fingerprint()
 		k.Wipe()
 		return fail(fmt.Errorf("%w: it holds key %s", ErrCorrupt, got))

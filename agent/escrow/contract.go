@@ -3,8 +3,8 @@
 // A place is reached through two small interfaces: a Reader lists and fetches, a
 // Writer makes the place and saves. A drill is given a Reader and so cannot write.
 // Each kind is one file: gcp.go (Google Secret Manager), vault.go (Vault and OpenBao),
-// directory.go (a USB stick, NFS, another disk), command.go (a password manager). What
-// all of them share is here, in seal.go (age) and in
+// directory.go (a USB stick, NFS, another disk), command.go (a password manager), and
+// split.go over several of these. What all of them share is here, in seal.go (age) and in
 // isolated.go (reading a directory that may hang, in a child). Every kind passes the
 // conformance suite in escrowtest.
 //
@@ -44,6 +44,9 @@ type Copy struct {
 	Shelf Shelf
 	// Fingerprint is the store's claim, "" where it makes none.
 	Fingerprint key.Fingerprint
+	// Part is which part of that key it is by the store's claim, the zero PartOf where it
+	// claims none.
+	Part PartOf
 	// Created is the store's time, to the precision it keeps.
 	Created time.Time
 	// Unreadable is "", or why Fetch would fail: "disabled", "destroyed", "sealed to age1…".
@@ -155,6 +158,18 @@ var (
 	ErrFull = errors.New("no space left")
 	// ErrUnverified: stored; reading it back is denied.
 	ErrUnverified = errors.New("stored, but reading it back is denied")
+)
+
+// What only a Split says.
+var (
+	// ErrPartly: enough members have their part, and some do not; the copy returned names
+	// what is there. The same Save again brings those that are missing.
+	ErrPartly = errors.New("saved, but not on every member")
+	// ErrPartMoved: a store keeps another part than the configuration says. With a second
+	// part it would tell as much as two stores.
+	ErrPartMoved = errors.New("another part is kept there")
+	// ErrRecut: the key is there in parts of which another number is needed.
+	ErrRecut = errors.New("the same key is there, cut for another need")
 )
 
 // SealedError is the ErrSealed that says what is known of a sealed copy.

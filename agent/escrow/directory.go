@@ -36,7 +36,8 @@ quarantine/  keys that did not, or do not, open the host's secrets; keep them,
              old database dumps may need one
 
 A file is named <UTC time>-<fingerprint>.key and holds the 32 bytes of a key.
-One that ends in .key.age is encrypted: age --decrypt -i IDENTITY FILE > secrets.key
+One that ends in .need2.part1 holds a line, part 1 of that key: any 2 parts rebuild it.
+One that ends in .age is encrypted: age --decrypt -i IDENTITY FILE > secrets.key
 To put a key in place by hand: keyguard import < FILE
 
 Whoever reads an unencrypted file here reads every secret of that host.
@@ -68,6 +69,8 @@ type DirectoryOptions struct {
 	// let this host open what is sealed.
 	Recipients    []string
 	IdentityFiles []string
+	// Part is the part of each key that is kept here, the zero PartOf for the whole key.
+	Part PartOf
 }
 
 // Directory is an escrow in a directory: a USB stick, NFS, another disk.
@@ -91,7 +94,7 @@ func NewDirectory(o DirectoryOptions) (*Directory, error) {
 	case !ok && !filepath.IsAbs(o.Path):
 		return nil, fmt.Errorf("escrow %s: path %q is not absolute", o.Name, o.Path)
 	}
-	seal, err := newSealer(o.Recipients, o.IdentityFiles...)
+	seal, err := newSealer(o.Part, o.Recipients, o.IdentityFiles...)
 	if err != nil {
 		return nil, fmt.Errorf("escrow %s: %w", o.Name, err)
 	}
@@ -162,7 +165,7 @@ func (d *Directory) Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, e
 		return fail(err)
 	}
 	// The name's fingerprint is all the checksum that raw bytes have.
-	if _, fp, ours := parseName(name); ours && fp != k.Fingerprint() {
+	if _, fp, _, ours := parseName(name); ours && fp != k.Fingerprint() {
 		got := k.Fingerprint()
 		k.Wipe()
 		return fail(fmt.Errorf("%w: it holds key %s", ErrCorrupt, got))
@@ -296,7 +299,9 @@ func (d *Directory) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) 
 	if !bytes.Equal(back, data) {
 		return fail(fmt.Errorf("reading back %s: %w: other bytes", name, ErrCorrupt))
 	}
-	return d.copy(s, name, now, k.Fingerprint()), nil
+	made := d.copy(s, name, now, k.Fingerprint())
+	made.Part = d.o.Part
+	return made, nil
 }
 
 func (d *Directory) shelfPath(s Shelf) string { return filepath.Join(d.o.Path, string(s)) }
@@ -399,7 +404,7 @@ func newestFirst(copies []Copy) {
 // entry describes one name. A file put there by hand is a copy as well, its time that of
 // its last change.
 func (d *Directory) entry(shelf *os.File, s Shelf, e fs.DirEntry) (Copy, error) {
-	at, fp, ours := parseName(e.Name())
+	at, fp, part, ours := parseName(e.Name())
 	if !ours {
 		var st unix.Stat_t
 		if err := unix.Fstatat(int(shelf.Fd()), e.Name(), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -412,6 +417,7 @@ func (d *Directory) entry(shelf *os.File, s Shelf, e fs.DirEntry) (Copy, error) 
 		}
 	}
 	c := d.copy(s, e.Name(), at.UTC(), fp)
+	c.Part = part
 	if t := e.Type(); !t.IsRegular() {
 		c.Unreadable, c.Sealed = notRegular(t), false
 	}
@@ -467,15 +473,15 @@ func after(copies []Copy) (time.Time, error) {
 }
 
 // parseName reads a name that we gave.
-func parseName(name string) (time.Time, key.Fingerprint, bool) {
-	base, ok := strings.CutSuffix(strings.TrimSuffix(name, ageSuffix), keySuffix)
+func parseName(name string) (time.Time, key.Fingerprint, PartOf, bool) {
+	base, part, ok := cutSuffix(strings.TrimSuffix(name, ageSuffix))
 	stamp, print, dash := strings.Cut(base, "-")
 	fp, err := key.ParseFingerprint(print)
 	at, terr := time.Parse(stampLayout, stamp)
 	if !ok || !dash || err != nil || terr != nil || at.Format(stampLayout) != stamp {
-		return time.Time{}, "", false
+		return time.Time{}, "", PartOf{}, false
 	}
-	return at, fp, true
+	return at, fp, part, true
 }
 
 // read returns a copy's bytes as the disk has them.

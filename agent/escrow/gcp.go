@@ -71,6 +71,8 @@ type GCPOptions struct {
 	// SealTo are recipients as age(1) takes them; IdentityFiles let this host open what is sealed.
 	SealTo        []string
 	IdentityFiles []string
+	// Part is the part of each key that is kept here, the zero PartOf for the whole key.
+	Part PartOf
 	// Timeout is for each call; 0 is 5 s.
 	Timeout time.Duration
 }
@@ -124,7 +126,7 @@ func NewGCP(o GCPOptions) (*GCP, error) {
 	if o.Plaintext && !loopback(host) {
 		return fail(fmt.Errorf("plaintext is for loopback addresses only, not %s", host))
 	}
-	seal, err := newSealer(o.SealTo, o.IdentityFiles...)
+	seal, err := newSealer(o.Part, o.SealTo, o.IdentityFiles...)
 	if err != nil {
 		return fail(err)
 	}

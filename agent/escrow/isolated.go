@@ -102,6 +102,7 @@ type failure struct {
 	Is    []string
 	Claim key.Fingerprint // of a SealedError
 	To    []string
+	Part  bool // it is a key.PartError, whose part's line comes in the place of a key
 }
 
 // sentinels are the contract's errors, under the names that travel.
@@ -112,7 +113,7 @@ var sentinels = []struct {
 	{"no place", ErrNoPlace}, {"ambiguous", ErrAmbiguous}, {"denied", ErrDenied}, {"clock", ErrClock}, {"unauthenticated", ErrUnauthenticated},
 	{"never left", ErrNeverLeft}, {"untrusted", ErrUntrusted}, {"store sealed", ErrStoreSealed}, {"unreachable", ErrUnreachable}, {"timeout", ErrTimeout},
 	{"rate limited", ErrRateLimited}, {"program", ErrProgram}, {"refused", ErrRefused}, {"unreadable", ErrUnreadable}, {"gone", ErrGone},
-	{"sealed", ErrSealed}, {"corrupt", ErrCorrupt}, {"mangled", key.ErrMangled}, {"not a key", ErrNotKey},
+	{"sealed", ErrSealed}, {"corrupt", ErrCorrupt}, {"mangled", key.ErrMangled}, {"damaged part", key.ErrPartDamaged}, {"not a key", ErrNotKey},
 	{"same disk", ErrSameDisk}, {"read-only", ErrReadOnly}, {"full", ErrFull}, {"unverified", ErrUnverified},
 	{"size", key.ErrSize},
 }
@@ -176,6 +177,13 @@ func (i *Isolated) ask(ctx context.Context, req request, k key.Key) (answer, key
 				}
 			}
 		}
+		if f.Part {
+			p, err := key.ParsePart(rest)
+			if err != nil {
+				return fail(fmt.Errorf("%w: its reader's answer is broken: %w", ErrUnreachable, err))
+			}
+			r.is = append(r.is, &key.PartError{Part: p})
+		}
 		return answer{}, key.Key{}, r // its text already says what and where
 	}
 	if len(rest) == 0 {
@@ -204,6 +212,7 @@ func ServeDirectory(ctx context.Context, in io.Reader, out io.Writer) error {
 	}
 	a, k, err := req.serve(ctx, rest)
 	defer k.Wipe()
+	payload := k.UnsafeBytes()
 	if err != nil {
 		a = answer{Failure: &failure{Text: err.Error()}}
 		for _, s := range sentinels {
@@ -214,13 +223,18 @@ func ServeDirectory(ctx context.Context, in io.Reader, out io.Writer) error {
 		if shut := (*SealedError)(nil); errors.As(err, &shut) {
 			a.Failure.Claim, a.Failure.To = shut.Fingerprint, shut.To
 		}
+		if part := (*key.PartError)(nil); errors.As(err, &part) {
+			a.Failure.Part, payload = true, part.Part.UnsafeText()
+			defer clear(payload)
+			part.Part.Wipe()
+		}
 	}
 	head, err := json.Marshal(a)
 	if err != nil {
 		return err
 	}
-	answer := make([]byte, 0, len(head)+1+key.Size)
-	answer = append(append(append(answer, head...), '\n'), k.UnsafeBytes()...)
+	answer := make([]byte, 0, len(head)+1+len(payload))
+	answer = append(append(append(answer, head...), '\n'), payload...)
 	defer clear(answer)
 	if _, err := out.Write(answer); err != nil {
 		return fmt.Errorf("cannot write the answer: %w", err)

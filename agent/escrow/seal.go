@@ -42,14 +42,46 @@ const (
 type sealer struct {
 	to            []string
 	recipients    []age.Recipient
-	digest        string // of the recipients: a changed list seals anew
+	digest        string // of the recipients, and of which part: a changed list seals anew
 	identityFiles []string
+	part          PartOf // what is stored of a key; the zero PartOf is all of it
+}
+
+// PartOf says which part of each key an escrow keeps, a member of a Split. The zero PartOf
+// is the whole key.
+type PartOf struct{ Need, Number int }
+
+func (p PartOf) whole() bool { return p == PartOf{} }
+
+// suffix is what the name of a part has in the place of keySuffix: ".need2.part1".
+func (p PartOf) suffix() string { return fmt.Sprintf(".need%d.part%d", p.Need, p.Number) }
+
+// cutSuffix reads the end of the name of a part or, the zero PartOf, of a key.
+func cutSuffix(name string) (base string, p PartOf, ok bool) {
+	if base, ok = strings.CutSuffix(name, keySuffix); ok {
+		return base, p, true
+	}
+	i := strings.Index(name, ".need")
+	if i < 0 {
+		return "", p, false
+	}
+	if _, err := fmt.Sscanf(name[i:], ".need%d.part%d", &p.Need, &p.Number); err != nil || name[i:] != p.suffix() {
+		return "", PartOf{}, false
+	}
+	return name[:i], p, true
 }
 
 // newSealer parses the recipients: age1…, or the public key of an SSH key. The identity
 // files are read when a sealed copy is: an escrow is made without touching a file.
-func newSealer(to []string, identityFiles ...string) (*sealer, error) {
-	s := &sealer{to: to, identityFiles: slices.DeleteFunc(slices.Clone(identityFiles), func(f string) bool { return f == "" })}
+func newSealer(part PartOf, to []string, identityFiles ...string) (*sealer, error) {
+	if !part.whole() {
+		k := key.Generate()
+		defer k.Wipe()
+		if _, err := k.Cut(part.Need, part.Number); err != nil {
+			return nil, err
+		}
+	}
+	s := &sealer{part: part, to: to, identityFiles: slices.DeleteFunc(slices.Clone(identityFiles), func(f string) bool { return f == "" })}
 	var sorted []string
 	for _, r := range to {
 		if strings.HasPrefix(r, "ssh-") {
@@ -70,6 +102,9 @@ func newSealer(to []string, identityFiles ...string) (*sealer, error) {
 		sorted = append(sorted, r)
 	}
 	slices.Sort(sorted)
+	if !part.whole() {
+		sorted = append(sorted, part.suffix())
+	}
 	sum := sha256.Sum256([]byte(strings.Join(sorted, "\n")))
 	s.digest = hex.EncodeToString(sum[:8])
 	return s, nil
@@ -101,7 +136,12 @@ func (s *sealer) shut(c *Copy) {
 
 // name is what a copy of k is called where copies have names.
 func (s *sealer) name(at time.Time, k key.Key) string {
-	name := at.Format(stampLayout) + "-" + string(k.Fingerprint()) + keySuffix
+	name := at.Format(stampLayout) + "-" + string(k.Fingerprint())
+	if s.part.whole() {
+		name += keySuffix
+	} else {
+		name += s.part.suffix()
+	}
 	if len(s.recipients) > 0 {
 		name += ageSuffix
 	}
@@ -113,9 +153,11 @@ func (s *sealer) bytes(k key.Key) ([]byte, error) {
 	if k.IsZero() {
 		return nil, key.ErrSize
 	}
-	if len(s.recipients) == 0 {
-		return bytes.Clone(k.UnsafeBytes()), nil
+	plain, err := s.plain(k)
+	if err != nil || len(s.recipients) == 0 {
+		return plain, err
 	}
+	defer clear(plain)
 	c := &claim{args: []string{string(k.Fingerprint()), s.digest}}
 	// age refuses to mix recipients of different labels (post-quantum with others), so
 	// the claim takes those of the recipients.
@@ -131,7 +173,7 @@ func (s *sealer) bytes(k key.Key) ([]byte, error) {
 	var out bytes.Buffer
 	w, err := age.Encrypt(&out, append(slices.Clone(s.recipients), c)...)
 	if err == nil {
-		_, err = w.Write(k.UnsafeBytes())
+		_, err = w.Write(plain)
 	}
 	if err == nil {
 		err = w.Close()
@@ -142,8 +184,21 @@ func (s *sealer) bytes(k key.Key) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
+// plain is what is stored of k where nothing is sealed: its bytes, or the line of a part.
+func (s *sealer) plain(k key.Key) ([]byte, error) {
+	if s.part.whole() {
+		return bytes.Clone(k.UnsafeBytes()), nil
+	}
+	p, err := k.Cut(s.part.Need, s.part.Number)
+	if err != nil {
+		return nil, err
+	}
+	defer p.Wipe()
+	return append(p.UnsafeText(), '\n'), nil
+}
+
 // key reads stored bytes: a key in any encoding, or a sealed one. The errors are
-// SealedError, ErrCorrupt and ErrNotKey. It wipes stored.
+// SealedError, ErrCorrupt and ErrNotKey: a part is a key.PartError. It wipes stored.
 func (s *sealer) key(stored []byte) (key.Key, key.Encoding, error) {
 	defer clear(stored)
 	if len(stored) > maxPayload {
@@ -164,6 +219,10 @@ func (s *sealer) key(stored []byte) (key.Key, key.Encoding, error) {
 // to the recipients in force. Of a copy that this host cannot open the claim is believed:
 // without an identity there is nothing better.
 func (s *sealer) same(stored []byte, k key.Key) bool {
+	if len(s.recipients) == 0 && !s.part.whole() {
+		p, err := key.ParsePart(stored)
+		return err == nil && s.cuts(k, p)
+	}
 	if len(s.recipients) == 0 {
 		o, err := key.New(stored)
 		if err != nil {
@@ -177,11 +236,22 @@ func (s *sealer) same(stored []byte, k key.Key) bool {
 		return false
 	}
 	o, _, err := s.key(bytes.Clone(stored))
+	if part := (*key.PartError)(nil); errors.As(err, &part) {
+		return s.cuts(k, part.Part)
+	}
 	if err != nil {
 		return errors.Is(err, ErrSealed)
 	}
 	defer o.Wipe()
 	return o.Equal(k)
+}
+
+// cuts tells whether p is what is stored of k. It wipes p.
+func (s *sealer) cuts(k key.Key, p key.Part) bool {
+	defer p.Wipe()
+	own, err := k.Cut(s.part.Need, s.part.Number)
+	defer own.Wipe()
+	return err == nil && own.Equal(p)
 }
 
 func (s *sealer) open(stored []byte) ([]byte, error) {

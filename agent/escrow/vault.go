@@ -51,6 +51,8 @@ type VaultOptions struct {
 	// SealTo are recipients as age(1) takes them; IdentityFiles let this host open what is sealed.
 	SealTo        []string
 	IdentityFiles []string
+	// Part is the part of each key that is kept here, the zero PartOf for the whole key.
+	Part PartOf
 	// Timeout is for each call; 0 is 5 s.
 	Timeout time.Duration
 }
@@ -63,8 +65,8 @@ type VaultOptions struct {
 //	<path>-keys/keyguard      Init made the place; KV has no folders, an empty list is a 404
 //	<path>-quarantine/<name>  the quarantine shelf
 //
-// A name is the fingerprint; a sealed copy's has the digest of its recipients behind it;
-// and where that entry holds something else, or was deleted, ".2" and so on.
+// A name is the fingerprint; a part's has behind it which, a sealed copy's the digest of
+// its recipients; and where that entry holds something else, or was deleted, ".2" and so on.
 //
 // Version 2 keeps the last ten versions of an entry, version 1 only the last. So nothing
 // at <path> is written over, and pushed out, before it has an entry of its own, which
@@ -111,7 +113,7 @@ func NewVault(o VaultOptions) (*Vault, error) {
 	case o.TokenFile == "" && (o.RoleIDFile == "" || o.SecretIDFile == ""):
 		return fail(errors.New("a token file is needed, or those of a role id and a secret id"))
 	}
-	seal, err := newSealer(o.SealTo, o.IdentityFiles...)
+	seal, err := newSealer(o.Part, o.SealTo, o.IdentityFiles...)
 	if err != nil {
 		return fail(err)
 	}
@@ -156,22 +158,25 @@ const (
 )
 
 func (v *Vault) copy(prefix, name string) Copy {
-	c := Copy{Escrow: v.o.Name, ID: prefix + name, Shelf: Current, Fingerprint: vaultClaim(name)}
+	c := Copy{Escrow: v.o.Name, ID: prefix + name, Shelf: Current}
+	c.Fingerprint, c.Part = vaultClaim(name)
 	if prefix == vaultQuarantineID {
 		c.Shelf = Quarantine
 	}
 	return c
 }
 
-// vaultClaim is the fingerprint in an entry's name, "" where it names none.
-func vaultClaim(name string) key.Fingerprint {
-	fp, _, _ := strings.Cut(name, "-")
-	fp, _, _ = strings.Cut(fp, ".")
-	f, err := key.ParseFingerprint(fp)
+// vaultClaim is the fingerprint in an entry's name, "" where it names none, and which
+// part of that key it is.
+func vaultClaim(name string) (key.Fingerprint, PartOf) {
+	name, _, _ = strings.Cut(name, "-")
+	words := strings.Split(name, ".")
+	f, err := key.ParseFingerprint(words[0])
 	if err != nil {
-		return ""
+		return "", PartOf{}
 	}
-	return f
+	_, part, _ := cutSuffix(strings.Join(words[:min(3, len(words))], "."))
+	return f, part
 }
 
 // numbered is the n-th name of a value's own entry.
@@ -282,7 +287,8 @@ func (v *Vault) versions(ctx context.Context, names map[string]bool) ([]Copy, er
 			default:
 				name := entryName(e.stored)
 				delete(names, name)
-				c.Fingerprint, c.Unreadable = vaultClaim(name), e.gone
+				c.Unreadable = e.gone
+				c.Fingerprint, c.Part = vaultClaim(name)
 				v.shut(&c, name)
 			}
 		}
@@ -322,7 +328,7 @@ func (v *Vault) entries(ctx context.Context, prefix string, names map[string]boo
 
 // shut marks a copy that is sealed, as far as the name of its entry tells.
 func (v *Vault) shut(c *Copy, name string) {
-	if strings.Contains(name, "-") && vaultClaim(name) != "" && c.Unreadable == "" {
+	if fp, _ := vaultClaim(name); strings.Contains(name, "-") && fp != "" && c.Unreadable == "" {
 		v.seal.shut(c)
 	}
 }
@@ -347,7 +353,7 @@ func (v *Vault) Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, error
 		return fail(err)
 	}
 	// In an entry of ours the name is all the checksum that raw bytes have.
-	if fp := vaultClaim(name); fp != "" && fp != k.Fingerprint() {
+	if fp, _ := vaultClaim(name); fp != "" && fp != k.Fingerprint() {
 		got := k.Fingerprint()
 		k.Wipe()
 		return fail(fmt.Errorf("%w: it holds key %s", ErrCorrupt, got))
@@ -695,7 +701,7 @@ func vaultPayload(stored string) []byte {
 func (v *Vault) key(stored string) (key.Key, key.Encoding, error) {
 	if b := vaultPayload(stored); b != nil {
 		k, enc, err := v.seal.key(b)
-		if !errors.Is(err, ErrNotKey) || errors.Is(err, key.ErrMangled) {
+		if !errors.Is(err, ErrNotKey) || isAny(err, key.ErrMangled, key.ErrPart, key.ErrPartDamaged) {
 			return k, enc, err
 		}
 	}
@@ -733,6 +739,10 @@ func entryName(stored string) string {
 	if k, err := key.New(b); err == nil {
 		defer k.Wipe()
 		return string(k.Fingerprint())
+	}
+	if p, err := key.ParsePart(b); err == nil {
+		defer p.Wipe()
+		return string(p.Of) + PartOf{p.Need, p.Number}.suffix()
 	}
 	if fp, digest := claimed(b); fp != "" && hexDigits(digest) {
 		return string(fp) + "-" + digest

@@ -1,0 +1,773 @@
+package escrow
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+// splitLooks is how many copies of one member are read at once where its listing does not
+// say which key they are of.
+const splitLooks = 8
+
+// Member is a store that keeps one part of each key: an escrow of any kind but Split, made
+// with Part set.
+type Member struct {
+	Escrow
+	// Number is that of the parts it keeps, and no other store's: for ever, whatever the
+	// store is called.
+	Number int
+	// Required: a rotation does not go on without its part here.
+	Required bool
+}
+
+// SplitOptions say which stores share a key.
+type SplitOptions struct {
+	Name    string // of the escrow
+	Need    int    // how many parts rebuild a key
+	Members []Member
+}
+
+// Split is an escrow that keeps a part of each key in each of several others: any Need
+// rebuild it, and whoever reads fewer learns nothing.
+//
+// A copy here is a key, of which the members keep parts: "current/<fingerprint>". It is
+// there once, however often it was the newest. The newest current copy is that of the key
+// whose part is the newest on at least Need members. Where there is none, a save broke
+// off: all are listed, in the order in which Need members have them.
+//
+// A whole key on a member's shelf, from before it was a member or put there by hand, is a
+// copy of its own, "current/<member>/<the member's id>", below every key that is in parts.
+// So is what is neither.
+//
+// Law 6 in parts: fewer than Need members that answer cannot say anything. Where enough
+// answer, a key of which too few parts are there is a copy that cannot be read; if a
+// silent member may have what is missing, Fetch says what that member said.
+type Split struct {
+	o SplitOptions
+
+	mu    sync.Mutex
+	known map[pieceID]held // mu: what was read of copies whose listing does not tell
+	index *splitIndex      // mu: the last listing
+}
+
+// NewSplit checks the options. It opens no socket and no file.
+func NewSplit(o SplitOptions) (*Split, error) {
+	fail := func(format string, a ...any) (*Split, error) {
+		return nil, fmt.Errorf("escrow %s: "+format, append([]any{o.Name}, a...)...)
+	}
+	if o.Need < key.MinNeed || o.Need > key.MaxParts {
+		return fail("need is %d: %w", o.Need, key.ErrParts)
+	}
+	if len(o.Members) < o.Need {
+		return fail("it has %d members, and %d are needed to rebuild a key", len(o.Members), o.Need)
+	}
+	for i, m := range o.Members {
+		if m.Number < 1 || m.Number > key.MaxParts {
+			return fail("member %s has part %d: %w", m.Name(), m.Number, key.ErrParts)
+		}
+		for _, other := range o.Members[:i] {
+			switch {
+			case m.Name() == other.Name():
+				return fail("member %s is named twice", m.Name())
+			case m.Number == other.Number:
+				return fail("members %s and %s both have part %d", other.Name(), m.Name(), m.Number)
+			case m.Place().Kind == other.Place().Kind && m.Place().Where == other.Place().Where:
+				return fail("members %s and %s are one place, %s: whoever reads it has two parts", other.Name(), m.Name(), m.Place().Where)
+			}
+		}
+	}
+	return &Split{o: o, known: map[pieceID]held{}}, nil
+}
+
+func (s *Split) Name() string { return s.o.Name }
+
+// Need is how many parts rebuild a key.
+func (s *Split) Need() int { return s.o.Need }
+
+// Members are the stores that have the parts.
+func (s *Split) Members() []Member { return s.o.Members }
+
+func (s *Split) Place() Place {
+	var names, domains []string
+	for _, m := range s.o.Members {
+		names = append(names, m.Name())
+		domains = append(domains, m.Place().Domain)
+	}
+	return Place{Kind: "split",
+		Where:  fmt.Sprintf("%d of %s", s.o.Need, strings.Join(names, ", ")),
+		Domain: fmt.Sprintf("any %d of %s", len(names)-s.o.Need+1, strings.Join(domains, ", "))}
+}
+
+// Close ends the members' connections.
+func (s *Split) Close() error {
+	return errors.Join(s.each(func(_ int, m Member) error { return m.Close() })...)
+}
+
+// PartsError is a save that is not on every member. Below Need the key is not saved, and
+// cannot be read from here; with Need or more it is, and Save tells by ErrPartly.
+type PartsError struct {
+	Saved, Need, Of int
+	// Safe: no required member lacks its part, and one more store may be lost. A rotation
+	// may rely on it.
+	Safe   bool
+	Errors []error // what each member said that has no part now, each of one line
+}
+
+func (e *PartsError) Error() string {
+	said := oneLine(e.Errors)
+	switch spare := e.Saved - e.Need; {
+	case e.Saved < e.Need:
+		return fmt.Sprintf("not saved: %d of %d members have their part, and %d are needed: %s", e.Saved, e.Of, e.Need, said)
+	case spare == 0:
+		return fmt.Sprintf("saved on %d of %d members, and none of them may be lost: %s", e.Saved, e.Of, said)
+	default:
+		return fmt.Sprintf("saved on %d of %d members, %d more may be lost: %s", e.Saved, e.Of, spare, said)
+	}
+}
+
+func (e *PartsError) Unwrap() []error {
+	if e.Saved >= e.Need {
+		return []error{ErrPartly}
+	}
+	return e.Errors
+}
+
+func oneLine(errs []error) string {
+	var said []string
+	for _, err := range errs {
+		said = append(said, err.Error())
+	}
+	return strings.Join(said, "; ")
+}
+
+// several are the errors of members, as one error of one line, which is those of is.
+type several struct{ said, is []error }
+
+func (s *several) Error() string   { return oneLine(s.said) }
+func (s *several) Unwrap() []error { return s.is }
+
+func all(errs []error) error { return &several{errs, errs} }
+
+// fewParts is what a key is from whose parts too few can be read. As long as one of the
+// errors may go away it is these: the members cannot answer. Else it is sealed if a part
+// is, and last a copy that cannot be read, but never bytes that are none (law 6).
+func fewParts(errs []error) error {
+	e := &several{said: errs}
+	sealed := []error{ErrUnreadable}
+	for _, err := range errs {
+		switch {
+		case errors.Is(err, ErrSealed):
+			sealed = []error{err}
+		case !isAny(err, ErrNotKey, ErrCorrupt, ErrUnreadable, ErrGone):
+			e.is = append(e.is, err)
+		}
+	}
+	if e.is == nil {
+		e.is = sealed
+	}
+	return e
+}
+
+// each calls f for every member at once, and waits.
+func (s *Split) each(f func(i int, m Member) error) []error {
+	errs := make([]error, len(s.o.Members))
+	var wait sync.WaitGroup
+	for i, m := range s.o.Members {
+		wait.Go(func() {
+			if err := f(i, m); err != nil {
+				errs[i] = fmt.Errorf("%s: %w", m.Name(), err)
+			}
+		})
+	}
+	wait.Wait()
+	return errs
+}
+
+// Init makes the place of every member that is there to be asked.
+func (s *Split) Init(ctx context.Context) error {
+	failed := without(s.each(func(_ int, m Member) error { return m.Init(ctx) }), nil)
+	if len(failed) > 0 {
+		return fmt.Errorf("cannot initialise %d of %d members: %w", len(failed), len(s.o.Members), all(failed))
+	}
+	return nil
+}
+
+func without(errs []error, not error) []error {
+	return slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return err == not })
+}
+
+// held is what a copy on a member is.
+type held struct {
+	of    key.Fingerprint // "" where it is no key and no part
+	part  PartOf          // the zero PartOf where it is a whole key, or nothing
+	wrong string          // why it is no use, "" for none
+}
+
+// pieceID names one copy of one member.
+type pieceID struct {
+	member int
+	id     string
+}
+
+// piece is a copy on a member's shelf.
+type piece struct {
+	held
+	member int
+	copy   Copy
+	place  int // in the member's shelf, from 0, the newest
+}
+
+// splitIndex is what the members hold, as they last said.
+type splitIndex struct {
+	silent []error // by member; nil of those that answered
+	pieces []piece
+}
+
+// look lists all members. The error is for fewer than Need that answer.
+func (s *Split) look(ctx context.Context) (*splitIndex, error) {
+	found := make([][]piece, len(s.o.Members))
+	x := &splitIndex{silent: s.each(func(i int, m Member) (err error) {
+		found[i], err = s.lookAt(ctx, i, m)
+		return err
+	})}
+	silent := without(x.silent, nil)
+	if len(s.o.Members)-len(silent) < s.o.Need {
+		return nil, fmt.Errorf("%d of %d members answer, and %d are needed: %w",
+			len(s.o.Members)-len(silent), len(s.o.Members), s.o.Need, all(silent))
+	}
+	x.pieces = slices.Concat(found...)
+	if len(x.pieces) == 0 && len(silent) > 0 {
+		return nil, fmt.Errorf("no part is where members answer, and one that does not may have some: %w", all(silent))
+	}
+	s.mu.Lock()
+	s.index = x
+	s.mu.Unlock()
+	return x, nil
+}
+
+// lookAt lists one member, and reads what its listing does not name.
+func (s *Split) lookAt(ctx context.Context, i int, m Member) ([]piece, error) {
+	copies, err := m.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pieces := make([]piece, len(copies))
+	place := map[Shelf]int{}
+	var unknown []int
+	for n, c := range copies {
+		pieces[n] = piece{held{c.Fingerprint, c.Part, c.Unreadable}, i, c, place[c.Shelf]}
+		place[c.Shelf]++
+		if c.Part.whole() && c.Unreadable == "" {
+			s.mu.Lock()
+			was, ok := s.known[pieceID{i, c.ID}]
+			s.mu.Unlock()
+			if ok {
+				pieces[n].held = was
+			} else {
+				unknown = append(unknown, n)
+			}
+		}
+	}
+	// A member's errors end the look at it: which key a copy is of may decide which is
+	// the newest.
+	var (
+		wait  sync.WaitGroup
+		mu    sync.Mutex
+		first error
+	)
+	turns := make(chan struct{}, splitLooks)
+	for _, n := range unknown {
+		turns <- struct{}{}
+		wait.Go(func() {
+			defer func() { <-turns }()
+			was, err := s.identify(ctx, m, copies[n])
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				first = cmp.Or(first, err)
+				return
+			}
+			pieces[n].held = was
+			if was.wrong == "" { // else it may be enabled, or opened, later
+				s.mu.Lock()
+				s.known[pieceID{i, copies[n].ID}] = was
+				s.mu.Unlock()
+			}
+		})
+	}
+	wait.Wait()
+	if first != nil {
+		return nil, first
+	}
+	return pieces, nil
+}
+
+// identify reads a copy to learn which key it is of. The error is one that may go away.
+func (s *Split) identify(ctx context.Context, m Member, c Copy) (held, error) {
+	k, _, err := m.Fetch(ctx, c)
+	defer k.Wipe()
+	var part *key.PartError
+	var shut *SealedError
+	switch {
+	case err == nil:
+		return held{of: k.Fingerprint()}, nil
+	case errors.As(err, &part):
+		defer part.Part.Wipe()
+		return held{of: part.Part.Of, part: PartOf{part.Part.Need, part.Part.Number}}, nil
+	case errors.As(err, &shut) && shut.Fingerprint != "": // what keyguard seals here is this part
+		return held{of: shut.Fingerprint, part: PartOf{s.o.Need, m.Number}, wrong: err.Error()}, nil
+	case isAny(err, ErrNotKey, ErrCorrupt, ErrSealed, ErrUnreadable, ErrGone, ErrDenied):
+		return held{of: c.Fingerprint, wrong: err.Error()}, nil
+	}
+	return held{}, err
+}
+
+// share is a key of which parts are on one shelf, all cut with one need.
+type share struct {
+	need   int
+	pieces []piece
+}
+
+// numbers are the parts that can be read, by number; places are where in each member's
+// shelf its newest one stands.
+func (g share) numbers() (numbers map[int]bool, places []int) {
+	numbers = map[int]bool{}
+	best := map[int]int{}
+	for _, p := range g.pieces {
+		if p.wrong != "" {
+			continue
+		}
+		numbers[p.part.Number] = true
+		if at, ok := best[p.member]; !ok || p.place < at {
+			best[p.member] = p.place
+		}
+	}
+	return numbers, slices.Sorted(maps.Values(best))
+}
+
+// shares are the keys of a shelf that are there in parts, by fingerprint and then by need.
+func (x *splitIndex) shares(shelf Shelf) map[key.Fingerprint][]share {
+	found := map[key.Fingerprint][]share{}
+	for _, p := range x.pieces {
+		if p.copy.Shelf != shelf || p.part.whole() {
+			continue
+		}
+		list := found[p.of]
+		i := slices.IndexFunc(list, func(g share) bool { return g.need == p.part.Need })
+		if i < 0 {
+			i, list = len(list), append(list, share{need: p.part.Need})
+		}
+		list[i].pieces = append(list[i].pieces, p)
+		found[p.of] = list
+	}
+	return found
+}
+
+// ranked is a copy with where it stands.
+type ranked struct {
+	Copy
+	place int // the place that Need members give it, or better
+	whole int // 0 in parts, 1 not: below them
+}
+
+// List needs what the members' List needs, and of those whose listing does not say which
+// key a copy is of, Google Secret Manager's, what their Fetch needs.
+func (s *Split) List(ctx context.Context) ([]Copy, error) {
+	x, err := s.look(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list %s: %w", s.o.Name, err)
+	}
+	var copies []Copy
+	for _, shelf := range Shelves {
+		var list []ranked
+		for of, shares := range x.shares(shelf) {
+			list = append(list, s.ranked(x, shelf, of, shares))
+		}
+		for _, p := range x.pieces {
+			if p.copy.Shelf == shelf && p.part.whole() {
+				_, rest, _ := strings.Cut(p.copy.ID, "/")
+				c := p.copy
+				c.Escrow, c.ID, c.Fingerprint = s.o.Name, string(shelf)+"/"+s.o.Members[p.member].Name()+"/"+rest, p.of
+				list = append(list, ranked{c, p.place, 1})
+			}
+		}
+		slices.SortFunc(list, func(a, b ranked) int {
+			return cmp.Or(cmp.Compare(a.place, b.place), cmp.Compare(a.whole, b.whole), b.Created.Compare(a.Created), cmp.Compare(a.ID, b.ID))
+		})
+		for _, r := range list {
+			copies = append(copies, r.Copy)
+		}
+	}
+	return copies, nil
+}
+
+// ranked describes a key that is there in parts.
+func (s *Split) ranked(x *splitIndex, shelf Shelf, of key.Fingerprint, shares []share) ranked {
+	r := ranked{Copy{Escrow: s.o.Name, ID: string(shelf) + "/" + string(of), Shelf: shelf, Fingerprint: of}, math.MaxInt, 0}
+	have, need := -1, 0
+	for _, g := range shares {
+		numbers, places := g.numbers()
+		if len(numbers) >= g.need {
+			r.place = min(r.place, places[min(g.need, len(places))-1])
+		}
+		if d := len(numbers) - g.need; have < 0 || d > have-need {
+			have, need = len(numbers), g.need
+		}
+		for _, p := range g.pieces {
+			if p.copy.Created.After(r.Created) {
+				r.Created = p.copy.Created
+			}
+		}
+	}
+	if have >= need {
+		return r
+	}
+	if len(without(x.silent, nil)) > 0 {
+		return r // Fetch says what the silent ones said
+	}
+	r.Unreadable = fmt.Sprintf("%d of the %d parts that it needs: %s", have, need, s.missing(shares))
+	for _, g := range shares {
+		sealed := map[int]bool{}
+		numbers, _ := g.numbers()
+		for _, p := range g.pieces {
+			if p.copy.Sealed {
+				sealed[p.part.Number] = true
+			}
+		}
+		r.Sealed = r.Sealed || len(numbers)+len(sealed) >= g.need
+	}
+	return r
+}
+
+// missing says what became of the parts that cannot be read.
+func (s *Split) missing(shares []share) string {
+	var said []string
+	for i, m := range s.o.Members {
+		why := "has none"
+		for _, g := range shares {
+			for _, p := range g.pieces {
+				if p.member == i && (why == "has none" || p.wrong == "") {
+					why = p.wrong
+				}
+			}
+		}
+		if why != "" {
+			said = append(said, m.Name()+" "+why)
+		}
+	}
+	return strings.Join(said, "; ")
+}
+
+// Fetch rebuilds a key from the parts of as many members as it takes, or reads a whole
+// one. The parts alone decide: what a listing claims is only where to look.
+func (s *Split) Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, error) {
+	fail := func(err error) (key.Key, key.Encoding, error) {
+		return key.Key{}, "", fmt.Errorf("cannot fetch %q from %s: %w", clip(c.ID), s.o.Name, err)
+	}
+	shelf, rest, ok := strings.Cut(c.ID, "/")
+	if !ok || !slices.Contains(Shelves[:], Shelf(shelf)) {
+		return fail(ErrGone)
+	}
+	if member, id, ok := strings.Cut(rest, "/"); ok {
+		i := slices.IndexFunc(s.o.Members, func(m Member) bool { return m.Name() == member })
+		if i < 0 {
+			return fail(ErrGone)
+		}
+		k, enc, err := s.o.Members[i].Fetch(ctx, Copy{ID: shelf + "/" + id})
+		wipePart(err)
+		return k, enc, err
+	}
+	of, err := key.ParseFingerprint(rest)
+	if err != nil {
+		return fail(ErrGone)
+	}
+	s.mu.Lock()
+	x := s.index
+	s.mu.Unlock()
+	if x == nil || x.shares(Shelf(shelf))[of] == nil {
+		if x, err = s.look(ctx); err != nil {
+			return fail(err)
+		}
+	}
+	shares := x.shares(Shelf(shelf))[of]
+	if shares == nil {
+		if silent := without(x.silent, nil); len(silent) > 0 {
+			return fail(all(silent))
+		}
+		return fail(ErrGone)
+	}
+	k, err := s.gather(ctx, of, shares, x.silent)
+	if err != nil {
+		return fail(err)
+	}
+	return k, key.Raw, nil
+}
+
+func wipePart(err error) {
+	if part := (*key.PartError)(nil); errors.As(err, &part) {
+		part.Part.Wipe()
+	}
+}
+
+// readPart is a member's part as it was fetched.
+type readPart struct {
+	piece
+	got key.Part
+	err error
+}
+
+// fetch reads the parts of a key on every member that answers, and hands them on as they
+// come. The channel is closed after the last; who reads it reads all.
+func (s *Split) fetch(ctx context.Context, of key.Fingerprint, shares []share) <-chan readPart {
+	out := make(chan readPart)
+	var wait sync.WaitGroup
+	for _, g := range shares {
+		for _, p := range newest(g.pieces) {
+			wait.Go(func() {
+				k, _, err := s.o.Members[p.member].Fetch(ctx, p.copy)
+				k.Wipe()
+				r := readPart{piece: p, err: err}
+				var part *key.PartError
+				switch {
+				case errors.As(err, &part) && part.Part.Of == of:
+					r.got, r.err = part.Part, nil
+				case errors.As(err, &part):
+					r.err = fmt.Errorf("%w: it is of key %s", ErrCorrupt, part.Part.Of)
+					part.Part.Wipe()
+				case err == nil:
+					r.err = fmt.Errorf("%w: it is no part", ErrCorrupt)
+				}
+				out <- r
+			})
+		}
+	}
+	go func() { wait.Wait(); close(out) }()
+	return out
+}
+
+// newest is, of each member, one piece: one that can be read where there is one.
+func newest(pieces []piece) []piece {
+	best := map[int]piece{}
+	for _, p := range pieces {
+		if was, ok := best[p.member]; !ok || was.wrong != "" && p.wrong == "" {
+			best[p.member] = p
+		}
+	}
+	return slices.SortedFunc(maps.Values(best), func(a, b piece) int { return cmp.Compare(a.member, b.member) })
+}
+
+// gather rebuilds a key. It does not wait for a member once the others have told enough.
+func (s *Split) gather(ctx context.Context, of key.Fingerprint, shares []share, silent []error) (key.Key, error) {
+	ctx, stop := context.WithCancel(ctx)
+	parts := map[int][]key.Part{} // by need
+	var k key.Key
+	var said []error
+	var wrong error
+	for r := range s.fetch(ctx, of, shares) {
+		switch {
+		case r.err != nil:
+			said = append(said, fmt.Errorf("%s: %w", s.o.Members[r.member].Name(), r.err))
+		case !k.IsZero():
+			r.got.Wipe()
+		default:
+			parts[r.got.Need] = append(parts[r.got.Need], r.got)
+			var err error
+			if k, _, err = key.Rebuild(parts[r.got.Need]); err == nil {
+				stop()
+			} else if errors.Is(err, key.ErrWrongParts) {
+				wrong = err
+			}
+		}
+	}
+	stop()
+	have, need := 0, shares[0].need
+	for n, list := range parts {
+		if have == 0 || len(list)-n > have-need {
+			have, need = len(list), n
+		}
+		for _, p := range list {
+			p.Wipe()
+		}
+	}
+	said = append(said, without(silent, nil)...)
+	switch {
+	case !k.IsZero():
+		return k, nil
+	case wrong != nil:
+		return key.Key{}, fmt.Errorf("%w: %s", ErrCorrupt, wrong)
+	case len(said) > 0:
+		return key.Key{}, fmt.Errorf("%d of the %d parts that it needs: %w", have, need, fewParts(said))
+	}
+	return key.Key{}, fmt.Errorf("%w: %d of the %d parts that it needs: %s", ErrUnreadable, have, need, s.missing(shares))
+}
+
+// Save has every member save its part, and those that have it compare. A part that was
+// saved with another number by the same store, or the same key cut for another need, is
+// refused before anything is written: parts of both kinds together tell more than either.
+//
+// A *PartsError says how many parts there are where not all are.
+func (s *Split) Save(ctx context.Context, shelf Shelf, k key.Key) (Copy, error) {
+	fail := func(err error) (Copy, error) { return Copy{}, fmt.Errorf("cannot save to %s: %w", s.o.Name, err) }
+	switch {
+	case !slices.Contains(Shelves[:], shelf):
+		return fail(fmt.Errorf("no shelf %q", clip(string(shelf))))
+	case k.IsZero():
+		return fail(key.ErrSize)
+	}
+	of := k.Fingerprint()
+	x, err := s.look(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	for _, p := range x.pieces {
+		m := s.o.Members[p.member]
+		switch {
+		case p.part.whole():
+		case p.part.Number != m.Number:
+			return fail(fmt.Errorf("%w: %s keeps part %d of key %s, and the configuration says part %d", ErrPartMoved, m.Name(), p.part.Number, p.of, m.Number))
+		case p.of == of && p.part.Need != s.o.Need:
+			return fail(fmt.Errorf("%w: any %d parts of key %s rebuild it where %s keeps one, and the configuration says %d", ErrRecut, p.part.Need, of, m.Name(), s.o.Need))
+		}
+	}
+	c := Copy{Escrow: s.o.Name, ID: string(shelf) + "/" + string(of), Shelf: shelf, Fingerprint: of}
+	made := make([]Copy, len(s.o.Members))
+	errs := s.each(func(i int, m Member) (err error) {
+		if x.silent[i] != nil {
+			return errors.Unwrap(x.silent[i])
+		}
+		made[i], err = m.Save(ctx, shelf, k)
+		return err
+	})
+	s.mu.Lock()
+	s.index = nil // it tells of before
+	s.mu.Unlock()
+	e := &PartsError{Need: s.o.Need, Of: len(s.o.Members), Safe: true}
+	unverified := 0
+	for i, err := range errs {
+		switch {
+		case err == nil:
+			e.Saved++
+		case errors.Is(err, ErrUnverified):
+			unverified++
+		default:
+			e.Errors = append(e.Errors, err)
+			e.Safe = e.Safe && !s.o.Members[i].Required
+			continue
+		}
+		if made[i].Created.After(c.Created) {
+			c.Created = made[i].Created
+		}
+	}
+	e.Saved += unverified
+	e.Safe = e.Safe && e.Saved > e.Need
+	switch {
+	case e.Saved < e.Need:
+		return fail(e)
+	case len(e.Errors) > 0:
+		return c, fmt.Errorf("%s: %w", s.o.Name, e)
+	case unverified > 0:
+		return c, fmt.Errorf("%s: %d of %d parts: %w", s.o.Name, unverified, e.Of, ErrUnverified)
+	}
+	return c, nil
+}
+
+// Part is what became of one member's part of a key.
+type Part struct {
+	Member string
+	Number int
+	Err    error // why it is of no use; ErrCorrupt where it is not the key's
+}
+
+// Rebuild reads the parts of a copy from every member, and rebuilds the key so often that
+// each part that is right takes part. A part that is not the key's is named as wrong. The
+// error is Fetch's where they are not enough.
+func (s *Split) Rebuild(ctx context.Context, c Copy) (key.Key, []Part, error) {
+	shelf, rest, _ := strings.Cut(c.ID, "/")
+	of, err := key.ParseFingerprint(rest)
+	if err != nil {
+		return key.Key{}, nil, fmt.Errorf("cannot rebuild %q from %s: %w", clip(c.ID), s.o.Name, ErrGone)
+	}
+	x, err := s.look(ctx)
+	if err != nil {
+		return key.Key{}, nil, fmt.Errorf("cannot rebuild %q from %s: %w", clip(c.ID), s.o.Name, err)
+	}
+	shares := x.shares(Shelf(shelf))[of]
+	list := make([]Part, len(s.o.Members))
+	for i, m := range s.o.Members {
+		list[i] = Part{m.Name(), m.Number, fmt.Errorf("%w: it has no part of key %s", ErrGone, of)}
+		if x.silent[i] != nil {
+			list[i].Err = errors.Unwrap(x.silent[i])
+		}
+	}
+	got := map[int][]readPart{} // by need
+	for r := range s.fetch(ctx, of, shares) {
+		if list[r.member].Err = r.err; r.err == nil {
+			got[r.got.Need] = append(got[r.got.Need], r)
+		}
+	}
+	var k key.Key
+	var failed error
+	for need, read := range got {
+		var parts []key.Part
+		for _, r := range read {
+			parts = append(parts, r.got)
+		}
+		found, wrong, err := key.Rebuild(parts)
+		if err != nil {
+			failed = cmp.Or(failed, err)
+		}
+		for i, r := range read {
+			switch {
+			case err != nil:
+				list[r.member].Err = fmt.Errorf("%w: %w", ErrUnreadable, err)
+			case slices.Contains(wrong, i):
+				list[r.member].Err = fmt.Errorf("%w: part %d is not that of key %s, though it says so", ErrCorrupt, r.got.Number, of)
+			case !sameKey(found, rebuiltWith(parts, wrong, i, need)):
+				list[r.member].Err = fmt.Errorf("%w: with part %d the key is not rebuilt", ErrCorrupt, r.got.Number)
+			}
+		}
+		for _, p := range parts {
+			p.Wipe()
+		}
+		if k.IsZero() {
+			k = found
+		} else {
+			found.Wipe()
+		}
+	}
+	if k.IsZero() {
+		if failed == nil {
+			failed = ErrUnreadable
+		}
+		return key.Key{}, list, fmt.Errorf("cannot rebuild key %s from %s: %w", of, s.o.Name, failed)
+	}
+	return k, list, nil
+}
+
+// sameKey compares, and wipes the second.
+func sameKey(k, o key.Key) bool {
+	defer o.Wipe()
+	return k.Equal(o)
+}
+
+// rebuiltWith rebuilds the key from part i and as many others as are needed, the next
+// ones in the list.
+func rebuiltWith(parts []key.Part, wrong []int, i, need int) key.Key {
+	var some []key.Part
+	for n := range parts {
+		if at := (i + n) % len(parts); len(some) < need && !slices.Contains(wrong, at) {
+			some = append(some, parts[at])
+		}
+	}
+	k, _, _ := key.Rebuild(some)
+	return k
+}

@@ -1,0 +1,553 @@
+package escrow_test
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest"
+	sm "github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
+	fake "github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/vault"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+// TestSplitConforms runs the suite over members of three kinds, any two of which rebuild a
+// key. Every fault of every member strikes one of the three: reading copes, and a save is
+// on the other two.
+func TestSplitConforms(t *testing.T) {
+	t.Parallel()
+	to, identity := identityFile(t)
+	escrowtest.Run(t, escrowtest.Harness{
+		Once: true, Seals: true, Outvoted: true, // a whole key is never what a save stores
+		New: func(t *testing.T) escrowtest.Place {
+			store, safe := startStore(t, sm.Options{}, sm.Admin), startSafe(t, 2, fake.Options{})
+			dir := escrow.DirectoryOptions{Name: "usb", Path: filepath.Join(tmpfs(t, "size=1m"), "keys"), Recipients: []string{to}, IdentityFiles: []string{identity}}
+			store.o.Part, safe.o.Part, dir.Part = escrow.PartOf{Need: 2, Number: 1}, escrow.PartOf{Need: 2, Number: 2}, escrow.PartOf{Need: 2, Number: 3}
+			var faults []escrowtest.Fault
+			for member, list := range map[string][]escrowtest.Fault{"gcp": gcpFaults(store), "vault": safe.place().Faults, "usb": directoryFaults(dir.Path)} {
+				for _, f := range list {
+					f.Name = f.Op + " with " + member + ": " + f.Name
+					if f.Op == "save" && f.Want != nil {
+						f.Want, f.Stored = escrow.ErrPartly, true
+					} else {
+						f.Want = nil
+					}
+					faults = append(faults, f)
+				}
+			}
+			slices.SortFunc(faults, func(a, b escrowtest.Fault) int { return strings.Compare(a.Name, b.Name) })
+			return escrowtest.Place{
+				Open: func(t *testing.T) escrow.Escrow {
+					s, err := escrow.NewSplit(escrow.SplitOptions{Name: "split", Need: 2, Members: []escrow.Member{
+						{Escrow: store.open(t), Number: 1}, {Escrow: safe.open(t), Number: 2}, {Escrow: openDirectory(t, dir), Number: 3},
+					}})
+					if err != nil {
+						t.Fatal(err)
+					}
+					return s
+				},
+				Put: func(t *testing.T, s escrow.Shelf, data []byte) string {
+					return fmt.Sprintf("%s/gcp/%d", s, store.Put(store.secret(s), data))
+				},
+				Faults: faults,
+			}
+		},
+	})
+}
+
+// rack is a split over directories, of which each may be taken away.
+type rack struct {
+	t       *testing.T
+	need    int
+	names   []string
+	numbers []int
+	dir     string
+	dead    map[string]error
+}
+
+func newRack(t *testing.T, need, n int) *rack {
+	t.Helper()
+	r := &rack{t: t, need: need, dir: t.TempDir(), dead: map[string]error{}}
+	for i := range n {
+		r.names, r.numbers = append(r.names, string(rune('a'+i))), append(r.numbers, i+1)
+	}
+	if err := r.open().Init(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func (r *rack) path(name string) string { return filepath.Join(r.dir, name) }
+
+// member opens one store: as it is, or as one that says no more than an error.
+func (r *rack) member(i int) escrow.Escrow {
+	r.t.Helper()
+	e := openDirectory(r.t, escrow.DirectoryOptions{Name: r.names[i], Path: r.path(r.names[i]), AllowSameDisk: true,
+		Part: escrow.PartOf{Need: r.need, Number: r.numbers[i]}})
+	return &dying{e, func() error { return r.dead[r.names[i]] }}
+}
+
+func (r *rack) open() *escrow.Split {
+	r.t.Helper()
+	o := escrow.SplitOptions{Name: "split", Need: r.need}
+	for i := range r.names {
+		o.Members = append(o.Members, escrow.Member{Escrow: r.member(i), Number: r.numbers[i], Required: true})
+	}
+	s, err := escrow.NewSplit(o)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return s
+}
+
+// files are the copies on a member's current shelf, oldest first.
+func (r *rack) files(name string) []string {
+	r.t.Helper()
+	list, err := filepath.Glob(filepath.Join(r.path(name), "current", "*"))
+	try(r.t, err)
+	return list
+}
+
+// dying is an escrow that may be dead.
+type dying struct {
+	escrow.Escrow
+	dead func() error
+}
+
+func (d *dying) List(ctx context.Context) ([]escrow.Copy, error) {
+	if err := d.dead(); err != nil {
+		return nil, err
+	}
+	return d.Escrow.List(ctx)
+}
+
+func (d *dying) Fetch(ctx context.Context, c escrow.Copy) (key.Key, key.Encoding, error) {
+	if err := d.dead(); err != nil {
+		return key.Key{}, "", err
+	}
+	return d.Escrow.Fetch(ctx, c)
+}
+
+func (d *dying) Save(ctx context.Context, s escrow.Shelf, k key.Key) (escrow.Copy, error) {
+	if err := d.dead(); err != nil {
+		return escrow.Copy{}, err
+	}
+	return d.Escrow.Save(ctx, s, k)
+}
+
+// holdsKey tells whether the newest current copy is k.
+func holdsKey(t *testing.T, s *escrow.Split, k key.Key) {
+	t.Helper()
+	copies, err := s.List(t.Context())
+	if err != nil || len(copies) == 0 {
+		t.Fatalf("List: %v, %v", copies, err)
+	}
+	got, enc, err := s.Fetch(t.Context(), copies[0])
+	if err != nil || enc != key.Raw || !got.Equal(k) {
+		t.Errorf("the newest is %+v: %v, %q, %v; want %v", copies[0], got, enc, err, k)
+	}
+}
+
+// TestSplitStoresParts: a store holds a line, and nothing that is the key.
+func TestSplitStoresParts(t *testing.T) {
+	t.Parallel()
+	r := newRack(t, 2, 3)
+	k := key.Generate()
+	mustSave(t, r.open(), escrow.Current, k)
+	for i, name := range r.names {
+		files := r.files(name)
+		if len(files) != 1 || !strings.HasSuffix(files[0], fmt.Sprintf("-%s.need2.part%d", k.Fingerprint(), i+1)) {
+			t.Fatalf("%s holds %v", name, files)
+		}
+		data, err := os.ReadFile(files[0])
+		try(t, err)
+		p, err := key.ParsePart(data)
+		if err != nil || p.Of != k.Fingerprint() || p.Need != 2 || p.Number != i+1 || !strings.HasSuffix(string(data), "\n") {
+			t.Errorf("%s holds %q: %v", name, data, err)
+		}
+		// As an escrow of its own, the store has no key.
+		got, _, err := r.member(i).Fetch(t.Context(), escrow.Copy{ID: "current/" + filepath.Base(files[0])})
+		if !errors.Is(err, escrow.ErrNotKey) || !errors.Is(err, key.ErrPart) || !got.IsZero() {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
+}
+
+// TestSplitLaw6: what fewer than enough stores can say, and what of it is an answer.
+func TestSplitLaw6(t *testing.T) {
+	t.Parallel()
+	gone := fmt.Errorf("down: %w", escrow.ErrUnreachable)
+	t.Run("every store lost, one after the other", func(t *testing.T) {
+		r := newRack(t, 2, 3)
+		k := key.Generate()
+		mustSave(t, r.open(), escrow.Current, k)
+		for _, name := range r.names {
+			r.dead = map[string]error{name: gone}
+			holdsKey(t, r.open(), k)
+		}
+		r.dead = map[string]error{"a": gone, "b": escrow.ErrTimeout}
+		copies, err := r.open().List(t.Context())
+		if copies != nil || !errors.Is(err, escrow.ErrUnreachable) || !errors.Is(err, escrow.ErrTimeout) || !strings.Contains(err.Error(), "1 of 3 members answer") {
+			t.Errorf("two dead: %v, %v", copies, err)
+		}
+		s := r.open()
+		r.dead = nil
+		copies, err = s.List(t.Context())
+		try(t, err)
+		r.dead = map[string]error{"a": gone, "b": gone} // between the listing and the fetching
+		if got, _, err := s.Fetch(t.Context(), copies[0]); !errors.Is(err, escrow.ErrUnreachable) || errors.Is(err, escrow.ErrUnreadable) || !got.IsZero() {
+			t.Errorf("dead since: %v, %v", got, err)
+		}
+	})
+	t.Run("nothing where they answer, and one is silent", func(t *testing.T) {
+		r := newRack(t, 2, 3)
+		r.dead["c"] = gone
+		if copies, err := r.open().List(t.Context()); copies != nil || !errors.Is(err, escrow.ErrUnreachable) {
+			t.Errorf("%v, %v: that is \"no copies\"", copies, err)
+		}
+		r.dead = nil
+		if copies, err := r.open().List(t.Context()); err != nil || len(copies) != 0 {
+			t.Errorf("%v, %v: all have answered", copies, err)
+		}
+	})
+	t.Run("too few parts, all have answered", func(t *testing.T) {
+		r := newRack(t, 2, 3)
+		k := key.Generate()
+		mustSave(t, r.open(), escrow.Current, k)
+		for _, name := range []string{"a", "c"} {
+			try(t, os.Remove(r.files(name)[0]))
+		}
+		copies, err := r.open().List(t.Context())
+		if err != nil || len(copies) != 1 || copies[0].Fingerprint != k.Fingerprint() || copies[0].Unreadable != "1 of the 2 parts that it needs: a has none; c has none" {
+			t.Errorf("%+v, %v: want a copy that cannot be read", copies, err)
+		}
+		if got, _, err := r.open().Fetch(t.Context(), copies[0]); !errors.Is(err, escrow.ErrUnreadable) || !got.IsZero() {
+			t.Errorf("Fetch: %v, %v", got, err)
+		}
+		// A silent one may have it.
+		r.dead["c"] = gone
+		copies, err = r.open().List(t.Context())
+		if err != nil || len(copies) != 1 || copies[0].Unreadable != "" {
+			t.Errorf("%+v, %v: nobody knows whether it can be read", copies, err)
+		}
+		if got, _, err := r.open().Fetch(t.Context(), copies[0]); !errors.Is(err, escrow.ErrUnreachable) || isAnyOf(err, escrow.ErrUnreadable, escrow.ErrGone) || !got.IsZero() {
+			t.Errorf("Fetch: %v, %v", got, err)
+		}
+	})
+	t.Run("damaged parts are no bytes that are no key", func(t *testing.T) {
+		r := newRack(t, 2, 2)
+		k := key.Generate()
+		mustSave(t, r.open(), escrow.Current, k)
+		file := r.files("a")[0]
+		data, err := os.ReadFile(file)
+		try(t, err)
+		try(t, os.Chmod(file, 0o600))
+		for i := range len(data) - 1 {
+			for bit := range 8 {
+				bad := slices.Clone(data)
+				bad[i] ^= 1 << bit
+				try(t, os.WriteFile(file, bad, 0o600))
+				s := r.open()
+				copies, err := s.List(t.Context())
+				try(t, err)
+				got, _, err := s.Fetch(t.Context(), copies[0])
+				if !errors.Is(err, escrow.ErrUnreadable) || errors.Is(err, escrow.ErrNotKey) || !got.IsZero() || !strings.Contains(err.Error(), "a: ") {
+					t.Fatalf("byte %d, bit %d: %v, %v", i, bit, got, err)
+				}
+			}
+		}
+	})
+}
+
+func isAnyOf(err error, targets ...error) bool {
+	return slices.ContainsFunc(targets, func(t error) bool { return errors.Is(err, t) })
+}
+
+// TestSplitSave: how much is saved while stores are down, and what the same save does when
+// they are back.
+func TestSplitSave(t *testing.T) {
+	t.Parallel()
+	full := fmt.Errorf("no room: %w", escrow.ErrFull)
+	for _, tt := range []struct {
+		need, n, dead int
+		want          error
+		safe          bool
+		text          string
+	}{
+		{2, 3, 0, nil, true, ""},
+		{2, 3, 1, escrow.ErrPartly, false, "saved on 2 of 3 members, and none of them may be lost: a: no room"},
+		{2, 4, 1, escrow.ErrPartly, false, "saved on 3 of 4 members, 1 more may be lost: a: no room"},
+		{2, 3, 2, escrow.ErrFull, false, "not saved: 1 of 3 members have their part, and 2 are needed: a: no room"},
+		{3, 3, 1, escrow.ErrFull, false, "not saved: 2 of 3"},
+	} {
+		t.Run(fmt.Sprintf("%d of %d, %d full", tt.need, tt.n, tt.dead), func(t *testing.T) {
+			r := newRack(t, tt.need, tt.n)
+			old, k := key.Generate(), key.Generate()
+			mustSave(t, r.open(), escrow.Current, old)
+			s := r.open()
+			for i := range tt.dead {
+				m := s.Members()[i].Escrow.(*dying)
+				s.Members()[i].Escrow = &readOnly{m, full}
+			}
+			c, err := s.Save(t.Context(), escrow.Current, k)
+			if !errors.Is(err, tt.want) || (tt.want == nil) != (err == nil) || tt.want != escrow.ErrPartly && errors.Is(err, escrow.ErrPartly) {
+				t.Fatalf("%v, want %v", err, tt.want)
+			}
+			var parts *escrow.PartsError
+			if err != nil && (!errors.As(err, &parts) || !strings.Contains(err.Error(), tt.text) || parts.Safe != tt.safe) {
+				t.Errorf("%v, %+v", err, parts)
+			}
+			if (c.ID == "") != (tt.want != nil && tt.want != escrow.ErrPartly) {
+				t.Errorf("the copy is %+v", c)
+			}
+			newest := k
+			if c.ID == "" {
+				newest = old // a save that broke off: both stay, and the whole one counts
+			}
+			holdsKey(t, r.open(), newest)
+			if copies, err := r.open().List(t.Context()); err != nil || len(copies) != 2 {
+				t.Errorf("%+v, %v: want both keys", copies, err)
+			}
+			// Again: what was missing comes, and nothing else.
+			mustSave(t, r.open(), escrow.Current, k)
+			holdsKey(t, r.open(), k)
+			for _, name := range r.names {
+				if files := r.files(name); len(files) != 2 {
+					t.Errorf("%s holds %v", name, files)
+				}
+			}
+		})
+	}
+	t.Run("no required store lacks it, and one more may be lost", func(t *testing.T) {
+		r := newRack(t, 2, 4)
+		s := r.open()
+		s.Members()[0].Escrow, s.Members()[0].Required = &readOnly{s.Members()[0].Escrow, full}, false
+		var parts *escrow.PartsError
+		if _, err := s.Save(t.Context(), escrow.Current, key.Generate()); !errors.As(err, &parts) || !parts.Safe {
+			t.Errorf("%v, %+v", err, parts)
+		}
+	})
+}
+
+// readOnly is an escrow in which nothing can be saved.
+type readOnly struct {
+	escrow.Escrow
+	err error
+}
+
+func (r *readOnly) Save(context.Context, escrow.Shelf, key.Key) (escrow.Copy, error) {
+	return escrow.Copy{}, r.err
+}
+
+// TestSplitRefusesToTellTwice: two parts of a key in one store, or parts of two cuts of
+// it, tell more than one. Nothing is written.
+func TestSplitRefusesToTellTwice(t *testing.T) {
+	t.Parallel()
+	r := newRack(t, 2, 3)
+	k := key.Generate()
+	mustSave(t, r.open(), escrow.Current, k)
+	before := func() (all []string) {
+		for _, name := range r.names {
+			all = append(all, r.files(name)...)
+		}
+		return all
+	}
+	had := before()
+
+	r.numbers = []int{2, 1, 3} // somebody swapped them
+	for _, k := range []key.Key{k, key.Generate()} {
+		if _, err := r.open().Save(t.Context(), escrow.Current, k); !errors.Is(err, escrow.ErrPartMoved) || !strings.Contains(err.Error(), "a keeps part 1") || !strings.Contains(err.Error(), "says part 2") {
+			t.Errorf("swapped: %v", err)
+		}
+	}
+	holdsKey(t, r.open(), k) // reading goes by what the parts say
+	r.numbers = []int{1, 2, 3}
+
+	r.need = 3
+	if _, err := r.open().Save(t.Context(), escrow.Current, k); !errors.Is(err, escrow.ErrRecut) || !strings.Contains(err.Error(), "any 2 parts") {
+		t.Errorf("another need: %v", err)
+	}
+	holdsKey(t, r.open(), k)
+	if got := before(); !slices.Equal(got, had) {
+		t.Errorf("written: %v", got)
+	}
+	// A new key takes the new need, and the old one can still be had.
+	next := key.Generate()
+	mustSave(t, r.open(), escrow.Current, next)
+	holdsKey(t, r.open(), next)
+	copies, err := r.open().List(t.Context())
+	try(t, err)
+	if got, _, err := r.open().Fetch(t.Context(), copies[1]); err != nil || !got.Equal(k) {
+		t.Errorf("the old key: %v, %v", got, err)
+	}
+
+	// A renamed store keeps its part.
+	r.need = 2
+	try(t, os.Rename(r.path("a"), r.path("renamed")))
+	r.names[0] = "renamed"
+	s := r.open()
+	mustSave(t, s, escrow.Current, k)
+	holdsKey(t, s, k)
+}
+
+// TestSplitNewest: the newest is the key whose part is the newest on enough stores.
+func TestSplitNewest(t *testing.T) {
+	t.Parallel()
+	r := newRack(t, 2, 3)
+	a, b := key.Generate(), key.Generate()
+	mustSave(t, r.open(), escrow.Current, a)
+	only := func(k key.Key, i int) {
+		t.Helper()
+		mustSave(t, r.member(i), escrow.Current, k)
+	}
+	only(b, 0) // a save that broke off after one store
+	holdsKey(t, r.open(), a)
+	copies, err := r.open().List(t.Context())
+	if err != nil || len(copies) != 2 || copies[1].Fingerprint != b.Fingerprint() || !strings.Contains(copies[1].Unreadable, "1 of the 2 parts") {
+		t.Errorf("%+v, %v", copies, err)
+	}
+	only(b, 1)
+	holdsKey(t, r.open(), b)
+	only(a, 1) // and back
+	holdsKey(t, r.open(), a)
+	if copies, err := r.open().List(t.Context()); err != nil || len(copies) != 2 || copies[1].Unreadable != "" {
+		t.Errorf("%+v, %v: both can be had", copies, err)
+	}
+}
+
+// lie replaces the part of a store by another's, with a sum that fits.
+func (r *rack) lie(i int, of key.Fingerprint) {
+	r.t.Helper()
+	p, err := key.Generate().Cut(r.need, r.numbers[i])
+	try(r.t, err)
+	p.Of = of
+	file := r.files(r.names[i])[0]
+	try(r.t, os.Chmod(file, 0o600))
+	try(r.t, os.WriteFile(file, p.UnsafeText(), 0o400))
+}
+
+// TestSplitLiars: a store that lies is named, and never makes a wrong key.
+func TestSplitLiars(t *testing.T) {
+	t.Parallel()
+	for liar := range 3 {
+		r := newRack(t, 2, 3)
+		k := key.Generate()
+		c := mustSave(t, r.open(), escrow.Current, k)
+		r.lie(liar, k.Fingerprint())
+		holdsKey(t, r.open(), k)
+		got, parts, err := r.open().Rebuild(t.Context(), c)
+		if err != nil || !got.Equal(k) || len(parts) != 3 {
+			t.Fatalf("%v, %+v, %v", got, parts, err)
+		}
+		for i, p := range parts {
+			if p.Member != r.names[i] || p.Number != i+1 || errors.Is(p.Err, escrow.ErrCorrupt) != (i == liar) || i != liar && p.Err != nil {
+				t.Errorf("liar %d: %+v", liar, p)
+			}
+		}
+		// One more, and no key is made up.
+		r.lie((liar+1)%3, k.Fingerprint())
+		if got, _, err := r.open().Fetch(t.Context(), c); !errors.Is(err, escrow.ErrCorrupt) || !got.IsZero() {
+			t.Errorf("two liars: %v, %v", got, err)
+		}
+		if got, _, err := r.open().Rebuild(t.Context(), c); err == nil || !got.IsZero() {
+			t.Errorf("two liars: %v, %v", got, err)
+		}
+	}
+}
+
+// TestSplitWholeKeyBeside: a store's whole copies from before stay copies, below the parts.
+func TestSplitWholeKeyBeside(t *testing.T) {
+	t.Parallel()
+	r := newRack(t, 2, 3)
+	old, k := key.Generate(), key.Generate()
+	whole := mustSave(t, openDirectory(t, escrow.DirectoryOptions{Name: "a", Path: r.path("a"), AllowSameDisk: true}), escrow.Current, old)
+	s := r.open()
+	copies, err := s.List(t.Context())
+	if err != nil || len(copies) != 1 || copies[0].ID != "current/a/"+strings.TrimPrefix(whole.ID, "current/") || copies[0].Fingerprint != old.Fingerprint() {
+		t.Fatalf("%+v, %v", copies, err)
+	}
+	holdsKey(t, s, old)
+	mustSave(t, s, escrow.Current, k)
+	holdsKey(t, r.open(), k)
+	copies, err = s.List(t.Context())
+	if err != nil || len(copies) != 2 {
+		t.Fatalf("%+v, %v", copies, err)
+	}
+	if got, _, err := s.Fetch(t.Context(), copies[1]); err != nil || !got.Equal(old) {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
+// TestSplitByHand: with the files and base64(1), as the manual says it.
+func TestSplitByHand(t *testing.T) {
+	t.Parallel()
+	r := newRack(t, 3, 5)
+	k := key.Generate()
+	mustSave(t, r.open(), escrow.Current, k)
+	var all []byte
+	for _, name := range []string{"e", "b", "d"} {
+		data, err := os.ReadFile(r.files(name)[0])
+		try(t, err)
+		all = append(all, data...)
+	}
+	parts, err := key.ReadParts(all)
+	try(t, err)
+	if got, wrong, err := key.Rebuild(parts); err != nil || wrong != nil || !got.Equal(k) {
+		t.Errorf("%v, %v, %v", got, wrong, err)
+	}
+}
+
+func TestSplitOptions(t *testing.T) {
+	t.Parallel()
+	dir := func(name, path string) escrow.Escrow {
+		return openDirectory(t, escrow.DirectoryOptions{Name: name, Path: path, Part: escrow.PartOf{Need: 2, Number: 1}})
+	}
+	a, b := dir("a", "/a"), dir("b", "/b")
+	for want, o := range map[string]escrow.SplitOptions{
+		"need is 1":             {Need: 1, Members: []escrow.Member{{Escrow: a, Number: 1}, {Escrow: b, Number: 2}}},
+		"need is 10":            {Need: 10, Members: []escrow.Member{{Escrow: a, Number: 1}, {Escrow: b, Number: 2}}},
+		"1 members, and 2":      {Need: 2, Members: []escrow.Member{{Escrow: a, Number: 1}}},
+		"both have part 1":      {Need: 2, Members: []escrow.Member{{Escrow: a, Number: 1}, {Escrow: b, Number: 1}}},
+		"has part 0":            {Need: 2, Members: []escrow.Member{{Escrow: a}, {Escrow: b, Number: 1}}},
+		"has part 10":           {Need: 2, Members: []escrow.Member{{Escrow: a, Number: 10}, {Escrow: b, Number: 1}}},
+		"a is named twice":      {Need: 2, Members: []escrow.Member{{Escrow: a, Number: 1}, {Escrow: dir("a", "/c"), Number: 2}}},
+		"a and c are one place": {Need: 2, Members: []escrow.Member{{Escrow: a, Number: 1}, {Escrow: dir("c", "/a"), Number: 2}}},
+	} {
+		o.Name = "split"
+		if s, err := escrow.NewSplit(o); err == nil || s != nil || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), "escrow split: ") {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+	if _, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: "a", Path: "/a", Part: escrow.PartOf{Need: 1, Number: 1}}); !errors.Is(err, key.ErrParts) {
+		t.Errorf("a part of which one is needed: %v", err)
+	}
+}
+
+// TestPartGoesThroughTheChild: a directory's reader hands a part on, beside its refusal.
+func TestPartGoesThroughTheChild(t *testing.T) {
+	t.Parallel()
+	o := escrow.DirectoryOptions{Name: "usb", Path: filepath.Join(t.TempDir(), "keys"), AllowSameDisk: true, Part: escrow.PartOf{Need: 2, Number: 3}}
+	i, err := escrow.NewIsolated("/usr/bin/env", []string{"GORACE=atexit_sleep_ms=0", os.Args[0], "serve-directory"}, o, time.Minute)
+	try(t, err)
+	try(t, i.Init(t.Context()))
+	k := key.Generate()
+	c := mustSave(t, i, escrow.Current, k)
+	_, _, err = i.Fetch(t.Context(), c)
+	var part *key.PartError
+	if !errors.As(err, &part) || !errors.Is(err, escrow.ErrNotKey) {
+		t.Fatal(err)
+	}
+	own, err := k.Cut(2, 3)
+	try(t, err)
+	if !part.Part.Equal(own) || strings.Contains(part.Error(), base64.StdEncoding.EncodeToString(k.UnsafeBytes())) {
+		t.Errorf("%v is not %v", part.Part, own)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -37,7 +38,7 @@ type AcceptResult struct {
 	Key     key.Fingerprint
 	Verdict rows.Verdict // what the rows say of it now; only a worse one contradicts it
 	Proof   rows.Proof
-	Rows    RowsEvidence
+	Rows    decide.RowsEvidence
 	Known   key.Fingerprint // what was known before
 	Adopted []escrow.Copy   // newest current copies that are taken as this host's own from now on
 	Done    bool            // false: the person said no
@@ -62,12 +63,12 @@ func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, err
 	f := o.evidence.Keyfile.Key
 	o.askRows(ctx)
 	o.awaitAllEscrows(ctx)
-	r := AcceptResult{Key: f, Verdict: verdictOf(o.evidence.Rows, f), Proof: o.evidence.Rows.Proofs[f],
+	r := AcceptResult{Key: f, Verdict: o.evidence.Rows.VerdictOf(f), Proof: o.evidence.Rows.Proofs[f],
 		Rows: o.evidence.Rows, Known: o.evidence.Ledger.Known}
 	entries := []ledger.Entry{{Event: ledger.Accepted, Fingerprint: f, Old: r.Known, Person: opts.Person,
 		Verdict: string(r.Verdict), Checked: r.Proof.Checked, Opened: r.Proof.Opened}}
 	for _, s := range o.evidence.Escrows {
-		newest, there := s.newestCurrent()
+		newest, there := s.NewestCurrent()
 		if !there || o.history().Holds(s.Name, newest.ID) {
 			continue
 		}
@@ -110,9 +111,9 @@ func AcceptNew(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, 
 	o.awaitAllEscrows(ctx)
 	r := AcceptResult{Rows: o.evidence.Rows, Known: o.evidence.Ledger.Known}
 	switch noTable := errors.Is(r.Rows.Err, rows.ErrNoTable); {
-	case r.Rows.State == RowsUnknown && !noTable:
+	case r.Rows.State == decide.RowsUnknown && !noTable:
 		return r, fmt.Errorf("%w: a new one would split the rows, and they cannot be asked: %s", ErrUnsure, o.evidence.Rows.Why)
-	case r.Rows.State == RowsAnswer:
+	case r.Rows.State == decide.RowsAnswer:
 		ok, err := opts.ConfirmRows(r.Rows.Dependent)
 		if err != nil {
 			return r, err
@@ -127,17 +128,18 @@ func AcceptNew(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, 
 	}
 	k := key.Generate()
 	r.Key = o.hold(k)
-	r.Verdict = verdictOf(r.Rows, r.Key)
-	if r.Rows.State == RowsAnswer {
-		r.Verdict = rows.Refuted // it is new: no row can open under it
+	if r.Rows.State == decide.RowsAnswer {
+		// It is new: no row can open under it.
+		r.Rows.Proofs[r.Key] = rows.Proof{Fingerprint: r.Key, Verdict: rows.Refuted, Checked: r.Rows.Dependent}
 	}
+	r.Verdict = r.Rows.VerdictOf(r.Key)
 	// Law 5: the person's word is on disk before the key is anywhere.
 	if err := h.Ledger.Append(ledger.Entry{Event: ledger.Accepted, Fingerprint: r.Key, Old: r.Known,
 		Person: opts.Person, Verdict: string(r.Verdict), Reason: "a new key"}); err != nil {
 		return r, fmt.Errorf("cannot write that key %s is accepted: %w", r.Key, err)
 	}
 	for i := range h.Escrows {
-		r.Escrows = append(r.Escrows, o.save(ctx, i, k, r.Verdict))
+		r.Escrows = append(r.Escrows, o.save(ctx, i, r.Key))
 	}
 	if err := o.install(r.Key, opts.Person+" asked for a new key"); err != nil {
 		return r, fmt.Errorf("cannot install key %s: %w", r.Key, err)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -429,7 +430,7 @@ func (d *daemonStandIn) start(ctx context.Context) error {
 		return ctx.Err()
 	case err != nil:
 		return err
-	case r.Decision.Action == agent.Doubt, r.Decision.Action == agent.Lost:
+	case r.Decision.Action == decide.Doubt, r.Decision.Action == decide.Lost:
 		return errors.New(r.Decision.Reason)
 	}
 	return d.read()
@@ -720,10 +721,10 @@ func (w *world) guard(must bool) {
 	r, err := agent.Guard(ctx, w.other(), agent.GuardOptions{})
 	w.must(err)
 	switch r.Decision.Action {
-	case agent.Pass, agent.Install:
+	case decide.Pass, decide.Install:
 		w.stories.add(string(r.Decision.Action) + " by " + r.Decision.Rule)
 		w.must(w.op.check(w.judge(), w.root))
-	case agent.Make:
+	case decide.Make:
 		w.fail("it made a key over rows (law 2)")
 	default:
 		w.stories.add(string(r.Decision.Action))

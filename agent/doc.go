@@ -1,7 +1,7 @@
 // Package agent knows what is right for the key of one host, and prints nothing.
 //
-// It holds one operation a file: Decide says which key the daemon may start with,
-// Guard finds out and puts it there, Backup escrows the present key, Restore and
+// It holds one operation a file. Package decide, below it and pure, says which key the
+// daemon may start with; Guard finds out and puts it there, Backup escrows the present key, Restore and
 // Import bring one back, Accept takes a person's word, Verify and Status look and
 // touch nothing. Below it, each package owns one outside thing: keyfile the live
 // key, rows the ciphertext in Postgres, escrow the places off this host, ledger

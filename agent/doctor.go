@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
@@ -194,7 +195,7 @@ type facts struct {
 // standing is one escrow.
 type standing struct {
 	EscrowStatus
-	evidence EscrowEvidence
+	evidence decide.EscrowEvidence
 	examined bool
 	exam     escrow.Examination
 	examErr  error
@@ -202,7 +203,7 @@ type standing struct {
 
 // right is the key that belongs in the keyfile's place, "" where nobody knows.
 func (f facts) right() key.Fingerprint {
-	if a := f.status.Decision.Action; a == Pass || a == Install {
+	if a := f.status.Decision.Action; a == decide.Pass || a == decide.Install {
 		return f.status.Decision.Key
 	}
 	return ""
@@ -251,10 +252,10 @@ func (f facts) copies(t Threat, lack Lack, after func(standing) fate) ThreatVerd
 		if t == KeyfileDeleted { // the same for all of them
 			v.Evidence[0] += ": " + f.status.Decision.Reason
 		}
-		if f.status.Decision.Action != Lost {
+		if f.status.Decision.Action != decide.Lost {
 			v.Verdict = SurvivalUnsure
 		}
-		if f.status.Decision.Action == Make {
+		if f.status.Decision.Action == decide.Make {
 			v.Verdict, v.Lacks, v.Evidence = Survives, LacksNothing, []string{"there is no key yet, and nothing to lose"}
 		}
 		return v
@@ -265,9 +266,9 @@ func (f facts) copies(t Threat, lack Lack, after func(standing) fate) ThreatVerd
 		end := after(s)
 		readable, sealed := s.holds(k)
 		switch {
-		case s.State == EscrowFailed && end.verdict != SurvivesNot:
+		case s.State == decide.EscrowFailed && end.verdict != SurvivesNot:
 			perhaps, unanswered = append(perhaps, fmt.Sprintf("%q cannot answer: %s", s.Name, s.Why)), true
-		case s.State == EscrowFailed:
+		case s.State == decide.EscrowFailed:
 			some = true // for all that is known
 			gone = append(gone, fmt.Sprintf("%q cannot answer, %s", s.Name, end.why))
 		case readable != "":
@@ -409,7 +410,7 @@ func (s standing) afterOperator() fate {
 func (f facts) postgresLost() ThreatVerdict {
 	v := ThreatVerdict{Threat: PostgresLost, Verdict: SurvivalUnsure, Lacks: LacksDump,
 		Evidence: []string{"keyguard keeps keys, not rows: whether they are dumped it does not know"}}
-	if f.status.Rows.State == RowsSilent {
+	if f.status.Rows.State == decide.RowsSilent {
 		v.Verdict, v.Lacks, v.Evidence = Survives, LacksNothing, []string{"no row depends on a key: " + f.status.Rows.Why}
 		return v
 	}
@@ -422,7 +423,7 @@ func (f facts) postgresLost() ThreatVerdict {
 		for _, s := range f.escrows {
 			readable, sealed := s.holds(k)
 			held = held || readable != "" || sealed != ""
-			if s.State == EscrowFailed {
+			if s.State == decide.EscrowFailed {
 				unanswered = s.Name
 			}
 		}
@@ -445,9 +446,9 @@ func (f facts) tampered() ThreatVerdict {
 	v := ThreatVerdict{Threat: CiphertextTampered}
 	p, all := f.status.Proof, f.status.Rows.Dependent
 	switch {
-	case f.status.Rows.State == RowsSilent:
+	case f.status.Rows.State == decide.RowsSilent:
 		v.Verdict, v.Evidence = Survives, []string{"no row depends on a key: " + f.status.Rows.Why}
-	case f.status.Rows.State != RowsAnswer:
+	case f.status.Rows.State != decide.RowsAnswer:
 		v.Verdict, v.Lacks, v.Evidence = SurvivalUnsure, LacksRows, []string{"the rows cannot be asked: " + f.status.Rows.Why}
 	case p.Verdict == rows.Opens && p.Checked >= all:
 		v.Verdict, v.Evidence = Survives, []string{fmt.Sprintf("it shows: all %d rows opened just now, and are tried every hour while the daemon runs", all)}
@@ -525,9 +526,9 @@ func (f facts) checks(o DoctorOptions) []Check {
 		add("keyfile", CheckProblem, f.status.Keyfile.State()).Fix = "keyguard restore"
 	}
 	switch f.status.Rows.State {
-	case RowsUnknown:
+	case decide.RowsUnknown:
 		add("postgres", CheckProblem, f.status.Rows.Why).Err = f.status.Rows.Err
-	case RowsSilent:
+	case decide.RowsSilent:
 		add("postgres", CheckOK, "no row depends on a key: "+f.status.Rows.Why)
 	default:
 		add("postgres", CheckOK, fmt.Sprintf("answers; %d rows depend on a key", f.status.Rows.Dependent))
@@ -552,7 +553,7 @@ func (s standing) check(right key.Fingerprint) Check {
 	switch {
 	case s.Alarm != "":
 		c.State, c.Text, c.Fix = CheckProblem, s.Alarm, "keyguard copies"
-	case s.State == EscrowFailed:
+	case s.State == decide.EscrowFailed:
 		c.State, c.Text, c.Err = CheckProblem, s.Why, s.Err
 		if !s.Required {
 			c.State = CheckUnknown

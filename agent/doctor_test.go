@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
@@ -20,8 +21,8 @@ import (
 func patient(escrows ...standing) facts {
 	return facts{
 		status: StatusResult{
-			Health: Green, Decision: Decision{Action: Pass, Key: reportKeyA}, Keyfile: KeyfileEvidence{Good: true, Key: reportKeyA},
-			Rows:  RowsEvidence{State: RowsAnswer, Dependent: 10},
+			Health: Green, Decision: decide.Decision{Action: decide.Pass, Key: reportKeyA}, Keyfile: decide.KeyfileEvidence{Good: true, Key: reportKeyA},
+			Rows:  decide.RowsEvidence{State: decide.RowsAnswer, Dependent: 10},
 			Proof: rows.Proof{Fingerprint: reportKeyA, Verdict: rows.Opens, Checked: 10, Opened: 10},
 		},
 		now: noon(31), escrows: escrows, projectErr: errors.New("nobody there"),
@@ -30,8 +31,8 @@ func patient(escrows ...standing) facts {
 
 // place is an escrow that holds the key A.
 func place(kind string, exam escrow.Examination) standing {
-	return standing{EscrowStatus: EscrowStatus{Name: "e", State: EscrowAnswered, Required: true, Place: escrow.Place{Kind: kind, Domain: "the domain"}},
-		evidence: EscrowEvidence{Copies: []CopyEvidence{{ID: "current/1", Shelf: escrow.Current, Key: reportKeyA, Have: true}}},
+	return standing{EscrowStatus: EscrowStatus{Name: "e", State: decide.EscrowAnswered, Required: true, Place: escrow.Place{Kind: kind, Domain: "the domain"}},
+		evidence: decide.EscrowEvidence{Copies: []decide.CopyEvidence{{ID: "current/1", Shelf: escrow.Current, Key: reportKeyA, Have: true}}},
 		exam:     exam, examined: true}
 }
 
@@ -46,7 +47,7 @@ func TestThreats(t *testing.T) {
 	stick := escrow.Examination{Disks: []string{"sdb"}}
 	harmless := escrow.Examination{Project: "other", Asked: true}
 	failed := func(s *standing) {
-		s.State, s.Why, s.evidence.Copies = EscrowFailed, "no answer", nil
+		s.State, s.Why, s.evidence.Copies = decide.EscrowFailed, "no answer", nil
 	}
 	other := func(s *standing) { s.evidence.Copies[0].Key = reportKeyB }
 	google := func(project string) func(*facts) {
@@ -105,12 +106,12 @@ func TestThreats(t *testing.T) {
 		"other exits are":         {patient(place("command", harmless)), hook(with(func(u *unit.Examination) { u.SuccessStatus = []int{143} }), nil), "sss ssus"},
 		"no unit":                 {patient(place("command", harmless)), hook(unit.Examination{}, nil), "dss ssus"},
 		"systemd does not answer": {patient(place("command", harmless)), hook(unit.Examination{}, errors.New("no bus")), "uss ssus"},
-		"lost":                    {patient(place("command", harmless)), func(f *facts) { f.status.Decision = Decision{Action: Lost, Reason: "none opens"} }, "ddd ddus"},
-		"doubt":                   {patient(place("command", harmless)), func(f *facts) { f.status.Decision = Decision{Action: Doubt} }, "uuu uuus"},
-		"a first start":           {patient(place("command", harmless)), func(f *facts) { f.status.Decision = Decision{Action: Make} }, "sss ssus"},
-		"install":                 {patient(place("command", harmless)), func(f *facts) { f.status.Decision.Action = Install }, "sss ssus"},
-		"silent":                  {patient(place("command", harmless)), func(f *facts) { f.status.Rows = RowsEvidence{State: RowsSilent} }, "sss ssss"},
-		"Postgres down":           {patient(place("command", harmless)), func(f *facts) { f.status.Rows = RowsEvidence{State: RowsUnknown} }, "sss ssuu"},
+		"lost":                    {patient(place("command", harmless)), func(f *facts) { f.status.Decision = decide.Decision{Action: decide.Lost, Reason: "none opens"} }, "ddd ddus"},
+		"doubt":                   {patient(place("command", harmless)), func(f *facts) { f.status.Decision = decide.Decision{Action: decide.Doubt} }, "uuu uuus"},
+		"a first start":           {patient(place("command", harmless)), func(f *facts) { f.status.Decision = decide.Decision{Action: decide.Make} }, "sss ssus"},
+		"install":                 {patient(place("command", harmless)), func(f *facts) { f.status.Decision.Action = decide.Install }, "sss ssus"},
+		"silent":                  {patient(place("command", harmless)), func(f *facts) { f.status.Rows = decide.RowsEvidence{State: decide.RowsSilent} }, "sss ssss"},
+		"Postgres down":           {patient(place("command", harmless)), func(f *facts) { f.status.Rows = decide.RowsEvidence{State: decide.RowsUnknown} }, "sss ssuu"},
 		"split":                   {patient(place("command", harmless)), func(f *facts) { f.status.Proof.Verdict, f.status.Proof.Opened = rows.Partial, 9 }, "sss ssud"},
 		"a sample":                {patient(place("command", harmless)), func(f *facts) { f.status.Rows.Dependent = 1e6 }, "sss ssuu"},
 		"a sample and a full drill": {patient(place("command", harmless)), func(f *facts) {
@@ -158,7 +159,7 @@ func TestThreats(t *testing.T) {
 // advice is not to save it there.
 func TestThreatsOfAStickInADrawer(t *testing.T) {
 	f := patient(edited(place("directory", escrow.Examination{}), func(s *standing) {
-		s.State, s.Why, s.evidence.Copies, s.examined = EscrowFailed, "not mounted", nil, false
+		s.State, s.Why, s.evidence.Copies, s.examined = decide.EscrowFailed, "not mounted", nil, false
 	}))
 	for _, v := range f.threats() {
 		switch v.Threat {
@@ -177,7 +178,7 @@ func TestThreatsOfAStickInADrawer(t *testing.T) {
 // TestThreatsInDoubt: why nobody knows the key is said once.
 func TestThreatsInDoubt(t *testing.T) {
 	f := patient()
-	f.status.Decision = Decision{Action: Doubt, Reason: "the rows cannot be asked"}
+	f.status.Decision = decide.Decision{Action: decide.Doubt, Reason: "the rows cannot be asked"}
 	said := 0
 	for _, v := range f.threats() {
 		said += strings.Count(strings.Join(v.Evidence, "\n"), "the rows cannot be asked")
@@ -215,13 +216,13 @@ func TestChecks(t *testing.T) {
 	}{
 		"well":          {nil, ""},
 		"loose keyfile": {func(f *facts, _ *DoctorOptions) { f.status.Loose = "mode 0644" }, "keyfile problem"},
-		"no keyfile":    {func(f *facts, _ *DoctorOptions) { f.status.Keyfile = KeyfileEvidence{Why: "missing"} }, "keyfile problem"},
+		"no keyfile":    {func(f *facts, _ *DoctorOptions) { f.status.Keyfile = decide.KeyfileEvidence{Why: "missing"} }, "keyfile problem"},
 		"Postgres": {func(f *facts, _ *DoctorOptions) {
-			f.status.Rows = RowsEvidence{State: RowsUnknown, Why: "refused", Err: rows.ErrRefused}
+			f.status.Rows = decide.RowsEvidence{State: decide.RowsUnknown, Why: "refused", Err: rows.ErrRefused}
 		}, "postgres problem"},
-		"escrow down": {func(f *facts, _ *DoctorOptions) { f.escrows[0].State, f.escrows[0].Why = EscrowFailed, "down" }, `escrow "e" problem`},
+		"escrow down": {func(f *facts, _ *DoctorOptions) { f.escrows[0].State, f.escrows[0].Why = decide.EscrowFailed, "down" }, `escrow "e" problem`},
 		"not required": {func(f *facts, _ *DoctorOptions) {
-			f.escrows[0].State, f.escrows[0].Why, f.escrows[0].Required = EscrowFailed, "down", false
+			f.escrows[0].State, f.escrows[0].Why, f.escrows[0].Required = decide.EscrowFailed, "down", false
 		}, `escrow "e" unknown`},
 		"rights are lacking": {func(f *facts, _ *DoctorOptions) { f.escrows[0].exam.Lacks = []string{"versions.access"} }, `escrow "e" problem`},
 		"too many rights":    {func(f *facts, _ *DoctorOptions) { f.escrows[0].exam.Destroys = []string{"versions.destroy"} }, `escrow "e" problem`},
@@ -231,7 +232,7 @@ func TestChecks(t *testing.T) {
 		"sealed":             {func(f *facts, _ *DoctorOptions) { f.escrows[0].evidence.Copies[0].Have = false }, `escrow "e" unknown`},
 		"the store's clock":  {func(f *facts, _ *DoctorOptions) { f.escrows[0].exam.Clock = &ahead }, "clock problem"},
 		"refused for the clock": {func(f *facts, _ *DoctorOptions) {
-			f.escrows[0].State, f.escrows[0].Why, f.escrows[0].Err = EscrowFailed, "down", fmt.Errorf("x: %w", escrow.ErrClock)
+			f.escrows[0].State, f.escrows[0].Why, f.escrows[0].Err = decide.EscrowFailed, "down", fmt.Errorf("x: %w", escrow.ErrClock)
 		}, `escrow "e" problem, clock problem`},
 		"nobody keeps the clock": {func(_ *facts, o *DoctorOptions) { o.ClockSynced = func() (bool, error) { return false, nil } }, "clock problem"},
 		"the kernel is silent": {func(_ *facts, o *DoctorOptions) {

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -54,7 +55,7 @@ type DrillResult struct {
 	Err     error  // why it could not look, where that has one reason
 	Took    time.Duration
 	Full    bool
-	Rows    RowsEvidence
+	Rows    decide.RowsEvidence
 	// Unopened are the rows that no key at hand opens: of the copies, the keyfile or the
 	// local quarantine. Only a full drill knows.
 	Unopened rows.Unopened
@@ -214,7 +215,7 @@ func (d *drill) restoreAll(ctx context.Context) []DrilledCopy {
 			c := &d.copies[i][n]
 			c.Escrow, c.Required = s.Name(), s.Required
 			if c.ID != "" {
-				e.Copies = append(e.Copies, CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Key,
+				e.Copies = append(e.Copies, decide.CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Key,
 					Worthless: errors.Is(c.Err, escrow.ErrNotKey)})
 			}
 		}
@@ -351,7 +352,7 @@ func (d *drill) askRows(ctx context.Context, r *DrillResult) {
 	o := rows.Options{Full: d.opts.Full, StatementTimeout: drillStatement, Settle: d.o.rotating()}
 	table, err := d.o.host.OpenRows(ctx, o)
 	if err != nil {
-		r.Rows = RowsEvidence{State: RowsUnknown, Why: err.Error(), Err: err}
+		r.Rows = decide.RowsEvidence{State: decide.RowsUnknown, Why: err.Error(), Err: err}
 		return
 	}
 	defer table.Close()
@@ -371,8 +372,8 @@ func (d *drill) judgeAll(r *DrillResult) {
 				c.Proof = r.Rows.Proofs[c.Key]
 			}
 			r.judge(c, r.Rows.Proofs[d.o.evidence.Keyfile.Key])
-			if newest, _ := d.o.evidence.Escrows[i].newestCurrent(); c.Judged && c.Key != "" && c.ID == newest.ID && c.Verdict != DrillPassed {
-				if why := d.o.alarm(i); why != "" {
+			if newest, _ := d.o.evidence.Escrows[i].NewestCurrent(); c.Judged && c.Key != "" && c.ID == newest.ID && c.Verdict != DrillPassed {
+				if why := decide.Alarm(d.o.evidence, i); why != "" {
 					c.fail(why, ErrForeignCopy)
 				}
 			}
@@ -394,9 +395,9 @@ func (r *DrillResult) judge(c *DrilledCopy, own rows.Proof) {
 	}
 	switch {
 	case c.Verdict != "": // it could not be restored
-	case r.Rows.State == RowsUnknown:
+	case r.Rows.State == decide.RowsUnknown:
 		c.Verdict, c.Reason, c.Err = DrillInconclusive, "the rows cannot be asked: "+r.Rows.Why, r.Rows.Err
-	case r.Rows.State == RowsSilent:
+	case r.Rows.State == decide.RowsSilent:
 		c.Verdict, c.Reason = DrillInconclusive, "no row can prove it: "+r.Rows.Why
 	case c.ID == "":
 		c.Verdict, c.Reason = DrillFailed, "the escrow holds no current copy"
@@ -422,20 +423,12 @@ func (r *DrillResult) judge(c *DrilledCopy, own rows.Proof) {
 func (r DrillResult) Tampered() string {
 	n := r.Unopened.Count
 	switch {
-	case n == 0 || n == r.Rows.checked():
+	case n == 0 || n == r.Rows.Checked():
 		return ""
 	case r.Unopened.Stretch:
 		return fmt.Sprintf("no key at hand opens %d rows, which were written in one stretch: under a key that no escrow holds, rather than tampered with", n)
 	}
 	return fmt.Sprintf("no key at hand opens %d rows among others that open: tampered with, or damaged", n)
-}
-
-// checked is how many rows every key was tried on.
-func (e RowsEvidence) checked() int64 {
-	for _, p := range e.Proofs {
-		return p.Checked
-	}
-	return 0
 }
 
 // sumUp makes the verdict of those of the judged copies. An escrow that is not required
@@ -465,9 +458,9 @@ func (r *DrillResult) sumUp() {
 	switch {
 	case len(failed) > 0:
 		r.Verdict, r.Reason = DrillFailed, strings.Join(failed, "; ")
-	case r.Rows.State == RowsUnknown:
+	case r.Rows.State == decide.RowsUnknown:
 		r.Verdict, r.Reason, r.Err = DrillInconclusive, "the rows cannot be asked: "+r.Rows.Why, r.Rows.Err
-	case r.Rows.State == RowsSilent:
+	case r.Rows.State == decide.RowsSilent:
 		r.Verdict, r.Reason = DrillInconclusive, "no row can prove a key: "+r.Rows.Why
 	case len(unsure) > 0:
 		r.Verdict, r.Reason = DrillInconclusive, strings.Join(unsure, "; ")
@@ -489,5 +482,5 @@ func (r DrillResult) entries(person string) []ledger.Entry {
 		list = append(list, e)
 	}
 	return append(list, ledger.Entry{Event: ledger.DrillEnded, Drill: r.ID, Verdict: string(r.Verdict), Reason: r.Reason,
-		Checked: r.Rows.checked(), Total: r.Rows.Dependent, Took: r.Took, Full: r.Full, Person: person})
+		Checked: r.Rows.Checked(), Total: r.Rows.Dependent, Took: r.Took, Full: r.Full, Person: person})
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
@@ -31,8 +32,8 @@ type GuardOptions struct {
 
 // GuardResult is what was found, decided and done.
 type GuardResult struct {
-	Decision Decision
-	Evidence Evidence
+	Decision decide.Decision
+	Evidence decide.Evidence
 	Mark     string // what the rows looked like, for Remembered
 	Done     bool   // what was decided was done; for Doubt and Lost see Parked
 	Parked   bool   // Doubt, Lost: the daemon starts without a key and cannot mint one
@@ -41,7 +42,7 @@ type GuardResult struct {
 }
 
 // Guard makes sure of the keyfile before the daemon reads it: it observes, decides
-// (Decide) and does what was decided. Doubt and Lost are results, not errors; they
+// (decide.Keyfile) and does what was decided. Doubt and Lost are results, not errors; they
 // park where a watcher lives that can put the key in later, and leave everything as
 // it is where none does. ErrBusy: a rotation is under way and did not end within ctx.
 // ErrNotPlaced: the daemon must not read what stands there. Any other error: what was
@@ -107,28 +108,28 @@ func (o *observation) sweep() {
 func (o *observation) act(ctx context.Context, r *GuardResult) error {
 	d := r.Decision
 	o.writeContradiction(d)
-	if d.Settle == SettleNothing {
+	if d.Settle == decide.SettleNothing {
 		o.writeProof(d)
 	}
 	switch d.Action {
-	case Pass:
+	case decide.Pass:
 		if o.seen.Loose != "" {
 			o.tighten(r)
 		}
-	case Install:
+	case decide.Install:
 		if err := o.install(d.Key, d.Rule+": "+d.Reason); err != nil {
 			return notPlaced(d.Key, err)
 		}
-	case Make:
+	case decide.Make:
 		if err := o.makeFirst(ctx, r); err != nil {
 			return err
 		}
-	case Doubt, Lost:
+	case decide.Doubt, decide.Lost:
 		if err := o.park(r); err != nil {
 			return err
 		}
 	}
-	if r.Decision.Settle != SettleNothing {
+	if r.Decision.Settle != decide.SettleNothing {
 		o.settle(r.Decision)
 	}
 	return nil
@@ -141,7 +142,7 @@ func (o *observation) parkInstead(r *GuardResult, why error) error {
 		return cmp.Or(err, why)
 	}
 	o.complain(fmt.Sprintf("key %s belongs in the keyfile's place", r.Decision.Key), why)
-	d := doubt("key %s belongs in the keyfile's place and cannot be put there yet", r.Decision.Key)
+	d := decide.InDoubt("key %s belongs in the keyfile's place and cannot be put there yet", r.Decision.Key)
 	d.Rule, d.Needed = r.Decision.Rule, r.Decision.Key
 	r.Decision = d
 	return nil
@@ -157,14 +158,14 @@ func (o *observation) write(entries ...ledger.Entry) {
 
 // proofRecord is how long a proof on record is good enough not to write the next one
 // down: the rows are asked every hour, and the ledger is kept for years.
-const proofRecord = ProofLife / 2
+const proofRecord = decide.ProofLife / 2
 
 // writeProof records what the rows just said of the key that the daemon will read. A
 // key that opens all of them becomes the known key by it; one that opens some stays
 // what it was.
-func (o *observation) writeProof(d Decision) {
+func (o *observation) writeProof(d decide.Decision) {
 	p, tried := o.evidence.Rows.Proofs[d.Key]
-	if o.evidence.Rows.State != RowsAnswer || !tried || (d.Action != Pass && d.Action != Install) {
+	if o.evidence.Rows.State != decide.RowsAnswer || !tried || (d.Action != decide.Pass && d.Action != decide.Install) {
 		return
 	}
 	l := o.evidence.Ledger
@@ -230,8 +231,8 @@ func (o *observation) onlyAside(err error, done string) error {
 // (law 5). A crash before the install leaves copies, and the next start installs them.
 func (o *observation) makeFirst(ctx context.Context, r *GuardResult) error {
 	unsure := func(format string, a ...any) error {
-		r.Decision = doubt(format, a...)
-		r.Decision.Rule = "R4"
+		r.Decision = decide.InDoubt(format, a...)
+		r.Decision.Rule, r.Decision.Needed = "R4", o.evidence.Ledger.Known
 		return o.park(r)
 	}
 	if !o.locked {
@@ -247,7 +248,7 @@ func (o *observation) makeFirst(ctx context.Context, r *GuardResult) error {
 		return unsure("a first key cannot be made before the ledger names it: %v", err)
 	}
 	for i, s := range o.host.Escrows {
-		saved := o.save(ctx, i, k, verdictOf(o.evidence.Rows, f))
+		saved := o.save(ctx, i, f)
 		if saved.Err == nil {
 			continue
 		}
@@ -301,16 +302,16 @@ func (o *observation) park(r *GuardResult) error {
 // settle closes the open rotation: the keyfile is right by now, so what stands in
 // `.next` goes to the local quarantine, and the ledger says which key holds. Where it
 // cannot go there the rotation stays open, and the rows are asked again (law 9).
-func (o *observation) settle(d Decision) {
+func (o *observation) settle(d decide.Decision) {
 	if o.evidence.Next.There {
 		if err := o.host.Keyfile.KeepNext(o.evidence.Now); err != nil {
 			o.complain("cannot move the staged key of the rotation away", err)
 			return
 		}
 	}
-	rotation := o.evidence.openRotation()
+	rotation := o.evidence.OpenRotation()
 	closed := ledger.Entry{Event: ledger.RotationClosed, Old: rotation.Old, Reason: d.Reason}
-	if d.Settle == SettleNeither {
+	if d.Settle == decide.SettleNeither {
 		o.write(closed)
 		return
 	}

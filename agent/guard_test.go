@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
@@ -149,7 +150,7 @@ func TestHistories(t *testing.T) {
 	}
 	cluster := rowstest.New(t)
 	r := rand.New(rand.NewPCG(3, 4))
-	actions := map[agent.Action]int{}
+	actions := map[decide.Action]int{}
 	for n := range histories {
 		db := cluster.Database(t)
 		h := newHost(t, db, 1+r.IntN(2))
@@ -204,14 +205,14 @@ func TestHistories(t *testing.T) {
 				total += rows
 			}
 			switch r.Decision.Action {
-			case agent.Pass, agent.Install, agent.Make:
+			case decide.Pass, decide.Install, decide.Make:
 				seen, err := h.Keyfile.Look()
 				h.must(err)
 				if seen.Kind != keyfile.Good || seen.Loose != "" {
 					fail("passes on a keyfile that the daemon cannot read")
 				}
 			}
-			if r.Decision.Action == agent.Make && (total > 0 || len(replaced) > 0) {
+			if r.Decision.Action == decide.Make && (total > 0 || len(replaced) > 0) {
 				fail("made a key over %d rows and %d kept keys (law 2)", total, len(replaced))
 			}
 			if before.Kind == keyfile.Good && total > 0 && under[string(before.Key.Fingerprint())] == total && !h.holds(before.Key) {
@@ -228,7 +229,7 @@ func TestHistories(t *testing.T) {
 		}
 		checkShelves(t, h, under)
 	}
-	for _, a := range []agent.Action{agent.Pass, agent.Install, agent.Make, agent.Doubt, agent.Lost} {
+	for _, a := range []decide.Action{decide.Pass, decide.Install, decide.Make, decide.Doubt, decide.Lost} {
 		if actions[a] == 0 && histories >= 30 {
 			t.Errorf("no history came to %q", a)
 		}
@@ -265,7 +266,7 @@ func TestHealthyPath(t *testing.T) {
 	h.write(testKey("a").UnsafeBytes())
 	h.must(db.Upsert(testKey("a"), "tenant", "SECRET", []byte("v")))
 	r, err := h.guard()
-	if err != nil || r.Decision.Action != agent.Pass || h.asked != 1 {
+	if err != nil || r.Decision.Action != decide.Pass || h.asked != 1 {
 		t.Fatalf("first: %+v, %v, the rows were asked %d times", r.Decision, err, h.asked)
 	}
 	looked := h.now.Local().Format(time.DateTime)
@@ -273,9 +274,9 @@ func TestHealthyPath(t *testing.T) {
 	h.must(err)
 	h.up = false
 	h.must(os.RemoveAll(h.path("usb0")))
-	h.now = h.now.Add(agent.ProofLife)
+	h.now = h.now.Add(decide.ProofLife)
 	r, err = h.guard()
-	if err != nil || r.Decision.Rule != "R2" || r.Decision.Action != agent.Pass || h.asked != 1 || len(r.Trouble) > 0 {
+	if err != nil || r.Decision.Rule != "R2" || r.Decision.Action != decide.Pass || h.asked != 1 || len(r.Trouble) > 0 {
 		t.Fatalf("second: %+v, %v, the rows were asked %d times, %v", r.Decision, err, h.asked, r.Trouble)
 	}
 	after, err := os.ReadFile(h.path("state/ledger.jsonl"))
@@ -294,7 +295,7 @@ func TestHealthyPath(t *testing.T) {
 func TestFirstStart(t *testing.T) {
 	h := newHost(t, nil, 2)
 	r, err := h.guard()
-	if err != nil || r.Decision.Action != agent.Make {
+	if err != nil || r.Decision.Action != decide.Make {
 		t.Fatalf("%+v, %v", r.Decision, err)
 	}
 	for _, s := range agent.Copies(context.Background(), &h.Host).Escrows {
@@ -306,7 +307,7 @@ func TestFirstStart(t *testing.T) {
 		h := newHost(t, nil, 1)
 		hold(t, h.path("state/rotate"))
 		r, err := h.guard()
-		if err != nil || r.Decision.Action != agent.Doubt || h.content() != nil {
+		if err != nil || r.Decision.Action != decide.Doubt || h.content() != nil {
 			t.Errorf("%+v, %v, a keyfile of %d bytes", r.Decision, err, len(h.content()))
 		}
 	})
@@ -316,7 +317,7 @@ func TestFirstStart(t *testing.T) {
 		h.must(h.Escrows[0].Writer.Init(context.Background()))
 		fill(h, "usb0/fill")
 		r, err := h.guard()
-		if err != nil || r.Decision.Action != agent.Doubt || h.content() != nil {
+		if err != nil || r.Decision.Action != decide.Doubt || h.content() != nil {
 			t.Errorf("%+v, %v, a keyfile of %d bytes", r.Decision, err, len(h.content()))
 		}
 	})
@@ -325,7 +326,7 @@ func TestFirstStart(t *testing.T) {
 		mount(t, h.path("state"), "size=16k,nr_inodes=8")
 		fill(h, "state/fill")
 		r, err := h.guard()
-		if err == nil && (r.Decision.Action != agent.Doubt || h.content() != nil) {
+		if err == nil && (r.Decision.Action != decide.Doubt || h.content() != nil) {
 			t.Errorf("%+v, a keyfile of %d bytes", r.Decision, len(h.content()))
 		}
 	})
@@ -347,7 +348,7 @@ func TestOwnTrouble(t *testing.T) {
 	}
 	fill(h, "state/fill")
 	r, err := h.guard()
-	if err != nil || r.Decision.Action != agent.Pass || len(r.Trouble) == 0 {
+	if err != nil || r.Decision.Action != decide.Pass || len(r.Trouble) == 0 {
 		t.Errorf("right key: %+v, %v, trouble %v", r.Decision, err, r.Trouble)
 	}
 	h.write(testKey("b").UnsafeBytes())
@@ -411,7 +412,7 @@ func TestRefutedDoesNotStart(t *testing.T) {
 			watch(h)
 			hold(h)
 			r, err := h.guard()
-			if !errors.Is(err, agent.ErrNotPlaced) || r.Done || r.Decision.Action != agent.Install || r.Decision.Key != a.Fingerprint() {
+			if !errors.Is(err, agent.ErrNotPlaced) || r.Done || r.Decision.Action != decide.Install || r.Decision.Key != a.Fingerprint() {
 				t.Errorf("%+v, %v", r.Decision, err)
 			}
 			if !h.holds(b) {
@@ -503,7 +504,7 @@ func TestReadOnlyState(t *testing.T) {
 		}
 		h.must(unix.Mount("", h.path("state"), "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 		r, err := h.guard()
-		if err != nil || r.Decision.Action != agent.Pass || r.Decision.Key != a.Fingerprint() || len(r.Trouble) == 0 {
+		if err != nil || r.Decision.Action != decide.Pass || r.Decision.Key != a.Fingerprint() || len(r.Trouble) == 0 {
 			t.Errorf("locks %t: %+v, %v", locks, r.Decision, err)
 		}
 	}
@@ -525,7 +526,7 @@ func TestRotationLock(t *testing.T) {
 	}
 	held.Close()
 	r, err := h.guard()
-	if err != nil || r.Decision.Rule != "R1" || r.Decision.Settle != agent.SettleOld {
+	if err != nil || r.Decision.Rule != "R1" || r.Decision.Settle != decide.SettleOld {
 		t.Errorf("%+v, %v", r.Decision, err)
 	}
 	standing, err := h.Ledger.Standing()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable/durabletest"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
@@ -120,7 +121,7 @@ func (h *host) recovers(op operation) error {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	if r, err := h.guard(); err != nil || r.Decision.Action != agent.Pass && r.Decision.Action != agent.Install {
+	if r, err := h.guard(); err != nil || r.Decision.Action != decide.Pass && r.Decision.Action != decide.Install {
 		return fmt.Errorf("%+v, %v", r.Decision, err)
 	}
 	if err := op.check(&h.Host, h.db); err != nil {

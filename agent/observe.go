@@ -6,6 +6,7 @@ import (
 	"maps"
 	"sync"
 
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
@@ -13,11 +14,11 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
-// observation gathers the evidence that Decide asks for, and holds the bytes of the
+// observation gathers the evidence that package decide asks for, and holds the bytes of the
 // keys that the evidence names. It is used by one goroutine and must be closed.
 type observation struct {
 	host     *Host
-	evidence Evidence
+	evidence decide.Evidence
 	seen     keyfile.Seen
 	keys     map[key.Fingerprint]key.Key
 	kept     []keyfile.Kept
@@ -37,7 +38,7 @@ type observation struct {
 // arrival is news from one escrow: the evidence replaces what was there before.
 type arrival struct {
 	escrow   int
-	evidence EscrowEvidence
+	evidence decide.EscrowEvidence
 	keys     []key.Key // fetched since the last arrival
 }
 
@@ -51,10 +52,10 @@ func (h *Host) observe() (*observation, error) {
 	o := &observation{host: h, seen: seen, keys: map[key.Fingerprint]key.Key{}}
 	o.evidence.Now = h.Now()
 	for _, s := range h.Escrows {
-		o.evidence.Escrows = append(o.evidence.Escrows, EscrowEvidence{Name: s.Name(), Required: s.Required})
+		o.evidence.Escrows = append(o.evidence.Escrows, decide.EscrowEvidence{Name: s.Name(), Required: s.Required})
 	}
 
-	o.evidence.Keyfile = KeyfileEvidence{
+	o.evidence.Keyfile = decide.KeyfileEvidence{
 		Good: seen.Kind == keyfile.Good,
 		Key:  o.hold(seen.Key),
 		Why:  seen.Why,
@@ -62,7 +63,7 @@ func (h *Host) observe() (*observation, error) {
 	if seen.Kind == keyfile.Missing {
 		o.evidence.Keyfile.Why = "missing"
 	}
-	o.evidence.Next = NextEvidence{There: seen.NextThere, Key: o.hold(seen.Next)}
+	o.evidence.Next = decide.NextEvidence{There: seen.NextThere, Key: o.hold(seen.Next)}
 
 	standing, err := h.Ledger.Standing()
 	if err != nil {
@@ -76,7 +77,7 @@ func (h *Host) observe() (*observation, error) {
 	l.LastLook = standing.LastLook
 	l.Stopped = len(standing.Stopped) > 0
 	if r := standing.Rotation; r != nil {
-		l.Rotation = &Rotation{Old: r.Old, New: r.New, Begun: r.CommitBegun}
+		l.Rotation = &decide.Rotation{Old: r.Old, New: r.New, Begun: r.CommitBegun}
 	}
 	return o, nil
 }
@@ -111,37 +112,60 @@ func (o *observation) hold(k key.Key) key.Fingerprint {
 	return f
 }
 
-// decide asks Decide, and gathers what it wants to know, until it answers.
-func (o *observation) decide(ctx context.Context) Decision {
+// decide asks decide.Keyfile, and gathers what it wants to know, until it answers.
+func (o *observation) decide(ctx context.Context) decide.Decision {
 	for {
-		d := Decide(o.evidence)
-		if d.Action != Ask {
+		d := decide.Keyfile(o.evidence)
+		if d.Action != decide.Ask {
 			return d
 		}
 		switch d.Question {
-		case AskHistory:
+		case decide.AskHistory:
 			o.askHistory()
-		case AskLocal:
+		case decide.AskLocal:
 			o.askLocal()
-		case AskRows:
+		case decide.AskRows:
 			o.askRows(ctx)
-		case AskEscrows:
+		case decide.AskEscrows:
 			o.awaitEscrows(ctx)
 		}
 	}
 }
 
 func (o *observation) askHistory() {
-	l := &o.evidence.Ledger
-	l.HistoryAsked, l.Contradicted = true, map[key.Fingerprint]bool{}
 	r, err := o.host.Ledger.Read()
 	if err != nil {
 		o.complain("cannot read the ledger", err)
 	}
 	o.record = &r
-	for f := range o.keys {
-		l.Contradicted[f] = r.Contradicted(f)
+	h := decide.HistoryEvidence{Asked: true, Contradicted: map[key.Fingerprint]bool{}, Proven: r.EverProven(),
+		Saved: map[string]decide.SavedEvidence{}}
+	for _, e := range r.Entries {
+		if f := e.Fingerprint; e.Event == ledger.Contradicted {
+			h.Contradicted[f] = r.Contradicted(f)
+		}
+		if e.Event != ledger.Saved && e.Event != ledger.Adopted {
+			continue
+		}
+		s, there := h.Saved[e.Escrow]
+		if !there {
+			s = decide.SavedEvidence{Copies: map[string]bool{}, Keys: map[key.Fingerprint]bool{}}
+		}
+		s.Copies[e.Copy], s.Keys[e.Fingerprint] = true, true
+		if escrow.Shelf(e.Shelf) == escrow.Current {
+			s.Last = decide.SavedCopy{ID: e.Copy, Key: e.Fingerprint, Verified: e.Reason == ""}
+		}
+		h.Saved[e.Escrow] = s
 	}
+	o.evidence.History = h
+}
+
+// history reads the whole ledger, once.
+func (o *observation) history() *ledger.Record {
+	if o.record == nil {
+		o.askHistory()
+	}
+	return o.record
 }
 
 func (o *observation) askLocal() {
@@ -164,7 +188,7 @@ func (o *observation) askRows(ctx context.Context) {
 	if o.table == nil {
 		t, err := o.host.OpenRows(ctx, rows.Options{Settle: o.rotating()})
 		if err != nil {
-			*e = RowsEvidence{State: RowsUnknown, Why: err.Error(), Err: err}
+			*e = decide.RowsEvidence{State: decide.RowsUnknown, Why: err.Error(), Err: err}
 			return
 		}
 		o.table = t
@@ -177,7 +201,7 @@ func (o *observation) askRows(ctx context.Context) {
 	}
 	o.answer = o.table.Prove(ctx, untried...)
 	said := rowsEvidence(o.answer)
-	if said.State != RowsAnswer {
+	if said.State != decide.RowsAnswer {
 		*e = said
 		return
 	}
@@ -192,14 +216,14 @@ func (o *observation) askRows(ctx context.Context) {
 }
 
 // rowsEvidence is an answer of the rows as evidence.
-func rowsEvidence(a rows.Answer) RowsEvidence {
+func rowsEvidence(a rows.Answer) decide.RowsEvidence {
 	switch a.State {
 	case rows.Unknown:
-		return RowsEvidence{State: RowsUnknown, Why: a.Why, Err: a.Err}
+		return decide.RowsEvidence{State: decide.RowsUnknown, Why: a.Why, Err: a.Err}
 	case rows.Silent:
-		return RowsEvidence{State: RowsSilent, Why: a.Why}
+		return decide.RowsEvidence{State: decide.RowsSilent, Why: a.Why}
 	}
-	e := RowsEvidence{State: RowsAnswer, Why: a.Why, Dependent: a.Counts.Dependent(), Proofs: map[key.Fingerprint]rows.Proof{}}
+	e := decide.RowsEvidence{State: decide.RowsAnswer, Why: a.Why, Dependent: a.Counts.Dependent(), Proofs: map[key.Fingerprint]rows.Proof{}}
 	for _, p := range a.Proofs {
 		e.Proofs[p.Fingerprint] = p
 	}
@@ -208,7 +232,7 @@ func rowsEvidence(a rows.Answer) RowsEvidence {
 
 // rotating tells whether the rows may be in the middle of a rotation's transaction,
 // whose advisory lock then must be free.
-func (o *observation) rotating() bool { return o.evidence.openRotation() != nil }
+func (o *observation) rotating() bool { return o.evidence.OpenRotation() != nil }
 
 // awaitEscrows starts all escrows, the first time, and returns with the next news
 // from any of them. When ctx ends, those that have not answered will not.
@@ -225,8 +249,8 @@ func (o *observation) awaitEscrows(ctx context.Context) {
 		o.arrived(a)
 	case <-ctx.Done():
 		for i := range o.evidence.Escrows {
-			if s := &o.evidence.Escrows[i]; s.State == EscrowPending {
-				s.State, s.Why, s.Err = EscrowFailed, "no answer within the time that was left", escrow.ErrTimeout
+			if s := &o.evidence.Escrows[i]; s.State == decide.EscrowPending {
+				s.State, s.Why, s.Err = decide.EscrowFailed, "no answer within the time that was left", escrow.ErrTimeout
 			}
 		}
 	}
@@ -234,7 +258,7 @@ func (o *observation) awaitEscrows(ctx context.Context) {
 
 // awaitAllEscrows returns when every escrow has answered, or cannot.
 func (o *observation) awaitAllEscrows(ctx context.Context) {
-	for o.evidence.pending() {
+	for o.evidence.Pending() {
 		o.awaitEscrows(ctx)
 	}
 }
@@ -242,10 +266,7 @@ func (o *observation) awaitAllEscrows(ctx context.Context) {
 func (o *observation) arrived(a arrival) {
 	o.evidence.Escrows[a.escrow] = a.evidence
 	for _, k := range a.keys {
-		f := o.hold(k)
-		if o.record != nil {
-			o.evidence.Ledger.Contradicted[f] = o.record.Contradicted(f)
-		}
+		o.hold(k)
 	}
 }
 
@@ -253,10 +274,10 @@ func (o *observation) arrived(a arrival) {
 // first, telling each as it comes: the first that opens every row ends the search.
 func (o *observation) fetchAll(ctx context.Context, i int) {
 	s := o.host.Escrows[i]
-	e := EscrowEvidence{Name: s.Name(), Required: s.Required}
+	e := decide.EscrowEvidence{Name: s.Name(), Required: s.Required}
 	tell := func(keys ...key.Key) {
 		told := e
-		told.Copies = append([]CopyEvidence(nil), e.Copies...)
+		told.Copies = append([]decide.CopyEvidence(nil), e.Copies...)
 		select {
 		case o.arrivals <- arrival{escrow: i, evidence: told, keys: keys}:
 		case <-ctx.Done():
@@ -267,7 +288,7 @@ func (o *observation) fetchAll(ctx context.Context, i int) {
 	}
 	copies, err := s.List(ctx)
 	if err != nil {
-		e.State, e.Why, e.Err = EscrowFailed, err.Error(), err
+		e.State, e.Why, e.Err = decide.EscrowFailed, err.Error(), err
 		tell()
 		return
 	}
@@ -275,7 +296,7 @@ func (o *observation) fetchAll(ctx context.Context, i int) {
 		e.Remembered = r.Remembered()
 	}
 	for _, c := range copies {
-		e.Copies = append(e.Copies, CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Fingerprint, Unreadable: c.Unreadable,
+		e.Copies = append(e.Copies, decide.CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Fingerprint, Unreadable: c.Unreadable,
 			Worthless: c.Unreadable == "destroyed"}) // nothing brings it back, unlike one that is disabled
 	}
 	for n := range copies {
@@ -289,7 +310,7 @@ func (o *observation) fetchAll(ctx context.Context, i int) {
 			if n < len(copies)-1 {
 				tell(k)
 			} else {
-				e.State = EscrowAnswered
+				e.State = decide.EscrowAnswered
 				tell(k)
 				return
 			}
@@ -306,11 +327,11 @@ func (o *observation) fetchAll(ctx context.Context, i int) {
 		case errors.Is(err, ErrNotAgain):
 			// It was tried before, and the rows' answer to it may be remembered.
 		default:
-			e.State, e.Why, e.Err = EscrowFailed, err.Error(), err
+			e.State, e.Why, e.Err = decide.EscrowFailed, err.Error(), err
 			tell()
 			return
 		}
 	}
-	e.State = EscrowAnswered
+	e.State = decide.EscrowAnswered
 	tell()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -17,7 +18,7 @@ type PaperOptions struct {
 // PaperResult is a key that is to be printed, and what is known of it.
 type PaperResult struct {
 	Key     key.Key // the caller's to wipe
-	Rows    RowsEvidence
+	Rows    decide.RowsEvidence
 	Verdict rows.Verdict
 	Proof   string // what the sheet is to say of it
 	Trouble []Trouble
@@ -38,7 +39,7 @@ func Paper(ctx context.Context, h *Host, opts PaperOptions) (PaperResult, error)
 	}
 	f := o.evidence.Keyfile.Key
 	o.askRows(ctx)
-	r := PaperResult{Rows: o.evidence.Rows, Verdict: verdictOf(o.evidence.Rows, f)}
+	r := PaperResult{Rows: o.evidence.Rows, Verdict: o.evidence.Rows.VerdictOf(f)}
 	proof, known := o.evidence.Rows.Proofs[f], o.evidence.Ledger
 	const now = "when this was printed"
 	switch r.Verdict {

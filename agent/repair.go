@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
@@ -32,11 +33,11 @@ type RepairOptions struct {
 
 // RepairResult is what was found and done.
 type RepairResult struct {
-	Target    key.Fingerprint // the key that all rows are to be under, or are
-	Tally     []Share         // of the keys that open a row, the largest first
-	Unopened  int64           // dependent rows that none of them opens
-	Rows      RowsEvidence    // before
-	Escrows   []EscrowEvidence
+	Target    key.Fingerprint     // the key that all rows are to be under, or are
+	Tally     []Share             // of the keys that open a row, the largest first
+	Unopened  int64               // dependent rows that none of them opens
+	Rows      decide.RowsEvidence // before
+	Escrows   []decide.EscrowEvidence
 	Needed    bool            // a row is under another key, or the keyfile holds another
 	Staged    []SaveResult    // keys that no escrow had
 	Replaced  key.Fingerprint // what the keyfile held, where it did not hold Target
@@ -127,15 +128,15 @@ func (m *mend) tally(ctx context.Context) (err error) {
 	o.askRows(ctx)
 	m.r.Rows = o.evidence.Rows
 	switch o.evidence.Rows.State {
-	case RowsUnknown:
+	case decide.RowsUnknown:
 		return notRepaired(fmt.Errorf("the rows cannot be asked: %w", o.evidence.Rows.Err))
-	case RowsSilent:
+	case decide.RowsSilent:
 		return nil
 	}
 	m.share()
 	if m.r.Unopened > 0 && (m.r.Target == "" || m.r.Target != o.evidence.Ledger.Known) {
 		for _, s := range m.r.Escrows {
-			if s.State != EscrowAnswered { // law 6
+			if s.State != decide.EscrowAnswered { // law 6
 				return notRepaired(fmt.Errorf("the key that opens the most rows may be in escrow %q: %w", s.Name, s.Err))
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -43,9 +44,9 @@ type RestoreResult struct {
 	Source    string          // "escrow \"gcp\", copy current/3", "the keyfile itself"
 	Installed bool            // false: it was there already, or DryRun, or an error
 	Replaced  key.Fingerprint // what the keyfile held before
-	Rows      RowsEvidence
+	Rows      decide.RowsEvidence
 	Tried     []Candidate
-	Escrows   []EscrowEvidence
+	Escrows   []decide.EscrowEvidence
 	Warning   string
 	Trouble   []Trouble
 }
@@ -94,7 +95,7 @@ func Restore(ctx context.Context, h *Host, opts RestoreOptions) (RestoreResult, 
 		o.askLocal()
 	}
 	o.awaitAllEscrows(ctx)
-	if o.evidence.Rows.State == RowsAnswer {
+	if o.evidence.Rows.State == decide.RowsAnswer {
 		o.askRows(ctx) // the keys that were fetched
 	}
 	var offered []Candidate
@@ -106,7 +107,7 @@ func Restore(ctx context.Context, h *Host, opts RestoreOptions) (RestoreResult, 
 	}
 	vouch := o.proven
 	if opts.Database != nil {
-		if e := o.evidence.Rows; e.State != RowsAnswer {
+		if e := o.evidence.Rows; e.State != decide.RowsAnswer {
 			return RestoreResult{Rows: e, Escrows: o.evidence.Escrows}, fmt.Errorf("%w: the rows of that database cannot tell: %s", ErrUnsure, e.Why)
 		}
 		vouch = func(c Candidate) (ledger.Entry, error) { return o.acceptFor(ctx, h, c, opts.Person) }
@@ -230,7 +231,7 @@ func (o *observation) choose(r *RestoreResult, offered []Candidate, chosen bool)
 		return own, fmt.Errorf("%w among the %d that were named", ErrNoUsableCopy, len(offered))
 	}
 	switch o.evidence.Rows.State {
-	case RowsAnswer:
+	case decide.RowsAnswer:
 		var best Candidate
 		for _, c := range readable {
 			if c.Proof.Opened > best.Proof.Opened {
@@ -249,7 +250,7 @@ func (o *observation) choose(r *RestoreResult, offered []Candidate, chosen bool)
 			r.Warning = fmt.Sprintf("key %s opens only %d of %d rows", best.Key, best.Proof.Opened, best.Proof.Checked)
 		}
 		return best, nil
-	case RowsSilent:
+	case decide.RowsSilent:
 		if good && !chosen {
 			return own, nil
 		}
@@ -302,7 +303,7 @@ func (o *observation) candidates() []Candidate {
 	}
 	for _, shelf := range escrow.Shelves {
 		for _, s := range o.evidence.Escrows {
-			first, there := s.newestCurrent()
+			first, there := s.NewestCurrent()
 			for _, c := range s.Copies {
 				if c.Shelf != shelf {
 					continue

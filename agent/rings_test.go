@@ -115,12 +115,19 @@ func TestRings(t *testing.T) {
 			}
 			own, ok := strings.CutPrefix(path, module)
 			if !ok {
+				if s.dir == "agent/decide" && !slices.Contains([]string{"fmt", "slices", "time"}, path) {
+					t.Errorf("%s imports %s: who judges looks at nothing", s.path, path)
+				}
 				continue
 			}
 			switch {
 			case slices.Contains(leaves, s.dir):
 				if !shared(own) {
 					t.Errorf("%s: a leaf imports %s", s.path, own)
+				}
+			case s.dir == "agent/decide":
+				if !slices.Contains([]string{"agent/key", "agent/rows", "agent/escrow"}, own) {
+					t.Errorf("%s imports %s: it needs words of the evidence alone", s.path, own)
 				}
 			case s.dir == "agent/key", s.dir == "agent/printable", strings.HasPrefix(s.dir, "agent/internal/"):
 				if strings.HasPrefix(own, "agent/") && !shared(own) {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
@@ -70,9 +71,9 @@ type RotateProgress struct {
 // RotateResult is what was found and done.
 type RotateResult struct {
 	Old, New key.Fingerprint
-	Rows     RowsEvidence // before
-	Staged   []SaveResult // the new key on the quarantine shelves, before any row was under it
-	Rotated  bool         // every dependent row, but those that were left, is under New
+	Rows     decide.RowsEvidence // before
+	Staged   []SaveResult        // the new key on the quarantine shelves, before any row was under it
+	Rotated  bool                // every dependent row, but those that were left, is under New
 	Work
 }
 
@@ -134,7 +135,7 @@ func (t *turn) check(ctx context.Context) (err error) {
 	if t.o, err = t.h.observe(); err != nil {
 		return err
 	}
-	if t.o.evidence.openRotation() != nil {
+	if t.o.evidence.OpenRotation() != nil {
 		if t.opts.DryRun {
 			return fmt.Errorf("%w: %w", ErrNotRotated, ErrRotationOpen)
 		}
@@ -164,13 +165,13 @@ func (t *turn) checkRows(ctx context.Context) error {
 	p := o.evidence.Rows.Proofs[live]
 	strange := o.answer.Counts.Unknown > 0 // rows of an unknown class
 	switch known := o.evidence.Ledger.Known == live; {
-	case o.evidence.Rows.State == RowsUnknown:
+	case o.evidence.Rows.State == decide.RowsUnknown:
 		return fmt.Errorf("%w: the rows cannot be asked: %w", ErrNotRotated, o.evidence.Rows.Err)
-	case o.evidence.Rows.State == RowsSilent:
+	case o.evidence.Rows.State == decide.RowsSilent:
 		return notRotated(ErrNoRows, "%s", o.evidence.Rows.Why)
 	case p.Verdict == rows.Opens && !strange:
 		if !t.opts.DryRun {
-			o.writeProof(Decision{Action: Pass, Key: live}) // it is known by that
+			o.writeProof(decide.Decision{Action: decide.Pass, Key: live}) // it is known by that
 		}
 		return nil
 	case p.Verdict == rows.Refuted:
@@ -196,13 +197,13 @@ func (t *turn) checkEscrows(ctx context.Context) error {
 	eachEscrow(t.h, func(i int, _ Escrow) { o.fetchNewest(ctx, i) })
 	answered := 0
 	for _, s := range o.evidence.Escrows {
-		if s.State == EscrowAnswered {
+		if s.State == decide.EscrowAnswered {
 			answered++
 		}
-		newest, there := s.newestCurrent()
+		newest, there := s.NewestCurrent()
 		switch {
 		case !s.Required:
-		case s.State != EscrowAnswered:
+		case s.State != decide.EscrowAnswered:
 			return notRotated(ErrNotSafe, "the required escrow %q cannot answer: %w", s.Name, s.Err)
 		case !there:
 			return notRotated(ErrNotSafe, "the required escrow %q holds no current copy", s.Name)
@@ -266,7 +267,7 @@ func (t *turn) escrow(ctx context.Context) error {
 	eachEscrow(t.h, func(i int, s Escrow) {
 		saves[i] = SaveResult{Escrow: s.Name(), Required: s.Required, Key: t.r.New, Shelf: escrow.Quarantine,
 			Why: "it is new, and no row is under it yet"}
-		if e := o.evidence.Escrows[i]; e.State != EscrowAnswered {
+		if e := o.evidence.Escrows[i]; e.State != decide.EscrowAnswered {
 			saves[i].Err = e.Err
 			return
 		}
@@ -352,10 +353,10 @@ func (t *turn) commit(ctx context.Context) error {
 	switch settled, serr := t.settle(ctx); {
 	case serr != nil:
 		return fmt.Errorf("%w: the rotation stopped in its commit: %w; and then: %w", ErrUnsure, err, serr)
-	case settled == SettleNew:
+	case settled == decide.SettleNew:
 		t.r.Rotated = true
 		return nil
-	case settled == SettleOld:
+	case settled == decide.SettleOld:
 		return fmt.Errorf("%w: %w", ErrNotRotated, err)
 	}
 	return fmt.Errorf("%w: the rotation stopped in its commit, and no row is under either of its keys: %w", ErrUnsure, err)
@@ -433,7 +434,7 @@ func (t *turn) exchange() error {
 }
 
 // settle asks the rows which key holds, until they answer.
-func (t *turn) settle(ctx context.Context) (Settlement, error) {
+func (t *turn) settle(ctx context.Context) (decide.Settlement, error) {
 	t.at("asking the rows which key holds")
 	ctx, cancel := context.WithTimeout(ctx, settlePatience)
 	defer cancel()
@@ -452,32 +453,32 @@ func (t *turn) settle(ctx context.Context) (Settlement, error) {
 
 // settleOnce does what a start would do if the rows answer (R1, or R3 where nothing tells
 // of the rotation any more), but never parks.
-func (t *turn) settleOnce(ctx context.Context) (Settlement, error) {
+func (t *turn) settleOnce(ctx context.Context) (decide.Settlement, error) {
 	o, err := t.h.observe()
 	if err != nil {
-		return SettleNothing, err
+		return decide.SettleNothing, err
 	}
 	defer o.close()
 	defer func() { t.r.Trouble = append(t.r.Trouble, o.trouble...) }()
 	o.askRows(ctx)
-	if o.evidence.Rows.State == RowsUnknown {
-		return SettleNothing, o.evidence.Rows.Err
+	if o.evidence.Rows.State == decide.RowsUnknown {
+		return decide.SettleNothing, o.evidence.Rows.Err
 	}
 	g := GuardResult{Decision: o.decide(ctx)}
 	switch d := g.Decision; {
-	case d.Action != Pass && d.Action != Install && d.Settle == SettleNothing:
-		return SettleNothing, errors.New(d.Reason)
-	case d.Action != Pass && d.Action != Install:
+	case d.Action != decide.Pass && d.Action != decide.Install && d.Settle == decide.SettleNothing:
+		return decide.SettleNothing, errors.New(d.Reason)
+	case d.Action != decide.Pass && d.Action != decide.Install:
 		return d.Settle, nil // a start sees to it
 	}
 	if err := o.act(ctx, &g); err != nil {
-		return SettleNothing, err
+		return decide.SettleNothing, err
 	}
 	switch g.Decision.Key {
 	case t.r.New:
-		return SettleNew, nil
+		return decide.SettleNew, nil
 	case t.r.Old:
-		return SettleOld, nil
+		return decide.SettleOld, nil
 	}
-	return SettleNeither, nil
+	return decide.SettleNeither, nil
 }

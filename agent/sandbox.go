@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
@@ -26,7 +27,7 @@ type used struct {
 // LABEL= or UUID= is no path, and never found here: it is used wherever people mount it.
 func (f facts) used(o DoctorOptions) (list []used) {
 	for _, s := range f.escrows {
-		if s.Place.Kind == "directory" && s.State == EscrowAnswered {
+		if s.Place.Kind == "directory" && s.State == decide.EscrowAnswered {
 			list = append(list, used{path: s.Place.Where, what: fmt.Sprintf("escrow %q", s.Name), probe: string(escrow.Current), need: unix.W_OK | unix.X_OK})
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable/durabletest"
 )
@@ -64,7 +65,7 @@ func TestSandbox(t *testing.T) {
 		"a read-only escrow":                   {theirs: readOnly, text: `the watcher sees DIR/keys, escrow "e", read-only`, fix: writable("-DIR/keys")},
 		"an escrow that is read-only for root": {ours: readOnly, text: well},
 		"an escrow that does not answer": {theirs: readOnly, text: well,
-			edit: func(_ string, f *facts, _ *DoctorOptions) { f.escrows[0].State = EscrowFailed }},
+			edit: func(_ string, f *facts, _ *DoctorOptions) { f.escrows[0].State = decide.EscrowFailed }},
 		"a stick by its name": {theirs: readOnly, text: well,
 			edit: func(_ string, f *facts, _ *DoctorOptions) { f.escrows[0].Place.Where = "LABEL=KEYGUARD" }},
 		"an escrow of another kind": {theirs: readOnly, text: well,
@@ -113,7 +114,7 @@ func TestSandbox(t *testing.T) {
 			if out, err := ours.CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
-			f := facts{escrows: []standing{{EscrowStatus: EscrowStatus{Name: "e", State: EscrowAnswered, Place: escrow.Place{Kind: "directory", Where: dir + "/keys"}}}}}
+			f := facts{escrows: []standing{{EscrowStatus: EscrowStatus{Name: "e", State: decide.EscrowAnswered, Place: escrow.Place{Kind: "directory", Where: dir + "/keys"}}}}}
 			f.units.Watcher.MainPID = sandboxed(t, dir, c.theirs)
 			o := DoctorOptions{Files: []ModeWanted{{Path: dir + "/token", Table: "v", Key: "token_file"}}}
 			if c.edit != nil {

@@ -6,16 +6,15 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
-// Due lists the keys on this host that one escrow does not hold, by the ledger: the
-// keyfile's key first, unless it is the last that was saved as current there, then
-// what lies in the local quarantine. It asks nobody, so that what is due survives
-// every restart.
+// Due lists the keys on this host that one escrow does not hold (decide.Due). It asks
+// nobody, so that what is due survives every restart.
 func Due(h *Host, escrow string) ([]key.Fingerprint, error) {
 	o, err := h.observe()
 	if err != nil {
@@ -29,32 +28,8 @@ func (o *observation) due(name string) []key.Fingerprint {
 	if !o.evidence.Local.Asked {
 		o.askLocal()
 	}
-	record := o.history()
-	proven := o.evidence.Ledger.Known
-	if o.evidence.Ledger.Accepted {
-		proven = ""
-	}
-	last, _ := record.LastSaved(name)
-	due := func(f key.Fingerprint) bool {
-		switch {
-		case last.Fingerprint == f:
-			return last.Reason != "" // it was not read back
-		case f == proven:
-			return true
-		}
-		return !record.HoldsKey(name, f) // in quarantine it stays until the rows prove it
-	}
-	var list []key.Fingerprint
-	live := o.evidence.Keyfile.Key
-	if o.evidence.Keyfile.Good && due(live) {
-		list = append(list, live)
-	}
-	for _, f := range o.evidence.Local.Keys {
-		if f != live && due(f) {
-			list = append(list, f)
-		}
-	}
-	return list
+	o.history()
+	return decide.Due(o.evidence, name)
 }
 
 // SaveDue brings to one escrow what is due there (Due), each key to the shelf that law
@@ -78,7 +53,7 @@ func SaveDue(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 	}
 	o.askRows(ctx)
 	o.fetchNewest(ctx, i)
-	if s := o.evidence.Escrows[i]; s.State == EscrowFailed && !errors.Is(s.Err, escrow.ErrDenied) {
+	if s := o.evidence.Escrows[i]; s.State == decide.EscrowFailed && !errors.Is(s.Err, escrow.ErrDenied) {
 		return nil, s.Err
 	}
 	var saved []SaveResult
@@ -101,14 +76,14 @@ func SaveDue(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 // saveDue brings one key to one escrow and records it.
 func (o *observation) saveDue(ctx context.Context, i int, f key.Fingerprint) SaveResult {
 	l := o.evidence.Ledger
-	v := verdictOf(o.evidence.Rows, f)
+	v := o.evidence.Rows.VerdictOf(f)
 	if v == rows.Silent || v == rows.Partial {
 		o.fetchOthers(ctx, i)
 	}
 	s := o.host.Escrows[i]
 	r := SaveResult{Escrow: s.Name(), Required: s.Required, Key: f}
-	r.Shelf, r.Why = o.shelf(i, f, v)
-	r.Alarm = o.alarm(i) != ""
+	r.Shelf, r.Why = decide.Shelf(o.evidence, i, f)
+	r.Alarm = decide.Alarm(o.evidence, i) != ""
 	if live := o.evidence.Keyfile; v != rows.Opens && !(live.Good && f == live.Key) && (f != l.Known || l.Accepted) {
 		r.Shelf, r.Why = escrow.Quarantine, "it is not the keyfile's key"
 	}
@@ -173,19 +148,19 @@ func (h *Host) escrow(name string) (int, error) {
 // current copy, which is all that law 4 has to know.
 func (o *observation) fetchNewest(ctx context.Context, i int) {
 	e := &o.evidence.Escrows[i]
-	if e.State != EscrowPending {
+	if e.State != decide.EscrowPending {
 		return
 	}
 	s := o.host.Escrows[i]
 	copies, err := s.List(ctx)
 	if err != nil {
-		e.State, e.Why, e.Err = EscrowFailed, err.Error(), err
+		e.State, e.Why, e.Err = decide.EscrowFailed, err.Error(), err
 		return
 	}
-	e.State = EscrowAnswered
+	e.State = decide.EscrowAnswered
 	for _, c := range copies {
-		found := CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Fingerprint, Unreadable: c.Unreadable}
-		_, there := e.newestCurrent()
+		found := decide.CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Fingerprint, Unreadable: c.Unreadable}
+		_, there := e.NewestCurrent()
 		if c.Shelf == escrow.Current && !there && c.Unreadable == "" {
 			k, _, err := s.Fetch(ctx, c)
 			switch {

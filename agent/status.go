@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
@@ -28,13 +29,13 @@ const (
 type StatusResult struct {
 	Health   Health
 	Line     string // the verdict, for people
-	Decision Decision
-	Keyfile  KeyfileEvidence
+	Decision decide.Decision
+	Keyfile  decide.KeyfileEvidence
 	Loose    string
 	Known    key.Fingerprint
 	Accepted bool
 	LastLook time.Time // when the known key was last proven or accepted; zero for never
-	Rows     RowsEvidence
+	Rows     decide.RowsEvidence
 	Proof    rows.Proof // of the keyfile's key
 	Kept     int        // files in the local quarantine
 	Escrows  []EscrowStatus
@@ -54,16 +55,16 @@ type EscrowStatus struct {
 	Name       string
 	Place      escrow.Place
 	Required   bool
-	State      EscrowState
+	State      decide.EscrowState
 	Why        string // why it cannot answer
 	Err        error  // the same, for errors.Is
 	Current    int    // copies on the current shelf
 	Quarantine int
-	Newest     CopyEvidence // newest current copy; zero when there is none
-	Holds      bool         // the newest current copy is the key of the keyfile
-	Alarm      string       // law 4: another host writes there
-	Ending     string       // this host's credentials there end soon, and who sees to it; "" for not
-	SavedAt    time.Time    // when this host last saved there; zero for never
+	Newest     decide.CopyEvidence // newest current copy; zero when there is none
+	Holds      bool                // the newest current copy is the key of the keyfile
+	Alarm      string              // law 4: another host writes there
+	Ending     string              // this host's credentials there end soon, and who sees to it; "" for not
+	SavedAt    time.Time           // when this host last saved there; zero for never
 	// Drilled is what the last drill said of the newest current copy, Proven the last time
 	// that one opened the rows. Their Event is empty for never.
 	Drilled, Proven ledger.Entry
@@ -85,7 +86,7 @@ func Status(ctx context.Context, h *Host) (StatusResult, error) {
 type looked struct {
 	record  ledger.Record
 	local   []key.Fingerprint
-	escrows []EscrowEvidence
+	escrows []decide.EscrowEvidence
 }
 
 func status(ctx context.Context, h *Host) (StatusResult, looked, error) {
@@ -141,32 +142,32 @@ func (o *observation) escrowStatus(i int, s Escrow) EscrowStatus {
 	}
 	r.Drilled, _ = record.LastDrilled(e.Name)
 	r.Proven, _ = record.LastProven(e.Name)
-	newest, there := e.newestCurrent()
+	newest, there := e.NewestCurrent()
 	if !there {
 		return r
 	}
 	r.Newest = newest
 	r.Holds = newest.Key != "" && newest.Key == o.evidence.Keyfile.Key
 	if !r.Holds {
-		r.Alarm = o.alarm(i)
+		r.Alarm = decide.Alarm(o.evidence, i)
 	}
 	return r
 }
 
-// judge sums up. What Decide says comes before what the escrows hold.
+// judge sums up. What is decided of the keyfile comes before what the escrows hold.
 func (r *StatusResult) judge() {
 	say := func(h Health, format string, a ...any) { r.Health, r.Line = h, fmt.Sprintf(format, a...) }
 	switch r.Decision.Action {
-	case Lost:
+	case decide.Lost:
 		say(Gone, "%s", r.Decision.Reason)
 		return
-	case Doubt:
+	case decide.Doubt:
 		say(Unsure, "%s", r.Decision.Reason)
 		return
-	case Install:
+	case decide.Install:
 		say(Unsure, "the keyfile is not right: key %s belongs there (%s)", r.Decision.Key, r.Decision.Reason)
 		return
-	case Make:
+	case decide.Make:
 		say(Green, "no key yet: the daemon's first start makes one (%s)", r.Decision.Reason)
 		return
 	}
@@ -183,10 +184,10 @@ func (r *StatusResult) judge() {
 		case s.Alarm != "":
 			say(Lagging, "escrow %q: %s", s.Name, s.Alarm)
 			return
-		case s.State == EscrowFailed && s.Required:
+		case s.State == decide.EscrowFailed && s.Required:
 			say(Lagging, "escrow %q cannot answer: %s", s.Name, s.Why)
 			return
-		case s.State == EscrowAnswered && !s.Holds:
+		case s.State == decide.EscrowAnswered && !s.Holds:
 			say(Lagging, "escrow %q does not hold key %s as its newest current copy", s.Name, r.Keyfile.Key)
 			return
 		case s.failedDrill():

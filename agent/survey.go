@@ -4,13 +4,14 @@ import (
 	"slices"
 	"time"
 
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 )
 
 // SurveyResult is how the key and its copies stand by what is on this host.
 type SurveyResult struct {
-	Keyfile      KeyfileEvidence
+	Keyfile      decide.KeyfileEvidence
 	Empty        bool // the keyfile is an empty one, on which a daemon is parked
 	Known        key.Fingerprint
 	Accepted     bool
@@ -53,7 +54,7 @@ func Survey(h *Host) (SurveyResult, error) {
 	record, l := o.history(), o.evidence.Ledger
 	r := SurveyResult{
 		Keyfile: o.evidence.Keyfile, Empty: o.seen.Empty, Known: l.Known, Accepted: l.Accepted,
-		Contradicted: l.Contradicted[o.evidence.Keyfile.Key], Rotation: l.Rotation != nil,
+		Contradicted: o.evidence.History.Contradicted[o.evidence.Keyfile.Key], Rotation: l.Rotation != nil,
 		Kept: len(o.kept), Breaks: len(record.Breaks),
 	}
 	last := func(is func(ledger.Entry) bool) ledger.Entry {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
@@ -29,7 +30,7 @@ type TendOptions struct {
 // TendResult is what was found, decided and done.
 type TendResult struct {
 	GuardResult
-	// Held says why what Decide answered was not done, "" if it was.
+	// Held says why what was decided was not done, "" if it was.
 	Held string
 	// Installed is the key that was put into the keyfile's place just now, "" for none.
 	Installed key.Fingerprint
@@ -98,14 +99,14 @@ func tendOnce(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err
 	}
 	r.Waiting = o.seen.Empty
 	r.Held = o.held(r.Decision, opts)
-	if r.Held != "" || r.Decision.Action == Doubt || r.Decision.Action == Lost {
+	if r.Held != "" || r.Decision.Action == decide.Doubt || r.Decision.Action == decide.Lost {
 		o.writeContradiction(r.Decision)
-		if r.Decision.Action == Install {
+		if r.Decision.Action == decide.Install {
 			o.keepForLater(r.Decision)
 		}
 		return r, nil
 	}
-	if r.Decision.Action == Install && o.evidence.Ledger.Rotation == nil {
+	if r.Decision.Action == decide.Install && o.evidence.Ledger.Rotation == nil {
 		// A rotation that began since would be undone by a key that was right before it.
 		l, err := lock.Try(h.StateDir, lock.Rotate)
 		if err != nil {
@@ -121,18 +122,18 @@ func tendOnce(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err
 		return r, fmt.Errorf("cannot %s: %w", r.Decision.Action, err)
 	}
 	r.Done = true
-	if a := r.Decision.Action; a == Install || a == Make {
+	if a := r.Decision.Action; a == decide.Install || a == decide.Make {
 		r.Installed, r.Waiting = r.Decision.Key, false
 	}
 	return r, nil
 }
 
 // held says why a decision is not for the watcher to carry out.
-func (o *observation) held(d Decision, opts TendOptions) string {
+func (o *observation) held(d decide.Decision, opts TendOptions) string {
 	switch {
-	case d.Action == Make && !o.seen.Empty:
+	case d.Action == decide.Make && !o.seen.Empty:
 		return "the first key is made at the daemon's next start"
-	case d.Action == Install && o.evidence.Keyfile.Good && opts.DaemonRead && !opts.Heal && d.Rule != "R1":
+	case d.Action == decide.Install && o.evidence.Keyfile.Good && opts.DaemonRead && !opts.Heal && d.Rule != "R1":
 		// After a rotation the daemon does not run on the key that it read before.
 		return fmt.Sprintf("the keyfile holds key %s, and key %s belongs there: %s; it is left alone, since the daemon has read its key and heal is off",
 			o.evidence.Keyfile.Key, d.Key, d.Reason)
@@ -142,7 +143,7 @@ func (o *observation) held(d Decision, opts TendOptions) string {
 
 // keepForLater makes sure of the key that belongs in the keyfile's place and is not put
 // there now: it is kept here, where the savers find it, and the ledger has its proof.
-func (o *observation) keepForLater(d Decision) {
+func (o *observation) keepForLater(d decide.Decision) {
 	if err := o.host.Keyfile.Keep(o.keys[d.Key], o.evidence.Now); err != nil {
 		o.complain(fmt.Sprintf("key %s belongs in the keyfile's place and could not be kept", d.Key), err)
 	}
@@ -150,7 +151,7 @@ func (o *observation) keepForLater(d Decision) {
 }
 
 // writeContradiction records that the rows refuted the known key.
-func (o *observation) writeContradiction(d Decision) {
+func (o *observation) writeContradiction(d decide.Decision) {
 	if d.Contradicted == "" {
 		return
 	}

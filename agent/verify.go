@@ -3,16 +3,17 @@ package agent
 import (
 	"context"
 
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
 // VerifyResult is what the rows say of every key that can be had.
 type VerifyResult struct {
-	Keyfile    KeyfileEvidence
+	Keyfile    decide.KeyfileEvidence
 	Known      key.Fingerprint
-	Rows       RowsEvidence
+	Rows       decide.RowsEvidence
 	Candidates []Candidate // besides the keyfile
-	Escrows    []EscrowEvidence
+	Escrows    []decide.EscrowEvidence
 	Trouble    []Trouble
 }
 
@@ -26,7 +27,7 @@ func Verify(ctx context.Context, h *Host) (VerifyResult, error) {
 	o.askLocal()
 	o.askRows(ctx)
 	o.awaitAllEscrows(ctx)
-	if o.evidence.Rows.State == RowsAnswer {
+	if o.evidence.Rows.State == decide.RowsAnswer {
 		o.askRows(ctx) // the keys that were fetched
 	}
 	return VerifyResult{Keyfile: o.evidence.Keyfile, Known: o.evidence.Ledger.Known, Rows: o.evidence.Rows,

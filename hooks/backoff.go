@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -184,7 +185,7 @@ func (m *memory) noteProofs(r agent.GuardResult) {
 func remember(m *memory, r *agent.GuardResult) {
 	var err error
 	switch {
-	case r.Decision.Action == agent.Install, r.Decision.Action == agent.Make:
+	case r.Decision.Action == decide.Install, r.Decision.Action == decide.Make:
 		err = m.forget()
 	case m.asked:
 		m.noteProofs(*r)

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -119,7 +120,7 @@ func (l *loop) start() agent.GuardResult {
 }
 
 // decides starts once, wants this decision, and returns how often the store was called.
-func (l *loop) decides(want agent.Action) (agent.GuardResult, int) {
+func (l *loop) decides(want decide.Action) (agent.GuardResult, int) {
 	l.t.Helper()
 	before := l.calls()
 	r := l.start()
@@ -168,7 +169,7 @@ func TestBackoff(t *testing.T) {
 			l.store.Put(masterSecret, right.UnsafeBytes())
 			l.store.Break(fault)
 			for range 100 {
-				l.decides(agent.Doubt)
+				l.decides(decide.Doubt)
 				l.later(5 * time.Second)
 			}
 			n := l.calls()
@@ -178,7 +179,7 @@ func TestBackoff(t *testing.T) {
 			// It answers again, and the daemon starts after two and a half minutes at most.
 			l.store.Heal()
 			l.later(150 * time.Second)
-			l.decides(agent.Install)
+			l.decides(decide.Install)
 		})
 	}
 
@@ -187,7 +188,7 @@ func TestBackoff(t *testing.T) {
 		l.store.Put(masterSecret, foreign.UnsafeBytes())
 		l.store.Put(masterSecret, []byte("not a key"))
 		for range 100 {
-			l.decides(agent.Lost)
+			l.decides(decide.Lost)
 			l.later(5 * time.Second)
 		}
 		// A round is two listings and two fetches.
@@ -200,10 +201,10 @@ func TestBackoff(t *testing.T) {
 		l := newLoop(t, cluster.Database(t))
 		l.upsert(right, "SECRET_1")
 		l.store.Put(masterSecret, foreign.UnsafeBytes())
-		r, n := l.decides(agent.Lost)
+		r, n := l.decides(decide.Lost)
 		l.wants("the first start", n, 3)
 		l.later(time.Second)
-		again, n := l.decides(agent.Lost)
+		again, n := l.decides(decide.Lost)
 		l.wants("the second", n, 0)
 		if len(again.Evidence.Escrows) != 1 || !again.Evidence.Escrows[0].Remembered {
 			t.Errorf("the second start does not say that it remembers: %+v", again.Evidence.Escrows)
@@ -214,20 +215,20 @@ func TestBackoff(t *testing.T) {
 		// The rows are others now: what a copy opened before says nothing of them.
 		l.upsert(foreign, "SECRET_2")
 		l.later(time.Second)
-		_, n = l.decides(agent.Doubt)
+		_, n = l.decides(decide.Doubt)
 		l.wants("with other rows", n, 0)
 		l.later(time.Minute)
-		l.decides(agent.Install)
+		l.decides(decide.Install)
 	})
 
 	t.Run("a remembered copy is not installed, having no bytes", func(t *testing.T) {
 		l := newLoop(t, cluster.Database(t))
 		l.store.Put(masterSecret, foreign.UnsafeBytes())
 		l.up = false
-		l.decides(agent.Doubt) // nothing is known here
+		l.decides(decide.Doubt) // nothing is known here
 		l.up = true
 		l.upsert(foreign, "SECRET_1")
-		r, _ := l.decides(agent.Install)
+		r, _ := l.decides(decide.Install)
 		if r.Decision.Key != foreign.Fingerprint() {
 			t.Errorf("installed %s", r.Decision.Key)
 		}
@@ -237,19 +238,19 @@ func TestBackoff(t *testing.T) {
 		l := newLoop(t, nil)
 		// The first start finds no copy, and cannot save there.
 		l.store.Break(secretmanager.Fault{Kind: secretmanager.Fail, Method: "AddSecretVersion", Code: codes.PermissionDenied})
-		l.decides(agent.Doubt)
+		l.decides(decide.Doubt)
 		// Meanwhile somebody brings the key of this host.
 		l.store.Heal()
 		l.store.Put(masterSecret, right.UnsafeBytes())
 		l.later(time.Second)
-		r, n := l.decides(agent.Doubt)
+		r, n := l.decides(decide.Doubt)
 		l.wants("too early to ask again", n, 0)
 		if !strings.Contains(r.Decision.Reason, "not asked again yet") {
 			t.Errorf("reason %q", r.Decision.Reason)
 		}
 		l.later(time.Minute)
-		l.decides(agent.Install)
-		r, _ = l.decides(agent.Pass)
+		l.decides(decide.Install)
+		r, _ = l.decides(decide.Pass)
 		if r.Decision.Key != right.Fingerprint() {
 			t.Errorf("passes %s", r.Decision.Key)
 		}
@@ -275,15 +276,15 @@ func TestBackoff(t *testing.T) {
 		} {
 			l := newLoop(t, db)
 			l.store.Put(masterSecret, foreign.UnsafeBytes())
-			l.decides(agent.Lost)
+			l.decides(decide.Lost)
 			l.later(time.Second)
-			_, n := l.decides(agent.Lost)
+			_, n := l.decides(decide.Lost)
 			l.wants("before "+name, n, 0)
 			change(l)
-			_, n = l.decides(agent.Lost)
+			_, n = l.decides(decide.Lost)
 			l.wants("after "+name, n, 3)
 			if l.boot == "" { // then every start asks: it must not wait for ever
-				_, n = l.decides(agent.Lost)
+				_, n = l.decides(decide.Lost)
 				l.wants("again after "+name, n, 3)
 			}
 		}
@@ -304,7 +305,7 @@ func TestBackoff(t *testing.T) {
 		l.must(os.Mkdir(l.path("usb"), 0o700))
 		l.escrows = []agent.Escrow{{Reader: never, Writer: l.gcp(), Required: true}, {Reader: gone, Writer: gone}}
 		for range 20 {
-			l.decides(agent.Doubt)
+			l.decides(decide.Doubt)
 			l.later(5 * time.Second)
 		}
 		if asked != 20 {
@@ -315,7 +316,7 @@ func TestBackoff(t *testing.T) {
 		if _, err := gone.Save(t.Context(), escrow.Current, right); err != nil {
 			t.Fatal(err)
 		}
-		l.decides(agent.Install)
+		l.decides(decide.Install)
 	})
 
 	t.Run("a call that left counts again after those that did not", func(t *testing.T) {
@@ -323,15 +324,15 @@ func TestBackoff(t *testing.T) {
 		asked := 0
 		flaky := &failing{Reader: l.gcp(), err: escrow.ErrUnreachable, asked: &asked}
 		l.escrows = []agent.Escrow{{Reader: flaky, Writer: l.gcp(), Required: true}}
-		l.decides(agent.Doubt)
+		l.decides(decide.Doubt)
 		flaky.err = escrow.ErrNeverLeft
 		l.later(10 * time.Second)
-		l.decides(agent.Doubt)
-		l.decides(agent.Doubt)
+		l.decides(decide.Doubt)
+		l.decides(decide.Doubt)
 		flaky.err = escrow.ErrUnreachable
-		l.decides(agent.Doubt)
+		l.decides(decide.Doubt)
 		l.later(9 * time.Second) // the second that left: 10 s
-		l.decides(agent.Doubt)
+		l.decides(decide.Doubt)
 		if asked != 4 {
 			t.Errorf("asked %d times", asked)
 		}
@@ -341,12 +342,12 @@ func TestBackoff(t *testing.T) {
 		l := newLoop(t, db)
 		l.must(os.RemoveAll(l.path("run")))
 		l.must(os.WriteFile(l.path("run"), nil, 0o600)) // a file in its place: root may write anywhere
-		r, _ := l.decides(agent.Lost)
+		r, _ := l.decides(decide.Lost)
 		if len(r.Trouble) != 1 || !strings.Contains(r.Trouble[0].Error(), "cannot remember") {
 			t.Errorf("trouble: %v", r.Trouble)
 		}
 		l.store.Put(masterSecret, right.UnsafeBytes())
-		l.decides(agent.Install)
+		l.decides(decide.Install)
 	})
 
 	t.Run("several starts at once", func(t *testing.T) {
@@ -356,20 +357,20 @@ func TestBackoff(t *testing.T) {
 		for range 8 {
 			all.Go(func() {
 				r, err := hooks.Prestart(t.Context(), l.host(), l.options)
-				if err != nil || r.Decision.Action != agent.Lost && r.Decision.Action != agent.Doubt {
+				if err != nil || r.Decision.Action != decide.Lost && r.Decision.Action != decide.Doubt {
 					t.Errorf("%v, %v", r.Decision, err)
 				}
 			})
 		}
 		all.Wait()
-		l.decides(agent.Lost) // whatever they left can be read
+		l.decides(decide.Lost) // whatever they left can be read
 	})
 
 	t.Run("nothing is remembered of a healthy start", func(t *testing.T) {
 		l := newLoop(t, db)
 		l.must(os.WriteFile(l.path("etc/secrets.key"), right.UnsafeBytes(), 0o400))
-		l.decides(agent.Pass)
-		_, n := l.decides(agent.Pass)
+		l.decides(decide.Pass)
+		_, n := l.decides(decide.Pass)
 		l.wants("a healthy start", n, 0)
 		if left, _ := filepath.Glob(l.path("run/*")); len(left) > 0 {
 			t.Errorf("left %v", left)
@@ -400,17 +401,17 @@ func TestPrestartBudget(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		hang func(l *loop)
-		want agent.Action
+		want decide.Action
 	}{
-		"a hung escrow": {func(l *loop) { l.store.Break(secretmanager.Fault{Kind: secretmanager.Hang}) }, agent.Doubt},
+		"a hung escrow": {func(l *loop) { l.store.Break(secretmanager.Fault{Kind: secretmanager.Hang}) }, decide.Doubt},
 		"an escrow that hangs at the second copy": {func(l *loop) {
 			l.store.Break(secretmanager.Fault{Kind: secretmanager.Hang, Method: "AccessSecretVersion"})
-		}, agent.Doubt},
-		"a hung Postgres": {func(*loop) { cluster.Pause() }, agent.Doubt},
+		}, decide.Doubt},
+		"a hung Postgres": {func(*loop) { cluster.Pause() }, decide.Doubt},
 		"both": {func(l *loop) {
 			cluster.Pause()
 			l.store.Break(secretmanager.Fault{Kind: secretmanager.Hang})
-		}, agent.Doubt},
+		}, decide.Doubt},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLoop(t, db)

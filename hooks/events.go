@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/notify"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
@@ -131,7 +132,7 @@ func Events(r agent.GuardResult) []Event {
 	var list []Event
 	tell := func(name EventName, f key.Fingerprint, format string, args ...any) {
 		e := Event{Name: name, Fingerprint: f, Text: fmt.Sprintf(format, args...)}
-		if p, tried := r.Evidence.Rows.Proofs[f]; tried && r.Evidence.Rows.State == agent.RowsAnswer {
+		if p, tried := r.Evidence.Rows.Proofs[f]; tried && r.Evidence.Rows.State == decide.RowsAnswer {
 			e.Verdict, e.Checked, e.Opened, e.Total = string(p.Verdict), p.Checked, p.Opened, r.Evidence.Rows.Dependent
 		}
 		list = append(list, e)
@@ -146,19 +147,19 @@ func Events(r agent.GuardResult) []Event {
 		return list
 	}
 	switch d.Action {
-	case agent.Install:
+	case decide.Install:
 		tell(Installed, d.Key, "the keyfile was %s; key %s is in place now: %s", r.Evidence.Keyfile.State(), d.Key, d.Reason)
-	case agent.Make:
+	case decide.Make:
 		tell(Made, d.Key, "first start: key %s was made, escrowed and installed", d.Key)
 	}
 	switch d.Settle {
-	case agent.SettleNothing:
-	case agent.SettleNeither:
+	case decide.SettleNothing:
+	case decide.SettleNeither:
 		tell(RotationSettled, "", "the rotation that was broken off is closed, and neither of its keys opens a row: see keyguard verify")
 	default:
 		tell(RotationSettled, d.Key, "the rotation that was broken off is closed: the rows are under its %s key, %s", d.Settle, d.Key)
 	}
-	if p := r.Evidence.Rows.Proofs[d.Key]; r.Evidence.Rows.State == agent.RowsAnswer && p.Verdict == rows.Partial {
+	if p := r.Evidence.Rows.Proofs[d.Key]; r.Evidence.Rows.State == decide.RowsAnswer && p.Verdict == rows.Partial {
 		tell(Split, d.Key, "the table is split: key %s opens only %d of %d rows; see keyguard verify", d.Key, p.Opened, p.Checked)
 	}
 	return list
@@ -169,9 +170,9 @@ func Events(r agent.GuardResult) []Event {
 func provenEvent(r agent.GuardResult) Event {
 	f, said := r.Decision.Key, r.Evidence.Rows
 	switch p := said.Proofs[f]; {
-	case said.State == agent.RowsSilent:
+	case said.State == decide.RowsSilent:
 		return Event{Name: Proven, Fingerprint: f, Verdict: string(rows.Silent), Text: fmt.Sprintf("no row depends on key %s: %s", f, said.Why)}
-	case said.State == agent.RowsAnswer && p.Verdict == rows.Opens:
+	case said.State == decide.RowsAnswer && p.Verdict == rows.Opens:
 		return Event{Name: Proven, Fingerprint: f, Verdict: string(p.Verdict), Checked: p.Checked, Opened: p.Opened, Total: said.Dependent,
 			Text: fmt.Sprintf("key %s opens every row it was tried on", f)}
 	}

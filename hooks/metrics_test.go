@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/notify"
 )
@@ -25,7 +26,7 @@ const (
 func surveyed() agent.SurveyResult {
 	at := time.Unix(1_700_000_000, 0)
 	return agent.SurveyResult{
-		Keyfile: agent.KeyfileEvidence{Good: true, Key: "0123456789abcdef"}, Known: "0123456789abcdef",
+		Keyfile: decide.KeyfileEvidence{Good: true, Key: "0123456789abcdef"}, Known: "0123456789abcdef",
 		Proof:   ledger.Entry{Event: ledger.Proven, Time: at, Verdict: "partial", Checked: 10, Opened: 9, Total: 12},
 		Escrows: []agent.EscrowSurvey{{Name: "gcp", Required: true, Saved: at, Due: 2, Drilled: ledger.Entry{Time: at, Verdict: "failed"}}},
 		Drill:   ledger.Entry{Time: at, Verdict: "failed", Took: 1500 * time.Millisecond},

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
@@ -41,7 +42,7 @@ func Prestart(ctx context.Context, h *agent.Host, opts PrestartOptions) (agent.G
 	result, err := agent.Guard(ctx, gated, agent.GuardOptions{
 		Remembered: func(mark string) map[key.Fingerprint]rows.Proof { return recallOnce().proofs(mark) },
 	})
-	if result.Evidence.Rows.State == agent.RowsNotAsked {
+	if result.Evidence.Rows.State == decide.RowsNotAsked {
 		return result, err // healthy: no escrow was asked either
 	}
 	remember(recallOnce(), &result)

@@ -16,6 +16,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
@@ -388,20 +389,20 @@ func (w *watcher) land(ctx context.Context, o outcome) {
 		w.seen, w.states = "", w.before // it was called off, and says nothing
 		return
 	}
-	if r.Evidence.Rows.State != agent.RowsNotAsked {
+	if r.Evidence.Rows.State != decide.RowsNotAsked {
 		remember(f.memory(), &r.GuardResult)
 	}
 	w.seen = f.there // not what is there now: that may have come after the decision
 	switch r.Evidence.Rows.State {
-	case agent.RowsAnswer:
+	case decide.RowsAnswer:
 		w.lastLook = f.look
 		if !w.lastLook.Before(w.second) {
 			w.second = time.Time{}
 		}
-	case agent.RowsSilent, agent.RowsUnknown:
+	case decide.RowsSilent, decide.RowsUnknown:
 		w.seen = "" // nothing is proven: the next rescan looks again
 	}
-	if o.err != nil || r.Held != "" || r.Decision.Action == agent.Doubt || r.Decision.Action == agent.Lost {
+	if o.err != nil || r.Held != "" || r.Decision.Action == decide.Doubt || r.Decision.Action == decide.Lost {
 		w.seen = ""
 	}
 	if r.Installed != "" && r.Evidence.Keyfile.Good {
@@ -609,14 +610,14 @@ func (w *watcher) told(ctx context.Context, r agent.TendResult, err error) {
 		w.o.Status("trouble: " + err.Error())
 		w.say("error "+string(d.Action), Event{Urgent: true, Text: "the keyfile could not be looked after", Err: err})
 		return
-	case r.Held != "" && d.Action == agent.Install:
+	case r.Held != "" && d.Action == decide.Install:
 		text := r.Held + "; to put it there: systemctl restart containarium"
 		w.o.Status(text)
 		w.say("held "+r.Held, Event{Name: RestartNeeded, Fingerprint: d.Key, Text: text})
 	case r.Held != "":
 		w.o.Status(r.Held)
 		w.say("held "+r.Held, Event{Urgent: true, Text: r.Held})
-	case d.Action == agent.Doubt, d.Action == agent.Lost:
+	case d.Action == decide.Doubt, d.Action == decide.Lost:
 		w.provenAs = ""
 		text := string(d.Action) + ": " + d.Reason
 		if d.Needed != "" {
@@ -638,7 +639,7 @@ func (w *watcher) told(ctx context.Context, r agent.TendResult, err error) {
 	switch {
 	case d.Warning != "" && !split:
 		w.say(warning, Event{Urgent: true, Text: d.Warning})
-	case r.Evidence.Rows.State == agent.RowsNotAsked:
+	case r.Evidence.Rows.State == decide.RowsNotAsked:
 		for _, state := range []string{warning, "split"} {
 			w.states[state] = w.before[state] // it was not looked at again
 		}

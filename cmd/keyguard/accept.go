@@ -10,6 +10,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
@@ -42,7 +43,7 @@ Exit status: 0 done; 2 not confirmed; 11 the rows cannot be asked (--new);
 			if fresh {
 				accept = agent.AcceptNew
 				opts.Confirm = func(r agent.AcceptResult) (bool, error) {
-					if r.Rows.State == agent.RowsUnknown {
+					if r.Rows.State == decide.RowsUnknown {
 						a.say("%s", r.Rows.Why)
 						return a.confirm(ctx, "Is this a new host, with no dump to be loaded there? Make a new key?")
 					}
@@ -68,7 +69,7 @@ Exit status: 0 done; 2 not confirmed; 11 the rows cannot be asked (--new);
 
 func (a *app) confirmAccept(ctx context.Context, r agent.AcceptResult) (bool, error) {
 	a.say("key %s: %s", r.Key, opened(r.Rows, r.Key))
-	if r.Rows.State == agent.RowsUnknown {
+	if r.Rows.State == decide.RowsUnknown {
 		a.say("the rows cannot be asked: %s", r.Rows.Why)
 	}
 	if r.Known != "" && r.Known != r.Key {

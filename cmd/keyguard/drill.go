@@ -12,6 +12,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -140,7 +141,7 @@ type drilledDoc struct {
 func drillDocOf(r agent.DrillResult) drillDoc {
 	d := drillDoc{Version: jsonVersion, ID: r.ID, Host: hostname(), Verdict: r.Verdict, Reason: r.Reason, Full: r.Full,
 		TookMS: r.Took.Milliseconds(), Rows: rowsDocOf(r.Rows), Tampered: r.Tampered(), Copies: []drilledDoc{}}
-	if r.Full && r.Rows.State == agent.RowsAnswer {
+	if r.Full && r.Rows.State == decide.RowsAnswer {
 		d.Unopened = &unopenedDoc{Count: r.Unopened.Count, Stretch: r.Unopened.Stretch, Rows: []rowDoc{}}
 		for _, n := range r.Unopened.Rows {
 			d.Unopened.Rows = append(d.Unopened.Rows, rowDoc(n))

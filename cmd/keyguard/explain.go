@@ -11,6 +11,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
@@ -323,17 +324,17 @@ func (a *app) explainRefusal(r refusal) {
 func (a *app) hintAtKey(r agent.GuardResult) {
 	e := r.Evidence
 	switch {
-	case r.Decision.Action == agent.Lost:
+	case r.Decision.Action == decide.Lost:
 		a.hint("if you have the key elsewhere (a printed sheet, another store): keyguard import")
 		a.hint("what every key opens: keyguard verify")
-	case e.Rows.State == agent.RowsUnknown:
+	case e.Rows.State == decide.RowsUnknown:
 		a.remedy(e.Rows.Err)
 		if e.Keyfile.Good {
 			a.hint("if you are sure of the key that is there: keyguard accept")
 		} else {
 			a.hint("if you have the key elsewhere: keyguard import")
 		}
-	case e.Rows.State == agent.RowsSilent && r.Decision.Needed == "":
+	case e.Rows.State == decide.RowsSilent && r.Decision.Needed == "":
 		a.hint("when the escrow answers again: keyguard restore; where there never was a key: keyguard accept --new")
 	default: // rows depend on a key: a new one would open none of them
 		a.hint("when the escrow answers again: keyguard restore; if you have the key elsewhere: keyguard import")
@@ -361,10 +362,10 @@ func (a *app) explainSearch(r agent.GuardResult) {
 	}
 	for _, s := range e.Escrows {
 		switch s.State {
-		case agent.EscrowFailed:
+		case decide.EscrowFailed:
 			a.urgent("escrow %q cannot answer: %s", s.Name, s.Why)
 			a.remedy(s.Err)
-		case agent.EscrowAnswered:
+		case decide.EscrowAnswered:
 			if len(s.Copies) == 0 {
 				a.urgent("escrow %q holds no copies", s.Name)
 			}

@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -202,22 +202,22 @@ type rowsDoc struct {
 	Dependent int64  `json:"dependent,omitempty"` // rows that only the keyfile's key can open
 }
 
-func rowsDocOf(e agent.RowsEvidence) rowsDoc {
+func rowsDocOf(e decide.RowsEvidence) rowsDoc {
 	return rowsDoc{State: stateOf(e), Why: e.Why, Dependent: e.Dependent}
 }
 
-func stateOf(e agent.RowsEvidence) string {
+func stateOf(e decide.RowsEvidence) string {
 	switch e.State {
-	case agent.RowsAnswer:
+	case decide.RowsAnswer:
 		return "answered"
-	case agent.RowsSilent:
+	case decide.RowsSilent:
 		return "silent"
 	}
 	return "unknown"
 }
 
 // proofOf is what the rows said of one key: nil where they said nothing.
-func proofOf(e agent.RowsEvidence, f key.Fingerprint) *proofDoc {
+func proofOf(e decide.RowsEvidence, f key.Fingerprint) *proofDoc {
 	p, ok := e.Proofs[f]
 	if !ok || f == "" {
 		return nil
@@ -226,9 +226,9 @@ func proofOf(e agent.RowsEvidence, f key.Fingerprint) *proofDoc {
 }
 
 // opened puts a proof in words.
-func opened(e agent.RowsEvidence, f key.Fingerprint) string {
+func opened(e decide.RowsEvidence, f key.Fingerprint) string {
 	switch p := proofOf(e, f); {
-	case e.State == agent.RowsSilent:
+	case e.State == decide.RowsSilent:
 		return "rows silent"
 	case p == nil:
 		return "not tried"

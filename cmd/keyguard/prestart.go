@@ -14,6 +14,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
@@ -101,7 +102,7 @@ func (a *app) prestart(ctx context.Context) (err error) {
 
 // passDespite is law 9: own trouble is reported, and passes where the daemon would
 // read a key and would not make one.
-func (a *app) passDespite(path string, said agent.RowsEvidence, trouble error) error {
+func (a *app) passDespite(path string, said decide.RowsEvidence, trouble error) error {
 	seen, err := keyfile.File{Path: path, Owner: os.Getuid(), Group: os.Getgid()}.Look()
 	if err != nil || seen.Kind != keyfile.Good || seen.NextThere {
 		return trouble
@@ -129,12 +130,12 @@ func (a *app) explainGuard(ctx context.Context, cfg *config.Config, r agent.Guar
 		a.urgent("%s", d.Warning)
 	}
 	switch d.Action {
-	case agent.Pass:
-		if r.Evidence.Rows.State != agent.RowsNotAsked {
+	case decide.Pass:
+		if r.Evidence.Rows.State != decide.RowsNotAsked {
 			a.say("key %s passes: %s", d.Key, d.Reason)
 		}
 		return nil
-	case agent.Install, agent.Make:
+	case decide.Install, decide.Make:
 		return nil
 	}
 	e := hooks.Event{Name: hooks.Parked, Fingerprint: d.Needed, Verdict: string(d.Action),
@@ -155,7 +156,7 @@ func (a *app) explainGuard(ctx context.Context, cfg *config.Config, r agent.Guar
 // refuse is Doubt or Lost where no watcher lives that could put the key in later.
 func (a *app) refuse(ctx context.Context, cfg *config.Config, r agent.GuardResult) error {
 	code, verdict := exitDoubt, "cannot tell which key is right"
-	if r.Decision.Action == agent.Lost {
+	if r.Decision.Action == decide.Lost {
 		code, verdict = exitLost, "the key is lost"
 	}
 	if cfg.Daemon.Unit != "" {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 	"github.com/footprintai/containarium-keyguard/hooks"
@@ -148,7 +149,7 @@ type shareDoc struct {
 func (a *app) printRepair(r agent.RepairResult, opts agent.RepairOptions, err error) error {
 	a.explainTrouble(r.Trouble)
 	for _, s := range r.Escrows {
-		if s.State == agent.EscrowFailed {
+		if s.State == decide.EscrowFailed {
 			a.urgent("escrow %q cannot answer, and may hold another key: %s", s.Name, s.Why)
 			a.remedy(s.Err)
 		}
@@ -190,7 +191,7 @@ func (a *app) printRepaired(r agent.RepairResult, opts agent.RepairOptions, err 
 		a.saveLines(append(r.Staged, r.Saved.Escrows...))
 		a.line("downtime %s, in all %s", short(r.Downtime), short(r.Took))
 	case err != nil:
-	case !r.Needed && r.Rows.State == agent.RowsSilent:
+	case !r.Needed && r.Rows.State == decide.RowsSilent:
 		a.line("nothing to repair: %s", r.Rows.Why)
 	case !r.Needed:
 		a.line("nothing to repair: every row that a key opens is under key %s, and this is in place", r.Target)

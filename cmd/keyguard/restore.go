@@ -10,6 +10,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
@@ -72,7 +73,7 @@ type triedDoc struct {
 	Error       string          `json:"error,omitempty"`
 }
 
-func triedDocs(e agent.RowsEvidence, tried []agent.Candidate) []triedDoc {
+func triedDocs(e decide.RowsEvidence, tried []agent.Candidate) []triedDoc {
 	docs := []triedDoc{}
 	for _, c := range tried {
 		docs = append(docs, triedDoc{c.Source, c.Escrow, c.Copy, c.Shelf, c.Key, proofOf(e, c.Key), c.Unreadable})
@@ -96,7 +97,7 @@ type restoreDoc struct {
 func (a *app) printRestore(r agent.RestoreResult, dryRun bool) {
 	a.explainTrouble(r.Trouble)
 	for _, s := range r.Escrows {
-		if s.State == agent.EscrowFailed {
+		if s.State == decide.EscrowFailed {
 			a.urgent("escrow %q cannot answer: %s", s.Name, s.Why)
 			a.remedy(s.Err)
 		}
@@ -121,7 +122,7 @@ func (a *app) printRestore(r agent.RestoreResult, dryRun bool) {
 	}
 }
 
-func (a *app) printTried(e agent.RowsEvidence, tried []agent.Candidate) {
+func (a *app) printTried(e decide.RowsEvidence, tried []agent.Candidate) {
 	if len(tried) == 0 {
 		return
 	}

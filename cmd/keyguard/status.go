@@ -10,6 +10,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
@@ -61,7 +62,7 @@ type drillStandingDoc struct {
 
 type decisionDoc struct {
 	Rule        string          `json:"rule"`
-	Action      agent.Action    `json:"action"`
+	Action      decide.Action   `json:"action"`
 	Fingerprint key.Fingerprint `json:"fingerprint,omitempty"`
 	Reason      string          `json:"reason"`
 }
@@ -111,18 +112,18 @@ func (a *app) printStatus(r agent.StatusResult, path string) error {
 func statusHints(r agent.StatusResult) []string {
 	var hints []string
 	switch {
-	case r.Decision.Action == agent.Install:
+	case r.Decision.Action == decide.Install:
 		hints = append(hints, "keyguard restore")
-	case r.Decision.Action == agent.Lost:
+	case r.Decision.Action == decide.Lost:
 		hints = append(hints, "if you have the key elsewhere (a printed sheet, another store): keyguard import")
-	case r.Rows.State == agent.RowsUnknown:
+	case r.Rows.State == decide.RowsUnknown:
 		hints = append(hints, remedyOf(r.Rows.Err))
 	}
 	for _, s := range r.Escrows {
 		switch {
 		case s.Alarm != "":
 			hints = append(hints, "if that copy is this host's own after all: keyguard accept")
-		case s.State == agent.EscrowFailed:
+		case s.State == decide.EscrowFailed:
 			hints = append(hints, remedyOf(s.Err))
 		case s.Drilled.Verdict == string(agent.DrillFailed) && s.Holds:
 			hints = append(hints, "when it is put right: keyguard drill")
@@ -174,9 +175,9 @@ func (a *app) printStatusText(r agent.StatusResult, path string) {
 	}
 	a.item("", keyfile)
 	switch {
-	case r.Rows.State == agent.RowsAnswer && r.Keyfile.Key == "":
+	case r.Rows.State == decide.RowsAnswer && r.Keyfile.Key == "":
 		a.item("rows", fmt.Sprintf("%d depend on a key", r.Rows.Dependent))
-	case r.Rows.State == agent.RowsAnswer:
+	case r.Rows.State == decide.RowsAnswer:
 		a.item("rows", opened(r.Rows, r.Keyfile.Key))
 	default:
 		a.item("rows", stateOf(r.Rows)+": "+r.Rows.Why)
@@ -229,7 +230,7 @@ func drillLine(d agent.DrillStanding) string {
 // escrowState is how one escrow stands to the keyfile's key, if it has one, in a few words.
 func escrowState(s agent.EscrowStatus, live key.Fingerprint) string {
 	switch {
-	case s.State == agent.EscrowFailed:
+	case s.State == decide.EscrowFailed:
 		return "cannot answer: " + s.Why
 	case s.Alarm != "":
 		return s.Alarm
@@ -248,7 +249,7 @@ func escrowLines(s agent.EscrowStatus) []string {
 	if s.Place.Domain != "" {
 		lines = append(lines, "lost with "+s.Place.Domain)
 	}
-	if s.State == agent.EscrowAnswered {
+	if s.State == decide.EscrowAnswered {
 		lines = append(lines, fmt.Sprintf("%d on the current shelf, %d in quarantine", s.Current, s.Quarantine))
 	}
 	line := fmt.Sprintf("last saved %s, last proven by a drill %s", when(s.SavedAt), when(s.Proven.Time))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
@@ -74,7 +75,7 @@ type keyfileDoc struct {
 func (a *app) printVerify(r agent.VerifyResult, judge func(agent.VerifyResult) error) error {
 	a.explainTrouble(r.Trouble)
 	for _, s := range r.Escrows {
-		if s.State == agent.EscrowFailed {
+		if s.State == decide.EscrowFailed {
 			a.urgent("escrow %q cannot answer: %s", s.Name, s.Why)
 			a.remedy(s.Err)
 		}
@@ -98,7 +99,7 @@ func (a *app) printVerify(r agent.VerifyResult, judge func(agent.VerifyResult) e
 
 // judgeDatabase says which key another database needs.
 func (a *app) judgeDatabase(r agent.VerifyResult, database string) error {
-	if r.Rows.State != agent.RowsAnswer {
+	if r.Rows.State != decide.RowsAnswer {
 		hint := "is it the right one, does it answer, and may the role of --database read table secrets?"
 		if errors.Is(r.Rows.Err, rows.ErrLoose) {
 			hint = remedyOf(rows.ErrLoose)
@@ -131,7 +132,7 @@ func (a *app) judgeDatabase(r agent.VerifyResult, database string) error {
 // judgeNone is for rows that no key opens.
 func (a *app) judgeNone(r agent.VerifyResult) error {
 	for _, s := range r.Escrows {
-		if s.State == agent.EscrowFailed {
+		if s.State == decide.EscrowFailed {
 			return outcome{exitDoubt, fmt.Sprintf("no key at hand opens a row, and escrow %q cannot answer", s.Name), []string{remedyOf(s.Err)}}
 		}
 	}
@@ -140,9 +141,9 @@ func (a *app) judgeNone(r agent.VerifyResult) error {
 
 func (a *app) judgeVerify(r agent.VerifyResult) error {
 	switch r.Rows.State {
-	case agent.RowsSilent:
+	case decide.RowsSilent:
 		return outcome{exitDoubt, "nothing is proven: " + r.Rows.Why, []string{"how the key stands all the same: keyguard status"}}
-	case agent.RowsUnknown:
+	case decide.RowsUnknown:
 		return outcome{exitDoubt, "nothing is proven: " + r.Rows.Why, []string{remedyOf(r.Rows.Err)}}
 	}
 	own := proofOf(r.Rows, r.Keyfile.Key)

@@ -1,4 +1,4 @@
-package agent
+package decide
 
 import (
 	"fmt"
@@ -14,7 +14,7 @@ import (
 
 var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-// Keys of the tables, by fingerprint; Decide never sees more of them.
+// Keys of the tables, by fingerprint; the rules never see more of them.
 const (
 	a = key.Fingerprint("aaaaaaaaaaaaaaaa")
 	b = key.Fingerprint("bbbbbbbbbbbbbbbb")
@@ -51,12 +51,12 @@ func known(f key.Fingerprint, age time.Duration) LedgerEvidence {
 	return LedgerEvidence{Known: f, LastLook: now.Add(-age)}
 }
 
-func history(l LedgerEvidence, contradicted ...key.Fingerprint) LedgerEvidence {
-	l.HistoryAsked, l.Contradicted = true, map[key.Fingerprint]bool{}
+func history(contradicted ...key.Fingerprint) HistoryEvidence {
+	h := HistoryEvidence{Asked: true, Contradicted: map[key.Fingerprint]bool{}}
 	for _, f := range contradicted {
-		l.Contradicted[f] = true
+		h.Contradicted[f] = true
 	}
-	return l
+	return h
 }
 
 func accepted(f key.Fingerprint, v rows.Verdict, age time.Duration) LedgerEvidence {
@@ -95,7 +95,7 @@ var (
 )
 
 // TestDecide has a row for every branch of design §3.
-func TestDecide(t *testing.T) {
+func TestKeyfile(t *testing.T) {
 	const day = 24 * time.Hour
 	next := func(f key.Fingerprint) NextEvidence { return NextEvidence{There: true, Key: f} }
 	for _, test := range []struct {
@@ -284,22 +284,22 @@ func TestDecide(t *testing.T) {
 			want: Decision{Rule: "R5", Action: Doubt, Needed: a}},
 		{name: "unknown, none known: the ledger is asked", e: Evidence{Keyfile: good(b), Rows: unknown},
 			want: Decision{Rule: "R5", Action: Ask, Question: AskHistory}},
-		{name: "unknown, contradicted before", e: Evidence{Keyfile: good(b), Ledger: history(LedgerEvidence{}, b), Rows: unknown},
+		{name: "unknown, contradicted before", e: Evidence{Keyfile: good(b), History: history(b), Rows: unknown},
 			want: Decision{Rule: "R5", Action: Doubt}},
-		{name: "unknown, none known: the escrows are asked", e: Evidence{Keyfile: good(b), Ledger: history(LedgerEvidence{}), Rows: unknown, Escrows: []EscrowEvidence{pending}},
+		{name: "unknown, none known: the escrows are asked", e: Evidence{Keyfile: good(b), History: history(), Rows: unknown, Escrows: []EscrowEvidence{pending}},
 			want: Decision{Rule: "R5", Action: Ask, Question: AskEscrows}},
-		{name: "unknown, none known, the escrow's newest is another", e: Evidence{Keyfile: good(b), Ledger: history(LedgerEvidence{}), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp", current(a))}},
+		{name: "unknown, none known, the escrow's newest is another", e: Evidence{Keyfile: good(b), History: history(), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp", current(a))}},
 			want: Decision{Rule: "R5", Action: Doubt}},
-		{name: "unknown, none known, the escrow's newest cannot be read", e: Evidence{Keyfile: good(b), Ledger: history(LedgerEvidence{}), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp", sealed(""))}},
+		{name: "unknown, none known, the escrow's newest cannot be read", e: Evidence{Keyfile: good(b), History: history(), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp", sealed(""))}},
 			want: Decision{Rule: "R5", Action: Doubt}},
-		{name: "unknown, none known, the escrow's newest is the same", e: Evidence{Keyfile: good(b), Ledger: history(LedgerEvidence{}), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp", worthless, current(b))}},
+		{name: "unknown, none known, the escrow's newest is the same", e: Evidence{Keyfile: good(b), History: history(), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp", worthless, current(b))}},
 			want: Decision{Rule: "R5", Action: Pass, Key: b}, warn: true},
-		{name: "unknown, none known, the escrows are down", e: Evidence{Keyfile: good(b), Ledger: history(LedgerEvidence{}), Rows: unknown, Escrows: []EscrowEvidence{down("gcp", true)}},
+		{name: "unknown, none known, the escrows are down", e: Evidence{Keyfile: good(b), History: history(), Rows: unknown, Escrows: []EscrowEvidence{down("gcp", true)}},
 			want: Decision{Rule: "R5", Action: Pass, Key: b}, warn: true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			test.e.Now = now
-			got := Decide(test.e)
+			got := Keyfile(test.e)
 			if got.Action != Ask && got.Reason == "" {
 				t.Error("no reason is given")
 			}
@@ -315,7 +315,7 @@ func TestDecide(t *testing.T) {
 	}
 }
 
-// world is a host as it really is; answer gives Decide what it asks for.
+// world is a host as it really is; answer gives the rules what they ask for.
 type world struct {
 	evidence Evidence // without what must be asked for
 	rows     RowsEvidence
@@ -417,7 +417,7 @@ func (w *world) answer(e *Evidence, q Question) {
 	w.asked = append(w.asked, q)
 	switch q {
 	case AskHistory:
-		e.Ledger.HistoryAsked, e.Ledger.Contradicted = true, w.history
+		e.History = HistoryEvidence{Asked: true, Contradicted: w.history}
 	case AskLocal:
 		e.Local = LocalEvidence{Asked: true, Keys: w.local}
 	case AskRows:
@@ -440,12 +440,12 @@ func (w *world) answer(e *Evidence, q Question) {
 	}
 }
 
-// run asks Decide to the end.
+// run asks Keyfile to the end.
 func (w *world) run(t *testing.T) (Decision, Evidence) {
 	e := w.evidence
 	e.Escrows = slices.Clone(e.Escrows)
 	for range 20 {
-		d := Decide(e)
+		d := Keyfile(e)
 		if d.Action != Ask {
 			return d, e
 		}
@@ -459,8 +459,8 @@ func (w *world) run(t *testing.T) (Decision, Evidence) {
 	return Decision{}, e
 }
 
-// TestDecideProperties draws worlds and checks what must hold in all of them.
-func TestDecideProperties(t *testing.T) {
+// TestKeyfileProperties draws worlds and checks what must hold in all of them.
+func TestKeyfileProperties(t *testing.T) {
 	const worlds = 40_000
 	r := rand.New(rand.NewPCG(1, 2))
 	rules, actions := map[string]int{}, map[Action]int{}
@@ -474,7 +474,7 @@ func TestDecideProperties(t *testing.T) {
 		rules[d.Rule]++
 		actions[d.Action]++
 		own, asked := e.Keyfile.Key, e.Rows.State
-		calm := e.openRotation() == nil
+		calm := e.OpenRotation() == nil
 		switch d.Action {
 		case Pass:
 			if !e.Keyfile.Good || d.Key != own {

@@ -1,4 +1,4 @@
-package agent
+package decide
 
 import (
 	"fmt"
@@ -13,7 +13,7 @@ import (
 // (law 7): a day and an hour, so that an hourly proof may fail for a whole day.
 const ProofLife = 25 * time.Hour
 
-// Action is what Decide says is to be done with the keyfile.
+// Action is what Keyfile says is to be done with the keyfile.
 type Action string
 
 // The five answers, and Ask, which is not one: the evidence does not decide yet.
@@ -48,121 +48,7 @@ const (
 	SettleNeither Settlement = "neither" // Silent, or neither opens a row
 )
 
-// Evidence is what is known of the host when Decide is called. Keys appear by
-// fingerprint only; whoever gathers the evidence holds the bytes.
-type Evidence struct {
-	Now     time.Time
-	Keyfile KeyfileEvidence
-	Next    NextEvidence
-	Ledger  LedgerEvidence
-	Local   LocalEvidence
-	Rows    RowsEvidence
-	Escrows []EscrowEvidence // in the order of the configuration
-}
-
-// KeyfileEvidence is what stands in the keyfile's place.
-type KeyfileEvidence struct {
-	Good bool            // a regular file of 32 bytes
-	Key  key.Fingerprint // of its 32 bytes, or of what a malformed file decodes to; "" for none
-	Why  string          // what is wrong, when it is not Good: "missing", "31 bytes instead of 32"
-}
-
-// State describes the keyfile for people.
-func (k KeyfileEvidence) State() string {
-	switch {
-	case k.Good:
-		return "holding key " + string(k.Key)
-	case k.Key != "":
-		return fmt.Sprintf("%s, holding key %s", k.Why, k.Key)
-	}
-	return k.Why
-}
-
-// NextEvidence is the `.next` beside the keyfile, which a rotation writes.
-type NextEvidence struct {
-	There bool
-	Key   key.Fingerprint // "" when it holds no key
-}
-
-// Rotation is the one that the ledger has open.
-type Rotation struct {
-	Old, New key.Fingerprint
-	Begun    bool // the ledger says "commit begun"
-}
-
-// LedgerEvidence is keyguard's own record of this host.
-type LedgerEvidence struct {
-	Known    key.Fingerprint // the known key (design §1), "" for none
-	Accepted bool            // it is known by a person's word, not by a proof
-	Verdict  rows.Verdict    // the verdict of that entry: what it was accepted with
-	LastLook time.Time       // when the known key was last proven or accepted
-	Rotation *Rotation
-	Stopped  bool // keyguard stopped the daemon and did not start it again
-
-	HistoryAsked bool
-	Contradicted map[key.Fingerprint]bool
-}
-
-// LocalEvidence is the local quarantine, newest first.
-type LocalEvidence struct {
-	Asked bool
-	Keys  []key.Fingerprint
-}
-
-// RowsEvidence is what the rows said.
-type RowsEvidence struct {
-	State RowsState
-	Why   string // for Silent and Unknown: on what ground
-	Err   error  // for Unknown: what Why says, for errors.Is
-	// Dependent counts the rows that only the keyfile's key can open, in RowsAnswer.
-	Dependent int64
-	Proofs    map[key.Fingerprint]rows.Proof
-}
-
-// RowsState tells the four states of the rows apart (law 6).
-type RowsState int
-
-// The zero value is "not asked yet".
-const (
-	RowsNotAsked RowsState = iota
-	RowsUnknown
-	RowsSilent
-	RowsAnswer
-)
-
-// EscrowEvidence is what one escrow answered.
-type EscrowEvidence struct {
-	Name     string
-	Required bool
-	State    EscrowState
-	Why      string // why it cannot answer
-	Err      error  // the same, for errors.Is
-	Copies   []CopyEvidence
-	// Remembered: this is what it answered an earlier start, and may have changed.
-	Remembered bool
-}
-
-// EscrowState tells a pending answer from one that will not come (law 6).
-type EscrowState int
-
-// The zero value is "no answer yet".
-const (
-	EscrowPending EscrowState = iota
-	EscrowAnswered
-	EscrowFailed
-)
-
-// CopyEvidence is one copy, newest first within its shelf.
-type CopyEvidence struct {
-	ID         string
-	Shelf      escrow.Shelf
-	Key        key.Fingerprint // "" when nobody can tell
-	Have       bool            // its bytes are at hand
-	Unreadable string          // why its bytes cannot be had: sealed, disabled
-	Worthless  bool            // positively no key: destroyed, or bytes that are none
-}
-
-// Decision is what Decide answers.
+// Decision is what Keyfile answers.
 type Decision struct {
 	Action       Action
 	Question     Question        // when Action is Ask
@@ -175,13 +61,13 @@ type Decision struct {
 	Warning      string          // passes, but a person should know
 }
 
-// Decide says which key the daemon may start with: design §3, rules R1 to R5, the
+// Keyfile says which key the daemon may start with: design §3, rules R1 to R5, the
 // first that applies. It is pure. Where a rule lacks evidence it answers Ask and is
 // called again with more; each question is asked at most as often as it can be
 // answered, so that the loop ends.
-func Decide(e Evidence) Decision {
+func Keyfile(e Evidence) Decision {
 	d := decision{Evidence: e, known: e.Ledger.Known}
-	if r := d.openRotation(); r != nil {
+	if r := d.OpenRotation(); r != nil {
 		if out, done := d.r1(*r); done {
 			return d.finish("R1", out)
 		}
@@ -225,20 +111,9 @@ func (d *decision) finish(rule string, out Decision) Decision {
 
 func ask(q Question) Decision { return Decision{Action: Ask, Question: q} }
 
-func doubt(format string, a ...any) Decision {
+// InDoubt is Doubt, and why.
+func InDoubt(format string, a ...any) Decision {
 	return Decision{Action: Doubt, Reason: fmt.Sprintf(format, a...)}
-}
-
-// openRotation is the ledger's, or the one that a `.next` alone gives away: its
-// commit may have begun, and the old key is then the keyfile's.
-func (e Evidence) openRotation() *Rotation {
-	if e.Ledger.Rotation != nil {
-		return e.Ledger.Rotation
-	}
-	if e.Next.There {
-		return &Rotation{Old: e.Keyfile.Key, New: e.Next.Key, Begun: true}
-	}
-	return nil
 }
 
 // r1 settles an open rotation. It reports false when the rotation is closed with
@@ -256,7 +131,7 @@ func (d *decision) r1(r Rotation) (Decision, bool) {
 		if !r.Begun && r.Old != "" {
 			return d.obtain(r.Old, "the rotation had not begun its commit, so the rows are under the old key"), true
 		}
-		return doubt("a rotation stopped in its commit, and only the rows can tell which of its keys holds: %s", d.Rows.Why), true
+		return InDoubt("a rotation stopped in its commit, and only the rows can tell which of its keys holds: %s", d.Rows.Why), true
 	}
 	old, oldKnown := d.tried(r.Old)
 	fresh, freshKnown := d.tried(r.New)
@@ -266,7 +141,7 @@ func (d *decision) r1(r Rotation) (Decision, bool) {
 			return ask(q), true
 		}
 		if d.unanswered() != "" {
-			return doubt("a rotation is open and one of its keys cannot be tried: %s", d.unanswered()), true
+			return InDoubt("a rotation is open and one of its keys cannot be tried: %s", d.unanswered()), true
 		}
 	}
 	switch {
@@ -350,11 +225,11 @@ func (d *decision) r3() Decision {
 	if p, tried := d.tried(own); tried && d.has(own) && p.Opened > 0 && p.Opened >= most {
 		return d.place(own, fmt.Sprintf("it opens %d of %d rows, and no key at hand opens more", p.Opened, p.Checked))
 	}
-	if d.pending() {
+	if d.Pending() {
 		return ask(AskEscrows)
 	}
 	if why := d.unanswered(); why != "" {
-		return doubt("no key at hand opens every row, and %s", why)
+		return InDoubt("no key at hand opens every row, and %s", why)
 	}
 	if most > 0 {
 		return d.place(best, fmt.Sprintf("it opens %d rows, more than any other key", most))
@@ -378,12 +253,12 @@ func (d *decision) r4() Decision {
 	if !d.Local.Asked {
 		return ask(AskLocal)
 	}
-	if d.pending() {
+	if d.Pending() {
 		return ask(AskEscrows)
 	}
 	for _, s := range d.Escrows {
 		if s.Required && s.State == EscrowFailed {
-			return doubt("the keyfile is %s and the required escrow %q cannot answer: %s", d.Keyfile.Why, s.Name, s.Why)
+			return InDoubt("the keyfile is %s and the required escrow %q cannot answer: %s", d.Keyfile.Why, s.Name, s.Why)
 		}
 	}
 	if f := d.preferred(); f != "" {
@@ -391,14 +266,14 @@ func (d *decision) r4() Decision {
 	}
 	// Law 2: copies "may exist" wherever somebody did not answer or could not be read.
 	if why := d.unanswered(); why != "" {
-		return doubt("the keyfile is %s, and %s", d.Keyfile.Why, why)
+		return InDoubt("the keyfile is %s, and %s", d.Keyfile.Why, why)
 	}
 	if why := d.traces(); why != "" {
-		return doubt("the keyfile is %s, and %s", d.Keyfile.Why, why)
+		return InDoubt("the keyfile is %s, and %s", d.Keyfile.Why, why)
 	}
 	for _, s := range d.Escrows {
 		if s.Remembered {
-			return doubt("the keyfile is %s, and escrow %q held no copy a while ago and was not asked again yet", d.Keyfile.Why, s.Name)
+			return InDoubt("the keyfile is %s, and escrow %q held no copy a while ago and was not asked again yet", d.Keyfile.Why, s.Name)
 		}
 	}
 	return Decision{Action: Make, Reason: "no row and no copy exists: " + d.Rows.Why}
@@ -408,7 +283,7 @@ func (d *decision) r4() Decision {
 func (d *decision) r5() Decision {
 	if !d.Keyfile.Good {
 		if d.known == "" {
-			return doubt("the keyfile is %s, no key is known here, and the rows cannot be asked: %s", d.Keyfile.Why, d.Rows.Why)
+			return InDoubt("the keyfile is %s, no key is known here, and the rows cannot be asked: %s", d.Keyfile.Why, d.Rows.Why)
 		}
 		if d.has(d.known) {
 			return d.place(d.known, "it is the known key")
@@ -416,24 +291,24 @@ func (d *decision) r5() Decision {
 		if q, more := d.search(func() bool { return true }); more {
 			return ask(q)
 		}
-		return doubt("the keyfile is %s, the known key was not found%s, and the rows cannot be asked: %s",
+		return InDoubt("the keyfile is %s, the known key was not found%s, and the rows cannot be asked: %s",
 			d.Keyfile.Why, d.andUnanswered(), d.Rows.Why)
 	}
 	if d.known != "" {
-		return doubt("the keyfile holds another key than the known one, and the rows cannot be asked: %s", d.Rows.Why)
+		return InDoubt("the keyfile holds another key than the known one, and the rows cannot be asked: %s", d.Rows.Why)
 	}
-	if !d.Ledger.HistoryAsked {
+	if !d.History.Asked {
 		return ask(AskHistory)
 	}
-	if d.Ledger.Contradicted[d.Keyfile.Key] {
-		return doubt("the keyfile's key once opened none of the rows, and they cannot be asked now: %s", d.Rows.Why)
+	if d.History.Contradicted[d.Keyfile.Key] {
+		return InDoubt("the keyfile's key once opened none of the rows, and they cannot be asked now: %s", d.Rows.Why)
 	}
-	if d.pending() {
+	if d.Pending() {
 		return ask(AskEscrows)
 	}
 	for _, s := range d.Escrows {
-		if c, ok := s.newestCurrent(); ok && c.Key != d.Keyfile.Key {
-			return doubt("the newest current copy in %q is of another key than the keyfile's, and the rows cannot be asked: %s", s.Name, d.Rows.Why)
+		if c, ok := s.NewestCurrent(); ok && c.Key != d.Keyfile.Key {
+			return InDoubt("the newest current copy in %q is of another key than the keyfile's, and the rows cannot be asked: %s", s.Name, d.Rows.Why)
 		}
 	}
 	return Decision{Action: Pass, Key: d.Keyfile.Key, Reason: "nothing speaks against the key",
@@ -456,7 +331,7 @@ func (d *decision) obtain(f key.Fingerprint, reason string) Decision {
 	if q, more := d.search(func() bool { return true }); more {
 		return ask(q)
 	}
-	return doubt("key %s is needed and was not found%s", f, d.andUnanswered())
+	return InDoubt("key %s is needed and was not found%s", f, d.andUnanswered())
 }
 
 // search names the next place to look in for a key, as long as want says that one
@@ -469,7 +344,7 @@ func (d *decision) search(want func() bool) (Question, bool) {
 		return AskLocal, true
 	case d.Rows.State == RowsAnswer && d.missingProof(d.atHand()):
 		return AskRows, true
-	case d.pending():
+	case d.Pending():
 		return AskEscrows, true
 	}
 	return "", false
@@ -542,15 +417,6 @@ func (d *decision) best(at []key.Fingerprint) (best key.Fingerprint, most int64)
 	return best, most
 }
 
-func (e Evidence) pending() bool {
-	for _, s := range e.Escrows {
-		if s.State == EscrowPending {
-			return true
-		}
-	}
-	return false
-}
-
 // unanswered says why the copies are not all known: an escrow without an answer, or
 // a copy that cannot be read (law 6). A copy that was tried before counts as read.
 func (d *decision) unanswered() string {
@@ -598,7 +464,7 @@ func (d *decision) traces() string {
 // the quarantine shelves, and last the older current copies.
 func (d *decision) preferred() key.Fingerprint {
 	for _, s := range d.Escrows {
-		if c, ok := s.newestCurrent(); ok && c.Have {
+		if c, ok := s.NewestCurrent(); ok && c.Have {
 			return c.Key
 		}
 	}
@@ -620,15 +486,4 @@ func (d *decision) preferred() key.Fingerprint {
 		}
 	}
 	return ""
-}
-
-// newestCurrent is the copy that the runbook's `latest` would return, bytes that are
-// positively no key left out.
-func (s EscrowEvidence) newestCurrent() (CopyEvidence, bool) {
-	for _, c := range s.Copies {
-		if c.Shelf == escrow.Current && !c.Worthless {
-			return c, true
-		}
-	}
-	return CopyEvidence{}, false
 }

@@ -1,0 +1,203 @@
+// Package decide holds the judgements of the design, and nothing else judges: which key
+// the daemon may start with (keyfile.go, rules R1 to R5), and on which shelf of an escrow
+// a key may be saved (shelf.go, law 4). It is pure: evidence in, an answer with its reason
+// out. Whoever gathers the evidence, for whatever command, gets the same answer from the
+// same evidence, in whatever order it came.
+package decide
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+// Evidence is what is known of the host when it is decided. Keys appear by
+// fingerprint only; whoever gathers the evidence holds the bytes.
+type Evidence struct {
+	Now     time.Time
+	Keyfile KeyfileEvidence
+	Next    NextEvidence
+	Ledger  LedgerEvidence
+	History HistoryEvidence
+	Local   LocalEvidence
+	Rows    RowsEvidence
+	Escrows []EscrowEvidence // in the order of the configuration
+}
+
+// KeyfileEvidence is what stands in the keyfile's place.
+type KeyfileEvidence struct {
+	Good bool            // a regular file of 32 bytes
+	Key  key.Fingerprint // of its 32 bytes, or of what a malformed file decodes to; "" for none
+	Why  string          // what is wrong, when it is not Good: "missing", "31 bytes instead of 32"
+}
+
+// State describes the keyfile for people.
+func (k KeyfileEvidence) State() string {
+	switch {
+	case k.Good:
+		return "holding key " + string(k.Key)
+	case k.Key != "":
+		return fmt.Sprintf("%s, holding key %s", k.Why, k.Key)
+	}
+	return k.Why
+}
+
+// NextEvidence is the `.next` beside the keyfile, which a rotation writes.
+type NextEvidence struct {
+	There bool
+	Key   key.Fingerprint // "" when it holds no key
+}
+
+// Rotation is the one that the ledger has open.
+type Rotation struct {
+	Old, New key.Fingerprint
+	Begun    bool // the ledger says "commit begun"
+}
+
+// LedgerEvidence is keyguard's own record of this host.
+type LedgerEvidence struct {
+	Known    key.Fingerprint // the known key (design §1), "" for none
+	Accepted bool            // it is known by a person's word, not by a proof
+	Verdict  rows.Verdict    // the verdict of that entry: what it was accepted with
+	LastLook time.Time       // when the known key was last proven or accepted
+	Rotation *Rotation
+	Stopped  bool // keyguard stopped the daemon and did not start it again
+}
+
+// HistoryEvidence is what the whole ledger tells, behind its end: LedgerEvidence.
+type HistoryEvidence struct {
+	Asked        bool
+	Contradicted map[key.Fingerprint]bool // the last word on a key is that it opened no row
+	Proven       []key.Fingerprint        // the keys that ever opened rows here, the last first
+	Saved        map[string]SavedEvidence // by the escrow's name; none where nothing was saved
+}
+
+// SavedEvidence is what this host saved in one escrow, or a person adopted there.
+type SavedEvidence struct {
+	Last   SavedCopy                // on the current shelf; its ID is "" for none
+	Copies map[string]bool          // by id, on either shelf
+	Keys   map[key.Fingerprint]bool // on either shelf
+}
+
+// SavedCopy is one such copy.
+type SavedCopy struct {
+	ID       string
+	Key      key.Fingerprint
+	Verified bool // it was read back
+}
+
+// LocalEvidence is the local quarantine, newest first.
+type LocalEvidence struct {
+	Asked bool
+	Keys  []key.Fingerprint
+}
+
+// RowsEvidence is what the rows said.
+type RowsEvidence struct {
+	State RowsState
+	Why   string // for Silent and Unknown: on what ground
+	Err   error  // for Unknown: what Why says, for errors.Is
+	// Dependent counts the rows that only the keyfile's key can open, in RowsAnswer.
+	Dependent int64
+	Proofs    map[key.Fingerprint]rows.Proof
+}
+
+// RowsState tells the four states of the rows apart (law 6).
+type RowsState int
+
+// The zero value is "not asked yet".
+const (
+	RowsNotAsked RowsState = iota
+	RowsUnknown
+	RowsSilent
+	RowsAnswer
+)
+
+// EscrowEvidence is what one escrow answered.
+type EscrowEvidence struct {
+	Name     string
+	Required bool
+	State    EscrowState
+	Why      string // why it cannot answer
+	Err      error  // the same, for errors.Is
+	Copies   []CopyEvidence
+	// Remembered: this is what it answered an earlier start, and may have changed.
+	Remembered bool
+}
+
+// EscrowState tells a pending answer from one that will not come (law 6).
+type EscrowState int
+
+// The zero value is "no answer yet".
+const (
+	EscrowPending EscrowState = iota
+	EscrowAnswered
+	EscrowFailed
+)
+
+// CopyEvidence is one copy, newest first within its shelf.
+type CopyEvidence struct {
+	ID         string
+	Shelf      escrow.Shelf
+	Key        key.Fingerprint // "" when nobody can tell
+	Have       bool            // its bytes are at hand
+	Unreadable string          // why its bytes cannot be had: sealed, disabled
+	Worthless  bool            // positively no key: destroyed, or bytes that are none
+}
+
+// OpenRotation is the ledger's, or the one that a `.next` alone gives away: its
+// commit may have begun, and the old key is then the keyfile's.
+func (e Evidence) OpenRotation() *Rotation {
+	if e.Ledger.Rotation != nil {
+		return e.Ledger.Rotation
+	}
+	if e.Next.There {
+		return &Rotation{Old: e.Keyfile.Key, New: e.Next.Key, Begun: true}
+	}
+	return nil
+}
+
+// Pending tells whether an escrow has not answered yet.
+func (e Evidence) Pending() bool {
+	for _, s := range e.Escrows {
+		if s.State == EscrowPending {
+			return true
+		}
+	}
+	return false
+}
+
+// NewestCurrent is the copy that the runbook's `latest` would return, bytes that are
+// positively no key left out.
+func (s EscrowEvidence) NewestCurrent() (CopyEvidence, bool) {
+	for _, c := range s.Copies {
+		if c.Shelf == escrow.Current && !c.Worthless {
+			return c, true
+		}
+	}
+	return CopyEvidence{}, false
+}
+
+// VerdictOf is what the rows say of one key.
+func (e RowsEvidence) VerdictOf(f key.Fingerprint) rows.Verdict {
+	switch e.State {
+	case RowsAnswer:
+		if p, tried := e.Proofs[f]; tried {
+			return p.Verdict
+		}
+	case RowsSilent:
+		return rows.Silent
+	}
+	return rows.Unknown
+}
+
+// Checked is how many rows every key was tried on.
+func (e RowsEvidence) Checked() int64 {
+	for _, p := range e.Proofs {
+		return p.Checked
+	}
+	return 0
+}

@@ -1,0 +1,98 @@
+package decide
+
+import (
+	"fmt"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+// Shelf says on which shelf of an escrow a key may be saved, and why not on the current
+// one (law 4). It wants the history, and the newest current copy of that escrow; where
+// the rows prove too little, of all of them.
+func Shelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
+	newest, there := e.Escrows[i].NewestCurrent()
+	if there && newest.Key == f {
+		return escrow.Current, ""
+	}
+	if why := Alarm(e, i); why != "" {
+		return escrow.Quarantine, why
+	}
+	provenHere := f == e.Ledger.Known && !e.Ledger.Accepted
+	switch v := e.Rows.VerdictOf(f); {
+	case v == rows.Opens, provenHere && v != rows.Refuted:
+		return escrow.Current, ""
+	case v == rows.Refuted:
+		return escrow.Quarantine, "it opens no row"
+	case v == rows.Unknown:
+		return escrow.Quarantine, "it could not be tried on the rows: " + e.Rows.Why
+	}
+	// Partial and Silent prove too little to stand above any other key.
+	for _, other := range e.History.Proven {
+		if other != f {
+			return escrow.Quarantine, fmt.Sprintf("the rows do not prove it, and key %s was proven here before", other)
+		}
+	}
+	for _, s := range e.Escrows {
+		if s.State != EscrowAnswered {
+			// Law 6: what cannot be heard of may be there.
+			return escrow.Quarantine, fmt.Sprintf("the rows do not prove it, and escrow %q cannot say whether it holds another key: %s", s.Name, s.Why)
+		}
+		for _, c := range s.Copies {
+			if c.Shelf == escrow.Current && !c.Worthless && c.Key != f {
+				return escrow.Quarantine, fmt.Sprintf("the rows do not prove it, and copy %s in escrow %q is of another key", c.ID, s.Name)
+			}
+		}
+	}
+	return escrow.Current, ""
+}
+
+// Alarm says why only the quarantine of an escrow may be written: its newest current
+// copy is not from this host (law 4). One of a key that is, or was right, here is taken
+// for ours: a save that was killed before the ledger named it.
+func Alarm(e Evidence, i int) string {
+	s := e.Escrows[i]
+	saved := e.History.Saved[s.Name]
+	newest, there := s.NewestCurrent()
+	if !there || saved.Last.ID == "" || saved.Copies[newest.ID] {
+		return ""
+	}
+	for _, f := range append(e.Local.Keys[:len(e.Local.Keys):len(e.Local.Keys)], e.History.Proven...) {
+		if f == newest.Key {
+			return ""
+		}
+	}
+	return fmt.Sprintf("copy %s there is not from this host: another host writes to the same place", newest.ID)
+}
+
+// Due lists the keys on this host that one escrow does not hold, by the ledger: the
+// keyfile's key first, unless it is the last that was saved as current there, then
+// what lies in the local quarantine. It wants the history and the local quarantine.
+func Due(e Evidence, name string) []key.Fingerprint {
+	proven := e.Ledger.Known
+	if e.Ledger.Accepted {
+		proven = ""
+	}
+	saved := e.History.Saved[name]
+	due := func(f key.Fingerprint) bool {
+		switch {
+		case saved.Last.ID != "" && saved.Last.Key == f:
+			return !saved.Last.Verified
+		case f == proven:
+			return true
+		}
+		return !saved.Keys[f] // in quarantine it stays until the rows prove it
+	}
+	var list []key.Fingerprint
+	live := e.Keyfile.Key
+	if e.Keyfile.Good && due(live) {
+		list = append(list, live)
+	}
+	for _, f := range e.Local.Keys {
+		if f != live && due(f) {
+			list = append(list, f)
+		}
+	}
+	return list
+}

@@ -1,0 +1,106 @@
+package decide
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+// saved is a history in which this host saved a copy in escrow "gcp".
+func saved(id string, f key.Fingerprint, proven ...key.Fingerprint) HistoryEvidence {
+	h := history()
+	h.Proven = proven
+	h.Saved = map[string]SavedEvidence{"gcp": {
+		Last:   SavedCopy{ID: id, Key: f, Verified: true},
+		Copies: map[string]bool{id: true},
+		Keys:   map[key.Fingerprint]bool{f: true},
+	}}
+	return h
+}
+
+// copyOf is a current copy with an id of its own.
+func copyOf(id string, f key.Fingerprint) CopyEvidence {
+	return CopyEvidence{ID: id, Shelf: escrow.Current, Key: f}
+}
+
+// TestShelf has a row for every branch of law 4. The key is always a, in escrow "gcp".
+func TestShelf(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		e     Evidence
+		want  escrow.Shelf
+		alarm bool
+	}{
+		{name: "it opens all rows", e: Evidence{Keyfile: good(a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp")}},
+			want: escrow.Current},
+		{name: "it is the newest there already", e: Evidence{Keyfile: good(a), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", a))}},
+			want: escrow.Current},
+		{name: "it was proven here, and the rows are down", e: Evidence{Keyfile: good(a), Ledger: known(a, time.Hour), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp")}},
+			want: escrow.Current},
+		{name: "it was accepted here, and the rows are down", e: Evidence{Keyfile: good(a), Ledger: accepted(a, "opens", time.Hour), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp")}},
+			want: escrow.Quarantine},
+		{name: "it was proven here, and is refuted", e: Evidence{Keyfile: good(a), Ledger: known(a, time.Hour), Rows: answers(a, 0), Escrows: []EscrowEvidence{holds("gcp")}},
+			want: escrow.Quarantine},
+		{name: "refuted, on an empty shelf", e: Evidence{Keyfile: good(a), Rows: answers(a, 0), Escrows: []EscrowEvidence{holds("gcp")}},
+			want: escrow.Quarantine},
+		{name: "never tried", e: Evidence{Keyfile: good(a), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp")}},
+			want: escrow.Quarantine},
+		{name: "silent, and nothing is anywhere", e: Evidence{Keyfile: good(a), Rows: silent, Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
+			want: escrow.Current},
+		{name: "silent, and another was proven here", e: Evidence{Keyfile: good(a), History: HistoryEvidence{Asked: true, Proven: []key.Fingerprint{b}}, Rows: silent, Escrows: []EscrowEvidence{holds("gcp")}},
+			want: escrow.Quarantine},
+		{name: "silent, and another escrow cannot answer (law 6)", e: Evidence{Keyfile: good(a), Rows: silent, Escrows: []EscrowEvidence{holds("gcp"), down("usb", false)}},
+			want: escrow.Quarantine},
+		{name: "silent, and another key stands on another current shelf", e: Evidence{Keyfile: good(a), Rows: silent, Escrows: []EscrowEvidence{holds("gcp"), holds("usb", current(b))}},
+			want: escrow.Quarantine},
+		{name: "silent, and another key stands in a quarantine", e: Evidence{Keyfile: good(a), Rows: silent, Escrows: []EscrowEvidence{holds("gcp"), holds("usb", quarantined(b))}},
+			want: escrow.Current},
+		{name: "silent, and bytes that are no key stand there", e: Evidence{Keyfile: good(a), Rows: silent, Escrows: []EscrowEvidence{holds("gcp", worthless)}},
+			want: escrow.Current},
+		{name: "another host writes there", e: Evidence{Keyfile: good(a), History: saved("current/1", a, a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/2", c), copyOf("current/1", a))}},
+			want: escrow.Quarantine, alarm: true},
+		{name: "an empty ledger raises no alarm", e: Evidence{Keyfile: good(a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/2", c))}},
+			want: escrow.Current},
+		{name: "bytes that are no key are no other host's", e: Evidence{Keyfile: good(a), History: saved("current/1", a, a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", worthless, copyOf("current/1", a))}},
+			want: escrow.Current},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got, why := Shelf(test.e, 0, a)
+			if got != test.want || (why == "") != (got == escrow.Current) {
+				t.Errorf("%s instead of %s: %q", got, test.want, why)
+			}
+			if alarm := Alarm(test.e, 0); (alarm != "") != test.alarm {
+				t.Errorf("alarm: %q", alarm)
+			}
+		})
+	}
+}
+
+// TestDue shows what is still to be brought to escrow "gcp".
+func TestDue(t *testing.T) {
+	unverified := saved("current/1", a)
+	u := unverified.Saved["gcp"]
+	u.Last.Verified = false
+	unverified.Saved["gcp"] = u
+	for _, test := range []struct {
+		name string
+		e    Evidence
+		want []key.Fingerprint
+	}{
+		{"nothing was saved", Evidence{Keyfile: good(a), History: history()}, []key.Fingerprint{a}},
+		{"it is the last that was saved", Evidence{Keyfile: good(a), History: saved("current/1", a)}, nil},
+		{"it was not read back", Evidence{Keyfile: good(a), History: unverified}, []key.Fingerprint{a}},
+		{"the last that was saved is another", Evidence{Keyfile: good(a), Ledger: known(a, time.Hour), History: saved("current/1", b)}, []key.Fingerprint{a}},
+		{"the local quarantine", Evidence{Keyfile: good(a), Local: local(b, a, c), History: saved("current/1", a)}, []key.Fingerprint{b, c}},
+		{"a proven key of the local quarantine", Evidence{Keyfile: missing, Ledger: known(b, time.Hour), Local: local(b), History: saved("current/1", a)}, []key.Fingerprint{b}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got := Due(test.e, "gcp"); !slices.Equal(got, test.want) {
+				t.Errorf("%v instead of %v", got, test.want)
+			}
+		})
+	}
+}

@@ -39,7 +39,8 @@ var Shelves = [...]Shelf{Current, Quarantine}
 type Copy struct {
 	Escrow string
 	// ID is unique within the escrow over both shelves and never given to another
-	// copy: "current/3", "quarantine/20260102T030405Z-0123456789abcdef.key".
+	// copy: "current/3", "quarantine/20260102T030405Z-0123456789abcdef.key". It is one
+	// printable line whatever the store calls the copy (law 10).
 	ID    string
 	Shelf Shelf
 	// Fingerprint is the store's claim, "" where it makes none.
@@ -51,6 +52,8 @@ type Copy struct {
 	Created time.Time
 	// Unreadable is "", or why Fetch would fail: "disabled", "destroyed", "sealed to age1…".
 	Unreadable string
+	// Ends is when the store will delete the copy by itself; zero for never, or not told.
+	Ends time.Time
 	// Sealed is set where the listing shows that the copy is encrypted to somebody else.
 	// Stores whose listing shows no contents leave that to Fetch (ErrSealed).
 	Sealed bool

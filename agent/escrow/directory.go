@@ -49,7 +49,7 @@ Whoever reads an unencrypted file here reads every secret of that host.
 	keySuffix   = ".key"
 	ageSuffix   = ".age"
 
-	// maxNames bounds a listing. A shelf of more is somebody else's directory.
+	// maxNames is how many names a listing reads. A shelf of more is somebody else's directory.
 	maxNames = 100_000
 )
 
@@ -142,7 +142,11 @@ func (d *Directory) Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, e
 	fail := func(err error) (key.Key, key.Encoding, error) {
 		return key.Key{}, "", fmt.Errorf("cannot fetch %q from %s: %w", clip(c.ID), d.o.Path, err)
 	}
-	s, name, ok := strings.Cut(c.ID, "/")
+	s, id, _ := strings.Cut(c.ID, "/")
+	if id == moreName {
+		return fail(ErrUnreadable)
+	}
+	name, ok := unescaped(id)
 	if !ok || !slices.Contains(Shelves[:], Shelf(s)) || !copyName(name) {
 		return fail(ErrGone)
 	}
@@ -387,7 +391,7 @@ func (d *Directory) copies(ctx context.Context, shelf *os.File, s Shelf) ([]Copy
 		}
 		if err == io.EOF {
 			newestFirst(copies)
-			return copies, nil
+			return bounded(copies, func(c Copy) bool { return c.Fingerprint != "" }), nil
 		}
 		if err != nil {
 			return nil, fileError(err)
@@ -425,7 +429,7 @@ func (d *Directory) entry(shelf *os.File, s Shelf, e fs.DirEntry) (Copy, error) 
 }
 
 func (d *Directory) copy(s Shelf, name string, at time.Time, fp key.Fingerprint) Copy {
-	c := Copy{Escrow: d.o.Name, ID: string(s) + "/" + name, Shelf: s, Fingerprint: fp, Created: at}
+	c := Copy{Escrow: d.o.Name, ID: string(s) + "/" + escaped(name), Shelf: s, Fingerprint: fp, Created: at}
 	if strings.HasSuffix(name, ageSuffix) {
 		d.seal.shut(&c)
 	}
@@ -434,7 +438,8 @@ func (d *Directory) copy(s Shelf, name string, at time.Time, fp key.Fingerprint)
 
 // path is the file name of a copy.
 func path(c Copy) string {
-	_, name, _ := strings.Cut(c.ID, "/")
+	_, id, _ := strings.Cut(c.ID, "/")
+	name, _ := unescaped(id)
 	return name
 }
 

@@ -9,10 +9,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -303,6 +305,70 @@ func TestDirectoryPlanted(t *testing.T) {
 	}
 	if got, _, err := d.Fetch(t.Context(), copies[0]); err != nil || !got.Equal(other) {
 		t.Errorf("the newest is %+v: %v, %v", copies[0], got, err)
+	}
+}
+
+// TestDirectoryAnyName: a copy whose name nobody can print, or that is no UTF-8, is a copy,
+// also through a child, and what is told of it is one printable line (law 10).
+func TestDirectoryAnyName(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys")
+	isolated, err := escrow.NewIsolated("/usr/bin/env", []string{"GORACE=atexit_sleep_ms=0", os.Args[0], "serve-directory"}, escrow.DirectoryOptions{Path: path}, 0)
+	try(t, err)
+	try(t, isolated.Init(t.Context()))
+	keys := map[string]key.Key{}
+	for _, name := range []string{"schl\xfcssel.key", "schl\xfdssel.key", "schlüssel.key", "20991127T1\n<0>forged\x1b]0;x\a\u009b\u202e.key", "100%25.key", "100%.key"} {
+		keys[name] = key.Generate()
+		try(t, os.WriteFile(filepath.Join(path, "current", name), keys[name].UnsafeBytes(), 0o400))
+	}
+	for _, e := range []escrow.Reader{isolated, openDirectory(t, escrow.DirectoryOptions{Path: path})} {
+		copies, err := e.List(t.Context())
+		if err != nil || len(copies) != len(keys) {
+			t.Fatalf("%d copies, %v", len(copies), err)
+		}
+		found := map[key.Fingerprint]bool{}
+		for _, c := range copies {
+			if strings.ContainsFunc(c.ID, func(r rune) bool { return !unicode.IsPrint(r) || r == unicode.ReplacementChar }) {
+				t.Errorf("listed as %q", c.ID)
+			}
+			k, _, err := e.Fetch(t.Context(), c)
+			if err != nil {
+				t.Errorf("%s: %v", c.ID, err)
+			}
+			found[k.Fingerprint()] = true
+		}
+		for name, k := range keys {
+			if !found[k.Fingerprint()] {
+				t.Errorf("%q is not fetched", name)
+			}
+		}
+	}
+}
+
+// TestDirectoryForeign: a neighbour who fills the shelf hides no copy of ours, and takes
+// nobody's time.
+func TestDirectoryForeign(t *testing.T) {
+	path := tmpfs(t, "size=64m")
+	d := openDirectory(t, escrow.DirectoryOptions{Name: "usb", Path: path})
+	try(t, d.Init(t.Context()))
+	k := key.Generate()
+	saved := mustSave(t, d, escrow.Current, k)
+	const n = 5000
+	for i := range n {
+		try(t, os.WriteFile(filepath.Join(path, "current", fmt.Sprint("foreign-", i)), nil, 0o400))
+	}
+	copies, err := d.List(t.Context())
+	if err != nil || len(copies) != 102 {
+		t.Fatalf("%d copies, %v", len(copies), err)
+	}
+	last := copies[len(copies)-1]
+	if last.Unreadable != "4900 more, which are not listed" || last.Shelf != escrow.Current || last.Escrow != "usb" {
+		t.Errorf("the rest is %+v", last)
+	}
+	if _, _, err := d.Fetch(t.Context(), last); !errors.Is(err, escrow.ErrUnreadable) {
+		t.Errorf("Fetch of the rest: %v, want ErrUnreadable", err)
+	}
+	if !slices.ContainsFunc(copies, func(c escrow.Copy) bool { return c.ID == saved.ID }) {
+		t.Error("our copy is not listed")
 	}
 }
 

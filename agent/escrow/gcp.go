@@ -39,7 +39,7 @@ const (
 	// are a few hundred KiB.
 	gcpPage = 1000
 	// gcpPages ends a listing whose page tokens go in circles.
-	gcpPages = 1000
+	gcpPages = 50
 	// gcpSameLooks bounds how many quarantined copies a Save compares with. Beyond, it
 	// may store a key a second time, which costs nothing but a version.
 	gcpSameLooks = 16
@@ -203,15 +203,23 @@ func (g *GCP) list(ctx context.Context, s Shelf) ([]Copy, error) {
 			}
 			c := g.copy(s, n)
 			c.Created = v.GetCreateTime().AsTime()
+			if t := v.GetScheduledDestroyTime(); t != nil {
+				c.Ends = t.AsTime()
+			}
 			if v.GetState() != pb.SecretVersion_ENABLED {
 				c.Unreadable = strings.ToLower(v.GetState().String())
 			}
 			copies = append(copies, c)
 		}
-		if req.PageToken = page.GetNextPageToken(); req.PageToken == "" {
+		req.PageToken = page.GetNextPageToken()
+		if req.PageToken == "" || len(copies) >= maxListed {
 			// The API lists newest first; sorting by number makes that ours.
 			slices.SortFunc(copies, func(a, b Copy) int { return cmp.Compare(gcpNumber(b.ID), gcpNumber(a.ID)) })
-			return slices.CompactFunc(copies, func(a, b Copy) bool { return a.ID == b.ID }), nil
+			copies = slices.CompactFunc(copies, func(a, b Copy) bool { return a.ID == b.ID })
+			if req.PageToken != "" {
+				copies = append(copies, more(g.o.Name, s, 0, copies[len(copies)-1].Created))
+			}
+			return copies, nil
 		}
 	}
 	return nil, fmt.Errorf("cannot list %s: %w: a listing without end", req.Parent, ErrCorrupt)
@@ -247,12 +255,15 @@ func gcpNumber(id string) uint64 {
 
 // Fetch needs the permission secretmanager.versions.access, and no other.
 func (g *GCP) Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, error) {
-	shelf, _, _ := strings.Cut(c.ID, "/")
+	shelf, name, _ := strings.Cut(c.ID, "/")
+	if name == moreName {
+		return key.Key{}, "", fmt.Errorf("cannot fetch %q from %s: %w", c.ID, g.secret(Current), ErrUnreadable)
+	}
 	n := gcpNumber(c.ID)
 	if n == 0 || !slices.Contains(Shelves[:], Shelf(shelf)) {
 		return key.Key{}, "", fmt.Errorf("cannot fetch %q from %s: %w", clip(c.ID), g.secret(Current), ErrGone)
 	}
-	name := g.version(Shelf(shelf), n)
+	name = g.version(Shelf(shelf), n)
 	fail := func(err error) (key.Key, key.Encoding, error) {
 		return key.Key{}, "", fmt.Errorf("cannot fetch %s: %w", name, err)
 	}

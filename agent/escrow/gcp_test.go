@@ -498,6 +498,31 @@ func TestGCPStale(t *testing.T) {
 	}
 }
 
+// TestGCPManyVersions: a listing ends, and says that it is not whole.
+func TestGCPManyVersions(t *testing.T) {
+	s := startStore(t, sm.Options{Unlimited: true}, sm.Admin)
+	e := s.ready(t)
+	const n = 11_500
+	for range n {
+		s.Put(s.secret(escrow.Current), []byte("x"))
+	}
+	s.Reset()
+	copies, err := e.List(t.Context())
+	if err != nil || len(copies) != 10_001 || copies[0].ID != fmt.Sprint("current/", n) {
+		t.Fatalf("%d copies, %v", len(copies), err)
+	}
+	last := copies[len(copies)-1]
+	if last.Unreadable == "" {
+		t.Errorf("the rest is %+v", last)
+	}
+	if _, _, err := e.Fetch(t.Context(), last); !errors.Is(err, escrow.ErrUnreadable) {
+		t.Errorf("Fetch of the rest: %v, want ErrUnreadable", err)
+	}
+	if calls := s.Calls(); calls["ListSecretVersions"] > 11 {
+		t.Errorf("%v", calls)
+	}
+}
+
 // TestGCPLies: wrong bytes under a fitting checksum look like a key. Only a comparison,
 // here, or the rows, later, tell (law 1).
 func TestGCPLies(t *testing.T) {

@@ -84,7 +84,7 @@ func (i *Isolated) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) {
 type request struct {
 	Op      string
 	Options DirectoryOptions
-	ID      string
+	ID      string // printable: JSON keeps no other bytes
 	Shelf   Shelf
 }
 

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	vault "github.com/hashicorp/vault/api"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
@@ -30,6 +31,8 @@ const (
 	vaultRaces = 5
 	// vaultMarker is the entry that Init makes below "<path>-keys".
 	vaultMarker = "keyguard"
+	// vaultAtOnce is how many entries a listing reads at a time.
+	vaultAtOnce = 16
 	// vaultNames is how many names a value may have: where the first holds something else.
 	vaultNames = 16
 )
@@ -274,7 +277,7 @@ func (v *Vault) versions(ctx context.Context, names map[string]bool) ([]Copy, er
 	denied := false
 	for _, h := range all {
 		c := v.copy(vaultVersionID, strconv.FormatUint(h.version, 10))
-		c.Created, c.Unreadable = h.created, h.gone
+		c.Created, c.Ends, c.Unreadable = h.created, h.ends, h.gone
 		if c.Unreadable == "" && !denied && (len(names) > 0 || len(copies) == 0) {
 			e, err := v.read(ctx, v.o.Path, h.version)
 			switch {
@@ -297,31 +300,56 @@ func (v *Vault) versions(ctx context.Context, names map[string]bool) ([]Copy, er
 	return copies, nil
 }
 
-// entries describes the entries of a folder.
+// entries describes the entries of a folder, several at a time: each is a call.
 func (v *Vault) entries(ctx context.Context, prefix string, names map[string]bool) ([]Copy, error) {
-	var copies []Copy
+	var all []Copy
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		if strings.HasSuffix(name, "/") || name == vaultMarker {
 			continue // a folder of somebody's is nobody's copy
 		}
 		c := v.copy(prefix, name)
 		if !vaultName(name) {
-			c.ID, c.Unreadable = prefix+url.PathEscape(name), "not named by keyguard"
+			if len(name) > 128 {
+				sum := sha256.Sum256([]byte(name))
+				name = strings.ToValidUTF8(name[:100], "") + "…" + hex.EncodeToString(sum[:8])
+			}
+			c.ID, c.Unreadable = prefix+escaped(name), "not named by keyguard"
+		}
+		all = append(all, c)
+	}
+	shown := bounded(all, func(c Copy) bool { return c.Fingerprint != "" })
+	gone := make([]bool, len(shown))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(vaultAtOnce)
+	for i := range shown {
+		c := &shown[i]
+		name := strings.TrimPrefix(c.ID, prefix)
+		if c.Unreadable != "" {
+			continue
+		}
+		g.Go(func() error {
+			e, err := v.read(gctx, v.folder(c.Shelf)+"/"+name, 0)
+			switch {
+			case errors.Is(err, ErrGone):
+				gone[i] = true
+			case errors.Is(err, ErrDenied): // it is there, says the list
+			case err != nil:
+				return err
+			default:
+				c.Created, c.Ends, c.Unreadable = e.created, e.ends, e.gone
+			}
+			v.shut(c, name)
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	var copies []Copy
+	for i, c := range shown {
+		if !gone[i] {
 			copies = append(copies, c)
-			continue
 		}
-		e, err := v.read(ctx, v.folder(c.Shelf)+"/"+name, 0)
-		switch {
-		case errors.Is(err, ErrGone):
-			continue
-		case errors.Is(err, ErrDenied): // it is there, says the list
-		case err != nil:
-			return nil, err
-		default:
-			c.Created, c.Unreadable = e.created, e.gone
-		}
-		v.shut(&c, name)
-		copies = append(copies, c)
 	}
 	return copies, nil
 }
@@ -766,7 +794,8 @@ type vaultEntry struct {
 	fields  map[string]any // all of them
 	version uint64         // 0 on version 1
 	created time.Time
-	gone    string // "deleted" or "destroyed": it is there and cannot be read
+	gone    string    // "deleted" or "destroyed": it is there and cannot be read
+	ends    time.Time // when the engine will delete it by itself, zero for never
 }
 
 // engine asks which version the KV engine is, once. The question needs no right but any
@@ -904,11 +933,13 @@ func (e *vaultEntry) describe(metadata map[string]any) {
 	}
 	e.created = text("created_time")
 	// A time ahead is when it will be deleted (delete_version_after).
-	if t := text("deletion_time"); !t.IsZero() && t.Before(time.Now()) {
-		e.gone = "deleted " + t.UTC().Format(time.DateTime) + " UTC"
-	}
-	if metadata["destroyed"] == true {
+	switch t := text("deletion_time"); {
+	case metadata["destroyed"] == true:
 		e.gone = "destroyed"
+	case t.After(time.Now()):
+		e.ends = t
+	case !t.IsZero():
+		e.gone = "deleted " + t.UTC().Format(time.DateTime) + " UTC"
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
@@ -631,6 +632,46 @@ func TestVaultBlind(t *testing.T) {
 					}
 				}
 			}
+		}
+	})
+}
+
+// TestVaultForeign: whoever may write below the folders hides no copy of ours, takes
+// nobody's time, and prints nothing.
+func TestVaultForeign(t *testing.T) {
+	both(t, func(t *testing.T, kv int) {
+		s := startSafe(t, kv, fake.Options{})
+		e, k := s.ready(t), key.Generate()
+		saved := save(t, e, escrow.Quarantine, k)
+		names := []string{"<0>forged\n\x1b]0;x\a\u202e", strings.Repeat("long", 1000), "../keyguard", "a/b"}
+		for i := range 300 {
+			names = append(names, fmt.Sprint("foreign-", i))
+		}
+		for _, name := range names {
+			if err := s.Put(safeMount, safePath+"-quarantine/"+name, map[string]any{"value": "x"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.Reset()
+		copies, err := e.List(t.Context())
+		if err != nil || len(copies) != 102 {
+			t.Fatalf("%d copies, %v", len(copies), err)
+		}
+		if calls := s.Calls(); len(calls) > 120 {
+			t.Errorf("%d calls", len(calls))
+		}
+		found := false
+		for _, c := range copies {
+			found = found || c.ID == saved.ID
+			if len(c.ID) > 300 || strings.ContainsFunc(c.ID, func(r rune) bool { return !unicode.IsPrint(r) }) {
+				t.Errorf("listed as %q", c.ID)
+			}
+			if _, _, err := e.Fetch(t.Context(), c); (err == nil) != (c.ID == saved.ID) {
+				t.Errorf("%s: %v", c.ID, err)
+			}
+		}
+		if !found {
+			t.Error("our copy is not listed")
 		}
 	})
 }

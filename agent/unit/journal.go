@@ -2,13 +2,19 @@ package unit
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/coreos/go-systemd/v22/dbus"
 
 	"github.com/footprintai/containarium-keyguard/agent/internal/run"
 )
@@ -19,18 +25,21 @@ type Said string
 // The daemon's own lines (its log, identifier containarium), systemd's that it is being
 // started, and the place where the past ends.
 const (
-	Starting Said = "starting"      // a new start begins
-	Ready    Said = "ready"         // it has read a key: "Secrets store ready"
-	Minted   Said = "minted"        // it made one: "NEW MASTER KEY generated"
-	Empty    Said = "empty keyfile" // it found 0 bytes and runs without secrets
-	Failed   Said = "failed"        // it could not load the key for another reason
-	CaughtUp Said = "caught up"     // no line: all of the past was told, what follows is news
+	Starting  Said = "starting"      // a new start begins
+	Ready     Said = "ready"         // it has read a key: "Secrets store ready"
+	Minted    Said = "minted"        // it made one: "NEW MASTER KEY generated"
+	Loaded    Said = "loaded"        // it has read a key, whatever became of its secrets then
+	Empty     Said = "empty keyfile" // it found 0 bytes and runs without secrets
+	Failed    Said = "failed"        // it could not load the key for another reason
+	Untouched Said = "untouched"     // it did not get to Postgres, and leaves the key alone
+	CaughtUp  Said = "caught up"     // no line: all of the past was told, what follows is news
 )
 
 // Line is one line that tells something.
 type Line struct {
 	Said       Said
 	Invocation string    // of the unit, systemd.exec(5) $INVOCATION_ID
+	PID        int       // of the process that said it; 0 for systemd
 	Time       time.Time // when the journal got it, by this host's clock
 }
 
@@ -50,25 +59,53 @@ func BootID() string {
 	return strings.ReplaceAll(strings.TrimSpace(string(id)), "-", "")
 }
 
-// Follow reads the daemon's journal from the beginning of this boot on, hands on the
-// lines that tell something about the key, then CaughtUp, and then such lines as they
-// come, until ctx ends. It runs journalctl(1): the library for reading journals needs
-// cgo.
+// Follow reads the daemon's journal from the beginning of this boot on, hands on what its
+// present start has told about the key, then CaughtUp, and then such lines as they come,
+// until ctx ends. A line counts only if the unit's main process said it (law 10): what
+// the daemon runs has the same identifier, and prints what it likes. It runs
+// journalctl(1): the library for reading journals needs cgo.
 func Follow(ctx context.Context, names []string, line func(Line)) error {
+	return follow(ctx, names, mainPID, line)
+}
+
+// follow is Follow where main tells the main process of an invocation, 0 of an earlier one.
+func follow(ctx context.Context, names []string, main func(ctx context.Context, invocation string, names []string) (int, error), line func(Line)) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	args := []string{"--lines=all", "--output=json", "--quiet",
-		"--output-fields=MESSAGE,MESSAGE_ID,INVOCATION_ID,_SYSTEMD_INVOCATION_ID"}
+		"--output-fields=MESSAGE,MESSAGE_ID,INVOCATION_ID,_SYSTEMD_INVOCATION_ID,_PID"}
 	for _, n := range names {
 		args = append(args, "--unit="+n)
 	}
-	cursor := ""
-	hand := func(text []byte) {
-		l, at, ok := parseLine(text)
-		if at != "" {
-			cursor = at
+	asked, pid := "", 0
+	tell := func(l Line) {
+		if l.Said != Starting && l.Invocation != asked {
+			p, err := main(ctx, l.Invocation, names)
+			if err != nil {
+				stop(err)
+				return
+			}
+			asked, pid = l.Invocation, p
 		}
-		if ok {
+		if l.Said == Starting || l.PID == pid && pid != 0 {
 			line(l)
 		}
+	}
+	cursor := ""
+	read := func(handle func(Line)) error {
+		err := run.Follow(ctx, run.Spec{Path: "journalctl", Args: args}, func(text []byte) {
+			l, at, ok := parseLine(text)
+			if at != "" {
+				cursor = at
+			}
+			if ok && ctx.Err() == nil {
+				handle(l)
+			}
+		})
+		if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+			return cause
+		}
+		return err
 	}
 	// --follow alone means this boot too (systemd 252), by the id that /proc shows.
 	boot := "--boot"
@@ -76,16 +113,59 @@ func Follow(ctx context.Context, names []string, line func(Line)) error {
 		boot += "=" + id
 	}
 	args = append(args, boot)
-	err := run.Follow(ctx, run.Spec{Path: "journalctl", Args: args}, hand)
+	// Only of the last start can systemd still tell which process was its main one.
+	var past []Line
+	err := read(func(l Line) {
+		if l.Said == Starting {
+			past = past[:0]
+		}
+		same := func(p Line) bool { return p.Said == l.Said && p.Invocation == l.Invocation && p.PID == l.PID }
+		if !slices.ContainsFunc(past, same) {
+			past = append(past, l)
+		}
+	})
 	if !errors.Is(err, io.EOF) {
 		return err
+	}
+	for _, l := range past {
+		tell(l)
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
 	}
 	line(Line{Said: CaughtUp})
 	args = append(args, "--follow")
 	if cursor != "" { // else nothing was ever logged
 		args = append(args, "--after-cursor="+cursor)
 	}
-	return run.Follow(ctx, run.Spec{Path: "journalctl", Args: args}, hand)
+	return read(tell)
+}
+
+// mainPID asks systemd for the main process of an invocation of one of these units, one
+// that has ended included (ExecMainPID of org.freedesktop.systemd1(5)). It is 0 where the
+// unit has been started anew since.
+func mainPID(ctx context.Context, invocation string, names []string) (int, error) {
+	conn, err := dbus.NewWithContext(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("cannot ask systemd which process is the daemon: %w", err)
+	}
+	defer conn.Close()
+	for _, name := range names {
+		id, err := conn.GetUnitPropertyContext(ctx, name, "InvocationID")
+		if err != nil {
+			return 0, fmt.Errorf("cannot ask systemd which process is %s: %w", name, err)
+		}
+		if bytes, _ := id.Value.Value().([]byte); hex.EncodeToString(bytes) != invocation {
+			continue
+		}
+		pid, err := conn.GetServicePropertyContext(ctx, name, "ExecMainPID")
+		if err != nil {
+			return 0, fmt.Errorf("cannot ask systemd which process is %s: %w", name, err)
+		}
+		main, _ := pid.Value.Value().(uint32)
+		return int(main), nil
+	}
+	return 0, nil
 }
 
 // parseLine reads one object of journalctl --output=json, and where in the journal it
@@ -97,6 +177,7 @@ func parseLine(text []byte) (l Line, cursor string, ok bool) {
 		ID        string `json:"MESSAGE_ID"`
 		OfUnit    string `json:"INVOCATION_ID"` // in systemd's own lines about the unit
 		OfProcess string `json:"_SYSTEMD_INVOCATION_ID"`
+		PID       string `json:"_PID"`
 		Time      string `json:"__REALTIME_TIMESTAMP"` // microseconds since 1970
 		Cursor    string `json:"__CURSOR"`
 	}
@@ -104,6 +185,7 @@ func parseLine(text []byte) (l Line, cursor string, ok bool) {
 		return Line{}, "", false
 	}
 	l = Line{Said: said(e.Message), Invocation: e.OfProcess}
+	l.PID, _ = strconv.Atoi(e.PID) // 0 is nobody's
 	if e.ID == startingMessage && e.OfUnit != "" {
 		l = Line{Said: Starting, Invocation: e.OfUnit}
 	}
@@ -113,22 +195,45 @@ func parseLine(text []byte) (l Line, cursor string, ok bool) {
 	return l, e.Cursor, l.Said != "" && l.Invocation != ""
 }
 
-// said tells what a message of the daemon's says, "" for nothing about its key.
+// stamp is what log.Printf puts in front of what the daemon says itself.
+var stamp = regexp.MustCompile(`^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d `)
+
+// lines are the beginnings of what the daemon says about its key.
+var lines = []struct {
+	begins string
+	said   Said
+}{
+	{"[secrets] NEW MASTER KEY generated at ", Minted},
+	{"Secrets store ready (", Ready},
+	{"Warning: Failed to load secrets master key: ", Failed},
+	{"Failed to construct secrets cipher", Loaded},
+	{"Warning: Failed to construct secrets cipher", Loaded},
+	{"Warning: Failed to init secrets store: ", Loaded},
+	{"Warning: KMS backend config error: ", Loaded},
+	{"FATAL: CONTAINARIUM_REQUIRE_ENVELOPE=true but no KMS backend is configured", Loaded},
+	{"Warning: Failed to connect to Postgres for secrets store: ", Untouched},
+}
+
+// said tells what a message of the daemon's says, "" for nothing about its key. The
+// daemon also prints what tenants chose: only what begins as its own lines do counts.
 func said(message any) Said {
 	text, ok := message.(string)
 	if !ok {
 		return ""
 	}
-	failed := strings.Contains(text, "Failed to load secrets master key")
-	switch {
-	case strings.Contains(text, "NEW MASTER KEY generated"):
-		return Minted
-	case strings.Contains(text, "Secrets store ready"):
-		return Ready
-	case failed && strings.Contains(text, "has 0 bytes"):
-		return Empty
-	case failed:
-		return Failed
+	at := stamp.FindStringIndex(text)
+	if at == nil {
+		return ""
+	}
+	text = text[at[1]:]
+	for _, l := range lines {
+		switch {
+		case !strings.HasPrefix(text, l.begins):
+		case l.said == Failed && strings.HasSuffix(text, " has 0 bytes). Secrets disabled."):
+			return Empty
+		default:
+			return l.said
+		}
 	}
 	return ""
 }

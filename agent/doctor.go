@@ -693,6 +693,15 @@ func (f facts) checkUnits() []Check {
 	add("hook", why == "", "prestart runs before "+u.Daemon, why, "systemctl cat "+cmp.Or(u.Daemon, unit.Names[0])+", take out what overrides zz-keyguard.conf, then: systemctl daemon-reload")
 	add("watcher", u.Watcher.Enabled == "enabled" && (u.Watcher.Active == "active" || u.Watcher.Active == "reloading"), "enabled and "+u.Watcher.Active,
 		fmt.Sprintf("%s, %s", cmp.Or(u.Watcher.Enabled, "not installed"), cmp.Or(u.Watcher.Active, "inactive")), "systemctl enable --now "+unit.Watcher)
+	if deaf := u.Watcher.Deaf; deaf != nil {
+		limit := "fs.inotify.max_user_instances=1024"
+		if errors.Is(deaf, unit.ErrInotifyWatches) {
+			limit = "fs.inotify.max_user_watches=524288"
+		}
+		list = append(list, Check{Name: "watching", State: CheckProblem,
+			Text: "the watcher notices changes only once a rescan: " + deaf.Error(),
+			Fix:  "sysctl -w " + limit + ", and the same in a file of /etc/sysctl.d"})
+	}
 	if u.Daemon != "" {
 		add("order", slices.Contains(u.After, unit.Watcher), u.Daemon+" starts after the watcher",
 			u.Daemon+" does not start after the watcher", "reinstall the package, then: systemctl daemon-reload")

@@ -251,6 +251,7 @@ func TestChecks(t *testing.T) {
 		"no bus":                 {func(f *facts, _ *DoctorOptions) { f.unitsErr = errors.New("no bus") }, "units unknown"},
 		"the hook is gone":       {func(f *facts, _ *DoctorOptions) { f.units.Hooks = nil }, "hook problem"},
 		"the watcher is down":    {func(f *facts, _ *DoctorOptions) { f.units.Watcher.Active = "failed" }, "watcher problem"},
+		"no inotify instance":    {func(f *facts, _ *DoctorOptions) { f.units.Watcher.Deaf = unit.ErrInotifyInstances }, "watching problem"},
 		"the watcher reads anew": {func(f *facts, _ *DoctorOptions) { f.units.Watcher.Active = "reloading" }, ""},
 		"the watcher is off":     {func(f *facts, _ *DoctorOptions) { f.units.Watcher.Enabled = "disabled" }, "watcher problem"},
 		"out of order":           {func(f *facts, _ *DoctorOptions) { f.units.After = nil }, "order problem"},

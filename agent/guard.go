@@ -282,6 +282,11 @@ func (o *observation) park(r *GuardResult) error {
 	if !alive {
 		return nil
 	}
+	return o.putEmpty(r)
+}
+
+// putEmpty is park where the watcher is known to live.
+func (o *observation) putEmpty(r *GuardResult) error {
 	if !o.seen.Empty {
 		err := busy(o.host.Keyfile.Park(o.seen, o.evidence.Now))
 		err = o.onlyAside(err, "the keyfile is parked")

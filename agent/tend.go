@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,9 @@ type TendOptions struct {
 	// a keyfile of 32 bytes is corrected only with Heal.
 	DaemonRead bool
 	Heal       bool
+	// Park says that nothing tells that the daemon has read its key yet: a keyfile that is
+	// missing, and no key can be put there, becomes an empty one, so that it makes none.
+	Park bool
 	// Remembered is as for Guard.
 	Remembered func(mark string) map[key.Fingerprint]rows.Proof
 }
@@ -43,8 +47,8 @@ type TendResult struct {
 // does less than was decided, never more: nothing while a rotation holds its lock, no
 // key where the directory is gone (the daemon was uninstalled), no first key but in
 // place of a parked one, and no other key than the one that the daemon has read unless
-// it may heal. It never parks: that is for a start. It does nothing more when it is
-// called off, and returns context.Canceled.
+// it may heal. It parks only with Park, and only where no keyfile stands. It does nothing
+// more when it is called off, and returns context.Canceled.
 func Tend(ctx context.Context, h *Host, opts TendOptions) (TendResult, error) {
 	const attempts = 5 // as in Guard
 	for attempt := 1; ; attempt++ {
@@ -104,7 +108,11 @@ func tendOnce(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err
 		if r.Decision.Action == decide.Install {
 			o.keepForLater(r.Decision)
 		}
-		return r, nil
+		if opts.Park && r.Held == "" && o.mintable() {
+			err = o.putEmpty(&r.GuardResult)
+			r.Waiting = r.Parked
+		}
+		return r, err
 	}
 	if r.Decision.Action == decide.Install && o.evidence.Ledger.Rotation == nil {
 		// A rotation that began since would be undone by a key that was right before it.
@@ -119,6 +127,11 @@ func tendOnce(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err
 		}
 	}
 	if err := o.act(ctx, &r.GuardResult); err != nil {
+		if opts.Park && o.mintable() && errors.Is(err, ErrNotPlaced) {
+			perr := o.putEmpty(&r.GuardResult)
+			r.Waiting = r.Parked
+			err = cmp.Or(perr, err)
+		}
 		return r, fmt.Errorf("cannot %s: %w", r.Decision.Action, err)
 	}
 	r.Done = true
@@ -126,6 +139,12 @@ func tendOnce(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err
 		r.Installed, r.Waiting = r.Decision.Key, false
 	}
 	return r, nil
+}
+
+// mintable tells whether the daemon would make a key: at the keyfile's place, or where a
+// symlink there leads.
+func (o *observation) mintable() bool {
+	return o.seen.Kind == keyfile.Missing || o.seen.Kind != keyfile.Good && o.seen.Target != ""
 }
 
 // held says why a decision is not for the watcher to carry out.

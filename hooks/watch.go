@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,9 +28,11 @@ const (
 	proofEvery = time.Hour
 	// roundBudget bounds one round, well within the unit's WatchdogSec=.
 	roundBudget = 20 * time.Second
-	// parkedFirst is how often a parked keyfile is decided on at first; the pause then
-	// doubles up to the rescan.
+	// parkedFirst is how often a parked keyfile is decided on at first; the pause doubles up
+	// to the rescan once the daemon has tried to read its key.
 	parkedFirst = time.Second
+	// startTakes is how long after its start the daemon may be about to read its key.
+	startTakes = 15 * time.Minute
 	// secondLook is how long after another key took the keyfile's place the rows are asked
 	// again: who still writes under the one before shows by then.
 	secondLook = 5 * time.Minute
@@ -70,10 +73,12 @@ type WatchOptions struct {
 type watcher struct {
 	h   *agent.Host
 	o   WatchOptions
-	fs  *fsnotify.Watcher
+	fs  *fsnotify.Watcher // nil: the kernel has none left, and everything is polled
 	dir string
 	// names are the directories that are watched, as they were then.
 	names map[string]inode
+	// deaf is why a directory is not watched, as it was told.
+	deaf map[string]string
 
 	debounce *time.Timer
 	pending  time.Time // since when the debounce runs; zero: it does not
@@ -110,6 +115,8 @@ type flight struct {
 	look   time.Time // the same by the host's clock: what the rows say is as old as this
 	stop   context.CancelFunc
 	memory func() *memory
+	// invocation is the start of the daemon that it began in.
+	invocation string
 }
 
 // outcome is how a round ended.
@@ -128,7 +135,9 @@ type resumed struct {
 type daemon struct {
 	caughtUp   bool // the journal was read to its present end
 	invocation string
+	began      time.Time // by the host's clock
 	said       map[unit.Said]bool
+	answered   bool            // the rows have said something since it began, and all is well
 	holds      key.Fingerprint // the key it runs on, "" where that is not known
 	// replaced is the key that this watcher took out of the keyfile's place during this
 	// start, and when.
@@ -143,6 +152,21 @@ type news struct {
 	err  error
 }
 
+// read tells whether the daemon has read its key, or made one.
+func (d *daemon) read() bool {
+	return d.said[unit.Ready] || d.said[unit.Minted] || d.said[unit.Loaded]
+}
+
+// tried tells whether the daemon will not look at the keyfile any more.
+func (d *daemon) tried() bool {
+	return d.read() || d.said[unit.Empty] || d.said[unit.Failed] || d.said[unit.Untouched]
+}
+
+// about tells whether the daemon may read its key, or make one, at any moment.
+func (d *daemon) about(now time.Time) bool {
+	return d.invocation != "" && !d.tried() && now.Sub(d.began) < startTakes
+}
+
 type inode struct{ dev, ino uint64 }
 
 // Watch looks after the keyfile and its copies until ctx ends. It watches the keyfile's
@@ -152,12 +176,7 @@ func Watch(ctx context.Context, h *agent.Host, opts WatchOptions) error {
 	if opts.Clock == nil {
 		opts.Clock = BootClock
 	}
-	events, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("cannot watch directories: %w", err)
-	}
-	defer events.Close()
-	w := &watcher{h: h, o: opts, fs: events, dir: filepath.Dir(h.Keyfile.Path), names: map[string]inode{},
+	w := &watcher{h: h, o: opts, dir: filepath.Dir(h.Keyfile.Path), names: map[string]inode{}, deaf: map[string]string{},
 		daemon: daemon{caughtUp: opts.Follow == nil, said: map[unit.Said]bool{}}, restarts: make(chan error), resumes: make(chan resumed), landed: make(chan outcome)}
 	ctx, stop := context.WithCancel(ctx)
 	saves := make(chan saved)
@@ -170,6 +189,11 @@ func Watch(ctx context.Context, h *agent.Host, opts WatchOptions) error {
 	w.running.Go(func() { w.follow(ctx, journal) })
 	defer w.running.Wait()
 	defer stop()
+	defer func() {
+		if w.fs != nil {
+			w.fs.Close()
+		}
+	}()
 	return w.loop(ctx, journal, saves)
 }
 
@@ -179,6 +203,7 @@ func (w *watcher) loop(ctx context.Context, journal <-chan news, saves <-chan sa
 	defer rescan.Stop()
 	var beat <-chan time.Time
 	if w.o.BeatEvery > 0 {
+		w.o.Beat() // the loop before this one may have beaten long ago
 		t := time.NewTicker(w.o.BeatEvery)
 		defer t.Stop()
 		beat = t.C
@@ -190,15 +215,20 @@ func (w *watcher) loop(ctx context.Context, journal <-chan news, saves <-chan sa
 	w.prove = true
 	w.round(ctx)
 	for {
+		var events <-chan fsnotify.Event
+		var lost <-chan error
+		if w.fs != nil {
+			events, lost = w.fs.Events, w.fs.Errors
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case e, ok := <-w.fs.Events:
+		case e, ok := <-events:
 			if !ok {
 				return errors.New("the kernel ended the watch")
 			}
 			w.event(e)
-		case err, ok := <-w.fs.Errors:
+		case err, ok := <-lost:
 			if !ok {
 				return errors.New("the kernel ended the watch")
 			}
@@ -282,6 +312,13 @@ func (w *watcher) event(e fsnotify.Event) {
 // a rename, a removal or a mount leaves them on something else, or on nothing, without
 // a word.
 func (w *watcher) rewatch() {
+	if w.fs == nil {
+		fs, err := fsnotify.NewWatcher()
+		if w.hear("", err); err != nil {
+			return
+		}
+		w.fs = fs
+	}
 	watched := w.fs.WatchList()
 	for _, dir := range []string{w.dir, filepath.Dir(w.dir)} {
 		now, there := inodeOf(dir)
@@ -297,13 +334,28 @@ func (w *watcher) rewatch() {
 		if !there {
 			continue
 		}
-		if err := w.fs.Add(dir); err != nil {
-			if inotify, there := inodeOf(dir); there && inotify == now {
-				w.o.Tell(Event{Urgent: true, Text: fmt.Sprintf("cannot watch %s; changes there are noticed only every %s", dir, w.o.Rescan), Err: err})
-			}
-			continue
+		err := w.fs.Add(dir)
+		if inotify, there := inodeOf(dir); err != nil && !(there && inotify == now) {
+			continue // it went meanwhile
 		}
-		w.names[dir] = now
+		if w.hear(dir, err); err == nil {
+			w.names[dir] = now
+		}
+	}
+}
+
+// hear tells once, for as long as it stays the same, that no events come from a directory,
+// or from none.
+func (w *watcher) hear(dir string, err error) {
+	text := ""
+	if err = unit.InotifyError(err); err != nil {
+		text = err.Error()
+	}
+	if w.deaf[dir] == text {
+		return
+	}
+	if w.deaf[dir] = text; err != nil {
+		w.o.Tell(Event{Urgent: true, Text: fmt.Sprintf("cannot watch %s; changes there are noticed only every %s", cmp.Or(dir, w.dir), w.o.Rescan), Err: err})
 	}
 }
 
@@ -359,13 +411,14 @@ func (w *watcher) round(ctx context.Context) {
 	opts := agent.TendOptions{
 		Prove: w.prove || w.seen == "" || w.due(),
 		// Before the journal has told, the daemon may have read its key long ago.
-		DaemonRead: !w.daemon.caughtUp || w.daemon.said[unit.Ready] || w.daemon.said[unit.Minted],
+		DaemonRead: !w.daemon.caughtUp || w.daemon.read(),
+		Park:       !w.daemon.read(),
 		Heal:       w.o.Heal,
 		Remembered: func(mark string) map[key.Fingerprint]rows.Proof { return m().proofs(mark) },
 	}
 	w.prove = false
 	limited, stop := context.WithTimeout(ctx, roundBudget)
-	w.flight = &flight{there: there, began: time.Now(), look: w.h.Now(), stop: stop, memory: m}
+	w.flight = &flight{there: there, began: time.Now(), look: w.h.Now(), stop: stop, memory: m, invocation: w.daemon.invocation}
 	w.running.Go(func() {
 		defer stop()
 		r, err := agent.Tend(limited, gated, opts)
@@ -408,9 +461,14 @@ func (w *watcher) land(ctx context.Context, o outcome) {
 	if r.Installed != "" && r.Evidence.Keyfile.Good {
 		w.daemon.replaced, w.daemon.replacedAt = r.Evidence.Keyfile.Key, w.h.Now()
 	}
+	settled := o.err == nil && r.Held == "" && !r.Waiting && r.Decision.Action != decide.Doubt && r.Decision.Action != decide.Lost
+	answer := r.Evidence.Rows.State == decide.RowsAnswer || r.Evidence.Rows.State == decide.RowsSilent
+	if settled && answer && f.invocation == w.daemon.invocation {
+		w.daemon.answered = true
+	}
 	w.told(ctx, r, o.err)
 	w.resume(ctx, r)
-	w.pace(r)
+	w.pace(settled, r.Waiting)
 	w.wake()
 }
 
@@ -467,10 +525,14 @@ func (w *watcher) wake() {
 	}
 }
 
-// pace sets when a parked keyfile is decided on next.
-func (w *watcher) pace(r agent.TendResult) {
-	switch {
-	case !r.Waiting:
+// pace sets when a keyfile is decided on next that is parked, or that the daemon may read
+// at any moment: until all is well, and the rows have said so since its start, every
+// second.
+func (w *watcher) pace(settled, waiting bool) {
+	switch about := w.daemon.about(w.h.Now()); {
+	case about && !(settled && w.daemon.answered):
+		w.parked = parkedFirst
+	case !waiting:
 		w.parked = 0
 	case w.parked == 0:
 		w.parked = parkedFirst
@@ -531,18 +593,24 @@ func (w *watcher) heard(n news) bool {
 	l := n.line
 	if l.Said == unit.CaughtUp {
 		d.caughtUp, d.trouble = true, ""
-		if d.said[unit.Minted] || d.said[unit.Ready] {
+		if d.read() {
 			w.daemonRead(l)
 		}
 		return true
 	}
 	if l.Said == unit.Starting || d.invocation == "" {
 		if l.Invocation != d.invocation {
-			*d = daemon{caughtUp: d.caughtUp, trouble: d.trouble, invocation: l.Invocation, said: map[unit.Said]bool{}}
+			*d = daemon{caughtUp: d.caughtUp, trouble: d.trouble, invocation: l.Invocation, began: l.Time, said: map[unit.Said]bool{}}
+			if d.began.IsZero() {
+				d.began = w.h.Now()
+			}
 		}
 	}
 	if l.Invocation != d.invocation {
 		return false // of an earlier start
+	}
+	if d.read() && (l.Said == unit.Empty || l.Said == unit.Failed || l.Said == unit.Untouched) {
+		return false // a daemon reads its key once
 	}
 	d.said[l.Said] = true
 	if !d.caughtUp {
@@ -552,7 +620,7 @@ func (w *watcher) heard(n news) bool {
 	case unit.Minted:
 		w.daemonRead(l)
 		w.o.Tell(Event{Name: Minted, Fingerprint: d.holds, Text: fmt.Sprintf("the daemon found no key and made one, %s", d.holds)})
-	case unit.Ready:
+	case unit.Ready, unit.Loaded:
 		w.daemonRead(l)
 	}
 	return true
@@ -619,6 +687,10 @@ func (w *watcher) told(ctx context.Context, r agent.TendResult, err error) {
 		w.say("held "+r.Held, Event{Urgent: true, Text: r.Held})
 	case d.Action == decide.Doubt, d.Action == decide.Lost:
 		w.provenAs = ""
+		if r.Parked {
+			w.o.Tell(Event{Name: Parked, Fingerprint: d.Needed, Verdict: string(d.Action),
+				Text: "parked: there was no keyfile, and on an empty one the daemon makes no key; " + d.Reason})
+		}
 		text := string(d.Action) + ": " + d.Reason
 		if d.Needed != "" {
 			text += fmt.Sprintf("; key %s is needed", d.Needed)

@@ -63,6 +63,8 @@ type process struct {
 	db  *rowstest.Database
 	gcp *secretmanager.Server
 
+	wrap []string // what starts the watcher, if it is not the test itself
+
 	cmd     *exec.Cmd
 	exited  chan struct{}
 	reports chan string // its lines on standard error
@@ -160,6 +162,12 @@ func (p *process) run(args ...string) ([]byte, error) { return p.command(args...
 func (p *process) start() {
 	p.t.Helper()
 	p.cmd = p.command("watch")
+	if len(p.wrap) > 0 {
+		bin, err := exec.LookPath(p.wrap[0])
+		p.must(err)
+		p.cmd.Args = append(append([]string{}, p.wrap...), p.cmd.Path, "watch")
+		p.cmd.Path = bin
+	}
 	stderr, err := p.cmd.StderrPipe()
 	p.must(err)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -353,6 +361,7 @@ func TestProcess(t *testing.T) {
 		p.must(p.cmd.Process.Signal(syscall.SIGHUP))
 		p.await(p.notify, "RELOADING=1")
 		p.await(p.reports, "not reloaded")
+		p.await(p.notify, "STATUS=", "not in force", "line 1")
 		p.await(p.notify, "READY=1")
 		p.must(os.Remove(p.path("etc/secrets.key")))
 		p.await(p.reports, "in place now") // what was in force stays
@@ -369,6 +378,20 @@ func TestProcess(t *testing.T) {
 		if now := p.descriptors(); now > fds+2 {
 			t.Errorf("%d descriptors before, %d after five reloads", fds, now)
 		}
+		p.terminate()
+	})
+	t.Run("no inotify", func(t *testing.T) {
+		t.Parallel()
+		p := newProcess(t, cluster.Database(t))
+		p.configure("1s", "")
+		p.prove(a)
+		p.write(a)
+		p.wrap = []string{"unshare", "-U", "-r", "sh", "-c", `echo 0 >/proc/sys/user/max_inotify_instances && exec "$@"`, "sh"}
+		p.start()
+		p.await(p.reports, "only every 1s", "fs.inotify.max_user_instances")
+		p.awaitSaved(a, "current")
+		p.must(os.Remove(p.path("etc/secrets.key")))
+		p.await(p.reports, "in place now")
 		p.terminate()
 	})
 	t.Run("a second watcher", func(t *testing.T) {

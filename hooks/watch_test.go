@@ -315,6 +315,95 @@ func TestWatch(t *testing.T) {
 		w.await("restarting the daemon")
 		<-w.restart
 	})
+	t.Run("it beats before anything else", func(t *testing.T) {
+		// The loop before this one, which a reload ended, may have beaten long ago.
+		var order []string
+		w := newWatched(t, cluster.Database(t))
+		w.options.BeatEvery = time.Hour
+		w.options.Beat = func() { order = append(order, "beat") }
+		status := make(chan string, 100)
+		w.options.Status = func(text string) { status <- text }
+		w.start()
+		<-status
+		w.stop()
+		if !slices.Equal(order, []string{"beat"}) {
+			t.Errorf("%q", order)
+		}
+	})
+	t.Run("gone before the daemon has read its key, and nothing can be decided", func(t *testing.T) {
+		w := guarded(t, nil)
+		w.stop()
+		w.must(os.RemoveAll(w.path("state/ledger.jsonl")))
+		w.must(os.RemoveAll(w.path("state/quarantine")))
+		w.must(os.Rename(w.path("usb"), w.path("away")))
+		w.must(os.Remove(w.host.Keyfile.Path))
+		w.start()
+		w.await("parked", "makes no key")
+		if info, err := os.Stat(w.host.Keyfile.Path); err != nil || info.Size() != 0 || info.Mode().Perm() != 0o400 {
+			t.Errorf("%v, %v", info, err)
+		}
+		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1"}
+		w.must(os.Remove(w.host.Keyfile.Path)) // and once more
+		w.await("parked", "makes no key")
+		w.must(os.Rename(w.path("away"), w.path("usb")))
+		w.await(fa, "in place")
+	})
+	t.Run("gone after the daemon has read its key, and nothing can be decided", func(t *testing.T) {
+		w := guarded(t, nil)
+		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1"}
+		w.journal <- unit.Line{Said: unit.Loaded, Invocation: "1"}
+		w.journal <- unit.Line{Said: unit.Loaded, Invocation: "1"} // the one before has arrived
+		w.must(os.RemoveAll(w.path("state/ledger.jsonl")))
+		w.must(os.RemoveAll(w.path("state/quarantine")))
+		w.must(os.Rename(w.path("usb"), w.path("away")))
+		w.must(os.Remove(w.host.Keyfile.Path))
+		w.await("doubt")
+		if _, err := os.Lstat(w.host.Keyfile.Path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("it is parked under a daemon that runs: %v", err)
+		}
+	})
+	t.Run("read-only while the daemon starts", func(t *testing.T) {
+		w := guarded(t, nil)
+		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1"}
+		w.stop()
+		w.must(unix.Mount("keyguard-test", w.path("etc"), "tmpfs", 0, ""))
+		t.Cleanup(func() { unix.Unmount(w.path("etc"), unix.MNT_DETACH) })
+		w.must(unix.Mount("", w.path("etc"), "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+		w.start()
+		w.await("could not be looked after")
+		w.journal <- unit.Line{Said: unit.Starting, Invocation: "2"}
+		w.must(unix.Mount("", w.path("etc"), "", unix.MS_REMOUNT, "")) // of which no event tells
+		w.await(fa, "in place")
+	})
+	t.Run("a foreign key, proven long ago, while the daemon starts", func(t *testing.T) {
+		// A machine that was rolled back: the keyfile and the ledger agree, the rows do not.
+		w := guarded(t, nil)
+		w.stop()
+		w.must(w.host.Keyfile.Keep(b, time.Now()))
+		w.up.Store(false)
+		w.start()
+		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1"}
+		w.await("guarding key")
+		_, err := w.db.Exec("delete from secrets")
+		w.must(err)
+		w.upsert(b)
+		w.up.Store(true) // of which nothing tells
+		w.await(string(b.Fingerprint()), "in place")
+	})
+	t.Run("a daemon that could not load its key after it was ready", func(t *testing.T) {
+		w := guarded(t, func(w *watched) { w.options.Heal = true })
+		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1"}
+		w.journal <- unit.Line{Said: unit.Ready, Invocation: "1"}
+		w.journal <- unit.Line{Said: unit.Empty, Invocation: "1"}
+		w.journal <- unit.Line{Said: unit.Failed, Invocation: "1"}
+		w.must(os.Remove(w.host.Keyfile.Path))
+		w.await(fa, "in place")
+		select {
+		case <-w.restart:
+			t.Error("a line that is not the daemon's word restarted it")
+		default:
+		}
+	})
 	t.Run("parked, and in time", func(t *testing.T) {
 		w := guarded(t, nil)
 		w.stop()

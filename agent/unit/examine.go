@@ -2,6 +2,7 @@ package unit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -51,6 +52,9 @@ type Examination struct {
 type WatcherState struct {
 	State
 	MainPID int // once it is ready, and 0 before
+	// Deaf is why it hears of changes only when it looks, once a rescan: ErrInotifyInstances
+	// or ErrInotifyWatches.
+	Deaf error
 }
 
 // DrillState is the weekly drill as systemd has it.
@@ -123,6 +127,9 @@ func watcherState(ctx context.Context, conn *dbus.Conn) (w WatcherState, err err
 	}
 	pid, _ := p.Value.Value().(uint32)
 	w.MainPID = int(pid)
+	if err := Watches(w.MainPID); errors.Is(err, ErrInotifyInstances) || errors.Is(err, ErrInotifyWatches) {
+		w.Deaf = err
+	}
 	return w, nil
 }
 

@@ -170,6 +170,8 @@ var remedies = []struct {
 	{keyfile.ErrNotKept, 0, "what was there stays beside the keyfile, under a name with a dot and a time; make room in the state directory (df), then: keyguard status"},
 	{notify.ErrUnsafe, 0, "make it root's own: chown root and chmod go-w what is named; then: keyguard status"},
 	{notify.ErrNotRun, 0, "chmod 0755 the hook and name it with letters, digits, _ and - alone, or take it out of hooks_dir: keyguard config"},
+	{unit.ErrInotifyInstances, 0, "until then it looks at every rescan; to raise the limit: sysctl -w fs.inotify.max_user_instances=1024, and the same in a file of /etc/sysctl.d"},
+	{unit.ErrInotifyWatches, 0, "until then it looks at every rescan; to raise the limit: sysctl -w fs.inotify.max_user_watches=524288, and the same in a file of /etc/sysctl.d"},
 	{unit.ErrKilled, exitDoubt, "what was begun is settled by the watcher, or by the daemon's next start; see how it ended: keyguard status"},
 	{unit.ErrExists, exitBusy, "wait until it is done, then see: keyguard status"},
 	{notify.ErrPing, 0, "check ping_url: keyguard config; and whether this host gets there: curl"},

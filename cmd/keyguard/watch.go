@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -48,10 +49,11 @@ func (a *app) watch(ctx context.Context) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
+	var line statusLine
 	for {
 		running, stop := context.WithCancel(ctx)
 		ended := make(chan error, 1)
-		go func() { ended <- a.watchAndTell(running, h, cfg) }()
+		go func() { ended <- a.watchAndTell(running, h, cfg, &line) }()
 		reload := false
 		for !reload {
 			select {
@@ -65,10 +67,14 @@ func (a *app) watch(ctx context.Context) error {
 				case err != nil:
 					a.explain(err)
 					a.urgent("the configuration is not reloaded; what was in force stays")
+					line.note("the changed configuration is not in force: " + err.Error())
 				case newCfg.StateDir != cfg.StateDir:
-					a.urgent("state_dir has changed, and that takes a restart: systemctl restart containarium-keyguard")
+					const restart = "state_dir has changed, and that takes a restart: systemctl restart containarium-keyguard"
+					a.urgent(restart)
+					line.note(restart)
 				default:
 					h, cfg, reload = newHost, newCfg, true
+					line.note("")
 				}
 				if !reload {
 					unit.Notify(unit.NowReady)
@@ -84,22 +90,51 @@ func (a *app) watch(ctx context.Context) error {
 }
 
 // watchAndTell watches, and delivers what is told meanwhile.
-func (a *app) watchAndTell(ctx context.Context, h *agent.Host, cfg *config.Config) error {
+func (a *app) watchAndTell(ctx context.Context, h *agent.Host, cfg *config.Config, line *statusLine) error {
 	t := a.teller(h, cfg, wiring{}, a.printEvent)
 	var telling sync.WaitGroup
 	ctx, stop := context.WithCancel(ctx)
 	telling.Go(func() { t.Run(ctx) })
 	defer telling.Wait()
 	defer stop()
-	return hooks.Watch(ctx, h, a.watchOptions(cfg, t))
+	return hooks.Watch(ctx, h, a.watchOptions(cfg, t, line))
 }
 
-func (a *app) watchOptions(cfg *config.Config, t *hooks.Teller) hooks.WatchOptions {
+// statusLine is what systemctl status shows of the watcher: what the last round found, and
+// before it what is wrong for longer than a round.
+type statusLine struct {
+	lock         sync.Mutex
+	round, noted string
+}
+
+func (l *statusLine) say(round string) {
+	l.lock.Lock()
+	defer l.lock.Unlock()
+	l.round = round
+	l.show()
+}
+
+func (l *statusLine) note(text string) {
+	l.lock.Lock()
+	defer l.lock.Unlock()
+	l.noted = text
+	l.show()
+}
+
+func (l *statusLine) show() {
+	text := l.round
+	if l.noted != "" {
+		text = l.noted + "; " + text
+	}
+	unit.Notify(unit.Status(strings.ReplaceAll(text, "\n", "; ")))
+}
+
+func (a *app) watchOptions(cfg *config.Config, t *hooks.Teller, line *statusLine) hooks.WatchOptions {
 	o := hooks.WatchOptions{
 		Debounce: cfg.Watch.Debounce, Rescan: cfg.Watch.Rescan, Heal: cfg.Watch.Heal,
 		RunDir: cfg.RunDir, Configuration: cfg.Digest,
 		Ready:     func() { unit.Notify(unit.NowReady) },
-		Status:    func(text string) { unit.Notify(unit.Status(text)) },
+		Status:    line.say,
 		Beat:      func() { unit.Notify(unit.Alive) },
 		BeatEvery: unit.WatchdogEvery() / 2,
 		Tell:      t.Tell,

@@ -562,6 +562,8 @@ func (s standing) check(right key.Fingerprint) Check {
 		c.State, c.Text, c.Err = CheckProblem, "this host lacks "+strings.Join(s.exam.Lacks, ", "), escrow.ErrDenied
 	case s.examErr != nil:
 		c.State, c.Text, c.Err = CheckUnknown, s.examErr.Error(), s.examErr
+	case len(s.exam.Exposed) > 0:
+		c.State, c.Text, c.Err = CheckProblem, strings.Join(s.exam.Exposed, "; "), escrow.ErrExposed
 	case s.Ending != "":
 		c.State, c.Text, c.Fix = CheckProblem, s.Ending, "put a new token into that file, which is read again by itself; then: keyguard doctor"
 	case readable == "" && sealed != "":

@@ -157,6 +157,8 @@ var (
 	ErrSameDisk = errors.New("on the same disk as the keyfile")
 	// ErrReadOnly: the place cannot be written to.
 	ErrReadOnly = errors.New("read-only")
+	// ErrExposed: what is written there can be read by every user of this host.
+	ErrExposed = errors.New("others can read what is stored there")
 	// ErrFull: the place has no room left.
 	ErrFull = errors.New("no space left")
 	// ErrUnverified: stored; reading it back is denied.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -277,6 +278,11 @@ func (d *Directory) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) 
 		return fail(err)
 	}
 	defer clear(data)
+	if len(d.o.Recipients) == 0 {
+		if err := exposed(shelf); err != nil {
+			return fail(err)
+		}
+	}
 	now, err := after(copies)
 	if err != nil {
 		return fail(err)
@@ -306,6 +312,28 @@ func (d *Directory) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) 
 	made := d.copy(s, name, now, k.Fingerprint())
 	made.Part = d.o.Part
 	return made, nil
+}
+
+// exposed looks what becomes of the mode of a file: a file system without modes (FAT) gives
+// all files the mount's, whatever was asked for. No key is written to find out.
+func exposed(shelf *os.File) error {
+	name := durable.TempPrefix + strings.ToLower(rand.Text())
+	fd, err := retryFD(func() (int, error) {
+		return unix.Openat(int(shelf.Fd()), name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	})
+	if err != nil {
+		return err
+	}
+	_ = unix.Fchmod(fd, 0o400) // where it is refused, what came out is what counts
+	var st unix.Stat_t
+	err = unix.Fstat(fd, &st)
+	if err := errors.Join(err, unix.Close(fd), unix.Unlinkat(int(shelf.Fd()), name, 0)); err != nil {
+		return err
+	}
+	if mode := st.Mode & 0o777; mode&0o077 != 0 {
+		return fmt.Errorf("%w: files there have mode %04o", ErrExposed, mode)
+	}
+	return nil
 }
 
 func (d *Directory) shelfPath(s Shelf) string { return filepath.Join(d.o.Path, string(s)) }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -468,6 +469,58 @@ func TestDirectoryModes(t *testing.T) {
 	}
 	if data, err := os.ReadFile(filepath.Join(path, c.ID)); err != nil || len(data) != key.Size {
 		t.Errorf("%d bytes, %v", len(data), err)
+	}
+}
+
+// TestDirectoryModeless: on a file system that gives each file the mount's mode, a raw key
+// is not written where that lets others read it; a sealed one is.
+func TestDirectoryModeless(t *testing.T) {
+	needRoot(t)
+	t.Parallel()
+	below, path := t.TempDir(), t.TempDir()
+	for mode, want := range map[string]error{"a+rX": escrow.ErrExposed, "a-rwx:u+rwX": nil} {
+		if out, err := exec.Command("bindfs", "-o", "perms="+mode, below, path).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		d := openDirectory(t, escrow.DirectoryOptions{Path: path})
+		try(t, d.Init(t.Context()))
+		_, err := d.Save(t.Context(), escrow.Current, key.Generate())
+		left, _ := filepath.Glob(filepath.Join(below, "*/*"))
+		hidden, _ := filepath.Glob(filepath.Join(below, "*/.*"))
+		if !errors.Is(err, want) || (want == nil) != (len(left) == 1) || hidden != nil {
+			t.Errorf("%s: %v, and there are %q %q", mode, err, left, hidden)
+		}
+		if want != nil {
+			to, _ := identityFile(t)
+			mustSave(t, openDirectory(t, escrow.DirectoryOptions{Path: path, Recipients: []string{to}}), escrow.Quarantine, key.Generate())
+			for _, file := range []string{"current/by-hand", "current/by-hand-too"} {
+				try(t, os.WriteFile(filepath.Join(below, file), make([]byte, 32), 0o400))
+			}
+			got, err := d.Examine(t.Context())
+			if want := []string{"others can read current/by-hand-too (mode 0444) and 1 more"}; err != nil || !slices.Equal(got.Exposed, want) {
+				t.Errorf("%s: %q, %v; want %q", mode, got.Exposed, err, want)
+			}
+		}
+		try(t, unix.Unmount(path, unix.MNT_DETACH))
+		for _, shelf := range escrow.Shelves {
+			try(t, os.RemoveAll(filepath.Join(below, string(shelf))))
+		}
+	}
+}
+
+// TestDirectoryOthers: whose the directory is, and who may write to it.
+func TestDirectoryOthers(t *testing.T) {
+	needRoot(t)
+	d, path := readyDirectory(t)
+	mustSave(t, d, escrow.Current, key.Generate())
+	if got, err := d.Examine(t.Context()); err != nil || got.Exposed != nil {
+		t.Errorf("ours alone: %q, %v", got.Exposed, err)
+	}
+	try(t, os.Chown(path, 1234, 0))
+	try(t, os.Chmod(filepath.Join(path, "current"), 0o770))
+	want := []string{path + " belongs to uid 1234", filepath.Join(path, "current") + " is writable by others (mode 0770)"}
+	if got, err := d.Examine(t.Context()); err != nil || !slices.Equal(got.Exposed, want) {
+		t.Errorf("%q, %v; want %q", got.Exposed, err, want)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"cloud.google.com/go/iam/apiv1/iampb"
 	pb "cloud.google.com/go/secretmanager/apiv1/secretmanagerpb"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
@@ -43,6 +44,8 @@ type Examination struct {
 	Unplaced bool
 	// Memory: the file system is gone at the next boot.
 	Memory bool
+	// Exposed is what others on this host can do with the copies, a clause each.
+	Exposed []string
 	// Asked: the store said what this host's identity may do there.
 	Asked bool
 	// Lacks are the permissions that keyguard needs and that are not granted.
@@ -278,6 +281,9 @@ func (d *Directory) Examine(ctx context.Context) (Examination, error) {
 	case "tmpfs", "ramfs":
 		e.Memory = true
 	}
+	if e.Exposed, err = d.exposures(ctx, root); err != nil {
+		return e, fmt.Errorf("cannot look at %s: %w", d.o.Path, err)
+	}
 	keyfile, err := nearest(filepath.Dir(d.o.Keyfile))
 	if err != nil {
 		return e, fmt.Errorf("cannot look at the keyfile's directory: %w", err)
@@ -291,6 +297,61 @@ func (d *Directory) Examine(ctx context.Context) (Examination, error) {
 		e.SameDisk = e.SameDisk || ours[name]
 	}
 	return e, nil
+}
+
+// exposures looks at owners and modes: of the directory and its shelves, and of the copies
+// that are not sealed.
+func (d *Directory) exposures(ctx context.Context, root *os.File) ([]string, error) {
+	var all []string
+	look := func(f *os.File, path string) error {
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+			return fileError(err)
+		}
+		if st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+			all = append(all, fmt.Sprintf("%s belongs to uid %d", path, st.Uid))
+		}
+		if st.Mode&0o022 != 0 {
+			all = append(all, fmt.Sprintf("%s is writable by others (mode %04o)", path, st.Mode&0o7777))
+		}
+		return nil
+	}
+	if err := look(root, d.o.Path); err != nil {
+		return nil, err
+	}
+	for _, s := range Shelves {
+		shelf, err := d.shelf(ctx, root, s)
+		if err != nil {
+			return nil, err
+		}
+		defer shelf.Close()
+		if err := look(shelf, d.shelfPath(s)); err != nil {
+			return nil, err
+		}
+		copies, err := d.copies(ctx, shelf, s)
+		if err != nil {
+			return nil, err
+		}
+		loose, first := 0, ""
+		for _, c := range copies {
+			var st unix.Stat_t
+			if strings.HasSuffix(c.ID, ageSuffix) || unix.Fstatat(int(shelf.Fd()), path(c), &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
+				continue
+			}
+			if st.Mode&unix.S_IFMT == unix.S_IFREG && st.Mode&0o077 != 0 {
+				if loose++; loose == 1 {
+					first = fmt.Sprintf("%s (mode %04o)", c.ID, st.Mode&0o7777)
+				}
+			}
+		}
+		switch {
+		case loose == 1:
+			all = append(all, "others can read "+first)
+		case loose > 1:
+			all = append(all, fmt.Sprintf("others can read %s and %d more", first, loose-1))
+		}
+	}
+	return all, nil
 }
 
 // Examine has the child look.

@@ -118,6 +118,7 @@ var remedies = []struct {
 	{escrow.ErrNotKey, 0, "save a good copy over it: keyguard backup"},
 	{escrow.ErrSameDisk, 0, "a copy on the keyfile's own disk goes with it: name a path on another disk in the configuration, then: keyguard init"},
 	{escrow.ErrReadOnly, 0, "mount it writable; or it lies outside of what the watcher's unit may write: keyguard doctor tells which; then: keyguard backup"},
+	{escrow.ErrExposed, 0, "chown root and chmod go-rwx what is named; a stick without modes (FAT): mount it with umask=077; or seal its copies (recipients); then: keyguard backup"},
 	{escrow.ErrFull, 0, "make room there, then: keyguard backup"},
 	{escrow.ErrPartly, 0, "bring back the stores that are named, then: keyguard backup"},
 	{escrow.ErrPartMoved, 0, "put the old number back at part of this member, or give the part a store of its own: keyguard config"},

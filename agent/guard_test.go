@@ -35,8 +35,9 @@ type host struct {
 	dir   string
 	now   time.Time
 	db    *rowstest.Database
-	up    bool // the rows can be asked
-	asked int  // how often somebody opened the rows
+	pool  *rowstest.Pool // nil: db is asked without one
+	up    bool           // the rows can be asked
+	asked int            // how often somebody opened the rows
 	agent.Host
 }
 
@@ -53,7 +54,11 @@ func newHost(t testing.TB, db *rowstest.Database, escrows int) *host {
 		case h.db == nil:
 			return rows.Open(rows.Location{Absent: true, Why: "no database yet"}, o)
 		}
-		return rows.Open(rows.Location{URL: h.db.URL(), From: "the test"}, o)
+		url := h.db.URL()
+		if h.pool != nil {
+			url = h.pool.URL(h.db.Name)
+		}
+		return rows.Open(rows.Location{URL: url, From: "the test"}, o)
 	}
 	h.must(errors.Join(os.Mkdir(h.path("etc"), 0o700), os.Mkdir(h.path("state"), 0o700)))
 	for i := range escrows {
@@ -149,11 +154,13 @@ func TestHistories(t *testing.T) {
 		histories = n // make test
 	}
 	cluster := rowstest.New(t)
+	pool := cluster.Pool(t)
 	r := rand.New(rand.NewPCG(3, 4))
 	actions := map[decide.Action]int{}
 	for n := range histories {
 		db := cluster.Database(t)
 		h := newHost(t, db, 1+r.IntN(2))
+		h.pool = pool
 		keys := []key.Key{testKey("a"), testKey("b"), testKey("c")}
 		under := map[string]int{} // rows by the key that opens them
 		var replaced []key.Key    // every key that Guard took out of the keyfile's place

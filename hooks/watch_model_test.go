@@ -69,6 +69,7 @@ func TestWatchModel(t *testing.T) {
 	)
 	want := modelOperations(t)
 	cluster := rowstest.New(t)
+	pool := cluster.Pool(t)
 	began, rests, counts := time.Now(), 0, map[string]int{}
 	var mu sync.Mutex // guards rests, counts and taken
 	taken, seed := 0, uint64(0)
@@ -84,7 +85,7 @@ func TestWatchModel(t *testing.T) {
 	for range hosts {
 		all.Go(func() {
 			for seed, n := take(); n > 0 && !t.Failed(); seed, n = take() {
-				m := newModel(t, cluster.Database(t), seed)
+				m := newModel(t, cluster.Database(t), pool, seed)
 				for range n {
 					m.step()
 				}
@@ -234,7 +235,7 @@ var operations = []operation{
 	{"a moment", 6, false, (*model).moment},
 }
 
-func newModel(t *testing.T, db *rowstest.Database, seed uint64) *model {
+func newModel(t *testing.T, db *rowstest.Database, pool *rowstest.Pool, seed uint64) *model {
 	t.Helper()
 	session, err := db.Session()
 	if err != nil {
@@ -259,7 +260,7 @@ func newModel(t *testing.T, db *rowstest.Database, seed uint64) *model {
 			if !m.up.Load() {
 				return nil, rows.ErrRefused
 			}
-			return rows.Open(rows.Location{URL: db.Cluster.SocketURL(db.Name), From: "the test"}, o)
+			return rows.Open(rows.Location{URL: pool.URL(db.Name), From: "the test"}, o)
 		},
 	}
 	m.must(errors.Join(os.Mkdir(m.path("etc"), 0o700), os.Mkdir(m.path("state"), 0o700), os.Mkdir(m.path("run"), 0o700), os.Mkdir(m.path("over"), 0o700)))

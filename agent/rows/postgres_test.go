@@ -29,15 +29,10 @@ func TestMain(m *testing.M) {
 }
 
 func withCluster(run func() int) (code int, err error) {
-	dir, err := os.MkdirTemp("", "rows")
-	if err != nil {
+	if cluster, err = rowstest.Start(""); err != nil {
 		return 1, err
 	}
-	defer os.RemoveAll(dir)
-	if cluster, err = rowstest.Start(dir); err != nil {
-		return 1, err
-	}
-	defer func() { err = errors.Join(err, cluster.Stop()) }()
+	defer func() { err = errors.Join(err, cluster.Close()) }()
 	return run(), nil
 }
 

@@ -50,6 +50,7 @@ type Cluster struct {
 	process    *exec.Cmd           // nil: stopped
 	exited     chan struct{}       // closed when process is gone
 	databases  atomic.Int64
+	room       *room // nil: somebody named the directory
 
 	mu   sync.Mutex // guards idle
 	idle []kept     // the longest unused first
@@ -57,12 +58,26 @@ type Cluster struct {
 
 // Start makes a cluster in dir, which is made if missing, and given to the user postgres
 // when we are root: the server refuses to run as root. All directories above must be
-// open to that user.
-func Start(dir string) (*Cluster, error) {
+// open to that user. Where dir is "" it finds a place itself, in memory if it can, which
+// goes with Close.
+func Start(dir string) (_ *Cluster, err error) {
+	var own *room
+	if dir == "" {
+		if own, err = newRoom(); err != nil {
+			return nil, err
+		}
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, own.close())
+			}
+		}()
+		dir = own.dir
+	}
 	c, err := newCluster(dir)
 	if err != nil {
 		return nil, err
 	}
+	c.room = own
 	template, err := c.template()
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a template cluster: %w", err)
@@ -74,21 +89,24 @@ func Start(dir string) (*Cluster, error) {
 	return c, c.Restart()
 }
 
+// Close stops the server, and takes its directory away if nobody named it.
+func (c *Cluster) Close() error {
+	err := c.Stop()
+	if c.room != nil {
+		err = errors.Join(err, c.room.close())
+	}
+	return err
+}
+
 // New starts a cluster for one test and stops it afterwards.
 func New(tb testing.TB) *Cluster {
 	tb.Helper()
-	// Not tb.TempDir: nobody but root may enter that.
-	dir, err := os.MkdirTemp("", "rowstest")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { os.RemoveAll(dir) })
-	c, err := Start(dir)
+	c, err := Start("")
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {
-		if err := c.Stop(); err != nil {
+		if err := c.Close(); err != nil {
 			tb.Error(err)
 		}
 	})

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -165,6 +167,31 @@ func TestKept(t *testing.T) {
 		t.Error(err)
 	}
 	ask("select 1")
+}
+
+// TestLeftovers: a cluster whose process is gone is swept away by the next, and no other.
+func TestLeftovers(t *testing.T) {
+	alive := rowstest.New(t)
+	left, err := os.MkdirTemp(filepath.Dir(alive.Dir), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := rowstest.Start("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a leftover: %v", err)
+	}
+	if err := errors.Join(alive.Admin("postgres", "select 1"), next.Close()); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(next.Dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it is closed: %v", err)
+	}
+	if _, err := os.Stat(alive.Dir); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestPool: whoever comes next has the session of who left, and it is as new; but not that

@@ -21,17 +21,13 @@ var cluster *rowstest.Cluster
 
 func TestMain(m *testing.M) {
 	os.Exit(func() (status int) {
-		dir, err := os.MkdirTemp("", "standin")
-		if err == nil {
-			defer os.RemoveAll(dir) //nolint:errcheck // a leftover in the temporary directory
-			cluster, err = rowstest.Start(dir)
-		}
-		if err != nil {
+		var err error
+		if cluster, err = rowstest.Start(""); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 		status = m.Run()
-		if err := cluster.Stop(); err != nil {
+		if err := cluster.Close(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -30,14 +31,13 @@ func Append(data []byte, comment string, e Escrow) []byte {
 func NewEscrow(settings ...string) (Escrow, error) {
 	e := defaultEscrow()
 	v := reflect.ValueOf(&e).Elem()
-	form := decoder{forms: map[reflect.Type]form{}}.form(v.Type())
 	for _, s := range settings {
 		name, value, ok := strings.Cut(s, "=")
 		if !ok {
 			return e, fmt.Errorf("%q is no name=value", s)
 		}
-		i, ok := form.index[name]
-		if !ok {
+		i := slices.IndexFunc(reflect.VisibleFields(v.Type()), func(f reflect.StructField) bool { return name != "" && keyOf(f) == name })
+		if i < 0 {
 			return e, fmt.Errorf("an escrow has no setting %q%s", name, nearest(name, keysOf(v.Type())))
 		}
 		switch f := v.Field(i).Addr().Interface().(type) {
@@ -45,6 +45,11 @@ func NewEscrow(settings ...string) (Escrow, error) {
 			*f = value
 		case *[]string:
 			*f = strings.Fields(value)
+		case *int:
+			var err error
+			if *f, err = strconv.Atoi(value); err != nil {
+				return e, fmt.Errorf("%s: %q is no number", name, value)
+			}
 		case *bool:
 			var err error
 			if *f, err = strconv.ParseBool(value); err != nil {

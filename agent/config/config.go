@@ -2,7 +2,9 @@
 // The comments on the fields are its manual.
 //
 // Reading is strict: an unknown key is an error that names its line and the nearest
-// known word, and all problems are reported at once. No secret stands in the file,
+// known word, and all problems are reported at once, but for a syntax error, which ends the
+// reading. What is wrong with one escrow makes that one unusable (Escrow.Wrong), and the
+// keyfile and the other escrows are looked after. No secret stands in the file,
 // only the names of files that hold one. An empty file is valid: it guards the
 // default keyfile with no escrow, which is no backup.
 package config
@@ -10,13 +12,15 @@ package config
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"reflect"
-	"sort"
 	"strings"
+	"syscall"
 	"time"
+
+	"github.com/BurntSushi/toml"
 )
 
 const (
@@ -55,9 +59,10 @@ type Config struct {
 	Escrows []Escrow `toml:"escrow"`
 
 	// UID and GID are Owner's. Load fills them in; they are not in the file.
-	UID, GID int
+	UID int `toml:"-"`
+	GID int `toml:"-"`
 	// Digest changes whenever the file does: SHA-256 in hex. It is not in the file.
-	Digest string
+	Digest string `toml:"-"`
 }
 
 // Daemon is the program whose key is guarded.
@@ -122,8 +127,6 @@ const (
 	Directory        = "directory"
 	Command          = "command"
 )
-
-var kinds = []string{GCPSecretManager, VaultKV, Directory, Command}
 
 // presets are the programs whose commands keyguard knows.
 var presets = []string{"1password", "bitwarden", "pass"}
@@ -200,6 +203,9 @@ type Escrow struct {
 	// EnvironmentFile is a file, 0600 or tighter, of lines NAME=value: what the program
 	// needs to know where nobody is logged in, its token among it.
 	EnvironmentFile string `toml:"environment_file" kind:"command"`
+
+	// Wrong is why the escrow cannot be used, nil where it can. It is not in the file.
+	Wrong *Problems `toml:"-"`
 }
 
 // Sealed lists the age recipients of the escrow, whatever key of the file named them.
@@ -250,7 +256,7 @@ func (p Problem) String() string {
 	return s
 }
 
-// Problems is everything that is wrong with the file, in its order.
+// Problems is everything that is wrong with the file, or with one escrow, in its order.
 type Problems struct {
 	File string
 	List []Problem
@@ -269,10 +275,47 @@ func (p *Problems) Error() string {
 	return b.String()
 }
 
-// Load reads the file at path, finds its owner's ids and looks at the mode of the
-// files it names. The error is *Problems, or why the file cannot be read
-// (fs.ErrNotExist …).
+// ErrTrust says that somebody else than root and the caller decides what stands in the file.
+var ErrTrust = errors.New("not to be obeyed")
+
+// Trust tells whether the file at path may be obeyed: it names files to write and programs
+// to run, and so neither may another user own it nor may others write to it.
+func Trust(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("cannot read the configuration: %w", err)
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+		return fmt.Errorf("the configuration %s is %w: it belongs to uid %d", path, ErrTrust, st.Uid)
+	}
+	if mode := info.Mode().Perm(); mode&0o022 != 0 {
+		return fmt.Errorf("the configuration %s is %w: others may write to it (mode %04o)", path, ErrTrust, mode)
+	}
+	return nil
+}
+
+// Brief is all of it on one line.
+func (p *Problems) Brief() string {
+	var list []string
+	for _, one := range p.List {
+		list = append(list, one.String())
+	}
+	return p.File + ", " + strings.Join(list, "; ")
+}
+
+// Load reads the file at path, if it may be obeyed, finds its owner's ids and looks at the mode of the
+// files it names. The error is *Problems, of what is wrong with more than one escrow, or why the file cannot be read
+// (fs.ErrNotExist, ErrTrust …).
 func Load(path string) (*Config, error) {
+	if err := Trust(path); err != nil {
+		return nil, err
+	}
+	return Check(path)
+}
+
+// Check is Load for somebody who only wants to know what is wrong with the file, whoever
+// wrote it.
+func Check(path string) (*Config, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the configuration: %w", err)
@@ -292,32 +335,66 @@ func Load(path string) (*Config, error) {
 func Parse(data []byte, name string) (*Config, error) { return parse(data, name, false) }
 
 func parse(data []byte, name string, host bool) (*Config, error) {
-	r := &reader{data: withoutBOM(data)}
-	tree := r.read()
+	f := &file{text: string(withoutBOM(data))}
 	c := Default()
-	d := decoder{r, map[any]int{}, map[reflect.Type]form{}}
-	d.decode(tree, c)
-	check(c, d, host)
-	if len(r.problems) > 0 {
-		return nil, r.sorted(name)
+	f.decode(c)
+	f.check(c, host)
+	whole := &Problems{File: name}
+	mine := false
+	for _, p := range f.sorted() {
+		whole.List = append(whole.List, p.Problem)
+		if p.escrow == noEscrow || p.escrow >= len(c.Escrows) {
+			mine = true
+			continue
+		}
+		e := &c.Escrows[p.escrow]
+		if e.Wrong == nil {
+			e.Wrong = &Problems{File: name}
+		}
+		e.Wrong.List = append(e.Wrong.List, p.Problem)
 	}
+	if mine {
+		return nil, whole
+	}
+	c.nameAll()
 	sum := sha256.Sum256(data)
 	c.Digest = hex.EncodeToString(sum[:])
 	return c, nil
 }
 
-// sorted turns what was found into the error, in the order of the file.
-func (r *reader) sorted(name string) *Problems {
-	sort.SliceStable(r.problems, func(i, j int) bool { return r.problems[i].at < r.problems[j].at })
-	list := &Problems{File: name}
-	for _, p := range r.problems {
-		line := 0
-		if p.at >= 0 {
-			line = 1 + strings.Count(string(r.data[:p.at]), "\n")
-		}
-		list.List = append(list.List, Problem{line, p.key, p.what})
+// nameAll gives a name to each escrow that is wrong and has none of its own.
+func (c *Config) nameAll() {
+	taken := map[string]bool{}
+	for _, e := range c.Escrows {
+		taken[e.Name] = true
 	}
-	return list
+	seen := map[string]bool{}
+	for i := range c.Escrows {
+		e := &c.Escrows[i]
+		if e.Wrong != nil && (!escrowName(e.Name) || seen[e.Name]) {
+			e.Name = fmt.Sprintf("escrow-%d", i+1)
+			for taken[e.Name] {
+				e.Name += "-"
+			}
+			taken[e.Name] = true
+		}
+		seen[e.Name] = true
+	}
+}
+
+// Wrong is what is wrong with the escrows, nil where nothing is.
+func (c *Config) Wrong() error {
+	all := &Problems{}
+	for _, e := range c.Escrows {
+		if e.Wrong != nil {
+			all.File = e.Wrong.File
+			all.List = append(all.List, e.Wrong.List...)
+		}
+	}
+	if len(all.List) == 0 {
+		return nil
+	}
+	return all
 }
 
 // withoutBOM drops the mark that some editors put before UTF-8.
@@ -331,12 +408,16 @@ func withoutBOM(data []byte) []byte {
 // KeyfileOf finds which keyfile a configuration names that Parse refuses: the
 // daemon's key is guarded even so (law 9). Where it cannot tell, it is the default.
 func KeyfileOf(data []byte) string {
-	r := &reader{data: withoutBOM(data)}
-	if n := r.read().get("keyfile"); n != nil && usablePath(n.text) {
-		return n.text
+	text := string(withoutBOM(data))
+	said := map[string]any{}
+	if _, err := toml.Decode(text, &said); err == nil {
+		if path, ok := said["keyfile"].(string); ok && usablePath(path) {
+			return path
+		}
+		return DefaultKeyfile
 	}
-	// It stands in a line that is no TOML: without quotes, or with one too few.
-	for line := range strings.Lines(string(r.data)) {
+	// What is no TOML may still have the line, even if that is the one which is none.
+	for line := range strings.Lines(text) {
 		name, value, ok := strings.Cut(line, "=")
 		if !ok || strings.TrimSpace(name) != "keyfile" {
 			continue
@@ -365,11 +446,10 @@ func ExpandHostname(data []byte, hostname string) []byte {
 		return '-'
 	}, hostname)
 	text := withoutBOM(data)
-	r := &reader{data: text}
-	r.read()
 	out := append([]byte(nil), data[:len(data)-len(text)]...)
 	done := 0
-	for _, at := range r.ranges { // in the order of the file
+	_, values := scan(string(text))
+	for _, at := range values {
 		out = append(out, text[done:at[0]]...)
 		out = append(out, strings.ReplaceAll(string(text[at[0]:at[1]]), "{hostname}", hostname)...)
 		done = at[1]

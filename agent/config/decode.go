@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -8,158 +9,251 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pelletier/go-toml/v2/unstable"
+	"github.com/BurntSushi/toml"
 )
 
-// decoder puts the tree into the structs of this package, which say by their tags
-// what keys there are.
-type decoder struct {
-	*reader
-	where map[any]int // pointer to a field → where its key stands in the file
-	forms map[reflect.Type]form
+// file is a configuration as it was read: what it says, and what is wrong with that.
+type file struct {
+	text     string
+	keys     []toml.Key     // of all that it says, in its order
+	said     map[string]any // what it says, before that means anything
+	at       []int          // lines of keys, once they were searched for
+	problems []problem
 }
 
-// form is what a struct of this package says of its table, read from the tags once.
-type form struct {
-	index map[string]int // key → number of the field
-	kinds []string       // of each field: the kinds of escrow that have it; "" is all
+// problem is a Problem of one escrow, from 0, or of none.
+type problem struct {
+	Problem
+	escrow int
 }
 
-func (d decoder) form(t reflect.Type) form {
-	f, ok := d.forms[t]
-	if !ok {
-		f = form{map[string]int{}, make([]string, t.NumField())}
-		for i := range t.NumField() {
-			tag := t.Field(i).Tag
-			if name := tag.Get("toml"); name != "" {
-				f.index[name], f.kinds[i] = i, tag.Get("kind")
+// noEscrow is the number of what is wrong with the file as a whole.
+const noEscrow = -1
+
+func (f *file) report(escrow int, key, format string, a ...any) {
+	f.problems = append(f.problems, problem{Problem{Key: key, What: fmt.Sprintf(format, a...)}, escrow})
+}
+
+// decode puts what the file says into c. All that has a wrong type or an unknown name is
+// reported, and c keeps its defaults there; a syntax error ends the reading.
+func (f *file) decode(c *Config) {
+	md, err := toml.Decode(f.text, &f.said)
+	if err != nil {
+		f.syntax(err)
+		return
+	}
+	f.keys = md.Keys()
+	text := f.text
+	if f.types(f.said, reflect.ValueOf(c).Elem(), "", noEscrow); len(f.problems) > 0 {
+		sound, err := toml.Marshal(f.said)
+		if err != nil {
+			return // what there is to read cannot be told from what there is not
+		}
+		text = string(sound)
+	}
+	md, err = toml.Decode(text, c)
+	if err != nil { // a value that types takes for a sound one
+		f.report(noEscrow, "", "%s", strings.TrimPrefix(err.Error(), "toml: "))
+		return
+	}
+	f.unknown(md.Undecoded())
+	tables, _ := tablesOf(f.said["escrow"])
+	for i, t := range tables {
+		if _, said := t["required"]; !said {
+			c.Escrows[i].Required = true
+		}
+	}
+}
+
+// syntax reports why the file is no TOML, with the hint that fits the commonest mistake:
+// text that stands without quotes.
+func (f *file) syntax(err error) {
+	p := problem{Problem{What: err.Error()}, noEscrow}
+	var wrong toml.ParseError
+	if errors.As(err, &wrong) {
+		lines := strings.Split(f.text, "\n")
+		p.Line = 1 + strings.Count(f.text[:max(0, min(wrong.Position.Start, len(f.text)))], "\n")
+		p.What = wrong.Message
+		for _, found := range []string{" but found ", ", but got ", " but got "} {
+			p.What, _, _ = strings.Cut(p.What, found) // it may have been meant for a secret (law 8)
+		}
+		if _, value, ok := strings.Cut(lines[p.Line-1], "="); ok {
+			value = strings.TrimSpace(value)
+			if value != "" && !strings.ContainsAny(value[:1], "\"'[{+-0123456789#") {
+				p.What += " (text stands in double quotes)"
 			}
 		}
-		d.forms[t] = f
 	}
-	return f
+	f.problems = append(f.problems, p)
 }
 
-// at is where the key of a field stands; of a field that the file leaves out, where
-// its table begins, or -1.
-func (d decoder) at(table, field any) int {
-	if at, ok := d.where[field]; ok {
-		return at
+// types reports the values of a table that no field of v can hold, and takes them out of
+// it: the library would stop at the first. path is the table's name with a dot behind.
+func (f *file) types(table map[string]any, v reflect.Value, path string, escrow int) {
+	for name := range table {
+		// TOML tells capitals from small letters, and the library does not.
+		if lower := strings.ToLower(name); lower != name && slices.Contains(keysOf(v.Type()), lower) {
+			f.report(escrow, path+name, "unknown key; did you mean %q?", lower)
+			delete(table, name)
+		}
 	}
-	if at, ok := d.where[table]; ok {
-		return at
-	}
-	return -1
-}
-
-// set tells whether the file has the key of a field.
-func (d decoder) set(field any) bool { _, ok := d.where[field]; return ok }
-
-func (d decoder) decode(root *node, c *Config) { d.table(root, "", reflect.ValueOf(c).Elem()) }
-
-// table fills the struct v from a table. path is its name with a dot behind, for people.
-func (d decoder) table(n *node, path string, v reflect.Value) {
-	form := d.form(v.Type())
-	for _, e := range n.keys {
-		i, known := form.index[e.name]
-		if !known {
-			hint := nearest(e.name, keysOf(v.Type()))
-			if hint == "" {
-				hint = elsewhere(e.name, path)
-			}
-			d.report(e.at, path+e.name, "unknown key%s", hint)
+	for i := range v.NumField() {
+		name := keyOf(v.Type().Field(i))
+		said, ok := table[name]
+		if !ok || name == "" {
 			continue
 		}
-		f := v.Field(i)
-		d.where[f.Addr().Interface()] = e.at
-		if want := d.value(e, path, f); want != "" {
-			d.report(e.at, path+e.name, "must be %s, not %s", want, kindName(e.node))
+		if wrong := f.wrong(said, v.Field(i), path+name, escrow); wrong != "" {
+			f.report(escrow, path+name, "%s", wrong)
+			delete(table, name)
 		}
 	}
 }
 
-// value fills one field. It returns "" or what the file should have had.
-func (d decoder) value(e entry, path string, f reflect.Value) (want string) {
-	switch p := f.Addr().Interface().(type) {
-	case *string:
-		if e.kind != unstable.String {
-			return "text in double quotes"
+// wrong says why a field cannot hold what is said of it, "" where it can. It quotes none
+// of it that could be a secret (law 8).
+func (f *file) wrong(said any, field reflect.Value, key string, escrow int) string {
+	fits := false
+	want := ""
+	switch was := field.Interface().(type) {
+	case string:
+		_, fits = said.(string)
+		want = "text in double quotes"
+	case bool:
+		_, fits = said.(bool)
+		want = "true or false"
+	case int:
+		_, fits = said.(int64)
+		want = "a number"
+	case time.Duration:
+		text, isText := said.(string)
+		if _, err := time.ParseDuration(text); isText && err != nil {
+			return fmt.Sprintf("%q is no duration; write it like %q", text, duration(was))
 		}
-		*p = e.text
-	case *bool:
-		if e.kind != unstable.Bool {
-			return "true or false"
-		}
-		*p = e.yes
-	case *int:
-		if e.kind != unstable.Integer {
-			return "a number"
-		}
-		*p = int(e.number)
-	case *time.Duration:
-		if e.kind != unstable.String {
-			return fmt.Sprintf("a duration in double quotes, such as %q", duration(*p))
-		}
-		t, err := time.ParseDuration(e.text)
-		if err != nil {
-			d.report(e.at, path+e.name, "%q is no duration; write it like %q", e.text, duration(*p))
-			return ""
-		}
-		*p = t
-	case *[]string:
-		if e.kind != unstable.Array || slices.ContainsFunc(e.list, func(n *node) bool { return n.kind != unstable.String }) {
-			return `a list of texts, such as ["a", "b"]`
-		}
-		*p = []string{}
-		for _, n := range e.list {
-			*p = append(*p, n.text)
-		}
-	case *[]Escrow:
-		if e.kind != unstable.Array || slices.ContainsFunc(e.list, func(n *node) bool { return n.kind != unstable.InlineTable }) {
-			return "tables, each headed [[escrow]]"
-		}
-		*p = slices.Grow(*p, len(e.list)) // no growing below: pointers to fields are kept
-		for _, n := range e.list {
-			*p = append(*p, defaultEscrow())
-			s := &(*p)[len(*p)-1]
-			d.table(n, path+e.name+".", reflect.ValueOf(s).Elem())
-			if d.where[s] = n.at; n.at < 0 {
-				d.where[s] = e.at
-			}
+		fits = isText
+		want = fmt.Sprintf("a duration in double quotes, such as %q", duration(was))
+	case []string:
+		list, isList := said.([]any)
+		fits = isList && !slices.ContainsFunc(list, func(one any) bool { _, isText := one.(string); return !isText })
+		want = `a list of texts, such as ["a", "b"]`
+	case []Escrow:
+		tables, areTables := tablesOf(said)
+		fits = areTables
+		want = "tables, each headed [[escrow]]"
+		for i, t := range tables {
+			f.types(t, reflect.ValueOf(&Escrow{}).Elem(), key+".", i)
 		}
 	default: // a table
-		if e.kind != unstable.InlineTable {
-			return "a table, headed [" + path + e.name + "]"
+		table, isTable := said.(map[string]any)
+		fits = isTable
+		want = "a table, headed [" + key + "]"
+		if isTable {
+			f.types(table, field, key+".", escrow)
 		}
-		d.table(e.node, path+e.name+".", f)
 	}
-	return ""
+	if fits {
+		return ""
+	}
+	return "must be " + want + ", not " + typeName(said)
 }
 
-// kindName is what a value of the file is, for people.
-func kindName(n *node) string {
-	switch n.kind {
-	case unstable.String:
+// tablesOf are the tables of an array, written as [[name]] or in brackets.
+func tablesOf(said any) ([]map[string]any, bool) {
+	switch list := said.(type) {
+	case []map[string]any:
+		return list, true
+	case []any:
+		var tables []map[string]any
+		for _, one := range list {
+			table, ok := one.(map[string]any)
+			if !ok {
+				return nil, false
+			}
+			tables = append(tables, table)
+		}
+		return tables, true
+	}
+	return nil, false
+}
+
+// typeName is what a value of the file is, for people.
+func typeName(said any) string {
+	switch v := said.(type) {
+	case string:
 		return "text"
-	case unstable.Bool:
-		return strconv.FormatBool(n.yes)
-	case unstable.Integer:
+	case bool:
+		return strconv.FormatBool(v)
+	case int64:
 		return "a number"
-	case unstable.Float:
+	case float64:
 		return "a number with a fraction"
-	case unstable.Array:
+	case []any, []map[string]any:
 		return "a list"
-	case unstable.InlineTable:
+	case map[string]any:
 		return "a table"
 	}
 	return "a date"
 }
 
+// unknown reports the keys that no field has, and not again what stands below one.
+func (f *file) unknown(undecoded []toml.Key) {
+	known := map[string]bool{}
+	for _, key := range undecoded {
+		known[key.String()] = false
+	}
+	for i, key := range f.keys {
+		if is, told := known[key.String()]; is || !told {
+			continue
+		}
+		path, t := "", reflect.TypeFor[Config]()
+		for _, part := range key[:len(key)-1] {
+			path, t = path+part+".", tableOf(t, part)
+		}
+		if t == nil { // below another that is unknown, or of a wrong type
+			continue
+		}
+		name := key[len(key)-1]
+		hint := nearest(name, keysOf(t))
+		if hint == "" {
+			hint = elsewhere(name, path)
+		}
+		f.report(f.escrowOf(i), path+name, "unknown key%s", hint)
+		f.problems[len(f.problems)-1].Line = f.lines()[i]
+	}
+}
+
+// tableOf is the table of t that has this key, nil where there is none.
+func tableOf(t reflect.Type, key string) reflect.Type {
+	if t == nil {
+		return nil
+	}
+	for f := range t.Fields() {
+		if keyOf(f) != key {
+			continue
+		}
+		if t = f.Type; t.Kind() == reflect.Slice {
+			t = t.Elem()
+		}
+		if t.Kind() == reflect.Struct {
+			return t
+		}
+	}
+	return nil
+}
+
+// keyOf is the key of a field in the file, "" for one that is not in it.
+func keyOf(f reflect.StructField) string {
+	if key := f.Tag.Get("toml"); key != "-" {
+		return key
+	}
+	return ""
+}
+
 func keysOf(t reflect.Type) []string {
 	var keys []string
-	for i := range t.NumField() {
-		if name := t.Field(i).Tag.Get("toml"); name != "" {
-			keys = append(keys, name)
+	for f := range t.Fields() {
+		if key := keyOf(f); key != "" {
+			keys = append(keys, key)
 		}
 	}
 	return keys
@@ -182,9 +276,8 @@ func nearest(word string, known []string) string {
 // elsewhere is the end of a message about a key that another table has.
 func elsewhere(word, path string) string {
 	root := reflect.TypeFor[Config]()
-	for i := range root.NumField() {
-		f := root.Field(i)
-		table, t := f.Tag.Get("toml"), f.Type
+	for f := range root.Fields() {
+		table, t := keyOf(f), f.Type
 		header := "[" + table + "]"
 		if t.Kind() == reflect.Slice {
 			t, header = t.Elem(), "[["+table+"]]"
@@ -238,71 +331,4 @@ func duration(d time.Duration) string {
 		s = strings.TrimSuffix(s, "0m")
 	}
 	return s
-}
-
-// InForce is the configuration as a file that Parse reads back as the same: every
-// key that has a value, the defaults included.
-func (c *Config) InForce() []byte {
-	var b strings.Builder
-	writeTable(&b, reflect.ValueOf(c).Elem())
-	return []byte(b.String())
-}
-
-func writeTable(b *strings.Builder, v reflect.Value) {
-	for i := range v.NumField() {
-		name := v.Type().Field(i).Tag.Get("toml")
-		if name == "" {
-			continue
-		}
-		switch f := v.Field(i).Interface().(type) {
-		case string:
-			if f != "" || name == "unit" || name == "hooks_dir" || name == "metrics_file" { // "" is no default there
-				fmt.Fprintf(b, "%s = %s\n", name, quote(f))
-			}
-		case bool:
-			if f || name == "required" || name == "heal" {
-				fmt.Fprintf(b, "%s = %t\n", name, f)
-			}
-		case int:
-			fmt.Fprintf(b, "%s = %d\n", name, f)
-		case time.Duration:
-			fmt.Fprintf(b, "%s = %q\n", name, duration(f))
-		case []string:
-			if len(f) == 0 {
-				continue
-			}
-			list := make([]string, len(f))
-			for i, s := range f {
-				list[i] = quote(s)
-			}
-			fmt.Fprintf(b, "%s = [%s]\n", name, strings.Join(list, ", "))
-		case []Escrow:
-			for i := range f {
-				fmt.Fprintf(b, "\n[[%s]]\n", name)
-				writeTable(b, reflect.ValueOf(&f[i]).Elem())
-			}
-		default:
-			fmt.Fprintf(b, "\n[%s]\n", name)
-			writeTable(b, v.Field(i))
-		}
-	}
-}
-
-// quote writes a TOML basic string.
-func quote(s string) string {
-	var b strings.Builder
-	b.WriteByte('"')
-	for _, r := range s {
-		switch {
-		case r == '"' || r == '\\':
-			b.WriteRune('\\')
-			b.WriteRune(r)
-		case r < ' ' || r == 0x7f:
-			fmt.Fprintf(&b, `\u%04X`, r)
-		default:
-			b.WriteRune(r)
-		}
-	}
-	b.WriteByte('"')
-	return b.String()
 }

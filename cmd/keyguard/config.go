@@ -1,20 +1,28 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/footprintai/containarium-keyguard/agent/config"
+)
 
 func (a *app) configCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "config",
 		Short: "check the configuration and print what is in force",
 		Long: `config checks the whole configuration, names every problem with its line, and
-prints what is in force, the defaults included.
+prints what is in force, the defaults included. An escrow that is not right is not
+used, and the keyfile and the other escrows are looked after all the same.
 
 Exit status: 0 it can be used; 2 it cannot.`,
 		Example: `  keyguard config
   keyguard config --config new.toml     # before it is put in place`,
 		RunE: func(*cobra.Command, []string) error {
-			_, cfg, err := a.open()
+			cfg, err := config.Check(a.configPath())
 			if err != nil {
+				return configError{err}
+			}
+			if _, err := a.host(cfg, wiring{}); err != nil {
 				return err
 			}
 			if _, err := a.out.Write(cfg.InForce()); err != nil {
@@ -22,6 +30,15 @@ Exit status: 0 it can be used; 2 it cannot.`,
 			}
 			if len(cfg.Escrows) == 0 {
 				a.urgent("no escrow is configured: there is no copy off this host, and that is no backup")
+			}
+			if err := cfg.Wrong(); err != nil {
+				return configError{err}
+			}
+			if len(a.wrong) > 0 { // what only the escrows themselves know to be wrong
+				return configError{a.wrong[0]}
+			}
+			if err := config.Trust(a.configPath()); err != nil {
+				return configError{err}
 			}
 			return nil
 		},

@@ -87,6 +87,8 @@ var remedies = []struct {
 	{agent.ErrForeignCopy, 0, "if that copy is this host's own after all: keyguard accept; else give each host a place of its own in the configuration"},
 	{agent.ErrNotAgain, 0, "to ask at once: keyguard restore"},
 
+	{config.ErrTrust, exitUsage, "look at what it says (keyguard config), then make it root's own: chown root and chmod go-w"},
+
 	// What a person brings.
 	{key.ErrMangled, exitUsage, "the bytes are gone: take another copy, and use a tool that keeps bytes (to read: gcloud … --out-file; into Vault: base64 -w0 secrets.key | vault kv put … value=-)"},
 	{key.ErrChecksum, exitUsage, "compare the words with the sheet, and type them again: keyguard import"},
@@ -99,6 +101,7 @@ var remedies = []struct {
 
 	// Escrows.
 	{escrow.ErrNoPlace, 0, "if it was never made: keyguard init; a stick must be mounted first"},
+	{escrow.ErrMisconfigured, 0, "correct it in the configuration, and check it: keyguard config"},
 	{escrow.ErrAmbiguous, 0, "unplug one of them, or name the right one by UUID= in path of this escrow (lsblk --fs shows both), then: keyguard status"},
 	{escrow.ErrDenied, 0, "grant this host the role (for Secret Manager: secretmanager.secretAccessor, secretVersionAdder and viewer; for Vault: the policy in the README), then: keyguard status"},
 	{escrow.ErrClock, 0, "set the clock (timedatectl status), then: keyguard status"},
@@ -258,6 +261,8 @@ func (a *app) explain(err error) int {
 		a.remedy(fs.ErrPermission)
 	case errors.As(err, &conf) && errors.Is(err, fs.ErrNotExist):
 		a.hint("install the package, which brings it; or name another file: --config, or KEYGUARD_CONFIG")
+	case errors.Is(err, config.ErrTrust):
+		a.remedy(err)
 	case errors.As(err, &conf):
 		a.hint("correct " + a.configPath() + " and check it: keyguard config")
 	case errors.As(err, &input) && remedyOf(err) == remedyOf(key.ErrNotKey):

@@ -105,6 +105,7 @@ type app struct {
 	identities []string    // files that open sealed copies, of --identity
 	level      string      // in front of each message, a priority for the journal: "<3>"
 	hinted     atomic.Bool // somebody was told what to type
+	wrong      []error     // what keeps escrows from being used
 	command    string      // that ended with an error: "keyguard status"
 	metadata   *metadata   // nil until the metadata server was asked
 }

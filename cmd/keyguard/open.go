@@ -68,6 +68,7 @@ func (a *app) open() (*agent.Host, *config.Config, error) {
 		}
 	}
 	h, err := a.host(cfg, wiring{})
+	a.tellWrong()
 	return h, cfg, err
 }
 
@@ -77,7 +78,8 @@ func (a *app) identityFlag(c *cobra.Command) {
 }
 
 // host is the only place that turns configuration into concrete things. It touches
-// nothing outside the process.
+// nothing outside the process. An escrow whose configuration is wrong cannot answer, and
+// a.wrong says why.
 func (a *app) host(cfg *config.Config, w wiring) (*agent.Host, error) {
 	h := &agent.Host{
 		Keyfile: keyfile.File{Path: cfg.Keyfile, Owner: cfg.UID, Group: cfg.GID,
@@ -104,14 +106,26 @@ func (a *app) host(cfg *config.Config, w wiring) (*agent.Host, error) {
 			Start:   func(ctx context.Context, units []string) error { return unit.Start(ctx, units...) },
 		}
 	}
+	a.wrong = nil
 	for _, e := range cfg.Escrows {
 		place, err := openEscrow(cfg, e, a.identities)
 		if err != nil {
-			return nil, err
+			a.wrong = append(a.wrong, fmt.Errorf("escrow %q cannot be used: %w", e.Name, err))
+			place = escrow.NewMisconfigured(e.Name, e.Kind, err)
 		}
 		h.Escrows = append(h.Escrows, agent.Escrow{Reader: place, Writer: place, Required: e.Required})
 	}
 	return h, nil
+}
+
+// tellWrong says which escrows cannot be used. All else goes on without them.
+func (a *app) tellWrong() {
+	for _, err := range a.wrong {
+		a.urgent("%v", err)
+	}
+	if len(a.wrong) > 0 {
+		a.hint("correct " + a.configPath() + " and check it: keyguard config")
+	}
 }
 
 // otherDatabase opens a database that a person named: by a URL, or by a file that holds
@@ -140,6 +154,9 @@ func openRows(ctx context.Context, cfg *config.Config, where rows.LocateOptions,
 // openEscrow makes one escrow of its configuration. What is sealed there opens with its
 // own identity and with those that a person brought.
 func openEscrow(cfg *config.Config, e config.Escrow, brought []string) (escrow.Escrow, error) {
+	if e.Wrong != nil {
+		return nil, errors.New(e.Wrong.Brief())
+	}
 	identities := brought
 	if e.IdentityFile != "" {
 		identities = append([]string{e.IdentityFile}, brought...)

@@ -60,7 +60,7 @@ func (a *app) prestart(ctx context.Context) (err error) {
 		}
 	}()
 
-	if data, err := os.ReadFile(a.configPath()); err == nil {
+	if data, err := os.ReadFile(a.configPath()); err == nil && config.Trust(a.configPath()) == nil {
 		keyfilePath = config.KeyfileOf(data)
 	}
 	cfg, err := a.load()
@@ -69,6 +69,7 @@ func (a *app) prestart(ctx context.Context) (err error) {
 	}
 	keyfilePath = cfg.Keyfile
 	h, err := a.host(cfg, wiring{prestart: true})
+	a.tellWrong()
 	if err != nil {
 		return err
 	}

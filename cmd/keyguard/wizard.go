@@ -252,7 +252,12 @@ func (a *app) withEscrows(escrows []config.Escrow) ([]byte, error) {
 	for _, e := range escrows {
 		data = config.Append(data, "Written by keyguard init. keyguard.toml(5) has every setting.", e)
 	}
-	if _, err := config.Parse(data, path); err != nil {
+	cfg, err := config.Parse(data, path)
+	if err == nil {
+		cfg.Escrows = cfg.Escrows[len(cfg.Escrows)-len(escrows):] // what was wrong before is no reason
+		err = cfg.Wrong()
+	}
+	if err != nil {
 		return nil, configError{fmt.Errorf("%w\nnothing was written", err)}
 	}
 	return data, nil

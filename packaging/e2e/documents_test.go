@@ -158,7 +158,7 @@ func TestReadmeElsewhere(t *testing.T) {
 				t.Errorf("%q", b.text)
 			}
 		case "toml google":
-			if c, err := config.Parse([]byte(b.text), "README.md"); err != nil || len(c.Escrows) != 1 {
+			if c, err := config.Parse([]byte(b.text), "README.md"); err != nil || c.Wrong() != nil || len(c.Escrows) != 1 {
 				t.Error(err)
 			}
 		case "hcl": // the policy that the fake Vault has in every test

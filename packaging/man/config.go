@@ -56,7 +56,8 @@ func configPage(source []byte, version, date string) ([]byte, error) {
 	m.section("DESCRIPTION")
 	m.text(references(escape("The configuration of keyguard(8), in TOML. An empty file is valid: it guards the default keyfile with no escrow, which is no backup. " +
 		"An unknown key is an error that names its line and the nearest known word, and all problems are reported at once; keyguard-config(8) " +
-		"checks the file and prints what is in force. After a change:")))
+		"checks the file and prints what is in force. An escrow that is not right is not used, and the keyfile and the other escrows are " +
+		"looked after all the same. The file belongs to root, and nobody else may write to it. After a change:")))
 	m.verbatim("systemctl reload containarium-keyguard")
 	m.macro("PP")
 	m.text(escape("No secret stands in the file, only the names of files that hold one, which must have mode 0600 or tighter. Durations are texts: \"250ms\", \"20s\", \"1m\"."))
@@ -156,7 +157,7 @@ func (m *page) fields(c comments, v reflect.Value, want func(reflect.StructField
 	for i := range t.NumField() {
 		f := t.Field(i)
 		key := f.Tag.Get("toml")
-		if key == "" || !want(f) {
+		if key == "-" || !want(f) { // not in the file
 			continue
 		}
 		comment := c[t.Name()+"."+f.Name]
@@ -182,7 +183,7 @@ func (m *page) fields(c comments, v reflect.Value, want func(reflect.StructField
 func keys(t reflect.Type, text string) string {
 	for i := range t.NumField() {
 		f := t.Field(i)
-		if key := f.Tag.Get("toml"); key != "" {
+		if key := f.Tag.Get("toml"); key != "-" {
 			text = regexp.MustCompile(`\b`+f.Name+`\b`).ReplaceAllLiteralString(text, bold(key))
 		}
 	}

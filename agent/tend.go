@@ -27,6 +27,9 @@ type TendOptions struct {
 	// Park says that nothing tells that the daemon has read its key yet: a keyfile that is
 	// missing, and no key can be put there, becomes an empty one, so that it makes none.
 	Park bool
+	// Starting says that the daemon was started and may read its key at any moment. Then it
+	// is there to need one, also where the keyfile's directory has gone.
+	Starting bool
 	// Remembered is as for Guard.
 	Remembered func(mark string) map[key.Fingerprint]rows.Proof
 }
@@ -45,7 +48,7 @@ type TendResult struct {
 
 // Tend looks after the keyfile while the daemon runs. It decides as a start would, and
 // does less than was decided, never more: nothing while a rotation holds its lock, no
-// key where the directory is gone (the daemon was uninstalled), no first key but in
+// key where the directory is gone (the daemon was uninstalled, unless it is just starting), no first key but in
 // place of a parked one, and no other key than the one that the daemon has read unless
 // it may heal. It parks only with Park, and only where no keyfile stands. It does nothing
 // more when it is called off, and returns context.Canceled.
@@ -86,7 +89,7 @@ func tendOnce(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err
 		defer l.Release()
 		o.locked = true
 	}
-	if dir := filepath.Dir(h.Keyfile.Path); o.seen.Kind == keyfile.Missing {
+	if dir := filepath.Dir(h.Keyfile.Path); o.seen.Kind == keyfile.Missing && !opts.Starting {
 		if _, err := os.Stat(dir); err != nil {
 			r.Held = dir + " is gone, so the daemon is not there to need a key"
 			return r, nil

@@ -413,6 +413,7 @@ func (w *watcher) round(ctx context.Context) {
 		// Before the journal has told, the daemon may have read its key long ago.
 		DaemonRead: !w.daemon.caughtUp || w.daemon.read(),
 		Park:       !w.daemon.read(),
+		Starting:   w.daemon.about(w.h.Now()),
 		Heal:       w.o.Heal,
 		Remembered: func(mark string) map[key.Fingerprint]rows.Proof { return m().proofs(mark) },
 	}

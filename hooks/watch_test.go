@@ -286,6 +286,14 @@ func TestWatch(t *testing.T) {
 		w.must(os.Remove(w.host.Keyfile.Path))
 		w.await(fa, "in place")
 	})
+	t.Run("the directory goes while the daemon starts", func(t *testing.T) {
+		// Somebody cleans up behind a prestart: the daemon would make the directory, and a key.
+		w := guarded(t, nil)
+		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1", Time: time.Now()}
+		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1", Time: time.Now()} // the one before has arrived
+		w.must(os.RemoveAll(w.path("etc")))
+		w.await(fa, "in place")
+	})
 	t.Run("the directory is renamed and replaced", func(t *testing.T) {
 		w := guarded(t, nil)
 		w.must(os.Rename(w.path("etc"), w.path("old")))

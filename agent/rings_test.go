@@ -97,6 +97,7 @@ func TestRings(t *testing.T) {
 		"cloud.google.com/":             {"agent/escrow"},
 		"google.golang.org/":            {"agent/escrow"},
 		"github.com/hashicorp/":         {"agent/escrow"},
+		"github.com/aws/":               {"agent/escrow"},
 		"golang.org/x/oauth2":           {"agent/escrow"},
 		"filippo.io/age":                {"agent/escrow"},
 		"github.com/coreos/go-systemd/": {"agent/unit"},

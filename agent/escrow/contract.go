@@ -3,10 +3,10 @@
 // A place is reached through two small interfaces: a Reader lists and fetches, a
 // Writer makes the place and saves. A drill is given a Reader and so cannot write.
 // Each kind is one file: gcp.go (Google Secret Manager), vault.go (Vault and OpenBao),
-// directory.go (a USB stick, NFS, another disk), command.go (a password manager), and
-// split.go over several of these. What all of them share is here, in seal.go (age) and in
-// isolated.go (reading a directory that may hang, in a child). Every kind passes the
-// conformance suite in escrowtest.
+// aws.go (AWS Secrets Manager), directory.go (a USB stick, NFS, another disk), command.go (a
+// password manager), and split.go over several of these. What all of them share is here, in
+// seal.go (age) and in isolated.go (reading a directory that may hang, in a child). Every
+// kind passes the conformance suite in escrowtest.
 //
 // Making an escrow opens no socket and no file: that is on the healthy path (law 7).
 // Every call takes a context, and has a deadline of its own besides. Nothing is

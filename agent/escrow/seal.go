@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -244,6 +245,36 @@ func (s *sealer) same(stored []byte, k key.Key) bool {
 	}
 	defer o.Wipe()
 	return o.Equal(k)
+}
+
+// fromText is what the text of a value stands for where it is base64 as we write
+// it, else nil.
+func fromText(stored string) []byte {
+	b, err := base64.StdEncoding.Strict().DecodeString(stored)
+	if err != nil || strings.ContainsAny(stored, "\r\n") { // which DecodeString would skip
+		return nil
+	}
+	return b
+}
+
+// text reads what stands in a store of texts: base64 of a key, of a part or of an age file;
+// or, as people leave it, text that is a key in itself: raw where it survived, hex, words,
+// base64 with white space, a part's line, an armoured age file.
+func (s *sealer) text(stored string) (key.Key, key.Encoding, error) {
+	if b := fromText(stored); b != nil {
+		k, enc, err := s.key(b)
+		if !errors.Is(err, ErrNotKey) || isAny(err, key.ErrMangled, key.ErrPart, key.ErrPartDamaged) {
+			return k, enc, err
+		}
+	}
+	return s.key([]byte(stored))
+}
+
+// sameText tells whether a text is what a Save of k would store.
+func (s *sealer) sameText(stored string, k key.Key) bool {
+	b := fromText(stored)
+	defer clear(b)
+	return b != nil && s.same(b, k)
 }
 
 // cuts tells whether p is what is stored of k. It wipes p.

@@ -713,35 +713,11 @@ func (v *Vault) replace(ctx context.Context, entry string, version uint64, field
 	return e, nil
 }
 
-// vaultPayload is what the text of a value stands for where it is base64 as we write
-// it, else nil.
-func vaultPayload(stored string) []byte {
-	b, err := base64.StdEncoding.Strict().DecodeString(stored)
-	if err != nil || strings.ContainsAny(stored, "\r\n") { // which DecodeString would skip
-		return nil
-	}
-	return b
-}
-
-// key reads a value: base64 of a key or of an age file, or, as people leave it, text
-// that is a key in itself: raw where it survived, hex, words, base64 with white space,
-// an armoured age file.
-func (v *Vault) key(stored string) (key.Key, key.Encoding, error) {
-	if b := vaultPayload(stored); b != nil {
-		k, enc, err := v.seal.key(b)
-		if !errors.Is(err, ErrNotKey) || isAny(err, key.ErrMangled, key.ErrPart, key.ErrPartDamaged) {
-			return k, enc, err
-		}
-	}
-	return v.seal.key([]byte(stored))
-}
+// key reads a value.
+func (v *Vault) key(stored string) (key.Key, key.Encoding, error) { return v.seal.text(stored) }
 
 // same tells whether a value is what a Save of k would store.
-func (v *Vault) same(stored string, k key.Key) bool {
-	b := vaultPayload(stored)
-	defer clear(b)
-	return b != nil && v.seal.same(b, k)
-}
+func (v *Vault) same(stored string, k key.Key) bool { return v.seal.sameText(stored, k) }
 
 // alike tells whether two values hold one key in one form: sealing makes another text each
 // time. Of what this host cannot open the claim is believed.
@@ -762,7 +738,7 @@ func (v *Vault) alike(a, b string) bool {
 // entryName is the name of a value's own entry: the fingerprint of what we could have
 // written ourselves, else the digest of the whole value.
 func entryName(stored string) string {
-	b := vaultPayload(stored)
+	b := fromText(stored)
 	defer clear(b)
 	if k, err := key.New(b); err == nil {
 		defer k.Wipe()

@@ -91,7 +91,7 @@ func (w *vaultWire) connect() (*vault.Client, error) {
 	client, err := vault.NewClient(&vault.Config{
 		Address: w.o.Address,
 		HttpClient: &http.Client{
-			Transport:     vaultTransport{transport},
+			Transport:     vaultTransport{transport, w.o.Address},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // it follows one itself
 		},
 		CheckRetry: func(context.Context, *http.Response, error) (bool, error) { return false, nil },
@@ -114,10 +114,21 @@ func (w *vaultWire) close() {
 	}
 }
 
-// vaultTransport sends nothing in the clear but on loopback, and reads no answer without end.
-type vaultTransport struct{ *http.Transport }
+// errElsewhere keeps the token, and keys, at the host that the configuration names. A
+// standby of Vault's forwards what it is asked; only one that was told not to sends us on.
+var errElsewhere = errors.New("token and key go to no other host than that of address")
+
+// vaultTransport sends nothing to another host, nothing in the clear but on loopback, and
+// reads no answer without end.
+type vaultTransport struct {
+	*http.Transport
+	address string
+}
 
 func (t vaultTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if ours, err := url.Parse(t.address); err != nil || !strings.EqualFold(ours.Hostname(), r.URL.Hostname()) {
+		return nil, fmt.Errorf("it sends us to %q: %w", clip(r.URL.Host), errElsewhere)
+	}
 	if r.URL.Scheme != "https" && !loopback(r.URL.Hostname()) {
 		return nil, fmt.Errorf("it sends us to %s: %w", r.URL.Host, errCleartext)
 	}
@@ -202,6 +213,12 @@ func notFound(said *vault.ResponseError, resp *vault.Response) (*vault.Secret, e
 // (https://developer.hashicorp.com/vault/api-docs#http-status-codes) to the contract's errors.
 func vaultSentinel(said *vault.ResponseError, header http.Header) error {
 	text := clip(strings.Join(said.Errors, "; "))
+	if strings.Contains(text, "HTTP request to an HTTPS server") || strings.Contains(text, "plain HTTP request was sent to HTTPS port") {
+		return fmt.Errorf("%w: what answers there speaks TLS, and address begins with http", ErrRefused)
+	}
+	if strings.Contains(text, "not initialized") || strings.Contains(text, "not yet initialized") {
+		return fmt.Errorf("%w: %s", ErrStoreSealed, text)
+	}
 	if text == "" || said.RawError {
 		text = fmt.Sprintf("status %d", said.StatusCode)
 	}
@@ -231,7 +248,7 @@ func vaultSentinel(said *vault.ResponseError, header http.Header) error {
 		}
 		return wrap(ErrRateLimited)
 	case http.StatusServiceUnavailable:
-		if strings.Contains(text, "sealed") || strings.Contains(text, "not initialized") {
+		if strings.Contains(text, "sealed") {
 			return wrap(ErrStoreSealed)
 		}
 		return wrap(ErrUnreachable)
@@ -255,8 +272,10 @@ func wireError(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return contextError(ctx.Err())
-	case errors.Is(err, errCleartext):
-		return fmt.Errorf("%w: %s", ErrRefused, text)
+	case isAny(err, errCleartext, errElsewhere):
+		return fmt.Errorf("%w: %s", ErrRefused, clip(err.Error()))
+	case strings.Contains(text, "server gave HTTP response to HTTPS client"):
+		return fmt.Errorf("%w: what answers there speaks no TLS, and address begins with https", ErrRefused)
 	case errors.As(err, &expired) && expired.Reason == x509.Expired && expired.Cert != nil && time.Now().Before(expired.Cert.NotBefore):
 		// A certificate from tomorrow: it is rather our clock.
 		return fmt.Errorf("%w: its certificate is valid from %s", ErrClock, expired.Cert.NotBefore.UTC().Format(time.DateTime))

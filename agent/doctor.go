@@ -570,6 +570,10 @@ func (s standing) check(right key.Fingerprint) Check {
 		c.State, c.Text, c.Fix = CheckUnknown, "it holds key "+string(right)+" sealed, which this host cannot prove", "keyguard drill --identity FILE"
 	case readable == "" && right != "":
 		c.State, c.Text, c.Fix = CheckProblem, "no copy that can be read is key "+string(right), "keyguard backup"
+	case !s.exam.Deletes.IsZero():
+		c.State = CheckProblem
+		c.Text = "the store deletes copies by itself, the next " + s.exam.Deletes.UTC().Format("2006-01-02 15:04 UTC") + "; the watcher stores them again before, while it runs"
+		c.Fix = "have that taken off (Vault: delete_version_after of the engine and of the entries), then: keyguard backup"
 	case s.exam.Asked:
 		c.Text += "; this host may read, list and add"
 		if len(s.exam.Destroys) > 0 {

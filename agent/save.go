@@ -73,6 +73,44 @@ func SaveDue(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 	return saved, err
 }
 
+// Ask asks an escrow to which nothing was brought for long: a store that is gone, and
+// credentials that are no longer taken, are not to be found out by the weekly drill. What
+// the store is to delete by itself soon is stored again; the results are of that.
+func Ask(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
+	i, err := h.escrow(name)
+	if err != nil {
+		return nil, err
+	}
+	s := h.Escrows[i]
+	copies, err := s.List(ctx)
+	if errors.Is(err, escrow.ErrNoPlace) && !s.Required {
+		return nil, nil // a stick in a safe
+	}
+	if err != nil {
+		return nil, err
+	}
+	if r, ok := s.Writer.(escrow.Renewer); ok {
+		err = r.Renew(ctx)
+	}
+	if len(copies) == 0 || copies[0].Shelf != escrow.Current || !copies[0].Ending(h.Now()) {
+		return nil, err
+	}
+	o, oerr := h.observe()
+	if oerr != nil {
+		return nil, errors.Join(err, oerr)
+	}
+	defer o.close()
+	live := o.evidence.Keyfile.Key
+	if live == "" || live != copies[0].Fingerprint {
+		return nil, err // it is due, or the shelf's alarm is told elsewhere
+	}
+	o.history()
+	o.askRows(ctx)
+	o.fetchNewest(ctx, i)
+	r := o.saveDue(ctx, i, live)
+	return []SaveResult{r}, errors.Join(err, r.Err)
+}
+
 // saveDue brings one key to one escrow and records it.
 func (o *observation) saveDue(ctx context.Context, i int, f key.Fingerprint) SaveResult {
 	l := o.evidence.Ledger

@@ -22,6 +22,8 @@ const (
 	// saveAgain is how long what an escrow took without its being over (law 4 kept it in
 	// quarantine) is left alone, and how long a trouble that goes on is not told again.
 	saveAgain = time.Hour
+	// saveAsk is how often an escrow to which nothing is due is asked all the same.
+	saveAsk = 24 * time.Hour
 )
 
 // saver brings to one escrow what is due there, for ever. It is its escrow's breaker: a
@@ -31,6 +33,7 @@ type saver struct {
 	escrow string
 	clock  Clock
 	woken  chan struct{}
+	asked  time.Duration // since boot: when it was last visited
 	ended  chan struct{}
 
 	failures int
@@ -53,7 +56,9 @@ type saved struct {
 }
 
 func newSaver(h *agent.Host, name string, clock Clock) *saver {
-	return &saver{h: h, escrow: name, clock: clock, woken: make(chan struct{}, 1), saved: map[key.Fingerprint]string{}, ended: make(chan struct{})}
+	_, now := clock()
+	return &saver{h: h, escrow: name, clock: clock, woken: make(chan struct{}, 1), saved: map[key.Fingerprint]string{}, ended: make(chan struct{}),
+		asked: now - saveAsk + saveAgain + rand.N(saveAgain)} // a host that is restarted daily asks too, and not all hosts at once
 }
 
 // wake makes the saver look at what is due. It never blocks.
@@ -98,14 +103,19 @@ func (s *saver) visit(ctx context.Context) (time.Duration, *saved) {
 		return s.next - now, nil
 	}
 	due, err := agent.Due(s.h, s.escrow)
+	bring := agent.SaveDue
 	if err == nil && (len(due) == 0 || slices.Equal(due, s.done) && now-s.doneAt < saveAgain) {
-		return 0, nil
+		if now-s.asked < saveAsk {
+			return 0, nil
+		}
+		bring = agent.Ask
 	}
+	s.asked = now
 	var results []agent.SaveResult
 	if err == nil {
 		visit, cancel := context.WithTimeout(ctx, saveTimeout)
 		defer cancel()
-		results, err = agent.SaveDue(visit, s.h, s.escrow)
+		results, err = bring(visit, s.h, s.escrow)
 	}
 	if ctx.Err() != nil {
 		return 0, nil

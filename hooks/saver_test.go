@@ -182,6 +182,67 @@ func TestSaverHour(t *testing.T) {
 	}
 }
 
+// idleEscrow holds nothing, and counts who asks.
+type idleEscrow struct {
+	asked, renewed int
+	err            error
+}
+
+func (e *idleEscrow) Name() string        { return "idle" }
+func (e *idleEscrow) Place() escrow.Place { return escrow.Place{} }
+func (e *idleEscrow) List(context.Context) ([]escrow.Copy, error) {
+	e.asked++
+	return nil, e.err
+}
+func (e *idleEscrow) Fetch(context.Context, escrow.Copy) (key.Key, key.Encoding, error) {
+	return key.Key{}, "", escrow.ErrGone
+}
+func (e *idleEscrow) Init(context.Context) error  { return nil }
+func (e *idleEscrow) Renew(context.Context) error { e.renewed++; return nil }
+func (e *idleEscrow) Save(context.Context, escrow.Shelf, key.Key) (escrow.Copy, error) {
+	return escrow.Copy{}, escrow.ErrRefused
+}
+
+// TestSaverAsks: an escrow to which nothing is due is asked once a day, so that a token
+// that is no longer taken is told by the next day, once.
+func TestSaverAsks(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(dir, "etc"), 0o700))
+	synctest.Test(t, func(t *testing.T) {
+		e := &idleEscrow{}
+		h := &agent.Host{
+			Keyfile: keyfile.File{Path: filepath.Join(dir, "etc/secrets.key"), Owner: os.Getuid(), Group: os.Getgid(),
+				Quarantine: filepath.Join(dir, "quarantine"), Locks: dir},
+			Ledger: ledger.Open(dir, ledger.Options{Host: "test"}), StateDir: dir, Now: time.Now,
+			Escrows:  []agent.Escrow{{Reader: e, Writer: e, Required: true}},
+			OpenRows: func(context.Context, rows.Options) (agent.Rows, error) { return nil, rows.ErrRefused },
+		}
+		boot := time.Now()
+		s := newSaver(h, "idle", func() (string, time.Duration) { return "boot", time.Since(boot) })
+		day := func() (told int) {
+			for range 24 * 60 {
+				time.Sleep(time.Minute)
+				if _, visit := s.visit(t.Context()); visit != nil && visit.err != nil {
+					told++
+				}
+			}
+			return told
+		}
+		if told := day(); told != 0 || e.asked != 1 || e.renewed != 1 {
+			t.Errorf("asked %d times on the first day, renewed %d, told %d", e.asked, e.renewed, told)
+		}
+		e.err = escrow.ErrUnauthenticated
+		if told := day(); told != 1 || e.asked != 2 {
+			t.Errorf("asked %d times in two days, told %d", e.asked, told)
+		}
+		e.err = escrow.ErrNoPlace
+		h.Escrows[0].Required = false
+		if told := day(); told != 0 || e.asked != 3 {
+			t.Errorf("a stick that lies in a safe: asked %d times in three days, told %d", e.asked, told)
+		}
+	})
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {

@@ -59,6 +59,11 @@ type Copy struct {
 	Sealed bool
 }
 
+// Ending tells that a copy is in the last third of the life that its store gives it.
+func (c Copy) Ending(now time.Time) bool {
+	return !c.Ends.IsZero() && c.Ends.Sub(now) < c.Ends.Sub(c.Created)/3
+}
+
 // Place tells people where an escrow is.
 type Place struct {
 	Kind string // the configuration's word: "gcp-secret-manager", "directory"
@@ -97,6 +102,14 @@ type Writer interface {
 	// may not be stored, and the same Save may be called again: what was stored after all
 	// is found by the comparison. Two saves of one key at the same time may store it twice.
 	Save(ctx context.Context, s Shelf, k key.Key) (Copy, error)
+}
+
+// Renewer is an escrow whose store may delete copies by itself, after a time that its own
+// administrators set.
+type Renewer interface {
+	// Renew stores again, beside it, each copy that is Ending, but for the newest current
+	// one, which is Save's. The error says that some cannot be renewed.
+	Renew(ctx context.Context) error
 }
 
 // Escrow is a place opened for reading and writing. Close ends its connections; an

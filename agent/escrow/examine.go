@@ -53,6 +53,8 @@ type Examination struct {
 	// Destroys are those granted by which copies could be destroyed, or the right to do so
 	// be had. keyguard needs none of them.
 	Destroys []string
+	// Deletes is when the store will delete the next of the copies by itself; zero for not.
+	Deletes time.Time
 	// Clock is how far the store's clock is ahead of this host's, to the second; nil where
 	// it did not tell.
 	Clock *time.Duration
@@ -159,6 +161,15 @@ func (v *Vault) Examine(ctx context.Context) (Examination, error) {
 	kv, err := v.engine(ctx)
 	if err != nil {
 		return e, err
+	}
+	copies, err := v.List(ctx)
+	if err != nil {
+		return e, err
+	}
+	for _, c := range copies {
+		if !c.Ends.IsZero() && (e.Deletes.IsZero() || c.Ends.Before(e.Deletes)) {
+			e.Deletes = c.Ends
+		}
 	}
 	rights := v.rights(kv)
 	may, err := v.capabilities(ctx, slices.Collect(maps.Keys(rights)))

@@ -33,8 +33,6 @@ const (
 	vaultMarker = "keyguard"
 	// vaultAtOnce is how many entries a listing reads at a time.
 	vaultAtOnce = 16
-	// vaultNames is how many names a value may have: where the first holds something else.
-	vaultNames = 16
 )
 
 // VaultOptions say which entry of which KV engine an escrow is, and who asks. Nothing
@@ -509,7 +507,7 @@ func (v *Vault) saveCurrent(ctx context.Context, k key.Key, fields map[string]an
 	case err != nil && !errors.Is(err, ErrGone):
 		return Copy{}, err
 	}
-	there := err == nil && top.gone == "" && same(top.stored)
+	there := err == nil && top.gone == "" && same(top.stored) && !(Copy{Created: top.created, Ends: top.ends}).Ending(time.Now())
 	if there {
 		// The entry of its own was written after Init, and after <path>.
 		e, err := v.read(ctx, v.folder(Current)+"/"+name, 0)
@@ -531,7 +529,7 @@ func (v *Vault) saveCurrent(ctx context.Context, k key.Key, fields map[string]an
 			return id(top.version), err
 		}
 	}
-	if _, err := v.keep(ctx, v.folder(Current), name, fields, same); err != nil {
+	if _, err := v.keep(ctx, Current, name, fields, same); err != nil {
 		return id(top.version), err
 	}
 	return id(top.version), nil
@@ -554,7 +552,7 @@ func (v *Vault) saveQuarantine(ctx context.Context, k key.Key, fields map[string
 	if _, err := v.marked(ctx); err != nil {
 		return Copy{}, err
 	}
-	name, err = v.keep(ctx, v.folder(Quarantine), name, fields, same)
+	name, err = v.keep(ctx, Quarantine, name, fields, same)
 	return v.copy(vaultQuarantineID, name), err
 }
 
@@ -648,7 +646,7 @@ func (v *Vault) keepAll(ctx context.Context, top vaultEntry, names map[string]bo
 		if e.gone != "" || e.fields == nil || e.version != top.version && names[entryName(e.stored)] {
 			continue
 		}
-		_, err := v.keep(ctx, v.folder(Current), entryName(e.stored), e.fields, func(s string) bool { return v.alike(s, e.stored) })
+		_, err := v.keep(ctx, Current, entryName(e.stored), e.fields, func(s string) bool { return v.alike(s, e.stored) })
 		if err != nil {
 			return err
 		}
@@ -656,24 +654,33 @@ func (v *Vault) keepAll(ctx context.Context, top vaultEntry, names map[string]bo
 	return nil
 }
 
-// keep makes sure that an entry of a value's own holds it, reads it back, and returns the
-// entry's name: the first that is free, or that holds it already. What stands under a name
-// stays there; a value of somebody's gets, beside it, an entry that says what it is.
-func (v *Vault) keep(ctx context.Context, folder, name string, fields map[string]any, same func(string) bool) (string, error) {
-	races := 0
-	for n := 1; n <= vaultNames; {
-		entry := folder + "/" + numbered(name, n)
+// keep makes sure that an entry of a value's own holds it, and goes on to, reads it back,
+// and returns the entry's name: the first, or the last that there is, or the next. What
+// stands under a name stays there; a value of somebody's gets, beside it, an entry that
+// says what it is.
+func (v *Vault) keep(ctx context.Context, s Shelf, name string, fields map[string]any, same func(string) bool) (string, error) {
+	n, races := 1, 0
+	for range vaultRaces {
+		entry := v.folder(s) + "/" + numbered(name, n)
 		e, err := v.read(ctx, entry, 0)
 		switch {
-		case err == nil && e.gone == "" && same(e.stored):
+		case err == nil && e.gone == "" && same(e.stored) && !(Copy{Created: e.created, Ends: e.ends}).Ending(time.Now()):
 			return numbered(name, n), nil
 		case err == nil:
-			if aside := byDigest(e.stored); e.gone == "" && aside != name {
-				if _, err := v.keep(ctx, folder, aside, e.fields, func(s string) bool { return s == e.stored }); err != nil {
+			if aside := byDigest(e.stored); e.gone == "" && aside != name && !same(e.stored) {
+				if _, err := v.keep(ctx, s, aside, e.fields, func(s string) bool { return s == e.stored }); err != nil {
 					return name, err
 				}
 			}
-			n++
+			if n > 1 {
+				n++
+				continue
+			}
+			names, err := v.names(ctx, s)
+			if err != nil && !errors.Is(err, ErrDenied) {
+				return name, err
+			}
+			n = max(2, lastOf(name, names))
 			continue
 		case !errors.Is(err, ErrGone):
 			return name, err
@@ -685,7 +692,43 @@ func (v *Vault) keep(ctx context.Context, folder, name string, fields map[string
 		}
 		return numbered(name, n), err
 	}
-	return name, fmt.Errorf("%w: %s/%s to %s hold something else", ErrRefused, folder, name, numbered(name, vaultNames))
+	return name, fmt.Errorf("%w: %s/%s and those after it hold something else", ErrRefused, v.folder(s), name)
+}
+
+// lastOf is the highest number among the names of a value's own entries.
+func lastOf(name string, names map[string]bool) int {
+	last := 0
+	for other := range names {
+		if digits, ok := strings.CutPrefix(other, name+"."); ok {
+			if n, err := strconv.Atoi(digits); err == nil && numbered(name, n) == other {
+				last = max(last, n)
+			}
+		}
+	}
+	return last
+}
+
+// Renew gives what ends soon in the two folders another entry (delete_version_after).
+func (v *Vault) Renew(ctx context.Context) error {
+	copies, err := v.List(ctx)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for i, c := range copies {
+		if !c.Ending(time.Now()) || c.Unreadable != "" && !c.Sealed || i == 0 && c.Shelf == Current {
+			continue
+		}
+		e, _, err := v.find(ctx, c.ID)
+		if err == nil && e.gone == "" {
+			_, err = v.keep(ctx, c.Shelf, entryName(e.stored), e.fields, func(s string) bool { return v.alike(s, e.stored) })
+		}
+		if err != nil {
+			failed = append(failed, fmt.Errorf("cannot renew %s in %s, which the store deletes at %s: %w",
+				c.ID, v.where(), c.Ends.UTC().Format(time.DateTime), err))
+		}
+	}
+	return errors.Join(failed...)
 }
 
 // replace writes over one version of an entry, and reads it back.

@@ -638,6 +638,66 @@ func TestVaultBlind(t *testing.T) {
 	})
 }
 
+// TestVaultDeletesByItself: what an engine with delete_version_after is to delete is told,
+// and renewed before, by the README's policy, for as long as it takes.
+func TestVaultDeletesByItself(t *testing.T) {
+	t.Parallel()
+	s := startSafe(t, 2, fake.Options{})
+	s.DeleteAfter(safeMount, 30*24*time.Hour)
+	e, old, live, q := s.ready(t), key.Generate(), key.Generate(), key.Generate()
+	save(t, e, escrow.Current, old)
+	save(t, e, escrow.Current, live)
+	save(t, e, escrow.Quarantine, q)
+	ending := func() (n int) {
+		copies, err := e.List(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range copies {
+			if c.Unreadable == "" && c.Ends.IsZero() {
+				t.Errorf("%s: when it ends is not told", c.ID)
+			}
+			if c.Unreadable == "" && c.Ending(time.Now()) {
+				n++
+			}
+		}
+		return n
+	}
+	if n := ending(); n != 0 {
+		t.Errorf("%d copies of today are ending", n)
+	}
+	for range 3 { // longer than any entry lives
+		s.Later(safeMount, 21*24*time.Hour)
+		if n := ending(); n == 0 {
+			t.Error("none is ending")
+		}
+		if err := e.Renew(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if c := save(t, e, escrow.Current, live); c.ID == "current/2" {
+			t.Error("the newest was not stored again")
+		}
+		names := len(s.Names(safeMount))
+		if err := e.Renew(t.Context()); err != nil || len(s.Names(safeMount)) != names {
+			t.Errorf("renewed again: %v, %d entries after %d", err, len(s.Names(safeMount)), names)
+		}
+	}
+	for k, shelf := range map[*key.Key]escrow.Shelf{&old: escrow.Current, &live: escrow.Current, &q: escrow.Quarantine} {
+		if !opens(t, e, shelf, *k) {
+			t.Errorf("%v is gone from %s", *k, shelf)
+		}
+	}
+	s.Later(safeMount, 21*24*time.Hour)
+	p := fake.Keyguard(2, safeMount, safePath)
+	for path := range p {
+		p[path] = []string{"read", "list"}
+	}
+	s.Policy("keyguard", p)
+	if err := e.Renew(t.Context()); !errors.Is(err, escrow.ErrDenied) || !strings.Contains(err.Error(), "which the store deletes at") {
+		t.Errorf("without the right: %v, want ErrDenied", err)
+	}
+}
+
 // TestVaultForeign: whoever may write below the folders hides no copy of ours, takes
 // nobody's time, and prints nothing.
 func TestVaultForeign(t *testing.T) {

@@ -44,6 +44,7 @@ type copyDoc struct {
 	Readable    bool            `json:"readable"`
 	Sealed      bool            `json:"sealed"`
 	Encoding    key.Encoding    `json:"encoding,omitempty"`
+	Ends        *time.Time      `json:"ends,omitempty"` // when the store will delete it by itself
 	Error       string          `json:"error,omitempty"`
 }
 
@@ -69,7 +70,7 @@ func (a *app) printCopies(r agent.CopiesResult) error {
 		for _, c := range e.Copies {
 			d.Copies = append(d.Copies, copyDoc{Escrow: e.Name, ID: c.ID, Shelf: c.Shelf, Newest: c.Newest,
 				Fingerprint: c.Fingerprint, Created: timeDoc(c.Created), Readable: c.Read, Sealed: c.Sealed,
-				Encoding: c.Encoding, Error: unreadable(c)})
+				Encoding: c.Encoding, Ends: timeDoc(c.Ends), Error: unreadable(c)})
 			if c.Newest && errors.Is(c.Err, key.ErrMangled) {
 				a.urgent("escrow %q: the newest copy, which the runbook's commands return, is no key any more", e.Name)
 				a.remedy(c.Err)
@@ -120,8 +121,12 @@ func (c copyDoc) state() string {
 		return c.Error
 	case c.Encoding != key.Raw:
 		return string(c.Encoding) + ", not raw: the runbook's commands would restore it wrongly"
+	case c.Newest && c.Ends != nil:
+		return "newest; the store deletes it " + when(*c.Ends)
 	case c.Newest:
 		return "newest"
+	case c.Ends != nil:
+		return "the store deletes it " + when(*c.Ends)
 	}
 	return ""
 }

@@ -130,6 +130,7 @@ type drilledDoc struct {
 	Shelf       escrow.Shelf       `json:"shelf,omitempty"`
 	Fingerprint key.Fingerprint    `json:"fingerprint,omitempty"`
 	Created     *time.Time         `json:"created,omitempty"`
+	Ends        *time.Time         `json:"ends,omitempty"` // when the store will delete it by itself
 	Encoding    key.Encoding       `json:"encoding,omitempty"`
 	Judged      bool               `json:"judged"`
 	Verdict     agent.DrillVerdict `json:"verdict"`
@@ -149,7 +150,7 @@ func drillDocOf(r agent.DrillResult) drillDoc {
 	}
 	for _, c := range r.Copies {
 		doc := drilledDoc{Escrow: c.Escrow, Required: c.Required, ID: c.ID, Shelf: c.Shelf, Fingerprint: c.Key,
-			Created: timeDoc(c.Created), Encoding: c.Encoding, Judged: c.Judged, Verdict: c.Verdict, Reason: c.Reason, TookMS: c.Took.Milliseconds()}
+			Created: timeDoc(c.Created), Ends: timeDoc(c.Ends), Encoding: c.Encoding, Judged: c.Judged, Verdict: c.Verdict, Reason: c.Reason, TookMS: c.Took.Milliseconds()}
 		if c.Proof.Checked > 0 {
 			doc.Proof = &proofDoc{c.Proof.Verdict, c.Proof.Checked, c.Proof.Opened}
 		}
@@ -220,6 +221,11 @@ func (a *app) printDrillText(r agent.DrillResult) {
 				row(c.Escrow, orDash(c.ID), orNone(c.Key), opened, verdict, c.Reason)
 			}
 		})
+	}
+	for _, c := range r.Copies {
+		if c.Judged && !c.Ends.IsZero() {
+			a.line("escrow %q: the store deletes copy %s by itself, %s", c.Escrow, c.ID, when(c.Ends))
+		}
 	}
 	if others {
 		a.line("(in parentheses: only reported, as it is not its escrow's newest current copy)")

@@ -138,6 +138,7 @@ type mount struct {
 	Type        string // "kv", or something else that holds nothing
 	Version     int
 	CASRequired bool
+	DeleteAfter time.Duration
 	Entries     map[string]*entry
 }
 
@@ -228,6 +229,26 @@ func (s *Server) Unmount(name string) { s.change(func() { delete(s.state.Mounts,
 // RequireCAS makes an engine refuse writes without check-and-set.
 func (s *Server) RequireCAS(name string) {
 	s.change(func() { s.state.Mounts[name].CASRequired = true })
+}
+
+// DeleteAfter makes an engine delete by itself what is written from now on
+// (delete_version_after); 0 is never.
+func (s *Server) DeleteAfter(name string, life time.Duration) {
+	s.change(func() { s.state.Mounts[name].DeleteAfter = life })
+}
+
+// Later lets so much of the life of all versions pass.
+func (s *Server) Later(name string, by time.Duration) {
+	s.change(func() {
+		for _, e := range s.state.Mounts[name].Entries {
+			for _, v := range e.Versions {
+				v.Created = v.Created.Add(-by)
+				if !v.Deleted.IsZero() {
+					v.Deleted = v.Deleted.Add(-by)
+				}
+			}
+		}
+	})
 }
 
 // Policy makes or changes a policy.
@@ -427,6 +448,9 @@ func (m *mount) put(path string, fields map[string]any) *entry {
 	}
 	e.Current++
 	e.Versions[e.Current] = &version{Created: time.Now(), Fields: fields}
+	if m.DeleteAfter > 0 {
+		e.Versions[e.Current].Deleted = time.Now().Add(m.DeleteAfter)
+	}
 	maps.DeleteFunc(e.Versions, func(n int, _ *version) bool { return n <= e.Current-cmp.Or(e.Max, maxVersions) })
 	return e
 }

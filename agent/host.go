@@ -35,6 +35,7 @@ type Host struct {
 type Rows interface {
 	Prove(ctx context.Context, keys ...key.Key) rows.Answer
 	Rewrite(ctx context.Context, o rows.RewriteOptions) (rows.RewriteResult, error)
+	MayRewrite(ctx context.Context) error
 	OtherClients(ctx context.Context) ([]rows.Client, error)
 	Close()
 }

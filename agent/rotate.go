@@ -30,6 +30,9 @@ var (
 	ErrNoHome = errors.New("the new key would not be safe off this host")
 	// ErrOtherClients says that somebody who may write the rows is connected.
 	ErrOtherClients = errors.New("another program is connected to the database as the daemon")
+	// ErrCannotEnd says that what a rotation does last, when the rows are under the new key,
+	// would fail: the keyfile cannot be exchanged, or there is no room to write it down.
+	ErrCannotEnd = errors.New("what a rotation does last cannot be done here")
 	// ErrRotationOpen says that an earlier rotation stopped halfway and is not settled.
 	ErrRotationOpen = errors.New("an earlier rotation stopped halfway and is not settled yet")
 	// ErrNotStarted says that the daemon, which a rotation or a repair had stopped, did not
@@ -155,7 +158,26 @@ func (t *turn) check(ctx context.Context) (err error) {
 	if err := t.checkRows(ctx); err != nil {
 		return err
 	}
+	if err := t.checkEnd(ctx); err != nil {
+		return err
+	}
 	return t.checkEscrows(ctx)
+}
+
+// checkEnd rehearses what comes when it is too late to refuse: the rewriting, with the
+// daemon down, and the exchange, with the rows under the new key.
+func (t *turn) checkEnd(ctx context.Context) error {
+	table, err := t.table(ctx)
+	if err == nil {
+		err = table.MayRewrite(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrNotRotated, err)
+	}
+	if err := busy(t.h.Keyfile.Try(t.o.seen, t.h.Now())); err != nil {
+		return notRotated(ErrCannotEnd, "%w", err)
+	}
+	return nil
 }
 
 func (t *turn) checkRows(ctx context.Context) error {

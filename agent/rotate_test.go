@@ -1,12 +1,18 @@
 package agent_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"os"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 )
 
@@ -40,6 +46,78 @@ func TestRotationUnwritten(t *testing.T) {
 		}
 	}
 	h.must(r.check(&h.Host, db))
+}
+
+// TestRotationRefused: what would fail after the rows are under the new key is refused
+// before the daemon is stopped, by a dry run too, and nothing is changed.
+func TestRotationRefused(t *testing.T) {
+	cluster := rowstest.New(t)
+	inMemory := func(h *host, name, options string) {
+		// All that is there moves to a file system that this test may fill.
+		h.must(os.Rename(h.path(name), h.path(name+"-before")))
+		h.must(os.Mkdir(h.path(name), 0o700))
+		mount(h.t, h.path(name), options)
+		h.must(os.CopyFS(h.path(name), os.DirFS(h.path(name+"-before"))))
+	}
+	for name, hold := range map[string]func(h *host, db *rowstest.Database){
+		"immutable":   func(h *host, _ *rowstest.Database) { flag(h, "etc/secrets.key", unix.STATX_ATTR_IMMUTABLE) },
+		"append-only": func(h *host, _ *rowstest.Database) { flag(h, "etc/secrets.key", unix.STATX_ATTR_APPEND) },
+		"bind mount": func(h *host, _ *rowstest.Database) {
+			h.must(unix.Mount(h.Keyfile.Path, h.Keyfile.Path, "", unix.MS_BIND, ""))
+			h.t.Cleanup(func() { unix.Unmount(h.Keyfile.Path, unix.MNT_DETACH) })
+		},
+		"read-only": func(h *host, _ *rowstest.Database) {
+			inMemory(h, "etc", "size=64k")
+			h.must(unix.Mount("", h.path("etc"), "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+		},
+		"the keyfile's directory is full": func(h *host, _ *rowstest.Database) {
+			inMemory(h, "etc", "size=64k")
+			fill(h, "etc/fill")
+		},
+		"the keyfile's directory has an inode left": func(h *host, _ *rowstest.Database) {
+			inMemory(h, "etc", "size=64k,nr_inodes=3")
+		},
+		"the state directory is full": func(h *host, _ *rowstest.Database) {
+			inMemory(h, "state", "size=1m")
+			fill(h, "state/fill")
+		},
+		"no right to UPDATE": func(h *host, db *rowstest.Database) {
+			_, err := db.Exec("revoke update on secrets from current_user")
+			h.must(err)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := rotation{testKey("old")}
+			db := cluster.Database(t)
+			h := newHost(t, db, 1)
+			h.must(r.rows(db))
+			h.must(r.furnish(&h.Host, false))
+			h.Daemon = agent.Daemon{
+				Running: func(context.Context) ([]string, error) { t.Error("the daemon is looked for"); return nil, nil },
+				Stop:    func(context.Context) error { t.Error("the daemon is stopped"); return nil },
+				Start:   func(context.Context, []string) error { return nil },
+			}
+			hold(h, db)
+			entries := func() int {
+				record, err := h.Ledger.Read()
+				h.must(err)
+				return len(record.Entries)
+			}
+			before := entries()
+			for _, dry := range []bool{true, false} {
+				got, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{DryRun: dry})
+				if !errors.Is(err, agent.ErrNotRotated) || !errors.Is(err, agent.ErrCannotEnd) && !errors.Is(err, rows.ErrMayNot) || got.Rotated {
+					t.Errorf("dry %t: %+v, %v", dry, got, err)
+				}
+			}
+			if !h.holds(testKey("old")) || entries() != before {
+				t.Errorf("the keyfile or the ledger has changed: %d entries, %d before", entries(), before)
+			}
+			if err := r.check(&h.Host, db); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }
 
 // TestRotationFetches no more than the newest current copy of each escrow: before, to be

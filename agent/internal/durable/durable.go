@@ -259,3 +259,20 @@ func retry(call func() error) error {
 		}
 	}
 }
+
+// Room makes sure that so many files of so many bytes each can be made in dir now, by
+// making them, and takes them away again.
+func Room(dir string, files, size int) (err error) {
+	for range files {
+		f, oerr := openTemp(dir)
+		if oerr != nil {
+			return oerr
+		}
+		defer func() { err = errors.Join(err, Remove(f.Name())) }()
+		werr := Append(f, make([]byte, size))
+		if err := errors.Join(werr, f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,48 @@
+package rows
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// ErrMayNot says that the role lacks a right that Rewrite needs.
+var ErrMayNot = errors.New("the database role may not rewrite the rows")
+
+// MayRewrite asks whether the role has what Rewrite needs besides reading: UPDATE on the
+// table, and to make a temporary one in the database. It returns ErrMayNot, or why that
+// cannot be told.
+func (t *Table) MayRewrite(ctx context.Context) error {
+	if t.place.Absent {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var lacks []string
+	err := t.over(ctx, func() error {
+		s, err := t.survey(ctx, t.conn)
+		if err != nil {
+			return err
+		}
+		return t.run(ctx, t.conn, `select has_table_privilege($1, 'UPDATE')::text, has_database_privilege(current_database(), 'TEMP')::text,
+current_user, current_database()`, [][]byte{[]byte(s.table)}, func(v [][]byte) error {
+			lacks = nil
+			role, database := string(v[2]), string(v[3])
+			if string(v[0]) != "true" {
+				lacks = append(lacks, fmt.Sprintf("UPDATE on table %s is not granted to %q", s.table, role))
+			}
+			if string(v[1]) != "true" {
+				lacks = append(lacks, fmt.Sprintf("TEMPORARY on database %q is not granted to %q", database, role))
+			}
+			return nil
+		})
+	})
+	switch {
+	case err != nil:
+		return fmt.Errorf("cannot ask what may be done to the rows at %s: %w", place(t.config), err)
+	case len(lacks) > 0:
+		return fmt.Errorf("%w at %s: %s", ErrMayNot, place(t.config), strings.Join(lacks, "; "))
+	}
+	return nil
+}

@@ -1,0 +1,51 @@
+package rows_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
+)
+
+// TestMayRewrite tells, before a daemon is stopped for it, that the role may not rewrite.
+func TestMayRewrite(t *testing.T) {
+	cluster := rowstest.New(t)
+	for _, c := range []struct {
+		name, sql string
+		lacks     []string
+	}{
+		{name: "all rights"},
+		{"no UPDATE", "revoke update on secrets from current_user", []string{"UPDATE on table"}},
+		{"no TEMP", "do $$ begin execute format('revoke temporary on database %I from public, %I', current_database(), current_user); end $$", []string{"TEMPORARY on database"}},
+		{"neither", "revoke update on secrets from current_user; do $$ begin execute format('revoke temporary on database %I from public, %I', current_database(), current_user); end $$",
+			[]string{"UPDATE on table", "TEMPORARY on database"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			db := cluster.Database(t)
+			for statement := range strings.SplitSeq(strings.ReplaceAll(c.sql, "; do", "\x00do"), "\x00") {
+				if statement == "" {
+					continue
+				}
+				if _, err := db.Exec(statement); err != nil {
+					t.Fatal(err)
+				}
+			}
+			table, err := rows.Open(rows.Location{URL: db.URL(), From: "the test"}, rows.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer table.Close()
+			err = table.MayRewrite(t.Context())
+			if (err != nil) != (c.lacks != nil) || err != nil && !errors.Is(err, rows.ErrMayNot) {
+				t.Fatal(err)
+			}
+			for _, right := range c.lacks {
+				if !strings.Contains(err.Error(), right) {
+					t.Errorf("%q is not named: %v", right, err)
+				}
+			}
+		})
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
@@ -62,14 +63,26 @@ func (h *Host) startDaemon(ctx context.Context, units []string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, daemonPatience)
 	defer cancel()
-	if err := h.Daemon.Start(ctx, units); err != nil {
-		return err
-	}
+	return h.Daemon.Start(ctx, units)
+}
+
+// noteStarted writes down that what was stopped runs again.
+func (h *Host) noteStarted() error {
 	return h.Ledger.Append(ledger.Entry{Event: ledger.Started})
 }
 
+// running tells whether all of these units run. One that cannot be asked about does not.
+func (h *Host) running(ctx context.Context, units []string) bool {
+	if h.Daemon.Running == nil {
+		return false
+	}
+	run, err := h.Daemon.Running(ctx)
+	return err == nil && !slices.ContainsFunc(units, func(u string) bool { return !slices.Contains(run, u) })
+}
+
 // Resume starts the daemon where a rotation or a repair stopped it and did not live to
-// start it again, and returns its units. While one is at work it does nothing.
+// start it again, and returns its units. While one is at work it does nothing; nor does
+// it where the daemon runs and nobody could write that down.
 func Resume(ctx context.Context, h *Host) ([]string, error) {
 	l, err := lock.Try(h.StateDir, lock.Start)
 	if held := (lock.ErrBusy{}); errors.As(err, &held) {
@@ -86,8 +99,11 @@ func Resume(ctx context.Context, h *Host) ([]string, error) {
 	if err != nil || len(standing.Stopped) == 0 {
 		return nil, err
 	}
+	if h.running(ctx, standing.Stopped) {
+		return nil, h.noteStarted()
+	}
 	if err := h.startDaemon(ctx, standing.Stopped); err != nil {
 		return nil, fmt.Errorf("cannot start the daemon again: %w", err)
 	}
-	return standing.Stopped, nil
+	return standing.Stopped, h.noteStarted()
 }

@@ -140,6 +140,11 @@ func (j *job) whileDown(ctx context.Context, commit func(ctx context.Context, st
 		j.at("starting the daemon")
 	}
 	started := j.h.startDaemon(ctx, units)
+	if started == nil && len(units) > 0 {
+		if err := j.h.noteStarted(); err != nil {
+			j.complain("cannot write that the daemon is started again; the watcher does", err)
+		}
+	}
 	starting.Release()
 	j.done.Downtime = time.Since(down)
 	if started != nil {

@@ -27,6 +27,12 @@ func TestRotationUnwritten(t *testing.T) {
 	h.must(r.rows(db))
 	h.must(r.furnish(&h.Host, false))
 	var held *lock.Lock
+	starts := 0
+	h.Daemon = agent.Daemon{
+		Running: func(context.Context) ([]string, error) { return []string{"containarium.service"}, nil },
+		Stop:    func(context.Context) error { return nil },
+		Start:   func(context.Context, []string) error { starts++; return nil },
+	}
 	got, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{Progress: func(p agent.RotateProgress) {
 		switch p.Step {
 		case "putting the new key in place":
@@ -46,6 +52,15 @@ func TestRotationUnwritten(t *testing.T) {
 		}
 	}
 	h.must(r.check(&h.Host, db))
+	// The daemon runs, which could not be written down either: it was not left stopped.
+	if units, err := agent.Resume(t.Context(), &h.Host); err != nil || units != nil || starts != 1 {
+		t.Errorf("resumed %v, %v, after %d starts", units, err, starts)
+	}
+	standing, err := h.Ledger.Standing()
+	h.must(err)
+	if standing.Stopped != nil {
+		t.Errorf("the ledger says that %v is stopped", standing.Stopped)
+	}
 }
 
 // TestRotationRefused: what would fail after the rows are under the new key is refused

@@ -46,7 +46,7 @@ const (
 	DrillInconclusive EventName = "drill-inconclusive" // nothing could be proven
 	RotationBegun     EventName = "rotation-begun"     // a new key is staged
 	RotationDone      EventName = "rotation-done"      // all rows are under it
-	RotationSettled   EventName = "rotation-settled"   // one that was broken off was closed by the rows
+	RotationSettled   EventName = "rotation-settled"   // one that stood open was closed by the rows
 	RotationFailed    EventName = "rotation-failed"    // one ended before its commit, or its check
 	Repaired          EventName = "repaired"           // rows under several keys are under one
 	UnitFailed        EventName = "unit-failed"        // a unit of ours failed
@@ -155,9 +155,9 @@ func Events(r agent.GuardResult) []Event {
 	switch d.Settle {
 	case decide.SettleNothing:
 	case decide.SettleNeither:
-		tell(RotationSettled, "", "the rotation that was broken off is closed, and neither of its keys opens a row: see keyguard verify")
+		tell(RotationSettled, "", "the rotation that stood open is closed, and neither of its keys opens a row: see keyguard verify")
 	default:
-		tell(RotationSettled, d.Key, "the rotation that was broken off is closed: the rows are under its %s key, %s", d.Settle, d.Key)
+		tell(RotationSettled, d.Key, "the rotation that stood open is closed: the rows are under its %s key, %s", d.Settle, d.Key)
 	}
 	if p := r.Evidence.Rows.Proofs[d.Key]; r.Evidence.Rows.State == decide.RowsAnswer && p.Verdict == rows.Partial {
 		tell(Split, d.Key, "the table is split: key %s opens only %d of %d rows; see keyguard verify", d.Key, p.Opened, p.Checked)

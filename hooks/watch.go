@@ -514,9 +514,9 @@ func (w *watcher) tellResumed(r resumed) {
 	switch {
 	case r.err != nil:
 		w.seen = "" // it is tried again
-		w.say("resume", Event{Urgent: true, Text: "the daemon was stopped for a rotation that was broken off; to start it: systemctl start containarium", Err: r.err})
+		w.say("resume", Event{Urgent: true, Text: "the daemon was stopped for a rotation or a repair, and nothing tells that it was started again; to start it: systemctl start containarium", Err: r.err})
 	case r.units != nil:
-		w.o.Tell(Event{Urgent: true, Text: fmt.Sprintf("the daemon was stopped for a rotation that was broken off, and is started again: %s", strings.Join(r.units, ", "))})
+		w.o.Tell(Event{Urgent: true, Text: fmt.Sprintf("the daemon was stopped for a rotation or a repair that did not start it again, and is started now: %s", strings.Join(r.units, ", "))})
 	}
 }
 

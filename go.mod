@@ -2,6 +2,8 @@ module github.com/footprintai/containarium-keyguard
 
 go 1.26.0
 
+toolchain go1.26.11
+
 require (
 	cloud.google.com/go/iam v1.14.0
 	cloud.google.com/go/secretmanager v1.24.0

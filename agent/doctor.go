@@ -664,6 +664,9 @@ func checkTmpfs(dir string) Check {
 
 func (f facts) checkLedger() Check {
 	c := Check{Name: "ledger", State: CheckOK, Text: fmt.Sprintf("%d entries, its chain is whole", len(f.record.Entries))}
+	if e := f.status.Other; e.Event != "" {
+		c.State, c.Text, c.Fix = CheckProblem, "it is another machine's, called "+e.Host+", of which this one is a copy", "keyguard accept"
+	}
 	if n := len(f.record.Breaks); n > 0 {
 		c.State, c.Text, c.Fix = CheckProblem, fmt.Sprintf("its chain is broken at line %d", f.record.Breaks[n-1].Line), "keyguard report --verify"
 	}

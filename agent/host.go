@@ -20,6 +20,7 @@ type Host struct {
 	Keyfile  keyfile.File
 	Ledger   *ledger.Ledger
 	StateDir string   // the directory of the ledger and the locks
+	Machine  string   // tells this machine from a copy of it; "" does not
 	Escrows  []Escrow // in the order of the configuration
 	// OpenRows finds the database and opens it, within the deadlines of the options.
 	// Its error says in a sentence why the rows cannot be asked.

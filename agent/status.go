@@ -41,6 +41,9 @@ type StatusResult struct {
 	Escrows  []EscrowStatus
 	Drill    DrillStanding
 	Trouble  []Trouble
+	// Other is the last entry of the machine that this one is a copy of, until somebody
+	// accepts a key here; its Event is empty where this one is none.
+	Other ledger.Entry
 }
 
 // DrillStanding is how the weekly drill stands.
@@ -121,6 +124,7 @@ func status(ctx context.Context, h *Host) (StatusResult, looked, error) {
 	if h.NextDrill != nil {
 		r.Drill.Next, r.Drill.Err = h.NextDrill(ctx)
 	}
+	r.Other, _ = o.history().OtherMachine(h.Machine)
 	r.judge()
 	r.Trouble = o.trouble
 	return r, looked{*o.history(), o.evidence.Local.Keys, o.evidence.Escrows}, nil
@@ -168,11 +172,17 @@ func (r *StatusResult) judge() {
 		say(Unsure, "the keyfile is not right: key %s belongs there (%s)", r.Decision.Key, r.Decision.Reason)
 		return
 	case decide.Make:
+		if r.cloned() {
+			return
+		}
 		say(Green, "no key yet: the daemon's first start makes one (%s)", r.Decision.Reason)
 		return
 	}
 	if r.Proof.Verdict == rows.Partial {
 		say(Unsure, "the table is split: key %s opens %d of %d rows", r.Keyfile.Key, r.Proof.Opened, r.Proof.Checked)
+		return
+	}
+	if r.cloned() {
 		return
 	}
 	if len(r.Escrows) == 0 {
@@ -196,4 +206,15 @@ func (r *StatusResult) judge() {
 		}
 	}
 	say(Green, "key %s is in place and in every escrow that answers", r.Keyfile.Key)
+}
+
+// cloned judges a machine that is a copy of another: what is known here was learned there.
+func (r *StatusResult) cloned() bool {
+	if r.Other.Event == "" {
+		return false
+	}
+	r.Health = Lagging
+	r.Line = fmt.Sprintf("the ledger is another machine's, called %s, which wrote to it last at %s: this one is a copy of it, and nobody has accepted its key here",
+		r.Other.Host, r.Other.Time.Local().Format("2006-01-02 15:04:05 MST"))
+	return true
 }

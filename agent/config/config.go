@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -433,6 +434,13 @@ func KeyfileOf(data []byte) string {
 // usablePath tells whether a path is one that a file can have.
 func usablePath(p string) bool {
 	return filepath.IsAbs(p) && filepath.Clean(p) == p && p != "/" && !strings.ContainsAny(p, "\x00\n")
+}
+
+// NamesNobody tells whether a host's name is one that others have as well: what stands
+// under it in an escrow would be everybody's.
+func NamesNobody(hostname string) bool {
+	name, _, _ := strings.Cut(strings.ToLower(strings.TrimSpace(hostname)), ".")
+	return slices.Contains([]string{"", "localhost", "debian", "ubuntu", "(none)"}, name)
 }
 
 // ExpandHostname replaces {hostname} in every text value of a configuration and

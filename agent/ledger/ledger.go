@@ -86,7 +86,7 @@ const (
 )
 
 // Entry is one line. Event is all that every entry must have; Append fills in Seq,
-// Rotation, Stopped and Prev, and Time, Host, Version and Config where they are zero.
+// Rotation, Stopped and Prev, and Time, Host, Machine, Version and Config where they are zero.
 type Entry struct {
 	Seq         uint64          `json:"seq"` // counts from 1
 	Time        time.Time       `json:"time"`
@@ -108,6 +108,7 @@ type Entry struct {
 	Person      string          `json:"person,omitempty"`
 	Reason      string          `json:"reason,omitempty"` // longer than 2 KiB, it is cut
 	Host        string          `json:"host,omitempty"`
+	Machine     string          `json:"machine,omitempty"` // Options.Machine
 	Version     string          `json:"version,omitempty"` // of keyguard
 	Config      string          `json:"config,omitempty"`  // SHA-256, hex, of the configuration in force
 	Rotation    *Rotation       `json:"rotation,omitempty"`
@@ -126,7 +127,9 @@ type Rotation struct {
 
 // Options say who writes.
 type Options struct {
-	Host    string
+	Host string
+	// Machine tells this machine from a copy of it, whatever both are called; "" does not.
+	Machine string
 	Version string
 	Config  string
 	Now     func() time.Time // nil is time.Now
@@ -227,6 +230,9 @@ func (l *Ledger) lines(entries []Entry, last Entry, prev string) ([]byte, error)
 		e.Time = e.Time.UTC().Truncate(time.Millisecond) // not rounded: a proof must not lie in the future
 		if e.Host == "" {
 			e.Host = l.opts.Host
+		}
+		if e.Machine == "" {
+			e.Machine = l.opts.Machine
 		}
 		if e.Version == "" {
 			e.Version = l.opts.Version

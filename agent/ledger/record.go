@@ -107,6 +107,21 @@ func (r Record) EverProven() []key.Fingerprint {
 	return list
 }
 
+// OtherMachine is the last entry that another machine wrote, if nobody on this one has
+// accepted a key since: the state directory was copied, and what stands in it is true of
+// the other. Entries without a machine are older than that.
+func (r Record) OtherMachine(machine string) (Entry, bool) {
+	for _, e := range slices.Backward(r.Entries) {
+		switch {
+		case machine == "" || e.Event == Accepted && e.Machine == machine:
+			return Entry{}, false
+		case e.Machine != "" && e.Machine != machine:
+			return e, true
+		}
+	}
+	return Entry{}, false
+}
+
 // LastSaved is the last entry of a current copy in the escrow, which this host saved
 // or a person adopted.
 func (r Record) LastSaved(escrow string) (Entry, bool) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -68,7 +69,11 @@ func (a *app) init(ctx context.Context, added []string) error {
 			return err
 		}
 	}
-	if _, err := a.withEscrows(c.escrows); err != nil {
+	data, err := a.withEscrows(c.escrows)
+	if err != nil {
+		return err
+	}
+	if err := a.checkHostname(data, append(cfg.Escrows, c.escrows...)); err != nil {
 		return err
 	}
 	for _, e := range append(cfg.Escrows, c.escrows...) {
@@ -115,6 +120,22 @@ func (a *app) init(ctx context.Context, added []string) error {
 
 // watchUnit is our own service.
 const watchUnit = "containarium-keyguard.service"
+
+// checkHostname refuses a name that says nothing of this host where places are called
+// after it: two hosts of one name would take each other's keys for their own.
+func (a *app) checkHostname(data []byte, escrows []config.Escrow) error {
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("cannot find this host's name: %w", err)
+	}
+	after := !bytes.Equal(config.ExpandHostname(data, host), data) ||
+		slices.ContainsFunc(escrows, func(e config.Escrow) bool { return e.Preset != "" && e.Path == "" })
+	if !after || !config.NamesNobody(host) {
+		return nil
+	}
+	return outcome{exitUsage, fmt.Sprintf("this host is called %q, as many are, and a place for its copies would be called after it: nothing was written", host),
+		[]string{"give it a name of its own (hostnamectl set-hostname NAME), or write one in the place of {hostname} into " + a.configPath() + "; then: keyguard init"}}
+}
 
 // expandHostname writes this host's name into the configuration, once: an escrow must
 // not move because somebody renames the host.

@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -84,8 +87,9 @@ func (a *app) host(cfg *config.Config, w wiring) (*agent.Host, error) {
 	h := &agent.Host{
 		Keyfile: keyfile.File{Path: cfg.Keyfile, Owner: cfg.UID, Group: cfg.GID,
 			Quarantine: filepath.Join(cfg.StateDir, quarantineDir), Locks: cfg.StateDir},
-		Ledger:   ledger.Open(cfg.StateDir, ledger.Options{Host: hostname(), Version: version, Config: cfg.Digest}),
+		Ledger:   ledger.Open(cfg.StateDir, ledger.Options{Host: hostname(), Machine: machine(), Version: version, Config: cfg.Digest}),
 		StateDir: cfg.StateDir,
+		Machine:  machine(),
 		Now:      time.Now,
 		OpenRows: func(ctx context.Context, o rows.Options) (agent.Rows, error) {
 			where := locateOptions(ctx, cfg, w)
@@ -265,6 +269,18 @@ func hostname() string {
 		return "unknown"
 	}
 	return name
+}
+
+// machine tells this machine from a copy of it, "" where nobody knows. The id itself is
+// not for others to see, machine-id(5); what is made of it for one program is.
+func machine() string {
+	id, err := os.ReadFile("/etc/machine-id")
+	if err != nil || len(strings.TrimSpace(string(id))) != 32 { // "uninitialized"
+		return ""
+	}
+	mac := hmac.New(sha256.New, []byte(strings.TrimSpace(string(id))))
+	mac.Write([]byte("keyguard machine v1"))
+	return hex.EncodeToString(mac.Sum(nil)[:8])
 }
 
 // daemonUnits are the names under which the daemon may run: the configured one first.

@@ -111,6 +111,9 @@ func (a *app) printStatus(r agent.StatusResult, path string) error {
 // statusHints says what to type, the most urgent first.
 func statusHints(r agent.StatusResult) []string {
 	var hints []string
+	if r.Other.Event != "" {
+		hints = append(hints, "if both machines live on, name another place in each escrow of this one ("+config.DefaultPath+") and run keyguard init; then, here: keyguard accept")
+	}
 	switch {
 	case r.Decision.Action == decide.Install:
 		hints = append(hints, "keyguard restore")

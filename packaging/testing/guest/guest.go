@@ -27,9 +27,10 @@ import (
 
 // Guest is one machine. It is not safe for use by several goroutines, but for Run.
 type Guest struct {
-	dir     string // upper, work and root of the overlay, and its lock
-	lower   string
-	held    *os.File  // the lock that says that dir is in use
+	dir     string    // upper, work and root of the overlay, and its lock
+	lower   string    // what lies below upper: directories with colons between, the topmost first
+	root    *os.File  // the lock that says that the suite's root directory is in use
+	held    *os.File  // the same of dir
 	cgroups []string  // directories, one in each hierarchy
 	nspawn  *exec.Cmd // or rather unshare(1) around it
 	console bytes.Buffer
@@ -42,13 +43,34 @@ const errReboot = 133
 
 // New makes a guest of that suite that is not yet booted. Close throws it away.
 func New(ctx context.Context, suite string, log io.Writer) (*Guest, error) {
-	lower, err := Root(ctx, suite, log)
+	dir, root, err := Root(ctx, suite, log)
 	if err != nil {
 		return nil, err
 	}
+	return newGuest(suite, dir, root)
+}
+
+// Clone makes a guest that is not yet booted, whose disk begins as g's is. g is off, and
+// stays so until every clone is closed.
+func (g *Guest) Clone() (*Guest, error) {
+	lowest := g.lower[strings.LastIndexByte(g.lower, ':')+1:]
+	root, err := lock(lowest, os.O_RDONLY, unix.LOCK_SH)
+	if err != nil {
+		return nil, err
+	}
+	return newGuest(filepath.Base(g.dir), filepath.Join(g.dir, "upper")+":"+g.lower, root)
+}
+
+func newGuest(name, lower string, root *os.File) (_ *Guest, err error) {
+	g := &Guest{lower: lower, root: root}
+	defer func() {
+		if err != nil {
+			root.Close() //nolint:errcheck // held a lock, nothing else
+		}
+	}()
 	run := filepath.Join(Cache, "run")
 	// Between its making and its lock a directory looks like one that was left.
-	making, err := lock(filepath.Join(Cache, "run.lock"), unix.LOCK_EX)
+	making, err := lock(filepath.Join(Cache, "run.lock"), os.O_CREATE|os.O_RDWR, unix.LOCK_EX)
 	if err != nil {
 		return nil, err
 	}
@@ -56,16 +78,14 @@ func New(ctx context.Context, suite string, log io.Writer) (*Guest, error) {
 	if err := sweep(run); err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp(run, suite+"-")
-	if err != nil {
+	if g.dir, err = os.MkdirTemp(run, name+"-"); err != nil {
 		return nil, err
 	}
-	g := &Guest{dir: dir, lower: lower}
-	if g.held, err = lock(filepath.Join(dir, "lock"), unix.LOCK_EX); err != nil {
+	if g.held, err = lock(filepath.Join(g.dir, "lock"), os.O_CREATE|os.O_RDWR, unix.LOCK_EX); err != nil {
 		return nil, err
 	}
 	for _, d := range []string{"upper", "work", "root"} {
-		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+		if err := os.Mkdir(filepath.Join(g.dir, d), 0o755); err != nil {
 			return nil, err
 		}
 	}
@@ -80,7 +100,7 @@ func sweep(run string) error {
 	}
 	for _, d := range dirs {
 		path := filepath.Join(run, d.Name())
-		f, err := lock(filepath.Join(path, "lock"), unix.LOCK_EX|unix.LOCK_NB)
+		f, err := lock(filepath.Join(path, "lock"), os.O_CREATE|os.O_RDWR, unix.LOCK_EX|unix.LOCK_NB)
 		if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -290,5 +310,5 @@ func (g *Guest) Close() error {
 		}
 	}
 	err := os.RemoveAll(g.dir)
-	return errors.Join(err, g.held.Close())
+	return errors.Join(err, g.held.Close(), g.root.Close())
 }

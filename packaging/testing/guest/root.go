@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,8 +17,8 @@ import (
 )
 
 // Cache is where root directories lie between runs, one for each suite, and below
-// run/ what each running guest changed of its own. It is outside the checkout, and
-// may be removed whenever no guest runs: `make clean-guests`.
+// run/ what each guest changed of its own. It is outside the checkout, and may be
+// removed whenever no guest runs: `make clean-guests`.
 const Cache = "/var/cache/containarium-keyguard-e2e"
 
 // Suites are the Debian releases that guests are made of: 12 with systemd 252, and 13
@@ -29,7 +30,8 @@ const packages = "systemd,systemd-sysv,dbus,postgresql,iproute2,strace,curl"
 
 // settle turns a fresh root into a guest: the database that the daemon finds on its
 // host, its directories, a journal that survives a reboot, and nothing that starts by
-// itself in the middle of a test.
+// itself in the middle of a test. apt reads its lists at each call, and needs none for a
+// file that depends on nothing.
 const settle = `
 set -eu
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
@@ -44,39 +46,68 @@ echo keyguard-guest >/etc/hostname
 echo '127.0.0.1 localhost keyguard-guest' >/etc/hosts
 systemctl mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer e2scrub_all.timer
 systemd-machine-id-setup
+rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 `
 
 // Root returns the root directory of a suite, and makes it where there is none for
-// the present list of packages: about a minute, told on log.
-func Root(ctx context.Context, suite string, log io.Writer) (string, error) {
+// the present list of packages: about a minute, told on log. It stays until the file is
+// closed, which holds a lock on it.
+func Root(ctx context.Context, suite string, log io.Writer) (string, *os.File, error) {
 	if os.Geteuid() != 0 {
-		return "", errors.New("guests need root")
+		return "", nil, errors.New("guests need root")
 	}
 	sum := sha256.Sum256([]byte(suite + packages + settle))
 	dir := filepath.Join(Cache, fmt.Sprintf("%s-%x", suite, sum[:6]))
 	if err := os.MkdirAll(filepath.Join(Cache, "run"), 0o700); err != nil {
-		return "", err
+		return "", nil, err
 	}
-	making, err := lock(filepath.Join(Cache, suite+".lock"), unix.LOCK_EX)
+	making, err := lock(filepath.Join(Cache, suite+".lock"), os.O_CREATE|os.O_RDWR, unix.LOCK_EX)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	defer making.Close() //nolint:errcheck // held a lock, nothing else
-	if _, err := os.Stat(dir); err == nil {
-		return dir, nil
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		err = makeRoot(ctx, suite, dir, log)
+		if err != nil {
+			return "", nil, err
+		}
 	}
+	used, err := lock(dir, os.O_RDONLY, unix.LOCK_SH)
+	return dir, used, err
+}
+
+// sweepRoots removes the roots that a pattern names and no guest runs on: one of another
+// checkout may.
+func sweepRoots(pattern string) error {
+	roots, err := filepath.Glob(pattern)
+	if err != nil {
+		return err
+	}
+	for _, dir := range roots {
+		unused, err := lock(dir, os.O_RDONLY, unix.LOCK_EX|unix.LOCK_NB)
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		err = os.RemoveAll(dir)
+		unused.Close() //nolint:errcheck // the removal's error counts
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeRoot is for whoever holds the suite's lock.
+func makeRoot(ctx context.Context, suite, dir string, log io.Writer) error {
 	mirror, proxy, err := mirror(ctx)
 	if err != nil {
-		return "", err
+		return err
 	}
-	old, err := filepath.Glob(filepath.Join(Cache, suite+"-*"))
-	if err != nil {
-		return "", err
-	}
-	for _, d := range old {
-		if err := os.RemoveAll(d); err != nil {
-			return "", err
-		}
+	if err := sweepRoots(filepath.Join(Cache, suite+"-*")); err != nil {
+		return err
 	}
 	fmt.Fprintf(log, "making a guest root of Debian %s in %s\n", suite, dir)
 	half := dir + ".half"
@@ -97,13 +128,10 @@ func Root(ctx context.Context, suite string, log io.Writer) (string, error) {
 		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out
 		if err := cmd.Run(); err != nil {
-			return "", fmt.Errorf("cannot make a guest root of %s: %w\n%s", suite, err, tail(out.String()))
+			return fmt.Errorf("cannot make a guest root of %s: %w\n%s", suite, err, tail(out.String()))
 		}
 	}
-	if err := os.Rename(half, dir); err != nil {
-		return "", err
-	}
-	return dir, nil
+	return os.Rename(half, dir)
 }
 
 // mirror asks this machine's apt where it has Debian's main archive from, and through
@@ -126,9 +154,9 @@ func mirror(ctx context.Context) (url, proxy string, err error) {
 	return strings.TrimSpace(string(out)), proxy, nil
 }
 
-// lock takes a flock(2) on a file and waits for it.
-func lock(path string, how int) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+// lock takes a flock(2) on a file or a directory, and waits for it unless how says no.
+func lock(path string, flag, how int) (*os.File, error) {
+	f, err := os.OpenFile(path, flag, 0o600)
 	if err != nil {
 		return nil, err
 	}

@@ -26,7 +26,7 @@
 # VERSION, DIST, ARCHS and CMD (the program that is packaged) may be given.
 
 .DELETE_ON_ERROR:
-.PHONY: build test unit race crashes soak fuzz bench demo package deps lint vuln e2e guest clean clean-guests
+.PHONY: build test unit race crashes soak fuzz bench demo package build-package lint-package deps lint vuln e2e guest clean clean-guests
 
 # sudo's PATH lacks the place where Go's own archive is usually unpacked.
 export PATH := $(PATH):/usr/local/go/bin
@@ -115,28 +115,32 @@ e2e: deps $(NFPM)
 	go test -tags e2e -count 1 -timeout 25m -v $(RUN) ./packaging/e2e
 
 guest: deps
-	$(MAKE) --no-print-directory package ARCHS=$$(go env GOARCH) DIST=bin/guest
+	$(MAKE) --no-print-directory build-package ARCHS=$$(go env GOARCH) DIST=bin/guest
 	CGO_ENABLED=0 go build -o bin/guest/containarium ./packaging/testing/standin
 	go run ./packaging/testing/guest/shell -suite $(SUITE) -deb bin/guest/*.deb -daemon bin/guest/containarium
 
-package: $(NFPM)
+package: build-package lint-package
+
+# The program of this machine's own architecture tells what stands in the manual pages.
+build-package: $(NFPM)
 	@rm -rf $(DIST)
 	@mkdir -p $(DIST)/build
-	CGO_ENABLED=0 go build -tags '$(TAGS)' -ldflags '-X main.version=$(VERSION)' -o $(DIST)/build/keyguard ./cmd/keyguard
-	$(DIST)/build/keyguard describe | go run ./packaging/man -out $(DIST)/build/man
-	@gzip -9n $(DIST)/build/man/*
-	@for shell in bash zsh fish; do $(DIST)/build/keyguard completion $$shell > $(DIST)/build/completion.$$shell || exit 1; done
-	@set -e; for arch in $(ARCHS); do \
-		build=$(DIST)/build/$$arch; mkdir -p "$$build"; \
-		CGO_ENABLED=0 GOARCH=$$arch go build -tags '$(TAGS)' -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o "$$build/keyguard" $(CMD); \
-		packaging/changelog deb '$(VERSION)' | gzip -9n > "$$build/changelog.gz"; \
-		packaging/changelog rpm '$(VERSION)' > "$$build/changelog.yaml"; \
-		for format in deb rpm; do \
-			{ cat nfpm.yaml; [ $$format = deb ] || echo "changelog: $$build/changelog.yaml"; } | \
-			ARCH=$$arch VERSION='$(VERSION)' BUILD="$$build" SHARED=$(DIST)/build $(NFPM) package -f - -p $$format -t $(DIST)/; \
-		done; \
+	@set -e; for arch in $(ARCHS) $$(go env GOARCH); do \
+		[ -e "$(DIST)/build/$$arch" ] || CGO_ENABLED=0 GOARCH=$$arch go build -tags '$(TAGS)' -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o "$(DIST)/build/$$arch/keyguard" $(CMD); \
 	done
+	@set -e; keyguard=$(DIST)/build/$$(go env GOARCH)/keyguard; \
+		"$$keyguard" describe | go run ./packaging/man -out $(DIST)/build/man; \
+		gzip -9n $(DIST)/build/man/*; \
+		for shell in bash zsh fish; do "$$keyguard" completion $$shell > $(DIST)/build/completion.$$shell; done
+	@packaging/changelog deb '$(VERSION)' | gzip -9n > $(DIST)/build/changelog.gz
+	@packaging/changelog rpm '$(VERSION)' > $(DIST)/build/changelog.yaml
+	@set -e; for arch in $(ARCHS); do for format in deb rpm; do \
+		{ cat nfpm.yaml; [ $$format = deb ] || echo "changelog: $(DIST)/build/changelog.yaml"; } | \
+		ARCH=$$arch VERSION='$(VERSION)' BUILD=$(DIST)/build $(NFPM) package -f - -p $$format -t $(DIST)/; \
+	done; done
 	@rm -rf $(DIST)/build
+
+lint-package:
 	@! command -v lintian >/dev/null || lintian --allow-root --fail-on error,warning $(DIST)/*.deb
 	@! command -v rpmlint >/dev/null || PATH="$(CURDIR)/packaging/rpmlint:$$PATH" rpmlint --strict --config packaging/rpmlint/rpmlint.toml $(DIST)/*.rpm
 

@@ -10,9 +10,8 @@ const record = "/var/lib/containarium-keyguard/ledger.jsonl"
 // and a drill that does not pass leaves a red unit, a hook's call, a metric and an entry in
 // the journal, and status says so.
 func TestDrill(t *testing.T) {
-	inGuests(t, func(m machine) {
+	onGuardedHosts(t, func(m machine) {
 		m.run("mkdir -p /var/lib/prometheus/node-exporter")
-		m.guarded(unit)
 		m.check(m.g.Write(m.ctx, "/etc/containarium-keyguard/hooks.d/tell", "#!/bin/sh\necho \"$KEYGUARD_EVENT $KEYGUARD_VERDICT $KEYGUARD_OPENED of $KEYGUARD_TOTAL\" >>/run/containarium-keyguard/told\n", 0o755))
 		m.want("grep -c '\"person\":\"systemd\"' "+record+" || true", "0") // the install's start of the timer was none
 

@@ -19,8 +19,7 @@ const (
 // A key is lost and put back, and then a unit of ours fails. Of both there is a call of a
 // hook, a mail, a metric, and an entry in the journal that journalctl -x explains.
 func TestTold(t *testing.T) {
-	inGuests(t, func(m machine) {
-		m.guarded(unit)
+	onGuardedHosts(t, func(m machine) {
 		m.run("mkdir -p /var/lib/prometheus/node-exporter; install -m 0755 /usr/share/doc/containarium-keyguard/examples/hooks.d/mail " + hooksDir)
 		m.check(m.g.Write(m.ctx, hooksDir+"/record", "#!/bin/sh\necho \"$KEYGUARD_EVENT $KEYGUARD_FINGERPRINT$KEYGUARD_UNIT\" >>"+told+"\n", 0o755))
 		// Like most, it delivers by a privilege that the watcher's sandbox does not give.

@@ -21,7 +21,8 @@ import (
 	"github.com/footprintai/containarium-keyguard/packaging/testing/guest"
 )
 
-// What the guests get, built once. The newer package differs by nothing but its version.
+// What the guests get, built once, and looked at by the linters once. The newer package
+// differs by nothing but its version.
 var (
 	built         string // directory
 	deb, newer    string
@@ -44,16 +45,20 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, "e2e:", err)
 			return 1
 		}
+		defer closeHosts()
 		return m.Run()
 	}())
 }
 
 func build() (err error) {
-	if deb, err = buildPackage("1.0.0"); err != nil {
+	if deb, err = buildPackage("package", "1.0.0"); err != nil {
 		return err
 	}
-	if newer, err = buildPackage("1.0.1"); err != nil {
+	if newer, err = buildPackage("build-package", "1.0.1"); err != nil {
 		return err
+	}
+	for _, suite := range guest.Suites {
+		hosts[suite] = &host{}
 	}
 	for _, name := range []string{"fake-secret-manager", "fake-incus"} {
 		fakes[name] = filepath.Join(built, name)
@@ -65,9 +70,9 @@ func build() (err error) {
 	return command("go", "build", "-o", daemon, "../testing/standin")
 }
 
-func buildPackage(version string) (string, error) {
+func buildPackage(target, version string) (string, error) {
 	dist := filepath.Join(built, version)
-	if err := makePackages(version, dist); err != nil {
+	if err := makePackages(target, version, dist); err != nil {
 		return "", err
 	}
 	found, err := filepath.Glob(filepath.Join(dist, "*.[dr][ep][bm]"))
@@ -79,8 +84,8 @@ func buildPackage(version string) (string, error) {
 	return found[1], nil
 }
 
-func makePackages(version, dist string) error {
-	return command("make", "-C", "../..", "package", "VERSION="+version, "DIST="+dist, "ARCHS="+runtime.GOARCH)
+func makePackages(target, version, dist string) error {
+	return command("make", "-C", "../..", target, "VERSION="+version, "DIST="+dist, "ARCHS="+runtime.GOARCH)
 }
 
 func command(name string, args ...string) error {
@@ -112,14 +117,29 @@ func inGuests(t *testing.T, test func(machine)) {
 	}
 }
 
-// newGuest is a guest that is not booted. No test takes longer than a minute where there
-// is nothing else to do; one that hangs fails after six.
+// newGuest is a guest that is not booted.
 func newGuest(t *testing.T, suite string) machine {
 	t.Helper()
 	g, err := guest.New(t.Context(), suite, os.Stderr)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return closed(t, g)
+}
+
+// closed is that guest's machine in a test, at whose end it is thrown away.
+func closed(t *testing.T, g *guest.Guest) machine {
+	t.Cleanup(func() {
+		if err := g.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return watched(t, g)
+}
+
+// watched is that guest's machine in a test. No test takes longer than a minute where there
+// is nothing else to do; one that hangs fails after six.
+func watched(t *testing.T, g *guest.Guest) machine {
 	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -129,11 +149,17 @@ func newGuest(t *testing.T, suite string) machine {
 			t.Logf("the end of the guest's journal (%v):\n%s", err, journal)
 		}
 		cancel()
-		if err := g.Close(); err != nil {
-			t.Error(err)
-		}
 	})
 	return machine{t, g, ctx}
+}
+
+// part is a part of a test, on the same machine.
+func (m machine) part(name string, do func(machine)) {
+	m.T.Run(name, func(t *testing.T) {
+		n := m
+		n.T = t
+		do(n)
+	})
 }
 
 func (m machine) check(err error) {

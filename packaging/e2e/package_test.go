@@ -20,145 +20,154 @@ const state = "systemctl is-enabled containarium-keyguard || true; systemctl is-
 
 const hook = "systemctl show -p ExecStartPre containarium | grep -c /usr/lib/containarium-keyguard/prestart || true"
 
-// A package's life beside a running daemon: it never stops, starts or restarts it, and
-// no key is touched.
-func TestPackageLife(t *testing.T) {
+// The package on a host whose daemon runs, one part after the other in one boot. Each
+// begins where the package is not there.
+func TestPackage(t *testing.T) {
 	inGuests(t, func(m machine) {
 		m.addDaemon(unit)
 		m.startDaemon()
-		key := m.run("sha256sum /etc/containarium/secrets.key")
-
-		m.untouched("install", func() {
-			if out := m.install(deb); !strings.Contains(out, "keyguard init") {
-				m.Errorf("an install does not say what comes next:\n%s", out)
-			}
-		})
-		m.want(hook, "1")
-		m.want(state, "enabled\nactive")
-		m.want(timer, "enabled\nactive")
-		m.want("stat -c '%a %U %n' /var/lib/containarium-keyguard /run/containarium-keyguard /etc/containarium-keyguard/keyguard.toml /etc/containarium-keyguard/hooks.d",
-			"700 root /var/lib/containarium-keyguard\n700 root /run/containarium-keyguard\n600 root /etc/containarium-keyguard/keyguard.toml\n755 root /etc/containarium-keyguard/hooks.d")
-		m.want("keyguard --version | grep -c 1.0.0", "1")
-
-		m.run("echo '# ours' >>/etc/containarium-keyguard/keyguard.toml")
-		m.untouched("upgrade", func() {
-			if out := m.install(newer); strings.Contains(out, "keyguard init") {
-				m.Errorf("an upgrade repeats the welcome of an install:\n%s", out)
-			}
-		})
-		m.want("keyguard --version | grep -c 1.0.1", "1")
-		m.want("tail -n 1 /etc/containarium-keyguard/keyguard.toml", "# ours")
-		m.want("stat -c %a /etc/containarium-keyguard/keyguard.toml", "600")
-		m.want(hook, "1")
-		m.want(state, "enabled\nactive")
-		m.want(timer, "enabled\nactive")
-		m.want("systemctl show -p ExecMainStartTimestamp --value containarium-keyguard-drill.service", "") // no drill yet
-		m.want(`readlink /proc/$(systemctl show -p MainPID --value containarium-keyguard)/exe`, "/usr/bin/keyguard")
-		m.want(`perl -e 'do "/etc/needrestart/conf.d/containarium-keyguard.conf"; print grep { "containarium-keyguard.service" =~ $_ } keys %{$nrconf{override_rc}}'`,
-			"(?^:^containarium-keyguard)")
-
-		m.untouched("remove", func() { m.run("apt-get remove -y containarium-keyguard") })
-		m.want(hook, "0")
-		m.want("ls /run/systemd/system /usr/lib/systemd/system /etc/systemd/system/*.wants | grep -v '^containarium.service' | grep -c '^containarium' || true", "0")
-		m.want("systemctl is-active containarium-keyguard containarium-keyguard-drill.timer || true", "inactive\ninactive")
-		m.want("tail -n 1 /etc/containarium-keyguard/keyguard.toml", "# ours")
-
-		m.run("rm -r /var/lib/containarium-keyguard/quarantine/*") // the watcher kept what the daemon minted
-		m.untouched("purge", func() { m.run("apt-get purge -y containarium-keyguard") })
-		m.want("ls -d /var/lib/containarium-keyguard /run/containarium-keyguard /etc/containarium-keyguard /etc/needrestart 2>/dev/null || true", "")
-		m.want("find /etc/systemd /var/lib/systemd | grep -c containarium-keyguard || true", "0")
-
-		m.want("sha256sum /etc/containarium/secrets.key", key)
-		m.run("systemctl restart containarium")
-		m.waitJournal("containarium", "Secrets store ready")
-		m.want("sha256sum /etc/containarium/secrets.key", key)
+		for _, p := range []struct {
+			name string
+			part func(machine)
+		}{
+			{"life", packageLife},
+			{"administrator", administratorsWill},
+			{"remove while the daemon starts", removeWhileTheDaemonStarts},
+			{"sandbox", sandbox},
+			{"purge", purgeKeepsKeys},
+		} {
+			m.part(p.name, p.part)
+			m.run("dpkg --purge containarium-keyguard; rm -rf /var/lib/containarium-keyguard /etc/containarium-keyguard")
+		}
 	})
+}
+
+// A package's life beside a running daemon: it never stops, starts or restarts it, and
+// no key is touched.
+func packageLife(m machine) {
+	key := m.run("sha256sum /etc/containarium/secrets.key")
+
+	m.untouched("install", func() {
+		if out := m.install(deb); !strings.Contains(out, "keyguard init") {
+			m.Errorf("an install does not say what comes next:\n%s", out)
+		}
+	})
+	m.want(hook, "1")
+	m.want(state, "enabled\nactive")
+	m.want(timer, "enabled\nactive")
+	m.want("stat -c '%a %U %n' /var/lib/containarium-keyguard /run/containarium-keyguard /etc/containarium-keyguard/keyguard.toml /etc/containarium-keyguard/hooks.d",
+		"700 root /var/lib/containarium-keyguard\n700 root /run/containarium-keyguard\n600 root /etc/containarium-keyguard/keyguard.toml\n755 root /etc/containarium-keyguard/hooks.d")
+	m.want("keyguard --version | grep -c 1.0.0", "1")
+
+	m.run("echo '# ours' >>/etc/containarium-keyguard/keyguard.toml")
+	m.untouched("upgrade", func() {
+		if out := m.install(newer); strings.Contains(out, "keyguard init") {
+			m.Errorf("an upgrade repeats the welcome of an install:\n%s", out)
+		}
+	})
+	m.want("keyguard --version | grep -c 1.0.1", "1")
+	m.want("tail -n 1 /etc/containarium-keyguard/keyguard.toml", "# ours")
+	m.want("stat -c %a /etc/containarium-keyguard/keyguard.toml", "600")
+	m.want(hook, "1")
+	m.want(state, "enabled\nactive")
+	m.want(timer, "enabled\nactive")
+	m.want("systemctl show -p ExecMainStartTimestamp --value containarium-keyguard-drill.service", "") // no drill yet
+	m.want(`readlink /proc/$(systemctl show -p MainPID --value containarium-keyguard)/exe`, "/usr/bin/keyguard")
+	m.want(`perl -e 'do "/etc/needrestart/conf.d/containarium-keyguard.conf"; print grep { "containarium-keyguard.service" =~ $_ } keys %{$nrconf{override_rc}}'`,
+		"(?^:^containarium-keyguard)")
+
+	m.untouched("remove", func() { m.run("apt-get remove -y containarium-keyguard") })
+	m.want(hook, "0")
+	m.want("ls /run/systemd/system /usr/lib/systemd/system /etc/systemd/system/*.wants | grep -v '^containarium.service' | grep -c '^containarium' || true", "0")
+	m.want("systemctl is-active containarium-keyguard containarium-keyguard-drill.timer || true", "inactive\ninactive")
+	m.want("tail -n 1 /etc/containarium-keyguard/keyguard.toml", "# ours")
+
+	m.run("rm -r /var/lib/containarium-keyguard/quarantine/*") // the watcher kept what the daemon minted
+	m.untouched("purge", func() { m.run("apt-get purge -y containarium-keyguard") })
+	m.want("ls -d /var/lib/containarium-keyguard /run/containarium-keyguard /etc/containarium-keyguard /etc/needrestart 2>/dev/null || true", "")
+	m.want("find /etc/systemd /var/lib/systemd | grep -c containarium-keyguard || true", "0")
+
+	m.want("sha256sum /etc/containarium/secrets.key", key)
+	m.run("systemctl restart containarium")
+	m.waitJournal("containarium", "Secrets store ready")
+	m.want("sha256sum /etc/containarium/secrets.key", key)
 }
 
 // What an administrator made of the watcher survives upgrades, and removal too, but not
 // a purge.
-func TestPackageKeepsTheAdministratorsWill(t *testing.T) {
-	inGuests(t, func(m machine) {
-		m.addDaemon(unit)
-		m.startDaemon()
-		m.install(deb)
-		m.want(state, "enabled\nactive")
+func administratorsWill(m machine) {
+	m.install(deb)
+	m.want(state, "enabled\nactive")
 
-		step := func(will, want string) {
-			m.Helper()
-			m.run("systemctl " + will + " containarium-keyguard")
-			for _, what := range []struct {
-				name string
-				do   func()
-			}{
-				{"upgrade", func() { m.install(newer) }},
-				{"downgrade", func() { m.install(deb) }},
-				{"reinstall", func() {
-					m.run("apt-get remove -y containarium-keyguard")
-					m.install(newer)
-				}},
-			} {
-				m.untouched(what.name+" after "+will, what.do)
-				if got := m.run(state); got != want {
-					m.Errorf("%s after %s: the watcher is %q, want %q", what.name, will, got, want)
-				}
+	step := func(will, want string) {
+		m.Helper()
+		m.run("systemctl " + will + " containarium-keyguard")
+		for _, what := range []struct {
+			name string
+			do   func()
+		}{
+			{"upgrade", func() { m.install(newer) }},
+			{"downgrade", func() { m.install(deb) }},
+			{"reinstall", func() {
+				m.run("apt-get remove -y containarium-keyguard")
+				m.install(newer)
+			}},
+		} {
+			m.untouched(what.name+" after "+will, what.do)
+			if got := m.run(state); got != want {
+				m.Errorf("%s after %s: the watcher is %q, want %q", what.name, will, got, want)
 			}
 		}
-		step("disable --now", "disabled\ninactive")
-		m.run("systemctl start containarium-keyguard; systemctl stop containarium-keyguard")
-		step("mask", "masked\ninactive")
-		m.run("systemctl unmask containarium-keyguard")
-		m.run("systemctl enable --now containarium-keyguard")
-		// Enabled and merely stopped: an upgrade does not start it. Of the drills he has
-		// another will.
-		m.run("systemctl stop containarium-keyguard; systemctl disable --now containarium-keyguard-drill.timer")
-		m.install(deb)
-		m.want(state, "enabled\ninactive")
-		m.want(timer, "disabled\ninactive")
+	}
+	step("disable --now", "disabled\ninactive")
+	m.run("systemctl start containarium-keyguard; systemctl stop containarium-keyguard")
+	step("mask", "masked\ninactive")
+	m.run("systemctl unmask containarium-keyguard")
+	m.run("systemctl enable --now containarium-keyguard")
+	// Enabled and merely stopped: an upgrade does not start it. Of the drills he has
+	// another will.
+	m.run("systemctl stop containarium-keyguard; systemctl disable --now containarium-keyguard-drill.timer")
+	m.install(deb)
+	m.want(state, "enabled\ninactive")
+	m.want(timer, "disabled\ninactive")
 
-		m.run("systemctl disable containarium-keyguard; apt-get purge -y containarium-keyguard")
-		m.install(deb)
-		m.want(state, "enabled\nactive")
-		m.want(timer, "enabled\nactive")
-	})
+	m.run("systemctl disable containarium-keyguard; apt-get purge -y containarium-keyguard")
+	m.install(deb)
+	m.want(state, "enabled\nactive")
+	m.want(timer, "enabled\nactive")
 }
 
 // A removal that the daemon's own restarts fall into leaves it able to start at any moment.
-func TestRemoveWhileTheDaemonStarts(t *testing.T) {
-	inGuests(t, func(m machine) {
-		m.addDaemon(unit)
-		m.startDaemon()
-		m.install(deb)
-		// Every start that is asked for succeeds, while the package goes.
-		m.run(`apt-get remove -y containarium-keyguard & apt=$!
+func removeWhileTheDaemonStarts(m machine) {
+	m.install(deb)
+	// Every start that is asked for succeeds, while the package goes.
+	m.run(`apt-get remove -y containarium-keyguard & apt=$!
 			n=0
 			while kill -0 $apt 2>/dev/null; do systemctl restart containarium; n=$((n + 1)); done
 			wait $apt
 			[ $n -ge 2 ]`)
-		m.want("systemctl is-active containarium", "active")
-		m.want(hook, "0")
-	})
+	m.want("systemctl is-active containarium", "active")
+	m.want(hook, "0")
 }
 
 // Purge keeps every key, and says where; what a person put into our configuration
 // directory stays too.
-func TestPurgeKeepsKeys(t *testing.T) {
-	inGuests(t, func(m machine) {
-		m.install(deb)
-		m.run(`cd /var/lib/containarium-keyguard
-			mkdir -m 0700 quarantine
+func purgeKeepsKeys(m machine) {
+	m.install(deb)
+	m.run(`systemctl stop containarium-keyguard # which keeps what the daemon minted
+			cd /var/lib/containarium-keyguard
+			rm -rf quarantine; mkdir -m 0700 quarantine
 			head -c 32 /dev/urandom >quarantine/20260101T000000Z-0123456789abcdef.key
 			echo x >ledger.jsonl; touch watch rotate
 			echo '#!/bin/sh' >/etc/containarium-keyguard/hooks.d/mail`)
-		out := m.run("apt-get purge -y containarium-keyguard 2>&1")
-		if !strings.Contains(out, "kept: 1 in /var/lib/containarium-keyguard/quarantine") {
-			m.Errorf("purge does not say that it keeps a key:\n%s", out)
-		}
-		m.want("find /var/lib/containarium-keyguard /etc/containarium-keyguard -type f | sort",
-			"/etc/containarium-keyguard/hooks.d/mail\n/var/lib/containarium-keyguard/quarantine/20260101T000000Z-0123456789abcdef.key")
-		m.install(newer)
-		m.want("find /var/lib/containarium-keyguard -type f -size 32c | wc -l", "1")
-	})
+	out := m.run("apt-get purge -y containarium-keyguard 2>&1")
+	if !strings.Contains(out, "kept: 1 in /var/lib/containarium-keyguard/quarantine") {
+		m.Errorf("purge does not say that it keeps a key:\n%s", out)
+	}
+	m.want("find /var/lib/containarium-keyguard /etc/containarium-keyguard -type f | sort",
+		"/etc/containarium-keyguard/hooks.d/mail\n/var/lib/containarium-keyguard/quarantine/20260101T000000Z-0123456789abcdef.key")
+	m.install(newer)
+	m.want("find /var/lib/containarium-keyguard -type f -size 32c | wc -l", "1")
 }
 
 // An image is built in a chroot, where systemd does not run; what was installed there
@@ -276,7 +285,7 @@ func TestRPMScriptlets(t *testing.T) {
 func TestPackagesAreReproducible(t *testing.T) {
 	t.Parallel()
 	again := filepath.Join(t.TempDir(), "again")
-	if err := makePackages("1.0.0", again); err != nil {
+	if err := makePackages("build-package", "1.0.0", again); err != nil {
 		t.Fatal(err)
 	}
 	for _, first := range []string{deb, rpms[0]} {

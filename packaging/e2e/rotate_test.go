@@ -34,8 +34,7 @@ systemctl kill -s STOP ` + rotator + `; systemctl stop holder`)
 // A tenant's secrets are the same before and after a rotation, and whatever happens in
 // the middle of one.
 func TestRotation(t *testing.T) {
-	inGuests(t, func(m machine) {
-		m.guarded(unit)
+	onGuardedHosts(t, func(m machine) {
 		old := m.key()
 		m.run("keyguard rotate --dry-run")
 		m.untouched("a rotation that is refused", func() {
@@ -71,8 +70,7 @@ func TestRotation(t *testing.T) {
 
 // A rotation that dies leaves a host whose secrets can be read.
 func TestRotationBroken(t *testing.T) {
-	inGuests(t, func(m machine) {
-		m.guarded(unit)
+	onGuardedHosts(t, func(m machine) {
 		key := m.key()
 
 		// It is killed: the watcher puts things right and starts the daemon.

@@ -2,10 +2,6 @@
 
 package e2e
 
-import (
-	"testing"
-)
-
 // sandboxed are our services that run as root beside the daemon.
 var sandboxed = []string{"containarium-keyguard.service", "containarium-keyguard-drill.service"}
 
@@ -36,35 +32,33 @@ var attempts = []struct{ directive, script string }{
 
 // The units are as tight as systemd knows how to tell, and what a directive forbids
 // fails inside them.
-func TestSandbox(t *testing.T) {
-	inGuests(t, func(m machine) {
-		m.install(deb)
-		// What the attempts are made on.
-		m.run(`touch /var/lib/containarium-keyguard/probe /root/probe /tmp/probe
+func sandbox(m machine) {
+	m.install(deb)
+	// What the attempts are made on.
+	m.run(`touch /var/lib/containarium-keyguard/probe /root/probe /tmp/probe
 			mknod /dev/probe c 1 3`)
-		script, all := "#!/bin/sh\n", ""
-		for _, a := range attempts {
-			script += "if (" + a.script + ") >/dev/null 2>&1; then echo '" + a.directive + "'; fi\n"
-			all += a.directive + "\n"
+	script, all := "#!/bin/sh\n", ""
+	for _, a := range attempts {
+		script += "if (" + a.script + ") >/dev/null 2>&1; then echo '" + a.directive + "'; fi\n"
+		all += a.directive + "\n"
+	}
+	m.check(m.g.Write(m.ctx, "/usr/local/bin/attempts", script+"echo end\n", 0o755))
+	m.want("/usr/local/bin/attempts", all+"end")
+	for _, name := range sandboxed {
+		out := m.run("systemd-analyze verify " + name + " 2>&1 || true")
+		if out != "" {
+			m.Errorf("systemd-analyze verify %s says\n%s", name, out)
 		}
-		m.check(m.g.Write(m.ctx, "/usr/local/bin/attempts", script+"echo end\n", 0o755))
-		m.want("/usr/local/bin/attempts", all+"end")
-		for _, name := range sandboxed {
-			out := m.run("systemd-analyze verify " + name + " 2>&1 || true")
-			if out != "" {
-				m.Errorf("systemd-analyze verify %s says\n%s", name, out)
-			}
-			m.run("systemd-analyze --no-pager security --offline=true --threshold=14 /usr/lib/systemd/system/" + name) // in tenths
-			m.want("systemctl show -p MemorySwapMax --value "+name, "0")                                               // no cgroup of a guest has the controller
-			// The unit as it is shipped, with another program.
-			m.run(`sed -e '/^Exec/d; /^Type=/d; /^Restart/d; /^Watchdog/d; /^Before=/d' \
+		m.run("systemd-analyze --no-pager security --offline=true --threshold=14 /usr/lib/systemd/system/" + name) // in tenths
+		m.want("systemctl show -p MemorySwapMax --value "+name, "0")                                               // no cgroup of a guest has the controller
+		// The unit as it is shipped, with another program.
+		m.run(`sed -e '/^Exec/d; /^Type=/d; /^Restart/d; /^Watchdog/d; /^Before=/d' \
 				-e 's|^\[Service\]|&\nType=oneshot\nExecStart=/usr/local/bin/attempts\nStandardOutput=truncate:/run/passed\nStandardError=null|' \
 				/usr/lib/systemd/system/` + name + ` >/run/systemd/system/attempts.service
 				systemctl daemon-reload
 				systemctl start attempts`)
-			if passed := m.run("cat /run/passed"); passed != "end" {
-				m.Errorf("%s lets pass\n%s", name, passed)
-			}
+		if passed := m.run("cat /run/passed"); passed != "end" {
+			m.Errorf("%s lets pass\n%s", name, passed)
 		}
-	})
+	}
 }

@@ -80,22 +80,6 @@ func (m machine) noWatcher() {
 	m.run("systemctl stop containarium-keyguard")
 }
 
-// guarded is a host on which the daemon ran before keyguard came, with a secret in the
-// database, the key in the escrow, and everything green.
-func (m machine) guarded(unit string, more ...string) {
-	m.Helper()
-	m.addDaemon(unit, more...)
-	name := strings.TrimSuffix(unit[strings.LastIndex(unit, "/")+1:], ".service")
-	m.run("systemctl start " + name)
-	m.waitJournal(name, "Secrets store ready")
-	m.run("containarium secrets set alice TOKEN tea")
-	m.addEscrow()
-	m.addKeyguard(escrowConfig)
-	m.run("keyguard init --yes")
-	m.reload()
-	m.run("keyguard status")
-}
-
 func (m machine) key() string {
 	m.Helper()
 	return m.run("sha256sum <" + keyfile)
@@ -139,35 +123,32 @@ func (m machine) keeps(sum string) {
 // What happens to a key file, one after the other on one host, and is put right by the
 // daemon's start alone.
 func TestKeyfile(t *testing.T) {
-	inGuests(t, func(m machine) {
-		m.guarded(unit)
+	onGuardedHosts(t, func(m machine) {
 		m.noWatcher()
 		key := m.key()
 		m.restart(key)
 
-		step := func(name, damage string, then func()) {
-			m.T.Run(name, func(t *testing.T) {
-				n := m
-				n.T = t
-				n.run("systemctl stop containarium; " + damage)
-				n.restart(key)
+		step := func(name, damage string, then func(machine)) {
+			m.part(name, func(m machine) {
+				m.run("systemctl stop containarium; " + damage)
+				m.restart(key)
 				if then != nil {
-					then()
+					then(m)
 				}
 			})
 		}
 		step("restart", "true", nil)
-		step("deleted", "rm "+keyfile, func() { m.says("is in place now") })
+		step("deleted", "rm "+keyfile, func(m machine) { m.says("is in place now") })
 		step("directory deleted", "rm -r /etc/containarium", nil)
-		step("foreign", "head -c 32 /dev/urandom >/root/foreign; install -m 0400 /root/foreign "+keyfile, func() {
+		step("foreign", "head -c 32 /dev/urandom >/root/foreign; install -m 0400 /root/foreign "+keyfile, func(m machine) {
 			m.keeps(m.run("sha256sum /root/foreign"))
 		})
-		step("truncated", "head -c 31 "+keyfile+" >/root/short; install -m 0400 /root/short "+keyfile, func() {
+		step("truncated", "head -c 31 "+keyfile+" >/root/short; install -m 0400 /root/short "+keyfile, func(m machine) {
 			m.keeps(m.run("sha256sum /root/short"))
 		})
 		step("empty", "install -m 0400 /dev/null "+keyfile, nil)
 		step("base64", "base64 "+keyfile+" >/root/b64; install -m 0400 /root/b64 "+keyfile, nil)
-		step("world-readable", "chmod 0644 "+keyfile, func() { m.says("was loose") })
+		step("world-readable", "chmod 0644 "+keyfile, func(m machine) { m.says("was loose") })
 		step("another owner", "chown 1000 "+keyfile, nil)
 		step("symlink to where anybody writes", "mv "+keyfile+" /tmp/elsewhere; ln -s /tmp/elsewhere "+keyfile, nil)
 		step("dangling symlink", "rm "+keyfile+"; ln -s /nowhere/key "+keyfile, nil)
@@ -179,8 +160,7 @@ func TestKeyfile(t *testing.T) {
 
 // A cold boot is a start without a network and, for a while, without Postgres.
 func TestColdBoot(t *testing.T) {
-	inGuests(t, func(m machine) {
-		m.guarded(unit)
+	onGuardedHosts(t, func(m machine) {
 		key := m.key()
 		m.check(m.g.Reboot(m.ctx))
 		m.serves(key)
@@ -199,8 +179,7 @@ func TestColdBoot(t *testing.T) {
 
 // keyguard's own end never stops the daemon, and never lets it make a key.
 func TestKeyguardGone(t *testing.T) {
-	inGuests(t, func(m machine) {
-		m.guarded(unit)
+	onGuardedHosts(t, func(m machine) {
 		m.noWatcher()
 		key := m.key()
 		for what, broken := range map[string]string{
@@ -228,8 +207,7 @@ func TestKeyguardGone(t *testing.T) {
 // and again, and the store is not hammered; when it answers, the next attempt succeeds by
 // itself. Meanwhile the package is upgraded, which changes nothing.
 func TestRestartLoop(t *testing.T) {
-	inGuests(t, func(m machine) {
-		m.guarded(unit)
+	onGuardedHosts(t, func(m machine) {
 		key := m.key()
 		m.check(m.g.Write(m.ctx, "/etc/systemd/system/containarium.service.d/secrets.conf", "[Service]\nRestartSec=200ms\nRestartSteps=0\n", 0o644))
 		m.noWatcher()
@@ -300,8 +278,7 @@ func (m machine) restart2(key string) {
 // Once every row is under an outside KMS the key file opens nothing. It is kept all the
 // same: the daemon would mint a decoy.
 func TestRetiredKeyfile(t *testing.T) {
-	inGuests(t, func(m machine) {
-		m.guarded(unit)
+	onGuardedHosts(t, func(m machine) {
 		key := m.key()
 		kms := "CONTAINARIUM_KMS_BACKEND=vault CONTAINARIUM_REQUIRE_ENVELOPE=1"
 		m.run("CONTAINARIUM_POSTGRES_URL='" + guest.Postgres + "' STANDIN_INCUS=none " + kms + " containarium secrets migrate-to-envelope")
@@ -331,8 +308,7 @@ func TestOldUnitName(t *testing.T) {
 // Upgrade and removal on a host that is guarded: the daemon does not notice, and after
 // a purge the keys are where they were.
 func TestPackageOnGuardedHost(t *testing.T) {
-	inGuests(t, func(m machine) {
-		m.guarded(unit)
+	onGuardedHosts(t, func(m machine) {
 		key := m.key()
 		m.run("systemctl stop containarium; head -c 32 /dev/urandom >/root/foreign; install -m 0400 /root/foreign " + keyfile)
 		m.restart(key)

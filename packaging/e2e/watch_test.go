@@ -92,8 +92,7 @@ func (m machine) starts() int {
 // Under a running daemon the key file is deleted, damaged, made readable: it is back
 // in a moment, and the daemon does not notice.
 func TestWatcher(t *testing.T) {
-	inGuests(t, func(m machine) {
-		m.guarded(unit)
+	onGuardedHosts(t, func(m machine) {
 		key := m.key()
 		for name, damage := range map[string]string{
 			"deleted":        "rm " + keyfile,
@@ -129,8 +128,7 @@ func TestWatcher(t *testing.T) {
 // Another program mints a key in the moment that none is there. That key is kept, here
 // and off the host, never as the one that a restore would take; the rows decide.
 func TestForeignMint(t *testing.T) {
-	inGuests(t, func(m machine) {
-		m.guarded(unit)
+	onGuardedHosts(t, func(m machine) {
 		key := m.key()
 		var foreign string
 		m.untouched("a foreign key", func() {
@@ -225,8 +223,7 @@ func TestOnlyTheDaemonStartsPostgres(t *testing.T) {
 // With a watcher the start is not refused where it cannot tell: it is parked, the daemon
 // runs, and when an escrow answers again the key is put in.
 func TestParked(t *testing.T) {
-	inGuests(t, func(m machine) {
-		m.guarded(unit)
+	onGuardedHosts(t, func(m machine) {
 		key := m.key()
 		m.run("systemctl stop containarium")
 		m.noWatcher()
@@ -250,8 +247,7 @@ func TestParked(t *testing.T) {
 // A watcher that never gets ready, and does not stop either, holds up the boot of the
 // daemon for 5 s, and no more.
 func TestHangingWatcher(t *testing.T) {
-	inGuests(t, func(m machine) {
-		m.guarded(unit)
+	onGuardedHosts(t, func(m machine) {
 		key := m.key()
 		m.noWatcher()
 		m.drop(watcher, "hang", "[Service]\nExecStart=\nExecStart=/bin/sh -c 'trap \"\" TERM; while :; do sleep 1; done'\n")
@@ -338,8 +334,7 @@ func (m machine) reaches(key string) {
 // The service itself: its sandbox, a configuration that is read again, its end, and what
 // becomes of it when it hangs.
 func TestWatcherService(t *testing.T) {
-	inGuests(t, func(m machine) {
-		m.guarded(unit)
+	onGuardedHosts(t, func(m machine) {
 		key := m.key()
 		m.want("systemd-analyze verify /usr/lib/systemd/system/containarium-keyguard.service 2>&1 | grep -i keyguard || true", "")
 		exposure, err := strconv.ParseFloat(m.run("systemd-analyze security --offline=true --no-pager /usr/lib/systemd/system/containarium-keyguard.service | sed -n 's/.*Overall exposure level for [^:]*: \\([0-9.]*\\).*/\\1/p'"), 64)

@@ -19,6 +19,8 @@ type host struct {
 	made   *guest.Guest // nil where that failed
 }
 
+const configFile = "/etc/containarium-keyguard/keyguard.toml"
+
 var hosts = map[string]*host{} // by suite
 
 func closeHosts() {

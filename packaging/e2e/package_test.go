@@ -58,6 +58,7 @@ func packageLife(m machine) {
 	m.want("stat -c '%a %U %n' /var/lib/containarium-keyguard /run/containarium-keyguard /etc/containarium-keyguard/keyguard.toml /etc/containarium-keyguard/hooks.d",
 		"700 root /var/lib/containarium-keyguard\n700 root /run/containarium-keyguard\n600 root /etc/containarium-keyguard/keyguard.toml\n755 root /etc/containarium-keyguard/hooks.d")
 	m.want("keyguard --version | grep -c 1.0.0", "1")
+	m.want("dpkg-query -W -f '${Conffiles}' containarium-keyguard | grep -c keyguard.toml || true", "0")
 
 	m.run("echo '# ours' >>/etc/containarium-keyguard/keyguard.toml")
 	m.untouched("upgrade", func() {
@@ -220,6 +221,20 @@ func TestRPMInChroot(t *testing.T) {
 			m.Errorf("%s\nprints %q\nwant   %q", script, got, want)
 		}
 	}
+	// Before 0.1.0 the configuration was a file of the package.
+	const config = configFile
+	_, oldRPM := oldPackages(t)
+	for _, edit := range []string{"true", "echo '# ours' >>" + config, "rm " + config} {
+		rpm(`-i "$1"`, oldRPM)
+		off("cp -p "+config+" /root/sample; "+edit+"; cp -p "+config+" /root/kept 2>/dev/null || mv /root/sample /root/kept", "")
+		if out := rpm(`-U "$1"`, rpms[0]); strings.Contains(out, "scriptlet failed") {
+			m.Errorf("rpm -U says\n%s", out)
+		}
+		off("cmp "+config+" /root/kept; stat -c %a "+config+"; ls "+config+"*", "600\n"+config)
+		rpm("-e containarium-keyguard")
+		off("rm "+config, "")
+	}
+
 	const enabled = "systemctl is-enabled containarium-keyguard containarium-keyguard-drill.timer || true"
 	if out := rpm(`-i "$1"`, rpms[0]); !strings.Contains(out, "keyguard init") || strings.Contains(out, "scriptlet failed") {
 		m.Errorf("rpm -i says\n%s", out)

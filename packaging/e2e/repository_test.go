@@ -107,7 +107,7 @@ func TestDnfRepository(t *testing.T) {
 	off(version, "1.0.0")
 	dnf("remove containarium-keyguard")
 	off(version, "")
-	off("cat /etc/containarium-keyguard/keyguard.toml.rpmsave | tail -n 1; find /etc/systemd /usr/lib/systemd | grep -c containarium-keyguard || true", "# ours\n0")
+	off("tail -n 1 /etc/containarium-keyguard/keyguard.toml; find /etc/systemd /usr/lib/systemd | grep -c containarium-keyguard || true", "# ours\n0")
 	dnf("install containarium-keyguard")
 	off(version, "1.0.1")
 	off(enabled, "enabled")

@@ -281,7 +281,7 @@ type sandboxCheck struct{ Check, State, Text, Improve string }
 // not. The doctor names both, and what it says to type, typed as it stands, opens them.
 func (m machine) reaches(key string) {
 	m.Helper()
-	const config = "/etc/containarium-keyguard/keyguard.toml"
+	const config = configFile
 	m.run(`mkdir /backup; mount -t tmpfs backup /backup; systemctl restart ` + watcher + `
 		curl -sf -X POST '` + control + `/grant?identity=host@stories&role=admin'
 		umask 077; curl -sf '` + control + `/credentials?identity=host@stories&type=service_account' >/root/gcp.json

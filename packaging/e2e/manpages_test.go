@@ -20,7 +20,7 @@ func TestManualPages(t *testing.T) {
 	if err := command("dpkg-deb", "--extract", deb, root); err != nil {
 		t.Fatal(err)
 	}
-	pages, err := filepath.Glob(root + "/usr/share/man/man[58]/*.gz")
+	pages, err := filepath.Glob(root + "/usr/share/man/man[578]/*.gz")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,8 +37,13 @@ func TestManualPages(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if commands := len(program.Commands); commands < 10 || len(pages) != commands+2 {
-		t.Errorf("%d pages for %d commands, the program and its configuration", len(pages), commands)
+	if commands := len(program.Commands); commands < 10 || len(pages) != commands+3 {
+		t.Errorf("%d pages for %d commands, the program, its configuration and its events", len(pages), commands)
+	}
+	for _, document := range []string{"README.md", "manual.md", "examples/hooks.d/mail", "examples/hooks.d/slack", "examples/digest", "examples/cloud-init.yaml"} {
+		if _, err := os.Stat(root + "/usr/share/doc/containarium-keyguard/" + document); err != nil {
+			t.Error(err)
+		}
 	}
 	for _, page := range pages {
 		c := exec.Command("man", "--warnings", "--encoding=UTF-8", "--local-file", page)

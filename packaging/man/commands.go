@@ -128,7 +128,7 @@ func mainPage(p program, date string) []byte {
 	for _, f := range [][2]string{
 		{"/etc/containarium/secrets.key", "The key that is guarded: 32 bytes, mode 0400."},
 		{"/etc/containarium-keyguard/keyguard.toml", "The configuration, see keyguard.toml(5)."},
-		{"/etc/containarium-keyguard/hooks.d", "Executables that are called for each event."},
+		{"/etc/containarium-keyguard/hooks.d", "Executables that are called for each event, see keyguard-events(7)."},
 		{"/var/lib/containarium-keyguard/ledger.jsonl", "What was done and proven on this host. It holds fingerprints, never a key."},
 		{"/var/lib/containarium-keyguard/quarantine", "Every key that ever left the place of the key that is guarded."},
 		{"/run/containarium-keyguard", "Scratch, back-off, and where the database is."},
@@ -139,6 +139,6 @@ func mainPage(p program, date string) []byte {
 	for _, c := range p.Commands {
 		also = append(also, "keyguard-"+c.Name+"(8)")
 	}
-	m.seeAlso(append(also, "keyguard.toml(5)", "journalctl(1)", "age(1)")...)
+	m.seeAlso(append(also, "keyguard.toml(5)", "keyguard-events(7)", "journalctl(1)", "age(1)")...)
 	return m.Bytes()
 }

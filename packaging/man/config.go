@@ -82,12 +82,27 @@ func configPage(source []byte, version, date string) ([]byte, error) {
 			}
 		}
 	}
+	m.section("PROGRAMS OF YOUR OWN")
+	m.text(escape("What save, list and fetch of kind \"command\" name ends with one of these, after sysexits.h(3head):"))
+	for _, e := range programStatuses {
+		m.item(bold(e[0]), escape(e[1]))
+	}
 	m.section("EXAMPLE")
 	m.verbatim(example)
 	m.section("FILES")
 	m.item(italic(config.DefaultPath), "Mode 0600.")
 	m.seeAlso("keyguard(8)", "keyguard-init(8)", "keyguard-config(8)")
 	return m.Bytes(), nil
+}
+
+// programStatuses are the contract of escrow.Command.
+var programStatuses = [][2]string{
+	{"0", "Done."},
+	{"66", "There is no such entry."},
+	{"75", "The store cannot be reached; try again later."},
+	{"77", "Denied, or not logged in."},
+	{"78", "The place is not there: nobody has made it yet, or it is not mounted."},
+	{"other", "The store failed. Standard error says how, in at most a few lines."},
 }
 
 // example is a whole configuration.

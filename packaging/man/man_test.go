@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,18 +23,18 @@ const description = `{"version": "1.2.3",
 	"flags": [{"name": "all", "shorthand": "a", "usage": "all of it"}]}],
 "exits": [{"code": 0, "meaning": "done"}, {"code": 12, "meaning": "an escrow failed"}]}`
 
-const fields = "../../agent/config/config.go"
+var from = sources{"../../agent/config/config.go", "../../hooks/events.go", "../../units/catalog/keyguard.catalog"}
 
 // pages writes all pages and sets them as man(1) does.
 func pages(t *testing.T) map[string]string {
 	t.Helper()
 	t.Setenv("SOURCE_DATE_EPOCH", "1700000000")
 	dir := t.TempDir()
-	if err := write(strings.NewReader(description), dir, fields); err != nil {
+	if err := write(strings.NewReader(description), dir, from); err != nil {
 		t.Fatal(err)
 	}
 	files, err := filepath.Glob(dir + "/*")
-	if err != nil || len(files) != 3 {
+	if err != nil || len(files) != 4 {
 		t.Fatal(files, err)
 	}
 	set := map[string]string{}
@@ -59,7 +60,8 @@ func TestPages(t *testing.T) {
 		"keyguard-tell.8": {"keyguard-tell - tell it", "keyguard tell [options] WHAT", "tell tells what watch(8) does:", "\n             it is\n",
 			"-a, --all", "12     an escrow failed.", "keyguard tell --all 'x'"},
 		"keyguard.toml.5": {`Default: "/etc/containarium/secrets.key".`, `Default: "20s".`, `Default: "1m".`, "Default: 10.", "role_id_file, secret_id_file",
-			`kind = "vault-kv"`, "owned by owner"},
+			`kind = "vault-kv"`, "owned by owner", "77     Denied, or not logged in."},
+		"keyguard-events.7": {"KEYGUARD_FINGERPRINT", "parked", "The daemon was started without a key. MESSAGE_ID 3943075fca834805a209eb0c28773864.", "keyguard verify"},
 	} {
 		for _, want := range wants {
 			if !strings.Contains(set[name], want) && !strings.Contains(strings.Join(strings.Fields(set[name]), " "), want) {
@@ -108,7 +110,7 @@ func TestExample(t *testing.T) {
 
 func TestRefuses(t *testing.T) {
 	t.Setenv("SOURCE_DATE_EPOCH", "1700000000")
-	good, err := os.ReadFile(fields)
+	good, err := os.ReadFile(from.config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,12 +126,59 @@ func TestRefuses(t *testing.T) {
 		if err := os.WriteFile(file, []byte(f), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := write(strings.NewReader(d), t.TempDir(), file); err == nil {
+		if err := write(strings.NewReader(d), t.TempDir(), sources{file, from.events, from.catalog}); err == nil {
 			t.Errorf("%s: no error", what)
 		}
 	}
 	t.Setenv("SOURCE_DATE_EPOCH", "")
-	if err := write(strings.NewReader(description), t.TempDir(), fields); err == nil {
+	if err := write(strings.NewReader(description), t.TempDir(), from); err == nil {
 		t.Error("pages were made without a date")
+	}
+}
+
+// TestEventsAreWhole: the page knows every variable that hooks get, and no other, and what
+// programs end with is what the escrow makes of it.
+func TestEventsAreWhole(t *testing.T) {
+	source, err := os.ReadFile(from.events)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var known, used []string
+	for _, v := range variables {
+		known = append(known, v[0])
+	}
+	for _, m := range regexp.MustCompile(`"([A-Z]+)": |f\["(?:KEYGUARD_)?([A-Z]+)"\] =|, "([A-Z]+)": `).FindAllStringSubmatch(string(source), -1) {
+		used = append(used, m[1]+m[2]+m[3])
+	}
+	slices.Sort(known)
+	slices.Sort(used)
+	if used = slices.Compact(used); !slices.Equal(known, used) {
+		t.Errorf("the page has the variables %q, and hooks get %q", known, used)
+	}
+	programs, err := os.ReadFile("../../agent/escrow/programs.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	statuses := regexp.MustCompile(`statuses = map\[int\]error\{(.*)\}`).FindStringSubmatch(string(programs))
+	if statuses == nil {
+		t.Fatal("programs.go has no statuses")
+	}
+	for _, code := range regexp.MustCompile(`\d+`).FindAllString(statuses[1], -1) {
+		if !slices.ContainsFunc(programStatuses, func(s [2]string) bool { return s[0] == code }) {
+			t.Errorf("keyguard.toml(5) does not tell of %s", code)
+		}
+	}
+	if events, err := eventsOf(source); err != nil || len(events) < 20 {
+		t.Errorf("%d events, %v", len(events), err)
+	}
+	for what, wrong := range map[string][2]string{
+		"an event that the catalog lacks": {string(source), ""},
+		"an event without an id":          {strings.Replace(string(source), `id: "9f97`, `was: "9f97`, 1), "-- x\n"},
+		"no event":                        {"package hooks", ""},
+		"no Go":                           {"hooks", ""},
+	} {
+		if _, err := eventsPage([]byte(wrong[0]), []byte(wrong[1]), "1", "2"); err == nil {
+			t.Errorf("%s: no error", what)
+		}
 	}
 }

@@ -5,6 +5,10 @@
 #   make test      everything that must hold: deps, lint, unit tests, fuzzing,
 #                  packages and guests; about 15 minutes on two cores       (as root)
 #   make package   dist/*.deb and dist/*.rpm, for amd64 and arm64
+#   make release   from a checked out tag: packages, sources, what they are made of, changelog and
+#                  sums in dist, the same byte by byte wherever it is done
+#   make repository DIR=… KEY=… URL=…   put dist's packages into an apt and a dnf repository below
+#                  DIR that a web server shows as URL, signed with a GnuPG key
 #   make deps      install with apt-get what the rest needs and is not there (as root)
 #   make clean     remove bin and dist; `make clean-guests` the guests' root directories
 #
@@ -16,7 +20,7 @@
 #   make soak      crashes and random histories for hours: ROUNDS=10 times as many
 #   make fuzz      every fuzz target for FUZZTIME (30s) each
 #   make bench     every benchmark
-#   make lint      gofmt, go vet, staticcheck, vuln, shellcheck, go mod tidy, and
+#   make lint      gofmt, go vet, staticcheck, vuln, shellcheck, actionlint, go mod tidy, and
 #                  the import rules
 #   make vuln      known vulnerabilities that are reached, from the module proxy alone
 #   make e2e       the guests alone: RUN='-run TestGuest/13/Remove' narrows it (as root)
@@ -26,7 +30,7 @@
 # VERSION, DIST, ARCHS and CMD (the program that is packaged) may be given.
 
 .DELETE_ON_ERROR:
-.PHONY: build test unit race crashes soak fuzz bench demo package build-package lint-package deps lint vuln e2e guest clean clean-guests
+.PHONY: build test unit race crashes soak fuzz bench demo package build-package lint-package release repository deps lint vuln e2e guest clean clean-guests
 
 # sudo's PATH lacks the place where Go's own archive is usually unpacked.
 export PATH := $(PATH):/usr/local/go/bin
@@ -64,13 +68,15 @@ TAGS := grpcnotrace
 # Tools of other people, by version, built once and outside the checkout.
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/containarium-keyguard/tools
 NFPM        := $(TOOLS)/nfpm-v2.45.2/nfpm
+ACTIONLINT  := $(TOOLS)/actionlint-v1.7.12/actionlint
 STATICCHECK := $(TOOLS)/staticcheck-v0.8.2/staticcheck
 GOVULNCHECK := $(TOOLS)/govulncheck-v1.9.0/govulncheck
 
 $(NFPM):        MODULE = github.com/goreleaser/nfpm/v2/cmd/nfpm
+$(ACTIONLINT):  MODULE = github.com/rhysd/actionlint/cmd/actionlint
 $(STATICCHECK): MODULE = honnef.co/go/tools/cmd/staticcheck
 $(GOVULNCHECK): MODULE = golang.org/x/vuln/cmd/govulncheck
-$(NFPM) $(STATICCHECK) $(GOVULNCHECK):
+$(NFPM) $(ACTIONLINT) $(STATICCHECK) $(GOVULNCHECK):
 	GOBIN=$(@D) go install $(MODULE)@$(lastword $(subst -, ,$(notdir $(@D))))
 
 build:
@@ -144,10 +150,20 @@ lint-package:
 	@! command -v lintian >/dev/null || lintian --allow-root --fail-on error,warning $(DIST)/*.deb
 	@! command -v rpmlint >/dev/null || PATH="$(CURDIR)/packaging/rpmlint:$$PATH" rpmlint --strict --config packaging/rpmlint/rpmlint.toml $(DIST)/*.rpm
 
+release:
+	@$(GIT) describe --exact-match --tags --match 'v[0-9]*' >/dev/null || { echo 'release: no tag v1.2.3 is checked out' >&2; exit 1; }
+	@[ -z "$$($(GIT) status --porcelain)" ] || { echo 'release: the checkout has changes that the tag has not' >&2; exit 1; }
+	@packaging/changelog notes '$(VERSION)' >/dev/null
+	@$(MAKE) --no-print-directory build-package
+	@packaging/release $(DIST) '$(VERSION)'
+
+repository:
+	@packaging/repository '$(DIR)' '$(KEY)' '$(URL)' $(DIST)/*.deb $(DIST)/*.rpm
+
 deps:
 	@packaging/deps
 
-lint: $(STATICCHECK) vuln
+lint: $(ACTIONLINT) $(STATICCHECK) vuln
 	@unformatted=$$(gofmt -l $$($(GIT) ls-files -co --exclude-standard '*.go')); \
 		[ -z "$$unformatted" ] || { echo "not formatted by gofmt: $$unformatted" >&2; exit 1; }
 	go vet ./...
@@ -158,6 +174,7 @@ lint: $(STATICCHECK) vuln
 	go test -run TestRings ./agent
 	shellcheck $$($(GIT) ls-files -co --exclude-standard | while read -r f; do ! head -n 1 "$$f" | grep -q '^#! */bin/sh' || echo "$$f"; done)
 	shellcheck --shell sh packaging/rpm/*
+	$(ACTIONLINT) .github/workflows/*.yml
 
 vuln: $(GOVULNCHECK)
 	packaging/vuln $(GOVULNCHECK)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -115,9 +116,12 @@ func (m machine) host() {
 // google` needs Google.
 func TestReadme(t *testing.T) {
 	document := blocks(t, "README.md")
-	inGuests(t, func(m machine) {
+	inNewGuests(t, func(m machine) {
+		m.addRepository(deb)
+		m.check(m.g.Boot(m.ctx))
 		m.host()
-		m.check(m.g.Copy(m.ctx, deb, "/root/dist/"+deb[strings.LastIndex(deb, "/")+1:], 0o644))
+		m.startRepository()
+		m.check(m.g.Copy(m.ctx, newer, "/root/dist/"+filepath.Base(newer), 0o644))
 		m.run(`[ -e /usr/bin/sudo ] || { printf '#!/bin/sh\nexec "$@"\n' >/usr/local/bin/sudo; chmod 0755 /usr/local/bin/sudo; }`)
 		f := &follower{machine: m,
 			answers: map[string]string{"sudo keyguard init": "y\\n", "keyguard rotate": "y\\n"},
@@ -125,6 +129,7 @@ func TestReadme(t *testing.T) {
 		for _, b := range document {
 			switch b.info {
 			case "sh":
+				b.text = strings.ReplaceAll(b.text, "https://packages.example", webURL)
 				f.follow(b)
 			case "toml":
 				m.run("cat >>/etc/containarium-keyguard/keyguard.toml <<'EOF'\n" + b.text + "EOF")
@@ -153,8 +158,8 @@ func TestReadmeElsewhere(t *testing.T) {
 					t.Errorf("no target of the Makefile: %s", line)
 				}
 			}
-		case "sh rpm": // TestRepositories has dnf install it
-			if b.text != "sudo dnf install ./dist/containarium-keyguard-*.$(uname -m).rpm\n" {
+		case "sh rpm": // TestDnfRepository has dnf install it
+			if !strings.HasSuffix(b.text, "/etc/yum.repos.d/containarium-keyguard.repo https://packages.example/rpm/containarium-keyguard.repo\nsudo dnf install containarium-keyguard\n") {
 				t.Errorf("%q", b.text)
 			}
 		case "toml google":

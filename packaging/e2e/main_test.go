@@ -60,7 +60,7 @@ func build() (err error) {
 	for _, suite := range guest.Suites {
 		hosts[suite] = &host{}
 	}
-	for _, name := range []string{"fake-secret-manager", "fake-incus"} {
+	for _, name := range []string{"fake-secret-manager", "fake-incus", "webserver"} {
 		fakes[name] = filepath.Join(built, name)
 		if err := command("go", "build", "-o", fakes[name], "../testing/"+name); err != nil {
 			return err
@@ -106,13 +106,19 @@ type machine struct {
 
 // inGuests runs a test in a booted guest of every suite.
 func inGuests(t *testing.T, test func(machine)) {
+	inNewGuests(t, func(m machine) {
+		m.check(m.g.Boot(m.ctx))
+		test(m)
+	})
+}
+
+// inNewGuests runs a test in a guest of every suite that is not booted.
+func inNewGuests(t *testing.T, test func(machine)) {
 	t.Parallel()
 	for _, suite := range guest.Suites {
 		t.Run(suite, func(t *testing.T) {
 			t.Parallel()
-			m := newGuest(t, suite)
-			m.check(m.g.Boot(m.ctx))
-			test(m)
+			test(newGuest(t, suite))
 		})
 	}
 }

@@ -3,9 +3,6 @@
 package e2e
 
 import (
-	"bytes"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -293,24 +290,5 @@ func TestRPMScriptlets(t *testing.T) {
 		"systemctl --no-reload disable " + watcher + " " + drills + "\n" + reload + "0\n"
 	if out != want {
 		m.Errorf("systemctl is called\n%s\nwant\n%s", out, want)
-	}
-}
-
-// What is built twice from the same sources is the same, byte by byte.
-func TestPackagesAreReproducible(t *testing.T) {
-	t.Parallel()
-	again := filepath.Join(t.TempDir(), "again")
-	if err := makePackages("build-package", "1.0.0", again); err != nil {
-		t.Fatal(err)
-	}
-	for _, first := range []string{deb, rpms[0]} {
-		want, err := os.ReadFile(first)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := os.ReadFile(filepath.Join(again, filepath.Base(first)))
-		if err != nil || !bytes.Equal(got, want) {
-			t.Errorf("%s differs from what was built before, %v", filepath.Base(first), err)
-		}
 	}
 }

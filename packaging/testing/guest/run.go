@@ -115,7 +115,8 @@ func (g *Guest) Outside(ctx context.Context, script string, args ...string) (str
 	return finish(script, cmd)
 }
 
-// CopyOff puts a file of the host into a guest that is not booted.
+// CopyOff puts a file of the host into a guest that is not booted, below a directory that
+// nobody but root needs: those on the way are closed to others, like /root and /srv.
 func (g *Guest) CopyOff(from, to string) error {
 	content, err := os.ReadFile(from)
 	if err != nil {

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -235,4 +236,43 @@ func TestOperatorsManual(t *testing.T) {
 		}
 		m.want("containarium secrets get alice TOKEN; containarium secrets get bob TOKEN", "teacoffee")
 	})
+}
+
+// TestThreatModel: each line of SECURITY.md's table of attackers names tests that exist.
+func TestThreatModel(t *testing.T) {
+	document, err := os.ReadFile("../../SECURITY.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	exist := map[string]bool{}
+	err = filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		source, err := os.ReadFile(path)
+		for _, f := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllSubmatch(source, -1) {
+			exist[string(f[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(document), "| shown by |\n|---|---|---|---|\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	lines := strings.Split(table, "\n")
+	if len(lines) < 10 {
+		t.Fatalf("the table has only %q", lines)
+	}
+	for _, line := range lines {
+		names := regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(line, -1)
+		if len(names) == 0 {
+			t.Errorf("no test shows that %s", line)
+		}
+		for _, name := range names {
+			if !exist[name[1]] {
+				t.Errorf("there is no %s, which is to show that %s", name[1], line)
+			}
+		}
+	}
 }

@@ -5,8 +5,6 @@ package e2e
 import (
 	"strings"
 	"testing"
-
-	"github.com/footprintai/containarium-keyguard/packaging/testing/guest"
 )
 
 // timer is the same of the drills.
@@ -171,32 +169,27 @@ func purgeKeepsKeys(m machine) {
 // An image is built in a chroot, where systemd does not run; what was installed there
 // is in force at the image's first boot.
 func TestPackageInChroot(t *testing.T) {
-	t.Parallel()
-	for _, suite := range guest.Suites {
-		t.Run(suite, func(t *testing.T) {
-			t.Parallel()
-			m := newGuest(t, suite)
-			m.check(m.g.CopyOff(deb, "/root/package.deb"))
-			off := func(script string) string {
-				t.Helper()
-				out, err := m.g.Off(m.ctx, script)
-				m.check(err)
-				return strings.TrimSpace(out)
-			}
-			off("dpkg -i /root/package.deb")
-			if got, want := off("stat -c '%a %U' /var/lib/containarium-keyguard; ls /run/containarium-keyguard 2>&1 || true"),
-				"700 root\nls: cannot access '/run/containarium-keyguard': No such file or directory"; got != want {
-				t.Errorf("after dpkg -i in a chroot:\n%s\nwant\n%s", got, want)
-			}
-			off("dpkg -r containarium-keyguard; dpkg -i /root/package.deb; dpkg -P containarium-keyguard; dpkg -i /root/package.deb")
-			m.check(m.g.Boot(m.ctx))
-			m.addDaemon(unit)
-			m.want(hook, "1")
-			m.want(state, "enabled\nactive")
-			m.want(timer, "enabled\nactive")
-			m.want("stat -c '%a %U' /run/containarium-keyguard", "700 root")
-		})
-	}
+	inNewGuests(t, func(m machine) {
+		m.check(m.g.CopyOff(deb, "/root/package.deb"))
+		off := func(script string) string {
+			m.Helper()
+			out, err := m.g.Off(m.ctx, script)
+			m.check(err)
+			return strings.TrimSpace(out)
+		}
+		off("dpkg -i /root/package.deb")
+		if got, want := off("stat -c '%a %U' /var/lib/containarium-keyguard; ls /run/containarium-keyguard 2>&1 || true"),
+			"700 root\nls: cannot access '/run/containarium-keyguard': No such file or directory"; got != want {
+			m.Errorf("after dpkg -i in a chroot:\n%s\nwant\n%s", got, want)
+		}
+		off("dpkg -r containarium-keyguard; dpkg -i /root/package.deb; dpkg -P containarium-keyguard; dpkg -i /root/package.deb")
+		m.check(m.g.Boot(m.ctx))
+		m.addDaemon(unit)
+		m.want(hook, "1")
+		m.want(state, "enabled\nactive")
+		m.want(timer, "enabled\nactive")
+		m.want("stat -c '%a %U' /run/containarium-keyguard", "700 root")
+	})
 }
 
 // The RPM in a tree without systemd, with the real rpm, its scriptlets and the real

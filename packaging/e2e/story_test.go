@@ -73,6 +73,14 @@ func (m machine) reload() {
 	m.wait("[ $(" + reloads + ") -gt " + before + " ]")
 }
 
+// reloadInVain changes the configuration to one that cannot be used: the reload says so.
+func (m machine) reloadInVain(change string) {
+	m.Helper()
+	before := m.run(reloads)
+	m.run(change + "; ! systemctl reload containarium-keyguard 2>/dev/null")
+	m.wait("[ $(" + reloads + ") -gt " + before + " ]")
+}
+
 // noWatcher ends the watcher: a start that cannot tell which key is right is refused
 // then, and not parked.
 func (m machine) noWatcher() {

@@ -366,8 +366,7 @@ END`)
 
 		// A configuration that is wrong changes nothing.
 		m.untouched("reload", func() {
-			m.run("echo nonsense >>/etc/containarium-keyguard/keyguard.toml")
-			m.reload()
+			m.reloadInVain("echo nonsense >>/etc/containarium-keyguard/keyguard.toml")
 			m.want("journalctl -q -o cat -u "+watcher+" | grep -c 'the configuration is not reloaded'", "1")
 			m.want("systemctl is-active "+watcher+"; systemctl show -p NRestarts --value "+watcher, "active\n0")
 			m.run("rm " + keyfile)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
@@ -36,8 +37,9 @@ type SaveResult struct {
 	Shelf    escrow.Shelf
 	Why      string // why it went to quarantine and not to current (law 4)
 	Copy     escrow.Copy
-	// Unverified: it was stored, and this identity may not read it back.
-	Unverified bool
+	// Unverified: it was stored, and this identity may not read it back. AddOnly: as the
+	// configuration has it.
+	Unverified, AddOnly bool
 	// Alarm: another host writes to the same place (law 4).
 	Alarm bool
 	Err   error
@@ -116,10 +118,34 @@ func (o *observation) store(ctx context.Context, i int, f key.Fingerprint) SaveR
 
 // put writes the copy that a result is to be of.
 func (o *observation) put(ctx context.Context, i int, r *SaveResult) {
+	if r.AddOnly = o.host.Escrows[i].AddOnly; r.AddOnly {
+		// A Save cannot compare there, and would add another each time.
+		if c, ok := o.added(*r); ok {
+			r.Copy, r.Unverified = c, true
+			return
+		}
+	}
 	r.Copy, r.Err = o.host.Escrows[i].Writer.Save(ctx, r.Shelf, o.keys[r.Key])
 	if errors.Is(r.Err, escrow.ErrUnverified) {
 		r.Unverified, r.Err = true, nil
 	}
+}
+
+// added is the copy that the result is to be of, where the ledger says that it was stored: on
+// the current shelf as the last one.
+func (o *observation) added(r SaveResult) (escrow.Copy, bool) {
+	for _, e := range slices.Backward(o.history().Entries) {
+		if e.Event != ledger.Saved || e.Escrow != r.Escrow || e.Shelf != string(r.Shelf) {
+			continue
+		}
+		if e.Fingerprint == r.Key {
+			return escrow.Copy{Escrow: e.Escrow, ID: e.Copy, Shelf: r.Shelf, Fingerprint: e.Fingerprint, Created: e.Time}, true
+		}
+		if r.Shelf == escrow.Current {
+			break
+		}
+	}
+	return escrow.Copy{}, false
 }
 
 // writeSaved records a copy that the ledger does not name yet. On the current shelf that

@@ -18,6 +18,7 @@ type EscrowCopies struct {
 	Place    escrow.Place
 	Required bool
 	Err      error // why it cannot answer; then Copies may be incomplete
+	AddOnly  bool  // it is not read from here, and is no error
 	Copies   []Listed
 }
 
@@ -39,7 +40,10 @@ func Copies(ctx context.Context, h *Host) CopiesResult {
 }
 
 func listed(ctx context.Context, s Escrow) EscrowCopies {
-	e := EscrowCopies{Name: s.Name(), Place: s.Place(), Required: s.Required}
+	e := EscrowCopies{Name: s.Name(), Place: s.Place(), Required: s.Required, AddOnly: s.AddOnly}
+	if s.AddOnly {
+		return e
+	}
 	copies, err := s.List(ctx)
 	if err != nil {
 		e.Err = err

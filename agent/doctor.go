@@ -551,6 +551,10 @@ func (s standing) check(right key.Fingerprint) Check {
 	c := Check{Name: fmt.Sprintf("escrow %q", s.Name), State: CheckOK, Text: s.Place.Domain}
 	readable, sealed := s.holds(right)
 	switch {
+	case s.AddOnly && (s.Added == right || right == ""):
+		c.Text += "; this host only adds there, and what it stored is unverified"
+	case s.AddOnly:
+		c.State, c.Text, c.Fix = CheckProblem, "it was not given key "+string(right)+" yet", "keyguard backup"
 	case s.Alarm != "":
 		c.State, c.Text, c.Fix = CheckProblem, s.Alarm, "keyguard copies"
 	case s.State == decide.EscrowFailed:

@@ -47,6 +47,9 @@ type Escrow struct {
 	escrow.Reader
 	Writer   escrow.Writer
 	Required bool
+	// AddOnly: this host may add copies there, and reads none (escrow.Unread). What is
+	// there, only the ledger says.
+	AddOnly bool
 }
 
 // ErrNotAgain is what a Reader answers for a copy that it remembers having fetched,

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 )
@@ -28,6 +29,9 @@ func Init(ctx context.Context, h *Host) (InitResult, error) {
 	r := InitResult{Places: make([]PlaceResult, len(h.Escrows))}
 	eachEscrow(h, func(i int, s Escrow) {
 		r.Places[i] = PlaceResult{Escrow: s.Name(), Place: s.Place(), Required: s.Required, Err: s.Writer.Init(ctx)}
+		if p := &r.Places[i]; s.AddOnly && errors.Is(p.Err, escrow.ErrDenied) {
+			p.Err = nil // Terraform or an administrator makes the place, and saving tells whether it is there
+		}
 	})
 	o, err := h.observe()
 	if err != nil {

@@ -307,6 +307,7 @@ func (t *turn) escrow(ctx context.Context) error {
 			safe++
 		case s.Required:
 			return notRotated(ErrNoHome, "the required escrow %q does not hold it: %w", s.Escrow, s.Err)
+		case errors.Is(s.Err, escrow.ErrAddOnly): // it gets the key when that is current
 		default:
 			t.complain(fmt.Sprintf("escrow %q does not hold the new key yet", s.Escrow), s.Err)
 		}

@@ -82,6 +82,9 @@ func Ask(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 		return nil, err
 	}
 	s := h.Escrows[i]
+	if s.AddOnly {
+		return nil, nil
+	}
 	copies, err := s.List(ctx)
 	if errors.Is(err, escrow.ErrNoPlace) && !s.Required {
 		return nil, nil // a stick in a safe

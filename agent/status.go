@@ -58,6 +58,8 @@ type EscrowStatus struct {
 	Name       string
 	Place      escrow.Place
 	Required   bool
+	AddOnly    bool            // this host reads nothing there; the next is what the ledger says
+	Added      key.Fingerprint // the key that it last stored there as current
 	State      decide.EscrowState
 	Why        string // why it cannot answer
 	Err        error  // the same, for errors.Is
@@ -141,8 +143,9 @@ func (o *observation) escrowStatus(i int, s Escrow) EscrowStatus {
 		}
 	}
 	record := o.history()
+	r.AddOnly = s.AddOnly
 	if saved, ok := record.LastSaved(e.Name); ok {
-		r.SavedAt = saved.Time
+		r.SavedAt, r.Added = saved.Time, saved.Fingerprint
 	}
 	r.Drilled, _ = record.LastDrilled(e.Name)
 	r.Proven, _ = record.LastProven(e.Name)
@@ -191,6 +194,9 @@ func (r *StatusResult) judge() {
 	}
 	for _, s := range r.Escrows {
 		switch {
+		case s.AddOnly && s.Added != r.Keyfile.Key:
+			say(Lagging, "escrow %q was not given key %s yet", s.Name, r.Keyfile.Key)
+			return
 		case s.Alarm != "":
 			say(Lagging, "escrow %q: %s", s.Name, s.Alarm)
 			return

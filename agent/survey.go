@@ -78,6 +78,7 @@ func Survey(h *Host) (SurveyResult, error) {
 			if i := slices.Index(due, saved.Fingerprint); e.Unverified && i >= 0 {
 				due = slices.Delete(due, i, i+1) // as a read only, and perhaps for ever
 			}
+			e.Unverified = e.Unverified && !s.AddOnly // that is as it should be there
 		}
 		e.Due = len(due)
 		e.Drilled = last(func(d ledger.Entry) bool { return d.Event == ledger.Drilled && d.Escrow == e.Name && d.Judged })

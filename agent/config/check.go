@@ -241,6 +241,13 @@ func (k checker) checkEscrow(s *Escrow, names map[string]bool, places map[string
 	if len(s.SealTo) > 0 && len(s.Recipients) > 0 {
 		report("recipients", "give seal_to or recipients, not both: they mean the same")
 	}
+	switch {
+	case s.Readable:
+	case s.Kind == Directory || s.Kind == Command:
+		report("readable", "only a store tells adding from reading: a directory and a program are read")
+	case s.Required:
+		report("required", "what this host does not read (readable = false) can be required of nobody")
+	}
 	k.recipients(s.SealTo, "seal_to")
 	k.recipients(s.Recipients, "recipients")
 	k.secretFile(s.IdentityFile, "escrow.identity_file")

@@ -142,6 +142,10 @@ type Escrow struct {
 	// Required escrows must hold the key: a rotation needs them, and status is red
 	// while one lags. It is the default.
 	Required bool `toml:"required"`
+	// Readable is false where this host may add copies and read none: Secret Manager's
+	// secretVersionAdder alone, Vault's create alone. It is then never required, and
+	// what was stored there stays unverified; another host has to read it.
+	Readable bool `toml:"readable"`
 	// SealTo lists age recipients (age1…, or an SSH public key: ssh-ed25519 …, ssh-rsa …).
 	// Copies are encrypted to them before they leave the host, so that whoever reads the
 	// store reads nothing, this host included.
@@ -237,7 +241,7 @@ func Default() *Config {
 }
 
 // defaultEscrow is an [[escrow]] without a key in it.
-func defaultEscrow() Escrow { return Escrow{Required: true} }
+func defaultEscrow() Escrow { return Escrow{Required: true, Readable: true} }
 
 // Problem is one thing that is wrong with the file.
 type Problem struct {

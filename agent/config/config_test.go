@@ -50,6 +50,7 @@ kind     = "gcp-secret-manager"
 project  = "my-project"
 secret   = "containarium-{hostname}-secrets-master"
 required = false
+readable = false
 location = "europe-west1"
 credentials_file = "/etc/kg/gcp.json"
 endpoint = "127.0.0.1:8085"
@@ -113,15 +114,15 @@ func wholeConfig() *Config {
 			{Name: "gcp", Kind: "gcp-secret-manager", Project: "my-project", Secret: "containarium-{hostname}-secrets-master",
 				Location: "europe-west1", CredentialsFile: "/etc/kg/gcp.json", Endpoint: "127.0.0.1:8085", Plaintext: true,
 				SealTo: []string{"age1qyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqs3290gq"}, IdentityFile: "/etc/kg/age.txt"},
-			{Name: "vault", Kind: "vault-kv", Required: true, Address: "https://vault.example:8200", Mount: "containarium",
+			{Name: "vault", Kind: "vault-kv", Required: true, Readable: true, Address: "https://vault.example:8200", Mount: "containarium",
 				Path: "hosts/{hostname}/secrets-master", TokenFile: "/etc/kg/vault.token", Namespace: "team/a", CAFile: "/etc/kg/ca.pem"},
-			{Name: "vault-2", Kind: "vault-kv", Required: true, Address: "http://[::1]:8200", Mount: "containarium",
+			{Name: "vault-2", Kind: "vault-kv", Required: true, Readable: true, Address: "http://[::1]:8200", Mount: "containarium",
 				Path: "secrets-master", RoleIDFile: "/etc/kg/role", SecretIDFile: "/etc/kg/secret"},
-			{Name: "usb", Kind: "directory", Required: true, Path: "/mnt/keys", AllowSameDisk: true, Recipients: []string{
+			{Name: "usb", Kind: "directory", Required: true, Readable: true, Path: "/mnt/keys", AllowSameDisk: true, Recipients: []string{
 				"age1qyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqs3290gq",
 				"age1lggyhqrw2nlhcxprm67z43rta597azn8gknawjehu9d9dl0jq3yqqvfafg"}},
-			{Name: "1password", Kind: "command", Required: true, Preset: "1password"},
-			{Name: "own", Kind: "command", Required: true, EnvironmentFile: "/etc/kg/vaulty.env", Save: []string{"/usr/local/bin/vaulty", "put", "{hostname}"},
+			{Name: "1password", Kind: "command", Required: true, Readable: true, Preset: "1password"},
+			{Name: "own", Kind: "command", Required: true, Readable: true, EnvironmentFile: "/etc/kg/vaulty.env", Save: []string{"/usr/local/bin/vaulty", "put", "{hostname}"},
 				List: []string{"vaulty", "list"}, Fetch: []string{"vaulty", "get"}},
 		},
 	}
@@ -198,7 +199,7 @@ func TestOtherWaysToWriteIt(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			want := Default()
 			want.Watch.Rescan = 2 * time.Minute
-			want.Escrows = []Escrow{{Name: "usb", Kind: "directory", Required: true, Path: "/mnt/keys"}}
+			want.Escrows = []Escrow{{Name: "usb", Kind: "directory", Required: true, Readable: true, Path: "/mnt/keys"}}
 			same(t, parsed(t, text), want)
 		})
 	}
@@ -317,6 +318,8 @@ func TestProblems(t *testing.T) {
 		{"gcp, other braces", strings.Replace(gcp, `"s"`, `"a-{host}"`, 1), []string{"line 5: escrow.secret: "}},
 		{"gcp, long", strings.Replace(gcp, `"s"`, `"`+strings.Repeat("s", 245)+`"`, 1), []string{"line 5: escrow.secret: "}},
 		{"gcp, project", strings.Replace(gcp, `"p"`, `"projects/p"`, 1), []string{"line 4: escrow.project: "}},
+		{"read, and not read", usb + "readable = false", []string{"line 5: escrow.readable: only a store tells adding from reading"}},
+		{"required, and not read", gcp + "readable = false\nrequired = true", []string{"line 7: escrow.required: "}},
 		{"gcp, location", gcp + "location = \"europe west\"", []string{"line 6: escrow.location: "}},
 		{"gcp, plaintext", gcp + "plaintext = true", []string{"line 6: escrow.plaintext: allowed only with an endpoint on loopback"}},
 		{"gcp, plaintext abroad", gcp + "endpoint = \"emulator:8085\"\nplaintext = true", []string{"line 7: escrow.plaintext: allowed only"}},
@@ -813,7 +816,7 @@ func TestAppend(t *testing.T) {
 
 func TestNewEscrow(t *testing.T) {
 	e, err := NewEscrow("name=usb", "kind=directory", "path=/mnt/a=b", "recipients=age1a  age1b", "allow_same_disk=true", "required=false")
-	want := Escrow{Name: "usb", Kind: "directory", Path: "/mnt/a=b", Recipients: []string{"age1a", "age1b"}, AllowSameDisk: true}
+	want := Escrow{Name: "usb", Kind: "directory", Path: "/mnt/a=b", Recipients: []string{"age1a", "age1b"}, AllowSameDisk: true, Readable: true}
 	if err != nil || !reflect.DeepEqual(e, want) {
 		t.Errorf("%+v, %v", e, err)
 	}

@@ -62,6 +62,12 @@ func (f *file) decode(c *Config) {
 		if _, said := t["required"]; !said {
 			c.Escrows[i].Required = true
 		}
+		if _, said := t["readable"]; !said {
+			c.Escrows[i].Readable = true
+		}
+		if !c.Escrows[i].Readable && t["required"] != true {
+			c.Escrows[i].Required = false
+		}
 	}
 }
 

@@ -28,7 +28,7 @@ func writeTable(b *strings.Builder, v reflect.Value) {
 				fmt.Fprintf(b, "%s = %s\n", name, quote(f))
 			}
 		case bool:
-			if f || name == "required" || name == "heal" {
+			if f || name == "required" || name == "readable" || name == "heal" {
 				fmt.Fprintf(b, "%s = %t\n", name, f)
 			}
 		case int:

@@ -95,6 +95,8 @@ func saveLine(s agent.SaveResult) string {
 	switch {
 	case s.Err != nil:
 		return fmt.Sprintf("%s: failed", s.Escrow)
+	case s.AddOnly:
+		return fmt.Sprintf("%s: stored as %s, unverified: this host only adds there", s.Escrow, s.Copy.ID)
 	case s.Unverified:
 		return fmt.Sprintf("%s: stored as %s, unverified: reading it back is denied", s.Escrow, s.Copy.ID)
 	case s.Shelf == escrow.Quarantine:
@@ -112,6 +114,7 @@ func (a *app) judgeSaves(f key.Fingerprint, saves []agent.SaveResult) error {
 			failed++
 			a.urgent("escrow %q: %v", s.Escrow, s.Err)
 			a.remedy(s.Err)
+		case s.AddOnly: // it was stored, and that is all that is wanted
 		case s.Unverified: // nobody knows whether it can be restored
 			failed++
 			a.urgent("escrow %q: copy %s: %v", s.Escrow, s.Copy.ID, escrow.ErrUnverified)

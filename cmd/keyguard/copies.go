@@ -76,6 +76,9 @@ func (a *app) printCopies(r agent.CopiesResult) error {
 				a.remedy(c.Err)
 			}
 		}
+		if e.AddOnly {
+			a.say("escrow %q is not read from here: this host only adds there (readable = false)", e.Name)
+		}
 		if e.Err != nil {
 			failed++
 			a.urgent("escrow %q cannot answer: %v", e.Name, e.Err)

@@ -104,6 +104,7 @@ var remedies = []struct {
 	{escrow.ErrNoPlace, 0, "if it was never made: keyguard init; a stick must be mounted first"},
 	{escrow.ErrMisconfigured, 0, "correct it in the configuration, and check it: keyguard config"},
 	{escrow.ErrAmbiguous, 0, "unplug one of them, or name the right one by UUID= in path of this escrow (lsblk --fs shows both), then: keyguard status"},
+	{escrow.ErrAddOnly, 0, "look at it with credentials that may read, from another host: keyguard copies"},
 	{escrow.ErrDenied, 0, "grant this host the role (for Secret Manager: secretmanager.secretAccessor, secretVersionAdder and viewer; for Vault: the policy in the README), then: keyguard status"},
 	{escrow.ErrClock, 0, "set the clock (timedatectl status), then: keyguard status"},
 	{escrow.ErrUnauthenticated, 0, "check credentials_file of this escrow, token_file, role_id_file and secret_id_file, or the token in environment_file: keyguard config; whether the watcher, too, sees that file: keyguard doctor"},

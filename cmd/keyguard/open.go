@@ -117,7 +117,11 @@ func (a *app) host(cfg *config.Config, w wiring) (*agent.Host, error) {
 			a.wrong = append(a.wrong, fmt.Errorf("escrow %q cannot be used: %w", e.Name, err))
 			place = escrow.NewMisconfigured(e.Name, e.Kind, err)
 		}
-		h.Escrows = append(h.Escrows, agent.Escrow{Reader: place, Writer: place, Required: e.Required})
+		one := agent.Escrow{Reader: place, Writer: place, Required: e.Required}
+		if !e.Readable && e.Wrong == nil {
+			one.Reader, one.AddOnly = escrow.NewUnread(place), true
+		}
+		h.Escrows = append(h.Escrows, one)
 	}
 	return h, nil
 }

@@ -76,6 +76,8 @@ type knownDoc struct {
 type escrowStatusDoc struct {
 	escrowDoc
 	Domain     string          `json:"failure_domain"`
+	AddOnly    bool            `json:"add_only,omitempty"` // not read from here
+	Added      key.Fingerprint `json:"added,omitempty"`    // the key last stored there, unverified
 	Current    int             `json:"current"`
 	Quarantine int             `json:"quarantine"`
 	Newest     key.Fingerprint `json:"newest,omitempty"`
@@ -126,6 +128,9 @@ func statusHints(r agent.StatusResult) []string {
 		switch {
 		case s.Alarm != "":
 			hints = append(hints, "if that copy is this host's own after all: keyguard accept")
+		case s.AddOnly && s.Added != r.Keyfile.Key:
+			hints = append(hints, "keyguard backup")
+		case s.AddOnly:
 		case s.State == decide.EscrowFailed:
 			hints = append(hints, remedyOf(s.Err))
 		case s.Drilled.Verdict == string(agent.DrillFailed) && s.Holds:
@@ -157,10 +162,17 @@ func statusDocOf(r agent.StatusResult) statusDoc {
 		d.Escrows = append(d.Escrows, escrowStatusDoc{
 			escrowDoc: escrowDoc{s.Name, s.Place.Kind, s.Place.Where, s.Required, s.Why}, Domain: s.Place.Domain,
 			Current: s.Current, Quarantine: s.Quarantine, Newest: s.Newest.Key, NewestID: s.Newest.ID,
-			Holds: s.Holds, Alarm: s.Alarm, Ending: s.Ending, SavedAt: timeDoc(s.SavedAt), ProvenAt: timeDoc(s.Proven.Time), Drilled: s.Drilled.Verdict,
+			Holds: s.Holds, Alarm: s.Alarm, Ending: s.Ending, AddOnly: s.AddOnly, Added: addedOf(s), SavedAt: timeDoc(s.SavedAt), ProvenAt: timeDoc(s.Proven.Time), Drilled: s.Drilled.Verdict,
 		})
 	}
 	return d
+}
+
+func addedOf(s agent.EscrowStatus) key.Fingerprint {
+	if s.AddOnly {
+		return s.Added
+	}
+	return ""
 }
 
 func knownBy(r agent.StatusResult) string {
@@ -233,6 +245,10 @@ func drillLine(d agent.DrillStanding) string {
 // escrowState is how one escrow stands to the keyfile's key, if it has one, in a few words.
 func escrowState(s agent.EscrowStatus, live key.Fingerprint) string {
 	switch {
+	case s.AddOnly && s.Added == "":
+		return "was given no key yet; this host only adds there"
+	case s.AddOnly:
+		return "was given key " + string(s.Added) + ": stored, unverified; this host only adds there"
 	case s.State == decide.EscrowFailed:
 		return "cannot answer: " + s.Why
 	case s.Alarm != "":

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 // Why the rows could not be asked. None of them says anything about a key (law 6).
@@ -34,6 +35,7 @@ var (
 	ErrElsewhere    = errors.New("the daemon's rows may be elsewhere")
 	ErrChanging     = errors.New("the table changes faster than it can be read")
 	ErrServer       = errors.New("the server answers with an error")
+	ErrNonsense     = errors.New("the server's answer makes no sense")
 	ErrConnection   = errors.New("the connection does not come about")
 	ErrUnread       = errors.New("what the daemon's unit says of its database is not known")
 	ErrURL          = errors.New("not the URL of a Postgres database")
@@ -78,6 +80,7 @@ func (t *Table) explain(err error) error {
 		server *pgconn.PgError
 		dns    *net.DNSError
 		errno  syscall.Errno
+		large  *pgproto3.ExceededMaxBodyLenErr
 	)
 	switch {
 	case errors.As(err, &server):
@@ -89,6 +92,8 @@ func (t *Table) explain(err error) error {
 		default:
 			return kind
 		}
+	case errors.As(err, &large):
+		return fmt.Errorf("%w: %d bytes in one message", ErrNonsense, large.ActualBodyLen)
 	case errors.Is(err, context.Canceled):
 		return context.Canceled
 	case pgconn.Timeout(err), errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):

@@ -6,7 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"io"
 	"net"
 	"runtime"
 	"slices"
@@ -17,8 +17,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
-	"golang.org/x/sync/errgroup"
+	"github.com/jackc/pgx/v5/pgproto3"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
@@ -30,22 +31,28 @@ const AdvisoryLock int64 = 0x6b65796775617264
 const (
 	// checkAll is how many dependent rows a proof checks one by one; beyond, a sample.
 	checkAll = 100_000
-	// sampleFill is the least of rows that a sample draws at random, and half of the most,
-	// besides the oldest and the newest row of every tenant. A key that opens all but one
-	// in a thousand rows passes it once in 500 million times.
-	sampleFill = 20_000
+	// sampleFill is about how many rows a sample draws at random, besides the oldest and
+	// the newest row and two of every tenant. A key that opens all but one in a thousand
+	// rows passes it once in 70 billion times.
+	sampleFill = 25_000
 	// pieceBytes is about how much of the table one statement reads, so that none comes
 	// near its timeout and no lock outlives a few milliseconds. A table that fits in one
 	// piece is read in one statement, and so in one snapshot.
 	pieceBytes = 8 << 20
+	// wholeBlocks is how much of a table whose rows are small one statement reads: 512 MB.
+	wholeBlocks = 65536
 	// idsPerPiece is how many rows of a sample one statement fetches: 13 MB of the
 	// largest values.
 	idsPerPiece = 200
 	// leastRow is less than any row of the table takes, in bytes: the header and the line
 	// pointer, id, two times, version, two one-letter names, nonce and tag.
 	leastRow = 100
-	// attempts is how often a large table is read again because it changed meanwhile.
-	attempts = 3
+	// holdTimeout is how long the server bears a transaction of ours that does nothing but
+	// hold the snapshot for the others. It has no lock on the table.
+	holdTimeout = time.Minute
+	// largestAnswer bounds one message of the server, in bytes, and so one row: the daemon's
+	// are at most 65 536 and some names.
+	largestAnswer = 16 << 20
 	// tidRangeScan is the first version, as in server_version_num, that reads a range of
 	// blocks without reading all others.
 	tidRangeScan = 140000
@@ -105,17 +112,12 @@ func Open(l Location, o Options) (*Table, error) {
 	// A session is kept, and its other side may go without a word: known within half a minute.
 	dialer := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 4}}
 	config.DialFunc = dialer.DialContext
-	milliseconds := func(d time.Duration) string { return strconv.FormatInt(max(d.Milliseconds(), 1), 10) }
-	for k, v := range map[string]string{
-		"application_name":                    "keyguard",
-		"default_transaction_read_only":       "on",
-		"statement_timeout":                   milliseconds(t.options.StatementTimeout),
-		"lock_timeout":                        milliseconds(t.options.LockTimeout),
-		"idle_in_transaction_session_timeout": milliseconds(t.options.StatementTimeout),
-		// Off does not switch policies off: it makes a query that one would filter fail.
-		"row_security": "off",
-	} {
-		config.RuntimeParams[k] = v
+	// A pooler takes what the daemon says, and no more: all else is set in each transaction.
+	config.RuntimeParams["application_name"] = "keyguard"
+	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		f := pgproto3.NewFrontend(r, w)
+		f.SetMaxBodyLen(largestAnswer)
+		return f
 	}
 	t.config = config
 	return t, nil
@@ -147,101 +149,130 @@ func (t *Table) Prove(ctx context.Context, keys ...key.Key) Answer {
 	return a
 }
 
-func (t *Table) prove(ctx context.Context, keys []key.Key) (a Answer, err error) {
+func (t *Table) prove(ctx context.Context, keys []key.Key) (Answer, error) {
 	s, err := t.survey(ctx, t.conn)
+	if err != nil {
+		return Answer{}, err
+	}
+	pieces := s.pieces()
+	if len(pieces) == 1 && !t.options.Settle {
+		return t.ask(ctx, s, moment{}, pieces, keys)
+	}
+	m, err := t.hold(ctx)
+	if err != nil {
+		return Answer{}, err
+	}
+	a, err := t.ask(ctx, s, m, pieces, keys)
 	if err != nil {
 		return a, err
 	}
-	if t.options.Settle {
-		if err := t.lock(ctx); err != nil {
-			return a, err
-		}
-		defer func() {
-			if err == nil && t.unlock(ctx) != nil {
-				t.drop() // the lock goes with the session; the answer stands
-			}
-		}()
-	}
-	for range attempts {
-		a, steady, err := t.ask(ctx, s, keys)
-		if err != nil {
-			return a, err
-		}
-		if steady {
-			return a, nil
-		}
-	}
-	return a, ErrChanging
+	return a, t.release(ctx, s)
 }
 
-// ask reads the table once. The answer holds if steady.
-func (t *Table) ask(ctx context.Context, s *survey, keys []key.Key) (a Answer, steady bool, err error) {
-	pieces := s.pieces()
+// moment is what several sessions see: of all the same snapshot, which the table's own
+// session holds. The zero moment is each statement's own.
+type moment struct{ snapshot string }
+
+// hold begins the transaction that holds a snapshot, and with Settle the lock.
+func (t *Table) hold(ctx context.Context) (m moment, err error) {
+	begin := t.begin(moment{}, holdTimeout)
+	if t.options.Settle {
+		// Shared: prestart and watcher may settle together.
+		begin = append(begin, "select pg_try_advisory_xact_lock_shared("+strconv.FormatInt(AdvisoryLock, 10)+")")
+	}
+	locked := true
+	err = t.batch(ctx, t.conn, append(begin, "select pg_export_snapshot()"), nil, func(statement int, v [][]byte) error {
+		switch {
+		case len(v) != 1:
+			return errForm
+		case statement == len(begin):
+			m.snapshot = string(v[0])
+		case t.options.Settle && statement == len(begin)-1:
+			locked = len(v[0]) == 1 && v[0][0] == 1
+		}
+		return nil
+	})
+	switch {
+	case err != nil:
+	case !locked:
+		err = ErrRotating
+	case m.snapshot == "" || strings.Trim(m.snapshot, "0123456789ABCDEFabcdef-") != "":
+		err = errForm
+	}
+	return m, err
+}
+
+// release ends that transaction. A table whose file was exchanged meanwhile looks empty in
+// an older snapshot (Postgres documentation, "Caveats" of MVCC), and was not read then.
+func (t *Table) release(ctx context.Context, s *survey) error {
+	file := "none"
+	err := t.batch(ctx, t.conn, []string{"select coalesce(pg_relation_filenode(to_regclass($1))::text, '')", "commit"}, [][]byte{[]byte(s.table)},
+		func(_ int, v [][]byte) error {
+			if len(v) != 1 {
+				return errForm
+			}
+			file = string(v[0])
+			return nil
+		})
+	if err == nil && file != s.file {
+		err = ErrChanging
+	}
+	return err
+}
+
+// ask reads the table.
+func (t *Table) ask(ctx context.Context, s *survey, m moment, pieces []piece, keys []key.Key) (a Answer, err error) {
 	var found findings
-	drawn := t.sample
+	var ends span
 	if s.few || t.options.Full {
-		found, err = t.scan(ctx, s, pieces, keys)
+		found, err = t.scan(ctx, s, m, pieces, keys)
 	} else {
-		found.tally, drawn, err = t.count(ctx, s, pieces, drawn)
+		found.tally, ends, err = t.count(ctx, s, m)
 	}
 	if err != nil {
-		return a, false, err
+		return a, err
 	}
 	a = Answer{State: Answered, Counts: found.tally.counts(), Mark: found.tally.mark()}
 	switch dependent := a.Counts.Dependent(); {
 	case dependent == 0:
-		if a, err = t.silence(s, a, keys); err != nil {
-			return a, false, err
-		}
+		return t.silence(s, a, keys)
 	case len(keys) == 0:
 	case found.opened != nil:
 		a.Proofs = judge(keys, dependent, found.opened)
 		if t.options.Full {
-			if a.Unopened, err = t.unopened(ctx, s, pieces, found); err != nil {
-				return a, false, err
-			}
+			a.Unopened, err = t.unopened(ctx, s, m, pieces, found)
 		}
 	case dependent <= checkAll:
-		counted := found.tally
-		if found, err = t.scan(ctx, s, pieces, keys); err != nil {
-			return a, false, err
+		if found, err = t.scan(ctx, s, m, pieces, keys); err != nil {
+			return a, err
+		}
+		if found.tally.counts().Dependent() != dependent {
+			return a, errForm // one snapshot, and not the same
 		}
 		a.Proofs = judge(keys, dependent, found.opened)
-		return a, found.tally == counted, nil // read twice, and the same
 	default:
-		a.Sampled, t.sample = true, drawn
-		if found, err = t.scan(ctx, s, samplePieces(drawn), keys); err != nil {
-			return a, false, err
-		}
-		checked := found.tally.counts().Dependent()
-		if checked == 0 {
+		a.Sampled = true
+		for {
+			drawn := t.sample == nil
+			if drawn {
+				if t.sample, err = t.draw(ctx, s, m, dependent, ends); err != nil {
+					return a, err
+				}
+			}
+			if found, err = t.scan(ctx, s, m, samplePieces(t.sample), keys); err != nil {
+				return a, err
+			}
+			if checked := found.tally.counts().Dependent(); checked > 0 {
+				a.Proofs = judge(keys, checked, found.opened)
+				return a, nil
+			}
 			t.sample = nil // these rows are all gone
-			return a, false, nil
+			if drawn {
+				return a, errForm
+			}
 		}
-		a.Proofs = judge(keys, checked, found.opened)
-		return a, true, nil
 	}
-	steady, err = t.steady(ctx, s, pieces, found.tally)
-	return a, steady, err
-}
-
-// steady tells whether what was read in pieces is what one statement would have read:
-// no transaction of the server wrote anything meanwhile, or none of those that did
-// wrote to the table, as counting it again shows.
-func (t *Table) steady(ctx context.Context, s *survey, pieces []piece, read tally) (bool, error) {
-	if len(pieces) == 1 {
-		return true, nil
-	}
-	before := s.snapshot
-	err := t.run(ctx, t.conn, "select txid_current_snapshot()::text", nil, func(v [][]byte) error {
-		s.snapshot = string(v[0])
-		return nil
-	})
-	if err != nil || s.snapshot == before {
-		return err == nil, err
-	}
-	again, _, err := t.count(ctx, s, pieces, []uuid{})
-	return again == read, err
+	return a, err
 }
 
 // silence refuses to be said of a table that need not be the daemon's only one, or
@@ -311,17 +342,92 @@ func hangUp(c *pgconn.PgConn) {
 	_ = c.Close(ctx) // the session ends with the socket whatever is said of it
 }
 
-// run reads the rows of one statement, each its own transaction. Values are in binary
-// and valid until the next row.
-func (t *Table) run(ctx context.Context, c *pgconn.PgConn, sql string, params [][]byte, row func([][]byte) error) error {
+// errForm says that an answer is not of the form that was asked for.
+var errForm = fmt.Errorf("%w: one of another form", ErrNonsense)
+
+// begin are the statements that open a transaction which reads, in which nothing takes
+// long. idle is how long the server bears one that does nothing.
+func (t *Table) begin(m moment, idle time.Duration) []string {
+	milliseconds := func(d time.Duration) string { return strconv.FormatInt(max(d.Milliseconds(), 1), 10) }
+	list := []string{"begin isolation level repeatable read, read only"}
+	if m.snapshot != "" {
+		list = append(list, "set transaction snapshot '"+m.snapshot+"'")
+	}
+	return append(list,
+		"set local statement_timeout = "+milliseconds(t.options.StatementTimeout),
+		"set local lock_timeout = "+milliseconds(t.options.LockTimeout),
+		"set local idle_in_transaction_session_timeout = "+milliseconds(idle),
+		// Off does not switch policies off: it makes a query that one would filter fail.
+		"set local row_security = off")
+}
+
+// run reads the rows of one statement, each its own transaction. Values are in binary,
+// as many as columns says, and valid until the next row.
+func (t *Table) run(ctx context.Context, c *pgconn.PgConn, columns int, sql string, params [][]byte, row func([][]byte) error) error {
+	return t.at(ctx, c, moment{}, columns, sql, params, row)
+}
+
+// at is run in the snapshot of a moment.
+func (t *Table) at(ctx context.Context, c *pgconn.PgConn, m moment, columns int, sql string, params [][]byte, row func([][]byte) error) error {
+	statements, number := []string{sql}, 0
+	if c == nil { // in the transaction that holds the moment
+		c = t.conn
+	} else {
+		begin := t.begin(m, t.options.StatementTimeout)
+		statements, number = append(begin, sql, "commit"), len(begin)
+	}
+	return t.batch(ctx, c, statements, params, func(n int, v [][]byte) error {
+		if n != number || len(v) != columns {
+			return errForm
+		}
+		return row(v)
+	})
+}
+
+// batch sends several statements at once, and hands on their rows, each with the number of
+// its statement. params are those of the only statement that has any.
+func (t *Table) batch(ctx context.Context, c *pgconn.PgConn, statements []string, params [][]byte, row func(statement int, v [][]byte) error) error {
 	// The server's own timeout comes first; this one is for a server that hangs.
 	ctx, cancel := context.WithTimeout(ctx, t.options.StatementTimeout+time.Second)
 	defer cancel()
-	return t.query(ctx, c, sql, params, row)
+	p := c.StartPipeline(ctx)
+	for _, sql := range statements {
+		if strings.Contains(sql, "$1") {
+			p.SendQueryParams(sql, params, nil, nil, []int16{1})
+		} else {
+			p.SendQueryParams(sql, nil, nil, nil, []int16{1})
+		}
+	}
+	var bad error
+	err := p.Sync()
+	for n := 0; err == nil; n++ {
+		var result any
+		if result, err = p.GetResults(); err != nil || result == nil {
+			break
+		}
+		r, ok := result.(*pgconn.ResultReader)
+		if !ok {
+			break // the end of the batch
+		}
+		for r.NextRow() {
+			if bad == nil {
+				bad = row(n, r.Values())
+			}
+		}
+		_, err = r.Close()
+	}
+	if closed := p.Close(); err == nil {
+		err = closed
+	}
+	if err != nil {
+		return t.explain(err)
+	}
+	return bad
 }
 
-func (t *Table) query(ctx context.Context, c *pgconn.PgConn, sql string, params [][]byte, row func([][]byte) error) error {
-	r := c.ExecParams(ctx, sql, params, nil, nil, []int16{1})
+// query reads the rows of one statement of a transaction that is open.
+func (t *Table) query(ctx context.Context, c *pgconn.PgConn, sql string, row func([][]byte) error) error {
+	r := c.ExecParams(ctx, sql, nil, nil, nil, []int16{1})
 	var bad error
 	for r.NextRow() {
 		if bad == nil {
@@ -338,11 +444,12 @@ func (t *Table) query(ctx context.Context, c *pgconn.PgConn, sql string, params 
 type survey struct {
 	table     string // schema-qualified and quoted
 	elsewhere string // other schemas with such a table
-	snapshot  string // of all transactions of the server, not only of this database
+	file      string // the table's filenode; "" for a partitioned one
 	few       bool   // too small for checkAll rows
 	version   int64  // server_version_num
 	blocks    int64
 	perPiece  int64 // blocks
+	small     bool  // most of the table lies in its blocks
 	wrapped   string
 	kekID     string
 	others    string // the columns that say nothing of encryption, each after a comma
@@ -359,7 +466,7 @@ select pg_is_in_recovery()::text, current_setting('row_security'), current_setti
   (select string_agg(quote_ident(n.nspname), ', ') from pg_class r join pg_namespace n on n.oid = r.relnamespace
     where r.relname = 'secrets' and r.relkind in ('r', 'p', 'v', 'm', 'f') and r.oid is distinct from here.oid
     and n.nspname !~ '^pg_' and exists (select from pg_attribute where attrelid = r.oid and attname = 'ciphertext')),
-  txid_current_snapshot()::text, (select string_agg(', ' || quote_ident(attname), '' order by attnum) from pg_attribute
+  coalesce(pg_relation_filenode(c.oid)::text, ''), (select string_agg(', ' || quote_ident(attname), '' order by attnum) from pg_attribute
     where attrelid = c.oid and attnum > 0 and not attisdropped
     and attname not in ('id', 'username', 'name', 'nonce', 'ciphertext', 'wrapped_dek', 'kek_id'))
 from (select to_regclass('secrets')::oid as oid) here left join pg_class c on c.oid = here.oid
@@ -367,7 +474,8 @@ from (select to_regclass('secrets')::oid as oid) here left join pg_class c on c.
 
 func (t *Table) survey(ctx context.Context, c *pgconn.PgConn) (*survey, error) {
 	var v []string
-	err := t.run(ctx, c, surveySQL, nil, func(row [][]byte) error {
+	const asked = 13
+	err := t.run(ctx, c, asked, surveySQL, nil, func(row [][]byte) error {
 		for _, b := range row {
 			v = append(v, string(b))
 		}
@@ -376,8 +484,8 @@ func (t *Table) survey(ctx context.Context, c *pgconn.PgConn) (*survey, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(v) != 13 {
-		return nil, fmt.Errorf("%w: it says nothing of itself", ErrServer)
+	if len(v) != asked {
+		return nil, errForm
 	}
 	recovery, rowSecurity, version, blockSize := v[0], v[1], v[2], v[3]
 	table, kind, filtered, heap, all, columns, elsewhere := v[4], v[5], v[6], v[7], v[8], v[9], v[10]
@@ -400,7 +508,7 @@ func (t *Table) survey(ctx context.Context, c *pgconn.PgConn) (*survey, error) {
 		}
 	}
 	// The daemon added these later, and an old table lacks them until its next start.
-	s := &survey{table: table, elsewhere: elsewhere, snapshot: v[11], others: v[12], wrapped: "null::bytea", kekID: "null::text"}
+	s := &survey{table: table, elsewhere: elsewhere, file: v[11], others: v[12], wrapped: "null::bytea", kekID: "null::text"}
 	if slices.Contains(has, "wrapped_dek") {
 		s.wrapped = "wrapped_dek"
 	}
@@ -415,11 +523,12 @@ func (t *Table) survey(ctx context.Context, c *pgconn.PgConn) (*survey, error) {
 	block, heapBytes, allBytes := max(number(blockSize), 1), number(heap), number(all)
 	s.version = number(version)
 	if err != nil {
-		return nil, fmt.Errorf("%w: sizes that are no numbers", ErrServer)
+		return nil, fmt.Errorf("%w: sizes that are no numbers", ErrNonsense)
 	}
 	s.blocks = heapBytes / block
 	s.few = heapBytes < checkAll*leastRow
 	// Values of more than 2 kB lie outside the blocks that are counted here.
+	s.small = 2*heapBytes > allBytes
 	s.perPiece = max(1, s.blocks*pieceBytes/max(allBytes, 1))
 	return s, nil
 }
@@ -430,15 +539,28 @@ type piece struct {
 	params [][]byte
 }
 
-// pieces cuts the table by block numbers. The last one is open, as the table grows.
+// pieces cuts the table for reading whole rows. One statement reads a table of small rows
+// best: to look for a range of blocks costs the server three times as much for each row as
+// to read on (measured with Postgres 15).
 func (s *survey) pieces() []piece {
-	if s.version < tidRangeScan || s.blocks <= s.perPiece {
+	if s.small && s.blocks <= wholeBlocks {
+		return s.cut(wholeBlocks)
+	}
+	return s.cut(s.perPiece)
+}
+
+// ranges cuts it for looking at the small columns.
+func (s *survey) ranges() []piece { return s.cut(wholeBlocks) }
+
+// cut cuts the table by block numbers. The last piece is open, as the table grows.
+func (s *survey) cut(blocks int64) []piece {
+	if s.version < tidRangeScan || s.blocks <= blocks {
 		return []piece{{where: "true"}}
 	}
 	var p []piece
-	for from := int64(0); from < s.blocks; from += s.perPiece {
+	for from := int64(0); from < s.blocks; from += blocks {
 		where := fmt.Sprintf("ctid >= '(%d,0)'", from)
-		if to := from + s.perPiece; to < s.blocks {
+		if to := from + blocks; to < s.blocks {
 			where += fmt.Sprintf(" and ctid < '(%d,0)'", to)
 		}
 		p = append(p, piece{where: where})
@@ -446,34 +568,44 @@ func (s *survey) pieces() []piece {
 	return p
 }
 
-// each runs read on every piece, over several sessions. read is given the number of its
-// worker. Further sessions are a matter of speed only: where the server has none left,
-// one does all.
-func (t *Table) each(ctx context.Context, pieces []piece, read func(ctx context.Context, worker int, c *pgconn.PgConn, p piece) error) error {
+// each runs read on every piece, over several sessions that see the same moment. read is
+// given the number of its worker. All but one session are a matter of speed only: where
+// the server has none left, one does all.
+func (t *Table) each(ctx context.Context, m moment, pieces []piece, read func(ctx context.Context, worker int, c *pgconn.PgConn, p piece) error) error {
 	var next atomic.Int64
-	g, ctx := errgroup.WithContext(ctx)
+	work := func(ctx context.Context, worker int, c *pgconn.PgConn) error {
+		for {
+			i := next.Add(1) - 1
+			if i >= int64(len(pieces)) {
+				return nil
+			}
+			if err := read(ctx, worker, c, pieces[i]); err != nil {
+				return err
+			}
+		}
+	}
+	if m.snapshot == "" {
+		return work(ctx, 0, t.conn)
+	}
+	var some atomic.Bool
+	g, all := crew.WithContext(ctx)
 	for worker := range workers(pieces) {
 		g.Go(func() error {
-			c := t.conn
-			if worker > 0 {
-				var err error
-				if c, err = t.connect(ctx, t.config); err != nil {
-					return nil
-				}
-				defer hangUp(c)
+			c, err := t.connect(all, t.config)
+			if err != nil {
+				return nil
 			}
-			for {
-				i := next.Add(1) - 1
-				if i >= int64(len(pieces)) {
-					return nil
-				}
-				if err := read(ctx, worker, c, pieces[i]); err != nil {
-					return err
-				}
-			}
+			defer hangUp(c)
+			some.Store(true)
+			return work(all, worker, c)
 		})
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil || some.Load() {
+		return err
+	}
+	// In the transaction that holds the snapshot, at the price of a lock on the table until
+	// all of it is read.
+	return work(ctx, 0, nil)
 }
 
 // workers is how many sessions read at once: two for each core, as one waits for the
@@ -481,8 +613,11 @@ func (t *Table) each(ctx context.Context, pieces []piece, read func(ctx context.
 func workers(pieces []piece) int { return min(2*runtime.GOMAXPROCS(0), 8, len(pieces)) }
 
 // versions stands for a set of row versions: how many there are, and the sum of the
-// transaction numbers that wrote them (xmin).
-type versions struct{ rows, writers int64 }
+// transaction numbers that wrote them (xmin), which are 32 bits and go round.
+type versions struct {
+	rows    int64
+	writers uint32
+}
 
 // tally is the table by classes, in the order of classes.
 type tally [4]versions
@@ -513,127 +648,276 @@ func (y tally) mark() string {
 	return b.String()
 }
 
-// count reads what tells the classes of all rows, and draws the sample of the dependent
-// ones that a proof will need if they are many; unless there is one, which it returns.
-func (t *Table) count(ctx context.Context, s *survey, pieces []piece, sample []uuid) (tally, []uuid, error) {
+// span is when the first and the last dependent row were written, in Postgres' own time.
+type span struct{ from, to int64 }
+
+// stretch makes s hold o. The zero span holds nothing.
+func (s *span) stretch(o span) {
+	switch {
+	case o == span{}:
+	case *s == span{}:
+		*s = o
+	default:
+		*s = span{min(s.from, o.from), max(s.to, o.to)}
+	}
+}
+
+// legacy and inproc are what classify says of rows, in SQL: what is neither is rare beside
+// them, or there is nothing else, and is classified here.
+func (s *survey) legacy() string { return "coalesce(octet_length(" + s.wrapped + "), 0) = 0" }
+func (s *survey) inproc() string {
+	return fmt.Sprintf("coalesce(%s = '%s' and octet_length(%s) = %d, false)", s.kekID, inprocID, s.wrapped, wrappedSize)
+}
+
+// dependent is true of the rows that only the keyfile's key can open.
+func (s *survey) dependent() string { return "(" + s.legacy() + " or " + s.inproc() + ")" }
+
+// count has the server count the rows by their classes.
+func (t *Table) count(ctx context.Context, s *survey, m moment) (tally, span, error) {
 	type worker struct {
 		tally
-		sampler
-		_ [64]byte // no two count in one cache line
+		span
+		others bool
 	}
-	crew := make([]worker, workers(pieces))
-	columns := s.wrapped + `, ` + s.kekID + `, xmin`
-	if sample == nil {
-		columns += `, id, username, updated_at`
+	// age is the distance from a transaction number that is the same all along, and cheaper
+	// to add up than the number itself. Most rows are legacy ones, or none is.
+	const counted = "count(*), coalesce(sum(age(xmin)), 0), age('3'::xid), min(updated_at), max(updated_at) from "
+	var pieces []piece
+	for _, r := range s.ranges() {
+		pieces = append(pieces,
+			piece{where: "select 0, " + counted + s.table + " where " + s.legacy() + " and " + r.where},
+			piece{where: "select case when " + s.inproc() + " then 1 else 2 end, " + counted + s.table + " where not " + s.legacy() + " and " + r.where + " group by 1"})
 	}
-	sql := `select ` + columns + ` from ` + s.table + ` where `
-	err := t.each(ctx, pieces, func(ctx context.Context, number int, c *pgconn.PgConn, p piece) error {
-		w := &crew[number]
-		return t.run(ctx, c, sql+p.where, nil, func(v [][]byte) error {
-			class := classify(v[0], v[1])
-			w.tally.add(class, versions{rows: 1, writers: int64(binary.BigEndian.Uint32(v[2]))})
-			if sample != nil || !class.Dependent() {
+	hands := make([]worker, workers(pieces))
+	err := t.each(ctx, m, pieces, func(ctx context.Context, number int, c *pgconn.PgConn, p piece) error {
+		w := &hands[number]
+		return t.at(ctx, c, m, 6, p.where, nil, func(v [][]byte) error {
+			if len(v[0]) != 4 || len(v[1]) != 8 || len(v[2]) != 8 || len(v[3]) != 4 {
+				return errForm
+			}
+			class, rows := binary.BigEndian.Uint32(v[0]), int64(binary.BigEndian.Uint64(v[1]))
+			switch {
+			case class > 2 || rows < 0:
+				return errForm
+			case rows == 0:
 				return nil
+			case class == 2:
+				w.others = true
+				return nil
+			case len(v[4]) != 8 || len(v[5]) != 8:
+				return errColumns
 			}
-			if len(v[3]) != len(uuid{}) || len(v[5]) != 8 {
-				return fmt.Errorf("%w: the columns id and updated_at are no uuid and timestamp", ErrShape)
-			}
-			w.sampler.add(uuid(v[3]), v[4], int64(binary.BigEndian.Uint64(v[5])))
+			ages, latest := binary.BigEndian.Uint32(v[2][4:]), binary.BigEndian.Uint32(v[3])+3
+			w.tally.add(classes[class], versions{rows, uint32(rows)*latest - ages})
+			w.span.stretch(span{int64(binary.BigEndian.Uint64(v[4])), int64(binary.BigEndian.Uint64(v[5]))})
 			return nil
 		})
 	})
-	for i := range crew[1:] {
-		crew[0].tally.sum(crew[i+1].tally)
-		crew[0].sampler.merge(&crew[i+1].sampler)
+	var sum worker
+	for _, w := range hands {
+		sum.tally.sum(w.tally)
+		sum.span.stretch(w.span)
+		sum.others = sum.others || w.others
 	}
-	if sample == nil {
-		sample = crew[0].sampler.ids()
+	if err != nil || !sum.others {
+		return sum.tally, sum.span, err
 	}
-	return crew[0].tally, sample, err
+	rest := make([]tally, workers(s.pieces()))
+	sql := "select " + s.wrapped + ", " + s.kekID + ", xmin from " + s.table + " where not " + s.dependent() + " and "
+	err = t.each(ctx, m, s.pieces(), func(ctx context.Context, number int, c *pgconn.PgConn, p piece) error {
+		return t.at(ctx, c, m, 3, sql+p.where, nil, func(v [][]byte) error {
+			if len(v[2]) != 4 {
+				return errForm
+			}
+			rest[number].add(classify(v[0], v[1]), versions{1, binary.BigEndian.Uint32(v[2])})
+			return nil
+		})
+	})
+	for _, y := range rest {
+		sum.tally.sum(y)
+	}
+	return sum.tally, sum.span, err
 }
+
+// draw chooses dependent rows: the one written first and the one written last, of every
+// tenant the first and the last by name, and others at random.
+func (t *Table) draw(ctx context.Context, s *survey, m moment, dependent int64, ends span) ([]uuid, error) {
+	which := s.dependent()
+	edge := func(order string) string {
+		return "select (select id from " + s.table + " where username = t.name and " + which + " order by name " + order + " limit 1) from t where t.name is not null"
+	}
+	pieces := []piece{
+		{where: fmt.Sprintf("select id from %s tablesample bernoulli (%g) where %s", s.table, min(100, 100*sampleFill/float64(dependent)), which)},
+		// One tenant after the other, by the index that the daemon reads them by.
+		{where: "with recursive t(name) as ((select username from " + s.table + " order by username limit 1) union all" +
+			" select (select username from " + s.table + " where username > t.name order by username limit 1) from t where t.name is not null) " +
+			edge("asc") + " union all " + edge("desc")},
+		{where: "(select id from " + s.table + " where updated_at = $1 and " + which + " limit 1) union all (select id from " + s.table + " where updated_at = $2 and " + which + " limit 1)",
+			params: [][]byte{timestamp(ends.from), timestamp(ends.to)}},
+	}
+	drawn := make([][]uuid, len(pieces))
+	err := t.each(ctx, m, pieces, func(ctx context.Context, _ int, c *pgconn.PgConn, p piece) error {
+		var ids []uuid
+		err := t.at(ctx, c, m, 1, p.where, p.params, func(v [][]byte) error {
+			switch len(v[0]) {
+			case len(uuid{}):
+				ids = append(ids, uuid(v[0]))
+			case 0: // a tenant without a dependent row
+			default:
+				return errColumns
+			}
+			return nil
+		})
+		drawn[slices.IndexFunc(pieces, func(o piece) bool { return o.where == p.where })] = ids
+		return err
+	})
+	all := slices.Concat(drawn...)
+	slices.SortFunc(all, func(a, b uuid) int { return slices.Compare(a[:], b[:]) })
+	return slices.Compact(all), err
+}
+
+// errColumns says that the daemon's columns have other types.
+var errColumns = fmt.Errorf("%w: the columns id and updated_at are no uuid and timestamp", ErrShape)
 
 // findings are what a scan found.
 type findings struct {
 	tally  tally
 	opened []int64 // by key
 	// With Options.Full: the dependent rows that no key opens, and when the first and the
-	// last of them were written, in Postgres' own time.
+	// last of them were written.
 	unopened names
-	from, to int64
+	span
 }
 
 func (f *findings) miss(c *cells, written int64) {
-	if f.unopened.count == 0 {
-		f.from, f.to = written, written
-	}
-	f.from, f.to = min(f.from, written), max(f.to, written)
+	f.stretch(span{written, written})
 	f.unopened.add(c)
 }
 
 func (f *findings) mergeUnopened(o findings) {
-	if o.unopened.count > 0 && f.unopened.count > 0 {
-		f.from, f.to = min(f.from, o.from), max(f.to, o.to)
-	} else if o.unopened.count > 0 {
-		f.from, f.to = o.from, o.to
-	}
+	f.stretch(o.span)
 	f.unopened.merge(o.unopened)
 }
 
-// scan reads all rows of the pieces and tries every key on every dependent one.
-func (t *Table) scan(ctx context.Context, s *survey, pieces []piece, keys []key.Key) (findings, error) {
-	type worker struct {
-		findings
-		openers []*opener
-		data    []byte
-		_       [64]byte // no two count in one cache line
-	}
-	crew := make([]worker, workers(pieces))
-	for w := range crew {
-		crew[w].opened = make([]int64, len(keys))
-		for _, k := range keys {
-			crew[w].openers = append(crew[w].openers, newOpener(k))
-		}
-	}
-	columns := `username, name, nonce, ciphertext, ` + s.wrapped + `, ` + s.kekID + `, xmin`
+// scan reads all rows of the pieces and tries every key on every dependent one. What reads
+// does not open: one session keeps several cores busy.
+func (t *Table) scan(ctx context.Context, s *survey, m moment, pieces []piece, keys []key.Key) (findings, error) {
+	columns, names := 7, `username, name, nonce, ciphertext, `+s.wrapped+`, `+s.kekID+`, xmin`
 	if t.options.Full {
-		columns += `, updated_at`
+		columns, names = 8, names+`, updated_at`
 	}
-	sql := `select ` + columns + ` from ` + s.table + ` where `
-	err := t.each(ctx, pieces, func(ctx context.Context, number int, c *pgconn.PgConn, p piece) error {
-		w := &crew[number]
-		return t.run(ctx, c, sql+p.where, p.params, func(v [][]byte) error {
-			r := cells{v[0], v[1], v[2], v[3], v[4], v[5]}
-			class := classify(r.wrappedDEK, r.kekID)
-			w.tally.add(class, versions{rows: 1, writers: int64(binary.BigEndian.Uint32(v[6]))})
-			if !class.Dependent() {
-				return nil
-			}
-			w.data = r.additionalData(w.data[:0])
-			missed := true
-			for i, o := range w.openers {
-				if o.opens(&r, class, w.data) {
-					w.opened[i]++
-					missed = false
+	sql := `select ` + names + ` from ` + s.table + ` where `
+	full := make(chan []byte, chunksAhead)
+	var spare sync.Pool // of *[]byte, chunks that were tried
+	empty := func() []byte {
+		if b, ok := spare.Get().(*[]byte); ok {
+			return (*b)[:0]
+		}
+		return make([]byte, 0, chunkBytes+chunkBytes/4)
+	}
+	hands := make([]trier, runtime.GOMAXPROCS(0))
+	g, all := crew.WithContext(ctx)
+	for i := range hands {
+		w := &hands[i]
+		w.opened, w.columns = make([]int64, len(keys)), columns
+		for _, k := range keys {
+			w.openers = append(w.openers, newOpener(k))
+		}
+		g.Go(func() error {
+			for chunk := range full {
+				if err := w.try(chunk); err != nil {
+					return err
 				}
-			}
-			if missed && t.options.Full {
-				if len(v[7]) != 8 {
-					return fmt.Errorf("%w: the column updated_at is no timestamp", ErrShape)
-				}
-				w.miss(&r, int64(binary.BigEndian.Uint64(v[7])))
+				spare.Put(&chunk)
 			}
 			return nil
 		})
+	}
+	g.Go(func() error {
+		defer close(full)
+		return t.each(all, m, pieces, func(ctx context.Context, _ int, c *pgconn.PgConn, p piece) error {
+			chunk := empty()
+			send := func() error {
+				select {
+				case full <- chunk:
+					return nil
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+			err := t.at(ctx, c, m, columns, sql+p.where, p.params, func(v [][]byte) error {
+				for _, cell := range v {
+					chunk = appendCell(chunk, cell)
+				}
+				if len(chunk) < chunkBytes {
+					return nil
+				}
+				err := send()
+				chunk = empty()
+				return err
+			})
+			if err == nil && len(chunk) > 0 {
+				err = send()
+			}
+			return err
+		})
 	})
+	err := g.Wait()
+	if errors.Is(err, context.Canceled) && ctx.Err() == nil {
+		err = errors.Join(err, ErrLost)
+	}
 	sum := findings{opened: make([]int64, len(keys))}
-	for _, w := range crew {
-		sum.tally.sum(w.tally)
-		sum.mergeUnopened(w.findings)
-		for i, n := range w.opened {
-			sum.opened[i] += n
+	for i := range hands {
+		sum.tally.sum(hands[i].tally)
+		sum.mergeUnopened(hands[i].findings)
+		for k, n := range hands[i].opened {
+			sum.opened[k] += n
 		}
 	}
 	return sum, err
+}
+
+// trier tries all keys on rows, and is used by one goroutine.
+type trier struct {
+	findings
+	columns int
+	openers []*opener
+	data    []byte
+	_       [64]byte // no two count in one cache line
+}
+
+// try takes a chunk of rows, as appendCell packed them.
+func (w *trier) try(chunk []byte) error {
+	var v [8][]byte
+	for len(chunk) > 0 {
+		for i := range v[:w.columns] {
+			v[i], chunk = nextCell(chunk)
+		}
+		r := cells{v[0], v[1], v[2], v[3], v[4], v[5]}
+		if len(v[6]) != 4 {
+			return errForm
+		}
+		class := classify(r.wrappedDEK, r.kekID)
+		w.tally.add(class, versions{rows: 1, writers: binary.BigEndian.Uint32(v[6])})
+		if !class.Dependent() {
+			continue
+		}
+		w.data = r.additionalData(w.data[:0])
+		missed := true
+		for i, o := range w.openers {
+			if o.opens(&r, class, w.data) {
+				w.opened[i]++
+				missed = false
+			}
+		}
+		if missed && w.columns > 7 {
+			if len(v[7]) != 8 {
+				return errColumns
+			}
+			w.miss(&r, int64(binary.BigEndian.Uint64(v[7])))
+		}
+	}
+	return nil
 }
 
 // stretch is the least number of rows of which to say that they were written in a
@@ -642,16 +926,16 @@ const stretch = 3
 
 // unopened tells of the rows that no key opened, and asks once more who else was written
 // in that time.
-func (t *Table) unopened(ctx context.Context, s *survey, pieces []piece, f findings) (Unopened, error) {
+func (t *Table) unopened(ctx context.Context, s *survey, m moment, pieces []piece, f findings) (Unopened, error) {
 	u := Unopened{Count: f.unopened.count, Rows: f.unopened.first}
 	if u.Count < stretch {
 		return u, nil
 	}
 	sql := fmt.Sprintf(`select %s, %s from %s where updated_at between $1 and $2 and `, s.wrapped, s.kekID, s.table)
-	span := [][]byte{timestamp(f.from), timestamp(f.to)}
+	params := [][]byte{timestamp(f.from), timestamp(f.to)}
 	var written atomic.Int64
-	err := t.each(ctx, pieces, func(ctx context.Context, _ int, c *pgconn.PgConn, p piece) error {
-		return t.run(ctx, c, sql+p.where, span, func(v [][]byte) error {
+	err := t.each(ctx, m, pieces, func(ctx context.Context, _ int, c *pgconn.PgConn, p piece) error {
+		return t.at(ctx, c, m, 2, sql+p.where, params, func(v [][]byte) error {
 			if classify(v[0], v[1]).Dependent() {
 				written.Add(1)
 			}
@@ -680,105 +964,6 @@ func samplePieces(sample []uuid) []piece {
 		pieces = append(pieces, piece{where: "id = any($1::uuid[])", params: [][]byte{list}})
 	}
 	return pieces
-}
-
-// sampler chooses rows: of every tenant the one written first and the one written last,
-// and so of all, and others at random. The zero value is ready.
-type sampler struct {
-	tenants map[string]*span
-	others  []uuid
-	halved  int // how often the chance of being among the others was halved
-}
-
-// span is what one tenant's oldest and newest row are. Times are Postgres' own:
-// microseconds from a fixed day.
-type span struct {
-	oldest, newest uuid
-	from, to       int64
-}
-
-func (p *sampler) add(id uuid, tenant []byte, written int64) {
-	p.stretch(id, tenant, written)
-	if rand.Uint64()>>(64-p.halved) != 0 {
-		return
-	}
-	p.others = append(p.others, id)
-	if len(p.others) == 2*sampleFill {
-		p.halve()
-	}
-}
-
-// halve keeps each of the others by the toss of a coin.
-func (p *sampler) halve() {
-	p.halved++
-	p.others = slices.DeleteFunc(p.others, func(uuid) bool { return rand.Uint64()&1 == 0 })
-}
-
-func (p *sampler) stretch(id uuid, tenant []byte, written int64) {
-	s, ok := p.tenants[string(tenant)]
-	if !ok {
-		if p.tenants == nil {
-			p.tenants = map[string]*span{}
-		}
-		p.tenants[string(tenant)] = &span{id, id, written, written}
-		return
-	}
-	if written < s.from {
-		s.oldest, s.from = id, written
-	}
-	if written > s.to {
-		s.newest, s.to = id, written
-	}
-}
-
-// merge takes what o chose. o is of no use afterwards.
-func (p *sampler) merge(o *sampler) {
-	for tenant, s := range o.tenants {
-		p.stretch(s.oldest, []byte(tenant), s.from)
-		p.stretch(s.newest, []byte(tenant), s.to)
-	}
-	for p.halved < o.halved {
-		p.halve()
-	}
-	for o.halved < p.halved {
-		o.halve()
-	}
-	p.others = append(p.others, o.others...)
-	for len(p.others) >= 2*sampleFill {
-		p.halve()
-	}
-}
-
-// ids is never nil.
-func (p *sampler) ids() []uuid {
-	all := append([]uuid{}, p.others...)
-	for _, s := range p.tenants {
-		all = append(all, s.oldest, s.newest)
-	}
-	slices.SortFunc(all, func(a, b uuid) int { return slices.Compare(a[:], b[:]) })
-	return slices.Compact(all)
-}
-
-// lock takes the rotation's lock, shared: prestart and watcher may settle together.
-func (t *Table) lock(ctx context.Context) error {
-	return t.advisory(ctx, "select pg_try_advisory_lock_shared", ErrRotating)
-}
-
-// unlock is needed for a session that is kept; one that is dropped releases it anyhow.
-func (t *Table) unlock(ctx context.Context) error {
-	return t.advisory(ctx, "select pg_advisory_unlock_shared", ErrLost)
-}
-
-func (t *Table) advisory(ctx context.Context, call string, otherwise error) error {
-	done := false
-	err := t.run(ctx, t.conn, call+"("+strconv.FormatInt(AdvisoryLock, 10)+")", nil, func(v [][]byte) error {
-		done = len(v[0]) == 1 && v[0][0] == 1
-		return nil
-	})
-	if err == nil && !done {
-		err = otherwise
-	}
-	return err
 }
 
 // place names what a session is opened to, without the password.

@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
-	"golang.org/x/sync/errgroup"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
@@ -148,14 +148,12 @@ func (w *rewrite) do(ctx context.Context) (err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	defer w.drop()
-	var both errgroup.Group
+	var both crew.Group
 	both.Go(func() error {
 		return w.over(ctx, func() (err error) { w.s, err = w.survey(ctx, w.conn); return err })
 	})
 	both.Go(func() (err error) {
-		config := w.config.Copy()
-		delete(config.RuntimeParams, "default_transaction_read_only") // it may write, unless the server or the role forbid it
-		w.writer, err = w.connect(ctx, config)
+		w.writer, err = w.connect(ctx, w.config)
 		return err
 	})
 	err = both.Wait()
@@ -206,7 +204,7 @@ func (w *rewrite) do(ctx context.Context) (err error) {
 // bounds let the transaction that was just begun take its time.
 func (w *rewrite) bounds() string {
 	milliseconds := func(d time.Duration) int64 { return max(d.Milliseconds(), 1) }
-	return fmt.Sprintf("; set local statement_timeout = %d; set local lock_timeout = %d; set local idle_in_transaction_session_timeout = '1min'",
+	return fmt.Sprintf("; set local statement_timeout = %d; set local lock_timeout = %d; set local idle_in_transaction_session_timeout = '1min'; set local row_security = off",
 		milliseconds(w.o.Timeout), milliseconds(w.o.LockTimeout))
 }
 
@@ -269,7 +267,7 @@ func (w *rewrite) reseal(ctx context.Context, snapshot string) (*census, error) 
 	}
 	sealed := make(chan []byte, chunksAhead)
 	var found *census
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := crew.WithContext(ctx)
 	g.Go(func() (err error) {
 		defer close(sealed)
 		found, err = w.pass(ctx, w.conn, Resealing, w.o.Keys, sealed)
@@ -318,7 +316,7 @@ func (w *rewrite) report(c *census) {
 func (w *rewrite) pass(ctx context.Context, c *pgconn.PgConn, step RewriteStep, keys []key.Key, sealed chan<- []byte) (*census, error) {
 	raw := make(chan []byte, chunksAhead)
 	columns := 0
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := crew.WithContext(ctx)
 	g.Go(func() error {
 		defer close(raw)
 		chunk := w.chunk()
@@ -352,10 +350,10 @@ func (w *rewrite) pass(ctx context.Context, c *pgconn.PgConn, step RewriteStep, 
 		w.o.Progress(RewriteProgress{step, done, w.total})
 		return err
 	})
-	crew := make([]*resealer, runtime.GOMAXPROCS(0))
-	for i := range crew {
+	hands := make([]*resealer, runtime.GOMAXPROCS(0))
+	for i := range hands {
 		r := newResealer(w.o.Target, keys, w.seed)
-		crew[i] = r
+		hands[i] = r
 		g.Go(func() error {
 			for chunk := range raw {
 				var out []byte
@@ -379,8 +377,8 @@ func (w *rewrite) pass(ctx context.Context, c *pgconn.PgConn, step RewriteStep, 
 		})
 	}
 	err := g.Wait()
-	sum := &crew[0].census
-	for _, r := range crew[1:] {
+	sum := &hands[0].census
+	for _, r := range hands[1:] {
 		sum.merge(&r.census)
 	}
 	return sum, err
@@ -470,7 +468,7 @@ func (w *rewrite) exec(ctx context.Context, sql string) error {
 func (w *rewrite) rows(ctx context.Context, c *pgconn.PgConn, sql string, row func([][]byte) error) error {
 	ctx, cancel := context.WithTimeout(ctx, w.o.Timeout+time.Second)
 	defer cancel()
-	return w.query(ctx, c, sql, nil, row)
+	return w.query(ctx, c, sql, row)
 }
 
 // chunks is what the workers send, as one stream of COPY.
@@ -529,7 +527,7 @@ func (t *Table) OtherClients(ctx context.Context) ([]Client, error) {
 	var list []Client
 	err := t.over(ctx, func() error {
 		list = nil
-		return t.run(ctx, t.conn, `select pid::text, application_name, host(client_addr), state from pg_stat_activity
+		return t.run(ctx, t.conn, 4, `select pid::text, application_name, host(client_addr), state from pg_stat_activity
 where datname = current_database() and usename = current_user and backend_type = 'client backend'
 and pid <> pg_backend_pid() and application_name <> 'keyguard' order by pid`, nil, func(v [][]byte) error {
 			list = append(list, Client{string(v[0]), string(v[1]), string(v[2]), string(v[3])})

@@ -28,10 +28,10 @@ type environment struct {
 	version   int // of systemd, as it parses
 }
 
-// set adds NAME=value entries. What systemd would not pass on is left out.
+// set adds NAME=value entries. Those whose name is none systemd does not pass on.
 func (e *environment) set(entries []string) {
 	for _, entry := range entries {
-		if name, value, ok := strings.Cut(entry, "="); ok && validName(name) && validValue(value) {
+		if name, value, ok := strings.Cut(entry, "="); ok && validName(name) {
 			e.variables[name] = value
 		}
 	}
@@ -70,7 +70,9 @@ func (e *environment) addFiles(pattern string, optional bool) error {
 		if err == nil {
 			var entries []string
 			entries, err = e.parse(data)
-			e.set(entries)
+			if err == nil {
+				e.set(entries)
+			}
 		}
 		if err != nil {
 			return fmt.Errorf("cannot read %q: %w", path, err)
@@ -256,13 +258,6 @@ func validName(name string) bool {
 		return false
 	}
 	return strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") == ""
-}
-
-// validValue is UTF-8 without control characters but tab and newline.
-func validValue(value string) bool {
-	return utf8.ValidString(value) && !strings.ContainsFunc(value, func(r rune) bool {
-		return r < ' ' && r != '\t' && r != '\n' || r == 0x7f
-	})
 }
 
 // expand puts variables into one word of a command line, as systemd.service(5) says:

@@ -153,6 +153,7 @@ var remedies = []struct {
 	{rows.ErrTimeout, exitDoubt, "is Postgres up and not overloaded? Then: keyguard status"},
 	{rows.ErrLost, exitDoubt, "is Postgres restarting? Then: keyguard status"},
 	{rows.ErrServer, exitDoubt, "see Postgres' own log, then: keyguard verify"},
+	{rows.ErrNonsense, exitDoubt, "see what answers there: it speaks like Postgres and is none, or something between spoils it; check [database], then: keyguard verify"},
 	{rows.ErrConnection, exitDoubt, "check [database] in the configuration, then: keyguard verify"},
 	{rows.ErrMayNot, exitRefused, "use the daemon's own role in [database], or as a superuser: GRANT UPDATE ON secrets, GRANT TEMPORARY ON DATABASE, each to the role that is named; then: keyguard rotate"},
 	{rows.ErrUnopenable, exitRefused, "see what every key opens: keyguard verify; bring the key that is missing (keyguard import --escrow-only), or leave them as they are: --leave-unopenable"},

@@ -26,6 +26,10 @@ type Wire struct {
 	// Statements are counted from 1 over all connections. A COPY FROM STDIN is two: to
 	// begin it, and to end its data. On may be nil; it is read at each call.
 	On func(number int, statement string, answered bool) bool
+	// Row is given every row that the server sends, a whole message, and returns what the
+	// client gets in its place: for a test of a server that answers nonsense. It may be nil,
+	// and is called by one goroutine for each connection.
+	Row func(message []byte) []byte
 
 	cluster *Cluster
 	port    int
@@ -75,6 +79,23 @@ func (w *Wire) Restart(on func(number int, statement string, answered bool) bool
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.On, w.count = on, 0
+}
+
+// Distort has rows go through f from now on.
+func (w *Wire) Distort(f func(message []byte) []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.Row = f
+}
+
+func (w *Wire) row(message []byte) []byte {
+	w.mu.Lock()
+	f := w.Row
+	w.mu.Unlock()
+	if f == nil {
+		return message
+	}
+	return f(message)
 }
 
 // next numbers a statement.
@@ -192,8 +213,13 @@ func (w *Wire) back(server, client net.Conn, open <-chan statement) error {
 			client.Write(answer) //nolint:errcheck // the last words of a server that goes
 			return err
 		}
+		if m[0] == 'D' { // DataRow
+			m = w.row(m)
+		}
 		answer = append(answer, m...)
 		switch {
+		case len(m) == 0:
+			continue
 		case m[0] == 'Z', m[0] == 'G': // ReadyForQuery, CopyInResponse
 			started = true
 			if s := <-open; !w.call(s.number, s.text, true) {

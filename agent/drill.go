@@ -9,8 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
@@ -245,7 +244,7 @@ func (d *drill) restore(ctx context.Context, s escrow.Reader) []DrilledCopy {
 	if seen[escrow.Current] == 0 {
 		copies = append([]DrilledCopy{{Copy: escrow.Copy{Shelf: escrow.Current}, Judged: true}}, copies...)
 	}
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := crew.WithContext(ctx)
 	g.SetLimit(restoresAtOnce)
 	var down error
 	for n := range copies {

@@ -3,9 +3,9 @@ package agent
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
@@ -75,9 +75,5 @@ func (t Trouble) Unwrap() error { return t.Err }
 // eachEscrow calls do for all escrows at once, with their place in the configuration,
 // and returns when all are done.
 func eachEscrow(h *Host, do func(i int, s Escrow)) {
-	var all sync.WaitGroup
-	for i, s := range h.Escrows {
-		all.Go(func() { do(i, s) })
-	}
-	all.Wait()
+	crew.Each(len(h.Escrows), func(i int) { do(i, h.Escrows[i]) })
 }

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"sync"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -30,7 +30,7 @@ type observation struct {
 	table      Rows
 	answer     rows.Answer
 
-	fetching sync.WaitGroup
+	fetching crew.Group
 	stop     context.CancelFunc
 	arrivals chan arrival
 }
@@ -89,7 +89,7 @@ func (o *observation) close() {
 	}
 	if o.stop != nil {
 		o.stop()
-		o.fetching.Wait()
+		_ = o.fetching.Wait() // what went wrong arrived
 	}
 	if o.table != nil {
 		o.table.Close()
@@ -241,7 +241,18 @@ func (o *observation) awaitEscrows(ctx context.Context) {
 		fetch, stop := context.WithCancel(ctx)
 		o.stop, o.arrivals = stop, make(chan arrival)
 		for i := range o.host.Escrows {
-			o.fetching.Go(func() { o.fetchAll(fetch, i) })
+			o.fetching.Go(func() error {
+				err := crew.Do(func() error { o.fetchAll(fetch, i); return nil })
+				if err != nil {
+					s := o.host.Escrows[i]
+					failed := decide.EscrowEvidence{Name: s.Name(), Required: s.Required, State: decide.EscrowFailed, Why: err.Error(), Err: err}
+					select {
+					case o.arrivals <- arrival{escrow: i, evidence: failed}:
+					case <-fetch.Done():
+					}
+				}
+				return nil
+			})
 		}
 	}
 	select {

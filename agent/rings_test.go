@@ -14,13 +14,13 @@ import (
 
 // shared is what leaves and agent/internal may know.
 func shared(own string) bool {
-	return own == "agent/key" || own == "agent/printable" || strings.HasPrefix(own, "agent/internal/")
+	return own == "agent/key" || own == "agent/printable" || own == "agent/crew" || strings.HasPrefix(own, "agent/internal/")
 }
 
 const module = "github.com/footprintai/containarium-keyguard/"
 
 // leaves own one outside thing each. They share the words of agent/key, what is shown of
-// others (agent/printable) and what is in agent/internal, and do not know each other.
+// others (agent/printable), who runs goroutines (agent/crew) and what is in agent/internal, and do not know each other.
 var leaves = []string{"agent/config", "agent/escrow", "agent/keyfile", "agent/ledger", "agent/notify", "agent/paper", "agent/rows", "agent/unit"}
 
 // source is one file of the program itself: no tests, no test programs.
@@ -130,7 +130,7 @@ func TestRings(t *testing.T) {
 				if !slices.Contains([]string{"agent/key", "agent/rows", "agent/escrow"}, own) {
 					t.Errorf("%s imports %s: it needs words of the evidence alone", s.path, own)
 				}
-			case s.dir == "agent/key", s.dir == "agent/printable", strings.HasPrefix(s.dir, "agent/internal/"):
+			case s.dir == "agent/key", s.dir == "agent/printable", s.dir == "agent/crew", strings.HasPrefix(s.dir, "agent/internal/"):
 				if strings.HasPrefix(own, "agent/") && !shared(own) {
 					t.Errorf("%s imports %s, which stands above it", s.path, own)
 				}
@@ -149,6 +149,30 @@ func TestRings(t *testing.T) {
 				if s.dir != "cmd/keyguard" {
 					t.Errorf("%s uses %s: only cmd talks to people", s.path, call)
 				}
+			}
+		}
+	}
+}
+
+// TestGoroutines: every goroutine of the program is one of agent/crew, which turns a panic
+// into an error of whoever waits. A recover anywhere else would not reach it.
+func TestGoroutines(t *testing.T) {
+	for _, s := range sources(t) {
+		if s.dir == "agent/crew" {
+			continue
+		}
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			if _, ok := n.(*ast.GoStmt); ok {
+				t.Errorf("%s has a go statement: use agent/crew", s.path)
+			}
+			return true
+		})
+		if slices.Contains(s.imports(), "golang.org/x/sync/errgroup") {
+			t.Errorf("%s imports errgroup: use agent/crew", s.path)
+		}
+		for _, call := range s.calls() {
+			if slices.Contains([]string{"sync.WaitGroup", "time.AfterFunc"}, call) {
+				t.Errorf("%s uses %s: use agent/crew", s.path, call)
 			}
 		}
 	}

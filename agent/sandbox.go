@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
@@ -145,17 +146,15 @@ func (u used) try(root int) error {
 // powerless calls f without any capability, as the watcher is. Capabilities are a
 // thread's own (capabilities(7)), and this one ends with the goroutine that is locked to it.
 func powerless(f func() error) error {
-	done := make(chan error)
-	go func() {
+	return <-crew.Go(func() error {
 		runtime.LockOSThread()
 		var none [2]unix.CapUserData
 		err := unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &none[0])
 		if err == nil {
 			err = f()
 		}
-		done <- err
-	}()
-	return <-done
+		return err
+	})
 }
 
 // hider says what of the watcher's unit hides a path, as far as it can be told by the path.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/notify"
@@ -314,11 +315,16 @@ func (t *Teller) Run(ctx context.Context) {
 
 // deliver runs the hooks and pings, at once.
 func (t *Teller) deliver(ctx context.Context, e Event, s agent.SurveyResult) {
-	var both sync.WaitGroup
-	defer both.Wait()
+	var both crew.Group
+	defer func() {
+		if err := both.Wait(); err != nil {
+			t.complain("an event was not delivered", err)
+		}
+	}()
 	if t.o.HooksDir != "" && !kinds[e.Name].routine {
-		both.Go(func() {
+		both.Go(func() error {
 			t.complain("a hook was not run as it should", notify.Programs(ctx, t.o.HooksDir, t.variables(e))...)
+			return nil
 		})
 	}
 	means := kinds[e.Name].ping
@@ -326,8 +332,9 @@ func (t *Teller) deliver(ctx context.Context, e Event, s agent.SurveyResult) {
 		means = pingNothing // an hourly proof must not take back what a drill has told
 	}
 	if t.o.PingURL != "" && means != pingNothing {
-		both.Go(func() {
+		both.Go(func() error {
 			t.complain("the dead-man's switch does not hear from us", notify.Ping(ctx, t.o.PingURL, means == pingSuccess))
+			return nil
 		})
 	}
 }

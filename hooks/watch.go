@@ -10,13 +10,13 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -105,7 +105,7 @@ type watcher struct {
 	restarted string // the invocation that was restarted
 	resumes   chan resumed
 	resuming  bool // a daemon that was left stopped is being started
-	running   sync.WaitGroup
+	running   *crew.Group
 }
 
 // flight is a round under way. It may wait for a store that hangs, and the loop does not.
@@ -172,22 +172,24 @@ type inode struct{ dev, ino uint64 }
 // Watch looks after the keyfile and its copies until ctx ends. It watches the keyfile's
 // directory and the one above, since the directory itself may go; and since events can
 // be lost, or never come, it compares everything again at every rescan.
-func Watch(ctx context.Context, h *agent.Host, opts WatchOptions) error {
+func Watch(ctx context.Context, h *agent.Host, opts WatchOptions) (err error) {
 	if opts.Clock == nil {
 		opts.Clock = BootClock
 	}
 	w := &watcher{h: h, o: opts, dir: filepath.Dir(h.Keyfile.Path), names: map[string]inode{}, deaf: map[string]string{},
 		daemon: daemon{caughtUp: opts.Follow == nil, said: map[unit.Said]bool{}}, restarts: make(chan error), resumes: make(chan resumed), landed: make(chan outcome)}
 	ctx, stop := context.WithCancel(ctx)
+	// Without one of its parts it is no watcher, and systemd starts another.
+	w.running, ctx = crew.WithContext(ctx)
 	saves := make(chan saved)
 	for i := range h.Escrows {
 		s := newSaver(h, h.Escrows[i].Name(), opts.Clock)
 		w.savers = append(w.savers, s)
-		w.running.Go(func() { s.run(ctx, saves) })
+		w.running.Go(func() error { s.run(ctx, saves); return nil })
 	}
 	journal := make(chan news)
-	w.running.Go(func() { w.follow(ctx, journal) })
-	defer w.running.Wait()
+	w.running.Go(func() error { w.follow(ctx, journal); return nil })
+	defer func() { err = cmp.Or(w.running.Wait(), err) }()
 	defer stop()
 	defer func() {
 		if w.fs != nil {
@@ -420,13 +422,14 @@ func (w *watcher) round(ctx context.Context) {
 	w.prove = false
 	limited, stop := context.WithTimeout(ctx, roundBudget)
 	w.flight = &flight{there: there, began: time.Now(), look: w.h.Now(), stop: stop, memory: m, invocation: w.daemon.invocation}
-	w.running.Go(func() {
+	w.running.Go(func() error {
 		defer stop()
 		r, err := agent.Tend(limited, gated, opts)
 		select {
 		case w.landed <- outcome{r, err}:
 		case <-ctx.Done():
 		}
+		return nil
 	})
 }
 
@@ -499,7 +502,7 @@ func (w *watcher) resume(ctx context.Context, r agent.TendResult) {
 	}
 	w.resuming = true
 	// That start may have to settle the rotation, and the loop does not wait for it.
-	w.running.Go(func() {
+	w.running.Go(func() error {
 		limited, cancel := context.WithTimeout(ctx, resumeTimeout)
 		defer cancel()
 		units, err := agent.Resume(limited, w.h)
@@ -507,6 +510,7 @@ func (w *watcher) resume(ctx context.Context, r agent.TendResult) {
 		case w.resumes <- resumed{units, err}:
 		case <-ctx.Done():
 		}
+		return nil
 	})
 }
 
@@ -568,7 +572,7 @@ func (w *watcher) restart(ctx context.Context, r agent.TendResult) {
 	w.o.Tell(Event{Urgent: true, Text: fmt.Sprintf("restarting the daemon, which does not run on key %s yet", r.Decision.Key)})
 	// Its start runs our own prestart, which must not find the loop waiting for it.
 	invocation := w.daemon.invocation
-	w.running.Go(func() {
+	w.running.Go(func() error {
 		limited, cancel := context.WithTimeout(ctx, time.Minute)
 		defer cancel()
 		err := w.o.Restart(limited, invocation)
@@ -576,6 +580,7 @@ func (w *watcher) restart(ctx context.Context, r agent.TendResult) {
 		case w.restarts <- err:
 		case <-ctx.Done():
 		}
+		return nil
 	})
 }
 

@@ -58,6 +58,9 @@ func WithContext(ctx context.Context) (*Group, context.Context) {
 // Go calls f in a goroutine of its own.
 func (g *Group) Go(f func() error) { g.group().Go(func() error { return Do(f) }) }
 
+// SetLimit bounds how many run at once; Go waits for its turn then.
+func (g *Group) SetLimit(n int) { g.group().SetLimit(n) }
+
 // Wait returns when all have, with the first error or panic.
 func (g *Group) Wait() error { return g.group().Wait() }
 

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
@@ -180,15 +181,12 @@ func fewParts(errs []error) error {
 // each calls f for every member at once, and waits.
 func (s *Split) each(f func(i int, m Member) error) []error {
 	errs := make([]error, len(s.o.Members))
-	var wait sync.WaitGroup
-	for i, m := range s.o.Members {
-		wait.Go(func() {
-			if err := f(i, m); err != nil {
-				errs[i] = fmt.Errorf("%s: %w", m.Name(), err)
-			}
-		})
-	}
-	wait.Wait()
+	crew.Each(len(errs), func(i int) {
+		m := s.o.Members[i]
+		if err := crew.Do(func() error { return f(i, m) }); err != nil {
+			errs[i] = fmt.Errorf("%s: %w", m.Name(), err)
+		}
+	})
 	return errs
 }
 
@@ -280,21 +278,21 @@ func (s *Split) lookAt(ctx context.Context, i int, m Member) ([]piece, error) {
 	// A member's errors end the look at it: which key a copy is of may decide which is
 	// the newest.
 	var (
-		wait  sync.WaitGroup
+		wait  crew.Group
 		mu    sync.Mutex
 		first error
 	)
 	turns := make(chan struct{}, splitLooks)
 	for _, n := range unknown {
 		turns <- struct{}{}
-		wait.Go(func() {
+		wait.Go(func() error {
 			defer func() { <-turns }()
 			was, err := s.identify(ctx, m, copies[n])
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
 				first = cmp.Or(first, err)
-				return
+				return nil
 			}
 			pieces[n].held = was
 			if was.wrong == "" { // else it may be enabled, or opened, later
@@ -302,10 +300,10 @@ func (s *Split) lookAt(ctx context.Context, i int, m Member) ([]piece, error) {
 				s.known[pieceID{i, copies[n].ID}] = was
 				s.mu.Unlock()
 			}
+			return nil
 		})
 	}
-	wait.Wait()
-	if first != nil {
+	if first = cmp.Or(wait.Wait(), first); first != nil {
 		return nil, first
 	}
 	return pieces, nil
@@ -529,12 +527,15 @@ type readPart struct {
 // come. The channel is closed after the last; who reads it reads all.
 func (s *Split) fetch(ctx context.Context, of key.Fingerprint, shares []share) <-chan readPart {
 	out := make(chan readPart)
-	var wait sync.WaitGroup
+	var wait crew.Group
 	for _, g := range shares {
 		for _, p := range newest(g.pieces) {
-			wait.Go(func() {
-				k, _, err := s.o.Members[p.member].Fetch(ctx, p.copy)
-				k.Wipe()
+			wait.Go(func() error {
+				err := crew.Do(func() error {
+					k, _, err := s.o.Members[p.member].Fetch(ctx, p.copy)
+					k.Wipe()
+					return err
+				})
 				r := readPart{piece: p, err: err}
 				var part *key.PartError
 				switch {
@@ -547,10 +548,11 @@ func (s *Split) fetch(ctx context.Context, of key.Fingerprint, shares []share) <
 					r.err = fmt.Errorf("%w: it is no part", ErrCorrupt)
 				}
 				out <- r
+				return nil
 			})
 		}
 	}
-	go func() { wait.Wait(); close(out) }()
+	crew.Go(func() error { defer close(out); return wait.Wait() })
 	return out
 }
 

@@ -18,8 +18,8 @@ import (
 	"time"
 
 	vault "github.com/hashicorp/vault/api"
-	"golang.org/x/sync/errgroup"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
@@ -317,7 +317,7 @@ func (v *Vault) entries(ctx context.Context, prefix string, names map[string]boo
 	}
 	shown := bounded(all, func(c Copy) bool { return c.Fingerprint != "" })
 	gone := make([]bool, len(shown))
-	g, gctx := errgroup.WithContext(ctx)
+	g, gctx := crew.WithContext(ctx)
 	g.SetLimit(vaultAtOnce)
 	for i := range shown {
 		c := &shown[i]

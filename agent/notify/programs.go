@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/internal/run"
 )
 
@@ -57,7 +58,7 @@ func Programs(ctx context.Context, dir string, variables []string) []error {
 		return []error{fmt.Errorf("no hook is run: %w", err)}
 	}
 	var (
-		all    sync.WaitGroup
+		all    crew.Group
 		lock   sync.Mutex
 		errs   []error
 		report = func(name string, err error) {
@@ -81,15 +82,18 @@ func Programs(ctx context.Context, dir string, variables []string) []error {
 			continue
 		}
 		started++
-		all.Go(func() {
+		all.Go(func() error {
 			_, err := run.Command(ctx, run.Spec{Path: path, Env: variables,
 				Timeout: programTimeout, MaxOutput: programOutput, Abandon: true})
 			if err != nil {
 				report(e.Name(), err)
 			}
+			return nil
 		})
 	}
-	all.Wait()
+	if err := all.Wait(); err != nil {
+		errs = append(errs, err)
+	}
 	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return errs
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"os"
 	"os/signal"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 	"github.com/footprintai/containarium-keyguard/hooks"
 )
@@ -52,8 +54,7 @@ func (a *app) watch(ctx context.Context) error {
 	var line statusLine
 	for {
 		running, stop := context.WithCancel(ctx)
-		ended := make(chan error, 1)
-		go func() { ended <- a.watchAndTell(running, h, cfg, &line) }()
+		ended := crew.Go(func() error { return a.watchAndTell(running, h, cfg, &line) })
 		reload := false
 		for !reload {
 			select {
@@ -92,12 +93,12 @@ func (a *app) watch(ctx context.Context) error {
 // watchAndTell watches, and delivers what is told meanwhile.
 func (a *app) watchAndTell(ctx context.Context, h *agent.Host, cfg *config.Config, line *statusLine) error {
 	t := a.teller(h, cfg, wiring{}, a.printEvent)
-	var telling sync.WaitGroup
 	ctx, stop := context.WithCancel(ctx)
-	telling.Go(func() { t.Run(ctx) })
-	defer telling.Wait()
-	defer stop()
-	return hooks.Watch(ctx, h, a.watchOptions(cfg, t, line))
+	telling, ctx := crew.WithContext(ctx)
+	telling.Go(func() error { t.Run(ctx); return nil })
+	err := crew.Do(func() error { return hooks.Watch(ctx, h, a.watchOptions(cfg, t, line)) })
+	stop()
+	return cmp.Or(err, telling.Wait())
 }
 
 // statusLine is what systemctl status shows of the watcher: what the last round found, and

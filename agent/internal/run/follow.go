@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 )
 
 // maxFollowed is the longest line in bytes that Follow hands on; a longer one ends it.
@@ -43,9 +45,8 @@ func Follow(ctx context.Context, s Spec, line func([]byte)) error {
 	if err := cmd.Start(); err != nil {
 		return fail(err)
 	}
-	read, closed := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(closed)
+	read := make(chan struct{})
+	closed := crew.Go(func() error {
 		awaitExit(cmd.Process.Pid)
 		killGroup(cmd.Process.Pid) // as in Command
 		select {
@@ -53,7 +54,8 @@ func Follow(ctx context.Context, s Spec, line func([]byte)) error {
 		case <-time.After(lingering):
 			out.Close() //nolint:errcheck // what left the group has the other end, and may keep it
 		}
-	}()
+		return nil
+	})
 	lines := bufio.NewScanner(out)
 	lines.Buffer(nil, maxFollowed)
 	for lines.Scan() {

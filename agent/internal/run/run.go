@@ -24,6 +24,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 )
 
 const (
@@ -146,14 +148,13 @@ func Command(ctx context.Context, s Spec) ([]byte, error) {
 		return nil, fail(fmt.Errorf("cannot start: %w", err))
 	}
 
-	ended := make(chan error, 1)
-	go func() {
+	ended := crew.Go(func() error {
 		awaitExit(cmd.Process.Pid)
 		// Not reaped yet, so the number still names this group and no other. What the
 		// command left running in it would hold its output open.
 		killGroup(cmd.Process.Pid)
-		ended <- cmd.Wait()
-	}()
+		return cmd.Wait()
+	})
 
 	var why error // we ended it, and why
 	select {

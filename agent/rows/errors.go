@@ -50,6 +50,7 @@ var (
 	ErrUnanswered = errors.New("the commit was not answered: the rows are all old or all new")
 	ErrReadOnly   = errors.New("the server or the role allows no writing")
 	ErrDiskFull   = errors.New("the server's disk is full")
+	ErrPooled     = errors.New("a pooler stands before the server that pools transactions")
 	ErrOldServer  = errors.New("the server is older than Postgres 12")
 )
 

@@ -166,6 +166,9 @@ func (w *rewrite) do(ctx context.Context) (err error) {
 	if w.s.version < rewriteVersion {
 		return ErrOldServer
 	}
+	if err := w.unpooled(ctx); err != nil {
+		return err
+	}
 	open := true
 	defer func() {
 		if open && !w.writer.IsClosed() {
@@ -199,6 +202,28 @@ func (w *rewrite) do(ctx context.Context) (err error) {
 	}
 	open = false
 	return w.commit(ctx)
+}
+
+// unpooled refuses a pooler that gives a session of the server away between transactions:
+// what we lock and whom we see connected would not be ours. The reader has just ended one,
+// and is handed to the writer there.
+func (w *rewrite) unpooled(ctx context.Context) error {
+	backend := func(c *pgconn.PgConn) (pid string, err error) {
+		err = w.run(ctx, c, 1, "select pg_backend_pid()::text", nil, func(v [][]byte) error {
+			pid = string(v[0])
+			return nil
+		})
+		return pid, err
+	}
+	reads, err := backend(w.conn)
+	if err != nil || reads == strconv.FormatUint(uint64(w.conn.PID()), 10) {
+		return err // the server itself
+	}
+	writes, err := backend(w.writer)
+	if err == nil && reads == writes {
+		err = ErrPooled
+	}
+	return err
 }
 
 // bounds let the transaction that was just begun take its time.
@@ -517,7 +542,7 @@ func (c Client) String() string {
 }
 
 // OtherClients lists who else is connected to the database as the daemon's role. Sessions
-// of keyguard are not listed.
+// of keyguard are not listed, nor those that PgBouncer keeps for nobody, which it has reset.
 func (t *Table) OtherClients(ctx context.Context) ([]Client, error) {
 	if t.place.Absent {
 		return nil, nil
@@ -529,7 +554,7 @@ func (t *Table) OtherClients(ctx context.Context) ([]Client, error) {
 		list = nil
 		return t.run(ctx, t.conn, 4, `select pid::text, application_name, host(client_addr), state from pg_stat_activity
 where datname = current_database() and usename = current_user and backend_type = 'client backend'
-and pid <> pg_backend_pid() and application_name <> 'keyguard' order by pid`, nil, func(v [][]byte) error {
+and pid <> pg_backend_pid() and application_name <> 'keyguard' and not (state = 'idle' and query = 'DISCARD ALL') order by pid`, nil, func(v [][]byte) error {
 			list = append(list, Client{string(v[0]), string(v[1]), string(v[2]), string(v[3])})
 			return nil
 		})

@@ -102,6 +102,9 @@ type DoctorOptions struct {
 	Writes   []string // directories that the watcher writes to, besides those of escrows
 	RunDir   string   // must be a tmpfs
 	HooksDir string   // "" is none
+	// ClearText names the host to which the database's password may go readable by all, ""
+	// for none; nil: not asked.
+	ClearText func(context.Context) string
 	// Systemd examines the units; nil where there is none.
 	Systemd func(context.Context) (unit.Examination, error)
 	// Project asks for the Google Cloud project of this host; OnGoogle tells, without
@@ -170,6 +173,9 @@ func Doctor(ctx context.Context, h *Host, o DoctorOptions) (DoctorResult, error)
 		f.project, f.projectErr = o.Project(ctx)
 		f.google = f.projectErr == nil || o.OnGoogle != nil && o.OnGoogle()
 	}
+	if o.ClearText != nil {
+		f.clearText = o.ClearText(ctx)
+	}
 	if o.Systemd != nil {
 		f.systemd = true
 		f.units, f.unitsErr = o.Systemd(ctx)
@@ -179,6 +185,7 @@ func Doctor(ctx context.Context, h *Host, o DoctorOptions) (DoctorResult, error)
 
 // facts are what the doctor judges by.
 type facts struct {
+	clearText  string // the host of DoctorOptions.ClearText
 	status     StatusResult
 	now        time.Time
 	record     ledger.Record
@@ -532,6 +539,10 @@ func (f facts) checks(o DoctorOptions) []Check {
 		add("postgres", CheckOK, "no row depends on a key: "+f.status.Rows.Why)
 	default:
 		add("postgres", CheckOK, fmt.Sprintf("answers; %d rows depend on a key", f.status.Rows.Dependent))
+	}
+	if f.clearText != "" {
+		add("postgres password", CheckProblem, "it goes to "+f.clearText+" in clear text if nobody there offers TLS, or somebody on the way says so").Fix =
+			"add sslmode=verify-full, or require, to the database URL of the daemon; for a network that is your own, sslmode=disable says so"
 	}
 	for _, s := range f.escrows {
 		list = append(list, s.check(f.right()))

@@ -1,8 +1,14 @@
 package rows
 
 import (
+	"cmp"
+	"fmt"
 	"maps"
+	"net"
 	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -58,6 +64,68 @@ func withVariables(conn string, pg map[string]string) (string, error) {
 	}
 	_, err := parseURL(conn)
 	return conn, err
+}
+
+// checkPassfile refuses a password file that others can read, as the daemon's own are
+// refused, where it is what the password comes from. libpq passes over such a one.
+func checkPassfile(conn string) error {
+	c, err := parseURL(conn)
+	if err != nil || c.Password == "" || os.Getenv("PGPASSWORD") != "" {
+		return err
+	}
+	file := ""
+	if isURL(conn) {
+		_, query, _ := strings.Cut(conn, "?")
+		if settingsOf(conn)["password"] {
+			return nil
+		}
+		values, _ := url.ParseQuery(query)
+		file = values.Get("passfile")
+	} else {
+		if wordsPassword.MatchString(conn) {
+			return nil
+		}
+		for _, m := range wordsPassfile.FindAllStringSubmatch(conn, -1) { // the last counts
+			file = strings.Trim(m[1], "'")
+		}
+	}
+	if home, err := os.UserHomeDir(); file == "" && err == nil {
+		file = cmp.Or(os.Getenv("PGPASSFILE"), filepath.Join(home, ".pgpass"))
+	}
+	st, err := os.Stat(file)
+	if err != nil {
+		return nil // it is a service file's password, or the file is gone since
+	}
+	if p := st.Mode().Perm(); p&0o077 != 0 {
+		return fmt.Errorf("cannot use the password in %s: %w (%04o)", file, ErrLoose, p)
+	}
+	return nil
+}
+
+var (
+	wordsPassword = regexp.MustCompile(`(?:^|\s)password\s*=`)
+	wordsPassfile = regexp.MustCompile(`(?:^|\s)passfile\s*=\s*('[^']*'|\S+)`)
+)
+
+// ClearText names where the password would cross a network readable by all, if the server
+// there offers no TLS, or somebody on the way says that it does not: with no sslmode in
+// the URL that is taken for an answer. "": nowhere.
+func (l Location) ClearText() string {
+	if l.Absent {
+		return ""
+	}
+	c, err := parseURL(l.URL)
+	if err != nil || c.Password == "" || c.TLSConfig == nil {
+		return "" // without a password; or sslmode=disable, which is somebody's word
+	}
+	for _, f := range c.Fallbacks {
+		ip := net.ParseIP(f.Host)
+		near := strings.HasPrefix(f.Host, "/") || f.Host == "localhost" || ip != nil && ip.IsLoopback()
+		if f.TLSConfig == nil && !near {
+			return f.Host
+		}
+	}
+	return ""
 }
 
 func isURL(conn string) bool {

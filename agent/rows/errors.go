@@ -12,6 +12,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
 // Why the rows could not be asked. None of them says anything about a key (law 6).
@@ -87,9 +89,9 @@ func (t *Table) explain(err error) error {
 	case errors.As(err, &server):
 		switch kind := byCode[server.Code]; kind {
 		case nil:
-			return fmt.Errorf("%w: %s (SQLSTATE %s)", ErrServer, t.redact(server.Message), server.Code)
+			return fmt.Errorf("%w: %s (SQLSTATE %s)", ErrServer, printable.Line(t.redact(server.Message)), printable.Line(server.Code))
 		case ErrDenied:
-			return fmt.Errorf("%w: %s", kind, t.redact(server.Message))
+			return fmt.Errorf("%w: %s", kind, printable.Line(t.redact(server.Message)))
 		default:
 			return kind
 		}
@@ -112,7 +114,7 @@ func (t *Table) explain(err error) error {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, pgconn.ErrConnClosed):
 		return ErrLost
 	}
-	return fmt.Errorf("%w: %s", ErrConnection, t.redact(err.Error()))
+	return fmt.Errorf("%w: %s", ErrConnection, printable.Line(t.redact(err.Error())))
 }
 
 // redact takes the password out of a text. One that is also the name of the role or

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
 // Why incus could not say where the database is.
@@ -48,11 +50,12 @@ type instance struct {
 
 func (i instance) hasRole() bool { return i.Config["user.containarium.role"] == containerRole }
 
+// String is one printable line, as whoever makes containers names them (law 10).
 func (i instance) String() string {
 	if i.Project == "" || i.Project == "default" {
-		return i.Name
+		return printable.Line(i.Name)
 	}
-	return i.Name + " of project " + i.Project
+	return printable.Line(i.Name + " of project " + i.Project)
 }
 
 type instanceState struct {
@@ -109,7 +112,7 @@ func (o LocateOptions) askIncus(ctx context.Context, s source) (Location, error)
 	}
 	switch len(running) {
 	case 0:
-		return Location{}, fmt.Errorf("%w: %s is %s", ErrStopped, ours[0], strings.ToLower(ours[0].Status))
+		return Location{}, fmt.Errorf("%w: %s is %s", ErrStopped, ours[0], printable.Line(strings.ToLower(ours[0].Status)))
 	case 1:
 	default:
 		return Location{}, fmt.Errorf("%w: %s and %s", ErrSeveral, running[0], running[1])
@@ -151,10 +154,10 @@ func (o LocateOptions) nothing(ctx context.Context, c *incus) (Location, error) 
 		}
 		for _, v := range volumes {
 			if v.Name == "" {
-				return Location{}, fmt.Errorf("%w: a volume without name in pool %s", ErrIncus, p.Name)
+				return Location{}, fmt.Errorf("%w: a volume without name in pool %s", ErrIncus, printable.Line(p.Name))
 			}
 			if strings.Contains(v.Name, containerRole) || strings.Contains(strings.Join(v.UsedBy, " "), containerRole) {
-				return Location{}, fmt.Errorf("%w: volume %s in pool %s", ErrRemains, v.Name, p.Name)
+				return Location{}, fmt.Errorf("%w: volume %s in pool %s", ErrRemains, printable.Line(v.Name), printable.Line(p.Name))
 			}
 		}
 	}
@@ -167,7 +170,7 @@ func (o LocateOptions) nothing(ctx context.Context, c *incus) (Location, error) 
 		return Location{}, fmt.Errorf("cannot tell whether %s is empty: %w", dir, err)
 	}
 	if what != "" {
-		return Location{}, fmt.Errorf("%w: %s in %s", ErrRemains, what, dir)
+		return Location{}, fmt.Errorf("%w: %s in %s", ErrRemains, printable.Line(what), dir)
 	}
 	return Location{
 		From: "incus", Absent: true,
@@ -272,7 +275,7 @@ func (c *incus) get(ctx context.Context, path string, v any) error {
 	case res.StatusCode == http.StatusForbidden:
 		return fail(ErrDenied)
 	case answer.Type == "error":
-		return fail(fmt.Errorf("it answers %q (%d)", answer.Error, res.StatusCode))
+		return fail(fmt.Errorf("it answers %q (%d)", printable.Line(answer.Error), res.StatusCode))
 	case res.StatusCode != http.StatusOK || answer.Type != "sync" || answer.Status != http.StatusOK:
 		return fail(fmt.Errorf("status %d and no answer", res.StatusCode))
 	}

@@ -153,6 +153,9 @@ func Locate(ctx context.Context, o LocateOptions) (Location, error) {
 		return o.inContainer(ctx, s, known)
 	}
 	at, err := withVariables(s.URL, known.PG)
+	if err == nil {
+		err = checkPassfile(at)
+	}
 	if err != nil {
 		return Location{}, fmt.Errorf("cannot use the database URL from %s: %w", s.From, err)
 	}

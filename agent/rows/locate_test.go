@@ -610,3 +610,43 @@ func TestVariables(t *testing.T) {
 		}
 	}
 }
+
+// TestPassfile: a password file that others can read is refused, as the daemon refuses its
+// own, and only where the password comes from it.
+func TestPassfile(t *testing.T) {
+	const line = "*:*:*:*:hunter2\n"
+	loose, tight := file(t, 0o640, line), file(t, 0o600, line)
+	t.Setenv("HOME", t.TempDir())
+	for _, c := range []struct {
+		conn, variable string
+		err            error
+	}{
+		{"postgres://u@h/d?sslmode=disable", loose, rows.ErrLoose},
+		{"postgres://u@h/d?sslmode=disable", tight, nil},
+		{"postgres://u:p@h/d?sslmode=disable", loose, nil},
+		{"postgres://u@h/d?password=p", loose, nil},
+		{"postgres://u@h/d?passfile=" + loose, tight, rows.ErrLoose},
+		{"host=h user=u", loose, rows.ErrLoose},
+		{"host=h user=u password=p", loose, nil},
+		{"host=h user=u passfile='" + loose + "'", tight, rows.ErrLoose},
+	} {
+		l, err := rows.Locate(t.Context(), rows.LocateOptions{PostgresFlag: c.conn, Environ: environ(map[string]string{"PGPASSFILE": c.variable})})
+		if !errors.Is(err, c.err) || (err == nil) != (c.err == nil) {
+			t.Errorf("%s with %s: %v, %v", c.conn, c.variable, l, err)
+		}
+		quiet(t, l, err)
+	}
+}
+
+// TestClearText: where the password may cross a network readable by all.
+func TestClearText(t *testing.T) {
+	for url, want := range map[string]string{
+		"postgres://u:p@db.example/d": "db.example", "postgres://u:p@10.0.0.1/d?sslmode=prefer": "10.0.0.1", "postgres://u:p@db.example/d?sslmode=require": "",
+		"postgres://u:p@db.example/d?sslmode=disable": "", "postgres://u@db.example/d": "", "postgres://u:p@127.0.0.1/d": "", "postgres://u:p@[::1]/d": "",
+		"postgres://u:p@localhost/d": "", "postgres://u:p@/d?host=/run/pg": "", "postgres://u:p@localhost,db.example/d": "db.example",
+	} {
+		if got := (rows.Location{URL: url}).ClearText(); got != want {
+			t.Errorf("%s: %q, want %q", url, got, want)
+		}
+	}
+}

@@ -5,8 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
+	"unicode"
 
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -118,4 +120,40 @@ func nonsenseOf(t *testing.T, w *rowstest.Wire, d *rowstest.Database, o rows.Opt
 			}
 		}
 	}
+}
+
+// TestNamesAreShown: what tenants and their neighbours chose leaves as one bounded,
+// printable line (law 10).
+func TestNamesAreShown(t *testing.T) {
+	d := cluster.Database(t)
+	a, b := key.Generate(), key.Generate()
+	long := strings.Repeat("x", 200_000)
+	for _, username := range []string{"<0>mallory\n<0>keyguard: all is lost", "\x1b[2J\u202e\u0085", "tenant " + long} {
+		must(t, d.Upsert(a, username, "N", nil))
+	}
+	plain := func(what, text string) {
+		t.Helper()
+		if strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsGraphic(r) }) || len(text) > 8<<10 {
+			t.Errorf("%s: %q", what, text[:min(len(text), 200)])
+		}
+	}
+	got := ask(t, d.URL(), rows.Options{Full: true}, b)
+	if len(got.Unopened.Rows) != 3 {
+		t.Fatalf("%+v", got)
+	}
+	for _, r := range got.Unopened.Rows {
+		plain("a row", r.String())
+		if len(r.Username) > 300 {
+			t.Errorf("%d bytes of a name are kept", len(r.Username))
+		}
+	}
+	_, err := open(t, d.URL(), rows.Options{}).Rewrite(t.Context(), rows.RewriteOptions{Target: b})
+	if !errors.Is(err, rows.ErrUnopenable) {
+		t.Fatal(err)
+	}
+	plain("an error", err.Error())
+	must(t, d.Admin("create schema \"a\n\x1b[2J\"; alter table secrets set schema \"a\n\x1b[2J\""))
+	missing := ask(t, d.URL(), rows.Options{}, a)
+	plain("a schema", missing.Why)
+	plain("its error", missing.Err.Error())
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
 // AdvisoryLock is the lock of pg_advisory_lock(bigint) that a rotation holds,
@@ -488,7 +489,7 @@ func (t *Table) survey(ctx context.Context, c *pgconn.PgConn) (*survey, error) {
 		return nil, errForm
 	}
 	recovery, rowSecurity, version, blockSize := v[0], v[1], v[2], v[3]
-	table, kind, filtered, heap, all, columns, elsewhere := v[4], v[5], v[6], v[7], v[8], v[9], v[10]
+	table, kind, filtered, heap, all, columns, elsewhere := v[4], v[5], v[6], v[7], v[8], v[9], printable.Line(v[10])
 	switch {
 	case recovery != "false":
 		return nil, ErrRecovery

@@ -18,6 +18,7 @@ import (
 	"slices"
 
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
 // Verdict is what a proof says of one key.
@@ -246,7 +247,7 @@ type Unopened struct {
 
 // NoAnswer is the answer where the rows could not even be asked.
 func NoAnswer(err error, keys ...key.Key) Answer {
-	return flat(Answer{State: Unknown, Why: err.Error(), Err: err}, keys)
+	return flat(Answer{State: Unknown, Why: printable.Line(err.Error()), Err: err}, keys)
 }
 
 // flat gives every key the verdict that the state already says.

@@ -10,15 +10,32 @@ import (
 	"strings"
 
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
 // namedRows is how many rows an error or a result names; the others are counted.
 const namedRows = 1000
 
-// RowName is what a person knows a row by. It is no secret.
+// longestName is how much of a name is kept to be shown, in bytes: the daemon's names are at
+// most 128, and usernames free text.
+const longestName = 256
+
+// RowName is what a person knows a row by, its ends where it is long. It is no secret.
 type RowName struct{ Username, Name string }
 
-func (n RowName) String() string { return fmt.Sprintf("%q %s", n.Username, n.Name) }
+// String is one printable line, as both are somebody else's words (law 10).
+func (n RowName) String() string { return printable.Line(fmt.Sprintf("%q %s", n.Username, n.Name)) }
+
+// rowName keeps what is shown of a row's names.
+func rowName(c *cells) RowName {
+	keep := func(b []byte) string {
+		if len(b) > longestName {
+			b = slices.Concat(b[:longestName/2], []byte("…"), b[len(b)-longestName/2:])
+		}
+		return string(b)
+	}
+	return RowName{keep(c.username), keep(c.name)}
+}
 
 // RowsError names the rows that stand in the way. errors.Is finds its Kind.
 type RowsError struct {
@@ -112,7 +129,7 @@ type names struct {
 func (n *names) add(c *cells) {
 	n.count++
 	if len(n.first) < namedRows {
-		n.first = append(n.first, RowName{string(c.username), string(c.name)})
+		n.first = append(n.first, rowName(c))
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
 const (
@@ -538,7 +539,7 @@ type Client struct {
 }
 
 func (c Client) String() string {
-	return strings.TrimSpace(fmt.Sprintf("process %s %q %s %s", c.PID, c.Application, c.Address, c.State))
+	return printable.Line(strings.TrimSpace(fmt.Sprintf("process %s %q %s %s", c.PID, c.Application, c.Address, c.State)))
 }
 
 // OtherClients lists who else is connected to the database as the daemon's role. Sessions

@@ -11,6 +11,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
@@ -67,6 +68,13 @@ func (a *app) doctorOptions(cfg *config.Config) agent.DoctorOptions {
 			agent.ModeWanted{Path: e.SecretIDFile, Mode: 0o600, Table: e.Name, Key: "secret_id_file"},
 			agent.ModeWanted{Path: e.EnvironmentFile, Mode: 0o600, Table: e.Name, Key: "environment_file"},
 			agent.ModeWanted{Path: e.CAFile, Mode: 0o644, Table: e.Name, Key: "ca_file"}) // no secret stands in it
+	}
+	o.ClearText = func(ctx context.Context) string {
+		place, err := rows.Locate(ctx, locateOptions(ctx, cfg, wiring{}))
+		if err != nil {
+			return "" // the check of Postgres says so
+		}
+		return place.ClearText()
 	}
 	if cfg.Daemon.Unit != "" {
 		o.Systemd = func(ctx context.Context) (unit.Examination, error) {

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 const (
@@ -123,13 +124,28 @@ func (h host) connect(ctx context.Context) (*pgx.Conn, error) {
 		}
 		var db *pgx.Conn
 		attempt, cancel := context.WithTimeout(ctx, connectPause)
-		db, last = pgx.Connect(attempt, url)
+		db, last = dial(attempt, url)
 		cancel()
 		if last == nil {
 			return db, nil
 		}
 	}
 	return nil, last
+}
+
+// dial connects as the daemon's pool does, and takes the connection out of it: what the URL
+// says to the pool is understood, and one connection is enough here.
+func dial(ctx context.Context, url string) (*pgx.Conn, error) {
+	pool, err := pgxpool.New(ctx, url)
+	if err != nil {
+		return nil, err
+	}
+	defer pool.Close()
+	c, err := pool.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.Hijack(), nil
 }
 
 // postgresURL finds the database in the daemon's order.

@@ -34,6 +34,9 @@ func TestPgBouncer(t *testing.T) {
 				t.Errorf("the daemon is connected: %v, %v", others, err)
 			}
 			daemon.Close()
+			if err := table.MayRewrite(t.Context()); errors.Is(err, rows.ErrPooled) != (mode == "transaction") || mode == "session" && err != nil {
+				t.Error(err)
+			}
 			_, err = table.Rewrite(context.Background(), rows.RewriteOptions{Target: b, Keys: []key.Key{a}})
 			want := b
 			if mode == "transaction" {

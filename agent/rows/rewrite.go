@@ -167,7 +167,7 @@ func (w *rewrite) do(ctx context.Context) (err error) {
 	if w.s.version < rewriteVersion {
 		return ErrOldServer
 	}
-	if err := w.unpooled(ctx); err != nil {
+	if err := w.unpooled(ctx, w.conn, w.writer); err != nil {
 		return err
 	}
 	open := true
@@ -206,22 +206,22 @@ func (w *rewrite) do(ctx context.Context) (err error) {
 }
 
 // unpooled refuses a pooler that gives a session of the server away between transactions:
-// what we lock and whom we see connected would not be ours. The reader has just ended one,
-// and is handed to the writer there.
-func (w *rewrite) unpooled(ctx context.Context) error {
+// what we lock and whom we see connected would not be ours. The first of two connections
+// has just ended a transaction, and its session is handed to the second there.
+func (t *Table) unpooled(ctx context.Context, first, second *pgconn.PgConn) error {
 	backend := func(c *pgconn.PgConn) (pid string, err error) {
-		err = w.run(ctx, c, 1, "select pg_backend_pid()::text", nil, func(v [][]byte) error {
+		err = t.run(ctx, c, 1, "select pg_backend_pid()::text", nil, func(v [][]byte) error {
 			pid = string(v[0])
 			return nil
 		})
 		return pid, err
 	}
-	reads, err := backend(w.conn)
-	if err != nil || reads == strconv.FormatUint(uint64(w.conn.PID()), 10) {
+	one, err := backend(first)
+	if err != nil || one == strconv.FormatUint(uint64(first.PID()), 10) {
 		return err // the server itself
 	}
-	writes, err := backend(w.writer)
-	if err == nil && reads == writes {
+	other, err := backend(second)
+	if err == nil && one == other {
 		err = ErrPooled
 	}
 	return err

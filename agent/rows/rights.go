@@ -11,8 +11,8 @@ import (
 var ErrMayNot = errors.New("the database role may not rewrite the rows")
 
 // MayRewrite asks whether the role has what Rewrite needs besides reading: UPDATE on the
-// table, and to make a temporary one in the database. It returns ErrMayNot, or why that
-// cannot be told.
+// table, to make a temporary one in the database, and sessions of its own. It returns
+// ErrMayNot, ErrPooled, or why that cannot be told.
 func (t *Table) MayRewrite(ctx context.Context) error {
 	if t.place.Absent {
 		return nil
@@ -25,9 +25,10 @@ func (t *Table) MayRewrite(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return t.run(ctx, t.conn, `select has_table_privilege($1, 'UPDATE')::text, has_database_privilege(current_database(), 'TEMP')::text,
+		answered := false
+		err = t.run(ctx, t.conn, 4, `select has_table_privilege($1, 'UPDATE')::text, has_database_privilege(current_database(), 'TEMP')::text,
 current_user, current_database()`, [][]byte{[]byte(s.table)}, func(v [][]byte) error {
-			lacks = nil
+			lacks, answered = nil, true
 			role, database := string(v[2]), string(v[3])
 			if string(v[0]) != "true" {
 				lacks = append(lacks, fmt.Sprintf("UPDATE on table %s is not granted to %q", s.table, role))
@@ -37,10 +38,22 @@ current_user, current_database()`, [][]byte{[]byte(s.table)}, func(v [][]byte) e
 			}
 			return nil
 		})
+		switch {
+		case err != nil:
+			return err
+		case !answered:
+			return errForm
+		}
+		other, err := t.connect(ctx, t.config)
+		if err != nil {
+			return err
+		}
+		defer hangUp(other)
+		return t.unpooled(ctx, t.conn, other)
 	})
 	switch {
 	case err != nil:
-		return fmt.Errorf("cannot ask what may be done to the rows at %s: %w", place(t.config), err)
+		return fmt.Errorf("cannot tell what may be done to the rows at %s: %w", place(t.config), err)
 	case len(lacks) > 0:
 		return fmt.Errorf("%w at %s: %s", ErrMayNot, place(t.config), strings.Join(lacks, "; "))
 	}

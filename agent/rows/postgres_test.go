@@ -261,8 +261,9 @@ func TestAnswers(t *testing.T) {
 				if (got.Mark == "") != (c.state == rows.Unknown) {
 					t.Errorf("mark %q", got.Mark)
 				}
+				// One that failed holds nothing, and is closed; the server may be yet to see that.
 				if list, err := d.Activity(); err != nil || slices.ContainsFunc(list, func(s string) bool {
-					return strings.HasPrefix(s, "keyguard") && s != "keyguard idle"
+					return strings.HasPrefix(s, "keyguard") && s != "keyguard idle" && s != "keyguard idle in transaction (aborted)"
 				}) {
 					t.Errorf("%q, %v", list, err)
 				}

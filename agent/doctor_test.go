@@ -221,7 +221,7 @@ func TestChecks(t *testing.T) {
 			f.status.Rows = decide.RowsEvidence{State: decide.RowsUnknown, Why: "refused", Err: rows.ErrRefused}
 		}, "postgres problem"},
 		"a password in clear text": {func(f *facts, _ *DoctorOptions) { f.clearText = "db.example" }, "postgres password problem"},
-		"escrow down": {func(f *facts, _ *DoctorOptions) { f.escrows[0].State, f.escrows[0].Why = decide.EscrowFailed, "down" }, `escrow "e" problem`},
+		"escrow down":              {func(f *facts, _ *DoctorOptions) { f.escrows[0].State, f.escrows[0].Why = decide.EscrowFailed, "down" }, `escrow "e" problem`},
 		"not required": {func(f *facts, _ *DoctorOptions) {
 			f.escrows[0].State, f.escrows[0].Why, f.escrows[0].Required = decide.EscrowFailed, "down", false
 		}, `escrow "e" unknown`},

@@ -61,6 +61,10 @@ func (f *file) check(c *Config, host bool) {
 		k.escrow, k.table = i, tables[i]
 		k.checkEscrow(&c.Escrows[i], names, places)
 	}
+	for i := range c.Escrows {
+		k.escrow, k.table = i, tables[i]
+		k.checkMember(c, &c.Escrows[i])
+	}
 }
 
 // The forms of names. They are not regular expressions, because compiling those
@@ -311,6 +315,8 @@ var kinds = []kind{
 	{VaultKV, checker.vault},
 	{Directory, checker.directory},
 	{Command, checker.command},
+	{AWS, checker.aws},
+	{Split, checker.split},
 }
 
 func kindNames() []string {
@@ -336,6 +342,14 @@ func (k checker) gcp(s *Escrow) (place string) {
 	k.matches(s.Secret, "secret", secret, "a secret's name has at most 244 letters, digits, - and _, and {hostname}")
 	k.matches(s.Location, "location", location, `a location is like "europe-west1"`)
 	k.secretFile(s.CredentialsFile, "escrow.credentials_file")
+	k.endpoint(s)
+	if s.Project == "" || s.Secret == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s/%s/%s at %s", s.Project, s.Location, s.Secret, s.Endpoint)
+}
+
+func (k checker) endpoint(s *Escrow) {
 	switch {
 	case s.Endpoint == "" && s.Plaintext:
 		k.report("escrow.plaintext", "allowed only with an endpoint on loopback")
@@ -345,10 +359,128 @@ func (k checker) gcp(s *Escrow) (place string) {
 	case s.Plaintext && !loopback(s.Endpoint):
 		k.report("escrow.plaintext", "allowed only with an endpoint on loopback: the key would travel in the clear")
 	}
-	if s.Project == "" || s.Secret == "" {
+}
+
+// awsCredentials are the ways to say who asks AWS.
+var awsCredentials = []string{"file", "environment", "web-identity", "container", "process", "instance"}
+
+func (k checker) aws(s *Escrow) (place string) {
+	k.missing(s, s.Region, "region")
+	k.missing(s, s.Secret, "secret")
+	k.matches(s.Region, "region", location, `a region is like "eu-central-1"`)
+	k.matches(s.Secret, "secret", awsSecret, "a secret's name has at most 501 letters, digits and / _ + = . @ -, and {hostname}")
+	k.secretFile(s.CredentialsFile, "escrow.credentials_file")
+	k.secretFile(s.TokenFile, "escrow.token_file")
+	k.endpoint(s)
+	if s.Credentials == "" {
+		s.Credentials = "instance"
+		if s.CredentialsFile != "" {
+			s.Credentials = "file"
+		}
+	}
+	if !slices.Contains(awsCredentials, s.Credentials) {
+		k.report("escrow.credentials", "unknown %q%s (%s)", s.Credentials, nearest(s.Credentials, awsCredentials), oneOf(awsCredentials))
+	}
+	for _, only := range []struct{ key, of string }{{"credentials_file", "file"}, {"profile", "file"}, {"role", "web-identity"}, {"token_file", "web-identity"}, {"process", "process"}} {
+		if k.set(only.key) && s.Credentials != only.of {
+			k.report("escrow."+only.key, "belongs to credentials = %q only", only.of)
+		}
+	}
+	switch {
+	case s.Credentials == "file" && s.CredentialsFile == "" && k.sound("credentials_file"):
+		k.report("escrow.credentials_file", "missing: credentials = \"file\" needs it")
+	case s.Credentials == "process" && len(s.Process) == 0 && k.sound("process"):
+		k.report("escrow.process", "missing: credentials = \"process\" needs it")
+	case len(s.Process) > 0 && !usablePath(s.Process[0]):
+		k.report("escrow.process", "%q is no absolute, clean path", s.Process[0])
+	}
+	if s.Region == "" || s.Secret == "" {
 		return ""
 	}
-	return fmt.Sprintf("%s/%s/%s at %s", s.Project, s.Location, s.Secret, s.Endpoint)
+	return fmt.Sprintf("%s/%s at %s", s.Region, s.Secret, s.Endpoint)
+}
+
+// awsSecret is a secret's name: at most 512 letters
+// (https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_CreateSecret.html), with
+// "-quarantine" behind it.
+func awsSecret(s string) bool {
+	return len(s) <= 512-len("-quarantine") && consistsOf(s, "/_+=.@-")
+}
+
+// The bounds of a split, agent/key's.
+const (
+	minNeed  = 2
+	maxParts = 9
+)
+
+func (k checker) split(s *Escrow) (place string) {
+	for _, key := range []string{"seal_to", "identity_file"} {
+		if k.set(key) {
+			k.report("escrow."+key, "belongs to the members: each seals its own part")
+		}
+	}
+	switch {
+	case !k.set("need"):
+		k.report("escrow.need", "missing: how many of the members' parts rebuild a key")
+	case k.sound("need") && s.Need < minNeed:
+		k.report("escrow.need", "must be at least %d: of one part, each would be the key", minNeed)
+	}
+	switch {
+	case !k.set("members"):
+		k.report("escrow.members", "missing: the names of the escrows that keep a part each")
+	case !k.sound("members"):
+	case len(s.Members) > maxParts:
+		k.report("escrow.members", "%d are too many: at most %d", len(s.Members), maxParts)
+	case len(s.Members) < s.Need:
+		k.report("escrow.members", "%d are too few: %d are needed to rebuild a key", len(s.Members), s.Need)
+	}
+	return ""
+}
+
+// checkMember looks at what holds between a split and its members. What is wrong with a
+// member is the member's: it cannot answer, and never keeps a whole key by mistake.
+func (k checker) checkMember(c *Config, s *Escrow) {
+	if s.Kind == Split {
+		for i, name := range s.Members {
+			at := slices.IndexFunc(c.Escrows, func(e Escrow) bool { return e.Name == name })
+			switch {
+			case slices.Contains(s.Members[:i], name):
+				k.report("escrow.members", "%q is named twice", name)
+			case at < 0:
+				k.report("escrow.members", "there is no escrow %q", name)
+			case c.Escrows[at].Kind == Split:
+				k.report("escrow.members", "%q is a split itself", name)
+			}
+		}
+		return
+	}
+	var of *Escrow
+	for i := range c.Escrows {
+		other := &c.Escrows[i]
+		if other.Kind != Split || !slices.Contains(other.Members, s.Name) {
+			continue
+		}
+		if of != nil {
+			k.report("escrow.part", "%q and %q both have it as a member: one part, one key", of.Name, other.Name)
+			return
+		}
+		of = other
+	}
+	switch {
+	case of == nil && k.set("part"):
+		k.report("escrow.part", "no split names %q in its members", s.Name)
+	case of == nil || !k.sound("part"):
+	case !k.set("part"):
+		k.report("escrow.part", "missing: a member of %q keeps a part, and which one must be said, 1 to %d", of.Name, maxParts)
+	case s.Part < 1 || s.Part > maxParts:
+		k.report("escrow.part", "must be 1 to %d", maxParts)
+	default:
+		for i := range c.Escrows[:k.escrow] {
+			if other := &c.Escrows[i]; other.Part == s.Part && slices.Contains(of.Members, other.Name) {
+				k.report("escrow.part", "%q keeps part %d already", other.Name, s.Part)
+			}
+		}
+	}
 }
 
 func (k checker) vault(s *Escrow) (place string) {

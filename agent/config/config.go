@@ -127,6 +127,8 @@ const (
 	VaultKV          = "vault-kv"
 	Directory        = "directory"
 	Command          = "command"
+	AWS              = "aws-secrets-manager"
+	Split            = "split"
 )
 
 // presets are the programs whose commands keyguard knows.
@@ -137,7 +139,7 @@ var presets = []string{"1password", "bitwarden", "pass"}
 type Escrow struct {
 	// Name is what people and the ledger call it: letters, digits, and . _ - in it.
 	Name string `toml:"name"`
-	// Kind is gcp-secret-manager, vault-kv, directory or command.
+	// Kind is gcp-secret-manager, vault-kv, directory, command, aws-secrets-manager or split.
 	Kind string `toml:"kind"`
 	// Required escrows must hold the key: a rotation needs them, and status is red
 	// while one lags. It is the default.
@@ -153,21 +155,31 @@ type Escrow struct {
 	// IdentityFile is a file, 0600 or tighter, with the age identity, or the SSH key
 	// without a passphrase, that opens sealed copies. It lets drills on this host open them.
 	IdentityFile string `toml:"identity_file"`
+	// Part makes it a member of a split: it keeps this part of each key, 1 to 9, and never
+	// a whole one. The number is the store's for ever, whatever the store is called: with a
+	// second part it would tell as much as two stores.
+	Part int `toml:"part" kind:"gcp-secret-manager vault-kv directory command aws-secrets-manager"`
+
+	// Need is how many of the members' parts rebuild a key, at least 2: whoever reads fewer
+	// stores learns nothing. Another number takes a new key: `keyguard rotate`.
+	Need int `toml:"need" kind:"split"`
+	// Members are the names of the escrows that keep a part each.
+	Members []string `toml:"members" kind:"split"`
 
 	// Project is the id of the Google Cloud project, which may be another one than the host's.
 	Project string `toml:"project" kind:"gcp-secret-manager"`
 	// Secret is the secret's name, one for each host. {hostname} in it is replaced
 	// once, by `keyguard init`. Quarantined keys go to the secret of this name and -quarantine.
-	Secret string `toml:"secret" kind:"gcp-secret-manager"`
+	Secret string `toml:"secret" kind:"gcp-secret-manager aws-secrets-manager"`
 	// Location makes it a regional secret: "europe-west1".
 	Location string `toml:"location" kind:"gcp-secret-manager"`
-	// CredentialsFile is a JSON file, 0600 or tighter. Without it Application Default
-	// Credentials are used.
-	CredentialsFile string `toml:"credentials_file" kind:"gcp-secret-manager"`
+	// CredentialsFile is a file, 0600 or tighter: for Secret Manager JSON, without which
+	// Application Default Credentials are used; for AWS a shared credentials file.
+	CredentialsFile string `toml:"credentials_file" kind:"gcp-secret-manager aws-secrets-manager"`
 	// Endpoint is the host:port of an emulator or of a private endpoint.
-	Endpoint string `toml:"endpoint" kind:"gcp-secret-manager"`
+	Endpoint string `toml:"endpoint" kind:"gcp-secret-manager aws-secrets-manager"`
 	// Plaintext speaks to Endpoint without TLS. It is allowed on loopback only.
-	Plaintext bool `toml:"plaintext" kind:"gcp-secret-manager"`
+	Plaintext bool `toml:"plaintext" kind:"gcp-secret-manager aws-secrets-manager"`
 
 	// Address is the URL of the Vault or OpenBao server: https, or http on loopback.
 	Address string `toml:"address" kind:"vault-kv"`
@@ -182,8 +194,22 @@ type Escrow struct {
 	// 1password the vault before that: "Infrastructure/containarium-{hostname}". Without
 	// it containarium- and this host's name.
 	Path string `toml:"path" kind:"vault-kv directory command"`
-	// TokenFile is a file, 0600 or tighter, that holds a token.
-	TokenFile string `toml:"token_file" kind:"vault-kv"`
+	// Region is that of AWS: "eu-central-1".
+	Region string `toml:"region" kind:"aws-secrets-manager"`
+	// Credentials says who asks AWS, by exactly one way: file (an access key, in
+	// CredentialsFile), environment, web-identity, container, process or instance (the
+	// machine's role). The default is file where there is a CredentialsFile, else instance.
+	Credentials string `toml:"credentials" kind:"aws-secrets-manager"`
+	// Profile is the one in CredentialsFile, without it "default".
+	Profile string `toml:"profile" kind:"aws-secrets-manager"`
+	// Role is the ARN of the role that a web identity takes on, without it AWS_ROLE_ARN's.
+	Role string `toml:"role" kind:"aws-secrets-manager"`
+	// Process is the program that prints credentials, and its arguments.
+	Process []string `toml:"process" kind:"aws-secrets-manager"`
+
+	// TokenFile is a file, 0600 or tighter, that holds a token; for AWS that of a web
+	// identity, without it the one that AWS_WEB_IDENTITY_TOKEN_FILE names.
+	TokenFile string `toml:"token_file" kind:"vault-kv aws-secrets-manager"`
 	// RoleIDFile and SecretIDFile are files, 0600 or tighter, for AppRole.
 	RoleIDFile   string `toml:"role_id_file" kind:"vault-kv"`
 	SecretIDFile string `toml:"secret_id_file" kind:"vault-kv"`
@@ -219,6 +245,16 @@ func (e Escrow) Sealed() []string {
 		return e.SealTo
 	}
 	return e.Recipients
+}
+
+// SplitOf is the name of the split that has this escrow as a member, "" where none has.
+func (c *Config) SplitOf(escrow string) string {
+	for _, e := range c.Escrows {
+		if e.Kind == Split && slices.Contains(e.Members, escrow) {
+			return e.Name
+		}
+	}
+	return ""
 }
 
 // Default is what an empty file says. UID and GID are root's.

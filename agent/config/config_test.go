@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -99,6 +100,41 @@ environment_file = "/etc/kg/vaulty.env"
 save  = ["/usr/local/bin/vaulty", "put", "{hostname}"]
 list  = ["vaulty", "list"]
 fetch = ["vaulty", "get"]
+
+[[escrow]]
+name = "aws-1"
+kind = "aws-secrets-manager"
+part = 1
+region = "eu-central-1"
+secret = "containarium/h1/secrets-master"
+credentials_file = "/etc/kg/aws"
+profile = "keyguard"
+
+[[escrow]]
+name = "aws-4"
+kind = "aws-secrets-manager"
+part = 4
+region = "us-east-1"
+secret = "containarium/h1/secrets-master"
+credentials = "process"
+process = ["/usr/local/bin/aws-keys", "--json"]
+
+[[escrow]]
+name = "aws-5"
+kind = "aws-secrets-manager"
+part = 5
+required = false
+region = "eu-west-1"
+secret = "s"
+credentials = "web-identity"
+role = "arn:aws:iam::123456789012:role/host"
+token_file = "/etc/kg/web.token"
+
+[[escrow]]
+name = "split"
+kind = "split"
+need = 2
+members = ["aws-1", "aws-4", "aws-5"]
 `
 
 func wholeConfig() *Config {
@@ -124,6 +160,13 @@ func wholeConfig() *Config {
 			{Name: "1password", Kind: "command", Required: true, Readable: true, Preset: "1password"},
 			{Name: "own", Kind: "command", Required: true, Readable: true, EnvironmentFile: "/etc/kg/vaulty.env", Save: []string{"/usr/local/bin/vaulty", "put", "{hostname}"},
 				List: []string{"vaulty", "list"}, Fetch: []string{"vaulty", "get"}},
+			{Name: "aws-1", Kind: "aws-secrets-manager", Required: true, Part: 1, Region: "eu-central-1", Secret: "containarium/h1/secrets-master",
+				Credentials: "file", CredentialsFile: "/etc/kg/aws", Profile: "keyguard"},
+			{Name: "aws-4", Kind: "aws-secrets-manager", Required: true, Part: 4, Region: "us-east-1", Secret: "containarium/h1/secrets-master",
+				Credentials: "process", Process: []string{"/usr/local/bin/aws-keys", "--json"}},
+			{Name: "aws-5", Kind: "aws-secrets-manager", Part: 5, Region: "eu-west-1", Secret: "s", Credentials: "web-identity",
+				Role: "arn:aws:iam::123456789012:role/host", TokenFile: "/etc/kg/web.token"},
+			{Name: "split", Kind: "split", Required: true, Need: 2, Members: []string{"aws-1", "aws-4", "aws-5"}},
 		},
 	}
 }
@@ -218,6 +261,15 @@ const gcp = "[[escrow]]\nname = \"gcp\"\nkind = \"gcp-secret-manager\"\nproject 
 const vault = "[[escrow]]\nname = \"v\"\nkind = \"vault-kv\"\naddress = \"https://v\"\nmount = \"m\"\npath = \"p\"\n"
 const command = "[[escrow]]\nname = \"c\"\nkind = \"command\"\n"
 
+const aws = "[[escrow]]\nname = \"a\"\nkind = \"aws-secrets-manager\"\nregion = \"eu-central-1\"\nsecret = \"s\"\n"
+
+// splitOf is a split of two directories, each with a line of its own.
+func splitOf(split, a, b string) string {
+	return "[[escrow]]\nkind = \"split\"\n" + split + "\nmembers = [\"a\", \"b\"]\nname = \"s\"\n" +
+		"[[escrow]]\nname = \"a\"\nkind = \"directory\"\n" + a + "\npath = \"/a\"" + "\n" +
+		"[[escrow]]\nname = \"b\"\nkind = \"directory\"\npath = \"/b\"\n" + b + "\n"
+}
+
 func TestProblems(t *testing.T) {
 	for _, c := range []struct {
 		name, text string
@@ -239,8 +291,30 @@ func TestProblems(t *testing.T) {
 		{"a very long key", strings.Repeat("k", 500) + " = 1", []string{"line 1: kkk"}},
 		{"kind", "[[escrow]]\nname = \"a\"\nkind = \"gcp-secrets-manager\"",
 			[]string{`line 3: escrow.kind: unknown kind "gcp-secrets-manager"; did you mean "gcp-secret-manager"?`}},
+		{"split, nothing", "[[escrow]]\nname = \"s\"\nkind = \"split\"", []string{"line 1: escrow.need: missing: how many", "line 1: escrow.members: missing: the names"}},
+		{"split, one part is the key", splitOf("need = 1", "part = 1", "part = 2"), []string{"line 3: escrow.need: must be at least 2"}},
+		{"split, too few", splitOf("need = 3", "part = 1", "part = 2"), []string{"line 4: escrow.members: 2 are too few: 3 are needed"}},
+		{"split, no part", splitOf("need = 2", "part = 1", ""), []string{`line 11: escrow.part: missing: a member of "s" keeps a part, and which one must be said, 1 to 9`}},
+		{"split, part of a wrong type", splitOf("need = 2", "part = 1", "part = \"2\""), []string{"line 15: escrow.part: must be a number, not text"}},
+		{"split, part 10", splitOf("need = 2", "part = 1", "part = 10"), []string{"line 15: escrow.part: must be 1 to 9"}},
+		{"split, part 0", splitOf("need = 2", "part = 0", "part = 2"), []string{"line 9: escrow.part: must be 1 to 9"}},
+		{"split, one part twice", splitOf("need = 2", "part = 2", "part = 2"), []string{`line 15: escrow.part: "a" keeps part 2 already`}},
+		{"split, sealed", splitOf("need = 2\nidentity_file = \"/i\"", "part = 1", "part = 2"), []string{"line 4: escrow.identity_file: belongs to the members"}},
+		{"split, unknown member", strings.Replace(splitOf("need = 2", "part = 1", "part = 2"), `"b"]`, `"c"]`, 1), []string{
+			`line 4: escrow.members: there is no escrow "c"`, `line 15: escrow.part: no split names "b" in its members`}},
+		{"split, a member twice", strings.Replace(splitOf("need = 2", "part = 1", "part = 2"), `"b"]`, `"b", "b"]`, 1), []string{`line 4: escrow.members: "b" is named twice`}},
+		{"split, of a split", strings.Replace(splitOf("need = 2", "part = 1", "part = 2"), `"b"]`, `"b", "s"]`, 1), []string{`line 4: escrow.members: "s" is a split itself`}},
+		{"split, one place twice", strings.Replace(splitOf("need = 2", "part = 1", "part = 2"), "/b", "/a", 1), []string{`line 13: escrow.kind: this is the same place as escrow "a"`}},
+		{"two splits, one member", splitOf("need = 2", "part = 1", "part = 2") + "[[escrow]]\nname = \"t\"\nkind = \"split\"\nneed = 2\nmembers = [\"a\", \"b\"]", []string{
+			`line 9: escrow.part: "s" and "t" both have it`, `line 15: escrow.part: "s" and "t" both have it`}},
+		{"a part of no split", usb + "part = 1", []string{`line 5: escrow.part: no split names "usb" in its members`}},
+		{"aws, nothing", "[[escrow]]\nname = \"a\"\nkind = \"aws-secrets-manager\"", []string{"line 1: escrow.region: missing", "line 1: escrow.secret: missing"}},
+		{"aws, who", aws + "credentials = \"instanze\"", []string{`line 6: escrow.credentials: unknown "instanze"; did you mean "instance"?`}},
+		{"aws, file", aws + "credentials = \"file\"", []string{"line 1: escrow.credentials_file: missing"}},
+		{"aws, two ways", aws + "credentials = \"instance\"\nprofile = \"p\"", []string{`line 7: escrow.profile: belongs to credentials = "file" only`}},
+		{"aws, process", aws + "credentials = \"process\"\nprocess = [\"keys\"]", []string{`line 7: escrow.process: "keys" is no absolute`}},
 		{"kind of paper", "[[escrow]]\nname = \"a\"\nkind = \"paper\"",
-			[]string{`line 3: escrow.kind: unknown kind "paper" (gcp-secret-manager, vault-kv, directory or command)`}},
+			[]string{`line 3: escrow.kind: unknown kind "paper" (gcp-secret-manager, vault-kv, directory, command, aws-secrets-manager or split)`}},
 		{"a kind that is a key", "[[escrow]]\nname = \"a\"\nkind = \"metrics_file\"", []string{`line 3: escrow.kind: unknown kind "metrics_file" (`}},
 		{"preset", command + "preset = \"bitwarten\"", []string{`line 4: escrow.preset: unknown preset "bitwarten"; did you mean "bitwarden"?`}},
 
@@ -305,7 +379,7 @@ func TestProblems(t *testing.T) {
 		{"database, words", "[database]\nurl = \"host=x user=y\"", []string{"line 2: database.url: must be a postgres:// URL"}},
 		{"no name", "[[escrow]]\nkind = \"directory\"\npath = \"/a\"", []string{"line 1: escrow.name: missing"}},
 		{"strange name", strings.Replace(usb, `"usb"`, `"my usb"`, 1), []string{`line 2: escrow.name: "my usb": a name has`}},
-		{"no kind", "\n[[escrow]]\nname = \"a\"", []string{"line 2: escrow.kind: missing: gcp-secret-manager, vault-kv, directory or command"}},
+		{"no kind", "\n[[escrow]]\nname = \"a\"", []string{"line 2: escrow.kind: missing: gcp-secret-manager, vault-kv, directory, command, aws-secrets-manager or split"}},
 		{"nothing", "[[escrow]]", []string{"line 1: escrow.name: missing", "line 1: escrow.kind: missing"}},
 		{"name of a wrong type", "[[escrow]]\nname = 7\nkind = \"directory\"\npath = \"/a\"", []string{"line 2: escrow.name: must be text in double quotes, not a number"}},
 		{"another kind's key", usb + "mount = \"m\"", []string{`line 5: escrow.mount: does not belong to kind "directory", only to vault-kv`}},
@@ -757,8 +831,9 @@ func TestShippedFile(t *testing.T) {
 	for _, s := range c.Escrows {
 		got = append(got, s.Kind)
 	}
-	if !reflect.DeepEqual(got, kindNames()) {
-		t.Errorf("examples of %v, want %v", got, kindNames())
+	// A split stands there as prose: its members are the others.
+	if want := slices.DeleteFunc(kindNames(), func(k string) bool { return k == Split }); !reflect.DeepEqual(got, want) {
+		t.Errorf("examples of %v, want %v", got, want)
 	}
 	c.Escrows = nil
 	same(t, c, Default())

@@ -32,7 +32,9 @@ func writeTable(b *strings.Builder, v reflect.Value) {
 				fmt.Fprintf(b, "%s = %t\n", name, f)
 			}
 		case int:
-			fmt.Fprintf(b, "%s = %d\n", name, f)
+			if f != 0 || name == "copies" {
+				fmt.Fprintf(b, "%s = %d\n", name, f)
+			}
 		case time.Duration:
 			fmt.Fprintf(b, "%s = %q\n", name, duration(f))
 		case []string:

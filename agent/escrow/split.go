@@ -72,6 +72,9 @@ func NewSplit(o SplitOptions) (*Split, error) {
 		return fail("it has %d members, and %d are needed to rebuild a key", len(o.Members), o.Need)
 	}
 	for i, m := range o.Members {
+		if _, wrong := m.Escrow.(*Misconfigured); wrong {
+			continue // it cannot answer, and the others may be enough
+		}
 		if m.Number < 1 || m.Number > key.MaxParts {
 			return fail("member %s has part %d: %w", m.Name(), m.Number, key.ErrParts)
 		}

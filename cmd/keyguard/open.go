@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -112,11 +113,10 @@ func (a *app) host(cfg *config.Config, w wiring) (*agent.Host, error) {
 	}
 	a.wrong = nil
 	for _, e := range cfg.Escrows {
-		place, err := openEscrow(cfg, e, a.identities)
-		if err != nil {
-			a.wrong = append(a.wrong, fmt.Errorf("escrow %q cannot be used: %w", e.Name, err))
-			place = escrow.NewMisconfigured(e.Name, e.Kind, err)
+		if cfg.SplitOf(e.Name) != "" {
+			continue // a part is nothing by itself
 		}
+		place := a.place(cfg, e)
 		one := agent.Escrow{Reader: place, Writer: place, Required: e.Required}
 		if !e.Readable && e.Wrong == nil {
 			one.Reader, one.AddOnly = escrow.NewUnread(place), true
@@ -124,6 +124,36 @@ func (a *app) host(cfg *config.Config, w wiring) (*agent.Host, error) {
 		h.Escrows = append(h.Escrows, one)
 	}
 	return h, nil
+}
+
+// place makes one escrow, or one that cannot answer of a configuration that is wrong.
+func (a *app) place(cfg *config.Config, e config.Escrow) escrow.Escrow {
+	open := func() (escrow.Escrow, error) { return openEscrow(cfg, e, a.identities) }
+	if e.Kind == config.Split && e.Wrong == nil {
+		open = func() (escrow.Escrow, error) { return a.openSplit(cfg, e) }
+	}
+	place, err := open()
+	if err != nil {
+		a.wrong = append(a.wrong, fmt.Errorf("escrow %q cannot be used: %w", e.Name, err))
+		return escrow.NewMisconfigured(e.Name, e.Kind, err)
+	}
+	return place
+}
+
+// openSplit makes a split of its members.
+func (a *app) openSplit(cfg *config.Config, e config.Escrow) (escrow.Escrow, error) {
+	o := escrow.SplitOptions{Name: e.Name, Need: e.Need}
+	for _, m := range cfg.Escrows {
+		if slices.Contains(e.Members, m.Name) {
+			m.Need = e.Need
+			o.Members = append(o.Members, escrow.Member{Escrow: a.place(cfg, m), Number: m.Part, Required: m.Required})
+		}
+	}
+	s, err := escrow.NewSplit(o)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // tellWrong says which escrows cannot be used. All else goes on without them.
@@ -165,6 +195,10 @@ func openEscrow(cfg *config.Config, e config.Escrow, brought []string) (escrow.E
 	if e.Wrong != nil {
 		return nil, errors.New(e.Wrong.Brief())
 	}
+	part := escrow.PartOf{}
+	if e.Part != 0 {
+		part = escrow.PartOf{Need: e.Need, Number: e.Part}
+	}
 	identities := brought
 	if e.IdentityFile != "" {
 		identities = append([]string{e.IdentityFile}, brought...)
@@ -174,13 +208,20 @@ func openEscrow(cfg *config.Config, e config.Escrow, brought []string) (escrow.E
 		return escrow.NewGCP(escrow.GCPOptions{
 			Name: e.Name, Project: e.Project, Secret: e.Secret, Location: e.Location,
 			CredentialsFile: e.CredentialsFile, Endpoint: e.Endpoint, Plaintext: e.Plaintext,
-			SealTo: e.Sealed(), IdentityFiles: identities,
+			SealTo: e.Sealed(), IdentityFiles: identities, Part: part,
 		})
 	case config.VaultKV:
 		return escrow.NewVault(escrow.VaultOptions{
 			Name: e.Name, Address: e.Address, Mount: e.Mount, Path: e.Path, Namespace: e.Namespace, CAFile: e.CAFile,
 			TokenFile: e.TokenFile, RoleIDFile: e.RoleIDFile, SecretIDFile: e.SecretIDFile,
-			SealTo: e.Sealed(), IdentityFiles: identities,
+			SealTo: e.Sealed(), IdentityFiles: identities, Part: part,
+		})
+	case config.AWS:
+		return escrow.NewAWS(escrow.AWSOptions{
+			Name: e.Name, Region: e.Region, Secret: e.Secret, Endpoint: e.Endpoint, Plaintext: e.Plaintext,
+			Credentials: escrow.AWSCredentials{Kind: e.Credentials, File: e.CredentialsFile, Profile: e.Profile,
+				Role: e.Role, TokenFile: e.TokenFile, Process: e.Process},
+			SealTo: e.Sealed(), IdentityFiles: identities, Part: part,
 		})
 	case config.Directory:
 		self, err := os.Executable()
@@ -189,12 +230,12 @@ func openEscrow(cfg *config.Config, e config.Escrow, brought []string) (escrow.E
 		}
 		return escrow.NewIsolated(self, []string{serveDirectory}, escrow.DirectoryOptions{
 			Name: e.Name, Path: e.Path, Recipients: e.Sealed(), IdentityFiles: identities,
-			Keyfile: cfg.Keyfile, AllowSameDisk: e.AllowSameDisk,
+			Keyfile: cfg.Keyfile, AllowSameDisk: e.AllowSameDisk, Part: part,
 		}, 0)
 	}
 	return escrow.NewCommand(escrow.CommandOptions{
 		Name: e.Name, Preset: e.Preset, Path: commandPath(e), Save: e.Save, List: e.List, Fetch: e.Fetch,
-		EnvironmentFile: e.EnvironmentFile, SealTo: e.Sealed(), IdentityFiles: identities,
+		EnvironmentFile: e.EnvironmentFile, SealTo: e.Sealed(), IdentityFiles: identities, Part: part,
 	})
 }
 

@@ -76,6 +76,7 @@ type DrilledCopy struct {
 	Key      key.Fingerprint // of its bytes, or what the store says where they cannot be read
 	Encoding key.Encoding    // how the bytes are written, "" where they could not be read
 	Proof    rows.Proof
+	Parts    []escrow.Part // of a key in parts, what became of each
 	Took     time.Duration // until it was read back
 
 	key key.Key // as the daemon would read it
@@ -288,7 +289,7 @@ func (c *DrilledCopy) restore(ctx context.Context, s escrow.Reader, scratch stri
 		c.fail(c.Unreadable, escrow.ErrUnreadable)
 		return nil
 	}
-	fetched, encoding, err := s.Fetch(ctx, c.Copy)
+	fetched, encoding, err := c.fetch(ctx, s)
 	defer fetched.Wipe()
 	var sealed *escrow.SealedError
 	switch {
@@ -314,6 +315,34 @@ func (c *DrilledCopy) restore(ctx context.Context, s escrow.Reader, scratch stri
 		c.inconclusive(err)
 	}
 	return nil
+}
+
+// fetch reads the copy. Of the newest in parts it reads them all: each takes part.
+func (c *DrilledCopy) fetch(ctx context.Context, s escrow.Reader) (key.Key, key.Encoding, error) {
+	shared, ok := s.(escrow.Shared)
+	if !ok || !c.Judged {
+		return s.Fetch(ctx, c.Copy)
+	}
+	k, parts, err := shared.Rebuild(ctx, c.Copy)
+	if err == nil && parts == nil {
+		k.Wipe()
+		return s.Fetch(ctx, c.Copy)
+	}
+	c.Parts = parts
+	return k, key.Raw, err
+}
+
+// judgeParts makes a copy fail that can still be rebuilt, and not from each of its parts.
+func (c *DrilledCopy) judgeParts() {
+	if c.Verdict != DrillPassed {
+		return
+	}
+	for _, p := range c.Parts {
+		if p.Err != nil {
+			c.fail(fmt.Sprintf("%s; but part %d, in %s, is of no use: %v", c.Reason, p.Number, p.Member, p.Err), p.Err)
+			return
+		}
+	}
 }
 
 func (c *DrilledCopy) fail(reason string, err error) {
@@ -371,6 +400,7 @@ func (d *drill) judgeAll(r *DrillResult) {
 				c.Proof = r.Rows.Proofs[c.Key]
 			}
 			r.judge(c, r.Rows.Proofs[d.o.evidence.Keyfile.Key])
+			c.judgeParts()
 			if newest, _ := d.o.evidence.Escrows[i].NewestCurrent(); c.Judged && c.Key != "" && c.ID == newest.ID && c.Verdict != DrillPassed {
 				if why := decide.Alarm(d.o.evidence, i); why != "" {
 					c.fail(why, ErrForeignCopy)

@@ -218,7 +218,7 @@ func (t *turn) checkEscrows(ctx context.Context) error {
 	o := t.o
 	eachEscrow(t.h, func(i int, _ Escrow) { o.fetchNewest(ctx, i) })
 	answered := 0
-	for _, s := range o.evidence.Escrows {
+	for i, s := range o.evidence.Escrows {
 		if s.State == decide.EscrowAnswered {
 			answered++
 		}
@@ -233,6 +233,11 @@ func (t *turn) checkEscrows(ctx context.Context) error {
 			return notRotated(ErrNotSafe, "copy %s, the newest in the required escrow %q, cannot be read: %s", newest.ID, s.Name, newest.Unreadable)
 		case newest.Key != t.r.Old:
 			return notRotated(ErrNotSafe, "copy %s, the newest in the required escrow %q, is of key %s", newest.ID, s.Name, orUnknown(newest.Key))
+		}
+		if shared, ok := t.h.Escrows[i].Reader.(escrow.Shared); ok && s.Required && there {
+			if e := shared.Lacks(escrow.Copy{ID: newest.ID}); e != nil && !e.Safe {
+				return notRotated(ErrNotSafe, "in escrow %q it is %w", s.Name, e)
+			}
 		}
 	}
 	if answered == 0 {
@@ -302,9 +307,13 @@ func (t *turn) escrow(ctx context.Context) error {
 		if s.Unverified {
 			s.Err = escrow.ErrUnverified
 		}
+		var parts *escrow.PartsError
 		switch {
 		case s.Err == nil:
 			safe++
+		case errors.As(s.Err, &parts) && parts.Safe: // one more store may be lost
+			safe++
+			t.complain(fmt.Sprintf("escrow %q has not all parts of the new key yet", s.Escrow), s.Err)
 		case s.Required:
 			return notRotated(ErrNoHome, "the required escrow %q does not hold it: %w", s.Escrow, s.Err)
 		case errors.Is(s.Err, escrow.ErrAddOnly): // it gets the key when that is current

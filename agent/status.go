@@ -69,6 +69,7 @@ type EscrowStatus struct {
 	Holds      bool                // the newest current copy is the key of the keyfile
 	Alarm      string              // law 4: another host writes there
 	Ending     string              // this host's credentials there end soon, and who sees to it; "" for not
+	Lacks      *escrow.PartsError  // of a key in parts: which stores cannot give theirs; nil for none
 	SavedAt    time.Time           // when this host last saved there; zero for never
 	// Drilled is what the last drill said of the newest current copy, Proven the last time
 	// that one opened the rows. Their Event is empty for never.
@@ -114,6 +115,9 @@ func status(ctx context.Context, h *Host) (StatusResult, looked, error) {
 		e := o.escrowStatus(i, s)
 		if c, ok := s.Reader.(escrow.Credentialed); ok {
 			e.Ending = c.Credential(ctx).Ends(h.Now())
+		}
+		if s, ok := s.Reader.(escrow.Shared); ok && e.Newest.ID != "" {
+			e.Lacks = s.Lacks(escrow.Copy{ID: e.Newest.ID})
 		}
 		r.Escrows = append(r.Escrows, e)
 	}
@@ -205,6 +209,9 @@ func (r *StatusResult) judge() {
 			return
 		case s.State == decide.EscrowAnswered && !s.Holds:
 			say(Lagging, "escrow %q does not hold key %s as its newest current copy", s.Name, r.Keyfile.Key)
+			return
+		case s.Lacks != nil:
+			say(Lagging, "escrow %q: key %s is %v", s.Name, r.Keyfile.Key, s.Lacks)
 			return
 		case s.failedDrill():
 			say(Lagging, "escrow %q failed its last drill: %s", s.Name, s.Drilled.Reason)

@@ -88,6 +88,17 @@ type Reader interface {
 	Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, error)
 }
 
+// Shared is a Reader whose copies are kept in parts, by several stores.
+type Shared interface {
+	Reader
+	// Lacks says which of them cannot give their part of a copy that List has just shown,
+	// nil for none.
+	Lacks(c Copy) *PartsError
+	// Rebuild reads the parts of a copy from all of them, says what became of each, and
+	// returns the key. Parts are nil for a copy that is not kept so.
+	Rebuild(ctx context.Context, c Copy) (key.Key, []Part, error)
+}
+
 // Writer writes to an escrow. It deletes and changes nothing that it did not make.
 type Writer interface {
 	// Init makes the place where it is missing. It may be called again at any time.

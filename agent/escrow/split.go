@@ -453,19 +453,24 @@ func (s *Split) ranked(x *splitIndex, shelf Shelf, of key.Fingerprint, shares []
 func (s *Split) missing(shares []share) string {
 	var said []string
 	for i, m := range s.o.Members {
-		why := "has none"
-		for _, g := range shares {
-			for _, p := range g.pieces {
-				if p.member == i && (why == "has none" || p.wrong == "") {
-					why = p.wrong
-				}
-			}
-		}
-		if why != "" {
+		if why := s.without(shares, i); why != "" {
 			said = append(said, m.Name()+" "+why)
 		}
 	}
 	return strings.Join(said, "; ")
+}
+
+// without says why a member's part of a key is of no use, "" where it can be read.
+func (s *Split) without(shares []share, member int) string {
+	why := "has none"
+	for _, g := range shares {
+		for _, p := range g.pieces {
+			if p.member == member && (why == "has none" || p.wrong == "") {
+				why = p.wrong
+			}
+		}
+	}
+	return why
 }
 
 // Fetch rebuilds a key from the parts of as many members as it takes, or reads a whole
@@ -685,6 +690,40 @@ func (s *Split) Save(ctx context.Context, shelf Shelf, k key.Key) (Copy, error) 
 	return c, nil
 }
 
+// Lacks says of a copy that List has shown on how many members its parts are, nil where
+// all have theirs and for a copy that is not in parts.
+func (s *Split) Lacks(c Copy) *PartsError {
+	s.mu.Lock()
+	x := s.index
+	s.mu.Unlock()
+	shelf, rest, _ := strings.Cut(c.ID, "/")
+	if x == nil {
+		return nil
+	}
+	shares := x.shares(Shelf(shelf))[key.Fingerprint(rest)]
+	if shares == nil {
+		return nil
+	}
+	e := &PartsError{Need: s.o.Need, Of: len(s.o.Members), Safe: true}
+	for i, m := range s.o.Members {
+		err := x.silent[i]
+		if why := s.without(shares, i); err == nil && why != "" {
+			err = fmt.Errorf("%s: %w: it %s", m.Name(), ErrGone, why)
+		}
+		if err == nil {
+			e.Saved++
+			continue
+		}
+		e.Errors = append(e.Errors, err)
+		e.Safe = e.Safe && !m.Required
+	}
+	if e.Errors == nil {
+		return nil
+	}
+	e.Safe = e.Safe && e.Saved > e.Need
+	return e
+}
+
 // Part is what became of one member's part of a key.
 type Part struct {
 	Member string
@@ -697,6 +736,10 @@ type Part struct {
 // error is Fetch's where they are not enough.
 func (s *Split) Rebuild(ctx context.Context, c Copy) (key.Key, []Part, error) {
 	shelf, rest, _ := strings.Cut(c.ID, "/")
+	if strings.Contains(rest, "/") { // a whole one
+		k, _, err := s.Fetch(ctx, c)
+		return k, nil, err
+	}
 	of, err := key.ParseFingerprint(rest)
 	if err != nil {
 		return key.Key{}, nil, fmt.Errorf("cannot rebuild %q from %s: %w", clip(c.ID), s.o.Name, ErrGone)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -92,7 +93,10 @@ func (a *app) saveLines(saves []agent.SaveResult) {
 }
 
 func saveLine(s agent.SaveResult) string {
+	var parts *escrow.PartsError
 	switch {
+	case errors.As(s.Err, &parts) && errors.Is(s.Err, escrow.ErrPartly):
+		return fmt.Sprintf("%s: saved as %s on %d of %d members", s.Escrow, s.Copy.ID, parts.Saved, parts.Of)
 	case s.Err != nil:
 		return fmt.Sprintf("%s: failed", s.Escrow)
 	case s.AddOnly:

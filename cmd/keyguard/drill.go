@@ -136,7 +136,15 @@ type drilledDoc struct {
 	Verdict     agent.DrillVerdict `json:"verdict"`
 	Reason      string             `json:"reason"`
 	Proof       *proofDoc          `json:"proof,omitempty"`
+	Parts       []partDoc          `json:"parts,omitempty"` // of a key in parts
 	TookMS      int64              `json:"took_ms"`
+}
+
+// partDoc is one store's part of a key.
+type partDoc struct {
+	Member string `json:"member"`
+	Part   int    `json:"part"`
+	Error  string `json:"error,omitempty"` // none: it took part in rebuilding the key
 }
 
 func drillDocOf(r agent.DrillResult) drillDoc {
@@ -153,6 +161,9 @@ func drillDocOf(r agent.DrillResult) drillDoc {
 			Created: timeDoc(c.Created), Ends: timeDoc(c.Ends), Encoding: c.Encoding, Judged: c.Judged, Verdict: c.Verdict, Reason: c.Reason, TookMS: c.Took.Milliseconds()}
 		if c.Proof.Checked > 0 {
 			doc.Proof = &proofDoc{c.Proof.Verdict, c.Proof.Checked, c.Proof.Opened}
+		}
+		for _, p := range c.Parts {
+			doc.Parts = append(doc.Parts, partDoc{p.Member, p.Number, errorText(p.Err)})
 		}
 		d.Copies = append(d.Copies, doc)
 	}
@@ -225,6 +236,15 @@ func (a *app) printDrillText(r agent.DrillResult) {
 	for _, c := range r.Copies {
 		if c.Judged && !c.Ends.IsZero() {
 			a.line("escrow %q: the store deletes copy %s by itself, %s", c.Escrow, c.ID, when(c.Ends))
+		}
+	}
+	for _, c := range r.Copies {
+		for _, p := range c.Parts {
+			if p.Err != nil {
+				a.line("%s, part %d: %v", p.Member, p.Number, p.Err)
+			} else {
+				a.line("%s, part %d: right, it rebuilds key %s", p.Member, p.Number, c.Key)
+			}
 		}
 	}
 	if others {

@@ -249,6 +249,8 @@ func (k checker) checkEscrow(s *Escrow, names map[string]bool, places map[string
 	case s.Readable:
 	case s.Kind == Directory || s.Kind == Command:
 		report("readable", "only a store tells adding from reading: a directory and a program are read")
+	case s.Kind == Split || k.set("part"):
+		report("readable", "a key in parts is rebuilt of what is read")
 	case s.Required:
 		report("required", "what this host does not read (readable = false) can be required of nobody")
 	}

@@ -160,13 +160,13 @@ func wholeConfig() *Config {
 			{Name: "1password", Kind: "command", Required: true, Readable: true, Preset: "1password"},
 			{Name: "own", Kind: "command", Required: true, Readable: true, EnvironmentFile: "/etc/kg/vaulty.env", Save: []string{"/usr/local/bin/vaulty", "put", "{hostname}"},
 				List: []string{"vaulty", "list"}, Fetch: []string{"vaulty", "get"}},
-			{Name: "aws-1", Kind: "aws-secrets-manager", Required: true, Part: 1, Region: "eu-central-1", Secret: "containarium/h1/secrets-master",
+			{Name: "aws-1", Kind: "aws-secrets-manager", Readable: true, Required: true, Part: 1, Region: "eu-central-1", Secret: "containarium/h1/secrets-master",
 				Credentials: "file", CredentialsFile: "/etc/kg/aws", Profile: "keyguard"},
-			{Name: "aws-4", Kind: "aws-secrets-manager", Required: true, Part: 4, Region: "us-east-1", Secret: "containarium/h1/secrets-master",
+			{Name: "aws-4", Kind: "aws-secrets-manager", Readable: true, Required: true, Part: 4, Region: "us-east-1", Secret: "containarium/h1/secrets-master",
 				Credentials: "process", Process: []string{"/usr/local/bin/aws-keys", "--json"}},
-			{Name: "aws-5", Kind: "aws-secrets-manager", Part: 5, Region: "eu-west-1", Secret: "s", Credentials: "web-identity",
+			{Name: "aws-5", Kind: "aws-secrets-manager", Readable: true, Part: 5, Region: "eu-west-1", Secret: "s", Credentials: "web-identity",
 				Role: "arn:aws:iam::123456789012:role/host", TokenFile: "/etc/kg/web.token"},
-			{Name: "split", Kind: "split", Required: true, Need: 2, Members: []string{"aws-1", "aws-4", "aws-5"}},
+			{Name: "split", Kind: "split", Readable: true, Required: true, Need: 2, Members: []string{"aws-1", "aws-4", "aws-5"}},
 		},
 	}
 }
@@ -299,6 +299,8 @@ func TestProblems(t *testing.T) {
 		{"split, part 10", splitOf("need = 2", "part = 1", "part = 10"), []string{"line 15: escrow.part: must be 1 to 9"}},
 		{"split, part 0", splitOf("need = 2", "part = 0", "part = 2"), []string{"line 9: escrow.part: must be 1 to 9"}},
 		{"split, one part twice", splitOf("need = 2", "part = 2", "part = 2"), []string{`line 15: escrow.part: "a" keeps part 2 already`}},
+		{"split, not read", splitOf("need = 2", "part = 1\nreadable = false", "part = 2"), []string{"line 10: escrow.readable: only a store tells"}},
+		{"split, not read itself", splitOf("need = 2\nreadable = false", "part = 1", "part = 2"), []string{"line 4: escrow.readable: a key in parts is rebuilt of what is read"}},
 		{"split, sealed", splitOf("need = 2\nidentity_file = \"/i\"", "part = 1", "part = 2"), []string{"line 4: escrow.identity_file: belongs to the members"}},
 		{"split, unknown member", strings.Replace(splitOf("need = 2", "part = 1", "part = 2"), `"b"]`, `"c"]`, 1), []string{
 			`line 4: escrow.members: there is no escrow "c"`, `line 15: escrow.part: no split names "b" in its members`}},

@@ -343,6 +343,12 @@ func (k checker) gcp(s *Escrow) (place string) {
 	k.matches(s.Project, "project", project, "a project's id has lower-case letters, digits and dashes")
 	k.matches(s.Secret, "secret", secret, "a secret's name has at most 244 letters, digits, - and _, and {hostname}")
 	k.matches(s.Location, "location", location, `a location is like "europe-west1"`)
+	for _, r := range s.Replicas {
+		k.matches(r, "replicas", location, `a location is like "europe-west1"`)
+	}
+	if s.Location != "" && len(s.Replicas) > 0 {
+		k.report("escrow.replicas", "a regional secret, of location, has none")
+	}
 	k.secretFile(s.CredentialsFile, "escrow.credentials_file")
 	k.endpoint(s)
 	if s.Project == "" || s.Secret == "" {

@@ -173,6 +173,9 @@ type Escrow struct {
 	Secret string `toml:"secret" kind:"gcp-secret-manager aws-secrets-manager"`
 	// Location makes it a regional secret: "europe-west1".
 	Location string `toml:"location" kind:"gcp-secret-manager"`
+	// Replicas are the regions in which a secret that is not regional is kept, where init
+	// makes it. None leaves that to Google, which an organisation's policy may forbid.
+	Replicas []string `toml:"replicas" kind:"gcp-secret-manager"`
 	// CredentialsFile is a file, 0600 or tighter: for Secret Manager JSON, without which
 	// Application Default Credentials are used; for AWS a shared credentials file.
 	CredentialsFile string `toml:"credentials_file" kind:"gcp-secret-manager aws-secrets-manager"`

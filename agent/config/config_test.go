@@ -135,6 +135,13 @@ name = "split"
 kind = "split"
 need = 2
 members = ["aws-1", "aws-4", "aws-5"]
+
+[[escrow]]
+name = "gcp-2"
+kind = "gcp-secret-manager"
+project = "other-project"
+secret = "s"
+replicas = ["europe-west1", "europe-west4"]
 `
 
 func wholeConfig() *Config {
@@ -167,6 +174,8 @@ func wholeConfig() *Config {
 			{Name: "aws-5", Kind: "aws-secrets-manager", Readable: true, Part: 5, Region: "eu-west-1", Secret: "s", Credentials: "web-identity",
 				Role: "arn:aws:iam::123456789012:role/host", TokenFile: "/etc/kg/web.token"},
 			{Name: "split", Kind: "split", Readable: true, Required: true, Need: 2, Members: []string{"aws-1", "aws-4", "aws-5"}},
+			{Name: "gcp-2", Kind: "gcp-secret-manager", Required: true, Readable: true, Project: "other-project", Secret: "s",
+				Replicas: []string{"europe-west1", "europe-west4"}},
 		},
 	}
 }
@@ -396,6 +405,8 @@ func TestProblems(t *testing.T) {
 		{"gcp, project", strings.Replace(gcp, `"p"`, `"projects/p"`, 1), []string{"line 4: escrow.project: "}},
 		{"read, and not read", usb + "readable = false", []string{"line 5: escrow.readable: only a store tells adding from reading"}},
 		{"required, and not read", gcp + "readable = false\nrequired = true", []string{"line 7: escrow.required: "}},
+		{"gcp, replicas", gcp + "replicas = [\"europe west\"]", []string{"line 6: escrow.replicas: "}},
+		{"gcp, both", gcp + "replicas = [\"europe-west1\"]\nlocation = \"europe-west1\"", []string{"line 6: escrow.replicas: "}},
 		{"gcp, location", gcp + "location = \"europe west\"", []string{"line 6: escrow.location: "}},
 		{"gcp, plaintext", gcp + "plaintext = true", []string{"line 6: escrow.plaintext: allowed only with an endpoint on loopback"}},
 		{"gcp, plaintext abroad", gcp + "endpoint = \"emulator:8085\"\nplaintext = true", []string{"line 7: escrow.plaintext: allowed only"}},

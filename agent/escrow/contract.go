@@ -166,6 +166,9 @@ var (
 	// ErrRefused: the store does not accept the request as it stands; the same one will
 	// fail again.
 	ErrRefused = errors.New("refused by the store")
+	// ErrLocation: an organisation's policy allows no copies in the places that were asked
+	// for. It is an ErrRefused too.
+	ErrLocation = fmt.Errorf("%w: the organisation's policy allows no copies there", ErrRefused)
 	// ErrUnreadable: the copy is there, disabled or destroyed.
 	ErrUnreadable = errors.New("the copy cannot be read")
 	// ErrGone: no copy has this id.

@@ -61,6 +61,9 @@ type GCPOptions struct {
 	Secret string
 	// Location is the region of a regional secret, "" for a global one.
 	Location string
+	// Replicas are the regions in which a global secret is kept, where Init makes it; none is
+	// wherever Google keeps it (automatic replication).
+	Replicas []string
 	// CredentialsFile is a service account's key or an authorized user's; "" means
 	// Application Default Credentials.
 	CredentialsFile string
@@ -118,6 +121,9 @@ func NewGCP(o GCPOptions) (*GCP, error) {
 		if o.Location != "" {
 			target = "secretmanager." + o.Location + ".rep.googleapis.com:443"
 		}
+	}
+	if o.Location != "" && len(o.Replicas) > 0 {
+		return fail(errors.New("a regional secret, of location, has no replicas"))
 	}
 	host, _, err := net.SplitHostPort(target)
 	if err != nil {
@@ -371,13 +377,25 @@ func (g *GCP) createSecret(ctx context.Context, s Shelf) error {
 	secret := &pb.Secret{Labels: map[string]string{managedBy: keyguard}}
 	if g.o.Location == "" {
 		// A global secret must say how it is replicated; a regional one must not.
-		secret.Replication = &pb.Replication{Replication: &pb.Replication_Automatic_{Automatic: &pb.Replication_Automatic{}}}
+		secret.Replication = g.replication()
 	}
 	req := &pb.CreateSecretRequest{Parent: g.parent(), SecretId: g.secretID(s), Secret: secret}
 	return g.call(ctx, "parent", req.Parent, func(ctx context.Context, c pb.SecretManagerServiceClient, o ...grpc.CallOption) error {
 		_, err := c.CreateSecret(ctx, req, o...)
 		return err
 	})
+}
+
+// replication is where a global secret is kept.
+func (g *GCP) replication() *pb.Replication {
+	if len(g.o.Replicas) == 0 {
+		return &pb.Replication{Replication: &pb.Replication_Automatic_{Automatic: &pb.Replication_Automatic{}}}
+	}
+	managed := &pb.Replication_UserManaged{}
+	for _, r := range g.o.Replicas {
+		managed.Replicas = append(managed.Replicas, &pb.Replication_UserManaged_Replica{Location: r})
+	}
+	return &pb.Replication{Replication: &pb.Replication_UserManaged_{UserManaged: managed}}
 }
 
 func (g *GCP) label(ctx context.Context, s Shelf, found *pb.Secret) error {
@@ -636,6 +654,9 @@ func (g *GCP) sentinel(st *status.Status, header metadata.MD, l *gcpLink) error 
 	case codes.ResourceExhausted:
 		return wrap(ErrRateLimited)
 	case codes.FailedPrecondition:
+		if strings.Contains(st.Message(), "constraints/gcp.resourceLocations") {
+			return wrap(ErrLocation)
+		}
 		return wrap(ErrRefused, errPrecondition)
 	case codes.AlreadyExists:
 		return wrap(ErrRefused, errExists)

@@ -498,6 +498,34 @@ func TestGCPStale(t *testing.T) {
 	}
 }
 
+// TestGCPLocations: where an organisation says where copies may be, automatic replication is
+// refused by name, and the regions of the configuration are taken.
+func TestGCPLocations(t *testing.T) {
+	for name, tt := range map[string]struct {
+		location string
+		replicas []string
+		want     error
+	}{
+		"automatic":                 {"", nil, escrow.ErrLocation},
+		"replicas":                  {"", []string{"europe-west1", "europe-west4"}, nil},
+		"a replica that may not be": {"", []string{"europe-west1", "us-east1"}, escrow.ErrLocation},
+		"regional":                  {"europe-west4", nil, nil},
+		"a region that may not be":  {"us-east1", nil, escrow.ErrLocation},
+	} {
+		s := startStore(t, sm.Options{Location: tt.location, Allowed: []string{"europe-west1", "europe-west4"}}, sm.Admin)
+		s.o.Location, s.o.Replicas = tt.location, tt.replicas
+		err := s.open(t).Init(t.Context())
+		if !errors.Is(err, tt.want) || tt.want != nil && (!errors.Is(err, escrow.ErrRefused) || strings.Contains(err.Error(), "\n")) {
+			t.Errorf("%s: %v, want %v", name, err, tt.want)
+		}
+		if tt.want == nil {
+			if _, err := s.open(t).Save(t.Context(), escrow.Current, key.Generate()); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+}
+
 // TestGCPManyVersions: a listing ends, and says that it is not whole.
 func TestGCPManyVersions(t *testing.T) {
 	s := startStore(t, sm.Options{Unlimited: true}, sm.Admin)

@@ -112,7 +112,7 @@ var sentinels = []struct {
 }{
 	{"no place", ErrNoPlace}, {"ambiguous", ErrAmbiguous}, {"denied", ErrDenied}, {"clock", ErrClock}, {"unauthenticated", ErrUnauthenticated},
 	{"never left", ErrNeverLeft}, {"untrusted", ErrUntrusted}, {"store sealed", ErrStoreSealed}, {"unreachable", ErrUnreachable}, {"timeout", ErrTimeout},
-	{"rate limited", ErrRateLimited}, {"program", ErrProgram}, {"refused", ErrRefused}, {"unreadable", ErrUnreadable}, {"gone", ErrGone},
+	{"rate limited", ErrRateLimited}, {"program", ErrProgram}, {"location", ErrLocation}, {"refused", ErrRefused}, {"unreadable", ErrUnreadable}, {"gone", ErrGone},
 	{"sealed", ErrSealed}, {"corrupt", ErrCorrupt}, {"mangled", key.ErrMangled}, {"damaged part", key.ErrPartDamaged}, {"not a key", ErrNotKey},
 	{"same disk", ErrSameDisk}, {"read-only", ErrReadOnly}, {"full", ErrFull}, {"exposed", ErrExposed}, {"unverified", ErrUnverified},
 	{"size", key.ErrSize},

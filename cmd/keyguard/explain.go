@@ -115,6 +115,7 @@ var remedies = []struct {
 	{escrow.ErrTimeout, 0, "it did not answer in time; try: keyguard copies"},
 	{escrow.ErrRateLimited, 0, "wait a minute, then: keyguard status"},
 	{escrow.ErrProgram, 0, "install it, or correct preset, save, list and fetch of this escrow: keyguard config"},
+	{escrow.ErrLocation, 0, "name regions that the policy allows: replicas = [\"…\", \"…\"], or location for a regional secret, then: keyguard init"},
 	{escrow.ErrRefused, 0, "check the names of this escrow: keyguard config"},
 	{escrow.ErrUnreadable, 0, "enable the version in the store (in Vault: vault kv undelete), or delete the entry that wrongly has the same name, then: keyguard copies"},
 	{escrow.ErrGone, 0, "list what is there: keyguard copies"},

@@ -206,7 +206,7 @@ func openEscrow(cfg *config.Config, e config.Escrow, brought []string) (escrow.E
 	switch e.Kind {
 	case config.GCPSecretManager:
 		return escrow.NewGCP(escrow.GCPOptions{
-			Name: e.Name, Project: e.Project, Secret: e.Secret, Location: e.Location,
+			Name: e.Name, Project: e.Project, Secret: e.Secret, Location: e.Location, Replicas: e.Replicas,
 			CredentialsFile: e.CredentialsFile, Endpoint: e.Endpoint, Plaintext: e.Plaintext,
 			SealTo: e.Sealed(), IdentityFiles: identities, Part: part,
 		})

@@ -70,6 +70,8 @@ type Options struct {
 	Location    string      // the region that a regional endpoint serves; "" is the global one
 	// Dir keeps the state over restarts, unencrypted; "" keeps it in memory.
 	Dir string
+	// Allowed are the regions that the organisation's policy allows; nil is everywhere.
+	Allowed []string
 	// Anonymous lets calls without a token do everything, as an emulator does.
 	Anonymous bool
 	// Unlimited turns the rate limits off.
@@ -165,7 +167,8 @@ type secret struct {
 	Created  time.Time
 	Etag     int64
 	Labels   map[string]string
-	Replica  bool // replication given, automatic
+	Replica  bool     // replication given
+	Regions  []string // of user-managed replication; nil is automatic
 	Versions []*version
 }
 
@@ -742,7 +745,14 @@ func checkEtag(got string, have int64) error {
 
 func (s *Server) secretPB(name string, c *secret) *pb.Secret {
 	out := &pb.Secret{Name: s.numbered(name), CreateTime: timestamppb.New(c.Created), Etag: etag(c.Etag), Labels: maps.Clone(c.Labels)}
-	if c.Replica {
+	switch {
+	case c.Regions != nil:
+		managed := &pb.Replication_UserManaged{}
+		for _, r := range c.Regions {
+			managed.Replicas = append(managed.Replicas, &pb.Replication_UserManaged_Replica{Location: r})
+		}
+		out.Replication = &pb.Replication{Replication: &pb.Replication_UserManaged_{UserManaged: managed}}
+	case c.Replica:
 		out.Replication = &pb.Replication{Replication: &pb.Replication_Automatic_{Automatic: &pb.Replication_Automatic{}}}
 	}
 	return out
@@ -788,8 +798,29 @@ func (s *Server) CreateSecret(_ context.Context, r *pb.CreateSecretRequest) (*pb
 	if strings.Contains(r.Parent, "/secrets") || r.Secret == nil {
 		return nil, status.Error(codes.InvalidArgument, "parent and secret are required")
 	}
-	if automatic := r.Secret.GetReplication().GetAutomatic() != nil; automatic != (s.o.Location == "") {
+	if given := r.Secret.GetReplication().GetReplication() != nil; given != (s.o.Location == "") {
 		return nil, status.Error(codes.InvalidArgument, "replication is required for a global secret, and refused for a regional one")
+	}
+	var regions []string
+	for _, one := range r.Secret.GetReplication().GetUserManaged().GetReplicas() {
+		regions = append(regions, one.GetLocation())
+	}
+	if r.Secret.GetReplication().GetUserManaged() != nil && len(regions) == 0 {
+		return nil, status.Error(codes.InvalidArgument, "user-managed replication without replicas")
+	}
+	if s.o.Allowed != nil {
+		asked := regions
+		switch {
+		case s.o.Location != "":
+			asked = []string{s.o.Location}
+		case regions == nil:
+			asked = []string{"global"}
+		}
+		for _, where := range asked {
+			if !slices.Contains(s.o.Allowed, where) {
+				return nil, status.Errorf(codes.FailedPrecondition, "Constraint constraints/gcp.resourceLocations violated for [orgpolicy:%s] attempting to create a secret in [%s]. For more information, see https://cloud.google.com/resource-manager/docs/organization-policy/org-policy-constraints.", s.numbered(r.Parent), where)
+			}
+		}
 	}
 	if err := checkLabels(r.Secret.Labels); err != nil {
 		return nil, err
@@ -798,7 +829,7 @@ func (s *Server) CreateSecret(_ context.Context, r *pb.CreateSecretRequest) (*pb
 	if s.state.Secrets[name] != nil {
 		return nil, status.Errorf(codes.AlreadyExists, "Secret [%s] already exists.", s.numbered(name))
 	}
-	c := &secret{Created: s.now(), Etag: 1, Labels: maps.Clone(r.Secret.Labels), Replica: s.o.Location == ""}
+	c := &secret{Created: s.now(), Etag: 1, Labels: maps.Clone(r.Secret.Labels), Replica: s.o.Location == "", Regions: regions}
 	s.state.Secrets[name] = c
 	s.save()
 	return s.secretPB(name, c), nil

@@ -2,8 +2,9 @@
 #
 #   make build     bin/keyguard
 #   make demo      the story of the README, told by the real programs      (as root)
-#   make test      everything that must hold: deps, lint, unit tests, fuzzing,
-#                  packages and guests; about 15 minutes on two cores       (as root)
+#   make test      everything that must hold: deps, lint, unit tests, the race detector,
+#                  fuzzing, packages and guests; at its end a table of what it
+#                  cost                                                     (as root)
 #   make package   dist/*.deb and dist/*.rpm, for amd64 and arm64
 #   make release   from a checked out tag: packages, sources, what they are made of, changelog and
 #                  sums in dist, the same byte by byte wherever it is done
@@ -14,10 +15,12 @@
 #
 # and while working:
 #
+#   make check     before every commit: the source's form, and go test -short ./...
 #   make unit      go test ./...; RUN='-run Name' and PKG=./agent/rows narrow it
 #   make race      the same under the race detector
 #   make crashes   rotations and repairs that die at every step, in every way (minutes)
-#   make soak      crashes and random histories for hours: ROUNDS=10 times as many
+#   make soak      crashes and random histories for hours, ROUNDS=10 times as many, and
+#                  SOAKTIME (5m) of every fuzz target
 #   make fuzz      every fuzz target for FUZZTIME (30s) each
 #   make bench     every benchmark
 #   make lint      gofmt, go vet, staticcheck, vuln, shellcheck, actionlint, go mod tidy, and
@@ -30,7 +33,7 @@
 # VERSION, DIST, ARCHS and CMD (the program that is packaged) may be given.
 
 .DELETE_ON_ERROR:
-.PHONY: build test unit race crashes soak fuzz bench demo package build-package lint-package release repository deps lint vuln e2e guest clean clean-guests
+.PHONY: build test check style unit race crashes soak fuzz bench demo package build-package lint-package release repository deps lint vuln e2e guest clean clean-guests
 
 # sudo's PATH lacks the place where Go's own archive is usually unpacked.
 export PATH := $(PATH):/usr/local/go/bin
@@ -50,6 +53,7 @@ DIST  ?= dist
 ARCHS ?= amd64 arm64
 SUITE ?= trixie
 FUZZTIME ?= 30s
+SOAKTIME ?= 5m
 ROUNDS ?= 10
 
 # A tag v1.2.3 is version 1.2.3; five commits later it is 1.2.3+5.g0123456; before the
@@ -82,15 +86,29 @@ $(NFPM) $(ACTIONLINT) $(STATICCHECK) $(GOVULNCHECK):
 build:
 	CGO_ENABLED=0 go build -tags '$(TAGS)' -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/keyguard $(CMD)
 
-# Skipping a test is an error here: all it needs is installed.
+# Runs one phase of make test, and notes what it cost.
+PHASE := bin/phase bin/phases.json
+
+# Skipping a test is an error here: all it needs is installed. A fuzz target has its
+# committed inputs and six seconds; the minutes are make soak's.
 test: export KEYGUARD_MUST_RUN := 1
 test: export KEYGUARD_HISTORIES := 60
 test: export KEYGUARD_MODEL_OPS := 100000
 test: export KEYGUARD_EVERY_MANAGER := 1
-test: deps lint
-	go test -timeout 25m $(PKG)
-	$(MAKE) --no-print-directory crashes race fuzz e2e
+test: deps
+	@go build -o bin/phase ./packaging/testing/phase
+	@rm -f bin/phases.json
+	@$(PHASE) lint $(MAKE) --no-print-directory lint
+	@$(PHASE) unit go test -json -timeout 25m $(PKG)
+	@$(PHASE) crashes $(MAKE) --no-print-directory crashes
+	@$(PHASE) race $(MAKE) --no-print-directory race
+	@$(PHASE) fuzz $(MAKE) --no-print-directory fuzz FUZZTIME=6s
+	@$(PHASE) guests $(MAKE) --no-print-directory e2e
+	@$(PHASE)
 	@echo 'make test: everything passed'
+
+check: style
+	go test -short $(PKG)
 
 unit:
 	go test $(RUN) $(PKG)
@@ -104,6 +122,7 @@ soak: export KEYGUARD_MUST_RUN := 1
 soak:
 	KEYGUARD_CRASHES=1 KEYGUARD_ROUNDS=$(ROUNDS) go test -count 1 -timeout 24h -v -run 'Test(Crashes|Killed)$$' ./agent ./cmd/keyguard
 	KEYGUARD_HISTORIES=$(ROUNDS)000 KEYGUARD_MODEL_OPS=$(ROUNDS)000000 go test -count 1 -timeout 24h -run 'TestHistories|Model' ./agent ./hooks
+	$(MAKE) --no-print-directory fuzz FUZZTIME=$(SOAKTIME)
 
 race:
 	KEYGUARD_HISTORIES= KEYGUARD_MODEL_OPS=1000 KEYGUARD_EVERY_MANAGER= go test -race -short -timeout 25m $(RUN) $(PKG)
@@ -163,18 +182,21 @@ repository:
 deps:
 	@packaging/deps
 
-lint: $(ACTIONLINT) $(STATICCHECK) vuln
+lint: $(ACTIONLINT) $(STATICCHECK) style vuln
+	$(STATICCHECK) ./...
+	$(STATICCHECK) -tags e2e ./packaging/e2e
+	$(ACTIONLINT) .github/workflows/*.yml
+	go test -run TestRings ./agent
+
+# What needs no program that has to be built first.
+style:
 	@unformatted=$$(gofmt -l $$($(GIT) ls-files -co --exclude-standard '*.go')); \
 		[ -z "$$unformatted" ] || { echo "not formatted by gofmt: $$unformatted" >&2; exit 1; }
 	go vet ./...
 	go vet -tags e2e ./packaging/e2e
-	$(STATICCHECK) ./...
-	$(STATICCHECK) -tags e2e ./packaging/e2e
 	go mod tidy -diff
-	go test -run TestRings ./agent
 	shellcheck $$($(GIT) ls-files -co --exclude-standard | while read -r f; do ! head -n 1 "$$f" | grep -q '^#! */bin/sh' || echo "$$f"; done)
 	shellcheck --shell sh packaging/rpm/*
-	$(ACTIONLINT) .github/workflows/*.yml
 
 vuln: $(GOVULNCHECK)
 	packaging/vuln $(GOVULNCHECK)

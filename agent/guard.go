@@ -28,6 +28,9 @@ type GuardOptions struct {
 	// Remembered returns the proofs of an earlier call, if the rows still carry the
 	// same mark: a start that is repeated asks the escrows less often (law 9).
 	Remembered func(mark string) map[key.Fingerprint]rows.Proof
+	// May is told, whenever something has changed that, whether the daemon may start on the
+	// keyfile as it stands: for whoever must leave before Guard has ended. nil is nobody.
+	May func(start bool)
 }
 
 // GuardResult is what was found, decided and done.
@@ -59,8 +62,25 @@ func Guard(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error)
 	}
 }
 
-func guardOnce(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error) {
+// Healthy tells whether Guard would find the key known and proven lately, and have nothing
+// to do or to say. It looks at the keyfile and the state directory, and writes nothing.
+func Healthy(h *Host) bool {
 	o, err := h.observe()
+	if err != nil {
+		return false
+	}
+	defer o.close()
+	l := o.evidence.Ledger
+	if l.Rotation != nil || l.Stopped || o.seen.Loose != "" || len(o.trouble) > 0 || !h.Keyfile.Swept() {
+		return false
+	}
+	d := decide.Keyfile(o.evidence)
+	return d.Action == decide.Pass && d.Warning == ""
+}
+
+func guardOnce(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error) {
+	observe := func() (*observation, error) { return h.observeFor(opts.May) }
+	o, err := observe()
 	if err != nil {
 		return GuardResult{}, err
 	}
@@ -73,7 +93,7 @@ func guardOnce(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, er
 		}
 		defer l.Release()
 		o.close()
-		if o, err = h.observe(); err != nil { // what the rotation left
+		if o, err = observe(); err != nil { // what the rotation left
 			return GuardResult{}, err
 		}
 		if o.locked = unlocked == nil; !o.locked {
@@ -83,11 +103,13 @@ func guardOnce(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, er
 	o.remembered = opts.Remembered
 	o.sweep()
 	r := GuardResult{Decision: o.decide(ctx)}
+	o.stand(r.Decision.Action == decide.Pass)
 	err = o.act(ctx, &r)
 	if errors.Is(err, ErrNotPlaced) && !o.evidence.Keyfile.Good {
 		err = o.parkInstead(&r, err)
 	}
 	r.Done = err == nil
+	o.stand(r.Done && (r.Decision.Action != decide.Doubt && r.Decision.Action != decide.Lost || r.Parked))
 	if err != nil && !errors.Is(err, ErrNotPlaced) {
 		err = fmt.Errorf("cannot %s: %w", r.Decision.Action, err)
 	}

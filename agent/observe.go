@@ -27,6 +27,7 @@ type observation struct {
 	locked   bool // the rotate lock is held for as long as this is used
 
 	remembered func(mark string) map[key.Fingerprint]rows.Proof
+	may        func(bool) // of GuardOptions, or nil
 	table      Rows
 	answer     rows.Answer
 
@@ -44,12 +45,17 @@ type arrival struct {
 
 // observe looks at what is here without opening a socket: the keyfile and the end of
 // the ledger. An error means that nobody can say what stands in the keyfile's place.
-func (h *Host) observe() (*observation, error) {
+func (h *Host) observe() (*observation, error) { return h.observeFor(nil) }
+
+// observeFor tells, besides, whether the daemon may start on the keyfile that was seen.
+func (h *Host) observeFor(may func(bool)) (*observation, error) {
 	seen, err := h.Keyfile.Look()
 	if err != nil {
 		return nil, err
 	}
-	o := &observation{host: h, seen: seen, keys: map[key.Fingerprint]key.Key{}}
+	o := &observation{host: h, seen: seen, keys: map[key.Fingerprint]key.Key{}, may: may}
+	// Nothing speaks against it yet, and what hangs from here on is our own trouble (law 9).
+	o.stand(seen.Kind == keyfile.Good && !seen.NextThere)
 	o.evidence.Now = h.Now()
 	for _, s := range h.Escrows {
 		o.evidence.Escrows = append(o.evidence.Escrows, decide.EscrowEvidence{Name: s.Name(), Required: s.Required})
@@ -213,6 +219,16 @@ func (o *observation) askRows(ctx context.Context) {
 		}
 	}
 	maps.Copy(e.Proofs, said.Proofs)
+	if p, tried := e.Proofs[o.evidence.Keyfile.Key]; tried && p.Verdict == rows.Refuted {
+		o.stand(false) // law 1 stands above law 9
+	}
+}
+
+// stand tells whether the daemon may start on the keyfile as it stands now.
+func (o *observation) stand(may bool) {
+	if o.may != nil {
+		o.may(may)
+	}
 }
 
 // rowsEvidence is an answer of the rows as evidence.

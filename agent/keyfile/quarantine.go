@@ -168,6 +168,13 @@ func (f File) Sweep(now time.Time) error {
 	return err
 }
 
+// Swept tells whether Sweep finds nothing to see to.
+func (f File) Swept() bool {
+	asides, err := list(f.dir(), asidePrefix)
+	temps, terr := list(f.Quarantine, durable.TempPrefix)
+	return err == nil && terr == nil && len(asides)+len(temps) == 0
+}
+
 func (f File) sweep(path string, now time.Time) error {
 	quiet, unlease := lease(path)
 	defer unlease()

@@ -312,22 +312,33 @@ func (o LocateOptions) pg() map[string]string {
 // nothing away that o does not know better. It writes only what changed, and nothing where
 // nothing is known of the daemon; it opens no socket.
 func SaveRecord(path string, o LocateOptions) error {
-	if o.Environ == nil && o.PostgresFlag == "" {
-		return nil
-	}
-	old, damaged := readRecord(path)
-	now := o.merge(old)
-	want, err := json.Marshal(now)
-	if err != nil {
+	want, recorded, err := o.record(path)
+	if err != nil || recorded {
 		return err
-	}
-	if have, err := json.Marshal(old); err == nil && damaged == nil && bytes.Equal(have, want) {
-		return nil
 	}
 	if err := durable.WriteFile(path, append(want, '\n'), durable.Attr{Mode: 0o600, UID: -1, GID: -1}); err != nil {
 		return fmt.Errorf("cannot record where the database is: %w", err)
 	}
 	return nil
+}
+
+// Recorded tells whether SaveRecord would write nothing.
+func Recorded(path string, o LocateOptions) bool {
+	_, recorded, err := o.record(path)
+	return err == nil && recorded
+}
+
+// record is what is to stand in the record at path, and whether it does.
+func (o LocateOptions) record(path string) (want []byte, recorded bool, err error) {
+	if o.Environ == nil && o.PostgresFlag == "" {
+		return nil, true, nil
+	}
+	old, damaged := readRecord(path)
+	if want, err = json.Marshal(o.merge(old)); err != nil {
+		return nil, false, err
+	}
+	have, err := json.Marshal(old)
+	return want, err == nil && damaged == nil && bytes.Equal(have, want), nil
 }
 
 // readPrivate reads a small file that only its owner can read. It does not hang on a

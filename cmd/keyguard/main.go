@@ -26,6 +26,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/cmd/keyguard/outside"
 	"github.com/footprintai/containarium-keyguard/hooks"
 )
 
@@ -61,6 +62,10 @@ func run(args []string) int {
 	a := &app{in: os.Stdin, out: out, err: os.Stderr}
 	if err := quiet(); err != nil {
 		return a.explain(err)
+	}
+	if file, is := outside.Start(append([]string{"keyguard"}, args...)); is {
+		a.configFile, a.command = file, "keyguard prestart"
+		return a.start(ctx, stop)
 	}
 	root := a.commands()
 	root.SetArgs(args)
@@ -102,12 +107,13 @@ type app struct {
 	configFile string
 	json       bool
 	yes        bool
-	identities []string    // files that open sealed copies, of --identity
-	level      string      // in front of each message, a priority for the journal: "<3>"
-	hinted     atomic.Bool // somebody was told what to type
-	wrong      []error     // what keeps escrows from being used
-	command    string      // that ended with an error: "keyguard status"
-	metadata   *metadata   // nil until the metadata server was asked
+	identities []string         // files that open sealed copies, of --identity
+	level      string           // in front of each message, a priority for the journal: "<3>"
+	hinted     atomic.Bool      // somebody was told what to type
+	wrong      []error          // what keeps escrows from being used
+	outside    *outside.Outside // that waits for a start
+	command    string           // that ended with an error: "keyguard status"
+	metadata   *metadata        // nil until the metadata server was asked
 }
 
 // metadata is what the metadata server of Google's cloud said of this host's project.

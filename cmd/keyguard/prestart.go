@@ -18,12 +18,16 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
+	"github.com/footprintai/containarium-keyguard/cmd/keyguard/outside"
 	"github.com/footprintai/containarium-keyguard/hooks"
 )
 
 // prestartTelling bounds, within what is left of the budget, how long a start waits for
 // people to be told.
 const prestartTelling = 5 * time.Second
+
+// lastWords is how long the telling may take to end when its time is over.
+const lastWords = 300 * time.Millisecond
 
 func (a *app) prestartCommand() *cobra.Command {
 	return &cobra.Command{
@@ -40,6 +44,69 @@ not, nothing can tell which key is right; 15 it must not, a rotation is at work.
   journalctl -t containarium | grep keyguard`,
 		RunE: func(c *cobra.Command, _ []string) error { return a.prestart(c.Context()) },
 	}
+}
+
+// start is prestart as systemd calls it. Where the key is known and proven lately, and all
+// of that stands on a disk of this machine, this process passes it. Else it waits for a
+// worker, and leaves in time whatever hangs.
+func (a *app) start(ctx context.Context, deaf func()) int {
+	if !outside.IsWorker() {
+		deaf() // a signal ends this process at once
+		if a.healthy() {
+			return exitDone
+		}
+		if code, err := outside.Run(os.Args); err == nil {
+			return code
+		}
+		// Without a second process there is this one.
+	}
+	a.outside = outside.Worker()
+	code := exitDone
+	if err := a.prestart(ctx); err != nil {
+		code = a.explain(err)
+	}
+	a.outside.Done(code)
+	return code
+}
+
+// healthy tells whether a start has nothing to do and nothing to say. It reads no more than
+// that takes, none of it from a file system that may hang.
+func (a *app) healthy() bool {
+	path, err := filepath.Abs(a.configPath())
+	if err != nil || !outside.Local(path) {
+		return false
+	}
+	text, err := os.ReadFile(path)
+	if err != nil || !outside.Local(checked(string(text))...) {
+		return false
+	}
+	cfg, err := a.load()
+	if err != nil || len(cfg.Escrows) == 0 || !outside.Local(cfg.Keyfile, cfg.StateDir, cfg.RunDir) {
+		return false
+	}
+	h, err := a.host(cfg, wiring{prestart: true})
+	return err == nil && len(a.wrong) == 0 && rows.Recorded(filepath.Join(cfg.RunDir, databaseRecord), inherited()) && agent.Healthy(h)
+}
+
+// checked are the files whose modes are looked at when the configuration is read: all that
+// it names but metrics_file.
+func checked(text string) (files []string) {
+	for line := range strings.Lines(text) {
+		name, value, _ := strings.Cut(line, "=")
+		if name = strings.TrimSpace(name); !strings.HasSuffix(name, "_file") || name == "metrics_file" {
+			continue
+		}
+		if path := strings.Split(value, `"`); len(path) > 2 && path[1] != "" {
+			files = append(files, path[1])
+		}
+	}
+	return files
+}
+
+// inherited is what the daemon's environment says of its database. The flag is systemd's to
+// tell, and on the healthy path nobody is asked (law 7).
+func inherited() rows.LocateOptions {
+	return rows.LocateOptions{Environ: os.Environ(), Inherited: true, Unread: rows.ErrUnread}
 }
 
 // prestart never stops a daemon over keyguard's own trouble, if the keyfile has 32
@@ -73,32 +140,62 @@ func (a *app) prestart(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	var trouble []agent.Trouble
-	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
-		trouble = append(trouble, agent.Trouble{What: "cannot make the runtime directory", Err: err})
-	}
-	// The flag is systemd's to tell, and on the healthy path nobody is asked (law 7).
-	where := rows.LocateOptions{Environ: os.Environ(), Inherited: true, Unread: rows.ErrUnread}
-	if err := rows.SaveRecord(filepath.Join(cfg.RunDir, databaseRecord), where); err != nil {
-		trouble = append(trouble, agent.Trouble{What: "watcher and drills may not find the database", Err: err})
-	}
+	a.outside.Budget(cfg.Prestart.Budget)
+	budget := cfg.Prestart.Budget * 9 / 10 // before whoever waits outside leaves
+	recorded := make(chan []agent.Trouble, 1)
+	go func() { recorded <- recordDatabase(cfg) }() // a file system that hangs holds only that
 	result, err = hooks.Prestart(ctx, h, hooks.PrestartOptions{
-		Budget:        cfg.Prestart.Budget,
+		Budget:        budget,
 		RunDir:        cfg.RunDir,
 		Configuration: cfg.Digest,
+		May: func(start bool) {
+			if start {
+				a.outside.Status(exitDone)
+			} else {
+				a.outside.Status(exitDoubt)
+			}
+		},
 	})
-	result.Trouble = append(trouble, result.Trouble...)
+	left, cancel := context.WithTimeout(ctx, min(prestartTelling, budget-time.Since(began)))
+	defer cancel()
+	select {
+	case trouble := <-recorded:
+		result.Trouble = append(trouble, result.Trouble...)
+	case <-left.Done():
+		a.urgent("watcher and drills may not find the database: %s hangs", cfg.RunDir)
+	}
 	a.explainTrouble(result.Trouble)
 	if err != nil {
 		return err
 	}
 	t := a.teller(h, cfg, wiring{prestart: true}, a.printEvent)
 	err = a.explainGuard(ctx, cfg, result, t)
-	// A hook that hangs must not hold the daemon's start for long (law 9).
-	left, cancel := context.WithTimeout(ctx, min(prestartTelling, cfg.Prestart.Budget-time.Since(began)))
-	defer cancel()
-	t.Deliver(left)
+	a.outside.Status(exitCode(err))
+	// What hangs on the way to people must not hold the daemon's start for long (law 9).
+	told := make(chan struct{})
+	go func() { t.Deliver(left); close(told) }()
+	select {
+	case <-told:
+	case <-left.Done():
+		select {
+		case <-told:
+		case <-time.After(lastWords):
+			a.urgent("people are not told: hooks_dir, or the directory of metrics_file, hangs")
+		}
+	}
 	return err
+}
+
+// recordDatabase leaves for watcher and drills what the daemon's environment says of its
+// database.
+func recordDatabase(cfg *config.Config) (trouble []agent.Trouble) {
+	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
+		trouble = append(trouble, agent.Trouble{What: "cannot make the runtime directory", Err: err})
+	}
+	if err := rows.SaveRecord(filepath.Join(cfg.RunDir, databaseRecord), inherited()); err != nil {
+		trouble = append(trouble, agent.Trouble{What: "watcher and drills may not find the database", Err: err})
+	}
+	return trouble
 }
 
 // passDespite is law 9: own trouble is reported, and passes where the daemon would

@@ -1,0 +1,250 @@
+// Package outside keeps the time of a start from outside (law 9). A system call in a file
+// system that hangs ends for no signal, and a process with a thread in one cannot even
+// exit. So the process that systemd waits for, `keyguard prestart`, reads no file but on a
+// disk of this machine (Local), and writes none: where that is not all that is to be done,
+// it starts this program once more, the worker, hands on what that says, and leaves when
+// the time is over, whatever the worker is doing. Until then the worker tells what is to
+// be answered in its place.
+package outside
+
+import (
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+	"unsafe"
+)
+
+// Budget is the time in which a start ends, until the worker has read its configuration.
+const Budget = 20 * time.Second
+
+// Doubt is the exit status where the time is over before the worker has seen that the
+// daemon may start: exit code 11 of keyguard.
+const Doubt = 11
+
+// toEnd is how long a worker that is done may take to end: one with a thread in a file
+// system that hangs does not.
+const toEnd = 250 * time.Millisecond
+
+// marker, in the environment, tells the worker which it is, and its value where to tell.
+const marker = "KEYGUARD_OUTSIDE"
+
+// IsWorker tells whether this process is one.
+func IsWorker() bool { return os.Getenv(marker) != "" }
+
+// Run starts the worker with these arguments, waits for it, and returns the exit status.
+// An error is that there is none. Only this process is left to end by then.
+func Run(args []string) (int, error) {
+	runtime.LockOSThread() // the worker dies with the thread that started it, prctl(2)
+	w, err := start(args)
+	if err != nil {
+		return 0, err
+	}
+	return w.wait(), nil
+}
+
+// Start tells whether a command line is that of a start, `keyguard [--config FILE]
+// prestart`, and which configuration it names, "" for none.
+func Start(args []string) (config string, is bool) {
+	for i := 1; i < len(args); i++ {
+		given, named := strings.CutPrefix(args[i], "--config=")
+		switch {
+		case named:
+			config = given
+		case args[i] == "--config" && i+1 < len(args):
+			i++
+			config = args[i]
+		case args[i] == "prestart" && !is:
+			is = true
+		default:
+			return "", false // help, or a mistake
+		}
+	}
+	return config, is
+}
+
+// worker is the process that does the work, as the one outside has it.
+type worker struct {
+	pid      int
+	output   int // what it prints
+	tells    int // what it tells of how things stand
+	deadline time.Time
+	began    time.Time
+	status   int  // if it is still at work then
+	done     bool // it has said all, and only has to end
+	rest     string
+}
+
+func start(args []string) (*worker, error) {
+	var output, tells [2]int
+	if err := syscall.Pipe2(output[:], syscall.O_CLOEXEC); err != nil {
+		return nil, err
+	}
+	if err := syscall.Pipe2(tells[:], syscall.O_CLOEXEC); err != nil {
+		return nil, err
+	}
+	const fourth = 3
+	pid, err := syscall.ForkExec("/proc/self/exe", args, &syscall.ProcAttr{
+		Env:   append(os.Environ(), marker+"="+strconv.Itoa(fourth)),
+		Files: []uintptr{0, uintptr(output[1]), uintptr(output[1]), uintptr(tells[1])},
+		// A start that systemd ends, or whose time is over, ends the worker, too, if anything
+		// does.
+		Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
+	})
+	for _, fd := range []int{output[1], tells[1]} {
+		syscall.Close(fd) //nolint:errcheck // nothing was written
+	}
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	return &worker{pid: pid, output: output[0], tells: tells[0], began: now, deadline: now.Add(Budget), status: Doubt}, nil
+}
+
+// pollFD is struct pollfd of poll(2).
+type pollFD struct {
+	fd              int32
+	events, revents int16
+}
+
+// wait hands on what the worker prints, and returns the status to exit with.
+func (w *worker) wait() int {
+	const in = 1 // POLLIN
+	for {
+		fds := []pollFD{{int32(w.tells), in, 0}, {int32(w.output), in, 0}}
+		left := syscall.NsecToTimespec(max(time.Until(w.deadline), 0).Nanoseconds())
+		n, _, errno := syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&fds[0])), uintptr(len(fds)),
+			uintptr(unsafe.Pointer(&left)), 0, 0, 0)
+		switch {
+		case errno == syscall.EINTR:
+			continue
+		case n == 0:
+			return w.leave()
+		}
+		if fds[1].revents != 0 && !w.handOn() {
+			w.output = -1 // poll(2) passes over it
+		}
+		if fds[0].revents != 0 && !w.hear() {
+			return w.end()
+		}
+	}
+}
+
+// handOn passes on what was printed, and tells whether there may be more.
+func (w *worker) handOn() bool {
+	buf := make([]byte, 4096)
+	n, err := syscall.Read(w.output, buf)
+	for text := buf[:max(n, 0)]; len(text) > 0; {
+		m, err := syscall.Write(2, text)
+		if err != nil && err != syscall.EINTR && err != syscall.EAGAIN {
+			break // nobody reads it, which changes nothing
+		}
+		text = text[max(m, 0):]
+	}
+	return n > 0 || err == syscall.EINTR
+}
+
+// hear takes in what the worker tells: words, each a name, a number and a newline. It
+// tells whether there may be more.
+func (w *worker) hear() bool {
+	buf := make([]byte, 256)
+	n, err := syscall.Read(w.tells, buf)
+	w.rest += string(buf[:max(n, 0)])
+	for {
+		word, rest, whole := strings.Cut(w.rest, "\n")
+		if !whole {
+			return n > 0 || err == syscall.EINTR
+		}
+		w.rest = rest
+		name, value, _ := strings.Cut(word, " ")
+		number, err := strconv.ParseInt(value, 10, 64)
+		switch {
+		case err != nil:
+		case name == "budget":
+			w.deadline = w.began.Add(time.Duration(number))
+		case name == "status":
+			w.status = int(number)
+		case name == "done":
+			w.status, w.done = int(number), true
+			w.deadline = time.Now().Add(toEnd)
+		}
+	}
+}
+
+// end is a worker that has ended: its files are closed.
+func (w *worker) end() int {
+	var status syscall.WaitStatus
+	for {
+		_, err := syscall.Wait4(w.pid, &status, 0, nil)
+		if err != syscall.EINTR {
+			break
+		}
+	}
+	w.drain()
+	if status.Exited() {
+		return status.ExitStatus()
+	}
+	return 1 // killed, or crashed: that decides nothing
+}
+
+// drain hands on what was printed and not read yet. Whoever has the output still is not
+// waited for.
+func (w *worker) drain() {
+	if w.output >= 0 && syscall.SetNonblock(w.output, true) == nil {
+		for w.handOn() {
+		}
+	}
+}
+
+// leave is a worker whose time is over.
+func (w *worker) leave() int {
+	if w.drain(); w.done {
+		return w.status
+	}
+	text := "the daemon is not started, since it could make a key, or use a wrong one"
+	if w.status == 0 {
+		text = "the daemon starts all the same, on the 32 bytes that the keyfile holds"
+	}
+	level := ""
+	if os.Getenv("JOURNAL_STREAM") != "" {
+		level = "<3>" // err; sd-daemon(3)
+	}
+	text = level + "keyguard: a start did not end within " + w.deadline.Sub(w.began).String() + ", which a file system that hangs may be the cause of; " + text + "\n" +
+		level + "hint: see which one (df, dmesg, findmnt) and bring it back, or take it out of the configuration; then: keyguard status\n"
+	syscall.Write(2, []byte(text)) //nolint:errcheck // nobody reads it
+	return w.status
+}
+
+// Outside is the process outside, as the worker has it. nil is none, and may be told all
+// the same.
+type Outside struct{ fd int }
+
+// Worker returns the process outside where this is its worker. What this process starts
+// does not take part in it.
+func Worker() *Outside {
+	fd, err := strconv.Atoi(os.Getenv(marker))
+	if err != nil {
+		return nil
+	}
+	os.Unsetenv(marker) //nolint:errcheck // it fails for no such name
+	syscall.CloseOnExec(fd)
+	return &Outside{fd}
+}
+
+// Budget says how long after its beginning the start is to have ended.
+func (o *Outside) Budget(d time.Duration) { o.tell("budget", int64(d)) }
+
+// Status says which exit status is right if the time is over now.
+func (o *Outside) Status(code int) { o.tell("status", int64(code)) }
+
+// Done says that the worker will end with this exit status, and has printed everything.
+func (o *Outside) Done(code int) { o.tell("done", int64(code)) }
+
+func (o *Outside) tell(name string, number int64) {
+	if o != nil {
+		// One that has gone needs to hear nothing.
+		_, _ = syscall.Write(o.fd, []byte(name+" "+strconv.FormatInt(number, 10)+"\n"))
+	}
+}

@@ -156,7 +156,7 @@ func (a *app) prestart(ctx context.Context) (err error) {
 			}
 		},
 	})
-	left, cancel := context.WithTimeout(ctx, min(prestartTelling, budget-time.Since(began)))
+	left, cancel := context.WithTimeout(ctx, min(prestartTelling, budget-lastWords-time.Since(began)))
 	defer cancel()
 	select {
 	case trouble := <-recorded:

@@ -14,6 +14,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -142,8 +143,11 @@ func (a *app) prestart(ctx context.Context) (err error) {
 	}
 	a.outside.Budget(cfg.Prestart.Budget)
 	budget := cfg.Prestart.Budget * 9 / 10 // before whoever waits outside leaves
-	recorded := make(chan []agent.Trouble, 1)
-	go func() { recorded <- recordDatabase(cfg) }() // a file system that hangs holds only that
+	var trouble []agent.Trouble
+	recorded := crew.Go(func() error { // a file system that hangs holds only that
+		trouble = recordDatabase(cfg)
+		return nil
+	})
 	result, err = hooks.Prestart(ctx, h, hooks.PrestartOptions{
 		Budget:        budget,
 		RunDir:        cfg.RunDir,
@@ -159,7 +163,10 @@ func (a *app) prestart(ctx context.Context) (err error) {
 	left, cancel := context.WithTimeout(ctx, min(prestartTelling, budget-lastWords-time.Since(began)))
 	defer cancel()
 	select {
-	case trouble := <-recorded:
+	case err := <-recorded:
+		if err != nil {
+			trouble = append(trouble, agent.Trouble{What: "watcher and drills may not find the database", Err: err})
+		}
 		result.Trouble = append(trouble, result.Trouble...)
 	case <-left.Done():
 		a.urgent("watcher and drills may not find the database: %s hangs", cfg.RunDir)
@@ -172,16 +179,19 @@ func (a *app) prestart(ctx context.Context) (err error) {
 	err = a.explainGuard(ctx, cfg, result, t)
 	a.outside.Status(exitCode(err))
 	// What hangs on the way to people must not hold the daemon's start for long (law 9).
-	told := make(chan struct{})
-	go func() { t.Deliver(left); close(told) }()
+	told := crew.Go(func() error { t.Deliver(left); return nil })
+	var unheard error
 	select {
-	case <-told:
+	case unheard = <-told:
 	case <-left.Done():
 		select {
-		case <-told:
+		case unheard = <-told:
 		case <-time.After(lastWords):
 			a.urgent("people are not told: hooks_dir, or the directory of metrics_file, hangs")
 		}
+	}
+	if unheard != nil {
+		a.urgent("people are not told: %v", unheard)
 	}
 	return err
 }

@@ -13,6 +13,9 @@ import (
 // PaperOptions say for whom the key is taken out.
 type PaperOptions struct {
 	Person string
+	// Parts is how many sheets are printed, of parts of which Need rebuild the key; 0 is one
+	// sheet of the whole key.
+	Parts, Need int
 }
 
 // PaperResult is a key that is to be printed, and what is known of it.
@@ -64,7 +67,11 @@ func Paper(ctx context.Context, h *Host, opts PaperOptions) (PaperResult, error)
 			r.Proof += "; it last opened them on " + day
 		}
 	}
-	o.write(ledger.Entry{Event: ledger.Printed, Fingerprint: f, Person: opts.Person, Verdict: string(r.Verdict),
+	how := ""
+	if opts.Parts > 0 {
+		how = fmt.Sprintf("in %d parts, of which %d rebuild it", opts.Parts, opts.Need)
+	}
+	o.write(ledger.Entry{Event: ledger.Printed, Reason: how, Fingerprint: f, Person: opts.Person, Verdict: string(r.Verdict),
 		Checked: proof.Checked, Opened: proof.Opened})
 	r.Key, r.Trouble = o.keys[f].Clone(), o.trouble
 	return r, nil

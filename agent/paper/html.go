@@ -46,7 +46,7 @@ pre { margin: .6mm 0 0 6mm }
 <tr>{{range .}}<td>{{.}}</td>{{end}}</tr>{{end}}
 </table>
 <p class="note">{{.WordsNote}}</p>
-<p class="note">{{.Base64Note}}<br><code>{{.Base64}}</code></p>
+<p class="note">{{.CodeNote}}{{range .Code}}<br><code>{{.}}</code>{{end}}</p>
 </div>
 </div>{{range .Sections}}
 <h2>{{.Title}}</h2>
@@ -77,7 +77,7 @@ func (s Sheet) UnsafeHTML() ([]byte, error) {
 		}
 	}
 	var lines [][]string
-	for i, words := range s.Key.UnsafeSheet() {
+	for i, words := range s.words() {
 		lines = append(lines, append([]string{fmt.Sprint(i + 1)}, words...))
 	}
 	page, err := template.New("sheet").Parse(layout)
@@ -86,8 +86,8 @@ func (s Sheet) UnsafeHTML() ([]byte, error) {
 	}
 	var b bytes.Buffer
 	err = page.Execute(&b, map[string]any{
-		"Title": title, "Facts": s.facts(), "Size": len(m), "Path": path.String(), "Lines": lines,
-		"WordsNote": wordsNote, "Base64Note": base64Note, "Base64": s.code(), "Sections": s.sections(),
+		"Title": s.title(), "Facts": s.facts(), "Size": len(m), "Path": path.String(), "Lines": lines,
+		"WordsNote": s.wordsNote(), "CodeNote": s.codeNote(), "Code": s.printed(), "Sections": s.sections(),
 	})
 	return b.Bytes(), err
 }

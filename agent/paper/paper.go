@@ -21,6 +21,8 @@ import (
 // Sheet is what a page says.
 type Sheet struct {
 	Key     key.Key
+	Part    key.Part  // what is printed in the key's place where it is not zero
+	Of      int       // how many parts are printed with it
 	Host    string    // whose key it is
 	Keyfile string    // where the key belongs on it
 	Unit    string    // the daemon's, that reads it; "" for none
@@ -39,16 +41,38 @@ var errNoCode = errors.New("cannot make a QR code of the key")
 type fact struct{ Name, Value string }
 
 func (s Sheet) facts() []fact {
-	return []fact{
-		{"Host", s.Host},
-		{"Key file", s.Keyfile},
-		{"Fingerprint", string(s.Key.Fingerprint()) + ", the key's public name"},
+	list := []fact{{"Host", s.Host}, {"Key file", s.Keyfile}}
+	fingerprint := s.Key.Fingerprint()
+	if s.inParts() {
+		fingerprint = s.Part.Of
+		list = append(list,
+			fact{"Part", fmt.Sprintf("%d of %d: any %d of them are the key, one alone tells nothing", s.Part.Number, s.Of, s.Part.Need)},
+			fact{"Who may hold it", "nobody who holds another of these parts"})
+	}
+	return append(list, []fact{
+		{"Fingerprint", string(fingerprint) + ", the key's public name"},
 		{"Proven", s.Proof},
 		{"Printed", s.Printed.UTC().Format("2006-01-02 15:04 UTC") + " by keyguard " + s.Version},
-	}
+	}...)
 }
 
-const title = "Master key of a containarium host. Secret: keep it in a safe."
+// inParts tells whether the sheet is that of a part.
+func (s Sheet) inParts() bool { return !s.Part.IsZero() }
+
+func (s Sheet) title() string {
+	if s.inParts() {
+		return fmt.Sprintf("Part %d of a master key of a containarium host. Keep it in a safe of its own.", s.Part.Number)
+	}
+	return "Master key of a containarium host. Secret: keep it in a safe."
+}
+
+// words are the lines of words.
+func (s Sheet) words() [][]string {
+	if s.inParts() {
+		return s.Part.UnsafeSheet()
+	}
+	return s.Key.UnsafeSheet()
+}
 
 // section is a piece of the instructions: a paragraph, and what to type after it.
 type section struct {
@@ -59,6 +83,9 @@ type section struct {
 
 // sections are the instructions. What is to be typed in them is played by a test.
 func (s Sheet) sections() []section {
+	if s.inParts() {
+		return s.partSections()
+	}
 	stop, start := []string{}, []string{}
 	if s.Unit != "" {
 		stop, start = []string{"sudo systemctl stop " + s.Unit}, []string{"sudo systemctl start " + s.Unit}
@@ -89,22 +116,64 @@ func (s Sheet) sections() []section {
 	}
 }
 
-// wordsNote stands below the words.
-const wordsNote = "Read line by line. A line's fifth word checks it and is no part of the key."
+// partSections are the instructions of a part's sheet.
+func (s Sheet) partSections() []section {
+	return []section{
+		{"What this is", fmt.Sprintf("The host named above keeps the secrets of its tenants encrypted under one key. This page is part %d of that key, of "+
+			"which any %d are the key; fewer tell nothing. Without enough of them, or another copy, the secrets are lost. "+
+			"Do not photograph, scan, copy or mail it, and keep it apart from the other parts.", s.Part.Number, s.Part.Need), nil},
+		{"To bring the key back, with keyguard", fmt.Sprintf("Bring %d of these pages together, in any order. Type the eight lines of each when it asks for them, "+
+			"or paste the text that a reader shows of the QR codes. A mistyped line is named, and a key that opens less than the present one is refused.", s.Part.Need),
+			[]string{"sudo keyguard import"}},
+		{"Without keyguard", "Shamir's scheme, byte by byte over GF(2^8), polynomial 0x11b. The value above is base64 of 32 bytes and the part's number " +
+			"behind them, as combine of OpenBao's or Vault's shamir package takes it: of enough parts it returns the 32 bytes of the key file.", nil},
+	}
+}
 
-// base64Note stands above the base64.
-const base64Note = "The key in base64, which the QR code says too:"
+// wordsNote stands below the words.
+func (s Sheet) wordsNote() string {
+	if s.inParts() {
+		return "Read line by line. A line's fifth word checks it. No BIP-39 program reads these."
+	}
+	return "Read line by line. A line's fifth word checks it and is no part of the key."
+}
+
+// codeNote stands above the text of the QR code.
+func (s Sheet) codeNote() string {
+	if s.inParts() {
+		return "The part as text, which the QR code says too, on one line:"
+	}
+	return "The key in base64, which the QR code says too:"
+}
 
 // code is the text of the QR code.
-func (s Sheet) code() string { return base64.StdEncoding.EncodeToString(s.Key.UnsafeBytes()) }
+func (s Sheet) code() string {
+	if s.inParts() {
+		return string(s.Part.UnsafeText())
+	}
+	return base64.StdEncoding.EncodeToString(s.Key.UnsafeBytes())
+}
 
-// matrix is the QR code, true where it is black: 37 modules a side for 44 letters, at
-// level H, of which a third may be lost to stains and folds (ISO/IEC 18004).
+// printed is the text of the QR code in lines that fit the page.
+func (s Sheet) printed() []string {
+	head, value, ok := strings.Cut(s.code(), " value=")
+	if !ok {
+		return []string{head}
+	}
+	return []string{head, "value=" + value}
+}
+
+// matrix is the QR code, true where it is black: for a key 37 modules a side for 44
+// letters, at level H, of which a third may be lost to stains and folds (ISO/IEC 18004);
+// for a part 49 at level M, of which it is a seventh.
 func (s Sheet) matrix() ([][]bool, error) {
-	if s.Key.IsZero() {
+	level := qr.H
+	if s.inParts() {
+		level = qr.M
+	} else if s.Key.IsZero() {
 		return nil, errNoCode
 	}
-	c, err := qr.Encode(s.code(), qr.H, qr.Unicode)
+	c, err := qr.Encode(s.code(), level, qr.Unicode)
 	if err != nil {
 		return nil, errNoCode // err tells the text (law 8)
 	}
@@ -130,15 +199,19 @@ func (s Sheet) UnsafeText() ([]byte, error) {
 		return nil, err
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s\n\n", strings.ToUpper(title))
-	for i, line := range s.Key.UnsafeSheet() {
+	fmt.Fprintf(&b, "%s\n\n", strings.ToUpper(s.title()))
+	for i, line := range s.words() {
 		fmt.Fprintf(&b, "  %d", i+1)
 		for _, w := range line[:len(line)-1] {
 			fmt.Fprintf(&b, "  %-8s", w)
 		}
 		fmt.Fprintf(&b, "      %s\n", line[len(line)-1])
 	}
-	fmt.Fprintf(&b, "\n%s\n%s\n    %s\n\n", wordsNote, base64Note, s.code())
+	fmt.Fprintf(&b, "\n%s\n%s\n", s.wordsNote(), s.codeNote())
+	for _, line := range s.printed() {
+		fmt.Fprintf(&b, "    %s\n", line)
+	}
+	b.WriteByte('\n')
 	s.drawText(&b, m)
 	for _, sec := range s.sections() {
 		b.WriteByte('\n')
@@ -164,6 +237,15 @@ func (s Sheet) drawText(b *strings.Builder, m [][]bool) {
 	}
 	var beside []string
 	for _, f := range s.facts() {
+		if s.inParts() { // the code leaves them no room
+			for i, line := range wrap(f.Value, func(text string) bool { return len(text) <= columns-20 }) {
+				if i > 0 {
+					f.Name = ""
+				}
+				fmt.Fprintf(b, "  %-16s  %s\n", f.Name, line)
+			}
+			continue
+		}
 		beside = append(beside, f.Name)
 		for _, line := range wrap(f.Value, func(text string) bool { return len(text) <= columns-len(m)-8 }) {
 			beside = append(beside, "  "+line)

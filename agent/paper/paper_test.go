@@ -19,6 +19,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/key/keytest"
 )
 
 func sheet(t *testing.T) Sheet {
@@ -286,4 +287,67 @@ func TestSave(t *testing.T) {
 	if files, _ := os.ReadDir(dir); len(files) != 1 {
 		t.Errorf("%v", files)
 	}
+}
+
+// TestPartSheets: a part's page brings the part back in every form, and nothing of the key.
+func TestPartSheets(t *testing.T) {
+	s := sheet(t)
+	k := s.Key
+	part, err := k.Cut(2, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Key, s.Part, s.Of = key.Key{}, part, 3
+	is := func(what, text string) {
+		t.Helper()
+		parts, err := key.ReadParts([]byte(text))
+		if err != nil || len(parts) != 1 || !parts[0].Equal(part) {
+			t.Errorf("%s: %v, %v", what, parts, err)
+		}
+		if got, _, err := key.Decode([]byte(text)); err == nil {
+			t.Errorf("%s reads as %v", what, got)
+		}
+		keytest.NoLeak(t, what, []byte(text), k)
+	}
+	page, err := s.UnsafeText()
+	if err != nil {
+		t.Fatal(err)
+	}
+	is("the text", string(page))
+	m, err := s.matrix()
+	if err != nil {
+		t.Fatal(err)
+	}
+	is("its code", scan(t, picture(t, drawn(string(page), len(m)+2))))
+	var words []string
+	for i, line := range s.words() {
+		words = append(words, fmt.Sprint(i+1, " ", strings.Join(line, " ")))
+	}
+	is("its words", strings.Join(words, "\n"))
+	lines := strings.Split(strings.TrimSuffix(string(page), "\n"), "\n")
+	if len(lines) > 66 {
+		t.Errorf("%d lines", len(lines))
+	}
+	for _, line := range lines {
+		if n := utf8.RuneCountInString(line); n > columns {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
+	html, err := s.UnsafeHTML()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, text := range map[string]string{"the text": string(page), "HTML": string(html)} {
+		flat := strings.Join(strings.Fields(text), " ")
+		for _, want := range []string{"3 of 3: any 2 of them", "nobody who", string(k.Fingerprint()), "keyguard import"} {
+			if !strings.Contains(flat, want) {
+				t.Errorf("%s does not say %q", what, want)
+			}
+		}
+	}
+	image, err := s.UnsafePNG()
+	if err != nil {
+		t.Fatal(err)
+	}
+	is("the image", scan(t, image))
 }

@@ -94,7 +94,7 @@ func (s Sheet) UnsafePNG() ([]byte, error) {
 	defer clear(c.Pix)
 	draw.Draw(c, c.Bounds(), image.White, image.Point{}, draw.Src)
 
-	c.at(f.title, margin, title)
+	c.at(f.title, margin, s.title())
 	c.down(f.title, 150)
 	for _, fact := range s.facts() {
 		c.at(f.head, margin, fact.Name)
@@ -121,6 +121,7 @@ func (s Sheet) UnsafePNG() ([]byte, error) {
 // key draws the code with the words beside it, and the base64 below.
 func (c *canvas) key(f faces, m [][]bool, s Sheet) {
 	top := c.y
+	module := module * 37 / len(m) // as wide as a key's
 	for y, row := range m {
 		for x, black := range row {
 			if black {
@@ -130,7 +131,7 @@ func (c *canvas) key(f faces, m [][]bool, s Sheet) {
 		}
 	}
 	x := margin + (len(m)+quiet)*module
-	for i, line := range s.Key.UnsafeSheet() {
+	for i, line := range s.words() {
 		c.at(f.text, x, fmt.Sprint(i+1))
 		for j, word := range line {
 			gap := 0
@@ -141,10 +142,15 @@ func (c *canvas) key(f faces, m [][]bool, s Sheet) {
 		}
 		c.down(f.words, 140)
 	}
-	c.paragraph(f.text, x, wordsNote)
+	c.paragraph(f.text, x, s.wordsNote())
 	c.y = max(c.y, top+len(m)*module)
 	c.down(f.text, 50)
-	c.at(f.text, margin, base64Note)
-	c.at(f.mono, margin+font.MeasureString(f.text, base64Note+"  ").Ceil(), s.code())
+	c.at(f.text, margin, s.codeNote())
+	lines := s.printed()
+	c.at(f.mono, margin+font.MeasureString(f.text, s.codeNote()+"  ").Ceil(), lines[0])
+	for _, line := range lines[1:] {
+		c.down(f.text, 115)
+		c.at(f.mono, margin+50, line)
+	}
 	c.down(f.text, 100)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -27,7 +28,7 @@ const scratchDir = "scratch"
 const drillDeliver = time.Minute
 
 func (a *app) drillCommand() *cobra.Command {
-	full := false
+	full, part := false, ""
 	c := &cobra.Command{
 		Use:   "drill",
 		Short: "restore every copy and prove it on the rows (weekly)",
@@ -37,15 +38,23 @@ not the keyfile; the ledger keeps what came out. Each escrow's newest current
 copy is judged; older and quarantined ones are reported: they open old dumps.
 
 --full tries every row, however many there are, and names those that no key
-opens.
+opens. --part proves one part of a key that no escrow reads: the file on a stick
+in a safe, a sheet that was scanned or typed ("-" is standard input).
 
 Exit status: 0 passed; 11 nothing was proven: sealed, not mounted, Postgres
 unreachable, the rows silent; 12 a copy, or rows, failed, or a required escrow
 could not answer; 15 another drill or a rotation is under way.`,
 		Example: `  keyguard drill --full
+  keyguard drill --part /mnt/stick/part-3.txt
   systemctl start containarium-keyguard-drill.service`,
-		RunE: func(c *cobra.Command, _ []string) error { return a.drill(c.Context(), full) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			if part != "" {
+				return a.drillPart(c.Context(), part)
+			}
+			return a.drill(c.Context(), full)
+		},
 	}
+	c.Flags().StringVar(&part, "part", "", "prove the part of a key in this `file`, and nothing else")
 	c.Flags().BoolVar(&full, "full", false, "try every row, and name those that no key opens")
 	a.identityFlag(c)
 	a.jsonFlag(c)
@@ -66,6 +75,81 @@ func (a *app) drill(ctx context.Context, full bool) error {
 	}
 	defer deliver()
 	return a.printDrill(r)
+}
+
+// partDrillDoc is the verdict on one part.
+type partDrillDoc struct {
+	Version     int                `json:"version"`
+	Fingerprint key.Fingerprint    `json:"fingerprint"`
+	Part        int                `json:"part"`
+	Need        int                `json:"need"`
+	Written     *time.Time         `json:"written,omitempty"` // the file's last change
+	Verdict     agent.DrillVerdict `json:"verdict"`
+	Reason      string             `json:"reason"`
+}
+
+// drillPart proves one part from a file.
+func (a *app) drillPart(ctx context.Context, file string) error {
+	in, written := a.in, time.Time{}
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return usageError{fmt.Errorf("cannot read the part: %w", err)}
+		}
+		defer f.Close()
+		if info, err := f.Stat(); err == nil {
+			written = info.ModTime()
+		}
+		in = f
+	}
+	data, err := io.ReadAll(io.LimitReader(in, maxImport))
+	defer clear(data)
+	if err != nil {
+		return usageError{fmt.Errorf("cannot read the part: %w", err)}
+	}
+	parts, err := key.ReadParts(data)
+	switch {
+	case err != nil:
+		return inputError{fmt.Errorf("%s: %w", file, err)}
+	case len(parts) != 1:
+		for _, p := range parts {
+			p.Wipe()
+		}
+		return usageError{fmt.Errorf("%s holds %d parts of keys, and one is proven at a time", file, len(parts))}
+	}
+	p := parts[0]
+	defer p.Wipe()
+	h, cfg, err := a.open()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	a.forgetBackoff(cfg)
+	a.working("looking for key %s …", p.Of)
+	r, err := agent.DrillPart(ctx, h, p)
+	if err != nil {
+		return err
+	}
+	a.explainTrouble(r.Trouble)
+	if a.json {
+		if err := a.printJSON(partDrillDoc{jsonVersion, p.Of, p.Number, p.Need, timeDoc(written), r.Verdict, r.Reason}); err != nil {
+			return err
+		}
+	} else {
+		a.line("%v", p)
+		if !written.IsZero() {
+			a.line("written %s, %s ago", written.Local().Format(time.DateTime), short(time.Since(written)))
+		}
+		a.line("%s: %s", r.Verdict, r.Reason)
+	}
+	switch r.Verdict {
+	case agent.DrillPassed:
+		return nil
+	case agent.DrillFailed:
+		return outcome{exitEscrow, "the part failed: " + r.Reason, []string{"make it again from today's key: keyguard paper --split K --of N, or keyguard backup"}}
+	}
+	return outcome{exitDoubt, "nothing was proven: " + r.Reason, []string{"bring up the escrow that has the key: keyguard status; or bring as many parts as are needed: keyguard import"}}
 }
 
 // runDrill drills. deliver tells those about it who take their time.

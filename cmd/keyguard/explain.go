@@ -96,7 +96,7 @@ var remedies = []struct {
 	{key.ErrPartDamaged, exitUsage, "take that part again, from its store or its sheet, and feed all of them to: keyguard import"},
 	{key.ErrPart, exitUsage, "one part is no key: feed as many as are needed, in any order, to one: keyguard import"},
 	{key.ErrWrongParts, exitUsage, "one of them is not what it says: leave out one after the other, or bring another part: keyguard import"},
-	{key.ErrParts, exitUsage, "choose numbers within these bounds: keyguard config"},
+	{key.ErrParts, exitUsage, "choose numbers within these bounds: keyguard paper --split 2 --of 3"},
 	{key.ErrSize, exitUsage, "a key is 32 raw bytes, 44 letters of base64, 64 of hex, or 24 words: keyguard import"},
 	{key.ErrFingerprint, exitUsage, "fingerprints are listed by: keyguard copies"},
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -164,6 +165,10 @@ func (a *app) typedKey(ctx context.Context) (key.Key, error) {
 			}
 			continue
 		}
+		if parts, perr := key.ReadParts(line); n == 1 && (parts != nil || perr != nil || isPartLine(line)) {
+			clear(sheet)
+			return a.typedParts(ctx, tty, buffer[:], size)
+		}
 		if err := key.CheckLine(n, line); err != nil {
 			fmt.Fprintf(tty, "%s Again:\n", wrongLine(n, err))
 			continue
@@ -180,6 +185,77 @@ func (a *app) typedKey(ctx context.Context) (key.Key, error) {
 		fmt.Fprintf(tty, "Each line fits its check word, and yet that is %v. All again:\n", err)
 		clear(sheet)
 		n, sheet = 1, nil
+	}
+}
+
+// isPartLine tells whether a line is the first of a part's sheet.
+func isPartLine(line []byte) bool {
+	_, err := key.CheckPartLine(1, 0, line)
+	return err == nil
+}
+
+// typedParts asks for sheets of parts until they rebuild a key: the lines of each, or its
+// text in one line. The first line of the first stands in the buffer.
+func (a *app) typedParts(ctx context.Context, tty *os.File, buffer []byte, size int) (key.Key, error) {
+	var parts []key.Part
+	var sheet []byte
+	defer func() {
+		clear(sheet)
+		for _, p := range parts {
+			p.Wipe()
+		}
+	}()
+	for n, number := 1, 0; ; {
+		line := buffer[:size]
+		read, err := key.ReadParts(line)
+		if read == nil && err == nil && len(bytes.Fields(line)) > 0 {
+			if number, err = key.CheckPartLine(n, number, line); err == nil {
+				sheet = append(append(sheet, line...), '\n')
+				if n++; n > key.PartLines {
+					if read, err = key.ReadParts(sheet); err == nil && read == nil {
+						err = key.ErrPartDamaged
+					}
+				}
+			} else {
+				fmt.Fprintf(tty, "%s Again:\n", wrongLine(n, err))
+				err = nil
+			}
+		}
+		if err != nil {
+			fmt.Fprintf(tty, "That is %v. This sheet again:\n", err)
+		}
+		if read != nil || err != nil {
+			clear(sheet)
+			n, number, sheet = 1, 0, nil
+		}
+		if read != nil {
+			parts = append(parts, read...)
+			k, _, err := key.Rebuild(parts)
+			var few *key.FewPartsError
+			switch {
+			case err == nil:
+				k.Wipe()
+				fmt.Fprintln(tty, "The parts still stand on this screen: clear it, and what it scrolled away.")
+				k, err := a.rebuild(parts)
+				parts = nil
+				return k, err
+			case errors.As(err, &few):
+				fmt.Fprintf(tty, "%v. Now another sheet:\n", err)
+			case errors.Is(err, key.ErrWrongParts):
+				fmt.Fprintf(tty, "%v. Bring one more sheet:\n", err)
+			default: // it does not belong to the others
+				fmt.Fprintf(tty, "That sheet is not one of these: %v. Another one:\n", err)
+				for _, p := range read {
+					p.Wipe()
+				}
+				parts = parts[:len(parts)-len(read)]
+			}
+		}
+		fmt.Fprintf(tty, "sheet %d, line %d of %d: ", len(parts)+1, n, key.PartLines)
+		if size, err = readLine(ctx, tty, buffer); err != nil || size == 0 {
+			fmt.Fprintln(tty)
+			return key.Key{}, usageError{errors.New("the typing ended before there were enough parts; nothing was done")}
+		}
 	}
 }
 

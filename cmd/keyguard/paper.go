@@ -7,18 +7,21 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/paper"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
 func (a *app) paperCommand() *cobra.Command {
 	var output string
+	var need, parts int
 	c := &cobra.Command{
 		Use:   "paper",
 		Short: "print the key on a sheet for a safe",
@@ -30,16 +33,29 @@ Whoever sees the page has the key. Text goes to standard output, for a terminal
 or a pipe; --output makes a file of mode 0400, and never replaces one. A file on
 a disk stays there until it is shredded, and so may the spool of a printer.
 
+--split 2 --of 3 prints three sheets for three safes, any two of which are the
+key, and one of which tells nothing of it. The files are named after the part:
+key-1.html, key-2.html, key-3.html. keyguard import takes enough of them in any
+order, and keyguard drill --part FILE proves one.
+
 Exit status: 0 done; 2 the file cannot be made like that; 14 there is no key, or
 it opens no row.`,
 		Example: `  keyguard paper                             # to read it off the screen
   keyguard paper | lp                        # to print it as text
   keyguard paper --output /dev/shm/key.html  # for a browser; .png and .txt too
+  keyguard paper --split 2 --of 3 --output /dev/shm/key.html
   shred -u /dev/shm/key.html                 # once it is printed`,
 	}
 	c.Flags().StringVar(&output, "output", "", "write a new `file`: .txt, .html or .png")
+	c.Flags().IntVar(&need, "split", 0, "print parts, of which this `number` rebuild the key")
+	c.Flags().IntVar(&parts, "of", 0, "print this `number` of parts")
 	c.RunE = a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
-		return a.paper(ctx, h, cfg, output)
+		if need != 0 || parts != 0 {
+			if need < key.MinNeed || parts < need || parts > key.MaxParts {
+				return usageError{fmt.Errorf("--split %d --of %d: %w", need, parts, key.ErrParts)}
+			}
+		}
+		return a.paper(ctx, h, cfg, output, agent.PaperOptions{Person: person(), Parts: parts, Need: need})
 	})
 	return c
 }
@@ -51,18 +67,20 @@ var renderings = map[string]func(paper.Sheet) ([]byte, error){
 	".html": paper.Sheet.UnsafeHTML, ".png": paper.Sheet.UnsafePNG,
 }
 
-func (a *app) paper(ctx context.Context, h *agent.Host, cfg *config.Config, output string) error {
+func (a *app) paper(ctx context.Context, h *agent.Host, cfg *config.Config, output string, opts agent.PaperOptions) error {
 	render, ok := renderings[filepath.Ext(output)]
 	if !ok || output != "" && filepath.Ext(output) == "" {
 		return usageError{fmt.Errorf("%s is no name for a sheet: it ends in .txt, .html or .png", output)}
 	}
-	if _, err := os.Lstat(output); output != "" && err == nil {
-		return thereAlready(output)
+	for _, name := range sheetNames(output, opts.Parts) {
+		if _, err := os.Lstat(name); name != "" && err == nil {
+			return thereAlready(name)
+		}
 	}
 	if mode, file := a.outFile(); output == "" && file && mode&0o077 != 0 {
 		return usageError{fmt.Errorf("standard output is a file that others may open (mode %#o): use --output, which makes one of mode 0400", mode)}
 	}
-	r, err := agent.Paper(ctx, h, agent.PaperOptions{Person: person()})
+	r, err := agent.Paper(ctx, h, opts)
 	if err != nil {
 		return err
 	}
@@ -75,8 +93,45 @@ func (a *app) paper(ctx context.Context, h *agent.Host, cfg *config.Config, outp
 	if err != nil {
 		return fmt.Errorf("cannot find this host's name: %w", err)
 	}
-	page, err := render(paper.Sheet{Key: r.Key, Host: host, Keyfile: cfg.Keyfile, Unit: cfg.Daemon.Unit,
-		Proof: r.Proof, Printed: time.Now(), Version: version, Screen: output == "" && terminal(a.out)})
+	sheet := paper.Sheet{Key: r.Key, Host: host, Keyfile: cfg.Keyfile, Unit: cfg.Daemon.Unit,
+		Proof: r.Proof, Printed: time.Now(), Version: version, Screen: output == "" && terminal(a.out)}
+	if opts.Parts == 0 {
+		return a.printSheet(sheet, render, output, fmt.Sprintf("key %s", r.Key.Fingerprint()))
+	}
+	sheet.Key, sheet.Of = key.Key{}, opts.Parts
+	for i, name := range sheetNames(output, opts.Parts) {
+		if sheet.Part, err = r.Key.Cut(opts.Need, i+1); err != nil {
+			return err
+		}
+		if i > 0 && output == "" {
+			fmt.Fprint(a.out, "\f") // a printer begins a page
+		}
+		err = a.printSheet(sheet, render, name, sheet.Part.String())
+		sheet.Part.Wipe()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sheetNames are the files of as many sheets: "key-1.html" of "key.html".
+func sheetNames(output string, parts int) []string {
+	if parts == 0 {
+		return []string{output}
+	}
+	names := make([]string, parts)
+	for i := range names {
+		if ext := filepath.Ext(output); output != "" {
+			names[i] = fmt.Sprintf("%s-%d%s", strings.TrimSuffix(output, ext), i+1, ext)
+		}
+	}
+	return names
+}
+
+// printSheet writes one page to where it belongs.
+func (a *app) printSheet(sheet paper.Sheet, render func(paper.Sheet) ([]byte, error), output, what string) error {
+	page, err := render(sheet)
 	defer clear(page)
 	if err != nil {
 		return fmt.Errorf("cannot make the sheet: %w", err)
@@ -86,7 +141,7 @@ func (a *app) paper(ctx context.Context, h *agent.Host, cfg *config.Config, outp
 			return fmt.Errorf("cannot write the sheet: %w", err)
 		}
 		if _, file := a.outFile(); file {
-			a.say("the file holds key %s in clear; once it is printed, remove it with: shred -u", r.Key.Fingerprint())
+			a.say("the file holds %s in clear; once it is printed, remove it with: shred -u", what)
 		}
 		return nil
 	}
@@ -99,9 +154,9 @@ func (a *app) paper(ctx context.Context, h *agent.Host, cfg *config.Config, outp
 	case err != nil:
 		return fmt.Errorf("cannot write %s: %w", output, err)
 	case saved.InMemory:
-		a.say("%s holds key %s in clear, in memory; once it is printed: shred -u %s", output, r.Key.Fingerprint(), output)
+		a.say("%s holds %s in clear, in memory; once it is printed: shred -u %s", output, what, output)
 	default:
-		a.say("%s holds key %s in clear, and not in memory but on a disk; once it is printed: shred -u %s", output, r.Key.Fingerprint(), output)
+		a.say("%s holds %s in clear, and not in memory but on a disk; once it is printed: shred -u %s", output, what, output)
 		a.say("a file in /dev/shm is in memory, and gone with the next reboot")
 	}
 	return nil

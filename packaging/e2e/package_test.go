@@ -214,13 +214,17 @@ func TestRPMInChroot(t *testing.T) {
 	// Before 0.1.0 the configuration was a file of the package.
 	const config = configFile
 	_, oldRPM := oldPackages(t)
-	for _, edit := range []string{"true", "echo '# ours' >>" + config, "rm " + config} {
+	for edit, kept := range map[string]string{
+		"true":                      "/root/kept",
+		"echo '# ours' >>" + config: "/root/kept",
+		"rm " + config:              "/usr/share/containarium-keyguard/keyguard.toml",
+	} {
 		rpm(`-i "$1"`, oldRPM)
-		off("cp -p "+config+" /root/sample; "+edit+"; cp -p "+config+" /root/kept 2>/dev/null || mv /root/sample /root/kept", "")
+		off(edit+"; cp -p "+config+" /root/kept 2>/dev/null || true", "")
 		if out := rpm(`-U "$1"`, rpms[0]); strings.Contains(out, "scriptlet failed") {
 			m.Errorf("rpm -U says\n%s", out)
 		}
-		off("cmp "+config+" /root/kept; stat -c %a "+config+"; ls "+config+"*", "600\n"+config)
+		off("cmp "+config+" "+kept+"; stat -c %a "+config+"; ls "+config+"*", "600\n"+config)
 		rpm("-e containarium-keyguard")
 		off("rm "+config, "")
 	}

@@ -42,6 +42,9 @@ const (
 	pieceBytes = 8 << 20
 	// wholeBlocks is how much of a table whose rows are small one statement reads: 512 MB.
 	wholeBlocks = 65536
+	// patienceBlocks is how much of the table may take a second more: 32 MB, of a cold disk
+	// or a busy host.
+	patienceBlocks = 4096
 	// idsPerPiece is how many rows of a sample one statement fetches: 13 MB of the
 	// largest values.
 	idsPerPiece = 200
@@ -156,13 +159,19 @@ func (t *Table) prove(ctx context.Context, keys []key.Key) (Answer, error) {
 		return Answer{}, err
 	}
 	pieces := s.pieces()
+	// Every row is asked for by somebody who waits for it, and no start is (law 9).
+	patience := time.Duration(0)
+	if t.options.Full {
+		patience = time.Duration(s.blocks/patienceBlocks) * time.Second
+	}
 	if len(pieces) == 1 && !t.options.Settle {
-		return t.ask(ctx, s, moment{}, pieces, keys)
+		return t.ask(ctx, s, moment{patience: patience}, pieces, keys)
 	}
 	m, err := t.hold(ctx)
 	if err != nil {
 		return Answer{}, err
 	}
+	m.patience = patience
 	a, err := t.ask(ctx, s, m, pieces, keys)
 	if err != nil {
 		return a, err
@@ -172,7 +181,10 @@ func (t *Table) prove(ctx context.Context, keys []key.Key) (Answer, error) {
 
 // moment is what several sessions see: of all the same snapshot, which the table's own
 // session holds. The zero moment is each statement's own.
-type moment struct{ snapshot string }
+type moment struct {
+	snapshot string
+	patience time.Duration // what a statement may take besides Options.StatementTimeout
+}
 
 // hold begins the transaction that holds a snapshot, and with Settle the lock.
 func (t *Table) hold(ctx context.Context) (m moment, err error) {
@@ -182,6 +194,8 @@ func (t *Table) hold(ctx context.Context) (m moment, err error) {
 		begin = append(begin, "select pg_try_advisory_xact_lock_shared("+strconv.FormatInt(AdvisoryLock, 10)+")")
 	}
 	locked := true
+	ctx, cancel := context.WithTimeout(ctx, t.options.StatementTimeout+time.Second)
+	defer cancel()
 	err = t.batch(ctx, t.conn, append(begin, "select pg_export_snapshot()"), nil, func(statement int, v [][]byte) error {
 		switch {
 		case len(v) != 1:
@@ -207,6 +221,8 @@ func (t *Table) hold(ctx context.Context) (m moment, err error) {
 // an older snapshot (Postgres documentation, "Caveats" of MVCC), and was not read then.
 func (t *Table) release(ctx context.Context, s *survey) error {
 	file := "none"
+	ctx, cancel := context.WithTimeout(ctx, t.options.StatementTimeout+time.Second)
+	defer cancel()
 	err := t.batch(ctx, t.conn, []string{"select coalesce(pg_relation_filenode(to_regclass($1))::text, '')", "commit"}, [][]byte{[]byte(s.table)},
 		func(_ int, v [][]byte) error {
 			if len(v) != 1 {
@@ -226,7 +242,7 @@ func (t *Table) ask(ctx context.Context, s *survey, m moment, pieces []piece, ke
 	var found findings
 	var ends span
 	if s.few || t.options.Full {
-		found, err = t.scan(ctx, s, m, pieces, keys)
+		found, err = t.scan(ctx, s, m, pieces, keys, untimed)
 	} else {
 		found.tally, ends, err = t.count(ctx, s, m)
 	}
@@ -241,10 +257,10 @@ func (t *Table) ask(ctx context.Context, s *survey, m moment, pieces []piece, ke
 	case found.opened != nil:
 		a.Proofs = judge(keys, dependent, found.opened)
 		if t.options.Full {
-			a.Unopened, err = t.unopened(ctx, s, m, pieces, found)
+			a.Unopened, err = t.unopened(ctx, s, m, pieces, keys, found)
 		}
 	case dependent <= checkAll:
-		if found, err = t.scan(ctx, s, m, pieces, keys); err != nil {
+		if found, err = t.scan(ctx, s, m, pieces, keys, untimed); err != nil {
 			return a, err
 		}
 		if found.tally.counts().Dependent() != dependent {
@@ -260,7 +276,7 @@ func (t *Table) ask(ctx context.Context, s *survey, m moment, pieces []piece, ke
 					return a, err
 				}
 			}
-			if found, err = t.scan(ctx, s, m, samplePieces(t.sample), keys); err != nil {
+			if found, err = t.scan(ctx, s, m, samplePieces(t.sample), keys, untimed); err != nil {
 				return a, err
 			}
 			if checked := found.tally.counts().Dependent(); checked > 0 {
@@ -355,7 +371,7 @@ func (t *Table) begin(m moment, idle time.Duration) []string {
 		list = append(list, "set transaction snapshot '"+m.snapshot+"'")
 	}
 	return append(list,
-		"set local statement_timeout = "+milliseconds(t.options.StatementTimeout),
+		"set local statement_timeout = "+milliseconds(t.options.StatementTimeout+m.patience),
 		"set local lock_timeout = "+milliseconds(t.options.LockTimeout),
 		"set local idle_in_transaction_session_timeout = "+milliseconds(idle),
 		// Off does not switch policies off: it makes a query that one would filter fail.
@@ -377,6 +393,9 @@ func (t *Table) at(ctx context.Context, c *pgconn.PgConn, m moment, columns int,
 		begin := t.begin(m, t.options.StatementTimeout)
 		statements, number = append(begin, sql, "commit"), len(begin)
 	}
+	// The server's own timeout comes first; this one is for a server that hangs.
+	ctx, cancel := context.WithTimeout(ctx, t.options.StatementTimeout+m.patience+time.Second)
+	defer cancel()
 	return t.batch(ctx, c, statements, params, func(n int, v [][]byte) error {
 		if n != number || len(v) != columns {
 			return errForm
@@ -388,9 +407,6 @@ func (t *Table) at(ctx context.Context, c *pgconn.PgConn, m moment, columns int,
 // batch sends several statements at once, and hands on their rows, each with the number of
 // its statement. params are those of the only statement that has any.
 func (t *Table) batch(ctx context.Context, c *pgconn.PgConn, statements []string, params [][]byte, row func(statement int, v [][]byte) error) error {
-	// The server's own timeout comes first; this one is for a server that hangs.
-	ctx, cancel := context.WithTimeout(ctx, t.options.StatementTimeout+time.Second)
-	defer cancel()
 	p := c.StartPipeline(ctx)
 	for _, sql := range statements {
 		if strings.Contains(sql, "$1") {
@@ -673,26 +689,52 @@ func (s *survey) inproc() string {
 // dependent is true of the rows that only the keyfile's key can open.
 func (s *survey) dependent() string { return "(" + s.legacy() + " or " + s.inproc() + ")" }
 
-// count has the server count the rows by their classes.
+// count has the server count the rows by their classes. Most tables hold legacy rows alone,
+// and one look at them is enough.
 func (t *Table) count(ctx context.Context, s *survey, m moment) (tally, span, error) {
+	// age is the distance from a transaction number that is the same all along, and cheaper
+	// to add up than the number itself.
+	const counted = "count(*), coalesce(sum(age(xmin)), 0), age('3'::xid), min(updated_at), max(updated_at) from "
+	y, ends, others, err := t.countBy(ctx, s, m, "select case when count("+s.wrapped+") = 0 then 0 else 2 end, "+counted+s.table+" where ", "")
+	if err != nil || !others {
+		return y, ends, err
+	}
+	y, ends, others, err = t.countBy(ctx, s, m, "select case when "+s.legacy()+" then 0 when "+s.inproc()+" then 1 else 2 end, "+counted+s.table+" where ", " group by 1")
+	if err != nil || !others {
+		return y, ends, err
+	}
+	pieces := s.pieces()
+	rest := make([]tally, workers(pieces))
+	sql := "select " + s.wrapped + ", " + s.kekID + ", xmin from " + s.table + " where not " + s.dependent() + " and "
+	err = t.each(ctx, m, pieces, func(ctx context.Context, number int, c *pgconn.PgConn, p piece) error {
+		return t.at(ctx, c, m, 3, sql+p.where, nil, func(v [][]byte) error {
+			if len(v[2]) != 4 {
+				return errForm
+			}
+			rest[number].add(classify(v[0], v[1]), versions{1, binary.BigEndian.Uint32(v[2])})
+			return nil
+		})
+	})
+	for _, o := range rest {
+		y.sum(o)
+	}
+	return y, ends, err
+}
+
+// countBy adds up what sql counts in each range of the table: the place of a class, with 2
+// for others, which are not counted here; how many rows; the sum of their ages, and the age
+// of the transaction number 3; the first and the last time of writing.
+func (t *Table) countBy(ctx context.Context, s *survey, m moment, sql, end string) (y tally, ends span, others bool, err error) {
 	type worker struct {
 		tally
 		span
 		others bool
 	}
-	// age is the distance from a transaction number that is the same all along, and cheaper
-	// to add up than the number itself. Most rows are legacy ones, or none is.
-	const counted = "count(*), coalesce(sum(age(xmin)), 0), age('3'::xid), min(updated_at), max(updated_at) from "
-	var pieces []piece
-	for _, r := range s.ranges() {
-		pieces = append(pieces,
-			piece{where: "select 0, " + counted + s.table + " where " + s.legacy() + " and " + r.where},
-			piece{where: "select case when " + s.inproc() + " then 1 else 2 end, " + counted + s.table + " where not " + s.legacy() + " and " + r.where + " group by 1"})
-	}
-	hands := make([]worker, workers(pieces))
-	err := t.each(ctx, m, pieces, func(ctx context.Context, number int, c *pgconn.PgConn, p piece) error {
+	ranges := s.ranges()
+	hands := make([]worker, workers(ranges))
+	err = t.each(ctx, m, ranges, func(ctx context.Context, number int, c *pgconn.PgConn, p piece) error {
 		w := &hands[number]
-		return t.at(ctx, c, m, 6, p.where, nil, func(v [][]byte) error {
+		return t.at(ctx, c, m, 6, sql+p.where+end, nil, func(v [][]byte) error {
 			if len(v[0]) != 4 || len(v[1]) != 8 || len(v[2]) != 8 || len(v[3]) != 4 {
 				return errForm
 			}
@@ -714,30 +756,12 @@ func (t *Table) count(ctx context.Context, s *survey, m moment) (tally, span, er
 			return nil
 		})
 	})
-	var sum worker
 	for _, w := range hands {
-		sum.tally.sum(w.tally)
-		sum.span.stretch(w.span)
-		sum.others = sum.others || w.others
+		y.sum(w.tally)
+		ends.stretch(w.span)
+		others = others || w.others
 	}
-	if err != nil || !sum.others {
-		return sum.tally, sum.span, err
-	}
-	rest := make([]tally, workers(s.pieces()))
-	sql := "select " + s.wrapped + ", " + s.kekID + ", xmin from " + s.table + " where not " + s.dependent() + " and "
-	err = t.each(ctx, m, s.pieces(), func(ctx context.Context, number int, c *pgconn.PgConn, p piece) error {
-		return t.at(ctx, c, m, 3, sql+p.where, nil, func(v [][]byte) error {
-			if len(v[2]) != 4 {
-				return errForm
-			}
-			rest[number].add(classify(v[0], v[1]), versions{1, binary.BigEndian.Uint32(v[2])})
-			return nil
-		})
-	})
-	for _, y := range rest {
-		sum.tally.sum(y)
-	}
-	return sum.tally, sum.span, err
+	return y, ends, others, err
 }
 
 // draw chooses dependent rows: the one written first and the one written last, of every
@@ -747,13 +771,18 @@ func (t *Table) draw(ctx context.Context, s *survey, m moment, dependent int64, 
 	edge := func(order string) string {
 		return "select (select id from " + s.table + " where username = t.name and " + which + " order by name " + order + " limit 1) from t where t.name is not null"
 	}
+	// What was written last is mostly where the table grows.
+	newest := "select id from " + s.table + " where updated_at = $2 and " + which
+	if s.version >= tidRangeScan {
+		newest = fmt.Sprintf("(%s and ctid >= '(%d,0)') union all (%s)", newest, max(0, s.blocks-s.blocks/100-1), newest)
+	}
 	pieces := []piece{
 		{where: fmt.Sprintf("select id from %s tablesample bernoulli (%g) where %s", s.table, min(100, 100*sampleFill/float64(dependent)), which)},
 		// One tenant after the other, by the index that the daemon reads them by.
 		{where: "with recursive t(name) as ((select username from " + s.table + " order by username limit 1) union all" +
 			" select (select username from " + s.table + " where username > t.name order by username limit 1) from t where t.name is not null) " +
 			edge("asc") + " union all " + edge("desc")},
-		{where: "(select id from " + s.table + " where updated_at = $1 and " + which + " limit 1) union all (select id from " + s.table + " where updated_at = $2 and " + which + " limit 1)",
+		{where: "(select id from " + s.table + " where updated_at = $1 and " + which + " limit 1) union all (select id from (" + newest + ") n limit 1)",
 			params: [][]byte{timestamp(ends.from), timestamp(ends.to)}},
 	}
 	drawn := make([][]uuid, len(pieces))
@@ -784,15 +813,10 @@ var errColumns = fmt.Errorf("%w: the columns id and updated_at are no uuid and t
 type findings struct {
 	tally  tally
 	opened []int64 // by key
-	// With Options.Full: the dependent rows that no key opens, and when the first and the
-	// last of them were written.
+	// The dependent rows that no key opens, and, of a timed scan, when the first and the last
+	// of them were written.
 	unopened names
 	span
-}
-
-func (f *findings) miss(c *cells, written int64) {
-	f.stretch(span{written, written})
-	f.unopened.add(c)
 }
 
 func (f *findings) mergeUnopened(o findings) {
@@ -800,12 +824,18 @@ func (f *findings) mergeUnopened(o findings) {
 	f.unopened.merge(o.unopened)
 }
 
+// What a scan reads of each row: without the time of writing, or with it.
+const (
+	untimed = 7
+	timed   = 8
+)
+
 // scan reads all rows of the pieces and tries every key on every dependent one. What reads
 // does not open: one session keeps several cores busy.
-func (t *Table) scan(ctx context.Context, s *survey, m moment, pieces []piece, keys []key.Key) (findings, error) {
-	columns, names := 7, `username, name, nonce, ciphertext, `+s.wrapped+`, `+s.kekID+`, xmin`
-	if t.options.Full {
-		columns, names = 8, names+`, updated_at`
+func (t *Table) scan(ctx context.Context, s *survey, m moment, pieces []piece, keys []key.Key, columns int) (findings, error) {
+	names := `username, name, nonce, ciphertext, ` + s.wrapped + `, ` + s.kekID + `, xmin`
+	if columns == timed {
+		names += `, updated_at`
 	}
 	sql := `select ` + names + ` from ` + s.table + ` where `
 	full := make(chan []byte, chunksAhead)
@@ -911,11 +941,16 @@ func (w *trier) try(chunk []byte) error {
 				missed = false
 			}
 		}
-		if missed && w.columns > 7 {
-			if len(v[7]) != 8 {
-				return errColumns
-			}
-			w.miss(&r, int64(binary.BigEndian.Uint64(v[7])))
+		switch {
+		case !missed || len(w.openers) == 0:
+		case w.columns == untimed:
+			w.unopened.add(&r)
+		case len(v[7]) != 8:
+			return errColumns
+		default:
+			written := int64(binary.BigEndian.Uint64(v[7]))
+			w.unopened.add(&r)
+			w.stretch(span{written, written})
 		}
 	}
 	return nil
@@ -925,17 +960,21 @@ func (w *trier) try(chunk []byte) error {
 // stretch: of two side by side chance may be the reason.
 const stretch = 3
 
-// unopened tells of the rows that no key opened, and asks once more who else was written
-// in that time.
-func (t *Table) unopened(ctx context.Context, s *survey, m moment, pieces []piece, f findings) (Unopened, error) {
+// unopened tells of the rows that no key opened. Of several it looks again when they were
+// written, and who else was in that time.
+func (t *Table) unopened(ctx context.Context, s *survey, m moment, pieces []piece, keys []key.Key, f findings) (Unopened, error) {
 	u := Unopened{Count: f.unopened.count, Rows: f.unopened.first}
 	if u.Count < stretch {
 		return u, nil
 	}
+	f, err := t.scan(ctx, s, m, pieces, keys, timed)
+	if err != nil {
+		return u, err
+	}
 	sql := fmt.Sprintf(`select %s, %s from %s where updated_at between $1 and $2 and `, s.wrapped, s.kekID, s.table)
 	params := [][]byte{timestamp(f.from), timestamp(f.to)}
 	var written atomic.Int64
-	err := t.each(ctx, m, pieces, func(ctx context.Context, _ int, c *pgconn.PgConn, p piece) error {
+	err = t.each(ctx, m, pieces, func(ctx context.Context, _ int, c *pgconn.PgConn, p piece) error {
 		return t.at(ctx, c, m, 2, sql+p.where, params, func(v [][]byte) error {
 			if classify(v[0], v[1]).Dependent() {
 				written.Add(1)

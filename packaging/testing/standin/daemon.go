@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,7 +19,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -86,7 +86,11 @@ func (d *daemon) start(ctx context.Context, h host) {
 	if minted {
 		log.Printf("[secrets] NEW MASTER KEY generated at %s — back this up off-host, losing it means every stored secret is unrecoverable ciphertext", h.keyfile)
 	}
-	keys := h.keyring(key)
+	keys, refused := h.keyring(key)
+	if refused != "" {
+		log.Print(refused)
+		return
+	}
 	s, err := openStore(ctx, db, keys)
 	if err != nil {
 		log.Printf("Warning: Failed to init secrets store: %v. Secrets disabled.", err)
@@ -95,20 +99,33 @@ func (d *daemon) start(ctx context.Context, h host) {
 	d.mu.Lock()
 	d.store = s
 	d.mu.Unlock()
-	log.Printf("Secrets store ready (file-keyed AES-256-GCM, envelope: %s)", keys.describe())
+	context.AfterFunc(ctx, s.db.Close)
+	log.Printf("Secrets store ready (file-keyed AES-256-GCM, envelope: %s)%s", keys.describe(), keys.rejects())
 }
 
-func (h host) keyring(key []byte) keyring {
-	backend := h.getenv("CONTAINARIUM_KMS_BACKEND")
-	if kekIDs[backend] == "" {
+// keyring is what the daemon seals with. The key was read, so whatever becomes of it here
+// the key file is the one it has seen. refused is the line that it logs of none.
+func (h host) keyring(key []byte) (_ keyring, refused string) {
+	if h.getenv("STANDIN_NO_CIPHER") != "" {
+		return keyring{}, "Failed to construct secrets cipher: crypto/aes: invalid key size. Secrets disabled."
+	}
+	backend := cmp.Or(h.getenv("CONTAINARIUM_KMS_BACKEND"), "none")
+	strict := slices.Contains([]string{"1", "true", "yes", "on"}, strings.ToLower(h.getenv("CONTAINARIUM_REQUIRE_ENVELOPE")))
+	if backend != "none" && kekIDs[backend] == "" {
+		log.Printf("Warning: KMS backend config error: unknown backend %q. Secrets store falling back to legacy mode.", backend)
 		backend = "none"
 	}
-	strict := slices.Contains([]string{"1", "true", "yes", "on"}, strings.ToLower(h.getenv("CONTAINARIUM_REQUIRE_ENVELOPE")))
-	return keyring{master: key, backend: backend, strict: strict}
+	if strict && backend == "none" {
+		return keyring{}, "FATAL: CONTAINARIUM_REQUIRE_ENVELOPE=true but no KMS backend is configured. Refusing legacy rows. Secrets disabled."
+	}
+	return keyring{master: key, backend: backend, strict: strict}, ""
 }
 
 // connect tries five times, three seconds each.
-func (h host) connect(ctx context.Context) (*pgx.Conn, error) {
+//
+// pgxpool takes parameters that pgx.Connect refuses (pool_max_conns), and both take what
+// the environment says (PGPASSWORD).
+func (h host) connect(ctx context.Context) (*pgxpool.Pool, error) {
 	var last error
 	for try := range connectTries {
 		if try > 0 {
@@ -122,30 +139,19 @@ func (h host) connect(ctx context.Context) (*pgx.Conn, error) {
 		if url, last = h.postgresURL(ctx); last != nil {
 			continue
 		}
-		var db *pgx.Conn
+		var db *pgxpool.Pool
+		if db, last = pgxpool.New(ctx, url); last != nil {
+			continue
+		}
 		attempt, cancel := context.WithTimeout(ctx, connectPause)
-		db, last = dial(attempt, url)
+		last = db.Ping(attempt)
 		cancel()
 		if last == nil {
 			return db, nil
 		}
+		db.Close()
 	}
 	return nil, last
-}
-
-// dial connects as the daemon's pool does, and takes the connection out of it: what the URL
-// says to the pool is understood, and one connection is enough here.
-func dial(ctx context.Context, url string) (*pgx.Conn, error) {
-	pool, err := pgxpool.New(ctx, url)
-	if err != nil {
-		return nil, err
-	}
-	defer pool.Close()
-	c, err := pool.Acquire(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return c.Hijack(), nil
 }
 
 // postgresURL finds the database in the daemon's order.
@@ -232,7 +238,9 @@ func (d *daemon) answer(w http.ResponseWriter, r *http.Request) {
 	var err error
 	switch q.Do {
 	case "set":
-		err = s.set(r.Context(), q.Username, q.Name, q.Value)
+		if err = s.set(r.Context(), q.Username, q.Name, q.Value); err == nil {
+			log.Printf("[secrets] stored %s of tenant %s", q.Name, q.Username) // whatever the tenant is called
+		}
 	case "get":
 		err = s.print(r.Context(), &out, q)
 	case "list":

@@ -21,12 +21,16 @@ func (h host) offline(ctx context.Context) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
+	keys, refused := h.keyring(key)
+	if refused != "" {
+		return nil, errors.New(refused)
+	}
 	h.postgres = url
 	db, err := h.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return openStore(ctx, db, h.keyring(key))
+	return openStore(ctx, db, keys)
 }
 
 // coverage counts legacy and envelope rows.
@@ -35,7 +39,7 @@ func (h host) coverage(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer s.db.Close(ctx) //nolint:errcheck // nothing is pending
+	defer s.db.Close()
 	rows, err := s.read(ctx, "")
 	if err != nil {
 		return err
@@ -58,7 +62,7 @@ func (h host) migrate(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer s.db.Close(ctx) //nolint:errcheck // nothing is pending
+	defer s.db.Close()
 	if s.keys.backend == "none" {
 		return errNoBackend
 	}

@@ -13,6 +13,7 @@
 //	STANDIN_KEYFILE     the key file, for sandboxes; the daemon's path is hard-coded
 //	STANDIN_READ_DELAY  a duration: how long bringing up the core containers takes
 //	STANDIN_INCUS       the incus socket, or "none": an incus that has nothing to say
+//	STANDIN_NO_CIPHER   if set, the cipher cannot be made of the key that was read
 //	STANDIN_SOCKET      where the running daemon answers `secrets set`, `get` and `list`
 //
 // Usage:

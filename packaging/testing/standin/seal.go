@@ -55,6 +55,14 @@ func (k keyring) describe() string {
 	return "disabled (CONTAINARIUM_KMS_BACKEND=none)"
 }
 
+// rejects ends the line "Secrets store ready" of a daemon that reads no legacy row.
+func (k keyring) rejects() string {
+	if k.strict {
+		return " [legacy-rejected]"
+	}
+	return ""
+}
+
 // additional binds a ciphertext to its row: username, a zero byte, name.
 func additional(username, name string) []byte {
 	return bytes.Join([][]byte{[]byte(username), []byte(name)}, []byte{0})

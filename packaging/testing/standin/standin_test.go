@@ -8,6 +8,7 @@ import (
 	"log"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -240,6 +241,78 @@ func TestSymlink(t *testing.T) {
 		t.Error("mints a second time")
 	}
 	b.want(b.secrets("get", "alice", "A"), "x")
+}
+
+// Every line that the daemon may log once it has read the key, each with Go's time stamp,
+// and what tenants chose is logged as it is.
+func TestLines(t *testing.T) {
+	b := newBench(t)
+	stamp := regexp.MustCompile(`(?m)^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d `)
+	for _, c := range []struct {
+		name, variable, value, line string
+		disabled                    bool
+	}{
+		{"no cipher", "STANDIN_NO_CIPHER", "1", "Failed to construct secrets cipher", true},
+		{"unknown backend", "CONTAINARIUM_KMS_BACKEND", "gpg", "Warning: KMS backend config error: unknown backend \"gpg\". Secrets store falling back to legacy mode.", false},
+		{"envelope without a backend", "CONTAINARIUM_REQUIRE_ENVELOPE", "true", "FATAL: CONTAINARIUM_REQUIRE_ENVELOPE=true but no KMS backend is configured. ", true},
+		{"no table can be made", "CONTAINARIUM_POSTGRES_URL", b.db.URL() + "&search_path=nowhere", "Warning: Failed to init secrets store: ", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			before := b.env[c.variable]
+			b.env[c.variable] = c.value
+			defer func() { b.env[c.variable] = before }()
+			logged, stop := b.start(c.line)
+			if !c.disabled {
+				for !strings.Contains(logged.String(), ready) {
+					<-logged.grown
+				}
+			}
+			stop()
+			for line := range strings.Lines(logged.String()) {
+				if !stamp.MatchString(line) {
+					t.Errorf("without a time stamp: %q", line)
+				}
+			}
+			if c.disabled && strings.Contains(logged.String(), "store ready") {
+				t.Errorf("it is ready:\n%s", logged)
+			}
+		})
+	}
+	b.env["CONTAINARIUM_KMS_BACKEND"], b.env["CONTAINARIUM_REQUIRE_ENVELOPE"] = "inproc", "1"
+	_, stop := b.start("Secrets store ready (file-keyed AES-256-GCM, envelope: inproc (master-key envelope, dev/test)) [legacy-rejected]")
+	stop()
+	b.env["CONTAINARIUM_KMS_BACKEND"], b.env["CONTAINARIUM_REQUIRE_ENVELOPE"] = "", ""
+
+	tenant := fmt.Sprintf(minted, b.keyfile())
+	logged, _ := b.start(ready)
+	b.want(b.secrets("set", tenant, "A", "x"), "")
+	if !strings.Contains(logged.String(), "stored A of tenant "+tenant) {
+		t.Errorf("the tenant's name is not logged:\n%s", logged)
+	}
+}
+
+// It connects as pgxpool does: parameters of the pool stand in the URL, and what is not
+// in it comes from the environment.
+func TestPool(t *testing.T) {
+	b := newBench(t)
+	url := strings.Replace(b.db.URL(), ":"+rowstest.Password+"@", "@", 1)
+	t.Setenv("PGPASSWORD", rowstest.Password)
+	t.Setenv("PGAPPNAME", "from the environment")
+	b.env["CONTAINARIUM_POSTGRES_URL"] = url + "&pool_max_conns=3&statement_cache_capacity=8&default_query_exec_mode=exec"
+	b.start(ready)
+	b.want(b.secrets("set", "alice", "A", "x"), "")
+	list, err := b.db.Activity()
+	if err != nil || len(list) == 0 || !strings.HasPrefix(list[0], "from the environment ") {
+		t.Errorf("sessions: %q, %v", list, err)
+	}
+	// One that the server ends fails whoever comes next, and is made anew.
+	if err := b.db.Admin("select pg_terminate_backend(pid, 60000) from pg_stat_activity where application_name = 'from the environment'"); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.secrets("get", "alice"); !strings.Contains(got, "57P01") {
+		t.Errorf("over a session that was ended: %q", got)
+	}
+	b.want(b.secrets("get", "alice"), "A=x\n")
 }
 
 // Without app hosting, or without incus, the daemon never comes to the key.

@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"sync"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 var (
@@ -48,24 +48,10 @@ ON CONFLICT (username, name) DO UPDATE SET
 // store is the table with the keys that were in force when it was opened.
 type store struct {
 	keys keyring
-	mu   sync.Mutex // guards db: a pgx.Conn serves one at a time
-	db   *pgx.Conn
+	db   *pgxpool.Pool
 }
 
-// conn is the connection, made anew if Postgres went away since. s.mu is held.
-func (s *store) conn(ctx context.Context) (*pgx.Conn, error) {
-	if !s.db.IsClosed() {
-		return s.db, nil
-	}
-	db, err := pgx.ConnectConfig(ctx, s.db.Config())
-	if err != nil {
-		return nil, err
-	}
-	s.db = db
-	return db, nil
-}
-
-func openStore(ctx context.Context, db *pgx.Conn, keys keyring) (*store, error) {
+func openStore(ctx context.Context, db *pgxpool.Pool, keys keyring) (*store, error) {
 	if _, err := db.Exec(ctx, schema); err != nil {
 		return nil, fmt.Errorf("init schema: %w", err)
 	}
@@ -83,13 +69,7 @@ func (s *store) set(ctx context.Context, username, name, value string) error {
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	db, err := s.conn(ctx)
-	if err != nil {
-		return err
-	}
-	if _, err := db.Exec(ctx, upsert, username, name, x.nonce, x.ciphertext, x.wrapped, x.kekID); err != nil {
+	if _, err := s.db.Exec(ctx, upsert, username, name, x.nonce, x.ciphertext, x.wrapped, x.kekID); err != nil {
 		return fmt.Errorf("upsert secret: %w", err)
 	}
 	return nil
@@ -118,13 +98,7 @@ type row struct {
 }
 
 func (s *store) read(ctx context.Context, where string, args ...any) ([]row, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	db, err := s.conn(ctx)
-	if err != nil {
-		return nil, err
-	}
-	found, err := db.Query(ctx, `SELECT username, name, nonce, ciphertext, wrapped_dek, coalesce(kek_id, '')
+	found, err := s.db.Query(ctx, `SELECT username, name, nonce, ciphertext, wrapped_dek, coalesce(kek_id, '')
 		FROM secrets `+where+` ORDER BY username, name`, args...)
 	if err != nil {
 		return nil, err

@@ -48,7 +48,9 @@
 //     dumps, swap or temporary disk. Nothing listens.
 //  9. The daemon is not ours to break. Nothing hangs a start, holds a lock on the
 //     database across one, restarts the daemon on install or upgrade, or hammers a
-//     store. Trouble of keyguard's own never stops a daemon whose keyfile has 32 bytes.
+//     store. Trouble of keyguard's own never stops a daemon whose keyfile has 32 bytes,
+//     unless the rows have just refuted them: laws 1 and 2 stand above this one. Whoever
+//     waits can walk away, whichever file system hangs.
 //  10. What others wrote is hostile: names, ids, messages, rows and log lines of stores,
 //     database, sticks and the daemon are bounded, shown on one printable line (package
 //     printable), and steer nothing unless they come from where they must.

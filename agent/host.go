@@ -28,7 +28,9 @@ type Host struct {
 	Daemon   Daemon
 	// NextDrill says when the weekly drill runs. nil: there is no systemd.
 	NextDrill func(context.Context) (unit.DrillState, error)
-	Now       func() time.Time
+	// Watcher says how the watcher runs. nil: there is no systemd.
+	Watcher func(context.Context) (unit.WatcherState, error)
+	Now     func() time.Time
 }
 
 // Rows is the table of ciphertext as the operations ask and change it: a *rows.Table, and

@@ -40,6 +40,7 @@ type StatusResult struct {
 	Kept     int        // files in the local quarantine
 	Escrows  []EscrowStatus
 	Drill    DrillStanding
+	Deaf     error // why the watcher hears of changes only when it looks, once a rescan
 	Trouble  []Trouble
 	// Other is the last entry of the machine that this one is a copy of, until somebody
 	// accepts a key here; its Event is empty where this one is none.
@@ -129,6 +130,11 @@ func status(ctx context.Context, h *Host) (StatusResult, looked, error) {
 	}
 	if h.NextDrill != nil {
 		r.Drill.Next, r.Drill.Err = h.NextDrill(ctx)
+	}
+	if h.Watcher != nil {
+		if w, err := h.Watcher(ctx); err == nil { // that systemd does not answer stands at the drill
+			r.Deaf = w.Deaf
+		}
 	}
 	r.Other, _ = o.history().OtherMachine(h.Machine)
 	r.judge()

@@ -105,6 +105,16 @@ func NextDrill(ctx context.Context) (DrillState, error) {
 	return drillState(ctx, conn)
 }
 
+// ReadWatcher asks systemd about the watcher.
+func ReadWatcher(ctx context.Context) (WatcherState, error) {
+	conn, err := dbus.NewWithContext(ctx)
+	if err != nil {
+		return WatcherState{}, fmt.Errorf("cannot ask systemd: %w", err)
+	}
+	defer conn.Close()
+	return watcherState(ctx, conn)
+}
+
 func state(ctx context.Context, conn *dbus.Conn, name string) (State, error) {
 	p, err := conn.GetUnitPropertiesContext(ctx, name)
 	if err != nil {

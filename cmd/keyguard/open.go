@@ -104,7 +104,7 @@ func (a *app) host(cfg *config.Config, w wiring) (*agent.Host, error) {
 	}
 	if cfg.Daemon.Unit != "" {
 		names := daemonUnits(cfg)
-		h.NextDrill = unit.NextDrill
+		h.NextDrill, h.Watcher = unit.NextDrill, unit.ReadWatcher
 		h.Daemon = agent.Daemon{
 			Running: func(ctx context.Context) ([]string, error) { return unit.Running(ctx, names...) },
 			Stop:    func(ctx context.Context) error { return unit.Stop(ctx, names...) },

@@ -49,6 +49,7 @@ type statusDoc struct {
 	Rows     rowsDoc           `json:"rows"`
 	Kept     int               `json:"local_quarantine"`
 	Drill    drillStandingDoc  `json:"drill"`
+	Deaf     string            `json:"watcher_deaf,omitempty"` // why it hears of changes only once a rescan
 	Escrows  []escrowStatusDoc `json:"escrows"`
 }
 
@@ -155,6 +156,9 @@ func statusDocOf(r agent.StatusResult) statusDoc {
 		Rows: rowsDocOf(r.Rows), Kept: r.Kept, Escrows: []escrowStatusDoc{},
 		Drill: drillStandingDoc{timeDoc(r.Drill.Last.Time), r.Drill.Last.Verdict, r.Drill.Last.Reason, timeDoc(r.Drill.Next.Next), r.Drill.Next.Active},
 	}
+	if r.Deaf != nil {
+		d.Deaf = r.Deaf.Error()
+	}
 	if r.Known != "" {
 		d.Known = &knownDoc{r.Known, knownBy(r), timeDoc(r.LastLook)}
 	}
@@ -206,6 +210,9 @@ func (a *app) printStatusText(r agent.StatusResult, path string) {
 		a.item("kept", fmt.Sprintf("%d files in the local quarantine", r.Kept))
 	}
 	a.item("drill", drillLine(r.Drill))
+	if r.Deaf != nil {
+		a.item("watcher", fmt.Sprintf("notices changes only once a rescan: %v; see keyguard doctor", r.Deaf))
+	}
 	for _, s := range r.Escrows {
 		fmt.Fprintln(a.out)
 		a.item(s.Name, escrowState(s, r.Keyfile.Key))

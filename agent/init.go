@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 )
@@ -43,5 +44,39 @@ func Init(ctx context.Context, h *Host) (InitResult, error) {
 	}
 	b := o.escrowKey(ctx, o.evidence.Keyfile.Key)
 	r.Backup = &b
+	return r, nil
+}
+
+// TryPlaceResult is what stands in an escrow that the configuration does not name yet.
+type TryPlaceResult struct {
+	Copies  []escrow.Copy // newest first within a shelf, current first
+	Unknown int           // of these, copies that this host did not save
+}
+
+// tryTimeout bounds a try, in which a person waits.
+const tryTimeout = 30 * time.Second
+
+// TryPlace makes the place of an escrow as Init does and lists what stands there, so that
+// only what can be used gets into the configuration. The error is why it cannot.
+func TryPlace(ctx context.Context, h *Host, e escrow.Escrow) (TryPlaceResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
+	defer cancel()
+	if err := e.Init(ctx); err != nil {
+		return TryPlaceResult{}, err
+	}
+	var r TryPlaceResult
+	var err error
+	if r.Copies, err = e.List(ctx); err != nil {
+		return TryPlaceResult{}, err
+	}
+	record, err := h.Ledger.Read()
+	if err != nil {
+		return TryPlaceResult{}, err
+	}
+	for _, c := range r.Copies {
+		if !record.Holds(e.Name(), c.ID) {
+			r.Unknown++
+		}
+	}
 	return r, nil
 }

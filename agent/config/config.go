@@ -378,6 +378,9 @@ func Check(path string) (*Config, error) {
 // and the modes of files are Load's. name is how errors call the file. The error is *Problems.
 func Parse(data []byte, name string) (*Config, error) { return parse(data, name, false) }
 
+// ParseHere is Parse that looks at this host, too, as Load does.
+func ParseHere(data []byte, name string) (*Config, error) { return parse(data, name, true) }
+
 func parse(data []byte, name string, host bool) (*Config, error) {
 	f := &file{text: string(withoutBOM(data))}
 	c := Default()

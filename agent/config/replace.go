@@ -25,6 +25,14 @@ func Replace(path string, data []byte) error {
 	return nil
 }
 
+// Create makes the configuration at path where there is none, for root alone.
+func Create(path string, data []byte) error {
+	if err := durable.CreateNew(path, data, durable.Attr{Mode: 0o600, UID: -1, GID: -1}); err != nil {
+		return fmt.Errorf("cannot write the configuration: %w", err)
+	}
+	return nil
+}
+
 // WriteSecret makes a file with a credential that a configuration names, closed to
 // others. What is there already stays, and the error is fs.ErrExist.
 func WriteSecret(path string, data []byte) error {

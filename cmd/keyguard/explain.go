@@ -266,7 +266,7 @@ func (a *app) explain(err error) int {
 	case errors.As(err, &conf) && errors.Is(err, fs.ErrPermission):
 		a.remedy(fs.ErrPermission)
 	case errors.As(err, &conf) && errors.Is(err, fs.ErrNotExist):
-		a.hint("install the package, which brings it; or name another file: --config, or KEYGUARD_CONFIG")
+		a.hint("keyguard init makes it; or name another file: --config, or KEYGUARD_CONFIG")
 	case errors.Is(err, config.ErrTrust):
 		a.remedy(err)
 	case errors.As(err, &conf):

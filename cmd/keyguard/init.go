@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,8 +24,9 @@ func (a *app) initCommand() *cobra.Command {
 		Use:   "init",
 		Short: "make what every escrow needs, and save the key there",
 		Long: `init is the first thing to run, and may be run again at any time. It asks where
-copies of the key shall be kept if the configuration names no escrow, writes
-this host's name into it where {hostname} stands, makes the place that every
+copies of the key shall be kept, as often as you like, and tries each place
+before it writes it into the configuration, which it makes if there is none. It
+writes this host's name where {hostname} stands, makes the place that every
 escrow needs, saves the present key there, reads it back, drills, and prints the
 table of keyguard doctor: what this host survives by now, and what would make it
 better.
@@ -35,7 +37,8 @@ VAULT_ADDR, VAULT_NAMESPACE, VAULT_CACERT, and the token in VAULT_TOKEN or
 and /run/media.
 
 --escrow adds an escrow without asking: its settings, name=value, with commas
-between them; in a list, spaces. keyguard.toml(5) has them all.
+between them; in a list, spaces. keyguard.toml(5) has them all. It may be given
+several times; an escrow that cannot be used is not written.
 
 Exit status: 0 done; 2 not confirmed; 12 an escrow or the drill failed; 14 the
 key is kept in quarantine, to protect the last good copy.`,
@@ -55,30 +58,35 @@ key is kept in quarantine, to protect the last good copy.`,
 }
 
 func (a *app) init(ctx context.Context, added []string) error {
-	c := choices{}
-	var err error
-	if c.escrows, err = escrowFlags(added); err != nil {
-		return err
-	}
-	cfg, err := a.load()
+	cfg, err := a.draft()
 	if err != nil {
 		return err
 	}
-	if len(cfg.Escrows)+len(c.escrows) == 0 && !a.yes && a.onTerminal() {
-		if c, err = a.askEscrows(ctx); err != nil {
+	c := choices{tokens: map[string]string{}}
+	flagged, err := a.escrowFlags(added)
+	if err != nil {
+		return err
+	}
+	if err := a.checkHostname(append(cfg.Escrows, flagged...)); err != nil {
+		return err
+	}
+	unusable := 0
+	for i, e := range flagged {
+		seen, err := a.try(ctx, cfg, e, "")
+		if err != nil {
+			unusable++
+			a.urgent("--escrow %s: cannot be used, and is not written: %v", added[i], err)
+			a.remedy(err)
+			continue
+		}
+		c.add(e, seen)
+	}
+	if len(added) == 0 && !a.yes && a.onTerminal() {
+		if err := a.askEscrows(ctx, cfg, &c); err != nil {
 			return err
 		}
 	}
-	data, err := a.withEscrows(c.escrows)
-	if err != nil {
-		return err
-	}
-	if err := a.checkHostname(data, append(cfg.Escrows, c.escrows...)); err != nil {
-		return err
-	}
-	for _, e := range append(cfg.Escrows, c.escrows...) {
-		a.say("escrow %q: %s", e.Name, e.Kind)
-	}
+	a.summary(cfg, c)
 	question := "Make what they need, and save the key there?"
 	if len(cfg.Escrows)+len(c.escrows) == 0 {
 		question = "Go on without a backup?"
@@ -90,10 +98,8 @@ func (a *app) init(ctx context.Context, added []string) error {
 	if !ok {
 		return usageError{errors.New("not confirmed, and nothing was done")}
 	}
-	if len(c.escrows) > 0 {
-		if err := a.write(c); err != nil {
-			return err
-		}
+	if err := a.write(c); err != nil {
+		return err
 	}
 	if err := a.expandHostname(); err != nil {
 		return err
@@ -115,7 +121,93 @@ func (a *app) init(ctx context.Context, added []string) error {
 			a.hint("systemctl reload " + watchUnit)
 		}
 	}
-	return a.printInit(ctx, r, h, cfg)
+	err = a.printInit(ctx, r, h, cfg)
+	if err == nil && unusable > 0 {
+		return outcome{exitEscrow, fmt.Sprintf("%d of %d escrows cannot be used, and were not written", unusable, len(flagged)), nil}
+	}
+	return err
+}
+
+// sample is the commented configuration that the package brings.
+const sample = "/usr/share/containarium-keyguard/keyguard.toml"
+
+// draft is the configuration that init begins with. Where there is none, it is the sample:
+// init makes the file.
+func (a *app) draft() (*config.Config, error) {
+	cfg, err := a.load()
+	if !errors.Is(err, fs.ErrNotExist) {
+		return cfg, err
+	}
+	data, err := a.draftText()
+	if err == nil {
+		cfg, err = config.ParseHere(data, sample)
+	}
+	if err != nil {
+		return nil, configError{err}
+	}
+	return cfg, nil
+}
+
+// draftText is the text of it.
+func (a *app) draftText() ([]byte, error) {
+	data, err := os.ReadFile(a.configPath())
+	if !errors.Is(err, fs.ErrNotExist) {
+		return data, err
+	}
+	if data, err = os.ReadFile(sample); errors.Is(err, fs.ErrNotExist) {
+		return []byte("# keyguard.toml(5) has every setting.\n"), nil
+	}
+	return data, err
+}
+
+// try makes the place of an escrow that the configuration does not name yet, and says what
+// stands there. token is one that its file does not hold yet.
+func (a *app) try(ctx context.Context, cfg *config.Config, e config.Escrow, token string) (found, error) {
+	host, err := os.Hostname()
+	if err != nil {
+		return found{}, fmt.Errorf("cannot find this host's name: %w", err)
+	}
+	one, err := config.ParseHere(config.ExpandHostname(config.Append(nil, "", e), host), "its settings")
+	if err == nil {
+		err = one.Wrong()
+	}
+	if err != nil {
+		return found{}, err
+	}
+	e = one.Escrows[0]
+	if token != "" {
+		// run_dir is in memory: a token that nobody has agreed to keep is on no disk.
+		if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
+			return found{}, err
+		}
+		e.TokenFile = filepath.Join(cfg.RunDir, "token.try")
+		if err := errors.Join(os.RemoveAll(e.TokenFile), config.WriteSecret(e.TokenFile, []byte(token+"\n"))); err != nil {
+			return found{}, err
+		}
+		defer os.Remove(e.TokenFile) //nolint:errcheck // the next try removes it first
+	}
+	a.working("trying escrow %q …", e.Name)
+	h, err := a.host(cfg, wiring{})
+	if err != nil {
+		return found{}, err
+	}
+	place, err := openEscrow(cfg, e, a.identities)
+	if err != nil {
+		return found{}, err
+	}
+	defer place.Close() //nolint:errcheck // nothing is left to be done there
+	r, err := agent.TryPlace(ctx, h, place)
+	return found{place.Place().Where, r}, err
+}
+
+// summary shows what there will be, before anything is written.
+func (a *app) summary(cfg *config.Config, c choices) {
+	for _, e := range cfg.Escrows {
+		a.say("escrow %q: %s, as %s has it", e.Name, e.Kind, a.configPath())
+	}
+	for i, e := range c.escrows {
+		a.say("escrow %q: %s at %s, new: %s", e.Name, e.Kind, c.found[i].where, c.found[i].copies())
+	}
 }
 
 // watchUnit is our own service.
@@ -123,13 +215,15 @@ const watchUnit = "containarium-keyguard.service"
 
 // checkHostname refuses a name that says nothing of this host where places are called
 // after it: two hosts of one name would take each other's keys for their own.
-func (a *app) checkHostname(data []byte, escrows []config.Escrow) error {
+func (a *app) checkHostname(escrows []config.Escrow) error {
 	host, err := os.Hostname()
 	if err != nil {
 		return fmt.Errorf("cannot find this host's name: %w", err)
 	}
-	after := !bytes.Equal(config.ExpandHostname(data, host), data) ||
-		slices.ContainsFunc(escrows, func(e config.Escrow) bool { return e.Preset != "" && e.Path == "" })
+	after := slices.ContainsFunc(escrows, func(e config.Escrow) bool {
+		text := config.Append(nil, "", e)
+		return e.Preset != "" && e.Path == "" || !bytes.Equal(config.ExpandHostname(text, host), text)
+	})
 	if !after || !config.NamesNobody(host) {
 		return nil
 	}

@@ -113,6 +113,7 @@ type app struct {
 	wrong      []error          // what keeps escrows from being used
 	outside    *outside.Outside // that waits for a start
 	command    string           // that ended with an error: "keyguard status"
+	running    string           // the same, while it runs
 	metadata   *metadata        // nil until the metadata server was asked
 }
 
@@ -140,6 +141,7 @@ proves every copy on the rows in Postgres that the key must open.`,
 		CompletionOptions:          cobra.CompletionOptions{HiddenDefaultCmd: true},
 		RunE:                       nothingGiven("command"),
 	}
+	root.PersistentPreRun = func(c *cobra.Command, _ []string) { a.running = c.CommandPath() }
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)
@@ -312,10 +314,35 @@ func (a *app) printEvent(e hooks.Event) {
 	}
 }
 
-// hint prints what to type next.
+// hint prints what to type next, but for the command that was typed just now.
 func (a *app) hint(text string) {
+	if text = notAgain(text, a.running); text == "" {
+		return
+	}
 	a.hinted.Store(true)
 	fmt.Fprint(a.err, a.level+fold(a.err, "hint: "+text))
+}
+
+// notAgain takes out of a hint what would send back to the command that prints it: "then:
+// keyguard status" goes without saying there. With other flags it is another command.
+func notAgain(hint, running string) string {
+	if running == "" {
+		return hint
+	}
+	var kept []string
+	for clause := range strings.SplitSeq(hint, "; ") {
+		for _, then := range []string{", then: ", ", then see: "} {
+			clause = strings.TrimSuffix(clause, then+running)
+		}
+		if at := strings.Index(clause, running); at >= 0 {
+			rest := strings.TrimLeft(clause[at+len(running):], " ")
+			if !strings.HasPrefix(rest, "--") {
+				continue
+			}
+		}
+		kept = append(kept, clause)
+	}
+	return strings.Join(kept, "; ")
 }
 
 // working says what a person waits for, where a person does.

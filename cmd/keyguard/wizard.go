@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 )
@@ -31,11 +32,34 @@ type question struct {
 	optional              bool
 }
 
-// choices are what a person wants: escrows, and credentials that are at hand for them.
-// Nothing of it is written yet.
+// choices are what a person wants: escrows that were tried, and credentials that are at
+// hand for them. Nothing of it is written yet.
 type choices struct {
 	escrows []config.Escrow
+	found   []found           // in them, in the same order
 	tokens  map[string]string // by the file that is to hold it
+}
+
+func (c *choices) add(e config.Escrow, f found) {
+	c.escrows, c.found = append(c.escrows, e), append(c.found, f)
+}
+
+// found is what a try came upon.
+type found struct {
+	where string
+	agent.TryPlaceResult
+}
+
+// copies says in words what stands there already.
+func (f found) copies() string {
+	switch n := len(f.Copies); {
+	case n == 0:
+		return "nothing there yet"
+	case f.Unknown > 0:
+		return fmt.Sprintf("holds copies already, %d, of which %d are unknown to this host: another's, or its own from before", n, f.Unknown)
+	default:
+		return fmt.Sprintf("holds copies of this host already, %d", n)
+	}
 }
 
 // offers lists the places for copies, with what this host has for them.
@@ -80,20 +104,30 @@ func (a *app) offers(ctx context.Context) []place {
 		{setting: "path", text: "path", preset: path},
 		{setting: "recipients", text: "age recipients to encrypt to (age1…, spaces between), empty for none", optional: true},
 	}
-	manager := place{what: "a password manager", kind: config.Command, name: "passwords",
-		ask: []question{{setting: "preset", text: "which: 1password, bitwarden or pass"}}}
+	manager := place{what: "a password manager", kind: config.Command, name: "passwords", ask: []question{
+		{setting: "preset", text: "which: 1password, bitwarden or pass"},
+		{setting: "path", text: "what its entries are called (for 1password, the vault before that)", preset: "containarium-{hostname}"},
+		{setting: "environment_file", text: "file, 0600, of NAME=value that its program needs where nobody is logged in, empty for none", optional: true},
+	}}
 
 	return []place{gcp, vault, directory, manager}
 }
 
 // askEscrows asks a person for escrows until there are enough of them. None is an answer.
-func (a *app) askEscrows(ctx context.Context) (choices, error) {
-	a.say("no escrow is configured: the key has no copy off this host.")
+func (a *app) askEscrows(ctx context.Context, cfg *config.Config, c *choices) error {
+	if len(cfg.Escrows) == 0 {
+		a.say("no escrow is configured: the key has no copy off this host.")
+	}
 	a.working("looking at what this host has …")
 	places := a.offers(ctx)
-	c := choices{tokens: map[string]string{}}
 	for {
-		fmt.Fprintln(a.err, "\nWhere shall copies of the key be kept?")
+		some := len(cfg.Escrows)+len(c.escrows) > 0
+		question, nowhere := "Where shall copies of the key be kept?", "nowhere: no backup"
+		if some {
+			question, nowhere = "Where else shall copies of the key be kept?", "nowhere else"
+		}
+		fmt.Fprintln(a.err)
+		fmt.Fprint(a.err, fold(a.err, question))
 		for i, p := range places {
 			fmt.Fprintf(a.err, "  %d  %s\n", i+1, p.what)
 			if p.found != "" {
@@ -102,70 +136,115 @@ func (a *app) askEscrows(ctx context.Context) (choices, error) {
 				}
 			}
 		}
-		nowhere := "nowhere: no backup"
-		if len(c.escrows) > 0 {
-			nowhere = "nowhere else"
-		}
 		fmt.Fprintf(a.err, "  %d  %s\n", len(places)+1, nowhere)
 		prompt, preset := "Number: ", ""
-		if i := slices.IndexFunc(places, func(p place) bool { return p.found != "" }); i >= 0 && len(c.escrows) == 0 {
+		if i := slices.IndexFunc(places, func(p place) bool { return p.found != "" }); some {
+			preset = strconv.Itoa(len(places) + 1)
+		} else if i >= 0 {
 			preset = strconv.Itoa(i + 1)
+		}
+		if preset != "" {
 			prompt = "Number [" + preset + "]: "
 		}
 		answer, err := a.ask(ctx, prompt)
 		if err != nil {
-			return c, err
+			return err
 		}
 		answer = cmp.Or(answer, preset)
 		n, err := strconv.Atoi(answer)
 		switch {
-		case answer == "" && len(c.escrows) > 0, err == nil && n == len(places)+1:
-			return c, nil
+		case err == nil && n == len(places)+1:
+			return nil
 		case err != nil || n < 1 || n > len(places):
 			a.say("%q is none of these numbers", answer)
 			continue
 		}
-		e, err := a.askEscrow(ctx, places[n-1], c.escrows)
-		if err != nil {
-			return c, err
-		}
-		c.escrows = append(c.escrows, e)
-		if e.Kind == config.VaultKV {
-			if err := a.offerToken(ctx, e.TokenFile, c.tokens); err != nil {
-				return c, err
-			}
+		if err := a.askEscrow(ctx, cfg, places[n-1], c); err != nil {
+			return err
 		}
 	}
 }
 
-// askEscrow asks for the settings of one escrow, until the configuration is right with it.
-func (a *app) askEscrow(ctx context.Context, p place, others []config.Escrow) (config.Escrow, error) {
-	for slices.ContainsFunc(others, func(e config.Escrow) bool { return e.Name == p.name }) {
+// askEscrow asks for the settings of one escrow, until the configuration is right with it
+// and it can be used, or the person gives it up. Answers that were right are kept.
+func (a *app) askEscrow(ctx context.Context, cfg *config.Config, p place, c *choices) error {
+	taken := func(e config.Escrow) bool { return e.Name == p.name }
+	for slices.ContainsFunc(cfg.Escrows, taken) || slices.ContainsFunc(c.escrows, taken) {
 		p.name += "2"
 	}
+	questions := append([]question{{setting: "name", text: "name for it", preset: p.name}}, p.ask...)
+	answers := map[string]string{}
 	for {
 		settings := []string{"kind=" + p.kind}
-		for _, q := range append([]question{{setting: "name", text: "name for it", preset: p.name}}, p.ask...) {
-			answer, err := a.askSetting(ctx, q)
-			if err != nil {
-				return config.Escrow{}, err
+		for i, q := range questions {
+			if _, right := answers[q.setting]; !right {
+				answer, err := a.askSetting(ctx, q)
+				if err != nil {
+					return err
+				}
+				answers[q.setting] = answer
+				questions[i].preset = answer
 			}
-			settings = append(settings, q.setting+"="+answer)
+			settings = append(settings, q.setting+"="+answers[q.setting])
 		}
 		e, err := config.NewEscrow(settings...)
 		if err != nil {
-			return e, err
+			return err
 		}
-		_, err = a.withEscrows(append(slices.Clone(others), e))
 		var wrong *config.Problems
-		if !errors.As(err, &wrong) {
-			return e, err
+		if err := a.checkAdded(append(slices.Clone(c.escrows), e)); errors.As(err, &wrong) {
+			for _, one := range wrong.List {
+				setting := strings.TrimPrefix(one.Key, "escrow.")
+				a.say("%s: %s", setting, one.What)
+				delete(answers, setting)
+			}
+			for i, q := range questions {
+				if _, right := answers[q.setting]; !right {
+					questions[i].preset = p.preset(q.setting)
+				}
+			}
+			a.say("once more:")
+			continue
+		} else if err != nil {
+			return err
 		}
-		for _, one := range wrong.List {
-			a.say("%s: %s", strings.TrimPrefix(one.Key, "escrow."), one.What)
+		if err := a.checkHostname([]config.Escrow{e}); err != nil {
+			return err
 		}
-		a.say("once more:")
+		if e.Kind == config.VaultKV {
+			if err := a.offerToken(ctx, e.TokenFile, c.tokens); err != nil {
+				return err
+			}
+		}
+		seen, err := a.try(ctx, cfg, e, c.tokens[e.TokenFile])
+		if err == nil {
+			a.say("escrow %q: %s", e.Name, seen.copies())
+			if seen.Unknown == 0 {
+				c.add(e, seen)
+				return nil
+			}
+			ok, err := a.confirm(ctx, "  Are these this host's own, or shall it keep its copies beside them?")
+			if ok {
+				c.add(e, seen)
+			}
+			return err
+		}
+		a.urgent("escrow %q cannot be used, and is not written: %v", e.Name, err)
+		a.remedy(err)
+		again, err := a.confirm(ctx, "  Try it again, with other answers or these?")
+		if err != nil || !again {
+			return err
+		}
+		clear(answers) // what was typed is offered again
 	}
+}
+
+// preset is what a question of the place offers by itself.
+func (p place) preset(setting string) string {
+	if i := slices.IndexFunc(p.ask, func(q question) bool { return q.setting == setting }); i >= 0 {
+		return p.ask[i].preset
+	}
+	return p.name
 }
 
 // askSetting asks one question until it has an answer.
@@ -228,8 +307,9 @@ func ownToken() (token, from string) {
 	return strings.TrimSpace(string(data)), path
 }
 
-// escrowFlags makes escrows of what --escrow said: name=value, with commas between.
-func escrowFlags(flags []string) ([]config.Escrow, error) {
+// escrowFlags makes escrows of what --escrow said: name=value, with commas between. What
+// is wrong is told of the flag: the person has typed no line of a file.
+func (a *app) escrowFlags(flags []string) ([]config.Escrow, error) {
 	var escrows []config.Escrow
 	for _, f := range flags {
 		e, err := config.NewEscrow(strings.Split(f, ",")...)
@@ -237,46 +317,79 @@ func escrowFlags(flags []string) ([]config.Escrow, error) {
 			return nil, usageError{fmt.Errorf("--escrow %s: %w", f, err)}
 		}
 		escrows = append(escrows, e)
+		var wrong *config.Problems
+		switch err := a.checkAdded(escrows); {
+		case errors.As(err, &wrong):
+			var list []string
+			for _, one := range wrong.List {
+				list = append(list, strings.TrimPrefix(one.Key, "escrow.")+": "+one.What)
+			}
+			return nil, usageError{fmt.Errorf("--escrow %s: %s; nothing was written", f, strings.Join(list, "; "))}
+		case err != nil:
+			return nil, err
+		}
 	}
 	return escrows, nil
 }
 
-// withEscrows is the configuration with these escrows at its end, if all of it is right
-// then.
+// withEscrows is the configuration with these escrows at its end.
 func (a *app) withEscrows(escrows []config.Escrow) ([]byte, error) {
-	path := a.configPath()
-	data, err := os.ReadFile(path)
+	data, err := a.draftText()
 	if err != nil {
 		return nil, configError{err}
 	}
 	for _, e := range escrows {
 		data = config.Append(data, "Written by keyguard init. keyguard.toml(5) has every setting.", e)
 	}
-	cfg, err := config.Parse(data, path)
-	if err == nil {
-		cfg.Escrows = cfg.Escrows[len(cfg.Escrows)-len(escrows):] // what was wrong before is no reason
-		err = cfg.Wrong()
-	}
-	if err != nil {
-		return nil, configError{fmt.Errorf("%w\nnothing was written", err)}
-	}
 	return data, nil
 }
 
-// write puts what was chosen into the configuration and beside it.
+// checkAdded says what would be wrong with the last of these escrows at the end of the
+// configuration; what was wrong before is no reason.
+func (a *app) checkAdded(escrows []config.Escrow) error {
+	data, err := a.withEscrows(escrows)
+	if err != nil {
+		return err
+	}
+	cfg, err := config.Parse(data, a.configPath())
+	if err != nil {
+		return configError{err}
+	}
+	if wrong := cfg.Escrows[len(cfg.Escrows)-1].Wrong; wrong != nil {
+		return wrong
+	}
+	return nil
+}
+
+// write puts what was chosen into the configuration and beside it. A configuration that
+// is not there is made.
 func (a *app) write(c choices) error {
+	path := a.configPath()
+	_, err := os.Stat(path)
+	missing := errors.Is(err, fs.ErrNotExist)
+	if len(c.escrows) == 0 && !missing {
+		return nil
+	}
 	data, err := a.withEscrows(c.escrows)
 	if err != nil {
 		return err
 	}
-	for file, token := range c.tokens {
-		if err := config.WriteSecret(file, []byte(token+"\n")); err != nil {
+	for _, e := range c.escrows {
+		token := c.tokens[e.TokenFile]
+		if token == "" {
+			continue
+		}
+		if err := config.WriteSecret(e.TokenFile, []byte(token+"\n")); err != nil {
 			return err
 		}
-		a.say("wrote the token into %s", file)
+		a.say("wrote the token into %s", e.TokenFile)
 	}
-	path := a.configPath()
-	if err := config.Replace(path, data); err != nil {
+	if missing {
+		err = config.Create(path, data)
+	} else {
+		err = config.Replace(path, data)
+	}
+	if err != nil {
 		return err
 	}
 	for _, e := range c.escrows {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -114,6 +115,12 @@ type Event struct {
 	Unit                   string    // that failed
 	Time                   time.Time // Tell fills it in
 }
+
+// MessageID is that of an event in the journal, "" for a name that is none.
+func MessageID(name EventName) string { return kinds[name].id }
+
+// EventNames are all of the vocabulary, sorted.
+func EventNames() []EventName { return slices.Sorted(maps.Keys(kinds)) }
 
 // IsUrgent tells whether a person should see it even in a long journal.
 func (e Event) IsUrgent() bool { return e.Urgent || kinds[e.Name].urgent }

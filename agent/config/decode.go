@@ -267,16 +267,21 @@ func keysOf(t reflect.Type) []string {
 
 // nearest is the end of a message about an unknown word: what was probably meant.
 func nearest(word string, known []string) string {
+	if best := Nearest(word, known); best != "" {
+		return fmt.Sprintf("; did you mean %q?", best)
+	}
+	return ""
+}
+
+// Nearest is the known word that was probably meant, "" for none.
+func Nearest(word string, known []string) string {
 	best, distance := "", max(2, len(word)/3)+1
 	for _, k := range known {
 		if n := editDistance(strings.ToLower(word), k); n < distance {
 			best, distance = k, n
 		}
 	}
-	if best == "" {
-		return ""
-	}
-	return fmt.Sprintf("; did you mean %q?", best)
+	return best
 }
 
 // elsewhere is the end of a message about a key that another table has.

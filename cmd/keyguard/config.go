@@ -11,8 +11,8 @@ func (a *app) configCommand() *cobra.Command {
 		Use:   "config",
 		Short: "check the configuration and print what is in force",
 		Long: `config checks the whole configuration, names every problem with its line, and
-prints what is in force, the defaults included. An escrow that is not right is not
-used, and the keyfile and the other escrows are looked after all the same.
+prints what is in force, the defaults included. An escrow that is not right is
+not used, and the keyfile and the other escrows are looked after all the same.
 
 Exit status: 0 it can be used; 2 it cannot.`,
 		Example: `  keyguard config

@@ -25,8 +25,8 @@ func (a *app) importCommand() *cobra.Command {
 		Short: "read a key from standard input and install it",
 		Long: `import reads a key from standard input, never from an argument: 32 raw bytes,
 base64, hex, the text of a QR code, 24 words, the 30 of a sheet with its check
-words, or as many parts of a key as rebuild it, in any order. On a terminal it asks for the lines of the sheet one by one and
-names the one that is wrong.
+words, or as many parts of a key as rebuild it, in any order. On a terminal it
+asks for the lines of the sheet one by one and names the one that is wrong.
 
 It installs the key as restore would: only if the present key does not open more
 rows. With --escrow-only the key is saved in the escrows, by the same rules as

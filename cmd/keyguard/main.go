@@ -152,6 +152,7 @@ proves every copy on the rows in Postgres that the key must open.`,
 	for _, c := range []*cobra.Command{
 		a.statusCommand(), a.initCommand(), a.backupCommand(), a.verifyCommand(), a.copiesCommand(),
 		a.restoreCommand(), a.rotateCommand(), a.repairCommand(), a.importCommand(), a.paperCommand(), a.acceptCommand(), a.doctorCommand(), a.reportCommand(), a.configCommand(),
+		a.logCommand(), a.explainCommand(), a.versionCommand(),
 	} {
 		c.GroupID = "people"
 		root.AddCommand(c)
@@ -263,11 +264,16 @@ func wrongFlag(c *cobra.Command, err error) error {
 		return fmt.Errorf("--%s needs a value behind it", lacking.GetSpecifiedName())
 	case errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() == "":
 		name, near := unknown.GetSpecifiedName(), ""
+		var names []string
 		c.Flags().VisitAll(func(f *pflag.Flag) {
+			if !f.Hidden {
+				names = append(names, f.Name)
+			}
 			if !f.Hidden && near == "" && (strings.HasPrefix(f.Name, name) || strings.HasPrefix(name, f.Name)) {
 				near = f.Name
 			}
 		})
+		near = cmp.Or(near, config.Nearest(name, names))
 		if near != "" {
 			return fmt.Errorf("%s has no flag --%s; did you mean --%s?", c.CommandPath(), name, near)
 		}

@@ -57,6 +57,9 @@ Exit status: 0 the keyfile is right; 11 nothing can tell; 13 no usable copy;
 	c.Flags().StringVar(&opts.From, "from", "", "take copies from this escrow only")
 	c.Flags().StringVar(&opts.Copy, "copy", "", "take this copy only, an id listed by keyguard copies")
 	c.Flags().StringVar(&database, "for-database", "", "install the key for the rows of this database: a URL without a password, or a file that holds one")
+	if err := a.completeRestore(c); err != nil {
+		panic(err) // a flag that is not there
+	}
 	c.Flags().BoolVar(&opts.DryRun, "dry-run", false, "say what would be done, and do nothing")
 	a.identityFlag(c)
 	a.jsonFlag(c)

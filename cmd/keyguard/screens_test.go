@@ -121,9 +121,9 @@ func TestScreens(t *testing.T) {
 				}
 			}()
 			configure(none)
-			look("1 Google Cloud Secret Manager", []string{"3", "usb", s.path("usb"), "", "5", "n"}, "init")
+			look("1 Google Cloud Secret Manager", []string{"3", "usb", s.path("usb"), "", "n", "5", "n"}, "init")
 			configure(string(whole))
-			look("survives keyfile deleted", []string{"y"}, "init")
+			look("survives keyfile deleted", []string{"", "y"}, "init")
 			look("green: key", nil, "status")
 			look("cloud project deleted", nil, "doctor")
 			look("drill", nil, "drill")

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
+)
+
+// completePatience bounds what a person who pressed a key waits for: the state directory may
+// hang. No store is asked.
+const completePatience = time.Second
+
+// known are words of the ledger for a shell to complete, each once, the newest first.
+func (a *app) known(word func(ledger.Entry) string) []string {
+	words := make(chan []string, 1)
+	go func() {
+		var list []string
+		defer func() { words <- list }()
+		cfg, err := config.Check(a.configPath())
+		if err != nil {
+			return
+		}
+		record, err := ledger.Open(cfg.StateDir, ledger.Options{}).Read()
+		if err != nil {
+			return
+		}
+		for _, e := range slices.Backward(record.Entries) {
+			if w := printable.Line(word(e)); w != "" && !slices.Contains(list, w) {
+				list = append(list, w)
+			}
+		}
+	}()
+	select {
+	case list := <-words:
+		return list
+	case <-time.After(completePatience):
+		return nil
+	}
+}
+
+// completeRestore completes the names of escrows and the ids of copies.
+func (a *app) completeRestore(c *cobra.Command) error {
+	err := c.RegisterFlagCompletionFunc("from", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		var names []string
+		if cfg, err := config.Check(a.configPath()); err == nil {
+			for _, e := range cfg.Escrows {
+				names = append(names, e.Name)
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	})
+	if err != nil {
+		return err
+	}
+	return c.RegisterFlagCompletionFunc("copy", func(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		from, err := c.Flags().GetString("from")
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		return a.known(func(e ledger.Entry) string {
+			if from != "" && e.Escrow != from {
+				return ""
+			}
+			return e.Copy
+		}), cobra.ShellCompDirectiveNoFileComp
+	})
+}

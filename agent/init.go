@@ -58,14 +58,17 @@ const tryTimeout = 30 * time.Second
 
 // TryPlace makes the place of an escrow as Init does and lists what stands there, so that
 // only what can be used gets into the configuration. The error is why it cannot.
-func TryPlace(ctx context.Context, h *Host, e escrow.Escrow) (TryPlaceResult, error) {
+func TryPlace(ctx context.Context, h *Host, e Escrow) (TryPlaceResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
 	defer cancel()
-	if err := e.Init(ctx); err != nil {
+	err := e.Writer.Init(ctx)
+	if e.AddOnly && (err == nil || errors.Is(err, escrow.ErrDenied)) {
+		return TryPlaceResult{}, nil // it may not be listed from here
+	}
+	if err != nil {
 		return TryPlaceResult{}, err
 	}
 	var r TryPlaceResult
-	var err error
 	if r.Copies, err = e.List(ctx); err != nil {
 		return TryPlaceResult{}, err
 	}

@@ -319,6 +319,15 @@ func (p *Problems) Error() string {
 	return b.String()
 }
 
+// Settings is Brief for somebody who typed settings, and no line of a file.
+func (p *Problems) Settings() string {
+	var list []string
+	for _, one := range p.List {
+		list = append(list, strings.TrimPrefix(one.Key, "escrow.")+": "+one.What)
+	}
+	return strings.Join(list, "; ")
+}
+
 // ErrTrust says that somebody else than root and the caller decides what stands in the file.
 var ErrTrust = errors.New("not to be obeyed")
 

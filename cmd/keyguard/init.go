@@ -72,7 +72,7 @@ func (a *app) init(ctx context.Context, added []string) error {
 	}
 	unusable := 0
 	for i, e := range flagged {
-		seen, err := a.try(ctx, cfg, e, "")
+		seen, err := a.try(ctx, flagged, e.Name, "")
 		if err != nil {
 			unusable++
 			a.urgent("--escrow %s: cannot be used, and is not written: %v", added[i], err)
@@ -80,6 +80,19 @@ func (a *app) init(ctx context.Context, added []string) error {
 			continue
 		}
 		c.add(e, seen)
+	}
+	if unusable > 0 { // a part whose split is away is nothing
+		lone, err := a.wrongAdded(c.escrows)
+		if err != nil {
+			return err
+		}
+		for i := len(lone) - 1; i >= 0; i-- {
+			if lone[i] != nil {
+				unusable++
+				a.urgent("escrow %q is not written either: %s", c.escrows[i].Name, lone[i].Settings())
+				c.escrows, c.found = slices.Delete(c.escrows, i, i+1), slices.Delete(c.found, i, i+1)
+			}
+		}
 	}
 	if len(added) == 0 && !a.yes && a.onTerminal() {
 		if err := a.askEscrows(ctx, cfg, &c); err != nil {
@@ -160,21 +173,28 @@ func (a *app) draftText() ([]byte, error) {
 	return data, err
 }
 
-// try makes the place of an escrow that the configuration does not name yet, and says what
-// stands there. token is one that its file does not hold yet.
-func (a *app) try(ctx context.Context, cfg *config.Config, e config.Escrow, token string) (found, error) {
+// try makes the place of an escrow that the configuration does not name yet, one of all that
+// are added, and says what stands there. token is one that its file does not hold yet.
+func (a *app) try(ctx context.Context, all []config.Escrow, name, token string) (found, error) {
 	host, err := os.Hostname()
 	if err != nil {
 		return found{}, fmt.Errorf("cannot find this host's name: %w", err)
 	}
-	one, err := config.ParseHere(config.ExpandHostname(config.Append(nil, "", e), host), "its settings")
-	if err == nil {
-		err = one.Wrong()
-	}
+	data, err := a.withEscrows(all)
 	if err != nil {
 		return found{}, err
 	}
-	e = one.Escrows[0]
+	cfg, err := config.ParseHere(config.ExpandHostname(data, host), a.configPath())
+	if err != nil {
+		return found{}, configError{err}
+	}
+	e := &cfg.Escrows[slices.IndexFunc(cfg.Escrows, func(e config.Escrow) bool { return e.Name == name })]
+	if e.Wrong != nil {
+		return found{}, errors.New(e.Wrong.Settings())
+	}
+	if of := cfg.SplitOf(name); of != "" {
+		return found{where: "as a part of " + of}, nil // it is tried with the others
+	}
 	if token != "" {
 		// run_dir is in memory: a token that nobody has agreed to keep is on no disk.
 		if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
@@ -186,16 +206,12 @@ func (a *app) try(ctx context.Context, cfg *config.Config, e config.Escrow, toke
 		}
 		defer os.Remove(e.TokenFile) //nolint:errcheck // the next try removes it first
 	}
-	a.working("trying escrow %q …", e.Name)
+	a.working("trying escrow %q …", name)
 	h, err := a.host(cfg, wiring{})
 	if err != nil {
 		return found{}, err
 	}
-	place, err := openEscrow(cfg, e, a.identities)
-	if err != nil {
-		return found{}, err
-	}
-	defer place.Close() //nolint:errcheck // nothing is left to be done there
+	place := h.Escrows[slices.IndexFunc(h.Escrows, func(e agent.Escrow) bool { return e.Name() == name })]
 	r, err := agent.TryPlace(ctx, h, place)
 	return found{place.Place().Where, r}, err
 }

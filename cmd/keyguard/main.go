@@ -337,7 +337,7 @@ func notAgain(hint, running string) string {
 	}
 	var kept []string
 	for clause := range strings.SplitSeq(hint, "; ") {
-		for _, then := range []string{", then: ", ", then see: "} {
+		for _, then := range []string{", then: ", ", then see: ", " and check it: ", ", and check it: "} {
 			clause = strings.TrimSuffix(clause, then+running)
 		}
 		if at := strings.Index(clause, running); at >= 0 {

@@ -191,9 +191,13 @@ func (a *app) askEscrow(ctx context.Context, cfg *config.Config, p place, c *cho
 		if err != nil {
 			return err
 		}
-		var wrong *config.Problems
-		if err := a.checkAdded(append(slices.Clone(c.escrows), e)); errors.As(err, &wrong) {
-			for _, one := range wrong.List {
+		all := append(slices.Clone(c.escrows), e)
+		wrong, err := a.wrongAdded(all)
+		if err != nil {
+			return err
+		}
+		if w := wrong[len(all)-1]; w != nil {
+			for _, one := range w.List {
 				setting := strings.TrimPrefix(one.Key, "escrow.")
 				a.say("%s: %s", setting, one.What)
 				delete(answers, setting)
@@ -205,8 +209,6 @@ func (a *app) askEscrow(ctx context.Context, cfg *config.Config, p place, c *cho
 			}
 			a.say("once more:")
 			continue
-		} else if err != nil {
-			return err
 		}
 		if err := a.checkHostname([]config.Escrow{e}); err != nil {
 			return err
@@ -216,7 +218,7 @@ func (a *app) askEscrow(ctx context.Context, cfg *config.Config, p place, c *cho
 				return err
 			}
 		}
-		seen, err := a.try(ctx, cfg, e, c.tokens[e.TokenFile])
+		seen, err := a.try(ctx, all, e.Name, c.tokens[e.TokenFile])
 		if err == nil {
 			a.say("escrow %q: %s", e.Name, seen.copies())
 			if seen.Unknown == 0 {
@@ -317,16 +319,14 @@ func (a *app) escrowFlags(flags []string) ([]config.Escrow, error) {
 			return nil, usageError{fmt.Errorf("--escrow %s: %w", f, err)}
 		}
 		escrows = append(escrows, e)
-		var wrong *config.Problems
-		switch err := a.checkAdded(escrows); {
-		case errors.As(err, &wrong):
-			var list []string
-			for _, one := range wrong.List {
-				list = append(list, strings.TrimPrefix(one.Key, "escrow.")+": "+one.What)
-			}
-			return nil, usageError{fmt.Errorf("--escrow %s: %s; nothing was written", f, strings.Join(list, "; "))}
-		case err != nil:
-			return nil, err
+	}
+	wrong, err := a.wrongAdded(escrows)
+	if err != nil {
+		return nil, err
+	}
+	for i, w := range wrong {
+		if w != nil {
+			return nil, usageError{fmt.Errorf("--escrow %s: %s; nothing was written", flags[i], w.Settings())}
 		}
 	}
 	return escrows, nil
@@ -344,21 +344,22 @@ func (a *app) withEscrows(escrows []config.Escrow) ([]byte, error) {
 	return data, nil
 }
 
-// checkAdded says what would be wrong with the last of these escrows at the end of the
-// configuration; what was wrong before is no reason.
-func (a *app) checkAdded(escrows []config.Escrow) error {
+// wrongAdded says what would be wrong with each of these escrows at the end of the
+// configuration, nil for nothing; what was wrong before is no reason.
+func (a *app) wrongAdded(escrows []config.Escrow) ([]*config.Problems, error) {
 	data, err := a.withEscrows(escrows)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	cfg, err := config.Parse(data, a.configPath())
 	if err != nil {
-		return configError{err}
+		return nil, configError{err}
 	}
-	if wrong := cfg.Escrows[len(cfg.Escrows)-1].Wrong; wrong != nil {
-		return wrong
+	var wrong []*config.Problems
+	for _, e := range cfg.Escrows[len(cfg.Escrows)-len(escrows):] {
+		wrong = append(wrong, e.Wrong)
 	}
-	return nil
+	return wrong, nil
 }
 
 // write puts what was chosen into the configuration and beside it. A configuration that

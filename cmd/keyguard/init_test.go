@@ -36,6 +36,8 @@ func TestNoHintSendsBack(t *testing.T) {
 		{"bring the network up, then: keyguard status", "keyguard copies", "bring the network up, then: keyguard status"},
 		{"if it was never made: keyguard init; a stick must be mounted first", "keyguard init", "a stick must be mounted first"},
 		{"see what every key opens: keyguard verify", "keyguard verify", ""},
+		{"compare the words with the sheet, and type them again: keyguard import", "keyguard import", "compare the words with the sheet, and type them again"},
+		{"correct it, and check it: keyguard config", "keyguard config", "correct it"},
 		{"name the rows that no key opens: keyguard drill --full", "keyguard drill", "name the rows that no key opens: keyguard drill --full"},
 		{"keyguard status", "", "keyguard status"},
 	} {

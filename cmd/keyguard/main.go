@@ -337,8 +337,11 @@ func notAgain(hint, running string) string {
 	}
 	var kept []string
 	for clause := range strings.SplitSeq(hint, "; ") {
-		for _, then := range []string{", then: ", ", then see: ", " and check it: ", ", and check it: "} {
+		for _, then := range []string{", then: ", ", then see: ", ", and check it: ", " and check it: "} {
 			clause = strings.TrimSuffix(clause, then+running)
+		}
+		if what, same := strings.CutSuffix(clause, ": "+running); same && strings.Contains(what, ", ") {
+			clause = what // more than what the command is for
 		}
 		if at := strings.Index(clause, running); at >= 0 {
 			rest := strings.TrimLeft(clause[at+len(running):], " ")

@@ -99,7 +99,7 @@ func TestRings(t *testing.T) {
 		"github.com/hashicorp/":         {"agent/escrow"},
 		"github.com/aws/":               {"agent/escrow"},
 		"golang.org/x/oauth2":           {"agent/escrow"},
-		"filippo.io/age":                {"agent/escrow"},
+		"filippo.io/age":                {"agent/escrow", "agent/internal/recipient"},
 		"github.com/coreos/go-systemd/": {"agent/unit"},
 		"github.com/prometheus/":        {"agent/notify"},
 		"github.com/boombuler/":         {"agent/paper"},

@@ -15,6 +15,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/footprintai/containarium-keyguard/agent/internal/recipient"
 )
 
 // checker looks at what the values mean. It never repeats a value that could hold a
@@ -105,16 +107,6 @@ func secret(s string) bool { return len(s) <= 255-len("-quarantine") && consists
 func vaultPath(s string) bool {
 	return !strings.HasPrefix(s, "/") && !strings.HasSuffix(s, "/") && !strings.Contains(s, "//") &&
 		!strings.ContainsAny(s, "?#% \t\r\n")
-}
-
-// recipient is bech32 (https://age-encryption.org/v1), whose checksum is looked at when
-// the escrow is made, or the public half of an SSH key as its file has it, sshd(8).
-func recipient(s string) bool {
-	if f := strings.Fields(s); len(f) > 1 && (f[0] == "ssh-ed25519" || f[0] == "ssh-rsa") {
-		return strings.HasPrefix(f[1], "AAAA")
-	}
-	data, ok := strings.CutPrefix(s, "age1")
-	return ok && len(data) >= 58 && strings.ToLower(s) == s && consistsOf(data, "")
 }
 
 // stick is a file system by its name, as mount(8) takes it, and a directory on it.
@@ -297,8 +289,10 @@ func (k checker) recipients(list []string, key string) {
 		switch {
 		case strings.HasPrefix(strings.ToUpper(r), "AGE-SECRET-KEY-"):
 			k.report("escrow."+key, "number %d is an identity, which is a secret: put it into a file, and the file's name into identity_file", i+1)
-		case !recipient(r):
-			k.report("escrow."+key, "number %d is no age recipient, such as age1… or ssh-ed25519 AAAA…", i+1)
+		default:
+			if _, err := recipient.Parse(r); err != nil {
+				k.report("escrow."+key, "number %d %v", i+1, err)
+			}
 		}
 	}
 }

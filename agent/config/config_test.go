@@ -444,7 +444,9 @@ func TestProblems(t *testing.T) {
 		{"command, path", command + "preset = \"pass\"\npath = \"a/../b\"", []string{"line 5: escrow.path: \"a/../b\": names with slashes"}},
 		{"command, path that is an option", command + "preset = \"pass\"\npath = \"-x\"", []string{"line 5: escrow.path: \"-x\": names with slashes"}},
 		{"command, one place twice", command + "preset = \"pass\"\n" + strings.Replace(command, "\"c\"", "\"d\"", 1) + "preset = \"pass\"", []string{"line 7: escrow.kind: this is the same place as escrow"}},
-		{"ssh recipient", usb + "recipients = [\"ssh-ed25519 xyz\"]", []string{"line 5: escrow.recipients: number 1 is no age recipient"}},
+		{"ssh recipient", usb + "recipients = [\"ssh-ed25519 xyz\"]", []string{"line 5: escrow.recipients: number 1 is no SSH key that age can use"}},
+		{"a recipient whose checksum is wrong", usb + "recipients = [\"age1qyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqs3290gp\"]", []string{"line 5: escrow.recipients: number 1 is no age recipient"}},
+		{"a short RSA key", usb + "recipients = [\"ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAQQC7\"]", []string{"line 5: escrow.recipients: number 1 is no SSH key that age can use"}},
 		{"many at once", "keyfile = \"x\"\nownr = \"root\"\n[watch]\nheal = 1\nrescan = \"a\"\n[database]\nurl = \"mysql://\"\n[[escrow]]\nname = \"a\"\n", []string{
 			"line 1: keyfile: ", "line 2: ownr: ", "line 4: watch.heal: ", "line 5: watch.rescan: ", "line 7: database.url: ", "line 8: escrow.kind: "}},
 	} {

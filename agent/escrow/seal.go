@@ -17,8 +17,10 @@ import (
 	"filippo.io/age"
 	"filippo.io/age/agessh"
 	"filippo.io/age/armor"
+	"filippo.io/age/plugin"
 	"golang.org/x/crypto/ssh"
 
+	"github.com/footprintai/containarium-keyguard/agent/internal/recipient"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
@@ -85,21 +87,14 @@ func newSealer(part PartOf, to []string, identityFiles ...string) (*sealer, erro
 	s := &sealer{part: part, to: to, identityFiles: slices.DeleteFunc(slices.Clone(identityFiles), func(f string) bool { return f == "" })}
 	var sorted []string
 	for _, r := range to {
-		if strings.HasPrefix(r, "ssh-") {
-			one, err := agessh.ParseRecipient(r)
-			if err != nil {
-				return nil, fmt.Errorf("recipient %q is no SSH key that age can use: %w", clip(r), err)
-			}
-			s.recipients = append(s.recipients, one)
-			// Without the comment, which anybody may change.
-			sorted = append(sorted, strings.Join(strings.Fields(r)[:2], " "))
-			continue
-		}
-		rs, err := age.ParseRecipients(strings.NewReader(r))
+		one, err := recipient.Parse(r)
 		if err != nil {
-			return nil, fmt.Errorf("recipient %q is not an age recipient", clip(r))
+			return nil, fmt.Errorf("recipient %q %w", clip(r), err)
 		}
-		s.recipients = append(s.recipients, rs...)
+		s.recipients = append(s.recipients, one)
+		if f := strings.Fields(r); strings.HasPrefix(r, "ssh-") {
+			r = strings.Join(f[:2], " ") // without the comment, which anybody may change
+		}
 		sorted = append(sorted, r)
 	}
 	slices.Sort(sorted)
@@ -109,6 +104,14 @@ func newSealer(part PartOf, to []string, identityFiles ...string) (*sealer, erro
 	sum := sha256.Sum256([]byte(strings.Join(sorted, "\n")))
 	s.digest = hex.EncodeToString(sum[:8])
 	return s, nil
+}
+
+// sealError is an error of sealing to these recipients.
+func sealError(to []string, err error) error {
+	if missing := (*plugin.NotFoundError)(nil); errors.As(err, &missing) {
+		return fmt.Errorf("cannot seal to %s: %w: age-plugin-%s is not in PATH", shown(to), ErrProgram, missing.Name)
+	}
+	return fmt.Errorf("cannot seal to %s: %s", shown(to), clip(err.Error()))
 }
 
 // shown names recipients for people: of an SSH key, whose line is long, the end and the
@@ -167,7 +170,7 @@ func (s *sealer) bytes(k key.Key) ([]byte, error) {
 		rand.Read(fileKey) //nolint:errcheck // it never fails
 		_, labels, err := r.WrapWithLabels(fileKey)
 		if err != nil {
-			return nil, fmt.Errorf("cannot seal to %s: %w", shown(s.to[:1]), err)
+			return nil, sealError(s.to[:1], err)
 		}
 		c.labels = labels
 	}
@@ -180,7 +183,7 @@ func (s *sealer) bytes(k key.Key) ([]byte, error) {
 		err = w.Close()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot seal to %s: %w", shown(s.to), err)
+		return nil, sealError(s.to, err)
 	}
 	return out.Bytes(), nil
 }

@@ -7,12 +7,15 @@ import (
 	"crypto/rsa"
 	"encoding/pem"
 	"errors"
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"filippo.io/age"
+	"filippo.io/age/plugin"
 	"golang.org/x/crypto/ssh"
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
@@ -119,5 +122,41 @@ func TestCheckIdentities(t *testing.T) {
 		if err != nil && strings.Contains(err.Error(), "SECRET") {
 			t.Errorf("%s: the error quotes the file: %v", tt.name, err)
 		}
+	}
+}
+
+// agePlugin is an age plugin whose recipients have those of age in them.
+func agePlugin() int {
+	p, err := plugin.New("kgtest")
+	must(err)
+	p.RegisterFlags(flag.CommandLine)
+	p.HandleRecipient(func(data []byte) (age.Recipient, error) { return age.ParseX25519Recipient(string(data)) })
+	flag.Parse()
+	return p.Main()
+}
+
+// TestSealPlugin: a recipient of a plugin is sealed to where the plugin is, and named where
+// it is not. Making the escrow starts nothing.
+func TestSealPlugin(t *testing.T) {
+	inner, identity := identityFile(t)
+	path := t.TempDir()
+	to := plugin.EncodeRecipient("kgtest", []byte(inner))
+	d := openDirectory(t, escrow.DirectoryOptions{Path: path, Recipients: []string{to}, IdentityFiles: []string{identity}})
+	try(t, d.Init(t.Context()))
+	k := key.Generate()
+	if _, err := d.Save(t.Context(), escrow.Current, k); !errors.Is(err, escrow.ErrProgram) || !strings.Contains(err.Error(), "age-plugin-kgtest is not in PATH") {
+		t.Errorf("without the plugin: %v, want ErrProgram", err)
+	}
+	bin := t.TempDir()
+	self, err := os.Executable()
+	try(t, err)
+	try(t, os.Symlink(self, filepath.Join(bin, "age-plugin-kgtest")))
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	c := mustSave(t, d, escrow.Current, k)
+	if got, _, err := d.Fetch(t.Context(), c); err != nil || !got.Equal(k) {
+		t.Errorf("%v, %v", got, err)
+	}
+	if again := mustSave(t, d, escrow.Current, k); again.ID != c.ID {
+		t.Errorf("stored twice, as %s and %s", c.ID, again.ID)
 	}
 }

@@ -255,7 +255,8 @@ func TestFirstStartAndFreshDisk(t *testing.T) {
 		m.run("keyguard init --yes || true")
 		m.check(m.g.AddDaemon(m.ctx, daemon, unit))
 		m.startDaemon()
-		m.says("first start: key")
+		// The watcher may have come before the daemon's start: it decides by the same rules.
+		m.wait("journalctl --sync; journalctl -q -o cat -u containarium -u " + watcher + " | grep 'first start: key'")
 		key := m.key()
 		// In the daemon's own words: the key that it read is the only version there.
 		m.want(fmt.Sprintf(`curl -sf '%s/version?secret=projects/stories/secrets/%s'`, control, secret),

@@ -60,10 +60,10 @@ func TestSamples(t *testing.T) {
 		heard[path] = body
 	}
 	var posted struct{ Text string }
-	if err := json.Unmarshal([]byte(heard["/hook"]), &posted); err != nil || posted.Text != `keyguard on here: drill-failed: the drill of "gcp" \ failed:  two lines` {
+	if err := json.Unmarshal([]byte(heard["/hook"]), &posted); err != nil || posted.Text != `keyguard on here: drill-failed: the drill of "gcp" \ failed:\n\ttwo lines` {
 		t.Errorf("posted was %q: %v", heard["/hook"], err)
 	}
-	if heard["/check/fail"] != "the drill of \"gcp\" \\ failed:\n\ttwo lines" || len(heard) != 2 {
+	if heard["/check/fail"] != `the drill of "gcp" \ failed:\n\ttwo lines` || len(heard) != 2 { // one printable line (law 10)
 		t.Errorf("heard was %q", heard)
 	}
 	// The mail program is no hook, by its name; that is all there is to complain of.

@@ -479,7 +479,7 @@ func TestWatch(t *testing.T) {
 		w.start()
 		// The daemon had read the old key before it was stopped; that is no reason to wait.
 		w.journal <- unit.Line{Said: unit.Ready, Invocation: "1"}
-		w.awaitAll([]string{"the rows are under its new key", string(b.Fingerprint())}, []string{"is started again: containarium.service"},
+		w.awaitAll([]string{"the rows are under its new key", string(b.Fingerprint())}, []string{"is started now: containarium.service"},
 			[]string{"saved", string(b.Fingerprint()), "current"})
 		if units := <-started; !slices.Equal(units, []string{"containarium.service"}) || !w.holds(b) {
 			t.Errorf("started %v, the new key is in place: %v", units, w.holds(b))

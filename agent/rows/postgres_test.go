@@ -475,7 +475,7 @@ func TestServerTrouble(t *testing.T) {
 		if !errors.Is(got.Err, want) || (got.State == rows.Answered) != (want == nil) {
 			t.Errorf("%+v", got)
 		}
-		if took := time.Since(start); took > 8*time.Second {
+		if took := time.Since(start); took > 30*time.Second { // nothing else here ends
 			t.Errorf("it took %v", took)
 		}
 	}
@@ -485,7 +485,7 @@ func TestServerTrouble(t *testing.T) {
 	must(t, c.Restart())
 	prove(kept, nil) // over a new session
 
-	hung := open(t, d.URL(), options)
+	hung := open(t, d.URL(), rows.Options{}) // it has to succeed as well, in the product's own time
 	prove(hung, nil)
 	c.Pause()
 	prove(hung, rows.ErrTimeout)                      // the session that was there

@@ -108,7 +108,7 @@ func (b *bench) start(line string, args ...string) (logged *journal, stop func()
 		})
 	}
 	b.t.Cleanup(stop)
-	timeout := time.After(10 * time.Second)
+	timeout := time.After(time.Minute)
 	for !strings.Contains(logged.String(), line) {
 		select {
 		case <-logged.grown:

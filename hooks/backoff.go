@@ -2,6 +2,7 @@ package hooks
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -73,7 +74,8 @@ type memory struct {
 
 	path  string
 	since time.Duration
-	asked bool // by this start
+	asked bool   // by this start
+	rows  string // the mark of the rows as they are now, once they were asked
 	lock  sync.Mutex
 }
 
@@ -160,7 +162,9 @@ func wait(calls int) time.Duration {
 
 // proofs are those of an earlier start, if the rows are still the same.
 func (m *memory) proofs(mark string) map[key.Fingerprint]rows.Proof {
-	if m.Mark != mark {
+	m.lock.Lock()
+	defer m.lock.Unlock()
+	if m.rows = mark; m.Mark != mark {
 		return nil
 	}
 	known := map[key.Fingerprint]rows.Proof{}
@@ -168,6 +172,21 @@ func (m *memory) proofs(mark string) map[key.Fingerprint]rows.Proof {
 		known[f] = rows.Proof{Fingerprint: f, Verdict: p.Verdict, Checked: p.Checked, Opened: p.Opened}
 	}
 	return known
+}
+
+// opensNothing tells whether a key was tried on these very rows and opened none.
+func (m *memory) opensNothing(f key.Fingerprint) bool {
+	p, tried := m.Proofs[f]
+	return tried && m.rows != "" && m.Mark == m.rows && p.Opened == 0
+}
+
+// reload takes in what another process has left of one escrow since.
+func (m *memory) reload(name string) {
+	data, err := os.ReadFile(m.path)
+	left := &memory{}
+	if err == nil && json.Unmarshal(data, left) == nil && left.Boot == m.Boot && left.About == m.About && left.Escrows[name] != nil {
+		m.Escrows[name] = left.Escrows[name]
+	}
 }
 
 func (m *memory) noteProofs(r agent.GuardResult) {
@@ -217,9 +236,18 @@ type gate struct {
 
 func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
 	m := g.recall()
+	done, waited, err := g.turn(ctx, filepath.Dir(m.path))
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	m.lock.Lock()
+	if waited {
+		m.reload(g.Name())
+	}
 	e := m.Escrows[g.Name()]
-	if e != nil && m.since < e.Next {
+	// Whose answer was waited for has the copies, and we have not.
+	if e != nil && m.since < e.Next && !(waited && e.Answered) {
 		defer m.lock.Unlock()
 		g.again = true
 		if !e.Answered {
@@ -245,6 +273,13 @@ func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
 	switch {
 	case err == nil:
 		now.Answered, now.Copies, now.Fetched, now.Error = true, copies, map[string]fetchedKey{}, ""
+		// An id is never given to another copy: what is known of its bytes stays known.
+		for _, c := range copies {
+			if f, ok := before.Fetched[c.ID]; ok {
+				now.Fetched[c.ID] = f
+			}
+		}
+		copies = now.recalled()
 	case errors.Is(err, escrow.ErrNeverLeft), errors.Is(err, escrow.ErrNoPlace) && g.Place().Kind == "directory":
 		// A cold boot, a stick that is not mounted: no store was bothered, so nothing is
 		// held against asking it.
@@ -259,6 +294,32 @@ func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
 		now.Error = err.Error()
 	}
 	return copies, err
+}
+
+// turnAgain is the pause between two looks whether another process still waits for an escrow.
+const turnAgain = 50 * time.Millisecond
+
+// turn is held while an escrow is asked for its list: a call that another process has
+// under way is no answer, and is waited for within ctx. It tells whether there was one.
+func (g *gate) turn(ctx context.Context, dir string) (done func(), waited bool, err error) {
+	name := fmt.Sprintf("%s.%x", backoffFile, sha256.Sum256([]byte(g.Name())))[:len(backoffFile)+17]
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return func() {}, false, nil // no directory yet: nobody is there to wait for
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil || !errors.Is(err, unix.EWOULDBLOCK) {
+			return func() { f.Close() }, waited, nil //nolint:errcheck // nothing was written
+		}
+		waited = true
+		select {
+		case <-time.After(turnAgain):
+		case <-ctx.Done():
+			f.Close() //nolint:errcheck // nothing was written
+			return nil, true, fmt.Errorf("%w: another keyguard is asking it", agent.ErrNotAgain)
+		}
+	}
 }
 
 // Remembered tells whether the last List was answered from memory.
@@ -285,6 +346,16 @@ func (g *gate) Fetch(ctx context.Context, c escrow.Copy) (key.Key, key.Encoding,
 			return key.Key{}, "", remembered{f.Error, class}
 		}
 		return key.Key{}, "", agent.ErrNotAgain
+	}
+	m.lock.Lock()
+	known := m.Escrows[g.Name()].Fetched[c.ID]
+	missed := m.opensNothing(known.Key)
+	m.lock.Unlock()
+	switch {
+	case missed:
+		return key.Key{}, "", agent.ErrNotAgain
+	case classes[known.Class] == escrow.ErrNotKey:
+		return key.Key{}, "", remembered{known.Error, escrow.ErrNotKey}
 	}
 	k, encoding, err := g.Reader.Fetch(ctx, c)
 	f := fetchedKey{Key: k.Fingerprint()}

@@ -273,6 +273,9 @@ func (w *watcher) loop(ctx context.Context, journal <-chan news, saves <-chan sa
 			w.resuming = false
 			w.tellResumed(r)
 		case s := <-saves:
+			if len(s.results) > 0 { // what an escrow answered before is not what it holds now
+				_ = ForgetBackoff(w.o.RunDir) // what cannot be taken away is hearsay, and no more
+			}
 			w.tellSaved(s)
 			// A save is rare, and what it took besides is not needed for weeks: without
 			// this the runtime keeps most of it, a tenth of all that is resident.

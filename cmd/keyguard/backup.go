@@ -25,12 +25,13 @@ Exit status: 0 saved as current everywhere; 12 an escrow failed; 14 kept in
 quarantine, to protect the last good copy.`,
 		Example: `  keyguard backup
   keyguard backup --json | jq '.escrows[] | select(.saved | not)'`,
-		RunE: a.operate(func(ctx context.Context, h *agent.Host, _ *config.Config) error {
+		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
 			a.working("asking the rows and %d escrows …", len(h.Escrows))
 			r, err := agent.Backup(ctx, h)
 			if err != nil {
 				return err
 			}
+			a.forgetBackoff(cfg)
 			return a.printBackup(r)
 		}),
 	}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -90,41 +91,27 @@ func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, err
 // AcceptNew makes a key where none is, on a person's word: the rows are Silent, or the
 // database answers and has no table secrets, or the person names how many of them the new
 // key will not open. The missing table needs that word, since a dump may be about to be
-// loaded. The key is accepted, escrowed as law 4 allows, and installed. It returns ErrKeyThere, ErrRowsInTheWay
-// when the person does not confirm, ErrUnsure when the rows cannot be asked, and
-// ErrBusy.
+// loaded. The key is accepted, escrowed as law 4 allows, and installed. Nothing is locked
+// while the question stands: afterwards all is observed again. It returns ErrKeyThere,
+// ErrRowsInTheWay when the person does not confirm, ErrUnsure when the rows cannot be asked
+// or say something else than when the person was asked, and ErrBusy.
 func AcceptNew(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, error) {
+	asked, err := h.askForNew(ctx, opts)
+	if err != nil || !asked.Done {
+		return asked, err
+	}
 	l, err := lock.Try(h.StateDir, lock.Rotate)
 	if err != nil {
 		return AcceptResult{}, busy(err)
 	}
 	defer l.Release()
-	o, err := h.observe()
+	o, r, err := h.lookForNew(ctx)
 	if err != nil {
-		return AcceptResult{}, err
+		return r, err
 	}
 	defer o.close()
-	if o.evidence.Keyfile.Good {
-		return AcceptResult{}, fmt.Errorf("%w: the keyfile holds key %s", ErrKeyThere, o.evidence.Keyfile.Key)
-	}
-	o.askRows(ctx)
-	o.awaitAllEscrows(ctx)
-	r := AcceptResult{Rows: o.evidence.Rows, Known: o.evidence.Ledger.Known}
-	switch noTable := errors.Is(r.Rows.Err, rows.ErrNoTable); {
-	case r.Rows.State == decide.RowsUnknown && !noTable:
-		return r, fmt.Errorf("%w: a new one would split the rows, and they cannot be asked: %s", ErrUnsure, o.evidence.Rows.Why)
-	case r.Rows.State == decide.RowsAnswer:
-		ok, err := opts.ConfirmRows(r.Rows.Dependent)
-		if err != nil {
-			return r, err
-		}
-		if !ok {
-			return r, fmt.Errorf("%w: %d of them", ErrRowsInTheWay, r.Rows.Dependent)
-		}
-	default:
-		if ok, err := opts.Confirm(r); err != nil || !ok {
-			return r, err
-		}
+	if was, is := asked.Rows, r.Rows; was.State != is.State || was.Dependent != is.Dependent || asked.Known != r.Known {
+		return r, fmt.Errorf("%w: the rows or the ledger changed while the question stood; ask again", ErrUnsure)
 	}
 	k := key.Generate()
 	r.Key = o.hold(k)
@@ -146,4 +133,47 @@ func AcceptNew(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, 
 	}
 	r.Trouble, r.Done = o.trouble, true
 	return r, nil
+}
+
+// askForNew puts the question. Done says that the person agreed to what the result shows.
+func (h *Host) askForNew(ctx context.Context, opts AcceptOptions) (AcceptResult, error) {
+	if busy, err := lock.Held(h.StateDir, lock.Rotate); err != nil || busy {
+		return AcceptResult{}, cmp.Or(err, error(ErrBusy))
+	}
+	o, r, err := h.lookForNew(ctx)
+	if err != nil {
+		return r, err
+	}
+	o.close()
+	if r.Rows.State == decide.RowsAnswer {
+		ok, err := opts.ConfirmRows(r.Rows.Dependent)
+		if err == nil && !ok {
+			err = fmt.Errorf("%w: %d of them", ErrRowsInTheWay, r.Rows.Dependent)
+		}
+		r.Done = err == nil
+		return r, err
+	}
+	r.Done, err = opts.Confirm(r)
+	return r, err
+}
+
+// lookForNew looks whether a new key may be made, if a person wants it.
+func (h *Host) lookForNew(ctx context.Context) (*observation, AcceptResult, error) {
+	o, err := h.observe()
+	if err != nil {
+		return nil, AcceptResult{}, err
+	}
+	r := AcceptResult{Known: o.evidence.Ledger.Known}
+	if o.evidence.Keyfile.Good {
+		o.close()
+		return nil, r, fmt.Errorf("%w: the keyfile holds key %s", ErrKeyThere, o.evidence.Keyfile.Key)
+	}
+	o.askRows(ctx)
+	o.awaitAllEscrows(ctx)
+	r.Rows = o.evidence.Rows
+	if r.Rows.State == decide.RowsUnknown && !errors.Is(r.Rows.Err, rows.ErrNoTable) {
+		o.close()
+		return nil, r, fmt.Errorf("%w: a new one would split the rows, and they cannot be asked: %s", ErrUnsure, r.Rows.Why)
+	}
+	return o, r, nil
 }

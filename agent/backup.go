@@ -83,7 +83,7 @@ func (o *observation) escrowRead(ctx context.Context, f key.Fingerprint) BackupR
 	if l := o.evidence.Ledger; f != l.Known || l.Accepted {
 		return o.escrowKey(ctx, f)
 	}
-	eachEscrow(o.host, func(i int, _ Escrow) { o.fetchNewest(ctx, i) })
+	eachEscrow(o.host, func(i int, _ Escrow) { o.askNewest(ctx, i) })
 	return o.saveEverywhere(ctx, f)
 }
 

@@ -55,15 +55,16 @@ func listed(ctx context.Context, s Escrow) EscrowCopies {
 		if c.Shelf == escrow.Current {
 			l.Newest, newest = newest, false
 		}
-		if c.Unreadable == "" {
-			k, encoding, err := s.Fetch(ctx, c)
-			if err == nil {
-				l.Fingerprint, l.Encoding, l.Read = k.Fingerprint(), encoding, true
-				k.Wipe()
-			}
-			l.Err = err
-		}
 		e.Copies = append(e.Copies, l)
 	}
+	// What one copy fails with says nothing of the next, for people who look.
+	_ = fetchEach(ctx, s.Reader, copies, fetching{}, func(f fetched) error {
+		l := &e.Copies[f.n]
+		if l.Err = f.err; f.err == nil {
+			l.Fingerprint, l.Encoding, l.Read = f.key.Fingerprint(), f.encoding, true
+			f.key.Wipe()
+		}
+		return nil
+	})
 	return e
 }

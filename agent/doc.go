@@ -35,13 +35,17 @@
 //  3. No key is ever destroyed. What leaves the keyfile's place is kept, first beside
 //     it and then in the local quarantine; no copy is deleted unless a person asks by
 //     id, and then never one that opens a row.
-//  4. No poison. A key becomes a current copy when it is proven, or when the rows are
-//     Silent and no other key was ever proven here or stands on a current shelf. All
-//     else goes to quarantine until it opens a row.
+//  4. No poison. A key becomes a current copy when it opens all rows, or most of them; or
+//     when the rows are Silent and no other key was ever proven here or stands on a
+//     current shelf. All else goes to quarantine until it does. Each save judges by what
+//     stands there then, and while a rotation is open nothing goes to a current shelf.
+//     Where the newest current copy is not one that this host saved, another host or a
+//     person writes there: only quarantine is written, until a person accepts.
 //  5. Durable before dependent. A step is on disk, or stored and read back, before the
 //     next relies on it.
 //  6. "Don't know" is not "no". Unreachable, denied, timed out, not initialised and
-//     absent are different answers, in types.
+//     absent are different answers, in types. What was answered before is hearsay: it may
+//     spare a call, and never says "no copies", lost or first start.
 //  7. The healthy path is local: a known key with a proof at most 25 hours old passes
 //     without opening a socket.
 //  8. The key goes nowhere else: not to arguments, environment, logs, errors, core

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
@@ -91,10 +90,6 @@ func (r DrillResult) Proven() bool {
 	}
 	return false
 }
-
-// restoresAtOnce is how many copies of one escrow are fetched at the same time: stores
-// count requests.
-const restoresAtOnce = 4
 
 // drillStatement bounds one statement of a drill: nobody waits for it as for a start.
 const drillStatement = 10 * time.Second
@@ -216,7 +211,7 @@ func (d *drill) restoreAll(ctx context.Context) []DrilledCopy {
 			c.Escrow, c.Required = s.Name(), s.Required
 			if c.ID != "" {
 				e.Copies = append(e.Copies, decide.CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Key,
-					Worthless: errors.Is(c.Err, escrow.ErrNotKey)})
+					Worthless: errors.Is(c.Err, escrow.ErrNotKey) || c.Unreadable == "destroyed"})
 			}
 		}
 		all = append(all, d.copies[i]...)
@@ -245,29 +240,27 @@ func (d *drill) restore(ctx context.Context, s escrow.Reader) []DrilledCopy {
 	if seen[escrow.Current] == 0 {
 		copies = append([]DrilledCopy{{Copy: escrow.Copy{Shelf: escrow.Current}, Judged: true}}, copies...)
 	}
-	g, ctx := crew.WithContext(ctx)
-	g.SetLimit(restoresAtOnce)
-	var down error
+	var asked []*DrilledCopy
+	var ask []escrow.Copy
 	for n := range copies {
 		c := &copies[n]
-		if c.ID == "" {
+		switch {
+		case c.ID == "":
+			continue
+		case c.Sealed:
+			c.inconclusive(&escrow.SealedError{Fingerprint: c.Fingerprint})
+		case c.Unreadable != "":
+			c.fail(c.Unreadable, escrow.ErrUnreadable)
+		default:
+			asked, ask = append(asked, c), append(ask, c.Copy)
 			continue
 		}
-		work := func() error {
-			defer d.tell(func(p *DrillProgress) { p.Done++ })
-			return c.restore(ctx, s, d.opts.Scratch)
-		}
-		if c.Judged { // it is the one that matters, and tells whether the store is there
-			if down = work(); down != nil {
-				break
-			}
-			continue
-		}
-		g.Go(work)
+		d.tell(func(p *DrillProgress) { p.Done++ })
 	}
-	if err := g.Wait(); down == nil {
-		down = err
-	}
+	down := fetchEach(ctx, s, ask, fetching{one: func(ctx context.Context, n int) (key.Key, key.Encoding, error) { return asked[n].fetch(ctx, s) }}, func(f fetched) error {
+		defer d.tell(func(p *DrillProgress) { p.Done++ })
+		return asked[f.n].restore(f, d.opts.Scratch)
+	})
 	for n := range copies {
 		if c := &copies[n]; down != nil && c.ID != "" && (c.Verdict == "" && c.key.IsZero() || errors.Is(c.Err, context.Canceled)) {
 			c.inconclusive(fmt.Errorf("not asked for, since the escrow fails: %w", down))
@@ -276,21 +269,13 @@ func (d *drill) restore(ctx context.Context, s escrow.Reader) []DrilledCopy {
 	return copies
 }
 
-// restore fetches one copy, writes it to scratch and reads it back. It returns an error
+// restore writes a copy that was fetched to scratch and reads it back. It returns an error
 // where there is no sense in asking the store for others.
-func (c *DrilledCopy) restore(ctx context.Context, s escrow.Reader, scratch string) error {
+func (c *DrilledCopy) restore(f fetched, scratch string) error {
 	start := time.Now()
-	defer func() { c.Took = time.Since(start) }()
-	if c.Sealed {
-		c.inconclusive(&escrow.SealedError{Fingerprint: c.Fingerprint})
-		return nil
-	}
-	if c.Unreadable != "" {
-		c.fail(c.Unreadable, escrow.ErrUnreadable)
-		return nil
-	}
-	fetched, encoding, err := c.fetch(ctx, s)
-	defer fetched.Wipe()
+	defer func() { c.Took = f.took + time.Since(start) }()
+	defer f.key.Wipe()
+	err := f.err
 	var sealed *escrow.SealedError
 	switch {
 	case err == nil:
@@ -310,8 +295,8 @@ func (c *DrilledCopy) restore(ctx context.Context, s escrow.Reader, scratch stri
 		c.inconclusive(err)
 		return err
 	}
-	c.Key, c.Encoding = fetched.Fingerprint(), encoding
-	if c.key, err = keyfile.Rehearse(scratch, fetched); err != nil {
+	c.Key, c.Encoding = f.key.Fingerprint(), f.encoding
+	if c.key, err = keyfile.Rehearse(scratch, f.key); err != nil {
 		c.inconclusive(err)
 	}
 	return nil

@@ -182,9 +182,9 @@ func (o *observation) write(entries ...ledger.Entry) {
 // down: the rows are asked every hour, and the ledger is kept for years.
 const proofRecord = decide.ProofLife / 2
 
-// writeProof records what the rows just said of the key that the daemon will read. A
-// key that opens all of them becomes the known key by it; one that opens some stays
-// what it was.
+// writeProof records what the rows just said of the key that the daemon will read. A key
+// that opens all or most of them becomes the known key by it; one that opens a part stays
+// what it was, above all a key that is known by a person's word alone.
 func (o *observation) writeProof(d decide.Decision) {
 	p, tried := o.evidence.Rows.Proofs[d.Key]
 	if o.evidence.Rows.State != decide.RowsAnswer || !tried || (d.Action != decide.Pass && d.Action != decide.Install) {
@@ -195,7 +195,7 @@ func (o *observation) writeProof(d decide.Decision) {
 	if age := o.evidence.Now.Sub(l.LastLook); known && !l.Accepted && l.Verdict == p.Verdict && age >= 0 && age < proofRecord {
 		return
 	}
-	if p.Verdict == rows.Opens || (p.Verdict == rows.Partial && known) {
+	if byProof := known && !l.Accepted; p.Verdict == rows.Opens || !known && decide.Majority(p) || byProof && p.Verdict == rows.Partial {
 		e := provenEntry(p)
 		e.Total = o.evidence.Rows.Dependent
 		o.write(e)

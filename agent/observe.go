@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"maps"
 
 	"github.com/footprintai/containarium-keyguard/agent/crew"
@@ -33,14 +32,7 @@ type observation struct {
 
 	fetching crew.Group
 	stop     context.CancelFunc
-	arrivals chan arrival
-}
-
-// arrival is news from one escrow: the evidence replaces what was there before.
-type arrival struct {
-	escrow   int
-	evidence decide.EscrowEvidence
-	keys     []key.Key // fetched since the last arrival
+	news     *news
 }
 
 // observe looks at what is here without opening a socket: the keyfile and the end of
@@ -80,6 +72,7 @@ func (h *Host) observeFor(may func(bool)) (*observation, error) {
 	l.Known = standing.Known
 	l.Accepted = standing.By == ledger.Accepted
 	l.Verdict = rows.Verdict(standing.Verdict)
+	l.Majority = decide.Majority(rows.Proof{Checked: standing.Checked, Opened: standing.Opened})
 	l.LastLook = standing.LastLook
 	l.Stopped = len(standing.Stopped) > 0
 	if r := standing.Rotation; r != nil {
@@ -95,7 +88,11 @@ func (o *observation) close() {
 	}
 	if o.stop != nil {
 		o.stop()
-		_ = o.fetching.Wait() // what went wrong arrived
+		_ = o.fetching.Wait() // what went wrong was told
+		_, keys := o.news.take()
+		for _, k := range keys {
+			k.Wipe()
+		}
 	}
 	if o.table != nil {
 		o.table.Close()
@@ -144,8 +141,14 @@ func (o *observation) askHistory() {
 		o.complain("cannot read the ledger", err)
 	}
 	o.record = &r
-	h := decide.HistoryEvidence{Asked: true, Contradicted: map[key.Fingerprint]bool{}, Proven: r.EverProven(),
+	h := decide.HistoryEvidence{Asked: true, Contradicted: map[key.Fingerprint]bool{}, Proven: r.EverProven(), Named: r.Named(),
 		Saved: map[string]decide.SavedEvidence{}}
+	switch {
+	case err != nil:
+		h.Unreadable = err.Error()
+	case len(r.Entries) == 0 && len(r.Breaks) > 0:
+		h.Unreadable = r.Breaks[0].Why
+	}
 	for _, e := range r.Entries {
 		if f := e.Fingerprint; e.Event == ledger.Contradicted {
 			h.Contradicted[f] = r.Contradicted(f)
@@ -255,25 +258,29 @@ func (o *observation) rotating() bool { return o.evidence.OpenRotation() != nil 
 func (o *observation) awaitEscrows(ctx context.Context) {
 	if o.stop == nil {
 		fetch, stop := context.WithCancel(ctx)
-		o.stop, o.arrivals = stop, make(chan arrival)
+		o.stop, o.news = stop, newNews(len(o.host.Escrows))
 		for i := range o.host.Escrows {
 			o.fetching.Go(func() error {
-				err := crew.Do(func() error { o.fetchAll(fetch, i); return nil })
+				err := crew.Do(func() error { o.askEscrow(fetch, i); return nil })
 				if err != nil {
 					s := o.host.Escrows[i]
 					failed := decide.EscrowEvidence{Name: s.Name(), Required: s.Required, State: decide.EscrowFailed, Why: err.Error(), Err: err}
-					select {
-					case o.arrivals <- arrival{escrow: i, evidence: failed}:
-					case <-fetch.Done():
-					}
+					o.news.tell(i, failed, key.Key{})
 				}
 				return nil
 			})
 		}
 	}
+	o.news.wanted()
 	select {
-	case a := <-o.arrivals:
-		o.arrived(a)
+	case <-o.news.arrived:
+		told, keys := o.news.take()
+		for i, e := range told {
+			o.evidence.Escrows[i] = e
+		}
+		for _, k := range keys {
+			o.hold(k)
+		}
 	case <-ctx.Done():
 		for i := range o.evidence.Escrows {
 			if s := &o.evidence.Escrows[i]; s.State == decide.EscrowPending {
@@ -288,77 +295,4 @@ func (o *observation) awaitAllEscrows(ctx context.Context) {
 	for o.evidence.Pending() {
 		o.awaitEscrows(ctx)
 	}
-}
-
-func (o *observation) arrived(a arrival) {
-	o.evidence.Escrows[a.escrow] = a.evidence
-	for _, k := range a.keys {
-		o.hold(k)
-	}
-}
-
-// fetchAll lists one escrow and fetches its copies, the newest of the current shelf
-// first, telling each as it comes: the first that opens every row ends the search.
-func (o *observation) fetchAll(ctx context.Context, i int) {
-	s := o.host.Escrows[i]
-	e := decide.EscrowEvidence{Name: s.Name(), Required: s.Required}
-	tell := func(keys ...key.Key) {
-		told := e
-		told.Copies = append([]decide.CopyEvidence(nil), e.Copies...)
-		select {
-		case o.arrivals <- arrival{escrow: i, evidence: told, keys: keys}:
-		case <-ctx.Done():
-			for _, k := range keys {
-				k.Wipe()
-			}
-		}
-	}
-	copies, err := s.List(ctx)
-	if err != nil {
-		e.State, e.Why, e.Err = decide.EscrowFailed, err.Error(), err
-		tell()
-		return
-	}
-	if r, ok := s.Reader.(Rememberer); ok {
-		e.Remembered = r.Remembered()
-	}
-	for _, c := range copies {
-		e.Copies = append(e.Copies, decide.CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Fingerprint, Unreadable: c.Unreadable,
-			Worthless: c.Unreadable == "destroyed"}) // nothing brings it back, unlike one that is disabled
-	}
-	for n := range copies {
-		c := &e.Copies[n]
-		if c.Unreadable != "" {
-			continue
-		}
-		k, _, err := s.Fetch(ctx, copies[n])
-		if err == nil {
-			c.Key, c.Have = k.Fingerprint(), true
-			if n < len(copies)-1 {
-				tell(k)
-			} else {
-				e.State = decide.EscrowAnswered
-				tell(k)
-				return
-			}
-			continue
-		}
-		var sealed *escrow.SealedError
-		switch {
-		case errors.As(err, &sealed):
-			c.Unreadable, c.Key = err.Error(), sealed.Fingerprint
-		case errors.Is(err, escrow.ErrUnreadable), errors.Is(err, escrow.ErrCorrupt), errors.Is(err, escrow.ErrSealed):
-			c.Unreadable = err.Error()
-		case errors.Is(err, escrow.ErrNotKey):
-			c.Worthless, c.Unreadable = true, err.Error()
-		case errors.Is(err, ErrNotAgain):
-			// It was tried before, and the rows' answer to it may be remembered.
-		default:
-			e.State, e.Why, e.Err = decide.EscrowFailed, err.Error(), err
-			tell()
-			return
-		}
-	}
-	e.State = decide.EscrowAnswered
-	tell()
 }

@@ -56,8 +56,8 @@ type Share struct {
 	Escrowed bool
 }
 
-// Repair brings a table that is split between keys under one of them: the keyfile's, if
-// it is the known key, else the one that opens the most rows. It tries the keyfile, the
+// Repair brings a table that is split between keys under one of them: the one that a start
+// of the daemon would choose, and where it could not, the one that opens the most rows. It tries the keyfile, the
 // local quarantine and every copy on either shelf of every escrow.
 //
 //	0  a tally: which key opens how many rows
@@ -133,7 +133,7 @@ func (m *mend) tally(ctx context.Context) (err error) {
 	case decide.RowsSilent:
 		return nil
 	}
-	m.share()
+	m.share(o.decide(ctx))
 	if m.r.Unopened > 0 && (m.r.Target == "" || m.r.Target != o.evidence.Ledger.Known) {
 		for _, s := range m.r.Escrows {
 			if s.State != decide.EscrowAnswered { // law 6
@@ -155,8 +155,9 @@ func (m *mend) tally(ctx context.Context) (err error) {
 	return nil
 }
 
-// share sorts the keys by what they open, and chooses the target.
-func (m *mend) share() {
+// share sorts the keys by what they open. The target is the one that the daemon would
+// start with; where that cannot be told, the one that opens the most rows.
+func (m *mend) share(d decide.Decision) {
 	o := m.o
 	found := map[key.Fingerprint]*Share{}
 	see := func(f key.Fingerprint, from string, escrowed bool) {
@@ -191,8 +192,8 @@ func (m *mend) share() {
 		return cmp.Or(cmp.Compare(b.Rows, a.Rows), cmp.Compare(own(a), own(b)), cmp.Compare(a.Key, b.Key))
 	})
 	switch {
-	case live.Good && live.Key == o.evidence.Ledger.Known:
-		m.r.Target = live.Key
+	case d.Action == decide.Pass || d.Action == decide.Install:
+		m.r.Target = d.Key
 	case len(m.r.Tally) > 0:
 		m.r.Target = m.r.Tally[0].Key
 	}

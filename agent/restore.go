@@ -98,6 +98,7 @@ func Restore(ctx context.Context, h *Host, opts RestoreOptions) (RestoreResult, 
 	if o.evidence.Rows.State == decide.RowsAnswer {
 		o.askRows(ctx) // the keys that were fetched
 	}
+	decided := opts.From == "" && opts.Copy == "" && opts.Database == nil
 	var offered []Candidate
 	for _, c := range o.candidates() {
 		if opts.From != "" && c.Escrow == "" || opts.Copy != "" && c.Copy != opts.Copy && printable.Line(c.Copy) != opts.Copy {
@@ -112,7 +113,11 @@ func Restore(ctx context.Context, h *Host, opts RestoreOptions) (RestoreResult, 
 		}
 		vouch = func(c Candidate) (ledger.Entry, error) { return o.acceptFor(ctx, h, c, opts.Person) }
 	}
-	return o.replace(offered, opts.From != "", opts.DryRun, vouch, ledger.Entry{Event: ledger.Restored, Person: opts.Person})
+	entry := ledger.Entry{Event: ledger.Restored, Person: opts.Person}
+	if decided {
+		return o.replace(offered, func(r *RestoreResult) (Candidate, error) { return o.chooseDecided(ctx, r, offered) }, opts.DryRun, vouch, entry)
+	}
+	return o.replace(offered, o.chooser(offered, opts.From != ""), opts.DryRun, vouch, entry)
 }
 
 // proven makes a key known that opens every row. The zero Entry makes nothing known.
@@ -162,7 +167,7 @@ func Import(ctx context.Context, h *Host, k key.Key, opts ImportOptions) (Restor
 	f := o.hold(k)
 	o.askRows(ctx)
 	offered := []Candidate{{Source: "the key that was typed in", Key: f, Proof: o.evidence.Rows.Proofs[f]}}
-	return o.replace(offered, true, false, o.proven, ledger.Entry{Event: ledger.Imported, Person: opts.Person})
+	return o.replace(offered, o.chooser(offered, true), false, o.proven, ledger.Entry{Event: ledger.Imported, Person: opts.Person})
 }
 
 // Keep saves a key that a person brought in every escrow, by law 4, and leaves the
@@ -181,13 +186,12 @@ func Keep(ctx context.Context, h *Host, k key.Key, opts ImportOptions) (BackupRe
 	return o.escrowKey(ctx, f), nil
 }
 
-// replace installs the best of what is offered, unless the keyfile's own key is as
-// good. chosen says that a person named what to take: then a keyfile that no row
-// speaks for gives way. vouch says what makes the key known, or why it may not be installed.
-func (o *observation) replace(offered []Candidate, chosen, dryRun bool, vouch func(Candidate) (ledger.Entry, error), entry ledger.Entry) (RestoreResult, error) {
+// replace installs what choose takes of what is offered, unless that is the keyfile's own
+// key. vouch says what makes the key known, or why it may not be installed.
+func (o *observation) replace(offered []Candidate, choose func(*RestoreResult) (Candidate, error), dryRun bool, vouch func(Candidate) (ledger.Entry, error), entry ledger.Entry) (RestoreResult, error) {
 	r := RestoreResult{Rows: o.evidence.Rows, Tried: offered, Escrows: o.evidence.Escrows, Replaced: o.evidence.Keyfile.Key}
 	defer func() { r.Trouble = o.trouble }()
-	best, err := o.choose(&r, offered, chosen)
+	best, err := choose(&r)
 	if err != nil {
 		return r, err
 	}
@@ -217,7 +221,40 @@ func (o *observation) replace(offered []Candidate, chosen, dryRun bool, vouch fu
 	return r, nil
 }
 
-// choose is the judgement of replace.
+// chooseDecided takes what a start of the daemon would take.
+func (o *observation) chooseDecided(ctx context.Context, r *RestoreResult, offered []Candidate) (Candidate, error) {
+	d := o.decide(ctx)
+	r.Warning = d.Warning
+	own := Candidate{Source: FromKeyfile, Key: o.evidence.Keyfile.Key, Proof: o.evidence.Rows.Proofs[o.evidence.Keyfile.Key]}
+	switch d.Action {
+	case decide.Pass:
+		return own, nil
+	case decide.Install:
+		for _, c := range offered {
+			if c.Key == d.Key && c.Unreadable == "" {
+				return c, nil
+			}
+		}
+		return Candidate{Source: "the staged key of a rotation", Key: d.Key, Proof: o.evidence.Rows.Proofs[d.Key]}, nil
+	case decide.Doubt:
+		// Is there anything to be unsure of?
+		for _, c := range append(offered, own) {
+			if _, have := o.keys[c.Key]; have && (o.evidence.Rows.State != decide.RowsAnswer || c.Proof.Opened > 0) {
+				return own, fmt.Errorf("%w: %s", ErrUnsure, d.Reason)
+			}
+		}
+	}
+	return own, fmt.Errorf("%w among %d: %s", ErrNoUsableCopy, len(offered), d.Reason)
+}
+
+// chooser is choose for what is offered.
+func (o *observation) chooser(offered []Candidate, chosen bool) func(*RestoreResult) (Candidate, error) {
+	return func(r *RestoreResult) (Candidate, error) { return o.choose(r, offered, chosen) }
+}
+
+// choose takes the best of what a person named, or of what another database needs, unless
+// the keyfile's own key is as good. chosen says that the person named an escrow or brought
+// a key: then a keyfile that no row speaks for gives way.
 func (o *observation) choose(r *RestoreResult, offered []Candidate, chosen bool) (Candidate, error) {
 	own := Candidate{Source: FromKeyfile, Key: o.evidence.Keyfile.Key, Proof: o.evidence.Rows.Proofs[o.evidence.Keyfile.Key]}
 	good := o.evidence.Keyfile.Good

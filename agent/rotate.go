@@ -201,6 +201,9 @@ func (t *turn) checkRows(ctx context.Context) error {
 	case t.opts.LeaveUnopenable && !known:
 		return notRotated(ErrKeyNotRight, "key %s opens %d of %d, and was never proven or accepted here", live, p.Opened, p.Checked)
 	case t.opts.LeaveUnopenable && !strange:
+		if d := o.decide(ctx); d.Action != decide.Pass {
+			return notRotated(ErrKeyNotRight, "%s", d.Reason)
+		}
 		return nil
 	}
 	// Before the daemon is stopped for it: which rows stand in the way?
@@ -216,7 +219,7 @@ func (t *turn) checkEscrows(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, rotateSave)
 	defer cancel()
 	o := t.o
-	eachEscrow(t.h, func(i int, _ Escrow) { o.fetchNewest(ctx, i) })
+	eachEscrow(t.h, func(i int, _ Escrow) { o.askNewest(ctx, i) })
 	answered := 0
 	for i, s := range o.evidence.Escrows {
 		if s.State == decide.EscrowAnswered {

@@ -16,9 +16,9 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 )
 
-// TestRotationUnwritten: where the ledger could not take down that the rotation is done,
-// it does not know the new key, and the rows are asked before that becomes the current
-// copy (law 4).
+// TestRotationUnwritten: where the ledger could not take down that the rotation is done, it
+// is open there, and the new key stays in quarantine until a start or the watcher has
+// settled it by the rows (law 4).
 func TestRotationUnwritten(t *testing.T) {
 	t.Parallel() // it waits for the ledger
 	r := rotation{testKey("old")}
@@ -47,8 +47,16 @@ func TestRotationUnwritten(t *testing.T) {
 		t.Fatalf("%+v, %v", got, err)
 	}
 	for _, s := range got.Saved.Escrows {
-		if s.Shelf != escrow.Current || s.Key != got.New || s.Err != nil {
+		if s.Shelf != escrow.Quarantine || s.Key != got.New || s.Err != nil {
 			t.Errorf("%+v", s)
+		}
+	}
+	_, err = agent.Tend(t.Context(), &h.Host, agent.TendOptions{Prove: true, DaemonRead: true})
+	h.must(err)
+	for i := range h.Escrows {
+		h.saveDue(i)
+		if newest := h.shelf(i, escrow.Current)[0]; newest != got.New {
+			t.Errorf("key %s is the newest current copy, not %s", newest, got.New)
 		}
 	}
 	h.must(r.check(&h.Host, db))

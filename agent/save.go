@@ -52,12 +52,16 @@ func SaveDue(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 		return nil, nil
 	}
 	o.askRows(ctx)
-	o.fetchNewest(ctx, i)
+	o.askNewest(ctx, i)
 	if s := o.evidence.Escrows[i]; s.State == decide.EscrowFailed && !errors.Is(s.Err, escrow.ErrDenied) {
 		return nil, s.Err
 	}
 	var saved []SaveResult
-	for _, f := range due {
+	for n, f := range due {
+		if n > 0 { // what the save before has changed there counts (law 4)
+			o.askNewestAgain(ctx, i)
+			o.askHistory()
+		}
 		r := o.saveDue(ctx, i, f)
 		if r.Err != nil {
 			if err == nil {
@@ -75,7 +79,8 @@ func SaveDue(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 
 // Ask asks an escrow to which nothing was brought for long: a store that is gone, and
 // credentials that are no longer taken, are not to be found out by the weekly drill. What
-// the store is to delete by itself soon is stored again; the results are of that.
+// the store is to delete by itself soon is stored again, and so is what no longer stands
+// there as its newest current copy, by law 4; the results are of that.
 func Ask(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 	i, err := h.escrow(name)
 	if err != nil {
@@ -95,22 +100,27 @@ func Ask(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 	if r, ok := s.Writer.(escrow.Renewer); ok {
 		err = r.Renew(ctx)
 	}
-	if len(copies) == 0 || copies[0].Shelf != escrow.Current || !copies[0].Ending(h.Now()) {
-		return nil, err
-	}
 	o, oerr := h.observe()
 	if oerr != nil {
 		return nil, errors.Join(err, oerr)
 	}
 	defer o.close()
-	live := o.evidence.Keyfile.Key
-	if live == "" || live != copies[0].Fingerprint {
-		return nil, err // it is due, or the shelf's alarm is told elsewhere
-	}
 	o.history()
+	o.newestOf(ctx, i, copies, nil)
+	live, newest := o.evidence.Keyfile, decide.CopyEvidence{}
+	if o.evidence.Escrows[i].State == decide.EscrowAnswered {
+		newest, _ = o.evidence.Escrows[i].NewestCurrent()
+	}
+	holds := newest.Key == live.Key && !newest.Worthless
+	ending := len(copies) > 0 && copies[0].Shelf == escrow.Current && copies[0].Ending(h.Now())
+	switch last := o.evidence.History.Saved[name].Last; {
+	case !live.Good, holds && !ending, !holds && last.Key != live.Key: // what was never saved there is due
+		return nil, err
+	case !holds && !last.Verified: // nor may it be read
+		return nil, err
+	}
 	o.askRows(ctx)
-	o.fetchNewest(ctx, i)
-	r := o.saveDue(ctx, i, live)
+	r := o.saveDue(ctx, i, live.Key)
 	return []SaveResult{r}, errors.Join(err, r.Err)
 }
 
@@ -119,7 +129,7 @@ func (o *observation) saveDue(ctx context.Context, i int, f key.Fingerprint) Sav
 	l := o.evidence.Ledger
 	v := o.evidence.Rows.VerdictOf(f)
 	if v == rows.Silent || v == rows.Partial {
-		o.fetchOthers(ctx, i)
+		o.askOthers(ctx, i)
 	}
 	s := o.host.Escrows[i]
 	r := SaveResult{Escrow: s.Name(), Required: s.Required, Key: f}
@@ -163,14 +173,14 @@ func (o *observation) verify(ctx context.Context, i int, last ledger.Entry, r *S
 // othersPatience bounds how long a save waits to hear what stands in other escrows.
 const othersPatience = 5 * time.Second
 
-// fetchOthers asks all escrows but one at once. Who does not answer in time may hold
+// askOthers asks all escrows but one at once. Who does not answer in time may hold
 // anything (law 6).
-func (o *observation) fetchOthers(ctx context.Context, but int) {
+func (o *observation) askOthers(ctx context.Context, but int) {
 	ctx, cancel := context.WithTimeout(ctx, othersPatience)
 	defer cancel()
 	eachEscrow(o.host, func(i int, _ Escrow) {
 		if i != but {
-			o.fetchNewest(ctx, i)
+			o.askNewest(ctx, i)
 		}
 	})
 }
@@ -183,37 +193,4 @@ func (h *Host) escrow(name string) (int, error) {
 		}
 	}
 	return 0, fmt.Errorf("%w: %q", ErrNoEscrowNamed, name)
-}
-
-// fetchNewest lists an escrow, once, and makes sure of the fingerprint of its newest
-// current copy, which is all that law 4 has to know.
-func (o *observation) fetchNewest(ctx context.Context, i int) {
-	e := &o.evidence.Escrows[i]
-	if e.State != decide.EscrowPending {
-		return
-	}
-	s := o.host.Escrows[i]
-	copies, err := s.List(ctx)
-	if err != nil {
-		e.State, e.Why, e.Err = decide.EscrowFailed, err.Error(), err
-		return
-	}
-	e.State = decide.EscrowAnswered
-	for _, c := range copies {
-		found := decide.CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Fingerprint, Unreadable: c.Unreadable}
-		_, there := e.NewestCurrent()
-		if c.Shelf == escrow.Current && !there && c.Unreadable == "" {
-			k, _, err := s.Fetch(ctx, c)
-			switch {
-			case err == nil:
-				found.Key = k.Fingerprint()
-				k.Wipe()
-			case errors.Is(err, escrow.ErrNotKey):
-				found.Worthless, found.Unreadable = true, err.Error()
-			default:
-				found.Unreadable = err.Error()
-			}
-		}
-		e.Copies = append(e.Copies, found)
-	}
 }

@@ -293,15 +293,41 @@ func TestSaveDue(t *testing.T) {
 		h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: b.Fingerprint()}))
 		_, err := h.Escrows[0].Writer.Save(context.Background(), escrow.Current, b)
 		h.must(err)
-		c := testKey("c")
-		h.write(c.UnsafeBytes()) // and a dump that is under another key came in between
-		_, err = h.db.Exec("delete from secrets")
-		h.must(err)
-		h.upsert(c, "ONE")
 		if saved := h.saveDue(0); len(saved) != 1 || saved[0].Alarm {
 			t.Errorf("our own copy was taken for another host's: %+v", saved)
 		}
-		h.wants(0, escrow.Current, c, b, a)
+		h.wants(0, escrow.Current, b, a)
+		if due := h.due(0); len(due) != 0 {
+			t.Error(due, "is due still")
+		}
+	})
+	t.Run("another host writes a key there that was proven here", func(t *testing.T) {
+		h := start(t)
+		h.upsert(a, "ONE")
+		h.saveDue(0)
+		h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: b.Fingerprint(), Verdict: "opens"},
+			ledger.Entry{Event: ledger.Proven, Fingerprint: a.Fingerprint(), Verdict: "opens"}))
+		h.must(h.Keyfile.Keep(b, h.now))
+		_, err := h.Escrows[0].Writer.Save(context.Background(), escrow.Current, b)
+		h.must(err)
+		if r, err := agent.Status(context.Background(), &h.Host); err != nil || r.Health != agent.Lagging || r.Escrows[0].Alarm == "" {
+			t.Errorf("%s: %s, %v", r.Health, r.Line, err)
+		}
+	})
+	t.Run("nothing goes to a current shelf while a rotation is open", func(t *testing.T) {
+		h := start(t)
+		h.upsert(a, "ONE")
+		h.must(h.Ledger.Append(ledger.Entry{Event: ledger.RotationOpen, Old: a.Fingerprint(), Fingerprint: b.Fingerprint()}))
+		h.saveDue(0)
+		h.wants(0, escrow.Current)
+		h.wants(0, escrow.Quarantine, a)
+		if due := h.due(0); len(due) != 0 {
+			t.Error(due, "is due before it can be saved")
+		}
+		h.must(h.Ledger.Append(ledger.Entry{Event: ledger.RotationClosed, Old: a.Fingerprint(), Fingerprint: a.Fingerprint()},
+			ledger.Entry{Event: ledger.Proven, Fingerprint: a.Fingerprint(), Verdict: "opens"}))
+		h.saveDue(0)
+		h.wants(0, escrow.Current, a)
 	})
 	t.Run("the newest copy was taken away", func(t *testing.T) {
 		h := start(t)

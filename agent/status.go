@@ -164,7 +164,7 @@ func (o *observation) escrowStatus(i int, s Escrow) EscrowStatus {
 		return r
 	}
 	r.Newest = newest
-	r.Holds = newest.Key != "" && newest.Key == o.evidence.Keyfile.Key
+	r.Holds = newest.Key != "" && !newest.Worthless && newest.Key == o.evidence.Keyfile.Key
 	if !r.Holds {
 		r.Alarm = decide.Alarm(o.evidence, i)
 	}
@@ -199,10 +199,12 @@ func (r *StatusResult) judge() {
 		return
 	}
 	if len(r.Escrows) == 0 {
-		say(Green, "key %s is in place; no escrow is configured: this is no backup", r.Keyfile.Key)
+		say(Lagging, "key %s is in place, and no escrow is configured: it has no copy off this host", r.Keyfile.Key)
 		return
 	}
+	held := false
 	for _, s := range r.Escrows {
+		held = held || s.Holds
 		switch {
 		case s.AddOnly && s.Added != r.Keyfile.Key:
 			say(Lagging, "escrow %q was not given key %s yet", s.Name, r.Keyfile.Key)
@@ -223,6 +225,10 @@ func (r *StatusResult) judge() {
 			say(Lagging, "escrow %q failed its last drill: %s", s.Name, s.Drilled.Reason)
 			return
 		}
+	}
+	if !held {
+		say(Lagging, "key %s is in place, and no escrow that answers holds it", r.Keyfile.Key)
+		return
 	}
 	say(Green, "key %s is in place and in every escrow that answers", r.Keyfile.Key)
 }

@@ -14,6 +14,7 @@ type VerifyResult struct {
 	Rows       decide.RowsEvidence
 	Candidates []Candidate // besides the keyfile
 	Escrows    []decide.EscrowEvidence
+	Decision   decide.Decision // what a start of the daemon would do
 	Trouble    []Trouble
 }
 
@@ -30,6 +31,7 @@ func Verify(ctx context.Context, h *Host) (VerifyResult, error) {
 	if o.evidence.Rows.State == decide.RowsAnswer {
 		o.askRows(ctx) // the keys that were fetched
 	}
-	return VerifyResult{Keyfile: o.evidence.Keyfile, Known: o.evidence.Ledger.Known, Rows: o.evidence.Rows,
+	d := o.decide(ctx)
+	return VerifyResult{Decision: d, Keyfile: o.evidence.Keyfile, Known: o.evidence.Ledger.Known, Rows: o.evidence.Rows,
 		Candidates: o.candidates(), Escrows: o.evidence.Escrows, Trouble: o.trouble}, nil
 }

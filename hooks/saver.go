@@ -23,7 +23,7 @@ const (
 	// quarantine) is left alone, and how long a trouble that goes on is not told again.
 	saveAgain = time.Hour
 	// saveAsk is how often an escrow to which nothing is due is asked all the same.
-	saveAsk = 24 * time.Hour
+	saveAsk = time.Hour
 )
 
 // saver brings to one escrow what is due there, for ever. It is its escrow's breaker: a
@@ -58,7 +58,7 @@ type saved struct {
 func newSaver(h *agent.Host, name string, clock Clock) *saver {
 	_, now := clock()
 	return &saver{h: h, escrow: name, clock: clock, woken: make(chan struct{}, 1), saved: map[key.Fingerprint]string{}, ended: make(chan struct{}),
-		asked: now - saveAsk + saveAgain + rand.N(saveAgain)} // a host that is restarted daily asks too, and not all hosts at once
+		asked: now - rand.N(saveAsk)} // not all hosts at once
 }
 
 // wake makes the saver look at what is due. It never blocks.

@@ -203,8 +203,8 @@ func (e *idleEscrow) Save(context.Context, escrow.Shelf, key.Key) (escrow.Copy, 
 	return escrow.Copy{}, escrow.ErrRefused
 }
 
-// TestSaverAsks: an escrow to which nothing is due is asked once a day, so that a token
-// that is no longer taken is told by the next day, once.
+// TestSaverAsks: an escrow to which nothing is due is asked every hour (law 4), so that a
+// token that is no longer taken is told within the hour, and every hour.
 func TestSaverAsks(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.Mkdir(filepath.Join(dir, "etc"), 0o700))
@@ -228,16 +228,16 @@ func TestSaverAsks(t *testing.T) {
 			}
 			return told
 		}
-		if told := day(); told != 0 || e.asked != 1 || e.renewed != 1 {
+		if told := day(); told != 0 || e.asked != 24 || e.renewed != 24 {
 			t.Errorf("asked %d times on the first day, renewed %d, told %d", e.asked, e.renewed, told)
 		}
 		e.err = escrow.ErrUnauthenticated
-		if told := day(); told != 1 || e.asked != 2 {
+		if told := day(); told != 24 || e.asked != 48 {
 			t.Errorf("asked %d times in two days, told %d", e.asked, told)
 		}
 		e.err = escrow.ErrNoPlace
 		h.Escrows[0].Required = false
-		if told := day(); told != 0 || e.asked != 3 {
+		if told := day(); told != 0 || e.asked != 72 {
 			t.Errorf("a stick that lies in a safe: asked %d times in three days, told %d", e.asked, told)
 		}
 	})

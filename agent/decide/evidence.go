@@ -62,6 +62,7 @@ type LedgerEvidence struct {
 	Known    key.Fingerprint // the known key (design §1), "" for none
 	Accepted bool            // it is known by a person's word, not by a proof
 	Verdict  rows.Verdict    // the verdict of that entry: what it was accepted with
+	Majority bool            // by that entry it opened more than half of the rows
 	LastLook time.Time       // when the known key was last proven or accepted
 	Rotation *Rotation
 	Stopped  bool // keyguard stopped the daemon and did not start it again
@@ -70,8 +71,10 @@ type LedgerEvidence struct {
 // HistoryEvidence is what the whole ledger tells, behind its end: LedgerEvidence.
 type HistoryEvidence struct {
 	Asked        bool
+	Unreadable   string                   // why it cannot be read, or not whole; then it may have told more
 	Contradicted map[key.Fingerprint]bool // the last word on a key is that it opened no row
 	Proven       []key.Fingerprint        // the keys that ever opened rows here, the last first
+	Named        []key.Fingerprint        // the keys that were ever proven, accepted or saved here, the last first
 	Saved        map[string]SavedEvidence // by the escrow's name; none where nothing was saved
 }
 
@@ -160,6 +163,18 @@ func (e Evidence) OpenRotation() *Rotation {
 	return nil
 }
 
+// silence says why an escrow is not heard now, "" where it has answered. What it answered
+// before is hearsay (law 6): copies that it named then exist, perhaps with others.
+func (s EscrowEvidence) silence() string {
+	switch {
+	case s.State == EscrowFailed:
+		return fmt.Sprintf("escrow %q cannot answer: %s", s.Name, s.Why)
+	case s.Remembered:
+		return fmt.Sprintf("escrow %q was asked a while ago and is not asked again yet", s.Name)
+	}
+	return ""
+}
+
 // Pending tells whether an escrow has not answered yet.
 func (e Evidence) Pending() bool {
 	for _, s := range e.Escrows {
@@ -170,9 +185,19 @@ func (e Evidence) Pending() bool {
 	return false
 }
 
-// NewestCurrent is the copy that the runbook's `latest` would return, bytes that are
-// positively no key left out.
+// NewestCurrent is the newest entry of the current shelf, whatever it is: what the
+// runbook's `latest` would return, or fail on.
 func (s EscrowEvidence) NewestCurrent() (CopyEvidence, bool) {
+	for _, c := range s.Copies {
+		if c.Shelf == escrow.Current {
+			return c, true
+		}
+	}
+	return CopyEvidence{}, false
+}
+
+// newestKey is the newest entry of the current shelf that is, or may be, a key.
+func (s EscrowEvidence) newestKey() (CopyEvidence, bool) {
 	for _, c := range s.Copies {
 		if c.Shelf == escrow.Current && !c.Worthless {
 			return c, true

@@ -1,6 +1,7 @@
 package decide
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -133,15 +134,16 @@ func (d *decision) r1(r Rotation) (Decision, bool) {
 		}
 		return InDoubt("a rotation stopped in its commit, and only the rows can tell which of its keys holds: %s", d.Rows.Why), true
 	}
-	old, oldKnown := d.tried(r.Old)
-	fresh, freshKnown := d.tried(r.New)
-	all := func(p rows.Proof, tried bool) bool { return tried && p.Verdict == rows.Opens }
-	if !all(old, oldKnown) && !all(fresh, freshKnown) && (!oldKnown || !freshKnown) {
-		if q, more := d.search(func() bool { return d.untried(r.Old) || d.untried(r.New) }); more {
+	old, _ := d.tried(r.Old)
+	fresh, _ := d.tried(r.New)
+	// A key without a name, of a `.next` that was half written, can be nowhere.
+	missing := func() bool { return d.untried(r.Old) || d.untried(r.New) }
+	if !Majority(old) && !Majority(fresh) && missing() {
+		if q, more := d.search(missing); more {
 			return ask(q), true
 		}
-		if d.unanswered() != "" {
-			return InDoubt("a rotation is open and one of its keys cannot be tried: %s", d.unanswered()), true
+		if why := d.unanswered(); why != "" {
+			return InDoubt("a rotation is open and one of its keys cannot be tried: %s", why), true
 		}
 	}
 	switch {
@@ -168,7 +170,9 @@ func (d *decision) r2() (Decision, bool) {
 	switch d.Rows.State {
 	case RowsNotAsked:
 		// A look that lies in the future is no look: the clock was wrong then or is now.
-		if !d.Ledger.LastLook.IsZero() && age >= 0 && age <= ProofLife {
+		// And one that found less than most of the rows leaves the question open.
+		l := d.Ledger
+		if split := !l.Accepted && l.Verdict == rows.Partial && !l.Majority; !split && !l.LastLook.IsZero() && age >= 0 && age <= ProofLife {
 			return pass, true
 		}
 		return ask(AskRows), true
@@ -186,16 +190,45 @@ func (d *decision) r2() (Decision, bool) {
 		return pass, true
 	}
 	p, tried := d.tried(d.known)
-	switch {
-	case !tried:
+	if !tried {
 		return ask(AskRows), true
-	case p.Verdict == rows.Refuted && (!d.Ledger.Accepted || d.Ledger.Verdict != rows.Refuted):
-		d.contradicted, d.known = d.known, ""
-		return Decision{}, false
-	case p.Verdict == rows.Partial:
-		pass.Warning = fmt.Sprintf("the key opens only %d of %d rows; to see which key opens the others: keyguard verify", p.Opened, p.Checked)
 	}
+	if d.contradict(p); d.known == "" {
+		return Decision{}, false
+	}
+	if l := d.Ledger; l.Accepted && worth(p.Verdict) < worth(l.Verdict) || !l.Accepted && !Majority(p) {
+		return Decision{}, false
+	}
+	pass.Warning = partly(p)
 	return pass, true
+}
+
+// contradict takes a known key away that the rows refute; a person's word, only where
+// they did not when it was given.
+func (d *decision) contradict(p rows.Proof) {
+	if p.Verdict == rows.Refuted && (!d.Ledger.Accepted || d.Ledger.Verdict != rows.Refuted) {
+		d.contradicted, d.known = d.known, ""
+	}
+}
+
+// worth orders what the rows say of a key. What they could not say is no better and no
+// worse than that it opens a part.
+func worth(v rows.Verdict) int {
+	switch v {
+	case rows.Opens:
+		return 2
+	case rows.Refuted:
+		return 0
+	}
+	return 1
+}
+
+// partly is the warning that comes with a key which does not open every row.
+func partly(p rows.Proof) string {
+	if p.Verdict != rows.Partial {
+		return ""
+	}
+	return fmt.Sprintf("the key opens only %d of %d rows; to see which key opens the others: keyguard verify", p.Opened, p.Checked)
 }
 
 // r3 lets the rows choose (law 1).
@@ -205,37 +238,45 @@ func (d *decision) r3() Decision {
 		return ask(AskRows)
 	}
 	for _, f := range at {
-		if p, _ := d.tried(f); p.Verdict == rows.Opens {
-			return d.place(f, "it opens every row")
+		if p, _ := d.tried(f); Majority(p) {
+			out := d.place(f, "it opens every row")
+			if out.Warning = partly(p); out.Warning != "" {
+				out.Reason = fmt.Sprintf("it opens %d of %d rows, so that no other key opens more", p.Opened, p.Checked)
+			}
+			return out
 		}
 	}
 	if !d.Local.Asked {
 		return ask(AskLocal)
 	}
-	// A known key that the rows refute while another file stands in its place.
-	if p, tried := d.tried(d.known); tried && p.Verdict == rows.Refuted &&
-		(!d.Ledger.Accepted || d.Ledger.Verdict != rows.Refuted) {
-		d.contradicted, d.known = d.known, ""
-	}
-	best, most := d.best(at)
-	own := d.known
-	if own == "" && d.Keyfile.Good {
-		own = d.Keyfile.Key
-	}
-	if p, tried := d.tried(own); tried && d.has(own) && p.Opened > 0 && p.Opened >= most {
-		return d.place(own, fmt.Sprintf("it opens %d of %d rows, and no key at hand opens more", p.Opened, p.Checked))
-	}
 	if d.Pending() {
 		return ask(AskEscrows)
 	}
-	if why := d.unanswered(); why != "" {
-		return InDoubt("no key at hand opens every row, and %s", why)
+	// A known key that the rows refute while another file stands in its place.
+	if p, tried := d.tried(d.known); tried {
+		d.contradict(p)
 	}
-	if most > 0 {
-		return d.place(best, fmt.Sprintf("it opens %d rows, more than any other key", most))
+	best, p := d.best(at)
+	why := d.unanswered()
+	switch {
+	case why == "" && p.Opened == 0:
+		return Decision{Action: Lost, Reason: "no key that can be had opens a row"}
+	case why == "":
+		out := d.place(best, fmt.Sprintf("it opens %d of %d rows, and no other key opens more", p.Opened, p.Checked))
+		out.Warning = partly(p)
+		return out
+	case p.Opened > 0 && best == d.known && !d.Ledger.Accepted:
+		// Law 9: it is what the daemon ran on. It is decided again when the escrow answers.
+		out := d.place(best, fmt.Sprintf("it is the known key and opens %d of %d rows, and no key at hand opens more", p.Opened, p.Checked))
+		out.Warning = fmt.Sprintf("%s; %s, and may hold a key that opens more", partly(p), why)
+		return out
 	}
-	return Decision{Action: Lost, Reason: "no key that can be had opens a row"}
+	return InDoubt("no key at hand opens most rows, and %s", why)
 }
+
+// Majority tells whether a key opens more than half of the rows that were checked: no
+// other key can open more.
+func Majority(p rows.Proof) bool { return p.Opened > p.Checked-p.Opened }
 
 // r4 decides where there is positively no dependent row.
 func (d *decision) r4() Decision {
@@ -257,8 +298,8 @@ func (d *decision) r4() Decision {
 		return ask(AskEscrows)
 	}
 	for _, s := range d.Escrows {
-		if s.Required && s.State == EscrowFailed {
-			return InDoubt("the keyfile is %s and the required escrow %q cannot answer: %s", d.Keyfile.Why, s.Name, s.Why)
+		if why := s.silence(); s.Required && why != "" {
+			return InDoubt("the keyfile is %s and the required %s", d.Keyfile.Why, why)
 		}
 	}
 	if f := d.preferred(); f != "" {
@@ -271,10 +312,19 @@ func (d *decision) r4() Decision {
 	if why := d.traces(); why != "" {
 		return InDoubt("the keyfile is %s, and %s", d.Keyfile.Why, why)
 	}
-	for _, s := range d.Escrows {
-		if s.Remembered {
-			return InDoubt("the keyfile is %s, and escrow %q held no copy a while ago and was not asked again yet", d.Keyfile.Why, s.Name)
-		}
+	// The ledger speaks, whatever the escrows say.
+	if !d.History.Asked {
+		return ask(AskHistory)
+	}
+	if why := d.History.Unreadable; why != "" {
+		return InDoubt("the keyfile is %s, and a key may have been in use here, which the ledger cannot tell: %s", d.Keyfile.Why, why)
+	}
+	d.known = d.Ledger.Known
+	if d.known == "" && len(d.History.Named) > 0 {
+		d.known = d.History.Named[0]
+	}
+	if d.known != "" {
+		return InDoubt("the keyfile is %s and no copy of a key is found, but key %s was in use here, so this is no first start; if it is to be one all the same: keyguard accept --new", d.Keyfile.Why, d.known)
 	}
 	return Decision{Action: Make, Reason: "no row and no copy exists: " + d.Rows.Why}
 }
@@ -307,7 +357,7 @@ func (d *decision) r5() Decision {
 		return ask(AskEscrows)
 	}
 	for _, s := range d.Escrows {
-		if c, ok := s.NewestCurrent(); ok && c.Key != d.Keyfile.Key {
+		if c, ok := s.newestKey(); ok && c.Key != d.Keyfile.Key {
 			return InDoubt("the newest current copy in %q is of another key than the keyfile's, and the rows cannot be asked: %s", s.Name, d.Rows.Why)
 		}
 	}
@@ -407,11 +457,26 @@ func (d *decision) missingProof(at []key.Fingerprint) bool {
 	return false
 }
 
-// best is the key that opens most rows; the keyfile's own, which comes first, wins ties.
-func (d *decision) best(at []key.Fingerprint) (best key.Fingerprint, most int64) {
+// best is the key that opens most rows. The known key wins ties, then the keyfile's own,
+// then the first by name: not the one that came first.
+func (d *decision) best(at []key.Fingerprint) (best key.Fingerprint, most rows.Proof) {
+	own := key.Fingerprint("")
+	if d.Keyfile.Good {
+		own = d.Keyfile.Key
+	}
+	rank := func(f key.Fingerprint) int {
+		switch f {
+		case d.known:
+			return 2
+		case own:
+			return 1
+		}
+		return 0
+	}
 	for _, f := range at {
-		if p, _ := d.tried(f); p.Opened > most {
-			best, most = f, p.Opened
+		p, _ := d.tried(f)
+		if c := cmp.Or(cmp.Compare(p.Opened, most.Opened), cmp.Compare(rank(f), rank(best)), cmp.Compare(best, f)); c > 0 && p.Opened > 0 {
+			best, most = f, p
 		}
 	}
 	return best, most
@@ -421,8 +486,8 @@ func (d *decision) best(at []key.Fingerprint) (best key.Fingerprint, most int64)
 // a copy that cannot be read (law 6). A copy that was tried before counts as read.
 func (d *decision) unanswered() string {
 	for _, s := range d.Escrows {
-		if s.State == EscrowFailed {
-			return fmt.Sprintf("escrow %q cannot answer: %s", s.Name, s.Why)
+		if why := s.silence(); why != "" {
+			return why
 		}
 	}
 	for _, s := range d.Escrows {
@@ -464,7 +529,7 @@ func (d *decision) traces() string {
 // the quarantine shelves, and last the older current copies.
 func (d *decision) preferred() key.Fingerprint {
 	for _, s := range d.Escrows {
-		if c, ok := s.NewestCurrent(); ok && c.Have {
+		if c, ok := s.newestKey(); ok && c.Have {
 			return c.Key
 		}
 	}

@@ -12,6 +12,9 @@ import (
 // one (law 4). It wants the history, and the newest current copy of that escrow; where
 // the rows prove too little, of all of them.
 func Shelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
+	if e.OpenRotation() != nil {
+		return escrow.Quarantine, "a rotation is open, and which of its keys holds is not settled"
+	}
 	newest, there := e.Escrows[i].NewestCurrent()
 	if there && newest.Key == f {
 		return escrow.Current, ""
@@ -19,16 +22,21 @@ func Shelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 	if why := Alarm(e, i); why != "" {
 		return escrow.Quarantine, why
 	}
-	provenHere := f == e.Ledger.Known && !e.Ledger.Accepted
-	switch v := e.Rows.VerdictOf(f); {
-	case v == rows.Opens, provenHere && v != rows.Refuted:
+	l := e.Ledger
+	provenHere := f == l.Known && !l.Accepted && (l.Verdict == rows.Opens || l.Majority)
+	switch p, v := e.Rows.Proofs[f], e.Rows.VerdictOf(f); {
+	case v == rows.Opens, v == rows.Partial && Majority(p), v == rows.Silent && provenHere, v == rows.Unknown && provenHere:
 		return escrow.Current, ""
 	case v == rows.Refuted:
 		return escrow.Quarantine, "it opens no row"
+	case v == rows.Partial:
+		return escrow.Quarantine, fmt.Sprintf("it opens only %d of %d rows", p.Opened, p.Checked)
 	case v == rows.Unknown:
 		return escrow.Quarantine, "it could not be tried on the rows: " + e.Rows.Why
+	case e.Keyfile.Good && e.Keyfile.Key != f:
+		return escrow.Quarantine, "it is not the keyfile's key"
 	}
-	// Partial and Silent prove too little to stand above any other key.
+	// Silent proves too little to stand above any other key.
 	for _, other := range e.History.Proven {
 		if other != f {
 			return escrow.Quarantine, fmt.Sprintf("the rows do not prove it, and key %s was proven here before", other)
@@ -49,19 +57,15 @@ func Shelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 }
 
 // Alarm says why only the quarantine of an escrow may be written: its newest current
-// copy is not from this host (law 4). One of a key that is, or was right, here is taken
-// for ours: a save that was killed before the ledger named it.
+// copy is not one that this host saved there or a person adopted, whichever key it holds
+// (law 4). A copy of the keyfile's own key is no alarm: a save may have been killed before
+// the ledger named it.
 func Alarm(e Evidence, i int) string {
 	s := e.Escrows[i]
 	saved := e.History.Saved[s.Name]
-	newest, there := s.NewestCurrent()
-	if !there || saved.Last.ID == "" || saved.Copies[newest.ID] {
+	newest, there := s.newestKey()
+	if !there || saved.Last.ID == "" || saved.Copies[newest.ID] || e.Keyfile.Good && newest.Key == e.Keyfile.Key {
 		return ""
-	}
-	for _, f := range append(e.Local.Keys[:len(e.Local.Keys):len(e.Local.Keys)], e.History.Proven...) {
-		if f == newest.Key {
-			return ""
-		}
 	}
 	return fmt.Sprintf("copy %s there is not from this host: another host writes to the same place", newest.ID)
 }
@@ -77,6 +81,8 @@ func Due(e Evidence, name string) []key.Fingerprint {
 	saved := e.History.Saved[name]
 	due := func(f key.Fingerprint) bool {
 		switch {
+		case e.OpenRotation() != nil: // only quarantine is written
+			return !saved.Keys[f]
 		case saved.Last.ID != "" && saved.Last.Key == f:
 			return !saved.Last.Verified
 		case f == proven:

@@ -26,6 +26,13 @@ func copyOf(id string, f key.Fingerprint) CopyEvidence {
 	return CopyEvidence{ID: id, Shelf: escrow.Current, Key: f}
 }
 
+// proven is a ledger whose last word is that a key opened every row.
+func proven(f key.Fingerprint) LedgerEvidence {
+	l := known(f, time.Hour)
+	l.Verdict = "opens"
+	return l
+}
+
 // TestShelf has a row for every branch of law 4. The key is always a, in escrow "gcp".
 func TestShelf(t *testing.T) {
 	for _, test := range []struct {
@@ -38,8 +45,22 @@ func TestShelf(t *testing.T) {
 			want: escrow.Current},
 		{name: "it is the newest there already", e: Evidence{Keyfile: good(a), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", a))}},
 			want: escrow.Current},
-		{name: "it was proven here, and the rows are down", e: Evidence{Keyfile: good(a), Ledger: known(a, time.Hour), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp")}},
+		{name: "it was proven here, and the rows are down", e: Evidence{Keyfile: good(a), Ledger: proven(a), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp")}},
 			want: escrow.Current},
+		{name: "it was proven here on a part of the rows, and they are down", e: Evidence{Keyfile: good(a), Ledger: known(a, time.Hour), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp")}},
+			want: escrow.Quarantine},
+		{name: "it opens most rows", e: Evidence{Keyfile: good(a), Rows: answers(a, 6), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", b))}},
+			want: escrow.Current},
+		{name: "it opens half of the rows, and was proven here", e: Evidence{Keyfile: good(a), Ledger: proven(a), Rows: answers(a, 5), Escrows: []EscrowEvidence{holds("gcp")}},
+			want: escrow.Quarantine},
+		{name: "a person's word on a part of the rows", e: Evidence{Keyfile: good(a), Ledger: accepted(a, "partial", time.Hour), Rows: answers(a, 1), Escrows: []EscrowEvidence{holds("gcp")}},
+			want: escrow.Quarantine},
+		{name: "a rotation is open", e: Evidence{Keyfile: good(a), Ledger: rotation(a, b, true), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp")}},
+			want: escrow.Quarantine},
+		{name: "a staged key stands there that the ledger does not name", e: Evidence{Keyfile: good(a), Next: NextEvidence{There: true, Key: b}, Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp")}},
+			want: escrow.Quarantine},
+		{name: "silent, and another stands in the keyfile's place", e: Evidence{Keyfile: good(b), Rows: silent, Escrows: []EscrowEvidence{holds("gcp")}},
+			want: escrow.Quarantine},
 		{name: "it was accepted here, and the rows are down", e: Evidence{Keyfile: good(a), Ledger: accepted(a, "opens", time.Hour), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp")}},
 			want: escrow.Quarantine},
 		{name: "it was proven here, and is refuted", e: Evidence{Keyfile: good(a), Ledger: known(a, time.Hour), Rows: answers(a, 0), Escrows: []EscrowEvidence{holds("gcp")}},
@@ -61,6 +82,10 @@ func TestShelf(t *testing.T) {
 		{name: "silent, and bytes that are no key stand there", e: Evidence{Keyfile: good(a), Rows: silent, Escrows: []EscrowEvidence{holds("gcp", worthless)}},
 			want: escrow.Current},
 		{name: "another host writes there", e: Evidence{Keyfile: good(a), History: saved("current/1", a, a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/2", c), copyOf("current/1", a))}},
+			want: escrow.Quarantine, alarm: true},
+		{name: "another host writes a key there that was proven here", e: Evidence{Keyfile: good(a), Local: local(c), History: saved("current/1", a, c, a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/2", c), copyOf("current/1", a))}},
+			want: escrow.Quarantine, alarm: true},
+		{name: "another host writes below bytes that are no key", e: Evidence{Keyfile: good(a), History: saved("current/1", a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", worthless, copyOf("current/2", c))}},
 			want: escrow.Quarantine, alarm: true},
 		{name: "an empty ledger raises no alarm", e: Evidence{Keyfile: good(a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/2", c))}},
 			want: escrow.Current},
@@ -94,6 +119,8 @@ func TestDue(t *testing.T) {
 		{"it is the last that was saved", Evidence{Keyfile: good(a), History: saved("current/1", a)}, nil},
 		{"it was not read back", Evidence{Keyfile: good(a), History: unverified}, []key.Fingerprint{a}},
 		{"the last that was saved is another", Evidence{Keyfile: good(a), Ledger: known(a, time.Hour), History: saved("current/1", b)}, []key.Fingerprint{a}},
+		{"the last that was saved is another, and a rotation is open", Evidence{Keyfile: good(a), Ledger: rotation(a, b, true), History: saved("current/1", b)}, []key.Fingerprint{a}},
+		{"it stands in quarantine, and a rotation is open", Evidence{Keyfile: good(a), Ledger: rotation(a, b, true), History: saved("current/1", a)}, nil},
 		{"the local quarantine", Evidence{Keyfile: good(a), Local: local(b, a, c), History: saved("current/1", a)}, []key.Fingerprint{b, c}},
 		{"a proven key of the local quarantine", Evidence{Keyfile: missing, Ledger: known(b, time.Hour), Local: local(b), History: saved("current/1", a)}, []key.Fingerprint{b}},
 	} {

@@ -383,9 +383,11 @@ type Standing struct {
 	Known    key.Fingerprint // the known key; "" where none is
 	By       Event           // Accepted or Proven
 	Verdict  string          // that entry's
-	LastLook time.Time       // that entry's; it may lie in the future, and then proves nothing
-	Rotation *Rotation       // the one that is open, or nil
-	Stopped  []string        // the daemon's units that keyguard stopped and did not start again
+	Checked  int64           // and of how many rows it was
+	Opened   int64
+	LastLook time.Time // that entry's; it may lie in the future, and then proves nothing
+	Rotation *Rotation // the one that is open, or nil
+	Stopped  []string  // the daemon's units that keyguard stopped and did not start again
 }
 
 // Standing reads the ledger from its end, only as far back as the last word on the
@@ -447,6 +449,7 @@ func standing(f io.ReaderAt, size int64) (s Standing, err error) {
 		case e.known():
 			if !contradicted[e.Fingerprint] {
 				s.Known, s.By, s.Verdict, s.LastLook = e.Fingerprint, e.Event, e.Verdict, e.Time
+				s.Checked, s.Opened = e.Checked, e.Opened
 			}
 			return s, nil
 		}

@@ -126,7 +126,7 @@ func meaning(r Record) Standing {
 		switch {
 		case e.Line < from:
 		case e.Event == Proven || e.Event == Accepted:
-			s = Standing{Known: e.Fingerprint, By: e.Event, Verdict: e.Verdict, LastLook: e.Time}
+			s = Standing{Known: e.Fingerprint, By: e.Event, Verdict: e.Verdict, Checked: e.Checked, Opened: e.Opened, LastLook: e.Time}
 		case e.Event == Contradicted && e.Fingerprint == s.Known,
 			e.Event == RotationClosed && e.Fingerprint == "":
 			s = Standing{}
@@ -246,23 +246,23 @@ func TestStanding(t *testing.T) {
 	}{
 		{"nothing", nil, Standing{}},
 		{"only history", []Entry{note, {Event: Made, Fingerprint: keyA}}, Standing{}},
-		{"proven", []Entry{proven(keyA)}, Standing{Known: keyA, By: Proven, Verdict: "opens", LastLook: at(0)}},
+		{"proven", []Entry{proven(keyA)}, Standing{Known: keyA, By: Proven, Verdict: "opens", Checked: 10, Opened: 10, LastLook: at(0)}},
 		{"accepted", []Entry{accepted(keyA, "refuted")}, Standing{Known: keyA, By: Accepted, Verdict: "refuted", LastLook: at(0)}},
 		{"the last counts", []Entry{proven(keyA), accepted(keyB, "silent"), note}, Standing{Known: keyB, By: Accepted, Verdict: "silent", LastLook: at(1)}},
-		{"proven again", []Entry{accepted(keyA, "silent"), note, proven(keyA), note}, Standing{Known: keyA, By: Proven, Verdict: "opens", LastLook: at(2)}},
+		{"proven again", []Entry{accepted(keyA, "silent"), note, proven(keyA), note}, Standing{Known: keyA, By: Proven, Verdict: "opens", Checked: 10, Opened: 10, LastLook: at(2)}},
 		{"contradicted", []Entry{proven(keyA), against(keyA)}, Standing{}},
 		{"contradicted, never an earlier one", []Entry{proven(keyA), proven(keyB), note, against(keyB), note}, Standing{}},
-		{"another contradicted", []Entry{proven(keyA), against(keyB)}, Standing{Known: keyA, By: Proven, Verdict: "opens", LastLook: at(0)}},
-		{"contradicted before", []Entry{proven(keyA), against(keyA), proven(keyA)}, Standing{Known: keyA, By: Proven, Verdict: "opens", LastLook: at(2)}},
-		{"an earlier one contradicted", []Entry{proven(keyA), proven(keyB), against(keyA)}, Standing{Known: keyB, By: Proven, Verdict: "opens", LastLook: at(1)}},
+		{"another contradicted", []Entry{proven(keyA), against(keyB)}, Standing{Known: keyA, By: Proven, Verdict: "opens", Checked: 10, Opened: 10, LastLook: at(0)}},
+		{"contradicted before", []Entry{proven(keyA), against(keyA), proven(keyA)}, Standing{Known: keyA, By: Proven, Verdict: "opens", Checked: 10, Opened: 10, LastLook: at(2)}},
+		{"an earlier one contradicted", []Entry{proven(keyA), proven(keyB), against(keyA)}, Standing{Known: keyB, By: Proven, Verdict: "opens", Checked: 10, Opened: 10, LastLook: at(1)}},
 		{"rotation open", []Entry{proven(keyA), {Event: RotationOpen, Old: keyA, Fingerprint: keyB}, note},
-			Standing{Known: keyA, By: Proven, Verdict: "opens", LastLook: at(0), Rotation: &Rotation{Old: keyA, New: keyB}}},
+			Standing{Known: keyA, By: Proven, Verdict: "opens", Checked: 10, Opened: 10, LastLook: at(0), Rotation: &Rotation{Old: keyA, New: keyB}}},
 		{"commit begun", []Entry{proven(keyA), {Event: RotationOpen, Old: keyA, Fingerprint: keyB}, {Event: CommitBegun}, note},
-			Standing{Known: keyA, By: Proven, Verdict: "opens", LastLook: at(0), Rotation: &Rotation{Old: keyA, New: keyB, CommitBegun: true}}},
+			Standing{Known: keyA, By: Proven, Verdict: "opens", Checked: 10, Opened: 10, LastLook: at(0), Rotation: &Rotation{Old: keyA, New: keyB, CommitBegun: true}}},
 		{"rotated", []Entry{proven(keyA), {Event: RotationOpen, Old: keyA, Fingerprint: keyB}, {Event: CommitBegun}, {Event: Rotated, Fingerprint: keyB}, proven(keyB)},
-			Standing{Known: keyB, By: Proven, Verdict: "opens", LastLook: at(4)}},
+			Standing{Known: keyB, By: Proven, Verdict: "opens", Checked: 10, Opened: 10, LastLook: at(4)}},
 		{"closed with a key", []Entry{proven(keyA), {Event: RotationOpen, Old: keyA, Fingerprint: keyB}, {Event: RotationClosed, Fingerprint: keyA}},
-			Standing{Known: keyA, By: Proven, Verdict: "opens", LastLook: at(0)}},
+			Standing{Known: keyA, By: Proven, Verdict: "opens", Checked: 10, Opened: 10, LastLook: at(0)}},
 		{"closed with neither", []Entry{proven(keyA), {Event: RotationOpen, Old: keyA, Fingerprint: keyB}, {Event: RotationClosed, Old: keyA}, note}, Standing{}},
 		{"known after neither", []Entry{proven(keyA), {Event: RotationClosed}, accepted(keyC, "opens")},
 			Standing{Known: keyC, By: Accepted, Verdict: "opens", LastLook: at(2)}},
@@ -272,10 +272,10 @@ func TestStanding(t *testing.T) {
 			Standing{Stopped: []string{"a.service", "b.service"}}},
 		{"and started", []Entry{{Event: Stopped, Stopped: []string{"a.service"}}, {Event: Started}, note}, Standing{}},
 		{"commit begun, of nothing", []Entry{{Event: CommitBegun, Old: keyA, Fingerprint: keyB}}, Standing{}},
-		{"by a newer version", []Entry{proven(keyA), {Event: "blessed", Fingerprint: keyB}}, Standing{Known: keyA, By: Proven, Verdict: "opens", LastLook: at(0)}},
+		{"by a newer version", []Entry{proven(keyA), {Event: "blessed", Fingerprint: keyB}}, Standing{Known: keyA, By: Proven, Verdict: "opens", Checked: 10, Opened: 10, LastLook: at(0)}},
 		{"in the future", []Entry{{Event: Proven, Fingerprint: keyA, Time: at(1e6)}, note}, Standing{Known: keyA, By: Proven, LastLook: at(1e6)}},
 		{"the future, and then now", []Entry{{Event: Proven, Fingerprint: keyA, Time: at(1e6)}, proven(keyA)},
-			Standing{Known: keyA, By: Proven, Verdict: "opens", LastLook: at(0)}},
+			Standing{Known: keyA, By: Proven, Verdict: "opens", Checked: 10, Opened: 10, LastLook: at(0)}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for how, add := range map[string]func(*Ledger){

@@ -122,6 +122,18 @@ func (r Record) OtherMachine(machine string) (Entry, bool) {
 	return Entry{}, false
 }
 
+// Named lists the keys that were ever in use here by name, each once, the last first:
+// proven, accepted or saved, on any shelf. It looks across breaks, as EverProven does.
+func (r Record) Named() []key.Fingerprint {
+	var list []key.Fingerprint
+	for _, e := range slices.Backward(r.Entries) {
+		if (e.known() || e.Event == Saved || e.Event == Adopted) && e.Fingerprint != "" && !slices.Contains(list, e.Fingerprint) {
+			list = append(list, e.Fingerprint)
+		}
+	}
+	return list
+}
+
 // LastSaved is the last entry of a current copy in the escrow, which this host saved
 // or a person adopted.
 func (r Record) LastSaved(escrow string) (Entry, bool) {

@@ -343,13 +343,16 @@ func (a *app) hintAtKey(r agent.GuardResult) {
 		a.hint("what every key opens: keyguard verify")
 	case e.Rows.State == decide.RowsUnknown:
 		a.remedy(e.Rows.Err)
-		if e.Keyfile.Good {
+		switch {
+		case e.Keyfile.Good && !r.Parked:
 			a.hint("if you are sure of the key that is there: keyguard accept")
-		} else {
+		case e.Keyfile.Good && r.Decision.Needed == "": // an empty file stands there now
+			a.hint(fmt.Sprintf("if you are sure of key %s, which stood there: keyguard import, with its file from the quarantine in the state directory on standard input", e.Keyfile.Key))
+		default:
 			a.hint("if you have the key elsewhere: keyguard import")
 		}
-	case e.Rows.State == decide.RowsSilent && r.Decision.Needed == "":
-		a.hint("when the escrow answers again: keyguard restore; where there never was a key: keyguard accept --new")
+	case e.Rows.State == decide.RowsSilent:
+		a.hint("when the escrow answers again: keyguard restore; if you have the key elsewhere: keyguard import; where there is to be a new one all the same: keyguard accept --new")
 	default: // rows depend on a key: a new one would open none of them
 		a.hint("when the escrow answers again: keyguard restore; if you have the key elsewhere: keyguard import")
 	}
@@ -380,7 +383,11 @@ func (a *app) explainSearch(r agent.GuardResult) {
 			a.urgent("escrow %q cannot answer: %s", s.Name, s.Why)
 			a.remedy(s.Err)
 		case decide.EscrowAnswered:
-			if len(s.Copies) == 0 {
+			switch {
+			case len(s.Copies) > 0:
+			case s.Remembered:
+				a.urgent("escrow %q held no copies when it was asked last, and is not asked again yet", s.Name)
+			default:
 				a.urgent("escrow %q holds no copies", s.Name)
 			}
 		}

@@ -150,6 +150,9 @@ func (a *app) judgeVerify(r agent.VerifyResult) error {
 	if r.Keyfile.Good && own != nil && own.Verdict == rows.Opens {
 		return nil
 	}
+	if r.Decision.Action == decide.Doubt {
+		return outcome{exitDoubt, r.Decision.Reason, []string{"when the escrow answers again: keyguard restore; to choose yourself: keyguard restore --from NAME"}}
+	}
 	var best agent.Candidate
 	split := false
 	for _, c := range r.Candidates {

@@ -1,0 +1,120 @@
+package agent_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
+	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
+)
+
+func yes(agent.AcceptResult) (bool, error) { return true, nil }
+
+// TestAcceptStaysAPersonsWord: a look that finds that an accepted key opens a part of the
+// rows makes no proof of the person's word, and no current copy.
+func TestAcceptStaysAPersonsWord(t *testing.T) {
+	h := newHost(t, rowstest.New(t).Database(t), 1)
+	a, b := testKey("a"), testKey("b")
+	h.upsert(a, "ONE")
+	h.upsert(b, "TWO")
+	h.upsert(b, "THREE")
+	h.write(a.UnsafeBytes())
+	if _, err := agent.Accept(t.Context(), &h.Host, agent.AcceptOptions{Confirm: yes}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		r, err := agent.Tend(t.Context(), &h.Host, agent.TendOptions{Prove: true, DaemonRead: true})
+		h.must(err)
+		if r.Decision.Action != decide.Pass {
+			t.Errorf("%+v", r.Decision)
+		}
+		h.saveDue(0)
+	}
+	standing, err := h.Ledger.Standing()
+	h.must(err)
+	if standing.By != "accepted" || standing.Known != a.Fingerprint() {
+		t.Errorf("%+v", standing)
+	}
+	h.wants(0, escrow.Current)
+	h.wants(0, escrow.Quarantine, a)
+}
+
+// TestAcceptNewLocksNothingWhileItAsks: a question that stands overnight holds no start
+// up, and what changed meanwhile is seen.
+func TestAcceptNewLocksNothingWhileItAsks(t *testing.T) {
+	h := newHost(t, rowstest.New(t).Database(t), 1)
+	opts := agent.AcceptOptions{Confirm: func(agent.AcceptResult) (bool, error) {
+		l, err := lock.Try(h.StateDir, lock.Rotate)
+		if err != nil {
+			t.Errorf("while the question stands: %v", err)
+			return true, nil
+		}
+		l.Release()
+		h.upsert(testKey("a"), "ONE") // the dump is loaded
+		return true, nil
+	}}
+	if r, err := agent.AcceptNew(t.Context(), &h.Host, opts); !errors.Is(err, agent.ErrUnsure) || r.Done || len(h.content()) > 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	h.wants(0, escrow.Current)
+}
+
+// TestLedgerSpeaksBeforeAFirstStart: a key that was proven and saved here is not forgotten
+// because every copy of it is gone; a person's word makes a new one all the same.
+func TestLedgerSpeaksBeforeAFirstStart(t *testing.T) {
+	h := newHost(t, nil, 1)
+	h.must(prove(&h.Host, testKey("a")))
+	r, err := h.guard()
+	if err != nil || r.Decision.Action != decide.Doubt || r.Decision.Needed != testKey("a").Fingerprint() || len(h.content()) > 0 {
+		t.Errorf("%+v, %v", r.Decision, err)
+	}
+	n, err := agent.AcceptNew(context.Background(), &h.Host, agent.AcceptOptions{Confirm: yes})
+	if err != nil || !n.Done || len(h.content()) != 32 {
+		t.Errorf("%+v, %v", n, err)
+	}
+}
+
+// TestMostRowsWin: start, status, verify and restore agree on a table that is split, with
+// and without the escrow that has the key of most rows.
+func TestMostRowsWin(t *testing.T) {
+	h := newHost(t, rowstest.New(t).Database(t), 1)
+	a, b := testKey("a"), testKey("b")
+	h.upsert(a, "ONE")
+	for _, name := range []string{"TWO", "THREE"} {
+		h.upsert(b, name)
+	}
+	h.must(save(&h.Host, b))
+	h.must(prove(&h.Host, a))
+	h.write(a.UnsafeBytes())
+	h.now = h.now.Add(decide.ProofLife + 1)
+	agree := func(action decide.Action, f string) {
+		t.Helper()
+		s, err := agent.Status(t.Context(), &h.Host)
+		h.must(err)
+		v, err := agent.Verify(t.Context(), &h.Host)
+		h.must(err)
+		g, err := h.guard()
+		h.must(err)
+		for name, d := range map[string]decide.Decision{"status": s.Decision, "verify": v.Decision, "start": g.Decision} {
+			if d.Action != action || string(d.Key) != f {
+				t.Errorf("%s: %+v", name, d)
+			}
+		}
+	}
+	e := trouble(h, 0)
+	e.list = escrow.ErrUnreachable
+	agree(decide.Pass, string(a.Fingerprint())) // it is what the daemon ran on
+	if r, err := agent.Restore(t.Context(), &h.Host, agent.RestoreOptions{DryRun: true}); err != nil || r.Key != a.Fingerprint() {
+		t.Errorf("restore: %+v, %v", r, err)
+	}
+	e.list = nil
+	if r, err := agent.Restore(t.Context(), &h.Host, agent.RestoreOptions{DryRun: true}); err != nil || r.Key != b.Fingerprint() {
+		t.Errorf("restore: %+v, %v", r, err)
+	}
+	agree(decide.Install, string(b.Fingerprint()))
+	agree(decide.Pass, string(b.Fingerprint()))
+}

@@ -1,0 +1,261 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/crew"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+// This file is the one place that fetches copies. Which of them is the newest current one
+// decide.EscrowEvidence.NewestCurrent says for everybody: the newest entry of the current
+// shelf, whatever it is. It alone for who saves, all of them for who looks, the newest of
+// each shelf for a drill.
+
+// fetchesAtOnce is how many copies of one escrow are fetched at the same time. A program
+// that is run for each, a password manager's, is not known to bear more than one.
+const fetchesAtOnce = 8
+
+func atOnce(s escrow.Reader) int {
+	if s.Place().Kind == "command" {
+		return 1
+	}
+	return fetchesAtOnce
+}
+
+// fetched is one copy as the store gave it.
+type fetched struct {
+	n        int // of the copies
+	key      key.Key
+	encoding key.Encoding
+	err      error
+	took     time.Duration
+}
+
+// fetching is what may be special about it. The zero value is not.
+type fetching struct {
+	goOn func()                                                          // called before the second
+	one  func(ctx context.Context, n int) (key.Key, key.Encoding, error) // instead of Fetch
+}
+
+// fetchEach fetches the copies that can be read. The first comes alone: it is mostly the
+// one that is needed, and tells whether the store is there. Then the others follow, several
+// at a time. got is called for each and owns its key, never twice at
+// once; where it returns an error, no more are asked for, and that is returned.
+func fetchEach(ctx context.Context, s escrow.Reader, copies []escrow.Copy, how fetching, got func(fetched) error) error {
+	g, ctx := crew.WithContext(ctx)
+	g.SetLimit(atOnce(s))
+	if how.one == nil {
+		how.one = func(ctx context.Context, n int) (key.Key, key.Encoding, error) { return s.Fetch(ctx, copies[n]) }
+	}
+	var one sync.Mutex
+	fetch := func(n int) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		start := time.Now()
+		k, encoding, err := how.one(ctx, n)
+		one.Lock()
+		defer one.Unlock()
+		return got(fetched{n, k, encoding, err, time.Since(start)})
+	}
+	first := true
+	for n := range copies {
+		switch {
+		case copies[n].Unreadable != "":
+		case first:
+			first = false
+			if err := fetch(n); err != nil {
+				return err
+			}
+			if how.goOn != nil {
+				how.goOn()
+			}
+		default:
+			g.Go(func() error { return fetch(n) })
+		}
+	}
+	return g.Wait()
+}
+
+// listedEvidence is a listing as evidence, of which no copy was fetched yet.
+func listedEvidence(copies []escrow.Copy) []decide.CopyEvidence {
+	var list []decide.CopyEvidence
+	for _, c := range copies {
+		list = append(list, decide.CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Fingerprint, Unreadable: c.Unreadable,
+			Worthless: c.Unreadable == "destroyed"}) // nothing brings it back, unlike one that is disabled
+	}
+	return list
+}
+
+// noteFetched takes into the evidence of a copy how its fetch ended. It returns an error
+// where that says nothing of the copy: the store itself fails.
+func noteFetched(c *decide.CopyEvidence, f fetched) error {
+	var sealed *escrow.SealedError
+	switch err := f.err; {
+	case err == nil:
+		c.Key, c.Have = f.key.Fingerprint(), true
+	case errors.As(err, &sealed):
+		c.Unreadable, c.Key = err.Error(), sealed.Fingerprint
+	case errors.Is(err, escrow.ErrUnreadable), errors.Is(err, escrow.ErrCorrupt), errors.Is(err, escrow.ErrSealed):
+		c.Unreadable = err.Error()
+	case errors.Is(err, escrow.ErrNotKey):
+		c.Worthless, c.Unreadable, c.Key = true, err.Error(), ""
+	case errors.Is(err, ErrNotAgain):
+		// It was tried before, and the rows' answer to it may be remembered.
+	default:
+		return err
+	}
+	return nil
+}
+
+// askEscrow lists one escrow and fetches its copies, and tells the observation of each.
+func (o *observation) askEscrow(ctx context.Context, i int) {
+	s := o.host.Escrows[i]
+	e := decide.EscrowEvidence{Name: s.Name(), Required: s.Required}
+	tell := func(k key.Key) {
+		told := e
+		told.Copies = append([]decide.CopyEvidence(nil), e.Copies...)
+		o.news.tell(i, told, k)
+	}
+	copies, err := s.List(ctx)
+	if err == nil {
+		if r, ok := s.Reader.(Rememberer); ok {
+			e.Remembered = r.Remembered()
+		}
+		e.Copies = listedEvidence(copies)
+		err = fetchEach(ctx, s.Reader, copies, fetching{goOn: func() { o.news.awaitInterest(ctx, i) }}, func(f fetched) error {
+			err := noteFetched(&e.Copies[f.n], f)
+			if err == nil {
+				tell(f.key)
+			}
+			return err
+		})
+	}
+	e.State = decide.EscrowAnswered
+	if err != nil {
+		e.State, e.Why, e.Err = decide.EscrowFailed, err.Error(), err
+	}
+	tell(key.Key{})
+}
+
+// askNewest lists an escrow, once, and makes sure of what its newest current copy is, and
+// where that is no key, of the one below: all that law 4 has to know. A copy that this
+// identity may not read is there all the same.
+func (o *observation) askNewest(ctx context.Context, i int) {
+	e := &o.evidence.Escrows[i]
+	if e.State != decide.EscrowPending {
+		return
+	}
+	copies, err := o.host.Escrows[i].List(ctx)
+	o.newestOf(ctx, i, copies, err)
+}
+
+// newestOf is askNewest for who has the listing.
+func (o *observation) newestOf(ctx context.Context, i int, copies []escrow.Copy, err error) {
+	e, s := &o.evidence.Escrows[i], o.host.Escrows[i]
+	if err == nil {
+		e.Copies = listedEvidence(copies)
+		for n := range copies {
+			if copies[n].Shelf != escrow.Current || err != nil {
+				break
+			}
+			c := &e.Copies[n]
+			if c.Unreadable == "" {
+				k, _, ferr := s.Fetch(ctx, copies[n])
+				err = noteFetched(c, fetched{key: k, err: ferr})
+				if errors.Is(err, escrow.ErrDenied) || errors.Is(err, escrow.ErrGone) {
+					c.Unreadable, err = err.Error(), nil
+				}
+				c.Have = false
+				k.Wipe()
+			}
+			if !c.Worthless {
+				break
+			}
+		}
+	}
+	e.State = decide.EscrowAnswered
+	if err != nil {
+		e.State, e.Why, e.Err, e.Copies = decide.EscrowFailed, err.Error(), err, nil
+	}
+}
+
+// askNewestAgain is askNewest for who has changed something there since.
+func (o *observation) askNewestAgain(ctx context.Context, i int) {
+	e := &o.evidence.Escrows[i]
+	*e = decide.EscrowEvidence{Name: e.Name, Required: e.Required}
+	o.askNewest(ctx, i)
+}
+
+// news is what the escrows have told and the observation has not yet taken in.
+type news struct {
+	arrived chan struct{} // holds one where there is something
+
+	lock     sync.Mutex // guards what follows
+	told     map[int]decide.EscrowEvidence
+	keys     []key.Key
+	interest []chan struct{} // by escrow; closed when more than its first copy is wanted
+	first    map[int]bool    // the escrows whose first copy was taken in
+}
+
+func newNews(escrows int) *news {
+	n := &news{arrived: make(chan struct{}, 1), told: map[int]decide.EscrowEvidence{}, first: map[int]bool{}}
+	for range escrows {
+		n.interest = append(n.interest, make(chan struct{}))
+	}
+	return n
+}
+
+// tell replaces what was told of an escrow, and adds a key.
+func (n *news) tell(i int, e decide.EscrowEvidence, k key.Key) {
+	n.lock.Lock()
+	defer n.lock.Unlock()
+	n.told[i] = e
+	if !k.IsZero() {
+		n.keys = append(n.keys, k)
+	}
+	select {
+	case n.arrived <- struct{}{}:
+	default: // there is something already
+	}
+}
+
+// awaitInterest returns when the observation wants more after the first copy of an escrow:
+// where that one opens the rows, the store is asked for no other.
+func (n *news) awaitInterest(ctx context.Context, i int) {
+	select {
+	case <-n.interest[i]:
+	case <-ctx.Done():
+	}
+}
+
+// wanted says that what was taken in was not enough.
+func (n *news) wanted() {
+	n.lock.Lock()
+	defer n.lock.Unlock()
+	for i := range n.first {
+		select {
+		case <-n.interest[i]:
+		default:
+			close(n.interest[i])
+		}
+	}
+}
+
+// take hands over all that was told since.
+func (n *news) take() (map[int]decide.EscrowEvidence, []key.Key) {
+	n.lock.Lock()
+	defer n.lock.Unlock()
+	told, keys := n.told, n.keys
+	n.told, n.keys = map[int]decide.EscrowEvidence{}, nil
+	for i := range told {
+		n.first[i] = true
+	}
+	return told, keys
+}

@@ -650,3 +650,31 @@ func TestClearText(t *testing.T) {
 		}
 	}
 }
+
+// TestPasswordInTheUnit: a password that stands in the daemon's unit as PGPASSWORD opens the
+// session for whoever reads the unit, and for whoever has only the record of a start.
+func TestPasswordInTheUnit(t *testing.T) {
+	d := cluster.Database(t)
+	record := filepath.Join(t.TempDir(), "database.json")
+	unit := rows.LocateOptions{Record: record, Environ: environ(map[string]string{
+		"CONTAINARIUM_POSTGRES_URL": strings.Replace(d.URL(), ":"+rowstest.Password+"@", "@", 1), "PGPASSWORD": rowstest.Password})}
+	started := unit
+	started.Inherited = true
+	for who, o := range map[string]rows.LocateOptions{"watcher": unit, "start": started} {
+		l, err := rows.Locate(t.Context(), o)
+		must(t, err)
+		quiet(t, l)
+		if got := ask(t, l.URL, rows.Options{}); got.State != rows.Silent {
+			t.Errorf("%s: %+v", who, got)
+		}
+	}
+	must(t, rows.SaveRecord(record, started))
+	l, err := rows.Locate(t.Context(), rows.LocateOptions{Record: record, Unread: errAny})
+	must(t, err)
+	if got := ask(t, l.URL, rows.Options{}); got.State != rows.Silent {
+		t.Errorf("by the record: %+v", got)
+	}
+	if got := ask(t, strings.Replace(d.URL(), ":"+rowstest.Password+"@", "@", 1), rows.Options{}); !errors.Is(got.Err, rows.ErrPassword) {
+		t.Errorf("without: %+v", got)
+	}
+}

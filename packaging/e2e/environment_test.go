@@ -51,23 +51,3 @@ func TestEnvironmentFiles(t *testing.T) {
 		}
 	})
 }
-
-// TestPasswordInTheUnit: where the daemon's password stands in a file of EnvironmentFile=,
-// with quotes and escapes, everybody of ours connects as the daemon does, whether a start
-// has told of it or not.
-func TestPasswordInTheUnit(t *testing.T) {
-	onGuardedHosts(t, func(m machine) {
-		m.check(m.g.Write(m.ctx, "/root/role.sql", `alter role containarium password 'p a$s"w\ord';`, 0o644))
-		m.check(m.g.Write(m.ctx, "/etc/containarium-database.env", `PGPASSWORD="p a\$s\"w\\o"'r'd`+"\n", 0o600))
-		m.check(m.g.Write(m.ctx, "/etc/systemd/system/containarium.service.d/secrets.conf", "[Service]\nEnvironmentFile=/etc/containarium-database.env\n"+
-			"Environment=CONTAINARIUM_POSTGRES_URL=postgres://containarium@127.0.0.1:5432/containarium?sslmode=disable\n", 0o644))
-		m.run("runuser -u postgres -- psql -q -f - </root/role.sql; systemctl daemon-reload; systemctl restart containarium")
-		m.waitJournal("containarium", "Secrets store ready")
-		const proven = `keyguard verify >/root/verify && systemctl start containarium-keyguard-drill && echo ok`
-		m.want(proven, "ok")
-		m.run("systemctl stop containarium")
-		m.want(proven, "ok")
-		m.run("rm -f /run/containarium-keyguard/database.json") // as before the first start of a boot
-		m.want(proven, "ok")
-	})
-}

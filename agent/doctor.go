@@ -34,6 +34,7 @@ const (
 	OperatorCompromise Threat = "operator compromised"
 	PostgresLost       Threat = "Postgres lost"
 	CiphertextTampered Threat = "ciphertext tampered"
+	StoreRead          Threat = "a store is read" // only where a key is kept in parts
 )
 
 // Survival is this host's verdict on a threat.
@@ -60,6 +61,7 @@ const (
 	LacksOffHost    Lack = "off host"      // all copies go with the host
 	LacksProject    Lack = "other project" // all copies go with the host's cloud project
 	LacksProtection Lack = "protection"    // whoever has this host can destroy all copies
+	LacksParts      Lack = "parts"         // whoever reads one store has the key
 	LacksDump       Lack = "dump"          // the rows are not keyguard's to keep
 	LacksOldKeys    Lack = "old keys"      // a key that opens older dumps is in no escrow
 	LacksRows       Lack = "rows"          // the rows cannot be asked
@@ -160,14 +162,10 @@ func Doctor(ctx context.Context, h *Host, o DoctorOptions) (DoctorResult, error)
 	f := facts{status: s, now: h.Now(), record: seen.record, local: seen.local, escrows: make([]standing, len(h.Escrows))}
 	eachEscrow(h, func(i int, e Escrow) {
 		f.escrows[i] = standing{EscrowStatus: s.Escrows[i], evidence: seen.escrows[i]}
-		x, ok := e.Reader.(escrow.Examiner)
-		if !ok {
-			return
+		f.escrows[i].examine(ctx, e.Reader)
+		if s, ok := e.Reader.(escrow.Shared); ok {
+			f.escrows[i].parts = examineMembers(ctx, s)
 		}
-		ctx, cancel := context.WithTimeout(ctx, examineTimeout)
-		defer cancel()
-		f.escrows[i].exam, f.escrows[i].examErr = x.Examine(ctx)
-		f.escrows[i].examined = f.escrows[i].examErr == nil
 	})
 	if o.Project != nil {
 		f.project, f.projectErr = o.Project(ctx)
@@ -206,6 +204,19 @@ type standing struct {
 	examined bool
 	exam     escrow.Examination
 	examErr  error
+	parts    *shared // of an escrow that keeps keys in parts
+}
+
+// examine asks a store what it is lost together with, if it can tell.
+func (s *standing) examine(ctx context.Context, e escrow.Reader) {
+	x, ok := e.(escrow.Examiner)
+	if !ok {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
+	defer cancel()
+	s.exam, s.examErr = x.Examine(ctx)
+	s.examined = s.examErr == nil
 }
 
 // right is the key that belongs in the keyfile's place, "" where nobody knows.
@@ -232,7 +243,7 @@ func (s standing) holds(k key.Fingerprint) (readable, sealed string) {
 
 // threats fills in the table.
 func (f facts) threats() []ThreatVerdict {
-	return []ThreatVerdict{
+	list := []ThreatVerdict{
 		f.deleted(),
 		f.copies(DiskLost, LacksOtherDisk, standing.afterDisk),
 		f.copies(VMDeleted, LacksOffHost, standing.afterVM),
@@ -241,6 +252,12 @@ func (f facts) threats() []ThreatVerdict {
 		f.postgresLost(),
 		f.tampered(),
 	}
+	for _, s := range f.escrows {
+		if s.parts != nil { // who cuts keys wants to hear of it
+			return append(list, f.storeRead())
+		}
+	}
+	return list
 }
 
 // fate is what becomes of an escrow under a threat, and why.
@@ -270,7 +287,10 @@ func (f facts) copies(t Threat, lack Lack, after func(standing) fate) ThreatVerd
 	var stand, perhaps, gone []string
 	unanswered, some := false, false
 	for _, s := range f.escrows {
-		end := after(s)
+		end := s.after(after)
+		if t == OperatorCompromise && s.parts != nil {
+			end = f.apart(s, end)
+		}
 		readable, sealed := s.holds(k)
 		switch {
 		case s.State == decide.EscrowFailed && end.verdict != SurvivesNot:
@@ -546,6 +566,9 @@ func (f facts) checks(o DoctorOptions) []Check {
 	}
 	for _, s := range f.escrows {
 		list = append(list, s.check(f.right()))
+		if s.parts != nil {
+			list = append(list, f.checkParts(s))
+		}
 	}
 	list = append(list, f.checkClock(o), f.checkModes(o), checkTmpfs(o.RunDir), f.checkLedger())
 	if o.HooksDir != "" {

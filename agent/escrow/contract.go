@@ -97,6 +97,9 @@ type Shared interface {
 	// Rebuild reads the parts of a copy from all of them, says what became of each, and
 	// returns the key. Parts are nil for a copy that is not kept so.
 	Rebuild(ctx context.Context, c Copy) (key.Key, []Part, error)
+	// Members are the stores, and Need how many of them rebuild a key.
+	Members() []Member
+	Need() int
 }
 
 // Writer writes to an escrow. It deletes and changes nothing that it did not make.

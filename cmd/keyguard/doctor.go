@@ -104,6 +104,7 @@ var improvements = map[agent.Lack]string{
 	agent.LacksOffHost:    "add an [[escrow]] off this machine (gcp-secret-manager, vault-kv), then: keyguard init; or print the key: keyguard paper",
 	agent.LacksProject:    "add an [[escrow]] in another project or outside Google's cloud, then: keyguard init; or print the key: keyguard paper",
 	agent.LacksProtection: "take from this host the rights to destroy, or add an [[escrow]] where it has none, then: keyguard init; or print the key: keyguard paper",
+	agent.LacksParts:      "keep the key in parts: an [[escrow]] of kind split over stores that no one person administers (manual), then: keyguard init",
 	agent.LacksDump:       "dump the database regularly (pg_dump), off this host; the keys for the dumps are kept: keyguard copies",
 	agent.LacksOldKeys:    "save the keys of the local quarantine: keyguard backup; from elsewhere: keyguard import --escrow-only",
 	agent.LacksRows:       "bring Postgres up, then: keyguard doctor",

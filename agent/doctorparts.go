@@ -1,0 +1,156 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+)
+
+// shared is what the doctor knows of an escrow that keeps keys in parts.
+type shared struct {
+	need    int
+	members []standing // with what each is lost together with, and no copies of its own
+}
+
+// examineMembers asks each store of a split what it is lost together with.
+func examineMembers(ctx context.Context, s escrow.Shared) *shared {
+	x := &shared{need: s.Need()}
+	for _, m := range s.Members() {
+		one := standing{EscrowStatus: EscrowStatus{Name: m.Name(), Place: m.Place()}}
+		one.examine(ctx, m.Escrow)
+		x.members = append(x.members, one)
+	}
+	return x
+}
+
+// after is what becomes of an escrow where a fate strikes each store by itself: of a key in
+// parts so many must be left that they rebuild it.
+func (s standing) after(one func(standing) fate) fate {
+	if s.parts == nil {
+		return one(s)
+	}
+	left, perhaps := 0, 0
+	var why []string
+	for _, m := range s.parts.members {
+		end := one(m)
+		switch end.verdict {
+		case Survives:
+			left++
+		case SurvivalUnsure:
+			perhaps++
+		}
+		why = append(why, strings.TrimSpace(m.Name+" "+end.why))
+	}
+	text := fmt.Sprintf("in parts of which %d rebuild it: %s", s.parts.need, strings.Join(why, "; "))
+	switch {
+	case left >= s.parts.need:
+		return fate{Survives, text}
+	case left+perhaps >= s.parts.need:
+		return fate{SurvivalUnsure, text}
+	}
+	return fate{SurvivesNot, text}
+}
+
+// together names the failure domain in which enough parts are kept to rebuild the key, ""
+// for none.
+func (x *shared) together() string {
+	at := map[string][]string{}
+	for _, m := range x.members {
+		domain := m.Place.Domain
+		at[domain] = append(at[domain], m.Name)
+		if len(at[domain]) >= x.need {
+			return fmt.Sprintf("%s are all in %s: who administers that has the key", strings.Join(at[domain], " and "), domain)
+		}
+	}
+	return ""
+}
+
+// apart is the fate of a key in parts where one administrator reads or destroys what is
+// his: enough others must be left, as far as this host's own credentials go.
+func (f facts) apart(s standing, end fate) fate {
+	kept := 0
+	for _, m := range s.parts.members {
+		if m.afterOperator().verdict != SurvivesNot {
+			kept++
+		}
+	}
+	if end.verdict == SurvivalUnsure && s.parts.together() == "" && f.whole() == "" && kept-1 >= s.parts.need {
+		return fate{Survives, fmt.Sprintf("in %d parts, each with an administrator of its own: none of them can read it or take it away", len(s.parts.members))}
+	}
+	return end
+}
+
+// whole names a copy of the key that stands whole where others read it.
+func (f facts) whole() string {
+	k := f.right()
+	for _, s := range f.escrows {
+		for _, c := range s.evidence.Copies {
+			if c.Key != k || k == "" || !c.Have {
+				continue
+			}
+			_, rest, _ := strings.Cut(c.ID, "/")
+			if s.parts == nil || strings.Contains(rest, "/") { // what a member has by itself
+				return fmt.Sprintf("%q holds it whole (%s), and whoever reads that has the key", s.Name, c.ID)
+			}
+		}
+	}
+	return ""
+}
+
+// storeRead judges whether somebody who reads one store, and is not root on this host, has
+// the key. Root here has it anyway.
+func (f facts) storeRead() ThreatVerdict {
+	v := ThreatVerdict{Threat: StoreRead, Verdict: SurvivesNot, Lacks: LacksParts}
+	k := f.right()
+	if k == "" {
+		return f.copies(StoreRead, LacksKey, nil) // nobody can tell
+	}
+	if whole := f.whole(); whole != "" {
+		v.Evidence = []string{whole}
+		return v
+	}
+	for _, s := range f.escrows {
+		if s.parts != nil {
+			if where := s.parts.together(); where != "" {
+				v.Evidence = append(v.Evidence, fmt.Sprintf("%q: %s", s.Name, where))
+				return v
+			}
+			v.Evidence = append(v.Evidence, fmt.Sprintf("%q holds it in %d parts, of which fewer than %d tell nothing", s.Name, len(s.parts.members), s.parts.need))
+		} else if _, sealed := s.holds(k); sealed != "" {
+			v.Evidence = append(v.Evidence, fmt.Sprintf("%q holds it sealed (%s)", s.Name, sealed))
+		}
+		if s.Err != nil {
+			v.Verdict, v.Lacks = SurvivalUnsure, LacksAnswer
+			v.Evidence = append(v.Evidence, fmt.Sprintf("%q cannot answer: %s", s.Name, s.Why))
+		}
+	}
+	switch {
+	case v.Evidence == nil:
+		v.Verdict, v.Lacks, v.Evidence = SurvivalUnsure, LacksCopy, []string{"no escrow holds the key"}
+	case v.Verdict == SurvivesNot:
+		v.Verdict, v.Lacks = Survives, LacksNothing
+		v.Evidence = append(v.Evidence, "root on this host has the key anyway")
+	}
+	return v
+}
+
+// checkParts says what keeps a key in parts from being worth it.
+func (f facts) checkParts(s standing) Check {
+	c := Check{Name: fmt.Sprintf("parts of %q", s.Name), State: CheckProblem}
+	where, whole := s.parts.together(), f.whole()
+	switch {
+	case where != "":
+		c.Text, c.Fix = where, "give each member an administrator of its own, or raise need by a rotation: keyguard rotate"
+	case whole != "":
+		c.Text, c.Fix = "the parts hide nothing: "+whole, "take that copy away there by hand, once no dump needs it: keyguard copies"
+	case s.Lacks != nil:
+		c.Text, c.Fix, c.Err = s.Lacks.Error(), "bring back the stores that are named, then: keyguard backup", s.Lacks
+	case len(s.parts.members) == s.parts.need:
+		c.State, c.Text, c.Fix = CheckUnknown, fmt.Sprintf("all %d are needed: none may be lost", s.parts.need), "add a member with a part of its own to the configuration, then: keyguard backup"
+	default:
+		c.State, c.Text = CheckOK, fmt.Sprintf("%d of %d may be lost, and fewer than %d tell nothing", len(s.parts.members)-s.parts.need, len(s.parts.members), s.parts.need)
+	}
+	return c
+}

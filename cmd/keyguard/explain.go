@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -117,7 +118,7 @@ var remedies = []struct {
 	{escrow.ErrProgram, 0, "install it, or correct preset, save, list and fetch of this escrow: keyguard config"},
 	{escrow.ErrLocation, 0, "name regions that the policy allows: replicas = [\"…\", \"…\"], or location for a regional secret, then: keyguard init"},
 	{escrow.ErrRefused, 0, "check the names of this escrow: keyguard config"},
-	{escrow.ErrUnreadable, 0, "enable the version in the store (in Vault: vault kv undelete), or delete the entry that wrongly has the same name, then: keyguard copies"},
+	{escrow.ErrUnreadable, 0, "where the key is in place, put it on top again: keyguard backup; else enable the version in the store (in Vault: vault kv undelete), or delete the entry that wrongly has the same name"},
 	{escrow.ErrGone, 0, "list what is there: keyguard copies"},
 	{escrow.ErrSealed, 0, "bring its identity: keyguard restore --identity FILE; or open it elsewhere (age --decrypt) and feed it to: keyguard import"},
 	{escrow.ErrCorrupt, 0, "save a good copy over it: keyguard backup"},
@@ -189,6 +190,7 @@ var remedies = []struct {
 	{syscall.ENOSPC, 0, "make room on the disk (df), then try again"},
 	{syscall.EROFS, 0, "the file system is read-only; see dmesg, remount it writable, then try again"},
 	{agent.ErrNotPlaced, exitDoubt, "see what holds the keyfile or its directory (lsattr -d, findmnt --target) and free it (chattr -i -a, umount), then: systemctl start containarium"},
+	{syscall.EBUSY, 0, "something holds it, a mount or another program; see which: findmnt, fuser -v; then: keyguard status"},
 	{fs.ErrPermission, 0, "run it as root, with sudo"},
 }
 
@@ -304,11 +306,17 @@ func (a *app) remedy(err error) {
 func remedyOf(err error) string {
 	for _, r := range remedies {
 		if r.hint != "" && errors.Is(err, r.err) {
+			if r.err == fs.ErrPermission && os.Geteuid() == 0 {
+				return refusedToRoot
+			}
 			return r.hint
 		}
 	}
 	return ""
 }
+
+// refusedToRoot is the hint where what is denied is denied to root, whom no mode stops.
+const refusedToRoot = "root is refused: the file is immutable (lsattr), the file system denies it (findmnt), or a sandbox does (systemctl cat, for what the watcher may reach: keyguard doctor)"
 
 // urgent prints a message that a person should see even in a long journal.
 func (a *app) urgent(format string, args ...any) {

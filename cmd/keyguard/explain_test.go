@@ -6,10 +6,12 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/footprintai/containarium-keyguard/agent"
@@ -200,6 +202,16 @@ func TestRemediesSayWhatToDo(t *testing.T) {
 		_, has := lastWord[code]
 		if used := code == exitInternal || code == exitUsage || code >= exitLost; used != has {
 			t.Errorf("exit code %d: has a last word: %v", code, has)
+		}
+	}
+}
+
+// TestRefusedToRoot: nobody who is root already is told to become it.
+func TestRefusedToRoot(t *testing.T) {
+	for _, err := range []error{syscall.EPERM, syscall.EACCES, &fs.PathError{Op: "open", Path: "/x", Err: syscall.EPERM}} {
+		hint := remedyOf(err)
+		if root := os.Geteuid() == 0; strings.Contains(hint, "sudo") == root || root && !strings.Contains(hint, "lsattr") {
+			t.Errorf("%v as uid %d: %q", err, os.Geteuid(), hint)
 		}
 	}
 }

@@ -14,8 +14,8 @@ import (
 
 // What a recipient can be that is none. Neither repeats it: it may be a secret (law 8).
 var (
-	ErrSSH = errors.New("is no SSH key that age can use: ssh-ed25519, or ssh-rsa of 2048 bits and more")
-	ErrAge = errors.New("is no age recipient, such as age1… or ssh-ed25519 AAAA…")
+	errSSH = errors.New("is no SSH key that age can use: ssh-ed25519, or ssh-rsa of 2048 bits and more")
+	errAge = errors.New("is no age recipient, such as age1… or ssh-ed25519 AAAA…")
 )
 
 // Parse reads age1…, as https://age-encryption.org/v1 and plugins (age1yubikey1…) have them,
@@ -25,7 +25,7 @@ func Parse(s string) (age.Recipient, error) {
 	if strings.HasPrefix(s, "ssh-") {
 		r, err := agessh.ParseRecipient(s)
 		if err != nil {
-			return nil, ErrSSH
+			return nil, errSSH
 		}
 		return r, nil
 	}
@@ -34,7 +34,7 @@ func Parse(s string) (age.Recipient, error) {
 	}
 	r, err := plugin.NewRecipient(s, &noQuestions)
 	if err != nil {
-		return nil, ErrAge
+		return nil, errAge
 	}
 	return r, nil
 }

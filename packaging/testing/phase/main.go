@@ -38,6 +38,9 @@ func main() {
 	}
 }
 
+// module is what all packages have in common.
+const module = "github.com/footprintai/containarium-keyguard/"
+
 // phase is one line of the file.
 type phase struct {
 	Name  string
@@ -166,7 +169,7 @@ func table(file string, to io.Writer) error {
 	slices.SortFunc(tests, func(a, b test) int { return cmp.Compare(b.Took, a.Took) })
 	fmt.Fprintln(to, "the slowest tests:")
 	for _, t := range tests[:min(10, len(tests))] {
-		fmt.Fprintf(to, "%8s  %s\n", t.Took.Round(100*time.Millisecond), t.Name)
+		fmt.Fprintf(to, "%8s  %s\n", t.Took.Round(100*time.Millisecond), strings.ReplaceAll(t.Name, module, ""))
 	}
 	return nil
 }

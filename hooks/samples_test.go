@@ -49,7 +49,7 @@ func TestSamples(t *testing.T) {
 	teller.Deliver(t.Context())
 
 	mail := l.wrote("mail")
-	for _, want := range []string{"To: root\nSubject: [keyguard] drill-failed on here\n", "\n\nthe drill of \"gcp\" \\ failed:\n", "\nKEYGUARD_ESCROW=gcp\n"} {
+	for _, want := range []string{"To: root\nSubject: [keyguard] drill-failed on here\n", "\n\nthe drill of \"gcp\" \\ failed:\\n\\ttwo lines\n", "\nKEYGUARD_ESCROW=gcp\n"} {
 		if !strings.Contains(mail, want) {
 			t.Errorf("the mail lacks %q:\n%s", want, mail)
 		}

@@ -125,7 +125,7 @@ func TestReadme(t *testing.T) {
 		m.check(m.g.Copy(m.ctx, newer, "/root/dist/"+filepath.Base(newer), 0o644))
 		m.run(`[ -e /usr/bin/sudo ] || { printf '#!/bin/sh\nexec "$@"\n' >/usr/local/bin/sudo; chmod 0755 /usr/local/bin/sudo; }`)
 		f := &follower{machine: m,
-			answers: map[string]string{"sudo keyguard init": "y\\n", "keyguard rotate": "y\\n"},
+			answers: map[string]string{"sudo keyguard init": "\\ny\\n", "keyguard rotate": "y\\n"},
 			exits:   map[string]string{"keyguard doctor": "12"}}
 		for _, b := range document {
 			switch b.info {

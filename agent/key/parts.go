@@ -31,6 +31,7 @@ import (
 // What that costs is a claim by computation instead of by information: to whoever holds
 // fewer than Need parts the coefficients are as random unless the key itself is guessed,
 // of 2^256, or 2^128 steps on a quantum computer. The part's fingerprint tells as much.
+// docs/design.md has the argument.
 const (
 	// MaxParts is the highest number of a part, and how many may be needed. With 10, a line
 	// feed, the bytes of a value would read as a raw key and a newline.

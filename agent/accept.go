@@ -69,7 +69,7 @@ func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, err
 	entries := []ledger.Entry{{Event: ledger.Accepted, Fingerprint: f, Old: r.Known, Person: opts.Person,
 		Verdict: string(r.Verdict), Checked: r.Proof.Checked, Opened: r.Proof.Opened}}
 	for _, s := range o.evidence.Escrows {
-		newest, there := s.NewestCurrent()
+		newest, there := s.NewestKey()
 		if !there || o.history().Holds(s.Name, newest.ID) {
 			continue
 		}

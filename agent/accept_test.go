@@ -118,3 +118,30 @@ func TestMostRowsWin(t *testing.T) {
 	agree(decide.Install, string(b.Fingerprint()))
 	agree(decide.Pass, string(b.Fingerprint()))
 }
+
+// TestAcceptAdoptsBelowRubbish: bytes on top that are no key hide no foreign copy, neither
+// from the alarm nor from the person who ends it.
+func TestAcceptAdoptsBelowRubbish(t *testing.T) {
+	h := newHost(t, rowstest.New(t).Database(t), 1)
+	a := testKey("a")
+	h.upsert(a, "ONE")
+	h.write(a.UnsafeBytes())
+	h.saveDue(0)
+	h.save(0, escrow.Current, testKey("foreign"))
+	h.plant(0, escrow.Current, []byte("no key"))
+	alarm := func() string {
+		t.Helper()
+		r, err := agent.Status(t.Context(), &h.Host)
+		h.must(err)
+		return r.Escrows[0].Alarm
+	}
+	if alarm() == "" {
+		t.Error("no alarm over a foreign copy below rubbish")
+	}
+	if r, err := agent.Accept(t.Context(), &h.Host, agent.AcceptOptions{Confirm: yes}); err != nil || len(r.Adopted) != 1 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if a := alarm(); a != "" {
+		t.Error(a)
+	}
+}

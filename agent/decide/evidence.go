@@ -196,8 +196,9 @@ func (s EscrowEvidence) NewestCurrent() (CopyEvidence, bool) {
 	return CopyEvidence{}, false
 }
 
-// newestKey is the newest entry of the current shelf that is, or may be, a key.
-func (s EscrowEvidence) newestKey() (CopyEvidence, bool) {
+// NewestKey is the newest entry of the current shelf that is, or may be, a key: the one by
+// which a foreign writer is told, and which a person may adopt.
+func (s EscrowEvidence) NewestKey() (CopyEvidence, bool) {
 	for _, c := range s.Copies {
 		if c.Shelf == escrow.Current && !c.Worthless {
 			return c, true

@@ -357,7 +357,7 @@ func (d *decision) r5() Decision {
 		return ask(AskEscrows)
 	}
 	for _, s := range d.Escrows {
-		if c, ok := s.newestKey(); ok && c.Key != d.Keyfile.Key {
+		if c, ok := s.NewestKey(); ok && c.Key != d.Keyfile.Key {
 			return InDoubt("the newest current copy in %q is of another key than the keyfile's, and the rows cannot be asked: %s", s.Name, d.Rows.Why)
 		}
 	}
@@ -529,7 +529,7 @@ func (d *decision) traces() string {
 // the quarantine shelves, and last the older current copies.
 func (d *decision) preferred() key.Fingerprint {
 	for _, s := range d.Escrows {
-		if c, ok := s.newestKey(); ok && c.Have {
+		if c, ok := s.NewestKey(); ok && c.Have {
 			return c.Key
 		}
 	}

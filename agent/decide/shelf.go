@@ -2,6 +2,7 @@ package decide
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -25,6 +26,9 @@ func Shelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 	l := e.Ledger
 	provenHere := f == l.Known && !l.Accepted && (l.Verdict == rows.Opens || l.Majority)
 	switch p, v := e.Rows.Proofs[f], e.Rows.VerdictOf(f); {
+	case (v == rows.Silent || v == rows.Unknown) && strange(e, i, f):
+		// Without a saved copy in the ledger there is no alarm, and the rows do not say who is right.
+		return escrow.Quarantine, "the rows do not prove it, and the newest current copy there is of a key that was never proven here"
 	case v == rows.Opens, v == rows.Partial && Majority(p), v == rows.Silent && provenHere, v == rows.Unknown && provenHere:
 		return escrow.Current, ""
 	case v == rows.Refuted:
@@ -56,6 +60,13 @@ func Shelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 	return escrow.Current, ""
 }
 
+// strange tells whether the newest current copy of an escrow is of another key than f,
+// and of one that was never proven here.
+func strange(e Evidence, i int, f key.Fingerprint) bool {
+	newest, there := e.Escrows[i].NewestKey()
+	return there && newest.Key != "" && newest.Key != f && !slices.Contains(e.History.Proven, newest.Key)
+}
+
 // Alarm says why only the quarantine of an escrow may be written: its newest current
 // copy is not one that this host saved there or a person adopted, whichever key it holds
 // (law 4). A copy of the keyfile's own key is no alarm: a save may have been killed before
@@ -63,7 +74,7 @@ func Shelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 func Alarm(e Evidence, i int) string {
 	s := e.Escrows[i]
 	saved := e.History.Saved[s.Name]
-	newest, there := s.newestKey()
+	newest, there := s.NewestKey()
 	if !there || saved.Last.ID == "" || saved.Copies[newest.ID] || e.Keyfile.Good && newest.Key == e.Keyfile.Key {
 		return ""
 	}

@@ -7,6 +7,32 @@ import (
 	"testing"
 )
 
+// /etc is read-only while the daemon starts, and no keyfile stands: no successor can be put
+// in place and the start cannot be parked, so it is refused until it can.
+func TestReadOnlyEtc(t *testing.T) {
+	onGuardedHosts(t, func(m machine) {
+		key := m.key()
+		const closed = "mount --bind /etc /etc; mount -o remount,ro,bind /etc"
+		for what, damage := range map[string]string{
+			"gone":    "rm " + keyfile,
+			"foreign": "head -c 32 /dev/urandom >/root/foreign; install -m 0400 /root/foreign " + keyfile,
+		} {
+			m.part(what, func(m machine) {
+				// The watcher must not put it right before /etc is closed.
+				m.run("systemctl stop containarium containarium-keyguard; " + damage + "; " + closed + "; systemctl start containarium-keyguard; systemctl start --no-block containarium")
+				m.wait("[ $(systemctl show -p NRestarts --value containarium) -ge 2 ]")
+				m.want("systemctl show -p ExecMainStartTimestamp --value containarium", "")
+				m.neverMinted()
+				m.run("umount --lazy /etc") // programs hold files there
+				m.wait("systemctl is-active containarium")
+				m.serves(key)
+				m.run("systemctl reset-failed")
+				m.wait("keyguard status")
+			})
+		}
+	})
+}
+
 // A reload, another, and another, in less time than a beat of the watchdog, and one with a
 // configuration that is wrong: the watcher lives, and looks after the key.
 func TestReloads(t *testing.T) {

@@ -3,12 +3,15 @@ package agent_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
+	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 )
 
@@ -41,6 +44,39 @@ func TestAcceptStaysAPersonsWord(t *testing.T) {
 	}
 	h.wants(0, escrow.Current)
 	h.wants(0, escrow.Quarantine, a)
+}
+
+// TestAcceptedIsNotGreen: a person's word lets a key pass and does not make it open the
+// rows: status says so, although every escrow holds it as its newest current copy.
+func TestAcceptedIsNotGreen(t *testing.T) {
+	cluster := rowstest.New(t)
+	a, b := testKey("a"), testKey("b")
+	for _, test := range []struct {
+		name string
+		rows []key.Key
+		want agent.Health
+		line string
+	}{
+		{"opens all", []key.Key{a, a}, agent.Green, "in place and in every escrow"},
+		{"opens a part", []key.Key{a, b, b}, agent.Unsure, "opens 1 of 3 rows, and is in place on a person's word"},
+		{"opens none", []key.Key{b, b}, agent.Unsure, "opens none of 2 rows, and is in place on a person's word"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := newHost(t, cluster.Database(t), 1)
+			for i, k := range test.rows {
+				h.upsert(k, fmt.Sprint("SECRET_", i))
+			}
+			h.write(a.UnsafeBytes())
+			h.must(save(&h.Host, a))
+			_, err := agent.Accept(t.Context(), &h.Host, agent.AcceptOptions{Confirm: yes})
+			h.must(err)
+			r, err := agent.Status(t.Context(), &h.Host)
+			h.must(err)
+			if r.Decision.Action != decide.Pass || r.Health != test.want || !strings.Contains(r.Line, test.line) {
+				t.Errorf("%s: %s (%+v)", r.Health, r.Line, r.Decision)
+			}
+		})
+	}
 }
 
 // TestAcceptNewLocksNothingWhileItAsks: a question that stands overnight holds no start

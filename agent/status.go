@@ -191,8 +191,12 @@ func (r *StatusResult) judge() {
 		say(Green, "no key yet: the daemon's first start makes one (%s)", r.Decision.Reason)
 		return
 	}
-	if r.Proof.Verdict == rows.Partial {
-		say(Unsure, "the table is split: key %s opens %d of %d rows", r.Keyfile.Key, r.Proof.Opened, r.Proof.Checked)
+	switch r.Proof.Verdict {
+	case rows.Partial:
+		say(Unsure, "the table is split: key %s opens %d of %d rows%s", r.Keyfile.Key, r.Proof.Opened, r.Proof.Checked, r.word())
+		return
+	case rows.Refuted:
+		say(Unsure, "key %s opens none of %d rows%s", r.Keyfile.Key, r.Proof.Checked, r.word())
 		return
 	}
 	if r.cloned() {
@@ -231,6 +235,14 @@ func (r *StatusResult) judge() {
 		return
 	}
 	say(Green, "key %s is in place and in every escrow that answers", r.Keyfile.Key)
+}
+
+// word says that the keyfile's key stands there because a person accepted it.
+func (r *StatusResult) word() string {
+	if !r.Accepted || r.Known != r.Keyfile.Key {
+		return ""
+	}
+	return ", and is in place on a person's word"
 }
 
 // cloned judges a machine that is a copy of another: what is known here was learned there.

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
@@ -17,27 +18,26 @@ const completePatience = time.Second
 
 // known are words of the ledger for a shell to complete, each once, the newest first.
 func (a *app) known(word func(ledger.Entry) string) []string {
-	words := make(chan []string, 1)
-	go func() {
-		var list []string
-		defer func() { words <- list }()
+	var list []string
+	ended := crew.Go(func() error {
 		cfg, err := config.Check(a.configPath())
 		if err != nil {
-			return
+			return err
 		}
 		record, err := ledger.Open(cfg.StateDir, ledger.Options{}).Read()
 		if err != nil {
-			return
+			return err
 		}
 		for _, e := range slices.Backward(record.Entries) {
 			if w := printable.Line(word(e)); w != "" && !slices.Contains(list, w) {
 				list = append(list, w)
 			}
 		}
-	}()
+		return nil
+	})
 	select {
-	case list := <-words:
-		return list
+	case <-ended:
+		return list // what was read up to an error serves too
 	case <-time.After(completePatience):
 		return nil
 	}

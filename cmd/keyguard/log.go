@@ -11,6 +11,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 	"github.com/footprintai/containarium-keyguard/hooks"
@@ -141,9 +142,8 @@ func (a *app) followLog(ctx context.Context, h *agent.Host, cfg *config.Config, 
 	journal := make(chan happeningDoc)
 	if cfg.Daemon.Unit != "" {
 		ctx, stop := context.WithCancel(ctx)
-		ended := make(chan error, 1)
-		go func() {
-			ended <- unit.History(ctx, time.Now(), true, func(t unit.Told) {
+		ended := crew.Go(func() error {
+			return unit.History(ctx, time.Now(), true, func(t unit.Told) {
 				if one, ok := told(t); ok {
 					select {
 					case journal <- one:
@@ -151,7 +151,7 @@ func (a *app) followLog(ctx context.Context, h *agent.Host, cfg *config.Config, 
 					}
 				}
 			})
-		}()
+		})
 		defer func() { stop(); <-ended }()
 	}
 	look := time.NewTicker(logEvery)

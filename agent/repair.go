@@ -207,6 +207,9 @@ func (m *mend) share(d decide.Decision) {
 
 // run is all that follows step 0.
 func (m *mend) run(ctx context.Context) error {
+	if err := m.may(ctx); err != nil {
+		return notRepaired(err)
+	}
 	if m.opts.DryRun {
 		result, err := m.rewrite(ctx, true)
 		m.r.Rewrite = result

@@ -79,6 +79,16 @@ func (j *job) table(ctx context.Context) (Rows, error) {
 	return j.o.table, nil
 }
 
+// may makes sure, while the daemon still runs, that the rows can be rewritten: the role has
+// the rights for it. It returns rows.ErrMayNot and rows.ErrPooled.
+func (j *job) may(ctx context.Context) error {
+	table, err := j.table(ctx)
+	if err != nil {
+		return err
+	}
+	return table.MayRewrite(ctx)
+}
+
 // alone makes sure that nobody goes on writing under another key: no other client of the
 // daemon's role is connected. It returns ErrOtherClients.
 func (j *job) alone(ctx context.Context) error {

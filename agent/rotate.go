@@ -167,11 +167,7 @@ func (t *turn) check(ctx context.Context) (err error) {
 // checkEnd rehearses what comes when it is too late to refuse: the rewriting, with the
 // daemon down, and the exchange, with the rows under the new key.
 func (t *turn) checkEnd(ctx context.Context) error {
-	table, err := t.table(ctx)
-	if err == nil {
-		err = table.MayRewrite(ctx)
-	}
-	if err != nil {
+	if err := t.may(ctx); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotRotated, err)
 	}
 	if err := busy(t.h.Keyfile.Try(t.o.seen, t.h.Now())); err != nil {

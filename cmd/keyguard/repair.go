@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/footprintai/containarium-keyguard/agent"
-	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
@@ -29,7 +28,7 @@ func (a *app) repairCommand() *cobra.Command {
 keyfile, the local quarantine and every copy in every escrow on every row, shows
 what each opens, makes sure that each such key is in an escrow, stops the
 daemon, re-encrypts in one transaction what is not under the target, reads all
-of it back, and starts the daemon again. A key that no escrow has: keyguard
+of it back, starts the daemon again, and drills the newest copies. A key that no escrow has: keyguard
 import --escrow-only.
 
 The target is the keyfile's key, if it is the known one, else the key that opens
@@ -82,22 +81,25 @@ func (a *app) repair(ctx context.Context, opts agent.RepairOptions, here bool) e
 	if r.Installed || r.Repaired {
 		a.forgetBackoff(cfg)
 	}
-	if r.Repaired {
-		a.tellRepaired(ctx, h, cfg, r, err)
+	if !r.Repaired {
+		return a.printRepair(r, opts, err)
 	}
-	return a.printRepair(r, opts, err)
-}
-
-// tellRepaired tells hooks and journal: the terminal may be gone.
-func (a *app) tellRepaired(ctx context.Context, h *agent.Host, cfg *config.Config, r agent.RepairResult, err error) {
+	// Hooks and journal are told, where the terminal may be gone.
 	t := a.teller(h, cfg, wiring{}, nil)
-	dependent := r.Rewrite.Counts.Dependent()
-	t.Tell(hooks.Event{Name: hooks.Repaired, Fingerprint: r.Target, Took: r.Took, Err: err, Total: r.Rewrite.Counts.Total(),
-		Checked: dependent, Opened: dependent - r.Rewrite.Unopenable,
-		Text: fmt.Sprintf("rows that were under %d keys are under key %s; the daemon was down for %s", len(r.Tally), r.Target, short(r.Downtime))})
+	t.Tell(repairEvent(r, err))
+	// A drill that failed while the rows were split is not the last word on the copies.
+	err = a.drillAfter(ctx, h, cfg, t, a.printRepair(r, opts, err))
 	deliver, cancel := context.WithTimeout(context.WithoutCancel(ctx), rotateDeliver)
 	defer cancel()
 	t.Deliver(deliver)
+	return err
+}
+
+func repairEvent(r agent.RepairResult, err error) hooks.Event {
+	dependent := r.Rewrite.Counts.Dependent()
+	return hooks.Event{Name: hooks.Repaired, Fingerprint: r.Target, Took: r.Took, Err: err, Total: r.Rewrite.Counts.Total(),
+		Checked: dependent, Opened: dependent - r.Rewrite.Unopenable,
+		Text: fmt.Sprintf("rows that were under %d keys are under key %s; the daemon was down for %s", len(r.Tally), r.Target, short(r.Downtime))}
 }
 
 // printTally says what every key opens, and what is to become of it.

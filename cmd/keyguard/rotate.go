@@ -116,7 +116,7 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions, here bool) e
 	a.forgetBackoff(cfg)
 	err = a.printRotate(r, opts, err)
 	if r.Rotated {
-		err = a.drillRotated(ctx, h, cfg, t, err)
+		err = a.drillAfter(ctx, h, cfg, t, err)
 	}
 	deliver, cancel := context.WithTimeout(context.WithoutCancel(ctx), rotateDeliver)
 	defer cancel()
@@ -124,16 +124,16 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions, here bool) e
 	return err
 }
 
-// drillRotated restores the copy that a rotation saved last. Where that shows that it is
-// none, the rotation has not ended well.
-func (a *app) drillRotated(ctx context.Context, h *agent.Host, cfg *config.Config, t *hooks.Teller, end error) error {
+// drillAfter restores the newest copies when a rotation or a repair is done. Where that
+// shows that one is none, it has not ended well.
+func (a *app) drillAfter(ctx context.Context, h *agent.Host, cfg *config.Config, t *hooks.Teller, end error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
 	r, err := hooks.Drill(ctx, h, hooks.DrillOptions{Tell: t.Tell,
 		DrillOptions: agent.DrillOptions{Copies: 1, Scratch: filepath.Join(cfg.RunDir, scratchDir), Person: drillPerson()}})
 	switch {
 	case err != nil:
-		a.urgent("the new copies are not drilled: %v", err)
+		a.urgent("the newest copies are not drilled: %v", err)
 		a.hint("keyguard drill")
 	case r.Verdict == agent.DrillFailed && end == nil:
 		return outcome{exitEscrow, "drill failed: " + r.Reason, []string{"keyguard drill"}}

@@ -19,8 +19,10 @@ func yes(agent.AcceptResult) (bool, error) { return true, nil }
 
 // TestAcceptStaysAPersonsWord: a look that finds that an accepted key opens a part of the
 // rows makes no proof of the person's word, and no current copy.
-func TestAcceptStaysAPersonsWord(t *testing.T) {
-	h := newHost(t, rowstest.New(t).Database(t), 1)
+func TestAcceptStaysAPersonsWord(t *testing.T) { bothListings(t, testAcceptStaysAPersonsWord) }
+
+func testAcceptStaysAPersonsWord(t *testing.T, list listing) {
+	h := list(newHost(t, rowstest.New(t).Database(t), 1))
 	a, b := testKey("a"), testKey("b")
 	h.upsert(a, "ONE")
 	h.upsert(b, "TWO")
@@ -48,7 +50,9 @@ func TestAcceptStaysAPersonsWord(t *testing.T) {
 
 // TestAcceptedIsNotGreen: a person's word lets a key pass and does not make it open the
 // rows: status says so, although every escrow holds it as its newest current copy.
-func TestAcceptedIsNotGreen(t *testing.T) {
+func TestAcceptedIsNotGreen(t *testing.T) { bothListings(t, testAcceptedIsNotGreen) }
+
+func testAcceptedIsNotGreen(t *testing.T, list listing) {
 	cluster := rowstest.New(t)
 	a, b := testKey("a"), testKey("b")
 	for _, test := range []struct {
@@ -62,7 +66,7 @@ func TestAcceptedIsNotGreen(t *testing.T) {
 		{"opens none", []key.Key{b, b}, agent.Unsure, "opens none of 2 rows, and is in place on a person's word"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			h := newHost(t, cluster.Database(t), 1)
+			h := list(newHost(t, cluster.Database(t), 1))
 			for i, k := range test.rows {
 				h.upsert(k, fmt.Sprint("SECRET_", i))
 			}
@@ -116,8 +120,10 @@ func TestLedgerSpeaksBeforeAFirstStart(t *testing.T) {
 
 // TestMostRowsWin: start, status, verify and restore agree on a table that is split, with
 // and without the escrow that has the key of most rows.
-func TestMostRowsWin(t *testing.T) {
-	h := newHost(t, rowstest.New(t).Database(t), 1)
+func TestMostRowsWin(t *testing.T) { bothListings(t, testMostRowsWin) }
+
+func testMostRowsWin(t *testing.T, list listing) {
+	h := list(newHost(t, rowstest.New(t).Database(t), 1))
 	a, b := testKey("a"), testKey("b")
 	h.upsert(a, "ONE")
 	for _, name := range []string{"TWO", "THREE"} {
@@ -157,8 +163,10 @@ func TestMostRowsWin(t *testing.T) {
 
 // TestAcceptAdoptsBelowRubbish: bytes on top that are no key hide no foreign copy, neither
 // from the alarm nor from the person who ends it.
-func TestAcceptAdoptsBelowRubbish(t *testing.T) {
-	h := newHost(t, rowstest.New(t).Database(t), 1)
+func TestAcceptAdoptsBelowRubbish(t *testing.T) { bothListings(t, testAcceptAdoptsBelowRubbish) }
+
+func testAcceptAdoptsBelowRubbish(t *testing.T, list listing) {
+	h := list(newHost(t, rowstest.New(t).Database(t), 1))
 	a := testKey("a")
 	h.upsert(a, "ONE")
 	h.write(a.UnsafeBytes())

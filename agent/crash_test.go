@@ -206,9 +206,10 @@ func (w *world) statement(happens bool, answered bool) bool {
 
 // store is an escrow in memory.
 type store struct {
-	name string
-	mu   sync.Mutex
-	list []stored // oldest first
+	name  string
+	blind bool // it lists no fingerprints
+	mu    sync.Mutex
+	list  []stored // oldest first
 }
 
 type stored struct {
@@ -222,8 +223,11 @@ func (s *store) copies() []escrow.Copy {
 	var list []escrow.Copy
 	for _, shelf := range escrow.Shelves {
 		for _, c := range slices.Backward(s.list) {
-			if c.Shelf == shelf {
-				list = append(list, c.Copy)
+			if c.Shelf != shelf {
+				continue
+			}
+			if list = append(list, c.Copy); s.blind {
+				list[len(list)-1].Fingerprint = ""
 			}
 		}
 	}
@@ -536,7 +540,7 @@ func (w *world) reset(plan schedule) {
 	}
 	_, err = w.root.Exec("do $$ begin delete from secrets; insert into secrets select * from seed; end $$")
 	w.must(err)
-	w.stores = []*store{{name: "one"}, {name: "two"}}
+	w.stores = []*store{{name: "one"}, {name: "two", blind: true}}
 	w.must(w.op.furnish(w.judge(), len(plan.boot.lose) > 0))
 	w.daemon = &daemonStandIn{w: w}
 	w.must(w.daemon.read())

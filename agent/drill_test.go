@@ -90,7 +90,9 @@ func (h *host) seal(i int, open bool) string {
 }
 
 // TestDrill: every verdict, on real rows, and what it leaves.
-func TestDrill(t *testing.T) {
+func TestDrill(t *testing.T) { bothListings(t, testDrill) }
+
+func testDrill(t *testing.T, list listing) {
 	db := rowstest.New(t).Database(t)
 	a, b := testKey("a"), testKey("b")
 	mangled := []byte(strings.ToValidUTF8(string(a.UnsafeBytes()), "\uFFFD"))
@@ -280,7 +282,7 @@ func TestDrill(t *testing.T) {
 		}}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := newHost(t, db, 2)
+			h := list(newHost(t, db, 2))
 			h.write(a.UnsafeBytes())
 			h.must(errors.Join(db.Admin("delete from secrets"), db.Fill(a, 0, 10, 1, 1)))
 			h.backup()

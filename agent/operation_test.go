@@ -113,7 +113,7 @@ func escrowed(h *agent.Host, keys ...key.Key) error {
 			return err
 		}
 		for _, c := range copies {
-			there[c.Fingerprint] = true
+			there[fingerprint(e, c)] = true
 		}
 	}
 	for _, k := range keys {
@@ -302,7 +302,7 @@ func (r repair) again(h *agent.Host, db opener) error {
 		if err != nil {
 			return err
 		}
-		if len(copies) == 0 || copies[0].Shelf != escrow.Current || copies[0].Fingerprint != r.target.Fingerprint() {
+		if len(copies) == 0 || copies[0].Shelf != escrow.Current || fingerprint(e, copies[0]) != r.target.Fingerprint() {
 			return fmt.Errorf("after a second repair the newest current copy in %q is not of key %s: %v", e.Name(), r.target.Fingerprint(), copies)
 		}
 	}

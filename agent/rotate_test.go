@@ -145,10 +145,12 @@ func TestRotationRefused(t *testing.T) {
 
 // TestRotationFetches no more than the newest current copy of each escrow: before, to be
 // sure that the present key is safe there, and after, as law 4 wants to know.
-func TestRotationFetches(t *testing.T) {
+func TestRotationFetches(t *testing.T) { bothListings(t, testRotationFetches) }
+
+func testRotationFetches(t *testing.T, list listing) {
 	r := rotation{testKey("old")}
 	db := rowstest.New(t).Database(t)
-	h := newHost(t, db, 2)
+	h := list(newHost(t, db, 2))
 	h.must(r.rows(db))
 	h.must(r.furnish(&h.Host, false))
 	var asked []*troubled

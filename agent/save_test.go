@@ -79,7 +79,7 @@ func (h *host) shelf(i int, s escrow.Shelf) []key.Fingerprint {
 	var list []key.Fingerprint
 	for _, c := range copies {
 		if c.Shelf == s {
-			list = append(list, c.Fingerprint)
+			list = append(list, fingerprint(reader, c))
 		}
 	}
 	return list
@@ -116,11 +116,13 @@ func (h *host) upsert(k key.Key, name string) {
 }
 
 // TestSaveDue shows which shelf a key comes to, and what is due after it (law 4).
-func TestSaveDue(t *testing.T) {
+func TestSaveDue(t *testing.T) { bothListings(t, testSaveDue) }
+
+func testSaveDue(t *testing.T, list listing) {
 	cluster := rowstest.New(t)
 	a, b := testKey("a"), testKey("b")
 	start := func(t *testing.T) *host {
-		h := newHost(t, cluster.Database(t), 2)
+		h := list(newHost(t, cluster.Database(t), 2))
 		h.write(a.UnsafeBytes())
 		return h
 	}

@@ -88,7 +88,8 @@ func listedEvidence(copies []escrow.Copy) []decide.CopyEvidence {
 	var list []decide.CopyEvidence
 	for _, c := range copies {
 		list = append(list, decide.CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Fingerprint, Unreadable: c.Unreadable,
-			Worthless: c.Unreadable == "destroyed"}) // nothing brings it back, unlike one that is disabled
+			Worthless: c.Unreadable == "destroyed", // nothing brings it back, unlike one that is disabled
+			Withheld:  c.Unreadable != "" && !c.Sealed})
 	}
 	return list
 }
@@ -99,11 +100,15 @@ func noteFetched(c *decide.CopyEvidence, f fetched) error {
 	var sealed *escrow.SealedError
 	switch err := f.err; {
 	case err == nil:
-		c.Key, c.Have = f.key.Fingerprint(), true
+		c.Key, c.Have, c.Encoding = f.key.Fingerprint(), true, f.encoding
 	case errors.As(err, &sealed):
 		c.Unreadable, c.Key = err.Error(), sealed.Fingerprint
-	case errors.Is(err, escrow.ErrUnreadable), errors.Is(err, escrow.ErrCorrupt), errors.Is(err, escrow.ErrSealed):
+	case errors.Is(err, escrow.ErrUnreadable):
+		c.Unreadable, c.Withheld = err.Error(), true
+	case errors.Is(err, escrow.ErrSealed):
 		c.Unreadable = err.Error()
+	case errors.Is(err, escrow.ErrCorrupt):
+		c.Unreadable, c.Key = err.Error(), "" // what it says of itself is not so
 	case errors.Is(err, escrow.ErrNotKey):
 		c.Worthless, c.Unreadable, c.Key = true, err.Error(), ""
 	case errors.Is(err, ErrNotAgain):
@@ -167,8 +172,8 @@ func (o *observation) newestOf(ctx context.Context, i int, copies []escrow.Copy,
 			}
 			c := &e.Copies[n]
 			if c.Unreadable == "" {
-				k, _, ferr := s.Fetch(ctx, copies[n])
-				err = noteFetched(c, fetched{key: k, err: ferr})
+				k, encoding, ferr := s.Fetch(ctx, copies[n])
+				err = noteFetched(c, fetched{key: k, encoding: encoding, err: ferr})
 				if errors.Is(err, escrow.ErrDenied) || errors.Is(err, escrow.ErrGone) {
 					c.Unreadable, err = err.Error(), nil
 				}

@@ -232,6 +232,8 @@ func (t *turn) checkEscrows(ctx context.Context) error {
 			return notRotated(ErrNotSafe, "copy %s, the newest in the required escrow %q, cannot be read: %s", newest.ID, s.Name, newest.Unreadable)
 		case newest.Key != t.r.Old:
 			return notRotated(ErrNotSafe, "copy %s, the newest in the required escrow %q, is of key %s", newest.ID, s.Name, orUnknown(newest.Key))
+		case newest.Miswritten():
+			return notRotated(ErrNotSafe, "copy %s, the newest in the required escrow %q, is the key as %s, not as its 32 bytes", newest.ID, s.Name, newest.Encoding)
 		}
 		if shared, ok := t.h.Escrows[i].Reader.(escrow.Shared); ok && s.Required && there {
 			if e := shared.Lacks(escrow.Copy{ID: newest.ID}); e != nil && !e.Safe {

@@ -111,7 +111,7 @@ func Ask(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 	if o.evidence.Escrows[i].State == decide.EscrowAnswered {
 		newest, _ = o.evidence.Escrows[i].NewestCurrent()
 	}
-	holds := newest.Key == live.Key && !newest.Worthless
+	holds := newest.Holds(live.Key)
 	ending := len(copies) > 0 && copies[0].Shelf == escrow.Current && copies[0].Ending(h.Now())
 	switch last := o.evidence.History.Saved[name].Last; {
 	case !live.Good, holds && !ending, !holds && last.Key != live.Key: // what was never saved there is due

@@ -164,7 +164,7 @@ func (o *observation) escrowStatus(i int, s Escrow) EscrowStatus {
 		return r
 	}
 	r.Newest = newest
-	r.Holds = newest.Key != "" && !newest.Worthless && newest.Key == o.evidence.Keyfile.Key
+	r.Holds = newest.Holds(o.evidence.Keyfile.Key)
 	if !r.Holds {
 		r.Alarm = decide.Alarm(o.evidence, i)
 	}
@@ -218,6 +218,10 @@ func (r *StatusResult) judge() {
 			return
 		case s.State == decide.EscrowFailed && s.Required:
 			say(Lagging, "escrow %q cannot answer: %s", s.Name, s.Why)
+			return
+		case s.State == decide.EscrowAnswered && s.Newest.Miswritten() && s.Newest.Key == r.Keyfile.Key:
+			say(Lagging, "escrow %q has copy %s on top, which is key %s as %s, not as its 32 bytes: keyguard restores it, the runbook's commands would not",
+				s.Name, s.Newest.ID, r.Keyfile.Key, s.Newest.Encoding)
 			return
 		case s.State == decide.EscrowAnswered && !s.Holds:
 			say(Lagging, "escrow %q does not hold key %s as its newest current copy", s.Name, r.Keyfile.Key)

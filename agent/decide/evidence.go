@@ -149,7 +149,20 @@ type CopyEvidence struct {
 	Have       bool            // its bytes are at hand
 	Unreadable string          // why its bytes cannot be had: sealed, disabled
 	Worthless  bool            // positively no key: destroyed, or bytes that are none
+	Withheld   bool            // nobody is given its bytes: disabled, deleted, parts of it missing
+	// Encoding is how the bytes are written, "" where they were not read.
+	Encoding key.Encoding
 }
+
+// Holds tells whether a copy is what a save of a key leaves, and can be had. A key that is
+// written otherwise, with a newline too many or as text, is at hand here, and the runbook's
+// `latest` would put it in place as it is written.
+func (c CopyEvidence) Holds(f key.Fingerprint) bool {
+	return f != "" && c.Key == f && !c.Worthless && !c.Withheld && !c.Miswritten()
+}
+
+// Miswritten tells whether the bytes are a key, and not as its 32 bytes.
+func (c CopyEvidence) Miswritten() bool { return c.Encoding != "" && c.Encoding != key.Raw }
 
 // OpenRotation is the ledger's, or the one that a `.next` alone gives away: its
 // commit may have begun, and the old key is then the keyfile's.

@@ -1,0 +1,219 @@
+package agent_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
+)
+
+// withheld is an escrow that lists a copy and does not give it.
+type withheld struct {
+	escrow.Reader
+	id, why string
+}
+
+func (w withheld) List(ctx context.Context) ([]escrow.Copy, error) {
+	copies, err := w.Reader.List(ctx)
+	for i := range copies {
+		if copies[i].ID == w.id {
+			copies[i].Unreadable = w.why
+		}
+	}
+	return copies, err
+}
+
+func (w withheld) Fetch(ctx context.Context, c escrow.Copy) (key.Key, key.Encoding, error) {
+	if c.ID == w.id {
+		return key.Key{}, "", escrow.ErrUnreadable
+	}
+	return w.Reader.Fetch(ctx, c)
+}
+
+// newestCopy is what stands on top of escrow 0, as everybody sees it who looks: whether it
+// is the keyfile's key, and which copy it is.
+type newestCopy struct {
+	status, drill, rotate bool
+	id                    map[string]string
+}
+
+func (h *host) newest() newestCopy {
+	h.t.Helper()
+	ctx := context.Background()
+	n := newestCopy{id: map[string]string{}}
+	s, err := agent.Status(ctx, &h.Host)
+	h.must(err)
+	n.status, n.id["status"] = s.Health == agent.Green, s.Escrows[0].Newest.ID
+	d, err := agent.Drill(ctx, &h.Host, agent.DrillOptions{Scratch: scratch(h.t)})
+	h.must(err)
+	n.drill = d.Verdict == agent.DrillPassed
+	for _, c := range d.Copies {
+		if c.Judged {
+			n.id["drill"] = c.ID
+		}
+	}
+	for _, c := range agent.Copies(ctx, &h.Host).Escrows[0].Copies {
+		if c.Newest {
+			n.id["copies"] = c.ID
+		}
+	}
+	_, err = agent.CheckRotation(ctx, &h.Host, agent.RotateOptions{})
+	n.rotate = err == nil
+	if err != nil && !errors.Is(err, agent.ErrNotSafe) {
+		h.t.Errorf("rotate: %v", err)
+	}
+	return n
+}
+
+func (n newestCopy) want(t *testing.T, right bool, id string) {
+	t.Helper()
+	if n.status != right || n.drill != right || n.rotate != right {
+		t.Errorf("status %t, drill %t, rotate --dry-run %t instead of %t", n.status, n.drill, n.rotate, right)
+	}
+	for who, saw := range n.id {
+		if saw != id {
+			t.Errorf("%s: the newest is %s, and not %s", who, saw, id)
+		}
+	}
+}
+
+// TestOneNewestCopy: whoever looks means the same by the newest current copy, whatever stands
+// there, and the next save, a person's or the saver's, puts a good copy on top of what is none.
+func TestOneNewestCopy(t *testing.T) { bothListings(t, testOneNewestCopy) }
+
+func testOneNewestCopy(t *testing.T, list listing) {
+	db := rowstest.New(t).Database(t)
+	a := testKey("a")
+	mangled := []byte(strings.ToValidUTF8(string(a.UnsafeBytes()), "\uFFFD"))
+	savers := map[string]func(*testing.T, *host) agent.SaveResult{
+		"backup": func(t *testing.T, h *host) agent.SaveResult {
+			r, err := agent.Backup(t.Context(), &h.Host)
+			h.must(err)
+			return r.Escrows[0]
+		},
+		"the saver's hourly look": func(t *testing.T, h *host) agent.SaveResult {
+			saved, err := agent.Ask(t.Context(), &h.Host, "usb0")
+			if err != nil || len(saved) != 1 {
+				t.Fatalf("%+v, %v", saved, err)
+			}
+			return saved[0]
+		},
+		"the saver, of a ledger that was lost": func(t *testing.T, h *host) agent.SaveResult {
+			h.must(os.Remove(h.path("state/ledger.jsonl")))
+			saved := h.saveDue(0)
+			if len(saved) != 1 {
+				t.Fatalf("%+v", saved)
+			}
+			return saved[0]
+		},
+	}
+	above := func(content []byte) func(*host) {
+		return func(h *host) { h.plant(0, escrow.Current, content) }
+	}
+	destroyed := func(h *host) {
+		h.plant(0, escrow.Current, mangled)
+		h.Escrows[0].Reader = withheld{h.Escrows[0].Reader, "current/planted", "destroyed"}
+	}
+	for _, test := range []struct {
+		name    string
+		arrange func(*host) // something above a good copy of the keyfile's key
+		right   bool
+	}{
+		{"destroyed, the right key below it", destroyed, false},
+		{"mangled", above(mangled), false},
+		{"no value", above(nil), false},
+		{"another value", above([]byte("other=x")), false},
+		{"raw with a newline", above(append(bytes.Clone(a.UnsafeBytes()), '\n')), false},
+		{"a second version of the same key", above(a.UnsafeBytes()), true},
+	} {
+		for who, save := range savers {
+			if test.right && who != "backup" {
+				continue // nothing is to be saved
+			}
+			t.Run(test.name+", "+who, func(t *testing.T) {
+				h := newHost(t, db, 1)
+				h.must(db.Admin("delete from secrets"))
+				h.upsert(a, "ONE")
+				h.write(a.UnsafeBytes())
+				h.backup()
+				h.now = h.now.Add(time.Hour)
+				test.arrange(h)
+				list(h)
+				h.newest().want(t, test.right, "current/planted")
+				s, err := agent.Status(t.Context(), &h.Host)
+				h.must(err)
+				if want := map[bool]agent.Health{true: agent.Green, false: agent.Lagging}[test.right]; s.Health != want || s.Escrows[0].Alarm != "" {
+					t.Errorf("status: %s: %s", s.Health, s.Line)
+				}
+				h.now = h.now.Add(time.Hour)
+				r := save(t, h)
+				if r.Err != nil || r.Shelf != escrow.Current {
+					t.Fatalf("%+v", r)
+				}
+				h.newest().want(t, true, r.Copy.ID)
+			})
+		}
+	}
+}
+
+// TestDisabledIsNotHeld: this host's own newest copy, which the store gives to nobody.
+func TestDisabledIsNotHeld(t *testing.T) {
+	h := newHost(t, rowstest.New(t).Database(t), 1)
+	h.upsert(testKey("a"), "ONE")
+	h.write(testKey("a").UnsafeBytes())
+	h.backup()
+	copies, err := h.Escrows[0].List(t.Context())
+	h.must(err)
+	h.Escrows[0].Reader = withheld{h.Escrows[0].Reader, copies[0].ID, "disabled"}
+	n := h.newest()
+	n.want(t, false, copies[0].ID)
+}
+
+// TestTwoVersionsAreOneKey: two copies of the same bytes are one candidate, and none that is
+// counted against the other.
+func TestTwoVersionsAreOneKey(t *testing.T) { bothListings(t, testTwoVersionsAreOneKey) }
+
+func testTwoVersionsAreOneKey(t *testing.T, list listing) {
+	h := newHost(t, rowstest.New(t).Database(t), 2)
+	a := testKey("a")
+	h.upsert(a, "ONE")
+	h.must(save(&h.Host, a))
+	h.plant(0, escrow.Current, a.UnsafeBytes())
+	list(h)
+	h.up = false // the rows do not say which
+	h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: a.Fingerprint(), Verdict: "opens", Checked: 1, Opened: 1}))
+	r, err := h.guard()
+	if err != nil || r.Decision.Action != decide.Install || r.Decision.Key != a.Fingerprint() || !h.holds(a) {
+		t.Errorf("%+v, %v", r.Decision, err)
+	}
+	h.up = true
+	h.write(a.UnsafeBytes())
+	v, err := agent.Verify(t.Context(), &h.Host)
+	h.must(err)
+	if len(v.Rows.Proofs) != 1 {
+		t.Errorf("%d keys were tried", len(v.Rows.Proofs))
+	}
+	if due := h.due(0); len(due) != 0 {
+		t.Error(due, "is due")
+	}
+}
+
+// TestNoEscrowIsNotGreen: a key in place and nowhere else is no backup.
+func TestNoEscrowIsNotGreen(t *testing.T) {
+	h := newHost(t, nil, 0)
+	h.write(testKey("a").UnsafeBytes())
+	r, err := agent.Status(t.Context(), &h.Host)
+	if err != nil || r.Health != agent.Lagging || !strings.Contains(r.Line, "no escrow is configured") {
+		t.Errorf("%s: %s, %v", r.Health, r.Line, err)
+	}
+}

@@ -9,11 +9,14 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
 // Daemon is how the guarded daemon is stopped and started. The zero value is a daemon
 // that has no unit: there is nothing to stop or to start.
 type Daemon struct {
+	// State asks how it runs and what it has told of its key.
+	State func(context.Context) (unit.DaemonState, error)
 	// Running lists its units that are not at rest.
 	Running func(context.Context) ([]string, error)
 	// Stop stops it under every name it may have, and returns when it is at rest.

@@ -756,6 +756,17 @@ func (f facts) checkUnits() []Check {
 			strings.Join(u.Passwords, ", ")+" in the daemon's unit: every local user can read it (systemctl show)",
 			"move it to a file of mode 0600 and name that: CONTAINARIUM_POSTGRES_PASSWORD_FILE or CONTAINARIUM_POSTGRES_URL_FILE; then: systemctl daemon-reload")
 	}
+	switch d := f.status.Daemon; d.Is {
+	case DaemonNotAsked, DaemonAbsent:
+	case DaemonUnknown:
+		list = append(list, Check{Name: "daemon", State: CheckUnknown, Text: d.Err.Error(), Fix: "systemctl status " + unit.Names[0]})
+	case DaemonParked, DaemonNoSecrets:
+		add("daemon", false, "", "it runs without secrets", "keyguard status")
+	case DaemonOtherKey:
+		add("daemon", false, "", "it does not run on the key that is in place", "systemctl restart "+d.Name)
+	default:
+		add("daemon", true, cmp.Or(d.Active, "inactive"), "", "")
+	}
 	add("timer", u.Timer.Enabled == "enabled" && u.Timer.Active == "active", "the weekly drill is enabled",
 		fmt.Sprintf("the weekly drill is %s, %s", cmp.Or(u.Timer.Enabled, "not installed"), cmp.Or(u.Timer.Active, "inactive")), "systemctl enable --now "+unit.DrillTimer)
 	if r := u.Timer.Result; r != "" {

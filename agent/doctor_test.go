@@ -251,6 +251,12 @@ func TestChecks(t *testing.T) {
 		"no systemd":             {func(f *facts, _ *DoctorOptions) { f.systemd = false }, ""},
 		"no bus":                 {func(f *facts, _ *DoctorOptions) { f.unitsErr = errors.New("no bus") }, "units unknown"},
 		"the hook is gone":       {func(f *facts, _ *DoctorOptions) { f.units.Hooks = nil }, "hook problem"},
+		"the daemon runs":        {func(f *facts, _ *DoctorOptions) { f.status.Daemon.Is = DaemonUp }, ""},
+		"the daemon is parked":   {func(f *facts, _ *DoctorOptions) { f.status.Daemon.Is = DaemonParked }, "daemon problem"},
+		"the daemon's other key": {func(f *facts, _ *DoctorOptions) { f.status.Daemon.Is = DaemonOtherKey }, "daemon problem"},
+		"the daemon's journal": {func(f *facts, _ *DoctorOptions) {
+			f.status.Daemon.Is, f.status.Daemon.Err = DaemonUnknown, errors.New("no journal")
+		}, "daemon unknown"},
 		"the watcher is down":    {func(f *facts, _ *DoctorOptions) { f.units.Watcher.Active = "failed" }, "watcher problem"},
 		"no inotify instance":    {func(f *facts, _ *DoctorOptions) { f.units.Watcher.Deaf = unit.ErrInotifyInstances }, "watching problem"},
 		"the watcher reads anew": {func(f *facts, _ *DoctorOptions) { f.units.Watcher.Active = "reloading" }, ""},

@@ -90,6 +90,9 @@ func Restore(ctx context.Context, h *Host, opts RestoreOptions) (RestoreResult, 
 		return RestoreResult{}, err
 	}
 	defer o.close()
+	if w := o.working(); w != nil {
+		return RestoreResult{}, fmt.Errorf("%w: %s", ErrBusy, w)
+	}
 	o.askRows(ctx)
 	if opts.From == "" {
 		o.askLocal()

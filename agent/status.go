@@ -21,27 +21,34 @@ type Health string
 const (
 	Green   Health = "green"   // the key is right, and every escrow that must hold it does
 	Lagging Health = "lagging" // an escrow does not hold the key
+	Amiss   Health = "amiss"   // the daemon, the watcher or the drill's timer is not as it should be
 	Unsure  Health = "doubt"   // the key is not in place, opens only a part, or cannot be judged
 	Gone    Health = "lost"    // no key that can be had opens a row
+	Busy    Health = "busy"    // a rotation or a repair is under way, and nothing is to be judged
 )
 
 // StatusResult is the state of the key on this host.
 type StatusResult struct {
-	Health   Health
-	Line     string // the verdict, for people
-	Decision decide.Decision
-	Keyfile  decide.KeyfileEvidence
-	Loose    string
-	Known    key.Fingerprint
-	Accepted bool
-	LastLook time.Time // when the known key was last proven or accepted; zero for never
-	Rows     decide.RowsEvidence
-	Proof    rows.Proof // of the keyfile's key
-	Kept     int        // files in the local quarantine
-	Escrows  []EscrowStatus
-	Drill    DrillStanding
-	Deaf     error // why the watcher hears of changes only when it looks, once a rescan
-	Trouble  []Trouble
+	Health  Health
+	Line    string // the verdict, for people
+	Working *Working
+	Daemon  DaemonStanding
+	// Units: systemd has units of ours, and Watcher and Drill.Next say how they are.
+	Units      bool
+	Watcher    unit.WatcherState
+	WatcherErr error // why systemd cannot be asked about it
+	Decision   decide.Decision
+	Keyfile    decide.KeyfileEvidence
+	Loose      string
+	Known      key.Fingerprint
+	Accepted   bool
+	LastLook   time.Time // when the known key was last proven or accepted; zero for never
+	Rows       decide.RowsEvidence
+	Proof      rows.Proof // of the keyfile's key
+	Kept       int        // files in the local quarantine
+	Escrows    []EscrowStatus
+	Drill      DrillStanding
+	Trouble    []Trouble
 	// Other is the last entry of the machine that this one is a copy of, until somebody
 	// accepts a key here; its Event is empty where this one is none.
 	Other ledger.Entry
@@ -128,14 +135,8 @@ func status(ctx context.Context, h *Host) (StatusResult, looked, error) {
 			break
 		}
 	}
-	if h.NextDrill != nil {
-		r.Drill.Next, r.Drill.Err = h.NextDrill(ctx)
-	}
-	if h.Watcher != nil {
-		if w, err := h.Watcher(ctx); err == nil { // that systemd does not answer stands at the drill
-			r.Deaf = w.Deaf
-		}
-	}
+	r.Working = o.working()
+	r.askAlive(ctx, o)
 	r.Other, _ = o.history().OtherMachine(h.Machine)
 	r.judge()
 	r.Trouble = o.trouble
@@ -171,9 +172,14 @@ func (o *observation) escrowStatus(i int, s Escrow) EscrowStatus {
 	return r
 }
 
-// judge sums up. What is decided of the keyfile comes before what the escrows hold.
+// judge sums up. What is decided of the keyfile comes before how the daemon and our units
+// run, and that before what the escrows hold.
 func (r *StatusResult) judge() {
 	say := func(h Health, format string, a ...any) { r.Health, r.Line = h, fmt.Sprintf(format, a...) }
+	if r.Working != nil {
+		say(Busy, "%s", r.Working)
+		return
+	}
 	switch r.Decision.Action {
 	case decide.Lost:
 		say(Gone, "%s", r.Decision.Reason)
@@ -185,7 +191,7 @@ func (r *StatusResult) judge() {
 		say(Unsure, "the keyfile is not right: key %s belongs there (%s)", r.Decision.Key, r.Decision.Reason)
 		return
 	case decide.Make:
-		if r.cloned() {
+		if r.cloned() || r.judgeAlive() {
 			return
 		}
 		say(Green, "no key yet: the daemon's first start makes one (%s)", r.Decision.Reason)
@@ -199,7 +205,7 @@ func (r *StatusResult) judge() {
 		say(Unsure, "key %s opens none of %d rows%s", r.Keyfile.Key, r.Proof.Checked, r.word())
 		return
 	}
-	if r.cloned() {
+	if r.cloned() || r.judgeAlive() {
 		return
 	}
 	if len(r.Escrows) == 0 {

@@ -3,9 +3,16 @@ package agent_test
 import (
 	"context"
 	"errors"
+	"os"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
@@ -16,8 +23,151 @@ func TestStatusOfADeafWatcher(t *testing.T) {
 	for _, want := range []error{nil, unit.ErrInotifyInstances, unit.ErrInotifyWatches} {
 		h.Watcher = func(context.Context) (unit.WatcherState, error) { return unit.WatcherState{Deaf: want}, nil }
 		r, err := agent.Status(t.Context(), &h.Host)
-		if err != nil || !errors.Is(r.Deaf, want) || (r.Deaf == nil) != (want == nil) {
-			t.Errorf("%v: %v, %v", want, r.Deaf, err)
+		if err != nil || !errors.Is(r.Watcher.Deaf, want) || (r.Watcher.Deaf == nil) != (want == nil) {
+			t.Errorf("%v: %v, %v", want, r.Watcher.Deaf, err)
 		}
+	}
+}
+
+// TestStatusOfTheDaemon: whatever is amiss with the daemon, the watcher or the timer is the
+// verdict, and what nobody can tell is never green.
+func TestStatusOfTheDaemon(t *testing.T) {
+	a, b := testKey("a"), testKey("b")
+	nameA, nameB := string(a.Fingerprint()), string(b.Fingerprint())
+	const before, after = -time.Hour, time.Hour // when the daemon told, against when the keyfile was written
+	up := unit.State{Loaded: true, Enabled: "enabled", Active: "active"}
+	down := unit.State{Loaded: true, Enabled: "enabled", Active: "inactive"}
+	for name, tt := range map[string]struct {
+		daemon         unit.State
+		told           unit.Said
+		minted         bool
+		at             time.Duration
+		unread, silent error // of the journal, of systemd
+		watcher, timer unit.State
+		known          []key.Key // proven two hours before the keyfile was written, and since
+		health         agent.Health
+		line           string
+		on             string // the key that it runs on
+		restart        bool
+	}{
+		"it has read what is there":        {daemon: up, told: unit.Ready, at: after, watcher: up, timer: up, health: agent.Green, line: "is in place", on: nameA},
+		"with its KMS wrong":               {daemon: up, told: unit.Loaded, at: after, watcher: up, timer: up, health: agent.Green, on: nameA},
+		"it has not read it yet":           {daemon: up, watcher: up, timer: up, health: agent.Green},
+		"it is down":                       {daemon: down, watcher: up, timer: up, health: agent.Green},
+		"it is not installed":              {watcher: up, timer: up, health: agent.Green},
+		"it minted what is there":          {daemon: up, told: unit.Ready, minted: true, at: after, watcher: up, timer: up, health: agent.Green, on: nameA},
+		"the same key was put back":        {daemon: up, told: unit.Ready, at: before, known: []key.Key{a}, watcher: up, timer: up, health: agent.Green, on: nameA},
+		"touched, and no key was known":    {daemon: up, told: unit.Ready, at: before, watcher: up, timer: up, health: agent.Green},
+		"another key was put there":        {daemon: up, told: unit.Ready, at: before, known: []key.Key{b, a}, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs on key " + nameB + "; key " + nameA + " is in place", on: nameB, restart: true},
+		"it minted, and the key came back": {daemon: up, told: unit.Ready, minted: true, at: before, known: []key.Key{a}, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon has made a key of its own", restart: true},
+		"it found an empty keyfile":        {daemon: up, told: unit.Empty, at: before, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs without secrets, since the keyfile was empty", restart: true},
+		"it could not load the keyfile":    {daemon: up, told: unit.Failed, at: before, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs without secrets, since it could not load", restart: true},
+		"Postgres came late":               {daemon: up, told: unit.Untouched, at: after, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs without secrets, since Postgres did not answer", restart: true},
+		"its store does not open":          {daemon: up, told: unit.Disabled, at: after, watcher: up, timer: up, health: agent.Amiss, line: "runs without secrets all the same"},
+		"the journal cannot be read":       {daemon: up, unread: errors.New("no journal"), watcher: up, timer: up, health: agent.Amiss, line: "nobody can tell on which key the daemon runs: no journal"},
+		"systemd does not answer":          {silent: errors.New("no bus"), watcher: up, timer: up, health: agent.Amiss, line: "nobody can tell on which key the daemon runs: no bus"},
+		"the watcher is stopped":           {daemon: up, told: unit.Ready, at: after, watcher: down, timer: up, health: agent.Amiss, line: "the watcher does not run (inactive)", on: nameA},
+		"the watcher is not installed":     {daemon: up, told: unit.Ready, at: after, timer: up, health: agent.Amiss, line: "the watcher does not run (not installed)", on: nameA},
+		"the timer is stopped":             {daemon: up, told: unit.Ready, at: after, watcher: up, timer: down, health: agent.Amiss, line: "its timer is inactive", on: nameA},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, nil, 1)
+			h.now = time.Now() // as the file system has it
+			h.write(a.UnsafeBytes())
+			h.must(save(&h.Host, a))
+			for i, k := range tt.known {
+				at := time.Now().Add(-2*time.Hour + time.Duration(i)*110*time.Minute)
+				h.must(h.Ledger.Append(ledger.Entry{Time: at, Event: ledger.Proven, Fingerprint: k.Fingerprint(), Verdict: string(rows.Opens), Checked: 1, Opened: 1}))
+			}
+			h.Daemon.State = func(ctx context.Context) (unit.DaemonState, error) {
+				if _, limited := ctx.Deadline(); !limited {
+					t.Error("systemd is asked without a deadline")
+				}
+				s := unit.DaemonState{State: tt.daemon, Told: tt.told, Minted: tt.minted, ToldAt: time.Now().Add(tt.at), Unread: tt.unread}
+				if tt.daemon.Loaded {
+					s.Name = "containarium.service"
+				}
+				return s, tt.silent
+			}
+			h.Watcher = func(context.Context) (unit.WatcherState, error) {
+				return unit.WatcherState{State: tt.watcher}, tt.silent
+			}
+			h.NextDrill = func(context.Context) (unit.DrillState, error) {
+				return unit.DrillState{State: tt.timer}, tt.silent
+			}
+			r, err := agent.Status(t.Context(), &h.Host)
+			if err != nil || r.Health != tt.health || !strings.Contains(r.Line, tt.line) {
+				t.Errorf("%s: %s, %v", r.Health, r.Line, err)
+			}
+			if d := r.Daemon; string(d.Key) != tt.on || d.RestartNeeded() != tt.restart {
+				t.Errorf("%s, on key %q, restart needed: %v", d.Is, d.Key, d.RestartNeeded())
+			}
+			s, err := agent.Survey(&h.Host)
+			if err != nil || s.Daemon.Is != r.Daemon.Is {
+				t.Errorf("the metrics say %q, %v", s.Daemon.Is, err)
+			}
+		})
+	}
+}
+
+// TestStatusWithoutSystemd: where no unit is configured nothing of it is judged.
+func TestStatusWithoutSystemd(t *testing.T) {
+	h := newHost(t, nil, 1)
+	h.write(testKey("a").UnsafeBytes())
+	h.must(save(&h.Host, testKey("a")))
+	r, err := agent.Status(t.Context(), &h.Host)
+	if err != nil || r.Health != agent.Green || r.Daemon.Is != agent.DaemonNotAsked || r.Units {
+		t.Errorf("%s: %s, %+v, %v", r.Health, r.Line, r.Daemon, err)
+	}
+}
+
+// TestStatusOfAParkedDaemon: the daemon is what stands in the first line where nothing else
+// is decided, and is named parked whatever is.
+func TestStatusOfAParkedDaemon(t *testing.T) {
+	h := newHost(t, nil, 0)
+	h.must(os.WriteFile(h.Keyfile.Path, nil, 0o400))
+	h.Daemon.State = func(context.Context) (unit.DaemonState, error) {
+		return unit.DaemonState{Name: "containarium.service", State: unit.State{Loaded: true, Active: "active"}, Told: unit.Empty, ToldAt: time.Now()}, nil
+	}
+	r, err := agent.Status(t.Context(), &h.Host)
+	if err != nil || r.Health == agent.Green || r.Daemon.Is != agent.DaemonParked {
+		t.Errorf("%s: %s, %s, %v", r.Health, r.Line, r.Daemon.Is, err)
+	}
+}
+
+// TestStatusWhileARotationRuns: nothing is judged, nor restored, while one is at work, and
+// both say since when and for whom. One that has died is judged.
+func TestStatusWhileARotationRuns(t *testing.T) {
+	old, fresh := testKey("old"), testKey("new")
+	for name, tt := range map[string]struct {
+		entries []ledger.Entry
+		want    string
+	}{
+		"rotation": {[]ledger.Entry{{Event: ledger.RotationOpen, Old: old.Fingerprint(), Fingerprint: fresh.Fingerprint(), Person: "olga"}}, "a rotation is under way since 20"},
+		"repair":   {[]ledger.Entry{{Event: ledger.Stopped, Stopped: []string{"containarium.service"}}}, "a repair is under way since 20"},
+		"rotation that starts the daemon": {[]ledger.Entry{
+			{Event: ledger.RotationOpen, Old: old.Fingerprint(), Fingerprint: fresh.Fingerprint(), Person: "olga"},
+			{Event: ledger.Stopped, Stopped: []string{"containarium.service"}},
+			{Event: ledger.Rotated, Fingerprint: fresh.Fingerprint()}}, "asked for by olga"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, nil, 1)
+			h.write(old.UnsafeBytes())
+			h.must(save(&h.Host, old))
+			h.must(h.Ledger.Append(tt.entries...))
+			l, err := lock.Try(h.StateDir, lock.Rotate)
+			h.must(err)
+			r, err := agent.Status(t.Context(), &h.Host)
+			if err != nil || r.Health != agent.Busy || !strings.Contains(r.Line, tt.want) {
+				t.Errorf("%s: %s, %v", r.Health, r.Line, err)
+			}
+			if _, err := agent.Restore(t.Context(), &h.Host, agent.RestoreOptions{}); !errors.Is(err, agent.ErrBusy) || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("restore: %v", err)
+			}
+			l.Release()
+			if r, err := agent.Status(t.Context(), &h.Host); err != nil || r.Health == agent.Busy {
+				t.Errorf("dead: %s: %s, %v", r.Health, r.Line, err)
+			}
+		})
 	}
 }

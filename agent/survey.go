@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"slices"
 	"time"
 
@@ -9,7 +10,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 )
 
-// SurveyResult is how the key and its copies stand by what is on this host.
+// SurveyResult is how the key, its copies and the daemon stand by what is on this host.
 type SurveyResult struct {
 	Keyfile      decide.KeyfileEvidence
 	Empty        bool // the keyfile is an empty one, on which a daemon is parked
@@ -18,6 +19,7 @@ type SurveyResult struct {
 	Contradicted bool // the last word on the keyfile's key is that it opened no row
 	// Proof is the last entry of the ledger that proves the known key; zero for none.
 	Proof    ledger.Entry
+	Daemon   DaemonStanding
 	Rotation bool // one is open
 	Kept     int  // files in the local quarantine
 	Breaks   int  // in the ledger's chain
@@ -41,8 +43,8 @@ type EscrowSurvey struct {
 }
 
 // Survey says how the key and its copies stand by the keyfile, the ledger and the local
-// quarantine alone. It asks nobody, so that whoever tells of an event can tell it with
-// numbers, and two that do so at once tell the same.
+// quarantine, and how the daemon stands to it by systemd. It asks nobody else, so that
+// whoever tells of an event can tell it with numbers, and two that do so at once tell the same.
 func Survey(h *Host) (SurveyResult, error) {
 	o, err := h.observe()
 	if err != nil {
@@ -90,6 +92,9 @@ func Survey(h *Host) (SurveyResult, error) {
 			r.Failed[e.Unit] = e.Time
 		}
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), aliveTimeout)
+	defer cancel()
+	r.Daemon = o.askDaemon(ctx)
 	r.Trouble = o.trouble
 	return r, nil
 }

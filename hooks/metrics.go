@@ -46,6 +46,10 @@ func metrics(s agent.SurveyResult, version string, now time.Time) []notify.Metri
 	add("written_timestamp_seconds", "When these metrics were written.", one(at(now)))
 	add("keyfile_good", "Whether the keyfile is a regular file of 32 bytes.", one(is(s.Keyfile.Good)))
 	add("parked", "Whether the keyfile is an empty one, on which the daemon runs without secrets.", one(is(s.Empty)))
+	add("daemon_without_secrets", "Whether the daemon runs and is known to keep no secrets.",
+		one(is(s.Daemon.Is == agent.DaemonParked || s.Daemon.Is == agent.DaemonNoSecrets)))
+	add("daemon_restart_needed", "Whether only a restart brings the daemon to the key that is in place.", one(is(s.Daemon.RestartNeeded())))
+	add("daemon_minted", "Whether the daemon made a key of its own when it started last.", one(is(s.Daemon.Minted)))
 	add("key_known", "Whether the keyfile's key is the known one: the last that opened the rows or was accepted.",
 		one(is(s.Known != "" && s.Known == s.Keyfile.Key)))
 	add("key_accepted", "Whether the known key is known by a person's word and not by a proof.", one(is(s.Accepted)))

@@ -15,6 +15,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/notify"
+	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
 const (
@@ -30,6 +31,7 @@ func surveyed() agent.SurveyResult {
 		Proof:   ledger.Entry{Event: ledger.Proven, Time: at, Verdict: "partial", Checked: 10, Opened: 9, Total: 12},
 		Escrows: []agent.EscrowSurvey{{Name: "gcp", Required: true, Saved: at, Due: 2, Drilled: ledger.Entry{Time: at, Verdict: "failed"}}},
 		Drill:   ledger.Entry{Time: at, Verdict: "failed", Took: 1500 * time.Millisecond},
+		Daemon:  agent.DaemonStanding{Is: agent.DaemonOtherKey, DaemonState: unit.DaemonState{Minted: true}},
 		Kept:    3,
 		Failed:  map[string]time.Time{"containarium-keyguard.service": at},
 	}
@@ -50,6 +52,9 @@ func TestMetrics(t *testing.T) {
 		`keyguard_written_timestamp_seconds 1.70000006e+09`,
 		`keyguard_keyfile_good 1`,
 		`keyguard_parked 0`,
+		`keyguard_daemon_restart_needed 1`,
+		`keyguard_daemon_without_secrets 0`,
+		`keyguard_daemon_minted 1`,
 		`keyguard_key_known 1`,
 		`keyguard_key_verdict{verdict="opens"} 0`,
 		`keyguard_key_verdict{verdict="partial"} 1`,

@@ -154,7 +154,7 @@ type news struct {
 
 // read tells whether the daemon has read its key, or made one.
 func (d *daemon) read() bool {
-	return d.said[unit.Ready] || d.said[unit.Minted] || d.said[unit.Loaded]
+	return d.said[unit.Ready] || d.said[unit.Minted] || d.said[unit.Loaded] || d.said[unit.Disabled]
 }
 
 // tried tells whether the daemon will not look at the keyfile any more.
@@ -629,7 +629,7 @@ func (w *watcher) heard(n news) bool {
 	case unit.Minted:
 		w.daemonRead(l)
 		w.o.Tell(Event{Name: Minted, Fingerprint: d.holds, Text: fmt.Sprintf("the daemon found no key and made one, %s", d.holds)})
-	case unit.Ready, unit.Loaded:
+	case unit.Ready, unit.Loaded, unit.Disabled:
 		w.daemonRead(l)
 	}
 	return true

@@ -141,8 +141,8 @@ type Escrow struct {
 	Name string `toml:"name"`
 	// Kind is gcp-secret-manager, vault-kv, directory, command, aws-secrets-manager or split.
 	Kind string `toml:"kind"`
-	// Required escrows must hold the key: a rotation needs them, and status is red
-	// while one lags. It is the default.
+	// Required escrows must hold the key: a rotation needs them, and status is not
+	// green while one lags. It is the default.
 	Required bool `toml:"required"`
 	// Readable is false where this host may add copies and read none: Secret Manager's
 	// secretVersionAdder alone, Vault's create alone. It is then never required, and

@@ -93,6 +93,7 @@ type Seen struct {
 	Size     int64 // bytes
 	Mode     fs.FileMode
 	ModTime  time.Time
+	Changed  time.Time // when content, mode, owner or name changed last (st_ctim), which nobody can set
 	Dev, Ino uint64
 	UID, GID int
 	Target   string // what the symlink says, "" if there is none

@@ -189,6 +189,7 @@ func (s *Seen) judge(content []byte) {
 
 func (s *Seen) describe(st *unix.Stat_t) {
 	s.Size, s.Mode, s.ModTime = st.Size, fileMode(st), time.Unix(st.Mtim.Unix())
+	s.Changed = time.Unix(st.Ctim.Unix())
 	s.Dev, s.Ino = st.Dev, st.Ino
 	s.UID, s.GID = int(st.Uid), int(st.Gid)
 }

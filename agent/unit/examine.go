@@ -120,10 +120,15 @@ func state(ctx context.Context, conn *dbus.Conn, name string) (State, error) {
 	if err != nil {
 		return State{}, fmt.Errorf("cannot ask systemd about %s: %w", name, err)
 	}
+	return stateOf(p), nil
+}
+
+// stateOf picks from the properties of org.freedesktop.systemd1.Unit.
+func stateOf(p map[string]any) State {
 	s := State{Loaded: p["LoadState"] == "loaded"}
 	s.Enabled, _ = p["UnitFileState"].(string)
 	s.Active, _ = p["ActiveState"].(string)
-	return s, nil
+	return s
 }
 
 // watcherState has no process while the unit starts: its sandbox may not stand yet.

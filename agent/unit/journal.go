@@ -29,6 +29,7 @@ const (
 	Ready     Said = "ready"         // it has read a key: "Secrets store ready"
 	Minted    Said = "minted"        // it made one: "NEW MASTER KEY generated"
 	Loaded    Said = "loaded"        // it has read a key, whatever became of its secrets then
+	Disabled  Said = "disabled"      // it has read a key, and runs without secrets all the same
 	Empty     Said = "empty keyfile" // it found 0 bytes and runs without secrets
 	Failed    Said = "failed"        // it could not load the key for another reason
 	Untouched Said = "untouched"     // it did not get to Postgres, and leaves the key alone
@@ -206,11 +207,11 @@ var lines = []struct {
 	{"[secrets] NEW MASTER KEY generated at ", Minted},
 	{"Secrets store ready (", Ready},
 	{"Warning: Failed to load secrets master key: ", Failed},
-	{"Failed to construct secrets cipher", Loaded},
-	{"Warning: Failed to construct secrets cipher", Loaded},
-	{"Warning: Failed to init secrets store: ", Loaded},
+	{"Failed to construct secrets cipher", Disabled},
+	{"Warning: Failed to construct secrets cipher", Disabled},
+	{"Warning: Failed to init secrets store: ", Disabled},
 	{"Warning: KMS backend config error: ", Loaded},
-	{"FATAL: CONTAINARIUM_REQUIRE_ENVELOPE=true but no KMS backend is configured", Loaded},
+	{"FATAL: CONTAINARIUM_REQUIRE_ENVELOPE=true but no KMS backend is configured", Disabled},
 	{"Warning: Failed to connect to Postgres for secrets store: ", Untouched},
 }
 

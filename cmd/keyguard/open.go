@@ -104,12 +104,13 @@ func (a *app) host(cfg *config.Config, w wiring) (*agent.Host, error) {
 	}
 	if cfg.Daemon.Unit != "" {
 		names := daemonUnits(cfg)
-		h.NextDrill, h.Watcher = unit.NextDrill, unit.ReadWatcher
-		h.Daemon = agent.Daemon{
-			Running: func(ctx context.Context) ([]string, error) { return unit.Running(ctx, names...) },
-			Stop:    func(ctx context.Context) error { return unit.Stop(ctx, names...) },
-			Start:   func(ctx context.Context, units []string) error { return unit.Start(ctx, units...) },
+		if !w.prestart { // the daemon that is about to start has told nothing yet
+			h.Daemon.State = func(ctx context.Context) (unit.DaemonState, error) { return unit.ReadDaemon(ctx, names...) }
 		}
+		h.NextDrill, h.Watcher = unit.NextDrill, unit.ReadWatcher
+		h.Daemon.Running = func(ctx context.Context) ([]string, error) { return unit.Running(ctx, names...) }
+		h.Daemon.Stop = func(ctx context.Context) error { return unit.Stop(ctx, names...) }
+		h.Daemon.Start = func(ctx context.Context, units []string) error { return unit.Start(ctx, units...) }
 	}
 	a.wrong = nil
 	for _, e := range cfg.Escrows {

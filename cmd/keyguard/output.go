@@ -233,10 +233,21 @@ func opened(e decide.RowsEvidence, f key.Fingerprint) string {
 	case p == nil:
 		return "not tried"
 	case p.Verdict == rows.Opens:
+		if p.Checked == 1 {
+			return "opens the only row"
+		}
 		return fmt.Sprintf("opens all %d rows", p.Checked)
 	default:
-		return fmt.Sprintf("opens %d of %d rows", p.Opened, p.Checked)
+		return fmt.Sprintf("opens %d of %s", p.Opened, counted(p.Checked, "row"))
 	}
+}
+
+// counted puts a number before what is counted, "1 file", "2 files".
+func counted(n int64, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 // when prints a time for people, "never" for none.

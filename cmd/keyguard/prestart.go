@@ -229,7 +229,11 @@ func (a *app) passDespite(path string, said decide.RowsEvidence, trouble error) 
 func (a *app) explainGuard(ctx context.Context, cfg *config.Config, r agent.GuardResult, t *hooks.Teller) error {
 	d := r.Decision
 	if len(cfg.Escrows) == 0 {
-		a.urgent("no escrow is configured: key %s has no copy off this host, and that is no backup", orNone(d.Key))
+		if d.Key == "" {
+			a.urgent("no escrow is configured: no key has a copy off this host")
+		} else {
+			a.urgent("no escrow is configured: key %s has no copy off this host, and that is no backup", d.Key)
+		}
 	}
 	for _, e := range hooks.Events(r) {
 		t.Tell(e)

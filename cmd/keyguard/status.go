@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
 func (a *app) statusCommand() *cobra.Command {
@@ -19,9 +21,12 @@ func (a *app) statusCommand() *cobra.Command {
 		Use:   "status",
 		Short: "how the key and its copies stand",
 		Long: `status says by the same rules as a start of the daemon whether the key is right,
-and what every escrow holds. It changes nothing.
+whether the daemon runs on it, and what every escrow holds: the verdict first.
+It changes nothing.
 
-Exit status: 0 green; 10 lost; 11 doubt; 12 an escrow lags.`,
+Exit status: 0 green; 10 lost; 11 doubt; 12 an escrow lags, or the daemon, the
+watcher or the drill's timer is not as it should be; 15 a rotation or a repair
+is under way.`,
 		Example: `  keyguard status
   keyguard status --json | jq -r .verdict`,
 		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
@@ -43,6 +48,9 @@ type statusDoc struct {
 	Keyguard string            `json:"keyguard"`
 	Health   agent.Health      `json:"health"`
 	Verdict  string            `json:"verdict"`
+	Working  *workingDoc       `json:"under_way,omitempty"` // a rotation or a repair
+	Daemon   *daemonDoc        `json:"daemon,omitempty"`    // missing where no unit is configured
+	Watcher  string            `json:"watcher,omitempty"`   // "active", "inactive", "unknown"; "" where there is none to ask
 	Decision decisionDoc       `json:"decision"`
 	Keyfile  keyfileDoc        `json:"keyfile"`
 	Known    *knownDoc         `json:"known,omitempty"`
@@ -51,6 +59,22 @@ type statusDoc struct {
 	Drill    drillStandingDoc  `json:"drill"`
 	Deaf     string            `json:"watcher_deaf,omitempty"` // why it hears of changes only once a rescan
 	Escrows  []escrowStatusDoc `json:"escrows"`
+}
+
+type workingDoc struct {
+	What   string     `json:"what"` // "rotation", "repair"
+	Since  *time.Time `json:"since,omitempty"`
+	Person string     `json:"person,omitempty"`
+}
+
+type daemonDoc struct {
+	Unit        string          `json:"unit,omitempty"`
+	State       agent.DaemonIs  `json:"state"`
+	Since       *time.Time      `json:"since,omitempty"`
+	Fingerprint key.Fingerprint `json:"fingerprint,omitempty"` // of the key that it runs on, as far as is known
+	Restart     bool            `json:"restart_needed"`
+	Minted      bool            `json:"minted"` // it made a key at this start
+	Why         string          `json:"why,omitempty"`
 }
 
 type drillStandingDoc struct {
@@ -93,7 +117,7 @@ type escrowStatusDoc struct {
 
 // healthCode is what the exit code says of a health.
 var healthCode = map[agent.Health]int{
-	agent.Green: exitDone, agent.Lagging: exitEscrow, agent.Unsure: exitDoubt, agent.Gone: exitLost,
+	agent.Green: exitDone, agent.Lagging: exitEscrow, agent.Amiss: exitEscrow, agent.Unsure: exitDoubt, agent.Gone: exitLost, agent.Busy: exitBusy,
 }
 
 func (a *app) printStatus(r agent.StatusResult, path string) error {
@@ -114,6 +138,9 @@ func (a *app) printStatus(r agent.StatusResult, path string) error {
 // statusHints says what to type, the most urgent first.
 func statusHints(r agent.StatusResult) []string {
 	var hints []string
+	if r.Working != nil {
+		return []string{"follow it: journalctl -fu " + map[string]string{"rotation": rotateUnit, "repair": repairUnit}[r.Working.What] + "; when it is done: keyguard status"}
+	}
 	if r.Other.Event != "" {
 		hints = append(hints, "if both machines live on, name another place in each escrow of this one ("+config.DefaultPath+") and run keyguard init; then, here: keyguard accept")
 	}
@@ -125,6 +152,7 @@ func statusHints(r agent.StatusResult) []string {
 	case r.Rows.State == decide.RowsUnknown:
 		hints = append(hints, remedyOf(r.Rows.Err))
 	}
+	hints = append(hints, aliveHints(r)...)
 	for _, s := range r.Escrows {
 		switch {
 		case s.Alarm != "":
@@ -143,6 +171,29 @@ func statusHints(r agent.StatusResult) []string {
 	return hints
 }
 
+// aliveHints says what brings the daemon and our units to where they should be.
+func aliveHints(r agent.StatusResult) (hints []string) {
+	d := r.Daemon
+	switch {
+	case d.Is == agent.DaemonUnknown:
+		hints = append(hints, "systemctl status "+unit.Names[0])
+	case d.Is == agent.DaemonNoSecrets && d.Told != unit.Empty:
+		hints = append(hints, "see why: journalctl -u "+d.Name+"; when it is put right: systemctl restart "+d.Name)
+	case d.RestartNeeded() && r.Decision.Action == decide.Pass:
+		hints = append(hints, "systemctl restart "+d.Name)
+	}
+	if !r.Units || d.Is == agent.DaemonUnknown {
+		return hints
+	}
+	if w := r.Watcher; w.Active != "active" && w.Active != "reloading" {
+		hints = append(hints, "systemctl enable --now "+unit.Watcher)
+	}
+	if r.Drill.Next.Active != "active" {
+		hints = append(hints, "systemctl enable --now "+unit.DrillTimer)
+	}
+	return hints
+}
+
 func statusDocOf(r agent.StatusResult) statusDoc {
 	host, err := os.Hostname()
 	if err != nil {
@@ -156,8 +207,17 @@ func statusDocOf(r agent.StatusResult) statusDoc {
 		Rows: rowsDocOf(r.Rows), Kept: r.Kept, Escrows: []escrowStatusDoc{},
 		Drill: drillStandingDoc{timeDoc(r.Drill.Last.Time), r.Drill.Last.Verdict, r.Drill.Last.Reason, timeDoc(r.Drill.Next.Next), r.Drill.Next.Active},
 	}
-	if r.Deaf != nil {
-		d.Deaf = r.Deaf.Error()
+	if w := r.Working; w != nil {
+		d.Working = &workingDoc{w.What, timeDoc(w.Since), w.Person}
+	}
+	if s := r.Daemon; s.Is != agent.DaemonNotAsked {
+		d.Daemon = &daemonDoc{s.Name, s.Is, timeDoc(s.Since), s.Key, s.RestartNeeded(), s.Minted, errorText(s.Err)}
+	}
+	if r.Units {
+		d.Watcher = cmp.Or(r.Watcher.Active, "unknown")
+	}
+	if deaf := r.Watcher.Deaf; deaf != nil {
+		d.Deaf = deaf.Error()
 	}
 	if r.Known != "" {
 		d.Known = &knownDoc{r.Known, knownBy(r), timeDoc(r.LastLook)}
@@ -187,6 +247,16 @@ func knownBy(r agent.StatusResult) string {
 }
 
 func (a *app) printStatusText(r agent.StatusResult, path string) {
+	health := string(r.Health)
+	verdict := fold(a.out, health+": "+r.Line)
+	fmt.Fprint(a.out, a.paint(healthColour[r.Health], health)+verdict[len(health):])
+	fmt.Fprintln(a.out)
+	if r.Daemon.Is != agent.DaemonNotAsked {
+		a.item("daemon", daemonLine(r.Daemon))
+	}
+	if r.Units {
+		a.item("watcher", watcherLine(r))
+	}
 	a.item("keyfile", path+":")
 	keyfile := r.Keyfile.State()
 	if r.Loose != "" {
@@ -207,12 +277,9 @@ func (a *app) printStatusText(r agent.StatusResult, path string) {
 		a.item("known", fmt.Sprintf("key %s, by %s, last at %s", r.Known, map[bool]string{true: "a person's word", false: "proof"}[r.Accepted], when(r.LastLook)))
 	}
 	if r.Kept > 0 {
-		a.item("kept", fmt.Sprintf("%d files in the local quarantine", r.Kept))
+		a.item("kept", counted(int64(r.Kept), "file")+" in the local quarantine")
 	}
 	a.item("drill", drillLine(r.Drill))
-	if r.Deaf != nil {
-		a.item("watcher", fmt.Sprintf("notices changes only once a rescan: %v; see keyguard doctor", r.Deaf))
-	}
 	for _, s := range r.Escrows {
 		fmt.Fprintln(a.out)
 		a.item(s.Name, escrowState(s, r.Keyfile.Key))
@@ -220,14 +287,55 @@ func (a *app) printStatusText(r agent.StatusResult, path string) {
 			a.item("", line)
 		}
 	}
-	fmt.Fprintln(a.out)
-	health := string(r.Health)
-	verdict := fold(a.out, health+": "+r.Line)
-	fmt.Fprint(a.out, a.paint(healthColour[r.Health], health)+verdict[len(health):])
 }
 
 // healthColour is what a terminal paints a health in.
-var healthColour = map[agent.Health]colour{agent.Green: green, agent.Lagging: yellow, agent.Unsure: red, agent.Gone: red}
+var healthColour = map[agent.Health]colour{agent.Green: green, agent.Lagging: yellow, agent.Amiss: yellow, agent.Busy: yellow, agent.Unsure: red, agent.Gone: red}
+
+// daemonLine says how the daemon runs, and on which key as far as is known.
+func daemonLine(d agent.DaemonStanding) string {
+	line := string(d.Is)
+	switch d.Is {
+	case agent.DaemonUnknown:
+		return line + ": " + d.Err.Error()
+	case agent.DaemonDown:
+		return line + " (" + d.Active + ")"
+	case agent.DaemonUp, agent.DaemonParked, agent.DaemonNoSecrets, agent.DaemonOtherKey:
+		line = "running since " + when(d.Since)
+	}
+	switch {
+	case d.Is == agent.DaemonParked:
+		line += ", parked: on an empty keyfile, without secrets"
+	case d.Is == agent.DaemonNoSecrets:
+		line += ", without secrets"
+	case d.Key != "":
+		line += ", on key " + string(d.Key)
+	case d.Is == agent.DaemonUp && d.Told == "":
+		line += "; it has not read its key"
+	case d.Is == agent.DaemonUp:
+		line += ", on which key nobody can tell"
+	}
+	if d.Minted {
+		line += "; it made a key of its own when it started"
+	}
+	if d.RestartNeeded() {
+		line += "; restart needed"
+	}
+	return line
+}
+
+func watcherLine(r agent.StatusResult) string {
+	switch w := r.Watcher; {
+	case r.WatcherErr != nil:
+		return "unknown: " + r.WatcherErr.Error()
+	case !w.Loaded:
+		return "not installed"
+	case w.Deaf != nil:
+		return fmt.Sprintf("%s; notices changes only once a rescan: %v; see keyguard doctor", w.Active, w.Deaf)
+	default:
+		return w.Active
+	}
+}
 
 // drillLine says when the last drill was and when the next one is.
 func drillLine(d agent.DrillStanding) string {

@@ -1,0 +1,220 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/unit"
+)
+
+// aliveTimeout bounds what systemd and the journal are asked about the daemon and our units.
+const aliveTimeout = 5 * time.Second
+
+// DaemonIs is how the daemon stands to the key, in a few words.
+type DaemonIs string
+
+// What the daemon can be.
+const (
+	DaemonNotAsked  DaemonIs = ""                // no unit is configured
+	DaemonUnknown   DaemonIs = "unknown"         // systemd does not answer, or the journal
+	DaemonAbsent    DaemonIs = "not installed"   // systemd has loaded no unit of it
+	DaemonDown      DaemonIs = "not running"     // it would start on what a start decides
+	DaemonUp        DaemonIs = "running"         // on the keyfile's key, or it has not read it yet
+	DaemonParked    DaemonIs = "parked"          // on the empty keyfile that is still there
+	DaemonNoSecrets DaemonIs = "without secrets" // it runs, and keeps and gives none
+	DaemonOtherKey  DaemonIs = "on another key"  // than the keyfile's
+)
+
+// RestartNeeded tells whether only a restart brings the daemon to the key that is in place.
+func (d DaemonStanding) RestartNeeded() bool {
+	return d.Is == DaemonOtherKey || d.Is == DaemonNoSecrets && d.Told != unit.Disabled
+}
+
+// DaemonStanding is how the daemon stands to the key.
+type DaemonStanding struct {
+	unit.DaemonState
+	Is  DaemonIs
+	Key key.Fingerprint // on which it runs; "" where nobody can tell
+	Err error           // why it is unknown
+}
+
+// askAlive asks systemd, if there is one.
+func (r *StatusResult) askAlive(ctx context.Context, o *observation) {
+	ctx, cancel := context.WithTimeout(ctx, aliveTimeout)
+	defer cancel()
+	r.Daemon = o.askDaemon(ctx)
+	if o.host.NextDrill != nil {
+		r.Drill.Next, r.Drill.Err = o.host.NextDrill(ctx)
+	}
+	if o.host.Watcher != nil {
+		r.Units = true
+		r.Watcher, r.WatcherErr = o.host.Watcher(ctx)
+	}
+}
+
+// askDaemon asks how the daemon stands, until ctx ends.
+func (o *observation) askDaemon(ctx context.Context) (d DaemonStanding) {
+	if o.host.Daemon.State == nil {
+		return d
+	}
+	if d.DaemonState, d.Err = o.host.Daemon.State(ctx); d.Err == nil {
+		d.Err = d.Unread
+	}
+	file := o.evidence.Keyfile
+	switch {
+	case d.Err != nil:
+		d.Is = DaemonUnknown
+	case d.Name == "":
+		d.Is = DaemonAbsent
+	case !d.Up():
+		d.Is = DaemonDown
+	case d.Told == unit.Empty && o.seen.Empty:
+		d.Is = DaemonParked
+	case d.Told == unit.Empty, d.Told == unit.Failed, d.Told == unit.Untouched, d.Told == unit.Disabled:
+		d.Is = DaemonNoSecrets
+	case d.Told == "":
+		d.Is = DaemonUp
+	case file.Good && !o.seen.Changed.After(d.ToldAt):
+		d.Is, d.Key = DaemonUp, file.Key // what it read is what is there
+	default:
+		// The file was touched since: it has read what the last start left there, unless it
+		// made a key of its own, which nobody saw.
+		d.Is = DaemonUp
+		left := knownAt(*o.history(), d.ToldAt)
+		if !d.Minted {
+			d.Key = left
+		}
+		if file.Good && left != "" && (d.Minted || left != file.Key) {
+			d.Is = DaemonOtherKey
+		}
+	}
+	return d
+}
+
+// knownAt is the key that was known at a time: the one that a start then left in place.
+func knownAt(r ledger.Record, at time.Time) key.Fingerprint {
+	for _, e := range slices.Backward(r.Entries) {
+		if e.Time.After(at) {
+			continue
+		}
+		switch e.Event {
+		case ledger.Proven, ledger.Accepted, ledger.Made, ledger.Installed, ledger.Rotated, ledger.RotationClosed:
+			return e.Fingerprint
+		case ledger.Contradicted:
+			return ""
+		}
+	}
+	return ""
+}
+
+// Working is a rotation or a repair that is at work.
+type Working struct {
+	What   string // "rotation", "repair"
+	Since  time.Time
+	Person string // who asked for it; "" where that was not written down
+}
+
+func (w Working) String() string {
+	s := fmt.Sprintf("a %s is under way since %s", w.What, w.Since.Local().Format("2006-01-02 15:04:05 MST"))
+	if w.Person != "" {
+		s += ", asked for by " + w.Person
+	}
+	return s
+}
+
+// working finds the one that is at work: the ledger tells that it has begun, and the lock
+// that it lives. The ledger was read before; one that has ended since holds no lock.
+func (o *observation) working() *Working {
+	l := o.evidence.Ledger
+	if l.Rotation == nil && !l.Stopped {
+		return nil
+	}
+	rotating, _ := lock.Held(o.host.StateDir, lock.Rotate)
+	starting, _ := lock.Held(o.host.StateDir, lock.Start)
+	if !rotating && !starting {
+		return nil // or nobody can tell, and then what it left is judged
+	}
+	w := &Working{What: "repair"}
+	for _, e := range slices.Backward(o.history().Entries) {
+		switch {
+		case e.Event == ledger.RotationOpen:
+			return &Working{What: "rotation", Since: e.Time, Person: e.Person}
+		case e.Event == ledger.Stopped:
+			w.Since, w.Person = e.Time, e.Person
+		case e.Event == ledger.Started && l.Rotation == nil:
+			return w
+		}
+	}
+	return w
+}
+
+// judgeAlive judges the daemon, the watcher and the timer, and tells whether one is amiss.
+func (r *StatusResult) judgeAlive() bool {
+	say := func(format string, a ...any) bool {
+		r.Health, r.Line = Amiss, fmt.Sprintf(format, a...)
+		return true
+	}
+	d := r.Daemon
+	switch d.Is {
+	case DaemonUnknown:
+		return say("nobody can tell on which key the daemon runs: %v", d.Err)
+	case DaemonParked:
+		return say("the daemon is parked: it runs on an empty keyfile, without secrets")
+	case DaemonNoSecrets:
+		if d.Told == unit.Disabled {
+			return say("the daemon has read its key and runs without secrets all the same; its journal says why")
+		}
+		return say("restart needed: the daemon runs without secrets, since %s; %s", d.why(), r.place())
+	case DaemonOtherKey:
+		if d.Minted {
+			return say("restart needed: the daemon has made a key of its own and runs on that; %s", r.place())
+		}
+		return say("restart needed: the daemon runs on key %s; %s", d.Key, r.place())
+	}
+	switch w := r.Watcher; {
+	case !r.Units:
+	case r.WatcherErr != nil:
+		return say("nobody can tell whether the watcher runs: %v", r.WatcherErr)
+	case w.Active != "active" && w.Active != "reloading":
+		return say("the watcher does not run (%s): nobody sees a key that changes or goes", inWords(w.State))
+	case r.Drill.Err != nil:
+		return say("nobody can tell when the next drill is: %v", r.Drill.Err)
+	case r.Drill.Next.Active != "active":
+		return say("the weekly drill is not to come: its timer is %s", inWords(r.Drill.Next.State))
+	}
+	return false
+}
+
+// why says why a daemon that runs keeps no secrets.
+func (d DaemonStanding) why() string {
+	switch d.Told {
+	case unit.Empty:
+		return "the keyfile was empty when it started"
+	case unit.Untouched:
+		return "Postgres did not answer when it started"
+	}
+	return "it could not load the keyfile when it started"
+}
+
+// place says what stands in the keyfile's place.
+func (r *StatusResult) place() string {
+	if k := r.Keyfile.Key; r.Keyfile.Good {
+		return fmt.Sprintf("key %s is in place", k)
+	}
+	return "the keyfile is " + r.Keyfile.State()
+}
+
+func inWords(s unit.State) string {
+	switch {
+	case !s.Loaded:
+		return "not installed"
+	case s.Active == "activating":
+		return "not up yet"
+	}
+	return s.Active
+}

@@ -162,6 +162,14 @@ func (d *daemon) tried() bool {
 	return d.read() || d.said[unit.Empty] || d.said[unit.Failed] || d.said[unit.Untouched]
 }
 
+// unread tells whether the daemon was started and has not tried to read its key yet, as
+// far as the journal tells. Where none was ever started there is nobody to park for; where
+// there is no unit that would tell, one may be about to.
+func (w *watcher) unread() bool {
+	d := &w.daemon
+	return w.o.Follow == nil || d.caughtUp && d.invocation != "" && !d.tried()
+}
+
 // about tells whether the daemon may read its key, or make one, at any moment.
 func (d *daemon) about(now time.Time) bool {
 	return d.invocation != "" && !d.tried() && now.Sub(d.began) < startTakes
@@ -417,7 +425,7 @@ func (w *watcher) round(ctx context.Context) {
 		Prove: w.prove || w.seen == "" || w.due(),
 		// Before the journal has told, the daemon may have read its key long ago.
 		DaemonRead: !w.daemon.caughtUp || w.daemon.read(),
-		Park:       !w.daemon.read(),
+		Park:       w.unread(),
 		Starting:   w.daemon.about(w.h.Now()),
 		Heal:       w.o.Heal,
 		Remembered: func(mark string) map[key.Fingerprint]rows.Proof { return m().proofs(mark) },

@@ -346,6 +346,11 @@ func TestWatch(t *testing.T) {
 		w.must(os.Rename(w.path("usb"), w.path("away")))
 		w.must(os.Remove(w.host.Keyfile.Path))
 		w.start()
+		w.await("doubt") // no daemon was started, so there is nobody to park for
+		if _, err := os.Lstat(w.host.Keyfile.Path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("it is parked for no daemon: %v", err)
+		}
+		w.journal <- unit.Line{Said: unit.Starting, Invocation: "0"}
 		w.await("parked", "makes no key")
 		if info, err := os.Stat(w.host.Keyfile.Path); err != nil || info.Size() != 0 || info.Mode().Perm() != 0o400 {
 			t.Errorf("%v, %v", info, err)

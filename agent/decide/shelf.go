@@ -26,9 +26,9 @@ func Shelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 	l := e.Ledger
 	provenHere := f == l.Known && !l.Accepted && (l.Verdict == rows.Opens || l.Majority)
 	switch p, v := e.Rows.Proofs[f], e.Rows.VerdictOf(f); {
-	case (v == rows.Silent || v == rows.Unknown) && strange(e, i, f):
+	case (v == rows.Silent || v == rows.Unknown) && strange(e, f) != "":
 		// Without a saved copy in the ledger there is no alarm, and the rows do not say who is right.
-		return escrow.Quarantine, "the rows do not prove it, and the newest current copy there is of a key that was never proven here"
+		return escrow.Quarantine, strange(e, f)
 	case v == rows.Opens, v == rows.Partial && Majority(p), v == rows.Silent && provenHere, v == rows.Unknown && provenHere:
 		return escrow.Current, ""
 	case v == rows.Refuted:
@@ -60,11 +60,15 @@ func Shelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 	return escrow.Current, ""
 }
 
-// strange tells whether the newest current copy of an escrow is of another key than f,
-// and of one that was never proven here.
-func strange(e Evidence, i int, f key.Fingerprint) bool {
-	newest, there := e.Escrows[i].NewestKey()
-	return there && newest.Key != "" && newest.Key != f && !slices.Contains(e.History.Proven, newest.Key)
+// strange says where the newest current copy is of another key than f, and of one that was
+// never proven here; "" for nowhere.
+func strange(e Evidence, f key.Fingerprint) string {
+	for _, s := range e.Escrows {
+		if newest, there := s.NewestKey(); there && newest.Key != "" && newest.Key != f && !slices.Contains(e.History.Proven, newest.Key) {
+			return fmt.Sprintf("the rows do not prove it, and copy %s in escrow %q is of key %s, which was never proven here", newest.ID, s.Name, newest.Key)
+		}
+	}
+	return ""
 }
 
 // Alarm says why only the quarantine of an escrow may be written: its newest current

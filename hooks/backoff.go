@@ -74,8 +74,8 @@ type memory struct {
 
 	path  string
 	since time.Duration
-	asked bool   // by this start
-	rows  string // the mark of the rows as they are now, once they were asked
+	asked map[string]bool // by this start
+	rows  string          // the mark of the rows as they are now, once they were asked
 	lock  sync.Mutex
 }
 
@@ -115,7 +115,10 @@ var classes = map[string]error{
 // or another configuration, or cannot be read.
 func recall(runDir, about string, clock Clock) *memory {
 	boot, since := clock()
-	path := filepath.Join(runDir, backoffFile)
+	return recallAt(filepath.Join(runDir, backoffFile), about, boot, since)
+}
+
+func recallAt(path, about, boot string, since time.Duration) *memory {
 	m := &memory{}
 	data, err := os.ReadFile(path)
 	// No boot: the clock could not be read, and no time would ever pass.
@@ -130,7 +133,7 @@ func recall(runDir, about string, clock Clock) *memory {
 			delete(m.Escrows, name)
 		}
 	}
-	m.path, m.since = path, since
+	m.path, m.since, m.asked = path, since, map[string]bool{}
 	return m
 }
 
@@ -180,13 +183,16 @@ func (m *memory) opensNothing(f key.Fingerprint) bool {
 	return tried && m.rows != "" && m.Mark == m.rows && p.Opened == 0
 }
 
-// reload takes in what another process has left of one escrow since.
-func (m *memory) reload(name string) {
-	data, err := os.ReadFile(m.path)
-	left := &memory{}
-	if err == nil && json.Unmarshal(data, left) == nil && left.Boot == m.Boot && left.About == m.About && left.Escrows[name] != nil {
-		m.Escrows[name] = left.Escrows[name]
+// reload takes in what another process has left of one escrow since, and tells whether that
+// is anything new.
+func (m *memory) reload(name string) bool {
+	was, is := m.Escrows[name], recallAt(m.path, m.About, m.Boot, m.since).Escrows[name]
+	if is == nil {
+		delete(m.Escrows, name)
+		return was != nil
 	}
+	m.Escrows[name] = is
+	return was == nil || is.Calls != was.Calls || is.Last != was.Last || is.Answered != was.Answered
 }
 
 func (m *memory) noteProofs(r agent.GuardResult) {
@@ -206,7 +212,7 @@ func remember(m *memory, r *agent.GuardResult) {
 	switch {
 	case r.Decision.Action == decide.Install, r.Decision.Action == decide.Make:
 		err = m.forget()
-	case m.asked:
+	case len(m.asked) > 0:
 		m.noteProofs(*r)
 		err = m.save()
 	}
@@ -242,8 +248,10 @@ func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
 	}
 	defer done()
 	m.lock.Lock()
-	if waited {
-		m.reload(g.Name())
+	// Who had the turn may have ended before it could be waited for. What this start asked
+	// itself is only here.
+	if !m.asked[g.Name()] && m.reload(g.Name()) {
+		waited = true
 	}
 	e := m.Escrows[g.Name()]
 	// Whose answer was waited for has the copies, and we have not.
@@ -261,7 +269,7 @@ func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
 	}
 	now := &escrowMemory{Calls: before.Calls + 1, Last: m.since, Error: "it was asked and did not answer"}
 	now.Next = m.since + wait(now.Calls)
-	m.Escrows[g.Name()], m.asked = now, true
+	m.Escrows[g.Name()], m.asked[g.Name()] = now, true
 	// On disk before the call: a start that is killed while it waits has asked too.
 	// That it cannot be written is no reason to keep the daemon from its key; the save
 	// at the end of the start reports it.
@@ -280,6 +288,7 @@ func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
 			}
 		}
 		copies = now.recalled()
+		_ = m.save() // for who waits for this turn; that it cannot be written the end reports
 	case errors.Is(err, escrow.ErrNeverLeft), errors.Is(err, escrow.ErrNoPlace) && g.Place().Kind == "directory":
 		// A cold boot, a stick that is not mounted: no store was bothered, so nothing is
 		// held against asking it.

@@ -371,6 +371,57 @@ func TestBackoff(t *testing.T) {
 		l.decides(decide.Doubt) // whatever they left can be read
 	})
 
+	// asking is a start that has begun to ask the store and hears nothing until it is let go.
+	asking := func(l *loop) (release func() agent.GuardResult) {
+		asked, let, ended := make(chan struct{}), make(chan struct{}), make(chan agent.GuardResult, 1)
+		h := l.host()
+		h.Escrows[0].Reader = &held{h.Escrows[0].Reader, asked, let}
+		go func() {
+			r, err := hooks.Prestart(t.Context(), h, l.options)
+			if err != nil {
+				t.Error(err)
+			}
+			ended <- r
+		}()
+		<-asked
+		return sync.OnceValue(func() agent.GuardResult { close(let); return <-ended })
+	}
+
+	t.Run("a call that another start has under way is waited for", func(t *testing.T) {
+		l := newLoop(t, db)
+		l.store.Put(masterSecret, right.UnsafeBytes())
+		release := asking(l)
+		looked := make(chan struct{})
+		once := sync.OnceFunc(func() { close(looked) })
+		waiting := l.options
+		waiting.Clock = func() (string, time.Duration) { once(); return l.boot, l.since }
+		ended := make(chan decide.Decision, 1)
+		go func() {
+			r, err := hooks.Prestart(t.Context(), l.host(), waiting)
+			if err != nil {
+				t.Error(err)
+			}
+			ended <- r.Decision
+		}()
+		<-looked // it reads what the other has left, which is that it has asked
+		if r := release(); r.Decision.Action != decide.Install {
+			t.Errorf("who asked: %+v", r.Decision)
+		}
+		if d := <-ended; d.Action != decide.Install && d.Action != decide.Pass || d.Key != right.Fingerprint() {
+			t.Errorf("who waited: %+v", d)
+		}
+	})
+
+	t.Run("and is no answer where it does not end in time", func(t *testing.T) {
+		l := newLoop(t, nil) // with an answer that there are no copies a key would be made
+		release := asking(l)
+		defer release()
+		l.options.Budget = time.Second
+		if r := l.start(); r.Decision.Action != decide.Doubt {
+			t.Errorf("%+v", r.Decision)
+		}
+	})
+
 	t.Run("nothing is remembered of a healthy start", func(t *testing.T) {
 		l := newLoop(t, db)
 		l.must(os.WriteFile(l.path("etc/secrets.key"), right.UnsafeBytes(), 0o400))
@@ -393,6 +444,18 @@ type failing struct {
 func (f *failing) List(context.Context) ([]escrow.Copy, error) {
 	*f.asked++
 	return nil, f.err
+}
+
+// held is an escrow whose first listing does not come until it is let go.
+type held struct {
+	escrow.Reader
+	asked, let chan struct{}
+}
+
+func (h *held) List(ctx context.Context) ([]escrow.Copy, error) {
+	close(h.asked)
+	<-h.let
+	return h.Reader.List(ctx)
 }
 
 // TestPrestartBudget: what hangs ends with the budget, and is no answer (law 6, law 9).

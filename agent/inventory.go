@@ -39,6 +39,7 @@ type fetched struct {
 
 // fetching is what may be special about it. The zero value is not.
 type fetching struct {
+	had  string                                                          // the id of one that was fetched before
 	goOn func()                                                          // called before the second
 	one  func(ctx context.Context, n int) (key.Key, key.Encoding, error) // instead of Fetch
 }
@@ -67,7 +68,7 @@ func fetchEach(ctx context.Context, s escrow.Reader, copies []escrow.Copy, how f
 	first := true
 	for n := range copies {
 		switch {
-		case copies[n].Unreadable != "":
+		case copies[n].Unreadable != "", copies[n].ID == how.had:
 		case first:
 			first = false
 			if err := fetch(n); err != nil {
@@ -119,6 +120,26 @@ func noteFetched(c *decide.CopyEvidence, f fetched) error {
 	return nil
 }
 
+// askLatest fetches the newest current copy of a store that gives it without a listing:
+// where that one opens the rows, as it mostly does, nothing else is asked of the store. It
+// returns an error where the store itself fails.
+func (o *observation) askLatest(ctx context.Context, s escrow.Reader, got func(decide.CopyEvidence, key.Key)) error {
+	l, ok := s.(escrow.Latest)
+	if !ok {
+		return nil
+	}
+	c, k, encoding, err := l.FetchLatest(ctx)
+	if errors.Is(err, escrow.ErrNoPlace) { // or only no copy
+		return nil
+	}
+	e := decide.CopyEvidence{ID: c.ID, Shelf: c.Shelf}
+	if err := noteFetched(&e, fetched{key: k, encoding: encoding, err: err}); err != nil || !e.Have {
+		return err
+	}
+	got(e, k)
+	return nil
+}
+
 // askEscrow lists one escrow and fetches its copies, and tells the observation of each.
 func (o *observation) askEscrow(ctx context.Context, i int) {
 	s := o.host.Escrows[i]
@@ -128,13 +149,30 @@ func (o *observation) askEscrow(ctx context.Context, i int) {
 		told.Copies = append([]decide.CopyEvidence(nil), e.Copies...)
 		o.news.tell(i, told, k)
 	}
-	copies, err := s.List(ctx)
+	var latest decide.CopyEvidence
+	err := o.askLatest(ctx, s.Reader, func(c decide.CopyEvidence, k key.Key) {
+		latest, e.Copies = c, []decide.CopyEvidence{c}
+		tell(k)
+		o.news.awaitInterest(ctx, i)
+	})
+	var copies []escrow.Copy
+	if err == nil {
+		err = ctx.Err() // nobody wanted more
+	}
+	if err == nil {
+		copies, err = s.List(ctx)
+	}
 	if err == nil {
 		if r, ok := s.Reader.(Rememberer); ok {
 			e.Remembered = r.Remembered()
 		}
 		e.Copies = listedEvidence(copies)
-		err = fetchEach(ctx, s.Reader, copies, fetching{goOn: func() { o.news.awaitInterest(ctx, i) }}, func(f fetched) error {
+		for n := range e.Copies {
+			if e.Copies[n].ID == latest.ID {
+				e.Copies[n] = latest
+			}
+		}
+		err = fetchEach(ctx, s.Reader, copies, fetching{had: latest.ID, goOn: func() { o.news.awaitInterest(ctx, i) }}, func(f fetched) error {
 			err := noteFetched(&e.Copies[f.n], f)
 			if err == nil {
 				tell(f.key)

@@ -331,20 +331,6 @@ func testSaveDue(t *testing.T, list listing) {
 		h.saveDue(0)
 		h.wants(0, escrow.Current, a)
 	})
-	t.Run("each save judges by what the one before has left", func(t *testing.T) {
-		// The newest current copy is of a key that was right until the rows were exchanged, and
-		// nobody knows who saved it: a save of that key would change nothing, until another is.
-		h := start(t)
-		h.upsert(a, "ONE")
-		h.must(prove(&h.Host, b))
-		h.must(h.Keyfile.Keep(b, h.now))
-		h.save(0, escrow.Current, b)
-		saved := h.saveDue(0)
-		if len(saved) != 2 || saved[0].Shelf != escrow.Current || saved[1].Shelf != escrow.Quarantine {
-			t.Errorf("%+v", saved)
-		}
-		h.wants(0, escrow.Current, a, b)
-	})
 	t.Run("the newest copy was taken away", func(t *testing.T) {
 		h := start(t)
 		h.upsert(a, "ONE")

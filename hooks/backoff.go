@@ -74,8 +74,8 @@ type memory struct {
 
 	path  string
 	since time.Duration
-	asked map[string]bool // by this start
-	rows  string          // the mark of the rows as they are now, once they were asked
+	asked bool   // by this start
+	rows  string // the mark of the rows as they are now, once they were asked
 	lock  sync.Mutex
 }
 
@@ -84,6 +84,7 @@ type escrowMemory struct {
 	Last     time.Duration         `json:"last"`  // since boot
 	Next     time.Duration         `json:"next"`  // since boot
 	Answered bool                  `json:"answered"`
+	Latest   bool                  `json:"latest,omitempty"` // it gave its newest copy, and was asked for no list
 	Error    string                `json:"error,omitempty"`
 	Copies   []escrow.Copy         `json:"copies,omitempty"`
 	Fetched  map[string]fetchedKey `json:"fetched,omitempty"` // by the copy's id
@@ -115,10 +116,7 @@ var classes = map[string]error{
 // or another configuration, or cannot be read.
 func recall(runDir, about string, clock Clock) *memory {
 	boot, since := clock()
-	return recallAt(filepath.Join(runDir, backoffFile), about, boot, since)
-}
-
-func recallAt(path, about, boot string, since time.Duration) *memory {
+	path := filepath.Join(runDir, backoffFile)
 	m := &memory{}
 	data, err := os.ReadFile(path)
 	// No boot: the clock could not be read, and no time would ever pass.
@@ -133,7 +131,7 @@ func recallAt(path, about, boot string, since time.Duration) *memory {
 			delete(m.Escrows, name)
 		}
 	}
-	m.path, m.since, m.asked = path, since, map[string]bool{}
+	m.path, m.since = path, since
 	return m
 }
 
@@ -183,16 +181,13 @@ func (m *memory) opensNothing(f key.Fingerprint) bool {
 	return tried && m.rows != "" && m.Mark == m.rows && p.Opened == 0
 }
 
-// reload takes in what another process has left of one escrow since, and tells whether that
-// is anything new.
-func (m *memory) reload(name string) bool {
-	was, is := m.Escrows[name], recallAt(m.path, m.About, m.Boot, m.since).Escrows[name]
-	if is == nil {
-		delete(m.Escrows, name)
-		return was != nil
+// reload takes in what another process has left of one escrow since.
+func (m *memory) reload(name string) {
+	data, err := os.ReadFile(m.path)
+	left := &memory{}
+	if err == nil && json.Unmarshal(data, left) == nil && left.Boot == m.Boot && left.About == m.About && left.Escrows[name] != nil {
+		m.Escrows[name] = left.Escrows[name]
 	}
-	m.Escrows[name] = is
-	return was == nil || is.Calls != was.Calls || is.Last != was.Last || is.Answered != was.Answered
 }
 
 func (m *memory) noteProofs(r agent.GuardResult) {
@@ -212,7 +207,7 @@ func remember(m *memory, r *agent.GuardResult) {
 	switch {
 	case r.Decision.Action == decide.Install, r.Decision.Action == decide.Make:
 		err = m.forget()
-	case len(m.asked) > 0:
+	case m.asked:
 		m.noteProofs(*r)
 		err = m.save()
 	}
@@ -228,7 +223,11 @@ func gateEscrows(h *agent.Host, recall func() *memory) (*agent.Host, func() *mem
 	gated := *h
 	gated.Escrows = append([]agent.Escrow(nil), h.Escrows...)
 	for i := range gated.Escrows {
-		gated.Escrows[i].Reader = &gate{Reader: h.Escrows[i].Reader, recall: once}
+		g := &gate{Reader: h.Escrows[i].Reader, recall: once}
+		gated.Escrows[i].Reader = g
+		if l, ok := g.Reader.(escrow.Latest); ok {
+			gated.Escrows[i].Reader = &latestGate{g, l}
+		}
 	}
 	return &gated, once
 }
@@ -238,6 +237,7 @@ type gate struct {
 	escrow.Reader
 	recall func() *memory
 	again  bool // the last List was answered from memory
+	began  bool // this start has asked for the latest copy, and may go on with a List
 }
 
 func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
@@ -248,14 +248,13 @@ func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
 	}
 	defer done()
 	m.lock.Lock()
-	// Who had the turn may have ended before it could be waited for. What this start asked
-	// itself is only here.
-	if !m.asked[g.Name()] && m.reload(g.Name()) {
-		waited = true
+	if waited {
+		m.reload(g.Name())
 	}
 	e := m.Escrows[g.Name()]
-	// Whose answer was waited for has the copies, and we have not.
-	if e != nil && m.since < e.Next && !(waited && e.Answered) {
+	began := g.began
+	g.began = false
+	if e != nil && g.early(e, waited) && !began {
 		defer m.lock.Unlock()
 		g.again = true
 		if !e.Answered {
@@ -263,23 +262,14 @@ func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
 		}
 		return e.recalled(), nil
 	}
-	before := escrowMemory{}
-	if e != nil {
-		before = *e
-	}
-	now := &escrowMemory{Calls: before.Calls + 1, Last: m.since, Error: "it was asked and did not answer"}
-	now.Next = m.since + wait(now.Calls)
-	m.Escrows[g.Name()], m.asked[g.Name()] = now, true
-	// On disk before the call: a start that is killed while it waits has asked too.
-	// That it cannot be written is no reason to keep the daemon from its key; the save
-	// at the end of the start reports it.
-	_ = m.save()
-	m.lock.Unlock()
-	copies, err := g.Reader.List(ctx)
-	m.lock.Lock()
-	defer m.lock.Unlock()
-	switch {
-	case err == nil:
+	var copies []escrow.Copy
+	err = g.ask(e, began, func(now, before *escrowMemory) error {
+		var err error
+		if copies, err = g.Reader.List(ctx); err != nil {
+			return err
+		}
+		m.lock.Lock()
+		defer m.lock.Unlock()
 		now.Answered, now.Copies, now.Fetched, now.Error = true, copies, map[string]fetchedKey{}, ""
 		// An id is never given to another copy: what is known of its bytes stays known.
 		for _, c := range copies {
@@ -288,7 +278,42 @@ func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
 			}
 		}
 		copies = now.recalled()
-		_ = m.save() // for who waits for this turn; that it cannot be written the end reports
+		return nil
+	})
+	return copies, err
+}
+
+// early tells whether it is too early to ask the store again. Whose answer was waited for
+// has the copies, and we have not.
+func (g *gate) early(e *escrowMemory, waited bool) bool {
+	return g.recall().since < e.Next && !(waited && (e.Answered || e.Latest))
+}
+
+// ask calls the store, and remembers that; goesOn says that this start has called before,
+// which is one with it. The memory is locked, and unlocked after; e is what it has of the
+// escrow, or nil.
+func (g *gate) ask(e *escrowMemory, goesOn bool, call func(now, before *escrowMemory) error) error {
+	m := g.recall()
+	before := escrowMemory{}
+	if e != nil {
+		before = *e
+	}
+	now := &escrowMemory{Calls: before.Calls + 1, Last: m.since, Error: "it was asked and did not answer"}
+	if goesOn {
+		now.Calls = before.Calls
+	}
+	now.Next = m.since + wait(now.Calls)
+	m.Escrows[g.Name()], m.asked = now, true
+	// On disk before the call: a start that is killed while it waits has asked too.
+	// That it cannot be written is no reason to keep the daemon from its key; the save
+	// at the end of the start reports it.
+	_ = m.save()
+	m.lock.Unlock()
+	err := call(now, &before)
+	m.lock.Lock()
+	defer m.lock.Unlock()
+	switch {
+	case err == nil:
 	case errors.Is(err, escrow.ErrNeverLeft), errors.Is(err, escrow.ErrNoPlace) && g.Place().Kind == "directory":
 		// A cold boot, a stick that is not mounted: no store was bothered, so nothing is
 		// held against asking it.
@@ -302,7 +327,46 @@ func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
 	default:
 		now.Error = err.Error()
 	}
-	return copies, err
+	return err
+}
+
+// latestGate is the gate before a store that gives its latest copy without a listing.
+type latestGate struct {
+	*gate
+	latest escrow.Latest
+}
+
+// FetchLatest asks the store where it is time to, and an earlier start has left no listing:
+// with one it is known which of the copies open nothing.
+func (g *latestGate) FetchLatest(ctx context.Context) (c escrow.Copy, k key.Key, encoding key.Encoding, err error) {
+	m := g.recall()
+	done, waited, err := g.turn(ctx, filepath.Dir(m.path))
+	if err != nil {
+		return c, k, "", err
+	}
+	defer done()
+	m.lock.Lock()
+	if waited {
+		m.reload(g.Name())
+	}
+	e := m.Escrows[g.Name()]
+	if e != nil && (e.Answered || g.early(e, waited)) {
+		defer m.lock.Unlock()
+		return c, k, "", agent.ErrNotAgain
+	}
+	err = g.ask(e, false, func(now, _ *escrowMemory) error {
+		var err error
+		if c, k, encoding, err = g.latest.FetchLatest(ctx); err != nil {
+			return err
+		}
+		m.lock.Lock()
+		defer m.lock.Unlock()
+		now.Latest, now.Error = true, "it was asked for its newest copy alone"
+		now.Fetched = map[string]fetchedKey{c.ID: {Key: k.Fingerprint()}}
+		return nil
+	})
+	g.began = true
+	return c, k, encoding, err
 }
 
 // turnAgain is the pause between two looks whether another process still waits for an escrow.

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"cloud.google.com/go/secretmanager/apiv1/secretmanagerpb"
 	"google.golang.org/grpc/codes"
 
 	"github.com/footprintai/containarium-keyguard/agent"
@@ -226,6 +227,37 @@ func TestBackoff(t *testing.T) {
 		l.decides(decide.Install)
 	})
 
+	t.Run("the newest copy alone is asked for where it opens the rows", func(t *testing.T) {
+		for _, c := range []struct {
+			name       string
+			put        func(l *loop)
+			reads, all int
+		}{
+			{"it does", func(l *loop) { l.store.Put(masterSecret, right.UnsafeBytes()) }, 1, 1},
+			{"the one below does", func(l *loop) {
+				l.store.Put(masterSecret, right.UnsafeBytes())
+				l.store.Put(masterSecret, foreign.UnsafeBytes())
+			}, 2, 4},
+			{"it is no key", func(l *loop) {
+				l.store.Put(masterSecret, right.UnsafeBytes())
+				l.store.Put(masterSecret, []byte("no key"))
+			}, 3, 5},
+			{"it is disabled", func(l *loop) {
+				l.store.Put(masterSecret, right.UnsafeBytes())
+				l.store.Put(masterSecret, foreign.UnsafeBytes())
+				l.must(l.store.Set(masterSecret, 2, secretmanagerpb.SecretVersion_DISABLED))
+			}, 2, 4},
+			{"it is in quarantine alone", func(l *loop) { l.store.Put(masterSecret+"-quarantine", right.UnsafeBytes()) }, 2, 4},
+		} {
+			l := newLoop(t, cluster.Database(t))
+			l.upsert(right, "SECRET_1")
+			c.put(l)
+			_, n := l.decides(decide.Install)
+			l.wants(c.name, n, c.all)
+			l.wants(c.name+", reads", l.store.Calls()["AccessSecretVersion"], c.reads)
+		}
+	})
+
 	t.Run("a remembered copy is not installed, having no bytes", func(t *testing.T) {
 		l := newLoop(t, cluster.Database(t))
 		l.store.Put(masterSecret, foreign.UnsafeBytes())
@@ -371,57 +403,6 @@ func TestBackoff(t *testing.T) {
 		l.decides(decide.Doubt) // whatever they left can be read
 	})
 
-	// asking is a start that has begun to ask the store and hears nothing until it is let go.
-	asking := func(l *loop) (release func() agent.GuardResult) {
-		asked, let, ended := make(chan struct{}), make(chan struct{}), make(chan agent.GuardResult, 1)
-		h := l.host()
-		h.Escrows[0].Reader = &held{h.Escrows[0].Reader, asked, let}
-		go func() {
-			r, err := hooks.Prestart(t.Context(), h, l.options)
-			if err != nil {
-				t.Error(err)
-			}
-			ended <- r
-		}()
-		<-asked
-		return sync.OnceValue(func() agent.GuardResult { close(let); return <-ended })
-	}
-
-	t.Run("a call that another start has under way is waited for", func(t *testing.T) {
-		l := newLoop(t, db)
-		l.store.Put(masterSecret, right.UnsafeBytes())
-		release := asking(l)
-		looked := make(chan struct{})
-		once := sync.OnceFunc(func() { close(looked) })
-		waiting := l.options
-		waiting.Clock = func() (string, time.Duration) { once(); return l.boot, l.since }
-		ended := make(chan decide.Decision, 1)
-		go func() {
-			r, err := hooks.Prestart(t.Context(), l.host(), waiting)
-			if err != nil {
-				t.Error(err)
-			}
-			ended <- r.Decision
-		}()
-		<-looked // it reads what the other has left, which is that it has asked
-		if r := release(); r.Decision.Action != decide.Install {
-			t.Errorf("who asked: %+v", r.Decision)
-		}
-		if d := <-ended; d.Action != decide.Install && d.Action != decide.Pass || d.Key != right.Fingerprint() {
-			t.Errorf("who waited: %+v", d)
-		}
-	})
-
-	t.Run("and is no answer where it does not end in time", func(t *testing.T) {
-		l := newLoop(t, nil) // with an answer that there are no copies a key would be made
-		release := asking(l)
-		defer release()
-		l.options.Budget = time.Second
-		if r := l.start(); r.Decision.Action != decide.Doubt {
-			t.Errorf("%+v", r.Decision)
-		}
-	})
-
 	t.Run("nothing is remembered of a healthy start", func(t *testing.T) {
 		l := newLoop(t, db)
 		l.must(os.WriteFile(l.path("etc/secrets.key"), right.UnsafeBytes(), 0o400))
@@ -444,18 +425,6 @@ type failing struct {
 func (f *failing) List(context.Context) ([]escrow.Copy, error) {
 	*f.asked++
 	return nil, f.err
-}
-
-// held is an escrow whose first listing does not come until it is let go.
-type held struct {
-	escrow.Reader
-	asked, let chan struct{}
-}
-
-func (h *held) List(ctx context.Context) ([]escrow.Copy, error) {
-	close(h.asked)
-	<-h.let
-	return h.Reader.List(ctx)
 }
 
 // TestPrestartBudget: what hangs ends with the budget, and is no answer (law 6, law 9).

@@ -88,6 +88,15 @@ type Reader interface {
 	Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, error)
 }
 
+// Latest is a Reader whose store says without a listing which copy is the newest current
+// one.
+type Latest interface {
+	// FetchLatest reads that copy, in one call. Of the copy only ID and Shelf are set. It is
+	// hearsay (law 1): another may be newer by now, or by what List says. No error means
+	// that there is no copy (law 6): what is there only List tells.
+	FetchLatest(ctx context.Context) (Copy, key.Key, key.Encoding, error)
+}
+
 // Shared is a Reader whose copies are kept in parts, by several stores.
 type Shared interface {
 	Reader

@@ -69,6 +69,7 @@ func Run(t *testing.T, h Harness) {
 		{"SaveCompares", saveCompares},
 		{"Quarantine", quarantine},
 		{"Order", order},
+		{"Latest", latest},
 		{"UnknownIDs", unknownIDs},
 		{"ByHand", byHand},
 		{"Refusals", refusals},
@@ -218,6 +219,46 @@ func order(t *testing.T, h Harness) {
 	if !slices.Equal(got, ids) {
 		t.Errorf("listed\n%q, want newest first, current before quarantine:\n%q", got, ids)
 	}
+}
+
+// latest is of stores that give their newest current copy without a listing.
+func latest(t *testing.T, h Harness) {
+	p := h.New(t)
+	e := reopen(t, p)
+	l, ok := e.Escrow.(escrow.Latest)
+	if !ok {
+		return
+	}
+	none := func(what string) {
+		t.Helper()
+		if c, k, _, err := l.FetchLatest(t.Context()); err == nil || c.ID != "" || !k.IsZero() {
+			t.Errorf("%s: %+v, %v", what, c, err)
+		}
+	}
+	none("of a place that is not there")
+	if err := e.Init(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	none("of an empty shelf")
+	e.save(t, escrow.Quarantine, key.Generate())
+	none("of a quarantine")
+	for range 2 {
+		want := key.Generate()
+		e.save(t, escrow.Current, want)
+		c, k, enc, err := l.FetchLatest(t.Context())
+		if h.Sealed {
+			if !errors.Is(err, escrow.ErrSealed) {
+				t.Errorf("%v, want ErrSealed", err)
+			}
+			continue
+		}
+		if newest := e.newest(t, escrow.Current); err != nil || !k.Equal(want) || enc != key.Raw || c.ID != newest.ID || c.Shelf != escrow.Current {
+			t.Errorf("%+v of key %s, %v; want %+v of key %s", c, k.Fingerprint(), err, newest, want.Fingerprint())
+		}
+		k.Wipe()
+	}
+	p.Put(t, escrow.Current, []byte("no key"))
+	none("of a copy that is no key")
 }
 
 func unknownIDs(t *testing.T, h Harness) {

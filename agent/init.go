@@ -47,7 +47,7 @@ func Init(ctx context.Context, h *Host) (InitResult, error) {
 	return r, nil
 }
 
-// TryPlaceResult is what stands in an escrow that the configuration does not name yet.
+// TryPlaceResult is what stands in an escrow already.
 type TryPlaceResult struct {
 	Copies  []escrow.Copy // newest first within a shelf, current first
 	Unknown int           // of these, copies that this host did not save
@@ -68,7 +68,21 @@ func TryPlace(ctx context.Context, h *Host, e Escrow) (TryPlaceResult, error) {
 	if err != nil {
 		return TryPlaceResult{}, err
 	}
-	var r TryPlaceResult
+	return standsIn(ctx, h, e)
+}
+
+// LookAtPlace lists what stands in an escrow, and makes nothing. The error is why it cannot
+// be told, which says nothing of whether Init can make it.
+func LookAtPlace(ctx context.Context, h *Host, e Escrow) (TryPlaceResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
+	defer cancel()
+	if e.AddOnly {
+		return TryPlaceResult{}, nil
+	}
+	return standsIn(ctx, h, e)
+}
+
+func standsIn(ctx context.Context, h *Host, e Escrow) (r TryPlaceResult, err error) {
 	if r.Copies, err = e.List(ctx); err != nil {
 		return TryPlaceResult{}, err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
@@ -27,7 +28,7 @@ func (a *app) initCommand() *cobra.Command {
 copies of the key shall be kept, as often as you like, and tries each place
 before it writes it into the configuration, which it makes if there is none. It
 writes this host's name where {hostname} stands, makes the place that every
-escrow needs, saves the present key there, reads it back, drills, and prints the
+escrow needs, asks where copies stand that this host did not save, saves the present key there, reads it back, drills, and prints the
 table of keyguard doctor: what this host survives by now, and what would make it
 better.
 
@@ -94,15 +95,22 @@ func (a *app) init(ctx context.Context, added []string) error {
 			}
 		}
 	}
+	c.untold = len(c.escrows)
 	if len(added) == 0 && !a.yes && a.onTerminal() {
 		if err := a.askEscrows(ctx, cfg, &c); err != nil {
 			return err
 		}
 	}
-	a.summary(cfg, c)
+	unknown, err := a.summary(ctx, cfg, c)
+	if err != nil {
+		return err
+	}
 	question := "Make what they need, and save the key there?"
-	if len(cfg.Escrows)+len(c.escrows) == 0 {
+	switch {
+	case len(cfg.Escrows)+len(c.escrows) == 0:
 		question = "Go on without a backup?"
+	case unknown:
+		question = "Are the copies that this host does not know its own, or shall it keep the key beside them?"
 	}
 	ok, err := a.confirm(ctx, question)
 	if err != nil {
@@ -216,14 +224,33 @@ func (a *app) try(ctx context.Context, all []config.Escrow, name, token string) 
 	return found{place.Place().Where, r}, err
 }
 
-// summary shows what there will be, before anything is written.
-func (a *app) summary(cfg *config.Config, c choices) {
+// summary shows what there will be, before anything is written, and tells whether copies
+// stand there already that this host did not save, of which nobody has been asked yet:
+// another host may keep its own there.
+func (a *app) summary(ctx context.Context, cfg *config.Config, c choices) (unknown bool, err error) {
+	if len(cfg.Escrows) > 0 {
+		a.working("looking at what the escrows hold …")
+	}
+	h, err := a.host(cfg, wiring{})
+	if err != nil {
+		return false, err
+	}
+	stands := make([]found, len(h.Escrows))
+	crew.Each(len(h.Escrows), func(i int) {
+		// What cannot be listed is not there yet, or is told when it is to be made.
+		stands[i].TryPlaceResult, _ = agent.LookAtPlace(ctx, h, h.Escrows[i])
+	})
 	for _, e := range cfg.Escrows {
-		a.say("escrow %q: %s, as %s has it", e.Name, e.Kind, a.configPath())
+		holds := ""
+		if i := slices.IndexFunc(h.Escrows, func(o agent.Escrow) bool { return o.Name() == e.Name }); i >= 0 && len(stands[i].Copies) > 0 {
+			holds = ": " + stands[i].copies()
+		}
+		a.say("escrow %q: %s, as %s has it%s", e.Name, e.Kind, a.configPath(), holds)
 	}
 	for i, e := range c.escrows {
 		a.say("escrow %q: %s at %s, new: %s", e.Name, e.Kind, c.found[i].where, c.found[i].copies())
 	}
+	return slices.ContainsFunc(append(stands, c.found[:c.untold]...), func(f found) bool { return f.Unknown > 0 }), nil
 }
 
 // watchUnit is our own service.

@@ -37,6 +37,7 @@ type question struct {
 type choices struct {
 	escrows []config.Escrow
 	found   []found           // in them, in the same order
+	untold  int               // the first so many were no person's answer
 	tokens  map[string]string // by the file that is to hold it
 }
 

@@ -359,6 +359,37 @@ func TestPass(t *testing.T) {
 	}
 }
 
+// TestPassEncryptsToNobody: a key that GnuPG has no trust in, that is expired, or that is
+// not there is no trouble of the network.
+func TestPassEncryptsToNobody(t *testing.T) {
+	t.Parallel()
+	m := newStore(t)
+	c := m.ready(t)
+	home := filepath.Join(filepath.Dir(m.Dir), "gnupg")
+	gpg := func(in string, args ...string) string {
+		c := exec.Command("gpg", append([]string{"--homedir", home, "--batch", "--quiet"}, args...)...)
+		c.Stdin = strings.NewReader(in)
+		out, err := c.Output()
+		if err != nil {
+			t.Fatalf("gpg %q: %v", args, err)
+		}
+		return string(out)
+	}
+	gpg("", "--faked-system-time", "20200101T000000", "--passphrase", "", "--quick-generate-key", "old@example.com", "default", "default", "1d")
+	_, rest, _ := strings.Cut(gpg("", "--with-colons", "--list-keys", "keyguard@example.com"), "\nfpr:::::::::")
+	mine, _, _ := strings.Cut(rest, ":")
+	gpg(mine+":3:\n", "--import-ownertrust")
+	for name, says := range map[string]string{
+		"keyguard@example.com": "no assurance this key belongs", "old@example.com": "public key", "none@example.com": "public key",
+	} {
+		try(t, os.WriteFile(filepath.Join(m.Dir, ".gpg-id"), []byte(name+"\n"), 0o600))
+		_, err := c.Save(t.Context(), escrow.Current, key.Generate())
+		if !errors.Is(err, escrow.ErrGnuPG) || !errors.Is(err, escrow.ErrRefused) || !strings.Contains(strings.ToLower(err.Error()), says) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func BenchmarkCommandFetch(b *testing.B) {
 	for name := range managers {
 		b.Run(name, func(b *testing.B) {

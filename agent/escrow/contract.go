@@ -175,6 +175,9 @@ var (
 	ErrRateLimited = errors.New("too many requests")
 	// ErrProgram: the program of a command escrow is not there, or cannot be run.
 	ErrProgram = errors.New("the program cannot be run")
+	// ErrGnuPG: GnuPG does not encrypt to the key of a password store, which is expired or
+	// not trusted, or which it does not have. It is an ErrRefused too.
+	ErrGnuPG = fmt.Errorf("%w: GnuPG does not encrypt to the key of the store", ErrRefused)
 	// ErrRefused: the store does not accept the request as it stands; the same one will
 	// fail again.
 	ErrRefused = errors.New("refused by the store")

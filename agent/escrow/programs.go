@@ -132,6 +132,7 @@ var sayings = []struct {
 	{"unauthorized", ErrUnauthenticated}, {"authentication required", ErrUnauthenticated}, {"service account token", ErrUnauthenticated},
 	{"decodesacredentials", ErrUnauthenticated},
 	{"not logged in", ErrUnauthenticated}, {"vault is locked", ErrUnauthenticated}, {"session key is invalid", ErrUnauthenticated},
+	{"no assurance this key belongs", ErrGnuPG}, {"no public key", ErrGnuPG}, {"unusable public key", ErrGnuPG},
 	{"no secret key", ErrUnauthenticated}, {"no pinentry", ErrUnauthenticated}, {"inappropriate ioctl", ErrUnauthenticated},
 	{"operation cancelled", ErrUnauthenticated}, {"decryption failed", ErrUnauthenticated},
 
@@ -139,7 +140,6 @@ var sayings = []struct {
 	{"isn't an item", ErrGone}, {"is not in the password store", ErrGone}, {"not found", ErrGone},
 	{"more than one", ErrUnreadable},
 	{"forbidden", ErrDenied}, {"permission", ErrDenied}, {"not authorized", ErrDenied},
-	{"no public key", ErrRefused}, {"unusable public key", ErrRefused},
 	{"no space left", ErrFull}, {"read-only file system", ErrReadOnly},
 }
 

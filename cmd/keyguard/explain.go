@@ -67,6 +67,7 @@ var remedies = []struct {
 	// What operations refuse.
 	{agent.ErrNoEscrow, exitUsage, "name a place for copies: add an [[escrow]] to the configuration, then run: keyguard init"},
 	{agent.ErrNoEscrowNamed, exitUsage, "the names are those of the [[escrow]] tables: keyguard config"},
+	{agent.ErrNoCopyNamed, exitNoCopy, "the ids are listed by: keyguard copies"},
 	{agent.ErrNoKeyfile, exitRefused, "put the key back first: keyguard restore"},
 	{agent.ErrNoUsableCopy, exitNoCopy, "see what every copy opens: keyguard verify; or bring a key yourself: keyguard import"},
 	{agent.ErrRefused, exitRefused, "the present key stays; see what every key opens: keyguard verify"},
@@ -117,6 +118,7 @@ var remedies = []struct {
 	{escrow.ErrRateLimited, 0, "wait a minute, then: keyguard status"},
 	{escrow.ErrProgram, 0, "install it, or correct preset, save, list and fetch of this escrow: keyguard config"},
 	{escrow.ErrLocation, 0, "name regions that the policy allows: replicas = [\"…\", \"…\"], or location for a regional secret, then: keyguard init"},
+	{escrow.ErrGnuPG, 0, "renew or trust the key that .gpg-id in the password store names (gpg --edit-key), or name another one (pass init), then: keyguard backup"},
 	{escrow.ErrRefused, 0, "check the names of this escrow: keyguard config"},
 	{escrow.ErrUnreadable, 0, "where the key is in place, put it on top again: keyguard backup; else enable the version in the store (in Vault: vault kv undelete), or delete the entry that wrongly has the same name"},
 	{escrow.ErrGone, 0, "list what is there: keyguard copies"},
@@ -180,6 +182,7 @@ var remedies = []struct {
 	{keyfile.ErrNotMemory, exitDoubt, "put run_dir on a tmpfs (keyguard config prints its place), or let systemd do it: systemctl start containarium-keyguard-drill"},
 	{keyfile.ErrNotKept, 0, "what was there stays beside the keyfile, under a name with a dot and a time; make room in the state directory (df), then: keyguard status"},
 	{notify.ErrUnsafe, 0, "make it root's own: chown root and chmod go-w what is named; then: keyguard status"},
+	{notify.ErrMetrics, 0, "name a metrics_file in a directory that keyguard's units may write to, or let them write there: keyguard doctor says how"},
 	{notify.ErrNotRun, 0, "chmod 0755 the hook and name it with letters, digits, _ and - alone, or take it out of hooks_dir: keyguard config"},
 	{unit.ErrInotifyInstances, 0, "until then it looks at every rescan; to raise the limit: sysctl -w fs.inotify.max_user_instances=1024, and the same in a file of /etc/sysctl.d; then: keyguard doctor"},
 	{unit.ErrInotifyWatches, 0, "until then it looks at every rescan; to raise the limit: sysctl -w fs.inotify.max_user_watches=524288, and the same in a file of /etc/sysctl.d; then: keyguard doctor"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
@@ -22,6 +23,8 @@ var (
 	ErrRefused = errors.New("refused, to protect the last good key")
 	// ErrUnsure says that nothing can tell now whether the key is right (law 6).
 	ErrUnsure = errors.New("cannot tell whether this key is right")
+	// ErrNoCopyNamed says that the escrow, which has answered, has no copy of that id.
+	ErrNoCopyNamed = errors.New("no copy has this id")
 	// ErrNoEscrowNamed says that the configuration has no escrow of that name.
 	ErrNoEscrowNamed = errors.New("no escrow has this name")
 )
@@ -67,7 +70,7 @@ type Candidate struct {
 
 // Restore puts the best copy into the keyfile's place: the one that opens the rows.
 // A keyfile whose key opens every row, or as many as the best copy, stays. It
-// returns ErrNoEscrowNamed, ErrNoUsableCopy, ErrRefused, ErrUnsure, and ErrBusy during a
+// returns ErrNoEscrowNamed, ErrNoCopyNamed, ErrNoUsableCopy, ErrRefused, ErrUnsure, and ErrBusy during a
 // rotation.
 func Restore(ctx context.Context, h *Host, opts RestoreOptions) (RestoreResult, error) {
 	scope := *h
@@ -108,6 +111,9 @@ func Restore(ctx context.Context, h *Host, opts RestoreOptions) (RestoreResult, 
 			continue
 		}
 		offered = append(offered, c)
+	}
+	if opts.Copy != "" && len(offered) == 0 && !slices.ContainsFunc(o.evidence.Escrows, func(e decide.EscrowEvidence) bool { return e.State != decide.EscrowAnswered }) {
+		return RestoreResult{Rows: o.evidence.Rows, Escrows: o.evidence.Escrows}, fmt.Errorf("escrow %q: %w: %q", opts.From, ErrNoCopyNamed, opts.Copy)
 	}
 	vouch := o.proven
 	if opts.Database != nil {

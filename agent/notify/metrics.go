@@ -2,6 +2,7 @@ package notify
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 
 	prom "github.com/prometheus/client_model/go"
@@ -23,9 +24,12 @@ type Sample struct {
 	Value  float64
 }
 
+// ErrMetrics says that the file of metrics cannot be written where it is to be.
+var ErrMetrics = errors.New("cannot write the metrics")
+
 // WriteMetrics replaces the file at path, which the textfile collector of Prometheus'
 // node exporter reads: at every moment it is whole. Its directory is not made: the error
-// is fs.ErrNotExist where nobody collects.
+// is fs.ErrNotExist where nobody collects, and always an ErrMetrics where it is the file's.
 func WriteMetrics(path string, list []Metric) error {
 	var text bytes.Buffer
 	for _, m := range list {
@@ -46,7 +50,7 @@ func WriteMetrics(path string, list []Metric) error {
 		}
 	}
 	if err := durable.WriteFile(path, text.Bytes(), durable.Attr{Mode: 0o644, UID: -1, GID: -1}); err != nil {
-		return fmt.Errorf("cannot write the metrics: %w", err)
+		return fmt.Errorf("%w: %w", ErrMetrics, err)
 	}
 	return nil
 }

@@ -42,7 +42,7 @@ keyguard_escrow_due_keys{escrow="usb",verdict="passed"} 0.5
 	if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 1 {
 		t.Errorf("something was left behind: %v %v", entries, err)
 	}
-	if err := WriteMetrics(filepath.Join(t.TempDir(), "none", "keyguard.prom"), list); !errors.Is(err, fs.ErrNotExist) {
+	if err := WriteMetrics(filepath.Join(t.TempDir(), "none", "keyguard.prom"), list); !errors.Is(err, fs.ErrNotExist) || !errors.Is(err, ErrMetrics) {
 		t.Errorf("a directory that is not there: %v", err)
 	}
 }

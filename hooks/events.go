@@ -37,6 +37,7 @@ const (
 	Refuted           EventName = "refuted"            // the known key opens no row any more
 	Split             EventName = "split"              // the key opens a part of the rows
 	Minted            EventName = "minted"             // the daemon made a key
+	Replaced          EventName = "replaced"           // another key was put into the keyfile's place under a daemon that runs on the right one
 	RestartNeeded     EventName = "restart-needed"     // the daemon does not run on the key that is in place
 	Proven            EventName = "proven"             // the key was tried on the rows, and nothing is wrong
 	Saved             EventName = "saved"              // an escrow took the key
@@ -82,6 +83,7 @@ var kinds = map[EventName]kind{
 	Refuted:           {id: "d9f47f1fdc544874ba1ace284b63c1da", urgent: true, ping: pingFailure},
 	Split:             {id: "a7e320f9896643d695ffa63b9d1224b9", urgent: true, ping: pingFailure},
 	Minted:            {id: "1a3a0e2e700b476ab013e8f4015dacb4", urgent: true},
+	Replaced:          {id: "0a38a204821142578df3f91e842408be", urgent: true},
 	RestartNeeded:     {id: "a82f9c80419a450285b6c85fcd54b02a", urgent: true},
 	Proven:            {id: "a535c49102bd46f5a770a2523e6b31b5", routine: true, ping: pingSuccess},
 	Saved:             {id: "18a91d3540264cfc99c0d0788410f83b"},

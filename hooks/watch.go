@@ -647,6 +647,9 @@ func (w *watcher) heard(n news) bool {
 // keyfile's place, unless that was replaced since.
 func (w *watcher) daemonRead(l unit.Line) {
 	w.keep()
+	if w.daemon.holds != "" {
+		return // it reads its key once, whatever stands there by now
+	}
 	w.daemon.holds = w.kept
 	if d := w.daemon; d.replaced != "" && !l.Time.After(d.replacedAt) {
 		w.daemon.holds = d.replaced
@@ -695,6 +698,10 @@ func (w *watcher) told(ctx context.Context, r agent.TendResult, err error) {
 		w.o.Status("trouble: " + err.Error())
 		w.say("error "+string(d.Action), Event{Urgent: true, Text: "the keyfile could not be looked after", Err: err})
 		return
+	case r.Held != "" && d.Action == decide.Install && w.daemon.holds == d.Key:
+		text := fmt.Sprintf("the daemon runs on key %s, and only the file differs: %s; to put key %s back: keyguard restore", d.Key, r.Held, d.Key)
+		w.o.Status(text)
+		w.say("held "+r.Held, Event{Name: Replaced, Fingerprint: d.Key, Text: text})
 	case r.Held != "" && d.Action == decide.Install:
 		text := r.Held + "; to put it there: systemctl restart containarium"
 		w.o.Status(text)

@@ -257,8 +257,10 @@ func TestWatch(t *testing.T) {
 		w := guarded(t, nil)
 		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1"}
 		w.journal <- unit.Line{Said: unit.Ready, Invocation: "1"}
+		w.journal <- unit.Line{Said: unit.Ready, Invocation: "1"} // the one before has arrived
+		w.journal <- unit.Line{Said: unit.Ready, Invocation: "1"} // and so has that
 		w.write(b)
-		w.await("heal is off", fa)
+		w.await("heal is off", "the daemon runs on key "+fa)
 		if !w.holds(b) {
 			t.Error("the keyfile was corrected under a running daemon")
 		}

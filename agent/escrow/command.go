@@ -227,7 +227,11 @@ func (c *Command) list(ctx context.Context) ([]Copy, error) {
 	c.mu.Unlock()
 	var all []Copy
 	for _, s := range Shelves {
-		all = append(all, shelfOf(copies, s)...)
+		all = append(all, bounded(shelfOf(copies, s), func(one Copy) bool {
+			_, name, _ := strings.Cut(one.ID, "/")
+			_, _, _, ours := parseName(name)
+			return ours
+		})...)
 	}
 	return all, nil
 }

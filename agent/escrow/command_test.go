@@ -390,6 +390,22 @@ func TestPassEncryptsToNobody(t *testing.T) {
 	}
 }
 
+// TestCommandBounds: who fills the place with names of his own hides no copy of ours.
+func TestCommandBounds(t *testing.T) {
+	t.Parallel()
+	ours := "current/20260102T030405.000Z-" + string(key.Generate().Fingerprint()) + ".key"
+	c, err := escrow.NewCommand(escrow.CommandOptions{Name: "vaulty", Save: []string{"true"}, Fetch: []string{"true"},
+		List: []string{"sh", "-c", "echo keyguard; echo " + ours + "; seq -f current/foreign-%06.0f 90000"}})
+	try(t, err)
+	copies, err := c.List(t.Context())
+	if err != nil || len(copies) != 102 || copies[0].ID != ours || !strings.Contains(copies[101].Unreadable, "89900 more") {
+		t.Fatalf("%d copies, %v", len(copies), err)
+	}
+	if _, _, err := c.Fetch(t.Context(), copies[101]); !errors.Is(err, escrow.ErrUnreadable) {
+		t.Error(err)
+	}
+}
+
 func BenchmarkCommandFetch(b *testing.B) {
 	for name := range managers {
 		b.Run(name, func(b *testing.B) {

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
+	"github.com/footprintai/containarium-keyguard/agent/unit"
+)
+
+// TestStatusScreen: the verdict is the first line, the daemon and the watcher stand below
+// it, and the exit code and what to type fit.
+func TestStatusScreen(t *testing.T) {
+	active := unit.State{Loaded: true, Active: "active"}
+	daemon := func(is agent.DaemonIs, told unit.Said) agent.DaemonStanding {
+		return agent.DaemonStanding{Is: is, DaemonState: unit.DaemonState{Name: "containarium.service", State: active, Told: told}}
+	}
+	for name, tt := range map[string]struct {
+		change func(*agent.StatusResult)
+		code   int
+		shows  string // besides the verdict
+		hint   string // the first
+	}{
+		"green":        {func(r *agent.StatusResult) { r.Health = agent.Green; r.Daemon.Key = "0123456789abcdef" }, exitDone, "on key 0123456789abcdef\nwatcher   active\n", ""},
+		"not read yet": {func(r *agent.StatusResult) { r.Health, r.Daemon = agent.Green, daemon(agent.DaemonUp, "") }, exitDone, "it has not read its key", ""},
+		"stopped": {func(r *agent.StatusResult) {
+			r.Health, r.Daemon.Is, r.Daemon.Active = agent.Green, agent.DaemonDown, "inactive"
+		}, exitDone, "not running (inactive)", ""},
+		"parked":        {func(r *agent.StatusResult) { r.Daemon = daemon(agent.DaemonParked, unit.Empty) }, exitEscrow, "parked: on an empty keyfile", ""},
+		"Postgres late": {func(r *agent.StatusResult) { r.Daemon = daemon(agent.DaemonNoSecrets, unit.Untouched) }, exitEscrow, "without secrets; restart needed", "see why: journalctl -u containarium.service; when it is put right: systemctl restart containarium.service"},
+		"another key":   {func(r *agent.StatusResult) { r.Daemon = daemon(agent.DaemonOtherKey, unit.Ready) }, exitEscrow, "restart needed", "systemctl restart containarium.service"},
+		"no answer": {func(r *agent.StatusResult) {
+			r.Daemon = agent.DaemonStanding{Is: agent.DaemonUnknown, Err: errors.New("no bus")}
+		}, exitEscrow, "unknown: no bus", "systemctl status containarium.service"},
+		"watcher stopped": {func(r *agent.StatusResult) { r.Watcher.Active = "inactive" }, exitEscrow, "watcher   inactive", "systemctl enable --now containarium-keyguard.service"},
+		"timer stopped":   {func(r *agent.StatusResult) { r.Drill.Next.Active = "inactive" }, exitEscrow, "its timer is inactive", "systemctl enable --now containarium-keyguard-drill.timer"},
+		"rotation":        {func(r *agent.StatusResult) { r.Health, r.Working = agent.Busy, &agent.Working{What: "rotation"} }, exitBusy, "", "follow it: journalctl -fu containarium-keyguard-rotate.service; when it is done: keyguard status"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := agent.StatusResult{Health: agent.Amiss, Line: "the verdict", Units: true, Daemon: daemon(agent.DaemonUp, unit.Ready),
+				Decision: decide.Decision{Action: decide.Pass}, Watcher: unit.WatcherState{State: active}}
+			r.Drill.Next.State = active
+			tt.change(&r)
+			var out, said bytes.Buffer
+			a := &app{out: &out, err: &said}
+			var end outcome
+			errors.As(a.printStatus(r, "/etc/containarium/secrets.key"), &end)
+			if first, _, _ := strings.Cut(out.String(), "\n"); end.code != tt.code || first != string(r.Health)+": the verdict" {
+				t.Errorf("ends with %d, and the first line is %q", end.code, first)
+			}
+			if !strings.Contains(out.String(), tt.shows) {
+				t.Errorf("%q is not shown:\n%s", tt.shows, &out)
+			}
+			if tt.hint != "" && (len(end.hints) == 0 || end.hints[0] != tt.hint) {
+				t.Errorf("hints: %q", end.hints)
+			}
+		})
+	}
+}

@@ -28,9 +28,9 @@ func (a *app) initCommand() *cobra.Command {
 copies of the key shall be kept, as often as you like, and tries each place
 before it writes it into the configuration, which it makes if there is none. It
 writes this host's name where {hostname} stands, makes the place that every
-escrow needs, asks where copies stand that this host did not save, saves the present key there, reads it back, drills, and prints the
+escrow needs, saves the present key there, reads it back, drills, and prints the
 table of keyguard doctor: what this host survives by now, and what would make it
-better.
+better. Where copies stand that this host did not save, it says so and asks.
 
 What this host has is offered: the project from Google's metadata server;
 VAULT_ADDR, VAULT_NAMESPACE, VAULT_CACERT, and the token in VAULT_TOKEN or

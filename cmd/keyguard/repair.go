@@ -28,8 +28,8 @@ func (a *app) repairCommand() *cobra.Command {
 keyfile, the local quarantine and every copy in every escrow on every row, shows
 what each opens, makes sure that each such key is in an escrow, stops the
 daemon, re-encrypts in one transaction what is not under the target, reads all
-of it back, starts the daemon again, and drills the newest copies. A key that no escrow has: keyguard
-import --escrow-only.
+of it back, starts the daemon again, and drills the newest copies. A key that no
+escrow has: keyguard import --escrow-only.
 
 The target is the keyfile's key, if it is the known one, else the key that opens
 the most rows; that is then put into the keyfile's place. It runs in a unit of

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"maps"
 
@@ -146,8 +147,11 @@ func (o *observation) askHistory() {
 	switch {
 	case err != nil:
 		h.Unreadable = err.Error()
-	case len(r.Entries) == 0 && len(r.Breaks) > 0:
+	case len(r.Entries) == 0 && len(r.Breaks) > 0: // nothing of it can be read
 		h.Unreadable = r.Breaks[0].Why
+	}
+	if other, elsewhere := r.OtherMachine(o.host.Machine); elsewhere {
+		h.Elsewhere = cmp.Or(other.Host, "another host")
 	}
 	for _, e := range r.Entries {
 		if f := e.Fingerprint; e.Event == ledger.Contradicted {
@@ -182,6 +186,7 @@ func (o *observation) askLocal() {
 	kept, err := o.host.Keyfile.Kept()
 	if err != nil {
 		o.complain("cannot read the local quarantine", err)
+		o.evidence.Local.Unreadable = err.Error()
 	}
 	o.kept = kept
 	for _, k := range kept {
@@ -215,6 +220,9 @@ func (o *observation) askRows(ctx context.Context) {
 		return
 	}
 	e.State, e.Why, e.Dependent = said.State, said.Why, said.Dependent
+	if p, tried := said.Proofs[o.evidence.Keyfile.Key]; tried && p.Verdict == rows.Refuted {
+		o.stand(false) // law 1 stands above law 9, and what is remembered may hang
+	}
 	if e.Proofs == nil {
 		e.Proofs = map[key.Fingerprint]rows.Proof{}
 		if o.remembered != nil {
@@ -222,9 +230,6 @@ func (o *observation) askRows(ctx context.Context) {
 		}
 	}
 	maps.Copy(e.Proofs, said.Proofs)
-	if p, tried := e.Proofs[o.evidence.Keyfile.Key]; tried && p.Verdict == rows.Refuted {
-		o.stand(false) // law 1 stands above law 9
-	}
 }
 
 // stand tells whether the daemon may start on the keyfile as it stands now.

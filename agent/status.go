@@ -46,6 +46,7 @@ type StatusResult struct {
 	Rows       decide.RowsEvidence
 	Proof      rows.Proof // of the keyfile's key
 	Kept       int        // files in the local quarantine
+	Damaged    string     // why the ledger cannot be read, "" where it can
 	Escrows    []EscrowStatus
 	Drill      DrillStanding
 	Trouble    []Trouble
@@ -138,6 +139,7 @@ func status(ctx context.Context, h *Host) (StatusResult, looked, error) {
 	r.Working = o.working()
 	r.askAlive(ctx, o)
 	r.Other, _ = o.history().OtherMachine(h.Machine)
+	r.Damaged = o.evidence.History.Unreadable
 	r.judge()
 	r.Trouble = o.trouble
 	return r, looked{*o.history(), o.evidence.Local.Keys, o.evidence.Escrows}, nil
@@ -206,6 +208,14 @@ func (r *StatusResult) judge() {
 		return
 	}
 	if r.cloned() || r.judgeAlive() {
+		return
+	}
+	if r.Damaged != "" {
+		say(Lagging, "key %s is in place, and the ledger cannot tell what was proven and saved here: %s", r.Keyfile.Key, r.Damaged)
+		return
+	}
+	if r.Loose != "" {
+		say(Lagging, "the daemon refuses a keyfile that is loose (%s)", r.Loose)
 		return
 	}
 	if len(r.Escrows) == 0 {

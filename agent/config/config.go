@@ -14,6 +14,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -369,18 +370,33 @@ func Load(path string) (*Config, error) {
 // Check is Load for somebody who only wants to know what is wrong with the file, whoever
 // wrote it.
 func Check(path string) (*Config, error) {
-	info, err := os.Stat(path)
+	data, err := Read(path)
+	if err != nil {
+		return nil, err
+	}
+	return parse(data, path, true)
+}
+
+// Read reads the file at path, which must be a regular one of at most 1 MiB: no FIFO and no
+// endless device holds a start of the daemon, or fills its memory (law 9).
+func Read(path string) ([]byte, error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the configuration: %w", err)
+	}
+	defer file.Close() //nolint:errcheck // nothing was written
+	info, err := file.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the configuration: %w", err)
 	}
 	if !info.Mode().IsRegular() || info.Size() > maxSize {
 		return nil, &Problems{path, []Problem{{What: fmt.Sprintf("not a regular file of at most %d bytes", maxSize)}}}
 	}
-	data, err := os.ReadFile(path)
+	data, err := io.ReadAll(io.LimitReader(file, maxSize))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the configuration: %w", err)
 	}
-	return parse(data, path, true)
+	return data, nil
 }
 
 // Parse reads a configuration from memory. It touches nothing of this host: owners

@@ -72,6 +72,7 @@ type LedgerEvidence struct {
 type HistoryEvidence struct {
 	Asked        bool
 	Unreadable   string                   // why it cannot be read, or not whole; then it may have told more
+	Elsewhere    string                   // the host that wrote it, where that is another machine and no person has accepted it here
 	Contradicted map[key.Fingerprint]bool // the last word on a key is that it opened no row
 	Proven       []key.Fingerprint        // the keys that ever opened rows here, the last first
 	Named        []key.Fingerprint        // the keys that were ever proven, accepted or saved here, the last first
@@ -96,6 +97,8 @@ type SavedCopy struct {
 type LocalEvidence struct {
 	Asked bool
 	Keys  []key.Fingerprint
+	// Unreadable is why it cannot be read whole; then it may hold any key (law 6).
+	Unreadable string
 }
 
 // RowsEvidence is what the rows said.

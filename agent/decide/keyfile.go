@@ -482,9 +482,13 @@ func (d *decision) best(at []key.Fingerprint) (best key.Fingerprint, most rows.P
 	return best, most
 }
 
-// unanswered says why the copies are not all known: an escrow without an answer, or
-// a copy that cannot be read (law 6). A copy that was tried before counts as read.
+// unanswered says why the copies are not all known: a local quarantine that cannot be
+// read, an escrow without an answer, or a copy that cannot be read (law 6). A copy that
+// was tried before counts as read.
 func (d *decision) unanswered() string {
+	if why := d.Local.Unreadable; why != "" {
+		return "the local quarantine cannot be read: " + why
+	}
 	for _, s := range d.Escrows {
 		if why := s.silence(); why != "" {
 			return why

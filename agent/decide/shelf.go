@@ -23,6 +23,15 @@ func Shelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 	if why := Alarm(e, i); why != "" {
 		return escrow.Quarantine, why
 	}
+	if why := e.History.Unreadable; why != "" {
+		// It may name other keys that were proven here, and what was saved (law 6).
+		if other, there := e.Escrows[i].NewestKey(); there && other.Key != f {
+			return escrow.Quarantine, fmt.Sprintf("whether copy %s there is from this host the ledger cannot tell: %s", other.ID, why)
+		}
+		if e.Rows.VerdictOf(f) == rows.Silent {
+			return escrow.Quarantine, "the rows do not prove it, and which keys were proven here the ledger cannot tell: " + why
+		}
+	}
 	l := e.Ledger
 	provenHere := f == l.Known && !l.Accepted && (l.Verdict == rows.Opens || l.Majority)
 	switch p, v := e.Rows.Proofs[f], e.Rows.VerdictOf(f); {
@@ -73,10 +82,13 @@ func strange(e Evidence, f key.Fingerprint) string {
 
 // Alarm says why only the quarantine of an escrow may be written: its newest current
 // copy is not one that this host saved there or a person adopted, whichever key it holds
-// (law 4). A copy of the keyfile's own key is no alarm: a save may have been killed before
+// (law 4); or this machine is a copy of another one, and both would write there. A copy of the keyfile's own key is no alarm: a save may have been killed before
 // the ledger named it.
 func Alarm(e Evidence, i int) string {
 	s := e.Escrows[i]
+	if e.History.Elsewhere != "" {
+		return fmt.Sprintf("this host is a copy of %s, whose copies stand there too", e.History.Elsewhere)
+	}
 	saved := e.History.Saved[s.Name]
 	newest, there := s.NewestKey()
 	if !there || saved.Last.ID == "" || saved.Copies[newest.ID] || e.Keyfile.Good && newest.Key == e.Keyfile.Key {

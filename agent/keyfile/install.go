@@ -201,6 +201,11 @@ func (f File) tighten(seen Seen) error {
 	if int(st.Uid) != f.Owner {
 		err = both(err, both(file.Chown(f.Owner, f.Group), durable.Chmod(file, mode)))
 	}
+	if err == nil { // a file system without modes takes the call, and changes nothing
+		if err = unix.Fstat(fd, &st); err == nil && f.loose(&st) != "" {
+			err = fmt.Errorf("its file system keeps it at %s", f.loose(&st))
+		}
+	}
 	return both(err, durable.Sync(file))
 }
 

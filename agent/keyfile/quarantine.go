@@ -91,17 +91,23 @@ func (f File) addToQuarantine(content []byte, now time.Time) error {
 
 // Kept lists what may hold a key which left the keyfile's place, newest first: the
 // local quarantine, and such asides beside the keyfile as could not be copied to it
-// yet (a crash, a full disk). It changes nothing.
+// yet (a crash, a full disk). It changes nothing. With an error it lists what can be read:
+// there may be more.
 func (f File) Kept() ([]Kept, error) {
 	var kept []Kept
+	var wrong error
 	have := make(map[[sha256.Size]byte]bool)
 	for _, place := range []struct {
 		dir   string
 		aside bool
 	}{{f.Quarantine, false}, {f.dir(), true}} {
 		entries, err := os.ReadDir(place.dir)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
-			return nil, fmt.Errorf("cannot list kept keys: %w", err)
+		if _, lerr := os.Lstat(place.dir); err != nil && lerr != nil && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR)) {
+			err = nil // it is not there; a file or a dangling symlink of that name would be
+		}
+		if err != nil {
+			wrong = both(wrong, fmt.Errorf("cannot list kept keys: %w", err))
+			continue
 		}
 		for _, e := range entries {
 			// In the quarantine a leading dot marks a file that is not whole yet.
@@ -111,7 +117,8 @@ func (f File) Kept() ([]Kept, error) {
 			s, content, err := f.observe(filepath.Join(place.dir, e.Name()))
 			clear(content)
 			if err != nil {
-				return nil, fmt.Errorf("cannot list kept keys: %w", err)
+				wrong = both(wrong, fmt.Errorf("cannot list kept keys: %w", err))
+				continue
 			}
 			if s.Kind == Missing || s.Empty || (place.aside && s.sum != nil && have[*s.sum]) {
 				continue
@@ -129,7 +136,7 @@ func (f File) Kept() ([]Kept, error) {
 	slices.SortStableFunc(kept, func(a, b Kept) int {
 		return cmp.Or(b.Time.Compare(a.Time), strings.Compare(a.Path, b.Path))
 	})
-	return kept, nil
+	return kept, wrong
 }
 
 // Sweep sees to the asides beside the keyfile: each is read again and copied to the

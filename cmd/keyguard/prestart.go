@@ -77,7 +77,7 @@ func (a *app) healthy() bool {
 	if err != nil || !outside.Local(path) {
 		return false
 	}
-	text, err := os.ReadFile(path)
+	text, err := config.Read(path)
 	if err != nil || !outside.Local(checked(string(text))...) {
 		return false
 	}
@@ -128,7 +128,7 @@ func (a *app) prestart(ctx context.Context) (err error) {
 		}
 	}()
 
-	if data, err := os.ReadFile(a.configPath()); err == nil && config.Trust(a.configPath()) == nil {
+	if data, err := config.Read(a.configPath()); err == nil && config.Trust(a.configPath()) == nil {
 		keyfilePath = config.KeyfileOf(data)
 	}
 	cfg, err := a.load()

@@ -162,7 +162,8 @@ func TestKeyfile(t *testing.T) {
 		step("dangling symlink", "rm "+keyfile+"; ln -s /nowhere/key "+keyfile, nil)
 		step("directory", "rm "+keyfile+"; mkdir "+keyfile, nil)
 		step("fifo", "rm "+keyfile+"; mkfifo "+keyfile, nil)
-		m.run("keyguard status")
+		// All is well but for the watcher, which this story does without.
+		m.run("keyguard status >/root/status; [ $? = 12 ] && head -n 1 /root/status | grep -q 'the watcher does not run'")
 	})
 }
 

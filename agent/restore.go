@@ -10,6 +10,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -73,6 +74,22 @@ type Candidate struct {
 // returns ErrNoEscrowNamed, ErrNoCopyNamed, ErrNoUsableCopy, ErrRefused, ErrUnsure, and ErrBusy during a
 // rotation.
 func Restore(ctx context.Context, h *Host, opts RestoreOptions) (RestoreResult, error) {
+	return whileChanging(func() (RestoreResult, error) { return restore(ctx, h, opts) })
+}
+
+// whileChanging observes all again where the keyfile was not what was seen (law 3): the
+// watcher puts a key back, too.
+func whileChanging(do func() (RestoreResult, error)) (r RestoreResult, err error) {
+	const attempts = 5 // as in Guard
+	for range attempts {
+		if r, err = do(); !errors.Is(err, keyfile.ErrChanged) {
+			break
+		}
+	}
+	return r, err
+}
+
+func restore(ctx context.Context, h *Host, opts RestoreOptions) (RestoreResult, error) {
 	scope := *h
 	if opts.Database != nil {
 		scope.OpenRows = opts.Database
@@ -168,12 +185,16 @@ type ImportOptions struct {
 
 // Import installs a key that a person brought, as Restore would install a copy.
 func Import(ctx context.Context, h *Host, k key.Key, opts ImportOptions) (RestoreResult, error) {
+	return whileChanging(func() (RestoreResult, error) { return importKey(ctx, h, k, opts) })
+}
+
+func importKey(ctx context.Context, h *Host, k key.Key, opts ImportOptions) (RestoreResult, error) {
 	o, err := h.observe()
 	if err != nil {
 		return RestoreResult{}, err
 	}
 	defer o.close()
-	f := o.hold(k)
+	f := o.hold(k.Clone()) // k is the caller's, and may be wanted once more
 	o.askRows(ctx)
 	offered := []Candidate{{Source: "the key that was typed in", Key: f, Proof: o.evidence.Rows.Proofs[f]}}
 	return o.replace(offered, o.chooser(offered, true), false, o.proven, ledger.Entry{Event: ledger.Imported, Person: opts.Person})

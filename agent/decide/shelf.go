@@ -17,7 +17,7 @@ func Shelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 		return escrow.Quarantine, "a rotation is open, and which of its keys holds is not settled"
 	}
 	newest, there := e.Escrows[i].NewestCurrent()
-	if there && newest.Key == f {
+	if there && newest.Holds(f) {
 		return escrow.Current, ""
 	}
 	if why := Alarm(e, i); why != "" {

@@ -81,6 +81,8 @@ func TestShelf(t *testing.T) {
 			want: escrow.Quarantine},
 		{name: "silent, proven here, and an older key of this host stands there", e: Evidence{Keyfile: good(a), Ledger: proven(a), History: HistoryEvidence{Asked: true, Proven: []key.Fingerprint{b, a}}, Rows: silent, Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", b))}},
 			want: escrow.Current},
+		{name: "silent, its own newest copy was destroyed, and a stranger's stands on top of another escrow", e: Evidence{Keyfile: good(a), Rows: silent, Escrows: []EscrowEvidence{holds("gcp", CopyEvidence{ID: "current/1", Shelf: escrow.Current, Key: a, Unreadable: "destroyed", Worthless: true}), holds("usb", copyOf("current/2", b))}},
+			want: escrow.Quarantine},
 		{name: "the ledger cannot be read, and another copy stands there (law 6)", e: Evidence{Keyfile: good(a), History: HistoryEvidence{Asked: true, Unreadable: "is a directory"}, Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", b))}},
 			want: escrow.Quarantine},
 		{name: "the ledger cannot be read, and the rows are silent (law 6)", e: Evidence{Keyfile: good(a), History: HistoryEvidence{Asked: true, Unreadable: "is a directory"}, Rows: silent, Escrows: []EscrowEvidence{holds("gcp")}},

@@ -85,13 +85,15 @@ func TestWatchModel(t *testing.T) {
 	for range hosts {
 		all.Go(func() {
 			for seed, n := take(); n > 0 && !t.Failed(); seed, n = take() {
-				m := newModel(t, cluster.Database(t), pool, seed)
+				db := cluster.Database(t)
+				m := newModel(t, db, pool, seed)
 				for range n {
 					m.step()
 				}
 				m.rest()
 				m.stop()
 				m.close()
+				pool.Forget(db.Name)
 				mu.Lock()
 				rests += m.rests
 				for name, n := range m.counts {

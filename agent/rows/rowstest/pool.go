@@ -44,6 +44,21 @@ func (c *Cluster) Pool(tb testing.TB) *Pool {
 // URL is what the daemon would connect to the database with, through the pool.
 func (p *Pool) URL(database string) string { return urlAt(p.port, database) }
 
+// Forget ends the sessions of a database that nobody will ask any more.
+func (p *Pool) Forget(database string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for asked, sessions := range p.idle {
+		if !slices.Contains(strings.Fields(asked), "database="+database) {
+			continue
+		}
+		for _, s := range sessions {
+			s.server.Close()
+		}
+		delete(p.idle, asked)
+	}
+}
+
 // pooled is a session of the server.
 type pooled struct {
 	server   net.Conn

@@ -19,6 +19,8 @@
 #   make unit      go test ./...; RUN='-run Name' and PKG=./agent/rows narrow it
 #   make race      the same under the race detector
 #   make crashes   rotations and repairs that die at every step, in every way (minutes)
+#   make worlds    simulated hosts with simulated accidents around the real code:
+#                  SEED=1 N=20000 (half an hour)
 #   make soak      crashes and random histories for hours, ROUNDS=10 times as many, and
 #                  SOAKTIME (5m) of every fuzz target
 #   make fuzz      every fuzz target for FUZZTIME (30s) each
@@ -33,7 +35,7 @@
 # VERSION, DIST, ARCHS and CMD (the program that is packaged) may be given.
 
 .DELETE_ON_ERROR:
-.PHONY: build test check style unit race crashes soak fuzz bench demo package build-package lint-package release repository deps lint vuln e2e guest clean clean-guests
+.PHONY: build test check style unit race crashes worlds soak fuzz bench demo package build-package lint-package release repository deps lint vuln e2e guest clean clean-guests
 
 # sudo's PATH lacks the place where Go's own archive is usually unpacked.
 export PATH := $(PATH):/usr/local/go/bin
@@ -95,6 +97,7 @@ test: export KEYGUARD_MUST_RUN := 1
 test: export KEYGUARD_HISTORIES := 60
 test: export KEYGUARD_MODEL_OPS := 100000
 test: export KEYGUARD_EVERY_MANAGER := 1
+test: export KEYGUARD_WORLDS := 500
 test: deps
 	@go build -o bin/phase ./packaging/testing/phase
 	@rm -f bin/phases.json
@@ -116,6 +119,10 @@ unit:
 # Each of thousands of ways in which a rotation or a repair can end halfway, once.
 crashes:
 	KEYGUARD_CRASHES=1 go test -count 1 -timeout 20m -v -run 'Test(Crashes|Killed)$$' ./agent ./cmd/keyguard
+
+# Each world is its seed. A law that breaks is told by the shortest history that breaks it.
+worlds:
+	go test -count 1 -timeout 24h -v -run TestWorlds ./agent/worlds -worlds $(or $(N),20000) -seed $(or $(SEED),1)
 
 # For hours: what chance leaves out of make test.
 soak: export KEYGUARD_MUST_RUN := 1

@@ -41,7 +41,7 @@ func sources(t *testing.T) []source {
 		if d.IsDir() {
 			switch {
 			case strings.HasPrefix(d.Name(), ".") && path != "..",
-				path == "packaging", d.Name() == "testdata", strings.HasSuffix(d.Name(), "test"):
+				path == "packaging", path == "agent/worlds", d.Name() == "testdata", strings.HasSuffix(d.Name(), "test"):
 				return filepath.SkipDir
 			}
 			return nil

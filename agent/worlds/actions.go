@@ -1,0 +1,412 @@
+package worlds
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/worlds/laws"
+)
+
+// action is something that an operator, an accident or the world does.
+type action struct {
+	name   string
+	weight int
+	// mortal actions run a process of keyguard, which may die before any of so many effects.
+	mortal  bool
+	effects int
+	do      func(w *world, h *host, dies int)
+}
+
+var actions = []action{
+	// Time.
+	{"wait", 12, false, 0, func(w *world, _ *host, _ int) { w.pass(time.Duration(1+w.rand.IntN(90)) * time.Second) }},
+	{"wait an hour", 1, false, 0, func(w *world, _ *host, _ int) { w.pass(time.Hour) }},
+	{"clock jumps", 1, false, 0, func(w *world, h *host, _ int) { h.clock += time.Duration(w.rand.IntN(200)-100) * time.Hour }},
+
+	// The machine.
+	{"power cut", 5, false, 0, func(w *world, h *host, _ int) { w.powerCut(h) }},
+	{"restart the daemon", 8, true, 40, func(w *world, h *host, dies int) { w.restart(h, dies) }},
+	{"the watcher looks", 6, true, 40, func(w *world, h *host, dies int) { w.look(h, dies) }},
+	{"stop the watcher", 1, false, 0, func(w *world, h *host, _ int) { w.stopWatcher(h); h.watcher.stopped = true }},
+	{"start the watcher", 2, false, 0, func(w *world, h *host, _ int) { h.watcher.stopped = false }},
+	{"take a snapshot", 2, false, 0, func(w *world, h *host, _ int) { h.images = append(h.images, h.disk.image()) }},
+	{"roll the machine back", 2, false, 0, (*world).rollBack},
+	{"the machine is cloned", 1, false, 0, (*world).clone},
+	{"another host of that name", 1, false, 0, (*world).namesake},
+	{"systemd is silent", 1, false, 0, func(w *world, h *host, _ int) { h.silent = true }},
+	{"systemd answers", 2, false, 0, func(w *world, h *host, _ int) { h.silent = false }},
+
+	// The disk.
+	{"the disk is full", 1, false, 0, func(w *world, h *host, _ int) { h.disk.full = true }},
+	{"no inode is left", 1, false, 0, func(w *world, h *host, _ int) { h.disk.noInodes = true }},
+	{"etc is read-only", 2, false, 0, func(w *world, h *host, _ int) { h.disk.readOnly = h.path("etc") }},
+	{"state is read-only", 1, false, 0, func(w *world, h *host, _ int) { h.disk.readOnly = h.path("state") }},
+	{"chattr +i", 2, false, 0, func(w *world, h *host, _ int) { h.disk.immutable = h.keyfile() }},
+	{"the disk is well", 4, false, 0, func(_ *world, h *host, _ int) {
+		h.disk.mend()
+		h.removed = time.Now() // what is missing by now can be put back only from now on
+	}},
+	{"rm secrets.key", 6, false, 0, func(w *world, h *host, _ int) { w.rm(h, "etc/secrets.key") }},
+	{"rm -r etc", 2, false, 0, func(w *world, h *host, _ int) { w.rm(h, "etc") }},
+	{"rm the ledger", 2, false, 0, func(w *world, h *host, _ int) { w.rm(h, "state/"+ledger.Name) }},
+	{"rm the state directory", 2, false, 0, func(w *world, h *host, _ int) { w.rm(h, "state"); h.disk.mkdir(h.path("state")) }},
+	{"a foreign key in the keyfile's place", 4, false, 0, func(w *world, h *host, _ int) { w.put(h, w.makeKey().UnsafeBytes()) }},
+	{"an old key in the keyfile's place", 4, false, 0, func(w *world, h *host, _ int) { w.put(h, w.anyKey().UnsafeBytes()) }},
+	{"31 bytes in the keyfile's place", 2, false, 0, func(w *world, h *host, _ int) { w.put(h, w.anyKey().UnsafeBytes()[:31]) }},
+	{"a newline too many", 1, false, 0, func(w *world, h *host, _ int) { w.put(h, append(slices.Clone(w.anyKey().UnsafeBytes()), '\n')) }},
+	{"chmod 644", 2, false, 0, func(w *world, h *host, _ int) { h.disk.chmod(h.keyfile(), 0o644) }},
+
+	// The rows.
+	{"tenants write", 10, false, 0, (*world).tenants},
+	{"rows of another key are merged in", 4, false, 0, func(w *world, h *host, _ int) { w.merge(h, w.anyKey()) }},
+	{"rows of a foreign key are merged in", 1, false, 0, func(w *world, h *host, _ int) { w.merge(h, w.makeKey()) }},
+	{"tenants delete", 2, false, 0, (*world).tenantsDelete},
+	{"pg_dump", 3, false, 0, func(w *world, h *host, _ int) { h.table.dump() }},
+	{"load a dump", 3, false, 0, (*world).loadDump},
+	{"truncate", 1, false, 0, func(w *world, h *host, _ int) {
+		h.table.dump()
+		h.table.rows = map[string]key.Fingerprint{}
+		h.table.version++
+	}},
+	{"drop the table", 1, false, 0, func(w *world, h *host, _ int) { h.table.noTable = true }},
+	{"Postgres goes", 4, false, 0, func(w *world, h *host, _ int) { h.table.down = true }},
+	{"Postgres is slow", 1, false, 0, func(w *world, h *host, _ int) { h.table.slow = time.Duration(w.rand.IntN(6)) * time.Second }},
+	{"Postgres comes", 6, false, 0, func(w *world, h *host, _ int) { h.table.down, h.table.noTable, h.table.slow = false, false, 0 }},
+
+	// The stores.
+	{"a store is away", 5, false, 0, func(w *world, _ *host, _ int) { w.store().down = true }},
+	{"a store hangs", 2, false, 0, func(w *world, _ *host, _ int) { w.store().hangs = true }},
+	{"a store is slow", 2, false, 0, func(w *world, _ *host, _ int) { w.store().slow = time.Duration(w.rand.IntN(8000)) * time.Millisecond }},
+	{"a store refuses", 2, false, 0, func(w *world, _ *host, _ int) { w.store().denied = true }},
+	{"a store lists late", 1, false, 0, func(w *world, _ *host, _ int) { w.store().late = time.Duration(w.rand.IntN(60)) * time.Second }},
+	{"the stores are back", 6, false, 0, func(w *world, _ *host, _ int) { w.storesBack() }},
+	{"a store is made anew", 1, false, 0, func(w *world, _ *host, _ int) { s := w.store(); s.copies = nil }},
+	{"mangled bytes on top", 2, false, 0, func(w *world, _ *host, _ int) {
+		w.store().add(escrow.Current, []byte("\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd not a key at all"), true)
+	}},
+	{"a foreign key on top", 2, false, 0, func(w *world, _ *host, _ int) { w.store().add(escrow.Current, w.makeKey().UnsafeBytes(), true) }},
+	{"an old key on top", 2, false, 0, func(w *world, _ *host, _ int) { w.store().add(escrow.Current, w.anyKey().UnsafeBytes(), true) }},
+	{"the newest is disabled", 2, false, 0, func(w *world, _ *host, _ int) { w.mark("disabled") }},
+	{"the newest is destroyed", 1, false, 0, func(w *world, _ *host, _ int) { w.mark("destroyed") }},
+	{"all are enabled", 2, false, 0, func(w *world, _ *host, _ int) { w.enable() }},
+
+	// The operator.
+	{"rotate", 6, true, 90, (*world).rotate},
+	{"repair", 4, true, 90, (*world).repair},
+	{"restore", 4, true, 40, (*world).restoreKey},
+	{"backup", 3, true, 30, (*world).backup},
+	{"accept", 2, true, 20, (*world).accept},
+	{"accept --new", 1, true, 30, (*world).acceptNew},
+	{"print the key", 1, false, 0, func(w *world, h *host, _ int) { w.print(h) }},
+	{"import a sheet", 1, true, 30, (*world).importSheet},
+	{"drill", 2, true, 30, (*world).drill},
+	{"status", 2, true, 30, func(w *world, h *host, dies int) { w.status(h, dies) }},
+}
+
+// play does one step.
+func (w *world) play(s Step) {
+	for _, a := range actions {
+		if a.name != s.Do {
+			continue
+		}
+		h := w.hosts[w.rand.IntN(len(w.hosts))]
+		if !h.off.IsZero() {
+			w.pass(time.Until(h.off))
+		}
+		w.tell("%s: %s", h.name, a.name)
+		w.version++
+		a.do(w, h, s.Dies)
+		w.version++
+		w.pass(time.Duration(w.rand.IntN(4000)) * time.Millisecond)
+		return
+	}
+	panic("no action is called " + s.Do)
+}
+
+func (w *world) store() *store { return w.stores[w.rand.IntN(len(w.stores))] }
+
+// anyKey is one that ever was.
+func (w *world) anyKey() key.Key {
+	if len(w.known) == 0 {
+		return w.makeKey()
+	}
+	return w.known[w.rand.IntN(len(w.known))]
+}
+
+// put is somebody's write to the keyfile.
+func (w *world) put(h *host, content []byte) {
+	if h.disk.immutable == "" && h.disk.readOnly != h.path("etc") && !h.disk.full && !h.disk.noInodes {
+		h.disk.put(h.keyfile(), content, 0o400)
+		w.touched(h)
+	}
+}
+
+// rm is somebody's.
+func (w *world) rm(h *host, name string) {
+	path := h.path(name)
+	if h.disk.readOnly != "" && strings.HasPrefix(path+"/", h.disk.readOnly+"/") ||
+		h.disk.immutable != "" && strings.HasPrefix(h.disk.immutable+"/", path+"/") {
+		return
+	}
+	h.disk.remove(path)
+	h.removed = time.Now()
+	w.touched(h)
+}
+
+// touched is what the watcher hears of its directory.
+func (w *world) touched(h *host) {
+	if soon := time.Now().Add(250 * time.Millisecond); h.watcher.alive && h.watcher.next.After(soon) {
+		h.watcher.next = soon
+	}
+}
+
+func (w *world) storesBack() {
+	for _, s := range w.stores {
+		s.down, s.hangs, s.slow, s.denied, s.late, s.gone = false, false, 0, false, 0, false
+	}
+}
+
+func (w *world) mark(state string) {
+	s := w.store()
+	for i := len(s.copies) - 1; i >= 0; i-- {
+		if s.copies[i].shelf == escrow.Current && s.copies[i].state == "" {
+			s.copies[i].state = state
+			return
+		}
+	}
+}
+
+func (w *world) enable() {
+	for _, s := range w.stores {
+		for i := range s.copies {
+			if s.copies[i].state == "disabled" {
+				s.copies[i].state = ""
+			}
+		}
+	}
+}
+
+func (w *world) restart(h *host, dies int) {
+	h.daemon = daemon{start: h.daemon.start}
+	w.mortal = dies
+	w.start(h) //nolint:errcheck // it tells
+	w.mortal = 0
+}
+
+// dies says before which effect the next process dies that nobody started by hand.
+func (w *world) dies() int {
+	n := w.mortal
+	w.mortal = 0
+	return n
+}
+
+// takes is how long the daemon takes to read its key.
+func (w *world) takes() time.Duration {
+	if w.rand.IntN(5) == 0 {
+		return time.Duration(w.rand.IntN(180)) * time.Second
+	}
+	return time.Duration(2+w.rand.IntN(10)) * time.Second
+}
+
+func (w *world) rollBack(h *host, _ int) {
+	if len(h.images) == 0 {
+		return
+	}
+	i := h.images[w.rand.IntN(len(h.images))]
+	w.powerCut(h)
+	h.disk.restore(i, h.disk.root)
+}
+
+// tenants write under the key that the daemon runs on.
+func (w *world) tenants(h *host, _ int) {
+	if !h.daemon.up || h.daemon.holds == "" || h.table.down || h.table.noTable {
+		return
+	}
+	for range 1 + w.rand.IntN(6) {
+		h.table.write(fmt.Sprint("row ", w.rand.IntN(16)), h.daemon.holds)
+	}
+}
+
+// merge is a second writer, or a dump of another host that was loaded beside.
+func (w *world) merge(h *host, k key.Key) {
+	for range 1 + w.rand.IntN(12) {
+		h.table.write(fmt.Sprint("row ", w.rand.IntN(16)), k.Fingerprint())
+	}
+}
+
+func (w *world) tenantsDelete(h *host, _ int) {
+	for _, name := range slices.Sorted(maps.Keys(h.table.rows)) {
+		if w.rand.IntN(2) == 0 {
+			delete(h.table.rows, name)
+		}
+	}
+	h.table.version++
+}
+
+// clone starts a copy of the machine beside it: its disk, its database, the same stores.
+func (w *world) clone(h *host, _ int) {
+	if len(w.hosts) > 1 {
+		return
+	}
+	twin := w.host(filepath.Join(filepath.Dir(h.disk.root), "two"), "two")
+	twin.disk.restore(h.disk.image(), h.disk.root)
+	must(os.MkdirAll(twin.path("run"), 0o700))
+	twin.table.rows, twin.table.version = maps.Clone(h.table.rows), h.table.version
+	w.proven[twin.name], w.vouched[twin.name] = maps.Clone(w.proven[h.name]), w.vouched[h.name]
+	w.watch(twin)
+	w.start(twin) //nolint:errcheck // it tells
+}
+
+// namesake is a new host that by mistake has the same stores.
+func (w *world) namesake(h *host, _ int) {
+	if len(w.hosts) > 1 {
+		return
+	}
+	other := w.host(filepath.Join(filepath.Dir(h.disk.root), "two"), "two")
+	if w.rand.IntN(2) == 0 {
+		k := w.makeKey()
+		other.disk.put(other.keyfile(), k.UnsafeBytes(), 0o400)
+		other.disk.sync()
+		w.merge(other, k)
+	}
+	w.watch(other)
+	w.start(other) //nolint:errcheck // it tells
+}
+
+func (w *world) loadDump(h *host, _ int) {
+	if len(h.table.dumps) > 0 {
+		h.table.load(w.rand.IntN(len(h.table.dumps)))
+		h.table.noTable = false
+	}
+}
+
+// command runs what a person asked for.
+func (w *world) command(h *host, name string, dies int, do func(context.Context, *agent.Host) (string, error)) {
+	w.run(h, h.name+": keyguard "+name, dies, func(ctx context.Context, p *process, a *agent.Host) {
+		p.person = true
+		said, err := do(ctx, a)
+		w.tell("    %s: %s %v", p.name, said, err)
+	})
+}
+
+func (w *world) rotate(h *host, dies int) {
+	w.command(h, "rotate", dies, func(ctx context.Context, a *agent.Host) (string, error) {
+		r, err := agent.Rotate(ctx, a, agent.RotateOptions{Person: "root"})
+		return fmt.Sprintf("%s to %s: rotated %t", r.Old, r.New, r.Rotated), err
+	})
+}
+
+func (w *world) repair(h *host, dies int) {
+	w.command(h, "repair", dies, func(ctx context.Context, a *agent.Host) (string, error) {
+		r, err := agent.Repair(ctx, a, agent.RepairOptions{Person: "root"})
+		return fmt.Sprintf("to %s: repaired %t, needed %t", r.Target, r.Repaired, r.Needed), err
+	})
+}
+
+func (w *world) restoreKey(h *host, dies int) {
+	w.command(h, "restore", dies, func(ctx context.Context, a *agent.Host) (string, error) {
+		r, err := agent.Restore(ctx, a, agent.RestoreOptions{Person: "root"})
+		return fmt.Sprintf("%s from %s: installed %t", r.Key, r.Source, r.Installed), err
+	})
+}
+
+func (w *world) backup(h *host, dies int) {
+	w.command(h, "backup", dies, func(ctx context.Context, a *agent.Host) (string, error) {
+		r, err := agent.Backup(ctx, a)
+		said := string(r.Key)
+		for _, s := range r.Escrows {
+			said += fmt.Sprintf(", %s of %s (%s, %v)", s.Shelf, s.Escrow, s.Why, s.Err)
+		}
+		return said, err
+	})
+}
+
+func (w *world) accept(h *host, dies int) {
+	w.command(h, "accept", dies, func(ctx context.Context, a *agent.Host) (string, error) {
+		r, err := agent.Accept(ctx, a, agent.AcceptOptions{Person: "root", Confirm: func(agent.AcceptResult) (bool, error) { return true, nil }})
+		if r.Key != "" {
+			w.vouched[h.name] = vouched{r.Key, int(r.Proof.Opened)}
+		}
+		return fmt.Sprintf("%s, which %s", r.Key, r.Verdict), err
+	})
+}
+
+func (w *world) acceptNew(h *host, dies int) {
+	w.command(h, "accept --new", dies, func(ctx context.Context, a *agent.Host) (string, error) {
+		r, err := agent.AcceptNew(ctx, a, agent.AcceptOptions{Person: "root",
+			Confirm:     func(agent.AcceptResult) (bool, error) { return true, nil },
+			ConfirmRows: func(int64) (bool, error) { return true, nil }})
+		if r.Key != "" {
+			w.vouched[h.name] = vouched{r.Key, 0}
+		}
+		return string(r.Key), err
+	})
+}
+
+func (w *world) print(h *host) {
+	if data, good := h.live(); good {
+		k, _ := key.New(data)
+		w.printed = append(w.printed, k)
+		w.know(k)
+	}
+}
+
+func (w *world) importSheet(h *host, dies int) {
+	if len(w.printed) == 0 {
+		return
+	}
+	k := w.printed[w.rand.IntN(len(w.printed))]
+	w.command(h, "import", dies, func(ctx context.Context, a *agent.Host) (string, error) {
+		r, err := agent.Import(ctx, a, k.Clone(), agent.ImportOptions{Person: "root"})
+		return fmt.Sprintf("%s: installed %t", r.Key, r.Installed), err
+	})
+}
+
+func (w *world) drill(h *host, dies int) {
+	w.command(h, "drill", dies, func(ctx context.Context, a *agent.Host) (string, error) {
+		r, err := agent.Drill(ctx, a, agent.DrillOptions{Scratch: h.path("run/scratch")})
+		return fmt.Sprintf("%s: %s", r.Verdict, r.Reason), err
+	})
+}
+
+func (w *world) status(h *host, dies int) (r agent.StatusResult) {
+	w.command(h, "status", dies, func(ctx context.Context, a *agent.Host) (said string, err error) {
+		r, err = agent.Status(ctx, a)
+		return fmt.Sprintf("%s: %s", r.Health, r.Line), err
+	})
+	return r
+}
+
+// startsOn holds a start, whose rows have answered, to laws 1 and 2.
+func (w *world) startsOn(h *host, r agent.GuardResult) {
+	data, good := h.live()
+	if !good || r.Evidence.Rows.State != decide.RowsAnswer {
+		return
+	}
+	k, _ := key.New(data)
+	f := k.Fingerprint()
+	k.Wipe()
+	sure := true
+	for _, s := range h.stores {
+		sure = sure && !s.down && !s.hangs && s.slow < time.Second && !s.denied && s.late == 0 && !s.gone && !s.addOnly
+		for _, c := range s.copies {
+			sure = sure && c.state == ""
+		}
+	}
+	opened := -1
+	if v := w.vouched[h.name]; v.key == f {
+		opened = v.opened
+	}
+	w.hold(laws.Started(w.state(h), f, sure, opened))
+}

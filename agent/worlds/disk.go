@@ -1,0 +1,373 @@
+package worlds
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
+)
+
+// disk is what one host keeps. The files are real ones, on a tmpfs, so that the code under
+// test reads them as ever; beside them it is known which of it would survive a crash.
+//
+// Names survive by the rules of a journal (ext4, xfs): those of the first n changes do, for
+// some n, and a sync makes n at least the last change of what was synced. Contents survive
+// as they were last synced, or torn.
+type disk struct {
+	root  string
+	names map[string]*inode // live
+	dirs  map[string]bool   // live
+	// The state of the names before journal, and the changes since.
+	before     map[string]*inode
+	dirsBefore map[string]bool
+	journal    []nameChange
+
+	full, noInodes bool
+	readOnly       string // a directory
+	immutable      string // a path
+}
+
+// inode is a file.
+type inode struct {
+	data, synced []byte
+	mode         fs.FileMode
+	everSynced   bool
+}
+
+// nameChange is a change of the names that is not known to survive yet.
+type nameChange struct {
+	do       durable.Do
+	path, to string
+	file     *inode
+}
+
+func newDisk(root string) *disk {
+	d := &disk{root: root}
+	d.reset()
+	return d
+}
+
+// reset empties the disk.
+func (d *disk) reset() {
+	d.names, d.dirs, d.journal = map[string]*inode{}, map[string]bool{}, nil
+	d.mend()
+	d.keep()
+	d.lay()
+}
+
+// keep makes what is live durable.
+func (d *disk) keep() {
+	d.journal = nil
+	d.before, d.dirsBefore = maps.Clone(d.names), maps.Clone(d.dirs)
+	for _, f := range d.names {
+		f.synced, f.everSynced = bytes.Clone(f.data), true
+	}
+}
+
+// lay makes the real files what the live ones are.
+func (d *disk) lay() {
+	must(os.RemoveAll(d.root))
+	must(os.MkdirAll(d.root, 0o700))
+	for _, dir := range slices.Sorted(maps.Keys(d.dirs)) {
+		must(os.MkdirAll(dir, 0o700))
+	}
+	for path, f := range d.names {
+		must(os.MkdirAll(filepath.Dir(path), 0o700))
+		must(os.WriteFile(path, f.data, 0o600))
+		must(os.Chmod(path, f.mode))
+	}
+}
+
+// image is all that survives a power cut just now if all of it was synced.
+type image struct {
+	names map[string]inode
+	dirs  map[string]bool
+}
+
+// image copies the live disk.
+func (d *disk) image() image {
+	i := image{map[string]inode{}, maps.Clone(d.dirs)}
+	for path, f := range d.names {
+		i.names[path] = inode{data: bytes.Clone(f.data), mode: f.mode}
+	}
+	return i
+}
+
+// restore makes the disk what it was when i was taken, elsewhere perhaps.
+func (d *disk) restore(i image, from string) {
+	d.names, d.dirs = map[string]*inode{}, map[string]bool{}
+	here := func(path string) string { return d.root + strings.TrimPrefix(path, from) }
+	for path, f := range i.names {
+		d.names[here(path)] = &inode{data: bytes.Clone(f.data), mode: f.mode}
+	}
+	for dir := range i.dirs {
+		d.dirs[here(dir)] = true
+	}
+	d.keep()
+	d.lay()
+}
+
+// crash is a power cut: what was not synced may be gone.
+func (d *disk) crash(r *rand.Rand) {
+	n := r.IntN(len(d.journal) + 1)
+	for _, c := range d.journal[:n] {
+		change(d.before, d.dirsBefore, c)
+	}
+	d.names, d.dirs = d.before, d.dirsBefore
+	for _, f := range d.names {
+		f.data = f.survives(r)
+	}
+	d.keep()
+	d.lay()
+}
+
+// survives is what a crash leaves of the content.
+func (f *inode) survives(r *rand.Rand) []byte {
+	if f.everSynced && bytes.Equal(f.data, f.synced) {
+		return f.data
+	}
+	switch r.IntN(4) {
+	case 0:
+		return f.data
+	case 1: // the size got there, and the data did not
+		torn := make([]byte, len(f.data))
+		copy(torn, f.synced)
+		return torn
+	case 2:
+		if rest, ok := bytes.CutPrefix(f.data, f.synced); ok && len(rest) > 0 {
+			return f.data[:len(f.synced)+r.IntN(len(rest))]
+		}
+	}
+	return bytes.Clone(f.synced)
+}
+
+// mend ends what is wrong with it.
+func (d *disk) mend() { d.full, d.noInodes, d.readOnly, d.immutable = false, false, "", "" }
+
+// ask is the durable.Disk of this host: it says whether the change can be made, and takes
+// note of it.
+func (d *disk) ask(c durable.Change) error {
+	if err := d.refuses(c); err != nil {
+		return err
+	}
+	return d.note(c)
+}
+
+// refuses says why a change cannot be made.
+func (d *disk) refuses(c durable.Change) error {
+	changes := c.Do != durable.SyncFile && c.Do != durable.SyncNames
+	within := func(path string) bool { return d.readOnly != "" && strings.HasPrefix(path, d.readOnly+"/") }
+	switch {
+	case c.Do == durable.MakeDir && d.dirs[c.Path]:
+		return nil // EEXIST comes first
+	case changes && (within(c.Path) || c.To != "" && within(c.To)):
+		return unix.EROFS
+	case changes && d.immutable != "" && (c.Path == d.immutable || c.To == d.immutable):
+		return unix.EPERM
+	case d.full && c.Do == durable.Write && len(c.Data) > 0:
+		return &durable.ShortWrite{Written: 0, Err: unix.ENOSPC}
+	case (d.noInodes || d.full) && (c.Do == durable.CreateFile || c.Do == durable.MakeDir):
+		if d.noInodes || c.Do == durable.MakeDir {
+			return unix.ENOSPC
+		}
+	}
+	return nil
+}
+
+// note takes in a change that is made. What the kernel would refuse is not noted.
+func (d *disk) note(c durable.Change) error {
+	file, there := d.names[c.Path]
+	_, taken := d.names[c.To]
+	named := func() { d.named(nameChange{do: c.Do, path: c.Path, to: c.To, file: d.names[c.Path]}) }
+	switch c.Do {
+	case durable.CreateFile:
+		if !there && !d.dirs[c.Path] && d.dirs[filepath.Dir(c.Path)] {
+			d.named(nameChange{do: c.Do, path: c.Path, file: &inode{mode: c.Mode}})
+		}
+	case durable.MakeDir:
+		if !d.dirs[c.Path] && !there && (d.dirs[filepath.Dir(c.Path)] || filepath.Dir(c.Path) == d.root) {
+			named()
+		}
+	case durable.Write:
+		if there {
+			file.data = append(file.data, c.Data...)
+		}
+	case durable.Resize:
+		if there && int(c.Size) <= len(file.data) {
+			file.data = file.data[:c.Size:c.Size]
+		}
+	case durable.SetMode:
+		if there {
+			file.mode = c.Mode
+		}
+	case durable.SyncFile:
+		if there {
+			file.synced, file.everSynced = bytes.Clone(file.data), true
+			d.commit(func(n nameChange) bool { return n.file == file })
+		}
+	case durable.SyncNames:
+		d.commit(func(n nameChange) bool {
+			return filepath.Dir(n.path) == c.Path || n.to != "" && filepath.Dir(n.to) == c.Path
+		})
+	case durable.RenameFile, durable.RemoveFile:
+		if there {
+			named()
+		}
+	case durable.NoReplaceRename, durable.HardLink:
+		if there && !taken {
+			named()
+		}
+	case durable.ExchangeNames:
+		if there && taken {
+			named()
+		}
+	default:
+		return fmt.Errorf("the simulated disk does not know the change %q", c.Do)
+	}
+	return nil
+}
+
+// named makes a change of the names, which a crash may undo.
+func (d *disk) named(n nameChange) {
+	change(d.names, d.dirs, n)
+	d.journal = append(d.journal, n)
+}
+
+// commit makes all changes durable up to the last one that fits.
+func (d *disk) commit(fits func(nameChange) bool) {
+	for n := len(d.journal); n > 0; n-- {
+		if !fits(d.journal[n-1]) {
+			continue
+		}
+		for _, c := range d.journal[:n] {
+			change(d.before, d.dirsBefore, c)
+		}
+		d.journal = d.journal[n:]
+		return
+	}
+}
+
+func change(names map[string]*inode, dirs map[string]bool, c nameChange) {
+	switch c.do {
+	case durable.CreateFile:
+		names[c.path] = c.file
+	case durable.MakeDir:
+		dirs[c.path] = true
+	case durable.RemoveFile:
+		delete(names, c.path)
+	case durable.RenameFile, durable.NoReplaceRename:
+		names[c.to] = names[c.path]
+		delete(names, c.path)
+	case durable.HardLink:
+		names[c.to] = names[c.path]
+	case durable.ExchangeNames:
+		names[c.path], names[c.to] = names[c.to], names[c.path]
+	}
+}
+
+// What others than keyguard do to the disk.
+
+// put writes a file in place, as os.WriteFile does, and does not sync it.
+func (d *disk) put(path string, data []byte, mode fs.FileMode) {
+	f, there := d.names[path]
+	if !there {
+		d.mkdir(filepath.Dir(path))
+		d.named(nameChange{do: durable.CreateFile, path: path, file: &inode{}})
+		f = d.names[path]
+	}
+	f.data, f.mode = bytes.Clone(data), mode
+	d.real(path)
+}
+
+// mkdir makes a directory where it is missing.
+func (d *disk) mkdir(dir string) {
+	if !d.dirs[dir] && dir != d.root {
+		d.mkdir(filepath.Dir(dir))
+		d.named(nameChange{do: durable.MakeDir, path: dir})
+		must(os.MkdirAll(dir, 0o700))
+	}
+}
+
+// remove takes a file or a directory away.
+func (d *disk) remove(path string) {
+	for _, name := range slices.Sorted(maps.Keys(d.names)) {
+		if name == path || strings.HasPrefix(name, path+"/") {
+			d.named(nameChange{do: durable.RemoveFile, path: name})
+		}
+	}
+	for dir := range d.dirs {
+		if dir == path || strings.HasPrefix(dir, path+"/") {
+			delete(d.dirs, dir)
+			delete(d.dirsBefore, dir)
+		}
+	}
+	must(os.RemoveAll(path))
+}
+
+// chmod is somebody's.
+func (d *disk) chmod(path string, mode fs.FileMode) {
+	if f := d.names[path]; f != nil {
+		f.mode = mode
+		d.real(path)
+	}
+}
+
+// sync is a minute that passes: the kernel writes everything back.
+func (d *disk) sync() { d.keep() }
+
+// real makes one real file what the live one is.
+func (d *disk) real(path string) {
+	f := d.names[path]
+	must(os.RemoveAll(path))
+	must(os.WriteFile(path, f.data, 0o600))
+	must(os.Chmod(path, f.mode))
+}
+
+// check compares the real files with the live ones: a change that did not come by here
+// would be one that no crash can undo.
+func (d *disk) check() error {
+	var wrong []error
+	seen := map[string]bool{}
+	err := filepath.WalkDir(d.root, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() || ours(path) {
+			return err
+		}
+		seen[path] = true
+		data, err := os.ReadFile(path)
+		if f := d.names[path]; f == nil || err != nil || !bytes.Equal(f.data, data) {
+			wrong = append(wrong, fmt.Errorf("%s is not what the simulated disk has (%v)", path, err))
+		}
+		return nil
+	})
+	for path := range d.names {
+		if !seen[path] {
+			wrong = append(wrong, fmt.Errorf("%s is missing from the real disk", path))
+		}
+	}
+	return errors.Join(append(wrong, err)...)
+}
+
+// ours are files that nothing relies on after a crash: locks, and what goes with a reboot.
+func ours(path string) bool {
+	switch filepath.Base(path) {
+	case "watch", "rotate", "keyfile", "ledger", "drill", "start":
+		return true
+	}
+	return strings.Contains(path, "/run/")
+}
+
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}

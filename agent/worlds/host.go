@@ -1,0 +1,393 @@
+package worlds
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/keyfile"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+	"github.com/footprintai/containarium-keyguard/hooks"
+)
+
+// host is one machine: a disk, a daemon with its table, and keyguard.
+type host struct {
+	w       *world
+	name    string
+	disk    *disk
+	table   *table
+	stores  []*store
+	daemon  daemon
+	watcher watcher
+	boot    int
+	clock   time.Duration // by which the host's clock is ahead
+	silent  bool          // systemd does not answer: nobody can tell where the database is
+	images  []image       // snapshots of the machine
+	off     time.Time     // when it comes up again after a power cut; zero: it is up
+	removed time.Time     // when somebody last took something of it away
+}
+
+// daemon is the guarded one: prestart, then minutes, then it reads the key once.
+type daemon struct {
+	up     bool
+	reads  time.Time       // when it reads its key; zero: it has
+	holds  key.Fingerprint // "": it runs without secrets
+	failed bool            // it read a file that was no key
+	start  int             // counts its starts
+	again  time.Time       // when systemd tries a refused start again; zero: it does not
+	tries  int
+}
+
+// watcher is the long-lived process.
+type watcher struct {
+	alive   bool
+	stopped bool // by a person
+	release func()
+	next    time.Time // its next look
+	kept    key.Fingerprint
+	idle    int // the version of the world after a look that found nothing to do; 0: none
+	pace    time.Duration
+	skipped int                  // looks since, which would have found the same
+	since   time.Time            // it lives
+	asked   bool                 // the rows have answered since the daemon's last start
+	restart int                  // the start of the daemon that it has restarted
+	retry   map[string]time.Time // by escrow
+}
+
+func (h *host) path(name string) string { return filepath.Join(h.disk.root, name) }
+
+func (h *host) keyfile() string { return h.path("etc/secrets.key") }
+
+// live is what stands in the keyfile's place; ok tells whether the daemon would load it.
+func (h *host) live() (data []byte, ok bool) {
+	f := h.disk.names[h.keyfile()]
+	if f == nil {
+		return nil, false
+	}
+	return f.data, len(f.data) == key.Size && f.mode.Perm()&0o077 == 0
+}
+
+func (h *host) now() time.Time { return time.Now().Add(h.clock) }
+
+// process is one run of keyguard. It may die before any of its effects.
+type process struct {
+	w      *world
+	h      *host
+	name   string
+	n      int // effects so far
+	dies   int // before this one; 0: never
+	dead   bool
+	looked bool // the rows have answered it
+	person bool // a person asked for it
+}
+
+// errDead is what a dead process hears: nothing it does has an effect any more.
+var errDead = errors.New("this process is dead")
+
+// effect is something that others can see.
+func (p *process) effect(what string) error {
+	p.w.mu.Lock()
+	defer p.w.mu.Unlock()
+	if p.dead {
+		return errDead
+	}
+	if p.n++; p.n == p.dies {
+		p.dead = true
+		p.w.tell("    %s dies before its effect %d: %s", p.name, p.n, what)
+		return errDead
+	}
+	return nil
+}
+
+// agent is the host as that process has it: the real code around simulated things.
+func (p *process) agent() *agent.Host {
+	h, state := p.h, p.h.path("state")
+	a := &agent.Host{
+		Keyfile:  keyfile.File{Path: h.keyfile(), Quarantine: filepath.Join(state, "quarantine"), Locks: state},
+		Ledger:   ledger.Open(state, ledger.Options{Host: h.name, Version: "worlds", Now: h.now}),
+		StateDir: state,
+		Now:      h.now,
+		OpenRows: func(context.Context, rows.Options) (agent.Rows, error) {
+			if h.silent {
+				return nil, fmt.Errorf("%w: systemd does not answer", rows.ErrElsewhere)
+			}
+			return session{h.table, p}, nil
+		},
+	}
+	for _, s := range h.stores {
+		a.Escrows = append(a.Escrows, agent.Escrow{Reader: view{s, p}, Writer: view{s, p}, Required: true})
+	}
+	a.Daemon = agent.Daemon{
+		Running: func(context.Context) ([]string, error) {
+			if err := p.effect("systemd: what runs"); err != nil || !h.daemon.up {
+				return nil, err
+			}
+			return []string{"containarium.service"}, nil
+		},
+		Stop: func(context.Context) error {
+			if err := p.effect("systemd: stop"); err != nil {
+				return err
+			}
+			h.daemon = daemon{start: h.daemon.start}
+			return nil
+		},
+		Start: func(ctx context.Context, _ []string) error {
+			if err := p.effect("systemd: start"); err != nil {
+				return err
+			}
+			return p.w.start(h)
+		},
+	}
+	return a
+}
+
+// run lets a process do something, and buries it if it died of it.
+func (w *world) run(h *host, name string, dies int, do func(context.Context, *process, *agent.Host)) *process {
+	p := &process{w: w, h: h, name: name, dies: dies}
+	w.running = append(w.running, p)
+	before := w.state(h)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	do(ctx, p, p.agent())
+	cancel()
+	w.running = w.running[:len(w.running)-1]
+	if p.dead && p.n == p.dies {
+		w.died(p)
+	}
+	w.judge(p, before)
+	return p
+}
+
+// died buries a process: it was killed, or the power was cut.
+func (w *world) died(p *process) {
+	if w.rand.IntN(3) > 0 {
+		w.powerCut(p.h)
+		return
+	}
+	if strings.HasSuffix(p.name, ": watcher") {
+		w.stopWatcher(p.h)
+		p.h.watcher.next = time.Now().Add(time.Second)
+	}
+}
+
+// powerCut takes a machine down, and with it all that was not synced.
+func (w *world) powerCut(h *host) {
+	w.tell("    %s: the power is cut", h.name)
+	for _, p := range w.running {
+		if p.h == h {
+			p.dead = true
+		}
+	}
+	w.stopWatcher(h)
+	h.disk.crash(w.rand)
+	must(os.RemoveAll(h.path("run")))
+	must(os.MkdirAll(h.path("run"), 0o700))
+	must(os.MkdirAll(h.path("state"), 0o700)) // tmpfiles.d
+	h.disk.dirs[h.path("state")] = true
+	h.daemon = daemon{start: h.daemon.start}
+	h.boot++
+	h.off = time.Now().Add(5 * time.Second)
+}
+
+func (w *world) stopWatcher(h *host) {
+	if h.watcher.release != nil {
+		h.watcher.release()
+	}
+	h.watcher = watcher{stopped: h.watcher.stopped}
+}
+
+// comesUp is a boot.
+func (w *world) comesUp(h *host) {
+	h.off = time.Time{}
+	w.tell("    %s comes up", h.name)
+	if !h.watcher.stopped {
+		w.watch(h)
+	}
+	w.start(h) //nolint:errcheck // it tells
+}
+
+// prestart runs what systemd runs before the daemon, and says whether it may start.
+func (w *world) prestart(h *host, dies int) (may bool) {
+	began := time.Now()
+	var result agent.GuardResult
+	var err error
+	p := w.run(h, h.name+": prestart", dies, func(ctx context.Context, p *process, a *agent.Host) {
+		result, err = hooks.Prestart(ctx, a, hooks.PrestartOptions{Budget: budget, RunDir: h.path("run"), Configuration: "c",
+			Clock: func() (string, time.Duration) { return fmt.Sprint(h.boot), time.Since(w.epoch) }})
+	})
+	if took := time.Since(began); took > budget+5*time.Second {
+		w.broken("budget", "prestart took %s of %s", took, budget)
+	}
+	data, good := h.live()
+	_, staged := h.disk.names[h.keyfile()+".next"]
+	switch {
+	case !h.off.IsZero():
+		return false
+	case !p.dead && err == nil:
+		switch result.Decision.Action {
+		case decide.Doubt, decide.Lost:
+			may = result.Parked
+		default:
+			may = true
+		}
+		w.tell("    %s: %s %s: %s (parked: %t)", p.name, result.Decision.Rule, result.Decision.Action, result.Decision.Reason, result.Parked)
+	case !p.dead && errors.Is(err, agent.ErrBusy), !p.dead && errors.Is(err, agent.ErrNotPlaced):
+		w.tell("    %s refuses: %v", p.name, err)
+	case good && !staged:
+		w.tell("    the hook passes what is there: %v", err)
+		may = true
+	case h.disk.readOnly == h.path("etc"), h.disk.noInodes, h.disk.immutable != "" && len(data) > 0:
+		w.tell("    the hook refuses, as it cannot park: %v", err)
+	default:
+		w.tell("    the hook parks: %v", err)
+		if len(data) > 0 {
+			h.disk.put(h.path("etc/.keyguard-20000101T000000.000000Z"), data, 0o400)
+		}
+		h.disk.put(h.keyfile(), nil, 0o400)
+		may = true
+	}
+	if may && p.looked && !p.dead {
+		w.startsOn(h, result)
+	}
+	return may
+}
+
+// budget is prestart's.
+const budget = 20 * time.Second
+
+// start starts the daemon: its prestart now, and its look at the key a while later.
+func (w *world) start(h *host) error {
+	if h.daemon.up {
+		return nil
+	}
+	if !w.prestart(h, w.dies()) {
+		h.daemon.tries++
+		h.daemon.again = time.Now().Add(min(5*time.Second<<min(h.daemon.tries, 6), 5*time.Minute))
+		return errors.New("the start was refused")
+	}
+	w.version++
+	h.daemon = daemon{up: true, start: h.daemon.start + 1, reads: time.Now().Add(w.takes())}
+	h.watcher.asked, h.watcher.next = false, time.Now().Add(time.Second)
+	return nil
+}
+
+// read is the daemon's look at its key, the only one: it mints where none is.
+func (w *world) read(h *host) {
+	h.daemon.reads = time.Time{}
+	w.version++
+	if h.table.down { // after five tries it goes on without secrets
+		w.tell("    %s: the daemon does not reach Postgres and runs without secrets", h.name)
+		return
+	}
+	data, good := h.live()
+	switch {
+	case good:
+		k, _ := key.New(data)
+		h.daemon.holds = k.Fingerprint()
+		w.tell("    %s: the daemon reads key %s", h.name, h.daemon.holds)
+	case h.disk.names[h.keyfile()] == nil && (h.disk.full || h.disk.noInodes || h.disk.readOnly == h.path("etc")):
+		h.daemon.failed = true
+		w.tell("    %s: the daemon finds no key, can make none, and runs without secrets", h.name)
+	case h.disk.names[h.keyfile()] == nil:
+		k := key.Generate()
+		h.daemon.holds = k.Fingerprint()
+		h.disk.put(h.keyfile(), k.UnsafeBytes(), 0o400)
+		w.know(k)
+		w.tell("    %s: the daemon finds no key and mints %s", h.name, h.daemon.holds)
+		w.minted(h, h.daemon.holds)
+	default:
+		h.daemon.failed = true
+		w.tell("    %s: the daemon finds %d bytes and runs without secrets", h.name, len(data))
+	}
+}
+
+// watch starts the watcher.
+func (w *world) watch(h *host) {
+	p := &process{w: w, h: h, name: h.name + ": watcher"}
+	release, err := agent.HoldWatch(p.agent())
+	if err != nil {
+		w.tell("    %s: the watcher does not start: %v", h.name, err)
+		return
+	}
+	h.watcher = watcher{alive: true, since: time.Now(), release: release, next: time.Now(), retry: map[string]time.Time{}}
+}
+
+// look is one round of the watcher, with its savers.
+func (w *world) look(h *host, dies int) {
+	t := &h.watcher
+	if !t.alive {
+		return
+	}
+	t.next = time.Now().Add(time.Minute)
+	if w.calm { // what a look finds every minute it finds every ten, too
+		t.next = time.Now().Add(10 * time.Minute)
+	}
+	if w.version == t.idle && t.skipped < 20 && dies == 0 {
+		t.skipped++
+		t.next = time.Now().Add(t.pace)
+		return
+	}
+	t.skipped = 0
+	version, began := w.version, time.Now()
+	defer func() {
+		t.idle, t.pace = 0, t.next.Sub(began)
+		if w.version == version && len(t.retry) == 0 {
+			t.idle = version
+		}
+	}()
+	w.run(h, h.name+": watcher", dies, func(ctx context.Context, p *process, a *agent.Host) {
+		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+		defer cancel()
+		if f, err := agent.KeepKeyfile(a, t.kept); err == nil {
+			t.kept = f
+		}
+		unread := h.daemon.up && !h.daemon.reads.IsZero()
+		r, err := agent.Tend(ctx, a, agent.TendOptions{Prove: true, DaemonRead: !unread, Park: unread, Starting: unread})
+		if p.dead {
+			return
+		}
+		w.tell("    %s: %s %s: %s (held: %q, err: %v)", p.name, r.Decision.Rule, r.Decision.Action, r.Decision.Reason, r.Held, err)
+		if p.looked {
+			t.asked = true
+		}
+		if r.Waiting || unread || err != nil || h.daemon.up && !t.asked {
+			t.next = time.Now().Add(time.Second)
+		}
+		if units, err := agent.Resume(ctx, a); err != nil || units != nil {
+			w.tell("    %s starts the daemon again: %v", p.name, err)
+		}
+		if _, good := h.live(); good && h.daemon.up && h.daemon.failed && t.restart != h.daemon.start {
+			t.restart = h.daemon.start
+			w.tell("    %s restarts the daemon, which has read an empty file", p.name)
+			h.daemon = daemon{start: h.daemon.start}
+			w.start(h) //nolint:errcheck // systemd tries again
+		}
+		for _, s := range a.Escrows {
+			w.save(ctx, h, p, a, s.Name())
+		}
+	})
+}
+
+// save is what the saver of one escrow does when it is woken.
+func (w *world) save(ctx context.Context, h *host, p *process, a *agent.Host, name string) {
+	t := &h.watcher
+	due, err := agent.Due(a, name)
+	if p.dead || err != nil || len(due) == 0 || time.Now().Before(t.retry[name]) {
+		return
+	}
+	saved, err := agent.SaveDue(ctx, a, name)
+	delete(t.retry, name)
+	for _, s := range saved {
+		w.tell("    %s: key %s to %s of %s (%s) %v", p.name, s.Key, s.Shelf, name, s.Why, s.Err)
+	}
+	if err != nil {
+		t.retry[name] = time.Now().Add(30 * time.Second)
+	}
+}

@@ -1,0 +1,138 @@
+// Package laws says what must never be, and what must be in the end: the laws of design §2
+// as a checker that knows disks, shelves, rows and what the daemon did, and nothing of how
+// keyguard keeps them. It imports of agent what a key is, and no more.
+package laws
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+// State is all that counts of a world at one moment.
+type State struct {
+	Files  map[string][]byte // of all hosts, by path
+	Copies []Copy            // of all stores, oldest first within one
+	Rows   map[string]key.Fingerprint
+}
+
+// Copy is what one store has.
+type Copy struct {
+	Store     string
+	Current   bool // else it is in quarantine
+	Bytes     []byte
+	Destroyed bool
+}
+
+func name(b []byte) key.Fingerprint {
+	k, _, err := key.Decode(b)
+	if err != nil {
+		return ""
+	}
+	defer k.Wipe()
+	return k.Fingerprint()
+}
+
+// Held are the keys that can still be had, and where each is.
+func (s State) Held() map[key.Fingerprint]string {
+	held := map[key.Fingerprint]string{}
+	for _, c := range s.Copies {
+		if f := name(c.Bytes); f != "" && !c.Destroyed {
+			held[f] = "a copy in " + c.Store
+		}
+	}
+	for path, b := range s.Files {
+		if f := name(b); f != "" {
+			held[f] = path
+		}
+	}
+	return held
+}
+
+// Lost is law 3: what keyguard did left every key somewhere. A key that only a file had
+// which others wrote and nobody had synced may go with a power cut.
+func Lost(before, after State, fragile map[key.Fingerprint]bool) error {
+	held := after.Held()
+	was := before.Held()
+	for _, f := range slices.Sorted(maps.Keys(was)) {
+		if held[f] == "" && !fragile[f] {
+			return fmt.Errorf("law 3: key %s, which was %s, is nowhere any more", f, was[f])
+		}
+	}
+	return nil
+}
+
+// opens counts the rows under a key.
+func (s State) opens(f key.Fingerprint) (n int) {
+	for _, under := range s.Rows {
+		if under == f {
+			n++
+		}
+	}
+	return n
+}
+
+// Unheld is a key that rows are under and that can be had nowhere, "" for none.
+func (s State) Unheld() key.Fingerprint {
+	held := s.Held()
+	for _, row := range slices.Sorted(maps.Keys(s.Rows)) {
+		if f := s.Rows[row]; held[f] == "" {
+			return f
+		}
+	}
+	return ""
+}
+
+// Saved is law 4 for a copy that keyguard has just put on a current shelf. rival is a key
+// that was proven on this host before, or stands on a current shelf, and is another one.
+func Saved(s State, f, rival key.Fingerprint, rotating bool) error {
+	opened, all := s.opens(f), len(s.Rows)
+	switch {
+	case rotating:
+		return fmt.Errorf("law 4: key %s went to a current shelf while a rotation is open", f)
+	case all > 0 && 2*opened <= all:
+		return fmt.Errorf("law 4: key %s, which opens %d of %d rows, went to a current shelf", f, opened, all)
+	case all == 0 && rival != "":
+		return fmt.Errorf("law 4: key %s went to a current shelf while no row speaks for it, and key %s was proven here or stands on one", f, rival)
+	}
+	return nil
+}
+
+// Minted is law 2, for a key that the daemon or keyguard made of itself.
+func Minted(s State, f key.Fingerprint) error {
+	for _, row := range slices.Sorted(maps.Keys(s.Rows)) {
+		if s.Rows[row] != f {
+			return fmt.Errorf("law 2: key %s was minted over row %s, which is under key %s", f, row, s.Rows[row])
+		}
+	}
+	for _, c := range s.Copies {
+		if other := name(c.Bytes); other != "" && other != f {
+			return fmt.Errorf("law 2: key %s was minted while %s holds a copy of key %s", f, c.Store, other)
+		}
+	}
+	return nil
+}
+
+// Started is laws 1 and 2 above law 9: the daemon was let start on the key f though the
+// rows answered this very start. sure says that every escrow has answered too. vouched is
+// what a person accepted, with what it opened then, -1 for nothing.
+func Started(s State, f key.Fingerprint, sure bool, vouched int) error {
+	opened, all := s.opens(f), len(s.Rows)
+	if all == 0 || vouched >= 0 && opened >= vouched {
+		return nil
+	}
+	if opened == 0 {
+		return fmt.Errorf("law 1: the daemon was started on key %s, which had just opened none of %d rows", f, all)
+	}
+	if !sure {
+		return nil
+	}
+	for _, other := range slices.Sorted(maps.Keys(s.Held())) {
+		if n := s.opens(other); 2*n > all && other != f {
+			return fmt.Errorf("law 1: the daemon was started on key %s, which opens %d of %d rows; key %s, which was at hand, opens %d", f, opened, all, other, n)
+		}
+	}
+	return nil
+}

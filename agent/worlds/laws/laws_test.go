@@ -1,0 +1,60 @@
+package laws_test
+
+import (
+	"testing"
+
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/worlds/laws"
+)
+
+// TestLaws breaks each law once, and keeps it once by as little as can be.
+func TestLaws(t *testing.T) {
+	a, b := key.Generate(), key.Generate()
+	fa, fb := a.Fingerprint(), b.Fingerprint()
+	rows := func(as, bs int) map[string]key.Fingerprint {
+		m := map[string]key.Fingerprint{}
+		for i := range as + bs {
+			m[string(rune('0'+i))] = fa
+			if i >= as {
+				m[string(rune('0'+i))] = fb
+			}
+		}
+		return m
+	}
+	here := laws.State{Files: map[string][]byte{"/keyfile": a.UnsafeBytes()}, Rows: rows(2, 0)}
+	stored := laws.State{Copies: []laws.Copy{{Store: "gcp", Current: true, Bytes: a.UnsafeBytes()}}, Rows: rows(2, 0)}
+	destroyed := laws.State{Copies: []laws.Copy{{Store: "gcp", Bytes: a.UnsafeBytes(), Destroyed: true}}, Rows: rows(2, 0)}
+	split := func(as, bs int) laws.State {
+		return laws.State{Files: map[string][]byte{"/b": b.UnsafeBytes()}, Rows: rows(as, bs)}
+	}
+	fragile := map[key.Fingerprint]bool{fa: true}
+	for name, c := range map[string]struct {
+		err    error
+		broken bool
+	}{
+		"a key moved to a store":             {laws.Lost(here, stored, nil), false},
+		"a key is gone":                      {laws.Lost(here, laws.State{}, nil), true},
+		"its only copy is destroyed":         {laws.Lost(stored, destroyed, nil), true},
+		"a file that nobody synced is gone":  {laws.Lost(here, laws.State{}, fragile), false},
+		"minted over nothing":                {laws.Minted(laws.State{}, fa), false},
+		"minted over rows":                   {laws.Minted(here, fb), true},
+		"minted over a copy":                 {laws.Minted(laws.State{Copies: stored.Copies}, fb), true},
+		"saved, and it opens most":           {laws.Saved(split(3, 2), fa, "", false), false},
+		"saved, and it opens half":           {laws.Saved(split(2, 2), fa, "", false), true},
+		"saved, no row speaks":               {laws.Saved(laws.State{}, fa, "", false), false},
+		"saved, no row speaks, and a rival":  {laws.Saved(laws.State{}, fa, fb, false), true},
+		"saved while a rotation is open":     {laws.Saved(here, fa, "", true), true},
+		"started on the key of all rows":     {laws.Started(here, fa, true, -1), false},
+		"started on a refuted key":           {laws.Started(here, fb, true, -1), true},
+		"started on one that is vouched for": {laws.Started(here, fb, true, 0), false},
+		"started on the lesser key":          {laws.Started(split(1, 2), fa, true, -1), true},
+		"started on it, and a store is away": {laws.Started(split(1, 2), fa, false, -1), false},
+	} {
+		if (c.err != nil) != c.broken {
+			t.Errorf("%s: %v", name, c.err)
+		}
+	}
+	if here.Unheld() != "" || destroyed.Unheld() != fa {
+		t.Error("which rows are under a key that is nowhere")
+	}
+}

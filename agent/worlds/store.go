@@ -1,0 +1,188 @@
+package worlds
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+// store is an escrow. Its manners are those of every kind, and more of them.
+type store struct {
+	name   string
+	copies []stored // oldest first
+	serial int
+
+	down    bool          // nobody answers
+	hangs   bool          // the connection is taken, and nothing comes
+	slow    time.Duration // before each answer
+	denied  bool          // it knows who asks, and refuses
+	addOnly bool          // it takes copies, and shows none
+	mute    bool          // listings show no fingerprints, as Secret Manager's
+	late    time.Duration // a listing shows a new copy only then
+	gone    bool          // the place is not there any more
+}
+
+type stored struct {
+	id     string
+	shelf  escrow.Shelf
+	bytes  []byte // what is there; no key where somebody mangled it
+	at     time.Time
+	state  string // "", "disabled", "destroyed"
+	byHand bool   // somebody else than keyguard put it there
+}
+
+// key is what the copy decodes to.
+func (c stored) key() (key.Key, error) {
+	k, _, err := key.Decode(c.bytes)
+	return k, err
+}
+
+// add puts bytes on a shelf.
+func (s *store) add(shelf escrow.Shelf, bytes []byte, byHand bool) stored {
+	s.serial++
+	c := stored{id: fmt.Sprintf("%s/%d", shelf, s.serial), shelf: shelf, bytes: slices.Clone(bytes), at: time.Now(), byHand: byHand}
+	s.copies = append(s.copies, c)
+	return c
+}
+
+// newest is the newest copy on the current shelf, as the runbook's `latest` has it.
+func (s *store) newest() (stored, bool) {
+	for _, c := range slices.Backward(s.copies) {
+		if c.shelf == escrow.Current {
+			return c, true
+		}
+	}
+	return stored{}, false
+}
+
+// view is the store as one process sees it.
+type view struct {
+	*store
+	p *process
+}
+
+func (v view) Name() string { return v.name }
+
+func (v view) Place() escrow.Place {
+	return escrow.Place{Kind: "simulated", Where: v.name, Domain: "the store " + v.name}
+}
+
+// answer waits as long as the store takes, and says what keeps it from answering. No two
+// calls take equally long, so that those that are made at once end in one order.
+func (v view) answer(ctx context.Context, call, id string) error {
+	h := fnv.New32a()
+	h.Write([]byte(v.name + call + id)) //nolint:errcheck // a hash
+	wait := v.slow + time.Millisecond + time.Duration(h.Sum32()%1_000_000)
+	if v.hangs {
+		wait = time.Hour
+	}
+	select {
+	case <-time.After(wait):
+	case <-ctx.Done():
+	}
+	if err := v.p.effect(v.name + ": " + call); err != nil {
+		return err
+	}
+	switch {
+	case ctx.Err() != nil:
+		return errors.Join(escrow.ErrTimeout, ctx.Err())
+	case v.down:
+		return escrow.ErrUnreachable
+	case v.gone:
+		return escrow.ErrNoPlace
+	case v.denied, v.addOnly && call != "save":
+		return escrow.ErrDenied
+	}
+	return nil
+}
+
+func (v view) List(ctx context.Context) ([]escrow.Copy, error) {
+	if err := v.answer(ctx, "list", ""); err != nil {
+		return nil, err
+	}
+	v.p.w.turn.Lock()
+	defer v.p.w.turn.Unlock()
+	var list []escrow.Copy
+	for _, shelf := range escrow.Shelves {
+		for _, c := range slices.Backward(v.copies) {
+			if c.shelf != shelf || time.Since(c.at) < v.late {
+				continue
+			}
+			shown := escrow.Copy{Escrow: v.name, ID: c.id, Shelf: shelf, Created: c.at, Unreadable: c.state}
+			if k, err := c.key(); err == nil {
+				if !v.mute {
+					shown.Fingerprint = k.Fingerprint()
+				}
+				k.Wipe()
+			}
+			list = append(list, shown)
+		}
+	}
+	return list, nil
+}
+
+func (v view) Fetch(ctx context.Context, want escrow.Copy) (key.Key, key.Encoding, error) {
+	if err := v.answer(ctx, "fetch", want.ID); err != nil {
+		return key.Key{}, "", err
+	}
+	v.p.w.turn.Lock()
+	defer v.p.w.turn.Unlock()
+	for _, c := range v.copies {
+		switch {
+		case c.id != want.ID:
+			continue
+		case c.state != "":
+			return key.Key{}, "", fmt.Errorf("%w: %s", escrow.ErrUnreadable, c.state)
+		}
+		return key.Decode(c.bytes)
+	}
+	return key.Key{}, "", escrow.ErrGone
+}
+
+func (v view) Init(ctx context.Context) error {
+	if err := v.answer(ctx, "init", ""); err != nil && !errors.Is(err, escrow.ErrNoPlace) {
+		return err
+	}
+	v.gone = false
+	return nil
+}
+
+// Save is the contract's: it compares, adds, reads back.
+func (v view) Save(ctx context.Context, shelf escrow.Shelf, k key.Key) (escrow.Copy, error) {
+	if err := v.answer(ctx, "save", string(shelf)); err != nil {
+		return escrow.Copy{}, err
+	}
+	v.p.w.turn.Lock()
+	defer v.p.w.turn.Unlock()
+	name := func(c stored) escrow.Copy {
+		return escrow.Copy{Escrow: v.name, ID: c.id, Shelf: shelf, Fingerprint: k.Fingerprint(), Created: c.at}
+	}
+	if !v.addOnly {
+		for _, c := range slices.Backward(v.copies) {
+			if c.shelf != shelf {
+				continue
+			}
+			if there, err := c.key(); err == nil && c.state == "" && there.Equal(k) {
+				return name(c), nil
+			}
+			if shelf == escrow.Current {
+				break
+			}
+		}
+	}
+	c := v.add(shelf, k.UnsafeBytes(), false)
+	v.p.w.saved(v.p, v.store, c)
+	if err := v.p.effect(v.name + ": the answer to the save"); err != nil {
+		return escrow.Copy{}, errors.Join(escrow.ErrTimeout, err)
+	}
+	if v.addOnly {
+		return name(c), escrow.ErrUnverified
+	}
+	return name(c), nil
+}

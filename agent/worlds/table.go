@@ -1,0 +1,162 @@
+package worlds
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+// table is the ciphertext of one host's daemon: which key each row is under.
+type table struct {
+	rows    map[string]key.Fingerprint // by name
+	version int                        // of all that is in it
+	dumps   []map[string]key.Fingerprint
+
+	down     bool
+	slow     time.Duration
+	noTable  bool // a dump is about to be loaded
+	external int64
+}
+
+func (t *table) write(name string, f key.Fingerprint) {
+	t.rows[name] = f
+	t.version++
+}
+
+// dump is what pg_dump takes.
+func (t *table) dump() {
+	t.dumps = append(t.dumps, maps.Clone(t.rows))
+}
+
+// load brings a dump back.
+func (t *table) load(n int) {
+	t.rows = maps.Clone(t.dumps[n])
+	t.version++
+}
+
+// opens counts the rows that a key opens.
+func (t *table) opens(f key.Fingerprint) int64 {
+	var n int64
+	for _, under := range t.rows {
+		if under == f {
+			n++
+		}
+	}
+	return n
+}
+
+// session is the table as one process asks it.
+type session struct {
+	*table
+	p *process
+}
+
+func (s session) answer(ctx context.Context, call string) error {
+	if err := s.p.effect("Postgres: " + call); err != nil {
+		return errors.Join(rows.ErrRefused, err)
+	}
+	if s.slow > 0 {
+		select {
+		case <-time.After(s.slow):
+		case <-ctx.Done():
+		}
+	}
+	switch {
+	case ctx.Err() != nil:
+		return errors.Join(rows.ErrTimeout, ctx.Err())
+	case s.slow > 3*time.Second: // the statement's timeout
+		return rows.ErrTimeout
+	case s.down:
+		return rows.ErrRefused
+	case s.noTable:
+		return rows.ErrNoTable
+	}
+	return nil
+}
+
+func (s session) Prove(ctx context.Context, keys ...key.Key) rows.Answer {
+	if err := s.answer(ctx, "prove"); err != nil {
+		return rows.NoAnswer(err, keys...)
+	}
+	a := rows.Answer{State: rows.Answered, Mark: fmt.Sprint(s.version), Counts: rows.Counts{Legacy: int64(len(s.rows)), External: s.external}}
+	if len(s.rows) == 0 {
+		a.State, a.Why = rows.Silent, "no row depends on the key"
+	}
+	s.p.looked = true
+	for _, k := range keys {
+		f := k.Fingerprint()
+		p := rows.Proof{Fingerprint: f, Verdict: rows.Silent}
+		if len(s.rows) > 0 {
+			p = rows.Proof{Fingerprint: f, Verdict: rows.Partial, Checked: int64(len(s.rows)), Opened: s.opens(f)}
+			switch p.Opened {
+			case 0:
+				p.Verdict = rows.Refuted
+			case p.Checked:
+				p.Verdict = rows.Opens
+				s.p.w.opens(s.p.h, f)
+			}
+		}
+		a.Proofs = append(a.Proofs, p)
+	}
+	return a
+}
+
+func (s session) OtherClients(ctx context.Context) ([]rows.Client, error) {
+	return nil, s.answer(ctx, "who is connected")
+}
+
+func (s session) Close() {}
+
+// Rewrite is all or nothing, as a transaction is; only its answer may be lost.
+func (s session) Rewrite(ctx context.Context, o rows.RewriteOptions) (rows.RewriteResult, error) {
+	result := rows.RewriteResult{ByKey: map[key.Fingerprint]int64{}, Counts: rows.Counts{Legacy: int64(len(s.rows)), External: s.external}}
+	if err := s.answer(ctx, "begin"); err != nil {
+		return result, err
+	}
+	may := map[key.Fingerprint]bool{o.Target.Fingerprint(): true}
+	for _, k := range o.Keys {
+		may[k.Fingerprint()] = true
+	}
+	after := maps.Clone(s.rows)
+	for _, name := range slices.Sorted(maps.Keys(s.rows)) {
+		under := s.rows[name]
+		switch {
+		case under == o.Target.Fingerprint():
+			result.AlreadyUnder++
+		case may[under]:
+			result.Rewritten++
+		case o.LeaveUnopenable:
+			result.Unopenable++
+			continue
+		default:
+			return result, rows.ErrUnopenable
+		}
+		result.ByKey[under]++
+		after[name] = o.Target.Fingerprint()
+	}
+	if o.DryRun {
+		return result, nil
+	}
+	if o.BeforeCommit != nil {
+		if err := o.BeforeCommit(ctx); err != nil {
+			return result, err
+		}
+	}
+	if err := s.p.effect("Postgres: commit"); err != nil {
+		return result, errors.Join(rows.ErrUnanswered, err)
+	}
+	s.table.rows = after
+	s.version++
+	if err := s.p.effect("Postgres: the answer to the commit"); err != nil {
+		return result, errors.Join(rows.ErrUnanswered, err)
+	}
+	return result, nil
+}
+
+func (s session) MayRewrite(ctx context.Context) error { return s.answer(ctx, "may I write") }

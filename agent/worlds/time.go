@@ -1,0 +1,127 @@
+package worlds
+
+import (
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+)
+
+// pass lets time pass: daemons read their keys, watchers look, systemd tries again,
+// machines come up, and the kernel writes files back.
+func (w *world) pass(d time.Duration) {
+	end := time.Now().Add(d)
+	for w.wrong == nil {
+		at, do := w.next()
+		if do == nil || at.After(end) {
+			w.sleep(time.Until(end))
+			return
+		}
+		w.sleep(time.Until(at))
+		do()
+	}
+}
+
+func (w *world) sleep(d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	time.Sleep(d)
+	if d >= 5*time.Second {
+		for _, h := range w.hosts {
+			h.disk.sync()
+		}
+	}
+}
+
+// next is what happens next by itself.
+func (w *world) next() (at time.Time, do func()) {
+	due := func(t time.Time, f func()) {
+		if !t.IsZero() && (do == nil || t.Before(at)) {
+			at, do = t, f
+		}
+	}
+	for _, h := range w.hosts {
+		if !h.off.IsZero() {
+			due(h.off, func() { w.comesUp(h) })
+			continue
+		}
+		due(h.daemon.reads, func() { w.read(h) })
+		due(h.daemon.again, func() { h.daemon.again = time.Time{}; w.start(h) }) //nolint:errcheck // it tells
+		switch {
+		case h.watcher.alive:
+			due(h.watcher.next, func() { w.look(h, w.dies()) })
+		case !h.watcher.stopped:
+			due(time.Now().Add(time.Second), func() { w.watch(h) })
+		}
+	}
+	return at, do
+}
+
+// end lets every fault end, and an hour pass. Then all is well without a person; or status
+// says what is not, and what a person is told to type makes it so.
+func (w *world) end() {
+	w.tell("all faults end")
+	w.storesBack()
+	w.enable()
+	for _, h := range w.hosts {
+		h.disk.mend()
+		h.removed = time.Now()
+		h.table.down, h.table.noTable, h.table.slow = false, false, 0
+		h.silent, h.watcher.stopped, h.clock = false, false, 0
+	}
+	w.version++
+	w.pass(2 * time.Minute)
+	for _, h := range w.hosts {
+		if len(h.table.rows) == 0 && w.wrong == nil { // a row that speaks
+			if !h.daemon.up || h.daemon.holds == "" {
+				w.restart(h, 0)
+				w.pass(5 * time.Minute)
+			}
+			w.tenants(h, 0)
+			w.version++
+		}
+	}
+	w.calm = true
+	w.pass(time.Hour)
+	for _, h := range w.hosts {
+		w.rest(h)
+	}
+	for _, h := range w.hosts {
+		if err := h.disk.check(); err != nil && w.wrong == nil {
+			w.broken("the simulator", "the simulator: %v", err)
+		}
+	}
+}
+
+// rest holds a host at rest to liveness.
+func (w *world) rest(h *host) {
+	if w.wrong != nil {
+		return
+	}
+	r := w.status(h, 0)
+	if f := w.state(h).Unheld(); f != "" {
+		if r.Health == agent.Green {
+			w.broken("green", "green: rows are under key %s, which is nowhere", f)
+		}
+		return // nothing that anybody types brings a key back that is nowhere
+	}
+	if r.Health == agent.Green {
+		return
+	}
+	remedies := []struct {
+		name string
+		do   func(*world, *host, int)
+	}{{"restore", (*world).restoreKey}, {"repair", (*world).repair}, {"backup", (*world).backup}, {"drill", (*world).drill}, {"accept", (*world).accept}, {"accept --new", (*world).acceptNew}}
+	for _, each := range remedies {
+		if w.wrong != nil {
+			return
+		}
+		w.tell("%s is tried, since status is %s: %s", each.name, r.Health, r.Line)
+		each.do(w, h, 0)
+		w.pass(10 * time.Minute)
+		if r = w.status(h, 0); r.Health == agent.Green {
+			return
+		}
+	}
+	w.broken("liveness", "liveness: all faults are over, and no command makes status green: %s, %s", r.Health, r.Line)
+}

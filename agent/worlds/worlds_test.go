@@ -1,0 +1,103 @@
+package worlds
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+var (
+	count = flag.Int("worlds", 0, "how many worlds to play; 0: as KEYGUARD_WORLDS says, or 200, with -short 40")
+	seed  = flag.Uint64("seed", 1, "the first one's seed; the others' follow it")
+	tally = flag.Bool("tally", false, "count what breaks instead of stopping at the first")
+)
+
+// replay plays a plan in a bubble.
+func replay(t *testing.T, p Plan) (broken *Broken) {
+	synctest.Test(t, func(*testing.T) { _, broken = Run(p, scratch) })
+	return broken
+}
+
+// scratch is on a tmpfs.
+var scratch string
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	dir, err := os.MkdirTemp("/dev/shm", "keyguard-worlds-*")
+	if err != nil {
+		panic(err)
+	}
+	scratch = dir
+	code := m.Run()
+	os.RemoveAll(dir) //nolint:errcheck // it is in memory
+	os.Exit(code)
+}
+
+// TestWorlds plays random histories. A law that breaks is shown by the shortest history
+// that breaks it.
+func TestWorlds(t *testing.T) {
+	if *count == 0 {
+		*count = 200
+		if text, ok := os.LookupEnv("KEYGUARD_WORLDS"); ok {
+			n, err := strconv.Atoi(text)
+			if err != nil || n <= 0 {
+				t.Fatalf("KEYGUARD_WORLDS=%q is no number of worlds", text)
+			}
+			*count = n
+		}
+		if testing.Short() {
+			*count = 40
+		}
+	}
+	began, broke := time.Now(), map[string]int{}
+	for n := range *count {
+		p := Imagine(*seed + uint64(n))
+		broken := replay(t, p)
+		if broken == nil {
+			continue
+		}
+		if *tally {
+			broke[broken.Law]++
+			continue
+		}
+		short := Shorten(p, func(p Plan) bool {
+			b := replay(t, p)
+			return b != nil && b.Law == broken.Law
+		})
+		if b := replay(t, short); b != nil {
+			broken = b
+		}
+		t.Fatalf("world %d: %s\n\n%s\n\nto play it again:\n\n%#v", p.Seed, broken.What, broken.Story, short)
+	}
+	if len(broke) > 0 {
+		t.Errorf("broken: %v", broke)
+	}
+	t.Logf("%d worlds in %s, %.0f a second", *count, time.Since(began).Round(time.Millisecond), float64(*count)/time.Since(began).Seconds())
+}
+
+// TestSameSeedSameWorld: a history that broke a law can be played again.
+func TestSameSeedSameWorld(t *testing.T) {
+	play := func(seed uint64) string {
+		var story []string
+		synctest.Test(t, func(*testing.T) { story, _ = Run(Imagine(seed), scratch) })
+		// Keys come from the kernel; which is which tells the order in which they appear.
+		names := map[string]string{}
+		return regexp.MustCompile(`\b[0-9a-f]{16}\b`).ReplaceAllStringFunc(strings.Join(story, "\n"), func(f string) string {
+			if names[f] == "" {
+				names[f] = fmt.Sprint("key ", len(names))
+			}
+			return names[f]
+		})
+	}
+	for seed := range uint64(10) {
+		if once, again := play(seed), play(seed); once != again {
+			t.Errorf("seed %d:\n%s\n\nand again:\n%s", seed, once, again)
+		}
+	}
+}

@@ -294,7 +294,6 @@ func (w *world) loadDump(h *host, _ int) {
 // command runs what a person asked for.
 func (w *world) command(h *host, name string, dies int, do func(context.Context, *agent.Host) (string, error)) {
 	w.run(h, h.name+": keyguard "+name, dies, func(ctx context.Context, p *process, a *agent.Host) {
-		p.person = true
 		said, err := do(ctx, a)
 		w.tell("    %s: %s %v", p.name, said, err)
 	})

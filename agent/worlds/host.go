@@ -86,7 +86,6 @@ type process struct {
 	dies   int // before this one; 0: never
 	dead   bool
 	looked bool // the rows have answered it
-	person bool // a person asked for it
 }
 
 // errDead is what a dead process hears: nothing it does has an effect any more.

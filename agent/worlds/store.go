@@ -51,16 +51,6 @@ func (s *store) add(shelf escrow.Shelf, bytes []byte, byHand bool) stored {
 	return c
 }
 
-// newest is the newest copy on the current shelf, as the runbook's `latest` has it.
-func (s *store) newest() (stored, bool) {
-	for _, c := range slices.Backward(s.copies) {
-		if c.shelf == escrow.Current {
-			return c, true
-		}
-	}
-	return stored{}, false
-}
-
 // view is the store as one process sees it.
 type view struct {
 	*store

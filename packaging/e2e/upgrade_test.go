@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -33,9 +32,7 @@ var makeOldPackages = sync.OnceValues(func() ([]string, error) {
 // oldPackages are the first ones that hosts ran, made of the repository's history.
 func oldPackages(t *testing.T) (deb, rpm string) {
 	t.Helper()
-	if _, err := os.Stat("../../.git"); err != nil {
-		t.Skip("an unpacked archive has no history to make an old package of")
-	}
+	needsHistory(t)
 	found, err := makeOldPackages()
 	if err != nil {
 		t.Fatal(err)

@@ -439,7 +439,7 @@ func (v *Vault) Init(ctx context.Context) error {
 			managedBy: keyguard,
 			"about":   "copies of the containarium master key at " + v.o.Path + "; keyguard's mark that this place is there, leave it",
 		}, &first)
-		if errors.Is(err, errChanged) {
+		if errors.Is(err, errChanged) || v.there(ctx, entry, err) {
 			err = nil // somebody else was faster
 		}
 	}
@@ -686,7 +686,8 @@ func (v *Vault) keep(ctx context.Context, s Shelf, name string, fields map[strin
 			return name, err
 		}
 		_, err = v.replace(ctx, entry, 0, fields, same)
-		if errors.Is(err, errChanged) && races < vaultRaces {
+		// Who may create and not update is told nothing of a race, but refused.
+		if (errors.Is(err, errChanged) || v.there(ctx, entry, err)) && races < vaultRaces {
 			races++ // somebody was faster: what did he put there?
 			continue
 		}

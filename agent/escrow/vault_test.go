@@ -772,6 +772,25 @@ func TestVaultTwoProcesses(t *testing.T) {
 	}
 }
 
+// TestVaultRaceRefused: of two processes that keep the same value the slower finds it kept,
+// though the policy grants no update and so the server answers as if it might not write.
+func TestVaultRaceRefused(t *testing.T) {
+	both(t, func(t *testing.T, kv int) {
+		s := startSafe(t, kv, fake.Options{})
+		e := s.ready(t)
+		first, second := key.Generate(), key.Generate()
+		save(t, e, escrow.Current, first)
+		// The entry came between the slower one's look and its write.
+		s.Break(fake.Fault{Kind: fake.Fail, Method: "GET", Path: "/" + string(first.Fingerprint()) + "$", Status: 404, Times: 1})
+		save(t, s.open(t), escrow.Current, second)
+		for _, k := range []key.Key{first, second} {
+			if !opens(t, s.open(t), escrow.Current, k) {
+				t.Errorf("%v is gone", k)
+			}
+		}
+	})
+}
+
 // TestVaultEngine: which engine is there, and whether one is.
 func TestVaultEngine(t *testing.T) {
 	both(t, func(t *testing.T, kv int) {

@@ -273,6 +273,9 @@ func TestPartIsNoKey(t *testing.T) {
 				"30 words of it":     {strings.Join(words[:30], "\n"), false},
 			} {
 				k, enc, err := Decode([]byte(tt.text))
+				if err == nil && what == "24 words of it" {
+					continue // any 24 words of the list are a key's by their checksum, one in 256 times (BIP 39)
+				}
 				var got *PartError
 				if !errors.Is(err, ErrNotKey) || !k.IsZero() || enc != "" || errors.As(err, &got) != tt.part || errors.Is(err, ErrPart) != tt.part {
 					t.Fatalf("%s of part %d of %d: %v, %q, %v", what, x, need, k, enc, err)

@@ -26,7 +26,7 @@
 //
 // # Laws
 //
-// Code and tests cite them by number.
+// Code and tests cite them by number; docs/design.md has them whole.
 //
 //  1. The rows are the judge. Fingerprints, version numbers, "latest" and times are
 //     hearsay that orders the candidates.

@@ -22,10 +22,9 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
-// A start that fails is repeated for ever, every few seconds (systemd.md of the
-// daemon's unit: Restart=on-failure without a limit). An escrow is asked again only
-// after a while that doubles from firstWait to longestWait; up to then a start goes by
-// what was answered before (law 9).
+// A start that fails is repeated for ever, every few seconds: Restart=on-failure without
+// a limit (design §9). An escrow is asked again only after a while that doubles from
+// firstWait to longestWait; up to then a start goes by what was answered before (law 9).
 const (
 	firstWait   = 5 * time.Second
 	longestWait = 2 * time.Minute

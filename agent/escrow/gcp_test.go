@@ -893,7 +893,7 @@ func noRoute(out io.Writer) {
 const canary = "canary-canary-canary-canary-0001"
 
 // TestGCPDebugOutput: an administrator who debugs the daemon may have set these
-// variables, and prestart inherits them (daemon.md §4). No key shows for it (law 8).
+// variables, and prestart inherits them (design §9). No key shows for it (law 8).
 func TestGCPDebugOutput(t *testing.T) {
 	s := startStore(t, sm.Options{Anonymous: true})
 	child := exec.Command(os.Args[0], "canary")

@@ -288,7 +288,7 @@ func panicSite(stack []byte) string {
 }
 
 // effective avoids an exit status that the daemon's unit takes for success:
-// SuccessExitStatus= turns a refusal into a start (systemd.md of the units).
+// SuccessExitStatus= turns a refusal into a start (design §10).
 func (a *app) effective(ctx context.Context, cfg *config.Config, code int) int {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()

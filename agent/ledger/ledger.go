@@ -314,9 +314,12 @@ func (e Entry) check() error {
 }
 
 // decode reads a line without its newline.
-func decode(line []byte) (Entry, error) {
+func (r *reader) decode(line []byte) (Entry, error) {
 	if len(line) > maxLine {
 		return Entry{}, fmt.Errorf("%w: more than %d bytes long", ErrEntry, maxLine)
+	}
+	if e, ok := r.plain(line); ok {
+		return e, e.check()
 	}
 	var e Entry
 	if err := json.Unmarshal(line, &e); err != nil {
@@ -364,12 +367,13 @@ func lastEntry(f io.ReaderAt, size int64) (end int64, last Entry, prev string, e
 		return 0, Entry{}, "", err
 	}
 	end = b.off + int64(len(b.buf))
+	var r reader
 	for nearest := true; ; nearest = false {
 		line, ok, err := b.line()
 		if !ok || err != nil {
 			return end, Entry{}, "", err
 		}
-		if e, err := decode(line); err == nil {
+		if e, err := r.decode(line); err == nil {
 			if nearest {
 				prev = sum(line)
 			}
@@ -420,12 +424,13 @@ func standing(f io.ReaderAt, size int64) (s Standing, err error) {
 	}
 	var after *Entry // the entry behind the line in hand
 	contradicted := map[key.Fingerprint]bool{}
+	var r reader
 	for broken := false; ; {
 		line, ok, err := b.line()
 		if !ok || err != nil {
 			return s, err
 		}
-		e, err := decode(line)
+		e, err := r.decode(line)
 		if err != nil {
 			if after != nil {
 				return s, nil

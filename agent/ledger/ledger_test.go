@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -874,6 +875,43 @@ func BenchmarkRead(b *testing.B) {
 	}
 }
 
+// TestPlain: what is written for nearly every event is read without encoding/json, and
+// every line to the same entry.
+func TestPlain(t *testing.T) {
+	e := Entry{Event: Drilled, Fingerprint: keyA, Old: keyB, Escrow: "gcp", Copy: "current/1", Shelf: "current", Verdict: "passed", Checked: 7,
+		Opened: 6, Total: 8, Took: time.Second, Drill: "d", Judged: true, Full: true, Unit: "u", Person: "ada", Reason: "so", Machine: "m", Config: "c"}
+	l := hourly(t)
+	write(t, l, e, Entry{Event: Parked}, proven(keyA))
+	for line := range bytes.Lines(content(t, l)) {
+		line = bytes.TrimSuffix(line, []byte("\n"))
+		if got, ok := new(reader).plain(line); !ok || !reflect.DeepEqual(got, slowly(t, line)) {
+			t.Errorf("%t, %+v of %s", ok, got, line)
+		}
+	}
+	v := reflect.ValueOf(read(t, l).Entries[0])
+	for i := range v.NumField() {
+		if name := v.Type().Field(i).Name; v.Field(i).IsZero() && !slices.Contains([]string{"Rotation", "Stopped", "Prev"}, name) {
+			t.Errorf("%s is not tried", name)
+		}
+	}
+	for _, line := range []string{``, `{`, `{}`, `{"event":"a"`, `{"event":"a"}}`, `{"event":"a",}`, `{ "event":"a"}`, `{"event":"a\u0062"}`, `{"event":"é"}`,
+		`{"event":"a","seq":01}`, `{"event":"a","seq":-1}`, `{"event":"a","seq":1234567890123456789}`, `{"event":"a","seq":1e3}`, `{"event":"a","seq":}`,
+		`{"event":"a","full":false}`, `{"event":"a","full":truely}`, `{"event":"a","time":"yesterday"}`, `{"event":"a","Seq":1}`, `{"event":"a","rotation":null}`, `["event"]`} {
+		if got, ok := new(reader).plain([]byte(line)); ok {
+			t.Errorf("%q is read as %+v", line, got)
+		}
+	}
+}
+
+// slowly reads a line by encoding/json.
+func slowly(t testing.TB, line []byte) (e Entry) {
+	t.Helper()
+	if err := json.Unmarshal(line, &e); err != nil {
+		t.Fatalf("%q: %v", line, err)
+	}
+	return e
+}
+
 // Whatever the file holds: no panic, no hang, and both ways of reading agree, before
 // and after an append.
 func FuzzRead(f *testing.F) {
@@ -887,6 +925,12 @@ func FuzzRead(f *testing.F) {
 	}
 	dir := durabletest.TmpFS(f, 64<<20)
 	f.Fuzz(func(t *testing.T, data []byte) {
+		for line := range bytes.Lines(data) {
+			line = bytes.TrimSuffix(line, []byte("\n"))
+			if e, ok := new(reader).plain(line); ok && !reflect.DeepEqual(e, slowly(t, line)) {
+				t.Fatalf("%q is read as %+v", line, e)
+			}
+		}
 		l := Open(filepath.Join(dir, strconv.Itoa(os.Getpid())), Options{})
 		put(t, l, data)
 		r, s := read(t, l), stands(t, l)

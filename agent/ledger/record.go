@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -33,24 +32,26 @@ type Break struct {
 // Read reads the whole ledger. A missing one is empty, and no error; one that cannot
 // be read is an error.
 func (l *Ledger) Read() (Record, error) {
-	f, _, err := l.open(os.O_RDONLY)
+	f, size, err := l.open(os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Record{}, nil
 	}
 	if err != nil {
 		return Record{}, fmt.Errorf("cannot read the ledger: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // nothing was written
-	data, err := io.ReadAll(f)
-	if err != nil {
+	defer f.Close()                                              //nolint:errcheck // nothing was written
+	data := bytes.NewBuffer(make([]byte, 0, size+bytes.MinRead)) // so that it need not grow
+	if _, err := data.ReadFrom(f); err != nil {
 		return Record{}, fmt.Errorf("cannot read the ledger: %w", err)
 	}
-	return parse(data), nil
+	return parse(data.Bytes()), nil
 }
 
 func parse(data []byte) Record {
 	var r Record
 	prev, garbage := "", false
+	var lines reader
+	r.Entries = slices.Grow(r.Entries, min(bytes.Count(data, []byte("\n")), len(data)/128)) // no line of ours is shorter
 	for n := 1; len(data) > 0; n++ {
 		line, rest, whole := bytes.Cut(data, []byte("\n"))
 		if !whole {
@@ -58,7 +59,7 @@ func parse(data []byte) Record {
 			break
 		}
 		data = rest
-		e, err := decode(line)
+		e, err := lines.decode(line)
 		switch {
 		case err != nil:
 			r.Breaks = append(r.Breaks, Break{n, err.Error()})

@@ -1,0 +1,159 @@
+package ledger
+
+import (
+	"bytes"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+// reader decodes lines. A ledger of years is read whole on the way of every save and of
+// unhealthy starts, and encoding/json takes most of that time. So a line as Append writes
+// nearly all of them is read here, and any other by encoding/json, to the same entry. The
+// zero value is ready.
+type reader struct {
+	rest  []byte            // of the line
+	words map[string]string // texts that stand in many lines, kept once
+}
+
+// plain reads a line that is one object of texts without escapes, counts and what is true,
+// without a space between them. It reports false for any other, whether an entry or none.
+func (r *reader) plain(line []byte) (e Entry, ok bool) {
+	r.rest = line
+	for open := byte('{'); r.next(open); open = ',' {
+		name, ok := r.text()
+		if !ok || !r.next(':') || !r.field(&e, name) {
+			return e, false
+		}
+		if r.next('}') {
+			return e, len(r.rest) == 0
+		}
+	}
+	return e, false
+}
+
+func (r *reader) field(e *Entry, name []byte) (ok bool) {
+	switch string(name) {
+	case "seq":
+		e.Seq, ok = count[uint64](r)
+	case "time":
+		var text []byte
+		text, ok = r.text()
+		ok = ok && e.Time.UnmarshalText(text) == nil
+	case "event":
+		e.Event, ok = word[Event](r)
+	case "fingerprint":
+		e.Fingerprint, ok = word[key.Fingerprint](r)
+	case "old":
+		e.Old, ok = word[key.Fingerprint](r)
+	case "escrow":
+		e.Escrow, ok = word[string](r)
+	case "copy":
+		e.Copy, ok = word[string](r)
+	case "shelf":
+		e.Shelf, ok = word[string](r)
+	case "verdict":
+		e.Verdict, ok = word[string](r)
+	case "checked":
+		e.Checked, ok = count[int64](r)
+	case "opened":
+		e.Opened, ok = count[int64](r)
+	case "total":
+		e.Total, ok = count[int64](r)
+	case "took_ns":
+		e.Took, ok = count[time.Duration](r)
+	case "drill":
+		e.Drill, ok = word[string](r)
+	case "judged":
+		e.Judged, ok = true, r.isTrue()
+	case "full":
+		e.Full, ok = true, r.isTrue()
+	case "unit":
+		e.Unit, ok = word[string](r)
+	case "person":
+		e.Person, ok = word[string](r)
+	case "reason":
+		e.Reason, ok = word[string](r)
+	case "host":
+		e.Host, ok = word[string](r)
+	case "machine":
+		e.Machine, ok = word[string](r)
+	case "version":
+		e.Version, ok = word[string](r)
+	case "config":
+		e.Config, ok = word[string](r)
+	case "prev":
+		var text []byte
+		text, ok = r.text()
+		e.Prev = string(text)
+	}
+	return ok
+}
+
+// next takes one byte, if it comes next.
+func (r *reader) next(b byte) bool {
+	if len(r.rest) == 0 || r.rest[0] != b {
+		return false
+	}
+	r.rest = r.rest[1:]
+	return true
+}
+
+// text takes a text of printable ASCII, which means itself.
+func (r *reader) text() ([]byte, bool) {
+	if !r.next('"') {
+		return nil, false
+	}
+	for i, b := range r.rest {
+		switch {
+		case b == '"':
+			text := r.rest[:i]
+			r.rest = r.rest[i+1:]
+			return text, true
+		case b < ' ' || b > '~' || b == '\\':
+			return nil, false
+		}
+	}
+	return nil, false
+}
+
+// maxWords bounds the texts that are kept once. A ledger has some dozens, and as many ids
+// of copies.
+const maxWords = 1 << 10
+
+func word[T ~string](r *reader) (T, bool) {
+	text, ok := r.text()
+	if !ok {
+		return "", false
+	}
+	if w, there := r.words[string(text)]; there {
+		return T(w), true
+	}
+	w := string(text)
+	if r.words == nil {
+		r.words = map[string]string{}
+	}
+	if len(r.words) < maxWords {
+		r.words[w] = w
+	}
+	return T(w), true
+}
+
+// count takes a whole number of at most 18 digits, without a sign.
+func count[T ~int64 | ~uint64](r *reader) (T, bool) {
+	var n T
+	i := 0
+	for ; i < len(r.rest) && '0' <= r.rest[i] && r.rest[i] <= '9'; i++ {
+		n = 10*n + T(r.rest[i]-'0')
+	}
+	if i == 0 || i > 18 || i > 1 && r.rest[0] == '0' {
+		return 0, false
+	}
+	r.rest = r.rest[i:]
+	return n, true
+}
+
+func (r *reader) isTrue() (ok bool) {
+	r.rest, ok = bytes.CutPrefix(r.rest, []byte("true"))
+	return ok
+}

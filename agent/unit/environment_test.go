@@ -143,22 +143,28 @@ func TestFacts(t *testing.T) {
 
 var errAny = errors.New("any")
 
-// TestRunning: what the process was given goes before the unit, and an ended process
-// leaves the unit's word.
+// TestRunning: what the process was given goes before the unit. A process that has ended,
+// or that is not the daemon yet, leaves the unit's word.
 func TestRunning(t *testing.T) {
 	f := Facts{Environ: map[string]string{"A": "unit"}, PostgresFlag: "unit", Unread: errAny}
 	proc := t.TempDir()
+	process := func(environ, cmdline string) {
+		t.Helper()
+		for name, text := range map[string]string{"environ": environ, "cmdline": cmdline} {
+			if err := os.WriteFile(filepath.Join(proc, name), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f.running(proc)
+	}
 	f.running(proc)
+	process("", "")
+	process("LANG=C.UTF-8\x00PATH=/usr/bin\x00", "/usr/lib/systemd/systemd-executor\x00--deserialize\x0051\x00")
 	if f.Environ["A"] != "unit" || f.Inherited || f.Unread == nil {
 		t.Errorf("%+v", f)
 	}
-	for name, text := range map[string]string{"environ": "A=process\x00B=c=d\x00", "cmdline": "/bin/daemon\x00--postgres=process\x00"} {
-		if err := os.WriteFile(filepath.Join(proc, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	f.running(proc)
-	if !slices.Equal(list(f.Environ), []string{"A=process", "B=c=d"}) || !f.Inherited || f.Unread != nil || f.PostgresFlag != "process" {
+	process("A=process\x00B=c=d\x00INVOCATION_ID=00ff\x00", "/bin/daemon\x00--postgres=process\x00")
+	if !slices.Equal(list(f.Environ), []string{"A=process", "B=c=d", "INVOCATION_ID=00ff"}) || !f.Inherited || f.Unread != nil || f.PostgresFlag != "process" {
 		t.Errorf("%+v", f)
 	}
 }

@@ -181,10 +181,12 @@ func environmentFile(member []any) (path string, optional, ok bool) {
 }
 
 // running takes what the daemon's process was given, where it may be looked at: that is
-// the truth, whatever the unit has become since.
+// the truth, whatever the unit has become since. For a moment a unit of Type=simple counts
+// as started, and its main process is still systemd's own, with systemd's environment: what
+// a service was given names its invocation, systemd.exec(5) $INVOCATION_ID.
 func (f *Facts) running(proc string) {
 	environ, err := os.ReadFile(filepath.Join(proc, "environ"))
-	if err != nil || len(environ) == 0 { // a process that is ending has none
+	if err != nil || !strings.Contains("\x00"+string(environ), "\x00INVOCATION_ID=") { // a process that is ending has none at all
 		return
 	}
 	cmdline, err := os.ReadFile(filepath.Join(proc, "cmdline"))

@@ -224,24 +224,28 @@ func busy(err error) error {
 	return err
 }
 
-// install puts a key at hand in the keyfile's place. That what came out could not be
-// copied to the local quarantine is trouble only: it stays beside the keyfile.
+// install puts a key at hand in the keyfile's place.
 func (o *observation) install(f key.Fingerprint, reason string) error {
 	err := busy(o.host.Keyfile.Install(o.seen, o.keys[f], o.evidence.Now))
-	if err = o.onlyAside(err, "the key is in place"); err != nil {
+	if err = o.inPlace(err, "the key is in place"); err != nil {
 		return err
 	}
 	o.write(ledger.Entry{Event: ledger.Installed, Fingerprint: f, Old: o.evidence.Keyfile.Key, Reason: reason})
 	return nil
 }
 
-// onlyAside takes out of the error of a change to the keyfile that its copy in the local
-// quarantine is still missing: the change was made, and the aside stays until Sweep.
-func (o *observation) onlyAside(err error, done string) error {
-	if !errors.Is(err, keyfile.ErrNotKept) {
+// inPlace takes out of the error of a change to the keyfile what leaves it made: its copy in
+// the local quarantine is missing, and the aside stays until Sweep; or its directory was not
+// synced, and what a power cut undoes the next start does again.
+func (o *observation) inPlace(err error, done string) error {
+	switch {
+	case errors.Is(err, keyfile.ErrNotKept):
+		o.complain(done+", but what was there is kept only beside it", err)
+	case errors.Is(err, keyfile.ErrNotSynced):
+		o.complain(done, err)
+	default:
 		return err
 	}
-	o.complain(done+", but what was there is kept only beside it", err)
 	if errors.Is(err, keyfile.ErrChanged) {
 		return keyfile.ErrChanged
 	}
@@ -311,7 +315,7 @@ func (o *observation) park(r *GuardResult) error {
 func (o *observation) putEmpty(r *GuardResult) error {
 	if !o.seen.Empty {
 		err := busy(o.host.Keyfile.Park(o.seen, o.evidence.Now))
-		err = o.onlyAside(err, "the keyfile is parked")
+		err = o.inPlace(err, "the keyfile is parked")
 		switch {
 		case err == nil:
 		case errors.Is(err, ErrBusy), errors.Is(err, keyfile.ErrChanged):

@@ -21,6 +21,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
@@ -468,6 +469,47 @@ func TestRefutedDoesNotStart(t *testing.T) {
 			}
 			if !h.holds(b) {
 				t.Error("the keyfile is another one")
+			}
+		})
+	}
+}
+
+// TestNotSynced: a key that is in place starts the daemon, and people are told that its
+// directory could not be synced: what a power cut undoes, the next start does again.
+func TestNotSynced(t *testing.T) {
+	cluster := rowstest.New(t)
+	a, b := testKey("a"), testKey("b")
+	for name, stands := range map[string]func(h *host){
+		"missing":     func(h *host) { h.must(os.Remove(h.Keyfile.Path)) },
+		"another key": func(h *host) { h.write(b.UnsafeBytes()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := cluster.Database(t)
+			h := newHost(t, db, 1)
+			h.must(db.Upsert(a, "tenant", "SECRET", []byte("v")))
+			h.write(a.UnsafeBytes())
+			if _, err := agent.Backup(context.Background(), &h.Host); err != nil {
+				t.Fatal(err)
+			}
+			stands(h)
+			durable.Disk = func(c durable.Change) error {
+				if c.Do == durable.SyncNames && c.Path == h.path("etc") {
+					return unix.EIO
+				}
+				return nil
+			}
+			r, err := h.guard()
+			durable.Disk = nil
+			if err != nil || !r.Done || r.Decision.Action != decide.Install || r.Decision.Key != a.Fingerprint() || !h.holds(a) {
+				t.Errorf("%+v, done %v, %v", r.Decision, r.Done, err)
+			}
+			if !slices.ContainsFunc(r.Trouble, func(t agent.Trouble) bool {
+				return errors.Is(t.Err, keyfile.ErrNotSynced) && errors.Is(t.Err, unix.EIO)
+			}) {
+				t.Errorf("trouble %v", r.Trouble)
+			}
+			if name == "another key" && !h.somewhere(b) {
+				t.Error("the key that came out is gone (law 3)")
 			}
 		})
 	}

@@ -463,7 +463,7 @@ func (t *turn) exchange() error {
 		return err
 	}
 	err = busy(t.h.Keyfile.UseNext(seen, t.h.Now()))
-	return t.o.onlyAside(err, "the new key is in place")
+	return t.o.inPlace(err, "the new key is in place")
 }
 
 // settle asks the rows which key holds, until they answer.

@@ -269,6 +269,10 @@ func (d *Directory) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) 
 		same := err == nil && d.seal.same(stored, k)
 		clear(stored)
 		if same {
+			// Whoever wrote it may have crashed before the name was on disk.
+			if err := durable.SyncDir(within(shelf, ".")); err != nil {
+				return fail(err)
+			}
 			return c, nil
 		}
 	}

@@ -17,8 +17,9 @@ import (
 // Install puts k at the keyfile's place, by law 3. seen is what Look found there. The
 // directory is made, 0700, if it is missing.
 //
-// ErrChanged: look again. ErrNotKept: k is in place. After any other error the
-// keyfile is as it was.
+// ErrChanged: look again. ErrNotKept: k is in place. ErrNotSynced: k is in place,
+// and after a power cut what was there may be back. After any other error the keyfile is
+// as it was.
 func (f File) Install(seen Seen, k key.Key, now time.Time) error {
 	if k.IsZero() {
 		return fmt.Errorf("cannot install %s: %w", f.Path, key.ErrSize)

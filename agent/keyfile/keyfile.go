@@ -38,6 +38,10 @@ var ErrChanged = errors.New("the keyfile is not what was seen")
 // from where Sweep copies it later.
 var ErrNotKept = errors.New("cannot keep a copy in the local quarantine")
 
+// ErrNotSynced says that the keyfile was changed as asked, and that a power cut may undo it.
+// Both files are whole then, under their old names or their new ones.
+var ErrNotSynced = durable.ErrNotSynced
+
 // ErrNoNext says that UseNext found no key in <keyfile>.next.
 var ErrNoNext = errors.New("no key stands beside the keyfile")
 

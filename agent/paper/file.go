@@ -1,6 +1,7 @@
 package paper
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 
@@ -19,7 +20,7 @@ type Saved struct {
 
 // Save writes a page to a new file, which only its owner can read where the file
 // system knows owners. The error is fs.ErrExist if something is there; on error
-// nothing is left behind.
+// nothing is left behind, but for what a power cut keeps of it.
 func Save(path string, page []byte) (Saved, error) {
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
@@ -27,6 +28,9 @@ func Save(path string, page []byte) (Saved, error) {
 	}
 	defer dir.Close() //nolint:errcheck // nothing was written to it
 	if err := durable.CreateNew(path, page, durable.Attr{Mode: 0o400, UID: -1, GID: -1, Modeless: true}); err != nil {
+		if errors.Is(err, durable.ErrNotSynced) { // nobody knows of this page
+			err = errors.Join(err, durable.Remove(path))
+		}
 		return Saved{}, err
 	}
 	var st unix.Statfs_t

@@ -4,16 +4,24 @@
 // When a function here returns nil, the file's bytes and its name are on disk. The
 // calls it makes, which strace(1) can check:
 //
+//	openat(directory)     first: whoever cannot sync it finds out while nothing is changed
 //	openat(temporary, O_RDWR|O_CREAT|O_EXCL|O_CLOEXEC, 0600)  O_EXCL follows no symlink, open(2)
 //	fchown(fd)            only if the owner is to be another
 //	fchmod(fd)            after fchown, which may clear bits
 //	write(fd)
 //	fsync(fd)
 //	renameat(temporary, path)  or renameat2(temporary, path, RENAME_NOREPLACE)
-//	openat(directory), fsync(directory)
+//	fsync(directory)
 //
 // A crash before the rename leaves the old file and a temporary one, named
 // TempPrefix and something; a crash after it leaves the new file.
+//
+// The last call can fail when the rename is made. That is ErrNotSynced, the one error after
+// which path is not what it was: it has the new text for everybody who reads it now, and
+// after a power cut one of the two texts. The caller's duty is to take the step for not done
+// (law 5) and yet to reckon with the new text: who tries again finds it, and may not take
+// it for somebody else's; who gives up says so, or takes it away. To sync once more proves
+// nothing, since an error of fsync(2) is told once.
 package durable
 
 import (
@@ -36,6 +44,10 @@ const TempPrefix = ".keyguard-tmp-"
 // NFS, and FUSE servers that never heard of them.
 var ErrNoRename2 = errors.New("the file system cannot exchange or refuse to replace names")
 
+// ErrNotSynced says that a change of names was made and is seen by everybody, but a power
+// cut may undo it: the directory could not be synced.
+var ErrNotSynced = errors.New("the change is made, but a power cut may undo it")
+
 // Attr is what a file is to have besides its bytes. Mode 0 stands for 0600. UID and
 // GID of -1 leave the owner as the file system chooses, as in chown(2); the zero
 // value is root.
@@ -48,14 +60,14 @@ type Attr struct {
 }
 
 // WriteFile puts data at path, replacing what is there; a symlink is replaced, not
-// followed. On error path is untouched and nothing is left behind.
+// followed. On any error but ErrNotSynced path is untouched and nothing is left behind.
 func WriteFile(path string, data []byte, a Attr) error {
 	return viaTemp(path, data, a, Rename)
 }
 
 // CreateNew puts data at path unless something is there: then the error is
-// fs.ErrExist. On error path is untouched and nothing is left behind. It works on
-// file systems without renameat2 flags, and without links, too.
+// fs.ErrExist. On any error but ErrNotSynced path is untouched and nothing is left
+// behind. It works on file systems without renameat2 flags, and without links, too.
 func CreateNew(path string, data []byte, a Attr) error {
 	return viaTemp(path, data, a, func(temp, path string) error {
 		err := NoReplace(temp, path)
@@ -90,7 +102,12 @@ func cannot(err error) bool {
 }
 
 func viaTemp(path string, data []byte, a Attr, rename func(temp, path string) error) error {
-	f, err := openTemp(filepath.Dir(path))
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close() //nolint:errcheck // nothing is written through it
+	f, err := openTemp(dir.Name())
 	if err != nil {
 		return err
 	}
@@ -100,7 +117,7 @@ func viaTemp(path string, data []byte, a Attr, rename func(temp, path string) er
 	if err := rename(f.Name(), path); err != nil {
 		return errors.Join(err, Remove(f.Name()))
 	}
-	return SyncDir(filepath.Dir(path))
+	return syncNames(dir)
 }
 
 // openTemp opens a new temporary file in dir.
@@ -205,7 +222,8 @@ func rename2(from, to string, flags uint) error {
 
 // MkdirAll makes dir, and what is missing above it, with mode 0700 and the owner of a
 // (its Mode is not used), and syncs each directory that got a new name. What is there
-// already stays as it is.
+// already stays as it is. A directory whose name cannot be synced is taken away again:
+// whoever comes next would find it and rely on it.
 func MkdirAll(dir string, a Attr) error {
 	err := mkdir(dir)
 	if errors.Is(err, fs.ErrNotExist) && filepath.Dir(dir) != dir {
@@ -225,7 +243,10 @@ func MkdirAll(dir string, a Attr) error {
 			return err
 		}
 	}
-	return SyncDir(filepath.Dir(dir))
+	if err := SyncDir(filepath.Dir(dir)); err != nil {
+		return fmt.Errorf("cannot make the directory %s: %w", dir, errors.Join(errors.New(err.Error()), Remove(dir)))
+	}
+	return nil
 }
 
 func mkdir(dir string) error {
@@ -235,18 +256,24 @@ func mkdir(dir string) error {
 	return os.Mkdir(dir, 0o700)
 }
 
-// SyncDir makes the names in dir durable.
+// SyncDir makes the names in dir durable. Any error is ErrNotSynced of what was changed
+// there before.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrNotSynced, err)
 	}
 	defer d.Close() //nolint:errcheck // nothing was written through it
-	if err = ask(Change{Do: SyncNames, Path: dir}); err == nil {
-		err = d.Sync()
+	return syncNames(d)
+}
+
+func syncNames(dir *os.File) error {
+	err := ask(Change{Do: SyncNames, Path: dir.Name()})
+	if err == nil {
+		err = dir.Sync()
 	}
 	if err != nil {
-		return fmt.Errorf("cannot sync the directory %s: %w", dir, err)
+		return fmt.Errorf("%w: cannot sync the directory %s: %w", ErrNotSynced, dir.Name(), err)
 	}
 	return nil
 }

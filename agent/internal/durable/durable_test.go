@@ -228,6 +228,78 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// TestNotSynced: where the directory cannot be synced behind the change, the error says
+// that it is made and may not last. The directory is open by then: whoever cannot even
+// open it changes nothing.
+func TestNotSynced(t *testing.T) {
+	t.Cleanup(func() { Disk = nil })
+	broken := errors.New("input/output error")
+	for name, write := range map[string]func(path string) error{
+		"WriteFile": func(path string) error { return WriteFile(path, after, Attr{}) },
+		"CreateNew": func(path string) error { return CreateNew(path, after, Attr{}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, "file")
+			opened := false
+			Disk = func(c Change) error {
+				switch c.Do {
+				case CreateFile:
+					opened = isOpen(t, dir)
+				case SyncNames:
+					return broken
+				}
+				return nil
+			}
+			if err := write(path); !errors.Is(err, ErrNotSynced) || !errors.Is(err, broken) {
+				t.Errorf("%v, want ErrNotSynced and its reason", err)
+			}
+			if !opened {
+				t.Error("the directory is not open before anything is made in it")
+			}
+			want(t, path, after)
+			only(t, dir, "file")
+			Disk = nil
+			if err := WriteFile(path, before, Attr{}); err != nil {
+				t.Errorf("again: %v", err)
+			}
+			want(t, path, before)
+		})
+	}
+	t.Run("MkdirAll", func(t *testing.T) {
+		dir := t.TempDir()
+		Disk = func(c Change) error {
+			if c.Do == SyncNames {
+				return broken
+			}
+			return nil
+		}
+		// Nobody finds it and relies on it.
+		if err := MkdirAll(filepath.Join(dir, "a"), Attr{}); err == nil || errors.Is(err, ErrNotSynced) {
+			t.Errorf("%v, want an error that says that nothing is made", err)
+		}
+		only(t, dir)
+		if err := SyncDir(dir); !errors.Is(err, ErrNotSynced) {
+			t.Errorf("SyncDir: %v, want ErrNotSynced", err)
+		}
+	})
+	Disk = nil
+	if err := SyncDir(filepath.Join(t.TempDir(), "none")); !errors.Is(err, ErrNotSynced) {
+		t.Errorf("SyncDir of nothing: %v, want ErrNotSynced", err)
+	}
+}
+
+// isOpen tells whether this process has dir open.
+func isOpen(t *testing.T, dir string) bool {
+	t.Helper()
+	for _, fd := range names(t, "/proc/self/fd") {
+		if to, err := os.Readlink("/proc/self/fd/" + fd); err == nil && to == dir {
+			return true
+		}
+	}
+	return false
+}
+
 func TestCreateNewRefuses(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "file")

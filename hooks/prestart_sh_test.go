@@ -164,6 +164,10 @@ func TestPrestartOwnTrouble(t *testing.T) {
 			map[string]string{"secrets.key": "", "secrets.key.next": newKey, ".keyguard-": oldKey}, "is kept as",
 		},
 		{
+			"rotation, its new key on a file system that is away", map[string]string{"secrets.key": oldKey, "secrets.key.next": "-> away"},
+			map[string]string{"secrets.key": "", "secrets.key.next": "-> away", ".keyguard-": oldKey}, "is kept as",
+		},
+		{
 			"rotation, parked", map[string]string{"secrets.key": "", "secrets.key.next": newKey},
 			map[string]string{"secrets.key": "", "secrets.key.next": newKey}, "left as it is",
 		},

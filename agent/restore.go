@@ -22,6 +22,8 @@ var (
 	ErrNoUsableCopy = errors.New("no usable copy")
 	// ErrRefused says that the keyfile's own key opens more than the other would.
 	ErrRefused = errors.New("refused, to protect the last good key")
+	// ErrUnheard says that there may be a usable copy where nobody answers (law 6).
+	ErrUnheard = errors.New("nobody knows which copies there are")
 	// ErrUnsure says that nothing can tell now whether the key is right (law 6).
 	ErrUnsure = errors.New("cannot tell whether this key is right")
 	// ErrNoCopyNamed says that the escrow, which has answered, has no copy of that id.
@@ -71,8 +73,9 @@ type Candidate struct {
 
 // Restore puts the best copy into the keyfile's place: the one that opens the rows.
 // A keyfile whose key opens every row, or as many as the best copy, stays. It
-// returns ErrNoEscrowNamed, ErrNoCopyNamed, ErrNoUsableCopy, ErrRefused, ErrUnsure, and ErrBusy during a
-// rotation.
+// returns ErrNoEscrowNamed, ErrNoCopyNamed, ErrNoUsableCopy, ErrUnheard, ErrRefused, ErrUnsure, and
+// ErrBusy during a rotation; one that stopped halfway is the rows' to settle (R1), and
+// whatever a person names goes in only where a start would take it, too.
 func Restore(ctx context.Context, h *Host, opts RestoreOptions) (RestoreResult, error) {
 	return whileChanging(func() (RestoreResult, error) { return restore(ctx, h, opts) })
 }
@@ -144,6 +147,36 @@ func restore(ctx context.Context, h *Host, opts RestoreOptions) (RestoreResult, 
 		return o.replace(offered, func(r *RestoreResult) (Candidate, error) { return o.chooseDecided(ctx, r, offered) }, opts.DryRun, vouch, entry)
 	}
 	return o.replace(offered, o.chooser(offered, opts.From != ""), opts.DryRun, vouch, entry)
+}
+
+// unsettled says why a key may not go in while a rotation stands open, which stopped
+// halfway: a start would not take it. nil where none is, or the rows speak for it.
+func (o *observation) unsettled(c Candidate) error {
+	if o.evidence.OpenRotation() == nil || decide.Majority(c.Proof) {
+		return nil
+	}
+	switch d := decide.Keyfile(o.evidence); {
+	case d.Key == c.Key:
+		return nil
+	case d.Key != "":
+		return fmt.Errorf("%w: %w: key %s belongs there, since %s", ErrRefused, ErrRotationOpen, d.Key, d.Reason)
+	}
+	return fmt.Errorf("%w: %w, and the rows do not say which of its keys holds: %s", ErrUnsure, ErrRotationOpen, o.evidence.Rows.Why)
+}
+
+// unusable is the error of no copy to install. Where somebody does not answer there may be
+// one (law 6).
+func (o *observation) unusable(format string, args ...any) error {
+	text := fmt.Sprintf(format, args...)
+	if why := o.evidence.Local.Unreadable; why != "" {
+		return fmt.Errorf("%w: %s; the local quarantine cannot be read: %s", ErrUnheard, text, why)
+	}
+	for _, s := range o.evidence.Escrows {
+		if s.State == decide.EscrowFailed {
+			return fmt.Errorf("%w: %s; escrow %q cannot answer: %w", ErrUnheard, text, s.Name, s.Err)
+		}
+	}
+	return fmt.Errorf("%w %s", ErrNoUsableCopy, text)
 }
 
 // proven makes a key known that opens every row. The zero Entry makes nothing known.
@@ -230,6 +263,9 @@ func (o *observation) replace(offered []Candidate, choose func(*RestoreResult) (
 		r.Source = FromKeyfile
 		return r, nil
 	}
+	if err := o.unsettled(best); err != nil {
+		return r, err
+	}
 	word, err := vouch(best)
 	if err != nil || dryRun {
 		return r, err
@@ -274,7 +310,7 @@ func (o *observation) chooseDecided(ctx context.Context, r *RestoreResult, offer
 			}
 		}
 	}
-	return own, fmt.Errorf("%w among %d: %s", ErrNoUsableCopy, len(offered), d.Reason)
+	return own, o.unusable("among %d: %s", len(offered), d.Reason)
 }
 
 // chooser is choose for what is offered.
@@ -295,7 +331,7 @@ func (o *observation) choose(r *RestoreResult, offered []Candidate, chosen bool)
 		}
 	}
 	if chosen && len(readable) == 0 {
-		return own, fmt.Errorf("%w among the %d that were named", ErrNoUsableCopy, len(offered))
+		return own, o.unusable("among the %d that were named", len(offered))
 	}
 	switch o.evidence.Rows.State {
 	case decide.RowsAnswer:
@@ -312,7 +348,7 @@ func (o *observation) choose(r *RestoreResult, offered []Candidate, chosen bool)
 			return own, fmt.Errorf("%w: key %s in the keyfile opens %d of %d rows, the best of the others %d",
 				ErrRefused, own.Key, own.Proof.Opened, own.Proof.Checked, best.Proof.Opened)
 		case best.Proof.Opened == 0:
-			return own, fmt.Errorf("%w: none of %d opens a row", ErrNoUsableCopy, len(offered))
+			return own, o.unusable("among %d: none opens a row", len(offered))
 		case best.Proof.Verdict == rows.Partial:
 			r.Warning = fmt.Sprintf("key %s opens only %d of %d rows", best.Key, best.Proof.Opened, best.Proof.Checked)
 		}
@@ -342,7 +378,7 @@ func (o *observation) choose(r *RestoreResult, offered []Candidate, chosen bool)
 		r.Warning = "the key could not be tried on the rows: " + o.evidence.Rows.Why
 	}
 	if len(readable) == 0 {
-		return own, fmt.Errorf("%w among %d", ErrNoUsableCopy, len(offered))
+		return own, o.unusable("among %d", len(offered))
 	}
 	if known := o.evidence.Ledger.Known; known != "" && !chosen {
 		for _, c := range readable {

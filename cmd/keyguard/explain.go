@@ -70,6 +70,7 @@ var remedies = []struct {
 	{agent.ErrNoCopyNamed, exitNoCopy, "the ids are listed by: keyguard copies"},
 	{agent.ErrNoKeyfile, exitRefused, "put the key back first: keyguard restore"},
 	{agent.ErrNoUsableCopy, exitNoCopy, "see what every copy opens: keyguard verify; or bring a key yourself: keyguard import"},
+	{agent.ErrUnheard, exitDoubt, "bring back what cannot answer, then: keyguard restore; or bring a key yourself: keyguard import"},
 	{agent.ErrRefused, exitRefused, "the present key stays; see what every key opens: keyguard verify"},
 	{agent.ErrUnsure, exitDoubt, "bring Postgres up and try again; to vouch for the present keyfile yourself: keyguard accept"},
 	{agent.ErrNothingToAccept, exitRefused, "put the right key back: keyguard restore; or make one where there never was one: keyguard accept --new"},

@@ -429,6 +429,9 @@ func TestRefutedDoesNotStart(t *testing.T) {
 		"its directory immutable": func(h *host) {
 			flag(h, "etc", unix.STATX_ATTR_IMMUTABLE)
 		},
+		"its directory append-only": func(h *host) {
+			flag(h, "etc", unix.STATX_ATTR_APPEND)
+		},
 		"bind mount": func(h *host) {
 			h.must(unix.Mount(h.Keyfile.Path, h.Keyfile.Path, "", unix.MS_BIND, ""))
 			h.t.Cleanup(func() { unix.Unmount(h.Keyfile.Path, unix.MNT_DETACH) })
@@ -469,6 +472,9 @@ func TestRefutedDoesNotStart(t *testing.T) {
 			}
 			if !h.holds(b) {
 				t.Error("the keyfile is another one")
+			}
+			if left, err := filepath.Glob(h.path("etc/.keyguard-*")); err != nil || len(left) > 0 {
+				t.Errorf("each start leaves %v, %v", left, err)
 			}
 		})
 	}

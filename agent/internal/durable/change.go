@@ -1,8 +1,12 @@
 package durable
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // Change is one change of a file or a name, as it is about to be made.
@@ -81,8 +85,12 @@ func Remove(path string) error {
 }
 
 // OpenNew opens a new file for writing and reading, with O_CREAT and O_EXCL: the error is
-// fs.ErrExist where the name is taken. It syncs nothing.
+// fs.ErrExist where the name is taken, and fs.ErrPermission in a directory to which names
+// can only be added. It syncs nothing.
 func OpenNew(path string) (*os.File, error) {
+	if appendOnly(filepath.Dir(path)) {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: errAppendOnly}
+	}
 	if err := ask(Change{Do: CreateFile, Path: path, Mode: 0o600}); err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
@@ -123,4 +131,15 @@ func Sync(f *os.File) error {
 		return &fs.PathError{Op: "sync", Path: f.Name(), Err: err}
 	}
 	return f.Sync()
+}
+
+var errAppendOnly = fmt.Errorf("%w: the directory is append-only", fs.ErrPermission)
+
+// appendOnly tells whether names can be added to a directory and not be taken away,
+// ioctl_iflags(2): what is made there under another name would stay there, with the bytes
+// of a key in it. Where the file system does not say, they can.
+func appendOnly(dir string) bool {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_STATX_DONT_SYNC, 0, &st)
+	return err == nil && st.Attributes&unix.STATX_ATTR_APPEND != 0
 }

@@ -5,6 +5,7 @@
 // calls it makes, which strace(1) can check:
 //
 //	openat(directory)     first: whoever cannot sync it finds out while nothing is changed
+//	statx(directory)      nothing is made where it could not be taken away again
 //	openat(temporary, O_RDWR|O_CREAT|O_EXCL|O_CLOEXEC, 0600)  O_EXCL follows no symlink, open(2)
 //	fchown(fd)            only if the owner is to be another
 //	fchmod(fd)            after fchown, which may clear bits

@@ -32,6 +32,7 @@ type disk struct {
 	dirsBefore map[string]bool
 	journal    []nameChange
 
+	version        int // of all that is live
 	full, noInodes bool
 	readOnly       string // a directory
 	immutable      string // a path
@@ -76,6 +77,7 @@ func (d *disk) keep() {
 
 // lay makes the real files what the live ones are.
 func (d *disk) lay() {
+	d.version++
 	must(os.RemoveAll(d.root))
 	must(os.MkdirAll(d.root, 0o700))
 	for _, dir := range slices.Sorted(maps.Keys(d.dirs)) {
@@ -160,6 +162,7 @@ func (d *disk) ask(c durable.Change) error {
 	if err := d.refuses(c); err != nil {
 		return err
 	}
+	d.version++
 	return d.note(c)
 }
 
@@ -279,6 +282,7 @@ func change(names map[string]*inode, dirs map[string]bool, c nameChange) {
 
 // put writes a file in place, as os.WriteFile does, and does not sync it.
 func (d *disk) put(path string, data []byte, mode fs.FileMode) {
+	d.version++
 	f, there := d.names[path]
 	if !there {
 		d.mkdir(filepath.Dir(path))
@@ -291,6 +295,7 @@ func (d *disk) put(path string, data []byte, mode fs.FileMode) {
 
 // mkdir makes a directory where it is missing.
 func (d *disk) mkdir(dir string) {
+	d.version++
 	if !d.dirs[dir] && dir != d.root {
 		d.mkdir(filepath.Dir(dir))
 		d.named(nameChange{do: durable.MakeDir, path: dir})
@@ -300,6 +305,7 @@ func (d *disk) mkdir(dir string) {
 
 // remove takes a file or a directory away.
 func (d *disk) remove(path string) {
+	d.version++
 	for _, name := range slices.Sorted(maps.Keys(d.names)) {
 		if name == path || strings.HasPrefix(name, path+"/") {
 			d.named(nameChange{do: durable.RemoveFile, path: name})
@@ -316,6 +322,7 @@ func (d *disk) remove(path string) {
 
 // chmod is somebody's.
 func (d *disk) chmod(path string, mode fs.FileMode) {
+	d.version++
 	if f := d.names[path]; f != nil {
 		f.mode = mode
 		d.real(path)

@@ -60,6 +60,7 @@ type watcher struct {
 	asked   bool                 // the rows have answered since the daemon's last start
 	restart int                  // the start of the daemon that it has restarted
 	retry   map[string]time.Time // by escrow
+	quiet   map[string]int       // by what asks the disk alone: its version when there was nothing to do
 }
 
 func (h *host) path(name string) string { return filepath.Join(h.disk.root, name) }
@@ -152,7 +153,7 @@ func (p *process) agent() *agent.Host {
 func (w *world) run(h *host, name string, dies int, do func(context.Context, *process, *agent.Host)) *process {
 	p := &process{w: w, h: h, name: name, dies: dies}
 	w.running = append(w.running, p)
-	before := w.state(h)
+	before := w.held()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	do(ctx, p, p.agent())
 	cancel()
@@ -315,7 +316,7 @@ func (w *world) watch(h *host) {
 		w.tell("    %s: the watcher does not start: %v", h.name, err)
 		return
 	}
-	h.watcher = watcher{alive: true, since: time.Now(), release: release, next: time.Now(), retry: map[string]time.Time{}}
+	h.watcher = watcher{alive: true, since: time.Now(), release: release, next: time.Now(), retry: map[string]time.Time{}, quiet: map[string]int{}}
 }
 
 // look is one round of the watcher, with its savers.
@@ -344,9 +345,13 @@ func (w *world) look(h *host, dies int) {
 	w.run(h, h.name+": watcher", dies, func(ctx context.Context, p *process, a *agent.Host) {
 		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
-		if f, err := agent.KeepKeyfile(a, t.kept); err == nil {
-			t.kept = f
-		}
+		t.unlessQuiet(h, "keep", func() bool {
+			f, err := agent.KeepKeyfile(a, t.kept)
+			if err == nil {
+				t.kept = f
+			}
+			return err == nil
+		})
 		unread := h.daemon.up && !h.daemon.reads.IsZero()
 		r, err := agent.Tend(ctx, a, agent.TendOptions{Prove: true, DaemonRead: !unread, Park: unread, Starting: unread})
 		if p.dead {
@@ -359,9 +364,13 @@ func (w *world) look(h *host, dies int) {
 		if r.Waiting || unread || err != nil || h.daemon.up && !t.asked {
 			t.next = time.Now().Add(time.Second)
 		}
-		if units, err := agent.Resume(ctx, a); err != nil || units != nil {
-			w.tell("    %s starts the daemon again: %v", p.name, err)
-		}
+		t.unlessQuiet(h, "resume", func() bool {
+			units, err := agent.Resume(ctx, a)
+			if err != nil || units != nil {
+				w.tell("    %s starts the daemon again: %v", p.name, err)
+			}
+			return err == nil && units == nil
+		})
 		if _, good := h.live(); good && h.daemon.up && h.daemon.failed && t.restart != h.daemon.start {
 			t.restart = h.daemon.start
 			w.tell("    %s restarts the daemon, which has read an empty file", p.name)
@@ -374,11 +383,28 @@ func (w *world) look(h *host, dies int) {
 	})
 }
 
+// unlessQuiet calls f, which asks nothing but the disk, unless the last time it had nothing
+// to do and the disk is the same still.
+func (t *watcher) unlessQuiet(h *host, what string, f func() (quiet bool)) {
+	if at, there := t.quiet[what]; there && at == h.disk.version {
+		return
+	}
+	delete(t.quiet, what)
+	if f() && t.quiet != nil {
+		t.quiet[what] = h.disk.version
+	}
+}
+
 // save is what the saver of one escrow does when it is woken.
 func (w *world) save(ctx context.Context, h *host, p *process, a *agent.Host, name string) {
 	t := &h.watcher
-	due, err := agent.Due(a, name)
-	if p.dead || err != nil || len(due) == 0 || time.Now().Before(t.retry[name]) {
+	due := false
+	t.unlessQuiet(h, "due "+name, func() bool {
+		list, err := agent.Due(a, name)
+		due = err == nil && len(list) > 0
+		return err == nil && !due
+	})
+	if p.dead || !due || time.Now().Before(t.retry[name]) {
 		return
 	}
 	saved, err := agent.SaveDue(ctx, a, name)

@@ -3,7 +3,6 @@ package worlds
 import (
 	"bytes"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -70,6 +69,7 @@ func Run(p Plan, dir string) (story []string, broken *Broken) {
 	durable.Disk = w.disk
 	defer func() {
 		durable.Disk = nil
+		laws.Forget()
 		for _, h := range w.hosts {
 			w.stopWatcher(h)
 		}
@@ -193,12 +193,13 @@ func (w *world) know(k key.Key) {
 	w.fragile[k.Fingerprint()] = true
 }
 
-// state is what laws look at, of the world as one host has it.
+// state is what laws look at, of the world as one host has it. It is good until the world
+// changes.
 func (w *world) state(h *host) laws.State {
-	s := laws.State{Files: map[string][]byte{}, Rows: maps.Clone(h.table.rows)}
+	s := laws.State{Files: map[string][]byte{}, Rows: h.table.rows}
 	for _, each := range w.hosts {
 		for path, f := range each.disk.names {
-			s.Files[path] = bytes.Clone(f.data)
+			s.Files[path] = f.data
 		}
 	}
 	for _, each := range w.stores {
@@ -212,12 +213,15 @@ func (w *world) state(h *host) laws.State {
 	return s
 }
 
+// held are the keys that can be had in the world.
+func (w *world) held() map[key.Fingerprint]string { return w.state(w.hosts[0]).Held() }
+
 // judge holds what a process has done to the laws.
-func (w *world) judge(p *process, before laws.State) {
-	after := w.state(p.h)
+func (w *world) judge(p *process, before map[key.Fingerprint]string) {
+	after := w.held()
 	w.hold(laws.Lost(before, after, w.fragile))
-	for f := range after.Held() {
-		if w.durable(f) {
+	for f := range after {
+		if w.fragile[f] && w.durable(f) {
 			delete(w.fragile, f)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
@@ -26,14 +27,30 @@ type Copy struct {
 	Destroyed bool
 }
 
+// names are those of the texts that were seen, which come again and again.
+var names sync.Map
+
+// longest is how many bytes a key has at most, as a sheet of words.
+const longest = 4 << 10
+
 func name(b []byte) key.Fingerprint {
-	k, _, err := key.Decode(b)
-	if err != nil {
+	if len(b) > longest {
 		return ""
 	}
-	defer k.Wipe()
-	return k.Fingerprint()
+	if f, seen := names.Load(string(b)); seen {
+		return f.(key.Fingerprint)
+	}
+	var f key.Fingerprint
+	if k, _, err := key.Decode(b); err == nil {
+		f = k.Fingerprint()
+		k.Wipe()
+	}
+	names.Store(string(b), f)
+	return f
 }
+
+// Forget forgets the texts that were seen, after a world.
+func Forget() { names.Clear() }
 
 // Held are the keys that can still be had, and where each is.
 func (s State) Held() map[key.Fingerprint]string {
@@ -53,9 +70,7 @@ func (s State) Held() map[key.Fingerprint]string {
 
 // Lost is law 3: what keyguard did left every key somewhere. A key that only a file had
 // which others wrote and nobody had synced may go with a power cut.
-func Lost(before, after State, fragile map[key.Fingerprint]bool) error {
-	held := after.Held()
-	was := before.Held()
+func Lost(was, held map[key.Fingerprint]string, fragile map[key.Fingerprint]bool) error {
 	for _, f := range slices.Sorted(maps.Keys(was)) {
 		if held[f] == "" && !fragile[f] {
 			return fmt.Errorf("law 3: key %s, which was %s, is nowhere any more", f, was[f])

@@ -32,10 +32,10 @@ func TestLaws(t *testing.T) {
 		err    error
 		broken bool
 	}{
-		"a key moved to a store":             {laws.Lost(here, stored, nil), false},
-		"a key is gone":                      {laws.Lost(here, laws.State{}, nil), true},
-		"its only copy is destroyed":         {laws.Lost(stored, destroyed, nil), true},
-		"a file that nobody synced is gone":  {laws.Lost(here, laws.State{}, fragile), false},
+		"a key moved to a store":             {laws.Lost(here.Held(), stored.Held(), nil), false},
+		"a key is gone":                      {laws.Lost(here.Held(), laws.State{}.Held(), nil), true},
+		"its only copy is destroyed":         {laws.Lost(stored.Held(), destroyed.Held(), nil), true},
+		"a file that nobody synced is gone":  {laws.Lost(here.Held(), laws.State{}.Held(), fragile), false},
 		"minted over nothing":                {laws.Minted(laws.State{}, fa), false},
 		"minted over rows":                   {laws.Minted(here, fb), true},
 		"minted over a copy":                 {laws.Minted(laws.State{Copies: stored.Copies}, fb), true},

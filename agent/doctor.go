@@ -428,6 +428,8 @@ func (s standing) afterOperator() fate {
 		return fate{SurvivesNot, "and whoever is root here can remove it"}
 	case s.Place.Kind == "gcp-secret-manager":
 		return fate{SurvivalUnsure, "and what this host's credentials may do there is not known"}
+	case s.Place.Kind == "aws-secrets-manager":
+		return fate{SurvivalUnsure, "and what this host's credentials may destroy there AWS tells only a person: aws iam simulate-principal-policy"}
 	}
 	return fate{SurvivalUnsure, "and keyguard does not know what this host's credentials may destroy there"}
 }
@@ -602,6 +604,8 @@ func (s standing) check(right key.Fingerprint) Check {
 		c.State, c.Text, c.Err = CheckUnknown, s.examErr.Error(), s.examErr
 	case len(s.exam.Exposed) > 0:
 		c.State, c.Text, c.Err = CheckProblem, strings.Join(s.exam.Exposed, "; "), escrow.ErrExposed
+	case s.exam.Trouble != "":
+		c.State, c.Text, c.Fix = CheckProblem, s.exam.Trouble, s.exam.Remedy
 	case s.Ending != "":
 		c.State, c.Text, c.Fix = CheckProblem, s.Ending, "put a new token into that file, which is read again by itself; then: keyguard doctor"
 	case readable == "" && sealed != "":

@@ -59,6 +59,9 @@ func (x *shared) together() string {
 	at := map[string][]string{}
 	for _, m := range x.members {
 		domain := m.Place.Domain
+		if m.exam.Account != "" { // whoever asks
+			domain = "AWS account " + m.exam.Account
+		}
 		at[domain] = append(at[domain], m.Name)
 		if len(at[domain]) >= x.need {
 			return fmt.Sprintf("%s are all in %s: who administers that has the key", strings.Join(at[domain], " and "), domain)

@@ -199,6 +199,7 @@ type awsVersion struct {
 
 // awsDescription is what DescribeSecret tells of a secret.
 type awsDescription struct {
+	ARN                string
 	DeletedDate        *float64
 	VersionIDsToStages map[string][]string `json:"VersionIdsToStages"`
 	PrimaryRegion      string
@@ -493,28 +494,46 @@ func (a *AWS) stored(ctx context.Context, s Shelf, k key.Key) (top string, found
 	return top, awsVersion{}, nil
 }
 
+// awsRounds is how often a key is put after one and the same version, each time that somebody
+// has moved AWSCURRENT back to that one.
+const awsRounds = 32
+
 // put adds a version. Its id is made of the key, the shelf and the version before it: the
 // same save again is the same version, and a key that comes back after another is a new one.
+// Where that version is there and another is current, somebody moved the label back by
+// hand: AWS takes the same save for done, and only a new version becomes current.
 func (a *AWS) put(ctx context.Context, s Shelf, k key.Key, before string, data []byte) (awsVersion, error) {
-	m := hmac.New(sha256.New, k.UnsafeBytes())
-	fmt.Fprintf(m, "keyguard version v1\x00%s\x00%s\x00%s", s, before, a.label(k))
-	token := hex.EncodeToString(m.Sum(nil))
 	text := base64.StdEncoding.EncodeToString(data)
-	err := a.call(ctx, "PutSecretValue", map[string]any{
-		"SecretId": a.secret(s), "ClientRequestToken": token, "SecretString": text,
-		"VersionStages": []string{awsCurrent, a.label(k)},
-	}, nil)
-	if errors.Is(err, errExists) || errors.Is(err, ErrUnreachable) {
-		// Sealing makes other bytes each time; or the answer was lost. Putting is not
-		// repeated, looking is.
-		if v, again := a.get(ctx, s, token); again == nil && a.same(v, k) {
-			return v, nil
+	for round := range awsRounds {
+		m := hmac.New(sha256.New, k.UnsafeBytes())
+		fmt.Fprintf(m, "keyguard version v1\x00%s\x00%s\x00%s", s, before, a.label(k))
+		if round > 0 {
+			fmt.Fprintf(m, "\x00%d", round)
+		}
+		token := hex.EncodeToString(m.Sum(nil))
+		var made awsVersion
+		err := a.call(ctx, "PutSecretValue", map[string]any{
+			"SecretId": a.secret(s), "ClientRequestToken": token, "SecretString": text,
+			"VersionStages": []string{awsCurrent, a.label(k)},
+		}, &made)
+		switch {
+		case errors.Is(err, errExists), errors.Is(err, ErrUnreachable):
+			// Sealing makes other bytes each time; or the answer was lost. Putting is not
+			// repeated, looking is.
+			v, again := a.get(ctx, s, token)
+			if again != nil || !a.same(v, k) {
+				return awsVersion{}, err
+			}
+			if slices.Contains(v.VersionStages, awsCurrent) || errors.Is(err, ErrUnreachable) {
+				return v, nil
+			}
+		case err != nil:
+			return awsVersion{}, err
+		case made.VersionStages == nil || slices.Contains(made.VersionStages, awsCurrent):
+			return awsVersion{VersionID: token}, nil
 		}
 	}
-	if err != nil {
-		return awsVersion{}, err
-	}
-	return awsVersion{VersionID: token}, nil
+	return awsVersion{}, fmt.Errorf("%w: somebody has moved the label %s back %d times", ErrRefused, awsCurrent, awsRounds)
 }
 
 // Codes that only some callers can give a meaning to; errExists is gcp.go's.

@@ -297,6 +297,14 @@ func TestAWSSaysWhatIsWrong(t *testing.T) {
 		if err != nil || copies[0].ID != old.ID {
 			t.Errorf("%+v, %v", copies, err)
 		}
+		// Once a person has accepted that, the key comes on top again, as often as it takes.
+		for range 3 {
+			back := mustSave(t, e, escrow.Current, k)
+			if copies, err := e.List(t.Context()); err != nil || copies[0].ID != back.ID || copies[0].Fingerprint != k.Fingerprint() {
+				t.Errorf("%+v, %v", copies, err)
+			}
+			s.Move(s.o.Secret, fake.Current, strings.TrimPrefix(old.ID, "current/"))
+		}
 		// A fingerprint on another version than its key's is no copy of that key.
 		s.Move(s.o.Secret, "keyguard-"+string(k.Fingerprint()), strings.TrimPrefix(old.ID, "current/"))
 		if got, _, err := e.Fetch(t.Context(), old); err == nil && got.Equal(k) {

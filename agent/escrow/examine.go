@@ -32,6 +32,8 @@ type Examiner interface {
 type Examination struct {
 	// Project is the Google Cloud project that the copies are lost with, "" for none.
 	Project string
+	// Account is the account of AWS that they are lost with, "" for none.
+	Account string
 	// Local: the store is reached over loopback, so it is this host's, or a tunnel's.
 	Local bool
 	// Disks are what a directory's file system is made of: "sda", "server:/export".
@@ -55,6 +57,9 @@ type Examination struct {
 	Destroys []string
 	// Deletes is when the store will delete the next of the copies by itself; zero for not.
 	Deletes time.Time
+	// Trouble is what a person has to see to before it goes wrong, "" for nothing, and Remedy
+	// what to do.
+	Trouble, Remedy string
 	// Clock is how far the store's clock is ahead of this host's, to the second; nil where
 	// it did not tell.
 	Clock *time.Duration
@@ -144,12 +149,50 @@ func ahead(date []string) *time.Duration {
 	return &d
 }
 
+// awsFilling is how many labels of a secret are used when it is told that they end.
+const awsFilling = awsLabels - 3
+
+// Examine tells which account the secrets are in, and what will go wrong with them. What
+// this host may do there AWS tells only who has rights on IAM (iam:SimulatePrincipalPolicy),
+// and asking for it by trying is not for keyguard: it may succeed.
+func (a *AWS) Examine(ctx context.Context) (Examination, error) {
+	host, _, _ := net.SplitHostPort(a.o.Endpoint)
+	e := Examination{Local: loopback(host)}
+	for _, s := range Shelves {
+		about, err := a.describe(ctx, s)
+		if err != nil {
+			return e, fmt.Errorf("cannot look at %s: %w", a.secret(s), err)
+		}
+		if f := strings.Split(about.ARN, ":"); len(f) > 5 { // arn:aws:secretsmanager:<region>:<account>:secret:<name>
+			e.Account = clip(f[4])
+		}
+		switch n := about.labels(); {
+		case about.DeletedDate != nil:
+			e.Trouble, e.Remedy = a.secret(s)+": "+awsDeleted(*about.DeletedDate), "aws secretsmanager restore-secret --secret-id "+a.secret(s)
+		case about.PrimaryRegion != "" && about.PrimaryRegion != a.o.Region:
+			e.Trouble = fmt.Sprintf("%s is a replica of that in %s: nothing can be saved there, and it goes with its primary", a.secret(s), clip(about.PrimaryRegion))
+			e.Remedy = "name a secret of this region's own, or the primary's region, in the configuration, then: keyguard init"
+		case n >= awsFilling && e.Trouble == "":
+			e.Trouble = fmt.Sprintf("%s has %d of %d labels in use, each of which keeps a key", a.secret(s), n, awsLabels)
+			e.Remedy = "take the label off keys that no dump needs any more: aws secretsmanager update-secret-version-stage"
+		}
+	}
+	return e, nil
+}
+
 // OnGoogle tells whether this host is a machine of Google's cloud, by what its firmware
 // says (https://cloud.google.com/compute/docs/instances/detect-compute-engine), or because
 // the environment names a metadata server. It asks nobody.
 func OnGoogle() bool {
 	name, err := os.ReadFile("/sys/class/dmi/id/product_name")
 	return err == nil && strings.HasPrefix(string(name), "Google") || os.Getenv("GCE_METADATA_HOST") != ""
+}
+
+// OnAmazon tells whether this host is a machine of Amazon's cloud, by what its firmware says
+// (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/identify_ec2_instances.html). It asks nobody.
+func OnAmazon() bool {
+	name, err := os.ReadFile("/sys/class/dmi/id/sys_vendor")
+	return err == nil && strings.TrimSpace(string(name)) == "Amazon EC2"
 }
 
 // Examine tells where the server is, and asks what the token may do there, which every

@@ -121,7 +121,7 @@ func TestScreens(t *testing.T) {
 				}
 			}()
 			configure(none)
-			look("1 Google Cloud Secret Manager", []string{"3", "usb", s.path("usb"), "", "n", "5", "n"}, "init")
+			look("1 Google Cloud Secret Manager", []string{"3", "usb", s.path("usb"), "", "n", "6", "n"}, "init")
 			configure(string(whole))
 			look("survives keyfile deleted", []string{"", "y"}, "init")
 			look("green: key", nil, "status")

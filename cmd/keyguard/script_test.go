@@ -26,6 +26,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
+	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/awssecrets"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/passwordmanager"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/vault"
@@ -70,6 +71,7 @@ const longest = 2 * time.Minute
 //	db SQL                   as the superuser
 //	gcp …                    a fake Secret Manager, see cmdGCP
 //	vault …                  a fake Vault, see cmdVault
+//	aws …                    a fake AWS Secrets Manager, see cmdAWS
 //	ledger EVENT NAME [AGE]  an entry, AGE ago or, negative, ahead
 //	disk memory|full|readonly|gone DIR   see cmdDisk
 //	lock NAME                hold this lock of the state directory until the script ends
@@ -113,7 +115,7 @@ func scripts(dir string, shared *server, variables map[string]string) testscript
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"key": cmdKey, "is": cmdIs, "kept": cmdKept, "rows": cmdRows, "exits": cmdExits, "json": cmdJSON,
-			"snapshot": cmdSnapshot, "unchanged": cmdUnchanged, "db": cmdDB, "gcp": cmdGCP, "vault": cmdVault, "ledger": cmdLedger,
+			"snapshot": cmdSnapshot, "unchanged": cmdUnchanged, "db": cmdDB, "gcp": cmdGCP, "vault": cmdVault, "aws": cmdAWS, "ledger": cmdLedger,
 			"disk": cmdDisk, "lock": cmdLock,
 		},
 	}
@@ -146,6 +148,9 @@ type sandbox struct {
 	gcpAt       string // where an escrow finds it, in TOML
 	vault       *vault.Server
 	kv          int // its engine's version
+	aws         *awssecrets.Server
+	awsWho      awssecrets.Identity
+	awsCalls    int // that were counted already
 	locks       []*os.File
 	mounts      []string
 	hung        string // a mount that nobody may look into, the test included
@@ -213,6 +218,9 @@ func (s *sandbox) close() {
 	}
 	if s.vault != nil {
 		s.vault.Close()
+	}
+	if s.aws != nil {
+		s.aws.Close()
 	}
 	if s.own != nil {
 		s.own.stop()
@@ -441,6 +449,9 @@ func (s *sandbox) guarded() (map[string]string, error) {
 	}
 	for name, fields := range s.vaultValues() {
 		all["vault "+name] = fmt.Sprintf("%x", sha256.Sum256([]byte(fields)))
+	}
+	for name, value := range s.awsValues() {
+		all["aws "+name] = fmt.Sprintf("%x", sha256.Sum256([]byte(value)))
 	}
 	return all, nil
 }

@@ -111,7 +111,18 @@ func (a *app) offers(ctx context.Context) []place {
 		{setting: "environment_file", text: "file, 0600, of NAME=value that its program needs where nobody is logged in, empty for none", optional: true},
 	}}
 
-	return []place{gcp, vault, directory, manager}
+	aws := place{what: "AWS Secrets Manager", kind: config.AWS, name: "aws"}
+	who := "file"
+	if escrow.OnAmazon() {
+		aws.found, who = "this host is a machine of Amazon's", "instance"
+	}
+	aws.ask = []question{
+		{setting: "region", text: "region (another one than this host's outlives its loss)", preset: cmp.Or(os.Getenv("AWS_REGION"), os.Getenv("AWS_DEFAULT_REGION"))},
+		{setting: "secret", text: "secret", preset: "containarium/{hostname}/secrets-master"},
+		{setting: "credentials", text: "who asks: instance (the machine's role), file, environment, web-identity, container or process", preset: who},
+		{setting: "credentials_file", text: "for file: a shared credentials file, 0600, empty for another way", optional: true},
+	}
+	return []place{gcp, vault, directory, manager, aws}
 }
 
 // askEscrows asks a person for escrows until there are enough of them. None is an answer.

@@ -73,6 +73,7 @@ type Server struct {
 	clock      time.Time     // of the version that was made last
 	skew       time.Duration // what the service's clock is ahead of ours
 	kmsOff     bool
+	primary    string // the region of which all secrets are replicas
 }
 
 type secret struct {
@@ -172,7 +173,7 @@ func (s *Server) Break(f Fault) {
 func (s *Server) Heal() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.faults, s.skew, s.kmsOff = nil, 0, false
+	s.faults, s.skew, s.kmsOff, s.primary = nil, 0, false, ""
 }
 
 // Skew sets the service's clock ahead.
@@ -187,6 +188,32 @@ func (s *Server) DisableKMS() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.kmsOff = true
+}
+
+// Replica makes all secrets replicas of another region's.
+func (s *Server) Replica(of string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.primary = of
+}
+
+// Label gives one more label to the version that is current: what older versions of this
+// secret had, a key's each.
+func (s *Server) Label(name, stage string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x := s.secrets[name]
+	s.move(x, stage, x.at(Current))
+}
+
+// Versions are the ids of a secret's versions, oldest first; none of a secret that is not there.
+func (s *Server) Versions(name string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if x := s.secrets[name]; x != nil {
+		return slices.Clone(x.order)
+	}
+	return nil
 }
 
 // Calls are how often each action was called.
@@ -513,6 +540,9 @@ func (s *Server) act(action, name string, x *secret, q request) (map[string]any,
 		if !x.deleted.IsZero() {
 			head["DeletedDate"] = float64(x.deleted.UnixMilli()) / 1000
 		}
+		if s.primary != "" {
+			head["PrimaryRegion"] = s.primary
+		}
 		return head, nil
 	case "ListSecretVersionIds":
 		return s.list(head, x, q)
@@ -616,6 +646,8 @@ func (s *Server) put(head map[string]any, x *secret, q request) (map[string]any,
 		return nil, bad("InvalidParameterException", "You must provide either SecretString or SecretBinary.")
 	case q.SecretString != nil && len(*q.SecretString) > maxValue, len(q.SecretBinary) > maxValue:
 		return nil, bad("ValidationException", "1 validation error detected: Value at 'secretString' failed to satisfy constraint: Member must have length less than or equal to 65536")
+	case s.primary != "":
+		return nil, bad("InvalidRequestException", "Operation not permitted on a replica secret. Call must be made in primary secret's region.")
 	case s.kmsOff:
 		return nil, bad("EncryptionFailure", "Secrets Manager can't encrypt the protected secret text using the provided KMS key.")
 	}

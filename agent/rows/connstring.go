@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -82,10 +81,10 @@ func checkPassfile(conn string) error {
 		values, _ := url.ParseQuery(query)
 		file = values.Get("passfile")
 	} else {
-		if wordsPassword.MatchString(conn) {
+		if wordsPassword().MatchString(conn) {
 			return nil
 		}
-		for _, m := range wordsPassfile.FindAllStringSubmatch(conn, -1) { // the last counts
+		for _, m := range wordsPassfile().FindAllStringSubmatch(conn, -1) { // the last counts
 			file = strings.Trim(m[1], "'")
 		}
 	}
@@ -103,8 +102,8 @@ func checkPassfile(conn string) error {
 }
 
 var (
-	wordsPassword = regexp.MustCompile(`(?:^|\s)password\s*=`)
-	wordsPassfile = regexp.MustCompile(`(?:^|\s)passfile\s*=\s*('[^']*'|\S+)`)
+	wordsPassword = form(`(?:^|\s)password\s*=`)
+	wordsPassfile = form(`(?:^|\s)passfile\s*=\s*('[^']*'|\S+)`)
 )
 
 // ClearText names where the password would cross a network readable by all, if the server

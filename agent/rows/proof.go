@@ -16,6 +16,7 @@ import (
 	"crypto/cipher"
 	"regexp"
 	"slices"
+	"sync"
 
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
@@ -71,12 +72,17 @@ const (
 
 // The forms of a row under an external KMS: which key, and what it wrapped.
 var (
-	vaultKEK = regexp.MustCompile(`^vault:[^|]+[|][^|]+[|][^|]+$`)
-	vaultDEK = regexp.MustCompile(`^vault:v[0-9]+:` + base64Form)
-	gcpKEK   = regexp.MustCompile(`^gcp:projects/[^|]+$`)
-	awsKEK   = regexp.MustCompile(`^aws:[^|]+[|][^|]+$`)
-	cloudDEK = regexp.MustCompile(`^` + base64Form)
+	vaultKEK = form(`^vault:[^|]+[|][^|]+[|][^|]+$`)
+	vaultDEK = form(`^vault:v[0-9]+:` + base64Form)
+	gcpKEK   = form(`^gcp:projects/[^|]+$`)
+	awsKEK   = form(`^aws:[^|]+[|][^|]+$`)
+	cloudDEK = form(`^` + base64Form)
 )
+
+// form compiles an expression when it is first needed: a healthy start needs none.
+func form(expression string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
+}
 
 const base64Form = `(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)$`
 
@@ -99,9 +105,9 @@ func classify(wrapped, kekID []byte) Class {
 		return Legacy // whatever kek_id says: today's writer leaves '', older ones NULL
 	case string(kekID) == inprocID && len(wrapped) == wrappedSize:
 		return InProc
-	case vaultKEK.Match(kekID) && vaultDEK.Match(wrapped),
-		gcpKEK.Match(kekID) && cloudDEK.Match(wrapped),
-		awsKEK.Match(kekID) && cloudDEK.Match(wrapped):
+	case vaultKEK().Match(kekID) && vaultDEK().Match(wrapped),
+		gcpKEK().Match(kekID) && cloudDEK().Match(wrapped),
+		awsKEK().Match(kekID) && cloudDEK().Match(wrapped):
 		return External
 	}
 	return UnknownClass

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
@@ -196,8 +197,9 @@ func parseLine(text []byte) (l Line, cursor string, ok bool) {
 	return l, e.Cursor, l.Said != "" && l.Invocation != ""
 }
 
-// stamp is what log.Printf puts in front of what the daemon says itself.
-var stamp = regexp.MustCompile(`^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d `)
+// stamp is what log.Printf puts in front of what the daemon says itself. A healthy start,
+// which reads no journal, does not wait until it is compiled.
+var stamp = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d `) })
 
 // lines are the beginnings of what the daemon says about its key.
 var lines = []struct {
@@ -222,7 +224,7 @@ func said(message any) Said {
 	if !ok {
 		return ""
 	}
-	at := stamp.FindStringIndex(text)
+	at := stamp().FindStringIndex(text)
 	if at == nil {
 		return ""
 	}

@@ -56,16 +56,22 @@ func run(args []string) int {
 	// A reader that went away must not kill us and hide the exit code: Go dies of
 	// SIGPIPE on stdout otherwise (os/signal).
 	signal.Ignore(syscall.SIGPIPE)
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	out := &answer{File: os.Stdout}
 	a := &app{in: os.Stdin, out: out, err: os.Stderr}
 	if err := quiet(); err != nil {
 		return a.explain(err)
 	}
-	if file, is := outside.Start(append([]string{"keyguard"}, args...)); is {
+	file, start := outside.Start(append([]string{"keyguard"}, args...))
+	if start {
 		a.configFile, a.command = file, "keyguard prestart"
-		return a.start(ctx, stop)
+		if code, ended := a.startOutside(); ended {
+			return code
+		}
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if start {
+		return a.startWorker(ctx)
 	}
 	root := a.commands()
 	root.SetArgs(args)

@@ -85,12 +85,13 @@ func (a *app) identityFlag(c *cobra.Command) {
 // nothing outside the process. An escrow whose configuration is wrong cannot answer, and
 // a.wrong says why.
 func (a *app) host(cfg *config.Config, w wiring) (*agent.Host, error) {
+	id := machine()
 	h := &agent.Host{
 		Keyfile: keyfile.File{Path: cfg.Keyfile, Owner: cfg.UID, Group: cfg.GID,
 			Quarantine: filepath.Join(cfg.StateDir, quarantineDir), Locks: cfg.StateDir},
-		Ledger:   ledger.Open(cfg.StateDir, ledger.Options{Host: hostname(), Machine: machine(), Version: version, Config: cfg.Digest}),
+		Ledger:   ledger.Open(cfg.StateDir, ledger.Options{Host: hostname(), Machine: id, Version: version, Config: cfg.Digest}),
 		StateDir: cfg.StateDir,
-		Machine:  machine(),
+		Machine:  id,
 		Now:      time.Now,
 		OpenRows: func(ctx context.Context, o rows.Options) (agent.Rows, error) {
 			where := locateOptions(ctx, cfg, w)

@@ -47,20 +47,23 @@ not, nothing can tell which key is right; 15 it must not, a rotation is at work.
 	}
 }
 
-// start is prestart as systemd calls it. Where the key is known and proven lately, and all
-// of that stands on a disk of this machine, this process passes it. Else it waits for a
-// worker, and leaves in time whatever hangs.
-func (a *app) start(ctx context.Context, deaf func()) int {
-	if !outside.IsWorker() {
-		deaf() // a signal ends this process at once
-		if a.healthy() {
-			return exitDone
-		}
-		if code, err := outside.Run(os.Args); err == nil {
-			return code
-		}
-		// Without a second process there is this one.
+// startOutside is prestart as systemd calls it. Where the key is known and proven lately,
+// and all of that stands on a disk of this machine, this process passes it. Else it waits
+// for a worker, and leaves in time whatever hangs; a signal ends it at once. Where this
+// process is the worker, or cannot start one, the start has not ended.
+func (a *app) startOutside() (code int, ended bool) {
+	if outside.IsWorker() {
+		return 0, false
 	}
+	if a.healthy() {
+		return exitDone, true
+	}
+	code, err := outside.Run(os.Args)
+	return code, err == nil
+}
+
+// startWorker does the work of a start, and tells who waits outside how things stand.
+func (a *app) startWorker(ctx context.Context) int {
 	a.outside = outside.Worker()
 	code := exitDone
 	if err := a.prestart(ctx); err != nil {
@@ -74,15 +77,19 @@ func (a *app) start(ctx context.Context, deaf func()) int {
 // that takes, none of it from a file system that may hang.
 func (a *app) healthy() bool {
 	path, err := filepath.Abs(a.configPath())
-	if err != nil || !outside.Local(path) {
+	if err != nil {
+		return false
+	}
+	mounts, err := outside.ReadMounts()
+	if err != nil || !mounts.Local(path) || config.Trust(path) != nil {
 		return false
 	}
 	text, err := config.Read(path)
-	if err != nil || !outside.Local(checked(string(text))...) {
+	if err != nil || !mounts.Local(checked(string(text))...) {
 		return false
 	}
-	cfg, err := a.load()
-	if err != nil || len(cfg.Escrows) == 0 || !outside.Local(cfg.Keyfile, cfg.StateDir, cfg.RunDir) {
+	cfg, err := config.ParseHere(text, path)
+	if err != nil || len(cfg.Escrows) == 0 || !mounts.Local(cfg.Keyfile, cfg.StateDir, cfg.RunDir) {
 		return false
 	}
 	h, err := a.host(cfg, wiring{prestart: true})

@@ -374,12 +374,11 @@ type (
 	historyView struct{ When, What, Key, Where, Why string }
 )
 
-// reportTemplate escapes whatever the ledger says for the place where it stands.
-var reportTemplate = template.Must(template.New("report").Parse(reportHTML))
-
 func reportPage(r agent.ReportResult) ([]byte, error) {
 	var b bytes.Buffer
-	if err := reportTemplate.Execute(&b, pageOf(r)); err != nil {
+	// It escapes whatever the ledger says for the place where it stands.
+	page := template.Must(template.New("report").Parse(reportHTML))
+	if err := page.Execute(&b, pageOf(r)); err != nil {
 		return nil, fmt.Errorf("cannot make the page: %w", err)
 	}
 	return []byte(printable.Page(b.String())), nil

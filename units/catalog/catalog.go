@@ -11,9 +11,6 @@ import (
 //go:embed keyguard.catalog
 var text string
 
-// field is one of the entry's that the journal puts in: @KEYGUARD_FINGERPRINT@.
-var field = regexp.MustCompile(`@(?:KEYGUARD_)?([A-Z_]+)@`)
-
 // Explain is the subject of a message and what it means, with names in the place of what
 // only an entry knows: <fingerprint>. ok is false where the catalog has no such message.
 func Explain(id string) (subject, meaning string, ok bool) {
@@ -28,6 +25,8 @@ func Explain(id string) (subject, meaning string, ok bool) {
 			subject = value
 		}
 	}
+	// One of the entry's fields, which the journal puts in: @KEYGUARD_FINGERPRINT@.
+	field := regexp.MustCompile(`@(?:KEYGUARD_)?([A-Z_]+)@`)
 	named := func(s string) string {
 		return field.ReplaceAllStringFunc(s, func(f string) string {
 			return "<" + strings.ToLower(field.FindStringSubmatch(f)[1]) + ">"

@@ -1,6 +1,7 @@
 package outside
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,24 +12,30 @@ import (
 // where the disk itself is dying, and then this program could not have been read either.
 var disks = []string{"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"}
 
-// Local tells whether all of these files and directories, and what is mounted below them,
-// lie on disks of this machine. A symlink on the way is not followed: it may lead anywhere.
-// The kernel's list of mounts, which does not hang, is asked before any of them is looked at.
-func Local(paths ...string) bool {
+// Mounts is what is mounted on this machine: the kind of file system at each place.
+type Mounts map[string]string
+
+// ReadMounts asks the kernel, whose list does not hang.
+func ReadMounts() (Mounts, error) {
 	list, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		return false
+		return nil, fmt.Errorf("cannot tell what is mounted: %w", err)
 	}
-	mounts := parse(string(list))
+	return parse(string(list)), nil
+}
+
+// Local tells whether all of these files and directories, and what is mounted below them,
+// lie on disks of this machine. A symlink on the way is not followed: it may lead anywhere.
+func (m Mounts) Local(paths ...string) bool {
 	for _, path := range paths {
-		if !filepath.IsAbs(path) || !local(filepath.Clean(path), mounts) {
+		if !filepath.IsAbs(path) || !local(filepath.Clean(path), m) {
 			return false
 		}
 	}
 	return true
 }
 
-func local(path string, mounts map[string]string) bool {
+func local(path string, mounts Mounts) bool {
 	for place, kind := range mounts {
 		if strings.HasPrefix(place, path+"/") && !slices.Contains(disks, kind) {
 			return false
@@ -52,9 +59,9 @@ func local(path string, mounts map[string]string) bool {
 
 // parse reads proc_pid_mountinfo(5): the kind of what is mounted on each place. Of several
 // on one place the last counts.
-func parse(list string) map[string]string {
+func parse(list string) Mounts {
 	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
-	mounts := map[string]string{}
+	mounts := Mounts{}
 	for line := range strings.Lines(list) {
 		before, after, _ := strings.Cut(line, " - ")
 		if place, kind := strings.Fields(before), strings.Fields(after); len(place) > 4 && len(kind) > 0 {

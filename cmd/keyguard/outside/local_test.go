@@ -20,7 +20,7 @@ func TestLocal(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		path   string
-		mounts map[string]string
+		mounts Mounts
 		want   bool
 	}{
 		"a disk":                               {"a/b", mounted("a", "xfs"), true},
@@ -36,10 +36,14 @@ func TestLocal(t *testing.T) {
 			t.Errorf("%s: %t", name, got)
 		}
 	}
-	if Local("relative") {
+	here, err := ReadMounts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if here.Local("relative") {
 		t.Error("a relative path")
 	}
-	if !Local("/proc/../") {
+	if !here.Local("/proc/../") {
 		t.Error("the root of this machine")
 	}
 }

@@ -21,8 +21,8 @@
 #   make crashes   rotations and repairs that die at every step, in every way (minutes)
 #   make worlds    simulated hosts with simulated accidents around the real code:
 #                  SEED=1 N=20000 (half an hour)
-#   make soak      crashes and random histories for hours, ROUNDS=10 times as many, and
-#                  SOAKTIME (5m) of every fuzz target
+#   make soak      crashes and random histories for hours, ROUNDS=10 times as many, every
+#                  byte of every connection, and SOAKTIME (5m) of every fuzz target
 #   make fuzz      every fuzz target for FUZZTIME (30s) each
 #   make bench     every benchmark
 #   make lint      gofmt, go vet, staticcheck, vuln, shellcheck, actionlint, go mod tidy, and
@@ -128,6 +128,7 @@ worlds:
 soak: export KEYGUARD_MUST_RUN := 1
 soak:
 	KEYGUARD_CRASHES=1 KEYGUARD_ROUNDS=$(ROUNDS) go test -count 1 -timeout 24h -v -run 'Test(Crashes|Killed)$$' ./agent ./cmd/keyguard
+	KEYGUARD_SPOIL=1 KEYGUARD_SEED=$$(date +%s) go test -count 1 -timeout 24h -v -run TestSpoiled ./agent
 	KEYGUARD_HISTORIES=$(ROUNDS)000 KEYGUARD_MODEL_OPS=$(ROUNDS)000000 go test -count 1 -timeout 24h -run 'TestHistories|Model' ./agent ./hooks
 	$(MAKE) --no-print-directory fuzz FUZZTIME=$(SOAKTIME)
 

@@ -368,10 +368,14 @@ func (c *Cluster) Standby(dir string) (*Cluster, error) {
 }
 
 // URL is what the daemon would connect to the database with.
-func (c *Cluster) URL(database string) string { return urlAt(c.Port, database) }
+func (c *Cluster) URL(database string) string { return URLAt(c.Addr(), database) }
 
-func urlAt(port int, database string) string {
-	return fmt.Sprintf("postgres://%s:%s@127.0.0.1:%d/%s?sslmode=disable", Role, Password, port, database)
+// Addr is where the server listens, host and port.
+func (c *Cluster) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(c.Port)) }
+
+// URLAt is URL over what stands at another address.
+func URLAt(addr, database string) string {
+	return fmt.Sprintf("postgres://%s:%s@%s/%s?sslmode=disable", Role, Password, addr, database)
 }
 
 // SocketURL is the same over the unix socket, where no password is asked for.

@@ -69,5 +69,5 @@ pool_mode = %s
 			tb.Fatalf("pgbouncer does not listen: %v", err)
 		}
 	}
-	return func(database string) string { return urlAt(port, database) }
+	return func(database string) string { return URLAt(address, database) }
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/footprintai/containarium-keyguard/agent/internal/wiretest"
 )
 
 // Pool stands between clients and the server, and keeps a session that a client has left
@@ -19,7 +21,7 @@ import (
 // ALL), and one that was left in the middle of something is not handed on.
 type Pool struct {
 	cluster *Cluster
-	port    int
+	addr    string
 	mu      sync.Mutex           // guards idle
 	idle    map[string][]*pooled // by what was asked for
 }
@@ -37,12 +39,15 @@ func (c *Cluster) Pool(tb testing.TB) *Pool {
 			}
 		}
 	})
-	p.port = listen(tb, p.carry)
+	p.addr = wiretest.Listen(tb, p.carry)
 	return p
 }
 
+// Addr is where it listens, host and port.
+func (p *Pool) Addr() string { return p.addr }
+
 // URL is what the daemon would connect to the database with, through the pool.
-func (p *Pool) URL(database string) string { return urlAt(p.port, database) }
+func (p *Pool) URL(database string) string { return URLAt(p.addr, database) }
 
 // Forget ends the sessions of a database that nobody will ask any more.
 func (p *Pool) Forget(database string) {

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+
+	"github.com/footprintai/containarium-keyguard/agent/internal/wiretest"
 )
 
 // Connect is the statement that a Wire makes of a new connection.
@@ -32,7 +34,7 @@ type Wire struct {
 	Row func(message []byte) []byte
 
 	cluster *Cluster
-	port    int
+	addr    string
 	mu      sync.Mutex // guards On's count
 	count   int
 }
@@ -41,38 +43,12 @@ type Wire struct {
 func (c *Cluster) Wire(tb testing.TB) *Wire {
 	tb.Helper()
 	w := &Wire{cluster: c}
-	w.port = listen(tb, w.carry)
+	w.addr = wiretest.Listen(tb, w.carry)
 	return w
 }
 
-// listen serves clients, on a port of this host, until the test ends.
-func listen(tb testing.TB, carry func(closing context.Context, client net.Conn)) (port int) {
-	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	closing, stop := context.WithCancel(context.Background())
-	var all sync.WaitGroup
-	all.Go(func() {
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
-			}
-			all.Go(func() { carry(closing, client) })
-		}
-	})
-	tb.Cleanup(func() {
-		stop()
-		l.Close()
-		all.Wait()
-	})
-	return l.Addr().(*net.TCPAddr).Port
-}
-
 // URL is what the daemon would connect to the database with, over the wire.
-func (w *Wire) URL(database string) string { return urlAt(w.port, database) }
+func (w *Wire) URL(database string) string { return URLAt(w.addr, database) }
 
 // Restart begins to count anew, and calls another function.
 func (w *Wire) Restart(on func(number int, statement string, answered bool) bool) {

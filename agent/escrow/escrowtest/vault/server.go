@@ -205,6 +205,9 @@ func (s *Server) URL() string {
 	return "http://" + s.addr
 }
 
+// Addr is where it listens, host and port.
+func (s *Server) Addr() string { return s.addr }
+
 // Close ends all calls, hung ones too.
 func (s *Server) Close() {
 	s.closing.Do(func() { close(s.done) })

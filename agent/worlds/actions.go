@@ -15,6 +15,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/worlds/laws"
 )
 
@@ -103,6 +104,8 @@ var actions = []action{
 
 	// The operator.
 	{"rotate", 6, true, 90, (*world).rotate},
+	{"rotate, and be killed", 4, true, 90, (*world).rotateKilled},
+	{"the savers are woken", 2, true, 30, (*world).bring},
 	{"repair", 4, true, 90, (*world).repair},
 	{"restore", 4, true, 40, (*world).restoreKey},
 	{"backup", 3, true, 30, (*world).backup},
@@ -160,6 +163,7 @@ func (w *world) rm(h *host, name string) {
 		return
 	}
 	h.disk.remove(path)
+	h.word = nil
 	h.removed = time.Now()
 	w.touched(h)
 }
@@ -224,6 +228,7 @@ func (w *world) rollBack(h *host, _ int) {
 		return
 	}
 	i := h.images[w.rand.IntN(len(h.images))]
+	h.word = nil
 	w.powerCut(h)
 	h.disk.restore(i, h.disk.root)
 }
@@ -300,13 +305,18 @@ func (w *world) command(h *host, name string, dies int, do func(context.Context,
 }
 
 func (w *world) rotate(h *host, dies int) {
+	h.word = nil
 	w.command(h, "rotate", dies, func(ctx context.Context, a *agent.Host) (string, error) {
 		r, err := agent.Rotate(ctx, a, agent.RotateOptions{Person: "root"})
+		if r.Rotated && err == nil {
+			w.placed(h, r.New)
+		}
 		return fmt.Sprintf("%s to %s: rotated %t", r.Old, r.New, r.Rotated), err
 	})
 }
 
 func (w *world) repair(h *host, dies int) {
+	h.word = nil
 	w.command(h, "repair", dies, func(ctx context.Context, a *agent.Host) (string, error) {
 		r, err := agent.Repair(ctx, a, agent.RepairOptions{Person: "root"})
 		return fmt.Sprintf("to %s: repaired %t, needed %t", r.Target, r.Repaired, r.Needed), err
@@ -314,6 +324,7 @@ func (w *world) repair(h *host, dies int) {
 }
 
 func (w *world) restoreKey(h *host, dies int) {
+	h.word = nil
 	w.command(h, "restore", dies, func(ctx context.Context, a *agent.Host) (string, error) {
 		r, err := agent.Restore(ctx, a, agent.RestoreOptions{Person: "root"})
 		return fmt.Sprintf("%s from %s: installed %t", r.Key, r.Source, r.Installed), err
@@ -332,16 +343,21 @@ func (w *world) backup(h *host, dies int) {
 }
 
 func (w *world) accept(h *host, dies int) {
+	h.word = nil
 	w.command(h, "accept", dies, func(ctx context.Context, a *agent.Host) (string, error) {
 		r, err := agent.Accept(ctx, a, agent.AcceptOptions{Person: "root", Confirm: func(agent.AcceptResult) (bool, error) { return true, nil }})
 		if r.Key != "" {
 			w.vouched[h.name] = vouched{r.Key, int(r.Proof.Opened)}
+		}
+		if r.Done {
+			h.word = &word{r.Key, map[rows.Verdict]int{rows.Opens: 2, rows.Partial: 1, rows.Silent: 1, rows.Unknown: 1}[r.Verdict]}
 		}
 		return fmt.Sprintf("%s, which %s", r.Key, r.Verdict), err
 	})
 }
 
 func (w *world) acceptNew(h *host, dies int) {
+	h.word = nil
 	w.command(h, "accept --new", dies, func(ctx context.Context, a *agent.Host) (string, error) {
 		r, err := agent.AcceptNew(ctx, a, agent.AcceptOptions{Person: "root",
 			Confirm:     func(agent.AcceptResult) (bool, error) { return true, nil },
@@ -362,6 +378,7 @@ func (w *world) print(h *host) {
 }
 
 func (w *world) importSheet(h *host, dies int) {
+	h.word = nil
 	if len(w.printed) == 0 {
 		return
 	}
@@ -384,6 +401,12 @@ func (w *world) status(h *host, dies int) (r agent.StatusResult) {
 		r, err = agent.Status(ctx, a)
 		return fmt.Sprintf("%s: %s", r.Health, r.Line), err
 	})
+	if data, good := h.live(); good && r.Health == agent.Green {
+		s := w.state(h)
+		if !slices.ContainsFunc(s.Copies, func(c laws.Copy) bool { return c.Late }) {
+			w.hold(laws.Green(s, data))
+		}
+	}
 	return r
 }
 
@@ -408,4 +431,111 @@ func (w *world) startsOn(h *host, r agent.GuardResult) {
 		opened = v.opened
 	}
 	w.hold(laws.Started(w.state(h), f, sure, opened))
+}
+
+// beforeStart is what a start finds.
+type beforeStart struct {
+	key    key.Fingerprint // the keyfile's, "" for none that the daemon would load
+	proven bool            // by the ledger it is known, and opened all rows within a day
+}
+
+func (w *world) before(h *host) (b beforeStart) {
+	data, good := h.live()
+	if !good {
+		return b
+	}
+	k, _ := key.New(data)
+	b.key = k.Fingerprint()
+	k.Wipe()
+	for path := range h.disk.names {
+		if strings.HasPrefix(path, h.path("etc")+"/") && path != h.keyfile() {
+			return b // there is something to clear away
+		}
+	}
+	lines := h.ledger()
+	if len(lines) == 0 || lines[len(lines)-1].Rotation != nil || lines[len(lines)-1].Stopped != nil {
+		return b
+	}
+	for _, l := range slices.Backward(lines) {
+		switch age := h.now().Sub(l.Time); l.Event {
+		case "proven":
+			b.proven = l.Fingerprint == b.key && l.Verdict == "opens" && age >= 0 && age < 24*time.Hour
+			return b
+		case "accepted", "contradicted", "rotation-closed":
+			return b
+		}
+	}
+	return b
+}
+
+// after holds a start to laws 2, 7 and 9.
+func (w *world) after(h *host, p *process, was beforeStart, r agent.GuardResult, may bool) {
+	if r.Parked && !h.watcher.alive {
+		w.broken("law 2", "law 2: the start is parked, and no watcher lives")
+	}
+	w.did(h, p, was, r)
+	if was.proven && p.calls > 0 {
+		w.broken("law 7", "law 7: a start on a key that was proven today called stores %d times", p.calls)
+	}
+	if n := h.table.opens(was.key); p.looked && was.key != "" && 2*n > int64(len(h.table.rows)) && (!may || r.Parked) {
+		w.broken("law 9", "law 9: the start on key %s was refused or parked, which opens %d of %d rows", was.key, n, len(h.table.rows))
+	}
+}
+
+// did holds what a start or the watcher did to laws 2 and 5, and to what a person said.
+func (w *world) did(h *host, p *process, was beforeStart, r agent.GuardResult) {
+	if r.Done {
+		switch r.Decision.Action {
+		case decide.Make:
+			w.made(h, r.Decision.Key)
+			w.placed(h, r.Decision.Key)
+		case decide.Install:
+			w.placed(h, r.Decision.Key)
+		}
+	}
+	data, _ := h.live()
+	if s := h.word; s != nil && was.key == s.key && p.looked && h.worth(s.key) >= s.worth && nameOf(data) != s.key {
+		w.broken("accept", "accept: key %s stood on a person's word, the rows say no less of it than then, and key %q is in its place", s.key, nameOf(data))
+	}
+}
+
+// worth orders what the rows say of a key: all, some or nothing, and none.
+func (h *host) worth(f key.Fingerprint) int {
+	switch n := h.table.opens(f); {
+	case len(h.table.rows) == 0:
+		return 1
+	case n == 0:
+		return 0
+	case n < int64(len(h.table.rows)):
+		return 1
+	}
+	return 2
+}
+
+// rotateKilled is a rotation that is killed somewhere, while the machine goes on, and
+// somebody who acts before anything else does.
+func (w *world) rotateKilled(h *host, dies int) {
+	if dies == 0 {
+		dies = 1 + w.rand.IntN(90)
+	}
+	w.killed = true
+	w.rotate(h, dies)
+	w.killed = false
+	if w.rand.IntN(3) == 0 {
+		h.table.down = true
+	}
+	at := []func(*world, *host, int){(*world).backup, (*world).bring, (*world).look, (*world).restoreKey, (*world).repair, (*world).accept, (*world).rotate, (*world).restart}
+	at[w.rand.IntN(len(at))](w, h, 0)
+}
+
+// bring is what the savers do when they are woken before the watcher looks.
+func (w *world) bring(h *host, dies int) {
+	if !h.watcher.alive {
+		return
+	}
+	w.run(h, h.name+": savers", dies, func(ctx context.Context, p *process, a *agent.Host) {
+		for _, s := range a.Escrows {
+			w.save(ctx, h, p, a, s.Name())
+		}
+	})
 }

@@ -133,6 +133,17 @@ func (d *disk) crash(r *rand.Rand) {
 	d.lay()
 }
 
+// survivors are the files that a power cut just now would leave in any case.
+func (d *disk) survivors() map[string][]byte {
+	all := map[string][]byte{}
+	for path, f := range d.before {
+		if f.everSynced && bytes.Equal(f.data, f.synced) {
+			all[path] = f.data
+		}
+	}
+	return all
+}
+
 // survives is what a crash leaves of the content.
 func (f *inode) survives(r *rand.Rand) []byte {
 	if f.everSynced && bytes.Equal(f.data, f.synced) {
@@ -152,6 +163,9 @@ func (f *inode) survives(r *rand.Rand) []byte {
 	}
 	return bytes.Clone(f.synced)
 }
+
+// well tells that nothing is wrong with it.
+func (d *disk) well() bool { return !d.full && !d.noInodes && d.readOnly == "" && d.immutable == "" }
 
 // mend ends what is wrong with it.
 func (d *disk) mend() { d.full, d.noInodes, d.readOnly, d.immutable = false, false, "", "" }

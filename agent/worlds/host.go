@@ -33,6 +33,13 @@ type host struct {
 	images  []image       // snapshots of the machine
 	off     time.Time     // when it comes up again after a power cut; zero: it is up
 	removed time.Time     // when somebody last took something of it away
+	word    *word         // what a person accepted here, as long as nobody has done anything about it since
+}
+
+// word is a person's for a key.
+type word struct {
+	key   key.Fingerprint
+	worth int // of what the rows said of it
 }
 
 // daemon is the guarded one: prestart, then minutes, then it reads the key once.
@@ -86,7 +93,9 @@ type process struct {
 	n      int // effects so far
 	dies   int // before this one; 0: never
 	dead   bool
-	looked bool // the rows have answered it
+	looked bool            // the rows have answered it
+	calls  int             // of stores
+	wrote  map[string]bool // paths
 }
 
 // errDead is what a dead process hears: nothing it does has an effect any more.
@@ -112,7 +121,8 @@ func (p *process) agent() *agent.Host {
 	h, state := p.h, p.h.path("state")
 	a := &agent.Host{
 		Keyfile:  keyfile.File{Path: h.keyfile(), Quarantine: filepath.Join(state, "quarantine"), Locks: state},
-		Ledger:   ledger.Open(state, ledger.Options{Host: h.name, Version: "worlds", Now: h.now}),
+		Ledger:   ledger.Open(state, ledger.Options{Host: h.name, Machine: h.name, Version: "worlds", Now: h.now}),
+		Machine:  h.name,
 		StateDir: state,
 		Now:      h.now,
 		OpenRows: func(context.Context, rows.Options) (agent.Rows, error) {
@@ -151,7 +161,7 @@ func (p *process) agent() *agent.Host {
 
 // run lets a process do something, and buries it if it died of it.
 func (w *world) run(h *host, name string, dies int, do func(context.Context, *process, *agent.Host)) *process {
-	p := &process{w: w, h: h, name: name, dies: dies}
+	p := &process{w: w, h: h, name: name, dies: dies, wrote: map[string]bool{}}
 	w.running = append(w.running, p)
 	before := w.held()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
@@ -167,7 +177,7 @@ func (w *world) run(h *host, name string, dies int, do func(context.Context, *pr
 
 // died buries a process: it was killed, or the power was cut.
 func (w *world) died(p *process) {
-	if w.rand.IntN(3) > 0 {
+	if !w.killed && w.rand.IntN(3) > 0 {
 		w.powerCut(p.h)
 		return
 	}
@@ -215,7 +225,7 @@ func (w *world) comesUp(h *host) {
 
 // prestart runs what systemd runs before the daemon, and says whether it may start.
 func (w *world) prestart(h *host, dies int) (may bool) {
-	began := time.Now()
+	began, was := time.Now(), w.before(h)
 	var result agent.GuardResult
 	var err error
 	p := w.run(h, h.name+": prestart", dies, func(ctx context.Context, p *process, a *agent.Host) {
@@ -253,8 +263,13 @@ func (w *world) prestart(h *host, dies int) (may bool) {
 		h.disk.put(h.keyfile(), nil, 0o400)
 		may = true
 	}
-	if may && p.looked && !p.dead {
-		w.startsOn(h, result)
+	if !p.dead {
+		if may && p.looked {
+			w.startsOn(h, result)
+		}
+		if !errors.Is(err, agent.ErrBusy) {
+			w.after(h, p, was, result, may)
+		}
 	}
 	return may
 }
@@ -352,11 +367,12 @@ func (w *world) look(h *host, dies int) {
 			}
 			return err == nil
 		})
-		unread := h.daemon.up && !h.daemon.reads.IsZero()
+		unread, was := h.daemon.up && !h.daemon.reads.IsZero(), w.before(h)
 		r, err := agent.Tend(ctx, a, agent.TendOptions{Prove: true, DaemonRead: !unread, Park: unread, Starting: unread})
 		if p.dead {
 			return
 		}
+		w.did(h, p, was, r.GuardResult)
 		w.tell("    %s: %s %s: %s (held: %q, err: %v)", p.name, r.Decision.Rule, r.Decision.Action, r.Decision.Reason, r.Held, err)
 		if p.looked {
 			t.asked = true

@@ -79,6 +79,9 @@ func (v view) answer(ctx context.Context, call, id string) error {
 	if err := v.p.effect(v.name + ": " + call); err != nil {
 		return err
 	}
+	v.p.w.mu.Lock()
+	v.p.calls++
+	v.p.w.mu.Unlock()
 	switch {
 	case ctx.Err() != nil:
 		return errors.Join(escrow.ErrTimeout, ctx.Err())

@@ -10,6 +10,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
+	"github.com/footprintai/containarium-keyguard/agent/worlds/laws"
 )
 
 // table is the ciphertext of one host's daemon: which key each row is under.
@@ -151,6 +152,8 @@ func (s session) Rewrite(ctx context.Context, o rows.RewriteOptions) (rows.Rewri
 	if err := s.p.effect("Postgres: commit"); err != nil {
 		return result, errors.Join(rows.ErrUnanswered, err)
 	}
+	h := s.p.h
+	s.p.w.hold(laws.Rewritten(s.p.w.state(h), slices.Collect(maps.Values(h.disk.survivors())), o.Target.Fingerprint(), slices.Sorted(maps.Keys(result.ByKey))))
 	s.table.rows = after
 	s.version++
 	if err := s.p.effect("Postgres: the answer to the commit"); err != nil {

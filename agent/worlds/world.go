@@ -2,6 +2,7 @@ package worlds
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -38,6 +39,7 @@ type world struct {
 	mortal  int                                 // the next process that is started by itself dies before this effect
 
 	version int  // of all that anybody can see
+	killed  bool // who dies is killed, and the power stays
 	calm    bool // nothing happens any more but what keyguard does
 	story   []string
 	last    string // line of it, without its time
@@ -147,6 +149,7 @@ func (w *world) disk(c durable.Change) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.version++
+	p.wrote[c.Path], p.wrote[c.To] = true, true
 	return p.h.disk.ask(c)
 }
 
@@ -207,7 +210,8 @@ func (w *world) state(h *host) laws.State {
 			continue
 		}
 		for _, c := range each.copies {
-			s.Copies = append(s.Copies, laws.Copy{Store: each.name, Current: c.shelf == escrow.Current, Bytes: c.bytes, Destroyed: c.state == "destroyed"})
+			s.Copies = append(s.Copies, laws.Copy{Store: each.name, Current: c.shelf == escrow.Current, Bytes: c.bytes, Destroyed: c.state == "destroyed", Shut: c.state != "",
+				Late: time.Now().Before(c.at.Add(each.late))})
 		}
 	}
 	return s
@@ -220,6 +224,15 @@ func (w *world) held() map[key.Fingerprint]string { return w.state(w.hosts[0]).H
 func (w *world) judge(p *process, before map[key.Fingerprint]string) {
 	after := w.held()
 	w.hold(laws.Lost(before, after, w.fragile))
+	if h := p.h; !p.dead && h.disk.well() && h.off.IsZero() {
+		relied := map[string][]byte{}
+		for path, f := range h.disk.names {
+			if p.wrote[path] && (path == h.path("state/"+ledger.Name) || filepath.Dir(path) == h.path("state/quarantine") && !strings.HasPrefix(filepath.Base(path), durable.TempPrefix)) {
+				relied[path] = f.data
+			}
+		}
+		w.hold(laws.Durable(relied, h.disk.survivors()))
+	}
 	for f := range after {
 		if w.fragile[f] && w.durable(f) {
 			delete(w.fragile, f)
@@ -245,8 +258,8 @@ func (w *world) durable(f key.Fingerprint) bool {
 		}
 	}
 	for _, h := range w.hosts {
-		for _, file := range h.disk.before {
-			if k, _, err := key.Decode(file.synced); err == nil && k.Fingerprint() == f && bytes.Equal(file.synced, file.data) {
+		for _, b := range h.disk.survivors() {
+			if k, _, err := key.Decode(b); err == nil && k.Fingerprint() == f {
 				return true
 			}
 		}
@@ -266,6 +279,7 @@ func (w *world) saved(p *process, s *store, c stored) {
 	if c.shelf != escrow.Current {
 		return
 	}
+	w.alarm(p.h, s, c)
 	// A key that was proven here goes on where the rows cannot be asked, and needs no more
 	// while they are silent than that no stranger's copy is in the way.
 	ours := w.proven[p.h.name]
@@ -292,6 +306,27 @@ func (w *world) saved(p *process, s *store, c stored) {
 	w.hold(laws.Saved(w.state(p.h), f, rival, err == nil && standing.Rotation != nil))
 }
 
+// alarm is law 4 where another host or a person writes: above their copy nothing goes to the
+// current shelf. c has just gone there.
+func (w *world) alarm(h *host, s *store, c stored) {
+	lines := h.ledger()
+	if !slices.ContainsFunc(lines, func(l line) bool { return l.saved() && l.Escrow == s.name && l.Shelf == string(escrow.Current) }) {
+		return // an empty ledger raises no alarm
+	}
+	for _, o := range slices.Backward(s.copies) {
+		k, err := o.key()
+		if o.shelf != escrow.Current || o.id == c.id || o.state == "destroyed" || time.Now().Before(o.at.Add(s.late)) || err != nil && o.state == "" {
+			continue
+		}
+		data, good := h.live()
+		ours := slices.ContainsFunc(lines, func(l line) bool { return l.saved() && l.Escrow == s.name && l.Copy == o.id })
+		if !ours && !(good && err == nil && bytes.Equal(k.UnsafeBytes(), data)) {
+			w.broken("law 4", "law 4: a copy went onto the current shelf of %s above %s, which is not this host's", s.name, o.id)
+		}
+		return
+	}
+}
+
 // newest tells whether a copy is the newest of its store's current shelf that is a key.
 func newest(s *store, c stored) bool {
 	for _, o := range slices.Backward(s.copies) {
@@ -303,6 +338,66 @@ func newest(s *store, c stored) bool {
 		}
 	}
 	return false
+}
+
+// placed is law 5 for a key that keyguard says it has put into the keyfile's place.
+func (w *world) placed(h *host, f key.Fingerprint) {
+	if data, good := h.live(); good && nameOf(data) == f && h.off.IsZero() {
+		w.hold(laws.Durable(map[string][]byte{h.keyfile(): data}, h.disk.survivors()))
+	}
+}
+
+// made is a key that keyguard made of itself: a first start.
+func (w *world) made(h *host, f key.Fingerprint) {
+	s := w.state(h)
+	delete(s.Files, h.keyfile())
+	s.Copies = slices.DeleteFunc(s.Copies, func(c laws.Copy) bool { return c.Late })
+	w.hold(laws.Minted(s, f))
+	for _, l := range h.ledger() {
+		if l.Fingerprint != f && (l.saved() || l.Event == "proven" || l.Event == "accepted") {
+			w.broken("law 2", "law 2: key %s was made where the ledger names key %s", f, l.Fingerprint)
+		}
+	}
+	for _, store := range h.stores {
+		if !slices.ContainsFunc(store.copies, func(c stored) bool { return nameOf(c.bytes) == f }) {
+			w.broken("law 5", "law 5: key %s was made, and %s does not hold it", f, store.name)
+		}
+	}
+}
+
+func nameOf(data []byte) key.Fingerprint {
+	k, _, err := key.Decode(data)
+	if err != nil {
+		return ""
+	}
+	defer k.Wipe()
+	return k.Fingerprint()
+}
+
+// line is what the checker reads of an entry of the ledger.
+type line struct {
+	Event, Escrow, Copy, Shelf, Verdict string
+	Fingerprint                         key.Fingerprint
+	Time                                time.Time
+	Rotation                            any
+	Stopped                             any `json:"daemon_stopped"`
+}
+
+func (l line) saved() bool { return l.Event == "saved" || l.Event == "adopted" }
+
+// ledger is what stands in the ledger's file.
+func (h *host) ledger() (lines []line) {
+	f := h.disk.names[h.path("state/"+ledger.Name)]
+	if f == nil {
+		return nil
+	}
+	for text := range bytes.Lines(f.data) {
+		var l line
+		if bytes.HasSuffix(text, []byte("}\n")) && json.Unmarshal(text, &l) == nil {
+			lines = append(lines, l)
+		}
+	}
+	return lines
 }
 
 // minted is a key that the daemon made.

@@ -19,6 +19,7 @@ import (
 var (
 	count = flag.Int("worlds", 0, "how many worlds to play; 0: as KEYGUARD_WORLDS says, or 200, with -short 40")
 	seed  = flag.Uint64("seed", 1, "the first one's seed; the others' follow it")
+	found = flag.Bool("found", false, "say what breaks first, and do not look for the shortest history that does it")
 	tally = flag.Bool("tally", false, "count what breaks instead of stopping at the first")
 )
 
@@ -71,6 +72,9 @@ func TestWorlds(t *testing.T) {
 		if *tally {
 			broke[broken.Law]++
 			continue
+		}
+		if *found {
+			t.Fatalf("world %d: %s", p.Seed, broken.What)
 		}
 		short := Shorten(p, func(p Plan) bool {
 			b := replay(t, p)

@@ -4,6 +4,7 @@
 package laws
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"slices"
@@ -24,7 +25,9 @@ type Copy struct {
 	Store     string
 	Current   bool // else it is in quarantine
 	Bytes     []byte
-	Destroyed bool
+	Destroyed bool // nothing brings it back
+	Shut      bool // nobody is given its bytes
+	Late      bool // no listing shows it yet
 }
 
 // names are those of the texts that were seen, which come again and again.
@@ -147,6 +150,54 @@ func Started(s State, f key.Fingerprint, sure bool, vouched int) error {
 	for _, other := range slices.Sorted(maps.Keys(s.Held())) {
 		if n := s.opens(other); 2*n > all && other != f {
 			return fmt.Errorf("law 1: the daemon was started on key %s, which opens %d of %d rows; key %s, which was at hand, opens %d", f, opened, all, other, n)
+		}
+	}
+	return nil
+}
+
+// Green holds status to its best word: on a host whose keyfile is so, all is well. The newest
+// current copy of every store is the keyfile's key as its bytes, and opens most of the rows.
+func Green(s State, keyfile []byte) error {
+	f := name(keyfile)
+	if all := len(s.Rows); all > 0 && 2*s.opens(f) <= all {
+		return fmt.Errorf("green: the keyfile's key %q opens %d of %d rows", f, s.opens(f), all)
+	}
+	newest := map[string]Copy{}
+	for _, c := range s.Copies {
+		if c.Current {
+			newest[c.Store] = c
+		}
+	}
+	for _, store := range slices.Sorted(maps.Keys(newest)) {
+		if c := newest[store]; c.Shut || len(c.Bytes) != key.Size || name(c.Bytes) != f {
+			return fmt.Errorf("green: the newest current copy in %s is key %q and not %s, or cannot be had", store, name(c.Bytes), f)
+		}
+	}
+	return nil
+}
+
+// Rewritten is law 5 at the moment in which rows are brought under the key f, from others:
+// all of these can be had from a store whatever becomes of the host, and f from the host's
+// disk whatever becomes of the stores, the power cut just now. disk is what survives that.
+func Rewritten(s State, disk [][]byte, f key.Fingerprint, from []key.Fingerprint) error {
+	stored := State{Copies: s.Copies}.Held()
+	for _, each := range append([]key.Fingerprint{f}, from...) {
+		if stored[each] == "" {
+			return fmt.Errorf("law 5: rows come under key %s, and no store holds key %s", f, each)
+		}
+	}
+	if !slices.ContainsFunc(disk, func(b []byte) bool { return name(b) == f }) {
+		return fmt.Errorf("law 5: rows come under key %s, and a power cut now would take it from the host", f)
+	}
+	return nil
+}
+
+// Durable is law 5 when a process of keyguard has said that it is done: what it relies on
+// next is what a power cut leaves.
+func Durable(live, survives map[string][]byte) error {
+	for _, path := range slices.Sorted(maps.Keys(live)) {
+		if b, there := survives[path]; !there || !bytes.Equal(b, live[path]) {
+			return fmt.Errorf("law 5: a power cut now would take %s as it is", path)
 		}
 	}
 	return nil

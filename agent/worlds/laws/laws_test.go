@@ -28,6 +28,13 @@ func TestLaws(t *testing.T) {
 		return laws.State{Files: map[string][]byte{"/b": b.UnsafeBytes()}, Rows: rows(as, bs)}
 	}
 	fragile := map[key.Fingerprint]bool{fa: true}
+	ofA, ofB := laws.Copy{Store: "gcp", Current: true, Bytes: a.UnsafeBytes()}, laws.Copy{Store: "gcp", Current: true, Bytes: b.UnsafeBytes()}
+	shut := ofA
+	shut.Shut = true
+	two := func(first, second laws.Copy) laws.State {
+		return laws.State{Copies: []laws.Copy{first, second}, Rows: rows(2, 0)}
+	}
+	disk := [][]byte{a.UnsafeBytes()}
 	for name, c := range map[string]struct {
 		err    error
 		broken bool
@@ -49,6 +56,17 @@ func TestLaws(t *testing.T) {
 		"started on one that is vouched for": {laws.Started(here, fb, true, 0), false},
 		"started on the lesser key":          {laws.Started(split(1, 2), fa, true, -1), true},
 		"started on it, and a store is away": {laws.Started(split(1, 2), fa, false, -1), false},
+		"green, and right":                   {laws.Green(two(ofB, ofA), a.UnsafeBytes()), false},
+		"green on a key of no row":           {laws.Green(two(ofA, ofB), b.UnsafeBytes()), true},
+		"green below another key":            {laws.Green(two(ofA, ofB), a.UnsafeBytes()), true},
+		"green below what nobody gets":       {laws.Green(two(ofA, shut), a.UnsafeBytes()), true},
+		"durable":                            {laws.Durable(here.Files, here.Files), false},
+		"durable, but another":               {laws.Durable(here.Files, map[string][]byte{"/keyfile": b.UnsafeBytes()}), true},
+		"not durable":                        {laws.Durable(here.Files, nil), true},
+		"rewritten, both are safe":           {laws.Rewritten(two(ofA, ofB), disk, fa, []key.Fingerprint{fb}), false},
+		"rewritten, the new one is nowhere":  {laws.Rewritten(two(ofB, ofB), disk, fa, []key.Fingerprint{fb}), true},
+		"rewritten, the old one is nowhere":  {laws.Rewritten(two(ofA, ofA), disk, fa, []key.Fingerprint{fb}), true},
+		"rewritten, the disk has forgotten":  {laws.Rewritten(two(ofA, ofB), nil, fa, []key.Fingerprint{fb}), true},
 	} {
 		if (c.err != nil) != c.broken {
 			t.Errorf("%s: %v", name, c.err)

@@ -20,7 +20,9 @@
 #   make race      the same under the race detector
 #   make crashes   rotations and repairs that die at every step, in every way (minutes)
 #   make worlds    simulated hosts with simulated accidents around the real code:
-#                  SEED=1 N=20000 (half an hour)
+#                  SEED=1 N=20000 (five minutes)
+#   make mutants   plants the faults of agent/worlds/mutants.txt one by one, and has the
+#                  worlds look for each: N=5000 of them at most (an hour)
 #   make soak      crashes and random histories for hours, ROUNDS=10 times as many, every
 #                  byte of every connection, and SOAKTIME (5m) of every fuzz target
 #   make fuzz      every fuzz target for FUZZTIME (30s) each
@@ -35,7 +37,7 @@
 # VERSION, DIST, ARCHS and CMD (the program that is packaged) may be given.
 
 .DELETE_ON_ERROR:
-.PHONY: build test check style unit race crashes worlds soak fuzz bench demo package build-package lint-package release repository deps lint vuln e2e guest clean clean-guests
+.PHONY: build test check style unit race crashes worlds mutants soak fuzz bench demo package build-package lint-package release repository deps lint vuln e2e guest clean clean-guests
 
 # sudo's PATH lacks the place where Go's own archive is usually unpacked.
 export PATH := $(PATH):/usr/local/go/bin
@@ -123,6 +125,10 @@ crashes:
 # Each world is its seed. A law that breaks is told by the shortest history that breaks it.
 worlds:
 	go test -count 1 -timeout 24h -v -run TestWorlds ./agent/worlds -worlds $(or $(N),20000) -seed $(or $(SEED),1)
+
+# What the worlds do not find they would not find in the code either.
+mutants:
+	nice go run ./packaging/mutants -worlds $(or $(N),5000) -seed $(or $(SEED),1) -run '$(RUN)'
 
 # For hours: what chance leaves out of make test.
 soak: export KEYGUARD_MUST_RUN := 1

@@ -150,18 +150,25 @@ func (o *observation) added(r SaveResult) (escrow.Copy, bool) {
 
 // writeSaved records a copy that the ledger does not name yet. On the current shelf that
 // is one that is not the last it names: a copy is the newest again where a newer one
-// was taken away.
+// was taken away. One that lacks a part is this host's too (law 4), and stays due.
 func (o *observation) writeSaved(s SaveResult) {
-	if s.Err != nil {
+	partly := errors.Is(s.Err, escrow.ErrPartly)
+	if s.Err != nil && !(partly && s.Shelf == escrow.Current) {
 		return
 	}
 	if last, ok := o.record.LastSaved(s.Escrow); o.record.Holds(s.Escrow, s.Copy.ID) &&
-		(s.Shelf != escrow.Current || ok && last.Copy == s.Copy.ID && (last.Reason == "" || s.Unverified)) {
+		(s.Shelf != escrow.Current || ok && last.Copy == s.Copy.ID && (last.Reason == "" || s.Unverified || partly)) {
 		return
 	}
 	e := ledger.Entry{Event: ledger.Saved, Fingerprint: s.Key, Escrow: s.Escrow, Copy: s.Copy.ID, Shelf: string(s.Shelf)}
-	if s.Unverified {
+	switch {
+	case partly:
+		e.Reason = escrow.ErrPartly.Error()
+	case s.Unverified:
 		e.Reason = escrow.ErrUnverified.Error()
 	}
 	o.write(e)
 }
+
+// partly tells that a copy was saved in parts of which some lack.
+func partly(e ledger.Entry) bool { return e.Reason == escrow.ErrPartly.Error() }

@@ -164,7 +164,7 @@ func Doctor(ctx context.Context, h *Host, o DoctorOptions) (DoctorResult, error)
 		f.escrows[i] = standing{EscrowStatus: s.Escrows[i], evidence: seen.escrows[i]}
 		f.escrows[i].examine(ctx, e.Reader)
 		if s, ok := e.Reader.(escrow.Shared); ok {
-			f.escrows[i].parts = examineMembers(ctx, s)
+			f.escrows[i].parts = examineMembers(ctx, s, h.Now())
 		}
 	})
 	if o.Project != nil {
@@ -570,6 +570,9 @@ func (f facts) checks(o DoctorOptions) []Check {
 		list = append(list, s.check(f.right()))
 		if s.parts != nil {
 			list = append(list, f.checkParts(s))
+			for _, m := range s.parts.members {
+				list = append(list, m.check("")) // of what it holds its split tells
+			}
 		}
 	}
 	list = append(list, f.checkClock(o), f.checkModes(o), checkTmpfs(o.RunDir), f.checkLedger())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 )
@@ -15,11 +16,14 @@ type shared struct {
 }
 
 // examineMembers asks each store of a split what it is lost together with.
-func examineMembers(ctx context.Context, s escrow.Shared) *shared {
+func examineMembers(ctx context.Context, s escrow.Shared, now time.Time) *shared {
 	x := &shared{need: s.Need()}
 	for _, m := range s.Members() {
 		one := standing{EscrowStatus: EscrowStatus{Name: m.Name(), Place: m.Place()}}
 		one.examine(ctx, m.Escrow)
+		if c, ok := m.Escrow.(escrow.Credentialed); ok {
+			one.Ending = c.Credential(ctx).Ends(now)
+		}
 		x.members = append(x.members, one)
 	}
 	return x

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/decide"
@@ -80,7 +81,7 @@ func SaveDue(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 // Ask asks an escrow to which nothing was brought for long: a store that is gone, and
 // credentials that are no longer taken, are not to be found out by the weekly drill. What
 // the store is to delete by itself soon is stored again, and so is what no longer stands
-// there as its newest current copy, by law 4; the results are of that.
+// there as its newest current copy, or lacks a part, by law 4; the results are of that.
 func Ask(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 	i, err := h.escrow(name)
 	if err != nil {
@@ -114,7 +115,7 @@ func Ask(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 	holds := newest.Holds(live.Key)
 	ending := len(copies) > 0 && copies[0].Shelf == escrow.Current && copies[0].Ending(h.Now())
 	switch last := o.evidence.History.Saved[name].Last; {
-	case !live.Good, holds && !ending, !holds && last.Key != live.Key: // what was never saved there is due
+	case !live.Good, holds && !ending && !partLost(s, copies), !holds && last.Key != live.Key: // what was never saved there is due
 		return nil, err
 	case !holds && !last.Verified: // nor may it be read
 		return nil, err
@@ -122,6 +123,17 @@ func Ask(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 	o.askRows(ctx)
 	r := o.saveDue(ctx, i, live.Key)
 	return []SaveResult{r}, errors.Join(err, r.Err)
+}
+
+// partLost tells whether the newest of these copies lacks a part that a save may bring. A
+// stick in a safe, which is no longer waited for, is none.
+func partLost(s Escrow, copies []escrow.Copy) bool {
+	shared, ok := s.Writer.(escrow.Shared)
+	if !ok || len(copies) == 0 {
+		return false
+	}
+	lacks := shared.Lacks(copies[0])
+	return lacks != nil && !(lacks.Safe && !slices.ContainsFunc(lacks.Errors, func(err error) bool { return !errors.Is(err, escrow.ErrNoPlace) }))
 }
 
 // saveDue brings one key to one escrow and records it.
@@ -140,7 +152,7 @@ func (o *observation) saveDue(ctx context.Context, i int, f key.Fingerprint) Sav
 	}
 	// A copy that is there, unverified, is only read again: a Save could not compare, and
 	// would add another.
-	if last, ok := o.record.LastSaved(s.Name()); ok && last.Fingerprint == f && last.Reason != "" && o.verify(ctx, i, last, &r) {
+	if last, ok := o.record.LastSaved(s.Name()); ok && last.Fingerprint == f && last.Reason != "" && !partly(last) && o.verify(ctx, i, last, &r) {
 		return r
 	}
 	o.put(ctx, i, &r)

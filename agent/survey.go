@@ -76,7 +76,7 @@ func Survey(h *Host) (SurveyResult, error) {
 		e := EscrowSurvey{Name: s.Name(), Required: s.Required}
 		due := o.due(e.Name)
 		if saved, ok := record.LastSaved(e.Name); ok {
-			e.Saved, e.Unverified = saved.Time, saved.Reason != ""
+			e.Saved, e.Unverified = saved.Time, saved.Reason != "" && !partly(saved)
 			if i := slices.Index(due, saved.Fingerprint); e.Unverified && i >= 0 {
 				due = slices.Delete(due, i, i+1) // as a read only, and perhaps for ever
 			}

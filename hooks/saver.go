@@ -27,7 +27,8 @@ const (
 )
 
 // saver brings to one escrow what is due there, for ever. It is its escrow's breaker: a
-// failure makes only this one wait.
+// failure makes only this one wait. Where an escrow is several stores, each has its own
+// (escrow.Rester): a key that is new to it goes to those that take it at once.
 type saver struct {
 	h      *agent.Host
 	escrow string
@@ -41,6 +42,7 @@ type saver struct {
 	done     []key.Fingerprint          // what was due still after the last visit that succeeded
 	doneAt   time.Duration              // since boot
 	saved    map[key.Fingerprint]string // what was told of each key last
+	tried    []key.Fingerprint          // what was due at the last visit that failed
 	told     string                     // the last trouble that was told
 	toldAt   time.Duration              // since boot
 }
@@ -99,10 +101,14 @@ func (s *saver) run(ctx context.Context, out chan<- saved) {
 // try, 0 for none, and what there is to tell, nil for nothing.
 func (s *saver) visit(ctx context.Context) (time.Duration, *saved) {
 	_, now := s.clock()
-	if now < s.next {
+	rester := s.rester()
+	if now < s.next && rester == nil {
 		return s.next - now, nil
 	}
 	due, err := agent.Due(s.h, s.escrow)
+	if now < s.next && !slices.ContainsFunc(due, func(f key.Fingerprint) bool { return !slices.Contains(s.tried, f) }) {
+		return s.next - now, nil
+	}
 	bring := agent.SaveDue
 	if err == nil && (len(due) == 0 || slices.Equal(due, s.done) && now-s.doneAt < saveAgain) {
 		if now-s.asked < saveAsk {
@@ -131,6 +137,7 @@ func (s *saver) visit(ctx context.Context) (time.Duration, *saved) {
 		return old
 	})
 	if err != nil {
+		s.tried = due
 		return s.failed(now, results, err)
 	}
 	recovered := s.told != ""
@@ -146,6 +153,16 @@ func (s *saver) visit(ctx context.Context) (time.Duration, *saved) {
 	return 0, &saved{escrow: s.escrow, results: results, recovered: recovered}
 }
 
+// rester is the escrow where it is several stores with a breaker each, else nil.
+func (s *saver) rester() escrow.Rester {
+	for _, e := range s.h.Escrows {
+		if r, ok := e.Writer.(escrow.Rester); ok && e.Name() == s.escrow {
+			return r
+		}
+	}
+	return nil
+}
+
 // failed sets the next try, and tells of the trouble when it is new, and once in a while.
 func (s *saver) failed(now time.Duration, results []agent.SaveResult, err error) (time.Duration, *saved) {
 	if !errors.Is(err, escrow.ErrNeverLeft) || s.failures == 0 {
@@ -156,6 +173,11 @@ func (s *saver) failed(now time.Duration, results []agent.SaveResult, err error)
 		pause = min(2*pause, saveLongest)
 	}
 	pause += rand.N(pause / 4)
+	if r := s.rester(); r != nil {
+		if d := r.Rests(); d > 0 {
+			pause = d
+		}
+	}
 	s.next = now + pause
 	if text := err.Error(); text != s.told || now-s.toldAt >= saveAgain {
 		s.told, s.toldAt = text, now

@@ -243,6 +243,124 @@ func TestSaverAsks(t *testing.T) {
 	})
 }
 
+// part is a store of a split that may be dead, and counts what it is given.
+type part struct {
+	escrow.Escrow
+	dead  error
+	asked int
+}
+
+func (p *part) List(ctx context.Context) ([]escrow.Copy, error) {
+	p.asked++
+	if p.dead != nil {
+		return nil, p.dead
+	}
+	return p.Escrow.List(ctx)
+}
+
+func (p *part) Save(ctx context.Context, s escrow.Shelf, k key.Key) (escrow.Copy, error) {
+	if p.dead != nil {
+		return escrow.Copy{}, p.dead
+	}
+	return p.Escrow.Save(ctx, s, k)
+}
+
+// TestSaverOfParts: of a key in parts each store has its own breaker. One that is dead does
+// not keep a new key from the others; it gets its part when it is back, and a part that is
+// lost later comes again by itself.
+func TestSaverOfParts(t *testing.T) {
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	must(t, os.Mkdir(path("etc"), 0o700))
+	var parts []*part
+	o := escrow.SplitOptions{Name: "split", Need: 2}
+	for i, name := range []string{"one", "two", "three"} {
+		d, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: name, Path: path(name), AllowSameDisk: true, Part: escrow.PartOf{Need: 2, Number: i + 1}})
+		must(t, err)
+		must(t, d.Init(t.Context()))
+		parts = append(parts, &part{Escrow: d})
+		o.Members = append(o.Members, escrow.Member{Escrow: parts[i], Number: i + 1, Required: true})
+	}
+	split, err := escrow.NewSplit(o)
+	must(t, err)
+	live := func(name string) key.Fingerprint {
+		sum := sha256.Sum256([]byte(name))
+		k, err := key.New(sum[:])
+		must(t, err)
+		must(t, errors.Join(os.RemoveAll(path("etc/secrets.key")), os.WriteFile(path("etc/secrets.key"), k.UnsafeBytes(), 0o400)))
+		return k.Fingerprint()
+	}
+	holds := func(store string, f key.Fingerprint) bool {
+		files, err := filepath.Glob(path(store + "/current/*" + string(f) + "*"))
+		must(t, err)
+		return len(files) > 0
+	}
+	synctest.Test(t, func(t *testing.T) {
+		h := &agent.Host{
+			Keyfile: keyfile.File{Path: path("etc/secrets.key"), Owner: os.Getuid(), Group: os.Getgid(),
+				Quarantine: path("state/quarantine"), Locks: path("state")},
+			Ledger: ledger.Open(path("state"), ledger.Options{Host: "test"}), StateDir: path("state"), Now: time.Now,
+			Escrows:  []agent.Escrow{{Reader: split, Writer: split, Required: true}},
+			OpenRows: func(context.Context, rows.Options) (agent.Rows, error) { return nil, rows.ErrRefused },
+		}
+		boot := time.Now()
+		s := newSaver(h, "split", func() (string, time.Duration) { return "boot", time.Since(boot) })
+		told := 0
+		minutes := func(n int) {
+			for range n {
+				if _, visit := s.visit(t.Context()); visit != nil && visit.err != nil {
+					told++
+				}
+				time.Sleep(time.Minute)
+			}
+		}
+		prove := func(f key.Fingerprint) {
+			must(t, h.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: f, Verdict: string(rows.Opens)}))
+		}
+		prove(live("the first"))
+		minutes(1)
+		a := live("a")
+		prove(a)
+		parts[2].dead, parts[2].asked = escrow.ErrUnreachable, 0
+		minutes(60)
+		if !holds("one", a) || !holds("two", a) || told == 0 || told > 3 {
+			t.Errorf("with one store dead the others have their parts: %v, %v; told %d times", holds("one", a), holds("two", a), told)
+		}
+		if n := parts[2].asked; n < 12 || n > 20 {
+			t.Errorf("the dead one was asked %d times in an hour", n)
+		}
+		// Its pause is minutes by now. Another key does not wait for that.
+		b := live("b")
+		prove(b)
+		if _, visit := s.visit(t.Context()); visit == nil || !holds("one", b) || !holds("two", b) {
+			t.Errorf("a new key waits for the dead store: %v", visit)
+		}
+		parts[2].dead = nil
+		minutes(7)
+		if !holds("three", b) {
+			t.Error("it did not get its part when it was back")
+		}
+		if _, err := os.Stat(path("three/current")); err != nil {
+			t.Error(err)
+		}
+		// Somebody loses a part, and nobody types anything.
+		files, err := filepath.Glob(path("two/current/*" + string(b) + "*"))
+		must(t, err)
+		for _, f := range files {
+			must(t, os.Remove(f))
+		}
+		minutes(61)
+		if !holds("two", b) {
+			t.Error("a part that was lost did not come again")
+		}
+		calls := parts[0].asked
+		minutes(60)
+		if n := parts[0].asked - calls; n != 1 {
+			t.Errorf("with nothing to bring it was asked %d times in an hour", n)
+		}
+	})
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {

@@ -90,7 +90,7 @@ type SavedEvidence struct {
 type SavedCopy struct {
 	ID       string
 	Key      key.Fingerprint
-	Verified bool // it was read back
+	Verified bool // it was read back, and lacks no part
 }
 
 // LocalEvidence is the local quarantine, newest first.

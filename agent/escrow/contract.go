@@ -97,6 +97,14 @@ type Latest interface {
 	FetchLatest(ctx context.Context) (Copy, key.Key, key.Encoding, error)
 }
 
+// Rester is a Writer of which a part may be in trouble while the rest is not. It leaves that
+// part alone for a while by itself: a Save may be tried at any time.
+type Rester interface {
+	// Rests is how long it is until a Save asks the first of what failed again, 0 where
+	// nothing did.
+	Rests() time.Duration
+}
+
 // Shared is a Reader whose copies are kept in parts, by several stores.
 type Shared interface {
 	Reader

@@ -7,12 +7,21 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+// restFirst and restLongest bound how long a save leaves a member alone after it failed: it
+// doubles. They are the watcher's own for an escrow.
+const (
+	restFirst   = 5 * time.Second
+	restLongest = 5 * time.Minute
 )
 
 // splitLooks is how many copies of one member are read at once where its listing does not
@@ -58,6 +67,15 @@ type Split struct {
 	mu    sync.Mutex
 	known map[pieceID]held // mu: what was read of copies whose listing does not tell
 	index *splitIndex      // mu: the last listing
+	rests []rest           // mu: by member
+}
+
+// rest is a member's breaker: a save does not ask it again before its time, and the others
+// do not wait for it. Whoever reads asks it: a key may hang on its answer.
+type rest struct {
+	failures int // in a row
+	until    time.Time
+	err      error // the last one
 }
 
 // NewSplit checks the options. It opens no socket and no file.
@@ -89,7 +107,7 @@ func NewSplit(o SplitOptions) (*Split, error) {
 			}
 		}
 	}
-	return &Split{o: o, known: map[pieceID]held{}}, nil
+	return &Split{o: o, known: map[pieceID]held{}, rests: make([]rest, len(o.Members))}, nil
 }
 
 func (s *Split) Name() string { return s.o.Name }
@@ -233,11 +251,65 @@ type splitIndex struct {
 	pieces []piece
 }
 
+// resting is what a member said that is not to be asked yet, nil for none.
+func (s *Split) resting(i int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if time.Now().Before(s.rests[i].until) {
+		return s.rests[i].err
+	}
+	return nil
+}
+
+// note remembers how a call of a member ended. Several that fail at the same time are one
+// failure, and one that never left this host counts once.
+func (s *Split) note(ctx context.Context, i int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := &s.rests[i]
+	switch {
+	case err == nil || errors.Is(err, ErrUnverified):
+		*r = rest{}
+		return
+	case ctx.Err() != nil || time.Now().Before(r.until):
+		return
+	case !errors.Is(err, ErrNeverLeft) || r.failures == 0:
+		r.failures++
+	}
+	pause := restFirst
+	for range r.failures - 1 {
+		pause = min(2*pause, restLongest)
+	}
+	r.until, r.err = time.Now().Add(pause+rand.N(pause/4)), err
+}
+
+// Rests is how long it is until a save asks the first of the members that failed.
+func (s *Split) Rests() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var first time.Duration
+	for _, r := range s.rests {
+		if d := time.Until(r.until); r.failures > 0 && d > 0 && (first == 0 || d < first) {
+			first = d
+		}
+	}
+	return first
+}
+
 // look lists all members. The error is for fewer than Need that answer.
 func (s *Split) look(ctx context.Context) (*splitIndex, error) {
+	return s.lookBut(ctx, func(int) error { return nil })
+}
+
+// lookBut lists the members of which but knows no error yet.
+func (s *Split) lookBut(ctx context.Context, but func(i int) error) (*splitIndex, error) {
 	found := make([][]piece, len(s.o.Members))
 	x := &splitIndex{silent: s.each(func(i int, m Member) (err error) {
+		if err := but(i); err != nil {
+			return err
+		}
 		found[i], err = s.lookAt(ctx, i, m)
+		s.note(ctx, i, err)
 		return err
 	})}
 	silent := without(x.silent, nil)
@@ -620,7 +692,8 @@ func (s *Split) gather(ctx context.Context, of key.Fingerprint, shares []share, 
 	return key.Key{}, fmt.Errorf("%w: %d of the %d parts that it needs: %s", ErrUnreadable, have, need, s.missing(shares))
 }
 
-// Save has every member save its part, and those that have it compare. A part that was
+// Save has every member save its part, and those that have it compare. A member that failed
+// a moment ago rests, and counts as one that fails. A part that was
 // saved with another number by the same store, or the same key cut for another need, is
 // refused before anything is written: parts of both kinds together tell more than either.
 //
@@ -634,7 +707,7 @@ func (s *Split) Save(ctx context.Context, shelf Shelf, k key.Key) (Copy, error) 
 		return fail(key.ErrSize)
 	}
 	of := k.Fingerprint()
-	x, err := s.look(ctx)
+	x, err := s.lookBut(ctx, s.resting)
 	if err != nil {
 		return fail(err)
 	}
@@ -655,6 +728,7 @@ func (s *Split) Save(ctx context.Context, shelf Shelf, k key.Key) (Copy, error) 
 			return errors.Unwrap(x.silent[i])
 		}
 		made[i], err = m.Save(ctx, shelf, k)
+		s.note(ctx, i, err)
 		return err
 	})
 	s.mu.Lock()
@@ -688,6 +762,40 @@ func (s *Split) Save(ctx context.Context, shelf Shelf, k key.Key) (Copy, error) 
 		return c, fmt.Errorf("%s: %d of %d parts: %w", s.o.Name, unverified, e.Of, ErrUnverified)
 	}
 	return c, nil
+}
+
+// Renew has every member renew what its store is to delete by itself (Renewer).
+func (s *Split) Renew(ctx context.Context) error {
+	failed := without(s.each(func(i int, m Member) error {
+		r, ok := m.Escrow.(Renewer)
+		if !ok {
+			return nil
+		}
+		if err := s.resting(i); err != nil {
+			return err
+		}
+		return r.Renew(ctx)
+	}), nil)
+	if len(failed) > 0 {
+		return all(failed)
+	}
+	return nil
+}
+
+// Credential tells of the members' credentials the one that ends first and is not renewed.
+func (s *Split) Credential(ctx context.Context) Credential {
+	var first Credential
+	for _, m := range s.o.Members {
+		c, ok := m.Escrow.(Credentialed)
+		if !ok {
+			continue
+		}
+		one := c.Credential(ctx)
+		if !one.Until.IsZero() && !one.Renewable && (first.Until.IsZero() || one.Until.Before(first.Until)) {
+			first = one
+		}
+	}
+	return first
 }
 
 // Lacks says of a copy that List has shown on how many members its parts are, nil where

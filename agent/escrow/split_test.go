@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
@@ -346,6 +347,68 @@ type readOnly struct {
 func (r *readOnly) Save(context.Context, escrow.Shelf, key.Key) (escrow.Copy, error) {
 	return escrow.Copy{}, r.err
 }
+
+// TestSplitRests: a save leaves a store alone that did not take one a moment ago, the others
+// get what is new at once, and whoever reads asks them all.
+func TestSplitRests(t *testing.T) {
+	t.Parallel()
+	r := newRack(t, 2, 3)
+	synctest.Test(t, func(t *testing.T) {
+		s := r.open()
+		asked := 0
+		s.Members()[2].Escrow.(*dying).dead = func() error {
+			asked++
+			return r.dead["c"]
+		}
+		mustSave(t, s, escrow.Current, key.Generate())
+		if d := s.Rests(); d != 0 {
+			t.Errorf("rests %v though all answered", d)
+		}
+		r.dead["c"] = escrow.ErrUnreachable
+		begin, tries := time.Now(), 0
+		asked = 0
+		for time.Since(begin) < time.Hour {
+			k := key.Generate()
+			if _, err := s.Save(t.Context(), escrow.Current, k); !errors.Is(err, escrow.ErrPartly) || !strings.Contains(err.Error(), "c: ") {
+				t.Fatal(err)
+			}
+			rests := s.Rests()
+			if rests <= 0 || rests > restLongest {
+				t.Fatalf("rests %v", rests)
+			}
+			// Another key, at once: the others have it, and nobody asks the dead one.
+			before := asked
+			if _, err := s.Save(t.Context(), escrow.Current, key.Generate()); !errors.Is(err, escrow.ErrPartly) || asked != before {
+				t.Fatalf("%v; asked %d times", err, asked-before)
+			}
+			tries++
+			time.Sleep(rests)
+		}
+		// 5 s, doubling to 5 min: 17 tries at most.
+		if asked != tries || tries < 12 || tries > 18 {
+			t.Errorf("asked %d times in an hour, by %d tries", asked, tries)
+		}
+		asked = 0
+		if _, err := s.List(t.Context()); err != nil || asked != 1 {
+			t.Errorf("%v; a listing asked it %d times", err, asked)
+		}
+		r.dead = map[string]error{}
+		k := key.Generate()
+		if _, err := s.Save(t.Context(), escrow.Current, k); !errors.Is(err, escrow.ErrPartly) {
+			t.Errorf("it rests still: %v", err)
+		}
+		if _, err := s.List(t.Context()); err != nil { // it answers: no reason to wait
+			t.Error(err)
+		}
+		mustSave(t, s, escrow.Current, k)
+		if s.Rests() != 0 {
+			t.Error("it rests though it took its part")
+		}
+	})
+}
+
+// restLongest is a quarter more than the longest pause.
+const restLongest = 5*time.Minute + 75*time.Second
 
 // TestSplitRefusesToTellTwice: two parts of a key in one store, or parts of two cuts of
 // it, tell more than one. Nothing is written.

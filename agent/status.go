@@ -40,9 +40,12 @@ type StatusResult struct {
 	Decision   decide.Decision
 	Keyfile    decide.KeyfileEvidence
 	Loose      string
+	Staged     decide.NextEvidence // what stands beside the keyfile as its successor
+	Halfway    *decide.Rotation    // that stopped there, or nil
 	Known      key.Fingerprint
 	Accepted   bool
-	LastLook   time.Time // when the known key was last proven or accepted; zero for never
+	LastLook   time.Time    // when the known key was last proven or accepted; zero for never
+	Look       rows.Verdict // what it opened then
 	Rows       decide.RowsEvidence
 	Proof      rows.Proof // of the keyfile's key
 	Kept       int        // files in the local quarantine
@@ -116,8 +119,8 @@ func status(ctx context.Context, h *Host) (StatusResult, looked, error) {
 	d := o.decide(ctx)
 	own := o.evidence.Keyfile.Key
 	r := StatusResult{
-		Decision: d, Keyfile: o.evidence.Keyfile, Loose: o.seen.Loose,
-		Known: o.evidence.Ledger.Known, Accepted: o.evidence.Ledger.Accepted, LastLook: o.evidence.Ledger.LastLook,
+		Decision: d, Keyfile: o.evidence.Keyfile, Loose: o.seen.Loose, Staged: o.evidence.Next, Halfway: o.evidence.OpenRotation(),
+		Look: o.evidence.Ledger.Verdict, Known: o.evidence.Ledger.Known, Accepted: o.evidence.Ledger.Accepted, LastLook: o.evidence.Ledger.LastLook,
 		Rows: o.evidence.Rows, Proof: o.evidence.Rows.Proofs[own], Kept: len(o.kept),
 	}
 	for i, s := range h.Escrows {
@@ -140,7 +143,7 @@ func status(ctx context.Context, h *Host) (StatusResult, looked, error) {
 	r.askAlive(ctx, o)
 	r.Other, _ = o.history().OtherMachine(h.Machine)
 	r.Damaged = o.evidence.History.Unreadable
-	r.judge()
+	r.judge(h.Now())
 	r.Trouble = o.trouble
 	return r, looked{*o.history(), o.evidence.Local.Keys, o.evidence.Escrows}, nil
 }
@@ -176,7 +179,7 @@ func (o *observation) escrowStatus(i int, s Escrow) EscrowStatus {
 
 // judge sums up. What is decided of the keyfile comes before how the daemon and our units
 // run, and that before what the escrows hold.
-func (r *StatusResult) judge() {
+func (r *StatusResult) judge(now time.Time) {
 	say := func(h Health, format string, a ...any) { r.Health, r.Line = h, fmt.Sprintf(format, a...) }
 	if r.Working != nil {
 		say(Busy, "%s", r.Working)
@@ -207,7 +210,11 @@ func (r *StatusResult) judge() {
 		say(Unsure, "key %s opens none of %d rows%s", r.Keyfile.Key, r.Proof.Checked, r.word())
 		return
 	}
-	if r.cloned() || r.judgeAlive() {
+	if r.cloned() || r.judgeHalfway() || r.judgeAlive() {
+		return
+	}
+	if why := r.unproven(now); r.Rows.State == decide.RowsUnknown && why != "" {
+		say(Lagging, "key %s is in place, and nobody knows whether it opens the rows: they cannot be asked, and %s", r.Keyfile.Key, why)
 		return
 	}
 	if r.Damaged != "" {
@@ -255,6 +262,39 @@ func (r *StatusResult) judge() {
 		return
 	}
 	say(Green, "key %s is in place and in every escrow that answers", r.Keyfile.Key)
+}
+
+// judgeHalfway judges what a rotation left that stopped halfway.
+func (r *StatusResult) judgeHalfway() bool {
+	if r.Halfway == nil {
+		return false
+	}
+	r.Health = Amiss
+	r.Line = "a rotation stopped halfway and is not settled yet"
+	switch {
+	case r.Staged.Key != "":
+		r.Line += fmt.Sprintf(": key %s stands beside the keyfile as its successor", r.Staged.Key)
+	case r.Staged.There:
+		r.Line += ": what stands beside the keyfile as its successor (.next) is no key"
+	}
+	return true
+}
+
+// unproven says why what is on record does not vouch for the keyfile's key as it would at a
+// start (R2), "" where it does.
+func (r *StatusResult) unproven(now time.Time) string {
+	age := now.Sub(r.LastLook)
+	switch {
+	case r.Known != r.Keyfile.Key:
+		return "no look at them is on record"
+	case r.LastLook.IsZero(), age < 0, age > decide.ProofLife:
+		return "the last look at them is too old"
+	case r.Look == rows.Partial:
+		return "it opened only a part of them at the last look"
+	case r.Look == rows.Refuted:
+		return "it opened none of them when a person accepted it"
+	}
+	return ""
 }
 
 // word says that the keyfile's key stands there because a person accepted it.

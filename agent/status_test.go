@@ -9,10 +9,12 @@ import (
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
+	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
@@ -167,6 +169,67 @@ func TestStatusWhileARotationRuns(t *testing.T) {
 			l.Release()
 			if r, err := agent.Status(t.Context(), &h.Host); err != nil || r.Health == agent.Busy {
 				t.Errorf("dead: %s: %s, %v", r.Health, r.Line, err)
+			}
+		})
+	}
+}
+
+// TestStatusOfAStagedKey: what stands beside the keyfile as its successor is told, whatever
+// it is and whoever put it there; a start counts it for a rotation that stopped.
+func TestStatusOfAStagedKey(t *testing.T) {
+	a, b := testKey("a"), testKey("b")
+	db := rowstest.New(t).Database(t)
+	for name, tt := range map[string]struct {
+		next []byte
+		line string
+	}{
+		"a key":   {b.UnsafeBytes(), "key " + string(b.Fingerprint()) + " stands beside the keyfile"},
+		"nothing": {[]byte{}, "is no key"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, db, 1)
+			h.must(db.Admin("delete from secrets"))
+			h.upsert(a, "ONE")
+			h.write(a.UnsafeBytes())
+			h.backup()
+			h.must(os.WriteFile(h.Keyfile.Path+".next", tt.next, 0o400))
+			r, err := agent.Status(t.Context(), &h.Host)
+			if err != nil || r.Health != agent.Amiss || !strings.Contains(r.Line, "stopped halfway") || !strings.Contains(r.Line, tt.line) {
+				t.Errorf("%s: %s, %v", r.Health, r.Line, err)
+			}
+		})
+	}
+}
+
+// TestStatusOfWhatNobodyKnows: while the rows cannot be asked, only a look on record makes a
+// key the right one.
+func TestStatusOfWhatNobodyKnows(t *testing.T) {
+	a := testKey("a")
+	look := func(h *host, v rows.Verdict, opened int64) {
+		h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: a.Fingerprint(), Verdict: string(v), Checked: 10, Opened: opened}))
+	}
+	for name, tt := range map[string]struct {
+		arrange func(*host)
+		health  agent.Health
+		line    string
+	}{
+		"proven":                 {func(h *host) { look(h, rows.Opens, 10) }, agent.Green, ""},
+		"the ledger is gone":     {func(h *host) { h.must(os.Remove(h.path("state/ledger.jsonl"))) }, agent.Lagging, "no look at them is on record"},
+		"most rows, a while ago": {func(h *host) { look(h, rows.Partial, 9) }, agent.Lagging, "only a part"},
+		"long ago": {func(h *host) {
+			look(h, rows.Opens, 10)
+			h.now = h.now.Add(decide.ProofLife + time.Second)
+		}, agent.Lagging, "too old"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, nil, 1)
+			h.write(a.UnsafeBytes())
+			h.must(save(&h.Host, a))
+			h.up = false
+			tt.arrange(h)
+			r, err := agent.Status(t.Context(), &h.Host)
+			if err != nil || r.Health != tt.health || !strings.Contains(r.Line, tt.line) {
+				t.Errorf("%s: %s, %v", r.Health, r.Line, err)
 			}
 		})
 	}

@@ -173,6 +173,9 @@ func (d *decision) r2() (Decision, bool) {
 		// And one that found less than most of the rows leaves the question open.
 		l := d.Ledger
 		if split := !l.Accepted && l.Verdict == rows.Partial && !l.Majority; !split && !l.LastLook.IsZero() && age >= 0 && age <= ProofLife {
+			if l.Accepted {
+				pass.Warning = onAWord(l.Verdict)
+			}
 			return pass, true
 		}
 		return ask(AskRows), true
@@ -199,8 +202,24 @@ func (d *decision) r2() (Decision, bool) {
 	if l := d.Ledger; l.Accepted && worth(p.Verdict) < worth(l.Verdict) || !l.Accepted && !Majority(p) {
 		return Decision{}, false
 	}
-	pass.Warning = partly(p)
+	if pass.Warning = partly(p); p.Verdict == rows.Refuted {
+		pass.Warning = fmt.Sprintf("the key opens none of %d rows, and passes on a person's word", p.Checked)
+	}
 	return pass, true
+}
+
+// onAWord is the warning that comes with a key which a person accepted against the rows.
+func onAWord(v rows.Verdict) string {
+	opened := ""
+	switch v {
+	case rows.Refuted:
+		opened = "none"
+	case rows.Partial:
+		opened = "only a part"
+	default:
+		return ""
+	}
+	return fmt.Sprintf("the key passes on a person's word: it opened %s of the rows when it was accepted", opened)
 }
 
 // contradict takes a known key away that the rows refute; a person's word, only where

@@ -149,6 +149,10 @@ func statusHints(r agent.StatusResult) []string {
 		hints = append(hints, "keyguard restore")
 	case r.Decision.Action == decide.Lost:
 		hints = append(hints, "if you have the key elsewhere (a printed sheet, another store): keyguard import")
+	case r.Halfway != nil && r.Rows.State == decide.RowsUnknown:
+		hints = append(hints, remedyOf(agent.ErrRotationOpen))
+	case r.Halfway != nil:
+		hints = append(hints, "to settle it: keyguard rotate, which goes on; or systemctl restart containarium")
 	case r.Rows.State == decide.RowsUnknown:
 		hints = append(hints, remedyOf(r.Rows.Err))
 	}

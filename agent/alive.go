@@ -79,11 +79,9 @@ func (o *observation) askDaemon(ctx context.Context) (d DaemonStanding) {
 		d.Is = DaemonNoSecrets
 	case d.Told == "":
 		d.Is = DaemonUp
-	case file.Good && !o.seen.Changed.After(d.ToldAt):
-		d.Is, d.Key = DaemonUp, file.Key // what it read is what is there
+	case o.untouchedSince(d.ToldAt):
+		d.Is, d.Key = DaemonUp, file.Key
 	default:
-		// The file was touched since: it has read what the last start left there, unless it
-		// made a key of its own, which nobody saw.
 		d.Is = DaemonUp
 		left := knownAt(*o.history(), d.ToldAt)
 		if !d.Minted {
@@ -94,6 +92,29 @@ func (o *observation) askDaemon(ctx context.Context) (d DaemonStanding) {
 		}
 	}
 	return d
+}
+
+// untouchedSince tells whether what the daemon read at a time is what is there. Where the
+// file was touched since it has read what the last start left there, unless it made a key
+// of its own, which nobody saw.
+func (o *observation) untouchedSince(at time.Time) bool {
+	return o.evidence.Keyfile.Good && !o.seen.Changed.After(at)
+}
+
+// DaemonRead is the key that the daemon read at a time, or made, "" where nobody can tell.
+func DaemonRead(h *Host, at time.Time, minted bool) key.Fingerprint {
+	o, err := h.observe()
+	if err != nil {
+		return ""
+	}
+	defer o.close()
+	switch {
+	case o.untouchedSince(at):
+		return o.evidence.Keyfile.Key
+	case minted:
+		return ""
+	}
+	return knownAt(*o.history(), at)
 }
 
 // knownAt is the key that was known at a time: the one that a start then left in place.

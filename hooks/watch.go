@@ -90,6 +90,7 @@ type watcher struct {
 	second   time.Time       // when the rows are asked once more about a key that is new; zero: never
 	states   map[string]bool // what this round has said
 	before   map[string]bool // what the round before said, not to repeat it every round
+	lost     stated          // that the key was lost when all were asked; zero where that is over
 	provenAs string          // what was told of the last proof, and when
 	provenAt time.Time
 	parked   time.Duration // until a parked keyfile is decided on again; 0: none is
@@ -137,6 +138,7 @@ type daemon struct {
 	invocation string
 	began      time.Time // by the host's clock
 	said       map[unit.Said]bool
+	readAt     time.Time       // when the journal got that it has read its key; zero: it has not, or that is not told
 	answered   bool            // the rows have said something since it began, and all is well
 	holds      key.Fingerprint // the key it runs on, "" where that is not known
 	// replaced is the key that this watcher took out of the keyfile's place during this
@@ -174,6 +176,9 @@ func (w *watcher) unread() bool {
 func (d *daemon) about(now time.Time) bool {
 	return d.invocation != "" && !d.tried() && now.Sub(d.began) < startTakes
 }
+
+// stated is a state that was told, and in which words.
+type stated struct{ state, text string }
 
 type inode struct{ dev, ino uint64 }
 
@@ -611,7 +616,7 @@ func (w *watcher) heard(n news) bool {
 	if l.Said == unit.CaughtUp {
 		d.caughtUp, d.trouble = true, ""
 		if d.read() {
-			w.daemonRead(l)
+			w.daemonRead()
 		}
 		return true
 	}
@@ -630,29 +635,35 @@ func (w *watcher) heard(n news) bool {
 		return false // a daemon reads its key once
 	}
 	d.said[l.Said] = true
+	if d.read() && d.readAt.IsZero() {
+		d.readAt = l.Time
+	}
 	if !d.caughtUp {
 		return false
 	}
 	switch l.Said {
 	case unit.Minted:
-		w.daemonRead(l)
+		w.daemonRead()
 		w.o.Tell(Event{Name: Minted, Fingerprint: d.holds, Text: fmt.Sprintf("the daemon found no key and made one, %s", d.holds)})
 	case unit.Ready, unit.Loaded, unit.Disabled:
-		w.daemonRead(l)
+		w.daemonRead()
 	}
 	return true
 }
 
-// daemonRead notes which key the daemon has just read or made: the one in the
-// keyfile's place, unless that was replaced since.
-func (w *watcher) daemonRead(l unit.Line) {
+// daemonRead notes which key the daemon has read or made: the one in the keyfile's place,
+// unless that was replaced since, by this watcher or before it was there.
+func (w *watcher) daemonRead() {
 	w.keep()
-	if w.daemon.holds != "" {
-		return // it reads its key once, whatever stands there by now
-	}
-	w.daemon.holds = w.kept
-	if d := w.daemon; d.replaced != "" && !l.Time.After(d.replacedAt) {
-		w.daemon.holds = d.replaced
+	d := &w.daemon
+	switch {
+	case d.holds != "": // it reads its key once, whatever stands there by now
+	case d.replaced != "" && !d.readAt.After(d.replacedAt):
+		d.holds = d.replaced
+	case d.readAt.IsZero():
+		d.holds = w.kept
+	default:
+		d.holds = agent.DaemonRead(w.h, d.readAt, d.said[unit.Minted])
 	}
 }
 
@@ -698,6 +709,8 @@ func (w *watcher) told(ctx context.Context, r agent.TendResult, err error) {
 		w.o.Status("trouble: " + err.Error())
 		w.say("error "+string(d.Action), Event{Urgent: true, Text: "the keyfile could not be looked after", Err: err})
 		return
+	case r.Held != "" && d.Action == decide.Install && !w.daemon.caughtUp && w.daemon.trouble == "":
+		w.o.Status(r.Held) // on which key the daemon runs its journal is about to tell
 	case r.Held != "" && d.Action == decide.Install && w.daemon.holds == d.Key:
 		text := fmt.Sprintf("the daemon runs on key %s, and only the file differs: %s; to put key %s back: keyguard restore", d.Key, r.Held, d.Key)
 		w.o.Status(text)
@@ -715,13 +728,23 @@ func (w *watcher) told(ctx context.Context, r agent.TendResult, err error) {
 			w.o.Tell(Event{Name: Parked, Fingerprint: d.Needed, Verdict: string(d.Action),
 				Text: "parked: there was no keyfile, and on an empty one the daemon makes no key; " + d.Reason})
 		}
+		if w.lost.state != "" && hearsay(r) {
+			// Nobody was asked again: what was found when all were is all there is to say.
+			w.states[w.lost.state] = true
+			w.o.Status(w.lost.text)
+			break
+		}
 		text := string(d.Action) + ": " + d.Reason
 		if d.Needed != "" {
 			text += fmt.Sprintf("; key %s is needed", d.Needed)
 		}
+		if w.lost = (stated{}); d.Action == decide.Lost {
+			w.lost = stated{undecided(r), text}
+		}
 		w.o.Status(text)
 		w.say(undecided(r), Event{Name: Undecided, Fingerprint: d.Needed, Verdict: string(d.Action), Text: text + "; see keyguard status"})
 	default:
+		w.lost = stated{}
 		w.o.Status("guarding key " + string(d.Key))
 		w.say("fine "+string(d.Key), Event{Text: fmt.Sprintf("guarding key %s: %s", d.Key, d.Reason)})
 		if !split {
@@ -761,6 +784,19 @@ func undecided(r agent.TendResult) string {
 		s += fmt.Sprint(" ", place.State)
 	}
 	return s
+}
+
+// hearsay tells whether the keyfile stays undecided only because an escrow is not asked
+// again yet.
+func hearsay(r agent.TendResult) bool {
+	one := false
+	for _, s := range r.Evidence.Escrows {
+		if s.State != decide.EscrowAnswered {
+			return false
+		}
+		one = one || s.Remembered
+	}
+	return one && r.Decision.Action == decide.Doubt && r.Evidence.Rows.State == decide.RowsAnswer
 }
 
 // say tells of a state unless the last round did.

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -266,6 +267,59 @@ func TestWatch(t *testing.T) {
 		}
 		if got := w.shelf(escrow.Current); len(got) != 1 {
 			t.Errorf("current: %v (law 4)", got)
+		}
+	})
+	t.Run("replaced under a daemon that runs, before the watcher started", func(t *testing.T) {
+		w := guarded(t, nil)
+		w.stop()
+		w.must(w.host.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: a.Fingerprint(), Verdict: string(rows.Opens)}))
+		read := time.Now()
+		for { // the kernel's time of a change may lie a tick back
+			w.write(b)
+			info, err := os.Stat(w.host.Keyfile.Path)
+			w.must(err)
+			if st := info.Sys().(*syscall.Stat_t); time.Unix(st.Ctim.Unix()).After(read) {
+				break
+			}
+		}
+		w.options.Follow = func(ctx context.Context, line func(unit.Line)) error {
+			line(unit.Line{Said: unit.Starting, Invocation: "1", Time: read})
+			line(unit.Line{Said: unit.Ready, Invocation: "1", Time: read})
+			line(unit.Line{Said: unit.CaughtUp})
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		w.start()
+		w.await("the daemon runs on key "+fa, "only the file differs")
+	})
+	t.Run("lost, while nobody is asked again yet", func(t *testing.T) {
+		w := newWatched(t, cluster.Database(t))
+		var since atomic.Int64
+		w.options.Clock = func() (string, time.Duration) { return "boot", time.Duration(since.Load()) }
+		asked, open := make(chan struct{}, 10_000), w.host.OpenRows
+		w.host.OpenRows = func(ctx context.Context, o rows.Options) (agent.Rows, error) {
+			asked <- struct{}{}
+			return open(ctx, o)
+		}
+		w.upsert(watchKey("gone"))
+		w.write(a)
+		w.start()
+		w.awaitAll([]string{"lost: "}, []string{"saved", fa, "quarantine"})
+		for len(asked) > 0 {
+			<-asked
+		}
+		for i := range 4 {
+			if i == 3 {
+				since.Store(int64(time.Hour)) // all are asked again
+			}
+			w.journal <- unit.Line{Said: unit.Starting, Invocation: fmt.Sprint(i), Time: time.Now()}
+			<-asked
+		}
+		w.write(watchKey("gone"))
+		for r := ""; !strings.Contains(r, "guarding"); {
+			if r = <-w.reports; strings.Contains(r, "lost: ") || strings.Contains(r, "doubt: ") {
+				t.Errorf("said of the same: %s", r)
+			}
 		}
 	})
 	t.Run("foreign, with heal", func(t *testing.T) {

@@ -595,7 +595,7 @@ func (s *Server) list(head map[string]any, x *secret, q request) (map[string]any
 		}
 		one := map[string]any{"VersionId": x.order[i], "CreatedDate": float64(v.created.UnixMilli()) / 1000}
 		if len(v.stages) > 0 {
-			one["VersionStages"] = v.stages
+			one["VersionStages"] = slices.Clone(v.stages)
 		}
 		list = append(list, one)
 	}
@@ -627,7 +627,7 @@ func (s *Server) get(head map[string]any, x *secret, q request) (map[string]any,
 	}
 	head["VersionId"], head["CreatedDate"] = id, float64(v.created.UnixMilli())/1000
 	if len(v.stages) > 0 {
-		head["VersionStages"] = v.stages
+		head["VersionStages"] = slices.Clone(v.stages)
 	}
 	if v.text != nil {
 		head["SecretString"] = *v.text
@@ -655,7 +655,7 @@ func (s *Server) put(head map[string]any, x *secret, q request) (map[string]any,
 		if was.text == nil || q.SecretString == nil || *was.text != *q.SecretString {
 			return nil, bad("ResourceExistsException", "A resource with the ID you requested already exists.")
 		}
-		head["VersionId"], head["VersionStages"] = id, was.stages
+		head["VersionId"], head["VersionStages"] = id, slices.Clone(was.stages)
 		return head, nil
 	}
 	used := map[string]bool{}
@@ -679,7 +679,7 @@ func (s *Server) put(head map[string]any, x *secret, q request) (map[string]any,
 		stages = []string{Current}
 	}
 	s.add(x, id, v, stages)
-	head["VersionId"], head["VersionStages"] = id, v.stages
+	head["VersionId"], head["VersionStages"] = id, slices.Clone(v.stages)
 	return head, nil
 }
 

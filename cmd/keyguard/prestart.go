@@ -120,7 +120,7 @@ func inherited() rows.LocateOptions {
 // prestart never stops a daemon over keyguard's own trouble, if the keyfile has 32
 // bytes and no rotation's staged key stands beside it (law 9).
 func (a *app) prestart(ctx context.Context) (err error) {
-	began := time.Now()
+	began := a.outside.Began()
 	if _, ok := os.LookupEnv("JOURNAL_STREAM"); ok {
 		a.level = "<6>" // informational; sd-daemon(3)
 	}
@@ -156,7 +156,7 @@ func (a *app) prestart(ctx context.Context) (err error) {
 		return nil
 	})
 	result, err = hooks.Prestart(ctx, h, hooks.PrestartOptions{
-		Budget:        budget,
+		Budget:        budget - time.Since(began),
 		RunDir:        cfg.RunDir,
 		Configuration: cfg.Digest,
 		May: func(start bool) {

@@ -8,6 +8,7 @@
 package outside
 
 import (
+	"fmt"
 	"os"
 	"runtime"
 	"strconv"
@@ -15,6 +16,8 @@ import (
 	"syscall"
 	"time"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // Budget is the time in which a start ends, until the worker has read its configuration.
@@ -28,7 +31,8 @@ const Doubt = 11
 // system that hangs does not.
 const toEnd = 250 * time.Millisecond
 
-// marker, in the environment, tells the worker which it is, and its value where to tell.
+// marker, in the environment, tells the worker which it is, and its value where to tell
+// and when the start began, by the clock that no correction of the time of day moves.
 const marker = "KEYGUARD_OUTSIDE"
 
 // IsWorker tells whether this process is one.
@@ -86,8 +90,9 @@ func start(args []string) (*worker, error) {
 		return nil, err
 	}
 	const fourth = 3
+	now := time.Now()
 	pid, err := syscall.ForkExec("/proc/self/exe", args, &syscall.ProcAttr{
-		Env:   append(os.Environ(), marker+"="+strconv.Itoa(fourth)),
+		Env:   append(os.Environ(), fmt.Sprintf("%s=%d %d", marker, fourth, monotonic())),
 		Files: []uintptr{0, uintptr(output[1]), uintptr(output[1]), uintptr(tells[1])},
 		// A start that systemd ends, or whose time is over, ends the worker, too, if anything
 		// does.
@@ -99,7 +104,6 @@ func start(args []string) (*worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now()
 	return &worker{pid: pid, output: output[0], tells: tells[0], began: now, deadline: now.Add(Budget), status: Doubt}, nil
 }
 
@@ -217,20 +221,40 @@ func (w *worker) leave() int {
 	return w.status
 }
 
+// monotonic reads CLOCK_MONOTONIC, which is one for all processes, in nanoseconds.
+func monotonic() int64 {
+	var t unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &t) // it cannot fail for this clock
+	return t.Nano()
+}
+
 // Outside is the process outside, as the worker has it. nil is none, and may be told all
 // the same.
-type Outside struct{ fd int }
+type Outside struct {
+	fd    int
+	began time.Time
+}
 
 // Worker returns the process outside where this is its worker. What this process starts
 // does not take part in it.
 func Worker() *Outside {
-	fd, err := strconv.Atoi(os.Getenv(marker))
-	if err != nil {
+	var fd int
+	var began int64
+	if _, err := fmt.Sscanf(os.Getenv(marker), "%d %d", &fd, &began); err != nil {
 		return nil
 	}
 	os.Unsetenv(marker) //nolint:errcheck // it fails for no such name
 	syscall.CloseOnExec(fd)
-	return &Outside{fd}
+	return &Outside{fd, time.Now().Add(min(0, time.Duration(began-monotonic())))}
+}
+
+// Began tells when the start began: a busy machine may run the worker much later, and the
+// process outside does not wait longer for that.
+func (o *Outside) Began() time.Time {
+	if o == nil {
+		return time.Now()
+	}
+	return o.began
 }
 
 // Budget says how long after its beginning the start is to have ended.

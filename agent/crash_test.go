@@ -93,6 +93,7 @@ type world struct {
 	dir    string
 	db     *rowstest.Database
 	root   *rowstest.Session // of db
+	writes *rowstest.Session // the daemon's
 	wire   *rowstest.Wire    // to whom things happen
 	pool   *rowstest.Pool    // all others
 	stores []*store
@@ -100,6 +101,8 @@ type world struct {
 	plays  int
 
 	mu     sync.Mutex
+	moved  *sync.Cond // of mu: steps has grown, or the power is off
+	steps  int        // points that were passed, and rounds of the watcher: what others pace themselves by
 	plan   schedule
 	points []string // those that were passed
 	passed map[string]int
@@ -132,10 +135,17 @@ func (w *world) at(name string) (happens bool, dead bool) {
 		return false, true
 	}
 	w.points = append(w.points, name)
+	w.step()
 	if w.passed[name]++; w.plan.name != "" {
 		return name == w.plan.name && w.passed[name] == w.plan.nth, false
 	}
 	return len(w.points) == w.plan.point, false
+}
+
+// step lets the others go on. w.mu is held.
+func (w *world) step() {
+	w.steps++
+	w.moved.Broadcast()
 }
 
 // stop ends the process, and with it the host, unless the watcher finds what it left.
@@ -397,11 +407,10 @@ type daemonStandIn struct {
 	w   *world
 	job sync.Mutex // a start or a stop
 
-	mu      sync.Mutex // guards what follows
-	up      bool
-	key     key.Key
-	session *rowstest.Session
-	cancel  context.CancelFunc // of the start that is under way
+	mu     sync.Mutex // guards what follows
+	up     bool
+	key    key.Key
+	cancel context.CancelFunc // of the start that is under way
 }
 
 func (d *daemonStandIn) running() []string {
@@ -449,9 +458,6 @@ func (d *daemonStandIn) read() error {
 	if d.key, err = key.New(content); err != nil {
 		return err
 	}
-	if d.session, err = d.w.db.Session(); err != nil {
-		return err
-	}
 	d.up = true
 	return nil
 }
@@ -466,8 +472,10 @@ func (d *daemonStandIn) stop() {
 	defer d.job.Unlock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.up {
-		d.session.Close() //nolint:errcheck // it goes with its connection
+	if d.up { // it seems to be gone, as behind a pooler
+		if _, err := d.w.writes.Exec("DISCARD ALL"); err != nil {
+			d.w.t.Error(err)
+		}
 	}
 	d.up = false
 }
@@ -481,44 +489,52 @@ func (d *daemonStandIn) upsert(n int) error {
 	}
 	name, value := fmt.Sprint("WRITTEN_", n%5), []byte(strconv.Itoa(n))
 	nonce, ciphertext := rowstest.Seal(d.key, "bystander", name, value)
-	_, err := d.session.Exec(`insert into secrets (username, name, nonce, ciphertext, kek_id) values ('bystander', $1, $2, $3, '')
+	_, err := d.w.writes.Exec(`insert into secrets (username, name, nonce, ciphertext, kek_id) values ('bystander', $1, $2, $3, '')
 		on conflict (username, name) do update set nonce = excluded.nonce, ciphertext = excluded.ciphertext,
 		wrapped_dek = null, kek_id = '', version = secrets.version + 1, updated_at = now()`, name, nonce, ciphertext)
 	return err
 }
 
 // bystanders work until they are told not to: the daemon writes, somebody starts it, and
-// somebody verifies every copy.
+// somebody verifies every copy. How much they do goes by what the others do, and not by
+// the clock: a slow machine has no more of it.
 func (w *world) bystanders() (end func()) {
 	ctx, cancel := context.WithCancel(context.Background())
+	off := func() { // w.mu is held
+		cancel()
+		w.moved.Broadcast()
+	}
 	w.mu.Lock()
-	w.power = cancel
+	w.power = off
 	w.mu.Unlock()
 	var all sync.WaitGroup
-	every := func(pause time.Duration, do func(n int)) {
+	every := func(steps int, do func(n int)) {
 		all.Go(func() {
 			for n := 0; ctx.Err() == nil; n++ {
 				do(n)
-				select {
-				case <-time.After(pause):
-				case <-ctx.Done():
+				w.mu.Lock()
+				for due := w.steps + steps; w.steps < due && ctx.Err() == nil; {
+					w.moved.Wait()
 				}
+				w.mu.Unlock()
 			}
 		})
 	}
-	every(10*time.Millisecond, func(n int) {
+	every(5, func(n int) {
 		if err := w.daemon.upsert(n); err != nil && ctx.Err() == nil {
 			w.t.Errorf("the daemon cannot write: %v", err)
 		}
 	})
-	every(5*time.Millisecond, func(int) {
+	every(2, func(int) {
 		w.daemon.start(ctx) //nolint:errcheck // it may be refused at any time
 	})
-	every(250*time.Millisecond, func(int) {
+	every(100, func(int) {
 		agent.Verify(ctx, w.other()) //nolint:errcheck // it only looks
 	})
 	return func() {
-		cancel()
+		w.mu.Lock()
+		off()
+		w.mu.Unlock()
 		all.Wait()
 	}
 }
@@ -700,12 +716,14 @@ func (w *world) up() {
 	w.escrowsDown.Store(false)
 }
 
-// quiet waits until the server has noticed that nobody is there any more.
+// quiet waits until the server has noticed that nobody is there any more: no session that is
+// kept does anything, or holds anything.
 func (w *world) quiet() {
 	w.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; {
-		there, err := w.root.Exec(`select application_name || ' ' || state from pg_stat_activity
-			where datname = current_database() and client_addr is not null`) // over the wire
+	for deadline := time.Now().Add(2 * time.Minute); ; {
+		there, err := w.root.Exec(`select application_name || ' ' || state from pg_stat_activity a
+			where datname = current_database() and application_name like 'keyguard%'
+			and (state <> 'idle' or exists (select from pg_locks l where l.pid = a.pid))`)
 		w.must(err)
 		if len(there) == 0 {
 			return
@@ -754,8 +772,11 @@ func (w *world) watch(ended func()) {
 		round() //nolint:errcheck // it may not be able to do anything
 	}
 	w.up()
-	for deadline := time.Now().Add(30 * time.Second); ; {
+	for deadline := time.Now().Add(2 * time.Minute); ; {
 		r, err := round()
+		w.mu.Lock()
+		w.step()
+		w.mu.Unlock()
 		standing, lerr := h.Ledger.Standing()
 		w.must(lerr)
 		if err == nil && !r.Waiting && standing.Rotation == nil && standing.Stopped == nil && len(w.daemon.running()) > 0 {
@@ -803,7 +824,14 @@ func playAll(t *testing.T, cluster *rowstest.Cluster, op namedOperation, every i
 			t.Fatal(err)
 		}
 		defer root.Close()
-		w := &world{t: t, op: op.operation, db: db, root: root, wire: cluster.Wire(t), pool: cluster.Pool(t), stories: told}
+		pool := cluster.Pool(t)
+		writes, err := db.Session()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer writes.Close() //nolint:errcheck // it goes with its connection
+		w := &world{t: t, op: op.operation, db: db, root: root, writes: writes, wire: pool.Wire(t), pool: pool, stories: told}
+		w.moved = sync.NewCond(&w.mu)
 		w.must(op.rows(db))
 		_, err = db.Exec("create table seed as select * from secrets")
 		w.must(err)

@@ -18,18 +18,21 @@ import (
 // Pool stands between clients and the server, and keeps a session that a client has left
 // for the next who asks for the same: for a test with thousands of short sessions, each of
 // which would cost the server a process. A session that is handed on is as new (DISCARD
-// ALL), and one that was left in the middle of something is not handed on.
+// ALL), and one that was left in the middle of something is not handed on. A client that
+// asks, late, to have its statement cancelled does not hit the next one's.
 type Pool struct {
 	cluster *Cluster
 	addr    string
-	mu      sync.Mutex           // guards idle
+	mu      sync.Mutex           // guards what follows
 	idle    map[string][]*pooled // by what was asked for
+	clients map[uint64]*pooled   // by what each was told to name in a cancel request
+	last    uint64               // of these
 }
 
 // Pool listens until the test ends.
 func (c *Cluster) Pool(tb testing.TB) *Pool {
 	tb.Helper()
-	p := &Pool{cluster: c, idle: map[string][]*pooled{}}
+	p := &Pool{cluster: c, idle: map[string][]*pooled{}, clients: map[uint64]*pooled{}}
 	tb.Cleanup(func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -66,11 +69,13 @@ func (p *Pool) Forget(database string) {
 
 // pooled is a session of the server.
 type pooled struct {
-	server   net.Conn
-	greeting []byte // what the server says to a client that may begin
+	server net.Conn
 
 	mu       sync.Mutex // guards what follows
+	greeting [][]byte   // what the server says to a client that may begin
 	client   net.Conn   // nil: nobody
+	number   uint64     // the client's, in a cancel request
+	called   bool       // off, perhaps: such a request may hit whatever is asked next
 	open     int        // what was asked and is not answered
 	state    byte       // of the transaction, as in ReadyForQuery
 	cleaning bool       // between two clients
@@ -85,9 +90,13 @@ func (p *Pool) carry(closing context.Context, client net.Conn) {
 	if err != nil {
 		return
 	}
-	s, err := p.take(first, client)
-	if err != nil {
+	if binary.BigEndian.Uint32(first[4:]) == cancelRequest {
+		p.cancel(first)
 		return
+	}
+	s, err := p.take(first, client)
+	if s != nil {
+		defer p.leave(s)
 	}
 	for err == nil {
 		var m []byte
@@ -101,15 +110,65 @@ func (p *Pool) carry(closing context.Context, client net.Conn) {
 		}
 		_, err = s.server.Write(m)
 	}
+}
+
+// leave is a client's.
+func (p *Pool) leave(s *pooled) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.client = nil; s.open > 0 || s.state != 'I' {
+	p.mu.Lock()
+	delete(p.clients, s.number)
+	p.mu.Unlock()
+	if s.client, s.number = nil, 0; s.open > 0 || s.state != 'I' || s.called {
 		s.server.Close()
 		return
 	}
 	s.open, s.cleaning = 1, true
 	const discard = "discard all\x00"
 	s.server.Write(append(binary.BigEndian.AppendUint32([]byte{'Q'}, 4+uint32(len(discard))), discard...)) //nolint:errcheck // then it does not answer
+}
+
+// cancel passes on what a client asks that has the session still.
+func (p *Pool) cancel(request []byte) {
+	if len(request) != 16 {
+		return
+	}
+	number := binary.BigEndian.Uint64(request[8:])
+	p.mu.Lock()
+	s := p.clients[number]
+	p.mu.Unlock()
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.number != number {
+		return
+	}
+	for _, m := range s.greeting {
+		if m[0] != 'K' {
+			continue
+		}
+		s.called = true
+		if server, err := p.dial(); err == nil {
+			server.Write(append(slices.Clone(request[:8]), m[5:]...)) //nolint:errcheck // who asks is not told either
+			server.Read(make([]byte, 1))                              //nolint:errcheck // the server ends it when it is done
+			server.Close()
+		}
+	}
+}
+
+// dial connects over the server's socket, where it asks for no password.
+func (p *Pool) dial() (net.Conn, error) {
+	return net.Dial("unix", filepath.Join(p.cluster.Dir, ".s.PGSQL."+strconv.Itoa(p.cluster.Port)))
+}
+
+// tells is a message of the greeting as a client gets it: BackendKeyData is the client's own.
+func tells(m []byte, number uint64) []byte {
+	if m[0] != 'K' {
+		return m
+	}
+	return binary.BigEndian.AppendUint64([]byte{'K', 0, 0, 0, 12}, number)
 }
 
 // take gives a client that says this first a session, and greets it.
@@ -128,20 +187,31 @@ func (p *Pool) take(first []byte, client net.Conn) (*pooled, error) {
 		s = idle[len(idle)-1]
 		p.idle[asked] = idle[:len(idle)-1]
 	}
+	p.last++
+	number := p.last
+	if s != nil {
+		p.clients[number] = s
+	}
 	p.mu.Unlock()
 	if s != nil {
 		s.mu.Lock()
-		s.client = client
+		s.client, s.number = client, number
+		var greeting []byte
+		for _, m := range s.greeting {
+			greeting = append(greeting, tells(m, number)...)
+		}
 		s.mu.Unlock()
-		_, err := client.Write(s.greeting)
+		_, err := client.Write(greeting)
 		return s, err
 	}
-	// Over its socket, where it asks for no password.
-	server, err := net.Dial("unix", filepath.Join(p.cluster.Dir, ".s.PGSQL."+strconv.Itoa(p.cluster.Port)))
+	server, err := p.dial()
 	if err != nil {
 		return nil, err
 	}
-	s = &pooled{server: server, client: client}
+	s = &pooled{server: server, client: client, number: number}
+	p.mu.Lock()
+	p.clients[number] = s
+	p.mu.Unlock()
 	go p.answer(s, asked)
 	_, err = server.Write(first)
 	return s, err
@@ -162,7 +232,8 @@ func (p *Pool) answer(s *pooled, asked string) {
 			return
 		}
 		if s.state == 0 {
-			s.greeting = append(s.greeting, m...)
+			s.greeting = append(s.greeting, m)
+			m = tells(m, s.number)
 		}
 		client, free := s.client, false
 		switch {

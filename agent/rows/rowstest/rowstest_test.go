@@ -6,7 +6,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -215,32 +214,32 @@ func TestLeftovers(t *testing.T) {
 }
 
 // TestPool: whoever comes next has the session of who left, and it is as new; but not that
-// of who left in the middle.
+// of who left in the middle, or had it called off.
 func TestPool(t *testing.T) {
 	c := rowstest.New(t)
 	d, p := c.Database(t), c.Pool(t)
 	ctx := context.Background()
-	visit := func(sql string) (pid uint32, answer string) {
+	visit := func(sql string) (pid, answer string) {
 		t.Helper()
 		conn, err := pgconn.Connect(ctx, p.URL(d.Name))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close(ctx)
-		results, err := conn.Exec(ctx, sql).ReadAll()
+		results, err := conn.Exec(ctx, "select pg_backend_pid(); "+sql).ReadAll()
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, r := range results {
+		for _, r := range results[1:] {
 			for _, row := range r.Rows {
 				answer += string(bytes.Join(row, []byte(" "))) + ";"
 			}
 		}
-		return conn.PID(), answer
+		return string(results[0].Rows[0][0]), answer
 	}
 	const look = "select to_regclass('pg_temp.x'), current_setting('work_mem'), (select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid())"
 	_, fresh := visit(look)
-	seen := map[uint32]bool{}
+	seen := map[string]bool{}
 	for { // it is handed on as soon as it is clean, which may be after the next has come
 		pid, _ := visit("create temp table x (); set work_mem = '1GB'; select pg_advisory_lock(1)")
 		if seen[pid] {
@@ -251,17 +250,79 @@ func TestPool(t *testing.T) {
 			t.Errorf("a session that is handed on says %q, and a fresh one %q", answer, fresh)
 		}
 	}
+	until := func(condition string, args ...any) {
+		t.Helper()
+		for {
+			there, err := d.Exec("select from pg_stat_activity where "+condition, args...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(there) > 0 {
+				return
+			}
+		}
+	}
 	pid, _ := visit("begin")
-	for {
-		there, err := d.Exec("select from pg_stat_activity where pid = $1::int", strconv.FormatUint(uint64(pid), 10))
+	until("not exists (select from pg_stat_activity where pid = $1::int)", pid)
+	if again, _ := visit(look); again == pid {
+		t.Error("a session that was left in a transaction is handed on")
+	}
+
+	// A request that comes when its client has left hits nobody.
+	var left []*pgconn.PgConn
+	for range len(seen) + 2 { // more than have a session yet
+		conn, err := pgconn.Connect(ctx, p.URL(d.Name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(there) == 0 {
-			break
-		}
+		left = append(left, conn)
 	}
-	if again, _ := visit(look); again == pid {
-		t.Error("a session that was left in a transaction is handed on")
+	for _, conn := range left {
+		conn.Close(ctx)
+	}
+	holder, err := d.Session()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Close()
+	if _, err := holder.Exec("select pg_advisory_lock(2)"); err != nil {
+		t.Fatal(err)
+	}
+	stays, err := pgconn.Connect(ctx, p.URL(d.Name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stays.Close(ctx)
+	waits := func() <-chan error {
+		answer := make(chan error, 1)
+		go func() {
+			_, err := stays.Exec(ctx, "select pg_advisory_lock(2)").ReadAll()
+			answer <- err
+		}()
+		until("wait_event_type = 'Lock'")
+		return answer
+	}
+	answer := waits()
+	for _, conn := range left {
+		conn.CancelRequest(ctx) //nolint:errcheck // it has no answer
+	}
+	if _, err := holder.Exec("select pg_advisory_unlock(2)"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-answer; err != nil {
+		t.Errorf("called off by who was gone: %v", err)
+	}
+	if _, err := stays.Exec(ctx, "select pg_advisory_unlock(2)").ReadAll(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := holder.Exec("select pg_advisory_lock(2)"); err != nil {
+		t.Fatal(err)
+	}
+	answer = waits()
+	if err := stays.CancelRequest(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := (*pgconn.PgError)(nil); !errors.As(<-answer, &err) || err.Code != "57014" { // query_canceled
+		t.Errorf("called off, it says %v", err)
 	}
 }

@@ -16,6 +16,9 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/internal/wiretest"
 )
 
+// cancelRequest stands in the first message of a connection in place of a version.
+const cancelRequest = 80877102
+
 // Connect is the statement that a Wire makes of a new connection.
 const Connect = "connect"
 
@@ -33,16 +36,28 @@ type Wire struct {
 	// and is called by one goroutine for each connection.
 	Row func(message []byte) []byte
 
-	cluster *Cluster
-	addr    string
-	mu      sync.Mutex // guards On's count
-	count   int
+	to    string // the address that it stands before
+	addr  string
+	mu    sync.Mutex // guards On's count
+	count int
 }
 
-// Wire listens until the test ends.
+// Wire stands before the server, and listens until the test ends.
 func (c *Cluster) Wire(tb testing.TB) *Wire {
 	tb.Helper()
-	w := &Wire{cluster: c}
+	return wire(tb, net.JoinHostPort("127.0.0.1", strconv.Itoa(c.Port)))
+}
+
+// Wire stands before sessions that are kept, and listens until the test ends. What it cuts
+// off in the middle of something is not kept.
+func (p *Pool) Wire(tb testing.TB) *Wire {
+	tb.Helper()
+	return wire(tb, p.addr)
+}
+
+func wire(tb testing.TB, to string) *Wire {
+	tb.Helper()
+	w := &Wire{to: to}
 	w.addr = wiretest.Listen(tb, w.carry)
 	return w
 }
@@ -97,7 +112,7 @@ type statement struct {
 
 // carry serves one connection until either side or On ends it.
 func (w *Wire) carry(closing context.Context, client net.Conn) {
-	server, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(w.cluster.Port)))
+	server, err := net.Dial("tcp", w.to)
 	if err != nil {
 		client.Close()
 		return
@@ -136,7 +151,6 @@ func (w *Wire) forth(client, server net.Conn, open chan<- statement) error {
 		_, err := server.Write(batch)
 		return err
 	}
-	const cancelRequest = 80877102
 	first, err := message(from, 0)
 	if err != nil {
 		return err

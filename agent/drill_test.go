@@ -406,9 +406,9 @@ func TestDrillRefuses(t *testing.T) {
 // A drill that is called off says so, in the ledger too, whatever hangs.
 func TestDrillCalledOff(t *testing.T) {
 	h := newHost(t, nil, 1)
-	trouble(h, 0).hang = true
 	ctx, cancel := context.WithCancel(context.Background())
-	time.AfterFunc(10*time.Millisecond, cancel)
+	hung := trouble(h, 0)
+	hung.hang, hung.asked = true, cancel
 	r, err := agent.Drill(ctx, &h.Host, agent.DrillOptions{Scratch: scratch(t), Person: "olga"})
 	h.must(err)
 	if r.Verdict != agent.DrillInconclusive || !strings.Contains(r.Reason, "called off") {

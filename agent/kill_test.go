@@ -108,7 +108,7 @@ func killAll(t *testing.T, db *rowstest.Database, op namedOperation, kills int) 
 
 // recovers starts after a kill, and does it once more.
 func (h *host) recovers(op operation) error {
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	for deadline := time.Now().Add(2 * time.Minute); ; {
 		there, err := h.db.Activity()
 		if err != nil {
 			return err

@@ -381,7 +381,7 @@ func (m *model) start() {
 		select {
 		case err := <-ended:
 			m.must(err)
-		case <-time.After(10 * time.Second):
+		case <-time.After(longest):
 			m.fail("the watcher does not stop")
 		}
 	}
@@ -568,7 +568,7 @@ func (m *model) round() {
 		m.nudge()
 		select {
 		case <-m.status:
-		case <-time.After(20 * time.Second):
+		case <-time.After(longest):
 			m.fail("no round is made")
 		}
 	}

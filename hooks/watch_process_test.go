@@ -189,7 +189,7 @@ func (p *process) start() {
 func (p *process) await(from <-chan string, words ...string) {
 	p.t.Helper()
 	var heard []string
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(longest)
 	for {
 		select {
 		case line := <-from:
@@ -208,7 +208,7 @@ func (p *process) awaitSaved(k key.Key, shelf string) {
 	p.t.Helper()
 	var heard []string
 	missing := map[string]bool{`"usb"`: true, `"gcp"`: true}
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(longest)
 	for len(missing) > 0 {
 		select {
 		case line := <-p.reports:
@@ -231,7 +231,7 @@ func (p *process) terminate() time.Duration {
 	p.must(p.cmd.Process.Signal(syscall.SIGTERM))
 	select {
 	case <-p.exited:
-	case <-time.After(20 * time.Second):
+	case <-time.After(longest):
 		p.t.Fatal("SIGTERM does not end the watcher")
 	}
 	if code := p.cmd.ProcessState.ExitCode(); code != 0 {
@@ -270,12 +270,12 @@ func (p *process) proc(field string) int {
 	return 0
 }
 
-// rests waits until a watcher uses no more memory of its own than the limit, some seconds
-// at most, and returns what it uses, in KiB: the pages of the program's file are the
-// kernel's, which has them once for all who run it, and drops them when it likes.
+// rests waits until a watcher uses no more memory of its own than the limit, and returns
+// what it uses, in KiB: the pages of the program's file are the kernel's, which has them
+// once for all who run it, and drops them when it likes.
 func (p *process) rests(limit int) (own int) {
 	p.t.Helper()
-	for began := time.Now(); time.Since(began) < 3*time.Second; time.Sleep(100 * time.Millisecond) {
+	for began := time.Now(); time.Since(began) < longest; time.Sleep(100 * time.Millisecond) {
 		if own = p.proc("RssAnon"); own <= limit {
 			break
 		}
@@ -337,13 +337,24 @@ func TestProcess(t *testing.T) {
 				p.write(a)
 				p.start()
 				p.awaitSaved(a, "current")
-				c.hang(p)
-				took := p.terminate()
-				t.Log("it took", took.Round(time.Millisecond))
-				if took > time.Second {
-					t.Errorf("SIGTERM took %s", took)
+				// Who waits for what hangs does so every time; a busy machine is late at times.
+				for try := 1; ; try++ {
+					c.hang(p)
+					took := p.terminate()
+					t.Log("it took", took.Round(time.Millisecond))
+					p.await(p.notify, "STOPPING=1")
+					if took <= time.Second {
+						break
+					}
+					if try == 5 {
+						t.Fatalf("SIGTERM took %s, and no less before", took)
+					}
+					p.gcp.Heal()
+					own.Resume()
+					p.write(a)
+					p.start()
+					p.await(p.reports, "guarding")
 				}
-				p.await(p.notify, "STOPPING=1")
 			})
 		}
 	})
@@ -425,7 +436,7 @@ func TestProcess(t *testing.T) {
 					p.write(a)
 					p.start()
 					for began := time.Now(); p.gcp.Calls()[method] <= after && len(p.gcp.Versions(processSecret)) == 0; time.Sleep(time.Millisecond) {
-						if time.Since(began) > 20*time.Second {
+						if time.Since(began) > longest {
 							t.Fatal("no save is made")
 						}
 					}
@@ -504,7 +515,7 @@ func (p *process) descriptors() int {
 func (p *process) awaitSession() {
 	p.t.Helper()
 	port := fmt.Sprintf(":%04X", p.db.Cluster.Port)
-	for began := time.Now(); time.Since(began) < 20*time.Second; time.Sleep(time.Millisecond) {
+	for began := time.Now(); time.Since(began) < longest; time.Sleep(time.Millisecond) {
 		table, err := os.ReadFile("/proc/net/tcp")
 		p.must(err)
 		for line := range strings.Lines(string(table)) {
@@ -528,7 +539,7 @@ func (p *process) awaitNewest(k key.Key) {
 		if usb.Fingerprint == k.Fingerprint() && gcp.Fingerprint == k.Fingerprint() {
 			break
 		}
-		if time.Since(began) > 30*time.Second {
+		if time.Since(began) > longest {
 			p.t.Fatalf("the ledger says %s and %s", usb.Fingerprint, gcp.Fingerprint)
 		}
 	}
@@ -555,7 +566,7 @@ func (p *process) awaitOne(k key.Key) {
 // runtime collects garbage every two minutes.
 func TestRest(t *testing.T) {
 	t.Parallel()
-	const rescan, watched = 2 * time.Second, 7 * time.Second
+	const rescan, rescans = 2 * time.Second, 4 // in a row, between which nothing wakes it
 	cluster := rowstest.New(t)
 	p := newProcess(t, cluster.Database(t))
 	p.configure(rescan.String(), "")
@@ -564,36 +575,53 @@ func TestRest(t *testing.T) {
 	p.write(k)
 	p.start()
 	p.awaitSaved(k, "current")
-	p.rests(0) // its last work was some seconds ago
+	time.Sleep(3 * time.Second) // its last work was some seconds ago
 
 	file := filepath.Join(t.TempDir(), "trace") // not beside the keyfile's directory, which is watched
 	trace := exec.Command("strace", "-f", "-ttt", "-o", file, "-p", strconv.Itoa(p.cmd.Process.Pid))
 	p.must(trace.Start())
-	time.Sleep(watched)
-	p.must(trace.Process.Signal(syscall.SIGINT))
-	trace.Wait() //nolint:errcheck // it says that it was interrupted
-	out, err := os.ReadFile(file)
-	p.must(err)
-	var wakes []float64 // seconds since 1970, of the first call after a pause
-	last, calls := 0.0, 0
-	for line := range strings.Lines(string(out)) {
-		f := strings.Fields(line)
-		if len(f) < 3 || strings.Contains(line, "strace: ") {
-			continue
+	defer trace.Wait() //nolint:errcheck // it says that it was interrupted
+	defer trace.Process.Signal(syscall.SIGINT)
+	// wakes are the times, since 1970, of the first call after a pause, up to now.
+	wakes := func() (wakes []time.Duration, calls int, text []byte) {
+		text, err := os.ReadFile(file)
+		if err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
 		}
-		at, err := strconv.ParseFloat(f[1], 64)
-		p.must(err)
-		// What hung when strace came is told as resumed, and is no waking.
-		if strings.Contains(line, "restart_syscall") || strings.Contains(line, "<detached") || last == 0 && strings.Contains(line, "unfinished") {
-			continue
+		last := time.Duration(0)
+		for line := range strings.Lines(string(text)) {
+			f := strings.Fields(line)
+			if len(f) < 3 || !strings.HasSuffix(line, "\n") || strings.Contains(line, "strace: ") {
+				continue
+			}
+			seconds, err := strconv.ParseFloat(f[1], 64)
+			p.must(err)
+			at := time.Duration(seconds * float64(time.Second))
+			// What hung when strace came is told as resumed, and is no waking.
+			if strings.Contains(line, "restart_syscall") || strings.Contains(line, "<detached") || last == 0 && strings.Contains(line, "unfinished") {
+				continue
+			}
+			if calls++; at-last > rescan/4 { // strace draws one waking out
+				wakes = append(wakes, at)
+			}
+			last = at
 		}
-		if calls++; at-last > 0.5 { // strace and a busy machine draw one waking out
-			wakes = append(wakes, at)
-		}
-		last = at
+		return wakes, calls, text
 	}
-	t.Logf("woken %d times in %s, %d system calls", len(wakes), watched, calls)
-	if n := int(watched/rescan) + 1; len(wakes) > n+2 || len(wakes) < n-1 {
-		t.Errorf("woken %d times, and there were about %d rescans\n%s", len(wakes), n, out)
+	// Who wakes besides does so all the time; a busy machine draws one waking out at times.
+	for began := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		times, calls, text := wakes()
+		for i, rests := 1, 0; i < len(times); i++ {
+			if rests++; times[i]-times[i-1] < rescan*3/4 {
+				rests = 0
+			}
+			if rests == rescans {
+				t.Logf("woken %d times in %s, %d system calls", len(times), times[len(times)-1]-times[0], calls)
+				return
+			}
+		}
+		if time.Since(began) > longest {
+			t.Fatalf("woken %d times in %s, and hardly ever %s apart\n%s", len(times), longest, rescan, text)
+		}
 	}
 }

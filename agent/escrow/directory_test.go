@@ -561,6 +561,15 @@ func TestDirectoryClockAhead(t *testing.T) {
 	}
 }
 
+// spent is the processor time that this process has used, which a busy machine stretches
+// least.
+func spent(t *testing.T) time.Duration {
+	t.Helper()
+	var u unix.Rusage
+	try(t, unix.Getrusage(unix.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
 // TestDirectoryThousands: a shelf of years stays quick.
 func TestDirectoryThousands(t *testing.T) {
 	path := tmpfs(t, "size=64m") // a disk would take its time to sync them
@@ -572,13 +581,13 @@ func TestDirectoryThousands(t *testing.T) {
 		name := fmt.Sprintf("%s-%016x.key", at.Add(time.Duration(i)*time.Hour).Format("20060102T150405.000Z"), i)
 		try(t, os.WriteFile(filepath.Join(path, "quarantine", name), make([]byte, 32), 0o400))
 	}
-	start := time.Now()
+	before := spent(t)
 	copies, err := d.List(t.Context())
 	if err != nil || len(copies) != n || copies[0].Fingerprint != key.Fingerprint(fmt.Sprintf("%016x", n-1)) {
 		t.Fatalf("%d copies, %v", len(copies), err)
 	}
-	if took := time.Since(start); took > time.Second {
-		t.Errorf("listing %d copies took %v", n, took)
+	if took := spent(t) - before; took > time.Second {
+		t.Errorf("listing %d copies took %v of the processor", n, took)
 	}
 	k := key.Generate()
 	c := mustSave(t, d, escrow.Quarantine, k)

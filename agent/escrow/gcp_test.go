@@ -41,7 +41,7 @@ import (
 
 // callTimeout is what a fault that never answers costs a test. What does answer keeps it
 // on a busy machine too.
-const callTimeout = 2 * time.Second
+const callTimeout = 5 * time.Second
 
 // certificate is for servers on loopback, from an authority that this process trusts.
 var certificate *tls.Config
@@ -709,7 +709,7 @@ func TestGCPDefaultCredentials(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := s.o.CredentialsFile
-	s.o.CredentialsFile = ""
+	s.o.CredentialsFile, s.o.Timeout = "", time.Minute
 	wellKnown := t.TempDir()
 	if err := os.MkdirAll(filepath.Join(wellKnown, ".config/gcloud"), 0o700); err != nil {
 		t.Fatal(err)
@@ -744,7 +744,7 @@ func TestGCPDefaultCredentials(t *testing.T) {
 			if !errors.Is(err, tt.want) {
 				t.Errorf("%v, want %v", err, tt.want)
 			}
-			if took := time.Since(start); took > 3*time.Second {
+			if took := time.Since(start); took > 30*time.Second {
 				t.Errorf("took %v", took)
 			}
 		})
@@ -809,7 +809,7 @@ func TestGCPNetwork(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			o := s.o
-			o.Endpoint, o.Plaintext, o.Timeout = tt.endpoint, tt.plaintext, 2*time.Second
+			o.Endpoint, o.Plaintext, o.Timeout = tt.endpoint, tt.plaintext, time.Minute
 			e, err := escrow.NewGCP(o)
 			if err != nil {
 				t.Fatal(err)

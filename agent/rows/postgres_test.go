@@ -67,7 +67,7 @@ func must(t *testing.T, errs ...error) {
 func noSession(t *testing.T, d *rowstest.Database) {
 	t.Helper()
 	var list []string
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		var err error
 		if list, err = d.Activity(); err != nil {
 			t.Fatal(err)
@@ -496,7 +496,7 @@ func TestServerTrouble(t *testing.T) {
 
 	must(t, c.Stop())
 	prove(kept, rows.ErrRefused)
-	prove(open(t, c.SocketURL(d.Name), options), rows.ErrRefused)
+	prove(open(t, c.SocketURL(d.Name), rows.Options{}), rows.ErrRefused)
 	must(t, c.Restart())
 	prove(kept, nil)
 
@@ -506,11 +506,11 @@ func TestServerTrouble(t *testing.T) {
 	_, err1 := s.Exec("begin")
 	_, err2 := s.Exec("lock table secrets in access exclusive mode")
 	must(t, err1, err2)
-	options.StatementTimeout = time.Minute
+	options.ConnectTimeout, options.StatementTimeout = time.Minute, time.Minute
 	waiting := open(t, d.URL(), options)
 	answer := make(chan rows.Answer)
 	go func() { answer <- waiting.Prove(context.Background(), k) }()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		n, err := d.Exec("select count(*) from pg_stat_activity where application_name = 'keyguard' and wait_event_type = 'Lock'")
 		must(t, err)
 		if n[0][0] == "1" {

@@ -109,7 +109,7 @@ esac
 		}
 		return map[string]int{"2": 20}[invocation], nil // of an earlier one systemd knows nothing
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	var said []Said
 	err := follow(ctx, names, main, func(l Line) {

@@ -122,7 +122,7 @@ func TestCommand(t *testing.T) {
 			is: context.DeadlineExceeded, status: -1, text: "sleep: context deadline exceeded"},
 		{name: "deadline, with words", spec: func() Spec {
 			s := sh("echo 'Enter password:' >&2; exec sleep 1000")
-			s.Timeout = 200 * time.Millisecond
+			s.Timeout = 3 * time.Second // in which it has said that
 			return s
 		}(), is: context.DeadlineExceeded, status: -1, text: "sh: context deadline exceeded: Enter password:"},
 		{name: "deaf to SIGTERM", spec: func() Spec {
@@ -132,6 +132,7 @@ func TestCommand(t *testing.T) {
 		}(), is: context.DeadlineExceeded, status: -1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel() // some wait for their deadline
 			out, err := Command(t.Context(), c.spec)
 			if string(out) != c.out {
 				t.Errorf("output %.100q, want %.100q", out, c.out)
@@ -210,7 +211,9 @@ func TestGroupDies(t *testing.T) {
 			}
 			defer r.Close()
 			s := sh(`exec 3>"$1"; sleep 1000 & echo started`+c.end, fifo)
-			s.Timeout = 300 * time.Millisecond
+			if c.end != "" {
+				s.Timeout = 300 * time.Millisecond
+			}
 			started := time.Now()
 			out, err := Command(t.Context(), s)
 			if c.end == "" && (err != nil || string(out) != "started\n") {
@@ -219,10 +222,10 @@ func TestGroupDies(t *testing.T) {
 			if c.end != "" && !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("error %v", err)
 			}
-			if took := time.Since(started); took > 5*time.Second {
+			if took := time.Since(started); took > time.Minute {
 				t.Errorf("took %v", took)
 			}
-			if err := r.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			if err := r.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 				t.Fatal(err)
 			}
 			if n, err := r.Read(make([]byte, 1)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
@@ -247,7 +250,7 @@ func TestAgentKeepsPipes(t *testing.T) {
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(started); took > 5*time.Second {
+	if took := time.Since(started); took > time.Minute {
 		t.Errorf("took %v", took)
 	}
 }
@@ -271,7 +274,7 @@ func TestAbandon(t *testing.T) {
 		done <- result{out, err}
 	}()
 	var pid int
-	for deadline := time.Now().Add(10 * time.Second); pid == 0; {
+	for deadline := time.Now().Add(time.Minute); pid == 0; {
 		b, _ := os.ReadFile(ready)
 		pid, _ = strconv.Atoi(string(b))
 		select {
@@ -287,7 +290,7 @@ func TestAbandon(t *testing.T) {
 	var r result
 	select {
 	case r = <-done:
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("it was waited for")
 	}
 	if err := unix.Kill(pid, 0); err != nil {
@@ -301,7 +304,7 @@ func TestAbandon(t *testing.T) {
 	if !errors.Is(r.err, ErrAbandoned) || !errors.Is(r.err, context.Canceled) || r.out != nil {
 		t.Errorf("output %q, error %v", r.out, r.err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); unix.Kill(pid, 0) == nil; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); unix.Kill(pid, 0) == nil; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("it is never reaped")
 		}
@@ -389,7 +392,7 @@ func TestDeadlineIsKept(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	_, err := Command(ctx, Spec{Path: "sleep", Args: []string{"1000"}, Timeout: time.Hour})
-	if took := time.Since(started); took > 5*time.Second || !errors.Is(err, context.DeadlineExceeded) {
+	if took := time.Since(started); took > time.Minute || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("took %v, error %v", took, err)
 	}
 }

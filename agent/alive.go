@@ -57,6 +57,13 @@ func (r *StatusResult) askAlive(ctx context.Context, o *observation) {
 	}
 }
 
+// askedDaemon is askDaemon, in bounded time.
+func (o *observation) askedDaemon(ctx context.Context) DaemonStanding {
+	ctx, cancel := context.WithTimeout(ctx, aliveTimeout)
+	defer cancel()
+	return o.askDaemon(ctx)
+}
+
 // askDaemon asks how the daemon stands, until ctx ends.
 func (o *observation) askDaemon(ctx context.Context) (d DaemonStanding) {
 	if o.host.Daemon.State == nil {
@@ -232,6 +239,8 @@ func (r *StatusResult) place() string {
 
 func inWords(s unit.State) string {
 	switch {
+	case s.Enabled == "masked":
+		return "masked"
 	case !s.Loaded:
 		return "not installed"
 	case s.Active == "activating":

@@ -18,6 +18,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/notify"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
@@ -480,7 +481,7 @@ func (f facts) tampered() ThreatVerdict {
 	case f.status.Rows.State != decide.RowsAnswer:
 		v.Verdict, v.Lacks, v.Evidence = SurvivalUnsure, LacksRows, []string{"the rows cannot be asked: " + f.status.Rows.Why}
 	case p.Verdict == rows.Opens && p.Checked >= all:
-		v.Verdict, v.Evidence = Survives, []string{fmt.Sprintf("it shows: all %d rows opened just now, and are tried every hour while the daemon runs", all)}
+		v.Verdict, v.Evidence = Survives, []string{fmt.Sprintf("it shows: %s opened just now, and %s tried every hour while the daemon runs", printable.All(all, "row"), map[bool]string{true: "is", false: "are"}[all == 1])}
 	case p.Verdict == rows.Opens:
 		v.Verdict, v.Lacks, v.Evidence = SurvivalUnsure, LacksFull, []string{fmt.Sprintf("a sample of %d of %d rows opened just now", p.Checked, all)}
 		if e, ok := f.lastFull(); ok {
@@ -491,7 +492,7 @@ func (f facts) tampered() ThreatVerdict {
 		}
 	default:
 		v.Verdict, v.Lacks = SurvivesNot, LacksRepair
-		v.Evidence = []string{fmt.Sprintf("%d of %d rows that were tried do not open under the keyfile's key", p.Checked-p.Opened, p.Checked)}
+		v.Evidence = []string{fmt.Sprintf("%d of %s tried do not open under the keyfile's key", p.Checked-p.Opened, printable.Count(p.Checked, "row"))}
 		if p.Checked == 0 {
 			v.Evidence = []string{"the keyfile has no key to try on the rows"}
 		}
@@ -560,7 +561,7 @@ func (f facts) checks(o DoctorOptions) []Check {
 	case decide.RowsSilent:
 		add("postgres", CheckOK, "no row depends on a key: "+f.status.Rows.Why)
 	default:
-		add("postgres", CheckOK, fmt.Sprintf("answers; %d rows depend on a key", f.status.Rows.Dependent))
+		add("postgres", CheckOK, "answers; "+map[bool]string{true: "1 row depends", false: printable.Count(f.status.Rows.Dependent, "row") + " depend"}[f.status.Rows.Dependent == 1]+" on a key")
 	}
 	if f.clearText != "" {
 		add("postgres password", CheckProblem, "it goes to "+f.clearText+" in clear text if nobody there offers TLS, or somebody on the way says so").Fix =
@@ -708,7 +709,7 @@ func checkTmpfs(dir string) Check {
 }
 
 func (f facts) checkLedger() Check {
-	c := Check{Name: "ledger", State: CheckOK, Text: fmt.Sprintf("%d entries, its chain is whole", len(f.record.Entries))}
+	c := Check{Name: "ledger", State: CheckOK, Text: fmt.Sprintf("its chain is whole, of %d lines", len(f.record.Entries))}
 	if e := f.status.Other; e.Event != "" {
 		c.State, c.Text, c.Fix = CheckProblem, "it is another machine's, called "+e.Host+", of which this one is a copy", "keyguard accept"
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
@@ -416,19 +417,19 @@ func (r *DrillResult) judge(c *DrilledCopy, own rows.Proof) {
 	case c.ID == "":
 		c.Verdict, c.Reason = DrillFailed, "the escrow holds no current copy"
 	case p.Verdict != rows.Opens && !c.Judged:
-		c.Verdict, c.Reason = DrillInconclusive, fmt.Sprintf("key %s opens %d of %d rows; it may open an older dump", c.Key, p.Opened, p.Checked)
+		c.Verdict, c.Reason = DrillInconclusive, fmt.Sprintf("key %s opens %d of %s; it may open an older dump", c.Key, p.Opened, printable.Count(p.Checked, "row"))
 	case p.Opened == 0:
-		c.Verdict, c.Reason = DrillFailed, fmt.Sprintf("key %s opens none of %d rows%s", c.Key, p.Checked, better)
+		c.Verdict, c.Reason = DrillFailed, fmt.Sprintf("key %s opens none of %s%s", c.Key, printable.Count(p.Checked, "row"), better)
 	case c.Encoding != key.Raw:
 		c.Verdict, c.Reason = DrillFailed, fmt.Sprintf("it holds a key as %s, not as its 32 bytes: keyguard restores it, the runbook's commands would not", c.Encoding)
 	case p.Verdict == rows.Opens && p.Checked < r.Rows.Dependent:
-		c.Verdict, c.Reason = DrillPassed, fmt.Sprintf("it opens all of the %d rows that were tried, of %d", p.Checked, r.Rows.Dependent)
+		c.Verdict, c.Reason = DrillPassed, fmt.Sprintf("it opens all of the %s that were tried, of %d", printable.Count(p.Checked, "row"), r.Rows.Dependent)
 	case p.Verdict == rows.Opens:
-		c.Verdict, c.Reason = DrillPassed, fmt.Sprintf("it opens all %d rows", p.Checked)
+		c.Verdict, c.Reason = DrillPassed, "it opens "+printable.All(p.Checked, "row")
 	case r.Full && p.Opened+r.Unopened.Count == p.Checked:
-		c.Verdict, c.Reason = DrillPassed, fmt.Sprintf("it opens %d of %d rows, and no key at hand opens the others", p.Opened, p.Checked)
+		c.Verdict, c.Reason = DrillPassed, fmt.Sprintf("it opens %d of %s, and no key at hand opens the others", p.Opened, printable.Count(p.Checked, "row"))
 	default:
-		c.Verdict, c.Reason = DrillFailed, fmt.Sprintf("key %s opens only %d of %d rows%s", c.Key, p.Opened, p.Checked, better)
+		c.Verdict, c.Reason = DrillFailed, fmt.Sprintf("key %s opens only %d of %s%s", c.Key, p.Opened, printable.Count(p.Checked, "row"), better)
 	}
 }
 
@@ -440,9 +441,9 @@ func (r DrillResult) Tampered() string {
 	case n == 0 || n == r.Rows.Checked():
 		return ""
 	case r.Unopened.Stretch:
-		return fmt.Sprintf("no key at hand opens %d rows, which were written in one stretch: under a key that no escrow holds, rather than tampered with", n)
+		return fmt.Sprintf("no key at hand opens %s, written in one stretch: under a key that no escrow holds, rather than tampered with", printable.Count(n, "row"))
 	}
-	return fmt.Sprintf("no key at hand opens %d rows among others that open: tampered with, or damaged", n)
+	return fmt.Sprintf("no key at hand opens %s among others that open: tampered with, or damaged", printable.Count(n, "row"))
 }
 
 // sumUp makes the verdict of those of the judged copies. An escrow that is not required

@@ -6,6 +6,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
@@ -56,8 +57,8 @@ func DrillPart(ctx context.Context, h *Host, part key.Part) (DrillPartResult, er
 	case o.evidence.Rows.State == decide.RowsSilent:
 		return say(DrillInconclusive, "it is part %d of key %s; no row can prove that: %s", part.Number, part.Of, o.evidence.Rows.Why)
 	case r.Proof.Verdict == rows.Opens:
-		return say(DrillPassed, "with enough others it rebuilds key %s, which opens all %d rows that were tried", part.Of, r.Proof.Checked)
+		return say(DrillPassed, "with enough others it rebuilds key %s, which opens %s tried", part.Of, printable.All(r.Proof.Checked, "row"))
 	}
-	return say(DrillFailed, "with enough others it rebuilds key %s, which opens %d of %d rows: it is not today's key",
-		part.Of, r.Proof.Opened, r.Proof.Checked)
+	return say(DrillFailed, "with enough others it rebuilds key %s, which opens %d of %s: it is not today's key",
+		part.Of, r.Proof.Opened, printable.Count(r.Proof.Checked, "row"))
 }

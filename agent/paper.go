@@ -7,6 +7,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
@@ -48,17 +49,17 @@ func Paper(ctx context.Context, h *Host, opts PaperOptions) (PaperResult, error)
 	switch r.Verdict {
 	case rows.Opens:
 		o.write(provenEntry(proof))
-		r.Proof = fmt.Sprintf("it opened all %d rows that were tried %s", proof.Checked, now)
+		r.Proof = fmt.Sprintf("it opened %s tried %s", printable.All(proof.Checked, "row"), now)
 	case rows.Partial:
-		r.Proof = fmt.Sprintf("it opened only %d of %d rows %s", proof.Opened, proof.Checked, now)
+		r.Proof = fmt.Sprintf("it opened only %d of %s %s", proof.Opened, printable.Count(proof.Checked, "row"), now)
 	case rows.Silent:
 		r.Proof = "there was no row to try it on " + now
 	case rows.Refuted:
 		if known.Known != f {
-			return r, fmt.Errorf("%w: key %s opens none of %d rows, and a sheet would be taken for a backup",
-				ErrRefused, f, proof.Checked)
+			return r, fmt.Errorf("%w: key %s opens none of %s, and a sheet would be taken for a backup",
+				ErrRefused, f, printable.Count(proof.Checked, "row"))
 		}
-		r.Proof = fmt.Sprintf("it opened none of %d rows %s; a person vouched for it", proof.Checked, now)
+		r.Proof = fmt.Sprintf("it opened none of %s %s; a person vouched for it", printable.Count(proof.Checked, "row"), now)
 	default:
 		r.Proof = "it could not be tried on the rows " + now
 		if day := known.LastLook.UTC().Format("2006-01-02"); known.Known == f && known.Accepted {

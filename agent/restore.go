@@ -54,6 +54,7 @@ type RestoreResult struct {
 	Tried     []Candidate
 	Escrows   []decide.EscrowEvidence
 	Warning   string
+	Daemon    DaemonStanding // after an install
 	Trouble   []Trouble
 }
 
@@ -144,9 +145,9 @@ func restore(ctx context.Context, h *Host, opts RestoreOptions) (RestoreResult, 
 	}
 	entry := ledger.Entry{Event: ledger.Restored, Person: opts.Person}
 	if decided {
-		return o.replace(offered, func(r *RestoreResult) (Candidate, error) { return o.chooseDecided(ctx, r, offered) }, opts.DryRun, vouch, entry)
+		return o.replace(ctx, offered, func(r *RestoreResult) (Candidate, error) { return o.chooseDecided(ctx, r, offered) }, opts.DryRun, vouch, entry)
 	}
-	return o.replace(offered, o.chooser(offered, opts.From != ""), opts.DryRun, vouch, entry)
+	return o.replace(ctx, offered, o.chooser(offered, opts.From != ""), opts.DryRun, vouch, entry)
 }
 
 // unsettled says why a key may not go in while a rotation stands open, which stopped
@@ -230,7 +231,7 @@ func importKey(ctx context.Context, h *Host, k key.Key, opts ImportOptions) (Res
 	f := o.hold(k.Clone()) // k is the caller's, and may be wanted once more
 	o.askRows(ctx)
 	offered := []Candidate{{Source: "the key that was typed in", Key: f, Proof: o.evidence.Rows.Proofs[f]}}
-	return o.replace(offered, o.chooser(offered, true), false, o.proven, ledger.Entry{Event: ledger.Imported, Person: opts.Person})
+	return o.replace(ctx, offered, o.chooser(offered, true), false, o.proven, ledger.Entry{Event: ledger.Imported, Person: opts.Person})
 }
 
 // Keep saves a key that a person brought in every escrow, by law 4, and leaves the
@@ -251,7 +252,7 @@ func Keep(ctx context.Context, h *Host, k key.Key, opts ImportOptions) (BackupRe
 
 // replace installs what choose takes of what is offered, unless that is the keyfile's own
 // key. vouch says what makes the key known, or why it may not be installed.
-func (o *observation) replace(offered []Candidate, choose func(*RestoreResult) (Candidate, error), dryRun bool, vouch func(Candidate) (ledger.Entry, error), entry ledger.Entry) (RestoreResult, error) {
+func (o *observation) replace(ctx context.Context, offered []Candidate, choose func(*RestoreResult) (Candidate, error), dryRun bool, vouch func(Candidate) (ledger.Entry, error), entry ledger.Entry) (RestoreResult, error) {
 	r := RestoreResult{Rows: o.evidence.Rows, Tried: offered, Escrows: o.evidence.Escrows, Replaced: o.evidence.Keyfile.Key}
 	defer func() { r.Trouble = o.trouble }()
 	best, err := choose(&r)
@@ -282,6 +283,7 @@ func (o *observation) replace(offered []Candidate, choose func(*RestoreResult) (
 		return r, fmt.Errorf("cannot install key %s: %w", best.Key, err)
 	}
 	r.Installed = true
+	r.Daemon = o.askedDaemon(ctx)
 	entry.Fingerprint, entry.Escrow, entry.Copy, entry.Shelf = best.Key, best.Escrow, best.Copy, string(best.Shelf)
 	o.write(entry)
 	return r, nil

@@ -10,6 +10,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
@@ -118,6 +119,9 @@ func status(ctx context.Context, h *Host) (StatusResult, looked, error) {
 	o.awaitAllEscrows(ctx)
 	d := o.decide(ctx)
 	own := o.evidence.Keyfile.Key
+	if o.evidence.Rows.Proofs[own].Verdict == rows.Partial {
+		o.askRows(ctx) // which of the keys at hand opens the others
+	}
 	r := StatusResult{
 		Decision: d, Keyfile: o.evidence.Keyfile, Loose: o.seen.Loose, Staged: o.evidence.Next, Halfway: o.evidence.OpenRotation(),
 		Look: o.evidence.Ledger.Verdict, Known: o.evidence.Ledger.Known, Accepted: o.evidence.Ledger.Accepted, LastLook: o.evidence.Ledger.LastLook,
@@ -204,10 +208,14 @@ func (r *StatusResult) judge(now time.Time) {
 	}
 	switch r.Proof.Verdict {
 	case rows.Partial:
-		say(Unsure, "the table is split: key %s opens %d of %d rows%s", r.Keyfile.Key, r.Proof.Opened, r.Proof.Checked, r.word())
+		what := "the table is split"
+		if !r.Split() {
+			what += ", or rows were tampered with"
+		}
+		say(Unsure, "%s: key %s opens %d of %s%s", what, r.Keyfile.Key, r.Proof.Opened, printable.Count(r.Proof.Checked, "row"), r.word())
 		return
 	case rows.Refuted:
-		say(Unsure, "key %s opens none of %d rows%s", r.Keyfile.Key, r.Proof.Checked, r.word())
+		say(Unsure, "key %s opens none of %s%s", r.Keyfile.Key, printable.Count(r.Proof.Checked, "row"), r.word())
 		return
 	}
 	if r.cloned() || r.judgeHalfway() || r.judgeAlive() {
@@ -295,6 +303,20 @@ func (r *StatusResult) unproven(now time.Time) string {
 		return "it opened none of them when a person accepted it"
 	}
 	return ""
+}
+
+// Split tells whether two keys that can be had open rows, and none opens all of them.
+func (r *StatusResult) Split() bool {
+	open := 0
+	for _, p := range r.Rows.Proofs {
+		switch {
+		case p.Opened == p.Checked:
+			return false
+		case p.Opened > 0:
+			open++
+		}
+	}
+	return open > 1
 }
 
 // word says that the keyfile's key stands there because a person accepted it.

@@ -15,6 +15,7 @@ type VerifyResult struct {
 	Candidates []Candidate // besides the keyfile
 	Escrows    []decide.EscrowEvidence
 	Decision   decide.Decision // what a start of the daemon would do
+	Daemon     DaemonStanding
 	Trouble    []Trouble
 }
 
@@ -33,5 +34,5 @@ func Verify(ctx context.Context, h *Host) (VerifyResult, error) {
 	}
 	d := o.decide(ctx)
 	return VerifyResult{Decision: d, Keyfile: o.evidence.Keyfile, Known: o.evidence.Ledger.Known, Rows: o.evidence.Rows,
-		Candidates: o.candidates(), Escrows: o.evidence.Escrows, Trouble: o.trouble}, nil
+		Candidates: o.candidates(), Escrows: o.evidence.Escrows, Daemon: o.askedDaemon(ctx), Trouble: o.trouble}, nil
 }

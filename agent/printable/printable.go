@@ -72,3 +72,19 @@ func escape(s, kept string, show func(rune) string) string {
 	}
 	return b.String()
 }
+
+// Count puts a number before what is counted: "1 row", "2 rows".
+func Count(n int64, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return strconv.FormatInt(n, 10) + " " + noun + "s"
+}
+
+// All is Count for all that there are: "the only row", "all 2 rows".
+func All(n int64, noun string) string {
+	if n == 1 {
+		return "the only " + noun
+	}
+	return "all " + Count(n, noun)
+}

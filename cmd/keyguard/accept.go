@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -11,6 +12,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
@@ -23,7 +25,8 @@ func (a *app) acceptCommand() *cobra.Command {
 		Long: `accept records that a person vouches for the keyfile's key: from then on the
 daemon may start with it whatever the rows say now. It does not become a current
 copy by that. It also takes what stands newest in the escrows as this host's
-own.
+own; where that is another key, and this one opens every row, this one is saved
+over it.
 
 accept --new makes a key where none is. On a new host whose database is not the
 daemon's own container there is no table yet, and nobody but you can tell that
@@ -58,7 +61,12 @@ Exit status: 0 done; 2 not confirmed; 11 the rows cannot be asked (--new);
 				return usageError{errors.New("not confirmed, and nothing was done")}
 			}
 			a.forgetBackoff(cfg)
-			return a.printAccept(r, fresh)
+			err = a.printAccept(r, fresh)
+			others := slices.ContainsFunc(r.Adopted, func(c escrow.Copy) bool { return c.Fingerprint != r.Key })
+			if err == nil && others && r.Verdict == rows.Opens {
+				err = a.saveOver(ctx, h)
+			}
+			return err
 		}),
 	}
 	c.Flags().BoolVar(&fresh, "new", false, "make a key where none is")
@@ -90,6 +98,20 @@ func (a *app) confirmRows(ctx context.Context, dependent int64) (bool, error) {
 		return false, nil // no terminal: not confirmed
 	}
 	return answer == strconv.FormatInt(dependent, 10), err
+}
+
+// saveOver puts the present key, which opens every row, on top of what was adopted: a
+// person's word for another host's copy must not leave that as the newest.
+func (a *app) saveOver(ctx context.Context, h *agent.Host) error {
+	r, err := agent.Backup(ctx, h)
+	if err != nil {
+		return err
+	}
+	a.explainTrouble(r.Trouble)
+	if !a.json {
+		a.saveLines(r.Escrows)
+	}
+	return a.judgeSaves(r.Key, r.Escrows)
 }
 
 type acceptDoc struct {

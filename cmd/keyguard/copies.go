@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,6 +31,7 @@ Exit status: 0 done; 12 an escrow could not answer.`,
 		}),
 	}
 	a.identityFlag(c)
+	a.allFlag(c)
 	a.jsonFlag(c)
 	return c
 }
@@ -90,16 +92,48 @@ func (a *app) printCopies(r agent.CopiesResult) error {
 			return err
 		}
 	} else if len(d.Copies) > 0 {
-		a.table("ESCROW\tSHELF\tCOPY\tKEY\tCREATED\tSTATE", func(row func(...string)) {
-			for _, c := range d.Copies {
-				row(c.Escrow, string(c.Shelf), c.ID, orNone(c.Fingerprint), created(c), c.state())
-			}
-		})
+		a.printCopyTable(d.Copies)
 	}
 	if failed > 0 {
 		return outcome{exitEscrow, fmt.Sprintf("%d of %d escrows cannot answer", failed, len(r.Escrows)), nil}
 	}
 	return nil
+}
+
+// printCopyTable lists copies. Of a long list only the newest of each key on each shelf is
+// shown, with the number of those below it.
+func (a *app) printCopyTable(copies []copyDoc) {
+	type group struct {
+		escrow string
+		shelf  escrow.Shelf
+		key    key.Fingerprint
+	}
+	older := map[group]int{}
+	shown := copies
+	if len(copies) > foldAfter && !a.all {
+		shown = nil
+		for _, c := range copies {
+			g := group{c.Escrow, c.Shelf, c.Fingerprint}
+			if _, there := older[g]; there && c.Fingerprint != "" && c.Error == "" {
+				older[g]++
+				continue
+			}
+			older[g] = 0
+			shown = append(shown, c)
+		}
+	}
+	a.table("ESCROW\tSHELF\tCOPY\tKEY\tCREATED\tSTATE", func(row func(...string)) {
+		for _, c := range shown {
+			state := c.state()
+			if n := older[group{c.Escrow, c.Shelf, c.Fingerprint}]; n > 0 {
+				state = strings.TrimPrefix(state+"; "+fmt.Sprintf("%d older of this key", n), "; ")
+			}
+			row(c.Escrow, string(c.Shelf), c.ID, orNone(c.Fingerprint), created(c), state)
+		}
+	})
+	if n := len(copies) - len(shown); n > 0 {
+		a.line("(%d copies in all: --all)", len(copies))
+	}
 }
 
 // unreadable says why a copy's bytes could not be had, "" if they could.

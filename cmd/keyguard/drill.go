@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -57,6 +58,7 @@ could not answer; 15 another drill or a rotation is under way.`,
 	c.Flags().StringVar(&part, "part", "", "prove the part of a key in this `file`, and nothing else")
 	c.Flags().BoolVar(&full, "full", false, "try every row, and name those that no key opens")
 	a.identityFlag(c)
+	a.allFlag(c)
 	a.jsonFlag(c)
 	return c
 }
@@ -139,7 +141,7 @@ func (a *app) drillPart(ctx context.Context, file string) error {
 	} else {
 		a.line("%v", p)
 		if !written.IsZero() {
-			a.line("written %s, %s ago", written.Local().Format(time.DateTime), short(time.Since(written)))
+			a.line("written %s, %s ago", when(written), short(time.Since(written)))
 		}
 		a.line("%s: %s", r.Verdict, r.Reason)
 	}
@@ -299,11 +301,32 @@ func drillHints(r agent.DrillResult) []string {
 	return hints
 }
 
+var drillColour = map[agent.DrillVerdict]colour{agent.DrillPassed: green, agent.DrillFailed: red, agent.DrillInconclusive: yellow}
+
 func (a *app) printDrillText(r agent.DrillResult) {
+	a.answer(drillColour[r.Verdict], fmt.Sprintf("%s: %s", r.Verdict, r.Reason))
+	if a.brief {
+		return
+	}
 	others := false
-	if len(r.Copies) > 0 {
+	shown := r.Copies
+	if len(shown) > foldAfter && !a.all {
+		// Of those that are only reported, one of each key.
+		keys := map[key.Fingerprint]bool{}
+		for _, c := range r.Copies {
+			if c.Judged {
+				keys[c.Key] = true
+			}
+		}
+		shown = slices.DeleteFunc(slices.Clone(shown), func(c agent.DrilledCopy) bool {
+			known := keys[c.Key] && c.Key != ""
+			keys[c.Key] = true
+			return known && !c.Judged
+		})
+	}
+	if len(shown) > 0 {
 		a.table("ESCROW\tCOPY\tKEY\tOPENED\tVERDICT\tWHY", func(row func(...string)) {
-			for _, c := range r.Copies {
+			for _, c := range shown {
 				opened := "-"
 				if c.Proof.Checked > 0 {
 					opened = fmt.Sprintf("%d of %d", c.Proof.Opened, c.Proof.Checked)
@@ -316,6 +339,9 @@ func (a *app) printDrillText(r agent.DrillResult) {
 				row(c.Escrow, orDash(c.ID), orNone(c.Key), opened, verdict, c.Reason)
 			}
 		})
+	}
+	if n := len(r.Copies) - len(shown); n > 0 {
+		a.line("(and %d more of the same keys: --all)", n)
 	}
 	for _, c := range r.Copies {
 		if c.Judged && !c.Ends.IsZero() {

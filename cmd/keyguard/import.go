@@ -64,7 +64,7 @@ Exit status: 0 done; 2 that is no key; 11 nothing can tell; 12 an escrow failed;
 				return a.printKept(r)
 			}
 			r, err := agent.Import(ctx, h, k.Clone(), opts)
-			a.printRestore(r, false)
+			a.printRestore(r, false, err)
 			return err
 		},
 	}

@@ -113,6 +113,10 @@ type app struct {
 	configFile string
 	json       bool
 	yes        bool
+	when       colourWhen       // to colour
+	brief      bool             // -q: the answer, and no more
+	wordy      bool             // -v
+	all        bool             // lists in full
 	identities []string         // files that open sealed copies, of --identity
 	level      string           // in front of each message, a priority for the journal: "<3>"
 	hinted     atomic.Bool      // somebody was told what to type
@@ -153,6 +157,9 @@ proves every copy on the rows in Postgres that the key must open.`,
 	root.SetErr(a.err)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageError{wrongFlag(c, err)} })
 	root.PersistentFlags().StringVar(&a.configFile, "config", "", "the configuration `file` (default $KEYGUARD_CONFIG, else "+config.DefaultPath+")")
+	root.PersistentFlags().Var(&a.when, "color", "colour what is printed: `auto|always|never`; auto is on a terminal, unless NO_COLOR is set")
+	root.PersistentFlags().BoolVarP(&a.brief, "quiet", "q", false, "print the answer and errors, and nothing on the way")
+	root.PersistentFlags().BoolVarP(&a.wordy, "verbose", "v", false, "say what is asked, and by which rule is decided")
 	root.AddGroup(&cobra.Group{ID: "people", Title: "Commands for people:"},
 		&cobra.Group{ID: "systemd", Title: "Commands for systemd:"})
 	for _, c := range []*cobra.Command{
@@ -362,7 +369,7 @@ func notAgain(hint, running string) string {
 
 // working says what a person waits for, where a person does.
 func (a *app) working(format string, args ...any) {
-	if terminal(a.err) {
+	if (terminal(a.err) || a.wordy) && !a.brief {
 		a.say(format, args...)
 	}
 }

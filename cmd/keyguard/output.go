@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -99,6 +101,16 @@ func (a *app) line(format string, args ...any) {
 	fmt.Fprint(a.out, fold(a.out, fmt.Sprintf(format, args...)))
 }
 
+// answer prints what a command comes to: the first line of what it prints.
+func (a *app) answer(c colour, text string) {
+	if text == "" {
+		return
+	}
+	lines := fold(a.out, text)
+	first := strings.IndexByte(lines, '\n')
+	fmt.Fprint(a.out, a.paint(c, lines[:first])+lines[first:])
+}
+
 // fold makes lines of a text for a terminal, the further ones indented by two, and one
 // line for everybody else: others search for it.
 func fold(w io.Writer, text string) string {
@@ -170,6 +182,28 @@ func wrap(text string, width int) []string {
 	return append(lines, line)
 }
 
+// foldAfter is how many rows of a list are shown before those of one key are put together.
+const foldAfter = 10
+
+// allFlag gives a command that lists its --all.
+func (a *app) allFlag(c *cobra.Command) {
+	c.Flags().BoolVar(&a.all, "all", false, "list each copy, however many are of one key")
+}
+
+// colourWhen is the value of --color; "" is auto.
+type colourWhen string
+
+func (w *colourWhen) String() string { return cmp.Or(string(*w), "auto") }
+func (*colourWhen) Type() string     { return "when" }
+
+func (w *colourWhen) Set(text string) error {
+	if text != "auto" && text != "always" && text != "never" {
+		return errors.New("none of auto, always and never")
+	}
+	*w = colourWhen(text)
+	return nil
+}
+
 // colour is one of a terminal's (ECMA-48, select graphic rendition).
 type colour string
 
@@ -179,10 +213,10 @@ const (
 	red    colour = "\x1b[31m"
 )
 
-// paint colours a text where a person looks at a terminal and did not ask for none
-// (https://no-color.org).
+// paint colours a text where that was asked for, or where a person looks at a terminal and
+// did not ask for none (https://no-color.org).
 func (a *app) paint(c colour, text string) string {
-	if plain(a.out) || os.Getenv("NO_COLOR") != "" {
+	if a.when == "never" || a.when != "always" && (plain(a.out) || os.Getenv("NO_COLOR") != "") {
 		return text
 	}
 	return string(c) + text + "\x1b[0m"
@@ -233,21 +267,10 @@ func opened(e decide.RowsEvidence, f key.Fingerprint) string {
 	case p == nil:
 		return "not tried"
 	case p.Verdict == rows.Opens:
-		if p.Checked == 1 {
-			return "opens the only row"
-		}
-		return fmt.Sprintf("opens all %d rows", p.Checked)
+		return "opens " + printable.All(p.Checked, "row")
 	default:
-		return fmt.Sprintf("opens %d of %s", p.Opened, counted(p.Checked, "row"))
+		return fmt.Sprintf("opens %d of %s", p.Opened, printable.Count(p.Checked, "row"))
 	}
-}
-
-// counted puts a number before what is counted, "1 file", "2 files".
-func counted(n int64, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 // when prints a time for people, "never" for none.
@@ -255,7 +278,7 @@ func when(t time.Time) string {
 	if t.IsZero() {
 		return "never"
 	}
-	return t.Local().Format("2006-01-02 15:04:05")
+	return t.Local().Format("2006-01-02 15:04:05 MST")
 }
 
 // timeDoc prints a time for machines, RFC 3339; nil for none.

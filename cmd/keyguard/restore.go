@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
 func (a *app) restoreCommand() *cobra.Command {
@@ -47,7 +49,7 @@ Exit status: 0 the keyfile is right; 11 nothing can tell; 13 no usable copy;
 			opts.Person = person()
 			a.working("asking the rows and %d escrows …", len(h.Escrows))
 			r, err := agent.Restore(ctx, h, opts)
-			a.printRestore(r, opts.DryRun)
+			a.printRestore(r, opts.DryRun, err)
 			if !opts.DryRun {
 				a.forgetBackoff(cfg)
 			}
@@ -62,6 +64,7 @@ Exit status: 0 the keyfile is right; 11 nothing can tell; 13 no usable copy;
 	}
 	c.Flags().BoolVar(&opts.DryRun, "dry-run", false, "say what would be done, and do nothing")
 	a.identityFlag(c)
+	a.allFlag(c)
 	a.jsonFlag(c)
 	return c
 }
@@ -97,7 +100,7 @@ type restoreDoc struct {
 }
 
 // printRestore shows what was tried and done, the end of a failed one included.
-func (a *app) printRestore(r agent.RestoreResult, dryRun bool) {
+func (a *app) printRestore(r agent.RestoreResult, dryRun bool, err error) {
 	a.explainTrouble(r.Trouble)
 	for _, s := range r.Escrows {
 		if s.State == decide.EscrowFailed {
@@ -112,33 +115,78 @@ func (a *app) printRestore(r agent.RestoreResult, dryRun bool) {
 		a.printJSON(restoreDoc{jsonVersion, r.Key, r.Source, r.Installed, dryRun, r.Replaced, rowsDocOf(r.Rows), triedDocs(r.Rows, r.Tried), r.Warning})
 		return
 	}
-	a.printTried(r.Rows, r.Tried)
+	answer, colour := "", green
 	switch {
-	case r.Key == "":
+	case err != nil: // what ends the command says it at the end
+		answer, colour = err.Error(), red
 	case r.Installed:
-		a.line("key %s is in place, from %s", r.Key, r.Source)
-		a.line("next: systemctl restart containarium")
+		answer = fmt.Sprintf("key %s is in place, from %s", r.Key, r.Source)
 	case r.Source == agent.FromKeyfile:
-		a.line("key %s stays: %s", r.Key, opened(r.Rows, r.Key))
+		answer = fmt.Sprintf("key %s stays: %s", r.Key, opened(r.Rows, r.Key))
 	case dryRun:
-		a.line("key %s would be installed, from %s", r.Key, r.Source)
+		answer, colour = fmt.Sprintf("key %s would be installed, from %s", r.Key, r.Source), yellow
+	}
+	a.answer(colour, answer)
+	if n := a.printTried(r.Rows, r.Tried); n > foldAfter && err == nil {
+		a.answer(colour, answer)
+	}
+	if r.Installed && !a.brief {
+		a.line("%s", afterInstall(r))
 	}
 }
 
-func (a *app) printTried(e decide.RowsEvidence, tried []agent.Candidate) {
-	if len(tried) == 0 {
-		return
+// afterInstall says what is left to do for a daemon that runs.
+func afterInstall(r agent.RestoreResult) string {
+	switch d := r.Daemon; {
+	case d.Is == agent.DaemonDown:
+		return "next: systemctl start " + d.Name
+	case d.Is == agent.DaemonUp || d.Is == agent.DaemonOtherKey:
+		if d.Key == r.Key {
+			return "the daemon runs on it already"
+		}
+		if d.Told == "" {
+			return "the daemon has not read its key yet"
+		}
 	}
+	return "next: systemctl restart containarium"
+}
+
+// printTried lists what was tried, and returns how many lines that took. Of a long list
+// those of one key stand together.
+func (a *app) printTried(e decide.RowsEvidence, tried []agent.Candidate) (lines int) {
+	if len(tried) == 0 || a.brief {
+		return 0
+	}
+	more := map[key.Fingerprint]int{}
+	fold := len(tried) > foldAfter && !a.all
 	a.table("SOURCE\tKEY\tROWS", func(row func(...string)) {
-		for _, c := range tried {
+		for i, c := range tried {
 			said := c.Unreadable
 			if said == "" {
 				said = opened(e, c.Key)
 			}
+			if fold && c.Key != "" {
+				if more[c.Key]++; more[c.Key] > 1 {
+					continue
+				}
+				for _, other := range tried[i+1:] {
+					if other.Key == c.Key {
+						more[c.Key]++
+					}
+				}
+				if n := more[c.Key] - 1; n > 0 {
+					said += fmt.Sprintf("; also in %s", printable.Count(int64(n), "other place"))
+				}
+			}
 			row(c.Source, orNone(c.Key), said)
+			lines++
 		}
 	})
+	if lines < len(tried) {
+		a.line("(each of %d: --all)", len(tried))
+	}
 	if slices.ContainsFunc(tried, func(c agent.Candidate) bool { return strings.Contains(c.Unreadable, escrow.ErrSealed.Error()) }) {
 		a.remedy(escrow.ErrSealed)
 	}
+	return lines
 }

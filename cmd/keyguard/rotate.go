@@ -210,6 +210,9 @@ const progressEvery = 200 * time.Millisecond
 func (p *progress) rotation(r agent.RotateProgress) { p.show(r.Step, r.Done, r.Total) }
 
 func (p *progress) show(step string, done, total int64) {
+	if p.app.brief {
+		return
+	}
 	now := time.Now()
 	if step == p.step && now.Sub(p.shown) < progressEvery && done < total {
 		return

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,6 +14,8 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
@@ -145,8 +148,13 @@ func statusHints(r agent.StatusResult) []string {
 		hints = append(hints, "if both machines live on, name another place in each escrow of this one ("+config.DefaultPath+") and run keyguard init; then, here: keyguard accept")
 	}
 	switch {
+	case r.Decision.Action == decide.Install && r.Split():
+		hints = append(hints, "keyguard repair") // which puts the key in place, too
+	case r.Decision.Action == decide.Install && onAnother(r):
+		// Its start puts the key in place, and it reads that.
+		return append(hints, "systemctl restart "+r.Daemon.Name)
 	case r.Decision.Action == decide.Install:
-		hints = append(hints, "keyguard restore")
+		return append(hints, "keyguard restore")
 	case r.Decision.Action == decide.Lost:
 		hints = append(hints, "if you have the key elsewhere (a printed sheet, another store): keyguard import")
 	case r.Halfway != nil && r.Rows.State == decide.RowsUnknown:
@@ -155,8 +163,15 @@ func statusHints(r agent.StatusResult) []string {
 		hints = append(hints, "to settle it: keyguard rotate, which goes on; or systemctl restart containarium")
 	case r.Rows.State == decide.RowsUnknown:
 		hints = append(hints, remedyOf(r.Rows.Err))
+	case r.Decision.Action == decide.Pass && r.Split():
+		hints = append(hints, "keyguard repair")
+	case r.Decision.Action == decide.Pass && r.Proof.Verdict == rows.Partial:
+		hints = append(hints, "name these rows: keyguard drill --full")
 	}
 	hints = append(hints, aliveHints(r)...)
+	if len(r.Escrows) == 0 {
+		hints = append(hints, "keyguard init")
+	}
 	for _, s := range r.Escrows {
 		switch {
 		case s.Alarm != "":
@@ -175,13 +190,25 @@ func statusHints(r agent.StatusResult) []string {
 	return hints
 }
 
+// onAnother tells whether the daemon has read something else than the key that belongs in
+// the keyfile's place.
+func onAnother(r agent.StatusResult) bool {
+	switch d := r.Daemon; d.Is {
+	case agent.DaemonNoSecrets:
+		return true
+	case agent.DaemonUp, agent.DaemonOtherKey:
+		return d.Told != "" && d.Key != r.Decision.Key
+	}
+	return false
+}
+
 // aliveHints says what brings the daemon and our units to where they should be.
 func aliveHints(r agent.StatusResult) (hints []string) {
 	d := r.Daemon
 	switch {
 	case d.Is == agent.DaemonUnknown:
 		hints = append(hints, "systemctl status "+unit.Names[0])
-	case d.Is == agent.DaemonNoSecrets && d.Told != unit.Empty:
+	case d.Is == agent.DaemonNoSecrets && !mended(r):
 		hints = append(hints, "see why: journalctl -u "+d.Name+"; when it is put right: systemctl restart "+d.Name)
 	case d.RestartNeeded() && r.Decision.Action == decide.Pass:
 		hints = append(hints, "systemctl restart "+d.Name)
@@ -190,12 +217,33 @@ func aliveHints(r agent.StatusResult) (hints []string) {
 		return hints
 	}
 	if w := r.Watcher; w.Active != "active" && w.Active != "reloading" {
-		hints = append(hints, "systemctl enable --now "+unit.Watcher)
+		hints = append(hints, enable(unit.Watcher, w.State))
 	}
 	if r.Drill.Next.Active != "active" {
-		hints = append(hints, "systemctl enable --now "+unit.DrillTimer)
+		hints = append(hints, enable(unit.DrillTimer, r.Drill.Next.State))
 	}
 	return hints
+}
+
+// mended tells whether nothing is left of what kept a daemon from its secrets.
+func mended(r agent.StatusResult) bool {
+	switch r.Daemon.Told {
+	case unit.Empty:
+		return true
+	case unit.Failed:
+		return r.Keyfile.Good && r.Loose == ""
+	case unit.Untouched:
+		return r.Rows.State != decide.RowsUnknown
+	}
+	return false
+}
+
+// enable is what has systemd start one of our units, now and at every boot.
+func enable(name string, s unit.State) string {
+	if s.Enabled == "masked" {
+		return "systemctl unmask " + name + "; systemctl enable --now " + name
+	}
+	return "systemctl enable --now " + name
 }
 
 func statusDocOf(r agent.StatusResult) statusDoc {
@@ -254,9 +302,15 @@ func (a *app) printStatusText(r agent.StatusResult, path string) {
 	health := string(r.Health)
 	verdict := fold(a.out, health+": "+r.Line)
 	fmt.Fprint(a.out, a.paint(healthColour[r.Health], health)+verdict[len(health):])
+	if a.brief {
+		return
+	}
+	if a.wordy {
+		a.item("decided", fmt.Sprintf("%s by rule %s: %s", r.Decision.Action, r.Decision.Rule, r.Decision.Reason))
+	}
 	fmt.Fprintln(a.out)
 	if r.Daemon.Is != agent.DaemonNotAsked {
-		a.item("daemon", daemonLine(r.Daemon))
+		a.item("daemon", daemonLine(r.Daemon, r.Decision))
 	}
 	if r.Units {
 		a.item("watcher", watcherLine(r))
@@ -273,7 +327,7 @@ func (a *app) printStatusText(r agent.StatusResult, path string) {
 	case r.Rows.State == decide.RowsAnswer:
 		a.item("rows", opened(r.Rows, r.Keyfile.Key))
 	default:
-		a.item("rows", stateOf(r.Rows)+": "+r.Rows.Why)
+		a.item("rows", unlessTold(r.Line, stateOf(r.Rows), r.Rows.Why))
 	}
 	if r.Known == "" {
 		a.item("known", "no key was proven or accepted here yet")
@@ -281,23 +335,35 @@ func (a *app) printStatusText(r agent.StatusResult, path string) {
 		a.item("known", fmt.Sprintf("key %s, by %s, last at %s", r.Known, map[bool]string{true: "a person's word", false: "proof"}[r.Accepted], when(r.LastLook)))
 	}
 	if r.Kept > 0 {
-		a.item("kept", counted(int64(r.Kept), "file")+" in the local quarantine")
+		a.item("kept", printable.Count(int64(r.Kept), "file")+" in the local quarantine")
 	}
 	a.item("drill", drillLine(r.Drill))
 	for _, s := range r.Escrows {
 		fmt.Fprintln(a.out)
-		a.item(s.Name, escrowState(s, r.Keyfile.Key))
+		state := escrowState(s, r.Keyfile.Key)
+		if s.State == decide.EscrowFailed && !s.AddOnly {
+			state = unlessTold(r.Line, "cannot answer", s.Why)
+		}
+		a.item(s.Name, state)
 		for _, line := range escrowLines(s) {
 			a.item("", line)
 		}
 	}
 }
 
+// unlessTold says a thing with its reason, where that does not stand in the text above it.
+func unlessTold(above, what, why string) string {
+	if why == "" || strings.Contains(above, why) {
+		return what
+	}
+	return what + ": " + why
+}
+
 // healthColour is what a terminal paints a health in.
 var healthColour = map[agent.Health]colour{agent.Green: green, agent.Lagging: yellow, agent.Amiss: yellow, agent.Busy: yellow, agent.Unsure: red, agent.Gone: red}
 
 // daemonLine says how the daemon runs, and on which key as far as is known.
-func daemonLine(d agent.DaemonStanding) string {
+func daemonLine(d agent.DaemonStanding, decided decide.Decision) string {
 	line := string(d.Is)
 	switch d.Is {
 	case agent.DaemonUnknown:
@@ -322,7 +388,10 @@ func daemonLine(d agent.DaemonStanding) string {
 	if d.Minted {
 		line += "; it made a key of its own when it started"
 	}
-	if d.RestartNeeded() {
+	switch {
+	case d.RestartNeeded() && decided.Action == decide.Install && d.Key == decided.Key:
+		line += ", as it should; only the keyfile differs"
+	case d.RestartNeeded():
 		line += "; restart needed"
 	}
 	return line
@@ -332,6 +401,8 @@ func watcherLine(r agent.StatusResult) string {
 	switch w := r.Watcher; {
 	case r.WatcherErr != nil:
 		return "unknown: " + r.WatcherErr.Error()
+	case w.Enabled == "masked":
+		return "masked"
 	case !w.Loaded:
 		return "not installed"
 	case w.Deaf != nil:
@@ -396,7 +467,7 @@ func escrowLines(s agent.EscrowStatus) []string {
 	}
 	line := fmt.Sprintf("last saved %s, last proven by a drill %s", when(s.SavedAt), when(s.Proven.Time))
 	if d := s.Drilled; d.Event != "" && d.Verdict != string(agent.DrillPassed) {
-		line += fmt.Sprintf("; the last drill %s: %s", map[bool]string{true: "failed", false: "could not tell"}[d.Verdict == string(agent.DrillFailed)], d.Reason)
+		line += "; the last drill " + unlessTold(s.Why, map[bool]string{true: "failed", false: "could not tell"}[d.Verdict == string(agent.DrillFailed)], d.Reason)
 	}
 	if s.Ending != "" {
 		lines = append(lines, s.Ending)

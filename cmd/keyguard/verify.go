@@ -33,25 +33,36 @@ keyfile does not open all of them.`,
 		Example: `  keyguard verify
   keyguard verify --database postgres://postgres@localhost/dump`,
 		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
-			judge := a.judgeVerify
+			judge := judgeVerify
 			if database != "" {
 				open, err := otherDatabase(database, cfg)
 				if err != nil {
 					return err
 				}
 				h.OpenRows = open
-				judge = func(r agent.VerifyResult) error { return a.judgeDatabase(r, database) }
+				judge = func(r agent.VerifyResult) (string, error) { return judgeDatabase(r, database) }
 			}
 			a.working("asking the rows and %d escrows …", len(h.Escrows))
 			r, err := agent.Verify(ctx, h)
 			if err != nil {
 				return err
 			}
-			return a.printVerify(r, judge)
+			if database == "" {
+				return a.printVerify(r, judge)
+			}
+			r.Daemon = agent.DaemonStanding{} // these are not its rows
+			if err := a.printVerify(r, judge); err != nil {
+				return err
+			}
+			if own := proofOf(r.Rows, r.Keyfile.Key); !r.Keyfile.Good || own == nil || own.Verdict != rows.Opens {
+				a.hint("put it into place: keyguard restore --for-database " + database)
+			}
+			return nil
 		}),
 	}
 	c.Flags().StringVar(&database, "database", "", "ask this database: a URL without a password, or a file that holds one")
 	a.identityFlag(c)
+	a.allFlag(c)
 	a.jsonFlag(c)
 	return c
 }
@@ -72,7 +83,8 @@ type keyfileDoc struct {
 	Proof       *proofDoc       `json:"proof,omitempty"`
 }
 
-func (a *app) printVerify(r agent.VerifyResult, judge func(agent.VerifyResult) error) error {
+// printVerify shows what each key opens, below what that comes to.
+func (a *app) printVerify(r agent.VerifyResult, judge func(agent.VerifyResult) (string, error)) error {
 	a.explainTrouble(r.Trouble)
 	for _, s := range r.Escrows {
 		if s.State == decide.EscrowFailed {
@@ -81,6 +93,7 @@ func (a *app) printVerify(r agent.VerifyResult, judge func(agent.VerifyResult) e
 		}
 	}
 	k := r.Keyfile
+	answer, err := judge(r)
 	if a.json {
 		doc := verifyDoc{jsonVersion, keyfileDoc{Good: k.Good, Fingerprint: k.Key, Why: k.Why, Proof: proofOf(r.Rows, k.Key)},
 			r.Known, rowsDocOf(r.Rows), triedDocs(r.Rows, r.Candidates)}
@@ -92,19 +105,29 @@ func (a *app) printVerify(r agent.VerifyResult, judge func(agent.VerifyResult) e
 		if !k.Good {
 			own.Unreadable = k.Why
 		}
-		a.printTried(r.Rows, append([]agent.Candidate{own}, r.Candidates...))
+		colour := green
+		if answer == "" { // and at the end once more
+			answer, colour = err.Error(), red
+		}
+		a.answer(colour, answer)
+		if r.Daemon.Is != agent.DaemonNotAsked && !a.brief {
+			a.line("the daemon: %s", daemonLine(r.Daemon, r.Decision))
+		}
+		if n := a.printTried(r.Rows, append([]agent.Candidate{own}, r.Candidates...)); n > foldAfter && err == nil {
+			a.answer(colour, answer)
+		}
 	}
-	return judge(r)
+	return err
 }
 
 // judgeDatabase says which key another database needs.
-func (a *app) judgeDatabase(r agent.VerifyResult, database string) error {
+func judgeDatabase(r agent.VerifyResult, database string) (string, error) {
 	if r.Rows.State != decide.RowsAnswer {
 		hint := "is it the right one, does it answer, and may the role of --database read table secrets?"
 		if errors.Is(r.Rows.Err, rows.ErrLoose) {
 			hint = remedyOf(rows.ErrLoose)
 		}
-		return outcome{exitDoubt, "nothing is proven: " + r.Rows.Why, []string{hint}}
+		return "", outcome{exitDoubt, "nothing is proven: " + r.Rows.Why, []string{hint}}
 	}
 	best := agent.Candidate{Source: agent.FromKeyfile, Key: r.Keyfile.Key, Proof: r.Rows.Proofs[r.Keyfile.Key]}
 	for _, c := range r.Candidates {
@@ -115,22 +138,16 @@ func (a *app) judgeDatabase(r agent.VerifyResult, database string) error {
 	install := "put it into place: keyguard restore --for-database " + database
 	switch p := best.Proof; {
 	case p.Verdict == rows.Opens:
-		if !a.json {
-			a.line("that database needs key %s, from %s", best.Key, best.Source)
-		}
-		if !r.Keyfile.Good || best.Key != r.Keyfile.Key {
-			a.hint(install)
-		}
-		return nil
+		return fmt.Sprintf("that database needs key %s, from %s", best.Key, best.Source), nil
 	case p.Opened > 0:
-		return outcome{exitDoubt, fmt.Sprintf("no key opens all rows of that database; key %s, from %s, opens %d of %d", best.Key, best.Source, p.Opened, p.Checked),
+		return "", outcome{exitDoubt, fmt.Sprintf("no key opens all rows of that database; key %s, from %s, opens %d of %d", best.Key, best.Source, p.Opened, p.Checked),
 			[]string{install, "when the daemon uses it: keyguard repair"}}
 	}
-	return a.judgeNone(r)
+	return "", judgeNone(r)
 }
 
 // judgeNone is for rows that no key opens.
-func (a *app) judgeNone(r agent.VerifyResult) error {
+func judgeNone(r agent.VerifyResult) error {
 	for _, s := range r.Escrows {
 		if s.State == decide.EscrowFailed {
 			return outcome{exitDoubt, fmt.Sprintf("no key at hand opens a row, and escrow %q cannot answer", s.Name), []string{remedyOf(s.Err)}}
@@ -139,19 +156,20 @@ func (a *app) judgeNone(r agent.VerifyResult) error {
 	return outcome{exitLost, "no key that can be had opens a row", nil}
 }
 
-func (a *app) judgeVerify(r agent.VerifyResult) error {
+// judgeVerify says in a line that the keyfile is right, or in an error why not.
+func judgeVerify(r agent.VerifyResult) (string, error) {
 	switch r.Rows.State {
 	case decide.RowsSilent:
-		return outcome{exitDoubt, "nothing is proven: " + r.Rows.Why, []string{"how the key stands all the same: keyguard status"}}
+		return "", outcome{exitDoubt, "nothing is proven: " + r.Rows.Why, []string{"how the key stands all the same: keyguard status"}}
 	case decide.RowsUnknown:
-		return outcome{exitDoubt, "nothing is proven: " + r.Rows.Why, []string{remedyOf(r.Rows.Err)}}
+		return "", outcome{exitDoubt, "nothing is proven: " + r.Rows.Why, []string{remedyOf(r.Rows.Err)}}
 	}
 	own := proofOf(r.Rows, r.Keyfile.Key)
 	if r.Keyfile.Good && own != nil && own.Verdict == rows.Opens {
-		return nil
+		return fmt.Sprintf("the keyfile's key %s %s", r.Keyfile.Key, opened(r.Rows, r.Keyfile.Key)), nil
 	}
 	if r.Decision.Action == decide.Doubt {
-		return outcome{exitDoubt, r.Decision.Reason, []string{"when the escrow answers again: keyguard restore; to choose yourself: keyguard restore --from NAME"}}
+		return "", outcome{exitDoubt, r.Decision.Reason, []string{"when the escrow answers again: keyguard restore; to choose yourself: keyguard restore --from NAME"}}
 	}
 	var best agent.Candidate
 	split := false
@@ -163,14 +181,14 @@ func (a *app) judgeVerify(r agent.VerifyResult) error {
 	}
 	switch {
 	case r.Keyfile.Good && own != nil && own.Opened > 0 && split && own.Opened >= best.Proof.Opened:
-		return outcome{exitDoubt, fmt.Sprintf("the table is split between keys: the keyfile's key %s opens %d of %d rows", r.Keyfile.Key, own.Opened, own.Checked),
+		return "", outcome{exitDoubt, fmt.Sprintf("the table is split between keys: the keyfile's key %s opens %d of %d rows", r.Keyfile.Key, own.Opened, own.Checked),
 			[]string{"bring it under one key: keyguard repair"}}
 	case r.Keyfile.Good && own != nil && own.Opened > 0 && own.Opened >= best.Proof.Opened:
-		return outcome{exitDoubt, fmt.Sprintf("the keyfile's key %s opens only %d of %d rows, and no other key opens more", r.Keyfile.Key, own.Opened, own.Checked),
+		return "", outcome{exitDoubt, fmt.Sprintf("the keyfile's key %s opens only %d of %d rows, and no other key opens more", r.Keyfile.Key, own.Opened, own.Checked),
 			[]string{"if you have the key of the others: keyguard import --escrow-only"}}
 	case best.Key != "":
-		return outcome{exitDoubt, fmt.Sprintf("the keyfile is %s; key %s opens %d of %d rows", r.Keyfile.State(), best.Key, best.Proof.Opened, best.Proof.Checked),
+		return "", outcome{exitDoubt, fmt.Sprintf("the keyfile is %s; key %s opens %d of %d rows", r.Keyfile.State(), best.Key, best.Proof.Opened, best.Proof.Checked),
 			[]string{"put it into place: keyguard restore"}}
 	}
-	return a.judgeNone(r)
+	return "", judgeNone(r)
 }

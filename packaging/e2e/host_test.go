@@ -39,23 +39,29 @@ func onGuardedHosts(t *testing.T, test func(machine)) {
 	for _, suite := range guest.Suites {
 		t.Run(suite, func(t *testing.T) {
 			t.Parallel()
-			h := hosts[suite]
-			h.making.Do(func() { h.make(t, suite) })
-			if h.made == nil {
-				t.Fatal("there is no guarded host")
-			}
-			g, err := h.made.Clone()
-			if err != nil {
-				t.Fatal(err)
-			}
-			m := closed(t, g)
-			m.check(m.g.Boot(m.ctx))
-			m.waitJournal("containarium", "Secrets store ready")
-			m.wait("curl -sf -X DELETE " + control + "/calls")
-			m.wait("keyguard status")
-			test(m)
+			test(guardedHost(t, suite))
 		})
 	}
+}
+
+// guardedHost is a guarded host of that suite, booted and green.
+func guardedHost(t *testing.T, suite string) machine {
+	t.Helper()
+	h := hosts[suite]
+	h.making.Do(func() { h.make(t, suite) })
+	if h.made == nil {
+		t.Fatal("there is no guarded host")
+	}
+	g, err := h.made.Clone()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := closed(t, g)
+	m.check(m.g.Boot(m.ctx))
+	m.waitJournal("containarium", "Secrets store ready")
+	m.wait("curl -sf -X DELETE " + control + "/calls")
+	m.wait("keyguard status")
+	return m
 }
 
 func (h *host) make(t *testing.T, suite string) {

@@ -1,0 +1,226 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/packaging/testing/guest"
+)
+
+// night is a state of the host in which somebody is woken.
+type night struct {
+	name   string
+	broken string // the script that breaks it
+	line   string // a regular expression for the first line of keyguard status
+	code   int    // its exit status
+	typed  []typed
+	after  string // what only this night had goes again
+}
+
+// typed is a command that the screen names, and nothing else is typed.
+type typed struct {
+	named string
+	how   string // the same with the answers that it asks for; "" where it asks for none
+}
+
+// answers has a person at a terminal type that and answer it.
+func answers(command, lines string) typed {
+	return typed{command, `printf '` + lines + `' | script -qec '` + command + `' /dev/null`}
+}
+
+// nightWords are what the scripts below are made of.
+const nightWords = `
+K=` + keyfile + ` W=` + watcher + ` C=` + configFile + `
+foreign() { head -c 32 /dev/urandom >/root/foreign; install -m 0400 /root/foreign $K; }
+# on_top puts standard input on top of the escrow's current shelf, as by hand.
+on_top() { curl -sf --data-binary @- '` + control + `/version?secret=projects/stories/secrets/` + secret + `'; }
+newest() { curl -sf '` + control + `/version?secret=projects/stories/secrets/` + secret + `' | tr , '\n' | wc -l; }
+sql() { printf '%s\n' "$1" | su postgres -c 'psql -qAt -v ON_ERROR_STOP=1 containarium'; }
+# started waits until the daemon's present start has said that.
+started() { until journalctl --sync; journalctl -q -o cat _SYSTEMD_INVOCATION_ID=$(systemctl show -p InvocationID --value containarium) | grep -qF "$1"; do sleep 0.1; done; }
+# between does something after prestart has passed the key and before the daemon reads it,
+# where no watcher sees it.
+between() {
+	systemctl stop $W
+	systemctl set-environment STANDIN_READ_DELAY=3s
+	systemctl restart containarium
+	eval "$1"
+	started "$2"
+	systemctl unset-environment STANDIN_READ_DELAY
+	systemctl start $W
+}
+`
+
+// nights come one after the other on one host, and each begins on the green that the one
+// before has ended in.
+var nights = []night{
+	{name: "the watcher is stopped", broken: "systemctl stop $W",
+		line: `^amiss: the watcher does not run \(inactive\)`, code: 12,
+		typed: []typed{{named: "systemctl enable --now containarium-keyguard.service"}}},
+	{name: "the watcher is masked", broken: "systemctl mask --now $W",
+		line: `^amiss: the watcher does not run \(masked\)`, code: 12,
+		typed: []typed{{named: "systemctl unmask containarium-keyguard.service; systemctl enable --now containarium-keyguard.service"}}},
+	{name: "the drill's timer is off", broken: "systemctl disable --now $W-drill.timer",
+		line: `^amiss: the weekly drill is not to come`, code: 12,
+		typed: []typed{{named: "systemctl enable --now containarium-keyguard-drill.timer"}}},
+	{name: "a foreign key under the running daemon", broken: "foreign",
+		line: `^doubt: the keyfile is not right: key [0-9a-f]{16} belongs there`, code: 11,
+		typed: []typed{{named: "keyguard restore"}}},
+	{name: "the key of before a rotation, put back by hand", broken: "cp $K /root/before; keyguard rotate --yes; install -m 0400 /root/before $K",
+		line: `^doubt: the keyfile is not right`, code: 11,
+		typed: []typed{{named: "keyguard restore"}}},
+	{name: "a dump of before a rotation is loaded", broken: `
+sql 'create table dump as select * from secrets'
+keyguard rotate --yes
+sql 'delete from secrets; insert into secrets select * from dump; drop table dump'`,
+		line: `^doubt: the keyfile is not right`, code: 11,
+		typed: []typed{{named: "systemctl restart containarium.service"}}},
+	{name: "the daemon has made a key of its own", broken: `between 'rm $K' 'NEW MASTER KEY'`,
+		line: `^doubt: the keyfile is not right`, code: 11,
+		typed: []typed{{named: "systemctl restart containarium.service"}}},
+	{name: "the keyfile was loose when the daemon read it", broken: `between 'chmod 0644 $K' 'insecure permissions'`,
+		line: `^amiss: restart needed: the daemon runs without secrets, since it could not load the keyfile`, code: 12,
+		typed: []typed{{named: "systemctl restart containarium.service"}}},
+	{name: "Postgres came late", broken: `
+systemctl stop postgresql
+systemctl restart containarium
+started 'Failed to connect to Postgres'
+systemctl start postgresql`,
+		line: `^amiss: restart needed: the daemon runs without secrets, since Postgres did not answer`, code: 12,
+		typed: []typed{{named: "systemctl restart containarium.service"}}},
+	{name: "the daemon has read its key and keeps no secrets", broken: `
+systemctl set-environment STANDIN_NO_CIPHER=1
+systemctl restart containarium
+started 'Failed to construct secrets cipher'
+systemctl unset-environment STANDIN_NO_CIPHER`,
+		line: `^amiss: the daemon has read its key and runs without secrets all the same`, code: 12,
+		typed: []typed{{named: "systemctl restart containarium.service"}}},
+	{name: "another host writes to the same place", broken: "head -c 32 /dev/urandom | on_top",
+		line: `^lagging: escrow "gcp": copy current/[0-9]+ there is not from this host`, code: 12,
+		typed: []typed{answers("keyguard accept", `y\n`)}},
+	{name: "rubbish on top of the shelf", broken: "head -c 31 /dev/urandom | on_top",
+		line: `^lagging: escrow "gcp" does not hold key`, code: 12,
+		typed: []typed{{named: "keyguard backup"}}},
+	{name: "the key on top as the runbook would not restore it", broken: "base64 $K | on_top",
+		line: `^lagging: escrow "gcp" has copy current/[0-9]+ on top, which is key [0-9a-f]{16} as base64`, code: 12,
+		typed: []typed{{named: "keyguard backup"}}},
+	{name: "the newest copy is destroyed", broken: `curl -sf -X POST "` + control + `/state?secret=projects/stories/secrets/` + secret + `&version=$(newest)&state=DESTROYED"`,
+		line: `^lagging: escrow "gcp" does not hold key`, code: 12,
+		typed: []typed{{named: "keyguard backup"}}},
+	{name: "the place is gone", broken: "curl -sf -X DELETE '" + control + "/secret?secret=projects/stories/secrets/" + secret + "'",
+		line: `^lagging: escrow "gcp" cannot answer: .* no such place`, code: 12,
+		typed: []typed{answers("keyguard init", `\ny\n`)}},
+	{name: "no escrow is configured", broken: `
+cp -p $C /root/good.toml; sed -i '/^\[\[escrow/,$d' $C
+mkdir -p /mnt/keys; mount -t tmpfs -o mode=0700 keys /mnt/keys
+systemctl reload $W`,
+		line: `^lagging: key [0-9a-f]{16} is in place, and no escrow is configured`, code: 12,
+		typed: []typed{answers("keyguard init", `3\n\n/mnt/keys\n\n5\ny\n`)},
+		after: "cp -p /root/good.toml $C; umount /mnt/keys; systemctl reload $W"},
+	{name: "a row was tampered with", broken: `
+containarium secrets set bob OTHER milk
+sql "update secrets set ciphertext = set_byte(ciphertext, 0, get_byte(ciphertext, 0) # 1) where username = 'bob'"`,
+		line: `^doubt: the table is split, or rows were tampered with: key [0-9a-f]{16} opens 1 of 2 rows`, code: 11,
+		typed: []typed{{named: "keyguard drill --full"}, {named: "containarium secrets set", how: "containarium secrets set bob OTHER milk"}}},
+	{name: "the table is split", broken: `between 'rm $K' 'NEW MASTER KEY'
+containarium secrets set carol THIRD wine`,
+		line: `^doubt: the keyfile is not right: .* opens 2 of 3 rows`, code: 11,
+		typed: []typed{answers("keyguard repair", `y\n`)}},
+	{name: "a rotation is under way", broken: `
+systemd-run --quiet --collect --unit=holder --uid=postgres psql -q containarium -c 'begin' -c 'lock table secrets in share mode' -c '\! sleep 600'
+until sql "select 1 from pg_locks where mode = 'ShareLock' and granted and relation = 'secrets'::regclass" | grep -q 1; do sleep 0.05; done
+begun=$(grep -c '"commit-begun"' ` + ledgerFile + `)
+systemd-run --quiet --collect --unit=operator keyguard rotate --yes
+until [ "$(grep -c '"commit-begun"' ` + ledgerFile + `)" -gt "$begun" ]; do sleep 0.05; done`,
+		line: `^busy: a rotation is under way since `, code: 15,
+		// It ends when whoever holds the table lets go of it, and is followed for so long.
+		typed: []typed{{"journalctl -fu containarium-keyguard-rotate.service", `
+journalctl -fu containarium-keyguard-rotate.service >/root/followed & follower=$!
+systemctl stop holder
+while systemctl is-active -q operator; do sleep 0.1; done
+kill $follower`}}},
+	{name: "every copy is lost, and a sheet is in the safe", broken: `
+cp $K /root/safe
+systemctl stop containarium
+rm -f $K ` + quarantine + `/*
+curl -sf -X DELETE '` + control + `/secret?secret=projects/stories/secrets/` + secret + `'
+curl -sf -X DELETE '` + control + `/secret?secret=projects/stories/secrets/` + secret + `-quarantine'
+keyguard init --yes || true
+rm -f ` + quarantine + `/*
+systemctl start containarium`,
+		line: `^lost: no key that can be had opens a row`, code: 10,
+		typed: []typed{{"keyguard import", "keyguard import </root/safe"}, {named: "keyguard backup"}}},
+}
+
+// Whoever is woken reads one line and types the command that stands below it. Of twenty
+// broken states and one more each is told by the first line and the exit status of keyguard
+// status, and what it names, typed as it is named, ends in green.
+func TestNights(t *testing.T) {
+	t.Parallel()
+	m := guardedHost(t, guest.Suites[len(guest.Suites)-1])
+	m.run("sed -i '1i [watch]\\nrescan = \"1s\"' " + configFile)
+	m.reload()
+	for _, n := range nights {
+		m.part(n.name, func(m machine) { m.night(n) })
+	}
+	// A machine that was made by copying this one: it is another at its next boot.
+	m.run("head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \\n' >/etc/machine-id; echo >>/etc/machine-id")
+	m.check(m.g.Reboot(m.ctx))
+	m.part("this machine is a copy of another", func(m machine) {
+		m.night(night{line: `^lagging: the ledger is another machine's`, code: 12, typed: []typed{answers("keyguard accept", `y\n`)}})
+	})
+}
+
+func (m machine) night(n night) {
+	m.Helper()
+	m.run(nightWords + n.broken)
+	said := m.status(n)
+	for i, c := range n.typed {
+		if i > 0 {
+			said += m.run("keyguard status 2>&1 >/dev/null || true")
+		}
+		if !strings.Contains(said, c.named) {
+			m.Fatalf("nothing names %q:\n%s", c.named, said)
+		}
+		if c.how == "" {
+			c.how = c.named
+		}
+		said = m.run("{ " + c.how + "\n} 2>&1 || true")
+	}
+	if n.after != "" {
+		defer m.run(nightWords + n.after)
+	}
+	// The watcher saves what is due, and restarts a daemon that was parked.
+	m.green(said)
+}
+
+// green waits until keyguard status is.
+func (m machine) green(said string) {
+	m.Helper()
+	if err := m.g.Wait(m.ctx, "keyguard status"); err != nil {
+		m.Fatalf("%v\nafter what was typed, which said:\n%s", err, said)
+	}
+}
+
+// status waits until the first line of keyguard status says how the night is, and returns
+// the first hint below it.
+func (m machine) status(n night) string {
+	m.Helper()
+	line := regexp.MustCompile(n.line)
+	for {
+		out := strings.Split(m.run(`code=0; keyguard status >/root/shown 2>/root/said || code=$?
+head -n 1 /root/shown; echo $code; grep -m 1 '^hint: ' /root/said || true`), "\n")
+		if len(out) == 3 && line.MatchString(out[0]) && out[1] == strconv.Itoa(n.code) {
+			return out[2]
+		}
+		if m.ctx.Err() != nil {
+			m.Fatalf("status says %q, want %s and %d", out, n.line, n.code)
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}

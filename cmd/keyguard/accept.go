@@ -14,6 +14,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
@@ -41,7 +42,7 @@ Exit status: 0 done; 2 not confirmed; 11 the rows cannot be asked (--new);
 			opts := agent.AcceptOptions{Person: person(),
 				Confirm:     func(r agent.AcceptResult) (bool, error) { return a.confirmAccept(ctx, r) },
 				ConfirmRows: func(dependent int64) (bool, error) { return a.confirmRows(ctx, dependent) }}
-			a.working("asking the rows and %d escrows …", len(h.Escrows))
+			a.working("asking the rows and %s …", printable.Count(int64(len(h.Escrows)), "escrow"))
 			accept := agent.Accept
 			if fresh {
 				accept = agent.AcceptNew

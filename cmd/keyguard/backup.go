@@ -11,6 +11,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
 func (a *app) backupCommand() *cobra.Command {
@@ -26,7 +27,7 @@ quarantine, to protect the last good copy.`,
 		Example: `  keyguard backup
   keyguard backup --json | jq '.escrows[] | select(.saved | not)'`,
 		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
-			a.working("asking the rows and %d escrows …", len(h.Escrows))
+			a.working("asking the rows and %s …", printable.Count(int64(len(h.Escrows)), "escrow"))
 			r, err := agent.Backup(ctx, h)
 			if err != nil {
 				return err

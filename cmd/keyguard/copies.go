@@ -13,6 +13,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
 func (a *app) copiesCommand() *cobra.Command {
@@ -26,7 +27,7 @@ Exit status: 0 done; 12 an escrow could not answer.`,
 		Example: `  keyguard copies
   keyguard copies --json`,
 		RunE: a.operate(func(ctx context.Context, h *agent.Host, _ *config.Config) error {
-			a.working("asking %d escrows …", len(h.Escrows))
+			a.working("asking %s …", printable.Count(int64(len(h.Escrows)), "escrow"))
 			return a.printCopies(agent.Copies(ctx, h))
 		}),
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
@@ -30,7 +31,7 @@ Exit status: 0 nothing to do; 12 a threat is not survived, a check found a
 problem or an escrow lags; 10 lost; 11 doubt.`,
 		Example: `  keyguard doctor --json | jq -r '.threats[].improve // empty'`,
 		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
-			a.working("asking the rows, %d escrows and systemd …", len(h.Escrows))
+			a.working("asking the rows, %s and systemd …", printable.Count(int64(len(h.Escrows)), "escrow"))
 			r, err := agent.Doctor(ctx, h, a.doctorOptions(cfg))
 			if err != nil {
 				return err

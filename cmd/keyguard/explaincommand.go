@@ -15,6 +15,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/hooks"
 	"github.com/footprintai/containarium-keyguard/units/catalog"
 )
@@ -118,7 +119,7 @@ type keyDoc struct {
 
 // explainKey says where a key is and was.
 func (a *app) explainKey(ctx context.Context, h *agent.Host, cfg *config.Config, f key.Fingerprint) error {
-	a.working("asking %d escrows …", len(h.Escrows))
+	a.working("asking %s …", printable.Count(int64(len(h.Escrows)), "escrow"))
 	copies := agent.Copies(ctx, h)
 	record, err := h.Ledger.Read()
 	if err != nil {

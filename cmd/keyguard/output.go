@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -193,7 +192,7 @@ func (a *app) allFlag(c *cobra.Command) {
 // colourWhen is the value of --color; "" is auto.
 type colourWhen string
 
-func (w *colourWhen) String() string { return cmp.Or(string(*w), "auto") }
+func (w *colourWhen) String() string { return string(*w) }
 func (*colourWhen) Type() string     { return "when" }
 
 func (w *colourWhen) Set(text string) error {

@@ -11,6 +11,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 	"github.com/footprintai/containarium-keyguard/hooks"
 )
@@ -60,7 +61,7 @@ func (a *app) repair(ctx context.Context, opts agent.RepairOptions, here bool) e
 	}
 	signal.Ignore(syscall.SIGHUP) // a lost terminal is no reason to stop halfway
 	if !opts.DryRun && !a.yes {
-		a.working("asking the rows and %d escrows …", len(h.Escrows))
+		a.working("asking the rows and %s …", printable.Count(int64(len(h.Escrows)), "escrow"))
 		r, err := agent.CheckRepair(ctx, h, opts)
 		if err != nil || !r.Needed {
 			return a.printRepair(r, opts, err)

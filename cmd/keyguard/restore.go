@@ -47,7 +47,7 @@ Exit status: 0 the keyfile is right; 11 nothing can tell; 13 no usable copy;
 				}
 			}
 			opts.Person = person()
-			a.working("asking the rows and %d escrows …", len(h.Escrows))
+			a.working("asking the rows and %s …", printable.Count(int64(len(h.Escrows)), "escrow"))
 			r, err := agent.Restore(ctx, h, opts)
 			a.printRestore(r, opts.DryRun, err)
 			if !opts.DryRun {

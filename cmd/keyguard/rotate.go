@@ -15,6 +15,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 	"github.com/footprintai/containarium-keyguard/hooks"
@@ -87,7 +88,7 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions, here bool) e
 	}
 	signal.Ignore(syscall.SIGHUP) // a lost terminal is no reason to stop halfway
 	if !opts.DryRun && !a.yes {
-		a.working("asking the rows and %d escrows …", len(h.Escrows))
+		a.working("asking the rows and %s …", printable.Count(int64(len(h.Escrows)), "escrow"))
 		r, err := agent.CheckRotation(ctx, h, opts)
 		if err != nil {
 			return err

@@ -33,7 +33,7 @@ is under way.`,
 		Example: `  keyguard status
   keyguard status --json | jq -r .verdict`,
 		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
-			a.working("asking the rows and %d escrows …", len(h.Escrows))
+			a.working("asking the rows and %s …", printable.Count(int64(len(h.Escrows)), "escrow"))
 			r, err := agent.Status(ctx, h)
 			if err != nil {
 				return err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -43,4 +44,17 @@ func startOnTerminal(t *testing.T, c *exec.Cmd) (control *os.File) {
 	tooLong := time.AfterFunc(longest, func() { c.Process.Kill() })
 	t.Cleanup(func() { tooLong.Stop() })
 	return control
+}
+
+// TestColourWhen: --color counts more than what is printed to, and NO_COLOR less.
+func TestColourWhen(t *testing.T) {
+	for when, want := range map[colourWhen]string{"": "green", "auto": "green", "never": "green", "always": "\x1b[32mgreen\x1b[0m"} {
+		for _, no := range []string{"", "1"} {
+			t.Setenv("NO_COLOR", no)
+			a := &app{out: &bytes.Buffer{}, when: when}
+			if got := a.paint(green, "green"); got != want {
+				t.Errorf("--color=%s, NO_COLOR=%s: %q", when, no, got)
+			}
+		}
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
@@ -42,7 +43,7 @@ keyfile does not open all of them.`,
 				h.OpenRows = open
 				judge = func(r agent.VerifyResult) (string, error) { return judgeDatabase(r, database) }
 			}
-			a.working("asking the rows and %d escrows …", len(h.Escrows))
+			a.working("asking the rows and %s …", printable.Count(int64(len(h.Escrows)), "escrow"))
 			r, err := agent.Verify(ctx, h)
 			if err != nil {
 				return err

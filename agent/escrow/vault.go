@@ -969,8 +969,11 @@ func vaultNumber(n any) (uint64, error) {
 }
 
 // history lists the versions of <path> that the engine still has, newest first.
-func (v *Vault) history(ctx context.Context) ([]vaultEntry, error) {
-	path, _, err := v.path(ctx, "metadata", v.o.Path)
+func (v *Vault) history(ctx context.Context) ([]vaultEntry, error) { return v.historyOf(ctx, v.o.Path) }
+
+// historyOf is history of any entry.
+func (v *Vault) historyOf(ctx context.Context, entry string) ([]vaultEntry, error) {
+	path, _, err := v.path(ctx, "metadata", entry)
 	if err != nil {
 		return nil, err
 	}

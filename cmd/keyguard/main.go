@@ -164,7 +164,7 @@ proves every copy on the rows in Postgres that the key must open.`,
 		&cobra.Group{ID: "systemd", Title: "Commands for systemd:"})
 	for _, c := range []*cobra.Command{
 		a.statusCommand(), a.initCommand(), a.backupCommand(), a.verifyCommand(), a.copiesCommand(),
-		a.restoreCommand(), a.rotateCommand(), a.repairCommand(), a.importCommand(), a.paperCommand(), a.acceptCommand(), a.doctorCommand(), a.reportCommand(), a.configCommand(),
+		a.restoreCommand(), a.rotateCommand(), a.repairCommand(), a.importCommand(), a.paperCommand(), a.acceptCommand(), a.doctorCommand(), a.reportCommand(), a.fleetCommand(), a.configCommand(),
 		a.logCommand(), a.explainCommand(), a.versionCommand(),
 	} {
 		c.GroupID = "people"

@@ -197,48 +197,71 @@ func openEscrow(cfg *config.Config, e config.Escrow, brought []string) (escrow.E
 	if e.Wrong != nil {
 		return nil, errors.New(e.Wrong.Brief())
 	}
-	part := escrow.PartOf{}
-	if e.Part != 0 {
-		part = escrow.PartOf{Need: e.Need, Number: e.Part}
-	}
 	identities := brought
 	if e.IdentityFile != "" {
 		identities = append([]string{e.IdentityFile}, brought...)
 	}
 	switch e.Kind {
 	case config.GCPSecretManager:
-		return escrow.NewGCP(escrow.GCPOptions{
-			Name: e.Name, Project: e.Project, Secret: e.Secret, Location: e.Location, Replicas: e.Replicas,
-			CredentialsFile: e.CredentialsFile, Endpoint: e.Endpoint, Plaintext: e.Plaintext,
-			SealTo: e.Sealed(), IdentityFiles: identities, Part: part,
-		})
+		return escrow.NewGCP(gcpOptions(e, identities))
 	case config.VaultKV:
-		return escrow.NewVault(escrow.VaultOptions{
-			Name: e.Name, Address: e.Address, Mount: e.Mount, Path: e.Path, Namespace: e.Namespace, CAFile: e.CAFile,
-			TokenFile: e.TokenFile, RoleIDFile: e.RoleIDFile, SecretIDFile: e.SecretIDFile,
-			SealTo: e.Sealed(), IdentityFiles: identities, Part: part,
-		})
+		return escrow.NewVault(vaultOptions(e, identities))
 	case config.AWS:
-		return escrow.NewAWS(escrow.AWSOptions{
-			Name: e.Name, Region: e.Region, Secret: e.Secret, Endpoint: e.Endpoint, Plaintext: e.Plaintext,
-			Credentials: escrow.AWSCredentials{Kind: e.Credentials, File: e.CredentialsFile, Profile: e.Profile,
-				Role: e.Role, TokenFile: e.TokenFile, Process: e.Process},
-			SealTo: e.Sealed(), IdentityFiles: identities, Part: part,
-		})
+		return escrow.NewAWS(awsOptions(e, identities))
 	case config.Directory:
 		self, err := os.Executable()
 		if err != nil {
 			return nil, fmt.Errorf("cannot find this program: %w", err)
 		}
-		return escrow.NewIsolated(self, []string{serveDirectory}, escrow.DirectoryOptions{
-			Name: e.Name, Path: e.Path, Recipients: e.Sealed(), IdentityFiles: identities,
-			Keyfile: cfg.Keyfile, AllowSameDisk: e.AllowSameDisk, Part: part,
-		}, 0)
+		return escrow.NewIsolated(self, []string{serveDirectory}, directoryOptions(cfg, e, identities), 0)
 	}
-	return escrow.NewCommand(escrow.CommandOptions{
+	return escrow.NewCommand(commandOptions(e, identities))
+}
+
+func partOf(e config.Escrow) escrow.PartOf {
+	if e.Part == 0 {
+		return escrow.PartOf{}
+	}
+	return escrow.PartOf{Need: e.Need, Number: e.Part}
+}
+
+func gcpOptions(e config.Escrow, identities []string) escrow.GCPOptions {
+	return escrow.GCPOptions{
+		Name: e.Name, Project: e.Project, Secret: e.Secret, Location: e.Location, Replicas: e.Replicas,
+		CredentialsFile: e.CredentialsFile, Endpoint: e.Endpoint, Plaintext: e.Plaintext,
+		SealTo: e.Sealed(), IdentityFiles: identities, Part: partOf(e),
+	}
+}
+
+func vaultOptions(e config.Escrow, identities []string) escrow.VaultOptions {
+	return escrow.VaultOptions{
+		Name: e.Name, Address: e.Address, Mount: e.Mount, Path: e.Path, Namespace: e.Namespace, CAFile: e.CAFile,
+		TokenFile: e.TokenFile, RoleIDFile: e.RoleIDFile, SecretIDFile: e.SecretIDFile,
+		SealTo: e.Sealed(), IdentityFiles: identities, Part: partOf(e),
+	}
+}
+
+func awsOptions(e config.Escrow, identities []string) escrow.AWSOptions {
+	return escrow.AWSOptions{
+		Name: e.Name, Region: e.Region, Secret: e.Secret, Endpoint: e.Endpoint, Plaintext: e.Plaintext,
+		Credentials: escrow.AWSCredentials{Kind: e.Credentials, File: e.CredentialsFile, Profile: e.Profile,
+			Role: e.Role, TokenFile: e.TokenFile, Process: e.Process},
+		SealTo: e.Sealed(), IdentityFiles: identities, Part: partOf(e),
+	}
+}
+
+func directoryOptions(cfg *config.Config, e config.Escrow, identities []string) escrow.DirectoryOptions {
+	return escrow.DirectoryOptions{
+		Name: e.Name, Path: e.Path, Recipients: e.Sealed(), IdentityFiles: identities,
+		Keyfile: cfg.Keyfile, AllowSameDisk: e.AllowSameDisk, Part: partOf(e),
+	}
+}
+
+func commandOptions(e config.Escrow, identities []string) escrow.CommandOptions {
+	return escrow.CommandOptions{
 		Name: e.Name, Preset: e.Preset, Path: commandPath(e), Save: e.Save, List: e.List, Fetch: e.Fetch,
-		EnvironmentFile: e.EnvironmentFile, SealTo: e.Sealed(), IdentityFiles: identities, Part: part,
-	})
+		EnvironmentFile: e.EnvironmentFile, SealTo: e.Sealed(), IdentityFiles: identities, Part: partOf(e),
+	}
 }
 
 // commandPath is what the entries of a password manager are called where the

@@ -47,6 +47,7 @@ is under way.`,
 
 type statusDoc struct {
 	Version  int               `json:"version"`
+	At       *time.Time        `json:"at"` // when this was so
 	Host     string            `json:"host"`
 	Keyguard string            `json:"keyguard"`
 	Health   agent.Health      `json:"health"`
@@ -252,7 +253,7 @@ func statusDocOf(r agent.StatusResult) statusDoc {
 		host = "unknown"
 	}
 	d := statusDoc{
-		Version: jsonVersion, Host: host, Keyguard: version, Health: r.Health, Verdict: r.Line,
+		Version: jsonVersion, At: timeDoc(time.Now()), Host: host, Keyguard: version, Health: r.Health, Verdict: r.Line,
 		Decision: decisionDoc{r.Decision.Rule, r.Decision.Action, r.Decision.Key, r.Decision.Reason},
 		Keyfile: keyfileDoc{Good: r.Keyfile.Good, Fingerprint: r.Keyfile.Key, Why: r.Keyfile.Why, Loose: r.Loose,
 			Proof: proofOf(r.Rows, r.Keyfile.Key)},

@@ -1,4 +1,4 @@
-// Package awssecrets is a fake AWS Secrets Manager: the five actions that keyguard calls,
+// Package awssecrets is a fake AWS Secrets Manager: the actions that keyguard calls,
 // made after the service's API reference, its quotas and its error messages. Of requests
 // it is stricter than the service: whatever no client of the API may send is an abuse,
 // which the test that started it finds in Abuses.
@@ -45,6 +45,9 @@ var Actions = []string{"CreateSecret", "DescribeSecret", "GetSecretValue", "List
 
 // Least are those that a host needs where somebody else has made the secrets.
 var Least = []string{"DescribeSecret", "GetSecretValue", "ListSecretVersionIds", "PutSecretValue"}
+
+// Audit are those of somebody who looks at many hosts and reads no value.
+var Audit = []string{"DescribeSecret", "ListSecretVersionIds", "ListSecrets"}
 
 // Identity is who may ask.
 type Identity struct {
@@ -386,6 +389,12 @@ type request struct {
 	IncludeDeprecated  bool
 	MaxResults         int
 	NextToken          string
+
+	Filters []struct {
+		Key    string
+		Values []string
+	}
+	IncludePlannedDeletion bool
 }
 
 // members are those that each action knows.
@@ -393,6 +402,7 @@ var members = map[string][]string{
 	"CreateSecret":         {"Name", "ClientRequestToken", "Description", "Tags"},
 	"DescribeSecret":       {"SecretId"},
 	"GetSecretValue":       {"SecretId", "VersionId", "VersionStage"},
+	"ListSecrets":          {"Filters", "IncludePlannedDeletion", "MaxResults", "NextToken"},
 	"ListSecretVersionIds": {"SecretId", "IncludeDeprecated", "MaxResults", "NextToken"},
 	"PutSecretValue":       {"SecretId", "ClientRequestToken", "SecretString", "SecretBinary", "VersionStages"},
 }
@@ -510,6 +520,12 @@ func (s *Server) answer(r *http.Request, action string, body []byte, now time.Ti
 			s.abuse("%s has no member %s", action, name)
 		}
 	}
+	if action == "ListSecrets" {
+		if !slices.Contains(who.Actions, action) {
+			return nil, bad("AccessDeniedException", "User: arn:aws:sts::123456789012:assumed-role/host/i-0 is not authorized to perform: secretsmanager:%s because no identity-based policy allows the secretsmanager:%s action", action, action)
+		}
+		return s.listSecrets(q)
+	}
 	name := q.SecretID
 	if action == "CreateSecret" {
 		name = q.Name
@@ -554,6 +570,37 @@ func (s *Server) act(action, name string, x *secret, q request) (map[string]any,
 		return s.get(head, x, q)
 	}
 	return s.put(head, x, q)
+}
+
+// listSecrets lists by name; a filter on it is a prefix.
+func (s *Server) listSecrets(q request) (map[string]any, error) {
+	if q.MaxResults < 1 || q.MaxResults > 100 {
+		return nil, bad("InvalidParameterException", "MaxResults must be between 1 and 100.")
+	}
+	size := q.MaxResults
+	if s.o.Page > 0 {
+		size = min(size, s.o.Page)
+	}
+	names := slices.DeleteFunc(slices.Sorted(maps.Keys(s.secrets)), func(n string) bool {
+		if !s.secrets[n].deleted.IsZero() && !q.IncludePlannedDeletion {
+			return true
+		}
+		for _, f := range q.Filters {
+			if f.Key != "name" || !slices.ContainsFunc(f.Values, func(v string) bool { return strings.HasPrefix(n, v) }) {
+				return true
+			}
+		}
+		return n <= q.NextToken
+	})
+	list := []map[string]any{}
+	for _, n := range names[:min(size, len(names))] {
+		list = append(list, map[string]any{"Name": n, "SecretVersionsToStages": s.secrets[n].stages()})
+	}
+	out := map[string]any{"SecretList": list}
+	if len(names) > size {
+		out["NextToken"] = names[size-1]
+	}
+	return out, nil
 }
 
 func (s *Server) create(name string, x *secret, q request) (map[string]any, error) {

@@ -76,6 +76,8 @@ type Options struct {
 	Anonymous bool
 	// Unlimited turns the rate limits off.
 	Unlimited bool
+	// Now is the clock of times and rate limits; nil is this machine's.
+	Now func() time.Time
 	// MaxPage makes pages shorter than was asked for, which the API reserves the right to do.
 	MaxPage int
 }
@@ -96,10 +98,10 @@ const (
 var grants = map[Role][]string{
 	Adder:    {"versions.add"},
 	Accessor: {"versions.access"},
-	Viewer:   {"secrets.get", "secrets.list", "versions.get", "versions.list"},
-	Reader:   {"versions.access", "secrets.get", "secrets.list", "versions.get", "versions.list"},
+	Viewer:   {"secrets.get", "secrets.list", "secrets.getIamPolicy", "versions.get", "versions.list"},
+	Reader:   {"versions.access", "secrets.get", "secrets.list", "secrets.getIamPolicy", "versions.get", "versions.list"},
 	Admin: {
-		"secrets.create", "secrets.get", "secrets.list", "secrets.update", "secrets.delete", "secrets.setIamPolicy", "versions.add",
+		"secrets.create", "secrets.get", "secrets.list", "secrets.update", "secrets.delete", "secrets.getIamPolicy", "secrets.setIamPolicy", "versions.add",
 		"versions.access", "versions.get", "versions.list", "versions.enable", "versions.disable", "versions.destroy",
 	},
 }
@@ -170,6 +172,8 @@ type secret struct {
 	Replica  bool     // replication given
 	Regions  []string // of user-managed replication; nil is automatic
 	Versions []*version
+	// Policy has the members of each role on the secret.
+	Policy map[string][]string
 }
 
 type version struct {
@@ -177,7 +181,8 @@ type version struct {
 	Etag               int64
 	State              pb.SecretVersion_State
 	Data               []byte
-	Checksum           bool // the client sent one
+	Checksum           bool      // the client sent one
+	Scheduled          time.Time // when it will be destroyed; zero for never
 }
 
 // Start listens and serves until Close.
@@ -334,6 +339,46 @@ func (s *Server) Set(name string, number int, to pb.SecretVersion_State) error {
 	return s.setLocked(name, number, to, "")
 }
 
+// Schedule disables a version until it is destroyed, as a secret with version_destroy_ttl
+// does where somebody destroys one.
+func (s *Server) Schedule(name string, number int, at time.Time) error {
+	if err := s.Set(name, number, pb.SecretVersion_DISABLED); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state.Secrets[name].Versions[number-1].Scheduled = at
+	s.save()
+	return nil
+}
+
+// Allow gives a role on one secret to a member, which only its policy shows.
+func (s *Server) Allow(name, role, member string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.state.Secrets[name]
+	if c.Policy == nil {
+		c.Policy = map[string][]string{}
+	}
+	c.Policy[role] = append(c.Policy[role], member)
+	s.save()
+}
+
+// GetIamPolicy tells the roles on one secret, and nothing of those on its project.
+func (s *Server) GetIamPolicy(_ context.Context, r *iampb.GetIamPolicyRequest) (*iampb.Policy, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, err := s.find(r.Resource)
+	if err != nil {
+		return nil, err
+	}
+	policy := &iampb.Policy{Version: 1}
+	for _, role := range slices.Sorted(maps.Keys(c.Policy)) {
+		policy.Bindings = append(policy.Bindings, &iampb.Binding{Role: role, Members: slices.Clone(c.Policy[role])})
+	}
+	return policy, nil
+}
+
 // Versions returns the bytes of every version, oldest first; nil where destroyed.
 func (s *Server) Versions(name string) [][]byte {
 	s.mu.Lock()
@@ -357,6 +402,18 @@ func (s *Server) Labels(name string) map[string]string {
 	return nil
 }
 
+// Label puts a label on a secret.
+func (s *Server) Label(name, label, value string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.state.Secrets[name]
+	if c.Labels == nil {
+		c.Labels = map[string]string{}
+	}
+	c.Labels[label] = value
+	s.save()
+}
+
 // Remove takes a secret away, as somebody who deletes it would.
 func (s *Server) Remove(name string) {
 	s.mu.Lock()
@@ -365,7 +422,15 @@ func (s *Server) Remove(name string) {
 	s.save()
 }
 
-func (s *Server) now() time.Time { return time.Now().Add(s.skew) }
+func (s *Server) now() time.Time { return s.clock().Add(s.skew) }
+
+// clock is now without the skew: minutes of the rate limits go by it.
+func (s *Server) clock() time.Time {
+	if s.o.Now != nil {
+		return s.o.Now()
+	}
+	return time.Now()
+}
 
 // intercept does what comes before the call itself: counting, faults, who asks.
 func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
@@ -551,6 +616,7 @@ var rules = map[string]struct {
 	"EnableSecretVersion":  {"versions.enable", "name", "write", writesPerMinute},
 	"DisableSecretVersion": {"versions.disable", "name", "write", writesPerMinute},
 	"DestroySecretVersion": {"versions.destroy", "name", "write", writesPerMinute},
+	"GetIamPolicy":         {"secrets.getIamPolicy", "resource", "read", readsPerMinute},
 	"TestIamPermissions":   {"", "resource", "read", readsPerMinute}, // everybody who is somebody may
 }
 
@@ -581,7 +647,7 @@ func (s *Server) admit(ctx context.Context, method, name string) error {
 	if s.o.Unlimited {
 		return nil
 	}
-	if m := time.Now().Unix() / 60; m != s.minute {
+	if m := s.clock().Unix() / 60; m != s.minute {
 		s.minute = m
 		clear(s.spent)
 	}
@@ -765,6 +831,8 @@ func (s *Server) versionPB(name string, n int, v *version) *pb.SecretVersion {
 	}
 	if v.State == pb.SecretVersion_DESTROYED {
 		out.DestroyTime = timestamppb.New(v.Destroyed)
+	} else if !v.Scheduled.IsZero() {
+		out.ScheduledDestroyTime = timestamppb.New(v.Scheduled)
 	}
 	return out
 }
@@ -978,11 +1046,17 @@ func (s *Server) ListSecrets(_ context.Context, r *pb.ListSecretsRequest) (*pb.L
 	if err != nil {
 		return nil, err
 	}
+	label, value := "", ""
 	if r.Filter != "" {
-		return nil, status.Error(codes.InvalidArgument, "the fake has no filters")
+		var ok bool
+		if label, value, ok = strings.Cut(strings.TrimPrefix(r.Filter, "labels."), "="); !ok || !strings.HasPrefix(r.Filter, "labels.") {
+			return nil, status.Errorf(codes.InvalidArgument, "the fake has no filter %q", r.Filter)
+		}
 	}
 	names := slices.Sorted(maps.Keys(s.state.Secrets))
-	names = slices.DeleteFunc(names, func(n string) bool { return !strings.HasPrefix(n, r.Parent+"/secrets/") })
+	names = slices.DeleteFunc(names, func(n string) bool {
+		return !strings.HasPrefix(n, r.Parent+"/secrets/") || label != "" && s.state.Secrets[n].Labels[label] != value
+	})
 	at := 0
 	if r.PageToken != "" {
 		if at, err = readPageToken(r.PageToken, r.Parent); err != nil || at > len(names) {

@@ -828,7 +828,7 @@ func (s *Server) preflight(t *token, path string) answer {
 }
 
 func (m *mount) list(folder string) answer {
-	prefix := strings.TrimSuffix(folder, "/") + "/"
+	prefix := strings.TrimPrefix(strings.TrimSuffix(folder, "/")+"/", "/") // "" is all of the mount
 	names := map[string]bool{}
 	for name := range m.Entries {
 		if rest, ok := strings.CutPrefix(name, prefix); ok {
@@ -869,6 +869,7 @@ func (m *mount) serve1(method, path string, body map[string]any) answer {
 
 func (m *mount) serve2(method, path string, body map[string]any, asked string) answer {
 	kind, path, ok := strings.Cut(path, "/")
+	ok = ok || method == "LIST" // to such a path the server adds the slash itself
 	if !ok || !slices.Contains([]string{"data", "metadata", "delete", "undelete", "destroy"}, kind) {
 		return answer{404, map[string]any{"data": nil, "warnings": []string{
 			"Invalid path for a versioned K/V secrets engine. See the API docs for the appropriate API endpoints to use. If using the Vault CLI, use 'vault kv get' for this operation."}}}

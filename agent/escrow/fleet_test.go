@@ -1,0 +1,400 @@
+package escrow_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	pb "cloud.google.com/go/secretmanager/apiv1/secretmanagerpb"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	awsfake "github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/awssecrets"
+	sm "github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
+	fake "github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/vault"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+// park is a store of one kind with the places of many hosts, and somebody who may look at
+// its metadata alone.
+type park struct {
+	host   func(host string) escrow.Escrow // as the host itself has it
+	fleet  escrow.Fleet
+	values func() int // how often anybody read a value, or tried
+	reset  func()     // set the counters to zero
+	nohost bool       // it does not list its hosts
+	notold bool       // it tells no times
+}
+
+// parks are stores of every kind.
+var parks = map[string]func(t *testing.T) park{
+	"Secret Manager":             func(t *testing.T) park { return gcpPark(t, sm.Options{MaxPage: 2}) },
+	"a region's":                 func(t *testing.T) park { return gcpPark(t, sm.Options{Location: "europe-west1"}) },
+	"Vault, KV 2":                func(t *testing.T) park { return vaultPark(t, 2, "hosts/{hostname}/master") },
+	"Vault, KV 2, the host last": func(t *testing.T) park { return vaultPark(t, 2, "containarium-{hostname}") },
+	"Vault, KV 1":                func(t *testing.T) park { return vaultPark(t, 1, "hosts/{hostname}/master") },
+	"AWS": func(t *testing.T) park {
+		s := startAWS(t, awsfake.Options{Page: 3})
+		o := s.o
+		o.Secret = "containarium/{hostname}/master"
+		audit := o
+		who := s.Grant(awsfake.Audit...)
+		audit.Credentials.File = secretFile(t, "credentials", string(who.File("default")))
+		f, err := escrow.NewAWSFleet(audit, escrow.FleetOptions{})
+		try(t, err)
+		before := 0
+		return park{fleet: f, host: func(host string) escrow.Escrow {
+			one := o
+			one.Secret = strings.ReplaceAll(o.Secret, "{hostname}", host)
+			e, err := escrow.NewAWS(one)
+			try(t, err)
+			return e
+		}, values: func() int { return s.Calls()["GetSecretValue"] - before }, reset: func() { before = s.Calls()["GetSecretValue"] }}
+	},
+	"a directory":       func(t *testing.T) park { return directoryPark(t, "{hostname}") },
+	"a directory below": func(t *testing.T) park { return directoryPark(t, "h-{hostname}/keys") },
+	"programs": func(t *testing.T) park {
+		dir := t.TempDir()
+		script := filepath.Join(dir, "store")
+		try(t, os.WriteFile(script, []byte("#!/bin/sh\nset -e\ncd "+dir+"\nmkdir -p \"$2\"\ncase $1 in\nlist) cd \"$2\"; find . -type f | cut -c3- ;;\nsave) mkdir -p \"$(dirname \"$2/$3\")\"; cat >\"$2/$3\" ;;\nfetch) echo x >>values; cat \"$2/$3\" ;;\nesac\n"), 0o700))
+		o := escrow.CommandOptions{Name: "programs", List: []string{script, "list", "{hostname}"},
+			Save: []string{script, "save", "{hostname}", "{name}"}, Fetch: []string{script, "fetch", "{hostname}", "{name}"}}
+		f, err := escrow.NewCommandFleet(o, escrow.FleetOptions{})
+		try(t, err)
+		log := filepath.Join(dir, "values")
+		return park{fleet: f, nohost: true, host: func(host string) escrow.Escrow {
+			one := o
+			for _, c := range []*[]string{&one.List, &one.Save, &one.Fetch} {
+				*c = slices.Clone(*c)
+				for i := range *c {
+					(*c)[i] = strings.ReplaceAll((*c)[i], "{hostname}", host)
+				}
+			}
+			e, err := escrow.NewCommand(one)
+			try(t, err)
+			return e
+		}, reset: func() { os.Remove(log) }, values: func() int { b, _ := os.ReadFile(log); return len(b) }}
+	},
+}
+
+func gcpPark(t *testing.T, so sm.Options) park {
+	s := startStore(t, so, sm.Admin)
+	s.Grant("auditor", sm.Viewer)
+	o := s.o
+	o.Secret = "containarium-{hostname}-master"
+	audit := o
+	audit.CredentialsFile = credentials(t, s.Server, "auditor", "service_account")
+	f, err := escrow.NewGCPFleet(audit, escrow.FleetOptions{})
+	try(t, err)
+	return park{fleet: f, host: func(host string) escrow.Escrow {
+		one := o
+		one.Secret = strings.ReplaceAll(o.Secret, "{hostname}", host)
+		e, err := escrow.NewGCP(one)
+		try(t, err)
+		return e
+	}, reset: s.Reset, values: func() int { return s.Calls()["AccessSecretVersion"] }}
+}
+
+func vaultPark(t *testing.T, kv int, pattern string) park {
+	s := startSafe(t, kv, fake.Options{})
+	s.Policy("hosts", fake.Policy{safeMount + "/*": {"create", "read", "update", "list"}})
+	audit := fake.Policy{safeMount + "/metadata/*": {"read", "list"}}
+	if kv == 1 {
+		audit = fake.Policy{safeMount + "/*": {"list"}}
+	}
+	s.Policy("audit", audit)
+	o := s.o
+	o.Path, o.TokenFile = pattern, secretFile(t, "token", s.Token(fake.TokenOptions{Policies: []string{"hosts"}}))
+	auditor := o
+	auditor.TokenFile = secretFile(t, "token", s.Token(fake.TokenOptions{Policies: []string{"audit"}}))
+	f, err := escrow.NewVaultFleet(auditor, escrow.FleetOptions{})
+	try(t, err)
+	return park{fleet: f, notold: kv == 1, host: func(host string) escrow.Escrow {
+		one := o
+		one.Path = strings.ReplaceAll(pattern, "{hostname}", host)
+		e, err := escrow.NewVault(one)
+		try(t, err)
+		return e
+	}, reset: s.Reset, values: func() (n int) {
+		for call, times := range s.Calls() {
+			method, path, _ := strings.Cut(call, " ")
+			if method == http.MethodGet && strings.Contains(path, safeMount+"/") && !strings.Contains(path, "/metadata/") && !strings.Contains(path, "sys/") {
+				n += times
+			}
+		}
+		return n
+	}}
+}
+
+func directoryPark(t *testing.T, pattern string) park {
+	dir := t.TempDir()
+	o := escrow.DirectoryOptions{Name: "usb", Path: filepath.Join(dir, pattern), AllowSameDisk: true}
+	f, err := escrow.NewDirectoryFleet(o, escrow.FleetOptions{})
+	try(t, err)
+	return park{fleet: f, values: func() int { return 0 }, reset: func() {}, host: func(host string) escrow.Escrow {
+		one := o
+		one.Path = strings.ReplaceAll(o.Path, "{hostname}", host)
+		try(t, os.MkdirAll(filepath.Dir(one.Path), 0o700))
+		e, err := escrow.NewDirectory(one)
+		try(t, err)
+		return e
+	}}
+}
+
+// TestFleets: what hosts have saved themselves is seen by somebody who may read no value, in
+// stores of every kind, and no value is asked for.
+func TestFleets(t *testing.T) {
+	for kind, start := range parks {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			p := start(t)
+			t.Cleanup(func() { p.fleet.Close() })
+			if where := p.fleet.Place().Where; !strings.Contains(where, "{hostname}") {
+				t.Errorf("it is at %q", where)
+			}
+			keys := map[string]key.Key{}
+			for _, host := range []string{"web1", "web2", "db-1"} {
+				e := p.host(host)
+				try(t, e.Init(t.Context()))
+				if host == "db-1" {
+					continue // made, and nothing saved yet
+				}
+				keys[host] = key.Generate()
+				_, err := e.Save(t.Context(), escrow.Current, keys[host])
+				try(t, err)
+			}
+			_, err := p.host("web2").Save(t.Context(), escrow.Quarantine, key.Generate())
+			try(t, err)
+			p.reset()
+
+			hosts, err := p.fleet.Hosts(t.Context())
+			if p.nohost {
+				if !errors.Is(err, escrow.ErrNotListed) {
+					t.Errorf("hosts: %v, %v", hosts, err)
+				}
+			} else if got := slices.Sorted(maps.Keys(hosts)); err != nil || !slices.Equal(got, []string{"db-1", "web1", "web2"}) {
+				t.Errorf("hosts: %q, %v", got, err)
+			}
+			for host, want := range map[string]struct{ missing, current, quarantine bool }{
+				"web1": {current: true}, "web2": {current: true, quarantine: true}, "db-1": {}, "web3": {missing: true},
+			} {
+				got, err := p.fleet.Look(t.Context(), host)
+				if err != nil || got.Missing != want.missing || (got.Current != nil) != want.current || (got.Quarantine != nil) != want.quarantine {
+					t.Errorf("%s: %+v, %v; want %+v", host, got, err, want)
+					continue
+				}
+				for _, c := range []*escrow.Copy{got.Current, got.Quarantine} {
+					if c != nil && (c.Unreadable != "" || !p.notold && time.Since(c.Created).Abs() > time.Hour || p.notold && !c.Created.IsZero()) {
+						t.Errorf("%s: %+v", host, c)
+					}
+				}
+				if k, ok := keys[host]; ok && got.Current != nil && got.Current.Fingerprint != "" && got.Current.Fingerprint != k.Fingerprint() {
+					t.Errorf("%s: key %s, want %s", host, got.Current.Fingerprint, k.Fingerprint())
+				}
+			}
+			if n := p.values(); n != 0 {
+				t.Errorf("a value was asked for %d times", n)
+			}
+		})
+	}
+}
+
+// A Fleet is for names that hold the host, and for what many hosts can reach.
+func TestFleetRefuses(t *testing.T) {
+	for name, open := range map[string]func() (escrow.Fleet, error){
+		"Secret Manager": func() (escrow.Fleet, error) {
+			return escrow.NewGCPFleet(escrow.GCPOptions{Project: "my-project", Secret: "one"}, escrow.FleetOptions{})
+		},
+		"Vault": func() (escrow.Fleet, error) {
+			return escrow.NewVaultFleet(escrow.VaultOptions{Address: "https://v", Mount: "kv", Path: "one", TokenFile: "t"}, escrow.FleetOptions{})
+		},
+		"AWS": func() (escrow.Fleet, error) {
+			return escrow.NewAWSFleet(escrow.AWSOptions{Region: "eu-central-1", Secret: "one"}, escrow.FleetOptions{})
+		},
+		"a directory": func() (escrow.Fleet, error) {
+			return escrow.NewDirectoryFleet(escrow.DirectoryOptions{Path: "/mnt/keys"}, escrow.FleetOptions{})
+		},
+		"a stick": func() (escrow.Fleet, error) {
+			return escrow.NewDirectoryFleet(escrow.DirectoryOptions{Path: "LABEL=KEYS/{hostname}"}, escrow.FleetOptions{})
+		},
+		"a command": func() (escrow.Fleet, error) {
+			return escrow.NewCommandFleet(escrow.CommandOptions{Preset: "pass", Path: "one"}, escrow.FleetOptions{})
+		},
+		"an emulator's Asset Inventory": func() (escrow.Fleet, error) {
+			return escrow.NewGCPFleet(escrow.GCPOptions{Project: "my-project", Secret: "{hostname}", Endpoint: "127.0.0.1:1", Plaintext: true}, escrow.FleetOptions{Assets: true})
+		},
+	} {
+		if _, err := open(); !errors.Is(err, escrow.ErrRefused) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestFleetNewest: what stands on top in Secret Manager, and cannot be read.
+func TestFleetNewest(t *testing.T) {
+	t.Parallel()
+	s := startStore(t, sm.Options{}, sm.Viewer)
+	o := s.o
+	o.Secret = "c-{hostname}"
+	f, err := escrow.NewGCPFleet(o, escrow.FleetOptions{})
+	try(t, err)
+	defer f.Close()
+	name := func(host string) string { return "projects/my-project/secrets/c-" + host }
+	for _, host := range []string{"off", "gone", "soon", "byhand"} {
+		s.Put(name(host), []byte("old"))
+		s.Put(name(host), []byte("new"))
+	}
+	later := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
+	try(t, s.Set(name("off"), 2, pb.SecretVersion_DISABLED))
+	try(t, s.Set(name("gone"), 2, pb.SecretVersion_DESTROYED))
+	try(t, s.Schedule(name("soon"), 2, later))
+	for host, want := range map[string]string{"off": "disabled", "gone": "destroyed", "soon": "disabled", "byhand": ""} {
+		got, err := f.Look(t.Context(), host)
+		if err != nil || got.Current == nil || got.Current.ID != "current/2" || got.Current.Unreadable != want || got.Current.Ends.Equal(later) != (host == "soon") || got.Quarantine != nil {
+			t.Errorf("%s: %+v, %v", host, got.Current, err)
+		}
+	}
+	// Without our label a secret is in no listing, and is seen by whoever asks for it.
+	if hosts, err := f.Hosts(t.Context()); err != nil || len(hosts) != 0 {
+		t.Errorf("hosts %v, %v", hosts, err)
+	}
+	if n := s.Calls()["AccessSecretVersion"]; n != 0 {
+		t.Errorf("%d accesses", n)
+	}
+}
+
+// TestFleetPolicies: a service account that may destroy is named, people are not.
+func TestFleetPolicies(t *testing.T) {
+	t.Parallel()
+	s := startStore(t, sm.Options{}, sm.Viewer)
+	var asked []string
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.Method+" "+r.URL.Path)
+		if !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer ") {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		fmt.Fprint(w, `{"bindings":[{"role":"roles/owner","members":["user:a@example.org","serviceAccount:ci@p"]},{"role":"roles/viewer","members":["serviceAccount:v@p"]}]}`)
+	}))
+	defer api.Close()
+	o := s.o
+	o.Secret = "c-{hostname}"
+	f, err := escrow.NewGCPFleet(o, escrow.FleetOptions{PolicyURL: api.URL})
+	try(t, err)
+	defer f.Close()
+	policied := f.(escrow.Policied)
+	name := "projects/my-project/secrets/c-web1"
+	s.Put(name, []byte("x"))
+	s.Put(name+"-quarantine", []byte("x"))
+	s.Allow(name, "roles/secretmanager.secretAccessor", "serviceAccount:web1@p")
+	s.Allow(name, "roles/secretmanager.admin", "user:root@example.org")
+	s.Allow(name, "roles/secretmanager.admin", "serviceAccount:web1@p")
+	s.Allow(name+"-quarantine", "roles/secretmanager.secretVersionManager", "principalSet://iam/pool")
+	got, err := policied.Destroyers(t.Context(), "web1")
+	want := []string{"principalSet://iam/pool by roles/secretmanager.secretVersionManager", "serviceAccount:web1@p by roles/secretmanager.admin"}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("%q, %v; want %q", got, err, want)
+	}
+	if got, err := policied.Destroyers(t.Context(), "web2"); err != nil || len(got) != 0 {
+		t.Errorf("of a host that is not there: %q, %v", got, err)
+	}
+	if got, err := policied.Destroyers(t.Context(), ""); err != nil || !slices.Equal(got, []string{"serviceAccount:ci@p by roles/owner"}) ||
+		!slices.Equal(asked, []string{"POST /v1/projects/my-project:getIamPolicy"}) {
+		t.Errorf("of the project: %q, %v, by %q", got, err, asked)
+	}
+	s.Grant("host", sm.Adder)
+	if _, err := policied.Destroyers(t.Context(), "web1"); !errors.Is(err, escrow.ErrDenied) {
+		t.Errorf("who may not read the policy: %v", err)
+	}
+}
+
+// assets answers as Cloud Asset Inventory's assets.list does, some at a time.
+func assets(t *testing.T, page int, all []map[string]any) (address string, calls *int) {
+	n := 0
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n++
+		q := r.URL.Query()
+		if r.Method != http.MethodGet || r.URL.Path != "/v1/projects/my-project/assets" || q.Get("contentType") != "RESOURCE" || q.Get("pageSize") != "1000" ||
+			len(q["assetTypes"]) != 2 || !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer ") {
+			t.Errorf("%s %s", r.Method, r.URL)
+		}
+		from := 0
+		fmt.Sscan(q.Get("pageToken"), &from)
+		to := min(from+page, len(all))
+		out := map[string]any{"readTime": "2026-11-27T00:00:00Z", "assets": all[from:to]}
+		if to < len(all) {
+			out["nextPageToken"] = fmt.Sprint(to)
+		}
+		json.NewEncoder(w).Encode(out)
+	}))
+	t.Cleanup(api.Close)
+	return api.URL, &n
+}
+
+func assetOf(path, state string, at time.Time) map[string]any {
+	kind := "secretmanager.googleapis.com/Secret"
+	if state != "" {
+		kind += "Version"
+	}
+	return map[string]any{"name": "//secretmanager.googleapis.com/projects/123/" + path, "assetType": kind,
+		"resource": map[string]any{"data": map[string]any{"state": state, "createTime": at.UTC().Format(time.RFC3339Nano)}}}
+}
+
+// TestFleetAssets: everything from the Asset Inventory, in whatever order it comes.
+func TestFleetAssets(t *testing.T) {
+	t.Parallel()
+	s := startStore(t, sm.Options{}, sm.Viewer)
+	at := time.Now().UTC().Truncate(time.Second)
+	address, calls := assets(t, 2, []map[string]any{
+		assetOf("secrets/c-web1-m/versions/10", "DISABLED", at),
+		assetOf("secrets/c-web1-m/versions/9", "ENABLED", at.Add(-time.Hour)),
+		assetOf("secrets/c-web1-m", "", at),
+		assetOf("secrets/c-web1-m-quarantine/versions/1", "ENABLED", at.Add(-2*time.Hour)),
+		assetOf("secrets/c-empty-m", "", at),
+		assetOf("secrets/c-half-m-quarantine", "", at),
+		assetOf("secrets/other", "", at),
+		assetOf("locations/europe-west1/secrets/c-web2-m", "", at),
+	})
+	o := s.o
+	o.Secret = "c-{hostname}-m"
+	f, err := escrow.NewGCPFleet(o, escrow.FleetOptions{Assets: true, AssetURL: address})
+	try(t, err)
+	defer f.Close()
+	hosts, err := f.Hosts(t.Context())
+	if got := slices.Sorted(maps.Keys(hosts)); err != nil || !slices.Equal(got, []string{"empty", "web1"}) || *calls != 4 {
+		t.Fatalf("hosts %q, %v after %d calls", got, err, *calls)
+	}
+	w := hosts["web1"]
+	if w.Current == nil || w.Current.ID != "current/10" || w.Current.Unreadable != "disabled" || !w.Current.Created.Equal(at) ||
+		w.Quarantine == nil || w.Quarantine.ID != "quarantine/1" || w.Missing {
+		t.Errorf("web1 is %+v, %+v, %+v", w, w.Current, w.Quarantine)
+	}
+	if e := hosts["empty"]; e.Missing || e.Current != nil {
+		t.Errorf("empty is %+v", e)
+	}
+	if calls := s.Calls(); len(calls) != 1 || calls["token"] == 0 {
+		t.Errorf("Secret Manager was asked: %v", calls)
+	}
+	for code, want := range map[int]error{401: escrow.ErrUnauthenticated, 403: escrow.ErrDenied, 429: escrow.ErrRateLimited, 503: escrow.ErrUnreachable} {
+		api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(code)
+			fmt.Fprint(w, `{"error":{"message":"no"}}`)
+		}))
+		f, err := escrow.NewGCPFleet(o, escrow.FleetOptions{Assets: true, AssetURL: api.URL})
+		try(t, err)
+		if _, err := f.Hosts(context.Background()); !errors.Is(err, want) {
+			t.Errorf("status %d: %v, want %v", code, err, want)
+		}
+		f.Close()
+		api.Close()
+	}
+}

@@ -1,0 +1,400 @@
+package escrow
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"cloud.google.com/go/iam/apiv1/iampb"
+	pb "cloud.google.com/go/secretmanager/apiv1/secretmanagerpb"
+	"google.golang.org/grpc"
+)
+
+const (
+	// gcpSecrets is how many secrets one page of ListSecrets has: more would not fit into an
+	// answer of 4 MiB with every label that a secret may have.
+	gcpSecrets = 1000
+	// gcpAssets is how many assets one page has, the API's highest.
+	gcpAssets = 1000
+	// gcpAnswer bounds an answer in JSON, in bytes.
+	gcpAnswer = 32 << 20
+
+	assetURL  = "https://cloudasset.googleapis.com"
+	policyURL = "https://cloudresourcemanager.googleapis.com"
+)
+
+// gcpFleet looks at the secrets of many hosts in one project: one ListSecrets by our label,
+// then ListSecretVersions with a page of one for each shelf of each host. The role
+// roles/secretmanager.viewer grants all of it, and no access to a value.
+type gcpFleet struct {
+	g       *GCP
+	pattern string
+	o       FleetOptions
+	http    *http.Client
+}
+
+// NewGCPFleet checks the options. It opens no socket and no file.
+func NewGCPFleet(o GCPOptions, f FleetOptions) (Fleet, error) {
+	fail := func(err error) (Fleet, error) { return nil, fmt.Errorf("escrow %s: %w", o.Name, err) }
+	pattern := o.Secret
+	if !strings.Contains(pattern, hostWord) {
+		return fail(errNoHost)
+	}
+	o.Secret = "any" // the calls that are for all of them name none
+	g, err := NewGCP(o)
+	if err != nil {
+		return nil, err
+	}
+	if o.Endpoint == "" {
+		f.AssetURL, f.PolicyURL = cmp.Or(f.AssetURL, assetURL), cmp.Or(f.PolicyURL, policyURL)
+	}
+	if f.Assets && f.AssetURL == "" {
+		return fail(fmt.Errorf("%w: an endpoint of one's own has no Cloud Asset Inventory", ErrRefused))
+	}
+	return &gcpFleet{g: g, pattern: pattern, o: f,
+		http: &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, IdleConnTimeout: gcpIdle}}}, nil
+}
+
+func (f *gcpFleet) Name() string { return f.g.o.Name }
+func (f *gcpFleet) Lags() bool   { return true }
+
+func (f *gcpFleet) NamesKeys() bool { return false }
+
+func (f *gcpFleet) Place() Place {
+	p := f.g.Place()
+	p.Where = f.g.parent() + "/secrets/" + f.pattern
+	return p
+}
+
+func (f *gcpFleet) Close() error {
+	f.http.CloseIdleConnections()
+	return f.g.Close()
+}
+
+// secretID is that of a host's shelf.
+func (f *gcpFleet) secretID(host string, s Shelf) string {
+	if s == Quarantine {
+		return forHost(f.pattern, host) + "-quarantine"
+	}
+	return forHost(f.pattern, host)
+}
+
+func (f *gcpFleet) Hosts(ctx context.Context) (map[string]*Shown, error) {
+	if f.o.Assets {
+		return f.assets(ctx)
+	}
+	all := map[string]*Shown{}
+	req := &pb.ListSecretsRequest{Parent: f.g.parent(), PageSize: gcpSecrets, Filter: "labels." + managedBy + "=" + keyguard}
+	for range maxListed {
+		if err := f.o.wait(ctx); err != nil {
+			return nil, err
+		}
+		var page *pb.ListSecretsResponse
+		err := f.g.call(ctx, "parent", req.Parent, func(ctx context.Context, c pb.SecretManagerServiceClient, o ...grpc.CallOption) (err error) {
+			page, err = c.ListSecrets(ctx, req, o...)
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("cannot list the secrets of %s: %w", req.Parent, err)
+		}
+		for _, s := range page.GetSecrets() {
+			_, id, _ := strings.Cut(s.GetName(), "/secrets/")
+			if host, ok := hostIn(f.pattern, id); ok {
+				all[host] = nil
+			}
+		}
+		if req.PageToken = page.GetNextPageToken(); req.PageToken == "" {
+			return withoutQuarantines(all), nil
+		}
+	}
+	return nil, fmt.Errorf("cannot list the secrets of %s: %w: a listing without end", req.Parent, ErrCorrupt)
+}
+
+// Look asks for the newest version of both shelves.
+func (f *gcpFleet) Look(ctx context.Context, host string) (Shown, error) {
+	var shown Shown
+	for _, s := range Shelves {
+		c, err := f.newest(ctx, host, s)
+		switch {
+		case errors.Is(err, ErrNoPlace) && s == Current:
+			return Shown{Missing: true}, nil
+		case errors.Is(err, ErrNoPlace): // made by hand: without a quarantine
+		case err != nil:
+			return Shown{}, err
+		case s == Current:
+			shown.Current = c
+		default:
+			shown.Quarantine = c
+		}
+	}
+	return shown, nil
+}
+
+func (f *gcpFleet) newest(ctx context.Context, host string, s Shelf) (*Copy, error) {
+	parent := f.g.parent() + "/secrets/" + f.secretID(host, s)
+	req := &pb.ListSecretVersionsRequest{Parent: parent, PageSize: 1}
+	if err := f.o.wait(ctx); err != nil {
+		return nil, err
+	}
+	var page *pb.ListSecretVersionsResponse
+	err := f.g.call(ctx, "parent", parent, func(ctx context.Context, c pb.SecretManagerServiceClient, o ...grpc.CallOption) (err error) {
+		page, err = c.ListSecretVersions(ctx, req, o...)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list %s: %w", parent, err)
+	}
+	if len(page.GetVersions()) == 0 {
+		return nil, nil
+	}
+	v := page.GetVersions()[0]
+	var ends time.Time
+	if t := v.GetScheduledDestroyTime(); t != nil {
+		ends = t.AsTime()
+	}
+	return f.version(s, v.GetName(), v.GetCreateTime().AsTime(), v.GetState().String(), ends)
+}
+
+// version is a copy by what the store says of it. All but ENABLED cannot be read.
+func (f *gcpFleet) version(s Shelf, name string, created time.Time, state string, ends time.Time) (*Copy, error) {
+	_, digits, ok := strings.Cut(name, "/versions/")
+	c := Copy{Escrow: f.g.o.Name, Shelf: s, ID: string(s) + "/" + digits, Created: created, Ends: ends}
+	if !ok || gcpNumber(c.ID) == 0 {
+		return nil, fmt.Errorf("%w: the store speaks of %q", ErrCorrupt, clip(name))
+	}
+	if state != "ENABLED" {
+		c.Unreadable = strings.ToLower(clip(state))
+	}
+	return &c, nil
+}
+
+// asset is one of what assets.list answers with
+// (https://cloud.google.com/asset-inventory/docs/reference/rest/v1/assets/list), as far as
+// it is read.
+type asset struct {
+	Name      string `json:"name"`
+	AssetType string `json:"assetType"`
+	Resource  struct {
+		Data struct {
+			State                string    `json:"state"`
+			CreateTime           time.Time `json:"createTime"`
+			ScheduledDestroyTime time.Time `json:"scheduledDestroyTime"`
+		} `json:"data"`
+	} `json:"resource"`
+}
+
+// The types of assets that are asked for
+// (https://cloud.google.com/asset-inventory/docs/asset-types).
+const (
+	secretAsset  = "secretmanager.googleapis.com/Secret"
+	versionAsset = "secretmanager.googleapis.com/SecretVersion"
+)
+
+// assets asks Cloud Asset Inventory for every secret and every version of the project, a
+// thousand at a time. It needs cloudasset.assets.listResource (roles/cloudasset.viewer).
+func (f *gcpFleet) assets(ctx context.Context) (map[string]*Shown, error) {
+	all := map[string]*Shown{}
+	of := func(id string) (*Shown, Shelf) {
+		host, ok := hostIn(f.pattern, id)
+		s := Current
+		if base, quarantine := strings.CutSuffix(id, "-quarantine"); quarantine {
+			if other, also := hostIn(f.pattern, base); also {
+				host, ok, s = other, true, Quarantine
+			}
+		}
+		if !ok {
+			return nil, s
+		}
+		if all[host] == nil {
+			all[host] = &Shown{Missing: true}
+		}
+		return all[host], s
+	}
+	query := url.Values{"assetTypes": {secretAsset, versionAsset}, "contentType": {"RESOURCE"}, "pageSize": {fmt.Sprint(gcpAssets)}}
+	prefix := strings.TrimPrefix(f.g.parent(), "projects/"+f.g.o.Project) + "/secrets/" // "/locations/l/secrets/"
+	for range maxListed {
+		var page struct {
+			Assets        []asset `json:"assets"`
+			NextPageToken string  `json:"nextPageToken"`
+		}
+		err := f.rest(ctx, http.MethodGet, f.o.AssetURL+"/v1/projects/"+f.g.o.Project+"/assets?"+query.Encode(), nil, &page)
+		if err != nil {
+			return nil, fmt.Errorf("cannot list the assets of project %s: %w", f.g.o.Project, err)
+		}
+		for _, a := range page.Assets {
+			_, rest, _ := strings.Cut(a.Name, "/projects/") // //secretmanager.googleapis.com/projects/123/secrets/…
+			_, rest, _ = strings.Cut(rest, "/")
+			rest, ours := strings.CutPrefix("/"+rest, prefix)
+			id, _, _ := strings.Cut(rest, "/versions/")
+			shown, s := of(id)
+			if !ours || shown == nil {
+				continue
+			}
+			if a.AssetType == secretAsset {
+				shown.Missing = shown.Missing && s != Current
+				continue
+			}
+			d := a.Resource.Data
+			c, err := f.version(s, a.Name, d.CreateTime, d.State, d.ScheduledDestroyTime)
+			if err != nil {
+				return nil, err
+			}
+			newest := &shown.Current
+			if s == Quarantine {
+				newest = &shown.Quarantine
+			}
+			if *newest == nil || gcpNumber((*newest).ID) < gcpNumber(c.ID) {
+				*newest = c
+			}
+		}
+		if page.NextPageToken == "" {
+			for host, shown := range all {
+				if shown.Missing && shown.Current == nil {
+					delete(all, host) // a quarantine alone is no host's place
+				}
+			}
+			return all, nil
+		}
+		query.Set("pageToken", page.NextPageToken)
+	}
+	return nil, fmt.Errorf("cannot list the assets of project %s: %w: a listing without end", f.g.o.Project, ErrCorrupt)
+}
+
+// rest makes one call of an API in JSON, with the credentials of the store.
+func (f *gcpFleet) rest(ctx context.Context, method, address string, body []byte, answer any) error {
+	if err := f.o.wait(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 12*gcpTimeout) // a page of a thousand takes its time
+	defer cancel()
+	t, _, err := f.g.tokens.get(ctx)
+	if err != nil {
+		return err
+	}
+	r, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(body))
+	if err != nil {
+		return fmt.Errorf("%w: %s", ErrRefused, clip(err.Error()))
+	}
+	r.Header.Set("User-Agent", "keyguard")
+	if body != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	if t.value != "" {
+		r.Header.Set("Authorization", "Bearer "+t.value)
+	}
+	if t.project != "" {
+		r.Header.Set("X-Goog-User-Project", t.project)
+	}
+	resp, err := f.http.Do(r)
+	if err != nil {
+		return wireError(ctx, err)
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, gcpAnswer))
+	if err != nil {
+		return wireError(ctx, err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		if err := json.Unmarshal(data, answer); err != nil {
+			return fmt.Errorf("%w: an answer that is no JSON of the API's", ErrCorrupt)
+		}
+		return nil
+	}
+	var said struct {
+		Error struct {
+			Message string `json:"message"`
+		} `json:"error"`
+	}
+	_ = json.Unmarshal(data, &said) // what is no JSON says nothing
+	text := cmp.Or(clip(said.Error.Message), fmt.Sprintf("status %d", resp.StatusCode))
+	for status, err := range map[int]error{
+		http.StatusUnauthorized: ErrUnauthenticated, http.StatusForbidden: ErrDenied, http.StatusNotFound: ErrNoPlace,
+		http.StatusTooManyRequests: ErrRateLimited, http.StatusBadRequest: ErrRefused,
+	} {
+		if resp.StatusCode == status {
+			return fmt.Errorf("%w: %s", err, text)
+		}
+	}
+	return fmt.Errorf("%w: %s", ErrUnreachable, text)
+}
+
+// gcpDestroyers are the roles by which copies can be destroyed, or the right to do so be had
+// (https://cloud.google.com/iam/docs/roles-permissions/secretmanager). What a role of one's
+// own grants is not looked up.
+var gcpDestroyers = []string{"roles/owner", "roles/editor", "roles/secretmanager.admin", "roles/secretmanager.secretVersionManager"}
+
+// Destroyers reads the policy of both secrets of a host, or that of the project. People and
+// groups are left out: hosts are service accounts and workload identities. What a folder or
+// an organisation grants is not seen.
+func (f *gcpFleet) Destroyers(ctx context.Context, host string) ([]string, error) {
+	if host == "" {
+		return f.projectDestroyers(ctx)
+	}
+	var all []string
+	for _, s := range Shelves {
+		resource := f.g.parent() + "/secrets/" + f.secretID(host, s)
+		if err := f.o.wait(ctx); err != nil {
+			return nil, err
+		}
+		var policy *iampb.Policy
+		err := f.g.call(ctx, "resource", resource, func(ctx context.Context, c pb.SecretManagerServiceClient, o ...grpc.CallOption) (err error) {
+			policy, err = c.GetIamPolicy(ctx, &iampb.GetIamPolicyRequest{Resource: resource}, o...)
+			return err
+		})
+		if errors.Is(err, ErrNoPlace) {
+			continue // nothing to destroy
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the policy of %s: %w", resource, err)
+		}
+		for _, b := range policy.GetBindings() {
+			all = append(all, destroyers(b.GetRole(), b.GetMembers())...)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all), nil
+}
+
+func (f *gcpFleet) projectDestroyers(ctx context.Context) ([]string, error) {
+	project := "projects/" + f.g.o.Project
+	if f.o.PolicyURL == "" {
+		return nil, fmt.Errorf("cannot read the policy of %s: %w: an endpoint of one's own has none", project, ErrRefused)
+	}
+	var policy struct {
+		Bindings []struct {
+			Role    string   `json:"role"`
+			Members []string `json:"members"`
+		} `json:"bindings"`
+	}
+	if err := f.rest(ctx, http.MethodPost, f.o.PolicyURL+"/v1/"+project+":getIamPolicy", []byte("{}"), &policy); err != nil {
+		return nil, fmt.Errorf("cannot read the policy of %s: %w", project, err)
+	}
+	var all []string
+	for _, b := range policy.Bindings {
+		all = append(all, destroyers(b.Role, b.Members)...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all), nil
+}
+
+func destroyers(role string, members []string) (all []string) {
+	if !slices.Contains(gcpDestroyers, role) {
+		return nil
+	}
+	for _, m := range members {
+		kind, _, _ := strings.Cut(m, ":")
+		if slices.Contains([]string{"serviceAccount", "principal", "principalSet", "allUsers", "allAuthenticatedUsers"}, kind) {
+			all = append(all, clip(m)+" by "+role)
+		}
+	}
+	return all
+}

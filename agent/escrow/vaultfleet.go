@@ -1,0 +1,187 @@
+package escrow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// vaultDated is how many quarantined entries are asked for their time; of more, the first
+// by name.
+const vaultDated = 16
+
+// vaultFleet looks at the entries of many hosts below one mount: lists of names, and of
+// version 2 the metadata of <path>. An entry itself is never read, which on version 1 means
+// that no times are known.
+type vaultFleet struct {
+	v       *Vault
+	pattern string
+	o       FleetOptions
+}
+
+// NewVaultFleet checks the options. It opens no socket and no file.
+func NewVaultFleet(o VaultOptions, f FleetOptions) (Fleet, error) {
+	pattern := o.Path
+	if !strings.Contains(pattern, hostWord) {
+		return nil, fmt.Errorf("escrow %s: %w", o.Name, errNoHost)
+	}
+	o.Path = "any" // the calls that are for all of them name none
+	v, err := NewVault(o)
+	if err != nil {
+		return nil, err
+	}
+	return &vaultFleet{v, pattern, f}, nil
+}
+
+func (f *vaultFleet) Name() string { return f.v.o.Name }
+func (f *vaultFleet) Lags() bool   { return false }
+func (f *vaultFleet) Close() error { return f.v.Close() }
+
+func (f *vaultFleet) NamesKeys() bool { return true }
+
+func (f *vaultFleet) Place() Place {
+	p := f.v.Place()
+	p.Where = strings.Replace(p.Where, "/any", "/"+f.pattern, 1)
+	return p
+}
+
+// engine asks the server which version the engine is. A server that does not tell is not
+// tried by reading an entry.
+func (f *vaultFleet) engine(ctx context.Context) (int, error) {
+	f.v.mu.Lock()
+	kv := f.v.kv
+	f.v.mu.Unlock()
+	if kv != 0 {
+		return kv, nil
+	}
+	a, err := f.v.call(ctx, "sys/internal/ui/mounts/"+f.v.o.Mount, nil, nil)
+	if err == nil {
+		kv, err = f.v.mounted(a.Data)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("cannot ask which engine is mounted at %s: %w", f.v.o.Mount, err)
+	}
+	f.v.mu.Lock()
+	f.v.kv = kv
+	f.v.mu.Unlock()
+	return kv, nil
+}
+
+// Hosts lists the folder in which the hosts' entries or folders are.
+func (f *vaultFleet) Hosts(ctx context.Context) (map[string]*Shown, error) {
+	kv, err := f.engine(ctx)
+	if err != nil {
+		return nil, err
+	}
+	before, _, _ := strings.Cut(f.pattern, hostWord)
+	folder := before[:strings.LastIndexByte(before, '/')+1]
+	segment, rest, _ := strings.Cut(strings.TrimPrefix(f.pattern, folder), "/")
+	path := f.v.o.Mount + "/" + folder
+	if kv == 2 {
+		path = f.v.o.Mount + "/metadata/" + folder
+	}
+	if err := f.o.wait(ctx); err != nil {
+		return nil, err
+	}
+	a, err := f.v.call(ctx, strings.TrimSuffix(path, "/"), url.Values{"list": {"true"}}, nil)
+	if errors.Is(err, errNotFound) {
+		return map[string]*Shown{}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot list %s: %w", path, err)
+	}
+	names, _ := a.Data["keys"].([]any)
+	all := map[string]*Shown{}
+	for _, n := range names {
+		name, _ := n.(string)
+		name, isFolder := strings.CutSuffix(name, "/")
+		if rest == "" && isFolder {
+			name = strings.TrimSuffix(name, "-keys") // also where <path> itself was taken away
+		}
+		if host, ok := hostIn(segment, name); ok && (rest == "" || isFolder) {
+			all[host] = nil
+		}
+	}
+	return withoutQuarantines(all), nil
+}
+
+// Look lists the two folders of one host and reads the metadata of <path>.
+func (f *vaultFleet) Look(ctx context.Context, host string) (Shown, error) {
+	kv, err := f.engine(ctx)
+	if err != nil {
+		return Shown{}, err
+	}
+	o := f.v.o
+	o.Path = forHost(f.pattern, host)
+	// The same connections and token; nothing is saved through it.
+	one := &Vault{o: o, seal: f.v.seal, tokens: f.v.tokens, wire: f.v.wire, kv: kv}
+	if err := f.o.wait(ctx); err != nil {
+		return Shown{}, err
+	}
+	names, err := one.names(ctx, Current)
+	if err != nil {
+		return Shown{}, fmt.Errorf("cannot list %s/%s: %w", o.Mount, one.folder(Current), err)
+	}
+	var shown Shown
+	own := false
+	for name := range names {
+		own = own || vaultName(name)
+		if fp, _ := vaultClaim(name); fp != "" && !slices.Contains(shown.Keys, fp) {
+			shown.Keys = append(shown.Keys, fp)
+		}
+	}
+	slices.Sort(shown.Keys)
+	if kv == 2 {
+		all, err := one.history(ctx)
+		if err != nil {
+			return Shown{}, fmt.Errorf("cannot read the metadata of %s: %w", one.where(), err)
+		}
+		shown.Missing = len(all) == 0 && len(names) == 0
+		if len(all) > 0 {
+			shown.Current = one.newest(Current, o.Path, all)
+			if len(shown.Keys) == 1 {
+				shown.Current.Fingerprint = shown.Keys[0] // there was never another
+			}
+		}
+	} else if shown.Missing = len(names) == 0; own {
+		shown.Current = &Copy{Escrow: o.Name, Shelf: Current, ID: string(Current) + "/" + o.Path}
+	}
+	if shown.Missing {
+		return shown, nil
+	}
+	if names, err = one.names(ctx, Quarantine); err != nil {
+		return Shown{}, fmt.Errorf("cannot list %s/%s: %w", o.Mount, one.folder(Quarantine), err)
+	}
+	dated := 0
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		fp, _ := vaultClaim(name)
+		if !vaultName(name) || slices.Contains(shown.Keys, fp) {
+			continue // what became a current key later is no news
+		}
+		c := &Copy{Escrow: o.Name, Shelf: Quarantine, ID: vaultQuarantineID + name, Fingerprint: fp}
+		if dated++; kv == 2 && dated <= vaultDated {
+			all, err := one.historyOf(ctx, one.folder(Quarantine)+"/"+name)
+			if err != nil {
+				return Shown{}, fmt.Errorf("cannot read the metadata of %s/%s: %w", one.folder(Quarantine), name, err)
+			}
+			if len(all) > 0 {
+				c = one.newest(Quarantine, name, all)
+				c.Fingerprint = fp
+			}
+		}
+		if shown.Quarantine == nil || c.Created.After(shown.Quarantine.Created) {
+			shown.Quarantine = c
+		}
+	}
+	return shown, nil
+}
+
+// newest is the newest version of an entry, as its metadata tells of it.
+func (v *Vault) newest(s Shelf, name string, all []vaultEntry) *Copy {
+	e := all[0]
+	return &Copy{Escrow: v.o.Name, Shelf: s, ID: fmt.Sprintf("%s/%s/%d", s, name, e.version), Created: e.created, Ends: e.ends, Unreadable: e.gone}
+}

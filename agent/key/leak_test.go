@@ -3,11 +3,14 @@ package key_test
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/gob"
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -100,23 +103,53 @@ func gobOf(v any) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// TestNoLeakSees checks the checker.
-func TestNoLeakSees(t *testing.T) {
-	k := key.Generate()
+// TestFindSees checks the checker: what finds nothing shows nothing.
+func TestFindSees(t *testing.T) {
+	k, another := key.Generate(), key.Generate()
 	b := k.UnsafeBytes()
-	for _, out := range []string{
-		string(b), string(b[8:16]), fmt.Sprintf("%x", b), fmt.Sprintf("%X", b[20:]), fmt.Sprintf("% X", b), fmt.Sprint(b), fmt.Sprintf("%#v", b), fmt.Sprintf("%#v", [key.Size]byte(b)),
-		base64.StdEncoding.EncodeToString(b), base64.URLEncoding.EncodeToString(b), base64.StdEncoding.EncodeToString(append([]byte("x"), b...)),
+	back := slices.Clone(b)
+	slices.Reverse(back)
+	words := strings.Join(k.UnsafeWords(), " ")
+	type bare struct{ B []byte }
+	for form, out := range map[string]string{
+		"raw":              string(b),
+		"first half":       string(b[:16]),
+		"second half":      string(b[16:]),
+		"a quarter":        string(b[11:19]),
+		"backwards":        string(back),
+		"hex":              fmt.Sprintf("%x", b),
+		"upper hex":        fmt.Sprintf("%X", b[20:]),
+		"hex backwards":    fmt.Sprintf("%x", back),
+		"hex and gaps":     fmt.Sprintf("% X", b),
+		"hex and colons":   strings.ReplaceAll(fmt.Sprintf("% x", b), " ", ":"),
+		"hex on two lines": fmt.Sprintf("%x\n%x", b[:4], b[4:]),
+		"for URLs":         "%" + strings.ReplaceAll(fmt.Sprintf("% X", b), " ", "%"),
+		"a word of memory": fmt.Sprintf("0x%x", binary.LittleEndian.Uint64(b[8:])),
+		"%v":               fmt.Sprint(bare{b}),
+		"%#v":              fmt.Sprintf("%#v", bare{b}),
+		"an array":         fmt.Sprintf("%#v", [key.Size]byte(b)),
+		"%q":               fmt.Sprintf("%q", b),
+		"http2debug":       fmt.Sprintf("http2: Framer 0x1: wrote DATA len=37 data=%q (5 bytes omitted)", "\x0a\x20"+string(b[:20])),
+		"base64":           base64.StdEncoding.EncodeToString(b),
+		"base64, 1 before": base64.StdEncoding.EncodeToString(append([]byte("x"), b...)),
+		"base64, 2 before": base64.StdEncoding.EncodeToString(append([]byte("xx"), b...)),
+		"base64 for URLs":  base64.RawURLEncoding.EncodeToString(b),
+		"base64 backwards": base64.StdEncoding.EncodeToString(back),
+		"a part of base64": base64.StdEncoding.EncodeToString(b)[7:27],
+		"words":            words,
+		"upper words":      strings.ToUpper(words),
+		"a line of words":  strings.Join(k.UnsafeWords()[8:12], "\n"),
 	} {
-		saw := make(chan bool)
-		go func() {
-			probe := &testing.T{}
-			defer func() { saw <- probe.Failed() }()
-			keytest.NoLeak(probe, "probe", []byte("before "+out+" after"), k)
-		}()
-		if !<-saw {
-			t.Errorf("not seen: %q", out)
+		text := []byte("before " + out + " after")
+		if keytest.Find(text, another, k) == "" {
+			t.Errorf("%s: not seen: %q", form, out)
 		}
+		if found := keytest.Find(text, another); found != "" {
+			t.Errorf("%s: another key is seen: %s", form, found)
+		}
+	}
+	if found := keytest.Find(fmt.Append(nil, k, k.Fingerprint(), another.UnsafeBytes()), k); found != "" {
+		t.Errorf("seen as %s where it is not", found)
 	}
 }
 

@@ -113,10 +113,10 @@ func (v victim) check(others ...key.Key) []byte {
 	return content
 }
 
-// recovers is what must be possible after the kill.
-func (v victim) recovers() {
+// quiet waits until the server knows that who was killed is gone.
+func (v victim) quiet() {
 	v.Helper()
-	for deadline := time.Now().Add(longest); ; { // until the server knows that it was killed
+	for deadline := time.Now().Add(longest); ; {
 		there, err := v.db.Activity()
 		v.must(err)
 		if len(there) == 0 {
@@ -127,6 +127,12 @@ func (v victim) recovers() {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
+}
+
+// recovers is what must be possible after the kill.
+func (v victim) recovers() {
+	v.Helper()
+	v.quiet()
 	v.must(os.WriteFile(v.path("url"), []byte(v.db.URL()), 0o600))
 	v.run("prestart")
 	before := v.check(v.others...)

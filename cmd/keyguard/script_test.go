@@ -31,6 +31,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/vault"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/key/keytest"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 )
@@ -40,7 +41,7 @@ func TestMain(m *testing.M) {
 	if err := flag.Set("test.parallel", "6"); err != nil {
 		panic(err)
 	}
-	testscript.Main(m, map[string]func(){
+	testscript.Main(searched{m}, map[string]func(){
 		// main's os.Exit waits a second where the race detector is linked in, in every
 		// child too, and a start has a budget.
 		"keyguard":        func() { syscall.Exit(run(os.Args[1:])) },
@@ -75,19 +76,12 @@ const longest = 2 * time.Minute
 //	ledger EVENT NAME [AGE]  an entry, AGE ago or, negative, ahead
 //	disk memory|full|readonly|gone DIR   see cmdDisk
 //	lock NAME                hold this lock of the state directory until the script ends
+//	traced                   arguments and environment of what exits starts are searched for keys
 //
 // $a, $b and $c are the fingerprints of the keys a, b and c.
 func TestScripts(t *testing.T) {
 	shared := &server{}
 	t.Cleanup(shared.stop)
-	t.Cleanup(func() { // when all scripts have ended
-		for _, leak := range leaks.found {
-			t.Error(leak)
-		}
-		if leaks.looks == 0 {
-			t.Error("nothing was searched for keys")
-		}
-	})
 	testscript.Run(t, scripts("testdata/script", shared, nil))
 	for _, program := range gclouds() {
 		testscript.Run(t, scripts("testdata/gcloud", shared, map[string]string{"GCLOUD": program}))
@@ -116,7 +110,7 @@ func scripts(dir string, shared *server, variables map[string]string) testscript
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"key": cmdKey, "is": cmdIs, "kept": cmdKept, "rows": cmdRows, "exits": cmdExits, "json": cmdJSON,
 			"snapshot": cmdSnapshot, "unchanged": cmdUnchanged, "db": cmdDB, "gcp": cmdGCP, "vault": cmdVault, "aws": cmdAWS, "ledger": cmdLedger,
-			"disk": cmdDisk, "lock": cmdLock,
+			"disk": cmdDisk, "lock": cmdLock, "traced": cmdTraced,
 		},
 	}
 }
@@ -155,6 +149,8 @@ type sandbox struct {
 	mounts      []string
 	hung        string // a mount that nobody may look into, the test included
 	before      map[string]string
+	traced      bool // exits has strace note what is started
+	traces      int
 }
 
 // sandboxKey finds a script's sandbox.
@@ -330,8 +326,12 @@ func cmdRows(ts *testscript.TestScript, _ bool, args []string) {
 // key is in what it prints (law 8); what it prints with --json is one document; and where
 // it fails it says so in lines of its own and with a hint.
 func cmdExits(ts *testscript.TestScript, _ bool, args []string) {
+	command := args[1:]
+	if of(ts).traced {
+		command = of(ts).started(command)
+	}
 	begin := time.Now()
-	err := ts.Exec(args[1], args[2:]...)
+	err := ts.Exec(command[0], command[1:]...)
 	took := time.Since(begin)
 	code := 0
 	var exit *exec.ExitError
@@ -342,7 +342,7 @@ func cmdExits(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	stdout, stderr := ts.ReadFile("stdout"), ts.ReadFile("stderr")
 	for name, text := range map[string]string{"stdout": stdout, "stderr": stderr} {
-		if form := leaks.in([]byte(text), of(ts).keys()); form != "" {
+		if form := keytest.Find([]byte(text), of(ts).keys()...); form != "" {
 			ts.Fatalf("%s shows a key (law 8): %s", name, form)
 		}
 	}
@@ -612,6 +612,8 @@ func (s *sandbox) hang(dir string) error {
 	}()
 	return nil
 }
+
+func cmdTraced(ts *testscript.TestScript, _ bool, _ []string) { of(ts).traced = true }
 
 func cmdLock(ts *testscript.TestScript, _ bool, args []string) {
 	f, err := os.OpenFile(of(ts).path("state/"+args[0]), os.O_RDWR|os.O_CREATE, 0o600)

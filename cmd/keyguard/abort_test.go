@@ -1,0 +1,126 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/footprintai/containarium-keyguard/agent/key/keytest"
+)
+
+// TestAborted ends operations by SIGABRT while they have keys in memory, with all that the
+// runtime prints at a crash or a panic (GOTRACEBACK=crash: the stacks of all goroutines, and
+// registers) and without a limit on core dumps. No key is in either, and the next attempt
+// goes well and leaves none behind (law 8).
+func TestAborted(t *testing.T) {
+	shared := &server{}
+	t.Cleanup(shared.stop)
+	if !dumped(limitless(t.TempDir(), nil, "sh", "-c", "kill -ABRT $$").Run()) {
+		t.Log("nobody leaves a core dump here (core(5)), so that none is left shows little")
+	}
+	for _, tt := range []struct {
+		command string
+		at      string // what the statement begins with
+	}{
+		{"prestart", ""},
+		{"backup", ""},
+		{"verify", ""},
+		{"restore", ""},
+		{"import", ""},
+		{"accept --yes", ""},
+		{"drill", ""},
+		{"status", ""},
+		{"rotate --yes", "copy"},
+		{"rotate --yes", "commit"},
+		{"repair --yes", "commit"},
+	} {
+		t.Run(strings.TrimSpace(tt.command+" "+tt.at), func(t *testing.T) {
+			t.Parallel()
+			name, _, _ := strings.Cut(tt.command, " ")
+			v := newVictim(t, shared, name, t.Name())
+			if name == "prestart" || name == "restore" { // so that they have to look further
+				v.must(os.Remove(v.path("etc/secrets.key")))
+			}
+			if name == "drill" { // whose scratch is in memory
+				v.must(unix.Mount("keyguard-test", v.path("run"), "tmpfs", 0, "size=1m,mode=0700"))
+				v.mounts = append(v.mounts, v.path("run"))
+			}
+			command := func() (*exec.Cmd, *bytes.Buffer) {
+				c := limitless(v.dir, []string{"GOTRACEBACK=crash", "KEYGUARD_CONFIG=" + v.path("keyguard.toml")}, "keyguard", strings.Fields(tt.command)...)
+				out := &bytes.Buffer{}
+				c.Stdin, c.Stdout, c.Stderr = bytes.NewReader(testKey("a").UnsafeBytes()), out, out
+				return c, out
+			}
+			wire := v.db.Cluster.Wire(t)
+			v.must(os.WriteFile(v.path("url"), []byte(wire.URL(v.db.Name)), 0o600))
+			c, out := command()
+			var mu sync.Mutex
+			aborted := false
+			wire.Restart(func(number int, statement string, answered bool) bool {
+				mu.Lock()
+				defer mu.Unlock()
+				if !aborted && !answered && number > 1 && strings.HasPrefix(statement, tt.at) {
+					aborted = true
+					abort(c.Process.Pid)
+				}
+				return !aborted
+			})
+			err := runLocked(c, &mu)
+			if !aborted || err == nil || !bytes.Contains(out.Bytes(), []byte("SIGABRT: abort")) {
+				t.Fatalf("aborted: %v, %v\n%s", aborted, err, out)
+			}
+			if dumped(err) {
+				t.Error("it leaves a core dump")
+			}
+			if cores, _ := filepath.Glob(v.path("core*")); len(cores) > 0 {
+				t.Errorf("it leaves %v", cores)
+			}
+			keytest.NoLeak(t, "what it prints", out.Bytes(), v.keys()...)
+
+			v.quiet()
+			v.must(os.WriteFile(v.path("url"), []byte(v.db.URL()), 0o600))
+			if name == "rotate" || name == "repair" {
+				v.run("prestart")
+				v.run("backup")
+			}
+			c, out = command()
+			if err := c.Run(); err != nil {
+				t.Errorf("the next attempt: %v\n%s", err, out)
+			}
+			keytest.NoLeak(t, "what the next attempt prints", out.Bytes(), v.keys()...)
+		})
+	}
+}
+
+// limitless is a command that may leave core dumps of any size in its directory.
+func limitless(dir string, env []string, name string, args ...string) *exec.Cmd {
+	c := exec.Command("sh", append([]string{"-c", `ulimit -c unlimited; exec "$@"`, "sh", name}, args...)...)
+	c.Dir, c.Env = dir, append(os.Environ(), env...)
+	return c
+}
+
+// dumped tells whether a process that has ended left a core dump.
+func dumped(err error) bool {
+	var exit *exec.ExitError
+	return errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).CoreDump()
+}
+
+// abort sends SIGABRT to a process and to all below it: a start has a worker.
+func abort(pid int) {
+	children, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/task/" + strconv.Itoa(pid) + "/children")
+	for _, child := range strings.Fields(string(children)) {
+		if n, err := strconv.Atoi(child); err == nil {
+			abort(n)
+		}
+	}
+	syscall.Kill(pid, syscall.SIGABRT) //nolint:errcheck // it runs: it has just sent a statement
+}

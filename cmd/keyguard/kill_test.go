@@ -31,11 +31,6 @@ func newVictim(t *testing.T, shared *server, command, name string) victim {
 	v := victim{T: t, sandbox: &sandbox{dir: t.TempDir(), shared: shared}, name: name, command: command}
 	t.Cleanup(v.close)
 	v.must(v.furnish())
-	// The machine may be busy with other tests.
-	config, err := os.ReadFile(v.path("keyguard.toml"))
-	v.must(err)
-	patient := strings.Replace(string(config), `prestart.budget = "5s"`, "prestart.budget = \"20s\"\ndatabase.connect_timeout = \"20s\"", 1)
-	v.must(os.WriteFile(v.path("keyguard.toml"), []byte(patient), 0o600))
 	v.must(os.WriteFile(v.path("etc/secrets.key"), testKey("a").UnsafeBytes(), 0o400))
 	v.fill("a", 20)
 	v.must(v.db.UpsertEnvelope(testKey("a"), "tenant", "WRAPPED", []byte("v")))

@@ -160,6 +160,8 @@ func of(ts *testscript.TestScript) *sandbox { return ts.Value(sandboxKey{}).(*sa
 
 func (s *sandbox) path(name string) string { return filepath.Join(s.dir, name) }
 
+// furnish makes what a host has. What must succeed has the product's whole time, on a
+// machine however busy; a script whose time is to end sets a shorter one.
 func (s *sandbox) furnish() error {
 	for _, d := range []string{"etc", "state", "run", "usb"} {
 		if err := os.Mkdir(s.path(d), 0o700); err != nil {
@@ -170,8 +172,9 @@ func (s *sandbox) furnish() error {
 state_dir = %q
 run_dir = %q
 database.url_file = %q
+database.connect_timeout = "10s"
 daemon.unit = ""
-prestart.budget = "5s"
+prestart.budget = "20s"
 notify = { hooks_dir = "", metrics_file = "" }
 
 [[escrow]]

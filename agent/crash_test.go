@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -637,12 +638,20 @@ func (w *world) overWire() func(int, string, bool) bool {
 	}
 }
 
+// isStopped tells whether a panic is the end of the process, in whichever goroutine.
+func isStopped(p any) bool {
+	if other, is := p.(*crew.Panic); is {
+		p = other.Value
+	}
+	return p == stopped{}
+}
+
 // run runs the operation to its end or to its death.
 func (w *world) run(h *agent.Host) (done bool, err error, crashed bool) {
 	defer func() {
-		switch p := recover(); p {
-		case nil:
-		case stopped{}:
+		switch p := recover(); {
+		case p == nil:
+		case isStopped(p):
 			crashed = true
 		default:
 			panic(p)
@@ -690,7 +699,7 @@ func (w *world) dieInGuard() {
 	w.plan.point, w.plan.name, w.plan.fault, w.points, w.dead = before.second, "", stopBefore, nil, false
 	w.mu.Unlock()
 	defer func() {
-		if p := recover(); p != nil && p != (stopped{}) {
+		if p := recover(); p != nil && !isStopped(p) {
 			panic(p)
 		}
 		w.mu.Lock()

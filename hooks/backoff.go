@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -42,7 +43,7 @@ func ForgetBackoff(runDir string) error {
 }
 
 func (m *memory) forget() error {
-	err := os.Remove(m.path)
+	err := crew.Try(filepath.Dir(m.path), func() error { return os.Remove(m.path) })
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -117,7 +118,7 @@ func recall(runDir, about string, clock Clock) *memory {
 	boot, since := clock()
 	path := filepath.Join(runDir, backoffFile)
 	m := &memory{}
-	data, err := os.ReadFile(path)
+	data, err := readMemory(path)
 	// No boot: the clock could not be read, and no time would ever pass.
 	if err != nil || json.Unmarshal(data, m) != nil || boot == "" || m.Boot != boot || m.About != about {
 		m = &memory{Boot: boot, About: about}
@@ -134,20 +135,27 @@ func recall(runDir, about string, clock Clock) *memory {
 	return m
 }
 
+func readMemory(path string) ([]byte, error) {
+	return crew.Within(filepath.Dir(path), func() ([]byte, error) { return os.ReadFile(path) }, nil)
+}
+
 // save is not synced: what a crash of the machine loses, a reboot would have lost.
 func (m *memory) save() error {
 	data, err := json.Marshal(m)
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(m.path), 0o700); err != nil {
-		return err
-	}
-	temp := fmt.Sprintf("%s.%d", m.path, os.Getpid())
-	if err := os.WriteFile(temp, data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(temp, m.path)
+	path := m.path
+	return crew.Try(filepath.Dir(path), func() error {
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return err
+		}
+		temp := fmt.Sprintf("%s.%d", path, os.Getpid())
+		if err := os.WriteFile(temp, data, 0o600); err != nil {
+			return err
+		}
+		return os.Rename(temp, path)
+	})
 }
 
 // wait is the pause after the given number of calls in a row, a quarter longer at
@@ -182,7 +190,7 @@ func (m *memory) opensNothing(f key.Fingerprint) bool {
 
 // reload takes in what another process has left of one escrow since.
 func (m *memory) reload(name string) {
-	data, err := os.ReadFile(m.path)
+	data, err := readMemory(m.path)
 	left := &memory{}
 	if err == nil && json.Unmarshal(data, left) == nil && left.Boot == m.Boot && left.About == m.About && left.Escrows[name] != nil {
 		m.Escrows[name] = left.Escrows[name]
@@ -375,7 +383,9 @@ const turnAgain = 50 * time.Millisecond
 // under way is no answer, and is waited for within ctx. It tells whether there was one.
 func (g *gate) turn(ctx context.Context, dir string) (done func(), waited bool, err error) {
 	name := fmt.Sprintf("%s.%x", backoffFile, sha256.Sum256([]byte(g.Name())))[:len(backoffFile)+17]
-	f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := crew.Within(dir, func() (*os.File, error) {
+		return os.OpenFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o600)
+	}, func(f *os.File) { f.Close() })
 	if err != nil {
 		return func() {}, false, nil // no directory yet: nobody is there to wait for
 	}

@@ -378,7 +378,8 @@ func (w *watcher) hear(dir string, err error) {
 }
 
 func inodeOf(path string) (inode, bool) {
-	info, err := os.Stat(path)
+	// The loop must not hang here.
+	info, err := crew.Within(path, func() (os.FileInfo, error) { return os.Stat(path) }, nil)
 	if err != nil {
 		return inode{}, false
 	}

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
@@ -19,8 +20,12 @@ const maxRead = 64 << 10
 // Look tells what stands at the keyfile's place, and beside it as .next. It changes
 // nothing and cannot hang on a FIFO, a device or an endless file. A missing
 // directory is a missing keyfile. An error means that it cannot be said what is
-// there, or whether anything is (law 6).
+// there, or whether anything is (law 6): crew.ErrHangs where the file system hangs.
 func (f File) Look() (Seen, error) {
+	return crew.Within(f.dir(), f.look, func(s Seen) { s.Key.Wipe(); s.Next.Wipe() })
+}
+
+func (f File) look() (Seen, error) {
 	s, content, err := f.observe(f.Path)
 	clear(content)
 	if err != nil {

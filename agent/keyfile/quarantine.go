@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
@@ -53,7 +54,12 @@ func (f File) keep(content []byte, now time.Time) error {
 	if len(content) == 0 {
 		return nil
 	}
-	if err := f.addToQuarantine(content, now); err != nil {
+	content = bytes.Clone(content) // the caller clears its own, and may have gone by then
+	err := crew.Try(f.Locks, func() error {
+		defer clear(content)
+		return f.addToQuarantine(content, now)
+	})
+	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNotKept, err)
 	}
 	return nil
@@ -92,8 +98,27 @@ func (f File) addToQuarantine(content []byte, now time.Time) error {
 // Kept lists what may hold a key which left the keyfile's place, newest first: the
 // local quarantine, and such asides beside the keyfile as could not be copied to it
 // yet (a crash, a full disk). It changes nothing. With an error it lists what can be read:
-// there may be more.
+// there may be more. Where the file system hangs that is crew.ErrHangs, and nothing.
 func (f File) Kept() ([]Kept, error) {
+	type found struct {
+		kept  []Kept
+		wrong error
+	}
+	all, err := crew.Within(f.Locks, func() (found, error) {
+		kept, wrong := f.allKept()
+		return found{kept, wrong}, nil
+	}, func(late found) {
+		for _, k := range late.kept {
+			k.Key.Wipe()
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list kept keys: %w", err)
+	}
+	return all.kept, all.wrong
+}
+
+func (f File) allKept() ([]Kept, error) {
 	var kept []Kept
 	var wrong error
 	have := make(map[[sha256.Size]byte]bool)
@@ -145,6 +170,10 @@ func (f File) Kept() ([]Kept, error) {
 // directory, a FIFO, a symlink, an unreadable or large file) stays. Half-written files of our own that are older than a minute go
 // as well.
 func (f File) Sweep(now time.Time) error {
+	return crew.Try(f.Locks, func() error { return f.sweepAll(now) })
+}
+
+func (f File) sweepAll(now time.Time) error {
 	asides, err := list(f.dir(), asidePrefix)
 	if err != nil {
 		return fmt.Errorf("cannot sweep: %w", err)

@@ -28,6 +28,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -157,6 +158,7 @@ var ErrEntry = errors.New("not a ledger entry")
 // Append writes entries, in this order, and syncs them: when it returns nil they are
 // on disk (law 5). On error none counts that was not whole on disk before a crash, and
 // what was there is as readable as before. It makes the file, 0600, and the directory.
+// Where the file system hangs it is crew.ErrHangs, and the entries may come after all.
 //
 //	flock(ledger)
 //	openat(O_RDWR|O_CREAT|O_APPEND|O_NOFOLLOW, 0600), fchmod if the mode is another
@@ -165,7 +167,7 @@ var ErrEntry = errors.New("not a ledger entry")
 //	write       all entries at once: a crash here leaves some of them and a torn line
 //	fsync
 func (l *Ledger) Append(entries ...Entry) error {
-	if err := l.append(entries); err != nil {
+	if err := crew.Try(l.dir, func() error { return l.append(entries) }); err != nil {
 		return fmt.Errorf("cannot append to the ledger: %w", err)
 	}
 	return nil
@@ -402,6 +404,10 @@ type Standing struct {
 // but for an open rotation, and for a daemon that is down: which key holds is for the
 // rows to say, and whoever forgot it would not ask them.
 func (l *Ledger) Standing() (Standing, error) {
+	return crew.Within(l.dir, l.standing, nil)
+}
+
+func (l *Ledger) standing() (Standing, error) {
 	f, size, err := l.open(os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Standing{}, nil

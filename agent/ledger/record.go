@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
@@ -31,7 +32,9 @@ type Break struct {
 
 // Read reads the whole ledger. A missing one is empty, and no error; one that cannot
 // be read is an error.
-func (l *Ledger) Read() (Record, error) {
+func (l *Ledger) Read() (Record, error) { return crew.Within(l.dir, l.read, nil) }
+
+func (l *Ledger) read() (Record, error) {
 	f, size, err := l.open(os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Record{}, nil

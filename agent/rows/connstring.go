@@ -2,6 +2,7 @@ package rows
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 )
 
 // pgSettings are the variables that the daemon's driver reads, and what they are called in
@@ -91,7 +94,10 @@ func checkPassfile(conn string) error {
 	if home, err := os.UserHomeDir(); file == "" && err == nil {
 		file = cmp.Or(os.Getenv("PGPASSFILE"), filepath.Join(home, ".pgpass"))
 	}
-	st, err := os.Stat(file)
+	st, err := crew.Within(namedFiles, func() (os.FileInfo, error) { return os.Stat(file) }, nil)
+	if errors.Is(err, crew.ErrHangs) {
+		return err
+	}
 	if err != nil {
 		return nil // it is a service file's password, or the file is gone since
 	}
@@ -130,6 +136,9 @@ func (l Location) ClearText() string {
 func isURL(conn string) bool {
 	return strings.HasPrefix(conn, "postgres://") || strings.HasPrefix(conn, "postgresql://")
 }
+
+// namedFiles are the files that a connection string and PG* variables name.
+const namedFiles = "one of the files that the database's settings name (passfile, sslrootcert, sslcert, sslkey, servicefile, or their PG* variables)"
 
 // anyQuery, among the settings of a URL, says that it has a query.
 const anyQuery = "?"
@@ -172,9 +181,14 @@ func settingsOf(conn string) map[string]bool {
 
 // parseURL reads what the daemon gives to pgxpool.New: a URL, or words as libpq has them,
 // with the driver's own settings, which are not the server's. Its error names no part of
-// it: what does not parse may hold the password anywhere.
+// it: what does not parse may hold the password anywhere. Parsing reads the files that it
+// and the environment name (passfile, sslrootcert, sslcert, sslkey, servicefile), any of
+// which may be a FIFO or on a file system that hangs: crew.ErrHangs.
 func parseURL(conn string) (*pgconn.Config, error) {
-	pool, err := pgxpool.ParseConfig(conn)
+	pool, err := crew.Within(namedFiles, func() (*pgxpool.Config, error) { return pgxpool.ParseConfig(conn) }, nil)
+	if errors.Is(err, crew.ErrHangs) {
+		return nil, err
+	}
 	if err != nil || conn == "" {
 		return nil, ErrURL
 	}

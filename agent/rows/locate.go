@@ -12,10 +12,12 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 )
 
@@ -312,6 +314,10 @@ func (o LocateOptions) pg() map[string]string {
 // nothing away that o does not know better. It writes only what changed, and nothing where
 // nothing is known of the daemon; it opens no socket.
 func SaveRecord(path string, o LocateOptions) error {
+	return crew.Try(filepath.Dir(path), func() error { return o.save(path) })
+}
+
+func (o LocateOptions) save(path string) error {
 	want, recorded, err := o.record(path)
 	if err != nil || recorded {
 		return err
@@ -342,8 +348,13 @@ func (o LocateOptions) record(path string) (want []byte, recorded bool, err erro
 }
 
 // readPrivate reads a small file that only its owner can read. It does not hang on a
-// FIFO, and asks the open file, so that what is checked is what is read.
+// FIFO, nor on a file system that does (crew.ErrHangs), and asks the open file, so that
+// what is checked is what is read.
 func readPrivate(path string, flags int) ([]byte, error) {
+	return crew.Within(filepath.Dir(path), func() ([]byte, error) { return readOwn(path, flags) }, func(b []byte) { clear(b) })
+}
+
+func readOwn(path string, flags int) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|flags, 0)
 	if err != nil {
 		return nil, err
@@ -385,12 +396,14 @@ func containerURL(address, password string) string {
 func (s source) containerPassword() (string, error) {
 	if s.PasswordFile != "" {
 		// The daemon takes this file whatever its mode is.
-		f, err := os.OpenFile(s.PasswordFile, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return "", fmt.Errorf("cannot read the database password: %w", err)
-		}
-		defer f.Close()
-		b, err := readSmall(f)
+		b, err := crew.Within(filepath.Dir(s.PasswordFile), func() ([]byte, error) {
+			f, err := os.OpenFile(s.PasswordFile, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return nil, err
+			}
+			defer f.Close()
+			return readSmall(f)
+		}, func(b []byte) { clear(b) })
 		if err != nil {
 			return "", fmt.Errorf("cannot read the database password from %s: %w", s.PasswordFile, err)
 		}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,6 +20,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sys/unix"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 )
@@ -676,5 +678,29 @@ func TestPasswordInTheUnit(t *testing.T) {
 	}
 	if got := ask(t, strings.Replace(d.URL(), ":"+rowstest.Password+"@", "@", 1), rows.Options{}); !errors.Is(got.Err, rows.ErrPassword) {
 		t.Errorf("without: %+v", got)
+	}
+}
+
+// TestSettingsThatHang: a file that a setting names may never answer, and nobody hangs there:
+// where the database is, is not known then.
+func TestSettingsThatHang(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	must(t, unix.Mkfifo(fifo, 0o600))
+	locate := func() error {
+		_, err := rows.Locate(context.Background(), rows.LocateOptions{Environ: environ(map[string]string{
+			"CONTAINARIUM_POSTGRES_URL": "postgres://u@127.0.0.1:1/d?sslmode=verify-ca", "PGSSLROOTCERT": fifo})})
+		return err
+	}
+	for range 2 { // the second time nobody waits
+		if err := locate(); !errors.Is(err, crew.ErrHangs) {
+			t.Errorf("%v", err)
+		}
+	}
+	// Somebody writes there, and it is a file as any other.
+	must(t, os.Rename(fifo, fifo+".old"))
+	f, err := os.OpenFile(fifo+".old", os.O_WRONLY, 0)
+	must(t, err, f.Close())
+	for errors.Is(locate(), crew.ErrHangs) {
+		runtime.Gosched()
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/fleet"
@@ -71,6 +72,7 @@ var remedies = []struct {
 	{agent.ErrNoCopyNamed, exitNoCopy, "the ids are listed by: keyguard copies"},
 	{agent.ErrNoKeyfile, exitRefused, "put the key back first: keyguard restore"},
 	{agent.ErrNoUsableCopy, exitNoCopy, "see what every copy opens: keyguard verify; or bring a key yourself: keyguard import"},
+	{crew.ErrHangs, exitDoubt, "see which file system hangs (findmnt, dmesg) and bring it back, or take it out of the configuration; a FIFO among the files that are named hangs, too; then: keyguard status"},
 	{agent.ErrUnheard, exitDoubt, "bring back what cannot answer, then: keyguard restore; or bring a key yourself: keyguard import"},
 	{agent.ErrRefused, exitRefused, "the present key stays; see what every key opens: keyguard verify"},
 	{agent.ErrUnsure, exitDoubt, "bring Postgres up and try again; to vouch for the present keyfile yourself: keyguard accept"},

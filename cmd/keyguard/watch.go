@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -34,6 +35,9 @@ Exit status: 0 stopped; 2 usage or configuration; 15 another one is running.`,
 	}
 }
 
+// lastMoment is how long the end of a watcher waits for what is under way.
+const lastMoment = 800 * time.Millisecond
+
 func (a *app) watch(ctx context.Context) error {
 	if _, ok := os.LookupEnv("JOURNAL_STREAM"); ok {
 		a.level = "<6>" // informational; sd-daemon(3)
@@ -58,6 +62,14 @@ func (a *app) watch(ctx context.Context) error {
 		reload := false
 		for !reload {
 			select {
+			case <-ctx.Done():
+				stop()
+				select {
+				case err := <-ended:
+					return err
+				case <-time.After(lastMoment):
+					return nil // what hangs for good is left behind: systemd waits
+				}
 			case err := <-ended:
 				stop()
 				return err

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 )
 
 // The locks, each a file of this name in the state directory.
@@ -53,14 +55,7 @@ func Try(dir, name string) (*Lock, error) {
 // and what ctx says. A free lock is taken even where ctx has ended, and on a read-only
 // file system. Any other error says nothing of who holds it.
 func Wait(ctx context.Context, dir, name string) (*Lock, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("cannot take the lock %q: %w", name, err)
-	}
-	path := filepath.Join(dir, name)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
-	if errors.Is(err, unix.EROFS) {
-		f, err = os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0) // flock(2) takes that, too
-	}
+	f, err := crew.Within(dir, func() (*os.File, error) { return open(dir, name) }, closeLate)
 	if err != nil {
 		return nil, fmt.Errorf("cannot take the lock %q: %w", name, err)
 	}
@@ -87,6 +82,21 @@ func Wait(ctx context.Context, dir, name string) (*Lock, error) {
 	}
 }
 
+// open opens the file of a lock, and makes what is missing.
+func open(dir, name string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, name)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if errors.Is(err, unix.EROFS) {
+		f, err = os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0) // flock(2) takes that, too
+	}
+	return f, err
+}
+
+func closeLate(f *os.File) { f.Close() } //nolint:errcheck // nothing was written
+
 // Release gives the lock back. It may be called again, and on nil.
 func (l *Lock) Release() {
 	if l == nil || l.f == nil {
@@ -99,7 +109,9 @@ func (l *Lock) Release() {
 // Held tells whether somebody, this process included, holds the lock. It creates
 // nothing: where the file is missing, nobody does.
 func Held(dir, name string) (bool, error) {
-	f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	f, err := crew.Within(dir, func() (*os.File, error) {
+		return os.OpenFile(filepath.Join(dir, name), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	}, closeLate)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}

@@ -50,7 +50,10 @@ func (t toldRows) Prove(_ context.Context, keys ...key.Key) rows.Answer {
 	return a
 }
 
-func (toldRows) Rewrite(context.Context, rows.RewriteOptions) (rows.RewriteResult, error) {
+func (t toldRows) Rewrite(_ context.Context, o rows.RewriteOptions) (rows.RewriteResult, error) {
+	if o.DryRun && t.opens[o.Keys[0].Fingerprint()] == t.total {
+		return rows.RewriteResult{}, nil
+	}
 	return rows.RewriteResult{}, errors.New("some rows open under another key")
 }
 func (toldRows) MayRewrite(context.Context) error                    { return nil }
@@ -221,7 +224,7 @@ func TestNobodyDisagrees(t *testing.T) {
 				fail("restore", "key %s", r.Key)
 			}
 		}
-		_, err = agent.CheckRotation(ctx, h, agent.RotateOptions{})
+		_, err = agent.Rotate(ctx, h, agent.RotateOptions{DryRun: true})
 		held := !slices.ContainsFunc(s.Escrows, func(e agent.EscrowStatus) bool { return e.Required && !e.Holds })
 		if err == nil {
 			rotated++

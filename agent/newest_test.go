@@ -67,7 +67,7 @@ func (h *host) newest() newestCopy {
 			n.id["copies"] = c.ID
 		}
 	}
-	_, err = agent.CheckRotation(ctx, &h.Host, agent.RotateOptions{})
+	_, err = agent.Rotate(ctx, &h.Host, agent.RotateOptions{DryRun: true})
 	n.rotate = err == nil
 	if err != nil && !errors.Is(err, agent.ErrNotSafe) {
 		h.t.Errorf("rotate: %v", err)

@@ -35,6 +35,9 @@ var (
 	ErrCannotEnd = errors.New("what a rotation does last cannot be done here")
 	// ErrRotationOpen says that an earlier rotation stopped halfway and is not settled.
 	ErrRotationOpen = errors.New("an earlier rotation stopped halfway and is not settled yet")
+	// ErrEnded says that whoever runs the rotation wants its end, as a host does that goes
+	// down, while which key holds is not known yet.
+	ErrEnded = errors.New("told to end in the commit, as by a reboot")
 	// ErrNotStarted says that the daemon, which a rotation or a repair had stopped, did not
 	// start again.
 	ErrNotStarted = errors.New("the daemon was stopped and does not start again")
@@ -101,30 +104,21 @@ type RotateResult struct {
 // why. ErrUnsure: it stopped in its commit and the rows do not say which key holds; start
 // and watcher ask on. ErrNotStarted: rotated, but the daemon is down.
 func Rotate(ctx context.Context, h *Host, opts RotateOptions) (RotateResult, error) {
-	return rotate(ctx, h, opts, (*turn).run)
-}
-
-// CheckRotation looks whether a rotation could begin: step 0 of Rotate.
-func CheckRotation(ctx context.Context, h *Host, opts RotateOptions) (RotateResult, error) {
-	opts.DryRun = true
-	return rotate(ctx, h, opts, func(*turn, context.Context) error { return nil })
-}
-
-func rotate(ctx context.Context, h *Host, opts RotateOptions, then func(*turn, context.Context) error) (RotateResult, error) {
 	if opts.Begun == nil {
 		opts.Begun = func(key.Fingerprint, key.Fingerprint) {}
 	}
-	t := &turn{opts: opts}
+	t := &turn{opts: opts, ended: ctx.Done()}
 	t.job = job{h: h, progress: opts.Progress, done: &t.r.Work}
-	err := t.locked(ctx, t.check, func(ctx context.Context) error { return then(t, ctx) })
+	err := t.locked(ctx, t.check, t.run)
 	return t.r, err
 }
 
 // turn is one run of Rotate.
 type turn struct {
 	job
-	opts RotateOptions
-	r    RotateResult
+	opts  RotateOptions
+	ended <-chan struct{} // closed when whoever runs it wants its end
+	r     RotateResult
 }
 
 // notRotated says why nothing was changed.
@@ -466,7 +460,8 @@ func (t *turn) exchange() error {
 	return t.o.inPlace(err, "the new key is in place")
 }
 
-// settle asks the rows which key holds, until they answer.
+// settle asks the rows which key holds, until they answer, or once where an end is wanted: a
+// host that goes down has stopped Postgres, too, and would wait for us.
 func (t *turn) settle(ctx context.Context) (decide.Settlement, error) {
 	t.at("asking the rows which key holds")
 	ctx, cancel := context.WithTimeout(ctx, settlePatience)
@@ -477,6 +472,8 @@ func (t *turn) settle(ctx context.Context) (decide.Settlement, error) {
 			return settled, nil
 		}
 		select {
+		case <-t.ended:
+			return settled, fmt.Errorf("%w: %w", ErrEnded, err)
 		case <-time.After(settleAgain):
 		case <-ctx.Done():
 			return settled, err

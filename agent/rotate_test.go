@@ -171,3 +171,24 @@ func testRotationFetches(t *testing.T, list listing) {
 		}
 	}
 }
+
+// TestRotationEnded: a host that goes down stops Postgres in the middle of the commit, and
+// has the rotation end. It does not wait for rows that will not answer, and says what it is.
+func TestRotationEnded(t *testing.T) {
+	cluster := rowstest.New(t)
+	r := rotation{testKey("old")}
+	db := cluster.Database(t)
+	h := newHost(t, db, 1)
+	h.must(r.rows(db))
+	h.must(r.furnish(&h.Host, false))
+	ctx, end := context.WithCancel(t.Context())
+	got, err := agent.Rotate(ctx, &h.Host, agent.RotateOptions{Progress: func(p agent.RotateProgress) {
+		if p.Step == string(rows.Committing) {
+			h.must(cluster.Stop())
+			end()
+		}
+	}})
+	if got.Rotated || !errors.Is(err, agent.ErrUnsure) || !errors.Is(err, agent.ErrEnded) {
+		t.Fatalf("%+v, %v", got, err)
+	}
+}

@@ -75,9 +75,10 @@ type RewriteStep string
 
 // In this order.
 const (
-	Resealing RewriteStep = "re-encrypting" // reads all rows
-	Writing   RewriteStep = "writing"       // one statement: nothing is known of how far it is
-	Checking  RewriteStep = "reading back"  // reads all rows again
+	Resealing  RewriteStep = "re-encrypting" // reads all rows
+	Writing    RewriteStep = "writing"       // one statement: nothing is known of how far it is
+	Checking   RewriteStep = "reading back"  // reads all rows again
+	Committing RewriteStep = "committing"    // one statement, until it is on the server's disk
 )
 
 // RewriteProgress says how far a step is, in rows of the table.
@@ -202,6 +203,7 @@ func (w *rewrite) do(ctx context.Context) (err error) {
 		}
 	}
 	open = false
+	w.o.Progress(RewriteProgress{Committing, 0, w.total})
 	return w.commit(ctx)
 }
 

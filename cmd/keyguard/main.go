@@ -98,9 +98,13 @@ func (o *answer) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// lost is why an answer did not get through. A reader that had enough is no reason.
+// lost is why an answer did not get through. A reader that had enough, or a terminal that
+// is gone, is no reason.
 func (o *answer) lost() error {
 	if o.err == nil || errors.Is(o.err, syscall.EPIPE) {
+		return nil
+	}
+	if info, err := o.Stat(); errors.Is(o.err, syscall.EIO) && err == nil && info.Mode()&os.ModeCharDevice != 0 {
 		return nil
 	}
 	return fmt.Errorf("the answer could not be written: %w", o.err)

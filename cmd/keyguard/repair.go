@@ -75,7 +75,7 @@ func (a *app) repair(ctx context.Context, opts agent.RepairOptions, here bool) e
 		t := unit.Transient{Name: repairUnit, Description: "Repair of rows under several containarium master keys"}
 		return a.inUnit(ctx, t, "repair", opts.Person, opts.LeaveUnopenable)
 	}
-	show := &progress{app: a, name: "repair"}
+	show := &progress{app: a, name: "repair", of: "rows", record: here && cfg.Daemon.Unit != ""}
 	opts.Progress = show.rotation
 	r, err := agent.Repair(ctx, h, opts)
 	show.end()

@@ -37,10 +37,12 @@ escrows: old database dumps need it.
 
 It may be interrupted anywhere: the daemon's next start, or the watcher, finds
 out from the rows which of the two keys holds. It runs in a unit of its own,
-` + rotateUnit + `, and goes on when the terminal is gone.
+` + rotateUnit + `, and goes on when the terminal is gone,
+or after Ctrl-C; the journal has its steps.
 
 --dry-run does everything up to the commit, beside the running daemon, whose
-writes wait for the moment that takes.
+writes wait for the moment that takes, and says how long the daemon would be
+down. Where somebody is asked, that comes before the question.
 
 Exit status: 0 rotated; 11 it stopped in its commit, and the rows do not say yet
 which key holds; 12 rotated, but an escrow lags; 14 not rotated, and the present
@@ -66,6 +68,18 @@ func (a *app) rewriteFlags(c *cobra.Command, dryRun, leaveUnopenable, here *bool
 	a.jsonFlag(c)
 }
 
+// trial is a dry run, which says how long the daemon will be down.
+func (a *app) trial(ctx context.Context, h *agent.Host, opts agent.RotateOptions) (agent.RotateResult, error) {
+	opts.DryRun = true
+	show := &progress{app: a, name: "rotate, a trial", of: "rows"}
+	if terminal(a.err) {
+		opts.Progress = show.rotation
+	}
+	r, err := agent.Rotate(ctx, h, opts)
+	show.end()
+	return r, err
+}
+
 // agree ends what nobody confirms.
 func (a *app) agree(ctx context.Context, question string) error {
 	ok, err := a.confirm(ctx, question)
@@ -88,19 +102,19 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions, here bool) e
 	}
 	signal.Ignore(syscall.SIGHUP) // a lost terminal is no reason to stop halfway
 	if !opts.DryRun && !a.yes {
-		a.working("asking the rows and %s …", printable.Count(int64(len(h.Escrows)), "escrow"))
-		r, err := agent.CheckRotation(ctx, h, opts)
+		r, err := a.trial(ctx, h, opts)
 		if err != nil {
 			return err
 		}
-		if err := a.agree(ctx, fmt.Sprintf("%d rows are under key %s. Stop the daemon and re-encrypt them under a new one?", r.Rows.Dependent, r.Old)); err != nil {
+		if err := a.agree(ctx, fmt.Sprintf("%s of key %s would come under a new one. Expected downtime: %s, as a trial took just now, and the daemon's own stop and start. Go on?",
+			printable.Count(r.Rows.Dependent, "row"), r.Old, short(r.Rewrite.Elapsed))); err != nil {
 			return err
 		}
 	}
 	if apart(cfg, opts.DryRun, here) {
 		return a.inUnit(ctx, unit.Transient{Name: rotateUnit, Description: "Rotation of the containarium master key"}, "rotate", opts.Person, opts.LeaveUnopenable)
 	}
-	show := &progress{app: a, name: "rotate", of: "rows"}
+	show := &progress{app: a, name: "rotate", of: "rows", record: here && cfg.Daemon.Unit != ""}
 	opts.Progress = show.rotation
 	// What happens is told to hooks and journal, where the terminal may be gone.
 	t := a.teller(h, cfg, wiring{}, nil)
@@ -177,10 +191,15 @@ func (a *app) inUnit(ctx context.Context, t unit.Transient, command, person stri
 		"TERM=" + os.Getenv("TERM"), "NO_COLOR=" + os.Getenv("NO_COLOR")} // the terminal goes along
 	t.Stdout, t.Stderr = os.Stdout, os.Stderr
 	t.StopTimeout = 15 * time.Minute // it ends by itself, with the daemon up
+	relayed, err := relay(&t)
+	if err != nil {
+		return err
+	}
 	status, err := t.Run(ctx)
+	relayed(ctx.Err() == nil)
 	switch {
 	case ctx.Err() != nil:
-		return outcome{exitBusy, command + " goes on without this terminal", []string{"follow it: journalctl -f -u " + t.Name + "; see how it ended: keyguard status"}}
+		return outcome{exitBusy, command + " goes on without this terminal", []string{"follow it: journalctl -fu " + t.Name + "; see how it ended: keyguard status"}}
 	case err != nil:
 		return err
 	case status != exitDone:
@@ -197,13 +216,14 @@ func (s said) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 // progress shows on a terminal how far something is, in one line that changes, and
 // elsewhere each step once.
 type progress struct {
-	app   *app
-	name  string
-	of    string // what is counted: "rows"
-	step  string
-	began time.Time // of the step
-	shown time.Time
-	line  bool // one is on the terminal
+	app    *app
+	name   string
+	of     string // what is counted: "rows"
+	record bool   // each step goes to the journal, too: the terminal may be gone
+	step   string
+	began  time.Time // of the step
+	shown  time.Time
+	line   bool // one is on the terminal
 }
 
 const progressEvery = 200 * time.Millisecond
@@ -211,7 +231,13 @@ const progressEvery = 200 * time.Millisecond
 func (p *progress) rotation(r agent.RotateProgress) { p.show(r.Step, r.Done, r.Total) }
 
 func (p *progress) show(step string, done, total int64) {
+	if p.record && step != p.step {
+		if err := unit.Record(p.name+": "+step, false, nil); err != nil {
+			p.record = false // where there is no journal, nobody looks for it
+		}
+	}
 	if p.app.brief {
+		p.step = step
 		return
 	}
 	now := time.Now()
@@ -310,6 +336,7 @@ func (a *app) printRotate(r agent.RotateResult, opts agent.RotateOptions, err er
 		if err == nil && !a.json {
 			a.line("key %s opens every row that depends on it; nothing stands in the way of a rotation", r.Old)
 			a.printRewrite(r.Rewrite, "would be")
+			a.line("expected downtime: %s, and what the daemon takes to stop and to start", short(r.Rewrite.Elapsed))
 			a.line("dry run: nothing was changed; took %s", short(r.Took))
 		}
 		return err

@@ -19,7 +19,7 @@ type night struct {
 	line   string // a regular expression for the first line of keyguard status
 	code   int    // its exit status
 	typed  []typed
-	after  string // what only this night had goes again
+	after  string // what else holds then; and what only this night had goes again
 }
 
 // typed is a command that the screen names, and nothing else is typed.
@@ -135,15 +135,22 @@ containarium secrets set carol THIRD wine`,
 systemd-run --quiet --collect --unit=holder --uid=postgres psql -q containarium -c 'begin' -c 'lock table secrets in share mode' -c '\! sleep 600'
 until sql "select 1 from pg_locks where mode = 'ShareLock' and granted and relation = 'secrets'::regclass" | grep -q 1; do sleep 0.05; done
 begun=$(grep -c '"commit-begun"' ` + ledgerFile + `)
-systemd-run --quiet --collect --unit=operator keyguard rotate --yes
-until [ "$(grep -c '"commit-begun"' ` + ledgerFile + `)" -gt "$begun" ]; do sleep 0.05; done`,
+systemd-run --quiet --collect --unit=operator script -qefc 'keyguard rotate --yes; while [ ! -e /run/enough ]; do sleep 0.1; done' /root/typescript
+until [ "$(grep -c '"commit-begun"' ` + ledgerFile + `)" -gt "$begun" ]; do sleep 0.05; done
+pkill -INT -f '^keyguard rotate --yes$'`,
 		line: `^busy: a rotation is under way since `, code: 15,
-		// It ends when whoever holds the table lets go of it, and is followed for so long.
+		// It ends when whoever holds the table lets go of it. The person at the terminal has
+		// typed Ctrl-C: from then on the rotation speaks to who follows it, and not there.
 		typed: []typed{{"journalctl -fu containarium-keyguard-rotate.service", `
 journalctl -fu containarium-keyguard-rotate.service >/root/followed & follower=$!
 systemctl stop holder
-while systemctl is-active -q operator; do sleep 0.1; done
-kill $follower`}}},
+until grep -q 'rotate: committing' /root/followed && grep -q 'rotate: starting the daemon' /root/followed; do sleep 0.1; done
+kill $follower
+while systemctl is-active -q containarium-keyguard-rotate; do sleep 0.1; done
+touch /run/enough
+while systemctl is-active -q operator; do sleep 0.1; done`}},
+		after: `grep -q 'rotate goes on without this terminal' /root/typescript
+if grep 'committing' /root/typescript || systemctl is-failed -q containarium-keyguard-rotate; then exit 1; fi`},
 	{name: "every copy is lost, and a sheet is in the safe", broken: `
 cp $K /root/safe
 systemctl stop containarium

@@ -123,6 +123,7 @@ var rotateSteps = []string{
 	"stopping the daemon",
 	"re-encrypting",
 	"reading back",
+	"committing",
 	"putting the new key in place",
 	"starting the daemon",
 	"saving the key as the current one",

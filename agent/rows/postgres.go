@@ -45,9 +45,9 @@ const (
 	// patienceBlocks is how much of the table may take a second more: 32 MB, of a cold disk
 	// or a busy host.
 	patienceBlocks = 4096
-	// idsPerPiece is how many rows of a sample one statement fetches: 13 MB of the
-	// largest values.
-	idsPerPiece = 200
+	// fewIDs and manyIDs bound how many rows of a sample one statement fetches: 200 of the
+	// largest values are 13 MB.
+	fewIDs, manyIDs = 200, 5000
 	// leastRow is less than any row of the table takes, in bytes: the header and the line
 	// pointer, id, two times, version, two one-letter names, nonce and tag.
 	leastRow = 100
@@ -276,7 +276,7 @@ func (t *Table) ask(ctx context.Context, s *survey, m moment, pieces []piece, ke
 					return a, err
 				}
 			}
-			if found, err = t.scan(ctx, s, m, samplePieces(t.sample), keys, untimed); err != nil {
+			if found, err = t.scan(ctx, s, m, s.samplePieces(t.sample, dependent), keys, untimed); err != nil {
 				return a, err
 			}
 			if checked := found.tally.counts().Dependent(); checked > 0 {
@@ -465,6 +465,7 @@ type survey struct {
 	few       bool   // too small for checkAll rows
 	version   int64  // server_version_num
 	blocks    int64
+	bytes     int64 // of all, with what lies outside the blocks
 	perPiece  int64 // blocks
 	small     bool  // most of the table lies in its blocks
 	wrapped   string
@@ -546,6 +547,7 @@ func (t *Table) survey(ctx context.Context, c *pgconn.PgConn) (*survey, error) {
 	s.few = heapBytes < checkAll*leastRow
 	// Values of more than 2 kB lie outside the blocks that are counted here.
 	s.small = 2*heapBytes > allBytes
+	s.bytes = allBytes
 	s.perPiece = max(1, s.blocks*pieceBytes/max(allBytes, 1))
 	return s, nil
 }
@@ -692,9 +694,9 @@ func (s *survey) dependent() string { return "(" + s.legacy() + " or " + s.inpro
 // count has the server count the rows by their classes. Most tables hold legacy rows alone,
 // and one look at them is enough.
 func (t *Table) count(ctx context.Context, s *survey, m moment) (tally, span, error) {
-	// age is the distance from a transaction number that is the same all along, and cheaper
-	// to add up than the number itself.
-	const counted = "count(*), coalesce(sum(age(xmin)), 0), age('3'::xid), min(updated_at), max(updated_at) from "
+	// Of all ways to make a number of xmin only this one lets the server's workers share the
+	// scan: age(xid) is for its leader alone.
+	const counted = "count(*), coalesce(sum(xmin::text::bigint) % 4294967296, 0)::bigint, min(updated_at), max(updated_at) from "
 	y, ends, others, err := t.countBy(ctx, s, m, "select case when count("+s.wrapped+") = 0 then 0 else 2 end, "+counted+s.table+" where ", "")
 	if err != nil || !others {
 		return y, ends, err
@@ -722,8 +724,8 @@ func (t *Table) count(ctx context.Context, s *survey, m moment) (tally, span, er
 }
 
 // countBy adds up what sql counts in each range of the table: the place of a class, with 2
-// for others, which are not counted here; how many rows; the sum of their ages, and the age
-// of the transaction number 3; the first and the last time of writing.
+// for others, which are not counted here; how many rows; the sum of the transaction numbers
+// that wrote them, modulo 2^32; the first and the last time of writing.
 func (t *Table) countBy(ctx context.Context, s *survey, m moment, sql, end string) (y tally, ends span, others bool, err error) {
 	type worker struct {
 		tally
@@ -734,8 +736,8 @@ func (t *Table) countBy(ctx context.Context, s *survey, m moment, sql, end strin
 	hands := make([]worker, workers(ranges))
 	err = t.each(ctx, m, ranges, func(ctx context.Context, number int, c *pgconn.PgConn, p piece) error {
 		w := &hands[number]
-		return t.at(ctx, c, m, 6, sql+p.where+end, nil, func(v [][]byte) error {
-			if len(v[0]) != 4 || len(v[1]) != 8 || len(v[2]) != 8 || len(v[3]) != 4 {
+		return t.at(ctx, c, m, 5, sql+p.where+end, nil, func(v [][]byte) error {
+			if len(v[0]) != 4 || len(v[1]) != 8 || len(v[2]) != 8 {
 				return errForm
 			}
 			class, rows := binary.BigEndian.Uint32(v[0]), int64(binary.BigEndian.Uint64(v[1]))
@@ -747,12 +749,11 @@ func (t *Table) countBy(ctx context.Context, s *survey, m moment, sql, end strin
 			case class == 2:
 				w.others = true
 				return nil
-			case len(v[4]) != 8 || len(v[5]) != 8:
+			case len(v[3]) != 8 || len(v[4]) != 8:
 				return errColumns
 			}
-			ages, latest := binary.BigEndian.Uint32(v[2][4:]), binary.BigEndian.Uint32(v[3])+3
-			w.tally.add(classes[class], versions{rows, uint32(rows)*latest - ages})
-			w.span.stretch(span{int64(binary.BigEndian.Uint64(v[4])), int64(binary.BigEndian.Uint64(v[5]))})
+			w.tally.add(classes[class], versions{rows, binary.BigEndian.Uint32(v[2][4:])})
+			w.span.stretch(span{int64(binary.BigEndian.Uint64(v[3])), int64(binary.BigEndian.Uint64(v[4]))})
 			return nil
 		})
 	})
@@ -771,18 +772,24 @@ func (t *Table) draw(ctx context.Context, s *survey, m moment, dependent int64, 
 	edge := func(order string) string {
 		return "select (select id from " + s.table + " where username = t.name and " + which + " order by name " + order + " limit 1) from t where t.name is not null"
 	}
-	// What was written last is mostly where the table grows.
-	newest := "select id from " + s.table + " where updated_at = $2 and " + which
-	if s.version >= tidRangeScan {
-		newest = fmt.Sprintf("(%s and ctid >= '(%d,0)') union all (%s)", newest, max(0, s.blocks-s.blocks/100-1), newest)
+	// What was written first is mostly where the table begins, and what was written last
+	// where it grows. To look there first spares a look at everything, which even a limit of
+	// one row does not end early where the server's workers share it.
+	written := func(parameter, mostly string) string {
+		anywhere := "select id from " + s.table + " where updated_at = " + parameter + " and " + which
+		if s.version < tidRangeScan {
+			return "(" + anywhere + " limit 1)"
+		}
+		return fmt.Sprintf("(select id from ((%s and ctid %s) union all (%s)) n limit 1)", anywhere, mostly, anywhere)
 	}
+	hundredth := s.blocks/100 + 1
 	pieces := []piece{
 		{where: fmt.Sprintf("select id from %s tablesample bernoulli (%g) where %s", s.table, min(100, 100*sampleFill/float64(dependent)), which)},
 		// One tenant after the other, by the index that the daemon reads them by.
 		{where: "with recursive t(name) as ((select username from " + s.table + " order by username limit 1) union all" +
 			" select (select username from " + s.table + " where username > t.name order by username limit 1) from t where t.name is not null) " +
 			edge("asc") + " union all " + edge("desc")},
-		{where: "(select id from " + s.table + " where updated_at = $1 and " + which + " limit 1) union all (select id from (" + newest + ") n limit 1)",
+		{where: written("$1", fmt.Sprintf("< '(%d,0)'", hundredth)) + " union all " + written("$2", fmt.Sprintf(">= '(%d,0)'", max(0, s.blocks-hundredth))),
 			params: [][]byte{timestamp(ends.from), timestamp(ends.to)}},
 	}
 	drawn := make([][]uuid, len(pieces))
@@ -992,10 +999,13 @@ func timestamp(t int64) []byte {
 	return time.UnixMicro(epoch+t).UTC().AppendFormat(nil, "2006-01-02T15:04:05.999999Z07:00")
 }
 
-// samplePieces cuts a sample for fetching by id.
-func samplePieces(sample []uuid) []piece {
+// samplePieces cuts a sample of so many dependent rows for fetching by id: what pieceBytes
+// allows, where the rows have their mean size, and something for every session.
+func (s *survey) samplePieces(sample []uuid, dependent int64) []piece {
+	fits := pieceBytes * dependent / max(s.bytes, 1)
+	share := int64(len(sample))/int64(2*runtime.GOMAXPROCS(0)) + 1
 	var pieces []piece
-	for ids := range slices.Chunk(sample, idsPerPiece) {
+	for ids := range slices.Chunk(sample, int(max(fewIDs, min(fits, share, manyIDs)))) {
 		list := []byte{'{'}
 		for _, id := range ids {
 			list = append(hex.AppendEncode(list, id[:]), ',')

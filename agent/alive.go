@@ -30,6 +30,9 @@ const (
 	DaemonOtherKey  DaemonIs = "on another key"  // than the keyfile's
 )
 
+// DaemonStates are all that a daemon which is asked about can be.
+var DaemonStates = []DaemonIs{DaemonUnknown, DaemonAbsent, DaemonDown, DaemonUp, DaemonParked, DaemonNoSecrets, DaemonOtherKey}
+
 // RestartNeeded tells whether only a restart brings the daemon to the key that is in place.
 func (d DaemonStanding) RestartNeeded() bool {
 	return d.Is == DaemonOtherKey || d.Is == DaemonNoSecrets && d.Told != unit.Disabled

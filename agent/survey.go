@@ -18,14 +18,17 @@ type SurveyResult struct {
 	Accepted     bool
 	Contradicted bool // the last word on the keyfile's key is that it opened no row
 	// Proof is the last entry of the ledger that proves the known key; zero for none.
-	Proof    ledger.Entry
-	Daemon   DaemonStanding
-	Rotation bool // one is open
-	Kept     int  // files in the local quarantine
-	Breaks   int  // in the ledger's chain
-	Escrows  []EscrowSurvey
-	Drill    ledger.Entry // what the last drill came to; zero for none
-	Passed   time.Time    // when the last one passed; zero for never
+	Proof  ledger.Entry
+	Daemon DaemonStanding
+	// Installed is when the keyfile's key was put in place, or first heard of; zero for never.
+	Installed time.Time
+	Begun     time.Time // when the ledger's first entry was written; zero for never
+	Rotation  bool      // one is open
+	Kept      int       // files in the local quarantine
+	Breaks    int       // in the ledger's chain
+	Escrows   []EscrowSurvey
+	Drill     ledger.Entry // what the last drill came to; zero for none
+	Passed    time.Time    // when the last one passed; zero for never
 	// Failed is when each unit of ours failed last.
 	Failed  map[string]time.Time
 	Trouble []Trouble
@@ -40,6 +43,7 @@ type EscrowSurvey struct {
 	// Unverified: the last copy was stored, and may not be read back from here.
 	Unverified bool
 	Drilled    ledger.Entry // the last that a drill judged it by; zero for none
+	Proven     time.Time    // when a drill last opened the rows with its newest current copy; zero for never
 }
 
 // Survey says how the key and its copies stand by the keyfile, the ledger and the local
@@ -70,6 +74,19 @@ func Survey(h *Host) (SurveyResult, error) {
 	if l.Known != "" {
 		r.Proof = last(func(e ledger.Entry) bool { return e.Event == ledger.Proven && e.Fingerprint == l.Known })
 	}
+	if own := o.evidence.Keyfile.Key; own != "" {
+		r.Installed = last(func(e ledger.Entry) bool {
+			return e.Fingerprint == own && (e.Event == ledger.Installed || e.Event == ledger.Rotated || e.Event == ledger.Made)
+		}).Time
+		if r.Installed.IsZero() { // it stood there before keyguard did
+			if i := slices.IndexFunc(record.Entries, func(e ledger.Entry) bool { return e.Fingerprint == own }); i >= 0 {
+				r.Installed = record.Entries[i].Time
+			}
+		}
+	}
+	if len(record.Entries) > 0 {
+		r.Begun = record.Entries[0].Time
+	}
 	r.Drill = last(func(e ledger.Entry) bool { return e.Event == ledger.DrillEnded })
 	r.Passed = last(func(e ledger.Entry) bool { return e.Event == ledger.DrillEnded && e.Verdict == "passed" }).Time
 	for _, s := range h.Escrows {
@@ -84,6 +101,9 @@ func Survey(h *Host) (SurveyResult, error) {
 		}
 		e.Due = len(due)
 		e.Drilled = last(func(d ledger.Entry) bool { return d.Event == ledger.Drilled && d.Escrow == e.Name && d.Judged })
+		if proven, ok := record.LastProven(e.Name); ok {
+			e.Proven = proven.Time
+		}
 		r.Escrows = append(r.Escrows, e)
 	}
 	r.Failed = map[string]time.Time{}

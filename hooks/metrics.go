@@ -15,8 +15,9 @@ var (
 	drillVerdicts = []string{"passed", "failed", "inconclusive"}
 )
 
-// metrics are what Prometheus gets to know. Escrows are the only names in labels, and
-// keys are never: their number grows with every rotation.
+// metrics are what Prometheus gets to know. Escrows and the daemon's states are the only
+// names in labels, and of keys the one that is in place: with it two hosts with one key show,
+// and there is one at a time.
 func metrics(s agent.SurveyResult, version string, now time.Time) []notify.Metric {
 	var list []notify.Metric
 	add := func(name, help string, samples ...notify.Sample) {
@@ -50,6 +51,17 @@ func metrics(s agent.SurveyResult, version string, now time.Time) []notify.Metri
 		one(is(s.Daemon.Is == agent.DaemonParked || s.Daemon.Is == agent.DaemonNoSecrets)))
 	add("daemon_restart_needed", "Whether only a restart brings the daemon to the key that is in place.", one(is(s.Daemon.RestartNeeded())))
 	add("daemon_minted", "Whether the daemon made a key of its own when it started last.", one(is(s.Daemon.Minted)))
+	if s.Daemon.Is != agent.DaemonNotAsked {
+		var states []notify.Sample
+		for _, state := range agent.DaemonStates {
+			states = append(states, one(is(s.Daemon.Is == state), "state", string(state)))
+		}
+		add("daemon_state", "How the daemon stands to the key.", states...)
+	}
+	if s.Keyfile.Good {
+		add("key_info", "The fingerprint of the keyfile's key.", one(1, "fingerprint", string(s.Keyfile.Key)))
+	}
+	add("key_installed_timestamp_seconds", "When the keyfile's key was put in place, or first seen there; 0 is not known.", one(at(s.Installed)))
 	add("key_known", "Whether the keyfile's key is the known one: the last that opened the rows or was accepted.",
 		one(is(s.Known != "" && s.Known == s.Keyfile.Key)))
 	add("key_accepted", "Whether the known key is known by a person's word and not by a proof.", one(is(s.Accepted)))
@@ -60,16 +72,18 @@ func metrics(s agent.SurveyResult, version string, now time.Time) []notify.Metri
 	add("rows_opened", "Rows that it opened.", one(float64(s.Proof.Opened)))
 	add("rows_dependent", "Rows that only the keyfile's key can open, at that time.", one(float64(max(s.Proof.Total, s.Proof.Checked))))
 	add("quarantine_files", "Keys kept in the local quarantine.", one(float64(s.Kept)))
+	add("ledger_begun_timestamp_seconds", "When the ledger's first entry was written; 0 is never.", one(at(s.Begun)))
 	add("ledger_breaks", "Places where the ledger's chain is broken.", one(float64(s.Breaks)))
 	add("rotation_open", "Whether a rotation is open: begun, and not known to have ended.", one(is(s.Rotation)))
 
-	var required, saved, due, unverified, drilled, judged []notify.Sample
+	var required, saved, due, unverified, drilled, proven, judged []notify.Sample
 	for _, e := range s.Escrows {
 		required = append(required, one(is(e.Required), "escrow", e.Name))
 		saved = append(saved, one(at(e.Saved), "escrow", e.Name))
 		due = append(due, one(float64(e.Due), "escrow", e.Name))
 		unverified = append(unverified, one(is(e.Unverified), "escrow", e.Name))
 		drilled = append(drilled, one(at(e.Drilled.Time), "escrow", e.Name))
+		proven = append(proven, one(at(e.Proven), "escrow", e.Name))
 		judged = append(judged, which(e.Drilled.Verdict, drillVerdicts, "escrow", e.Name)...)
 	}
 	add("escrow_required", "Whether the escrow must hold the key.", required...)
@@ -77,6 +91,7 @@ func metrics(s agent.SurveyResult, version string, now time.Time) []notify.Metri
 	add("escrow_due_keys", "Keys on this host that are still to be saved there.", due...)
 	add("escrow_unverified", "Whether the last copy there may not be read back from here.", unverified...)
 	add("escrow_drilled_timestamp_seconds", "When a drill last judged it; 0 is never.", drilled...)
+	add("escrow_proven_timestamp_seconds", "When a drill last opened the rows with its newest copy; 0 is never.", proven...)
 	add("escrow_verdict", "What that drill said of it.", judged...)
 
 	add("drill_timestamp_seconds", "When the last drill ended; 0 is never.", one(at(s.Drill.Time)))

@@ -21,6 +21,7 @@ import (
 const (
 	rules     = "../packaging/prometheus/keyguard.rules.yml"
 	dashboard = "../packaging/grafana/keyguard.json"
+	allHosts  = "../packaging/grafana/keyguard-fleet.json"
 )
 
 // surveyed has a value for every metric.
@@ -29,11 +30,11 @@ func surveyed() agent.SurveyResult {
 	return agent.SurveyResult{
 		Keyfile: decide.KeyfileEvidence{Good: true, Key: "0123456789abcdef"}, Known: "0123456789abcdef",
 		Proof:   ledger.Entry{Event: ledger.Proven, Time: at, Verdict: "partial", Checked: 10, Opened: 9, Total: 12},
-		Escrows: []agent.EscrowSurvey{{Name: "gcp", Required: true, Saved: at, Due: 2, Drilled: ledger.Entry{Time: at, Verdict: "failed"}}},
+		Escrows: []agent.EscrowSurvey{{Name: "gcp", Required: true, Saved: at, Due: 2, Proven: at, Drilled: ledger.Entry{Time: at, Verdict: "failed"}}},
 		Drill:   ledger.Entry{Time: at, Verdict: "failed", Took: 1500 * time.Millisecond},
 		Daemon:  agent.DaemonStanding{Is: agent.DaemonOtherKey, DaemonState: unit.DaemonState{Minted: true}},
-		Kept:    3,
-		Failed:  map[string]time.Time{"containarium-keyguard.service": at},
+		Kept:    3, Installed: at, Begun: at,
+		Failed: map[string]time.Time{"containarium-keyguard.service": at},
 	}
 }
 
@@ -55,6 +56,12 @@ func TestMetrics(t *testing.T) {
 		`keyguard_daemon_restart_needed 1`,
 		`keyguard_daemon_without_secrets 0`,
 		`keyguard_daemon_minted 1`,
+		`keyguard_daemon_state{state="on another key"} 1`,
+		`keyguard_daemon_state{state="running"} 0`,
+		`keyguard_key_info{fingerprint="0123456789abcdef"} 1`,
+		`keyguard_key_installed_timestamp_seconds 1.7e+09`,
+		`keyguard_ledger_begun_timestamp_seconds 1.7e+09`,
+		`keyguard_escrow_proven_timestamp_seconds{escrow="gcp"} 1.7e+09`,
 		`keyguard_key_known 1`,
 		`keyguard_key_verdict{verdict="opens"} 0`,
 		`keyguard_key_verdict{verdict="partial"} 1`,
@@ -75,8 +82,8 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%s is not among\n%s", want, text)
 		}
 	}
-	if strings.Contains(string(text), "0123456789abcdef") {
-		t.Error("a fingerprint stands in a label or a name")
+	if n := strings.Count(string(text), "0123456789abcdef"); n != 1 {
+		t.Errorf("a fingerprint stands in %d labels or names", n)
 	}
 	check := exec.Command("promtool", "check", "metrics")
 	check.Stdin = bytes.NewReader(text)
@@ -110,7 +117,7 @@ func TestMetricNames(t *testing.T) {
 	for _, m := range metrics(surveyed(), "1", time.Now()) {
 		there[m.Name] = true
 	}
-	for _, file := range []string{rules, dashboard} {
+	for _, file := range []string{rules, dashboard, allHosts} {
 		found := regexp.MustCompile(`\bkeyguard_\w+`).FindAllString(read(t, file), -1)
 		if len(found) < 15 {
 			t.Fatalf("%s names only %d metrics", file, len(found))
@@ -121,28 +128,17 @@ func TestMetricNames(t *testing.T) {
 			}
 		}
 	}
-	var d struct {
-		Title  string
-		Panels []struct {
-			Title, Type string
-			Targets     []struct{ Expr string }
-		}
-	}
-	if err := json.Unmarshal([]byte(read(t, dashboard)), &d); err != nil || d.Title == "" || len(d.Panels) < 10 {
-		t.Fatalf("the dashboard: %v, %+v", err, d)
-	}
 	var exprs strings.Builder
 	exprs.WriteString("groups:\n- name: dashboard\n  rules:\n")
-	for _, p := range d.Panels {
-		if len(p.Targets) == 0 || p.Title == "" || p.Type == "" {
-			t.Errorf("a panel shows nothing: %+v", p)
-		}
-		for _, target := range p.Targets {
-			expr, err := json.Marshal(target.Expr)
-			if err != nil {
-				t.Fatal(err)
+	for _, file := range []string{dashboard, allHosts} {
+		for _, p := range panels(t, file) {
+			for _, target := range p.Targets {
+				expr, err := json.Marshal(target.Expr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				exprs.WriteString("  - record: x\n    expr: " + string(expr) + "\n    labels: {p: \"" + p.Title + target.RefID + file[len(file)-9:] + "\"}\n")
 			}
-			exprs.WriteString("  - record: x\n    expr: " + string(expr) + "\n    labels: {p: \"" + p.Title + "\"}\n")
 		}
 	}
 	// promtool parses them, as the expressions of rules.
@@ -153,6 +149,30 @@ func TestMetricNames(t *testing.T) {
 	if out, err := exec.Command("promtool", "check", "rules", "--lint=none", path).CombinedOutput(); err != nil {
 		t.Errorf("promtool: %v\n%s", err, out)
 	}
+}
+
+// panel is one of a dashboard.
+type panel struct {
+	Title, Type string
+	Targets     []struct{ Expr, RefID string }
+}
+
+// panels reads a dashboard, of which each panel shows something.
+func panels(t *testing.T, file string) []panel {
+	t.Helper()
+	var d struct {
+		Title, UID string
+		Panels     []panel
+	}
+	if err := json.Unmarshal([]byte(read(t, file)), &d); err != nil || d.Title == "" || d.UID == "" || len(d.Panels) < 10 {
+		t.Fatalf("%s: %v, %+v", file, err, d)
+	}
+	for _, p := range d.Panels {
+		if len(p.Targets) == 0 || p.Title == "" || p.Type == "" {
+			t.Errorf("%s: a panel shows nothing: %+v", file, p)
+		}
+	}
+	return d.Panels
 }
 
 func read(t *testing.T, file string) string {

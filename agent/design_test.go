@@ -106,3 +106,43 @@ func TestLaws(t *testing.T) {
 		}
 	}
 }
+
+// TestNamed: whoever came today finds every operation and every package of agent in its
+// package comment, and every file that HACKING.md and docs/design.md name.
+func TestNamed(t *testing.T) {
+	doc, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := regexp.MustCompile(`[a-z]+`).FindAllString(string(doc), -1)
+	entries, err := os.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		name, _ := strings.CutSuffix(e.Name(), ".go")
+		if !strings.HasSuffix(name, "_test") && name != "doc" && !slices.Contains(words, name) {
+			t.Errorf("doc.go does not name %s", e.Name())
+		}
+	}
+	path := regexp.MustCompile("`([a-z]+(?:/[A-Za-z0-9_.@-]+)+)`")
+	for _, page := range []string{"../HACKING.md", "../docs/design.md"} {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := 0
+		for _, m := range path.FindAllStringSubmatch(string(text), -1) {
+			if _, err := os.Stat("../" + m[1]); err == nil {
+				found++
+			} else if _, err := os.Stat("../agent/" + m[1]); err == nil {
+				found++
+			} else {
+				t.Errorf("%s names %s, which is not there", page, m[1])
+			}
+		}
+		if found == 0 {
+			t.Errorf("%s names no file: this looks for the wrong thing", page)
+		}
+	}
+}

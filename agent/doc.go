@@ -1,13 +1,44 @@
 // Package agent knows what is right for the key of one host, and prints nothing.
 //
-// It holds one operation a file. Package decide, below it and pure, says which key the
-// daemon may start with; Guard finds out and puts it there, Backup escrows the present key, Restore and
-// Import bring one back, Accept takes a person's word, Verify and Status look and
-// touch nothing. Below it, each package owns one outside thing: keyfile the live
-// key, rows the ciphertext in Postgres, escrow the places off this host, ledger
-// keyguard's own record, config the configuration, unit the systemd unit of the
-// daemon. Above it, hooks are the moments at which systemd calls, and
-// cmd/keyguard talks to people.
+// It holds one operation a file: a function of a context, a Host and options, that returns
+// a result and an error, and neither prints nor exits.
+//
+//	guard      puts the keyfile right before the daemon starts: observe, decide, act
+//	tend       the same while it runs, and less; alive says how the daemon stands to the key
+//	observe    gathers the evidence that decide asks for, cheapest first; inventory is the
+//	           one place that fetches copies from escrows
+//	save       brings to an escrow what is due there; backup does it for the present key now,
+//	           init makes the places first
+//	restore    puts a copy back, and imports a key that a person brings
+//	accept     takes a person's word for a key; paper takes the key out for a printed sheet
+//	rotate     a new key, and every row under it; repair, one key for a table that is split;
+//	           rewrite is what both do while the daemon is down, daemon how it is stopped
+//	drill      restores copies into scratch and proves them; drillpart, a part of a key
+//	verify     tries every key on the rows; copies lists what every escrow holds
+//	status     the verdict for people, from all that can be asked; survey, from this host alone
+//	report     what the ledger can show an auditor
+//	doctor     which threats this host survives, and what is wrong with it; doctorparts, of a
+//	           key in parts; sandbox, what its units may reach
+//	host       what all of these work on
+//
+// Package decide, below and pure, says which key the daemon may start with, and on which
+// shelf a key may be saved. Each leaf below owns one outside thing and knows no other leaf:
+//
+//	keyfile    the live key, its asides and the local quarantine
+//	rows       the ciphertext in Postgres, and where that is
+//	escrow     the places off this host, a kind a file
+//	ledger     keyguard's own record on this host
+//	config     the configuration file
+//	unit       systemd: the daemon's unit, the journal, sd_notify
+//	notify     hooks.d, metrics and pings
+//	paper      pages to print
+//
+// They share key (the secret and its forms), printable (what others wrote, for a terminal),
+// crew (goroutines whose panics are errors) and internal: durable writes, locks, other
+// programs, recipients of sealed copies. Package fleet joins what is known of many hosts,
+// for whoever looks after all of them. Above, hooks are the moments at which systemd
+// calls, and cmd/keyguard talks to people. Package worlds plays random histories around all
+// of it in tests.
 //
 // # Words
 //

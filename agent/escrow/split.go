@@ -757,7 +757,7 @@ func (s *Split) Save(ctx context.Context, shelf Shelf, k key.Key) (Copy, error) 
 	case e.Saved < e.Need:
 		return fail(e)
 	case len(e.Errors) > 0:
-		return c, fmt.Errorf("%s: %w", s.o.Name, e)
+		return c, e
 	case unverified > 0:
 		return c, fmt.Errorf("%s: %d of %d parts: %w", s.o.Name, unverified, e.Of, ErrUnverified)
 	}

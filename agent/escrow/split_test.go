@@ -348,6 +348,44 @@ func (r *readOnly) Save(context.Context, escrow.Shelf, key.Key) (escrow.Copy, er
 	return escrow.Copy{}, r.err
 }
 
+// TestSplitAsksAtOnce: a split takes as long as its slowest store, not as all of them. Each
+// waits here for the others: one after the other, nobody would ever answer.
+func TestSplitAsksAtOnce(t *testing.T) {
+	t.Parallel()
+	r := newRack(t, 2, 3)
+	k := key.Generate()
+	mustSave(t, r.open(), escrow.Current, k)
+	synctest.Test(t, func(t *testing.T) {
+		s := r.open()
+		meet := func(call func()) {
+			t.Helper()
+			all, done := make(chan struct{}, 3), make(chan struct{})
+			for i := range s.Members() {
+				s.Members()[i].Escrow.(*dying).dead = func() error {
+					all <- struct{}{}
+					for len(all) < 3 {
+						time.Sleep(time.Millisecond)
+					}
+					return nil
+				}
+			}
+			go func() { defer close(done); call() }()
+			select {
+			case <-done:
+			case <-time.After(time.Hour):
+				t.Fatal("one waits for the other")
+			}
+		}
+		var copies []escrow.Copy
+		meet(func() { copies, _ = s.List(t.Context()) })
+		meet(func() {
+			if got, _, err := s.Fetch(t.Context(), copies[0]); err != nil || !got.Equal(k) {
+				t.Errorf("%v, %v", got, err)
+			}
+		})
+	})
+}
+
 // TestSplitRests: a save leaves a store alone that did not take one a moment ago, the others
 // get what is new at once, and whoever reads asks them all.
 func TestSplitRests(t *testing.T) {

@@ -19,8 +19,11 @@ const (
 	Raw     Encoding = "raw"
 	Newline Encoding = "raw with a newline" // 32 bytes and then LF or CR LF
 	Hex     Encoding = "hex"
-	Base64  Encoding = "base64" // RFC 4648, standard or URL alphabet, padded or not
-	Words   Encoding = "words"  // BIP-39, 24 English words, with or without the check words of a sheet
+	Base64  Encoding = "base64"               // RFC 4648, standard or URL alphabet, padded or not
+	Sheet   Encoding = "the words of a sheet" // with the check word of each line
+	// Words are 24 English words of BIP-39 alone. Of 256 mistakes their checksum lets one
+	// pass: only the rows, or the fingerprint, say that it is the key that was meant.
+	Words Encoding = "words"
 )
 
 // ErrNotKey says that bytes are no known encoding of a key.
@@ -80,7 +83,7 @@ func Decode(b []byte) (Key, Encoding, error) {
 		if err != nil {
 			return Key{}, "", err
 		}
-		return k, Words, nil
+		return k, Sheet, nil
 	}
 	if looksLikeWords(fields) {
 		k, err := fromWords(fields)

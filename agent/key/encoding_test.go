@@ -304,6 +304,8 @@ func FuzzDecode(f *testing.F) {
 			again = base64.RawURLEncoding.EncodeToString(b)
 		case Words:
 			again = strings.Join(k.UnsafeWords(), "\n")
+		case Sheet:
+			again = strings.Join(slices.Concat(k.UnsafeSheet()...), "\n")
 		default:
 			t.Fatalf("unknown encoding %q", enc)
 		}

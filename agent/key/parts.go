@@ -368,9 +368,9 @@ func invert(a byte) byte {
 	return product
 }
 
-// ReadParts finds the parts in a text: each of their lines, wherever else a sheet has text
-// around it or breaks it, and words of one sheet alone. It is nil where there is none. The
-// error, ErrPartDamaged, names the one of them that is damaged.
+// ReadParts finds the parts in a text: each of their lines, and each sheet's eight numbered
+// lines of words, whatever else stands around them; and words of one sheet alone. It is nil
+// where there is none. The error names the one that is damaged or mistyped, and its line.
 func ReadParts(text []byte) ([]Part, error) {
 	var parts []Part
 	fail := func(err error) ([]Part, error) {
@@ -378,6 +378,13 @@ func ReadParts(text []byte) ([]Part, error) {
 			p.Wipe()
 		}
 		return nil, err
+	}
+	add := func(p Part) { // a sheet says its part twice, in words too
+		if slices.ContainsFunc(parts, p.Equal) {
+			p.Wipe()
+			return
+		}
+		parts = append(parts, p)
 	}
 	pieces := bytes.Split(text, []byte(partIntro))
 	for i, piece := range pieces[1:] {
@@ -388,7 +395,15 @@ func ReadParts(text []byte) ([]Part, error) {
 		if err != nil {
 			return fail(fmt.Errorf("part %d of the %d that stand there: %w", i+1, len(pieces)-1, err))
 		}
-		parts = append(parts, p)
+		add(p)
+	}
+	sheets := partSheets(text)
+	for i, sheet := range sheets {
+		p, err := fromPartSheet(sheet)
+		if err != nil {
+			return fail(fmt.Errorf("sheet %d of the %d that stand there: %w", i+1, len(sheets), err))
+		}
+		add(p)
 	}
 	if parts != nil {
 		return parts, nil

@@ -455,32 +455,56 @@ func TestFewerPartsTellNothing(t *testing.T) {
 	}
 }
 
+func numberedLines(sheet [][]string) (lines []string) {
+	for i, words := range sheet {
+		lines = append(lines, fmt.Sprint(i+1)+"  "+strings.Join(words, "  "))
+	}
+	return lines
+}
+
+func numbered(p Part) []string { return numberedLines(p.UnsafeSheet()) }
+
+// swapped has the first two words of line n change places, where they differ; else the first
+// is another one.
+func swapped(lines []string, n int) []string {
+	lines = slices.Clone(lines)
+	f := strings.Fields(lines[n-1])
+	if f[1], f[2] = f[2], f[1]; f[1] == f[2] {
+		f[1] = map[bool]string{true: "zoo", false: "abandon"}[f[1] != "zoo"]
+	}
+	lines[n-1] = strings.Join(f, " ")
+	return lines
+}
+
 func TestReadParts(t *testing.T) {
 	k := Generate()
 	a, b := cut(t, k, 2, 1), cut(t, k, 2, 2)
 	one, two := string(a.UnsafeText()), string(b.UnsafeText())
 	broken := strings.Replace(two, " value=", "\n    value=", 1)
-	var words []string
-	for i, line := range a.UnsafeSheet() {
-		words = append(words, fmt.Sprint(i+1)+"  "+strings.Join(line, "  "))
-	}
+	words := numbered(a)
 	for what, tt := range map[string]struct {
 		text string
 		want []Part
 		err  error
 	}{
-		"lines":           {two + "\n" + one + "\n", []Part{b, a}, nil},
-		"Windows":         {one + "\r\n\r\n" + two + "\r\n", []Part{a, b}, nil},
-		"QR codes":        {"QR-Code:" + one + "\nQR-Code:" + two + "\n", []Part{a, b}, nil},
-		"sheets":          {"PART 1\n\n    " + one + "\n\nKeep it.\nPART 2\n\n    " + broken + "\n\nKeep it.\n", []Part{a, b}, nil},
-		"words":           {strings.Join(words, "\n"), []Part{a}, nil},
-		"a damaged one":   {one + "\n" + two[:len(two)-1] + "\n", nil, ErrPartDamaged},
-		"one cut off":     {one + "\nkeyguard-part v1", nil, ErrPartDamaged},
-		"nothing":         {"", nil, nil},
-		"a key":           {strings.Join(k.UnsafeWords(), " "), nil, nil},
-		"a key's bytes":   {string(k.UnsafeBytes()), nil, nil},
-		"something else":  {"see the safe", nil, nil},
-		"words, mistyped": {strings.Replace(strings.Join(words, "\n"), "2  ", "2  abandon ", 1), nil, nil},
+		"lines":                   {two + "\n" + one + "\n", []Part{b, a}, nil},
+		"Windows":                 {one + "\r\n\r\n" + two + "\r\n", []Part{a, b}, nil},
+		"QR codes":                {"QR-Code:" + one + "\nQR-Code:" + two + "\n", []Part{a, b}, nil},
+		"sheets":                  {"PART 1\n\n    " + one + "\n\nKeep it.\nPART 2\n\n    " + broken + "\n\nKeep it.\n", []Part{a, b}, nil},
+		"words":                   {strings.Join(words, "\n"), []Part{a}, nil},
+		"two sheets of words":     {strings.Join(append(numbered(b), words...), "\n"), []Part{b, a}, nil},
+		"a sheet and a line":      {"keep\n" + strings.Join(words, "\n") + "\nand\n" + two, []Part{b, a}, nil},
+		"the second has a swap":   {strings.Join(append(numbered(b), swapped(words, 3)...), "\n"), nil, ErrChecksum},
+		"the second is short":     {strings.Join(append(numbered(b), words[:5]...), "\n"), nil, ErrNotKey},
+		"steps, numbered":         {"1 take the sheet\n2 type it\n" + one, []Part{a}, nil},
+		"a key's sheet, mistyped": {strings.Join(swapped(numberedLines(k.UnsafeSheet()), 2), "\n"), nil, nil},
+		"a damaged one":           {one + "\n" + two[:len(two)-1] + "\n", nil, ErrPartDamaged},
+		"one cut off":             {one + "\nkeyguard-part v1", nil, ErrPartDamaged},
+		"nothing":                 {"", nil, nil},
+		"a key":                   {strings.Join(k.UnsafeWords(), " "), nil, nil},
+		"a key's bytes":           {string(k.UnsafeBytes()), nil, nil},
+		"something else":          {"see the safe", nil, nil},
+		"words, mistyped": {strings.Replace(strings.Join(words, "\n"), "2  ", "2  abandon ", 1), nil, ErrNotKey},
 	} {
 		got, err := ReadParts([]byte(tt.text))
 		if !errors.Is(err, tt.err) || !slices.EqualFunc(got, tt.want, Part.Equal) {

@@ -134,3 +134,40 @@ func CheckPartLine(n, number int, text []byte) (int, error) {
 	}
 	return number, err
 }
+
+// partSheets finds runs of lines of words that are numbered from 1, as long as a part's sheet:
+// each is one. A shorter run is one that is not whole if its first line is a part's; a single
+// line is none.
+func partSheets(text []byte) (sheets [][][][]byte) {
+	var run [][][]byte
+	end := func() {
+		if len(run) == PartLines {
+			sheets = append(sheets, run)
+		} else if len(run) > 1 {
+			if _, err := CheckPartLine(1, 0, bytes.Join(run[0], []byte(" "))); err == nil {
+				for len(run) < PartLines {
+					run = append(run, nil)
+				}
+				sheets = append(sheets, run)
+			}
+		}
+		run = nil
+	}
+	for line := range bytes.Lines(text) {
+		f := bytes.Fields(line)
+		if len(f) == 0 {
+			continue
+		}
+		if len(run) == PartLines || len(f) > 1 && string(f[0]) == "1" {
+			end()
+		}
+		words := withoutNumber(len(run)+1, f)
+		if len(words) == len(f) || len(words) > 2*lineWords || !areLetters(words) {
+			end()
+			continue
+		}
+		run = append(run, words)
+	}
+	end()
+	return sheets
+}

@@ -73,7 +73,7 @@ func TestSheet(t *testing.T) {
 		"numbered, among prose":   prose + numbered + "\n1 2 3\nMore words.\n",
 		"empty lines, upper case": strings.ToUpper(strings.Join(got, "\n\n")) + "\n\n",
 	} {
-		if read, enc, err := Decode([]byte(text)); err != nil || enc != Words || !read.Equal(k) {
+		if read, enc, err := Decode([]byte(text)); err != nil || enc != Sheet || !read.Equal(k) {
 			t.Errorf("%s: %v, %q, %v", what, read, enc, err)
 		}
 	}

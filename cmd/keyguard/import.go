@@ -46,7 +46,7 @@ Exit status: 0 done; 2 that is no key; 11 nothing can tell; 12 an escrow failed;
 				return err
 			}
 			// Typing takes as long as it takes.
-			k, err := a.readKey(c.Context())
+			k, encoding, err := a.readKey(c.Context())
 			if err != nil {
 				return err
 			}
@@ -65,6 +65,10 @@ Exit status: 0 done; 2 that is no key; 11 nothing can tell; 12 an escrow failed;
 			}
 			r, err := agent.Import(ctx, h, k.Clone(), opts)
 			a.printRestore(r, false, err)
+			if r.Installed && encoding == key.Words && len(r.Tried) > 0 && r.Tried[0].Proof.Opened == 0 {
+				a.urgent("24 words of a list let one mistake in 256 pass, and no row says that key %s is the one that was meant", r.Key)
+				a.hint("compare that with the fingerprint on the sheet; if it is another one: keyguard import, with the check words")
+			}
 			return err
 		},
 	}
@@ -74,7 +78,7 @@ Exit status: 0 done; 2 that is no key; 11 nothing can tell; 12 an escrow failed;
 }
 
 // readKey reads and decodes standard input, or asks a person.
-func (a *app) readKey(ctx context.Context) (key.Key, error) {
+func (a *app) readKey(ctx context.Context) (key.Key, key.Encoding, error) {
 	if a.onTerminal() {
 		return a.typedKey(ctx)
 	}
@@ -82,11 +86,11 @@ func (a *app) readKey(ctx context.Context) (key.Key, error) {
 	defer clear(data)
 	switch {
 	case err != nil:
-		return key.Key{}, fmt.Errorf("cannot read standard input: %w", err)
+		return key.Key{}, "", fmt.Errorf("cannot read standard input: %w", err)
 	case len(data) > maxImport:
-		return key.Key{}, usageError{errors.New("standard input is longer than any key")}
+		return key.Key{}, "", usageError{errors.New("standard input is longer than any key")}
 	case len(data) == 0:
-		return key.Key{}, usageError{errors.New("standard input is empty: feed the key to it")}
+		return key.Key{}, "", usageError{errors.New("standard input is empty: feed the key to it")}
 	}
 	k, encoding, err := key.Decode(data)
 	if parts, perr := key.ReadParts(data); err != nil && (parts != nil || perr != nil) {
@@ -94,16 +98,16 @@ func (a *app) readKey(ctx context.Context) (key.Key, error) {
 			k, err = a.rebuild(parts)
 		}
 		if err == nil {
-			return k, nil
+			return k, key.Raw, nil
 		}
 	}
 	if err != nil {
-		return key.Key{}, inputError{fmt.Errorf("standard input: %w", err)}
+		return key.Key{}, "", inputError{fmt.Errorf("standard input: %w", err)}
 	}
 	if encoding != key.Raw {
 		a.say("read key %s from %s", k.Fingerprint(), encoding)
 	}
-	return k, nil
+	return k, encoding, nil
 }
 
 // rebuild makes a key of parts that a person brought, wipes them, and names those that are
@@ -127,10 +131,10 @@ func (a *app) rebuild(parts []key.Part) (key.Key, error) {
 
 // typedKey asks for the lines of a sheet at the terminal, each until it is right; or
 // takes a key that is whole in the first line.
-func (a *app) typedKey(ctx context.Context) (key.Key, error) {
+func (a *app) typedKey(ctx context.Context) (key.Key, key.Encoding, error) {
 	tty, err := openTerminal()
 	if err != nil {
-		return key.Key{}, fmt.Errorf("%w; feed the key to standard input", err)
+		return key.Key{}, "", fmt.Errorf("%w; feed the key to standard input", err)
 	}
 	defer tty.Close() //nolint:errcheck // a terminal
 
@@ -146,7 +150,7 @@ func (a *app) typedKey(ctx context.Context) (key.Key, error) {
 		size, err := readLine(ctx, tty, buffer[:])
 		if err != nil || size == 0 {
 			fmt.Fprintln(tty)
-			return key.Key{}, usageError{errors.New("the typing ended before the key was whole; nothing was done")}
+			return key.Key{}, "", usageError{errors.New("the typing ended before the key was whole; nothing was done")}
 		}
 		line := buffer[:size]
 		switch words := len(bytes.Fields(line)); {
@@ -161,13 +165,14 @@ func (a *app) typedKey(ctx context.Context) (key.Key, error) {
 				k.Wipe()
 				fmt.Fprintf(tty, "That is not a key: %d letters are neither words nor base64 nor hex. Again:\n", key.Size)
 			default:
-				return a.typed(tty, k, encoding), nil
+				return a.typed(tty, k, encoding), encoding, nil
 			}
 			continue
 		}
 		if parts, perr := key.ReadParts(line); n == 1 && (parts != nil || perr != nil || isPartLine(line)) {
 			clear(sheet)
-			return a.typedParts(ctx, tty, buffer[:], size)
+			k, err := a.typedParts(ctx, tty, buffer[:], size)
+			return k, key.Raw, err
 		}
 		if err := key.CheckLine(n, line); err != nil {
 			fmt.Fprintf(tty, "%s Again:\n", wrongLine(n, err))
@@ -179,7 +184,7 @@ func (a *app) typedKey(ctx context.Context) (key.Key, error) {
 		}
 		k, encoding, err := key.Decode(sheet)
 		if err == nil {
-			return a.typed(tty, k, encoding), nil
+			return a.typed(tty, k, encoding), encoding, nil
 		}
 		// Several wrong words of a line can make up for each other.
 		fmt.Fprintf(tty, "Each line fits its check word, and yet that is %v. All again:\n", err)

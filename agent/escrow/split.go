@@ -590,6 +590,101 @@ func (s *Split) Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, error
 	return k, key.Raw, nil
 }
 
+// FetchLatest rebuilds the newest key from the members that are fastest: that of which Need
+// members have the newest part is the newest whatever the others say, and they are not
+// waited for. It needs what a member's FetchLatest needs, else List and Fetch.
+func (s *Split) FetchLatest(ctx context.Context) (Copy, key.Key, key.Encoding, error) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	type newest struct {
+		part key.Part
+		err  error
+	}
+	came := make(chan newest)
+	var wait crew.Group
+	for _, m := range s.o.Members {
+		wait.Go(func() error {
+			var n newest
+			n.err = crew.Do(func() (err error) {
+				n.part, err = newestPart(ctx, m.Escrow)
+				return err
+			})
+			if n.err != nil {
+				n.err = fmt.Errorf("%s: %w", m.Name(), n.err)
+			}
+			came <- n
+			return nil
+		})
+	}
+	crew.Go(func() error { defer close(came); return wait.Wait() })
+	type cut struct {
+		of   key.Fingerprint
+		need int
+	}
+	parts := map[cut][]key.Part{}
+	var k key.Key
+	var silent []error
+	for n := range came {
+		switch c := (cut{n.part.Of, n.part.Need}); {
+		case n.err != nil && !isAny(n.err, ErrNotKey, ErrCorrupt, ErrUnreadable, ErrGone, ErrSealed, errNoNewest):
+			silent = append(silent, n.err)
+		case n.err != nil:
+		case !k.IsZero():
+			n.part.Wipe()
+		default:
+			if parts[c] = append(parts[c], n.part); len(parts[c]) < s.o.Need {
+				break // a key that was cut for fewer may be newer elsewhere
+			}
+			var err error
+			if k, _, err = key.Rebuild(parts[c]); err == nil {
+				stop()
+			}
+		}
+	}
+	for _, list := range parts {
+		for _, p := range list {
+			p.Wipe()
+		}
+	}
+	switch {
+	case !k.IsZero():
+		of := k.Fingerprint()
+		return Copy{Escrow: s.o.Name, ID: string(Current) + "/" + string(of), Shelf: Current, Fingerprint: of}, k, key.Raw, nil
+	case len(s.o.Members)-len(silent) < s.o.Need:
+		return Copy{}, key.Key{}, "", fmt.Errorf("cannot read the newest part of %s: %w", s.o.Name, all(silent))
+	}
+	return Copy{}, key.Key{}, "", fmt.Errorf("%s: %w", s.o.Name, errNoNewest)
+}
+
+// errNoNewest: only a listing tells which copy is the newest.
+var errNoNewest = fmt.Errorf("%w: no newest copy without a listing", ErrNoPlace)
+
+// newestPart reads the part that a member has on top of its current shelf.
+func newestPart(ctx context.Context, e Escrow) (key.Part, error) {
+	var k key.Key
+	var err error
+	if l, ok := e.(Latest); ok {
+		_, k, _, err = l.FetchLatest(ctx)
+	} else {
+		var copies []Copy
+		if copies, err = e.List(ctx); err == nil {
+			err = errNoNewest
+			if len(copies) > 0 && copies[0].Shelf == Current {
+				k, _, err = e.Fetch(ctx, copies[0])
+			}
+		}
+	}
+	k.Wipe()
+	var part *key.PartError
+	switch {
+	case errors.As(err, &part):
+		return part.Part, nil
+	case err == nil:
+		err = errNoNewest // a whole key
+	}
+	return key.Part{}, err
+}
+
 func wipePart(err error) {
 	if part := (*key.PartError)(nil); errors.As(err, &part) {
 		part.Part.Wipe()

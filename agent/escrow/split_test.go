@@ -386,6 +386,60 @@ func TestSplitAsksAtOnce(t *testing.T) {
 	})
 }
 
+// TestSplitLatest: the newest key comes from the stores that are fastest, whatever the slow,
+// the dead and the lying one would say; and never from fewer than enough of them.
+func TestSplitLatest(t *testing.T) {
+	t.Parallel()
+	r := newRack(t, 2, 3)
+	old, k := key.Generate(), key.Generate()
+	mustSave(t, r.open(), escrow.Current, old)
+	latest := func(want key.Key) {
+		t.Helper()
+		s := r.open()
+		c, got, _, err := s.FetchLatest(t.Context())
+		if err != nil || !got.Equal(want) || c.ID != "current/"+string(want.Fingerprint()) || c.Shelf != escrow.Current {
+			t.Errorf("%+v, %v, %v; want %v", c, got, err, want)
+		}
+	}
+	latest(old)
+	mustSave(t, r.member(0), escrow.Current, k) // a save that broke off
+	latest(old)
+	mustSave(t, r.member(1), escrow.Current, k)
+	latest(k)
+	mustSave(t, r.open(), escrow.Current, k)
+	for i, name := range r.names {
+		r.dead = map[string]error{name: escrow.ErrUnreachable}
+		latest(k)
+		// It hangs: nobody waits for it.
+		s := r.open()
+		s.Members()[i].Escrow = &hanging{s.Members()[i].Escrow}
+		_, got, _, err := s.FetchLatest(t.Context())
+		if err != nil || !got.Equal(k) {
+			t.Errorf("%s hangs: %v, %v", name, got, err)
+		}
+	}
+	r.dead = map[string]error{"a": escrow.ErrUnreachable, "b": escrow.ErrTimeout}
+	if c, got, _, err := r.open().FetchLatest(t.Context()); !errors.Is(err, escrow.ErrUnreachable) || errors.Is(err, escrow.ErrNoPlace) || c.ID != "" || !got.IsZero() {
+		t.Errorf("two dead: %+v, %v, %v", c, got, err)
+	}
+	r.dead = nil
+	for _, name := range []string{"a", "b"} {
+		try(t, os.Remove(r.files(name)[1]))
+		try(t, os.Remove(r.files(name)[0]))
+	}
+	if c, got, _, err := r.open().FetchLatest(t.Context()); !errors.Is(err, escrow.ErrNoPlace) || c.ID != "" || !got.IsZero() {
+		t.Errorf("one part: %+v, %v, %v", c, got, err)
+	}
+}
+
+// hanging is an escrow whose listing does not end before the caller gives up.
+type hanging struct{ escrow.Escrow }
+
+func (h *hanging) List(ctx context.Context) ([]escrow.Copy, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
 // TestSplitRests: a save leaves a store alone that did not take one a moment ago, the others
 // get what is new at once, and whoever reads asks them all.
 func TestSplitRests(t *testing.T) {

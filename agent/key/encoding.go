@@ -83,6 +83,9 @@ func Decode(b []byte) (Key, Encoding, error) {
 		if err != nil {
 			return Key{}, "", err
 		}
+		if len(slices.Concat(lines...)) == wordCount { // without check words
+			return k, Words, nil
+		}
 		return k, Sheet, nil
 	}
 	if looksLikeWords(fields) {

@@ -504,7 +504,7 @@ func TestReadParts(t *testing.T) {
 		"a key":                   {strings.Join(k.UnsafeWords(), " "), nil, nil},
 		"a key's bytes":           {string(k.UnsafeBytes()), nil, nil},
 		"something else":          {"see the safe", nil, nil},
-		"words, mistyped": {strings.Replace(strings.Join(words, "\n"), "2  ", "2  abandon ", 1), nil, ErrNotKey},
+		"words, mistyped":         {strings.Replace(strings.Join(words, "\n"), "2  ", "2  abandon ", 1), nil, ErrNotKey},
 	} {
 		got, err := ReadParts([]byte(tt.text))
 		if !errors.Is(err, tt.err) || !slices.EqualFunc(got, tt.want, Part.Equal) {

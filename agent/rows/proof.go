@@ -3,8 +3,10 @@
 // so. It is the only importer of the Postgres driver.
 //
 // proof.go is pure: what a row is, which rows depend on the keyfile, whether a key
-// opens one, and what a count of them means. postgres.go reads the rows, locate.go
-// and incus.go find out where they are.
+// opens one, and what a count of them means. table.go answers for a table as a whole:
+// over the sessions of session.go, by what catalog.go knows of it, it reads all rows
+// (scan.go) or counts them and reads a sample (sample.go). rewrite.go and reseal.go bring
+// rows under another key, locate.go and incus.go find out where they are.
 //
 // Looking never gets in the daemon's way (law 9): sessions are read-only, every
 // statement is its own transaction and has a deadline, and a lock that is not free

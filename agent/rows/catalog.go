@@ -1,0 +1,173 @@
+package rows
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/footprintai/containarium-keyguard/agent/printable"
+)
+
+const (
+	// pieceBytes is about how much of the table one statement reads, so that none comes
+	// near its timeout and no lock outlives a few milliseconds. A table that fits in one
+	// piece is read in one statement, and so in one snapshot.
+	pieceBytes = 8 << 20
+	// wholeBlocks is how much of a table whose rows are small one statement reads: 512 MB.
+	wholeBlocks = 65536
+	// leastRow is less than any row of the table takes, in bytes: the header and the line
+	// pointer, id, two times, version, two one-letter names, nonce and tag.
+	leastRow = 100
+	// tidRangeScan is the first version, as in server_version_num, that reads a range of
+	// blocks without reading all others.
+	tidRangeScan = 140000
+)
+
+// survey is what the catalog says of the server and the table.
+type survey struct {
+	table     string // schema-qualified and quoted
+	elsewhere string // other schemas with such a table
+	file      string // the table's filenode; "" for a partitioned one
+	few       bool   // too small for checkAll rows
+	version   int64  // server_version_num
+	blocks    int64
+	bytes     int64 // of all, with what lies outside the blocks
+	perPiece  int64 // blocks
+	small     bool  // most of the table lies in its blocks
+	wrapped   string
+	kekID     string
+	others    string // the columns that say nothing of encryption, each after a comma
+}
+
+// surveySQL gives exactly one row. pg_table_size takes a share lock, and so tells
+// before anything else whether the table is locked. row_security_active is true where
+// a policy would hide rows from this role.
+const surveySQL = `
+select pg_is_in_recovery()::text, current_setting('row_security'), current_setting('server_version_num'),
+  current_setting('block_size'), case when c.oid is not null then format('%I.%I', n.nspname, c.relname) end, c.relkind::text,
+  row_security_active(c.oid)::text, pg_relation_size(c.oid)::text, pg_table_size(c.oid)::text,
+  (select string_agg(attname, ' ') from pg_attribute where attrelid = c.oid and attnum > 0 and not attisdropped),
+  (select string_agg(quote_ident(n.nspname), ', ') from pg_class r join pg_namespace n on n.oid = r.relnamespace
+    where r.relname = 'secrets' and r.relkind in ('r', 'p', 'v', 'm', 'f') and r.oid is distinct from here.oid
+    and n.nspname !~ '^pg_' and exists (select from pg_attribute where attrelid = r.oid and attname = 'ciphertext')),
+  coalesce(pg_relation_filenode(c.oid)::text, ''), (select string_agg(', ' || quote_ident(attname), '' order by attnum) from pg_attribute
+    where attrelid = c.oid and attnum > 0 and not attisdropped
+    and attname not in ('id', 'username', 'name', 'nonce', 'ciphertext', 'wrapped_dek', 'kek_id'))
+from (select to_regclass('secrets')::oid as oid) here left join pg_class c on c.oid = here.oid
+  left join pg_namespace n on n.oid = c.relnamespace`
+
+func (t *Table) survey(ctx context.Context, c *pgconn.PgConn) (*survey, error) {
+	var v []string
+	const asked = 13
+	err := t.run(ctx, c, asked, surveySQL, nil, func(row [][]byte) error {
+		for _, b := range row {
+			v = append(v, string(b))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(v) != asked {
+		return nil, errForm
+	}
+	recovery, rowSecurity, version, blockSize := v[0], v[1], v[2], v[3]
+	table, kind, filtered, heap, all, columns, elsewhere := v[4], v[5], v[6], v[7], v[8], v[9], printable.Line(v[10])
+	switch {
+	case recovery != "false":
+		return nil, ErrRecovery
+	case table == "" && elsewhere != "":
+		return nil, fmt.Errorf("there is no table secrets on the search path, and %w: in schema %s", ErrElsewhere, elsewhere)
+	case table == "":
+		return nil, ErrNoTable
+	case rowSecurity != "off" || filtered != "false":
+		return nil, ErrRowSecurity
+	case kind != "r" && kind != "p":
+		return nil, fmt.Errorf("%w: %s is not an ordinary table", ErrShape, table)
+	}
+	has := strings.Fields(columns)
+	for _, c := range []string{"id", "username", "name", "nonce", "ciphertext", "updated_at"} {
+		if !slices.Contains(has, c) {
+			return nil, fmt.Errorf("%w: %s has no column %s", ErrShape, table, c)
+		}
+	}
+	// The daemon added these later, and an old table lacks them until its next start.
+	s := &survey{table: table, elsewhere: elsewhere, file: v[11], others: v[12], wrapped: "null::bytea", kekID: "null::text"}
+	if slices.Contains(has, "wrapped_dek") {
+		s.wrapped = "wrapped_dek"
+	}
+	if slices.Contains(has, "kek_id") {
+		s.kekID = "kek_id"
+	}
+	number := func(text string) int64 {
+		n, err2 := strconv.ParseInt(text, 10, 64)
+		err = errors.Join(err, err2)
+		return n
+	}
+	block, heapBytes, allBytes := max(number(blockSize), 1), number(heap), number(all)
+	s.version = number(version)
+	if err != nil {
+		return nil, fmt.Errorf("%w: sizes that are no numbers", ErrNonsense)
+	}
+	s.blocks = heapBytes / block
+	s.few = heapBytes < checkAll*leastRow
+	// Values of more than 2 kB lie outside the blocks that are counted here.
+	s.small = 2*heapBytes > allBytes
+	s.bytes = allBytes
+	s.perPiece = max(1, s.blocks*pieceBytes/max(allBytes, 1))
+	return s, nil
+}
+
+// errColumns says that the daemon's columns have other types.
+var errColumns = fmt.Errorf("%w: the columns id and updated_at are no uuid and timestamp", ErrShape)
+
+// piece is the part of the table that one statement reads.
+type piece struct {
+	where  string
+	params [][]byte
+}
+
+// pieces cuts the table for reading whole rows. One statement reads a table of small rows
+// best: to look for a range of blocks costs the server three times as much for each row as
+// to read on (measured with Postgres 15).
+func (s *survey) pieces() []piece {
+	if s.small && s.blocks <= wholeBlocks {
+		return s.cut(wholeBlocks)
+	}
+	return s.cut(s.perPiece)
+}
+
+// ranges cuts it for looking at the small columns.
+func (s *survey) ranges() []piece { return s.cut(wholeBlocks) }
+
+// cut cuts the table by block numbers. The last piece is open, as the table grows.
+func (s *survey) cut(blocks int64) []piece {
+	if s.version < tidRangeScan || s.blocks <= blocks {
+		return []piece{{where: "true"}}
+	}
+	var p []piece
+	for from := int64(0); from < s.blocks; from += blocks {
+		where := fmt.Sprintf("ctid >= '(%d,0)'", from)
+		if to := from + blocks; to < s.blocks {
+			where += fmt.Sprintf(" and ctid < '(%d,0)'", to)
+		}
+		p = append(p, piece{where: where})
+	}
+	return p
+}
+
+// legacy and inproc are what classify says of rows, in SQL: what is neither is rare beside
+// them, or there is nothing else, and is classified here.
+func (s *survey) legacy() string { return "coalesce(octet_length(" + s.wrapped + "), 0) = 0" }
+
+func (s *survey) inproc() string {
+	return fmt.Sprintf("coalesce(%s = '%s' and octet_length(%s) = %d, false)", s.kekID, inprocID, s.wrapped, wrappedSize)
+}
+
+// dependent is true of the rows that only the keyfile's key can open.
+func (s *survey) dependent() string { return "(" + s.legacy() + " or " + s.inproc() + ")" }

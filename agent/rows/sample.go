@@ -1,0 +1,212 @@
+package rows
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const (
+	// sampleFill is about how many rows a sample draws at random, besides the oldest and
+	// the newest row and two of every tenant. A key that opens all but one in a thousand
+	// rows passes it once in 70 billion times.
+	sampleFill = 25_000
+	// fewIDs and manyIDs bound how many rows of a sample one statement fetches: 200 of the
+	// largest values are 13 MB.
+	fewIDs, manyIDs = 200, 5000
+)
+
+// versions stands for a set of row versions: how many there are, and the sum of the
+// transaction numbers that wrote them (xmin), which are 32 bits and go round.
+type versions struct {
+	rows    int64
+	writers uint32
+}
+
+// tally is the table by classes, in the order of classes.
+type tally [4]versions
+
+var classes = [4]Class{Legacy, InProc, External, UnknownClass}
+
+func (y *tally) add(c Class, v versions) {
+	i := slices.Index(classes[:], c)
+	y[i].rows += v.rows
+	y[i].writers += v.writers
+}
+
+func (y *tally) sum(o tally) {
+	for i, v := range o {
+		y.add(classes[i], v)
+	}
+}
+
+func (y tally) counts() Counts {
+	return Counts{Legacy: y[0].rows, InProc: y[1].rows, External: y[2].rows, Unknown: y[3].rows}
+}
+
+func (y tally) mark() string {
+	var b strings.Builder
+	for i, v := range y {
+		fmt.Fprintf(&b, "%.*s%d-%x", min(i, 1), ".", v.rows, v.writers)
+	}
+	return b.String()
+}
+
+// span is when the first and the last dependent row were written, in Postgres' own time.
+type span struct{ from, to int64 }
+
+// stretch makes s hold o. The zero span holds nothing.
+func (s *span) stretch(o span) {
+	switch {
+	case o == span{}:
+	case *s == span{}:
+		*s = o
+	default:
+		*s = span{min(s.from, o.from), max(s.to, o.to)}
+	}
+}
+
+// count has the server count the rows by their classes. Most tables hold legacy rows alone,
+// and one look at them is enough.
+func (t *Table) count(ctx context.Context, s *survey, m moment) (tally, span, error) {
+	// Of all ways to make a number of xmin only this one lets the server's workers share the
+	// scan: age(xid) is for its leader alone.
+	const counted = "count(*), coalesce(sum(xmin::text::bigint) % 4294967296, 0)::bigint, min(updated_at), max(updated_at) from "
+	y, ends, others, err := t.countBy(ctx, s, m, "select case when count("+s.wrapped+") = 0 then 0 else 2 end, "+counted+s.table+" where ", "")
+	if err != nil || !others {
+		return y, ends, err
+	}
+	y, ends, others, err = t.countBy(ctx, s, m, "select case when "+s.legacy()+" then 0 when "+s.inproc()+" then 1 else 2 end, "+counted+s.table+" where ", " group by 1")
+	if err != nil || !others {
+		return y, ends, err
+	}
+	pieces := s.pieces()
+	rest := make([]tally, workers(pieces))
+	sql := "select " + s.wrapped + ", " + s.kekID + ", xmin from " + s.table + " where not " + s.dependent() + " and "
+	err = t.each(ctx, m, pieces, func(ctx context.Context, number int, c *pgconn.PgConn, p piece) error {
+		return t.at(ctx, c, m, 3, sql+p.where, nil, func(v [][]byte) error {
+			if len(v[2]) != 4 {
+				return errForm
+			}
+			rest[number].add(classify(v[0], v[1]), versions{1, binary.BigEndian.Uint32(v[2])})
+			return nil
+		})
+	})
+	for _, o := range rest {
+		y.sum(o)
+	}
+	return y, ends, err
+}
+
+// countBy adds up what sql counts in each range of the table: the place of a class, with 2
+// for others, which are not counted here; how many rows; the sum of the transaction numbers
+// that wrote them, modulo 2^32; the first and the last time of writing.
+func (t *Table) countBy(ctx context.Context, s *survey, m moment, sql, end string) (y tally, ends span, others bool, err error) {
+	type worker struct {
+		tally
+		span
+		others bool
+	}
+	ranges := s.ranges()
+	hands := make([]worker, workers(ranges))
+	err = t.each(ctx, m, ranges, func(ctx context.Context, number int, c *pgconn.PgConn, p piece) error {
+		w := &hands[number]
+		return t.at(ctx, c, m, 5, sql+p.where+end, nil, func(v [][]byte) error {
+			if len(v[0]) != 4 || len(v[1]) != 8 || len(v[2]) != 8 {
+				return errForm
+			}
+			class, rows := binary.BigEndian.Uint32(v[0]), int64(binary.BigEndian.Uint64(v[1]))
+			switch {
+			case class > 2 || rows < 0:
+				return errForm
+			case rows == 0:
+				return nil
+			case class == 2:
+				w.others = true
+				return nil
+			case len(v[3]) != 8 || len(v[4]) != 8:
+				return errColumns
+			}
+			w.tally.add(classes[class], versions{rows, binary.BigEndian.Uint32(v[2][4:])})
+			w.span.stretch(span{int64(binary.BigEndian.Uint64(v[3])), int64(binary.BigEndian.Uint64(v[4]))})
+			return nil
+		})
+	})
+	for _, w := range hands {
+		y.sum(w.tally)
+		ends.stretch(w.span)
+		others = others || w.others
+	}
+	return y, ends, others, err
+}
+
+// draw chooses dependent rows: the one written first and the one written last, of every
+// tenant the first and the last by name, and others at random.
+func (t *Table) draw(ctx context.Context, s *survey, m moment, dependent int64, ends span) ([]uuid, error) {
+	which := s.dependent()
+	edge := func(order string) string {
+		return "select (select id from " + s.table + " where username = t.name and " + which + " order by name " + order + " limit 1) from t where t.name is not null"
+	}
+	// What was written first is mostly where the table begins, and what was written last
+	// where it grows. To look there first spares a look at everything, which even a limit of
+	// one row does not end early where the server's workers share it.
+	written := func(parameter, mostly string) string {
+		anywhere := "select id from " + s.table + " where updated_at = " + parameter + " and " + which
+		if s.version < tidRangeScan {
+			return "(" + anywhere + " limit 1)"
+		}
+		return fmt.Sprintf("(select id from ((%s and ctid %s) union all (%s)) n limit 1)", anywhere, mostly, anywhere)
+	}
+	hundredth := s.blocks/100 + 1
+	pieces := []piece{
+		{where: fmt.Sprintf("select id from %s tablesample bernoulli (%g) where %s", s.table, min(100, 100*sampleFill/float64(dependent)), which)},
+		// One tenant after the other, by the index that the daemon reads them by.
+		{where: "with recursive t(name) as ((select username from " + s.table + " order by username limit 1) union all" +
+			" select (select username from " + s.table + " where username > t.name order by username limit 1) from t where t.name is not null) " +
+			edge("asc") + " union all " + edge("desc")},
+		{where: written("$1", fmt.Sprintf("< '(%d,0)'", hundredth)) + " union all " + written("$2", fmt.Sprintf(">= '(%d,0)'", max(0, s.blocks-hundredth))),
+			params: [][]byte{timestamp(ends.from), timestamp(ends.to)}},
+	}
+	drawn := make([][]uuid, len(pieces))
+	err := t.each(ctx, m, pieces, func(ctx context.Context, _ int, c *pgconn.PgConn, p piece) error {
+		var ids []uuid
+		err := t.at(ctx, c, m, 1, p.where, p.params, func(v [][]byte) error {
+			switch len(v[0]) {
+			case len(uuid{}):
+				ids = append(ids, uuid(v[0]))
+			case 0: // a tenant without a dependent row
+			default:
+				return errColumns
+			}
+			return nil
+		})
+		drawn[slices.IndexFunc(pieces, func(o piece) bool { return o.where == p.where })] = ids
+		return err
+	})
+	all := slices.Concat(drawn...)
+	slices.SortFunc(all, func(a, b uuid) int { return slices.Compare(a[:], b[:]) })
+	return slices.Compact(all), err
+}
+
+// samplePieces cuts a sample of so many dependent rows for fetching by id: what pieceBytes
+// allows, where the rows have their mean size, and something for every session.
+func (s *survey) samplePieces(sample []uuid, dependent int64) []piece {
+	fits := pieceBytes * dependent / max(s.bytes, 1)
+	share := int64(len(sample))/int64(2*runtime.GOMAXPROCS(0)) + 1
+	var pieces []piece
+	for ids := range slices.Chunk(sample, int(max(fewIDs, min(fits, share, manyIDs)))) {
+		list := []byte{'{'}
+		for _, id := range ids {
+			list = append(hex.AppendEncode(list, id[:]), ',')
+		}
+		list[len(list)-1] = '}'
+		pieces = append(pieces, piece{where: "id = any($1::uuid[])", params: [][]byte{list}})
+	}
+	return pieces
+}

@@ -1,0 +1,248 @@
+package rows
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/footprintai/containarium-keyguard/agent/crew"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
+
+// patienceBlocks is how much of the table may take a second more: 32 MB, of a cold disk
+// or a busy host.
+const patienceBlocks = 4096
+
+// each runs read on every piece, over several sessions that see the same moment. read is
+// given the number of its worker. All but one session are a matter of speed only: where
+// the server has none left, one does all.
+func (t *Table) each(ctx context.Context, m moment, pieces []piece, read func(ctx context.Context, worker int, c *pgconn.PgConn, p piece) error) error {
+	var next atomic.Int64
+	work := func(ctx context.Context, worker int, c *pgconn.PgConn) error {
+		for {
+			i := next.Add(1) - 1
+			if i >= int64(len(pieces)) {
+				return nil
+			}
+			if err := read(ctx, worker, c, pieces[i]); err != nil {
+				return err
+			}
+		}
+	}
+	if m.snapshot == "" {
+		return work(ctx, 0, t.conn)
+	}
+	var some atomic.Bool
+	g, all := crew.WithContext(ctx)
+	for worker := range workers(pieces) {
+		g.Go(func() error {
+			c, err := t.connect(all, t.config)
+			if err != nil {
+				return nil
+			}
+			defer hangUp(c)
+			some.Store(true)
+			return work(all, worker, c)
+		})
+	}
+	if err := g.Wait(); err != nil || some.Load() {
+		return err
+	}
+	// In the transaction that holds the snapshot, at the price of a lock on the table until
+	// all of it is read.
+	return work(ctx, 0, nil)
+}
+
+// workers is how many sessions read at once: two for each core, as one waits for the
+// server while the other's rows are opened, and not more than a daemon can spare.
+func workers(pieces []piece) int { return min(2*runtime.GOMAXPROCS(0), 8, len(pieces)) }
+
+// findings are what a scan found.
+type findings struct {
+	tally  tally
+	opened []int64 // by key
+	// The dependent rows that no key opens, and, of a timed scan, when the first and the last
+	// of them were written.
+	unopened names
+	span
+}
+
+func (f *findings) mergeUnopened(o findings) {
+	f.stretch(o.span)
+	f.unopened.merge(o.unopened)
+}
+
+// What a scan reads of each row: without the time of writing, or with it.
+const (
+	untimed = 7
+	timed   = 8
+)
+
+// scan reads all rows of the pieces and tries every key on every dependent one. What reads
+// does not open: one session keeps several cores busy.
+func (t *Table) scan(ctx context.Context, s *survey, m moment, pieces []piece, keys []key.Key, columns int) (findings, error) {
+	names := `username, name, nonce, ciphertext, ` + s.wrapped + `, ` + s.kekID + `, xmin`
+	if columns == timed {
+		names += `, updated_at`
+	}
+	sql := `select ` + names + ` from ` + s.table + ` where `
+	full := make(chan []byte, chunksAhead)
+	var spare sync.Pool // of *[]byte, chunks that were tried
+	empty := func() []byte {
+		if b, ok := spare.Get().(*[]byte); ok {
+			return (*b)[:0]
+		}
+		return make([]byte, 0, chunkBytes+chunkBytes/4)
+	}
+	hands := make([]trier, runtime.GOMAXPROCS(0))
+	g, all := crew.WithContext(ctx)
+	for i := range hands {
+		w := &hands[i]
+		w.opened, w.columns = make([]int64, len(keys)), columns
+		for _, k := range keys {
+			w.openers = append(w.openers, newOpener(k))
+		}
+		g.Go(func() error {
+			for chunk := range full {
+				if err := w.try(chunk); err != nil {
+					return err
+				}
+				spare.Put(&chunk)
+			}
+			return nil
+		})
+	}
+	g.Go(func() error {
+		defer close(full)
+		return t.each(all, m, pieces, func(ctx context.Context, _ int, c *pgconn.PgConn, p piece) error {
+			chunk := empty()
+			send := func() error {
+				select {
+				case full <- chunk:
+					return nil
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+			err := t.at(ctx, c, m, columns, sql+p.where, p.params, func(v [][]byte) error {
+				for _, cell := range v {
+					chunk = appendCell(chunk, cell)
+				}
+				if len(chunk) < chunkBytes {
+					return nil
+				}
+				err := send()
+				chunk = empty()
+				return err
+			})
+			if err == nil && len(chunk) > 0 {
+				err = send()
+			}
+			return err
+		})
+	})
+	err := g.Wait()
+	if errors.Is(err, context.Canceled) && ctx.Err() == nil {
+		err = errors.Join(err, ErrLost)
+	}
+	sum := findings{opened: make([]int64, len(keys))}
+	for i := range hands {
+		sum.tally.sum(hands[i].tally)
+		sum.mergeUnopened(hands[i].findings)
+		for k, n := range hands[i].opened {
+			sum.opened[k] += n
+		}
+	}
+	return sum, err
+}
+
+// trier tries all keys on rows, and is used by one goroutine.
+type trier struct {
+	findings
+	columns int
+	openers []*opener
+	data    []byte
+	_       [64]byte // no two count in one cache line
+}
+
+// try takes a chunk of rows, as appendCell packed them.
+func (w *trier) try(chunk []byte) error {
+	var v [8][]byte
+	for len(chunk) > 0 {
+		for i := range v[:w.columns] {
+			v[i], chunk = nextCell(chunk)
+		}
+		r := cells{v[0], v[1], v[2], v[3], v[4], v[5]}
+		if len(v[6]) != 4 {
+			return errForm
+		}
+		class := classify(r.wrappedDEK, r.kekID)
+		w.tally.add(class, versions{rows: 1, writers: binary.BigEndian.Uint32(v[6])})
+		if !class.Dependent() {
+			continue
+		}
+		w.data = r.additionalData(w.data[:0])
+		missed := true
+		for i, o := range w.openers {
+			if o.opens(&r, class, w.data) {
+				w.opened[i]++
+				missed = false
+			}
+		}
+		switch {
+		case !missed || len(w.openers) == 0:
+		case w.columns == untimed:
+			w.unopened.add(&r)
+		case len(v[7]) != 8:
+			return errColumns
+		default:
+			written := int64(binary.BigEndian.Uint64(v[7]))
+			w.unopened.add(&r)
+			w.stretch(span{written, written})
+		}
+	}
+	return nil
+}
+
+// stretch is the least number of rows of which to say that they were written in a
+// stretch: of two side by side chance may be the reason.
+const stretch = 3
+
+// unopened tells of the rows that no key opened. Of several it looks again when they were
+// written, and who else was in that time.
+func (t *Table) unopened(ctx context.Context, s *survey, m moment, pieces []piece, keys []key.Key, f findings) (Unopened, error) {
+	u := Unopened{Count: f.unopened.count, Rows: f.unopened.first}
+	if u.Count < stretch {
+		return u, nil
+	}
+	f, err := t.scan(ctx, s, m, pieces, keys, timed)
+	if err != nil {
+		return u, err
+	}
+	sql := fmt.Sprintf(`select %s, %s from %s where updated_at between $1 and $2 and `, s.wrapped, s.kekID, s.table)
+	params := [][]byte{timestamp(f.from), timestamp(f.to)}
+	var written atomic.Int64
+	err = t.each(ctx, m, pieces, func(ctx context.Context, _ int, c *pgconn.PgConn, p piece) error {
+		return t.at(ctx, c, m, 2, sql+p.where, params, func(v [][]byte) error {
+			if classify(v[0], v[1]).Dependent() {
+				written.Add(1)
+			}
+			return nil
+		})
+	})
+	u.Stretch = written.Load() == u.Count
+	return u, err
+}
+
+// timestamp puts Postgres' own time, microseconds from the first day of 2000, in words.
+func timestamp(t int64) []byte {
+	epoch := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).UnixMicro()
+	return time.UnixMicro(epoch+t).UTC().AppendFormat(nil, "2006-01-02T15:04:05.999999Z07:00")
+}

@@ -19,6 +19,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
@@ -141,6 +142,7 @@ type daemon struct {
 	readAt     time.Time       // when the journal got that it has read its key; zero: it has not, or that is not told
 	answered   bool            // the rows have said something since it began, and all is well
 	holds      key.Fingerprint // the key it runs on, "" where that is not known
+	recorded   bool            // that it reads it stands in the ledger
 	// replaced is the key that this watcher took out of the keyfile's place during this
 	// start, and when.
 	replaced   key.Fingerprint
@@ -645,11 +647,23 @@ func (w *watcher) heard(n news) bool {
 	switch l.Said {
 	case unit.Minted:
 		w.daemonRead()
+		w.record(ledger.Minted)
 		w.o.Tell(Event{Name: Minted, Fingerprint: d.holds, Text: fmt.Sprintf("the daemon found no key and made one, %s", d.holds)})
 	case unit.Ready, unit.Loaded, unit.Disabled:
 		w.daemonRead()
+		if !d.recorded && d.holds != "" {
+			d.recorded = true
+			w.record(ledger.StartedOn)
+		}
 	}
 	return true
+}
+
+// record has the ledger take down what the daemon did with a key, for a report.
+func (w *watcher) record(event ledger.Event) {
+	if err := w.h.Ledger.Append(ledger.Entry{Event: event, Fingerprint: w.daemon.holds}); err != nil {
+		w.say("trouble ledger", Event{Urgent: true, Text: "the ledger cannot take down which key the daemon reads", Err: err})
+	}
 }
 
 // daemonRead notes which key the daemon has read or made: the one in the keyfile's place,

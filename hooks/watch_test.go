@@ -521,6 +521,11 @@ func TestWatch(t *testing.T) {
 		<-round.Done()                              // it was called off, and another one is due
 		close(look.goOn)
 		w.awaitAll([]string{"heal is off", fa}, []string{"saved", string(b.Fingerprint()), "quarantine"})
+		record, err := w.host.Ledger.Read()
+		w.must(err)
+		if !slices.ContainsFunc(record.Entries, func(e ledger.Entry) bool { return e.Event == ledger.Minted && e.Fingerprint == b.Fingerprint() }) {
+			t.Error("the ledger does not say that the daemon made a key")
+		}
 	})
 	t.Run("the escrow comes and goes", func(t *testing.T) {
 		w := newWatched(t, cluster.Database(t))

@@ -76,6 +76,8 @@ const (
 	Adopted    Event = "adopted"     // a person took over a Copy in Escrow that another host wrote
 	Installed  Event = "installed"   // put into the keyfile's place, where Old was
 	Parked     Event = "parked"      // the daemon started without a key
+	Minted     Event = "minted"      // the daemon made a key of its own
+	StartedOn  Event = "started-on"  // the key that the daemon has read
 	Exposed    Event = "exposed"     // the keyfile's mode or owner was loose
 	Restored   Event = "restored"    // a person put a key back from a copy
 	Imported   Event = "imported"    // a person brought a key

@@ -92,7 +92,7 @@ func happeningOf(e ledger.Entry) happeningDoc {
 }
 
 // inLedger are the events that the ledger has as well, under this name or another.
-var inLedger = []hooks.EventName{hooks.Installed, hooks.Made, hooks.Parked, hooks.Exposed, hooks.Refuted, hooks.Proven, hooks.Saved,
+var inLedger = []hooks.EventName{hooks.Installed, hooks.Made, hooks.Parked, hooks.Exposed, hooks.Minted, hooks.Refuted, hooks.Proven, hooks.Saved,
 	hooks.DrillPassed, hooks.DrillFailed, hooks.DrillInconclusive, hooks.RotationBegun, hooks.RotationDone, hooks.RotationSettled,
 	hooks.Repaired, hooks.UnitFailed}
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	_ "embed"
 	"encoding/json"
@@ -9,6 +10,7 @@ import (
 	"fmt"
 	"html/template"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -29,7 +31,7 @@ var reportHTML string
 const reportWindow = 365 * 24 * time.Hour
 
 func (a *app) reportCommand() *cobra.Command {
-	var output, since, until string
+	var output, since, until, merge string
 	var verify bool
 	c := &cobra.Command{
 		Use:   "report",
@@ -40,30 +42,44 @@ not proven. With --output it makes one self-contained HTML page, and the same as
 JSON beside it; without, it prints a summary. It opens no socket.
 
 --verify checks the ledger's hash chain, and says at which line it breaks.
+--merge makes one page or one summary of the JSON that many hosts' reports have
+left in a directory, and asks this host for nothing.
 
-Exit status: 0 done, the chain is whole; 11 it is broken, or there is no ledger.`,
+Exit status: 0 done, every chain is whole; 11 one is broken, or there is no
+ledger.`,
 		Example: `  keyguard report --output audit.html --since 2026-01-01
-  keyguard report --verify`,
-		RunE: a.operate(func(_ context.Context, h *agent.Host, cfg *config.Config) error {
-			if verify && output != "" {
-				return usageError{errors.New("--verify writes no page: leave --output out")}
-			}
-			if verify {
-				return a.verifyLedger(h)
-			}
-			o, err := reportOptions(since, until, h.Now())
-			if err != nil {
-				return usageError{err}
-			}
-			for _, e := range cfg.Escrows {
-				o.Escrows = append(o.Escrows, e.Name)
-			}
-			return a.report(h, o, output)
-		}),
+  keyguard report --verify
+  keyguard report --merge reports --output hosts.html`,
+	}
+	own := a.operate(func(_ context.Context, h *agent.Host, cfg *config.Config) error {
+		if verify && output != "" {
+			return usageError{errors.New("--verify writes no page: leave --output out")}
+		}
+		if verify {
+			return a.verifyLedger(h)
+		}
+		o, err := reportOptions(since, until, h.Now())
+		if err != nil {
+			return usageError{err}
+		}
+		for _, e := range cfg.Escrows {
+			o.Escrows = append(o.Escrows, e.Name)
+		}
+		return a.report(h, o, output)
+	})
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if merge == "" {
+			return own(c, args)
+		}
+		if verify || since != "" || until != "" || a.json {
+			return usageError{errors.New("--merge takes the reports as they are: it goes with --output alone")}
+		}
+		return a.mergeReports(merge, output)
 	}
 	c.Flags().StringVar(&output, "output", "", "write an HTML page to this `file`, ending in .html, and a .json beside it")
 	c.Flags().StringVar(&since, "since", "", "the first `day`, 2026-01-31 or RFC 3339 (default a year ago)")
 	c.Flags().StringVar(&until, "until", "", "the last `day` (default now)")
+	c.Flags().StringVar(&merge, "merge", "", "sum up the reports in this `directory`, the .json of as many hosts")
 	c.Flags().BoolVar(&verify, "verify", false, "check the ledger's hash chain, and nothing else")
 	a.jsonFlag(c)
 	return c
@@ -227,7 +243,10 @@ func (a *app) report(h *agent.Host, o agent.ReportOptions, output string) error 
 
 // printReport is the page in few words.
 func (a *app) printReport(r agent.ReportResult) {
-	a.line("%s to %s: %d drills", when(r.Since), when(r.Until), len(r.Drills))
+	a.line("%s to %s: %s", when(covered(r)), when(r.Until), printable.Count(int64(len(r.Drills)), "drill"))
+	if asked := askedSince(r); asked != "" {
+		a.line("%s", asked)
+	}
 	section := func(title string, lines []string) {
 		if len(lines) > 0 {
 			a.line("")
@@ -340,12 +359,13 @@ func took(d time.Duration) string {
 type (
 	page struct {
 		Host, Keyguard, Since, Until, Now, Zone string
+		Asked                                   string // where the ledger begins later than was asked for
 		Class, Verdict                          string
 		Why, Proven, Unproven, Gaps             []string
 		Rows                                    []timeline
 		Keys                                    []bar
 		Ticks                                   []bar
-		Drills                                  []drillView
+		Drills                                  []drillRun
 		Spans                                   []spanView
 		History                                 []historyView
 		Chain, Sum                              string
@@ -369,15 +389,27 @@ type (
 		When, Class, Verdict, Line, Note string
 		Copies                           []copyView
 	}
+	// drillRun is a drill, or several that passed alike one after the other, the newest first.
+	drillRun    struct{ Drills []drillView }
 	copyView    struct{ Escrow, Copy, Key, Verdict, Rows, Took string }
 	spanView    struct{ Key, From, To, By string }
 	historyView struct{ When, What, Key, Where, Why string }
 )
 
+// reportTemplate parses the pages, for a command that makes one: every other is spared it.
+func reportTemplate() *template.Template {
+	return template.Must(template.New("report").Funcs(template.FuncMap{"breaks": breaks}).Parse(reportHTML))
+}
+
+// breaks lets a long name break behind a stroke, and nowhere within a word.
+func breaks(name string) template.HTML {
+	return template.HTML(strings.NewReplacer("/", "/<wbr>", "-", "-<wbr>").Replace(template.HTMLEscapeString(name))) //nolint:gosec // it is escaped
+}
+
 func reportPage(r agent.ReportResult) ([]byte, error) {
 	var b bytes.Buffer
 	// It escapes whatever the ledger says for the place where it stands.
-	page := template.Must(template.New("report").Parse(reportHTML))
+	page := reportTemplate()
 	if err := page.Execute(&b, pageOf(r)); err != nil {
 		return nil, fmt.Errorf("cannot make the page: %w", err)
 	}
@@ -387,7 +419,7 @@ func reportPage(r agent.ReportResult) ([]byte, error) {
 func pageOf(r agent.ReportResult) page {
 	zone := r.Now.Local().Format("MST (UTC-07:00)")
 	p := page{
-		Host: hostname(), Keyguard: version, Since: day(r.Since), Until: day(r.Until), Now: when(r.Now), Zone: zone,
+		Host: hostname(), Keyguard: version, Since: day(covered(r)), Until: day(r.Until), Now: when(r.Now), Zone: zone, Asked: askedSince(r),
 		Proven: provenLines(r), Unproven: unprovenLines(r), Gaps: gapLines(r),
 		Chain: chainText(r.Chain), Sum: r.Chain.Sum,
 	}
@@ -432,12 +464,33 @@ func pageOf(r agent.ReportResult) page {
 	}
 	p.Ticks = ticks(r.Since, r.Until, at)
 	for _, d := range slices.Backward(r.Drills) {
-		p.Drills = append(p.Drills, drillViewOf(d))
+		v := drillViewOf(d)
+		// Drills that passed alike, week after week, are one line that opens.
+		if n := len(p.Drills); n > 0 && d.Verdict == agent.DrillPassed && !d.Hearsay && p.Drills[n-1].alike(v) {
+			p.Drills[n-1].Drills = append(p.Drills[n-1].Drills, v)
+			continue
+		}
+		p.Drills = append(p.Drills, drillRun{Drills: []drillView{v}})
 	}
 	for _, e := range r.History {
 		p.History = append(p.History, historyViewOf(e))
 	}
 	return p
+}
+
+// covered is when the time begins that the ledger really tells of.
+func covered(r agent.ReportResult) time.Time {
+	if r.Chain.First.After(r.Since) && r.Chain.First.Before(r.Until) {
+		return r.Chain.First
+	}
+	return r.Since
+}
+
+func askedSince(r agent.ReportResult) string {
+	if day(covered(r)) == day(r.Since) {
+		return ""
+	}
+	return "The ledger begins on " + day(covered(r)) + "; asked for was the time since " + day(r.Since) + "."
 }
 
 func reportVerdict(r agent.ReportResult) (class, verdict string, why []string) {
@@ -473,6 +526,20 @@ func reportVerdict(r agent.ReportResult) (class, verdict string, why []string) {
 	}
 	return class, verdict, why
 }
+
+func (r drillRun) alike(v drillView) bool {
+	return r.Drills[0].Class == v.Class && r.Drills[0].Line == v.Line
+}
+
+// First is the newest; Count and Span are for a run of several.
+func (r drillRun) First() drillView { return r.Drills[0] }
+func (r drillRun) Count() int       { return len(r.Drills) }
+func (r drillRun) Span() string {
+	return r.Drills[len(r.Drills)-1].Day() + " to " + r.Drills[0].Day()
+}
+
+// Day is the day alone.
+func (v drillView) Day() string { return v.When[:len(time.DateOnly)] }
 
 func shape(verdict agent.DrillVerdict) string {
 	switch verdict {
@@ -522,6 +589,60 @@ func ticks(since, until time.Time, at func(time.Time) float64) []bar {
 	return list
 }
 
+// drillMeaning says in words what a drill has shown: of the newest copy in each escrow, which
+// are judged, and of the older ones, which open old dumps or nothing.
+func drillMeaning(d agent.Drilled) (parts []string) {
+	names := map[string]bool{}
+	var opened, checked, total, older int64
+	for _, c := range d.Copies {
+		switch {
+		case c.Escrow == "":
+		case c.Copy != "" && !c.Judged:
+			older++
+		default:
+			names[c.Escrow] = names[c.Escrow] || agent.DrillVerdict(c.Verdict) == agent.DrillPassed
+			if agent.DrillVerdict(c.Verdict) == agent.DrillPassed {
+				opened, checked, total = c.Opened, c.Checked, max(total, c.Total)
+			}
+		}
+	}
+	proven := 0
+	for _, p := range names {
+		if p {
+			proven++
+		}
+	}
+	rows := "all " + count(checked) + " rows"
+	switch {
+	case checked == 1 && opened == 1 && total <= 1:
+		rows = "the only row"
+	case opened < checked:
+		rows = fmt.Sprintf("%s of %s rows", count(opened), count(checked))
+	case checked < total:
+		rows = fmt.Sprintf("all %s rows tried, of %s", count(checked), count(total))
+	}
+	switch {
+	case proven == 0:
+		parts = append(parts, "no copy was proven")
+	case proven == 1 && len(names) == 1:
+		parts = append(parts, "the newest copy opened "+rows)
+	case proven == len(names):
+		parts = append(parts, fmt.Sprintf("the newest copy of each of %d escrows opened %s", proven, rows))
+	default:
+		parts = append(parts, fmt.Sprintf("the newest copy of %d of %d escrows opened %s", proven, len(names), rows))
+	}
+	if older > 0 {
+		parts = append(parts, printable.Count(older, "older copy")+" tried")
+		if older != 1 {
+			parts[len(parts)-1] = count(older) + " older copies tried"
+		}
+	}
+	if d.Verdict != agent.DrillPassed && d.Reason != "" {
+		parts = append([]string{d.Reason}, parts...)
+	}
+	return parts
+}
+
 func drillViewOf(d agent.Drilled) drillView {
 	v := drillView{When: d.Time.Local().Format("2006-01-02 15:04"), Verdict: string(d.Verdict)}
 	switch {
@@ -534,13 +655,7 @@ func drillViewOf(d agent.Drilled) drillView {
 	default:
 		v.Class = "dim"
 	}
-	parts := []string{fmt.Sprintf("%d of %d copies opened the rows", d.Passed(), len(d.Copies))}
-	if d.Verdict != agent.DrillPassed && d.Reason != "" {
-		parts = append([]string{d.Reason}, parts...)
-	}
-	if d.Took > 0 {
-		parts = append(parts, "took "+took(d.Took))
-	}
+	parts := drillMeaning(d)
 	if d.Person != "" {
 		parts = append(parts, "by "+d.Person)
 	}
@@ -551,6 +666,9 @@ func drillViewOf(d agent.Drilled) drillView {
 	}
 	if d.Full {
 		about = append(about, "every row tried")
+	}
+	if d.Took > 0 {
+		about = append(about, "took "+took(d.Took))
 	}
 	about = append(about, fmt.Sprintf("%s rows depended on the key; the ledger's line %d", count(d.Total), d.Line))
 	v.Note = strings.Join(about, ", ") + "."
@@ -573,8 +691,23 @@ func drillViewOf(d agent.Drilled) drillView {
 	return v
 }
 
+// inWords is what an auditor reads for an event of the ledger.
+var inWords = map[ledger.Event]string{
+	ledger.Accepted: "accepted by a person", ledger.Contradicted: "found to open no row", ledger.RotationOpen: "rotation begun",
+	ledger.CommitBegun: "rotation: commit begun", ledger.Rotated: "rotated", ledger.RotationClosed: "rotation settled",
+	ledger.Stopped: "daemon stopped", ledger.Started: "daemon started", ledger.Made: "first key made", ledger.Saved: "saved",
+	ledger.Adopted: "copy taken over by a person", ledger.Installed: "put into place", ledger.Parked: "daemon parked without a key",
+	ledger.Minted: "made by the daemon itself", ledger.StartedOn: "read by the daemon", ledger.Exposed: "exposed to other users",
+	ledger.Restored: "restored by a person", ledger.Imported: "imported by a person", ledger.Printed: "printed on paper",
+	ledger.Repaired: "rows brought under one key", ledger.UnitFailed: "a unit of keyguard's failed",
+}
+
+// ruleCode is the name of a rule of decide in front of a reason: it says nothing to auditors.
+var ruleCode = regexp.MustCompile(`^R[1-5]: `)
+
 func historyViewOf(e ledger.Entry) historyView {
-	v := historyView{When: when(e.Time), What: string(e.Event), Key: string(e.Fingerprint), Where: e.Escrow, Why: e.Reason}
+	e.Reason = ruleCode.ReplaceAllString(e.Reason, "")
+	v := historyView{When: when(e.Time), What: cmp.Or(inWords[e.Event], string(e.Event)), Key: string(e.Fingerprint), Where: e.Escrow, Why: e.Reason}
 	if e.Copy != "" {
 		v.Where += " " + e.Copy
 	}

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"html"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -55,6 +57,9 @@ func year(t testing.TB) *agent.Host {
 					e.Shelf, e.Copy, e.Fingerprint = "quarantine", fmt.Sprintf("quarantine/%d", n), others
 					e.Opened, e.Verdict, e.Reason = 0, string(agent.DrillFailed), "key "+string(others)+" opens none of 1204 rows"
 				}
+				if name == "usb" { // as a directory names its copies
+					e.Copy = fmt.Sprintf("current/202611%02dT040000.000Z-%s.key", 27-n, live)
+				}
 				if n == 0 && name == "usb" && week%6 > 2 {
 					e.Copy, e.Fingerprint, e.Verdict, e.Checked, e.Opened = "", "", string(agent.DrillInconclusive), 0, 0
 					e.Reason = "cannot list /mnt/keys: no such place: it is not mounted"
@@ -103,7 +108,8 @@ func TestReportOfAYear(t *testing.T) {
 	if m := regexp.MustCompile(`url\([^#][^)]*\)`).Find(page); m != nil {
 		t.Errorf("the page has %s", m)
 	}
-	for _, want := range []string{"no drill for", "destroyed by value=@file", string(testKey("a").Fingerprint()), "every escrow was proven at least once", "by root", "took 900ms", "#f", "#i"} {
+	for _, want := range []string{"no drill for", "destroyed by value=@file", string(testKey("a").Fingerprint()), "every escrow was proven at least once", "by root", "took 900ms", "#f", "#i",
+		"the newest copy of each of 5 escrows opened all 1\u202f204 rows; 45 older copies tried", "3 passed", "rotation begun"} {
 		if !strings.Contains(strings.ToLower(string(page)), strings.ToLower(want)) {
 			t.Errorf("the page does not say %q", want)
 		}
@@ -187,5 +193,67 @@ func BenchmarkReportOfAYear(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.ReportMetric(float64(len(page)), "bytes")
+	}
+}
+
+// TestReportsOfManyHosts: one page, the worst first, of what each host says of itself.
+func TestReportsOfManyHosts(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name string, change func(*reportDoc)) {
+		t.Helper()
+		d := reportDocOf(reportOf(t, year(t)))
+		d.Host = name
+		change(&d)
+		data, err := json.Marshal(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name+".json"), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("quiet", func(d *reportDoc) {
+		d.Gaps = nil
+		for i := range d.Escrows {
+			d.Escrows[i].Gaps = nil
+		}
+	})
+	write("gaps", func(*reportDoc) {})
+	write("lost", func(d *reportDoc) {
+		for i := range d.Escrows {
+			d.Escrows[i].Proven = nil
+		}
+	})
+	write("damaged", func(d *reportDoc) { d.Chain.Whole = false })
+	if err := os.WriteFile(filepath.Join(dir, "damaged.html"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var out, errs bytes.Buffer
+	a := &app{out: &out, err: &errs}
+	if err := a.mergeReports(dir, ""); exitCode(err) != exitDoubt {
+		t.Errorf("%v", err)
+	}
+	if got := strings.Split(out.String(), "\n"); len(got) != 6 || got[0] != "The record of 1 host is damaged. Every escrow was proven, without a gap, on 1 of 4 hosts." ||
+		!strings.HasPrefix(got[1], "damaged: The record is damaged.") || !strings.HasPrefix(got[2], "lost: No copy was proven.") ||
+		!strings.HasPrefix(got[3], "gaps: 5 of 5 escrows proven. ") || got[4] != "quiet: 5 escrows proven, without a gap." {
+		t.Errorf("%q", got)
+	}
+	page := filepath.Join(t.TempDir(), "hosts.html")
+	if err := a.mergeReports(dir, page); exitCode(err) != exitDoubt {
+		t.Errorf("%v", err)
+	}
+	if data, err := os.ReadFile(page); err != nil || bytes.Count(data, []byte("<tr>")) != 5 {
+		t.Errorf("%v: %s", err, data)
+	}
+	for name, text := range map[string]string{"syntax": "{", "another": `{"version": 1, "host": "h"}`, "newer": `{"version": 2}`} {
+		if err := os.WriteFile(filepath.Join(dir, "z.json"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.mergeReports(dir, ""); exitCode(err) != exitUsage || !strings.Contains(err.Error(), "z.json") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := a.mergeReports(t.TempDir(), ""); exitCode(err) != exitUsage {
+		t.Errorf("an empty directory: %v", err)
 	}
 }

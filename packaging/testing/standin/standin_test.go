@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -175,7 +177,7 @@ func TestMint(t *testing.T) {
 	}
 	b.want(b.secrets("set", "alice", "B", "new"), "")
 	// One row that does not open blocks the tenant, the other is fine.
-	b.want(b.secrets("get", "alice", "B"), "error: decrypt alice/A: "+errAuthentication.Error())
+	b.want(b.secrets("get", "alice", "B"), "error: decrypt alice/A: secrets: ciphertext authentication failed (tampered or wrong key?)")
 	stop()
 
 	versions, err := b.db.Exec("select name, version, kek_id is null, wrapped_dek is null from secrets order by name")
@@ -313,6 +315,89 @@ func TestPool(t *testing.T) {
 		t.Errorf("over a session that was ended: %q", got)
 	}
 	b.want(b.secrets("get", "alice"), "A=x\n")
+}
+
+// A Postgres that is down is tried five times, and the key is not touched then.
+func TestPostgresIsDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		keyfile := filepath.Join(t.TempDir(), "secrets.key")
+		logged := &journal{}
+		log.SetOutput(logged)
+		defer log.SetOutput(os.Stderr)
+		began := time.Now()
+		(&daemon{}).start(t.Context(), host{keyfile: keyfile, incus: "none", postgres: "postgres://u@127.0.0.1:1/d?sslmode=disable", getenv: os.Getenv})
+		if took := time.Since(began); took != 12*time.Second {
+			t.Errorf("it gave up after %v", took)
+		}
+		if text := logged.String(); !strings.Contains(text, " Warning: Failed to connect to Postgres for secrets store: ") || strings.Count(text, "\n") != 1 {
+			t.Errorf("logged %q", text)
+		}
+		if _, err := os.Stat(keyfile); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the key was touched: %v", err)
+		}
+	})
+}
+
+// Every start tries whether a file can be made beside the key.
+func TestSelfCheck(t *testing.T) {
+	b := newBench(t)
+	old := time.Unix(1_000_000_000, 0)
+	if err := os.Chtimes(b.dir, old, old); err != nil {
+		t.Fatal(err)
+	}
+	h := host{keyfile: b.keyfile(), getenv: b.getenv}
+	if err := h.selfCheck(); err != nil {
+		t.Fatal(err)
+	}
+	if fi, err := os.Stat(b.dir); err != nil || fi.ModTime().Equal(old) {
+		t.Errorf("nothing was made, %v", err)
+	}
+	if left, err := filepath.Glob(filepath.Join(b.dir, "*")); err != nil || len(left) != 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+	if err := os.RemoveAll(b.dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.selfCheck(); err == nil || !strings.Contains(err.Error(), "/.containarium-doctor-") {
+		t.Errorf("without the directory: %v", err)
+	}
+}
+
+// The database is looked for in the daemon's order, and a file that others may read is
+// refused.
+func TestPostgresURL(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string, mode fs.FileMode) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	file, loose, password := write("url", "postgres://file\n", 0o600), write("loose", "postgres://loose", 0o640), write("password", "secret\n", 0o600)
+	incus := rowstest.NewIncus(t)
+	incus.Instances = []rowstest.Instance{{Name: "db", Role: "core-postgres", Addresses: map[string][]string{"eth0": {"10.0.0.7"}}}}
+	for _, c := range []struct {
+		flag string
+		env  map[string]string
+		want string // or a part of the error
+	}{
+		{"postgres://flag", map[string]string{"CONTAINARIUM_POSTGRES_URL_FILE": file, "CONTAINARIUM_POSTGRES_URL": "postgres://url"}, "postgres://flag"},
+		{"", map[string]string{"CONTAINARIUM_POSTGRES_URL_FILE": file, "CONTAINARIUM_POSTGRES_URL": "postgres://url"}, "postgres://file"},
+		{"", map[string]string{"CONTAINARIUM_POSTGRES_URL_FILE": loose, "CONTAINARIUM_POSTGRES_URL": "postgres://url"}, "readable by group or others"},
+		{"", map[string]string{"CONTAINARIUM_POSTGRES_URL": "postgres://url", "CONTAINARIUM_POSTGRES_PASSWORD": "word"}, "postgres://url"},
+		{"", nil, "postgres://containarium:containarium@10.0.0.7:5432/containarium?sslmode=disable"},
+		{"", map[string]string{"CONTAINARIUM_POSTGRES_PASSWORD": "word"}, "postgres://containarium:word@10.0.0.7:5432/containarium?sslmode=disable"},
+		{"", map[string]string{"CONTAINARIUM_POSTGRES_PASSWORD": "word", "CONTAINARIUM_POSTGRES_PASSWORD_FILE": password}, "postgres://containarium:secret@10.0.0.7:5432/containarium?sslmode=disable"},
+	} {
+		got, err := host{postgres: c.flag, incus: incus.Socket, getenv: func(name string) string { return c.env[name] }}.postgresURL(t.Context())
+		if err != nil && strings.Contains(err.Error(), c.want) {
+			continue
+		}
+		if err != nil || got != c.want {
+			t.Errorf("flag %q, %v: %q, %v", c.flag, c.env, got, err)
+		}
+	}
 }
 
 // Without app hosting, or without incus, the daemon never comes to the key.

@@ -17,7 +17,8 @@
 #
 #   make check     before every commit: the source's form, and go test -short ./...
 #   make unit      go test ./...; RUN='-run Name' and PKG=./agent/rows narrow it
-#   make race      the same under the race detector
+#   make race      the same under the race detector, what is played in volume briefly
+#   make volume    what is played in volume, without it
 #   make crashes   rotations and repairs that die at every step, in every way (minutes)
 #   make worlds    simulated hosts with simulated accidents around the real code:
 #                  SEED=1 N=20000 (five minutes)
@@ -37,7 +38,7 @@
 # VERSION, DIST, ARCHS and CMD (the program that is packaged) may be given.
 
 .DELETE_ON_ERROR:
-.PHONY: build test check style unit race crashes worlds mutants soak fuzz bench demo package build-package lint-package release repository deps lint vuln e2e guest clean clean-guests
+.PHONY: build test check style unit race volume crashes worlds mutants soak fuzz bench demo package build-package lint-package release repository deps lint vuln e2e guest clean clean-guests
 
 # sudo's PATH lacks the place where Go's own archive is usually unpacked.
 export PATH := $(PATH):/usr/local/go/bin
@@ -90,6 +91,11 @@ $(NFPM) $(ACTIONLINT) $(STATICCHECK) $(GOVULNCHECK):
 build:
 	CGO_ENABLED=0 go build -tags '$(TAGS)' -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/keyguard $(CMD)
 
+# The race detector's run is the run. What it plays briefly is played in volume without
+# it, for which agent/volume_test.go looks that it stands here.
+VOLUME := TestWatchModel|TestWatchGrows|TestHistories|TestSpoiled|TestWorlds|TestCommandConforms|TestVaultConforms|TestEveryWrongWord|TestWrongLineIsNamed|TestScripts/by-hand
+VOLUME_IN := ./agent ./agent/escrow ./agent/key ./agent/worlds ./cmd/keyguard ./hooks
+
 # Runs one phase of make test, and notes what it cost.
 PHASE := bin/phase bin/phases.json
 
@@ -104,9 +110,9 @@ test: deps
 	@go build -o bin/phase ./packaging/testing/phase
 	@rm -f bin/phases.json
 	@$(PHASE) lint $(MAKE) --no-print-directory lint
-	@$(PHASE) unit go test -json -timeout 25m $(PKG)
+	@$(PHASE) race $(MAKE) --no-print-directory race JSON=-json
+	@$(PHASE) volume $(MAKE) --no-print-directory volume JSON=-json
 	@$(PHASE) crashes $(MAKE) --no-print-directory crashes
-	@$(PHASE) race $(MAKE) --no-print-directory race
 	@$(PHASE) fuzz $(MAKE) --no-print-directory fuzz FUZZTIME=6s
 	@$(PHASE) guests $(MAKE) --no-print-directory e2e
 	@$(PHASE)
@@ -140,7 +146,10 @@ soak:
 	$(MAKE) --no-print-directory fuzz FUZZTIME=$(SOAKTIME)
 
 race:
-	KEYGUARD_HISTORIES= KEYGUARD_MODEL_OPS=1000 KEYGUARD_EVERY_MANAGER= go test -race -short -timeout 25m $(RUN) $(PKG)
+	KEYGUARD_HISTORIES= KEYGUARD_MODEL_OPS=1000 KEYGUARD_EVERY_MANAGER= go test $(JSON) -race -short -timeout 25m $(RUN) $(PKG)
+
+volume:
+	go test $(JSON) -timeout 25m -run '$(VOLUME)' $(VOLUME_IN)
 
 fuzz:
 	FUZZTIME=$(FUZZTIME) packaging/fuzz $(PKG)

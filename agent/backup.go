@@ -40,6 +40,8 @@ type SaveResult struct {
 	// Unverified: it was stored, and this identity may not read it back. AddOnly: as the
 	// configuration has it.
 	Unverified, AddOnly bool
+	// Sealed: no identity of this host opens it, so that nobody here can tell what it is.
+	Sealed bool
 	// Alarm: another host writes to the same place (law 4).
 	Alarm bool
 	Err   error
@@ -90,6 +92,10 @@ func (o *observation) escrowRead(ctx context.Context, f key.Fingerprint) BackupR
 func (o *observation) saveEverywhere(ctx context.Context, f key.Fingerprint) BackupResult {
 	r := BackupResult{Key: f, Rows: o.evidence.Rows, Escrows: make([]SaveResult, len(o.host.Escrows))}
 	o.history()
+	for i := range o.host.Escrows {
+		shelf, _ := decide.Shelf(o.evidence, i, f)
+		o.writeSaving(i, shelf, f)
+	}
 	eachEscrow(o.host, func(i int, _ Escrow) { r.Escrows[i] = o.store(ctx, i, f) })
 	for _, s := range r.Escrows {
 		o.writeSaved(s)
@@ -101,9 +107,23 @@ func (o *observation) saveEverywhere(ctx context.Context, f key.Fingerprint) Bac
 // save stores a key in one escrow and records it.
 func (o *observation) save(ctx context.Context, i int, f key.Fingerprint) SaveResult {
 	o.history()
+	shelf, _ := decide.Shelf(o.evidence, i, f)
+	o.writeSaving(i, shelf, f)
 	s := o.store(ctx, i, f)
 	o.writeSaved(s)
 	return s
+}
+
+// writeSaving records that a key is about to be put on a current shelf: what stands there
+// after a crash is then known for this host's own. It is no news where the key stands there
+// already, or a save of it was begun before.
+func (o *observation) writeSaving(i int, shelf escrow.Shelf, f key.Fingerprint) {
+	name := o.host.Escrows[i].Name()
+	newest, there := o.evidence.Escrows[i].NewestCurrent()
+	if shelf != escrow.Current || there && newest.Claims(f) || o.evidence.History.Saved[name].Begun == f {
+		return
+	}
+	o.write(ledger.Entry{Event: ledger.Saving, Fingerprint: f, Escrow: name, Shelf: string(shelf)})
 }
 
 // store is the part of save that may run for several escrows at once: it reads the
@@ -128,6 +148,11 @@ func (o *observation) put(ctx context.Context, i int, r *SaveResult) {
 	r.Copy, r.Err = o.host.Escrows[i].Writer.Save(ctx, r.Shelf, o.keys[r.Key])
 	if errors.Is(r.Err, escrow.ErrUnverified) {
 		r.Unverified, r.Err = true, nil
+	}
+	if r.Err == nil && !r.Unverified && o.host.Escrows[i].Sealed {
+		k, _, err := o.host.Escrows[i].Fetch(ctx, r.Copy)
+		r.Sealed = errors.Is(err, escrow.ErrSealed)
+		k.Wipe()
 	}
 }
 

@@ -49,6 +49,8 @@ type Escrow struct {
 	escrow.Reader
 	Writer   escrow.Writer
 	Required bool
+	// Sealed: what is saved there is encrypted to somebody, who need not be here.
+	Sealed bool
 	// AddOnly: this host may add copies there, and reads none (escrow.Unread). What is
 	// there, only the ledger says.
 	AddOnly bool

@@ -90,7 +90,7 @@ func listedEvidence(copies []escrow.Copy) []decide.CopyEvidence {
 	for _, c := range copies {
 		list = append(list, decide.CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Fingerprint, Unreadable: c.Unreadable,
 			Worthless: c.Unreadable == "destroyed", // nothing brings it back, unlike one that is disabled
-			Withheld:  c.Unreadable != "" && !c.Sealed})
+			Withheld:  c.Unreadable != "" && !c.Sealed, Sealed: c.Sealed})
 	}
 	return list
 }
@@ -103,11 +103,11 @@ func noteFetched(c *decide.CopyEvidence, f fetched) error {
 	case err == nil:
 		c.Key, c.Have, c.Encoding = f.key.Fingerprint(), true, f.encoding
 	case errors.As(err, &sealed):
-		c.Unreadable, c.Key = err.Error(), sealed.Fingerprint
+		c.Unreadable, c.Key, c.Sealed = err.Error(), sealed.Fingerprint, true
 	case errors.Is(err, escrow.ErrUnreadable):
 		c.Unreadable, c.Withheld = err.Error(), true
 	case errors.Is(err, escrow.ErrSealed):
-		c.Unreadable = err.Error()
+		c.Unreadable, c.Sealed = err.Error(), true
 	case errors.Is(err, escrow.ErrCorrupt):
 		c.Unreadable, c.Key = err.Error(), "" // what it says of itself is not so
 	case errors.Is(err, escrow.ErrNotKey):

@@ -157,20 +157,31 @@ func (o *observation) askHistory() {
 		if f := e.Fingerprint; e.Event == ledger.Contradicted {
 			h.Contradicted[f] = r.Contradicted(f)
 		}
-		if e.Event != ledger.Saved && e.Event != ledger.Adopted {
-			continue
+		if e.Escrow != "" {
+			h.Saved[e.Escrow] = savedSince(h.Saved[e.Escrow], e)
 		}
-		s, there := h.Saved[e.Escrow]
-		if !there {
-			s = decide.SavedEvidence{Copies: map[string]bool{}, Keys: map[key.Fingerprint]bool{}}
-		}
-		s.Copies[e.Copy], s.Keys[e.Fingerprint] = true, true
-		if escrow.Shelf(e.Shelf) == escrow.Current {
-			s.Last = decide.SavedCopy{ID: e.Copy, Key: e.Fingerprint, Verified: e.Reason == ""}
-		}
-		h.Saved[e.Escrow] = s
 	}
 	o.evidence.History = h
+}
+
+// savedSince is what an entry adds to what was saved in its escrow before.
+func savedSince(s decide.SavedEvidence, e ledger.Entry) decide.SavedEvidence {
+	if s.Copies == nil {
+		s.Copies, s.Opened = map[string]key.Fingerprint{}, map[string]bool{}
+	}
+	current := escrow.Shelf(e.Shelf) == escrow.Current
+	switch e.Event {
+	case ledger.Saving:
+		s.Begun = e.Fingerprint
+	case ledger.Saved, ledger.Adopted:
+		s.Copies[e.Copy] = e.Fingerprint
+		if current {
+			s.Last, s.Begun = decide.SavedCopy{ID: e.Copy, Key: e.Fingerprint, Verified: e.Reason == ""}, ""
+		}
+	case ledger.Drilled:
+		s.Opened[e.Copy] = DrillVerdict(e.Verdict) == DrillPassed
+	}
+	return s
 }
 
 // history reads the whole ledger, once.

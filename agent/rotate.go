@@ -210,6 +210,7 @@ func (t *turn) checkEscrows(ctx context.Context) error {
 	defer cancel()
 	o := t.o
 	eachEscrow(t.h, func(i int, _ Escrow) { o.askNewest(ctx, i) })
+	o.history()
 	answered := 0
 	for i, s := range o.evidence.Escrows {
 		if s.State == decide.EscrowAnswered {
@@ -226,6 +227,8 @@ func (t *turn) checkEscrows(ctx context.Context) error {
 			return notRotated(ErrNotSafe, "copy %s, the newest in the required escrow %q, cannot be read: %s", newest.ID, s.Name, newest.Unreadable)
 		case newest.Key != t.r.Old:
 			return notRotated(ErrNotSafe, "copy %s, the newest in the required escrow %q, is of key %s", newest.ID, s.Name, orUnknown(newest.Key))
+		case decide.Alarm(o.evidence, i) != "":
+			return notRotated(ErrNotSafe, "the required escrow %q: %s", s.Name, decide.Alarm(o.evidence, i))
 		case newest.Miswritten():
 			return notRotated(ErrNotSafe, "copy %s, the newest in the required escrow %q, is the key as %s, not as its 32 bytes", newest.ID, s.Name, newest.Encoding)
 		}

@@ -57,7 +57,11 @@ func SaveDue(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 	if s := o.evidence.Escrows[i]; s.State == decide.EscrowFailed && !errors.Is(s.Err, escrow.ErrDenied) {
 		return nil, s.Err
 	}
-	var saved []SaveResult
+	return o.saveAll(ctx, i, decide.Due(o.evidence, name)) // what is not there any more is due, too
+}
+
+// saveAll is SaveDue of keys that are due.
+func (o *observation) saveAll(ctx context.Context, i int, due []key.Fingerprint) (saved []SaveResult, err error) {
 	for n, f := range due {
 		if n > 0 { // what the save before has changed there counts (law 4)
 			o.askNewestAgain(ctx, i)
@@ -81,7 +85,7 @@ func SaveDue(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 // Ask asks an escrow to which nothing was brought for long: a store that is gone, and
 // credentials that are no longer taken, are not to be found out by the weekly drill. What
 // the store is to delete by itself soon is stored again, and so is what no longer stands
-// there as its newest current copy, or lacks a part, by law 4; the results are of that.
+// there, by law 4; the results are of that.
 func Ask(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 	i, err := h.escrow(name)
 	if err != nil {
@@ -106,23 +110,42 @@ func Ask(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 		return nil, errors.Join(err, oerr)
 	}
 	defer o.close()
-	o.history()
+	before := o.due(name)
 	o.newestOf(ctx, i, copies, nil)
-	live, newest := o.evidence.Keyfile, decide.CopyEvidence{}
-	if o.evidence.Escrows[i].State == decide.EscrowAnswered {
-		newest, _ = o.evidence.Escrows[i].NewestCurrent()
+	due := slices.DeleteFunc(decide.Due(o.evidence, name), func(f key.Fingerprint) bool {
+		return slices.Contains(before, f) // SaveDue's
+	})
+	live := o.evidence.Keyfile.Key
+	lacking := partLost(s, copies) || len(copies) > 0 && copies[0].Shelf == escrow.Current && copies[0].Ending(h.Now())
+	if !slices.Contains(due, live) && o.wantsAgain(i, lacking) {
+		due = append(due, live)
 	}
-	holds := newest.Holds(live.Key)
-	ending := len(copies) > 0 && copies[0].Shelf == escrow.Current && copies[0].Ending(h.Now())
-	switch last := o.evidence.History.Saved[name].Last; {
-	case !live.Good, holds && !ending && !partLost(s, copies), !holds && last.Key != live.Key: // what was never saved there is due
-		return nil, err
-	case !holds && !last.Verified: // nor may it be read
+	if len(due) == 0 {
 		return nil, err
 	}
 	o.askRows(ctx)
-	r := o.saveDue(ctx, i, live.Key)
-	return []SaveResult{r}, errors.Join(err, r.Err)
+	saved, serr := o.saveAll(ctx, i, due)
+	return saved, errors.Join(err, serr)
+}
+
+// wantsAgain tells whether the keyfile's key, which was saved in an escrow as the last one,
+// no longer stands there as its newest current copy, or stands there as somebody else's;
+// lacking says that it stands there not for long, or not whole.
+func (o *observation) wantsAgain(i int, lacking bool) bool {
+	live, s := o.evidence.Keyfile, o.evidence.Escrows[i]
+	saved := o.evidence.History.Saved[s.Name]
+	newest := decide.CopyEvidence{}
+	if s.State == decide.EscrowAnswered {
+		newest, _ = s.NewestCurrent()
+	}
+	holds := o.evidence.Holds(i, newest, live.Key) || newest.Sealed && live.Good && saved.Copies[newest.ID] == live.Key
+	switch {
+	case !live.Good, saved.Last.Key != live.Key: // what was never saved there is SaveDue's
+		return false
+	case holds && decide.Alarm(o.evidence, i) == "":
+		return lacking
+	}
+	return holds || saved.Last.Verified // else it may not be read
 }
 
 // partLost tells whether the newest of these copies lacks a part that a save may bring. A
@@ -155,6 +178,7 @@ func (o *observation) saveDue(ctx context.Context, i int, f key.Fingerprint) Sav
 	if last, ok := o.record.LastSaved(s.Name()); ok && last.Fingerprint == f && last.Reason != "" && !partly(last) && o.verify(ctx, i, last, &r) {
 		return r
 	}
+	o.writeSaving(i, r.Shelf, f)
 	o.put(ctx, i, &r)
 	o.writeSaved(r)
 	return r

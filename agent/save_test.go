@@ -3,9 +3,13 @@ package agent_test
 import (
 	"context"
 	"errors"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"filippo.io/age"
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
@@ -297,6 +301,7 @@ func testSaveDue(t *testing.T, list listing) {
 		h.saveDue(0)
 		h.write(b.UnsafeBytes())
 		h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: b.Fingerprint()}))
+		h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Saving, Fingerprint: b.Fingerprint(), Escrow: h.Escrows[0].Name(), Shelf: "current"}))
 		_, err := h.Escrows[0].Writer.Save(context.Background(), escrow.Current, b)
 		h.must(err)
 		if saved := h.saveDue(0); len(saved) != 1 || saved[0].Alarm {
@@ -351,4 +356,113 @@ func testSaveDue(t *testing.T, list listing) {
 			t.Error(due, "is due for ever")
 		}
 	})
+}
+
+// TestForeignCopyOfTheSameKey: whichever key a copy holds that this host did not save, the
+// keyfile's own included, somebody else writes there: a clone, a person (law 4).
+func TestForeignCopyOfTheSameKey(t *testing.T) { bothListings(t, testForeignCopyOfTheSameKey) }
+
+func testForeignCopyOfTheSameKey(t *testing.T, list listing) {
+	h := newHost(t, rowstest.New(t).Database(t), 1)
+	a := testKey("a")
+	h.upsert(a, "ONE")
+	h.write(a.UnsafeBytes())
+	h.backup()
+	h.now = h.now.Add(time.Hour)
+	h.plant(0, escrow.Current, a.UnsafeBytes())
+	list(h)
+	if r, err := agent.Status(t.Context(), &h.Host); err != nil || r.Health != agent.Lagging || r.Escrows[0].Alarm == "" {
+		t.Errorf("%s: %s, %v", r.Health, r.Line, err)
+	}
+	if _, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{DryRun: true}); !errors.Is(err, agent.ErrNotSafe) {
+		t.Errorf("a rotation: %v", err)
+	}
+	for who, save := range map[string]func() []agent.SaveResult{
+		"backup": func() []agent.SaveResult {
+			r, err := agent.Backup(t.Context(), &h.Host)
+			h.must(err)
+			return r.Escrows
+		},
+		"the hourly look": func() []agent.SaveResult {
+			saved, err := agent.Ask(t.Context(), &h.Host, "usb0")
+			h.must(err)
+			return saved
+		},
+	} {
+		if saved := save(); len(saved) != 1 || !saved[0].Alarm && who != "backup" || saved[0].Shelf != escrow.Quarantine {
+			t.Errorf("%s: %+v", who, saved)
+		}
+	}
+	if _, err := agent.Accept(t.Context(), &h.Host, agent.AcceptOptions{Confirm: yes}); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := agent.Status(t.Context(), &h.Host); err != nil || r.Health != agent.Green {
+		t.Errorf("accepted: %s: %s, %v", r.Health, r.Line, err)
+	}
+}
+
+// TestEscrowMadeAnew: what the ledger says was saved there is gone with the place that had
+// the name before, and all of it is brought again.
+func TestEscrowMadeAnew(t *testing.T) { bothListings(t, testEscrowMadeAnew) }
+
+func testEscrowMadeAnew(t *testing.T, list listing) {
+	h := newHost(t, rowstest.New(t).Database(t), 1)
+	a, older := testKey("a"), testKey("older")
+	h.upsert(a, "ONE")
+	h.write(a.UnsafeBytes())
+	h.must(h.Keyfile.Keep(older, h.now))
+	h.saveDue(0)
+	h.wants(0, escrow.Quarantine, older)
+	h.must(os.RemoveAll(h.path("usb0")))
+	h.must(os.Mkdir(h.path("usb0"), 0o700))
+	h.must(h.Escrows[0].Writer.Init(t.Context()))
+	list(h)
+	for range 2 { // the second time nothing is to be done
+		_, err := agent.Ask(t.Context(), &h.Host, "usb0")
+		h.must(err)
+		h.wants(0, escrow.Current, a)
+		h.wants(0, escrow.Quarantine, older)
+	}
+}
+
+// TestSealedIsNotHeld: a copy that nobody here opens is the key by its own word alone, who
+// ever wrote it, until a drill has opened it with an identity.
+func TestSealedIsNotHeld(t *testing.T) {
+	h := newHost(t, rowstest.New(t).Database(t), 1)
+	a := testKey("a")
+	h.upsert(a, "ONE")
+	h.write(a.UnsafeBytes())
+	id, err := age.GenerateX25519Identity()
+	h.must(err)
+	sealed := func(identities ...string) agent.Escrow {
+		d, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: "usb0", Path: h.path("usb0"), Keyfile: h.Keyfile.Path, AllowSameDisk: true,
+			Recipients: []string{id.Recipient().String()}, IdentityFiles: identities})
+		h.must(err)
+		return agent.Escrow{Reader: d, Writer: d, Required: true, Sealed: true}
+	}
+	h.Escrows[0] = sealed()
+	b, err := agent.Backup(t.Context(), &h.Host)
+	if err != nil || b.Escrows[0].Err != nil || !b.Escrows[0].Sealed {
+		t.Errorf("%+v, %v", b, err)
+	}
+	green := func(want bool) {
+		t.Helper()
+		r, err := agent.Status(t.Context(), &h.Host)
+		h.must(err)
+		if got := r.Health == agent.Green && r.Escrows[0].Holds; got != want || !want && !strings.Contains(r.Line, "sealed") {
+			t.Errorf("%s: %s", r.Health, r.Line)
+		}
+	}
+	green(false)
+	h.must(os.WriteFile(h.path("id"), []byte(id.String()), 0o600))
+	h.Escrows[0] = sealed(h.path("id"))
+	green(true)
+	if d, err := agent.Drill(t.Context(), &h.Host, agent.DrillOptions{Scratch: scratch(t)}); err != nil || d.Verdict != agent.DrillPassed {
+		t.Errorf("%+v, %v", d, err)
+	}
+	h.Escrows[0] = sealed()
+	green(true)
+	if saved, err := agent.Ask(t.Context(), &h.Host, "usb0"); err != nil || len(saved) > 0 {
+		t.Errorf("it is saved again each hour: %+v, %v", saved, err)
+	}
 }

@@ -89,6 +89,11 @@ type EscrowStatus struct {
 	Drilled, Proven ledger.Entry
 }
 
+// unopened tells whether the newest copy is the key by its own word alone.
+func (s EscrowStatus) unopened(f key.Fingerprint) bool {
+	return s.State == decide.EscrowAnswered && !s.Holds && s.Newest.Sealed && s.Newest.Claims(f)
+}
+
 // failedDrill tells whether what a drill found wrong still stands there.
 func (s EscrowStatus) failedDrill() bool {
 	return s.Drilled.Verdict == string(DrillFailed) && !s.SavedAt.After(s.Drilled.Time)
@@ -174,10 +179,8 @@ func (o *observation) escrowStatus(i int, s Escrow) EscrowStatus {
 		return r
 	}
 	r.Newest = newest
-	r.Holds = newest.Holds(o.evidence.Keyfile.Key)
-	if !r.Holds {
-		r.Alarm = decide.Alarm(o.evidence, i)
-	}
+	r.Holds = o.evidence.Holds(i, newest, o.evidence.Keyfile.Key)
+	r.Alarm = decide.Alarm(o.evidence, i)
 	return r
 }
 
@@ -253,6 +256,9 @@ func (r *StatusResult) judge(now time.Time) {
 		case s.State == decide.EscrowAnswered && s.Newest.Miswritten() && s.Newest.Key == r.Keyfile.Key:
 			say(Lagging, "escrow %q has copy %s on top, which is key %s as %s, not as its 32 bytes: keyguard restores it, the runbook's commands would not",
 				s.Name, s.Newest.ID, r.Keyfile.Key, s.Newest.Encoding)
+			return
+		case s.unopened(r.Keyfile.Key):
+			say(Lagging, "escrow %q has copy %s on top, which says that it is key %s and is sealed: no identity has opened it here", s.Name, s.Newest.ID, r.Keyfile.Key)
 			return
 		case s.State == decide.EscrowAnswered && !s.Holds:
 			say(Lagging, "escrow %q does not hold key %s as its newest current copy", s.Name, r.Keyfile.Key)

@@ -829,6 +829,9 @@ func (w *watcher) tellSaved(s saved) {
 		if r.Unverified {
 			e.Text = fmt.Sprintf("key %s is stored in escrow %q as %s; it may not be read back from here, so nobody knows that it is whole", r.Key, s.escrow, r.Copy.ID)
 		}
+		if r.Sealed {
+			e.Text = fmt.Sprintf("key %s is stored in escrow %q as %s, sealed: no identity of this host opens it; where one is, prove it: keyguard drill --identity FILE", r.Key, s.escrow, r.Copy.ID)
+		}
 		if r.Why != "" {
 			e.Text += "; it is no current copy: " + r.Why
 		}

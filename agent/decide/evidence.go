@@ -81,9 +81,24 @@ type HistoryEvidence struct {
 
 // SavedEvidence is what this host saved in one escrow, or a person adopted there.
 type SavedEvidence struct {
-	Last   SavedCopy                // on the current shelf; its ID is "" for none
-	Copies map[string]bool          // by id, on either shelf
-	Keys   map[key.Fingerprint]bool // on either shelf
+	Last   SavedCopy                  // on the current shelf; its ID is "" for none
+	Copies map[string]key.Fingerprint // by id, on either shelf
+	// Opened are those, by id, that a drill has read and that opened the rows: of a sealed
+	// one, with an identity that a person brought.
+	Opened map[string]bool
+	// Begun is a key of which a save on the current shelf was begun after Last, and nothing
+	// tells how it ended; "" for none.
+	Begun key.Fingerprint
+}
+
+// key tells whether a copy of a key was saved there, on either shelf.
+func (s SavedEvidence) key(f key.Fingerprint) bool {
+	for _, saved := range s.Copies {
+		if saved == f {
+			return true
+		}
+	}
+	return false
 }
 
 // SavedCopy is one such copy.
@@ -153,16 +168,22 @@ type CopyEvidence struct {
 	Unreadable string          // why its bytes cannot be had: sealed, disabled
 	Worthless  bool            // positively no key: destroyed, or bytes that are none
 	Withheld   bool            // nobody is given its bytes: disabled, deleted, parts of it missing
+	Sealed     bool            // its bytes are for others to open; Key is what it says of itself
 	// Encoding is how the bytes are written, "" where they were not read.
 	Encoding key.Encoding
 }
 
-// Holds tells whether a copy is what a save of a key leaves, and can be had. A key that is
-// written otherwise, with a newline too many or as text, is at hand here, and the runbook's
-// `latest` would put it in place as it is written.
-func (c CopyEvidence) Holds(f key.Fingerprint) bool {
-	return f != "" && c.Key == f && !c.Worthless && !c.Withheld && !c.Miswritten()
+// Holds tells whether a copy in escrow i is what a save of a key leaves, and can be had. A
+// key that is written otherwise, with a newline too many or as text, is at hand here, and the
+// runbook's `latest` would put it in place as it is written. Of a copy that is sealed to
+// others nobody here can tell, unless a drill opened it once. It wants the history.
+func (e Evidence) Holds(i int, c CopyEvidence, f key.Fingerprint) bool {
+	return c.Claims(f) && !c.Worthless && !c.Withheld && !c.Miswritten() &&
+		(!c.Sealed || e.History.Saved[e.Escrows[i].Name].Opened[c.ID])
 }
+
+// Claims tells whether a copy is of a key, by what was read of it or by its own word.
+func (c CopyEvidence) Claims(f key.Fingerprint) bool { return f != "" && c.Key == f }
 
 // Miswritten tells whether the bytes are a key, and not as its 32 bytes.
 func (c CopyEvidence) Miswritten() bool { return c.Encoding != "" && c.Encoding != key.Raw }

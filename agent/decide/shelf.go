@@ -16,12 +16,11 @@ func Shelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 	if e.OpenRotation() != nil {
 		return escrow.Quarantine, "a rotation is open, and which of its keys holds is not settled"
 	}
-	newest, there := e.Escrows[i].NewestCurrent()
-	if there && newest.Holds(f) {
-		return escrow.Current, ""
-	}
 	if why := Alarm(e, i); why != "" {
 		return escrow.Quarantine, why
+	}
+	if newest, there := e.Escrows[i].NewestCurrent(); there && e.Holds(i, newest, f) {
+		return escrow.Current, ""
 	}
 	if why := e.History.Unreadable; why != "" {
 		// It may name other keys that were proven here, and what was saved (law 6).
@@ -82,8 +81,10 @@ func strange(e Evidence, f key.Fingerprint) string {
 
 // Alarm says why only the quarantine of an escrow may be written: its newest current
 // copy is not one that this host saved there or a person adopted, whichever key it holds
-// (law 4); or this machine is a copy of another one, and both would write there. A copy of the keyfile's own key is no alarm: a save may have been killed before
-// the ledger named it.
+// (law 4); or this machine is a copy of another one, and both would write there. A copy of a
+// key that was about to be saved there is no alarm: the save may have been killed before the
+// ledger named it. Nor is the keyfile's key where it is written as no save writes it: a
+// mangled copy is a person's mistake, and the next save puts a good one on top.
 func Alarm(e Evidence, i int) string {
 	s := e.Escrows[i]
 	if e.History.Elsewhere != "" {
@@ -91,31 +92,42 @@ func Alarm(e Evidence, i int) string {
 	}
 	saved := e.History.Saved[s.Name]
 	newest, there := s.NewestKey()
-	if !there || saved.Last.ID == "" || saved.Copies[newest.ID] || e.Keyfile.Good && newest.Key == e.Keyfile.Key {
+	if _, ours := saved.Copies[newest.ID]; !there || saved.Last.ID == "" || ours || newest.Claims(saved.Begun) {
+		return ""
+	}
+	if e.Keyfile.Good && newest.Claims(e.Keyfile.Key) && newest.Miswritten() {
 		return ""
 	}
 	return fmt.Sprintf("copy %s there is not from this host: another host writes to the same place", newest.ID)
 }
 
-// Due lists the keys on this host that one escrow does not hold, by the ledger: the
-// keyfile's key first, unless it is the last that was saved as current there, then
-// what lies in the local quarantine. It wants the history and the local quarantine.
+// Due lists the keys on this host that one escrow does not hold, by the ledger, and where
+// that escrow has been listed, by what is there: the keyfile's key first, unless it is the
+// last that was saved as current there, then what lies in the local quarantine. A place that
+// was made anew under the same name has lost what the ledger says was saved there. It wants
+// the history and the local quarantine.
 func Due(e Evidence, name string) []key.Fingerprint {
 	proven := e.Ledger.Known
 	if e.Ledger.Accepted {
 		proven = ""
 	}
 	saved := e.History.Saved[name]
+	has := saved.key
+	for _, s := range e.Escrows {
+		if s.Name == name && s.State == EscrowAnswered && s.silence() == "" {
+			has = func(f key.Fingerprint) bool { return saved.key(f) && s.lists(saved, f) }
+		}
+	}
 	due := func(f key.Fingerprint) bool {
 		switch {
 		case e.OpenRotation() != nil: // only quarantine is written
-			return !saved.Keys[f]
+			return !has(f)
 		case saved.Last.ID != "" && saved.Last.Key == f:
-			return !saved.Last.Verified
+			return !saved.Last.Verified || !has(f)
 		case f == proven:
 			return true
 		}
-		return !saved.Keys[f] // in quarantine it stays until the rows prove it
+		return !has(f) // in quarantine it stays until the rows prove it
 	}
 	var list []key.Fingerprint
 	live := e.Keyfile.Key
@@ -128,4 +140,15 @@ func Due(e Evidence, name string) []key.Fingerprint {
 		}
 	}
 	return list
+}
+
+// lists tells whether a copy of a key stands there that was saved: under the same id, or one
+// that says so. One that was destroyed, or cannot be read, is one that somebody saw to.
+func (s EscrowEvidence) lists(saved SavedEvidence, f key.Fingerprint) bool {
+	for _, c := range s.Copies {
+		if c.Claims(f) || saved.Copies[c.ID] == f {
+			return true
+		}
+	}
+	return false
 }

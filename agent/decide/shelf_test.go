@@ -15,9 +15,16 @@ func saved(id string, f key.Fingerprint, proven ...key.Fingerprint) HistoryEvide
 	h.Proven = proven
 	h.Saved = map[string]SavedEvidence{"gcp": {
 		Last:   SavedCopy{ID: id, Key: f, Verified: true},
-		Copies: map[string]bool{id: true},
-		Keys:   map[key.Fingerprint]bool{f: true},
+		Copies: map[string]key.Fingerprint{id: f},
 	}}
+	return h
+}
+
+// begun is a history after which a save was begun in escrow "gcp".
+func begun(h HistoryEvidence, f key.Fingerprint) HistoryEvidence {
+	s := h.Saved["gcp"]
+	s.Begun = f
+	h.Saved["gcp"] = s
 	return h
 }
 
@@ -105,6 +112,14 @@ func TestShelf(t *testing.T) {
 			want: escrow.Quarantine, alarm: true},
 		{name: "another host writes below bytes that are no key", e: Evidence{Keyfile: good(a), History: saved("current/1", a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", worthless, copyOf("current/2", c))}},
 			want: escrow.Quarantine, alarm: true},
+		{name: "another host writes the very key there", e: Evidence{Keyfile: good(a), History: saved("current/1", a, a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/2", a), copyOf("current/1", a))}},
+			want: escrow.Quarantine, alarm: true},
+		{name: "a save was begun, and killed before the ledger named the copy", e: Evidence{Keyfile: good(a), History: begun(saved("current/1", b, a), a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/2", a), copyOf("current/1", b))}},
+			want: escrow.Current},
+		{name: "a save was begun, and another key stands there", e: Evidence{Keyfile: good(a), History: begun(saved("current/1", b, a), a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/2", c), copyOf("current/1", b))}},
+			want: escrow.Quarantine, alarm: true},
+		{name: "the newest says that it is the key, is sealed, and the rows are down", e: Evidence{Keyfile: good(a), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp", CopyEvidence{ID: "current/1", Shelf: escrow.Current, Key: a, Sealed: true, Unreadable: "sealed"})}},
+			want: escrow.Quarantine},
 		{name: "an empty ledger raises no alarm", e: Evidence{Keyfile: good(a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/2", c))}},
 			want: escrow.Current},
 		{name: "bytes that are no key are no other host's", e: Evidence{Keyfile: good(a), History: saved("current/1", a, a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", worthless, copyOf("current/1", a))}},
@@ -139,6 +154,10 @@ func TestDue(t *testing.T) {
 		{"the last that was saved is another", Evidence{Keyfile: good(a), Ledger: known(a, time.Hour), History: saved("current/1", b)}, []key.Fingerprint{a}},
 		{"the last that was saved is another, and a rotation is open", Evidence{Keyfile: good(a), Ledger: rotation(a, b, true), History: saved("current/1", b)}, []key.Fingerprint{a}},
 		{"it stands in quarantine, and a rotation is open", Evidence{Keyfile: good(a), Ledger: rotation(a, b, true), History: saved("current/1", a)}, nil},
+		{"it is not there any more", Evidence{Keyfile: good(a), History: saved("current/1", a), Escrows: []EscrowEvidence{holds("gcp")}}, []key.Fingerprint{a}},
+		{"it is there, under another name", Evidence{Keyfile: good(a), History: saved("current/1", a), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/2", a))}}, nil},
+		{"it is there, and does not say which key it is", Evidence{Keyfile: good(a), History: saved("current/1", a), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", ""))}}, nil},
+		{"the place cannot answer", Evidence{Keyfile: good(a), History: saved("current/1", a), Escrows: []EscrowEvidence{down("gcp", true)}}, nil},
 		{"the local quarantine", Evidence{Keyfile: good(a), Local: local(b, a, c), History: saved("current/1", a)}, []key.Fingerprint{b, c}},
 		{"a proven key of the local quarantine", Evidence{Keyfile: missing, Ledger: known(b, time.Hour), Local: local(b), History: saved("current/1", a)}, []key.Fingerprint{b}},
 	} {

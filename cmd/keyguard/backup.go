@@ -48,6 +48,7 @@ type saveDoc struct {
 	Copy       string       `json:"copy,omitempty"`
 	Why        string       `json:"why,omitempty"`
 	Unverified bool         `json:"unverified,omitempty"`
+	Sealed     bool         `json:"sealed,omitempty"` // to others: nobody here can tell what it is
 	Error      string       `json:"error,omitempty"`
 }
 
@@ -67,7 +68,7 @@ func saveDocs(saves []agent.SaveResult) []saveDoc {
 	docs := []saveDoc{}
 	for _, s := range saves {
 		docs = append(docs, saveDoc{Escrow: s.Escrow, Required: s.Required, Saved: s.Err == nil && !s.Unverified,
-			Shelf: s.Shelf, Copy: s.Copy.ID, Why: s.Why, Unverified: s.Unverified, Error: errorText(s.Err)})
+			Shelf: s.Shelf, Copy: s.Copy.ID, Why: s.Why, Unverified: s.Unverified, Sealed: s.Sealed, Error: errorText(s.Err)})
 	}
 	return docs
 }
@@ -105,6 +106,8 @@ func saveLine(s agent.SaveResult) string {
 		return fmt.Sprintf("%s: stored as %s, unverified: this host only adds there", s.Escrow, s.Copy.ID)
 	case s.Unverified:
 		return fmt.Sprintf("%s: stored as %s, unverified: reading it back is denied", s.Escrow, s.Copy.ID)
+	case s.Sealed && s.Shelf == escrow.Current:
+		return fmt.Sprintf("%s: stored as %s, sealed: no identity of this host opens it, so that nobody here can tell whether it is the key", s.Escrow, s.Copy.ID)
 	case s.Shelf == escrow.Quarantine:
 		return fmt.Sprintf("%s: kept in quarantine as %s: %s", s.Escrow, s.Copy.ID, s.Why)
 	}

@@ -119,13 +119,20 @@ func (a *app) host(cfg *config.Config, w wiring) (*agent.Host, error) {
 			continue // a part is nothing by itself
 		}
 		place := a.place(cfg, e)
-		one := agent.Escrow{Reader: place, Writer: place, Required: e.Required}
+		one := agent.Escrow{Reader: place, Writer: place, Required: e.Required, Sealed: sealed(cfg, e)}
 		if !e.Readable && e.Wrong == nil {
 			one.Reader, one.AddOnly = escrow.NewUnread(place), true
 		}
 		h.Escrows = append(h.Escrows, one)
 	}
 	return h, nil
+}
+
+// sealed tells whether what is saved in an escrow, or in a part of it, is encrypted.
+func sealed(cfg *config.Config, e config.Escrow) bool {
+	return len(e.Sealed()) > 0 || slices.ContainsFunc(cfg.Escrows, func(m config.Escrow) bool {
+		return slices.Contains(e.Members, m.Name) && len(m.Sealed()) > 0
+	})
 }
 
 // place makes one escrow, or one that cannot answer of a configuration that is wrong.

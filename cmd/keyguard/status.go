@@ -184,6 +184,8 @@ func statusHints(r agent.StatusResult) []string {
 			hints = append(hints, remedyOf(s.Err))
 		case s.Drilled.Verdict == string(agent.DrillFailed) && s.Holds:
 			hints = append(hints, "when it is put right: keyguard drill")
+		case s.Newest.Sealed && !s.Holds && s.Newest.Claims(r.Keyfile.Key):
+			hints = append(hints, "where its identity is, prove it: keyguard drill --identity FILE")
 		case !s.Holds && r.Health == agent.Lagging:
 			hints = append(hints, "keyguard backup")
 		}
@@ -444,6 +446,8 @@ func escrowState(s agent.EscrowStatus, live key.Fingerprint) string {
 		return "cannot answer: " + s.Why
 	case s.Alarm != "":
 		return s.Alarm
+	case s.Newest.Sealed && s.Newest.Claims(live) && !s.Holds:
+		return "has a sealed copy on top, " + s.Newest.ID + ", which says that it is the key; no identity has opened it here"
 	case s.Holds:
 		return "holds the key, as " + s.Newest.ID
 	case s.Newest.ID == "":

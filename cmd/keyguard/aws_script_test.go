@@ -147,7 +147,13 @@ func (s *sandbox) startAWS(ts *testscript.TestScript) {
 	ts.Check(os.WriteFile(s.path("credentials"), s.awsWho.File("default"), 0o600))
 	ts.Setenv("AWS_ESCROW", fmt.Sprintf("name=aws,kind=aws-secrets-manager,region=%s,secret=%s,credentials_file=%s,endpoint=%s,plaintext=true",
 		s.aws.Region(), awsSecrets[0], s.path("credentials"), s.aws.Addr()))
-	ts.Setenv("AWS_AT", s.aws.Addr())
+	// A person with AWS's own command, who may more than the host.
+	ts.Check(os.WriteFile(s.path("person"), s.aws.Grant(awssecrets.People...).File("default"), 0o600))
+	ts.Setenv("AWS_SHARED_CREDENTIALS_FILE", s.path("person"))
+	ts.Setenv("AWS_CONFIG_FILE", "/dev/null")
+	ts.Setenv("AWS_DEFAULT_REGION", s.aws.Region())
+	ts.Setenv("AWS_EC2_METADATA_DISABLED", "true")
+	ts.Setenv("SECRETSMANAGER", "aws --endpoint-url http://"+s.aws.Addr()+" --output text secretsmanager")
 }
 
 // awsValues are the values of all versions, by name.

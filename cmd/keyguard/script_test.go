@@ -83,6 +83,11 @@ func TestScripts(t *testing.T) {
 	shared := &server{}
 	t.Cleanup(shared.stop)
 	testscript.Run(t, scripts("testdata/script", shared, nil))
+	if _, err := exec.LookPath("aws"); err != nil && os.Getenv("KEYGUARD_MUST_RUN") != "" {
+		t.Errorf("%v: Debian's awscli, which packaging/deps installs, is missing", err)
+	} else if err == nil && os.Getenv("KEYGUARD_EVERY_MANAGER") != "" {
+		testscript.Run(t, scripts("testdata/aws", shared, nil))
+	}
 	for _, program := range gclouds() {
 		testscript.Run(t, scripts("testdata/gcloud", shared, map[string]string{"GCLOUD": program}))
 	}

@@ -43,6 +43,9 @@ const (
 // Actions are all that this fake knows.
 var Actions = []string{"CreateSecret", "DescribeSecret", "GetSecretValue", "ListSecretVersionIds", "PutSecretValue"}
 
+// People are those that keyguard never calls, and a person does, with AWS's own command.
+var People = append(slices.Clone(Actions), "DeleteSecret", "RestoreSecret")
+
 // Least are those that a host needs where somebody else has made the secrets.
 var Least = []string{"DescribeSecret", "GetSecretValue", "ListSecretVersionIds", "PutSecretValue"}
 
@@ -405,6 +408,9 @@ var members = map[string][]string{
 	"ListSecrets":          {"Filters", "IncludePlannedDeletion", "MaxResults", "NextToken"},
 	"ListSecretVersionIds": {"SecretId", "IncludeDeprecated", "MaxResults", "NextToken"},
 	"PutSecretValue":       {"SecretId", "ClientRequestToken", "SecretString", "SecretBinary", "VersionStages"},
+
+	"DeleteSecret":  {"SecretId"},
+	"RestoreSecret": {"SecretId"},
 }
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
@@ -536,6 +542,9 @@ func (s *Server) answer(r *http.Request, action string, body []byte, now time.Ti
 	if !slices.Contains(who.Actions, action) {
 		return nil, bad("AccessDeniedException", "User: arn:aws:sts::123456789012:assumed-role/host/i-0 is not authorized to perform: secretsmanager:%s on resource: %s because no identity-based policy allows the secretsmanager:%s action", action, name, action)
 	}
+	if action == "GetSecretValue" && q.VersionID == "" && q.VersionStage == "" && r.UserAgent() != "keyguard" {
+		q.VersionStage = Current // a person means that; keyguard says what it means
+	}
 	return s.act(action, name, s.secrets[name], q)
 }
 
@@ -562,6 +571,13 @@ func (s *Server) act(action, name string, x *secret, q request) (map[string]any,
 		return head, nil
 	case "ListSecretVersionIds":
 		return s.list(head, x, q)
+	case "DeleteSecret":
+		x.deleted = s.now().Add(30 * 24 * time.Hour)
+		head["DeletionDate"] = float64(x.deleted.UnixMilli()) / 1000
+		return head, nil
+	case "RestoreSecret":
+		x.deleted = time.Time{}
+		return head, nil
 	}
 	if !x.deleted.IsZero() {
 		return nil, bad("InvalidRequestException", "You can't perform this operation on the secret because it was marked for deletion.")

@@ -38,6 +38,7 @@ var actions = []action{
 	// The machine.
 	{"power cut", 5, false, 0, func(w *world, h *host, _ int) { w.powerCut(h) }},
 	{"restart the daemon", 8, true, 40, func(w *world, h *host, dies int) { w.restart(h, dies) }},
+	{"start, and start again", 3, true, 40, (*world).startAgain},
 	{"the watcher looks", 6, true, 40, func(w *world, h *host, dies int) { w.look(h, dies) }},
 	{"stop the watcher", 1, false, 0, func(w *world, h *host, _ int) { w.stopWatcher(h); h.watcher.stopped = true }},
 	{"start the watcher", 2, false, 0, func(w *world, h *host, _ int) { h.watcher.stopped = false }},
@@ -64,13 +65,14 @@ var actions = []action{
 	{"rm the state directory", 2, false, 0, func(w *world, h *host, _ int) { w.rm(h, "state"); h.disk.mkdir(h.path("state")) }},
 	{"a foreign key in the keyfile's place", 4, false, 0, func(w *world, h *host, _ int) { w.put(h, w.makeKey().UnsafeBytes()) }},
 	{"an old key in the keyfile's place", 4, false, 0, func(w *world, h *host, _ int) { w.put(h, w.anyKey().UnsafeBytes()) }},
+	{"a key is put there while nobody watches", 2, true, 40, (*world).unwatched},
 	{"31 bytes in the keyfile's place", 2, false, 0, func(w *world, h *host, _ int) { w.put(h, w.anyKey().UnsafeBytes()[:31]) }},
 	{"a newline too many", 1, false, 0, func(w *world, h *host, _ int) { w.put(h, append(slices.Clone(w.anyKey().UnsafeBytes()), '\n')) }},
 	{"chmod 644", 2, false, 0, func(w *world, h *host, _ int) { h.disk.chmod(h.keyfile(), 0o644) }},
 
 	// The rows.
 	{"tenants write", 10, false, 0, (*world).tenants},
-	{"rows of another key are merged in", 4, false, 0, func(w *world, h *host, _ int) { w.merge(h, w.anyKey()) }},
+	{"rows of another key are merged in", 7, false, 0, func(w *world, h *host, _ int) { w.merge(h, w.anyKey()) }},
 	{"rows of a foreign key are merged in", 1, false, 0, func(w *world, h *host, _ int) { w.merge(h, w.makeKey()) }},
 	{"tenants delete", 2, false, 0, (*world).tenantsDelete},
 	{"pg_dump", 3, false, 0, func(w *world, h *host, _ int) { h.table.dump() }},
@@ -100,6 +102,8 @@ var actions = []action{
 	{"an old key on top", 2, false, 0, func(w *world, _ *host, _ int) { w.store().add(escrow.Current, w.anyKey().UnsafeBytes(), true) }},
 	{"the newest is disabled", 2, false, 0, func(w *world, _ *host, _ int) { w.mark("disabled") }},
 	{"the newest is destroyed", 1, false, 0, func(w *world, _ *host, _ int) { w.mark("destroyed") }},
+	{"the members change their parts", 2, false, 0, func(w *world, _ *host, _ int) { w.recut(false) }},
+	{"the need changes", 1, false, 0, func(w *world, _ *host, _ int) { w.recut(true) }},
 	{"all are enabled", 2, false, 0, func(w *world, _ *host, _ int) { w.enable() }},
 
 	// The operator.
@@ -390,6 +394,7 @@ func (w *world) importSheet(h *host, dies int) {
 }
 
 func (w *world) drill(h *host, dies int) {
+	w.drilled = true
 	w.command(h, "drill", dies, func(ctx context.Context, a *agent.Host) (string, error) {
 		r, err := agent.Drill(ctx, a, agent.DrillOptions{Scratch: h.path("run/scratch")})
 		return fmt.Sprintf("%s: %s", r.Verdict, r.Reason), err
@@ -538,4 +543,70 @@ func (w *world) bring(h *host, dies int) {
 			w.save(ctx, h, p, a, s.Name())
 		}
 	})
+}
+
+// recut is a configuration of the split that is wrong by now: other numbers, or another need.
+func (w *world) recut(need bool) {
+	for _, s := range w.stores {
+		switch {
+		case s.part == (escrow.PartOf{}):
+		case need:
+			s.part.Need = 5 - s.part.Need
+		default:
+			s.part.Number = s.part.Number%3 + 1
+		}
+	}
+}
+
+// cutAsEver puts the configuration of the split right: the numbers as they were, and the need
+// with which the present key was cut.
+func (w *world) cutAsEver() {
+	data, _ := w.hosts[0].live()
+	need := 2
+	for _, s := range w.stores {
+		for _, c := range s.copies {
+			if of, part := c.is(); of == nameOf(data) && part.Need != 0 {
+				need = part.Need
+			}
+		}
+	}
+	for _, s := range w.stores {
+		if s.part != (escrow.PartOf{}) {
+			s.part = escrow.PartOf{Need: need, Number: int(s.name[0]-'a') + 1}
+		}
+	}
+}
+
+// unwatched is somebody who takes the watcher down, changes the keyfile and starts the daemon.
+func (w *world) unwatched(h *host, dies int) {
+	w.stopWatcher(h)
+	h.watcher.stopped = w.rand.IntN(2) == 0
+	k := w.makeKey()
+	if w.rand.IntN(3) == 0 {
+		k = w.anyKey()
+	}
+	w.put(h, k.UnsafeBytes())
+	h.daemon = daemon{start: h.daemon.start}
+	time.Sleep(6 * time.Second)
+	h.disk.sync()
+	w.restart(h, dies)
+}
+
+// startAgain restarts the daemon again and again, while stores come, go and get copies.
+func (w *world) startAgain(h *host, dies int) {
+	for range 3 {
+		w.restart(h, dies)
+		switch s := w.store(); w.rand.IntN(4) {
+		case 0:
+			w.keepSomewhere(nil, w.anyKey())
+		case 1:
+			w.storesBack()
+		case 2:
+			w.trouble(s)
+		}
+		w.pass(time.Duration(w.rand.IntN(8)) * time.Second)
+		if !h.off.IsZero() {
+			return
+		}
+	}
 }

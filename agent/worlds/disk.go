@@ -126,8 +126,11 @@ func (d *disk) crash(r *rand.Rand) {
 		change(d.before, d.dirsBefore, c)
 	}
 	d.names, d.dirs = d.before, d.dirsBefore
-	for _, f := range d.names {
+	for path, f := range d.names {
 		f.data = f.survives(r)
+		for dir := filepath.Dir(path); dir != d.root; dir = filepath.Dir(dir) {
+			d.dirs[dir] = true // it was there when its file was
+		}
 	}
 	d.keep()
 	d.lay()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
@@ -67,6 +68,7 @@ type watcher struct {
 	asked   bool                 // the rows have answered since the daemon's last start
 	restart int                  // the start of the daemon that it has restarted
 	retry   map[string]time.Time // by escrow
+	visited map[string]time.Time // by escrow: when the store was asked last
 	quiet   map[string]int       // by what asks the disk alone: its version when there was nothing to do
 }
 
@@ -96,6 +98,7 @@ type process struct {
 	looked bool            // the rows have answered it
 	calls  int             // of stores
 	wrote  map[string]bool // paths
+	made   map[*inode]bool // files that were not there before
 }
 
 // errDead is what a dead process hears: nothing it does has an effect any more.
@@ -133,7 +136,12 @@ func (p *process) agent() *agent.Host {
 		},
 	}
 	for _, s := range h.stores {
-		a.Escrows = append(a.Escrows, agent.Escrow{Reader: view{s, p}, Writer: view{s, p}, Required: true})
+		if s.part == (escrow.PartOf{}) {
+			a.Escrows = append(a.Escrows, agent.Escrow{Reader: view{s, p}, Writer: view{s, p}, Required: true})
+		}
+	}
+	if s, there := p.split(); there {
+		a.Escrows = append(a.Escrows, agent.Escrow{Reader: s, Writer: s, Required: true})
 	}
 	a.Daemon = agent.Daemon{
 		Running: func(context.Context) ([]string, error) {
@@ -161,9 +169,10 @@ func (p *process) agent() *agent.Host {
 
 // run lets a process do something, and buries it if it died of it.
 func (w *world) run(h *host, name string, dies int, do func(context.Context, *process, *agent.Host)) *process {
-	p := &process{w: w, h: h, name: name, dies: dies, wrote: map[string]bool{}}
+	p := &process{w: w, h: h, name: name, dies: dies, wrote: map[string]bool{}, made: map[*inode]bool{}}
 	w.running = append(w.running, p)
 	before := w.held()
+	w.settle(before)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	do(ctx, p, p.agent())
 	cancel()
@@ -326,12 +335,16 @@ func (w *world) read(h *host) {
 // watch starts the watcher.
 func (w *world) watch(h *host) {
 	p := &process{w: w, h: h, name: h.name + ": watcher"}
-	release, err := agent.HoldWatch(p.agent())
+	a := p.agent()
+	release, err := agent.HoldWatch(a)
 	if err != nil {
 		w.tell("    %s: the watcher does not start: %v", h.name, err)
 		return
 	}
-	h.watcher = watcher{alive: true, since: time.Now(), release: release, next: time.Now(), retry: map[string]time.Time{}, quiet: map[string]int{}}
+	h.watcher = watcher{alive: true, since: time.Now(), release: release, next: time.Now(), retry: map[string]time.Time{}, quiet: map[string]int{}, visited: map[string]time.Time{}}
+	for _, s := range a.Escrows {
+		h.watcher.visited[s.Name()] = time.Now()
+	}
 }
 
 // look is one round of the watcher, with its savers.
@@ -344,7 +357,7 @@ func (w *world) look(h *host, dies int) {
 	if w.calm { // what a look finds every minute it finds every ten, too
 		t.next = time.Now().Add(10 * time.Minute)
 	}
-	if w.version == t.idle && t.skipped < 20 && dies == 0 {
+	if w.version == t.idle && t.skipped < 20 && dies == 0 && !w.askDue(h) {
 		t.skipped++
 		t.next = time.Now().Add(t.pace)
 		return
@@ -399,6 +412,16 @@ func (w *world) look(h *host, dies int) {
 	})
 }
 
+// askDue tells whether an escrow was not asked for an hour.
+func (w *world) askDue(h *host) bool {
+	for _, at := range h.watcher.visited {
+		if time.Since(at) >= time.Hour {
+			return true
+		}
+	}
+	return false
+}
+
 // unlessQuiet calls f, which asks nothing but the disk, unless the last time it had nothing
 // to do and the disk is the same still.
 func (t *watcher) unlessQuiet(h *host, what string, f func() (quiet bool)) {
@@ -420,10 +443,15 @@ func (w *world) save(ctx context.Context, h *host, p *process, a *agent.Host, na
 		due = err == nil && len(list) > 0
 		return err == nil && !due
 	})
+	bring := agent.SaveDue
+	if !due && time.Since(t.visited[name]) >= time.Hour {
+		bring, due = agent.Ask, true
+	}
 	if p.dead || !due || time.Now().Before(t.retry[name]) {
 		return
 	}
-	saved, err := agent.SaveDue(ctx, a, name)
+	t.visited[name] = time.Now()
+	saved, err := bring(ctx, a, name)
 	delete(t.retry, name)
 	for _, s := range saved {
 		w.tell("    %s: key %s to %s of %s (%s) %v", p.name, s.Key, s.Shelf, name, s.Why, s.Err)

@@ -1,6 +1,7 @@
 package worlds
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,8 @@ type store struct {
 	mute    bool          // listings show no fingerprints, as Secret Manager's
 	late    time.Duration // a listing shows a new copy only then
 	gone    bool          // the place is not there any more
+
+	part escrow.PartOf // it is a member of the split, and keeps this part of each key
 }
 
 type stored struct {
@@ -41,6 +44,17 @@ type stored struct {
 func (c stored) key() (key.Key, error) {
 	k, _, err := key.Decode(c.bytes)
 	return k, err
+}
+
+// is names what the copy holds, and which part of it.
+func (c stored) is() (key.Fingerprint, escrow.PartOf) {
+	k, err := c.key()
+	if part := (*key.PartError)(nil); errors.As(err, &part) {
+		defer part.Part.Wipe()
+		return part.Part.Of, escrow.PartOf{Need: part.Part.Need, Number: part.Part.Number}
+	}
+	defer k.Wipe()
+	return k.Fingerprint(), escrow.PartOf{}
 }
 
 // add puts bytes on a shelf.
@@ -108,11 +122,8 @@ func (v view) List(ctx context.Context) ([]escrow.Copy, error) {
 				continue
 			}
 			shown := escrow.Copy{Escrow: v.name, ID: c.id, Shelf: shelf, Created: c.at, Unreadable: c.state}
-			if k, err := c.key(); err == nil {
-				if !v.mute {
-					shown.Fingerprint = k.Fingerprint()
-				}
-				k.Wipe()
+			if f, part := c.is(); !v.mute {
+				shown.Fingerprint, shown.Part = f, part
 			}
 			list = append(list, shown)
 		}
@@ -156,12 +167,21 @@ func (v view) Save(ctx context.Context, shelf escrow.Shelf, k key.Key) (escrow.C
 	name := func(c stored) escrow.Copy {
 		return escrow.Copy{Escrow: v.name, ID: c.id, Shelf: shelf, Fingerprint: k.Fingerprint(), Created: c.at}
 	}
+	content := k.UnsafeBytes()
+	if v.part != (escrow.PartOf{}) {
+		part, err := k.Cut(v.part.Need, v.part.Number)
+		if err != nil {
+			return escrow.Copy{}, err
+		}
+		defer part.Wipe()
+		content = part.UnsafeText()
+	}
 	if !v.addOnly {
 		for _, c := range slices.Backward(v.copies) {
 			if c.shelf != shelf {
 				continue
 			}
-			if there, err := c.key(); err == nil && c.state == "" && there.Equal(k) {
+			if c.state == "" && bytes.Equal(c.bytes, content) {
 				return name(c), nil
 			}
 			if shelf == escrow.Current {
@@ -169,8 +189,10 @@ func (v view) Save(ctx context.Context, shelf escrow.Shelf, k key.Key) (escrow.C
 			}
 		}
 	}
-	c := v.add(shelf, k.UnsafeBytes(), false)
-	v.p.w.saved(v.p, v.store, c)
+	c := v.add(shelf, content, false)
+	if v.part == (escrow.PartOf{}) {
+		v.p.w.saved(v.p, v.store, c)
+	}
 	if err := v.p.effect(v.name + ": the answer to the save"); err != nil {
 		return escrow.Copy{}, errors.Join(escrow.ErrTimeout, err)
 	}
@@ -178,4 +200,54 @@ func (v view) Save(ctx context.Context, shelf escrow.Shelf, k key.Key) (escrow.C
 		return name(c), escrow.ErrUnverified
 	}
 	return name(c), nil
+}
+
+func (v view) Close() error { return nil }
+
+// shared is the split over the world's members, as one process sees it.
+type shared struct {
+	*escrow.Split
+	p *process
+}
+
+// split is made anew for each process, as a program does.
+func (p *process) split() (shared, bool) {
+	o := escrow.SplitOptions{Name: "split"}
+	for _, s := range p.h.stores {
+		if s.part != (escrow.PartOf{}) {
+			o.Need = s.part.Need
+			o.Members = append(o.Members, escrow.Member{Escrow: view{s, p}, Number: s.part.Number})
+		}
+	}
+	if o.Members == nil {
+		return shared{}, false
+	}
+	split, err := escrow.NewSplit(o)
+	must(err)
+	return shared{split, p}, true
+}
+
+// Save holds a save to what it says: the parts that are there by then are the key, and no
+// store alone has as many.
+func (v shared) Save(ctx context.Context, shelf escrow.Shelf, k key.Key) (escrow.Copy, error) {
+	w, had := v.p.w, v.p.h.parts()
+	top := w.onTop(k.Fingerprint())
+	c, err := v.Split.Save(ctx, shelf, k)
+	w.turn.Lock()
+	defer w.turn.Unlock()
+	if err == nil || errors.Is(err, escrow.ErrPartly) {
+		w.sharedSaved(v.p, shelf, k.Fingerprint(), v.p.h.parts() > had && !top)
+	}
+	w.apart()
+	return c, err
+}
+
+// parts counts what members were ever given.
+func (h *host) parts() (n int) {
+	for _, s := range h.stores {
+		if s.part != (escrow.PartOf{}) {
+			n += s.serial
+		}
+	}
+	return n
 }

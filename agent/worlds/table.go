@@ -156,6 +156,9 @@ func (s session) Rewrite(ctx context.Context, o rows.RewriteOptions) (rows.Rewri
 	s.p.w.hold(laws.Rewritten(s.p.w.state(h), slices.Collect(maps.Values(h.disk.survivors())), o.Target.Fingerprint(), slices.Sorted(maps.Keys(result.ByKey))))
 	s.table.rows = after
 	s.version++
+	if result.Unopenable == 0 { // it was read back
+		s.p.w.opens(h, o.Target.Fingerprint())
+	}
 	if err := s.p.effect("Postgres: the answer to the commit"); err != nil {
 		return result, errors.Join(rows.ErrUnanswered, err)
 	}

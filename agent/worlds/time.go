@@ -1,9 +1,12 @@
 package worlds
 
 import (
+	"slices"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
 // pass lets time pass: daemons read their keys, watchers look, systemd tries again,
@@ -63,6 +66,7 @@ func (w *world) end() {
 	w.tell("all faults end")
 	w.storesBack()
 	w.enable()
+	w.cutAsEver()
 	for _, h := range w.hosts {
 		h.disk.mend()
 		h.removed = time.Now()
@@ -82,7 +86,7 @@ func (w *world) end() {
 		}
 	}
 	w.calm = true
-	w.pass(time.Hour)
+	w.pass(75 * time.Minute) // what is done hourly was done, and has taken effect
 	for _, h := range w.hosts {
 		w.rest(h)
 	}
@@ -99,6 +103,9 @@ func (w *world) rest(h *host) {
 		return
 	}
 	r := w.status(h, 0)
+	if !h.daemon.up && h.daemon.again.IsZero() {
+		w.broken("liveness", "liveness: all faults are over, and nobody starts the daemon")
+	}
 	if f := w.state(h).Unheld(); f != "" {
 		if r.Health == agent.Green {
 			w.broken("green", "green: rows are under key %s, which is nowhere", f)
@@ -106,6 +113,10 @@ func (w *world) rest(h *host) {
 		return // nothing that anybody types brings a key back that is nowhere
 	}
 	if r.Health == agent.Green {
+		return
+	}
+	if why := w.person(h); why == "" {
+		w.broken("liveness", "liveness: all faults are over, no person is needed, and status is %s: %s", r.Health, r.Line)
 		return
 	}
 	remedies := []struct {
@@ -116,6 +127,7 @@ func (w *world) rest(h *host) {
 		if w.wrong != nil {
 			return
 		}
+		w.cutAsEver()
 		w.tell("%s is tried, since status is %s: %s", each.name, r.Health, r.Line)
 		each.do(w, h, 0)
 		w.pass(10 * time.Minute)
@@ -123,5 +135,41 @@ func (w *world) rest(h *host) {
 			return
 		}
 	}
+	if len(w.hosts) > 1 && slices.ContainsFunc(w.stores, func(s *store) bool { return s.part != (escrow.PartOf{}) }) {
+		// A copy of the split has its key's name, so that a host takes one of its own former
+		// keys, which another has put on top, for its own: two with different keys, of which
+		// one knew the other's, cover each other for ever. Both keys stay, and a person who
+		// gives each host a place of its own ends it.
+		return
+	}
 	w.broken("liveness", "liveness: all faults are over, and no command makes status green: %s, %s", r.Health, r.Line)
+}
+
+// person says what only a person can decide about a host, "" where there is nothing.
+func (w *world) person(h *host) string {
+	if len(w.hosts) > 1 {
+		return "another host has the same stores"
+	}
+	if w.drilled {
+		return "the last drill found something wrong, and there is none for a week"
+	}
+	data, good := h.live()
+	first := key.Fingerprint("")
+	for _, f := range h.table.rows {
+		if first != "" && f != first {
+			return "the table is split"
+		}
+		first = f
+	}
+	if !good || nameOf(data) != first {
+		return "the daemon has read another key" // and heal is off
+	}
+	for _, s := range w.stores {
+		for _, c := range s.copies {
+			if c.byHand {
+				return "somebody else wrote to " + s.name
+			}
+		}
+	}
+	return ""
 }

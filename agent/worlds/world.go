@@ -2,8 +2,11 @@ package worlds
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -38,7 +41,10 @@ type world struct {
 	printed []key.Key                           // on paper
 	mortal  int                                 // the next process that is started by itself dies before this effect
 
+	rebuilt map[string][]byte // keys of their parts
+
 	version int  // of all that anybody can see
+	drilled bool // by a person
 	killed  bool // who dies is killed, and the power stays
 	calm    bool // nothing happens any more but what keyguard does
 	story   []string
@@ -67,7 +73,7 @@ func (b *Broken) Error() string { return b.What + "\n" + b.Story }
 // testing/synctest, by one goroutine at a time in the whole process.
 func Run(p Plan, dir string) (story []string, broken *Broken) {
 	w := &world{epoch: time.Now(), keys: map[key.Fingerprint]key.Key{}, fragile: map[key.Fingerprint]bool{},
-		proven: map[string]map[key.Fingerprint]bool{}, vouched: map[string]vouched{}}
+		proven: map[string]map[key.Fingerprint]bool{}, vouched: map[string]vouched{}, rebuilt: map[string][]byte{}}
 	durable.Disk = w.disk
 	defer func() {
 		durable.Disk = nil
@@ -102,10 +108,23 @@ func (w *world) begin(dir string) {
 	for i := range 1 + w.rand.IntN(3) {
 		w.stores = append(w.stores, &store{name: [...]string{"gcp", "vault", "usb"}[i], mute: w.rand.IntN(2) == 0})
 	}
+	if w.rand.IntN(4) == 0 { // a key in parts: alone, or beside the first store
+		w.stores = w.stores[:w.rand.IntN(2)]
+		for i := range 3 {
+			w.stores = append(w.stores, &store{name: string(rune('a' + i)), mute: w.rand.IntN(2) == 0, part: escrow.PartOf{Need: 2, Number: i + 1}})
+		}
+	}
 	h := w.host(filepath.Join(dir, "one"), "one")
-	switch w.rand.IntN(6) {
-	case 0: // a first start
+	switch w.rand.IntN(8) {
+	case 0:
 		w.tell("a new host, %d stores", len(w.stores))
+	case 1: // its disk was lost; the copies are there, and the rows perhaps
+		k := w.makeKey()
+		w.keepSomewhere(nil, k)
+		if w.rand.IntN(2) == 0 {
+			w.merge(h, k)
+		}
+		w.tell("a new host, %d stores, one with key %s, %d rows", len(w.stores), k.Fingerprint(), len(h.table.rows))
 	default:
 		k := w.makeKey()
 		h.disk.put(h.keyfile(), k.UnsafeBytes(), 0o400)
@@ -113,11 +132,74 @@ func (w *world) begin(dir string) {
 			h.table.write(fmt.Sprint("row ", i), k.Fingerprint())
 		}
 		w.tell("a host with key %s, %d rows, %d stores", k.Fingerprint(), len(h.table.rows), len(w.stores))
+		if w.rand.IntN(4) == 0 {
+			w.splitTable(h)
+		}
+	}
+	for _, s := range w.stores {
+		for i := range s.copies {
+			s.copies[i].at = s.copies[i].at.Add(-time.Hour)
+		}
+	}
+	if w.rand.IntN(4) == 0 {
+		w.trouble(w.store())
 	}
 	h.disk.sync()
 	w.watch(h)
 	w.start(h) //nolint:errcheck // it tells
 	w.pass(20 * time.Second)
+}
+
+// splitTable brings some rows under other keys, half of them often, which are somewhere.
+func (w *world) splitTable(h *host) {
+	for range 1 + w.rand.IntN(2) {
+		other := w.makeKey()
+		if w.rand.IntN(2) == 0 {
+			for i := range len(h.table.rows) {
+				h.table.write(fmt.Sprint("other ", i), other.Fingerprint())
+			}
+		} else {
+			w.merge(h, other)
+		}
+		w.keepSomewhere(h, other)
+		w.tell("and %d of its %d rows are under key %s", h.table.opens(other.Fingerprint()), len(h.table.rows), other.Fingerprint())
+	}
+}
+
+// keepSomewhere puts a key where it can be had, and nobody has said that it is right: in a
+// store, or in the quarantine of a host.
+func (w *world) keepSomewhere(h *host, k key.Key) {
+	if h != nil && w.rand.IntN(2) == 0 {
+		h.disk.put(h.path("state/quarantine/20000101T000000.000000Z-"+string(k.Fingerprint())+".key"), k.UnsafeBytes(), 0o400)
+		return
+	}
+	shelf := escrow.Shelves[w.rand.IntN(len(escrow.Shelves))]
+	if s := w.store(); s.part == (escrow.PartOf{}) {
+		s.add(shelf, k.UnsafeBytes(), true)
+		return
+	}
+	for _, s := range w.stores {
+		if s.part != (escrow.PartOf{}) {
+			part, err := k.Cut(2, int(s.name[0]-'a')+1)
+			must(err)
+			s.add(shelf, part.UnsafeText(), true)
+			part.Wipe()
+		}
+	}
+}
+
+// trouble is what ails a store.
+func (w *world) trouble(s *store) {
+	switch w.rand.IntN(5) {
+	case 0:
+		s.hangs = true
+	case 1:
+		s.denied = true
+	case 2:
+		s.late = time.Duration(w.rand.IntN(60)) * time.Second
+	default:
+		s.down = true
+	}
 }
 
 func (w *world) host(root, name string) *host {
@@ -150,7 +232,19 @@ func (w *world) disk(c durable.Change) error {
 	defer w.mu.Unlock()
 	w.version++
 	p.wrote[c.Path], p.wrote[c.To] = true, true
-	return p.h.disk.ask(c)
+	gone := c.Path
+	if c.Do == durable.RenameFile {
+		gone = c.To
+	}
+	if f := p.h.disk.names[gone]; f != nil && !p.made[f] && (c.Do == durable.RemoveFile || c.Do == durable.RenameFile) && p.h.disk.refuses(c) == nil &&
+		!strings.HasPrefix(filepath.Base(gone), durable.TempPrefix) {
+		w.hold(laws.Destroyed(gone, f.data, p.h.disk.survivors()))
+	}
+	err := p.h.disk.ask(c)
+	if c.Do == durable.CreateFile && err == nil {
+		p.made[p.h.disk.names[c.Path]] = true
+	}
+	return err
 }
 
 func (w *world) tell(format string, args ...any) {
@@ -210,11 +304,130 @@ func (w *world) state(h *host) laws.State {
 			continue
 		}
 		for _, c := range each.copies {
-			s.Copies = append(s.Copies, laws.Copy{Store: each.name, Current: c.shelf == escrow.Current, Bytes: c.bytes, Destroyed: c.state == "destroyed", Shut: c.state != "",
+			if _, part := c.is(); part != (escrow.PartOf{}) {
+				continue
+			}
+			// Among parts a whole key is below them all.
+			current := c.shelf == escrow.Current && each.part == (escrow.PartOf{})
+			s.Copies = append(s.Copies, laws.Copy{Store: each.name, Current: current, Bytes: c.bytes, Destroyed: c.state == "destroyed", Shut: c.state != "",
 				Late: time.Now().Before(c.at.Add(each.late))})
 		}
 	}
+	s.Copies = append(s.Copies, w.shared()...)
 	return s
+}
+
+// shared are the keys that are there in parts, the one last whose parts are on top.
+func (w *world) shared() (copies []laws.Copy) {
+	type share struct {
+		shelf escrow.Shelf
+		of    key.Fingerprint
+		need  int
+	}
+	parts, visible, top := map[share]map[int][]byte{}, map[share]map[int]bool{}, map[share]int{}
+	for _, s := range w.stores {
+		if s.gone || s.part == (escrow.PartOf{}) {
+			continue
+		}
+		first := true
+		for _, c := range slices.Backward(s.copies) {
+			of, part := c.is()
+			if part == (escrow.PartOf{}) || c.state != "" {
+				continue
+			}
+			at := share{c.shelf, of, part.Need}
+			if parts[at] == nil {
+				parts[at], visible[at] = map[int][]byte{}, map[int]bool{}
+			}
+			parts[at][part.Number] = c.bytes
+			visible[at][part.Number] = visible[at][part.Number] || !time.Now().Before(c.at.Add(s.late))
+			if c.shelf == escrow.Current && first {
+				top[at]++
+				first = false
+			}
+		}
+	}
+	order := slices.SortedFunc(maps.Keys(parts), func(a, b share) int {
+		return cmp.Or(cmp.Compare(top[a], top[b]), cmp.Compare(a.of, b.of), cmp.Compare(a.shelf, b.shelf), cmp.Compare(a.need, b.need))
+	})
+	for _, at := range order {
+		c := laws.Copy{Store: "split", Current: at.shelf == escrow.Current, Of: at.of, Late: len(visible[at]) < at.need || top[at] < at.need}
+		if len(parts[at]) >= at.need {
+			c.Bytes = w.rebuild(slices.Collect(maps.Values(parts[at])))
+		}
+		copies = append(copies, c)
+	}
+	return copies
+}
+
+// rebuild makes a key of its parts, nil where they are none. What it made once it knows.
+func (w *world) rebuild(texts [][]byte) []byte {
+	slices.SortFunc(texts, bytes.Compare)
+	name := string(bytes.Join(texts, []byte("\n")))
+	if b, done := w.rebuilt[name]; done {
+		return b
+	}
+	var parts []key.Part
+	for _, text := range texts {
+		var part *key.PartError
+		if _, _, err := key.Decode(text); errors.As(err, &part) {
+			parts = append(parts, part.Part)
+		}
+	}
+	k, _, err := key.Rebuild(parts)
+	if err == nil {
+		w.rebuilt[name] = slices.Clone(k.UnsafeBytes())
+	}
+	k.Wipe()
+	return w.rebuilt[name]
+}
+
+// onTop tells whether a key is the newest of the split already: in parts, or whole where
+// somebody put it on a member.
+func (w *world) onTop(f key.Fingerprint) bool {
+	on := map[key.Fingerprint]bool{}
+	for _, c := range w.shared() {
+		if c.Current && nameOf(c.Bytes) != "" {
+			on = map[key.Fingerprint]bool{c.Of: true}
+		}
+	}
+	for _, s := range w.stores {
+		for _, c := range s.copies {
+			if of, part := c.is(); s.part != (escrow.PartOf{}) && part == (escrow.PartOf{}) && c.shelf == escrow.Current {
+				on[of] = true
+			}
+		}
+	}
+	return on[f]
+}
+
+// sharedSaved is a key that a split says it has saved; added tells whether it was not there.
+func (w *world) sharedSaved(p *process, shelf escrow.Shelf, f key.Fingerprint, added bool) {
+	w.version++
+	s := w.state(p.h)
+	if !slices.ContainsFunc(s.Copies, func(c laws.Copy) bool { return c.Of == f && nameOf(c.Bytes) == f }) {
+		w.broken("law 5", "law 5: key %s is said to be saved in parts, and cannot be had from them", f)
+	}
+	if added && shelf == escrow.Current && (p.looked || !w.proven[p.h.name][f]) {
+		standing, err := ledger.Open(p.h.path("state"), ledger.Options{}).Standing()
+		w.hold(laws.Saved(s, f, "", err == nil && standing.Rotation != nil))
+	}
+}
+
+// apart: no store alone has parts enough for a key, nor parts that were cut otherwise.
+func (w *world) apart() {
+	for _, s := range w.stores {
+		had := map[key.Fingerprint]escrow.PartOf{}
+		for _, c := range s.copies {
+			of, part := c.is()
+			if was, there := had[of]; there && !c.byHand && part != (escrow.PartOf{}) && part != was {
+				w.broken("law 8", "law 8: %s has part %d of %d and part %d of %d of key %s", s.name, was.Number, was.Need, part.Number, part.Need, of)
+			}
+			if part != (escrow.PartOf{}) && !c.byHand {
+				had[of] = part
+			}
+		}
+	}
 }
 
 // held are the keys that can be had in the world.
@@ -233,7 +446,12 @@ func (w *world) judge(p *process, before map[key.Fingerprint]string) {
 		}
 		w.hold(laws.Durable(relied, h.disk.survivors()))
 	}
-	for f := range after {
+	w.settle(after)
+}
+
+// settle notes which keys a power cut would not take any more.
+func (w *world) settle(held map[key.Fingerprint]string) {
+	for f := range held {
 		if w.fragile[f] && w.durable(f) {
 			delete(w.fragile, f)
 		}
@@ -250,12 +468,8 @@ func (w *world) opens(h *host, f key.Fingerprint) {
 
 // durable tells whether a power cut would leave the key.
 func (w *world) durable(f key.Fingerprint) bool {
-	for _, s := range w.stores {
-		for _, c := range s.copies {
-			if k, err := c.key(); err == nil && k.Fingerprint() == f && c.state != "destroyed" {
-				return true
-			}
-		}
+	if (laws.State{Copies: w.state(w.hosts[0]).Copies}).Held()[f] != "" {
+		return true
 	}
 	for _, h := range w.hosts {
 		for _, b := range h.disk.survivors() {
@@ -287,8 +501,8 @@ func (w *world) saved(p *process, s *store, c stored) {
 		return
 	}
 	rival := key.Fingerprint("")
-	for other := range ours {
-		if !ours[f] && other != f {
+	for _, l := range p.h.ledger() { // what nobody remembers is no rival
+		if other := l.Fingerprint; l.Event == "proven" && ours[other] && !ours[f] && other != f {
 			rival = other
 		}
 	}
@@ -297,7 +511,7 @@ func (w *world) saved(p *process, s *store, c stored) {
 			continue
 		}
 		for _, o := range other.copies {
-			if k, err := o.key(); err == nil && o.id != c.id && o.shelf == escrow.Current && o.state == "" && k.Fingerprint() != f && (!ours[f] || !ours[k.Fingerprint()] && newest(other, o)) {
+			if k, err := o.key(); err == nil && o.id != c.id && o.shelf == escrow.Current && o.state == "" && !time.Now().Before(o.at.Add(other.late)) && k.Fingerprint() != f && (!ours[f] || !ours[k.Fingerprint()] && newest(other, o)) {
 				rival = k.Fingerprint()
 			}
 		}
@@ -333,7 +547,7 @@ func newest(s *store, c stored) bool {
 		if o.shelf != escrow.Current {
 			continue
 		}
-		if _, err := o.key(); err == nil && o.state != "destroyed" && !time.Now().Before(o.at.Add(s.late)) {
+		if _, err := o.key(); err == nil && s.part == (escrow.PartOf{}) && o.state != "destroyed" && !time.Now().Before(o.at.Add(s.late)) {
 			return o.id == c.id
 		}
 	}
@@ -359,7 +573,7 @@ func (w *world) made(h *host, f key.Fingerprint) {
 		}
 	}
 	for _, store := range h.stores {
-		if !slices.ContainsFunc(store.copies, func(c stored) bool { return nameOf(c.bytes) == f }) {
+		if store.part == (escrow.PartOf{}) && !slices.ContainsFunc(store.copies, func(c stored) bool { return nameOf(c.bytes) == f }) {
 			w.broken("law 5", "law 5: key %s was made, and %s does not hold it", f, store.name)
 		}
 	}

@@ -5,6 +5,7 @@ package laws
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -28,6 +29,8 @@ type Copy struct {
 	Destroyed bool // nothing brings it back
 	Shut      bool // nobody is given its bytes
 	Late      bool // no listing shows it yet
+	// Of is the key of which it is parts, enough of them where Bytes has that key.
+	Of key.Fingerprint
 }
 
 // names are those of the texts that were seen, which come again and again.
@@ -126,7 +129,7 @@ func Minted(s State, f key.Fingerprint) error {
 		}
 	}
 	for _, c := range s.Copies {
-		if other := name(c.Bytes); other != "" && other != f {
+		if other := cmp.Or(name(c.Bytes), c.Of); other != "" && other != f {
 			return fmt.Errorf("law 2: key %s was minted while %s holds a copy of key %s", f, c.Store, other)
 		}
 	}
@@ -148,7 +151,7 @@ func Started(s State, f key.Fingerprint, sure bool, vouched int) error {
 		return nil
 	}
 	for _, other := range slices.Sorted(maps.Keys(s.Held())) {
-		if n := s.opens(other); 2*n > all && other != f {
+		if n := s.opens(other); n > opened {
 			return fmt.Errorf("law 1: the daemon was started on key %s, which opens %d of %d rows; key %s, which was at hand, opens %d", f, opened, all, other, n)
 		}
 	}
@@ -201,4 +204,19 @@ func Durable(live, survives map[string][]byte) error {
 		}
 	}
 	return nil
+}
+
+// Destroyed is law 3 for a file that keyguard takes away: the key in it stays on the host,
+// whatever becomes of the stores. rest is what a power cut leaves without that file.
+func Destroyed(path string, content []byte, rest map[string][]byte) error {
+	f := name(content)
+	if f == "" {
+		return nil
+	}
+	for other, b := range rest {
+		if other != path && name(b) == f {
+			return nil
+		}
+	}
+	return fmt.Errorf("law 3: key %s is destroyed with %s", f, path)
 }

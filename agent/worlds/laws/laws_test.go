@@ -60,6 +60,8 @@ func TestLaws(t *testing.T) {
 		"green on a key of no row":           {laws.Green(two(ofA, ofB), b.UnsafeBytes()), true},
 		"green below another key":            {laws.Green(two(ofA, ofB), a.UnsafeBytes()), true},
 		"green below what nobody gets":       {laws.Green(two(ofA, shut), a.UnsafeBytes()), true},
+		"taken away, and kept":               {laws.Destroyed("/aside", a.UnsafeBytes(), here.Files), false},
+		"taken away":                         {laws.Destroyed("/keyfile", a.UnsafeBytes(), here.Files), true},
 		"durable":                            {laws.Durable(here.Files, here.Files), false},
 		"durable, but another":               {laws.Durable(here.Files, map[string][]byte{"/keyfile": b.UnsafeBytes()}), true},
 		"not durable":                        {laws.Durable(here.Files, nil), true},

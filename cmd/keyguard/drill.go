@@ -372,7 +372,7 @@ func (a *app) printDrillText(r agent.DrillResult) {
 	}
 	a.line("")
 	a.line("drill %s: %s, in %s", r.ID, r.Verdict, short(r.Took))
-	if r.Verdict == agent.DrillPassed { // else the error says it
+	if r.Verdict == agent.DrillPassed && len(shown) > foldAfter { // else it is on the screen, or the error says it
 		a.line("%s", r.Reason)
 	}
 }

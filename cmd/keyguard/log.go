@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 	"github.com/footprintai/containarium-keyguard/hooks"
 )
@@ -78,7 +80,7 @@ type logDoc struct {
 
 func happeningOf(e ledger.Entry) happeningDoc {
 	var about []string
-	if e.Checked > 0 {
+	if e.Checked > 0 && e.Event != ledger.DrillEnded { // that is no proof of one key
 		about = append(about, fmt.Sprintf("opened %d of %d rows", e.Opened, e.Checked))
 	}
 	if e.Old != "" && e.Old != e.Fingerprint {
@@ -177,18 +179,27 @@ func (a *app) followLog(ctx context.Context, h *agent.Host, cfg *config.Config, 
 // printHappenings prints a line for each.
 func (a *app) printHappenings(list []happeningDoc) {
 	for _, d := range list {
-		line := fmt.Sprintf("%s  %-18s", d.At.Local().Format("2006-01-02 15:04:05 MST"), d.Event)
+		about := ""
 		if d.Fingerprint != "" {
-			line += " key " + d.Fingerprint
+			about += " key " + d.Fingerprint
 		}
 		if d.Escrow != "" {
-			line += " in " + d.Escrow
+			about += " in " + d.Escrow
 		}
 		if d.Copy != "" {
-			line += " as " + d.Copy
+			about += " as " + d.Copy
 		}
-		if d.Text != "" {
-			line += ": " + d.Text
+		text, _, _ := strings.Cut(d.Text, "\n") // what is to be typed was said when it happened
+		if about != "" && text != "" {
+			about += ":"
+		}
+		about = strings.TrimSpace(about + " " + text)
+		at := d.At.Local().Format("2006-01-02 15:04:05 MST")
+		line := strings.TrimRight(fmt.Sprintf("%s  %-18s %s", at, d.Event, printable.Line(about)), " ")
+		if terminal(a.out) && utf8.RuneCountInString(line) > columns(a.out) {
+			a.line("%s  %s", at, d.Event)
+			a.indented(4, about)
+			continue
 		}
 		a.line("%s", line)
 	}

@@ -210,6 +210,9 @@ func (m *mend) run(ctx context.Context) error {
 	if err := m.may(ctx); err != nil {
 		return notRepaired(err)
 	}
+	if err := m.rehearse(); err != nil {
+		return notRepaired(err)
+	}
 	if m.opts.DryRun {
 		result, err := m.rewrite(ctx, true)
 		m.r.Rewrite = result

@@ -89,6 +89,21 @@ func (j *job) may(ctx context.Context) error {
 	return table.MayRewrite(ctx)
 }
 
+// rehearse does what comes with the rows under another key, as far as that can be taken
+// back: the exchange of a keyfile that is there, and an entry of the ledger. It returns
+// ErrCannotEnd.
+func (j *job) rehearse() error {
+	if j.o.evidence.Keyfile.Good {
+		if err := busy(j.h.Keyfile.Try(j.o.seen, j.h.Now())); err != nil {
+			return fmt.Errorf("%w: %w", ErrCannotEnd, err)
+		}
+	}
+	if err := j.h.Ledger.Try(); err != nil {
+		return fmt.Errorf("%w: %w", ErrCannotEnd, err)
+	}
+	return nil
+}
+
 // alone makes sure that nobody goes on writing under another key: no other client of the
 // daemon's role is connected. It returns ErrOtherClients.
 func (j *job) alone(ctx context.Context) error {

@@ -164,8 +164,8 @@ func (t *turn) checkEnd(ctx context.Context) error {
 	if err := t.may(ctx); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotRotated, err)
 	}
-	if err := busy(t.h.Keyfile.Try(t.o.seen, t.h.Now())); err != nil {
-		return notRotated(ErrCannotEnd, "%w", err)
+	if err := t.rehearse(); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotRotated, err)
 	}
 	return nil
 }

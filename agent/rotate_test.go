@@ -104,6 +104,13 @@ func TestRotationRefused(t *testing.T) {
 			inMemory(h, "state", "size=1m")
 			fill(h, "state/fill")
 		},
+		"the ledger is immutable": func(h *host, _ *rowstest.Database) {
+			flag(h, "state/ledger.jsonl", unix.STATX_ATTR_IMMUTABLE)
+		},
+		"read-only by default": func(h *host, db *rowstest.Database) {
+			_, err := db.Exec("do $$ begin execute format('alter database %I set default_transaction_read_only = on', current_database()); end $$")
+			h.must(err)
+		},
 		"no right to UPDATE": func(h *host, db *rowstest.Database) {
 			_, err := db.Exec("revoke update on secrets from current_user")
 			h.must(err)
@@ -190,5 +197,31 @@ func TestRotationEnded(t *testing.T) {
 	}})
 	if got.Rotated || !errors.Is(err, agent.ErrUnsure) || !errors.Is(err, agent.ErrEnded) {
 		t.Fatalf("%+v, %v", got, err)
+	}
+}
+
+// TestRepairRefused: a repair, too, rehearses what it does when the daemon is down.
+func TestRepairRefused(t *testing.T) {
+	cluster := rowstest.New(t)
+	for name, path := range map[string]string{"the keyfile is immutable": "etc/secrets.key", "the ledger is immutable": "state/ledger.jsonl"} {
+		t.Run(name, func(t *testing.T) {
+			r := repair{target: testKey("most rows"), other: testKey("other"), older: testKey("older")}
+			db := cluster.Database(t)
+			h := newHost(t, db, 1)
+			h.must(r.rows(db))
+			h.must(r.furnish(&h.Host, false))
+			h.Daemon = agent.Daemon{
+				Running: func(context.Context) ([]string, error) { t.Error("the daemon is looked for"); return nil, nil },
+				Stop:    func(context.Context) error { t.Error("the daemon is stopped"); return nil },
+				Start:   func(context.Context, []string) error { return nil },
+			}
+			flag(h, path, unix.STATX_ATTR_IMMUTABLE)
+			for _, dry := range []bool{true, false} {
+				if _, err := agent.Repair(t.Context(), &h.Host, agent.RepairOptions{DryRun: dry}); !errors.Is(err, agent.ErrNotRepaired) || !errors.Is(err, agent.ErrCannotEnd) {
+					t.Errorf("dry %t: %v", dry, err)
+				}
+			}
+			h.must(r.check(&h.Host, db))
+		})
 	}
 }

@@ -223,6 +223,27 @@ func (l *Ledger) append(entries []Entry) error {
 	return nil
 }
 
+// Try does what Append does before it writes, and nothing else: an immutable ledger, or one
+// that cannot be read, shows here.
+func (l *Ledger) Try() error {
+	err := crew.Try(l.dir, func() error {
+		if err := durable.MkdirAll(l.dir, durable.Attr{UID: -1, GID: -1}); err != nil {
+			return err
+		}
+		f, size, err := l.open(os.O_RDWR | os.O_CREATE | os.O_APPEND)
+		if err != nil {
+			return err
+		}
+		defer f.Close() //nolint:errcheck // nothing was written
+		_, _, _, err = lastEntry(f, size)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("the ledger cannot be appended to: %w", err)
+	}
+	return nil
+}
+
 // lines is what to write behind last, whose line has the hash prev.
 func (l *Ledger) lines(entries []Entry, last Entry, prev string) ([]byte, error) {
 	var text []byte

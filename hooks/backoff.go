@@ -29,6 +29,9 @@ import (
 const (
 	firstWait   = 5 * time.Second
 	longestWait = 2 * time.Minute
+	// spread is half of what wait can be at most, and more than the minute by which stores
+	// count calls.
+	spread = longestWait * 5 / 8
 	// forget is how long after the last call the next start is no repetition any more.
 	forget = 10 * time.Minute
 )
@@ -167,6 +170,12 @@ func wait(calls int) time.Duration {
 	}
 	return d + rand.N(d/4)
 }
+
+// apart is the pause after a store has wanted fewer requests: half the usual one, and
+// anything up to spread besides. Quotas are counted by the minute and over all hosts of a
+// project, so that those which were refused together are to come back one by one; and it is
+// no longer than any other pause can be.
+func apart(calls int) time.Duration { return wait(calls)/2 + rand.N(spread) }
 
 // proofs are those of an earlier start, if the rows are still the same.
 func (m *memory) proofs(mark string) map[key.Fingerprint]rows.Proof {
@@ -331,6 +340,8 @@ func (g *gate) ask(e *escrowMemory, goesOn bool, call func(now, before *escrowMe
 		}
 	case errors.Is(err, context.Canceled):
 		now.Error = "it was asked, and not waited for"
+	case errors.Is(err, escrow.ErrRateLimited):
+		now.Next, now.Error = m.since+apart(now.Calls), err.Error()
 	default:
 		now.Error = err.Error()
 	}

@@ -402,6 +402,17 @@ func (s *Server) Labels(name string) map[string]string {
 	return nil
 }
 
+// Spend uses up so many calls of a project's quota ("read", "write", "access") in this minute.
+func (s *Server) Spend(project, quota string, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m := s.clock().Unix() / 60; m != s.minute {
+		s.minute = m
+		clear(s.spent)
+	}
+	s.spent[quota+" "+project] += n
+}
+
 // Label puts a label on a secret.
 func (s *Server) Label(name, label, value string) {
 	s.mu.Lock()

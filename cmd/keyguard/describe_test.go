@@ -64,6 +64,7 @@ func demandTyped(t *testing.T, root *cobra.Command, line string) int {
 	for _, m := range all {
 		c := root
 		for i, word := range strings.Fields(m[1]) {
+			word = strings.TrimRight(word, ",.:`'\"")
 			flag, _, _ := strings.Cut(strings.TrimLeft(word, "-"), "=")
 			switch {
 			case strings.HasPrefix(word, "--"):
@@ -71,7 +72,6 @@ func demandTyped(t *testing.T, root *cobra.Command, line string) int {
 					t.Errorf("%q: %s has no --%s", strings.TrimSpace(line), c.Name(), flag)
 				}
 			case i == 0:
-				word = strings.TrimRight(word, ",.:`'\"")
 				i := slices.IndexFunc(published(root), func(c *cobra.Command) bool { return c.Name() == word })
 				if i < 0 {
 					t.Errorf("%q: there is no command %s", strings.TrimSpace(line), word)

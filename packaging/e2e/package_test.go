@@ -25,6 +25,7 @@ func TestPackage(t *testing.T) {
 		}
 		part("sandbox", sandbox)
 		part("purge", purgeKeepsKeys)
+		m.run("rm -f " + keyfile) // the watcher parks where it cannot tell, and no daemon is there to tell it
 		m.addDaemon(unit)
 		m.startDaemon()
 		part("life", packageLife)

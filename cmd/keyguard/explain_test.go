@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -15,6 +16,11 @@ import (
 	"testing"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/notify"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
 // noRemedy are the exported errors that never reach a person as they are.
@@ -202,6 +208,30 @@ func TestRemediesSayWhatToDo(t *testing.T) {
 		_, has := lastWord[code]
 		if used := code == exitInternal || code == exitUsage || code >= exitLost; used != has {
 			t.Errorf("exit code %d: has a last word: %v", code, has)
+		}
+	}
+}
+
+// TestHintsOfTheirOwn: what is refused for one reason is not remedied as what is refused for
+// another one with the same errno or the same place.
+func TestHintsOfTheirOwn(t *testing.T) {
+	for _, tt := range []struct {
+		err       error
+		want, not string
+	}{
+		{rows.ErrMayNot, "GRANT TEMPORARY", "needs SELECT"},
+		{escrow.ErrGnuPG, "gpg --edit-key", "firewall"},
+		{&fs.PathError{Op: "rename", Path: "/x", Err: syscall.EBUSY}, "findmnt", "should not happen"},
+		{fmt.Errorf("%w: %w", unit.ErrInotifyWatches, syscall.ENOSPC), "max_user_watches", "df"},
+		{fmt.Errorf("%w: %w", unit.ErrInotifyInstances, syscall.EMFILE), "max_user_instances", "df"},
+		{fmt.Errorf("%w: %w", notify.ErrMetrics, syscall.EROFS), "metrics_file", "dmesg"},
+		{escrow.ErrUnreadable, "keyguard backup", ""},
+		{agent.ErrNoCopyNamed, "keyguard copies", ""},
+		{escrow.ErrPartly, "keyguard backup", ""},
+		{fmt.Errorf("%w: %w", key.ErrPartDamaged, key.ErrNotKey), "take that part again", "32 raw bytes"},
+	} {
+		if hint := remedyOf(tt.err); !strings.Contains(hint, tt.want) || tt.not != "" && strings.Contains(hint, tt.not) {
+			t.Errorf("%v: %q, want %q and not %q", tt.err, hint, tt.want, tt.not)
 		}
 	}
 }

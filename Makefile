@@ -27,7 +27,9 @@
 #   make soak      crashes and random histories for hours, ROUNDS=10 times as many, every
 #                  byte of every connection, and SOAKTIME (5m) of every fuzz target
 #   make fuzz      every fuzz target for FUZZTIME (30s) each
-#   make bench     every benchmark
+#   make bench     what is waited for, against its floors, as one table in ten minutes;
+#                  WRITE=-write puts it into docs/performance.md. RUN='-bench Rotate' and
+#                  PKG run benchmarks alone
 #   make lint      gofmt, go vet, staticcheck, vuln, shellcheck, actionlint, go mod tidy, and
 #                  the import rules
 #   make vuln      known vulnerabilities that are reached, from the module proxy alone
@@ -155,7 +157,11 @@ fuzz:
 	FUZZTIME=$(FUZZTIME) packaging/fuzz $(PKG)
 
 bench:
+ifdef RUN
 	go test -run '^$$' -bench . $(RUN) $(PKG)
+else
+	go run ./packaging/bench $(WRITE)
+endif
 
 demo: deps
 	go run ./packaging/demo

@@ -17,8 +17,9 @@
 //	verify     tries every key on the rows; copies lists what every escrow holds
 //	status     the verdict for people, from all that can be asked; survey, from this host alone
 //	report     what the ledger can show an auditor
-//	doctor     which threats this host survives, and what is wrong with it; doctorparts, of a
-//	           key in parts; sandbox, what its units may reach
+//	doctor     what is wrong with this host: doctorthreats, which of the runbook's threats it
+//	           survives, doctorchecks, what to put right, doctorparts, of a key in parts;
+//	           sandbox, what its units may reach
 //	host       what all of these work on
 //
 // Package decide, below and pure, says which key the daemon may start with, and on which

@@ -1,0 +1,303 @@
+package agent
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/footprintai/containarium-keyguard/agent/decide"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/notify"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
+	"github.com/footprintai/containarium-keyguard/agent/unit"
+)
+
+// CheckState is the outcome of a check.
+type CheckState string
+
+// The states.
+const (
+	CheckOK      CheckState = "ok"
+	CheckProblem CheckState = "problem"
+	CheckUnknown CheckState = "unknown"
+)
+
+// Check is one thing about this host that must be so.
+type Check struct {
+	Name  string
+	State CheckState
+	Text  string
+	Err   error  // what went wrong, for its remedy
+	Fix   string // what to type, where no error says so
+}
+
+// ModeWanted is a file and the mode that it may have at most.
+type ModeWanted struct {
+	Path string
+	Mode fs.FileMode
+	// Key is the setting that names it where the watcher reads it, and Table the escrow's
+	// name, or "database".
+	Table, Key string
+}
+
+// ClockSynced asks the kernel what timedatectl(1) reports as "System clock synchronized",
+// and in the same way: adjtimex(2), whose estimated error stays below 16 s while
+// somebody corrects the clock.
+func ClockSynced() (bool, error) {
+	var t unix.Timex
+	if _, err := unix.Adjtimex(&t); err != nil {
+		return false, fmt.Errorf("adjtimex: %w", err)
+	}
+	return t.Maxerror < 16e6, nil
+}
+
+// checks looks at everything that must be so on this host.
+func (f facts) checks(o DoctorOptions) []Check {
+	var list []Check
+	add := func(name string, state CheckState, text string) *Check {
+		list = append(list, Check{Name: name, State: state, Text: text})
+		return &list[len(list)-1]
+	}
+	switch {
+	case f.status.Loose != "":
+		add("keyfile", CheckProblem, f.status.Loose).Fix = "the next start tightens it; now: keyguard restore --dry-run, then chmod 0400"
+	case f.status.Keyfile.Good:
+		add("keyfile", CheckOK, "32 bytes, closed to others")
+	default:
+		add("keyfile", CheckProblem, f.status.Keyfile.State()).Fix = "keyguard restore"
+	}
+	switch f.status.Rows.State {
+	case decide.RowsUnknown:
+		add("postgres", CheckProblem, f.status.Rows.Why).Err = f.status.Rows.Err
+	case decide.RowsSilent:
+		add("postgres", CheckOK, "no row depends on a key: "+f.status.Rows.Why)
+	default:
+		add("postgres", CheckOK, "answers; "+map[bool]string{true: "1 row depends", false: printable.Count(f.status.Rows.Dependent, "row") + " depend"}[f.status.Rows.Dependent == 1]+" on a key")
+	}
+	if f.clearText != "" {
+		add("postgres password", CheckProblem, "it goes to "+f.clearText+" in clear text if nobody there offers TLS, or somebody on the way says so").Fix =
+			"add sslmode=verify-full, or require, to the database URL of the daemon; for a network that is your own, sslmode=disable says so"
+	}
+	for _, s := range f.escrows {
+		list = append(list, s.check(f.right()))
+		if s.parts != nil {
+			list = append(list, f.checkParts(s))
+			for _, m := range s.parts.members {
+				list = append(list, m.check("")) // of what it holds its split tells
+			}
+		}
+	}
+	list = append(list, f.checkClock(o), f.checkModes(o), checkTmpfs(o.RunDir), f.checkLedger())
+	if o.HooksDir != "" {
+		list = append(list, checkHooks(o.HooksDir))
+	}
+	if f.systemd {
+		list = append(list, f.checkUnits()...)
+		list = append(list, f.checkSandbox(o)...)
+	}
+	return list
+}
+
+func (s standing) check(right key.Fingerprint) Check {
+	c := Check{Name: fmt.Sprintf("escrow %q", s.Name), State: CheckOK, Text: s.Place.Domain}
+	readable, sealed := s.holds(right)
+	switch {
+	case s.AddOnly && (s.Added == right || right == ""):
+		c.Text += "; this host only adds there, and what it stored is unverified"
+	case s.AddOnly:
+		c.State, c.Text, c.Fix = CheckProblem, "it was not given key "+string(right)+" yet", "keyguard backup"
+	case s.Alarm != "":
+		c.State, c.Text, c.Fix = CheckProblem, s.Alarm, "keyguard copies"
+	case s.State == decide.EscrowFailed:
+		c.State, c.Text, c.Err = CheckProblem, s.Why, s.Err
+		if !s.Required {
+			c.State = CheckUnknown
+		}
+	case len(s.exam.Lacks) > 0:
+		c.State, c.Text, c.Err = CheckProblem, "this host lacks "+strings.Join(s.exam.Lacks, ", "), escrow.ErrDenied
+	case s.examErr != nil:
+		c.State, c.Text, c.Err = CheckUnknown, s.examErr.Error(), s.examErr
+	case len(s.exam.Exposed) > 0:
+		c.State, c.Text, c.Err = CheckProblem, strings.Join(s.exam.Exposed, "; "), escrow.ErrExposed
+	case s.exam.Trouble != "":
+		c.State, c.Text, c.Fix = CheckProblem, s.exam.Trouble, s.exam.Remedy
+	case s.Ending != "":
+		c.State, c.Text, c.Fix = CheckProblem, s.Ending, "put a new token into that file, which is read again by itself; then: keyguard doctor"
+	case readable == "" && sealed != "":
+		c.State, c.Text, c.Fix = CheckUnknown, "it holds key "+string(right)+" sealed, which this host cannot prove", "keyguard drill --identity FILE"
+	case readable == "" && right != "":
+		c.State, c.Text, c.Fix = CheckProblem, "no copy that can be read is key "+string(right), "keyguard backup"
+	case !s.exam.Deletes.IsZero():
+		c.State = CheckProblem
+		c.Text = "the store deletes copies by itself, the next " + s.exam.Deletes.UTC().Format("2006-01-02 15:04 UTC") + "; the watcher stores them again before, while it runs"
+		c.Fix = "have that taken off (Vault: delete_version_after of the engine and of the entries), then: keyguard backup"
+	case s.exam.Asked:
+		c.Text += "; this host may read, list and add"
+		if len(s.exam.Destroys) > 0 {
+			c.State = CheckProblem
+			c.Text += ", and destroy: it does not need " + strings.Join(s.exam.Destroys, ", ")
+			c.Fix = "take these rights from this host's service account; the roles secretAccessor, secretVersionAdder and viewer are enough; then: keyguard doctor"
+			if s.Place.Kind == "vault-kv" {
+				c.Fix = "give this host's token the policy of the README, and no other; then: keyguard doctor"
+			}
+		}
+	}
+	return c
+}
+
+// clockOff is how far a clock may be off before credentials are refused: Google takes
+// five minutes. A drift of one already says that nobody keeps it.
+const clockOff = time.Minute
+
+func (f facts) checkClock(o DoctorOptions) Check {
+	c := Check{Name: "clock", State: CheckOK, Fix: "timedatectl set-ntp true"}
+	for _, s := range f.escrows {
+		if errors.Is(s.Err, escrow.ErrClock) {
+			c.State, c.Text = CheckProblem, fmt.Sprintf("escrow %q refuses credentials because of it", s.Name)
+			return c
+		}
+		if d := s.exam.Clock; d != nil && d.Abs() > clockOff {
+			c.State, c.Text = CheckProblem, fmt.Sprintf("the clock of escrow %q is %v ahead of this host's", s.Name, *d)
+			return c
+		}
+	}
+	ask := o.ClockSynced
+	if ask == nil {
+		ask = ClockSynced
+	}
+	synced, err := ask()
+	switch {
+	case err != nil:
+		c.State, c.Text = CheckUnknown, "the kernel does not tell whether it is kept right: "+err.Error()
+	case !synced:
+		c.State, c.Text = CheckProblem, "nobody keeps it right: it is not synchronised"
+	default:
+		c.Text = "synchronised"
+	}
+	return c
+}
+
+func (f facts) checkModes(o DoctorOptions) Check {
+	c := Check{Name: "modes", State: CheckOK}
+	var bad []string
+	looked := 0
+	for _, w := range o.Files {
+		info, err := os.Stat(w.Path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue
+		case err != nil:
+			bad = append(bad, err.Error())
+			continue
+		}
+		looked++
+		if m := info.Mode().Perm(); m&^w.Mode != 0 {
+			bad = append(bad, fmt.Sprintf("%s is %04o, and may be %04o at most", w.Path, m, w.Mode))
+		}
+		var st unix.Stat_t
+		if unix.Stat(w.Path, &st) == nil && st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+			bad = append(bad, fmt.Sprintf("%s belongs to uid %d", w.Path, st.Uid))
+		}
+	}
+	c.Text = fmt.Sprintf("configuration, state and credentials are closed to others (%d looked at)", looked)
+	if len(bad) > 0 {
+		c.State, c.Text, c.Fix = CheckProblem, strings.Join(bad, "; "), "chmod go-rwx and chown root them, then: keyguard doctor"
+	}
+	return c
+}
+
+// checkTmpfs: a drill writes keys to scratch, which must never be a disk (law 8).
+func checkTmpfs(dir string) Check {
+	c := Check{Name: "scratch", State: CheckOK, Text: dir + " is in memory"}
+	var st unix.Statfs_t
+	switch err := unix.Statfs(dir, &st); {
+	case err != nil:
+		c.State, c.Text = CheckUnknown, fmt.Sprintf("%s: %v", dir, err)
+	case st.Type != unix.TMPFS_MAGIC && st.Type != unix.RAMFS_MAGIC:
+		c.State, c.Text, c.Fix = CheckProblem, dir+" is on a disk: no drill is held there", "name a tmpfs as run_dir in the configuration, then: keyguard doctor"
+	}
+	return c
+}
+
+func (f facts) checkLedger() Check {
+	c := Check{Name: "ledger", State: CheckOK, Text: fmt.Sprintf("its chain is whole, of %d lines", len(f.record.Entries))}
+	if e := f.status.Other; e.Event != "" {
+		c.State, c.Text, c.Fix = CheckProblem, "it is another machine's, called "+e.Host+", of which this one is a copy", "keyguard accept"
+	}
+	if n := len(f.record.Breaks); n > 0 {
+		c.State, c.Text, c.Fix = CheckProblem, fmt.Sprintf("its chain is broken at line %d", f.record.Breaks[n-1].Line), "keyguard report --verify"
+	}
+	return c
+}
+
+func checkHooks(dir string) Check {
+	n, errs := notify.Fit(dir)
+	c := Check{Name: "hooks", State: CheckOK, Text: fmt.Sprintf("%d in %s", n, dir)}
+	if len(errs) > 0 {
+		c.State, c.Text, c.Err = CheckProblem, errs[0].Error(), errs[0]
+		for _, err := range errs[1:] {
+			c.Text += "; " + err.Error()
+		}
+	}
+	return c
+}
+
+func (f facts) checkUnits() []Check {
+	if f.unitsErr != nil {
+		return []Check{{Name: "units", State: CheckUnknown, Text: f.unitsErr.Error(), Fix: "systemctl status"}}
+	}
+	var list []Check
+	add := func(name string, ok bool, good, bad, fix string) {
+		c := Check{Name: name, State: CheckOK, Text: good}
+		if !ok {
+			c.State, c.Text, c.Fix = CheckProblem, bad, fix
+		}
+		list = append(list, c)
+	}
+	u := f.units
+	why := f.hook()
+	add("hook", why == "", "prestart runs before "+u.Daemon, why, "systemctl cat "+cmp.Or(u.Daemon, unit.Names[0])+", take out what overrides zz-keyguard.conf, then: systemctl daemon-reload")
+	add("watcher", u.Watcher.Enabled == "enabled" && (u.Watcher.Active == "active" || u.Watcher.Active == "reloading"), "enabled and "+u.Watcher.Active,
+		fmt.Sprintf("%s, %s", cmp.Or(u.Watcher.Enabled, "not installed"), cmp.Or(u.Watcher.Active, "inactive")), "systemctl enable --now "+unit.Watcher)
+	if deaf := u.Watcher.Deaf; deaf != nil {
+		limit := "fs.inotify.max_user_instances=1024"
+		if errors.Is(deaf, unit.ErrInotifyWatches) {
+			limit = "fs.inotify.max_user_watches=524288"
+		}
+		list = append(list, Check{Name: "watching", State: CheckProblem,
+			Text: "the watcher notices changes only once a rescan: " + deaf.Error(),
+			Fix:  "sysctl -w " + limit + ", and the same in a file of /etc/sysctl.d"})
+	}
+	if u.Daemon != "" {
+		add("order", slices.Contains(u.After, unit.Watcher), u.Daemon+" starts after the watcher",
+			u.Daemon+" does not start after the watcher", "reinstall the package, then: systemctl daemon-reload")
+		add("password", len(u.Passwords) == 0, "none stands in the daemon's unit",
+			strings.Join(u.Passwords, ", ")+" in the daemon's unit: every local user can read it (systemctl show)",
+			"move it to a file of mode 0600 and name that: CONTAINARIUM_POSTGRES_PASSWORD_FILE or CONTAINARIUM_POSTGRES_URL_FILE; then: systemctl daemon-reload")
+	}
+	switch d := f.status.Daemon; d.Is {
+	case DaemonNotAsked, DaemonAbsent:
+	case DaemonUnknown:
+		list = append(list, Check{Name: "daemon", State: CheckUnknown, Text: d.Err.Error(), Fix: "systemctl status " + unit.Names[0]})
+	case DaemonParked, DaemonNoSecrets:
+		add("daemon", false, "", "it runs without secrets", "keyguard status")
+	case DaemonOtherKey:
+		add("daemon", false, "", "it does not run on the key that is in place", "systemctl restart "+d.Name)
+	default:
+		add("daemon", true, cmp.Or(d.Active, "inactive"), "", "")
+	}
+	add("timer", u.Timer.Enabled == "enabled" && u.Timer.Active == "active", "the weekly drill is enabled",
+		fmt.Sprintf("the weekly drill is %s, %s", cmp.Or(u.Timer.Enabled, "not installed"), cmp.Or(u.Timer.Active, "inactive")), "systemctl enable --now "+unit.DrillTimer)
+	if r := u.Timer.Result; r != "" {
+		add("drill", r == "success", "the last one succeeded", "the last one ended in: "+r, "journalctl -u "+unit.Drill)
+	}
+	return list
+}

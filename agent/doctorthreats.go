@@ -1,0 +1,366 @@
+package agent
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/decide"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+// Threat is one line of the runbook's threat table.
+type Threat string
+
+// The threats, in the table's order.
+const (
+	KeyfileDeleted     Threat = "keyfile deleted"
+	DiskLost           Threat = "disk lost"
+	VMDeleted          Threat = "VM deleted"
+	ProjectDeleted     Threat = "cloud project deleted"
+	OperatorCompromise Threat = "operator compromised"
+	PostgresLost       Threat = "Postgres lost"
+	CiphertextTampered Threat = "ciphertext tampered"
+	StoreRead          Threat = "a store is read" // only where a key is kept in parts
+)
+
+// Survival is this host's verdict on a threat.
+type Survival string
+
+// Unknown is not "no" (law 6).
+const (
+	Survives       Survival = "survives"
+	SurvivesNot    Survival = "does not"
+	SurvivalUnsure Survival = "unknown"
+)
+
+// Lack is what would make a verdict better: cmd/keyguard says by which command.
+type Lack string
+
+// What can be lacking.
+const (
+	LacksNothing    Lack = ""
+	LacksHook       Lack = "hook"          // the daemon starts without asking keyguard
+	LacksKey        Lack = "key"           // nobody knows which key is right
+	LacksCopy       Lack = "copy"          // no escrow holds the key
+	LacksAnswer     Lack = "answer"        // an escrow cannot answer
+	LacksOtherDisk  Lack = "other disk"    // all copies are on the keyfile's disk
+	LacksOffHost    Lack = "off host"      // all copies go with the host
+	LacksProject    Lack = "other project" // all copies go with the host's cloud project
+	LacksProtection Lack = "protection"    // whoever has this host can destroy all copies
+	LacksParts      Lack = "parts"         // whoever reads one store has the key
+	LacksDump       Lack = "dump"          // the rows are not keyguard's to keep
+	LacksOldKeys    Lack = "old keys"      // a key that opens older dumps is in no escrow
+	LacksRows       Lack = "rows"          // the rows cannot be asked
+	LacksFull       Lack = "full drill"    // only a sample was tried
+	LacksRepair     Lack = "repair"        // rows that the key does not open
+)
+
+// ThreatVerdict is one line of the table, filled in.
+type ThreatVerdict struct {
+	Threat   Threat
+	Verdict  Survival
+	Evidence []string // a clause each
+	Lacks    Lack
+}
+
+// threats fills in the table.
+func (f facts) threats() []ThreatVerdict {
+	list := []ThreatVerdict{
+		f.deleted(),
+		f.copies(DiskLost, LacksOtherDisk, standing.afterDisk),
+		f.copies(VMDeleted, LacksOffHost, standing.afterVM),
+		f.projectDeleted(),
+		f.copies(OperatorCompromise, LacksProtection, standing.afterOperator),
+		f.postgresLost(),
+		f.tampered(),
+	}
+	for _, s := range f.escrows {
+		if s.parts != nil { // who cuts keys wants to hear of it
+			return append(list, f.storeRead())
+		}
+	}
+	return list
+}
+
+// fate is what becomes of an escrow under a threat, and why.
+type fate struct {
+	verdict Survival
+	why     string
+}
+
+// copies judges a threat that takes the keyfile and the local quarantine: is there an
+// escrow that holds the key and stands?
+func (f facts) copies(t Threat, lack Lack, after func(standing) fate) ThreatVerdict {
+	v := ThreatVerdict{Threat: t, Verdict: SurvivesNot, Lacks: lack}
+	k := f.right()
+	if k == "" {
+		v.Evidence, v.Lacks = []string{"nobody can tell which key is right"}, LacksKey
+		if t == KeyfileDeleted { // the same for all of them
+			v.Evidence[0] += ": " + f.status.Decision.Reason
+		}
+		if f.status.Decision.Action != decide.Lost {
+			v.Verdict = SurvivalUnsure
+		}
+		if f.status.Decision.Action == decide.Make {
+			v.Verdict, v.Lacks, v.Evidence = Survives, LacksNothing, []string{"there is no key yet, and nothing to lose"}
+		}
+		return v
+	}
+	var stand, perhaps, gone []string
+	unanswered, some := false, false
+	for _, s := range f.escrows {
+		end := s.after(after)
+		if t == OperatorCompromise && s.parts != nil {
+			end = f.apart(s, end)
+		}
+		readable, sealed := s.holds(k)
+		switch {
+		case s.State == decide.EscrowFailed && end.verdict != SurvivesNot:
+			perhaps, unanswered = append(perhaps, fmt.Sprintf("%q cannot answer: %s", s.Name, s.Why)), true
+		case s.State == decide.EscrowFailed:
+			some = true // for all that is known
+			gone = append(gone, fmt.Sprintf("%q cannot answer, %s", s.Name, end.why))
+		case readable != "":
+			some = true
+			line := fmt.Sprintf("%q holds it (%s)", s.Name, readable)
+			if end.why != "" {
+				line += ", " + end.why
+			}
+			switch end.verdict {
+			case Survives:
+				stand = append(stand, line)
+			case SurvivalUnsure:
+				perhaps = append(perhaps, line)
+			default:
+				gone = append(gone, line)
+			}
+		case sealed != "" && end.verdict != SurvivesNot:
+			perhaps = append(perhaps, fmt.Sprintf("%q holds it sealed (%s), which this host cannot prove", s.Name, sealed))
+		case sealed != "":
+			gone = append(gone, fmt.Sprintf("%q holds it sealed (%s), %s", s.Name, sealed, end.why))
+		default:
+			gone = append(gone, fmt.Sprintf("%q does not hold key %s", s.Name, k))
+		}
+	}
+	switch {
+	case len(stand) > 0:
+		v.Verdict, v.Lacks, v.Evidence = Survives, LacksNothing, stand
+	case len(perhaps) > 0:
+		v.Verdict, v.Evidence = SurvivalUnsure, append(perhaps, gone...)
+		if unanswered {
+			v.Lacks = LacksAnswer
+		}
+	case len(f.escrows) == 0:
+		v.Evidence = []string{"no escrow is configured"}
+	default:
+		v.Evidence = gone
+		if !some {
+			v.Lacks = LacksCopy
+		}
+	}
+	return v
+}
+
+// deleted judges the loss of the keyfile alone: the local quarantine stands too, and
+// prestart must be asked before the daemon makes a key.
+func (f facts) deleted() ThreatVerdict {
+	v := f.copies(KeyfileDeleted, LacksCopy, func(standing) fate { return fate{Survives, ""} })
+	if k := f.right(); v.Verdict != Survives && k != "" && slices.Contains(f.local, k) {
+		v.Verdict, v.Lacks, v.Evidence = Survives, LacksNothing, []string{"the local quarantine holds it"}
+	}
+	if f.systemd && v.Verdict == Survives {
+		switch err := f.hook(); {
+		case f.unitsErr != nil:
+			v.Verdict, v.Lacks = SurvivalUnsure, LacksHook
+			v.Evidence = append(v.Evidence, "whether the daemon's start asks keyguard is not known: "+f.unitsErr.Error())
+		case err != "":
+			v.Verdict, v.Lacks = SurvivesNot, LacksHook
+			v.Evidence = append([]string{"the daemon would make a new key: " + err}, v.Evidence...)
+		}
+	}
+	return v
+}
+
+func (s standing) afterDisk() fate {
+	switch {
+	case s.exam.SameDisk:
+		return fate{SurvivesNot, "on the keyfile's own disk (" + strings.Join(s.exam.Disks, ", ") + ")"}
+	case s.exam.Memory:
+		return fate{SurvivesNot, "in memory, which is gone at the next boot"}
+	case s.exam.Local:
+		return fate{SurvivalUnsure, "in a store on this host, whose disk is not known"}
+	case s.exam.Unplaced:
+		return fate{SurvivalUnsure, s.Place.Domain + ", which may be on this host alone"}
+	case s.Place.Kind == "directory" && !s.examined:
+		return fate{SurvivalUnsure, "on a disk that is not known"}
+	case len(s.exam.Disks) > 0:
+		return fate{Survives, "on " + strings.Join(s.exam.Disks, ", ")}
+	}
+	return fate{Survives, s.Place.Domain}
+}
+
+func (s standing) afterVM() fate {
+	switch d := s.afterDisk(); {
+	case s.exam.Local:
+		return fate{SurvivesNot, "in a store on this host"}
+	case d.verdict != Survives:
+		return d
+	case s.Place.Kind == "directory" && !s.exam.Remote:
+		return fate{SurvivalUnsure, "on a disk of this host (" + strings.Join(s.exam.Disks, ", ") + "), which stays if it is not deleted with it"}
+	default:
+		return d
+	}
+}
+
+func (f facts) projectDeleted() ThreatVerdict {
+	v := f.copies(ProjectDeleted, LacksProject, func(s standing) fate {
+		vm := s.afterVM()
+		switch {
+		case s.exam.Project != "" && s.exam.Project == f.project:
+			return fate{SurvivesNot, "in this host's own project " + f.project}
+		case vm.verdict == SurvivesNot:
+			return vm
+		case s.exam.Project != "" && f.projectErr != nil:
+			return fate{SurvivalUnsure, "in project " + s.exam.Project + "; which one this host is in is not known"}
+		case s.exam.Project != "" && strings.Trim(s.exam.Project, "0123456789") == "":
+			return fate{SurvivalUnsure, "in project number " + s.exam.Project + ", which may be this host's"}
+		case s.exam.Project != "":
+			return fate{Survives, "in another project, " + s.exam.Project}
+		case s.Place.Kind == "directory":
+			return fate{SurvivesNot, "on a disk in this host's project " + f.project}
+		case s.Place.Kind == "command":
+			return vm
+		}
+		return fate{SurvivalUnsure, s.Place.Domain + ", which may be in the same project"}
+	})
+	if !f.google && f.right() != "" {
+		v.Verdict, v.Lacks = Survives, LacksNothing
+		v.Evidence = []string{"this host is in no Google Cloud project: the keyfile stays"}
+	}
+	return v
+}
+
+func (s standing) afterOperator() fate {
+	switch {
+	case len(s.exam.Destroys) > 0:
+		return fate{SurvivesNot, "and this host's credentials can destroy it (" + strings.Join(s.exam.Destroys, ", ") + ")"}
+	case s.exam.Asked:
+		return fate{Survives, "and this host's credentials can add copies, not destroy them"}
+	case s.Place.Kind == "directory":
+		return fate{SurvivesNot, "and whoever is root here can remove it"}
+	case s.Place.Kind == "gcp-secret-manager":
+		return fate{SurvivalUnsure, "and what this host's credentials may do there is not known"}
+	case s.Place.Kind == "aws-secrets-manager":
+		return fate{SurvivalUnsure, "and what this host's credentials may destroy there AWS tells only a person: aws iam simulate-principal-policy"}
+	}
+	return fate{SurvivalUnsure, "and keyguard does not know what this host's credentials may destroy there"}
+}
+
+// postgresLost cannot be survived by keeping keys. What can be told is whether the keys of
+// older dumps are kept.
+func (f facts) postgresLost() ThreatVerdict {
+	v := ThreatVerdict{Threat: PostgresLost, Verdict: SurvivalUnsure, Lacks: LacksDump,
+		Evidence: []string{"keyguard keeps keys, not rows: whether they are dumped it does not know"}}
+	if f.status.Rows.State == decide.RowsSilent {
+		v.Verdict, v.Lacks, v.Evidence = Survives, LacksNothing, []string{"no row depends on a key: " + f.status.Rows.Why}
+		return v
+	}
+	used, unanswered := f.record.EverProven(), ""
+	if k := f.right(); k != "" && !slices.Contains(used, k) {
+		used = append(used, k)
+	}
+	for _, k := range used {
+		held := false
+		for _, s := range f.escrows {
+			readable, sealed := s.holds(k)
+			held = held || readable != "" || sealed != ""
+			if s.State == decide.EscrowFailed {
+				unanswered = s.Name
+			}
+		}
+		switch {
+		case !held && unanswered == "":
+			v.Verdict, v.Lacks = SurvivesNot, LacksOldKeys
+			v.Evidence = append(v.Evidence, fmt.Sprintf("key %s opened rows here and is in no escrow: dumps of that time need it", k))
+		case !held:
+			v.Evidence = append(v.Evidence, fmt.Sprintf("key %s opened rows here and is in no escrow that answers", k))
+		}
+	}
+	if len(v.Evidence) == 1 && len(used) > 0 {
+		v.Evidence = append(v.Evidence, fmt.Sprintf("all keys that ever opened rows here are escrowed (%d), for dumps of any age", len(used)))
+	}
+	return v
+}
+
+// tampered judges whether a changed row would show.
+func (f facts) tampered() ThreatVerdict {
+	v := ThreatVerdict{Threat: CiphertextTampered}
+	p, all := f.status.Proof, f.status.Rows.Dependent
+	switch {
+	case f.status.Rows.State == decide.RowsSilent:
+		v.Verdict, v.Evidence = Survives, []string{"no row depends on a key: " + f.status.Rows.Why}
+	case f.status.Rows.State != decide.RowsAnswer:
+		v.Verdict, v.Lacks, v.Evidence = SurvivalUnsure, LacksRows, []string{"the rows cannot be asked: " + f.status.Rows.Why}
+	case p.Verdict == rows.Opens && p.Checked >= all:
+		v.Verdict, v.Evidence = Survives, []string{fmt.Sprintf("it shows: %s opened just now, and %s tried every hour while the daemon runs", printable.All(all, "row"), map[bool]string{true: "is", false: "are"}[all == 1])}
+	case p.Verdict == rows.Opens:
+		v.Verdict, v.Lacks, v.Evidence = SurvivalUnsure, LacksFull, []string{fmt.Sprintf("a sample of %d of %d rows opened just now", p.Checked, all)}
+		if e, ok := f.lastFull(); ok {
+			v.Evidence = append(v.Evidence, fmt.Sprintf("the last drill of every row %s at %s", e.Verdict, e.Time.Local().Format(time.DateTime)))
+			if e.Verdict == string(DrillPassed) && f.now.Sub(e.Time) < 31*24*time.Hour {
+				v.Verdict, v.Lacks = Survives, LacksNothing
+			}
+		}
+	default:
+		v.Verdict, v.Lacks = SurvivesNot, LacksRepair
+		v.Evidence = []string{fmt.Sprintf("%d of %s tried do not open under the keyfile's key", p.Checked-p.Opened, printable.Count(p.Checked, "row"))}
+		if p.Checked == 0 {
+			v.Evidence = []string{"the keyfile has no key to try on the rows"}
+		}
+	}
+	return v
+}
+
+func (f facts) lastFull() (ledger.Entry, bool) {
+	for _, e := range slices.Backward(f.record.Entries) {
+		if e.Event == ledger.DrillEnded && e.Full {
+			return e, true
+		}
+	}
+	return ledger.Entry{}, false
+}
+
+// hook says why the daemon's start does not ask keyguard, "" where it does.
+func (f facts) hook() string {
+	if f.units.Daemon == "" {
+		return "systemd has no unit of the daemon"
+	}
+	for _, h := range f.units.Hooks {
+		if !isPrestart(h.Argv) {
+			continue
+		}
+		switch {
+		case h.IgnoreFailure:
+			return "its unit ignores a refusal (ExecStartPre=-)"
+		case !h.Privileged:
+			return "its unit runs prestart inside the daemon's sandbox (ExecStartPre= without +)"
+		}
+		for _, s := range f.units.SuccessStatus {
+			if s >= 10 && s <= 15 {
+				return fmt.Sprintf("SuccessExitStatus=%d turns a refusal into a start", s)
+			}
+		}
+		return ""
+	}
+	return "prestart is not in the ExecStartPre= of " + f.units.Daemon
+}
+
+// isPrestart recognises our hook, or the program called directly.
+func isPrestart(argv []string) bool {
+	return len(argv) > 0 && (strings.HasSuffix(argv[0], "/containarium-keyguard/prestart") ||
+		strings.HasSuffix(argv[0], "/keyguard") && slices.Contains(argv, "prestart"))
+}

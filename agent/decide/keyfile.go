@@ -3,6 +3,7 @@ package decide
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
@@ -448,12 +449,7 @@ func (d *decision) atHand() []key.Fingerprint {
 }
 
 func (d *decision) has(f key.Fingerprint) bool {
-	for _, h := range d.atHand() {
-		if h == f {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(d.atHand(), f)
 }
 
 func (d *decision) tried(f key.Fingerprint) (rows.Proof, bool) {
@@ -468,12 +464,7 @@ func (d *decision) untried(f key.Fingerprint) bool {
 }
 
 func (d *decision) missingProof(at []key.Fingerprint) bool {
-	for _, f := range at {
-		if d.untried(f) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(at, d.untried)
 }
 
 // best is the key that opens most rows. The known key wins ties, then the keyfile's own,

@@ -107,7 +107,7 @@ func (f File) trusts(st *unix.Stat_t) bool {
 // names splits a path into what has to be walked.
 func names(path string) []string {
 	var out []string
-	for _, n := range strings.Split(path, "/") {
+	for n := range strings.SplitSeq(path, "/") {
 		if n != "" && n != "." {
 			out = append(out, n)
 		}

@@ -279,7 +279,7 @@ func (s Sheet) drawText(b *strings.Builder, m [][]bool) {
 func wrap(text string, fits func(string) bool) []string {
 	var lines []string
 	line := ""
-	for _, word := range strings.Fields(text) {
+	for word := range strings.FieldsSeq(text) {
 		if line != "" && !fits(line+" "+word) {
 			lines = append(lines, line)
 			line = ""

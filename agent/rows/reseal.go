@@ -206,7 +206,8 @@ func (r *resealer) row(in []byte, n int, out []byte) (rest, written []byte) {
 	for range n - wrappedFromEnd - kekIDAt - 1 {
 		_, rest = nextCell(rest)
 	}
-	// With the length of what comes next: absent, empty and 60 bytes stay what they are.
+	// The length of wrapped_dek, though not its bytes, is part of what must not change: a
+	// wrapping is made anew in as many bytes, and NULL and an empty one are two things.
 	plain = plain[:len(plain)-len(rest)+4]
 	sealed := rest
 	c.wrappedDEK, rest = nextCell(rest)

@@ -345,7 +345,7 @@ func (c *Cluster) signal(s syscall.Signal) {
 	postmaster := c.process.Process.Pid
 	syscall.Kill(postmaster, s)
 	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", postmaster, postmaster))
-	for _, pid := range strings.Fields(string(children)) {
+	for pid := range strings.FieldsSeq(string(children)) {
 		if n, err := strconv.Atoi(pid); err == nil {
 			syscall.Kill(n, s)
 		}

@@ -166,7 +166,7 @@ func scratchReady(dir string) error {
 	}
 	nothing := key.Generate()
 	defer nothing.Wipe()
-	read, err := keyfile.Rehearse(dir, nothing)
+	read, err := keyfile.RestoreInto(dir, nothing)
 	read.Wipe()
 	return err
 }
@@ -297,7 +297,7 @@ func (c *DrilledCopy) restore(f fetched, scratch string) error {
 		return err
 	}
 	c.Key, c.Encoding = f.key.Fingerprint(), f.encoding
-	if c.key, err = keyfile.Rehearse(scratch, f.key); err != nil {
+	if c.key, err = keyfile.RestoreInto(scratch, f.key); err != nil {
 		c.inconclusive(err)
 	}
 	return nil

@@ -94,7 +94,7 @@ func (j *job) may(ctx context.Context) error {
 // ErrCannotEnd.
 func (j *job) rehearse() error {
 	if j.o.evidence.Keyfile.Good {
-		if err := busy(j.h.Keyfile.Try(j.o.seen, j.h.Now())); err != nil {
+		if err := busy(j.h.Keyfile.Rehearse(j.o.seen, j.h.Now())); err != nil {
 			return fmt.Errorf("%w: %w", ErrCannotEnd, err)
 		}
 	}

@@ -111,8 +111,8 @@ func scenarios() []scenario {
 
 const (
 	envRoot = "KEYFILE_TEST_ROOT"
-	// rehearsal is what is killed in scratch and has no keyfile.
-	rehearsal = "rehearsal"
+	// intoScratch is what is killed in scratch and has no keyfile.
+	intoScratch = "into scratch"
 )
 
 func fileAt(root string) File {
@@ -125,8 +125,8 @@ func fileAt(root string) File {
 
 // crashing is what the traced program does.
 func crashing(name string) error {
-	if name == rehearsal {
-		return rehearsing()
+	if name == intoScratch {
+		return restoring()
 	}
 	f := fileAt(os.Getenv(envRoot))
 	for _, s := range scenarios() {

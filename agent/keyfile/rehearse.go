@@ -1,91 +1,80 @@
 package keyfile
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"os"
+	"path/filepath"
+	"time"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 )
 
-// ErrNotMemory says that a directory does not lie in memory, so that no key may be
-// written there (law 8).
-var ErrNotMemory = errors.New("not on a tmpfs")
-
-// Rehearse does with k what a restore and the daemon's start after it do: it writes the
-// bytes to a file, 0400, and reads that the way the daemon reads its key. It returns the
-// key that was read, which the caller wipes.
+// Rehearse does with the keyfile what UseNext will do, with a copy of the same bytes, and takes
+// it back: whatever would keep a new key out shows here (an immutable or append-only file
+// or directory, a bind mount, a read-only file system). And it makes sure that there is
+// room beside the keyfile and in the local quarantine's file system, which the ledger
+// shares, for what is written on the way. seen is what Look found, a good keyfile.
 //
-// dir must be on a tmpfs: the error is ErrNotMemory, and nothing was written. The file
-// has no name (O_TMPFILE, open(2)), so that it is gone when this process is, whatever
-// ends it; it is overwritten besides.
-func Rehearse(dir string, k key.Key) (key.Key, error) {
-	read, err := rehearse(dir, k)
+// At every moment the keyfile holds the same key. ErrChanged if it does not: look again. A
+// crash leaves a copy beside it, for Sweep.
+func (f File) Rehearse(seen Seen, now time.Time) error {
+	l, err := f.lock()
 	if err != nil {
-		return key.Key{}, fmt.Errorf("cannot restore into %s: %w", dir, err)
+		return err
 	}
-	return read, nil
+	defer l.Release()
+	if err := durable.MkdirAll(f.Quarantine, f.attr()); err != nil {
+		return err
+	}
+	// Three files of the quarantine and a dozen entries of the ledger; .next, and what one
+	// more file needs.
+	const block = 4096
+	for dir, files := range map[string]int{f.Quarantine: 6, f.dir(): 2} {
+		if err := durable.Room(dir, files, block); err != nil {
+			return fmt.Errorf("there is no room in %s: %w", dir, err)
+		}
+	}
+	return f.rehearseExchange(seen, now)
 }
 
-func rehearse(dir string, k key.Key) (read key.Key, err error) {
-	at, err := open(dir, unix.O_PATH|unix.O_DIRECTORY)
-	if err != nil {
-		return read, err
-	}
-	defer unix.Close(at) //nolint:errcheck // nothing was written
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(at, &st); err != nil {
-		return read, err
-	}
-	if st.Type != unix.TMPFS_MAGIC {
-		return read, ErrNotMemory
-	}
-	fd, err := unix.Openat(at, ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, uint32(mode))
-	if err != nil {
-		return read, err
-	}
-	f := os.NewFile(uintptr(fd), "scratch")
-	defer func() {
-		if _, werr := f.WriteAt(make([]byte, key.Size), 0); err == nil {
-			err = werr
-		}
-		if cerr := f.Close(); err == nil {
-			err = cerr
-		}
-		if err != nil {
-			read.Wipe()
-			read = key.Key{}
-		}
-	}()
-	if _, err := f.WriteAt(k.UnsafeBytes(), 0); err != nil {
-		return read, errors.Unwrap(err) // the path stands in the caller's message
-	}
-	return readAsDaemon(fmt.Sprintf("/proc/self/fd/%d", fd))
-}
-
-// readAsDaemon loads a key as the daemon does at its start: symlinks are followed, no
-// right of group or others is allowed, and there must be exactly 32 bytes.
-func readAsDaemon(path string) (key.Key, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return key.Key{}, err
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return key.Key{}, fmt.Errorf("the daemon would refuse mode %04o", info.Mode().Perm())
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return key.Key{}, err
-	}
-	defer f.Close() //nolint:errcheck // nothing was written
-	content := make([]byte, key.Size+1)
+func (f File) rehearseExchange(seen Seen, now time.Time) error {
+	there, content, err := f.observe(f.Path)
 	defer clear(content)
-	n, err := io.ReadFull(f, content)
-	if !errors.Is(err, io.ErrUnexpectedEOF) {
-		return key.Key{}, fmt.Errorf("the daemon would read %d bytes or more: %w", n, err)
+	if err != nil {
+		return err
 	}
-	return key.New(content[:n])
+	if !seen.same(there) {
+		return ErrChanged
+	}
+	var temp string
+	err = firstFree(now, func(stamp string) error {
+		temp = filepath.Join(f.dir(), asidePrefix+stamp)
+		return durable.Create(temp, content, f.attr())
+	})
+	if err != nil {
+		return err
+	}
+	aside, err := f.exchange(seen, temp, now)
+	if err != nil {
+		return err
+	}
+	if aside != temp {
+		// There is no way back without the exchange, and none is needed: the copy has the
+		// keyfile's name, and what had it is an aside.
+		return durable.SyncDir(f.dir())
+	}
+	if err := durable.Exchange(temp, f.Path); err != nil {
+		return fmt.Errorf("it could be exchanged, and not back: a copy of it is in its place: %w", err)
+	}
+	// What somebody wrote to the copy meanwhile stays beside it.
+	_, copied, err := f.observe(temp)
+	defer clear(copied)
+	if err == nil && !bytes.Equal(copied, content) {
+		err = ErrChanged
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(remove(temp), durable.SyncDir(f.dir()))
 }

@@ -14,11 +14,11 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
-func TestRehearse(t *testing.T) {
+func TestRestoreInto(t *testing.T) {
 	k := key.Generate()
 	dir := durabletest.TmpFS(t, 64<<10)
 	open := len(namesIn(t, "/proc/self/fd"))
-	got, err := Rehearse(dir, k)
+	got, err := RestoreInto(dir, k)
 	if err != nil || !got.Equal(k) {
 		t.Errorf("%v, %v", got, err)
 	}
@@ -34,12 +34,12 @@ func TestRehearse(t *testing.T) {
 	}
 }
 
-func TestRehearseRefuses(t *testing.T) {
+func TestRestoreIntoRefuses(t *testing.T) {
 	full := durabletest.TmpFS(t, 64<<10)
 	durabletest.Fill(t, full)
 	readonly := durabletest.TmpFS(t, 64<<10)
 	durabletest.ReadOnly(t, readonly)
-	disk, err := os.MkdirTemp("/var/tmp", "rehearse")
+	disk, err := os.MkdirTemp("/var/tmp", "scratch")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,33 +53,33 @@ func TestRehearseRefuses(t *testing.T) {
 		filepath.Join(disk, "missing"): os.ErrNotExist, "/dev/null": syscall.ENOTDIR,
 	} {
 		t.Run(fmt.Sprint(want), func(t *testing.T) {
-			if k, err := Rehearse(dir, key.Generate()); !errors.Is(err, want) || !k.IsZero() {
+			if k, err := RestoreInto(dir, key.Generate()); !errors.Is(err, want) || !k.IsZero() {
 				t.Errorf("%v, %v", k, err)
 			}
 		})
 	}
 }
 
-// envScratch is the directory in which the traced program rehearses.
+// envScratch is the directory in which the traced program restores into.
 const envScratch = "KEYFILE_TEST_SCRATCH"
 
-func rehearsing() error {
+func restoring() error {
 	k := freshKey()
 	durabletest.Begin()
 	defer durabletest.End()
-	read, err := Rehearse(os.Getenv(envScratch), k)
+	read, err := RestoreInto(os.Getenv(envScratch), k)
 	if err == nil && !read.Equal(k) {
 		err = errors.New("another key was read")
 	}
 	return err
 }
 
-// TestRehearseKilled: whatever it was doing, one that is killed leaves nothing, and the
+// TestRestoreIntoKilled: whatever it was doing, one that is killed leaves nothing, and the
 // memory is free again.
-func TestRehearseKilled(t *testing.T) {
+func TestRestoreIntoKilled(t *testing.T) {
 	dir := durabletest.TmpFS(t, 64<<10)
 	for n, steps := 0, 1; n <= steps; n++ {
-		calls, ended := durabletest.Run(t, n, envCrash+"="+rehearsal, envScratch+"="+dir)
+		calls, ended := durabletest.Run(t, n, envCrash+"="+intoScratch, envScratch+"="+dir)
 		if ended != (n == 0) {
 			t.Fatalf("killed at %d of %d, ended %v", n, steps, ended)
 		}

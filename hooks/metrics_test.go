@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -182,4 +183,24 @@ func read(t *testing.T, file string) string {
 		t.Fatal(err)
 	}
 	return string(text)
+}
+
+// TestSandboxesLetTheDaemonBeAsked: who writes metrics says how the daemon stands, which
+// systemd's bus and the journal of this boot tell: journalctl needs the boot's id.
+func TestSandboxesLetTheDaemonBeAsked(t *testing.T) {
+	for _, name := range []string{"containarium-keyguard.service", "containarium-keyguard-drill.service"} {
+		text, err := os.ReadFile("../units/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Split(string(text), "\n")
+		if !slices.Contains(lines, "Environment=KEYGUARD_BOOT_ID=%b") || slices.Contains(lines, "ProcSubset=pid") {
+			t.Errorf("%s: its /proc hides the id of the boot", name)
+		}
+		if !slices.ContainsFunc(lines, func(l string) bool {
+			return strings.HasPrefix(l, "RestrictAddressFamilies=") && strings.Contains(l, "AF_UNIX")
+		}) {
+			t.Errorf("%s: it does not reach systemd's bus", name)
+		}
+	}
 }

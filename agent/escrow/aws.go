@@ -600,8 +600,13 @@ func (a *AWS) send(ctx context.Context, who aws.Credentials, operation string, b
 	if answer == nil {
 		return nil
 	}
-	if err := json.Unmarshal(data, answer); err != nil {
-		return fmt.Errorf("%w: an answer that is not Secrets Manager's", ErrCorrupt)
+	// Every answer of these actions says of which secret it is, or is a list of them.
+	var of struct {
+		ARN, Name  string
+		SecretList []json.RawMessage
+	}
+	if json.Unmarshal(data, answer) != nil || json.Unmarshal(data, &of) != nil || of.ARN == "" && of.Name == "" && of.SecretList == nil {
+		return fmt.Errorf("%w: it is no answer as Secrets Manager's", ErrNotStore)
 	}
 	return nil
 }
@@ -653,8 +658,8 @@ func awsSentinel(resp *http.Response, data []byte) error {
 		"IncompleteSignatureException", "MissingAuthenticationToken", "MissingAuthenticationTokenException":
 		return wrap(ErrUnauthenticated)
 	case "":
-		if resp.StatusCode < 500 {
-			return wrap(ErrUnreachable) // not the API's: something on the way answers
+		if resp.StatusCode < 500 && resp.StatusCode != http.StatusTooManyRequests {
+			return wrap(ErrNotStore) // something on the way answers
 		}
 	}
 	switch {

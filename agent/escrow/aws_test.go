@@ -145,15 +145,15 @@ func awsFaults(s *awsStore) []escrowtest.Fault {
 		}
 	}
 	add("fetch", "cut", fake.Fault{Kind: fake.CutBefore, Action: get}, escrow.ErrUnreachable, false)
-	add("fetch", "another's page", fake.Fault{Kind: fake.NotJSON, Action: get}, escrow.ErrCorrupt, false)
+	add("fetch", "another's page", fake.Fault{Kind: fake.NotJSON, Action: get}, escrow.ErrNotStore, false)
 	if len(s.o.SealTo) == 0 || len(s.o.IdentityFiles) > 0 { // else nobody here could tell
 		add("fetch", "other bytes", fake.Fault{Kind: fake.Lie, Action: get}, escrow.ErrCorrupt, false)
 	}
-	add("fetch", "endless", fake.Fault{Kind: fake.Endless, Action: get}, escrow.ErrCorrupt, false)
+	add("fetch", "endless", fake.Fault{Kind: fake.Endless, Action: get}, escrow.ErrNotStore, false)
 	add("fetch", "a proxy's refusal", fail(get, 407, "", ""), escrow.ErrUnreachable, false)
 	add("list", "cut", fake.Fault{Kind: fake.CutBefore, Action: list}, escrow.ErrUnreachable, false)
 	add("list", "description cut", fake.Fault{Kind: fake.CutBefore, Action: describe}, escrow.ErrUnreachable, false)
-	add("list", "another's page", fake.Fault{Kind: fake.NotJSON, Action: list}, escrow.ErrCorrupt, false)
+	add("list", "another's page", fake.Fault{Kind: fake.NotJSON, Action: list}, escrow.ErrNotStore, false)
 	return faults
 }
 

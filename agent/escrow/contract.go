@@ -174,6 +174,10 @@ var (
 	// ErrUntrusted: what answers shows no certificate that is trusted. It is an
 	// ErrUnreachable too.
 	ErrUntrusted = fmt.Errorf("%w: its certificate is not trusted", ErrUnreachable)
+	// ErrNotStore: there is an answer, and it is none of this kind of store: a proxy's page, a
+	// log-in, another server. What it would say of copies is not known (law 6). It is an
+	// ErrUnreachable too.
+	ErrNotStore = fmt.Errorf("%w: what answers there is not the store", ErrUnreachable)
 	// ErrStoreSealed: Vault runs, and is locked until people unseal it. It is an
 	// ErrUnreachable too.
 	ErrStoreSealed = fmt.Errorf("%w: the store itself is sealed", ErrUnreachable)

@@ -652,6 +652,11 @@ func (g *GCP) sentinel(st *status.Status, header metadata.MD, l *gcpLink) error 
 		}
 		return fmt.Errorf("%w: %s", errs[0], clip(st.Message()))
 	}
+	if text := st.Message(); strings.Contains(text, "received unexpected content-type") || strings.Contains(text, "missing HTTP content-type") ||
+		strings.Contains(text, "received message larger than max") {
+		// gRPC makes a code of what a proxy says, as if it were the store's.
+		return fmt.Errorf("%w: it does not speak gRPC: %s", ErrNotStore, clip(text))
+	}
 	switch st.Code() {
 	case codes.NotFound:
 		return wrap(ErrNoPlace)

@@ -854,6 +854,8 @@ func (v *Vault) mounted(data map[string]any) (int, error) {
 	path, _ := data["path"].(string)
 	options, _ := data["options"].(map[string]any)
 	switch {
+	case path == "":
+		return 0, fmt.Errorf("%w: it describes no engine", ErrNotStore)
 	case path != v.o.Mount+"/":
 		return 0, fmt.Errorf("%w: the engine is mounted at %q", ErrNoPlace, clip(path))
 	case kind != "kv" && kind != "generic":

@@ -1,6 +1,7 @@
 package escrow
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -114,19 +116,39 @@ func (w *vaultWire) close() {
 	}
 }
 
-// errElsewhere keeps the token, and keys, at the host that the configuration names. A
-// standby of Vault's forwards what it is asked; only one that was told not to sends us on.
-var errElsewhere = errors.New("token and key go to no other host than that of address")
+// errElsewhere keeps the token, and keys, at the host and port that the configuration names:
+// behind another port there is another program, on loopback anybody's. A standby of Vault's
+// forwards what it is asked; only one that was told not to sends us on.
+var errElsewhere = errors.New("token and key go to no other host or port than that of address; name the active server there")
 
-// vaultTransport sends nothing to another host, nothing in the clear but on loopback, and
-// reads no answer without end.
+// errLong is an answer beyond all bounds.
+var errLong = fmt.Errorf("an answer of more than %d bytes", vaultMaxAnswer)
+
+// boundedAnswer reads so much of an answer and no more.
+type boundedAnswer struct {
+	io.ReadCloser
+	left int
+}
+
+func (b *boundedAnswer) Read(p []byte) (int, error) {
+	if b.left == 0 {
+		return 0, errLong
+	}
+	n, err := b.ReadCloser.Read(p[:min(len(p), b.left)])
+	b.left -= n
+	return n, err
+}
+
+// vaultTransport sends nothing to another host or port, nothing in the clear but on loopback,
+// and reads no answer without end.
 type vaultTransport struct {
 	*http.Transport
 	address string
 }
 
 func (t vaultTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	if ours, err := url.Parse(t.address); err != nil || !strings.EqualFold(ours.Hostname(), r.URL.Hostname()) {
+	ours, err := url.Parse(t.address)
+	if err != nil || !strings.EqualFold(ours.Hostname(), r.URL.Hostname()) || portOf(ours) != portOf(r.URL) {
 		return nil, fmt.Errorf("it sends us to %q: %w", clip(r.URL.Host), errElsewhere)
 	}
 	if r.URL.Scheme != "https" && !loopback(r.URL.Hostname()) {
@@ -134,12 +156,17 @@ func (t vaultTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	resp, err := t.Transport.RoundTrip(r)
 	if err == nil {
-		resp.Body = struct {
-			io.Reader
-			io.Closer
-		}{io.LimitReader(resp.Body, vaultMaxAnswer), resp.Body}
+		resp.Body = &boundedAnswer{resp.Body, vaultMaxAnswer}
 	}
 	return resp, err
+}
+
+// portOf is the port that a URL means.
+func portOf(u *url.URL) string {
+	if u.Port() == "" && u.Scheme == "https" {
+		return "443"
+	}
+	return cmp.Or(u.Port(), "80")
 }
 
 // send makes one request: to read where there is no body. Beside errNotFound stands
@@ -171,6 +198,7 @@ func (w *vaultWire) send(ctx context.Context, token, path string, query url.Valu
 	var (
 		said   *vault.ResponseError
 		syntax *json.SyntaxError
+		types  *json.UnmarshalTypeError
 	)
 	switch {
 	case errors.As(err, &said):
@@ -178,16 +206,18 @@ func (w *vaultWire) send(ctx context.Context, token, path string, query url.Valu
 			return notFound(said, resp)
 		}
 		return nil, vaultSentinel(said, resp.Header)
-	case errors.As(err, &syntax), err == io.EOF: // unwrapped: there is an answer, of white space
-		return nil, fmt.Errorf("%w: an answer that is not Vault's", ErrCorrupt)
+	case errors.As(err, &syntax), errors.As(err, &types), err == io.EOF: // unwrapped: there is an answer, of white space
+		return nil, fmt.Errorf("%w: it is not JSON as Vault's", ErrNotStore)
+	case errors.Is(err, errLong):
+		return nil, fmt.Errorf("%w: %w", ErrNotStore, errLong)
 	case err != nil:
 		return nil, wireError(ctx, err)
 	case resp.StatusCode >= 300:
 		return nil, fmt.Errorf("%w: it sends us from one server to the next", ErrUnreachable)
-	case resp.StatusCode == http.StatusNoContent:
+	case resp.StatusCode == http.StatusNoContent && body != nil:
 		return &vault.Secret{}, nil
-	case a == nil:
-		return nil, fmt.Errorf("%w: an empty answer", ErrCorrupt)
+	case a == nil, a.RequestID == "" && a.Data == nil && a.Auth == nil && len(a.Warnings) == 0:
+		return nil, fmt.Errorf("%w: it says nothing", ErrNotStore)
 	}
 	return a, nil
 }
@@ -200,7 +230,7 @@ func notFound(said *vault.ResponseError, resp *vault.Response) (*vault.Secret, e
 		return nil, fmt.Errorf("%w: nothing is mounted there (%s)", ErrNoPlace, text)
 	}
 	if said.RawError {
-		return nil, fmt.Errorf("%w: a 404 that is not Vault's", ErrUnreachable)
+		return nil, fmt.Errorf("%w: a 404 that is not Vault's", ErrNotStore)
 	}
 	a, err := vault.ParseSecret(resp.Body)
 	if err != nil || a == nil {
@@ -221,6 +251,9 @@ func vaultSentinel(said *vault.ResponseError, header http.Header) error {
 	}
 	if text == "" || said.RawError {
 		text = fmt.Sprintf("status %d", said.StatusCode)
+	}
+	if said.RawError && said.StatusCode < 500 && said.StatusCode != http.StatusTooManyRequests {
+		return fmt.Errorf("%w: a %s that is not Vault's", ErrNotStore, text) // a proxy's
 	}
 	wrap := func(err error) error { return fmt.Errorf("%w: %s", err, text) }
 	switch said.StatusCode {
@@ -243,8 +276,8 @@ func vaultSentinel(said *vault.ResponseError, header http.Header) error {
 		}
 		return wrap(ErrRefused)
 	case http.StatusTooManyRequests:
-		if after := header.Get("Retry-After"); after != "" {
-			text += ", for " + clip(after) + " s"
+		if after, err := strconv.ParseUint(header.Get("Retry-After"), 10, 16); err == nil {
+			text += fmt.Sprintf(", for %d s", after)
 		}
 		return wrap(ErrRateLimited)
 	case http.StatusServiceUnavailable:

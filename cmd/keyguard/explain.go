@@ -121,6 +121,7 @@ var remedies = []struct {
 	{escrow.ErrUnauthenticated, 0, "check credentials_file of this escrow, token_file, role_id_file and secret_id_file, or the token in environment_file: keyguard config; whether the watcher, too, sees that file: keyguard doctor"},
 	{escrow.ErrNeverLeft, 0, "bring the network up, then: keyguard status"},
 	{escrow.ErrUntrusted, 0, "name the authority that signed the server's certificate in ca_file of this escrow, or have the certificate renewed, then: keyguard status"},
+	{escrow.ErrNotStore, 0, "see what answers at address or endpoint of this escrow (a proxy, a log-in page, another server): curl; put that right, or the name (keyguard config), then: keyguard status"},
 	{escrow.ErrStoreSealed, 0, "have it unsealed (vault operator unseal), or initialised where it never was (vault operator init), then: keyguard status"},
 	{escrow.ErrUnreachable, 0, "check network and firewall towards it (a stick: plug it in and mount it again), then: keyguard status"},
 	{escrow.ErrTimeout, 0, "it did not answer in time; try: keyguard copies"},

@@ -66,6 +66,10 @@ var remedies = []struct {
 	code int
 	hint string
 }{
+	// Before what it makes everything else look like.
+	{syscall.EMFILE, 0, "this process may open too few files (ulimit -n, or LimitNOFILE= of the unit): raise it (ulimit -n 1024), then see: keyguard status"},
+	{syscall.ENFILE, 0, "this machine may open no more files (sysctl fs.file-max): see who holds them (lsof), then: keyguard status"},
+
 	// What operations refuse.
 	{agent.ErrNoEscrow, exitUsage, "name a place for copies: add an [[escrow]] to the configuration, then run: keyguard init"},
 	{agent.ErrNoEscrowNamed, exitUsage, "the names are those of the [[escrow]] tables: keyguard config"},
@@ -201,6 +205,7 @@ var remedies = []struct {
 	{unit.ErrExists, exitBusy, "wait until it is done, then see: keyguard status"},
 	{notify.ErrPing, 0, "check ping_url: keyguard config; and whether this host gets there: curl"},
 	{unit.ErrNoUnit, 0, "name the daemon's unit in [daemon] of the configuration, or \"\" for none, then: keyguard config"},
+	{syscall.EISDIR, 0, "a directory stands where keyguard keeps a file: see what is in it, move it away, then: keyguard status"},
 	{syscall.ENOSPC, 0, "make room on the disk (df), then try again"},
 	{syscall.EROFS, 0, "the file system is read-only; see dmesg, remount it writable, then try again"},
 	{agent.ErrNotPlaced, exitDoubt, "see what holds the keyfile or its directory (lsattr -d, findmnt --target) and free it (chattr -i -a, umount), then: systemctl start containarium"},
@@ -279,6 +284,8 @@ func (a *app) explain(err error) int {
 				a.hint(h)
 			}
 		}
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		a.remedy(err)
 	case errors.As(err, &conf) && errors.Is(err, fs.ErrPermission):
 		a.remedy(fs.ErrPermission)
 	case errors.As(err, &conf) && errors.Is(err, fs.ErrNotExist):

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"go/ast"
@@ -242,6 +243,24 @@ func TestRefusedToRoot(t *testing.T) {
 		hint := remedyOf(err)
 		if root := os.Geteuid() == 0; strings.Contains(hint, "sudo") == root || root && !strings.Contains(hint, "lsattr") {
 			t.Errorf("%v as uid %d: %q", err, os.Geteuid(), hint)
+		}
+	}
+}
+
+// TestRemedyOfTooFewFiles: where a process may open too few files everything looks like
+// something else: an unreachable store, a configuration that cannot be read.
+func TestRemedyOfTooFewFiles(t *testing.T) {
+	few := &fs.PathError{Op: "open", Path: "/x", Err: syscall.EMFILE}
+	for name, err := range map[string]error{
+		"a store":           fmt.Errorf("cannot list /mnt: %w: cannot start: %w", escrow.ErrUnreachable, few),
+		"the configuration": configError{fmt.Errorf("cannot read the configuration: %w", few)},
+		"rows":              fmt.Errorf("%w: %w", rows.ErrConnection, few),
+	} {
+		var out bytes.Buffer
+		a := &app{err: &out}
+		a.explain(err)
+		if !strings.Contains(out.String(), "hint: this process may open too few files") || strings.Count(out.String(), "hint: ") != 1 {
+			t.Errorf("%s: %s", name, &out)
 		}
 	}
 }

@@ -83,7 +83,7 @@ var remedies = []struct {
 	{agent.ErrNothingToAccept, exitRefused, "put the right key back: keyguard restore; or make one where there never was one: keyguard accept --new"},
 	{agent.ErrKeyThere, exitRefused, "to vouch for the key that is there: keyguard accept"},
 	{fleet.ErrInventory, exitUsage, "one name a line, or: ansible-inventory --list | keyguard fleet --inventory -"},
-	{fleet.ErrStatus, exitUsage, "on each host: keyguard status --json, into a file HOST.json"},
+	{fleet.ErrStatus, exitUsage, "make it on each host, in a file HOST.json: keyguard status --json"},
 	{fleet.ErrState, exitUsage, "name another file, or one that is not there: keyguard fleet --state FILE"},
 	{agent.ErrRowsInTheWay, exitRefused, "look for the key that opens them: keyguard verify"},
 	// What stands in the way of a rotation has a remedy of its own.
@@ -205,7 +205,7 @@ var remedies = []struct {
 	{unit.ErrExists, exitBusy, "wait until it is done, then see: keyguard status"},
 	{notify.ErrPing, 0, "check ping_url: keyguard config; and whether this host gets there: curl"},
 	{unit.ErrNoUnit, 0, "name the daemon's unit in [daemon] of the configuration, or \"\" for none, then: keyguard config"},
-	{syscall.EISDIR, 0, "a directory stands where keyguard keeps a file: see what is in it, move it away, then: keyguard status"},
+	{syscall.EISDIR, 0, "a directory stands in the place of a file: see what is in it, move it away, then: keyguard status"},
 	{syscall.ENOSPC, 0, "make room on the disk (df), then try again"},
 	{syscall.EROFS, 0, "the file system is read-only; see dmesg, remount it writable, then try again"},
 	{agent.ErrNotPlaced, exitDoubt, "see what holds the keyfile or its directory (lsattr -d, findmnt --target) and free it (chattr -i -a, umount), then: systemctl start containarium"},

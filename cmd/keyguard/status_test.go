@@ -30,7 +30,7 @@ func TestStatusScreen(t *testing.T) {
 			r.Health, r.Daemon.Is, r.Daemon.Active = agent.Green, agent.DaemonDown, "inactive"
 		}, exitDone, "not running (inactive)", ""},
 		"parked":        {func(r *agent.StatusResult) { r.Daemon = daemon(agent.DaemonParked, unit.Empty) }, exitEscrow, "parked: on an empty keyfile", ""},
-		"Postgres late": {func(r *agent.StatusResult) { r.Daemon = daemon(agent.DaemonNoSecrets, unit.Untouched) }, exitEscrow, "without secrets; restart needed", "see why: journalctl -u containarium.service; when it is put right: systemctl restart containarium.service"},
+		"Postgres late": {func(r *agent.StatusResult) { r.Daemon = daemon(agent.DaemonNoSecrets, unit.Untouched) }, exitEscrow, "without secrets; restart needed", "systemctl restart containarium.service"},
 		"another key":   {func(r *agent.StatusResult) { r.Daemon = daemon(agent.DaemonOtherKey, unit.Ready) }, exitEscrow, "restart needed", "systemctl restart containarium.service"},
 		"no answer": {func(r *agent.StatusResult) {
 			r.Daemon = agent.DaemonStanding{Is: agent.DaemonUnknown, Err: errors.New("no bus")}

@@ -95,7 +95,7 @@ build:
 
 # The race detector's run is the run. What it plays briefly is played in volume without
 # it, for which agent/volume_test.go looks that it stands here.
-VOLUME := TestWatchModel|TestHerd|TestWatchGrows|TestHistories|TestSpoiled|TestWorlds|TestCommandConforms|TestVaultConforms|TestEveryWrongWord|TestWrongLineIsNamed|TestScripts/by-hand
+VOLUME := TestWatchModel|TestHerd|TestWatchGrows|TestHistories|TestSpoiled|TestWorlds|TestCommandConforms|TestVaultConforms|TestEveryWrongWord|TestWrongLineIsNamed|TestScripts/by-hand|TestHostile
 VOLUME_IN := ./agent ./agent/escrow ./agent/key ./agent/worlds ./cmd/keyguard ./hooks
 
 # Runs one phase of make test, and notes what it cost.

@@ -95,6 +95,7 @@ var actions = []action{
 	{"a store lists late", 1, false, 0, func(w *world, _ *host, _ int) { w.store().late = time.Duration(w.rand.IntN(60)) * time.Second }},
 	{"the stores are back", 6, false, 0, func(w *world, _ *host, _ int) { w.storesBack() }},
 	{"a store is made anew", 1, false, 0, func(w *world, _ *host, _ int) { s := w.store(); s.copies = nil }},
+	{"all keys are lost, and the ledger is not", 2, true, 40, (*world).loseAll},
 	{"mangled bytes on top", 2, false, 0, func(w *world, _ *host, _ int) {
 		w.store().add(escrow.Current, []byte("\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd not a key at all"), true)
 	}},
@@ -181,7 +182,7 @@ func (w *world) touched(h *host) {
 
 func (w *world) storesBack() {
 	for _, s := range w.stores {
-		s.down, s.hangs, s.slow, s.denied, s.late, s.gone = false, false, 0, false, 0, false
+		s.down, s.hangs, s.slow, s.denied, s.late, s.gone, s.addOnly = false, false, 0, false, 0, false, false
 	}
 }
 
@@ -232,7 +233,7 @@ func (w *world) rollBack(h *host, _ int) {
 		return
 	}
 	i := h.images[w.rand.IntN(len(h.images))]
-	h.word = nil
+	h.word, h.rolled = nil, true
 	w.powerCut(h)
 	h.disk.restore(i, h.disk.root)
 }
@@ -314,6 +315,9 @@ func (w *world) rotate(h *host, dies int) {
 		r, err := agent.Rotate(ctx, a, agent.RotateOptions{Person: "root"})
 		if r.Rotated && err == nil {
 			w.placed(h, r.New)
+		}
+		if data, _ := h.live(); !w.running[len(w.running)-1].dead && r.New != "" && h.table.opens(r.New) > 0 && nameOf(data) != r.New {
+			w.broken("rotation", "rotation: rows are under key %s, and the keyfile holds %q: it was not refused before it could half succeed", r.New, nameOf(data))
 		}
 		return fmt.Sprintf("%s to %s: rotated %t", r.Old, r.New, r.Rotated), err
 	})
@@ -479,6 +483,13 @@ func (w *world) after(h *host, p *process, was beforeStart, r agent.GuardResult,
 		w.broken("law 2", "law 2: the start is parked, and no watcher lives")
 	}
 	w.did(h, p, was, r)
+	data, good := h.live()
+	if staged := h.disk.names[h.keyfile()+".next"]; may && good && staged != nil && !h.rolled {
+		f, g := nameOf(data), nameOf(staged.data)
+		if h.table.opens(f) == 0 && h.table.opens(g) > 0 {
+			w.broken("law 1", "law 1: the daemon was started on key %s, which opens no row, and the key %s of an open rotation, which does, stands beside it", f, g)
+		}
+	}
 	if was.proven && p.calls > 0 {
 		w.broken("law 7", "law 7: a start on a key that was proven today called stores %d times", p.calls)
 	}
@@ -497,6 +508,9 @@ func (w *world) did(h *host, p *process, was beforeStart, r agent.GuardResult) {
 		case decide.Install:
 			w.placed(h, r.Decision.Key)
 		}
+	}
+	if r.Decision.Action == decide.Lost && p.looked {
+		w.hold(laws.Lacking(w.state(h)))
 	}
 	data, _ := h.live()
 	if s := h.word; s != nil && was.key == s.key && p.looked && h.worth(s.key) >= s.worth && nameOf(data) != s.key {
@@ -526,10 +540,13 @@ func (w *world) rotateKilled(h *host, dies int) {
 	w.killed = true
 	w.rotate(h, dies)
 	w.killed = false
-	if w.rand.IntN(3) == 0 {
+	if w.rand.IntN(2) == 0 {
 		h.table.down = true
 	}
-	at := []func(*world, *host, int){(*world).backup, (*world).bring, (*world).look, (*world).restoreKey, (*world).repair, (*world).accept, (*world).rotate, (*world).restart}
+	if w.rand.IntN(6) == 0 {
+		w.rm(h, "state/"+ledger.Name)
+	}
+	at := []func(*world, *host, int){(*world).backup, (*world).bring, (*world).look, (*world).restoreKey, (*world).repair, (*world).accept, (*world).rotate, (*world).restart, (*world).restart, (*world).restart}
 	at[w.rand.IntN(len(at))](w, h, 0)
 }
 
@@ -609,4 +626,23 @@ func (w *world) startAgain(h *host, dies int) {
 			return
 		}
 	}
+}
+
+// loseAll takes every key away from host and stores, and the rows with them; then the daemon
+// is started.
+func (w *world) loseAll(h *host, dies int) {
+	if len(w.hosts) > 1 {
+		return
+	}
+	for _, s := range w.stores {
+		s.copies = nil
+	}
+	for _, name := range []string{"etc/secrets.key", "etc/secrets.key.next", "state/quarantine"} {
+		w.rm(h, name)
+	}
+	h.disk.sync()
+	h.table.dump()
+	h.table.rows = map[string]key.Fingerprint{}
+	h.table.version++
+	w.restart(h, dies)
 }

@@ -34,6 +34,7 @@ type host struct {
 	images  []image       // snapshots of the machine
 	off     time.Time     // when it comes up again after a power cut; zero: it is up
 	removed time.Time     // when somebody last took something of it away
+	rolled  bool          // back, once
 	word    *word         // what a person accepted here, as long as nobody has done anything about it since
 }
 

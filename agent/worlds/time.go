@@ -131,6 +131,11 @@ func (w *world) rest(h *host) {
 		w.tell("%s is tried, since status is %s: %s", each.name, r.Health, r.Line)
 		each.do(w, h, 0)
 		w.pass(10 * time.Minute)
+		if len(h.table.rows) == 0 { // a new key is current when a row has spoken for it
+			w.tenants(h, 0)
+			w.version++
+			w.pass(75 * time.Minute)
+		}
 		if r = w.status(h, 0); r.Health == agent.Green {
 			return
 		}

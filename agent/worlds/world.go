@@ -120,7 +120,17 @@ func (w *world) begin(dir string) {
 		w.tell("a new host, %d stores", len(w.stores))
 	case 1: // its disk was lost; the copies are there, and the rows perhaps
 		k := w.makeKey()
-		w.keepSomewhere(nil, k)
+		if w.rand.IntN(4) > 0 { // else it is nowhere, yet
+			w.keepSomewhere(nil, k)
+		}
+		for _, s := range w.stores {
+			for i := range s.copies {
+				s.copies[i].state = [...]string{"", "", "disabled", "destroyed"}[w.rand.IntN(4)]
+			}
+			if w.rand.IntN(3) == 0 {
+				w.trouble(s)
+			}
+		}
 		if w.rand.IntN(2) == 0 {
 			w.merge(h, k)
 		}
@@ -190,9 +200,11 @@ func (w *world) keepSomewhere(h *host, k key.Key) {
 
 // trouble is what ails a store.
 func (w *world) trouble(s *store) {
-	switch w.rand.IntN(5) {
+	switch w.rand.IntN(6) {
 	case 0:
 		s.hangs = true
+	case 3:
+		s.addOnly = true
 	case 1:
 		s.denied = true
 	case 2:

@@ -220,3 +220,14 @@ func Destroyed(path string, content []byte, rest map[string][]byte) error {
 	}
 	return fmt.Errorf("law 3: key %s is destroyed with %s", f, path)
 }
+
+// Lacking is law 6 for whoever says that all is lost: no store has a copy, that can be had
+// now or later, of a key that opens a row.
+func Lacking(s State) error {
+	for _, c := range s.Copies {
+		if f := cmp.Or(name(c.Bytes), c.Of); f != "" && !c.Late && !c.Destroyed && s.opens(f) > 0 {
+			return fmt.Errorf("law 6: all is said to be lost, and %s has key %s, which opens %d of %d rows", c.Store, f, s.opens(f), len(s.Rows))
+		}
+	}
+	return nil
+}

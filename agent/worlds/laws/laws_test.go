@@ -62,6 +62,8 @@ func TestLaws(t *testing.T) {
 		"green below what nobody gets":       {laws.Green(two(ofA, shut), a.UnsafeBytes()), true},
 		"taken away, and kept":               {laws.Destroyed("/aside", a.UnsafeBytes(), here.Files), false},
 		"taken away":                         {laws.Destroyed("/keyfile", a.UnsafeBytes(), here.Files), true},
+		"lost, and a store has it":           {laws.Lacking(stored), true},
+		"lost, and it was destroyed":         {laws.Lacking(destroyed), false},
 		"durable":                            {laws.Durable(here.Files, here.Files), false},
 		"durable, but another":               {laws.Durable(here.Files, map[string][]byte{"/keyfile": b.UnsafeBytes()}), true},
 		"not durable":                        {laws.Durable(here.Files, nil), true},

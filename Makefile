@@ -143,6 +143,7 @@ soak: export KEYGUARD_MUST_RUN := 1
 soak:
 	KEYGUARD_CRASHES=1 KEYGUARD_ROUNDS=$(ROUNDS) go test -count 1 -timeout 24h -v -run 'Test(Crashes|Killed)$$' ./agent ./cmd/keyguard
 	KEYGUARD_SPOIL=1 KEYGUARD_SEED=$$(date +%s) go test -count 1 -timeout 24h -v -run TestSpoiled ./agent
+	$(MAKE) --no-print-directory worlds N=$(ROUNDS)00000 SEED=$$(date +%s)
 	KEYGUARD_HISTORIES=$(ROUNDS)000 KEYGUARD_MODEL_OPS=$(ROUNDS)000000 go test -count 1 -timeout 24h -run 'TestHistories|Model' ./agent ./hooks
 	KEYGUARD_FLEET=10000 go test -count 1 -timeout 24h -v -run 'TestManyHosts|TestHerd' ./agent/fleet ./hooks
 	$(MAKE) --no-print-directory fuzz FUZZTIME=$(SOAKTIME)

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -158,6 +160,47 @@ func testOneNewestCopy(t *testing.T, list listing) {
 				h.newest().want(t, true, r.Copy.ID)
 			})
 		}
+	}
+}
+
+// TestPartIsBroughtAgain: of a key in parts, a member lost its own. The others are enough to
+// have the key, and the hourly look brings the part again before one more is lost.
+func TestPartIsBroughtAgain(t *testing.T) {
+	h := newHost(t, rowstest.New(t).Database(t), 0)
+	o := escrow.SplitOptions{Name: "split", Need: 2}
+	for i := range 3 {
+		d, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: fmt.Sprint("usb", i), Path: h.path(fmt.Sprint("usb", i)),
+			Keyfile: h.path("etc/secrets.key"), AllowSameDisk: true, Part: escrow.PartOf{Need: 2, Number: i + 1}})
+		h.must(errors.Join(err, os.Mkdir(h.path(fmt.Sprint("usb", i)), 0o700), d.Init(t.Context())))
+		o.Members = append(o.Members, escrow.Member{Escrow: d, Number: i + 1})
+	}
+	s, err := escrow.NewSplit(o)
+	h.must(err)
+	h.Escrows = []agent.Escrow{{Reader: s, Writer: s, Required: true}}
+	h.upsert(testKey("a"), "ONE")
+	h.write(testKey("a").UnsafeBytes())
+	h.backup()
+	lacks := func() *escrow.PartsError {
+		r, err := agent.Status(t.Context(), &h.Host)
+		h.must(err)
+		return r.Escrows[0].Lacks
+	}
+	part, err := filepath.Glob(h.path("usb1/current/*"))
+	if err != nil || len(part) != 1 {
+		t.Fatal(part, err)
+	}
+	h.must(os.Remove(part[0]))
+	if lacks() == nil {
+		t.Fatal("status misses no part")
+	}
+	if saved, err := agent.Ask(t.Context(), &h.Host, "split"); err != nil || len(saved) != 1 {
+		t.Errorf("%+v, %v", saved, err)
+	}
+	if e := lacks(); e != nil {
+		t.Error(e)
+	}
+	if saved, err := agent.Ask(t.Context(), &h.Host, "split"); err != nil || len(saved) != 0 {
+		t.Errorf("all are there: %+v, %v", saved, err)
 	}
 }
 

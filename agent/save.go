@@ -237,7 +237,7 @@ func (h *Host) escrow(name string) (int, error) {
 // quota that is a hundred times smaller.
 func (h *Host) standsThere(ctx context.Context, s Escrow) bool {
 	l, ok := s.Reader.(escrow.Latest)
-	if !ok {
+	if _, parts := s.Writer.(escrow.Shared); !ok || parts { // as many parts as are needed tell nothing of the others
 		return false
 	}
 	o, err := h.observe()

@@ -151,6 +151,9 @@ func statusHints(r agent.StatusResult) []string {
 	switch {
 	case r.Decision.Action == decide.Install && r.Split():
 		hints = append(hints, "keyguard repair") // which puts the key in place, too
+	case r.Decision.Action == decide.Install && onAnother(r) && r.Known == r.Keyfile.Key:
+		// A start passes a key that was proven a short while ago, and asks no row (law 7).
+		return append(hints, "keyguard restore; then: systemctl restart "+r.Daemon.Name)
 	case r.Decision.Action == decide.Install && onAnother(r):
 		// Its start puts the key in place, and it reads that.
 		return append(hints, "systemctl restart "+r.Daemon.Name)

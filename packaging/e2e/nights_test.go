@@ -77,9 +77,10 @@ var nights = []night{
 	{name: "a dump of before a rotation is loaded", broken: `
 sql 'create table dump as select * from secrets'
 keyguard rotate --yes
+started 'Secrets store ready'
 sql 'delete from secrets; insert into secrets select * from dump; drop table dump'`,
 		line: `^doubt: the keyfile is not right`, code: 11,
-		typed: []typed{{named: "systemctl restart containarium.service"}}},
+		typed: []typed{{named: "keyguard restore"}, {named: "systemctl restart containarium.service"}}},
 	{name: "the daemon has made a key of its own", broken: `between 'rm $K' 'NEW MASTER KEY'`,
 		line: `^doubt: the keyfile is not right`, code: 11,
 		typed: []typed{{named: "systemctl restart containarium.service"}}},
@@ -121,7 +122,7 @@ mkdir -p /mnt/keys; mount -t tmpfs -o mode=0700 keys /mnt/keys
 systemctl reload $W`,
 		line: `^lagging: key [0-9a-f]{16} is in place, and no escrow is configured`, code: 12,
 		typed: []typed{answers("keyguard init", `\n\n\n\n\ny\n`)},
-		after: "cp -p /root/good.toml $C; umount /mnt/keys; systemctl reload $W"},
+		after: "cp -p /root/good.toml $C; umount --lazy /mnt/keys; systemctl reload $W"},
 	{name: "a row was tampered with", broken: `
 containarium secrets set bob OTHER milk
 sql "update secrets set ciphertext = set_byte(ciphertext, 0, get_byte(ciphertext, 0) # 1) where username = 'bob'"`,

@@ -387,7 +387,7 @@ func (d *drill) judgeAll(r *DrillResult) {
 			}
 			r.judge(c, r.Rows.Proofs[d.o.evidence.Keyfile.Key])
 			c.judgeParts()
-			if newest, _ := d.o.evidence.Escrows[i].NewestCurrent(); c.Judged && c.Key != "" && c.ID == newest.ID && c.Verdict != DrillPassed {
+			if newest, _ := d.o.evidence.Escrows[i].NewestCurrent(); c.Judged && c.Key != "" && c.Key != d.o.evidence.Keyfile.Key && c.ID == newest.ID && c.Verdict != DrillPassed {
 				if why := decide.Alarm(d.o.evidence, i); why != "" {
 					c.fail(why, ErrForeignCopy)
 				}

@@ -336,7 +336,7 @@ func TestSaverOfParts(t *testing.T) {
 			t.Errorf("a new key waits for the dead store: %v", visit)
 		}
 		parts[2].dead = nil
-		minutes(7)
+		minutes(8) // its pause is five, and a quarter at random; the eighth look is after seven
 		if !holds("three", b) {
 			t.Error("it did not get its part when it was back")
 		}

@@ -321,10 +321,9 @@ func (w *world) read(h *host) {
 		h.daemon.failed = true
 		w.tell("    %s: the daemon finds no key, can make none, and runs without secrets", h.name)
 	case h.disk.names[h.keyfile()] == nil:
-		k := key.Generate()
+		k := w.makeKey()
 		h.daemon.holds = k.Fingerprint()
 		h.disk.put(h.keyfile(), k.UnsafeBytes(), 0o400)
-		w.know(k)
 		w.tell("    %s: the daemon finds no key and mints %s", h.name, h.daemon.holds)
 		w.minted(h, h.daemon.holds)
 	default:

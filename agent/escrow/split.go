@@ -449,7 +449,7 @@ func (x *splitIndex) shares(shelf Shelf) map[key.Fingerprint][]share {
 type ranked struct {
 	Copy
 	place int // the place that Need members give it, or better
-	whole int // 0 in parts, 1 not: below them
+	below int // 0 for a key of which enough parts are there or may be; 1 for all else, below them
 }
 
 // List needs what the members' List needs, and of those whose listing does not say which
@@ -474,7 +474,7 @@ func (s *Split) List(ctx context.Context) ([]Copy, error) {
 			}
 		}
 		slices.SortFunc(list, func(a, b ranked) int {
-			return cmp.Or(cmp.Compare(a.place, b.place), cmp.Compare(a.whole, b.whole), b.Created.Compare(a.Created), cmp.Compare(a.ID, b.ID))
+			return cmp.Or(cmp.Compare(a.below, b.below), cmp.Compare(a.place, b.place), b.Created.Compare(a.Created), cmp.Compare(a.ID, b.ID))
 		})
 		for _, r := range list {
 			copies = append(copies, r.Copy)
@@ -504,7 +504,11 @@ func (s *Split) ranked(x *splitIndex, shelf Shelf, of key.Fingerprint, shares []
 	if have >= need {
 		return r
 	}
-	if len(without(x.silent, nil)) > 0 {
+	silent := len(without(x.silent, nil))
+	if have+silent < need {
+		r.below = 1
+	}
+	if silent > 0 {
 		return r // Fetch says what the silent ones said
 	}
 	r.Unreadable = fmt.Sprintf("%d of the %d parts that it needs: %s", have, need, s.missing(shares))

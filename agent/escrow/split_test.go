@@ -576,6 +576,14 @@ func TestSplitNewest(t *testing.T) {
 	if copies, err := r.open().List(t.Context()); err != nil || len(copies) != 2 || copies[1].Unreadable != "" {
 		t.Errorf("%+v, %v: both can be had", copies, err)
 	}
+	// What is no part never stands above a key of which enough parts are there, wherever it
+	// stands in its own store, and whoever is dead.
+	mustSave(t, r.open(), escrow.Current, a)
+	try(t, os.WriteFile(filepath.Join(r.path("a"), "current", "99999999T999999.999999999Z-by-hand"), key.Generate().UnsafeBytes(), 0o400))
+	for _, dead := range []string{"", "b", "c"} {
+		r.dead = map[string]error{dead: escrow.ErrUnreachable}
+		holdsKey(t, r.open(), a)
+	}
 }
 
 // lie replaces the part of a store by another's, with a sum that fits.

@@ -187,9 +187,8 @@ func (o *observation) saveDue(ctx context.Context, i int, f key.Fingerprint) Sav
 // verify reads back a copy that could not be read when it was saved. It tells whether
 // the copy is there, as far as anybody can say.
 func (o *observation) verify(ctx context.Context, i int, last ledger.Entry, r *SaveResult) bool {
-	r.Shelf, r.Why = escrow.Current, ""
-	r.Copy = escrow.Copy{Escrow: last.Escrow, ID: last.Copy, Shelf: escrow.Current, Fingerprint: last.Fingerprint}
-	k, _, err := o.host.Escrows[i].Fetch(ctx, r.Copy)
+	c := escrow.Copy{Escrow: last.Escrow, ID: last.Copy, Shelf: escrow.Current, Fingerprint: last.Fingerprint}
+	k, _, err := o.host.Escrows[i].Fetch(ctx, c)
 	defer k.Wipe()
 	switch {
 	case errors.Is(err, escrow.ErrDenied):
@@ -203,6 +202,8 @@ func (o *observation) verify(ctx context.Context, i int, last ledger.Entry, r *S
 	default:
 		o.write(ledger.Entry{Event: ledger.Saved, Fingerprint: r.Key, Escrow: last.Escrow, Copy: last.Copy, Shelf: last.Shelf})
 	}
+	// Where the copy is not there, law 4 says where the next one goes.
+	r.Shelf, r.Why, r.Copy = escrow.Current, "", c
 	return true
 }
 

@@ -237,6 +237,22 @@ func testSaveDue(t *testing.T, list listing) {
 			t.Errorf("%d saves", e.saves)
 		}
 	})
+	t.Run("unverified, gone, and refuted meanwhile (law 4)", func(t *testing.T) {
+		h := start(t)
+		h.upsert(a, "ONE")
+		e := trouble(h, 0)
+		e.fetch = escrow.ErrDenied
+		h.saveDue(0)
+		_, err := h.db.Exec("delete from secrets")
+		h.must(err)
+		h.upsert(b, "ONE")
+		h.must(errors.Join(os.RemoveAll(h.path("usb0/current")), os.Mkdir(h.path("usb0/current"), 0o700)))
+		e.fetch = nil
+		if saved := h.saveDue(0); len(saved) != 1 || saved[0].Shelf != escrow.Quarantine || saved[0].Why == "" {
+			t.Errorf("%+v", saved)
+		}
+		h.wants(0, escrow.Quarantine, a)
+	})
 	t.Run("a key that fails keeps no other back", func(t *testing.T) {
 		h := start(t)
 		h.upsert(a, "ONE")

@@ -204,7 +204,7 @@ func TestHerd(t *testing.T) {
 		}
 		h.store.Reset()
 		h.now = h.now.Add(time.Hour)
-		took = h.all()
+		h.all()
 		if calls := h.store.Calls(); len(calls) != 0 {
 			t.Errorf("%d healthy hosts were rebooted, and the store was asked: %v", n, calls)
 		}

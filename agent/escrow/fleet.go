@@ -89,14 +89,14 @@ func hostIn(pattern, name string) (string, bool) {
 	if !ok || !strings.HasPrefix(name, before) {
 		return "", false
 	}
-	end := len(name)
+	end := len(name) - len(after)
 	if next, _, more := strings.Cut(after, hostWord); more {
 		i := strings.Index(name[len(before):], next)
 		if i < 0 {
 			return "", false
 		}
 		end = len(before) + i
-	} else if end = len(name) - len(after); end < len(before) {
+	} else if end < len(before) {
 		return "", false
 	}
 	host := name[len(before):end]

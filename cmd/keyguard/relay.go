@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"strconv"
@@ -63,7 +62,7 @@ func relay(t *unit.Transient) (end func(whole bool), err error) {
 			select {
 			case <-dropped:
 			default:
-				_, _ = io.WriteString(screen, string(piece)) // a terminal that is gone is no reason to stop reading
+				_, _ = screen.Write(piece) // a terminal that is gone is no reason to stop reading
 			}
 		}
 		return nil

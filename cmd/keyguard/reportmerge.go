@@ -30,11 +30,18 @@ type (
 		Why                       []string
 		Since, Until, Proven, Key string
 		File                      string
-		badness                   int // 0 is well, 3 a record that is damaged
+		badness                   int // 0 is well, up to recordDamaged and unreported
 	}
 )
 
-// mergeReports sums up the reports of many hosts.
+// The worst that a page has to say of a host.
+const (
+	recordDamaged = 3
+	unreported    = 4 // nothing is known
+)
+
+// mergeReports sums up the reports of many hosts. A file that is no report is a host of
+// which nothing is known, and keeps nobody from the page of the others.
 func (a *app) mergeReports(dir, output string) error {
 	if output != "" && filepath.Ext(output) != ".html" {
 		return usageError{fmt.Errorf("--output: %q does not end in .html", output)}
@@ -51,7 +58,8 @@ func (a *app) mergeReports(dir, output string) error {
 		}
 		d, err := readReport(filepath.Join(dir, f.Name()))
 		if err != nil {
-			return usageError{fmt.Errorf("--merge: %w", err)}
+			p.Hosts = append(p.Hosts, noReport(f.Name(), err))
+			continue
 		}
 		p.Hosts = append(p.Hosts, hostViewOf(d, f.Name()))
 	}
@@ -61,7 +69,7 @@ func (a *app) mergeReports(dir, output string) error {
 	slices.SortStableFunc(p.Hosts, func(x, y hostView) int {
 		return cmp.Or(cmp.Compare(y.badness, x.badness), strings.Compare(x.Host, y.Host))
 	})
-	damaged := p.sumUp()
+	damaged, silent := p.sumUp()
 	if output != "" {
 		var b bytes.Buffer
 		if err := reportTemplate().ExecuteTemplate(&b, "hosts", p); err != nil {
@@ -77,11 +85,25 @@ func (a *app) mergeReports(dir, output string) error {
 			a.line("%s: %s", h.Host, strings.Join(append([]string{h.Verdict}, h.Why...), " "))
 		}
 	}
+	var wrong, hints []string
+	if silent > 0 {
+		wrong = append(wrong, "of "+printable.Count(int64(silent), "host")+" there is no report")
+		hints = append(hints, "make it anew there: keyguard report --output report.html, and bring the .json beside it")
+	}
 	if damaged > 0 {
-		return outcome{exitDoubt, "the record of " + printable.Count(int64(damaged), "host") + " is damaged",
-			[]string{"see there at which line: keyguard report --verify"}}
+		wrong = append(wrong, "the record of "+printable.Count(int64(damaged), "host")+" is damaged")
+		hints = append(hints, "see there at which line: keyguard report --verify")
+	}
+	if wrong != nil {
+		return outcome{exitDoubt, strings.Join(wrong, "; "), hints}
 	}
 	return nil
+}
+
+// noReport is what is shown of a host whose file tells nothing: the others count all the same.
+func noReport(file string, err error) hostView {
+	return hostView{Host: printable.Line(strings.TrimSuffix(file, ".json")), File: printable.Line(file), Class: "bad", Verdict: "There is no report of it.",
+		Why: []string{printable.Line(err.Error()) + "."}, Since: "?", Until: "?", Proven: "?", Key: "?", badness: unreported}
 }
 
 func readReport(file string) (d reportDoc, err error) {
@@ -140,7 +162,7 @@ func hostViewOf(d reportDoc, file string) hostView {
 	}
 	switch {
 	case !d.Chain.Whole:
-		v.Class, v.Verdict, v.badness = "bad", "The record is damaged.", 3
+		v.Class, v.Verdict, v.badness = "bad", "The record is damaged.", recordDamaged
 	case proven == 0:
 		v.Class, v.Verdict, v.badness = "bad", "No copy was proven.", 2
 	case proven < escrows || gaps > 0:
@@ -151,22 +173,27 @@ func hostViewOf(d reportDoc, file string) hostView {
 	return v
 }
 
-// sumUp makes the headline, and counts the records that are damaged.
-func (p *hostsPage) sumUp() (damaged int) {
+// sumUp makes the headline, and counts the records that are damaged and those that are not there.
+func (p *hostsPage) sumUp() (damaged, silent int) {
 	well, worst := 0, 0
 	for _, h := range p.Hosts {
 		switch h.badness {
 		case 0:
 			well++
-		case 3:
+		case recordDamaged:
 			damaged++
+		case unreported:
+			silent++
 		}
 		worst = max(worst, h.badness)
 	}
-	p.Class = []string{"good", "dim", "bad", "bad"}[worst]
+	p.Class = []string{"good", "dim", "bad", "bad", "bad"}[worst]
 	p.Verdict = fmt.Sprintf("Every escrow was proven, without a gap, on %d of %s.", well, printable.Count(int64(len(p.Hosts)), "host"))
 	if damaged > 0 {
 		p.Verdict = "The record of " + printable.Count(int64(damaged), "host") + " is damaged. " + p.Verdict
 	}
-	return damaged
+	if silent > 0 {
+		p.Verdict = "Of " + printable.Count(int64(silent), "host") + " there is no report. " + p.Verdict
+	}
+	return damaged, silent
 }

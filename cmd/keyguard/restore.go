@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
+	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
 func (a *app) restoreCommand() *cobra.Command {
@@ -130,8 +132,8 @@ func (a *app) printRestore(r agent.RestoreResult, dryRun bool, err error) {
 	if n := a.printTried(r.Rows, r.Tried); n > foldAfter && err == nil {
 		a.answer(colour, answer)
 	}
-	if r.Installed && !a.brief {
-		a.line("%s", afterInstall(r))
+	if next := afterInstall(r); r.Installed && !a.brief && next != "" {
+		a.line("%s", next)
 	}
 }
 
@@ -147,8 +149,10 @@ func afterInstall(r agent.RestoreResult) string {
 		if d.Told == "" {
 			return "the daemon has not read its key yet"
 		}
+	case d.Is == agent.DaemonNotAsked || d.Is == agent.DaemonAbsent:
+		return "" // there is none to start
 	}
-	return "next: systemctl restart containarium"
+	return "next: systemctl restart " + cmp.Or(r.Daemon.Name, unit.Names[0])
 }
 
 // printTried lists what was tried, and returns how many lines that took. Of a long list

@@ -142,6 +142,7 @@ func (a *app) fleet(ctx context.Context, f fleetFlags) error {
 		if s.Fleet, s.Wrong = openFleet(cfg, one, f.assets); s.Wrong != nil {
 			s.Fleet = nil
 			a.urgent("escrow %q cannot be looked at: %v", one.Name, s.Wrong)
+			a.hint("correct it in " + a.configPath() + ", and check that: keyguard config --config " + a.configPath())
 		} else {
 			defer s.Close() //nolint:errcheck // nothing was written
 		}
@@ -315,7 +316,7 @@ func (a *app) printFleet(r fleet.Report, e fleet.Evidence, q fleet.Questions, f 
 	if code == exitDone {
 		return nil
 	}
-	hints := []string{"all of it, the worst first: keyguard fleet --output fleet.html"}
+	hints := []string{"all of it, the worst first: the same again with --output fleet.html"}
 	if f.output != "" {
 		hints = nil
 	}
@@ -339,17 +340,17 @@ func (a *app) printFleetText(r fleet.Report, e fleet.Evidence) {
 			shown++
 		}
 	}
-	if left := shown - shownHosts; left > 0 {
-		defer a.line("… and %d more: --json, or --output fleet.html, has all", left)
-		shown = shownHosts
-	}
-	if shown > 0 {
+	left := max(0, shown-shownHosts)
+	if shown -= left; shown > 0 {
 		a.line("")
 		a.table("HOST\tIS\tWHY", func(row func(columns ...string)) {
 			for _, one := range r.Rows[:shown] {
 				row(one.Host, string(one.Is), whyOf(r.Columns, one))
 			}
 		})
+	}
+	if left > 0 {
+		a.line("… and %d more: --json, or --output fleet.html, has all", left)
 	}
 	if len(r.Strangers) > 0 {
 		a.line("")

@@ -179,7 +179,10 @@ func savedSince(s decide.SavedEvidence, e ledger.Entry) decide.SavedEvidence {
 			s.Last, s.Begun = decide.SavedCopy{ID: e.Copy, Key: e.Fingerprint, Verified: e.Reason == ""}, ""
 		}
 	case ledger.Drilled:
-		s.Opened[e.Copy] = DrillVerdict(e.Verdict) == DrillPassed
+		// A drill that could not look takes nothing back.
+		if v := DrillVerdict(e.Verdict); v != DrillInconclusive {
+			s.Opened[e.Copy] = v == DrillPassed
+		}
 	}
 	return s
 }

@@ -478,6 +478,11 @@ func TestSealedIsNotHeld(t *testing.T) {
 	}
 	h.Escrows[0] = sealed()
 	green(true)
+	// The weekly one cannot open it, and takes nothing back.
+	if d, err := agent.Drill(t.Context(), &h.Host, agent.DrillOptions{Scratch: scratch(t)}); err != nil || d.Verdict != agent.DrillInconclusive {
+		t.Errorf("%+v, %v", d, err)
+	}
+	green(true)
 	if saved, err := agent.Ask(t.Context(), &h.Host, "usb0"); err != nil || len(saved) > 0 {
 		t.Errorf("it is saved again each hour: %+v, %v", saved, err)
 	}

@@ -524,8 +524,11 @@ func (a *AWS) put(ctx context.Context, s Shelf, k key.Key, before string, data [
 			if again != nil || !a.same(v, k) {
 				return awsVersion{}, err
 			}
-			if slices.Contains(v.VersionStages, awsCurrent) || errors.Is(err, ErrUnreachable) {
+			if s == Quarantine || slices.Contains(v.VersionStages, awsCurrent) {
 				return v, nil
+			}
+			if errors.Is(err, ErrUnreachable) {
+				return awsVersion{}, err // it is there from before, and is not the newest
 			}
 		case err != nil:
 			return awsVersion{}, err

@@ -297,6 +297,11 @@ func TestAWSSaysWhatIsWrong(t *testing.T) {
 		if err != nil || copies[0].ID != old.ID {
 			t.Errorf("%+v, %v", copies, err)
 		}
+		// The connection breaks: the version from before is no sign that it is on top now.
+		s.Break(fake.Fault{Action: "PutSecretValue", Kind: fake.CutBefore, Times: 1})
+		if c, err := e.Save(t.Context(), escrow.Current, k); !errors.Is(err, escrow.ErrUnreachable) {
+			t.Errorf("%+v, %v", c, err)
+		}
 		// Once a person has accepted that, the key comes on top again, as often as it takes.
 		for range 3 {
 			back := mustSave(t, e, escrow.Current, k)

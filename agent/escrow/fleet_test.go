@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -283,7 +284,11 @@ func TestFleetPolicies(t *testing.T) {
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
-		fmt.Fprint(w, `{"bindings":[{"role":"roles/owner","members":["user:a@example.org","serviceAccount:ci@p"]},{"role":"roles/viewer","members":["serviceAccount:v@p"]}]}`)
+		body, _ := io.ReadAll(r.Body)
+		if string(body) != `{"options":{"requestedPolicyVersion":3}}` {
+			t.Errorf("asked with %s", body)
+		}
+		fmt.Fprint(w, `{"bindings":[{"role":"roles/owner_withcond_8ab3f1b1","members":["user:a@example.org","serviceAccount:ci@p"]},{"role":"roles/viewer","members":["serviceAccount:v@p"]}]}`)
 	}))
 	defer api.Close()
 	o := s.o

@@ -347,7 +347,7 @@ func (f *gcpFleet) Destroyers(ctx context.Context, host string) ([]string, error
 		}
 		var policy *iampb.Policy
 		err := f.g.call(ctx, "resource", resource, func(ctx context.Context, c pb.SecretManagerServiceClient, o ...grpc.CallOption) (err error) {
-			policy, err = c.GetIamPolicy(ctx, &iampb.GetIamPolicyRequest{Resource: resource}, o...)
+			policy, err = c.GetIamPolicy(ctx, &iampb.GetIamPolicyRequest{Resource: resource, Options: &iampb.GetPolicyOptions{RequestedPolicyVersion: policyVersion}}, o...)
 			return err
 		})
 		if errors.Is(err, ErrNoPlace) {
@@ -375,7 +375,8 @@ func (f *gcpFleet) projectDestroyers(ctx context.Context) ([]string, error) {
 			Members []string `json:"members"`
 		} `json:"bindings"`
 	}
-	if err := f.rest(ctx, http.MethodPost, f.o.PolicyURL+"/v1/"+project+":getIamPolicy", []byte("{}"), &policy); err != nil {
+	if err := f.rest(ctx, http.MethodPost, f.o.PolicyURL+"/v1/"+project+":getIamPolicy",
+		fmt.Appendf(nil, `{"options":{"requestedPolicyVersion":%d}}`, policyVersion), &policy); err != nil {
 		return nil, fmt.Errorf("cannot read the policy of %s: %w", project, err)
 	}
 	var all []string
@@ -386,7 +387,12 @@ func (f *gcpFleet) projectDestroyers(ctx context.Context) ([]string, error) {
 	return slices.Compact(all), nil
 }
 
+// policyVersion is that which tells of conditions. In a lower one the role of a binding that
+// has a condition goes by another name (https://cloud.google.com/iam/docs/policies#versions).
+const policyVersion = 3
+
 func destroyers(role string, members []string) (all []string) {
+	role, _, _ = strings.Cut(role, "_withcond_")
 	if !slices.Contains(gcpDestroyers, role) {
 		return nil
 	}

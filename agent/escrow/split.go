@@ -298,7 +298,13 @@ func (s *Split) Rests() time.Duration {
 
 // look lists all members. The error is for fewer than Need that answer.
 func (s *Split) look(ctx context.Context) (*splitIndex, error) {
-	return s.lookBut(ctx, func(int) error { return nil })
+	x, err := s.lookBut(ctx, func(int) error { return nil })
+	if err == nil {
+		s.mu.Lock()
+		s.index = x
+		s.mu.Unlock()
+	}
+	return x, err
 }
 
 // lookBut lists the members of which but knows no error yet.
@@ -321,9 +327,6 @@ func (s *Split) lookBut(ctx context.Context, but func(i int) error) (*splitIndex
 	if len(x.pieces) == 0 && len(silent) > 0 {
 		return nil, fmt.Errorf("no part is where members answer, and one that does not may have some: %w", all(silent))
 	}
-	s.mu.Lock()
-	s.index = x
-	s.mu.Unlock()
 	return x, nil
 }
 
@@ -596,8 +599,12 @@ func (s *Split) Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, error
 
 // FetchLatest rebuilds the newest key from the members that are fastest: that of which Need
 // members have the newest part is the newest whatever the others say, and they are not
-// waited for. It needs what a member's FetchLatest needs, else List and Fetch.
+// waited for. Where others are enough for a key of their own, only a listing tells. It needs
+// what a member's FetchLatest needs, else List and Fetch.
 func (s *Split) FetchLatest(ctx context.Context) (Copy, key.Key, key.Encoding, error) {
+	if 2*s.o.Need <= len(s.o.Members) {
+		return Copy{}, key.Key{}, "", fmt.Errorf("%s: %w", s.o.Name, errNoNewest)
+	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	type newest struct {

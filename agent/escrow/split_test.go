@@ -427,6 +427,15 @@ func TestSplitLatest(t *testing.T) {
 		try(t, os.Remove(r.files(name)[1]))
 		try(t, os.Remove(r.files(name)[0]))
 	}
+	// Of four stores two have one key on top, and two another: only a listing tells.
+	four := newRack(t, 2, 4)
+	mustSave(t, four.open(), escrow.Current, old)
+	for i := range 2 {
+		mustSave(t, four.member(i), escrow.Current, k)
+	}
+	if c, got, _, err := four.open().FetchLatest(t.Context()); !errors.Is(err, escrow.ErrNoPlace) || c.ID != "" || !got.IsZero() {
+		t.Errorf("two of four: %+v, %v, %v", c, got, err)
+	}
 	if c, got, _, err := r.open().FetchLatest(t.Context()); !errors.Is(err, escrow.ErrNoPlace) || c.ID != "" || !got.IsZero() {
 		t.Errorf("one part: %+v, %v, %v", c, got, err)
 	}

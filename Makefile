@@ -21,7 +21,7 @@
 #   make volume    what is played in volume, without it
 #   make crashes   rotations and repairs that die at every step, in every way (minutes)
 #   make worlds    simulated hosts with simulated accidents around the real code:
-#                  SEED=1 N=20000 (5 to 17 minutes of processor time)
+#                  SEED=1 N=20000 (five minutes)
 #   make mutants   plants the faults of agent/worlds/mutants.txt one by one, and has the
 #                  worlds look for each: N=5000 of them at most (an hour)
 #   make soak      crashes and random histories for hours, ROUNDS=10 times as many, every

@@ -120,7 +120,7 @@ func (o *observation) save(ctx context.Context, i int, f key.Fingerprint) SaveRe
 func (o *observation) writeSaving(i int, shelf escrow.Shelf, f key.Fingerprint) {
 	name := o.host.Escrows[i].Name()
 	newest, there := o.evidence.Escrows[i].NewestCurrent()
-	if shelf != escrow.Current || there && newest.Claims(f) || o.evidence.History.Saved[name].Begun == f {
+	if shelf != escrow.Current || there && o.evidence.Holds(i, newest, f) && !newest.Ends || o.evidence.History.Saved[name].Begun == f {
 		return
 	}
 	o.write(ledger.Entry{Event: ledger.Saving, Fingerprint: f, Escrow: name, Shelf: string(shelf)})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -158,6 +159,13 @@ func testOneNewestCopy(t *testing.T, list listing) {
 					t.Fatalf("%+v", r)
 				}
 				h.newest().want(t, true, r.Copy.ID)
+				// Killed before the entry of what was saved, it would be no other host's.
+				record, err := h.Ledger.Read()
+				h.must(err)
+				last := slices.DeleteFunc(record.Entries, func(e ledger.Entry) bool { return e.Event != ledger.Saving && e.Event != ledger.Saved })
+				if n := len(last); n < 2 || last[n-2].Event != ledger.Saving || last[n-2].Fingerprint != a.Fingerprint() {
+					t.Errorf("nothing says that the save was begun: %+v", last)
+				}
 			})
 		}
 	}

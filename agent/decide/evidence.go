@@ -169,6 +169,7 @@ type CopyEvidence struct {
 	Worthless  bool            // positively no key: destroyed, or bytes that are none
 	Withheld   bool            // nobody is given its bytes: disabled, deleted, parts of it missing
 	Sealed     bool            // its bytes are for others to open; Key is what it says of itself
+	Ends       bool            // the store deletes it by itself one day
 	// Encoding is how the bytes are written, "" where they were not read.
 	Encoding key.Encoding
 }

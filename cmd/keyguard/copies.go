@@ -114,21 +114,19 @@ func (a *app) printCopyTable(copies []copyDoc) {
 	if len(copies) > foldAfter && !a.all {
 		shown = nil
 		for _, c := range copies {
-			if c.folds() {
-				g := group{c.Escrow, c.Shelf, c.Fingerprint}
-				if _, there := older[g]; there {
-					older[g]++
-					continue
-				}
-				older[g] = 0
+			g := group{c.Escrow, c.Shelf, c.Fingerprint}
+			if _, there := older[g]; there && c.Fingerprint != "" && c.Error == "" {
+				older[g]++
+				continue
 			}
+			older[g] = 0
 			shown = append(shown, c)
 		}
 	}
 	a.table("ESCROW\tSHELF\tCOPY\tKEY\tCREATED\tSTATE", func(row func(...string)) {
 		for _, c := range shown {
 			state := c.state()
-			if n := older[group{c.Escrow, c.Shelf, c.Fingerprint}]; n > 0 && c.folds() {
+			if n := older[group{c.Escrow, c.Shelf, c.Fingerprint}]; n > 0 {
 				state = strings.TrimPrefix(state+"; "+fmt.Sprintf("%d older of this key", n), "; ")
 			}
 			row(c.Escrow, string(c.Shelf), c.ID, orNone(c.Fingerprint), created(c), state)
@@ -138,10 +136,6 @@ func (a *app) printCopyTable(copies []copyDoc) {
 		a.line("(%d copies in all: --all)", len(copies))
 	}
 }
-
-// folds tells whether a copy may stand below another of its key: what cannot be read only
-// claims one, and neither hides a copy nor is hidden.
-func (c copyDoc) folds() bool { return c.Fingerprint != "" && c.Error == "" }
 
 // unreadable says why a copy's bytes could not be had, "" if they could.
 func unreadable(l agent.Listed) string {

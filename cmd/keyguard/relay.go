@@ -20,8 +20,7 @@ const relayAhead = 1024
 // relay puts a terminal of its own between a unit and the one that a person looks at, where
 // there is one. When this program ends, the unit has none any more: it prints nothing into
 // what the person does next, and goes on. The function that is returned shows the rest, if
-// whole, and ends the relaying. Where no terminal can be made err says why, and the unit
-// has the person's own.
+// whole, and ends the relaying.
 func relay(t *unit.Transient) (end func(whole bool), err error) {
 	screen := os.Stderr
 	if !terminal(screen) {
@@ -32,7 +31,7 @@ func relay(t *unit.Transient) (end func(whole bool), err error) {
 	}
 	control, tty, err := pseudoTerminal(screen)
 	if err != nil {
-		return func(bool) {}, err
+		return nil, err
 	}
 	for _, f := range []**os.File{&t.Stdout, &t.Stderr} {
 		if terminal(*f) {

@@ -30,18 +30,11 @@ type (
 		Why                       []string
 		Since, Until, Proven, Key string
 		File                      string
-		badness                   int // 0 is well, up to recordDamaged and unreported
+		badness                   int // 0 is well, 3 a record that is damaged
 	}
 )
 
-// The worst that a page has to say of a host.
-const (
-	recordDamaged = 3
-	unreported    = 4 // nothing is known
-)
-
-// mergeReports sums up the reports of many hosts. A file that is no report is a host of
-// which nothing is known, and keeps nobody from the page of the others.
+// mergeReports sums up the reports of many hosts.
 func (a *app) mergeReports(dir, output string) error {
 	if output != "" && filepath.Ext(output) != ".html" {
 		return usageError{fmt.Errorf("--output: %q does not end in .html", output)}
@@ -58,8 +51,7 @@ func (a *app) mergeReports(dir, output string) error {
 		}
 		d, err := readReport(filepath.Join(dir, f.Name()))
 		if err != nil {
-			p.Hosts = append(p.Hosts, noReport(f.Name(), err))
-			continue
+			return usageError{fmt.Errorf("--merge: %w", err)}
 		}
 		p.Hosts = append(p.Hosts, hostViewOf(d, f.Name()))
 	}
@@ -69,7 +61,7 @@ func (a *app) mergeReports(dir, output string) error {
 	slices.SortStableFunc(p.Hosts, func(x, y hostView) int {
 		return cmp.Or(cmp.Compare(y.badness, x.badness), strings.Compare(x.Host, y.Host))
 	})
-	damaged, silent := p.sumUp()
+	damaged := p.sumUp()
 	if output != "" {
 		var b bytes.Buffer
 		if err := reportTemplate().ExecuteTemplate(&b, "hosts", p); err != nil {
@@ -85,25 +77,11 @@ func (a *app) mergeReports(dir, output string) error {
 			a.line("%s: %s", h.Host, strings.Join(append([]string{h.Verdict}, h.Why...), " "))
 		}
 	}
-	var wrong, hints []string
-	if silent > 0 {
-		wrong = append(wrong, "of "+printable.Count(int64(silent), "host")+" there is no report")
-		hints = append(hints, "make it anew there: keyguard report --output report.html, and bring the .json beside it")
-	}
 	if damaged > 0 {
-		wrong = append(wrong, "the record of "+printable.Count(int64(damaged), "host")+" is damaged")
-		hints = append(hints, "see there at which line: keyguard report --verify")
-	}
-	if wrong != nil {
-		return outcome{exitDoubt, strings.Join(wrong, "; "), hints}
+		return outcome{exitDoubt, "the record of " + printable.Count(int64(damaged), "host") + " is damaged",
+			[]string{"see there at which line: keyguard report --verify"}}
 	}
 	return nil
-}
-
-// noReport is what is shown of a host whose file tells nothing: the others count all the same.
-func noReport(file string, err error) hostView {
-	return hostView{Host: printable.Line(strings.TrimSuffix(file, ".json")), File: printable.Line(file), Class: "bad", Verdict: "There is no report of it.",
-		Why: []string{printable.Line(err.Error()) + "."}, Since: "?", Until: "?", Proven: "?", Key: "?", badness: unreported}
 }
 
 func readReport(file string) (d reportDoc, err error) {
@@ -162,7 +140,7 @@ func hostViewOf(d reportDoc, file string) hostView {
 	}
 	switch {
 	case !d.Chain.Whole:
-		v.Class, v.Verdict, v.badness = "bad", "The record is damaged.", recordDamaged
+		v.Class, v.Verdict, v.badness = "bad", "The record is damaged.", 3
 	case proven == 0:
 		v.Class, v.Verdict, v.badness = "bad", "No copy was proven.", 2
 	case proven < escrows || gaps > 0:
@@ -173,27 +151,22 @@ func hostViewOf(d reportDoc, file string) hostView {
 	return v
 }
 
-// sumUp makes the headline, and counts the records that are damaged and those that are not there.
-func (p *hostsPage) sumUp() (damaged, silent int) {
+// sumUp makes the headline, and counts the records that are damaged.
+func (p *hostsPage) sumUp() (damaged int) {
 	well, worst := 0, 0
 	for _, h := range p.Hosts {
 		switch h.badness {
 		case 0:
 			well++
-		case recordDamaged:
+		case 3:
 			damaged++
-		case unreported:
-			silent++
 		}
 		worst = max(worst, h.badness)
 	}
-	p.Class = []string{"good", "dim", "bad", "bad", "bad"}[worst]
+	p.Class = []string{"good", "dim", "bad", "bad"}[worst]
 	p.Verdict = fmt.Sprintf("Every escrow was proven, without a gap, on %d of %s.", well, printable.Count(int64(len(p.Hosts)), "host"))
 	if damaged > 0 {
 		p.Verdict = "The record of " + printable.Count(int64(damaged), "host") + " is damaged. " + p.Verdict
 	}
-	if silent > 0 {
-		p.Verdict = "Of " + printable.Count(int64(silent), "host") + " there is no report. " + p.Verdict
-	}
-	return damaged, silent
+	return damaged
 }

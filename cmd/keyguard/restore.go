@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +15,6 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
-	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
 func (a *app) restoreCommand() *cobra.Command {
@@ -132,8 +130,8 @@ func (a *app) printRestore(r agent.RestoreResult, dryRun bool, err error) {
 	if n := a.printTried(r.Rows, r.Tried); n > foldAfter && err == nil {
 		a.answer(colour, answer)
 	}
-	if next := afterInstall(r); r.Installed && !a.brief && next != "" {
-		a.line("%s", next)
+	if r.Installed && !a.brief {
+		a.line("%s", afterInstall(r))
 	}
 }
 
@@ -149,10 +147,8 @@ func afterInstall(r agent.RestoreResult) string {
 		if d.Told == "" {
 			return "the daemon has not read its key yet"
 		}
-	case d.Is == agent.DaemonNotAsked || d.Is == agent.DaemonAbsent:
-		return "" // there is none to start
 	}
-	return "next: systemctl restart " + cmp.Or(r.Daemon.Name, unit.Names[0])
+	return "next: systemctl restart containarium"
 }
 
 // printTried lists what was tried, and returns how many lines that took. Of a long list

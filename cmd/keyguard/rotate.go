@@ -80,23 +80,6 @@ func (a *app) trial(ctx context.Context, h *agent.Host, opts agent.RotateOptions
 	return r, err
 }
 
-// agreeRotate asks, with what a trial says. Where nobody can be asked none is made: it holds
-// up the daemon's writes. None can be made of a rotation that goes on.
-func (a *app) agreeRotate(ctx context.Context, h *agent.Host, opts agent.RotateOptions) error {
-	if err := a.askable(); err != nil {
-		return err
-	}
-	r, err := a.trial(ctx, h, opts)
-	switch {
-	case errors.Is(err, agent.ErrRotationOpen):
-		return a.agree(ctx, "An earlier rotation is open. Settle it, and rotate?")
-	case err != nil:
-		return err
-	}
-	return a.agree(ctx, fmt.Sprintf("%s of key %s would come under a new one. Expected downtime: %s, as a trial took just now, and the daemon's own stop and start. Go on?",
-		printable.Count(r.Rows.Dependent, "row"), r.Old, short(r.Rewrite.Elapsed)))
-}
-
 // agree ends what nobody confirms.
 func (a *app) agree(ctx context.Context, question string) error {
 	ok, err := a.confirm(ctx, question)
@@ -119,7 +102,12 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions, here bool) e
 	}
 	signal.Ignore(syscall.SIGHUP) // a lost terminal is no reason to stop halfway
 	if !opts.DryRun && !a.yes {
-		if err := a.agreeRotate(ctx, h, opts); err != nil {
+		r, err := a.trial(ctx, h, opts)
+		if err != nil {
+			return err
+		}
+		if err := a.agree(ctx, fmt.Sprintf("%s of key %s would come under a new one. Expected downtime: %s, as a trial took just now, and the daemon's own stop and start. Go on?",
+			printable.Count(r.Rows.Dependent, "row"), r.Old, short(r.Rewrite.Elapsed))); err != nil {
 			return err
 		}
 	}
@@ -204,8 +192,8 @@ func (a *app) inUnit(ctx context.Context, t unit.Transient, command, person stri
 	t.Stdout, t.Stderr = os.Stdout, os.Stderr
 	t.StopTimeout = 15 * time.Minute // it ends by itself, with the daemon up
 	relayed, err := relay(&t)
-	if err != nil { // no reason to refuse what a person confirmed
-		a.say("%v: what goes on prints to this one, after Ctrl-C as well", err)
+	if err != nil {
+		return err
 	}
 	status, err := t.Run(ctx)
 	relayed(ctx.Err() == nil)

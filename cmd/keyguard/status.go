@@ -164,11 +164,7 @@ func statusHints(r agent.StatusResult) []string {
 	case r.Halfway != nil && r.Rows.State == decide.RowsUnknown:
 		hints = append(hints, remedyOf(agent.ErrRotationOpen))
 	case r.Halfway != nil:
-		settle := "to settle it: keyguard rotate, which goes on"
-		if r.Daemon.Name != "" {
-			settle += "; or systemctl restart " + r.Daemon.Name
-		}
-		hints = append(hints, settle)
+		hints = append(hints, "to settle it: keyguard rotate, which goes on; or systemctl restart containarium")
 	case r.Rows.State == decide.RowsUnknown:
 		hints = append(hints, remedyOf(r.Rows.Err))
 	case r.Decision.Action == decide.Pass && r.Split():

@@ -60,27 +60,3 @@ func TestStatusScreen(t *testing.T) {
 		})
 	}
 }
-
-// TestNextForTheDaemon: what brings a daemon onto the key that holds names its unit as
-// systemd knows it, and nothing is named where there is none.
-func TestNextForTheDaemon(t *testing.T) {
-	for name, tt := range map[string]struct {
-		daemon       agent.DaemonStanding
-		next, settle string
-	}{
-		"not asked":     {agent.DaemonStanding{}, "", ""},
-		"not installed": {agent.DaemonStanding{Is: agent.DaemonAbsent}, "", ""},
-		"no answer":     {agent.DaemonStanding{Is: agent.DaemonUnknown}, "next: systemctl restart containarium.service", ""},
-		"without":       {agent.DaemonStanding{Is: agent.DaemonNoSecrets, DaemonState: unit.DaemonState{Name: "its.service"}}, "next: systemctl restart its.service", "; or systemctl restart its.service"},
-		"down":          {agent.DaemonStanding{Is: agent.DaemonDown, DaemonState: unit.DaemonState{Name: "its.service"}}, "next: systemctl start its.service", "; or systemctl restart its.service"},
-	} {
-		if got := afterInstall(agent.RestoreResult{Key: "0123456789abcdef", Daemon: tt.daemon}); got != tt.next {
-			t.Errorf("%s: after a restore %q", name, got)
-		}
-		r := agent.StatusResult{Daemon: tt.daemon, Halfway: &decide.Rotation{}}
-		r.Rows.State = decide.RowsAnswer
-		if got := statusHints(r)[0]; got != "to settle it: keyguard rotate, which goes on"+tt.settle {
-			t.Errorf("%s: a rotation halfway: %q", name, got)
-		}
-	}
-}

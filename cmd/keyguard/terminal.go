@@ -23,19 +23,11 @@ func (a *app) confirm(ctx context.Context, question string) (bool, error) {
 	return answer == "y" || answer == "Y" || answer == "yes", err
 }
 
-// askable refuses what asks where nobody can be asked.
-func (a *app) askable() error {
-	if !a.onTerminal() {
-		return usageError{errors.New("this asks a question, and there is no terminal: --yes answers it")}
-	}
-	return nil
-}
-
 // ask reads one line from the terminal. Nothing may have been done before the last
 // question is answered.
 func (a *app) ask(ctx context.Context, prompt string) (string, error) {
-	if err := a.askable(); err != nil {
-		return "", err
+	if !a.onTerminal() {
+		return "", usageError{errors.New("this asks a question, and there is no terminal: --yes answers it")}
 	}
 	tty, err := openTerminal()
 	if err != nil {

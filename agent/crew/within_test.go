@@ -2,6 +2,7 @@ package crew
 
 import (
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,17 +14,17 @@ func TestWithin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		back := make(chan struct{})
 		var late string
-		calls := 0
+		var calls atomic.Int32
 		hanging := func() (string, error) {
-			return Within("/hung", func() (string, error) { calls++; <-back; return "x", nil }, func(s string) { late = s })
+			return Within("/hung", func() (string, error) { calls.Add(1); <-back; return "x", nil }, func(s string) { late = s })
 		}
 		began := time.Now()
 		if _, err := hanging(); !errors.Is(err, ErrHangs) || time.Since(began) != Patience {
 			t.Errorf("%v after %s", err, time.Since(began))
 		}
 		began = time.Now()
-		if _, err := hanging(); !errors.Is(err, ErrHangs) || time.Since(began) != 0 || calls != 1 {
-			t.Errorf("the second time: %v after %s, %d calls", err, time.Since(began), calls)
+		if _, err := hanging(); !errors.Is(err, ErrHangs) || time.Since(began) != 0 || calls.Load() != 1 {
+			t.Errorf("the second time: %v after %s, %d calls", err, time.Since(began), calls.Load())
 		}
 		if err := Try("/other", func() error { return errOther }); !errors.Is(err, errOther) {
 			t.Errorf("another place: %v", err)

@@ -24,7 +24,7 @@ type bus struct {
 	asked chan string   // the calls that came
 }
 
-func newBus(t *testing.T) *bus {
+func newBus(t *testing.T, knows bool) *bus {
 	path := filepath.Join(t.TempDir(), "bus")
 	l, err := net.Listen("unix", path)
 	if err != nil {
@@ -32,7 +32,7 @@ func newBus(t *testing.T) *bus {
 	}
 	t.Cleanup(func() { l.Close() })
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+path)
-	b := &bus{t: t, knows: true, goOn: make(chan struct{}), asked: make(chan string, 100)}
+	b := &bus{t: t, knows: knows, goOn: make(chan struct{}), asked: make(chan string, 100)}
 	go func() {
 		for {
 			conn, err := l.Accept()
@@ -125,8 +125,7 @@ var questions = map[string]func(context.Context) error{
 // and nobody waits for it longer than he may (law 9).
 func TestSilentSystemd(t *testing.T) {
 	for _, knows := range []bool{false, true} {
-		b := newBus(t)
-		b.knows = knows
+		b := newBus(t, knows)
 		for name, ask := range questions {
 			ctx, cancel := context.WithCancel(t.Context())
 			if knows { // it is waited for
@@ -145,7 +144,7 @@ func TestSilentSystemd(t *testing.T) {
 
 // TestLateSystemd: whoever answers late is heard.
 func TestLateSystemd(t *testing.T) {
-	b := newBus(t)
+	b := newBus(t, true)
 	go func() {
 		for range b.asked {
 			time.Sleep(30 * time.Millisecond)

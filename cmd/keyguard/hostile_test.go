@@ -40,66 +40,70 @@ const signIn = "<!DOCTYPE html><html><head><title>Sign in</title></head><body>\x
 // evil is what somebody calls his entries to be taken for keyguard's own words, in JSON.
 const evil = `\u0000\u001b]0;owned\u0007\nkeyguard: all is well\u202e\u2028`
 
-var malformedAnswers = []malformed{
-	{name: "empty", status: 200},
-	{name: "white space", status: 200, body: " \r\n"},
-	{name: "HTML", status: 200, header: map[string]string{"Content-Type": "text/html"}, body: signIn},
-	{name: "HTML, 404", status: 404, header: map[string]string{"Content-Type": "text/html"}, body: signIn},
-	{name: "HTML, 403", status: 403, header: map[string]string{"Content-Type": "text/html"}, body: signIn},
-	{name: "HTML, 502", status: 502, header: map[string]string{"Content-Type": "text/html"}, body: signIn},
-	{name: "cut", status: 200, body: `{"data": {"keys": ["keyg`},
-	{name: "null", status: 200, body: "null"},
-	{name: "{}", status: 200, body: "{}"},
-	{name: "[]", status: 200, body: "[]"},
-	{name: "text", status: 200, body: `"ok"`},
-	{name: "a number", status: 200, body: "1e999999999"},
-	{name: "null inside", status: 200, body: `{"data": null, "auth": null, "SecretList": null, "SecretVersionIdsToStages": null, "Versions": null, "SecretString": null}`},
-	{name: "wrong types", status: 200, body: `{"data": {"keys": {"a": 1}, "data": "x", "metadata": {"version": "seven"}, "versions": [7], "type": 7, "path": []}, "auth": [],
+// malformedAnswers are made where they are used: each program that a test starts is this
+// binary, too, and the larger ones take seconds under the race detector.
+func malformedAnswers() []malformed {
+	return []malformed{
+		{name: "empty", status: 200},
+		{name: "white space", status: 200, body: " \r\n"},
+		{name: "HTML", status: 200, header: map[string]string{"Content-Type": "text/html"}, body: signIn},
+		{name: "HTML, 404", status: 404, header: map[string]string{"Content-Type": "text/html"}, body: signIn},
+		{name: "HTML, 403", status: 403, header: map[string]string{"Content-Type": "text/html"}, body: signIn},
+		{name: "HTML, 502", status: 502, header: map[string]string{"Content-Type": "text/html"}, body: signIn},
+		{name: "cut", status: 200, body: `{"data": {"keys": ["keyg`},
+		{name: "null", status: 200, body: "null"},
+		{name: "{}", status: 200, body: "{}"},
+		{name: "[]", status: 200, body: "[]"},
+		{name: "text", status: 200, body: `"ok"`},
+		{name: "a number", status: 200, body: "1e999999999"},
+		{name: "null inside", status: 200, body: `{"data": null, "auth": null, "SecretList": null, "SecretVersionIdsToStages": null, "Versions": null, "SecretString": null}`},
+		{name: "wrong types", status: 200, body: `{"data": {"keys": {"a": 1}, "data": "x", "metadata": {"version": "seven"}, "versions": [7], "type": 7, "path": []}, "auth": [],
 		"SecretList": {}, "SecretVersionIdsToStages": 7, "Versions": [7], "SecretString": {"a": 1}, "VersionId": 9, "CreatedDate": "x"}`},
-	{name: "wrong types, deeper", status: 200, body: `{"data": {"type": "kv", "path": "secret/", "options": {"version": "2"}, "keys": ["keyguard", 7, null], "data": {"value": 9},
+		{name: "wrong types, deeper", status: 200, body: `{"data": {"type": "kv", "path": "secret/", "options": {"version": "2"}, "keys": ["keyguard", 7, null], "data": {"value": 9},
 		"metadata": {"version": 1e400}, "versions": {"x": {}, "1": 7}}, "Versions": [{"VersionId": 9, "VersionStages": "AWSCURRENT", "CreatedDate": -1e300}]}`},
-	{name: "evil names", sound: "vault aws", status: 200, body: `{"data": {"type": "kv", "path": "secret/", "options": {"version": "2"}, "keys": ["keyguard", "` + evil + `", "../../../etc/passwd", ""], "data": {"value": "` + evil + `"},
+		{name: "evil names", sound: "vault aws", status: 200, body: `{"data": {"type": "kv", "path": "secret/", "options": {"version": "2"}, "keys": ["keyguard", "` + evil + `", "../../../etc/passwd", ""], "data": {"value": "` + evil + `"},
 		"metadata": {"version": 3, "created_time": "` + evil + `"}, "versions": {"3": {"created_time": "` + evil + `"}}}, "Versions": [{"VersionId": "` + evil + `", "VersionStages": ["AWSCURRENT", "` + evil + `"], "CreatedDate": 1}],
 		"SecretString": "` + evil + `", "VersionId": "` + evil + `", "VersionStages": ["AWSCURRENT"], "Name": "` + evil + `", "ARN": "` + evil + `"}`},
-	{name: "evil errors", status: 400, body: `{"errors": ["` + evil + `", "` + strings.Repeat("long ", 4000) + `"], "__type": "` + evil + `", "message": "` + evil + strings.Repeat("long ", 4000) + `"}`},
-	{name: "evil errors, 403", status: 403, body: `{"errors": ["` + evil + `"], "__type": "` + evil + `", "message": "` + evil + `"}`},
-	{name: "evil errors, 500", status: 500, body: `{"errors": "` + evil + `"}`},
-	{name: "deep", status: 200, body: strings.Repeat(`{"data":[`, 100_000)},
-	{name: "huge", status: 200, body: `{"data": {"keys": ["` + strings.Repeat("x", 8<<20) + `"]}}`},
-	{name: "endless", serve: func(w http.ResponseWriter, r *http.Request) {
-		io.WriteString(w, `{"data": {"keys": ["keyguard"`)
-		for r.Context().Err() == nil {
-			if _, err := io.WriteString(w, strings.Repeat(`, "x"`, 4000)); err != nil {
-				return
+		{name: "evil errors", status: 400, body: `{"errors": ["` + evil + `", "` + strings.Repeat("long ", 4000) + `"], "__type": "` + evil + `", "message": "` + evil + strings.Repeat("long ", 4000) + `"}`},
+		{name: "evil errors, 403", status: 403, body: `{"errors": ["` + evil + `"], "__type": "` + evil + `", "message": "` + evil + `"}`},
+		{name: "evil errors, 500", status: 500, body: `{"errors": "` + evil + `"}`},
+		{name: "deep", status: 200, body: strings.Repeat(`{"data":[`, 100_000)},
+		{name: "huge", status: 200, body: `{"data": {"keys": ["` + strings.Repeat("x", 8<<20) + `"]}}`},
+		{name: "endless", serve: func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, `{"data": {"keys": ["keyguard"`)
+			for r.Context().Err() == nil {
+				if _, err := io.WriteString(w, strings.Repeat(`, "x"`, 4000)); err != nil {
+					return
+				}
 			}
-		}
-	}},
-	{name: "redirect to another host", status: 307, header: map[string]string{"Location": "http://localhost:1/v1/secret"}},
-	{name: "redirect in a circle", serve: func(w http.ResponseWriter, r *http.Request) {
-		http.Redirect(w, r, "http://"+r.Host+r.URL.String(), http.StatusTemporaryRedirect)
-	}},
-	{name: "redirect to nowhere", status: 307, header: map[string]string{"Location": "gopher://\x1b[2J"}},
-	{name: "redirect without a place", status: 308},
-	{name: "429", status: 429, header: map[string]string{"Retry-After": "-1"}, body: `{"errors": []}`},
-	{name: "429, for ever", status: 429, header: map[string]string{"Retry-After": "99999999999999999999"}},
-	{name: "503", status: 503, header: map[string]string{"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"}, body: signIn},
-	{name: "503, odd", status: 503, header: map[string]string{"Retry-After": "soon \u202e"}, body: "null"},
-	{name: "gzip that is none", status: 200, header: map[string]string{"Content-Encoding": "gzip"}, body: "{}"},
-	{name: "gzip that grows", status: 200, header: map[string]string{"Content-Encoding": "gzip"}, body: zipped(64 << 20)},
-	{name: "shorter than it says", status: 200, header: map[string]string{"Content-Length": "1000"}, body: "{"},
-	{name: "an odd status", status: 299, body: "{}"},
-	{name: "no content", status: 204},
-	{name: "hangs up", serve: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }},
-	// To who speaks gRPC.
-	{name: "gRPC, nothing", status: 200, header: grpcHeader("Grpc-Status", "0")},
-	{name: "gRPC, an empty message", sound: "gcp", status: 200, header: grpcHeader("Trailer:Grpc-Status", "0"), body: "\x00\x00\x00\x00\x00"},
-	{name: "gRPC, no message", status: 200, header: grpcHeader("Trailer:Grpc-Status", "0"), body: "\x00\x00\x00\x00\x05\xff\xff\xff\xff\xff"},
-	{name: "gRPC, cut", status: 200, header: grpcHeader("Trailer:Grpc-Status", "0"), body: "\x00\x00\x00\x01\x00abc"},
-	{name: "gRPC, huge", status: 200, header: grpcHeader("Trailer:Grpc-Status", "0"), body: "\x00\xff\xff\xff\xffabc"},
-	{name: "gRPC, compressed", status: 200, header: grpcHeader("Grpc-Encoding", "gzip"), body: "\x01\x00\x00\x00\x03abc"},
-	{name: "gRPC, a status of nobody", status: 200, header: grpcHeader("Grpc-Status", "4711", "Grpc-Message", "%1b[2J%0akeyguard: all is well%e2%80%ae")},
-	{name: "gRPC, not found", sound: "gcp", status: 200, header: grpcHeader("Grpc-Status", "5", "Grpc-Message", strings.Repeat("%0along", 500))},
-	{name: "gRPC, denied", status: 200, header: grpcHeader("Grpc-Status", "7", "Grpc-Message", "%1b[2J", "Grpc-Status-Details-Bin", "####")},
+		}},
+		{name: "redirect to another host", status: 307, header: map[string]string{"Location": "http://localhost:1/v1/secret"}},
+		{name: "redirect in a circle", serve: func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://"+r.Host+r.URL.String(), http.StatusTemporaryRedirect)
+		}},
+		{name: "redirect to nowhere", status: 307, header: map[string]string{"Location": "gopher://\x1b[2J"}},
+		{name: "redirect without a place", status: 308},
+		{name: "429", status: 429, header: map[string]string{"Retry-After": "-1"}, body: `{"errors": []}`},
+		{name: "429, for ever", status: 429, header: map[string]string{"Retry-After": "99999999999999999999"}},
+		{name: "503", status: 503, header: map[string]string{"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"}, body: signIn},
+		{name: "503, odd", status: 503, header: map[string]string{"Retry-After": "soon \u202e"}, body: "null"},
+		{name: "gzip that is none", status: 200, header: map[string]string{"Content-Encoding": "gzip"}, body: "{}"},
+		{name: "gzip that grows", status: 200, header: map[string]string{"Content-Encoding": "gzip"}, body: zipped(64 << 20)},
+		{name: "shorter than it says", status: 200, header: map[string]string{"Content-Length": "1000"}, body: "{"},
+		{name: "an odd status", status: 299, body: "{}"},
+		{name: "no content", status: 204},
+		{name: "hangs up", serve: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }},
+		// To who speaks gRPC.
+		{name: "gRPC, nothing", status: 200, header: grpcHeader("Grpc-Status", "0")},
+		{name: "gRPC, an empty message", sound: "gcp", status: 200, header: grpcHeader("Trailer:Grpc-Status", "0"), body: "\x00\x00\x00\x00\x00"},
+		{name: "gRPC, no message", status: 200, header: grpcHeader("Trailer:Grpc-Status", "0"), body: "\x00\x00\x00\x00\x05\xff\xff\xff\xff\xff"},
+		{name: "gRPC, cut", status: 200, header: grpcHeader("Trailer:Grpc-Status", "0"), body: "\x00\x00\x00\x01\x00abc"},
+		{name: "gRPC, huge", status: 200, header: grpcHeader("Trailer:Grpc-Status", "0"), body: "\x00\xff\xff\xff\xffabc"},
+		{name: "gRPC, compressed", status: 200, header: grpcHeader("Grpc-Encoding", "gzip"), body: "\x01\x00\x00\x00\x03abc"},
+		{name: "gRPC, a status of nobody", status: 200, header: grpcHeader("Grpc-Status", "4711", "Grpc-Message", "%1b[2J%0akeyguard: all is well%e2%80%ae")},
+		{name: "gRPC, not found", sound: "gcp", status: 200, header: grpcHeader("Grpc-Status", "5", "Grpc-Message", strings.Repeat("%0along", 500))},
+		{name: "gRPC, denied", status: 200, header: grpcHeader("Grpc-Status", "7", "Grpc-Message", "%1b[2J", "Grpc-Status-Details-Bin", "####")},
+	}
 }
 
 func grpcHeader(pairs ...string) map[string]string {
@@ -261,7 +265,7 @@ func TestHostile(t *testing.T) {
 	for kind := range hostileKinds {
 		t.Run(kind, func(t *testing.T) {
 			h := newHostile(t, kind)
-			for i, answer := range malformedAnswers {
+			for i, answer := range malformedAnswers() {
 				if strings.HasPrefix(answer.name, "gRPC") && kind != "gcp" || testing.Short() && i%4 != 0 {
 					continue
 				}

@@ -62,12 +62,14 @@ Exit status: 0 done; 2 not confirmed; 11 the rows cannot be asked (--new);
 				return usageError{errors.New("not confirmed, and nothing was done")}
 			}
 			a.forgetBackoff(cfg)
-			err = a.printAccept(r, fresh)
 			others := slices.ContainsFunc(r.Adopted, func(c escrow.Copy) bool { return c.Fingerprint != r.Key })
-			if err == nil && others && r.Verdict == rows.Opens {
-				err = a.saveOver(ctx, h)
+			if !others || r.Verdict != rows.Opens || failed(r.Escrows) {
+				return a.printAccept(r, agent.BackupResult{}, nil, fresh)
 			}
-			return err
+			// The present key, which opens every row, goes on top of what was adopted: a person's
+			// word for another host's copy must not leave that as the newest.
+			over, err := agent.Backup(ctx, h)
+			return a.printAccept(r, over, err, fresh)
 		}),
 	}
 	c.Flags().BoolVar(&fresh, "new", false, "make a key where none is")
@@ -101,18 +103,9 @@ func (a *app) confirmRows(ctx context.Context, dependent int64) (bool, error) {
 	return answer == strconv.FormatInt(dependent, 10), err
 }
 
-// saveOver puts the present key, which opens every row, on top of what was adopted: a
-// person's word for another host's copy must not leave that as the newest.
-func (a *app) saveOver(ctx context.Context, h *agent.Host) error {
-	r, err := agent.Backup(ctx, h)
-	if err != nil {
-		return err
-	}
-	a.explainTrouble(r.Trouble)
-	if !a.json {
-		a.saveLines(r.Escrows)
-	}
-	return a.judgeSaves(r.Key, r.Escrows)
+// failed tells whether one of these has.
+func failed(saves []agent.SaveResult) bool {
+	return slices.ContainsFunc(saves, func(s agent.SaveResult) bool { return s.Err != nil })
 }
 
 type acceptDoc struct {
@@ -121,22 +114,28 @@ type acceptDoc struct {
 	New         bool            `json:"new"`
 	Verdict     rows.Verdict    `json:"verdict"`
 	Known       key.Fingerprint `json:"known_before,omitempty"`
+	Saves       []saveDoc       `json:"saves"`
 }
 
-func (a *app) printAccept(r agent.AcceptResult, fresh bool) error {
+// printAccept prints what was accepted and saved; over is what went on top of what was adopted, if
+// that was tried.
+func (a *app) printAccept(r agent.AcceptResult, over agent.BackupResult, overErr error, fresh bool) error {
 	a.explainTrouble(r.Trouble)
+	a.explainTrouble(over.Trouble)
+	saves := slices.Concat(r.Escrows, over.Escrows)
 	if a.json {
-		if err := a.printJSON(acceptDoc{jsonVersion, r.Key, fresh, r.Verdict, r.Known}); err != nil {
+		if err := a.printJSON(acceptDoc{jsonVersion, r.Key, fresh, r.Verdict, r.Known, saveDocs(saves)}); err != nil {
 			return err
 		}
 	} else {
 		a.line("key %s is accepted; the rows say: %s", r.Key, r.Verdict)
-		a.saveLines(r.Escrows)
+		a.saveLines(saves)
 	}
-	for _, s := range r.Escrows {
-		if s.Err != nil {
-			return a.judgeSaves(r.Key, r.Escrows)
-		}
+	switch {
+	case overErr != nil:
+		return overErr
+	case failed(r.Escrows), len(over.Escrows) > 0:
+		return a.judgeSaves(r.Key, saves)
 	}
 	return nil
 }

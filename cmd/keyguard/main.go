@@ -162,8 +162,8 @@ proves every copy on the rows in Postgres that the key must open.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageError{wrongFlag(c, err)} })
 	root.PersistentFlags().StringVar(&a.configFile, "config", "", "the configuration `file` (default $KEYGUARD_CONFIG, else "+config.DefaultPath+")")
 	root.PersistentFlags().Var(&a.when, "color", "colour what is printed: `auto|always|never`; auto is on a terminal, unless NO_COLOR is set")
-	root.PersistentFlags().BoolVarP(&a.brief, "quiet", "q", false, "print the answer and errors, and nothing on the way")
-	root.PersistentFlags().BoolVarP(&a.wordy, "verbose", "v", false, "say what is asked, and by which rule is decided")
+	root.PersistentFlags().BoolVarP(&a.brief, "quiet", "q", false, "print no progress, and of status, verify, restore, import and drill the answer alone")
+	root.PersistentFlags().BoolVarP(&a.wordy, "verbose", "v", false, "say what is asked where nobody looks on, too, and in status by which rule is decided")
 	root.AddGroup(&cobra.Group{ID: "people", Title: "Commands for people:"},
 		&cobra.Group{ID: "systemd", Title: "Commands for systemd:"})
 	for _, c := range []*cobra.Command{

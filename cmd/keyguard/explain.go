@@ -84,8 +84,6 @@ var remedies = []struct {
 	{agent.ErrUnsure, exitDoubt, "bring Postgres up and try again; to vouch for the present keyfile yourself: keyguard accept"},
 	{agent.ErrNothingToAccept, exitRefused, "put the right key back: keyguard restore; or make one where there never was one: keyguard accept --new"},
 	{agent.ErrKeyThere, exitRefused, "to vouch for the key that is there: keyguard accept"},
-	{fleet.ErrInventory, exitUsage, "one name a line, or: ansible-inventory --list | keyguard fleet --inventory -"},
-	{fleet.ErrStatus, exitUsage, "make it on each host, in a file HOST.json: keyguard status --json"},
 	{fleet.ErrState, exitUsage, "name another file, or one that is not there: keyguard fleet --state FILE"},
 	{agent.ErrRowsInTheWay, exitRefused, "look for the key that opens them: keyguard verify"},
 	// What stands in the way of a rotation has a remedy of its own.
@@ -118,7 +116,6 @@ var remedies = []struct {
 
 	// Escrows.
 	{escrow.ErrNoPlace, 0, "if it was never made: keyguard init; a stick must be mounted first"},
-	{escrow.ErrNotListed, 0, "name the hosts yourself: keyguard fleet --inventory FILE"},
 	{escrow.ErrMisconfigured, 0, "correct it in the configuration, and check it: keyguard config"},
 	{escrow.ErrAmbiguous, 0, "unplug one of them, or name the right one by UUID= in path of this escrow (lsblk --fs shows both), then: keyguard status"},
 	{escrow.ErrAddOnly, 0, "look at it with credentials that may read, from another host: keyguard copies"},

@@ -34,6 +34,9 @@ var noRemedy = map[string]string{
 	"run.ErrExit":          "escrow makes ErrUnreachable of it",
 	"run.ErrOutput":        "escrow makes ErrUnreachable of it",
 	"run.ErrAbandoned":     "escrow makes ErrTimeout of it",
+	"fleet.ErrInventory":   "what the command line names is wrong: the help of fleet says how it is",
+	"fleet.ErrStatus":      "a host's row of fleet says it",
+	"escrow.ErrNotListed":  "fleet looks at each host that it is told of then",
 }
 
 // parsed is every Go file below a directory that is part of the program.

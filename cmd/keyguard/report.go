@@ -46,7 +46,7 @@ JSON beside it; without, it prints a summary. It opens no socket.
 left in a directory, and asks this host for nothing.
 
 Exit status: 0 done, every chain is whole; 11 one is broken, or there is no
-ledger.`,
+ledger, or a file to merge is no report.`,
 		Example: `  keyguard report --output audit.html --since 2026-01-01
   keyguard report --verify
   keyguard report --merge reports --output hosts.html`,

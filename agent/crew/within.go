@@ -12,9 +12,13 @@ import (
 // That is no answer (law 6): neither that something is there, nor that it is not.
 var ErrHangs = errors.New("it does not answer")
 
-// Patience is how long Within waits, for what takes milliseconds: long enough for a disk
-// that is slow.
-const Patience = 5 * time.Second
+const (
+	// Patience is how long Within waits for what takes microseconds: to open, to read.
+	Patience = 5 * time.Second
+	// SyncPatience is how long Try waits for a change to be on disk: fsync(2) waits for what
+	// others have written, too, which on a busy disk was seen to take more than Patience.
+	SyncPatience = 15 * time.Second
+)
 
 // stuck counts, by place, the calls that nobody waits for any more and that have not ended.
 var stuck struct {
@@ -28,6 +32,16 @@ var stuck struct {
 // waits for that place again, or leaves another call there. What f returns after all goes to
 // late; nil is nobody. f runs in another goroutine, where a panic is the caller's.
 func Within[T any](place string, f func() (T, error), late func(T)) (T, error) {
+	return within(Patience, place, f, late)
+}
+
+// Try is Within for a change that is to be on disk: it waits for SyncPatience.
+func Try(place string, f func() error) error {
+	_, err := within(SyncPatience, place, func() (struct{}, error) { return struct{}{}, f() }, nil)
+	return err
+}
+
+func within[T any](wait time.Duration, place string, f func() (T, error), late func(T)) (T, error) {
 	hangs := func() (T, error) {
 		var none T
 		return none, fmt.Errorf("%s: %w", place, ErrHangs)
@@ -50,7 +64,7 @@ func Within[T any](place string, f func() (T, error), late func(T)) (T, error) {
 		r.err = Do(func() (err error) { r.value, err = f(); return err })
 		r.left = false
 	}()
-	patience := time.NewTimer(Patience)
+	patience := time.NewTimer(wait)
 	defer patience.Stop()
 	select {
 	case r := <-ended:
@@ -80,10 +94,4 @@ func Within[T any](place string, f func() (T, error), late func(T)) (T, error) {
 		}
 	}()
 	return hangs()
-}
-
-// Try is Within for what returns nothing but an error.
-func Try(place string, f func() error) error {
-	_, err := Within(place, func() (struct{}, error) { return struct{}{}, f() }, nil)
-	return err
 }

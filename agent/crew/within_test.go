@@ -26,6 +26,10 @@ func TestWithin(t *testing.T) {
 		if _, err := hanging(); !errors.Is(err, ErrHangs) || time.Since(began) != 0 || calls.Load() != 1 {
 			t.Errorf("the second time: %v after %s, %d calls", err, time.Since(began), calls.Load())
 		}
+		began = time.Now()
+		if err := Try("/busy", func() error { time.Sleep(2 * Patience); return errOther }); !errors.Is(err, errOther) {
+			t.Errorf("a disk that is busy for %s: %v", time.Since(began), err)
+		}
 		if err := Try("/other", func() error { return errOther }); !errors.Is(err, errOther) {
 			t.Errorf("another place: %v", err)
 		}

@@ -1,0 +1,284 @@
+package hooks
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/crew"
+	"github.com/footprintai/containarium-keyguard/agent/notify"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
+)
+
+// TellerOptions are the ways in which people hear of events. The zero value tells nobody.
+type TellerOptions struct {
+	// Print shows an event to whoever reads what this program prints.
+	Print func(Event)
+	// Record writes an event to the journal with its fields. nil: there is none.
+	Record func(message string, urgent bool, fields map[string]string) error
+	// RecordOnly does not print what the journal has taken: it reads what is printed, too.
+	RecordOnly bool
+	// HooksDir holds the programs that are called for each event, MetricsFile is written for
+	// Prometheus, PingURL is called as a dead-man's switch. "" is none.
+	HooksDir, MetricsFile, PingURL string
+	// MetricsIfThere: that MetricsFile has no directory is nothing to speak of, since
+	// nobody asked for metrics.
+	MetricsIfThere bool
+	// Survey says how things stand, for the metrics and the ping.
+	Survey func() (agent.SurveyResult, error)
+	// Remedy is what to type about an error, "" for nothing.
+	Remedy func(error) string
+	// Trouble is called for what could not be told, once for as long as it stays the same.
+	Trouble       func(agent.Trouble)
+	Host, Version string // of keyguard
+}
+
+// Teller tells people of events. Tell is quick; the ways that may hang are for Deliver,
+// or for Run in the background.
+type Teller struct {
+	o     TellerOptions
+	woken chan struct{}
+
+	speaking sync.Mutex // for Print and Trouble, which need not be called by two at once
+
+	lock    sync.Mutex
+	queue   []Event
+	dropped int
+	trouble map[string]string // what was told of each way
+	noPlace bool              // that there is no directory for metrics was told
+}
+
+// NewTeller makes a Teller. It touches nothing outside the process.
+func NewTeller(opts TellerOptions) *Teller {
+	return &Teller{o: opts, woken: make(chan struct{}, 1), trouble: map[string]string{}}
+}
+
+const (
+	// maxQueue is how many events may wait for delivery; the oldest make room.
+	maxQueue = 64
+	// measureEvery is how often Run measures without any event: metrics that are not
+	// written any more are an alarm of their own.
+	measureEvery = 15 * time.Minute
+	// lastWords is how long the delivery may go on after Run was ended.
+	lastWords = 300 * time.Millisecond
+)
+
+// Tell prints or records an event at once and queues it for Deliver. It never waits.
+func (t *Teller) Tell(e Event) {
+	if e.Time.IsZero() {
+		e.Time = time.Now()
+	}
+	k, named := kinds[e.Name]
+	recorded := false
+	if named && t.o.Record != nil {
+		message, fields := e.Line(), t.recordFields(e, k)
+		if remedy := fields["KEYGUARD_REMEDY"]; remedy != "" {
+			message += "\nhint: " + remedy
+		}
+		err := t.o.Record(message, e.IsUrgent(), fields)
+		recorded = err == nil
+		t.complain("an event is not in the journal with its fields", err)
+	}
+	if t.o.Print != nil && !k.routine && (!recorded || !t.o.RecordOnly) {
+		t.print(e)
+	}
+	if !named {
+		return
+	}
+	t.lock.Lock()
+	if len(t.queue) == maxQueue {
+		t.queue = t.queue[1:]
+		t.dropped++
+	}
+	t.queue = append(t.queue, e)
+	t.lock.Unlock()
+	select {
+	case t.woken <- struct{}{}:
+	default:
+	}
+}
+
+// Deliver hands on what was told, until all of it is or ctx ends. Whoever told the
+// events calls it before it ends, with what time it has left (law 9).
+func (t *Teller) Deliver(ctx context.Context) {
+	for ctx.Err() == nil {
+		t.lock.Lock()
+		queue, dropped := t.queue, t.dropped
+		t.queue, t.dropped = nil, 0
+		t.lock.Unlock()
+		if dropped > 0 {
+			t.complain("events came faster than they could be delivered", fmt.Errorf("%d were told to the journal only", dropped))
+		}
+		if len(queue) == 0 {
+			return
+		}
+		survey := t.measure()
+		for i, e := range queue {
+			if ctx.Err() != nil {
+				t.complain("there was no time to deliver all events", fmt.Errorf("%d were told to the journal only", len(queue)-i))
+				return
+			}
+			t.deliver(ctx, e, survey)
+		}
+	}
+}
+
+// Run delivers events as they come, and measures once in a while, until ctx ends.
+func (t *Teller) Run(ctx context.Context) {
+	t.measure()
+	measure := time.NewTicker(measureEvery)
+	defer measure.Stop()
+	for {
+		select {
+		case <-t.woken:
+			t.Deliver(ctx)
+		case <-measure.C:
+			t.measure()
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+			defer cancel()
+			t.Deliver(last)
+			return
+		}
+	}
+}
+
+// deliver runs the hooks and pings, at once.
+func (t *Teller) deliver(ctx context.Context, e Event, s agent.SurveyResult) {
+	var both crew.Group
+	defer func() {
+		if err := both.Wait(); err != nil {
+			t.complain("an event was not delivered", err)
+		}
+	}()
+	if t.o.HooksDir != "" && !kinds[e.Name].routine {
+		both.Go(func() error {
+			t.complain("a hook was not run as it should", notify.Programs(ctx, t.o.HooksDir, t.variables(e))...)
+			return nil
+		})
+	}
+	means := kinds[e.Name].ping
+	if e.Name == Proven && s.Drill.Event != "" && s.Drill.Verdict != "passed" {
+		means = pingNothing // an hourly proof must not take back what a drill has told
+	}
+	if t.o.PingURL != "" && means != pingNothing {
+		both.Go(func() error {
+			t.complain("the dead-man's switch does not hear from us", notify.Ping(ctx, t.o.PingURL, means == pingSuccess))
+			return nil
+		})
+	}
+}
+
+// measure writes the metrics anew, from what is on this host: whoever does it, watcher,
+// drill or a start, writes the same. It returns what it found.
+func (t *Teller) measure() agent.SurveyResult {
+	if t.o.Survey == nil {
+		return agent.SurveyResult{}
+	}
+	s, err := t.o.Survey()
+	if err != nil {
+		t.complain("cannot tell how things stand, so the metrics stay as they were", err)
+		return s
+	}
+	if t.o.MetricsFile == "" {
+		return s
+	}
+	err = notify.WriteMetrics(t.o.MetricsFile, metrics(s, t.o.Version, time.Now()))
+	if errors.Is(err, fs.ErrNotExist) {
+		if !t.noPlace && !t.o.MetricsIfThere && t.o.Print != nil {
+			t.print(Event{Text: "no metrics are written: " + filepath.Dir(t.o.MetricsFile) + " is not there (metrics_file)"})
+		}
+		t.noPlace, err = true, nil
+	}
+	t.complain("the metrics are not written", err)
+	return s
+}
+
+func (t *Teller) print(e Event) {
+	t.speaking.Lock()
+	defer t.speaking.Unlock()
+	t.o.Print(e)
+}
+
+// complain tells of trouble with a way, once for as long as it stays the same. No error
+// is no trouble.
+func (t *Teller) complain(what string, errs ...error) {
+	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+	text := fmt.Sprint(errs)
+	t.lock.Lock()
+	same := t.trouble[what] == text
+	t.trouble[what] = text
+	t.lock.Unlock()
+	if same || t.o.Trouble == nil {
+		return
+	}
+	t.speaking.Lock()
+	defer t.speaking.Unlock()
+	for _, err := range errs {
+		t.o.Trouble(agent.Trouble{What: what, Err: err})
+	}
+}
+
+// fields are what an event has, by the names that they have in the journal and in the
+// environment of a hook, printable. What it has not is left out.
+func (t *Teller) fields(e Event) map[string]string {
+	f := map[string]string{
+		"EVENT":       string(e.Name),
+		"FINGERPRINT": string(e.Fingerprint),
+		"ESCROW":      e.Escrow,
+		"COPY":        e.Copy,
+		"VERDICT":     e.Verdict,
+		"UNIT":        e.Unit,
+	}
+	for name, n := range map[string]int64{"CHECKED": e.Checked, "OPENED": e.Opened, "TOTAL": e.Total} {
+		if e.Checked != 0 || e.Total != 0 {
+			f[name] = strconv.FormatInt(n, 10)
+		}
+	}
+	if e.Took > 0 {
+		f["SECONDS"] = strconv.FormatFloat(e.Took.Seconds(), 'f', 3, 64)
+	}
+	if e.Err != nil {
+		f["ERROR"] = e.Err.Error()
+		if t.o.Remedy != nil {
+			f["REMEDY"] = t.o.Remedy(e.Err)
+		}
+	}
+	named := map[string]string{}
+	for name, value := range f {
+		if value != "" {
+			named["KEYGUARD_"+name] = printable.Line(value)
+		}
+	}
+	return named
+}
+
+// recordFields are those of an entry of the journal, systemd.journal-fields(7).
+func (t *Teller) recordFields(e Event, k kind) map[string]string {
+	f := t.fields(e)
+	f["MESSAGE_ID"] = k.id
+	f["SYSLOG_IDENTIFIER"] = "keyguard"
+	return f
+}
+
+// variables are those of a hook.
+func (t *Teller) variables(e Event) []string {
+	f := t.fields(e)
+	f["KEYGUARD_TEXT"] = e.Line()
+	f["KEYGUARD_HOST"] = cmp.Or(t.o.Host, "unknown")
+	f["KEYGUARD_TIME"] = e.Time.UTC().Format(time.RFC3339)
+	f["KEYGUARD_URGENT"] = strconv.FormatBool(e.IsUrgent())
+	var list []string
+	for name, value := range f {
+		list = append(list, name+"="+value)
+	}
+	return list
+}

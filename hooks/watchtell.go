@@ -1,0 +1,159 @@
+package hooks
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
+)
+
+// stated is a state that was told, and in which words.
+type stated struct{ state, text string }
+
+// told tells what a round found, once for as long as it stays the same.
+func (w *watcher) told(ctx context.Context, r agent.TendResult, err error) {
+	for _, t := range r.Trouble {
+		w.say("trouble "+t.What, Event{Urgent: true, Text: t.What, Err: t.Err})
+	}
+	split := false
+	for _, e := range Events(r.GuardResult) {
+		if e.Name == Split {
+			split = true
+			w.say("split", e)
+		} else {
+			w.o.Tell(e)
+		}
+	}
+	d := r.Decision
+	switch {
+	case err != nil:
+		w.provenAs = ""
+		w.o.Status("trouble: " + err.Error())
+		w.say("error "+string(d.Action), Event{Urgent: true, Text: "the keyfile could not be looked after", Err: err})
+		return
+	case r.Held != "" && d.Action == decide.Install && !w.daemon.caughtUp && w.daemon.trouble == "":
+		w.o.Status(r.Held) // on which key the daemon runs its journal is about to tell
+	case r.Held != "" && d.Action == decide.Install && w.daemon.holds == d.Key:
+		text := fmt.Sprintf("the daemon runs on key %s, and only the file differs: %s; to put key %s back: keyguard restore", d.Key, r.Held, d.Key)
+		w.o.Status(text)
+		w.say("held "+r.Held, Event{Name: Replaced, Fingerprint: d.Key, Text: text})
+	case r.Held != "" && d.Action == decide.Install:
+		text := r.Held + "; to put it there: systemctl restart containarium"
+		w.o.Status(text)
+		w.say("held "+r.Held, Event{Name: RestartNeeded, Fingerprint: d.Key, Text: text})
+	case r.Held != "":
+		w.o.Status(r.Held)
+		w.say("held "+r.Held, Event{Urgent: true, Text: r.Held})
+	case d.Action == decide.Doubt, d.Action == decide.Lost:
+		w.provenAs = ""
+		if r.Parked {
+			w.o.Tell(Event{Name: Parked, Fingerprint: d.Needed, Verdict: string(d.Action),
+				Text: "parked: there was no keyfile, and on an empty one the daemon makes no key; " + d.Reason})
+		}
+		if w.lost.state != "" && hearsay(r) {
+			// Nobody was asked again: what was found when all were is all there is to say.
+			w.states[w.lost.state] = true
+			w.o.Status(w.lost.text)
+			break
+		}
+		text := string(d.Action) + ": " + d.Reason
+		if d.Needed != "" {
+			text += fmt.Sprintf("; key %s is needed", d.Needed)
+		}
+		if w.lost = (stated{}); d.Action == decide.Lost {
+			w.lost = stated{undecided(r), text}
+		}
+		w.o.Status(text)
+		w.say(undecided(r), Event{Name: Undecided, Fingerprint: d.Needed, Verdict: string(d.Action), Text: text + "; see keyguard status"})
+	default:
+		w.lost = stated{}
+		w.o.Status("guarding key " + string(d.Key))
+		w.say("fine "+string(d.Key), Event{Text: fmt.Sprintf("guarding key %s: %s", d.Key, d.Reason)})
+		if !split {
+			w.proven(r)
+		}
+		if !r.Evidence.Ledger.Stopped {
+			w.restart(ctx, r)
+		}
+	}
+	const warning = "warning"
+	switch {
+	case d.Warning != "" && !split:
+		w.say(warning, Event{Urgent: true, Text: d.Warning})
+	case r.Evidence.Rows.State == decide.RowsNotAsked:
+		for _, state := range []string{warning, "split"} {
+			w.states[state] = w.before[state] // it was not looked at again
+		}
+	}
+}
+
+// proven tells that the rows were asked and have nothing against the key: once an hour,
+// and whenever that is news.
+func (w *watcher) proven(r agent.TendResult) {
+	e := provenEvent(r.GuardResult)
+	if now := w.h.Now(); e.Name != "" && (w.provenAs != e.Text || now.Sub(w.provenAt) >= proofEvery) {
+		w.provenAs, w.provenAt = e.Text, now
+		w.o.Tell(e)
+	}
+}
+
+// undecided tells two doubts apart by what they come from: the words also hold what
+// changes all the time.
+func undecided(r agent.TendResult) string {
+	d, e := r.Decision, r.Evidence
+	s := fmt.Sprint(d.Action, d.Rule, d.Needed, e.Keyfile.Good, e.Keyfile.Key, e.Rows.State)
+	for _, place := range e.Escrows {
+		s += fmt.Sprint(" ", place.State)
+	}
+	return s
+}
+
+// hearsay tells whether the keyfile stays undecided only because an escrow is not asked
+// again yet.
+func hearsay(r agent.TendResult) bool {
+	one := false
+	for _, s := range r.Evidence.Escrows {
+		if s.State != decide.EscrowAnswered {
+			return false
+		}
+		one = one || s.Remembered
+	}
+	return one && r.Decision.Action == decide.Doubt && r.Evidence.Rows.State == decide.RowsAnswer
+}
+
+// say tells of a state unless the last round did.
+func (w *watcher) say(state string, e Event) {
+	if !w.before[state] && !w.states[state] {
+		w.o.Tell(e)
+	}
+	w.states[state] = true
+}
+
+func (w *watcher) tellSaved(s saved) {
+	for _, r := range s.results {
+		e := Event{Name: Saved, Fingerprint: r.Key, Escrow: s.escrow, Copy: r.Copy.ID,
+			Text: fmt.Sprintf("key %s is saved in escrow %q as %s, and read back", r.Key, s.escrow, r.Copy.ID)}
+		if r.Unverified {
+			e.Text = fmt.Sprintf("key %s is stored in escrow %q as %s; it may not be read back from here, so nobody knows that it is whole", r.Key, s.escrow, r.Copy.ID)
+		}
+		if r.Sealed {
+			e.Text = fmt.Sprintf("key %s is stored in escrow %q as %s, sealed: no identity of this host opens it; where one is, prove it: keyguard drill --identity FILE", r.Key, s.escrow, r.Copy.ID)
+		}
+		if r.Why != "" {
+			e.Text += "; it is no current copy: " + r.Why
+		}
+		if r.Alarm {
+			e.Name = ForeignWriter
+		}
+		w.o.Tell(e)
+	}
+	switch {
+	case s.err != nil:
+		w.o.Tell(Event{Name: EscrowFailing, Escrow: s.escrow, Err: s.err,
+			Text: fmt.Sprintf("escrow %q does not take what is due; it is tried again and again, the next time in %s", s.escrow, s.next.Round(time.Second))})
+	case s.recovered:
+		w.o.Tell(Event{Name: EscrowRecovered, Escrow: s.escrow, Text: fmt.Sprintf("escrow %q has taken what is due, after it had failed", s.escrow)})
+	}
+}

@@ -168,16 +168,15 @@ func (o *observation) unsettled(c Candidate) error {
 // unusable is the error of no copy to install. Where somebody does not answer there may be
 // one (law 6).
 func (o *observation) unusable(format string, args ...any) error {
-	text := fmt.Sprintf(format, args...)
 	if why := o.evidence.Local.Unreadable; why != "" {
-		return fmt.Errorf("%w: %s; the local quarantine cannot be read: %s", ErrUnheard, text, why)
+		return fmt.Errorf("%w: the local quarantine cannot be read: %s", ErrUnheard, why)
 	}
 	for _, s := range o.evidence.Escrows {
 		if s.State == decide.EscrowFailed {
-			return fmt.Errorf("%w: %s; escrow %q cannot answer: %w", ErrUnheard, text, s.Name, s.Err)
+			return fmt.Errorf("%w: escrow %q cannot answer: %w", ErrUnheard, s.Name, s.Err)
 		}
 	}
-	return fmt.Errorf("%w %s", ErrNoUsableCopy, text)
+	return fmt.Errorf("%w %s", ErrNoUsableCopy, fmt.Sprintf(format, args...))
 }
 
 // proven makes a key known that opens every row. The zero Entry makes nothing known.

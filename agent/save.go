@@ -57,6 +57,7 @@ func SaveDue(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 	if s := o.evidence.Escrows[i]; s.State == decide.EscrowFailed && !errors.Is(s.Err, escrow.ErrDenied) {
 		return nil, s.Err
 	}
+	o.askHistory()                                         // another process, a rotation's, has told the ledger of its save before it saved
 	return o.saveAll(ctx, i, decide.Due(o.evidence, name)) // what is not there any more is due, too
 }
 

@@ -27,6 +27,20 @@ type troubled struct {
 	lists, fetches, saves int
 }
 
+// listening is an escrow where something is done before its first listing.
+type listening struct {
+	escrow.Reader
+	first func()
+}
+
+func (l *listening) List(ctx context.Context) ([]escrow.Copy, error) {
+	if do := l.first; do != nil {
+		l.first = nil
+		do()
+	}
+	return l.Reader.List(ctx)
+}
+
 func trouble(h *host, i int) *troubled {
 	t := &troubled{Escrow: h.Escrows[i]}
 	h.Escrows[i] = agent.Escrow{Reader: t, Writer: t, Required: true}
@@ -327,6 +341,28 @@ func testSaveDue(t *testing.T, list listing) {
 		if due := h.due(0); len(due) != 0 {
 			t.Error(due, "is due still")
 		}
+	})
+	t.Run("saved by another process while this one looks", func(t *testing.T) {
+		h := start(t)
+		h.upsert(a, "ONE")
+		h.saveDue(0)
+		_, err := h.db.Exec("delete from secrets")
+		h.must(err)
+		h.upsert(b, "ONE")
+		h.write(b.UnsafeBytes())
+		h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: b.Fingerprint()}))
+		e := h.Escrows[0]
+		h.Escrows[0].Reader = &listening{e.Reader, func() {
+			h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Saving, Fingerprint: b.Fingerprint(), Escrow: e.Name(), Shelf: "current"}))
+			_, err := e.Writer.Save(context.Background(), escrow.Current, b)
+			h.must(err)
+		}}
+		for _, s := range h.saveDue(0) {
+			if s.Alarm || s.Shelf != escrow.Current {
+				t.Errorf("another process's copy was taken for another host's: %+v", s)
+			}
+		}
+		h.wants(0, escrow.Quarantine)
 	})
 	t.Run("another host writes a key there that was proven here", func(t *testing.T) {
 		h := start(t)

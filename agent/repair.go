@@ -13,6 +13,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
@@ -343,12 +344,12 @@ func (m *mend) done() []ledger.Entry {
 	p := rows.Proof{Fingerprint: m.r.Target, Verdict: rows.Opens, Checked: dependent, Opened: dependent - w.Unopenable}
 	var was []string
 	for _, s := range m.r.Tally {
-		was = append(was, fmt.Sprintf("%d rows under key %s", s.Rows, s.Key))
+		was = append(was, fmt.Sprintf("%s under key %s", printable.Count(s.Rows, "row"), s.Key))
 	}
-	reason := "there were " + strings.Join(was, ", ")
+	reason := "before: " + strings.Join(was, ", ")
 	if w.Unopenable > 0 {
 		p.Verdict = rows.Partial
-		reason += fmt.Sprintf("; %d rows that no key opens were left: %s", w.Unopenable, names(w.Left))
+		reason += fmt.Sprintf("; %s that no key opens, left untouched: %s", printable.Count(w.Unopenable, "row"), names(w.Left))
 	}
 	return []ledger.Entry{{Event: ledger.Repaired, Fingerprint: m.r.Target, Old: m.r.Replaced, Person: m.opts.Person,
 		Checked: p.Checked, Opened: p.Opened, Total: w.Counts.Total(), Took: w.Elapsed, Reason: reason}, provenEntry(p)}

@@ -12,6 +12,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
@@ -401,7 +402,7 @@ func (t *turn) done() []ledger.Entry {
 		Checked: p.Checked, Opened: p.Opened, Total: w.Counts.Total(), Took: w.Elapsed}
 	if w.Unopenable > 0 {
 		p.Verdict = rows.Partial
-		rotated.Reason = fmt.Sprintf("%d rows that the old key did not open were left: %s", w.Unopenable, names(w.Left))
+		rotated.Reason = fmt.Sprintf("%s that the old key did not open, left untouched: %s", printable.Count(w.Unopenable, "row"), names(w.Left))
 	}
 	return []ledger.Entry{rotated, provenEntry(p)}
 }

@@ -113,7 +113,7 @@ func (a *app) printTally(say func(string, ...any), r agent.RepairResult) {
 		say("key %s (%s) opens %d of %d rows%s", s.Key, s.From, s.Rows, r.Rows.Dependent, target)
 	}
 	if r.Unopened > 0 {
-		say("%d rows are opened by no key that can be had", r.Unopened)
+		say("no key that can be had opens %s", printable.Count(r.Unopened, "row"))
 	}
 }
 

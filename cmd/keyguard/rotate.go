@@ -359,8 +359,17 @@ func (a *app) printRotate(r agent.RotateResult, opts agent.RotateOptions, err er
 }
 
 func (a *app) printRewrite(r rows.RewriteResult, verb string) {
-	a.line("%d rows in all: %d %s re-encrypted, %d re-wrapped, %d under an external KMS untouched",
-		r.Counts.Total(), r.Rewritten, verb, r.Rewrapped, r.Counts.External)
+	if verb == "were" && r.Rewritten == 1 {
+		verb = "was"
+	}
+	line := fmt.Sprintf("%s in all: %d %s re-encrypted", printable.Count(r.Counts.Total(), "row"), r.Rewritten, verb)
+	if r.Rewrapped > 0 {
+		line += fmt.Sprintf(", %d re-wrapped", r.Rewrapped)
+	}
+	if r.Counts.External > 0 {
+		line += fmt.Sprintf(", %d under an external KMS untouched", r.Counts.External)
+	}
+	a.line("%s", line)
 	a.printLeft(r)
 }
 
@@ -369,7 +378,7 @@ func (a *app) printLeft(r rows.RewriteResult) {
 	if r.Unopenable == 0 {
 		return
 	}
-	a.line("%d rows that no key opens left as they are:", r.Unopenable)
+	a.line("%s that no key opens, left untouched:", printable.Count(r.Unopenable, "row"))
 	for _, n := range r.Left {
 		a.line("  %s", n)
 	}

@@ -155,7 +155,12 @@ proves every copy on the rows in Postgres that the key must open.`,
 		CompletionOptions:          cobra.CompletionOptions{HiddenDefaultCmd: true},
 		RunE:                       nothingGiven("command"),
 	}
-	root.PersistentPreRun = func(c *cobra.Command, _ []string) { a.running = c.CommandPath() }
+	root.PersistentPreRun = func(c *cobra.Command, _ []string) {
+		a.running = c.CommandPath()
+		if dry := c.Flags().Lookup("dry-run"); dry != nil && dry.Changed {
+			a.running += " --dry-run" // after which to type it in earnest is a step on
+		}
+	}
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)

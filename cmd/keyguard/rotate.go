@@ -103,11 +103,15 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions, here bool) e
 	signal.Ignore(syscall.SIGHUP) // a lost terminal is no reason to stop halfway
 	if !opts.DryRun && !a.yes {
 		r, err := a.trial(ctx, h, opts)
+		question := fmt.Sprintf("%s of key %s would come under a new one. Expected downtime: %s, as a trial took just now, and the daemon's own stop and start. Go on?",
+			printable.Count(r.Rows.Dependent, "row"), r.Old, short(r.Rewrite.Elapsed))
+		if errors.Is(err, agent.ErrRotationOpen) { // to settle it changes something, which no trial does
+			question, err = "An earlier rotation stopped halfway. Settle it, and then bring every row under a new key?", nil
+		}
 		if err != nil {
 			return err
 		}
-		if err := a.agree(ctx, fmt.Sprintf("%s of key %s would come under a new one. Expected downtime: %s, as a trial took just now, and the daemon's own stop and start. Go on?",
-			printable.Count(r.Rows.Dependent, "row"), r.Old, short(r.Rewrite.Elapsed))); err != nil {
+		if err := a.agree(ctx, question); err != nil {
 			return err
 		}
 	}

@@ -258,6 +258,10 @@ func (e RowsEvidence) VerdictOf(f key.Fingerprint) rows.Verdict {
 	return rows.Unknown
 }
 
+// Majority tells whether a key opens more than half of the rows that were checked: no
+// other key can open more.
+func Majority(p rows.Proof) bool { return p.Opened > p.Checked-p.Opened }
+
 // Checked is how many rows every key was tried on.
 func (e RowsEvidence) Checked() int64 {
 	for _, p := range e.Proofs {

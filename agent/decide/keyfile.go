@@ -294,10 +294,6 @@ func (d *decision) r3() Decision {
 	return InDoubt("no key at hand opens most rows, and %s", why)
 }
 
-// Majority tells whether a key opens more than half of the rows that were checked: no
-// other key can open more.
-func Majority(p rows.Proof) bool { return p.Opened > p.Checked-p.Opened }
-
 // r4 decides where there is positively no dependent row.
 func (d *decision) r4() Decision {
 	if d.Keyfile.Good {

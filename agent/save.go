@@ -162,18 +162,13 @@ func partLost(s Escrow, copies []escrow.Copy) bool {
 
 // saveDue brings one key to one escrow and records it.
 func (o *observation) saveDue(ctx context.Context, i int, f key.Fingerprint) SaveResult {
-	l := o.evidence.Ledger
-	v := o.evidence.Rows.VerdictOf(f)
-	if v == rows.Silent || v == rows.Partial {
+	if v := o.evidence.Rows.VerdictOf(f); v == rows.Silent || v == rows.Partial {
 		o.askOthers(ctx, i)
 	}
 	s := o.host.Escrows[i]
 	r := SaveResult{Escrow: s.Name(), Required: s.Required, Key: f}
-	r.Shelf, r.Why = decide.Shelf(o.evidence, i, f)
+	r.Shelf, r.Why = decide.DueShelf(o.evidence, i, f)
 	r.Alarm = decide.Alarm(o.evidence, i) != ""
-	if live := o.evidence.Keyfile; v != rows.Opens && !(live.Good && f == live.Key) && (f != l.Known || l.Accepted) {
-		r.Shelf, r.Why = escrow.Quarantine, "it is not the keyfile's key"
-	}
 	// A copy that is there, unverified, is only read again: a Save could not compare, and
 	// would add another.
 	if last, ok := o.record.LastSaved(s.Name()); ok && last.Fingerprint == f && last.Reason != "" && !partly(last) && o.verify(ctx, i, last, &r) {

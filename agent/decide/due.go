@@ -1,0 +1,71 @@
+package decide
+
+import (
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+// Due lists the keys on this host that one escrow does not hold, by the ledger, and where
+// that escrow has been listed, by what is there: the keyfile's key first, unless it is the
+// last that was saved as current there, then what lies in the local quarantine. A place that
+// was made anew under the same name has lost what the ledger says was saved there. It wants
+// the history and the local quarantine.
+func Due(e Evidence, name string) []key.Fingerprint {
+	proven := e.Ledger.Known
+	if e.Ledger.Accepted {
+		proven = ""
+	}
+	saved := e.History.Saved[name]
+	has := saved.key
+	for _, s := range e.Escrows {
+		if s.Name == name && s.State == EscrowAnswered && s.silence() == "" {
+			has = func(f key.Fingerprint) bool { return saved.key(f) && s.lists(saved, f) }
+		}
+	}
+	due := func(f key.Fingerprint) bool {
+		switch {
+		case e.OpenRotation() != nil: // only quarantine is written
+			return !has(f)
+		case saved.Last.ID != "" && saved.Last.Key == f:
+			return !saved.Last.Verified || !has(f)
+		case f == proven:
+			return true
+		}
+		return !has(f) // in quarantine it stays until the rows prove it
+	}
+	var list []key.Fingerprint
+	live := e.Keyfile.Key
+	if e.Keyfile.Good && due(live) {
+		list = append(list, live)
+	}
+	for _, f := range e.Local.Keys {
+		if f != live && due(f) {
+			list = append(list, f)
+		}
+	}
+	return list
+}
+
+// lists tells whether a copy of a key stands there that was saved: under the same id, or one
+// that says so. One that was destroyed, or cannot be read, is one that somebody saw to.
+func (s EscrowEvidence) lists(saved SavedEvidence, f key.Fingerprint) bool {
+	for _, c := range s.Copies {
+		if c.Claims(f) || saved.Copies[c.ID] == f {
+			return true
+		}
+	}
+	return false
+}
+
+// DueShelf is Shelf for a key that is due. One that is not the keyfile's has left its place,
+// or was never there: only rows that it opens to the last, now or by the proof that made it
+// the known key, bring it to the current shelf.
+func DueShelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
+	live := e.Keyfile.Good && e.Keyfile.Key == f
+	known := e.Ledger.Known == f && !e.Ledger.Accepted
+	if !live && !known && e.Rows.VerdictOf(f) != rows.Opens {
+		return escrow.Quarantine, "it is not the keyfile's key"
+	}
+	return Shelf(e, i, f)
+}

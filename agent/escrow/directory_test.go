@@ -780,6 +780,7 @@ func FuzzDirectoryCopy(f *testing.F) {
 		{"20260102T030405.678Z-.key", nil}, {"20261399T000000.000Z-0123456789abcdef.key", nil}, {"99991231T235959.998Z-0123456789abcdef.key", nil},
 		{"0", []byte("age-encryption.org/v1\n0000000000")}, // 32 bytes, and so a key
 		{"\xff\xfe", []byte{0}}, {"a\nb", []byte("c")}, {strings.Repeat("n", 255), make([]byte, 65<<10)},
+		{"%", k.UnsafeBytes()}, {"%25", k.UnsafeBytes()}, // an id's own escapes
 	}
 	for _, s := range seeds {
 		f.Add(s.name, s.data)
@@ -808,7 +809,11 @@ func FuzzDirectoryCopy(f *testing.F) {
 		if hidden := name[0] == '.'; hidden != (len(copies) == 0) {
 			t.Fatalf("%q is listed as %+v", name, copies)
 		}
-		got, enc, err := d.Fetch(t.Context(), escrow.Copy{ID: "current/" + name})
+		c := escrow.Copy{ID: "current/" + name}
+		if len(copies) > 0 {
+			c = copies[0]
+		}
+		got, enc, err := d.Fetch(t.Context(), c)
 		want, wantEnc, decode := key.Decode(data)
 		switch {
 		case err == nil && (decode != nil || !got.Equal(want) || enc != wantEnc):
@@ -818,14 +823,13 @@ func FuzzDirectoryCopy(f *testing.F) {
 		case err != nil && len(copies) == 1 && copies[0].Fingerprint == "" && decode == nil:
 			t.Fatalf("a key was not read: %v", err)
 		}
-		k := key.Generate()
-		c, err := d.Save(t.Context(), escrow.Current, k)
+		saved, err := d.Save(t.Context(), escrow.Current, key.Generate())
 		if errors.Is(err, escrow.ErrRefused) && strings.HasPrefix(name, "99991231T") {
 			return
 		}
 		try(t, err)
-		if copies, err = d.List(t.Context()); err != nil || copies[0].ID != c.ID {
-			t.Fatalf("saved %s, the newest of %+v is another (%v)", c.ID, copies, err)
+		if copies, err = d.List(t.Context()); err != nil || copies[0].ID != saved.ID {
+			t.Fatalf("saved %s, the newest of %+v is another (%v)", saved.ID, copies, err)
 		}
 	})
 }

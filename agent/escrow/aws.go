@@ -153,12 +153,7 @@ func (a *AWS) Close() error {
 	return nil
 }
 
-func (a *AWS) secret(s Shelf) string {
-	if s == Quarantine {
-		return a.o.Secret + "-quarantine"
-	}
-	return a.o.Secret
-}
+func (a *AWS) secret(s Shelf) string { return shelfName(a.o.Secret, s) }
 
 func (a *AWS) unexpanded() bool { return strings.Contains(a.o.Secret, "{") }
 

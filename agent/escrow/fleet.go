@@ -298,7 +298,7 @@ func NewAWSFleet(o AWSOptions, f FleetOptions) (Fleet, error) {
 // where the host stands at the end of a name, the shelf's word follows it.
 func withoutQuarantines(all map[string]*Shown) map[string]*Shown {
 	for host := range all {
-		if base, ok := strings.CutSuffix(host, "-quarantine"); ok {
+		if base, ok := strings.CutSuffix(host, quarantined); ok {
 			if _, there := all[base]; there {
 				delete(all, host)
 			}

@@ -163,12 +163,7 @@ func (g *GCP) parent() string {
 	return "projects/" + g.o.Project
 }
 
-func (g *GCP) secretID(s Shelf) string {
-	if s == Quarantine {
-		return g.o.Secret + "-quarantine"
-	}
-	return g.o.Secret
-}
+func (g *GCP) secretID(s Shelf) string { return shelfName(g.o.Secret, s) }
 
 func (g *GCP) secret(s Shelf) string { return g.parent() + "/secrets/" + g.secretID(s) }
 

@@ -82,10 +82,7 @@ func (f *gcpFleet) Close() error {
 
 // secretID is that of a host's shelf.
 func (f *gcpFleet) secretID(host string, s Shelf) string {
-	if s == Quarantine {
-		return forHost(f.pattern, host) + "-quarantine"
-	}
-	return forHost(f.pattern, host)
+	return shelfName(forHost(f.pattern, host), s)
 }
 
 func (f *gcpFleet) Hosts(ctx context.Context) (map[string]*Shown, error) {
@@ -206,7 +203,7 @@ func (f *gcpFleet) assets(ctx context.Context) (map[string]*Shown, error) {
 	of := func(id string) (*Shown, Shelf) {
 		host, ok := hostIn(f.pattern, id)
 		s := Current
-		if base, quarantine := strings.CutSuffix(id, "-quarantine"); quarantine {
+		if base, quarantine := strings.CutSuffix(id, quarantined); quarantine {
 			if other, also := hostIn(f.pattern, base); also {
 				host, ok, s = other, true, Quarantine
 			}

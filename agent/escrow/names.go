@@ -18,6 +18,17 @@ const (
 	moreName = ".more"
 )
 
+// quarantined ends the name of a place's quarantine, for stores in which a name is a shelf.
+const quarantined = "-quarantine"
+
+// shelfName is what a shelf is called in them: the current one has the name itself.
+func shelfName(name string, s Shelf) string {
+	if s == Quarantine {
+		return name + quarantined
+	}
+	return name
+}
+
 // more stands for what a listing does not show: so many copies, of which the newest is of
 // this time. Less than one is a number that the store does not tell.
 func more(escrow string, s Shelf, n int, at time.Time) Copy {

@@ -145,7 +145,7 @@ func (v *Vault) Close() error {
 // folder is where a shelf's entries are.
 func (v *Vault) folder(s Shelf) string {
 	if s == Quarantine {
-		return v.o.Path + "-quarantine"
+		return v.o.Path + quarantined
 	}
 	return v.o.Path + "-keys"
 }

@@ -82,18 +82,27 @@ func (a *app) table(header string, fill func(row func(columns ...string))) {
 		fmt.Fprintln(a.out, strings.TrimRight(line, " "))
 		for i, c := range r {
 			if below[i] && n > 0 && c != "" {
-				a.indented(4, c)
+				a.indented(4, "", c)
 			}
 		}
 	}
 }
 
-// indented prints a text below something, broken into lines of the terminal's width.
-func (a *app) indented(by int, text string) {
+// indented prints a text broken into lines of the terminal's width, below what stands there
+// or beside a name. A word that is longer, a path, stays whole: people copy it.
+func (a *app) indented(by int, name, text string) {
+	if name = printable.Line(name); utf8.RuneCountInString(name) >= by {
+		fmt.Fprintln(a.out, name)
+		name = ""
+	}
 	for _, line := range wrap(text, columns(a.out)-by) {
-		fmt.Fprintf(a.out, "%*s%s\n", by, "", line)
+		fmt.Fprintf(a.out, "%-*s%s\n", by, name, line)
+		name = ""
 	}
 }
+
+// item prints a name and a text beside it.
+func (a *app) item(name, text string) { a.indented(10, name, text) }
 
 // line prints one line of an answer, which a terminal shows without breaking words.
 func (a *app) line(format string, args ...any) {
@@ -148,21 +157,6 @@ func terminal(w io.Writer) bool {
 func plain(w io.Writer) bool {
 	kind := os.Getenv("TERM")
 	return !terminal(w) || kind == "" || kind == "dumb"
-}
-
-// item prints a name and, beside it, a text broken into lines of the width. A word that
-// is longer, a path, stays whole: people copy it.
-func (a *app) item(name, text string) {
-	const indent = 10
-	name = printable.Line(name)
-	for _, line := range wrap(text, width-indent) {
-		if len(name) >= indent {
-			fmt.Fprintln(a.out, name)
-			name = ""
-		}
-		fmt.Fprintf(a.out, "%-*s%s\n", indent, name, line)
-		name = ""
-	}
 }
 
 // wrap breaks a text between words, and at no place that the text itself chose.

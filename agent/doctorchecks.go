@@ -137,7 +137,7 @@ func (s standing) check(right key.Fingerprint) Check {
 		c.State, c.Text, c.Fix = CheckProblem, "no copy that can be read is key "+string(right), "keyguard backup"
 	case !s.exam.Deletes.IsZero():
 		c.State = CheckProblem
-		c.Text = "the store deletes copies by itself, the next " + s.exam.Deletes.UTC().Format("2006-01-02 15:04 UTC") + "; the watcher stores them again before, while it runs"
+		c.Text = "the store deletes copies by itself, the next " + printable.Time(s.exam.Deletes) + "; the watcher stores them again before, while it runs"
 		c.Fix = "have that taken off (Vault: delete_version_after of the engine and of the entries), then: keyguard backup"
 	case s.exam.Asked:
 		c.Text += "; this host may read, list and add"

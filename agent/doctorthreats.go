@@ -310,7 +310,7 @@ func (f facts) tampered() ThreatVerdict {
 	case p.Verdict == rows.Opens:
 		v.Verdict, v.Lacks, v.Evidence = SurvivalUnsure, LacksFull, []string{fmt.Sprintf("a sample of %d of %d rows opened just now", p.Checked, all)}
 		if e, ok := f.lastFull(); ok {
-			v.Evidence = append(v.Evidence, fmt.Sprintf("the last drill of every row %s at %s", e.Verdict, e.Time.Local().Format(time.DateTime)))
+			v.Evidence = append(v.Evidence, fmt.Sprintf("the last drill of every row %s at %s", e.Verdict, printable.Time(e.Time)))
 			if e.Verdict == string(DrillPassed) && f.now.Sub(e.Time) < 31*24*time.Hour {
 				v.Verdict, v.Lacks = Survives, LacksNothing
 			}

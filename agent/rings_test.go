@@ -143,6 +143,8 @@ func TestRings(t *testing.T) {
 			switch call {
 			case "net.Listen", "net.ListenTCP", "net.ListenUnix", "net.ListenPacket", "http.ListenAndServe":
 				t.Errorf("%s uses %s: nothing listens (law 8)", s.path, call)
+			case "time.DateTime":
+				t.Errorf("%s uses %s, which has no zone: printable.Time", s.path, call)
 			case "durable.Disk":
 				t.Errorf("%s uses %s: the program's disk is the real one", s.path, call)
 			case "os.Exit", "fmt.Print", "fmt.Printf", "fmt.Println", "log.Print", "log.Printf", "log.Fatal", "os.Stdout", "os.Stderr":

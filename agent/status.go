@@ -340,6 +340,6 @@ func (r *StatusResult) cloned() bool {
 	}
 	r.Health = Lagging
 	r.Line = fmt.Sprintf("the ledger is another machine's, called %s, which wrote to it last at %s: this one is a copy of it, and nobody has accepted its key here",
-		r.Other.Host, r.Other.Time.Local().Format("2006-01-02 15:04:05 MST"))
+		r.Other.Host, printable.Time(r.Other.Time))
 	return true
 }

@@ -183,7 +183,7 @@ func (d *decision) r2() (Decision, bool) {
 	case RowsUnknown:
 		tried := "never tried on the rows"
 		if !d.Ledger.LastLook.IsZero() {
-			tried = "last tried on the rows at " + d.Ledger.LastLook.Local().Format(time.DateTime)
+			tried = "last tried on the rows at " + d.Ledger.LastLook.Local().Format("2006-01-02 15:04:05 MST")
 		}
 		if age < 0 {
 			tried += ", in the future: the clock was wrong then or is now"

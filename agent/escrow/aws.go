@@ -24,6 +24,7 @@ import (
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
 const (
@@ -290,7 +291,7 @@ func (a *AWS) list(ctx context.Context, s Shelf) ([]Copy, error) {
 }
 
 func awsDeleted(when float64) string {
-	return fmt.Sprintf("the secret was deleted, and is destroyed for good some days after %s UTC: aws secretsmanager restore-secret", awsTime(when).Format(time.DateTime))
+	return fmt.Sprintf("the secret was deleted, and is destroyed for good some days after %s: aws secretsmanager restore-secret", printable.Time(awsTime(when)))
 }
 
 func awsVersionID(id string) bool {

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
 // Examiner is an escrow that can tell more of itself than what it holds: what it is lost
@@ -86,7 +87,7 @@ func (c Credential) Ends(now time.Time) string {
 	if c.Until.IsZero() || c.Renewable || c.Until.Sub(now) >= c.Life/3 {
 		return ""
 	}
-	return fmt.Sprintf("%s ends %s and cannot be renewed", c.What, c.Until.UTC().Format("2006-01-02 15:04 UTC"))
+	return fmt.Sprintf("%s ends %s and cannot be renewed", c.What, printable.Time(c.Until))
 }
 
 // Credential tells of the token.

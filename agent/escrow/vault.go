@@ -21,6 +21,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
 const (
@@ -726,7 +727,7 @@ func (v *Vault) Renew(ctx context.Context) error {
 		}
 		if err != nil {
 			failed = append(failed, fmt.Errorf("cannot renew %s in %s, which the store deletes at %s: %w",
-				c.ID, v.where(), c.Ends.UTC().Format(time.DateTime), err))
+				c.ID, v.where(), printable.Time(c.Ends), err))
 		}
 	}
 	return errors.Join(failed...)
@@ -961,7 +962,7 @@ func (e *vaultEntry) describe(metadata map[string]any) {
 	case t.After(time.Now()):
 		e.ends = t
 	case !t.IsZero():
-		e.gone = "deleted " + t.UTC().Format(time.DateTime) + " UTC"
+		e.gone = "deleted " + printable.Time(t)
 	}
 }
 

@@ -19,6 +19,8 @@ import (
 
 	vault "github.com/hashicorp/vault/api"
 	"golang.org/x/sys/unix"
+
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
 const (
@@ -311,7 +313,7 @@ func wireError(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: what answers there speaks no TLS, and address begins with https", ErrRefused)
 	case errors.As(err, &expired) && expired.Reason == x509.Expired && expired.Cert != nil && time.Now().Before(expired.Cert.NotBefore):
 		// A certificate from tomorrow: it is rather our clock.
-		return fmt.Errorf("%w: its certificate is valid from %s", ErrClock, expired.Cert.NotBefore.UTC().Format(time.DateTime))
+		return fmt.Errorf("%w: its certificate is valid from %s", ErrClock, printable.Time(expired.Cert.NotBefore))
 	case errors.As(err, &untrusted):
 		return fmt.Errorf("%w: %s", ErrUntrusted, clip(untrusted.Err.Error()))
 	case neverLeft(err):

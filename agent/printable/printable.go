@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -72,6 +73,9 @@ func escape(s, kept string, show func(rune) string) string {
 	}
 	return b.String()
 }
+
+// Time is a moment as this host's clocks show it, with the zone that they are in.
+func Time(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
 
 // Count puts a number before what is counted: "1 row", "2 rows".
 func Count(n int64, noun string) string {

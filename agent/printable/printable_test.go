@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -67,6 +68,23 @@ func TestJSONMeansTheSame(t *testing.T) {
 func TestPageKeepsItsLines(t *testing.T) {
 	if got, want := Page("one\n\ttwo\x1b[2J\r"), "one\n\ttwo"+`\x1b[2J\r`; got != want {
 		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// TestTimeHasItsZone: a time for people is where the host is, and says where that is.
+func TestTimeHasItsZone(t *testing.T) {
+	defer func(was *time.Location) { time.Local = was }(time.Local)
+	at := time.Date(2026, 7, 1, 23, 30, 5, 0, time.UTC)
+	for zone, want := range map[string]string{
+		"UTC": "2026-07-01 23:30:05 UTC", "Europe/Berlin": "2026-07-02 01:30:05 CEST", "America/Sao_Paulo": "2026-07-01 20:30:05 -03",
+	} {
+		var err error
+		if time.Local, err = time.LoadLocation(zone); err != nil {
+			t.Fatal(err)
+		}
+		if got := Time(at); got != want {
+			t.Errorf("%s: %s, want %s", zone, got, want)
+		}
 	}
 }
 

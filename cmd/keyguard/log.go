@@ -194,7 +194,7 @@ func (a *app) printHappenings(list []happeningDoc) {
 			about += ":"
 		}
 		about = strings.TrimSpace(about + " " + text)
-		at := d.At.Local().Format("2006-01-02 15:04:05 MST")
+		at := when(d.At)
 		line := strings.TrimRight(fmt.Sprintf("%s  %-18s %s", at, d.Event, printable.Line(about)), " ")
 		if terminal(a.out) && utf8.RuneCountInString(line) > columns(a.out) {
 			a.line("%s  %s", at, d.Event)

@@ -271,7 +271,7 @@ func when(t time.Time) string {
 	if t.IsZero() {
 		return "never"
 	}
-	return t.Local().Format("2006-01-02 15:04:05 MST")
+	return printable.Time(t)
 }
 
 // timeDoc prints a time for machines, RFC 3339; nil for none.

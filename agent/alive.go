@@ -9,6 +9,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
@@ -151,11 +152,40 @@ type Working struct {
 }
 
 func (w Working) String() string {
-	s := fmt.Sprintf("a %s is under way since %s", w.What, w.Since.Local().Format("2006-01-02 15:04:05 MST"))
-	if w.Person != "" {
-		s += ", asked for by " + w.Person
+	return fmt.Sprintf("a %s is under way since %s", w.What, since(w.Since, w.Person))
+}
+
+// since says when something began, and who wanted it where that was written down.
+func since(at time.Time, person string) string {
+	if person == "" {
+		return printable.Time(at)
 	}
-	return s
+	return printable.Time(at) + ", asked for by " + person
+}
+
+// halfway is ErrRotationOpen, and says which rotation that is; nil where none is open.
+func (o *observation) halfway() error {
+	open := o.evidence.OpenRotation()
+	if open == nil {
+		return nil
+	}
+	said := ""
+	if o.evidence.Ledger.Rotation != nil {
+		said = fmt.Sprintf(", from key %s to key %s", open.Old, open.New)
+		for _, e := range slices.Backward(o.history().Entries) {
+			if e.Event == ledger.RotationOpen {
+				said += ", since " + since(e.Time, e.Person)
+				break
+			}
+		}
+	}
+	switch next := o.evidence.Next; {
+	case next.Key != "":
+		said += fmt.Sprintf("; key %s stands beside the keyfile as its successor", next.Key)
+	case next.There:
+		said += "; what stands beside the keyfile as its successor (.next) is no key"
+	}
+	return fmt.Errorf("%w%s", ErrRotationOpen, said)
 }
 
 // working finds the one that is at work: the ledger tells that it has begun, and the lock

@@ -115,8 +115,8 @@ func (m *mend) tally(ctx context.Context) (err error) {
 		return err
 	}
 	o := m.o
-	if o.rotating() {
-		return notRepaired(fmt.Errorf("%w: start the daemon, or wait for the watcher", ErrRotationOpen))
+	if open := o.halfway(); open != nil {
+		return notRepaired(open)
 	}
 	o.askLocal()
 	o.awaitAllEscrows(ctx)

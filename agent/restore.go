@@ -153,16 +153,17 @@ func restore(ctx context.Context, h *Host, opts RestoreOptions) (RestoreResult, 
 // unsettled says why a key may not go in while a rotation stands open, which stopped
 // halfway: a start would not take it. nil where none is, or the rows speak for it.
 func (o *observation) unsettled(c Candidate) error {
-	if o.evidence.OpenRotation() == nil || decide.Majority(c.Proof) {
+	open := o.halfway()
+	if open == nil || decide.Majority(c.Proof) {
 		return nil
 	}
 	switch d := decide.Keyfile(o.evidence); {
 	case d.Key == c.Key:
 		return nil
 	case d.Key != "":
-		return fmt.Errorf("%w: %w: key %s belongs there, since %s", ErrRefused, ErrRotationOpen, d.Key, d.Reason)
+		return fmt.Errorf("%w: %w: key %s belongs there, since %s", ErrRefused, open, d.Key, d.Reason)
 	}
-	return fmt.Errorf("%w: %w, and the rows do not say which of its keys holds: %s", ErrUnsure, ErrRotationOpen, o.evidence.Rows.Why)
+	return fmt.Errorf("%w: %w, and the rows do not say which of its keys holds: %s", ErrUnsure, open, o.evidence.Rows.Why)
 }
 
 // unusable is the error of no copy to install. Where somebody does not answer there may be

@@ -35,7 +35,7 @@ var (
 	// would fail: the keyfile cannot be exchanged, or there is no room to write it down.
 	ErrCannotEnd = errors.New("what a rotation does last cannot be done here")
 	// ErrRotationOpen says that an earlier rotation stopped halfway and is not settled.
-	ErrRotationOpen = errors.New("an earlier rotation stopped halfway and is not settled yet")
+	ErrRotationOpen = errors.New("a rotation stopped halfway and is not settled yet")
 	// ErrEnded says that whoever runs the rotation wants its end, as a host does that goes
 	// down, while which key holds is not known yet.
 	ErrEnded = errors.New("told to end in the commit, as by a reboot")
@@ -133,12 +133,12 @@ func (t *turn) check(ctx context.Context) (err error) {
 	if t.o, err = t.h.observe(); err != nil {
 		return err
 	}
-	if t.o.evidence.OpenRotation() != nil {
+	if open := t.o.halfway(); open != nil {
 		if t.opts.DryRun {
-			return fmt.Errorf("%w: %w", ErrNotRotated, ErrRotationOpen)
+			return fmt.Errorf("%w: %w", ErrNotRotated, open)
 		}
 		if _, err := t.settleOnce(ctx); err != nil {
-			return notRotated(ErrRotationOpen, "%w", err)
+			return notRotated(open, "%w", err)
 		}
 		t.o.close()
 		if t.o, err = t.h.observe(); err != nil {
@@ -501,7 +501,7 @@ func (t *turn) settleOnce(ctx context.Context) (decide.Settlement, error) {
 	g := GuardResult{Decision: o.decide(ctx)}
 	switch d := g.Decision; {
 	case d.Action != decide.Pass && d.Action != decide.Install && d.Settle == decide.SettleNothing:
-		return decide.SettleNothing, errors.New(d.Reason)
+		return decide.SettleNothing, o.unusable("(%s)", d.Reason)
 	case d.Action != decide.Pass && d.Action != decide.Install:
 		return d.Settle, nil // a start sees to it
 	}

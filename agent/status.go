@@ -41,8 +41,7 @@ type StatusResult struct {
 	Decision   decide.Decision
 	Keyfile    decide.KeyfileEvidence
 	Loose      string
-	Staged     decide.NextEvidence // what stands beside the keyfile as its successor
-	Halfway    *decide.Rotation    // that stopped there, or nil
+	Halfway    error // ErrRotationOpen, and which one; nil for none
 	Known      key.Fingerprint
 	Accepted   bool
 	LastLook   time.Time    // when the known key was last proven or accepted; zero for never
@@ -128,7 +127,7 @@ func status(ctx context.Context, h *Host) (StatusResult, looked, error) {
 		o.askRows(ctx) // which of the keys at hand opens the others
 	}
 	r := StatusResult{
-		Decision: d, Keyfile: o.evidence.Keyfile, Loose: o.seen.Loose, Staged: o.evidence.Next, Halfway: o.evidence.OpenRotation(),
+		Decision: d, Keyfile: o.evidence.Keyfile, Loose: o.seen.Loose, Halfway: o.halfway(),
 		Look: o.evidence.Ledger.Verdict, Known: o.evidence.Ledger.Known, Accepted: o.evidence.Ledger.Accepted, LastLook: o.evidence.Ledger.LastLook,
 		Rows: o.evidence.Rows, Proof: o.evidence.Rows.Proofs[own], Kept: len(o.kept),
 	}
@@ -283,14 +282,7 @@ func (r *StatusResult) judgeHalfway() bool {
 	if r.Halfway == nil {
 		return false
 	}
-	r.Health = Amiss
-	r.Line = "a rotation stopped halfway and is not settled yet"
-	switch {
-	case r.Staged.Key != "":
-		r.Line += fmt.Sprintf(": key %s stands beside the keyfile as its successor", r.Staged.Key)
-	case r.Staged.There:
-		r.Line += ": what stands beside the keyfile as its successor (.next) is no key"
-	}
+	r.Health, r.Line = Amiss, r.Halfway.Error()
 	return true
 }
 

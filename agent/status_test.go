@@ -3,6 +3,7 @@ package agent_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -175,16 +176,20 @@ func TestStatusWhileARotationRuns(t *testing.T) {
 }
 
 // TestStatusOfAStagedKey: what stands beside the keyfile as its successor is told, whatever
-// it is and whoever put it there; a start counts it for a rotation that stopped.
+// it is and whoever put it there; a start counts it for a rotation that stopped. What the
+// ledger knows of that is told, too, and by a trial of a rotation as well.
 func TestStatusOfAStagedKey(t *testing.T) {
 	a, b := testKey("a"), testKey("b")
 	db := rowstest.New(t).Database(t)
 	for name, tt := range map[string]struct {
-		next []byte
-		line string
+		next   []byte
+		opened bool // the ledger has it open
+		line   string
 	}{
-		"a key":   {b.UnsafeBytes(), "key " + string(b.Fingerprint()) + " stands beside the keyfile"},
-		"nothing": {[]byte{}, "is no key"},
+		"a key":         {b.UnsafeBytes(), false, "; key " + string(b.Fingerprint()) + " stands beside the keyfile"},
+		"nothing":       {[]byte{}, false, "is no key"},
+		"in the ledger": {b.UnsafeBytes(), true, fmt.Sprintf(", from key %s to key %s, since 2", a.Fingerprint(), b.Fingerprint())},
+		"by a person":   {b.UnsafeBytes(), true, ", asked for by olga; key " + string(b.Fingerprint()) + " stands"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t, db, 1)
@@ -193,9 +198,15 @@ func TestStatusOfAStagedKey(t *testing.T) {
 			h.write(a.UnsafeBytes())
 			h.backup()
 			h.must(os.WriteFile(h.Keyfile.Path+".next", tt.next, 0o400))
+			if tt.opened {
+				h.must(h.Ledger.Append(ledger.Entry{Event: ledger.RotationOpen, Old: a.Fingerprint(), Fingerprint: b.Fingerprint(), Person: "olga"}))
+			}
 			r, err := agent.Status(t.Context(), &h.Host)
 			if err != nil || r.Health != agent.Amiss || !strings.Contains(r.Line, "stopped halfway") || !strings.Contains(r.Line, tt.line) {
 				t.Errorf("%s: %s, %v", r.Health, r.Line, err)
+			}
+			if _, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{DryRun: true}); !errors.Is(err, agent.ErrRotationOpen) || !strings.Contains(err.Error(), tt.line) {
+				t.Errorf("a trial: %v", err)
 			}
 		})
 	}

@@ -95,7 +95,6 @@ var remedies = []struct {
 	{agent.ErrNoHome, exitRefused, "see what every escrow says: keyguard copies; then: keyguard rotate"},
 	{agent.ErrOtherClients, exitRefused, "end these programs (they are in pg_stat_activity), then: keyguard rotate, or keyguard repair"},
 	{agent.ErrCannotEnd, exitRefused, "see what holds the keyfile, its directory or the state directory (lsattr -d, findmnt --target, df, df -i), free it (chattr -i -a, umount), then: keyguard rotate, or keyguard repair"},
-	{agent.ErrRotationOpen, exitRefused, "bring Postgres up; to go on: keyguard rotate"},
 	{agent.ErrEnded, exitDoubt, "nothing is to be done: the daemon's next start, or the watcher, finds out from the rows which key holds; when the host is up again: keyguard status"},
 	{agent.ErrNotStarted, exitInternal, "see why: systemctl status containarium; then: systemctl start containarium"},
 	{agent.ErrBusy, exitBusy, "wait until the other process is done, then see: keyguard status"},
@@ -189,6 +188,9 @@ var remedies = []struct {
 	{unit.ErrEnvironmentFile, exitDoubt, "put the file right that EnvironmentFile= of the daemon's unit names (systemctl cat containarium.service), then: keyguard verify"},
 	{rows.ErrUnread, exitDoubt, "see that systemd answers and the unit's EnvironmentFile= can be read (systemctl cat containarium.service), or name the database in [database]"},
 	{rows.ErrIncus, exitDoubt, "start incus (systemctl start incus), or name the database in [database]"},
+
+	// After what keeps it from being settled.
+	{agent.ErrRotationOpen, exitRefused, "to settle it: keyguard rotate, which goes on; or systemctl restart containarium"},
 
 	// This host.
 	{keyfile.ErrChanged, exitBusy, "somebody else writes the keyfile at this moment; look who, then: keyguard status"},

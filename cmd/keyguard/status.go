@@ -161,12 +161,10 @@ func statusHints(r agent.StatusResult) []string {
 		return append(hints, "keyguard restore")
 	case r.Decision.Action == decide.Lost:
 		hints = append(hints, "if you have the key elsewhere (a printed sheet, another store): keyguard import")
-	case r.Halfway != nil && r.Rows.State == decide.RowsUnknown:
-		hints = append(hints, remedyOf(agent.ErrRotationOpen))
-	case r.Halfway != nil:
-		hints = append(hints, "to settle it: keyguard rotate, which goes on; or systemctl restart containarium")
 	case r.Rows.State == decide.RowsUnknown:
 		hints = append(hints, remedyOf(r.Rows.Err))
+	case r.Halfway != nil:
+		hints = append(hints, remedyOf(r.Halfway))
 	case r.Decision.Action == decide.Pass && r.Split():
 		hints = append(hints, "keyguard repair")
 	case r.Decision.Action == decide.Pass && r.Proof.Verdict == rows.Partial:

@@ -193,7 +193,7 @@ func (o *observation) proven(c Candidate) (ledger.Entry, error) {
 func (o *observation) acceptFor(ctx context.Context, h *Host, c Candidate, person string) (ledger.Entry, error) {
 	live, known := o.evidence.Keyfile, o.evidence.Ledger.Known
 	e := ledger.Entry{Event: ledger.Accepted, Fingerprint: c.Key, Old: known, Person: person, Verdict: string(rows.Unknown),
-		Reason: fmt.Sprintf("it opens %d of %d rows of another database, for which it was asked", c.Proof.Opened, c.Proof.Checked)}
+		Reason: fmt.Sprintf("it opens %v of another database, for which it was asked", c.Proof)}
 	var answer rows.Answer
 	if table, err := h.OpenRows(ctx, rows.Options{}); err != nil {
 		answer = rows.NoAnswer(err)
@@ -206,8 +206,8 @@ func (o *observation) acceptFor(ctx context.Context, h *Host, c Candidate, perso
 	case answer.State == rows.Unknown && live.Good && live.Key == known:
 		return e, fmt.Errorf("%w for the daemon's own rows, which the present key %s may open: they cannot be asked: %w", ErrUnsure, live.Key, answer.Err)
 	case answer.State == rows.Answered && answer.Proofs[1].Opened > answer.Proofs[0].Opened:
-		return e, fmt.Errorf("%w: key %s in the keyfile opens %d of %d rows in the daemon's own database, key %s %d: bring the other database there first",
-			ErrRefused, live.Key, answer.Proofs[1].Opened, answer.Proofs[1].Checked, c.Key, answer.Proofs[0].Opened)
+		return e, fmt.Errorf("%w: key %s in the keyfile opens %v in the daemon's own database, key %s %d: bring the other database there first",
+			ErrRefused, live.Key, answer.Proofs[1], c.Key, answer.Proofs[0].Opened)
 	}
 	return e, nil
 }
@@ -347,12 +347,12 @@ func (o *observation) choose(r *RestoreResult, offered []Candidate, chosen bool)
 		case good && own.Proof.Opened > 0 && own.Proof.Opened >= best.Proof.Opened && !chosen:
 			return own, nil
 		case good && own.Proof.Opened > best.Proof.Opened:
-			return own, fmt.Errorf("%w: key %s in the keyfile opens %d of %d rows, the best of the others %d",
-				ErrRefused, own.Key, own.Proof.Opened, own.Proof.Checked, best.Proof.Opened)
+			return own, fmt.Errorf("%w: key %s in the keyfile opens %v, the best of the others %d",
+				ErrRefused, own.Key, own.Proof, best.Proof.Opened)
 		case best.Proof.Opened == 0:
 			return own, o.unusable("among %d: none opens a row", len(offered))
 		case best.Proof.Verdict == rows.Partial:
-			r.Warning = fmt.Sprintf("key %s opens only %d of %d rows", best.Key, best.Proof.Opened, best.Proof.Checked)
+			r.Warning = fmt.Sprintf("key %s opens only %v", best.Key, best.Proof)
 		}
 		return best, nil
 	case decide.RowsSilent:

@@ -161,7 +161,7 @@ func Events(r agent.GuardResult) []Event {
 		tell(RotationSettled, d.Key, "the rotation that stood open is closed: the rows are under its %s key, %s", d.Settle, d.Key)
 	}
 	if p := r.Evidence.Rows.Proofs[d.Key]; r.Evidence.Rows.State == decide.RowsAnswer && p.Verdict == rows.Partial {
-		tell(Split, d.Key, "the table is split: key %s opens only %d of %d rows; see keyguard verify", d.Key, p.Opened, p.Checked)
+		tell(Split, d.Key, "the table is split: key %s opens only %v; see keyguard verify", d.Key, p)
 	}
 	return list
 }

@@ -204,7 +204,7 @@ func (d *decision) r2() (Decision, bool) {
 		return Decision{}, false
 	}
 	if pass.Warning = partly(p); p.Verdict == rows.Refuted {
-		pass.Warning = fmt.Sprintf("the key opens none of %d rows, and passes on a person's word", p.Checked)
+		pass.Warning = "the key opens none of the rows, and passes on a person's word"
 	}
 	return pass, true
 }
@@ -248,7 +248,7 @@ func partly(p rows.Proof) string {
 	if p.Verdict != rows.Partial {
 		return ""
 	}
-	return fmt.Sprintf("the key opens only %d of %d rows; to see which key opens the others: keyguard verify", p.Opened, p.Checked)
+	return fmt.Sprintf("the key opens only %v; to see which key opens the others: keyguard verify", p)
 }
 
 // r3 lets the rows choose (law 1).
@@ -261,7 +261,7 @@ func (d *decision) r3() Decision {
 		if p, _ := d.tried(f); Majority(p) {
 			out := d.place(f, "it opens every row")
 			if out.Warning = partly(p); out.Warning != "" {
-				out.Reason = fmt.Sprintf("it opens %d of %d rows, so that no other key opens more", p.Opened, p.Checked)
+				out.Reason = fmt.Sprintf("it opens %v, so that no other key opens more", p)
 			}
 			return out
 		}
@@ -282,12 +282,12 @@ func (d *decision) r3() Decision {
 	case why == "" && p.Opened == 0:
 		return Decision{Action: Lost, Reason: "no key that can be had opens a row"}
 	case why == "":
-		out := d.place(best, fmt.Sprintf("it opens %d of %d rows, and no other key opens more", p.Opened, p.Checked))
+		out := d.place(best, fmt.Sprintf("it opens %v, and no other key opens more", p))
 		out.Warning = partly(p)
 		return out
 	case p.Opened > 0 && best == d.known && !d.Ledger.Accepted:
 		// Law 9: it is what the daemon ran on. It is decided again when the escrow answers.
-		out := d.place(best, fmt.Sprintf("it is the known key and opens %d of %d rows, and no key at hand opens more", p.Opened, p.Checked))
+		out := d.place(best, fmt.Sprintf("it is the known key and opens %v, and no key at hand opens more", p))
 		out.Warning = fmt.Sprintf("%s; %s, and may hold a key that opens more", partly(p), why)
 		return out
 	}

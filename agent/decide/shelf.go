@@ -42,7 +42,7 @@ func Shelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 	case v == rows.Refuted:
 		return escrow.Quarantine, "it opens no row"
 	case v == rows.Partial:
-		return escrow.Quarantine, fmt.Sprintf("it opens only %d of %d rows", p.Opened, p.Checked)
+		return escrow.Quarantine, fmt.Sprintf("it opens only %v", p)
 	case v == rows.Unknown:
 		return escrow.Quarantine, "it could not be tried on the rows: " + e.Rows.Why
 	case e.Keyfile.Good && e.Keyfile.Key != f:

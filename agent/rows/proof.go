@@ -16,6 +16,7 @@ package rows
 import (
 	"crypto/aes"
 	"crypto/cipher"
+	"fmt"
 	"regexp"
 	"slices"
 	"sync"
@@ -201,6 +202,11 @@ type Proof struct {
 	Verdict     Verdict
 	Checked     int64 // rows tried
 	Opened      int64
+}
+
+// String is how many rows the key opened, "3 of 8 rows".
+func (p Proof) String() string {
+	return fmt.Sprintf("%d of %s", p.Opened, printable.Count(p.Checked, "row"))
 }
 
 // judge makes proofs of counts: checked, which is at least 1, and what each key opened.

@@ -395,7 +395,7 @@ func (a *app) explainSearch(r agent.GuardResult) {
 	}
 	opened := func(f key.Fingerprint) string {
 		if p, ok := e.Rows.Proofs[f]; ok && f != "" {
-			return fmt.Sprintf("opens %d of %d rows", p.Opened, p.Checked)
+			return "opens " + p.String()
 		}
 		return "not tried on the rows"
 	}

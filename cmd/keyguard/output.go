@@ -262,7 +262,7 @@ func opened(e decide.RowsEvidence, f key.Fingerprint) string {
 	case p.Verdict == rows.Opens:
 		return "opens " + printable.All(p.Checked, "row")
 	default:
-		return fmt.Sprintf("opens %d of %s", p.Opened, printable.Count(p.Checked, "row"))
+		return "opens " + e.Proofs[f].String()
 	}
 }
 

@@ -100,7 +100,7 @@ func repairEvent(r agent.RepairResult, err error) hooks.Event {
 	dependent := r.Rewrite.Counts.Dependent()
 	return hooks.Event{Name: hooks.Repaired, Fingerprint: r.Target, Took: r.Took, Err: err, Total: r.Rewrite.Counts.Total(),
 		Checked: dependent, Opened: dependent - r.Rewrite.Unopenable,
-		Text: fmt.Sprintf("rows that were under %d keys are under key %s; the daemon was down for %s", len(r.Tally), r.Target, short(r.Downtime))}
+		Text: fmt.Sprintf("rows that were under %s are under key %s; the daemon was down for %s", printable.Count(int64(len(r.Tally)), "key"), r.Target, short(r.Downtime))}
 }
 
 // printTally says what every key opens, and what is to become of it.
@@ -110,7 +110,7 @@ func (a *app) printTally(say func(string, ...any), r agent.RepairResult) {
 		if s.Key == r.Target {
 			target = ": all others come under it"
 		}
-		say("key %s (%s) opens %d of %d rows%s", s.Key, s.From, s.Rows, r.Rows.Dependent, target)
+		say("key %s (%s) opens %d of %s%s", s.Key, s.From, s.Rows, printable.Count(r.Rows.Dependent, "row"), target)
 	}
 	if r.Unopened > 0 {
 		say("no key that can be had opens %s", printable.Count(r.Unopened, "row"))

@@ -182,13 +182,13 @@ func judgeVerify(r agent.VerifyResult) (string, error) {
 	}
 	switch {
 	case r.Keyfile.Good && own != nil && own.Opened > 0 && split && own.Opened >= best.Proof.Opened:
-		return "", outcome{exitDoubt, fmt.Sprintf("the table is split between keys: the keyfile's key %s opens %d of %d rows", r.Keyfile.Key, own.Opened, own.Checked),
+		return "", outcome{exitDoubt, fmt.Sprintf("the table is split between keys: the keyfile's key %s %s", r.Keyfile.Key, opened(r.Rows, r.Keyfile.Key)),
 			[]string{"bring it under one key: keyguard repair"}}
 	case r.Keyfile.Good && own != nil && own.Opened > 0 && own.Opened >= best.Proof.Opened:
-		return "", outcome{exitDoubt, fmt.Sprintf("the keyfile's key %s opens only %d of %d rows, and no other key opens more", r.Keyfile.Key, own.Opened, own.Checked),
+		return "", outcome{exitDoubt, fmt.Sprintf("the keyfile's key %s %s, and no other key opens more", r.Keyfile.Key, opened(r.Rows, r.Keyfile.Key)),
 			[]string{"if you have the key of the others: keyguard import --escrow-only"}}
 	case best.Key != "":
-		return "", outcome{exitDoubt, fmt.Sprintf("the keyfile is %s; key %s opens %d of %d rows", r.Keyfile.State(), best.Key, best.Proof.Opened, best.Proof.Checked),
+		return "", outcome{exitDoubt, fmt.Sprintf("the keyfile is %s; key %s opens %v", r.Keyfile.State(), best.Key, best.Proof),
 			[]string{"put it into place: keyguard restore"}}
 	}
 	return "", judgeNone(r)

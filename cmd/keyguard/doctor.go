@@ -225,17 +225,11 @@ func (a *app) printChecks(checks []agent.Check) {
 }
 
 func (a *app) finding(c colour, word, about string, evidence []string, improve string) {
-	lines := wrap(about, width-10)
+	a.painted(c, len(word), hang(a.out, fmt.Sprintf("%-10s", word), 10, about))
 	for _, e := range evidence {
-		lines = append(lines, wrap(e, width-10)...)
+		a.item("", e)
 	}
 	if improve != "" {
-		for i, l := range wrap(improve, width-12) {
-			lines = append(lines, map[bool]string{true: "→ ", false: "  "}[i == 0]+l)
-		}
-	}
-	fmt.Fprintf(a.out, "%s%*s%s\n", a.paint(c, word), 10-len(word), "", lines[0])
-	for _, l := range lines[1:] {
-		fmt.Fprintf(a.out, "%10s%s\n", "", l)
+		fmt.Fprint(a.out, hang(a.out, fmt.Sprintf("%10s→ ", ""), 12, improve))
 	}
 }

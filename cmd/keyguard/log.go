@@ -198,7 +198,7 @@ func (a *app) printHappenings(list []happeningDoc) {
 		line := strings.TrimRight(fmt.Sprintf("%s  %-18s %s", at, d.Event, printable.Line(about)), " ")
 		if terminal(a.out) && utf8.RuneCountInString(line) > columns(a.out) {
 			a.line("%s  %s", at, d.Event)
-			a.indented(4, "", about)
+			a.beside("", 4, about)
 			continue
 		}
 		a.line("%s", line)

@@ -28,7 +28,7 @@ func (a *app) jsonFlag(c *cobra.Command) {
 	c.Flags().BoolVar(&a.json, "json", false, "print JSON, version "+fmt.Sprint(jsonVersion))
 }
 
-// What is printed for people goes through fold, wrap or table, and --json through
+// What is printed for people goes through hang, wrap or table, and --json through
 // printJSON: there it becomes printable, whoever wrote it (law 10).
 
 func (a *app) printJSON(v any) error {
@@ -82,27 +82,23 @@ func (a *app) table(header string, fill func(row func(columns ...string))) {
 		fmt.Fprintln(a.out, strings.TrimRight(line, " "))
 		for i, c := range r {
 			if below[i] && n > 0 && c != "" {
-				a.indented(4, "", c)
+				a.beside("", 4, c)
 			}
 		}
 	}
 }
 
-// indented prints a text broken into lines of the terminal's width, below what stands there
-// or beside a name. A word that is longer, a path, stays whole: people copy it.
-func (a *app) indented(by int, name, text string) {
+// beside prints a name and, that far from the left, a text.
+func (a *app) beside(name string, by int, text string) {
 	if name = printable.Line(name); utf8.RuneCountInString(name) >= by {
 		fmt.Fprintln(a.out, name)
 		name = ""
 	}
-	for _, line := range wrap(text, columns(a.out)-by) {
-		fmt.Fprintf(a.out, "%-*s%s\n", by, name, line)
-		name = ""
-	}
+	fmt.Fprint(a.out, hang(a.out, fmt.Sprintf("%-*s", by, name), by, text))
 }
 
-// item prints a name and a text beside it.
-func (a *app) item(name, text string) { a.indented(10, name, text) }
+// item is one of a list, such as status prints.
+func (a *app) item(name, text string) { a.beside(name, 10, text) }
 
 // line prints one line of an answer, which a terminal shows without breaking words.
 func (a *app) line(format string, args ...any) {
@@ -115,20 +111,33 @@ func (a *app) answer(c colour, text string) {
 		return
 	}
 	lines := fold(a.out, text)
-	first := strings.IndexByte(lines, '\n')
+	a.painted(c, strings.IndexByte(lines, '\n'), lines)
+}
+
+// painted prints lines of which the first bytes are in colour.
+func (a *app) painted(c colour, first int, lines string) {
 	fmt.Fprint(a.out, a.paint(c, lines[:first])+lines[first:])
 }
 
-// fold makes lines of a text for a terminal, the further ones indented by two, and one
-// line for everybody else: others search for it.
+// fold makes lines of a text for a terminal, the further ones two columns further in, and
+// one line for everybody else: others search for it.
 func fold(w io.Writer, text string) string {
-	indent := len(text) - len(strings.TrimLeft(text, " "))
-	text = text[:indent] + printable.Line(text[indent:])
-	if !terminal(w) || utf8.RuneCountInString(text) <= columns(w) {
-		return text + "\n"
+	words := strings.TrimLeft(text, " ")
+	indent := len(text) - len(words)
+	if !terminal(w) {
+		return text[:indent] + printable.Line(words) + "\n"
 	}
-	lines := wrap(text, columns(w)-indent-2)
-	return strings.Repeat(" ", indent) + strings.Join(lines, "\n"+strings.Repeat(" ", indent+2)) + "\n"
+	return hang(w, text[:indent], indent+2, words)
+}
+
+// hang makes lines of a text that are as wide as what they are printed on: head stands before
+// the first, and by spaces before the others. A word that is longer than a line, a path,
+// stays whole: people copy it.
+func hang(w io.Writer, head string, by int, text string) string {
+	if text = printable.Line(text); utf8.RuneCountInString(head+text) <= columns(w) {
+		return head + text + "\n"
+	}
+	return head + strings.Join(wrap(text, columns(w)-by), "\n"+strings.Repeat(" ", by)) + "\n"
 }
 
 // width is that of the narrowest terminal which everything is to fit.

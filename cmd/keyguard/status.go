@@ -304,8 +304,7 @@ func knownBy(r agent.StatusResult) string {
 
 func (a *app) printStatusText(r agent.StatusResult, path string) {
 	health := string(r.Health)
-	verdict := fold(a.out, health+": "+r.Line)
-	fmt.Fprint(a.out, a.paint(healthColour[r.Health], health)+verdict[len(health):])
+	a.painted(healthColour[r.Health], len(health), fold(a.out, health+": "+r.Line))
 	if a.brief {
 		return
 	}

@@ -143,9 +143,7 @@ func (a *app) askEscrows(ctx context.Context, cfg *config.Config, c *choices) er
 		for i, p := range places {
 			fmt.Fprintf(a.err, "  %d  %s\n", i+1, p.what)
 			if p.found != "" {
-				for _, line := range wrap(p.found, width-5) {
-					fmt.Fprintf(a.err, "     %s\n", line)
-				}
+				fmt.Fprint(a.err, hang(a.err, "     ", 5, p.found))
 			}
 		}
 		fmt.Fprintf(a.err, "  %d  %s\n", len(places)+1, nowhere)

@@ -170,6 +170,37 @@ func TestScreens(t *testing.T) {
 	}
 }
 
+// TestStatusWatched: status --watch shows how the key stands until a person has seen enough,
+// and ends as status would.
+func TestStatusWatched(t *testing.T) {
+	t.Parallel()
+	shared := &server{}
+	t.Cleanup(shared.stop)
+	s := &sandbox{dir: t.TempDir(), shared: shared}
+	if err := s.furnish(); err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	c := exec.Command("keyguard", "status", "--watch")
+	c.Env = append(os.Environ(), "KEYGUARD_CONFIG="+s.path("keyguard.toml"), "TERM=xterm", "NO_COLOR=1")
+	control := startOnTerminal(t, c)
+	shown := ""
+	for b := make([]byte, 4096); ; {
+		n, err := control.Read(b)
+		if err != nil {
+			break
+		}
+		if shown += string(b[:n]); strings.Count(shown, "Ctrl-C ends this") == 2 {
+			control.WriteString("\x03")
+		}
+	}
+	c.Wait()
+	// No key, and an escrow that was never made.
+	if code := c.ProcessState.ExitCode(); code != exitDoubt || strings.Count(shown, "\x1b[H\x1b[2J") < 2 || strings.Count(shown, "doubt: ") < 2 {
+		t.Errorf("%v after %q", c.ProcessState, shown)
+	}
+}
+
 // TestHelpFits: the help of every command is as wide as a terminal.
 func TestHelpFits(t *testing.T) {
 	for _, name := range append([]string{""}, names(published((&app{}).commands()))...) {

@@ -19,30 +19,69 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
+// statusAgain is how long --watch waits before it asks again: no store minds that.
+const statusAgain = 5 * time.Second
+
 func (a *app) statusCommand() *cobra.Command {
+	watch := false
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "how the key and its copies stand",
 		Long: `status says by the same rules as a start of the daemon whether the key is right,
 whether the daemon runs on it, and what every escrow holds: the verdict first.
-It changes nothing.
+It changes nothing. --watch asks again every few seconds, until Ctrl-C.
 
 Exit status: 0 green; 10 lost; 11 doubt; 12 an escrow lags, or the daemon, the
 watcher or the drill's timer is not as it should be; 15 a rotation or a repair
 is under way.`,
 		Example: `  keyguard status
   keyguard status --json | jq -r .verdict`,
-		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
-			a.working("asking the rows and %s …", printable.Count(int64(len(h.Escrows)), "escrow"))
-			r, err := agent.Status(ctx, h)
-			if err != nil {
-				return err
+		RunE: func(c *cobra.Command, args []string) error {
+			show := func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
+				a.working("asking the rows and %s …", printable.Count(int64(len(h.Escrows)), "escrow"))
+				r, err := agent.Status(ctx, h)
+				if err != nil {
+					return err
+				}
+				if watch && !plain(a.out) {
+					fmt.Fprint(a.out, "\x1b[H\x1b[2J") // the cursor home, the screen empty (ECMA-48)
+				}
+				return a.printStatus(r, cfg.Keyfile)
 			}
-			return a.printStatus(r, cfg.Keyfile)
-		}),
+			if watch {
+				return a.again(c.Context(), show)
+			}
+			return a.operate(show)(c, args)
+		},
 	}
+	c.Flags().BoolVar(&watch, "watch", false, "ask again every few seconds, until Ctrl-C")
 	a.jsonFlag(c)
 	return c
+}
+
+// again shows something until a person has seen enough, and ends as it was at last.
+func (a *app) again(ctx context.Context, show func(context.Context, *agent.Host, *config.Config) error) error {
+	h, cfg, err := a.open()
+	if err != nil {
+		return err
+	}
+	for code := said(exitDone); ; {
+		look, cancel := context.WithTimeout(ctx, patience)
+		err := show(look, h, cfg)
+		cancel()
+		if ctx.Err() == nil {
+			code = exitDone
+			if err != nil {
+				code = said(a.explain(err))
+			}
+			a.working("so it was at %s; Ctrl-C ends this", when(time.Now()))
+		}
+		select {
+		case <-ctx.Done():
+			return code
+		case <-time.After(statusAgain):
+		}
+	}
 }
 
 type statusDoc struct {

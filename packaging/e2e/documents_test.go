@@ -208,8 +208,7 @@ func TestOperatorsManual(t *testing.T) {
 			keyguard import --escrow-only <` + keyfile + ` || [ $? = 14 ]
 			mv /root/right ` + keyfile + `
 			systemctl start containarium-keyguard containarium`,
-		"An old dump": `su postgres -c 'createuser --superuser root'
-			pg_dump containarium >/root/containarium.sql`,
+		"An old dump": `su postgres -c 'pg_dump containarium' >/root/containarium.sql`,
 	}
 	inGuests(t, func(m machine) {
 		m.host()

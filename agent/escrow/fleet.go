@@ -37,8 +37,27 @@ type Fleet interface {
 // Policied is a Fleet whose store tells who may destroy what stands there.
 type Policied interface {
 	// Destroyers names the machines' identities that may destroy the copies of a host, with
-	// the role by which they may; host "" asks for what is granted on all of the store.
+	// that by which they may; host "" asks for what is granted on all of the store. The error
+	// says what is not known of it, and may stand beside those that are known.
 	Destroyers(ctx context.Context, host string) ([]string, error)
+}
+
+// joined makes one error of several, on one line, of which each text stands once.
+func joined(errs []error) error {
+	var texts []string
+	for _, err := range errs {
+		if !slices.Contains(texts, err.Error()) {
+			texts = append(texts, err.Error())
+		}
+	}
+	if len(texts) == 0 {
+		return nil
+	}
+	const most = 3
+	if more := len(texts) - most; more > 0 {
+		texts = append(texts[:most], fmt.Sprintf("and %d more", more))
+	}
+	return &relayed{text: strings.Join(texts, "; "), is: errs}
 }
 
 // Shown is what the metadata of one host's place shows. All of it is the store's word (law 1).
@@ -291,7 +310,8 @@ func NewAWSFleet(o AWSOptions, f FleetOptions) (Fleet, error) {
 		}
 		return nil, fmt.Errorf("cannot list the secrets in %s: %w: a listing without end", o.Region, ErrCorrupt)
 	}
-	return &each{name: o.Name, o: f, place: place, lags: true, open: open, hosts: hosts}, nil
+	one := &each{name: o.Name, o: f, place: place, lags: true, open: open, hosts: hosts}
+	return &awsFleet{one, a, pattern}, nil
 }
 
 // withoutQuarantines takes out the names that are only the quarantine of another host:

@@ -273,22 +273,34 @@ func TestFleetNewest(t *testing.T) {
 	}
 }
 
-// TestFleetPolicies: a service account that may destroy is named, people are not.
+// TestFleetPolicies: a service account that may destroy is named, people are not, and what
+// grants something unknown is said to be unknown.
 func TestFleetPolicies(t *testing.T) {
 	t.Parallel()
 	s := startStore(t, sm.Options{}, sm.Viewer)
 	var asked []string
+	bindings := map[string]string{
+		"/v1/projects/my-project:getIamPolicy": `{"role":"roles/owner_withcond_8ab3f1b1","members":["user:a@example.org","serviceAccount:ci@p"]},{"role":"roles/viewer","members":["serviceAccount:v@p"]}`,
+		"/v3/folders/12:getIamPolicy":          `{"role":"roles/resourcemanager.folderAdmin","members":["group:g@example.org"]}`,
+		"/v3/organizations/345:getIamPolicy":   `{"role":"roles/resourcemanager.organizationAdmin","members":["serviceAccount:top@q"]}`,
+	}
+	denied := ""
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked = append(asked, r.Method+" "+r.URL.Path)
-		if !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer ") {
-			w.WriteHeader(http.StatusUnauthorized)
-			return
-		}
 		body, _ := io.ReadAll(r.Body)
-		if string(body) != `{"options":{"requestedPolicyVersion":3}}` {
-			t.Errorf("asked with %s", body)
+		switch {
+		case !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer "):
+			w.WriteHeader(http.StatusUnauthorized)
+		case r.URL.Path == denied:
+			w.WriteHeader(http.StatusForbidden)
+			fmt.Fprint(w, `{"error":{"message":"The caller does not have permission"}}`)
+		case r.URL.Path == "/v1/projects/my-project:getAncestry" && string(body) == "{}":
+			fmt.Fprint(w, `{"ancestor":[{"resourceId":{"type":"project","id":"my-project"}},{"resourceId":{"type":"folder","id":"12"}},{"resourceId":{"type":"organization","id":"345"}}]}`)
+		case bindings[r.URL.Path] == "" || string(body) != `{"options":{"requestedPolicyVersion":3}}`:
+			t.Errorf("%s with %s", r.URL, body)
+		default:
+			fmt.Fprint(w, `{"bindings":[`+bindings[r.URL.Path]+`]}`)
 		}
-		fmt.Fprint(w, `{"bindings":[{"role":"roles/owner_withcond_8ab3f1b1","members":["user:a@example.org","serviceAccount:ci@p"]},{"role":"roles/viewer","members":["serviceAccount:v@p"]}]}`)
 	}))
 	defer api.Close()
 	o := s.o
@@ -312,11 +324,212 @@ func TestFleetPolicies(t *testing.T) {
 	if got, err := policied.Destroyers(t.Context(), "web2"); err != nil || len(got) != 0 {
 		t.Errorf("of a host that is not there: %q, %v", got, err)
 	}
-	if got, err := policied.Destroyers(t.Context(), ""); err != nil || !slices.Equal(got, []string{"serviceAccount:ci@p by roles/owner"}) ||
-		!slices.Equal(asked, []string{"POST /v1/projects/my-project:getIamPolicy"}) {
+	s.Put("projects/my-project/secrets/c-web3", []byte("x"))
+	s.Allow("projects/my-project/secrets/c-web3", "projects/my-project/roles/keeper", "serviceAccount:web3@p")
+	s.Allow("projects/my-project/secrets/c-web3", "projects/my-project/roles/keeper", "user:a@example.org")
+	if got, err := policied.Destroyers(t.Context(), "web3"); len(got) != 0 || err == nil || err.Error() != "what projects/my-project/roles/keeper grants to serviceAccount:web3@p is not looked up" {
+		t.Errorf("of a role of one's own: %q, %v", got, err)
+	}
+	want = []string{"serviceAccount:ci@p by roles/owner", "serviceAccount:top@q by roles/resourcemanager.organizationAdmin"}
+	if got, err := policied.Destroyers(t.Context(), ""); err != nil || !slices.Equal(got, want) || !slices.Equal(asked, []string{"POST /v1/projects/my-project:getIamPolicy",
+		"POST /v1/projects/my-project:getAncestry", "POST /v3/folders/12:getIamPolicy", "POST /v3/organizations/345:getIamPolicy"}) {
 		t.Errorf("of the project: %q, %v, by %q", got, err, asked)
 	}
+	// What of it may not be read does not hide the rest.
+	for path, left := range map[string]int{"/v1/projects/my-project:getIamPolicy": 1, "/v1/projects/my-project:getAncestry": 1, "/v3/organizations/345:getIamPolicy": 1, "/v3/folders/12:getIamPolicy": 2} {
+		denied = path
+		if got, err := policied.Destroyers(t.Context(), ""); len(got) != left || !errors.Is(err, escrow.ErrDenied) {
+			t.Errorf("without %s: %q, %v", path, got, err)
+		}
+	}
 	s.Grant("host", sm.Adder)
+	if _, err := policied.Destroyers(t.Context(), "web1"); !errors.Is(err, escrow.ErrDenied) {
+		t.Errorf("who may not read the policy: %v", err)
+	}
+}
+
+// README's policy of one host, on KV version 2.
+const readmePolicy = `
+# what the README says
+path "kv/data/web1"                  { capabilities = ["create", "read", "update"] }
+path "kv/data/web1-keys/*"           { capabilities = ["create", "read"] }
+path "kv/data/web1-quarantine/*"     { capabilities = ["create", "read"] }
+path "kv/metadata/web1"              { capabilities = ["read"] }
+path "kv/metadata/web1-keys/*"       { capabilities = ["list"] }
+path "kv/metadata/web1-quarantine/*" { capabilities = ["list"] }
+`
+
+// TestFleetVaultPolicies: an AppRole whose policies let it destroy is named; of a policy that
+// allows it and that no AppRole has, nobody knows whose it is.
+func TestFleetVaultPolicies(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name     string
+		kv       int
+		policies map[string]string
+		roles    map[string][]string
+		host     string   // "" for all of the store
+		who      []string // what each begins with
+		unknown  []string // a part of each
+	}{
+		{"the README's", 2, map[string]string{"web1": readmePolicy}, map[string][]string{"web1": {"web1"}}, "web1", nil, nil},
+		{"the README's, on all of it", 2, map[string]string{"web1": readmePolicy}, map[string][]string{"web1": {"web1"}}, "", nil, nil},
+		{"no policies at all", 2, nil, nil, "web1", nil, nil},
+		{"everything below the mount", 2, map[string]string{"all": `path "kv/*" { capabilities = ["create", "read", "update", "delete", "list"] }`},
+			map[string][]string{"web1": {"all"}, "web2": {"none"}}, "web1", []string{"AppRole web1 by policy all"}, nil},
+		{"the entry that is written over anyway", 2, map[string]string{"w": `path "kv/metadata/web1" { capabilities = ["delete"] }`}, map[string][]string{"w": {"w"}}, "web1", nil, nil},
+		{"another host's", 2, map[string]string{"w2": `path "kv/metadata/web2-keys/*" { capabilities = ["delete"] }`}, map[string][]string{"web2": {"w2"}}, "web1", nil, nil},
+		{"one segment for any host", 2, map[string]string{"w": `path "kv/destroy/+/*" { capabilities = ["update"] }`}, map[string][]string{"w": {"w"}}, "web1", []string{"AppRole w by policy w"}, nil},
+		{"a template", 2, map[string]string{"w": `path "kv/metadata/{{identity.entity.name}}-keys/*" { capabilities = ["delete"] }`}, map[string][]string{"w": {"w"}}, "web1", []string{"AppRole w by policy w"}, nil},
+		{"writing over in a folder", 2, map[string]string{"w": `path "kv/data/web1-keys/*" { capabilities = ["create", "update"] }`}, map[string][]string{"w": {"w"}}, "web1", []string{"AppRole w"}, nil},
+		{"keeping one version only", 2, map[string]string{"w": `path "kv/metadata/web1-keys/*" { capabilities = ["update"] }`}, map[string][]string{"w": {"w"}}, "web1", []string{"AppRole w"}, nil},
+		{"the old word for it", 2, map[string]string{"w": `path "kv/metadata/*" { policy = "write" }`}, map[string][]string{"w": {"w"}}, "web1", []string{"AppRole w"}, nil},
+		{"in JSON", 2, map[string]string{"w": `{"path": {"kv/metadata/*": {"capabilities": ["delete"]}}}`}, map[string][]string{"w": {"w"}}, "web1", []string{"AppRole w"}, nil},
+		{"denied where it counts", 2, map[string]string{"w": `path "kv/*" { capabilities = ["create", "read", "update"] }
+			path "kv/data/web1-keys/*" { capabilities = ["create", "read"] }
+			path "kv/data/web1-quarantine/*" { capabilities = ["create", "read"] }
+			path "kv/metadata/*" { capabilities = ["deny"] }
+			path "kv/delete/*" { capabilities = ["deny"] }
+			path "kv/destroy/*" { capabilities = ["deny"] }`}, map[string][]string{"w": {"w"}}, "web1", nil, nil},
+		{"one policy denies what another allows", 2, map[string]string{"a": `path "kv/destroy/*" { capabilities = ["update"] }`, "d": `path "kv/destroy/*" { capabilities = ["deny"] }`},
+			map[string][]string{"w": {"a", "d"}}, "web1", nil, []string{"policy a allows it"}},
+		{"a person's, or a token's", 2, map[string]string{"web1": readmePolicy, "admin": `path "*" { capabilities = ["create", "read", "update", "delete", "list", "sudo"] }`},
+			map[string][]string{"web1": {"web1"}}, "web1", nil, []string{"policy admin allows it, and the server does not tell who has it"}},
+		{"default lets everybody", 2, map[string]string{"default": `path "kv/*" { capabilities = ["update"] }`}, map[string][]string{"web1": nil}, "web1", []string{"AppRole web1 by policy default"}, nil},
+		{"may change policies", 2, map[string]string{"w": `path "sys/policies/acl/*" { capabilities = ["create", "update"] }`}, map[string][]string{"ci": {"w"}}, "", []string{"AppRole ci by policy w"}, nil},
+		{"may unmount", 2, map[string]string{"w": `path "sys/mounts/*" { capabilities = ["delete"] }`}, map[string][]string{"ci": {"w"}}, "", []string{"AppRole ci by policy w"}, nil},
+		{"a policy that is none", 2, map[string]string{"w": `path "kv/*" { capabilities = `}, map[string][]string{"w": {"w"}}, "web1", nil, []string{"policy w: "}},
+		{"version 1, writing over a key's own entry", 1, map[string]string{"w": `path "kv/web1-keys/*" { capabilities = ["create", "update"] }`}, map[string][]string{"w": {"w"}}, "web1", []string{"AppRole w"}, nil},
+		{"version 1, the README's", 1, map[string]string{"w": `path "kv/web1" { capabilities = ["create", "read", "update"] }
+			path "kv/web1-keys/*" { capabilities = ["create", "read", "list"] }`}, map[string][]string{"w": {"w"}}, "web1", nil, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s, err := fake.Start(fake.Options{})
+			try(t, err)
+			t.Cleanup(s.Close)
+			s.Mount("kv", tt.kv)
+			s.Policy("audit", fake.Policy{"kv/metadata/*": {"read", "list"}, "kv/*": {"list"}, "sys/policies/acl/*": {"read", "list"}, "auth/approle/role/*": {"read", "list"}})
+			for name, text := range tt.policies {
+				s.PolicyText(name, text)
+			}
+			for name, policies := range tt.roles {
+				s.Role(name, policies...)
+			}
+			o := escrow.VaultOptions{Name: "v", Address: s.URL(), Mount: "kv", Path: "{hostname}",
+				TokenFile: secretFile(t, "token", s.Token(fake.TokenOptions{Policies: []string{"audit"}}))}
+			f, err := escrow.NewVaultFleet(o, escrow.FleetOptions{})
+			try(t, err)
+			defer f.Close()
+			for range 2 { // the second time from what was read
+				who, err := f.(escrow.Policied).Destroyers(t.Context(), tt.host)
+				said := ""
+				if err != nil {
+					said = err.Error()
+				}
+				if len(who) != len(tt.who) || (said != "") != (len(tt.unknown) > 0) {
+					t.Fatalf("%q, %v; want %q and %q", who, err, tt.who, tt.unknown)
+				}
+				for i, w := range tt.who {
+					if !strings.HasPrefix(who[i], w) {
+						t.Errorf("%q, want %q", who[i], w)
+					}
+				}
+				for _, part := range tt.unknown {
+					if !strings.Contains(said, part) {
+						t.Errorf("%q is not in %q", part, said)
+					}
+				}
+			}
+			if n := s.Calls()["LIST sys/policies/acl"]; n != 1 {
+				t.Errorf("the policies were listed %d times", n)
+			}
+		})
+	}
+}
+
+// TestFleetVaultPoliciesDenied: who may not read the policies knows nothing of them, and who
+// may not read the AppRoles knows no role that has one.
+func TestFleetVaultPoliciesDenied(t *testing.T) {
+	t.Parallel()
+	s := startSafe(t, 2, fake.Options{})
+	s.PolicyText("all", `path "*" { capabilities = ["delete"] }`)
+	s.Role("web1", "all")
+	for name, policy := range map[string]fake.Policy{
+		"cannot read the policies: cannot list sys/policies/acl":        {safeMount + "/metadata/*": {"read", "list"}},
+		"cannot read the policies: cannot read sys/policies/acl/all":    {safeMount + "/metadata/*": {"read"}, "sys/policies/acl/": {"list"}, "sys/policies/acl/default": {"read"}},
+		"policy all allows it, and the server does not tell who has it": {safeMount + "/metadata/*": {"read"}, "sys/policies/acl/*": {"read", "list"}},
+	} {
+		s.Policy("audit", policy)
+		o := s.o
+		o.Path, o.TokenFile = "{hostname}", secretFile(t, "token", s.Token(fake.TokenOptions{Policies: []string{"audit"}}))
+		f, err := escrow.NewVaultFleet(o, escrow.FleetOptions{})
+		try(t, err)
+		who, err := f.(escrow.Policied).Destroyers(t.Context(), "web1")
+		if len(who) > 0 || !errors.Is(err, escrow.ErrDenied) || !strings.Contains(err.Error(), name) {
+			t.Errorf("%q: %q, %v", name, who, err)
+		}
+		f.Close()
+	}
+}
+
+// TestFleetAWSPolicies: what a secret's own policy allows is named, what it denies to
+// everybody is known, and all else is IAM's, which nobody asks.
+func TestFleetAWSPolicies(t *testing.T) {
+	t.Parallel()
+	const all = `["secretsmanager:DeleteSecret", "secretsmanager:UpdateSecretVersionStage", "secretsmanager:PutResourcePolicy", "secretsmanager:DeleteResourcePolicy"]`
+	deny := func(actions, rest string) string {
+		return `{"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Principal": {"AWS": "*"}, "Resource": "*", "Action": ` + actions + rest + `}]}`
+	}
+	guarded := deny(all, `, "Condition": {"StringNotEquals": {"aws:PrincipalArn": "arn:aws:iam::1:role/guardian"}}`)
+	s := startAWS(t, awsfake.Options{})
+	o := s.o
+	o.Secret = "c/{hostname}"
+	who := s.Grant(awsfake.Audit...)
+	o.Credentials.File = secretFile(t, "credentials", string(who.File("default")))
+	f, err := escrow.NewAWSFleet(o, escrow.FleetOptions{})
+	try(t, err)
+	defer f.Close()
+	own := s.o
+	own.Secret = "c/web1"
+	e, err := escrow.NewAWS(own)
+	try(t, err)
+	try(t, e.Init(t.Context()))
+	policied := f.(escrow.Policied)
+	for _, tt := range []struct {
+		name, policy string
+		who          string // a part, "" for nobody
+		known        bool
+	}{
+		{"none", "", "", false},
+		{"the manual's", guarded, "", true},
+		{"denied to everybody", deny(all, ""), "", true},
+		{"denied by a pattern", deny(`"secretsmanager:*"`, ""), "", true},
+		{"one statement, not in a list", `{"Statement": {"Effect": "Deny", "Principal": "*", "Resource": "*", "Action": "*"}}`, "", true},
+		{"its policy may be taken away", deny(`["secretsmanager:DeleteSecret", "secretsmanager:UpdateSecretVersionStage", "secretsmanager:PutResourcePolicy"]`, ""), "", false},
+		{"denied on a condition", deny(all, `, "Condition": {"Bool": {"aws:MultiFactorAuthPresent": "false"}}`), "", false},
+		{"denied to all but a pattern", deny(all, `, "Condition": {"ArnNotLike": {"aws:PrincipalArn": "arn:aws:iam::1:role/*"}}`), "", false},
+		{"denied to one", strings.Replace(deny(all, ""), `"*"`, `"arn:aws:iam::1:role/web1"`, 1), "", false},
+		{"allowed to a host", `{"Statement": [{"Effect": "Allow", "Principal": {"AWS": ["arn:aws:iam::1:role/web1", "arn:aws:iam::1:root"]}, "Resource": "*", "Action": "secretsmanager:Delete*"}]}`, "arn:aws:iam::1:role/web1", false},
+		{"allowed but for something", `{"Statement": [{"Effect": "Allow", "Principal": "*", "Resource": "*", "NotAction": "secretsmanager:GetSecretValue"}]}`, "* by", false},
+		{"reading alone", `{"Statement": [{"Effect": "Allow", "Principal": "*", "Resource": "*", "Action": ["secretsmanager:Get*"]}]}`, "", false},
+		{"allowed, and denied to all", `{"Statement": [{"Effect": "Allow", "Principal": "*", "Resource": "*", "Action": "*"}, {"Effect": "Deny", "Principal": "*", "Resource": "*", "Action": "*"}]}`, "", true},
+		{"no policy", "<html>", "", false},
+	} {
+		for _, shelf := range []string{"", "-quarantine"} {
+			s.Policy("c/web1", guarded)
+			s.Policy("c/web1-quarantine", guarded)
+			s.Policy("c/web1"+shelf, tt.policy)
+			got, err := policied.Destroyers(t.Context(), "web1")
+			if strings.Contains(strings.Join(got, ", "), tt.who) != true || (tt.who == "") != (len(got) == 0) || (err == nil) != tt.known {
+				t.Errorf("%s%s: %q, %v", tt.name, shelf, got, err)
+			}
+		}
+	}
+	if got, err := policied.Destroyers(t.Context(), "web2"); err != nil || len(got) > 0 {
+		t.Errorf("of a host that is not there: %q, %v", got, err)
+	}
+	s.Allow(who, "DescribeSecret")
 	if _, err := policied.Destroyers(t.Context(), "web1"); !errors.Is(err, escrow.ErrDenied) {
 		t.Errorf("who may not read the policy: %v", err)
 	}

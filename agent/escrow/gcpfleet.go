@@ -325,18 +325,20 @@ func (f *gcpFleet) rest(ctx context.Context, method, address string, body []byte
 }
 
 // gcpDestroyers are the roles by which copies can be destroyed, or the right to do so be had
-// (https://cloud.google.com/iam/docs/roles-permissions/secretmanager). What a role of one's
-// own grants is not looked up.
-var gcpDestroyers = []string{"roles/owner", "roles/editor", "roles/secretmanager.admin", "roles/secretmanager.secretVersionManager"}
+// (https://cloud.google.com/iam/docs/roles-permissions/secretmanager and
+// https://cloud.google.com/iam/docs/roles-permissions/resourcemanager).
+var gcpDestroyers = []string{"roles/owner", "roles/editor", "roles/secretmanager.admin", "roles/secretmanager.secretVersionManager",
+	"roles/iam.securityAdmin", "roles/resourcemanager.projectIamAdmin", "roles/resourcemanager.folderAdmin",
+	"roles/resourcemanager.folderIamAdmin", "roles/resourcemanager.organizationAdmin"}
 
-// Destroyers reads the policy of both secrets of a host, or that of the project. People and
-// groups are left out: hosts are service accounts and workload identities. What a folder or
-// an organisation grants is not seen.
+// Destroyers reads the policy of both secrets of a host, or those of the project and of the
+// folders and the organisation that it is in. People and groups are left out: hosts are
+// service accounts and workload identities. What a role of one's own grants is not known.
 func (f *gcpFleet) Destroyers(ctx context.Context, host string) ([]string, error) {
 	if host == "" {
 		return f.projectDestroyers(ctx)
 	}
-	var all []string
+	var all gcpPolicies
 	for _, s := range Shelves {
 		resource := f.g.parent() + "/secrets/" + f.secretID(host, s)
 		if err := f.o.wait(ctx); err != nil {
@@ -354,50 +356,89 @@ func (f *gcpFleet) Destroyers(ctx context.Context, host string) ([]string, error
 			return nil, fmt.Errorf("cannot read the policy of %s: %w", resource, err)
 		}
 		for _, b := range policy.GetBindings() {
-			all = append(all, destroyers(b.GetRole(), b.GetMembers())...)
+			all.add(b.GetRole(), b.GetMembers())
 		}
 	}
-	slices.Sort(all)
-	return slices.Compact(all), nil
+	return all.sum()
 }
 
+// projectDestroyers reads the policies of the project and of what is above it.
 func (f *gcpFleet) projectDestroyers(ctx context.Context) ([]string, error) {
 	project := "projects/" + f.g.o.Project
 	if f.o.PolicyURL == "" {
 		return nil, fmt.Errorf("cannot read the policy of %s: %w: an endpoint of one's own has none", project, ErrRefused)
 	}
-	var policy struct {
-		Bindings []struct {
-			Role    string   `json:"role"`
-			Members []string `json:"members"`
-		} `json:"bindings"`
+	var all gcpPolicies
+	read := func(version, resource string) {
+		var policy struct {
+			Bindings []struct {
+				Role    string   `json:"role"`
+				Members []string `json:"members"`
+			} `json:"bindings"`
+		}
+		if err := f.rest(ctx, http.MethodPost, f.o.PolicyURL+"/"+version+"/"+resource+":getIamPolicy",
+			fmt.Appendf(nil, `{"options":{"requestedPolicyVersion":%d}}`, policyVersion), &policy); err != nil {
+			all.unknown = append(all.unknown, fmt.Errorf("cannot read the policy of %s: %w", resource, err))
+		}
+		for _, b := range policy.Bindings {
+			all.add(b.Role, b.Members)
+		}
 	}
-	if err := f.rest(ctx, http.MethodPost, f.o.PolicyURL+"/v1/"+project+":getIamPolicy",
-		fmt.Appendf(nil, `{"options":{"requestedPolicyVersion":%d}}`, policyVersion), &policy); err != nil {
-		return nil, fmt.Errorf("cannot read the policy of %s: %w", project, err)
+	read("v1", project)
+	var above struct {
+		Ancestor []struct {
+			ResourceID struct {
+				Type string `json:"type"`
+				ID   string `json:"id"`
+			} `json:"resourceId"`
+		} `json:"ancestor"`
 	}
-	var all []string
-	for _, b := range policy.Bindings {
-		all = append(all, destroyers(b.Role, b.Members)...)
+	if err := f.rest(ctx, http.MethodPost, f.o.PolicyURL+"/v1/"+project+":getAncestry", []byte("{}"), &above); err != nil {
+		all.unknown = append(all.unknown, fmt.Errorf("cannot ask what %s is in: %w", project, err))
 	}
-	slices.Sort(all)
-	return slices.Compact(all), nil
+	for _, a := range above.Ancestor {
+		kind, id := a.ResourceID.Type, a.ResourceID.ID
+		switch {
+		case kind == "project":
+		case (kind == "folder" || kind == "organization") && id != "" && strings.Trim(id, "0123456789") == "":
+			read("v3", kind+"s/"+id)
+		default:
+			all.unknown = append(all.unknown, fmt.Errorf("%w: %s is in a %s %q", ErrCorrupt, project, clip(kind), clip(id)))
+		}
+	}
+	return all.sum()
 }
 
 // policyVersion is that which tells of conditions. In a lower one the role of a binding that
 // has a condition goes by another name (https://cloud.google.com/iam/docs/policies#versions).
 const policyVersion = 3
 
-func destroyers(role string, members []string) (all []string) {
+// gcpPolicies are what some policies say.
+type gcpPolicies struct {
+	destroyers []string
+	unknown    []error
+}
+
+// add takes one binding in.
+func (p *gcpPolicies) add(role string, members []string) {
 	role, _, _ = strings.Cut(role, "_withcond_")
-	if !slices.Contains(gcpDestroyers, role) {
-		return nil
+	own := !strings.HasPrefix(role, "roles/") // "projects/p/roles/r": what it grants its owner says
+	if !own && !slices.Contains(gcpDestroyers, role) {
+		return
 	}
 	for _, m := range members {
 		kind, _, _ := strings.Cut(m, ":")
-		if slices.Contains([]string{"serviceAccount", "principal", "principalSet", "allUsers", "allAuthenticatedUsers"}, kind) {
-			all = append(all, clip(m)+" by "+role)
+		switch {
+		case !slices.Contains([]string{"serviceAccount", "principal", "principalSet", "allUsers", "allAuthenticatedUsers"}, kind):
+		case own:
+			p.unknown = append(p.unknown, fmt.Errorf("what %s grants to %s is not looked up", clip(role), clip(m)))
+		default:
+			p.destroyers = append(p.destroyers, clip(m)+" by "+role)
 		}
 	}
-	return all
+}
+
+func (p *gcpPolicies) sum() ([]string, error) {
+	slices.Sort(p.destroyers)
+	return slices.Compact(p.destroyers), joined(p.unknown)
 }

@@ -18,9 +18,10 @@ const vaultDated = 16
 // version 2 the metadata of <path>. An entry itself is never read, which on version 1 means
 // that no times are known.
 type vaultFleet struct {
-	v       *Vault
-	pattern string
-	o       FleetOptions
+	v        *Vault
+	pattern  string
+	o        FleetOptions
+	policied vaultRights
 }
 
 // NewVaultFleet checks the options. It opens no socket and no file.
@@ -34,7 +35,7 @@ func NewVaultFleet(o VaultOptions, f FleetOptions) (Fleet, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &vaultFleet{v, pattern, f}, nil
+	return &vaultFleet{v: v, pattern: pattern, o: f}, nil
 }
 
 func (f *vaultFleet) Name() string { return f.v.o.Name }

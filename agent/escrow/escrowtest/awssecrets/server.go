@@ -50,7 +50,7 @@ var People = append(slices.Clone(Actions), "DeleteSecret", "RestoreSecret")
 var Least = []string{"DescribeSecret", "GetSecretValue", "ListSecretVersionIds", "PutSecretValue"}
 
 // Audit are those of somebody who looks at many hosts and reads no value.
-var Audit = []string{"DescribeSecret", "ListSecretVersionIds", "ListSecrets"}
+var Audit = []string{"DescribeSecret", "GetResourcePolicy", "ListSecretVersionIds", "ListSecrets"}
 
 // Identity is who may ask.
 type Identity struct {
@@ -86,6 +86,7 @@ type secret struct {
 	versions map[string]*version
 	order    []string // ids, oldest first
 	deleted  time.Time
+	policy   string // JSON, "" for none
 }
 
 type version struct {
@@ -266,6 +267,13 @@ func (s *Server) Restore(name string) {
 	s.secrets[name].deleted = time.Time{}
 }
 
+// Policy gives a secret a policy of its own.
+func (s *Server) Policy(name, text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.secrets[name].policy = text
+}
+
 // Move is UpdateSecretVersionStage, as a person calls it.
 func (s *Server) Move(name, stage, to string) {
 	s.mu.Lock()
@@ -404,6 +412,7 @@ type request struct {
 var members = map[string][]string{
 	"CreateSecret":         {"Name", "ClientRequestToken", "Description", "Tags"},
 	"DescribeSecret":       {"SecretId"},
+	"GetResourcePolicy":    {"SecretId"},
 	"GetSecretValue":       {"SecretId", "VersionId", "VersionStage"},
 	"ListSecrets":          {"Filters", "IncludePlannedDeletion", "MaxResults", "NextToken"},
 	"ListSecretVersionIds": {"SecretId", "IncludeDeprecated", "MaxResults", "NextToken"},
@@ -567,6 +576,11 @@ func (s *Server) act(action, name string, x *secret, q request) (map[string]any,
 		}
 		if s.primary != "" {
 			head["PrimaryRegion"] = s.primary
+		}
+		return head, nil
+	case "GetResourcePolicy":
+		if x.policy != "" {
+			head["ResourcePolicy"] = x.policy
 		}
 		return head, nil
 	case "ListSecretVersionIds":

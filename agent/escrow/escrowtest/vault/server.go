@@ -132,6 +132,8 @@ type state struct {
 	Policies map[string]Policy
 	Tokens   map[string]*token
 	Roles    map[string]*role
+	Texts    map[string]string   // of policies that are only to be read
+	Named    map[string][]string // the policies of roles that are only to be read
 }
 
 type mount struct {
@@ -175,7 +177,7 @@ type role struct {
 func Start(o Options) (*Server, error) {
 	s := &Server{o: o, done: make(chan struct{}), calls: map[string]int{}, state: state{
 		Mounts: map[string]*mount{}, Policies: map[string]Policy{Root: {"*": {"root"}}},
-		Tokens: map[string]*token{}, Roles: map[string]*role{},
+		Tokens: map[string]*token{}, Roles: map[string]*role{}, Texts: map[string]string{}, Named: map[string][]string{},
 	}}
 	if err := s.load(); err != nil {
 		return nil, err
@@ -256,6 +258,14 @@ func (s *Server) Later(name string, by time.Duration) {
 
 // Policy makes or changes a policy.
 func (s *Server) Policy(name string, p Policy) { s.change(func() { s.state.Policies[name] = p }) }
+
+// PolicyText makes a policy that somebody reads, and that grants nobody anything.
+func (s *Server) PolicyText(name, text string) { s.change(func() { s.state.Texts[name] = text }) }
+
+// Role makes an AppRole that somebody reads, and by which nobody logs in.
+func (s *Server) Role(name string, policies ...string) {
+	s.change(func() { s.state.Named[name] = policies })
+}
 
 // TokenOptions say what a token may do, and for how long.
 type TokenOptions struct {
@@ -691,6 +701,9 @@ func (s *Server) answer(r *http.Request, method, path string, body map[string]an
 	if !s.may(t, method, path, strings.TrimPrefix(path, name+"/"), m) {
 		return s.denied()
 	}
+	if a, ours := s.system(method, path); ours {
+		return a
+	}
 	if m == nil || m.Type != "kv" {
 		return refuse(404, fmt.Sprintf("no handler for route %q. route entry not found.", path))
 	}
@@ -699,6 +712,44 @@ func (s *Server) answer(r *http.Request, method, path string, body map[string]an
 		return m.serve1(method, rest, body)
 	}
 	return m.serve2(method, rest, body, r.URL.Query().Get("version"))
+}
+
+// system answers for the policies and the AppRoles of the server, as far as they are read.
+// AppRole is there where a role is.
+func (s *Server) system(method, path string) (answer, bool) {
+	names := func(all []string) answer {
+		if len(all) == 0 {
+			return refuse(404)
+		}
+		return data(map[string]any{"keys": all})
+	}
+	if rest, ok := strings.CutPrefix(path+"/", "sys/policies/acl/"); ok {
+		name := strings.TrimSuffix(rest, "/")
+		text, there := s.state.Texts[name]
+		switch {
+		case method == "LIST" && name == "":
+			return names(append([]string{"default", "root"}, slices.Sorted(maps.Keys(s.state.Texts))...)), true
+		case method != http.MethodGet:
+			return refuse(405, "unsupported operation"), true
+		case !there && name != "default" && name != "root":
+			return refuse(404), true
+		}
+		return data(map[string]any{"name": name, "policy": text}), true
+	}
+	if rest, ok := strings.CutPrefix(path+"/", "auth/approle/role/"); ok && len(s.state.Named)+len(s.state.Roles) > 0 {
+		name := strings.TrimSuffix(rest, "/")
+		policies, there := s.state.Named[name]
+		switch {
+		case method == "LIST" && name == "":
+			return names(slices.Sorted(maps.Keys(s.state.Named))), true
+		case method != http.MethodGet:
+			return refuse(405, "unsupported operation"), true
+		case !there:
+			return refuse(404), true
+		}
+		return data(map[string]any{"bind_secret_id": true, "token_no_default_policy": false, "token_policies": policies}), true
+	}
+	return answer{}, false
 }
 
 // denied is what a token gets that is accepted and may not.

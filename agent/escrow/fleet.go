@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
@@ -205,26 +207,41 @@ func NewDirectoryFleet(o DirectoryOptions, f FleetOptions) (Fleet, error) {
 	e.open = func(host string) (Reader, error) {
 		one := o
 		one.Path = forHost(o.Path, host)
-		return NewDirectory(one)
+		d, err := NewDirectory(one)
+		return mounted{d, above}, err
 	}
 	e.hosts = func(ctx context.Context) (map[string]*Shown, error) {
-		entries, err := os.ReadDir(above)
-		if err != nil {
-			return nil, fmt.Errorf("cannot list %s: %w", above, notMounted(fileError(errors.Unwrap(err))))
-		}
-		all := map[string]*Shown{}
-		for _, entry := range entries {
-			host, ok := hostIn(segment, entry.Name())
-			if !ok || !entry.IsDir() {
-				continue
+		return crew.Within(above, func() (map[string]*Shown, error) {
+			entries, err := os.ReadDir(above)
+			if err != nil {
+				return nil, fmt.Errorf("cannot list %s: %w", above, notMounted(fileError(errors.Unwrap(err))))
 			}
-			if _, err := os.Lstat(filepath.Join(above, entry.Name(), forHost(rest, host))); err == nil {
-				all[host] = nil
+			all := map[string]*Shown{}
+			for _, entry := range entries {
+				host, ok := hostIn(segment, entry.Name())
+				if !ok || !entry.IsDir() || host[0] == '.' || host == "lost+found" { // the file system's own
+					continue
+				}
+				// What may not be looked into may be a host's.
+				if _, err := os.Lstat(filepath.Join(above, entry.Name(), forHost(rest, host))); !errors.Is(err, fs.ErrNotExist) {
+					all[host] = nil
+				}
 			}
-		}
-		return all, ctx.Err()
+			return all, ctx.Err()
+		}, nil)
 	}
 	return e, nil
+}
+
+// mounted is a directory on a file system that may hang, as one by NFS does whose server is
+// gone: whoever lists it walks away.
+type mounted struct {
+	*Directory
+	at string // where the file system is
+}
+
+func (m mounted) List(ctx context.Context) ([]Copy, error) {
+	return crew.Within(m.at, func() ([]Copy, error) { return m.Directory.List(ctx) }, nil)
 }
 
 // NewCommandFleet asks a password manager, or programs of the operator's, for one host

@@ -11,9 +11,11 @@ package fleet
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -124,6 +126,7 @@ const maxHosts = 1_000_000
 // `ansible-inventory --list`. Each name comes once, in order.
 func ParseInventory(data []byte) ([]string, error) {
 	var names []string
+	data = bytes.TrimPrefix(data, []byte("\ufeff")) // as Windows begins a text
 	if text := bytes.TrimSpace(data); len(text) > 0 && text[0] == '{' {
 		var err error
 		if names, err = ansible(text); err != nil {
@@ -142,9 +145,7 @@ func ParseInventory(data []byte) ([]string, error) {
 		}
 	}
 	for _, n := range names {
-		if len(n) > 253 || strings.Trim(n, ".-") == "" || strings.ContainsFunc(n, func(r rune) bool {
-			return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-:[]", r))
-		}) {
+		if !isHost(n) {
 			return nil, fmt.Errorf("%w: %q is no host's name", ErrInventory, n)
 		}
 	}
@@ -154,6 +155,25 @@ func ParseInventory(data []byte) ([]string, error) {
 		return nil, fmt.Errorf("%w: it has %d hosts", ErrInventory, len(names))
 	}
 	return names, nil
+}
+
+// isHost tells whether a text can be a host's name, or its address. Neither a group of an
+// inventory in Ansible's INI ("[web]") nor one in YAML ("web:") is; nor is what a program
+// would take for an option.
+func isHost(n string) bool {
+	if n == "" || len(n) > 253 || strings.ContainsFunc(n, func(r rune) bool { return !(letter(r) || r == '.' || r == ':') }) {
+		return false
+	}
+	if strings.Contains(n, ":") {
+		_, err := netip.ParseAddr(n)
+		return err == nil
+	}
+	return n[0] != '.' && n[0] != '-'
+}
+
+// letter tells what may stand in the name of a host and in those of every store.
+func letter(r rune) bool {
+	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_' || r == '-'
 }
 
 // ansible reads a dynamic inventory: groups with their hosts, and _meta with the variables
@@ -183,7 +203,7 @@ func ansible(text []byte) (names []string, err error) {
 // there: what they cannot have becomes "-".
 func inNames(host string) string {
 	return strings.Map(func(r rune) rune {
-		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_' || r == '-' {
+		if letter(r) {
 			return r
 		}
 		return '-'
@@ -199,10 +219,14 @@ func short(host string) string {
 // Look is what was seen of one host in one store.
 type Look struct {
 	escrow.Shown
-	At         time.Time `json:"at"`
-	Times      int       `json:"times"`                // how often it was looked at, some time apart
-	Destroyers []string  `json:"destroyers,omitempty"` // who may destroy it
-	Why        string    `json:"error,omitempty"`      // why it could not be looked at
+	At    time.Time `json:"at"`
+	Times int       `json:"times"`           // how often it was looked at, some time apart
+	Why   string    `json:"error,omitempty"` // why it could not be looked at
+	// Policies: who may destroy was asked, and Destroyers are those who may. PolicyWhy is
+	// what of that is not known, "" for nothing.
+	Policies   bool     `json:"policies,omitempty"`
+	Destroyers []string `json:"destroyers,omitempty"`
+	PolicyWhy  string   `json:"policy_error,omitempty"`
 }
 
 // View is one store as far as it was looked at.
@@ -219,7 +243,7 @@ type View struct {
 	// inventory that was looked for and is not there is among them too.
 	Hosts map[string]*Look
 	// Policies: who may destroy was asked. Destroyers may destroy everything there; PolicyErr
-	// is why that is not known.
+	// is what of that is not known.
 	Policies   bool
 	Destroyers []string
 	PolicyErr  error
@@ -236,7 +260,7 @@ func placesOf(inventory []string, said map[string]*Said) places {
 	}
 	all := places{}
 	for _, h := range inventory {
-		if s := said[h]; s != nil && s.Err == nil {
+		if s := said[h]; s != nil && s.Err == nil && isHost(s.Host) {
 			all[h] = append(all[h], inNames(s.Host)) // init took that one
 		}
 		all[h] = append(all[h], inNames(h))
@@ -259,7 +283,8 @@ func (p places) in(host string, v View) string {
 
 // Match finds for each host of the inventory what it said: by the file's name, else by the
 // name that the host gives itself. The rest are of hosts in no inventory. Of two for one
-// host the later one counts.
+// host the later one counts, and one that stands under a host's name and speaks of another
+// is of neither.
 func Match(inventory []string, all []Said) (said map[string]*Said, rest []*Said) {
 	said = map[string]*Said{}
 	byName := map[string]string{}
@@ -276,10 +301,13 @@ func Match(inventory []string, all []Said) (said map[string]*Said, rest []*Said)
 	for i := range all {
 		s := &all[i]
 		host := byName[strings.TrimSuffix(s.File, ".json")]
-		if host == "" && s.Err == nil {
-			host = byName[s.Host]
-			if host == "" {
-				host = byName[short(s.Host)]
+		if s.Err == nil {
+			own := cmp.Or(byName[s.Host], byName[short(s.Host)])
+			switch {
+			case host == "":
+				host = own
+			case own != "" && own != host && short(s.Host) != short(host):
+				s = &Said{File: s.File, Err: fmt.Errorf("%w: it is that of %s", ErrStatus, own)}
 			}
 		}
 		if host == "" {

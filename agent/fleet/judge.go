@@ -3,6 +3,7 @@ package fleet
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -101,19 +102,30 @@ func Judge(e Evidence, q Questions) Report {
 	}
 	said, rest := Match(e.Inventory, e.Said)
 	where := placesOf(e.Inventory, said)
-	claimed := make([]map[string]string, len(e.Stores)) // by a store's name for a host, that of the inventory
+	claimed := make([]map[string][]string, len(e.Stores)) // by a store's name for a host, those of the inventory
+	absent := make([]int, len(e.Stores))                  // hosts of which nothing is there
 	keys := owners{}
 	for i, v := range e.Stores {
-		claimed[i] = map[string]string{}
+		claimed[i] = map[string][]string{}
 		for _, h := range e.Inventory {
-			claimed[i][where.in(h, v)] = h
+			name := where.in(h, v)
+			claimed[i][name] = append(claimed[i][name], h)
+			if l := v.Hosts[name]; l != nil && l.Missing {
+				absent[i]++
+			}
 		}
 		for name, l := range v.Hosts {
 			if l == nil {
 				continue
 			}
+			hosts := claimed[i][name]
+			if hosts == nil {
+				hosts = []string{name}
+			}
 			for _, f := range l.names() {
-				keys.add(f, cmp.Or(claimed[i][name], name))
+				for _, h := range hosts {
+					keys.add(f, h)
+				}
 			}
 		}
 	}
@@ -129,9 +141,12 @@ func Judge(e Evidence, q Questions) Report {
 	}
 	for _, h := range e.Inventory {
 		j := judged{q: q, host: h, said: said[h], keys: keys}
-		for _, v := range e.Stores {
+		for i, v := range e.Stores {
+			name := where.in(h, v)
 			j.stores = append(j.stores, v)
-			j.looks = append(j.looks, v.Hosts[where.in(h, v)])
+			j.looks = append(j.looks, v.Hosts[name])
+			j.names = append(j.names, name)
+			j.claims = append(j.claims, claimed[i][name])
 		}
 		row := Row{Host: h, Is: Good}
 		row.Cells = append(row.Cells, j.status())
@@ -161,8 +176,12 @@ func Judge(e Evidence, q Questions) Report {
 		return cmp.Or(b.badness()-a.badness(), strings.Compare(a.Host, b.Host))
 	})
 	r.Strangers = strangers(e, rest, claimed)
-	for _, v := range e.Stores {
-		r.Stores = append(r.Stores, asWhole(v, q))
+	for i, v := range e.Stores {
+		c := asWhole(v, q)
+		if c.Is == Good && absent[i] > 0 && absent[i] == len(e.Inventory) {
+			c = unknown("it has nothing of any of these hosts: is it the right place, and are the names as on the hosts?")
+		}
+		r.Stores = append(r.Stores, c)
 	}
 	return r
 }
@@ -193,14 +212,14 @@ func (r Row) badness() int {
 	return n
 }
 
-func strangers(e Evidence, rest []*Said, claimed []map[string]string) (list []Stranger) {
+func strangers(e Evidence, rest []*Said, claimed []map[string][]string) (list []Stranger) {
 	where := map[string][]string{}
 	known := func(h string) bool {
 		return slices.ContainsFunc(e.Retired, func(r string) bool { return h == inNames(r) || h == r })
 	}
 	for i, v := range e.Stores {
 		for name, l := range v.Hosts {
-			if claimed[i][name] == "" && (l == nil || !l.Missing) && !known(name) {
+			if claimed[i][name] == nil && (l == nil || !l.Missing) && !known(name) {
 				where[name] = append(where[name], v.Name)
 			}
 		}
@@ -243,7 +262,9 @@ type judged struct {
 	said   *Said
 	keys   owners
 	stores []View
-	looks  []*Look // of each store, nil for none
+	looks  []*Look    // of each store, nil for none
+	names  []string   // in each store
+	claims [][]string // the hosts that have this name in each store, this one among them
 }
 
 func good(format string, a ...any) Cell    { return Cell{Good, fmt.Sprintf(format, a...)} }
@@ -316,7 +337,18 @@ func (j judged) store(i int) Cell {
 	if c.Is == Bad && v.Lags && l.Times < 2 {
 		return unknown("seen once, and the store may be behind: %s", c.Why)
 	}
-	if c.Is == Good && !l.Missing {
+	if l.Missing {
+		return c
+	}
+	if name := j.names[i]; name != inNames(j.host) && name != inNames(short(j.host)) {
+		c.Why += ", as " + name // which the host itself told
+	}
+	for _, other := range j.claims[i] {
+		if other != j.host {
+			return bad("%s has the same place there: %s", other, j.names[i])
+		}
+	}
+	if c.Is == Good {
 		if s := j.told(); s != nil && s.Fingerprint != "" && l.Current.Fingerprint != "" && l.Current.Fingerprint != s.Fingerprint &&
 			l.Current.Created.Before(s.At) {
 			return bad("its newest copy is key %s, and the host has key %s", l.Current.Fingerprint, s.Fingerprint)
@@ -343,6 +375,8 @@ func trouble(s escrow.Shown, v View, q Questions) Cell {
 		return bad("its newest copy is %s", c.Unreadable)
 	case c.Ending(q.Now):
 		return bad("its newest copy will be destroyed %s", day(c.Ends))
+	case c.Created.Sub(q.Now) > ahead:
+		return unknown("its newest copy is of %s, which is to come: a clock is wrong", day(c.Created))
 	}
 	if kept := s.Quarantine; kept != nil && kept.Unreadable == "" && !kept.Created.IsZero() && kept.Created.After(c.Created) {
 		if q.Now.Sub(kept.Created) < settling {
@@ -406,6 +440,8 @@ func (j judged) drill() Cell {
 		return unknown("%s", j.silent())
 	case s.Drill.IsZero():
 		return bad("no drill was ever held there")
+	case s.Drill.Sub(j.q.Now) > ahead:
+		return unknown("its last drill was %s, which is to come: its clock was wrong", day(s.Drill))
 	case s.Drilled == "failed":
 		return bad("the drill of %s failed: %s", day(s.Drill), s.DrillReason)
 	case j.q.Now.Sub(s.Drill) > j.q.Period:
@@ -454,35 +490,41 @@ func (j judged) version() Cell {
 	if s == nil {
 		return unknown("%s", j.silent())
 	}
-	have, ok := parseVersion(s.Keyguard)
-	want, _ := parseVersion(j.q.Minimum)
+	have, before, ok := parseVersion(s.Keyguard)
+	want, wantBefore, _ := parseVersion(j.q.Minimum)
+	order := slices.Compare(have, want)
 	switch {
 	case !ok:
 		return unknown("keyguard %s is no release", s.Keyguard)
-	case slices.Compare(have, want) < 0:
+	case order < 0, order == 0 && before && !wantBefore:
 		return bad("keyguard %s is older than %s", s.Keyguard, j.q.Minimum)
 	}
 	return good("keyguard %s", s.Keyguard)
 }
 
-// parseVersion reads "1.2.3", with "v" in front or what was built after it behind.
-func parseVersion(text string) (numbers []int, ok bool) {
+// described is what git describe puts behind the release before.
+var described = regexp.MustCompile(`^-[0-9]+-g[0-9a-f]+$`)
+
+// parseVersion reads "1.2.3", with "v" in front. Of what stands behind, "+5.g0123456" and
+// "-5-g0123456" were built after it, and "-dev.5" before.
+func parseVersion(text string) (numbers []int, before, ok bool) {
 	text = strings.TrimPrefix(text, "v")
 	if i := strings.IndexAny(text, "-+~"); i >= 0 {
+		before = text[i] != '+' && !described.MatchString(text[i:])
 		text = text[:i]
 	}
 	for part := range strings.SplitSeq(text, ".") {
 		n, err := strconv.Atoi(part)
 		if err != nil || n < 0 {
-			return nil, false
+			return nil, false, false
 		}
 		numbers = append(numbers, n)
 	}
-	return numbers, len(numbers) == 3
+	return numbers, before, len(numbers) == 3
 }
 
 // IsVersion tells whether a text can be a Minimum.
-func IsVersion(text string) bool { _, ok := parseVersion(text); return ok }
+func IsVersion(text string) bool { _, _, ok := parseVersion(text); return ok }
 
 // destroyers asks whether a machine's identity may destroy the copies.
 func (j judged) destroyers() Cell {
@@ -492,14 +534,21 @@ func (j judged) destroyers() Cell {
 		switch {
 		case !v.Policies:
 			blind = append(blind, v.Name+" does not tell")
-		case v.Err != nil || l == nil || l.Why != "":
-			blind = append(blind, v.Name+" was not looked at")
+			continue
+		case v.Err != nil:
+			blind = append(blind, v.Name+" was not asked")
+			continue
+		case l == nil || !l.Policies:
+			blind = append(blind, v.Name+" was not asked of this host")
 		default:
 			who = append(who, l.Destroyers...)
-			who = append(who, v.Destroyers...)
-			if v.PolicyErr != nil {
-				blind = append(blind, v.Name+": "+v.PolicyErr.Error())
+			if l.PolicyWhy != "" {
+				blind = append(blind, v.Name+": "+l.PolicyWhy)
 			}
+		}
+		who = append(who, v.Destroyers...)
+		if v.PolicyErr != nil {
+			blind = append(blind, v.Name+": "+v.PolicyErr.Error())
 		}
 	}
 	slices.Sort(who)

@@ -24,7 +24,7 @@ func ago(d time.Duration) time.Time { return now.Add(-d) }
 // healthy is a world in which the host web1 is good: two stores, a fresh status, a drill.
 func healthy() (Evidence, Questions) {
 	look := func() *Look {
-		return &Look{Shown: escrow.Shown{Current: &escrow.Copy{ID: "current/3", Created: ago(240 * time.Hour), Fingerprint: keyA}}, At: ago(time.Minute), Times: 1}
+		return &Look{Shown: escrow.Shown{Current: &escrow.Copy{ID: "current/3", Created: ago(240 * time.Hour), Fingerprint: keyA}}, At: ago(time.Minute), Times: 1, Policies: true}
 	}
 	e := Evidence{
 		Inventory: []string{"web1"},
@@ -79,6 +79,9 @@ func TestJudge(t *testing.T) {
 		{"doubt", func(e *Evidence, _ *Questions) { e.Said[0].Health = "doubt" }, "status", Bad, "doubt"},
 		{"lagging", func(e *Evidence, _ *Questions) { e.Said[0].Health = "lagging" }, "status", Bad, "lagging"},
 		{"amiss", func(e *Evidence, _ *Questions) { e.Said[0].Health = "amiss" }, "status", Bad, "amiss"},
+		{"a status under its name that is another host's", func(e *Evidence, _ *Questions) {
+			e.Inventory, e.Said[0].Host = append(e.Inventory, "web2"), "web2.example.org"
+		}, "status", Unknown, "it is that of web2"},
 		{"busy", func(e *Evidence, _ *Questions) { e.Said[0].Health = "busy" }, "status", Unknown, "busy"},
 		{"a health of a later keyguard", func(e *Evidence, _ *Questions) { e.Said[0].Health = "sunny" }, "status", Unknown, "sunny"},
 
@@ -110,6 +113,13 @@ func TestJudge(t *testing.T) {
 		{"a rotation under way", func(e *Evidence, _ *Questions) { vault(e).Quarantine = &escrow.Copy{Created: ago(time.Minute)} }, "vault", Unknown, "may be under way"},
 		{"an older quarantine", func(e *Evidence, _ *Questions) { vault(e).Quarantine = &escrow.Copy{Created: ago(900 * time.Hour)} }, "vault", Good, "saved"},
 		{"another key than the host's", func(e *Evidence, _ *Questions) { vault(e).Current.Fingerprint = keyB }, "vault", Bad, "the host has key " + string(keyA)},
+		{"saved tomorrow", func(e *Evidence, _ *Questions) { vault(e).Current.Created = ago(-24 * time.Hour) }, "vault", Unknown, "a clock is wrong"},
+		{"the place of another host too", func(e *Evidence, _ *Questions) {
+			e.Inventory = append(e.Inventory, "web2")
+			e.Said[0].Host = "golden"
+			e.Said = append(e.Said, Said{File: "web2.json", Host: "golden", At: ago(time.Hour), Health: "green"})
+			e.Stores[0].Hosts["golden"] = gcp(e)
+		}, "gcp", Bad, "web2 has the same place there: golden"},
 		{"another key, saved since the host spoke", func(e *Evidence, _ *Questions) {
 			vault(e).Current.Fingerprint, vault(e).Current.Created = keyB, ago(time.Minute)
 		}, "vault", Good, "saved"},
@@ -135,6 +145,7 @@ func TestJudge(t *testing.T) {
 		// Drills.
 		{"a drill too old", func(e *Evidence, _ *Questions) { e.Said[0].Drill = ago(9 * 24 * time.Hour) }, "drill", Bad, "9 days ago"},
 		{"no drill ever", func(e *Evidence, _ *Questions) { e.Said[0].Drill = time.Time{} }, "drill", Bad, "ever"},
+		{"a drill tomorrow", func(e *Evidence, _ *Questions) { e.Said[0].Drill = ago(-24 * time.Hour) }, "drill", Unknown, "clock was wrong"},
 		{"a drill that failed", func(e *Evidence, _ *Questions) { e.Said[0].Drilled, e.Said[0].DrillReason = "failed", "opens none" }, "drill", Bad, "opens none"},
 		{"a drill that proved nothing", func(e *Evidence, _ *Questions) { e.Said[0].Drilled = "inconclusive" }, "drill", Unknown, "inconclusive"},
 
@@ -155,6 +166,8 @@ func TestJudge(t *testing.T) {
 		{"too old", func(_ *Evidence, q *Questions) { q.Minimum = "0.3.0" }, "version", Bad, "older than 0.3.0"},
 		{"ten is more than nine", func(e *Evidence, q *Questions) { e.Said[0].Keyguard, q.Minimum = "0.10.0", "0.9.1" }, "version", Good, "0.10.0"},
 		{"built after a release", func(e *Evidence, q *Questions) { e.Said[0].Keyguard, q.Minimum = "v0.1.0-12-gabc", "0.1.0" }, "version", Good, "0.1.0"},
+		{"built after it, by our own Makefile", func(e *Evidence, _ *Questions) { e.Said[0].Keyguard = "0.1.0+5.g0123456" }, "version", Good, "0.1.0"},
+		{"built before the release", func(e *Evidence, _ *Questions) { e.Said[0].Keyguard = "0.1.0-dev.77" }, "version", Bad, "older than 0.1.0"},
 		{"no release", func(e *Evidence, _ *Questions) { e.Said[0].Keyguard = "devel" }, "version", Unknown, "no release"},
 
 		// Who may destroy.
@@ -164,6 +177,14 @@ func TestJudge(t *testing.T) {
 		}, "destroyers", Bad, "serviceAccount:web1@p"},
 		{"a host may destroy everything", func(e *Evidence, _ *Questions) { e.Stores[0].Destroyers = []string{"serviceAccount:x by roles/owner"} }, "destroyers", Bad, "roles/owner"},
 		{"a store that does not tell", func(e *Evidence, _ *Questions) { e.Stores[1].Policies = false }, "destroyers", Unknown, "vault does not tell"},
+		{"who may destroy everything, and of this host nobody asked", func(e *Evidence, _ *Questions) {
+			gcp(e).Policies, e.Stores[0].Destroyers = false, []string{"serviceAccount:x by roles/owner"}
+		}, "destroyers", Bad, "roles/owner"},
+		{"who may destroy was not asked of this host", func(e *Evidence, _ *Questions) { gcp(e).Policies = false }, "destroyers", Unknown, "gcp was not asked"},
+		{"a part of it is not known", func(e *Evidence, _ *Questions) { gcp(e).PolicyWhy = "roles of one's own" }, "destroyers", Unknown, "gcp: roles of one's own"},
+		{"a part is not known, and somebody may", func(e *Evidence, _ *Questions) {
+			gcp(e).PolicyWhy, gcp(e).Destroyers = "roles of one's own", []string{"serviceAccount:web1@p"}
+		}, "destroyers", Bad, "serviceAccount:web1@p"},
 		{"a policy that may not be read", func(e *Evidence, _ *Questions) { e.Stores[0].PolicyErr = escrow.ErrDenied }, "destroyers", Unknown, "permission denied"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -206,6 +227,7 @@ func TestSilenceIsNeverGood(t *testing.T) {
 		"when it was saved":     func(e *Evidence) { e.Stores[0].Hosts["web1"].Current.Created = time.Time{} },
 		"where one is":          func(e *Evidence) { e.Stores[0].Place.Domain = "" },
 		"who may destroy there": func(e *Evidence) { e.Stores[0].Policies = false },
+		"who may destroy it":    func(e *Evidence) { e.Stores[0].Hosts["web1"].Policies = false },
 	} {
 		e, q := healthy()
 		take(&e)
@@ -223,7 +245,7 @@ func TestOrder(t *testing.T) {
 	for i, host := range e.Inventory {
 		f := key.Fingerprint(fmt.Sprintf("%016d", i))
 		for _, v := range e.Stores {
-			v.Hosts[host] = &Look{Shown: escrow.Shown{Current: &escrow.Copy{Created: ago(time.Hour), Fingerprint: f}}, Times: 1}
+			v.Hosts[host] = &Look{Shown: escrow.Shown{Current: &escrow.Copy{Created: ago(time.Hour), Fingerprint: f}}, Times: 1, Policies: true}
 		}
 		s := Said{File: host + ".json", Host: host, At: now, Health: "green", Keyguard: "0.2.0", Drill: now, Drilled: "passed"}
 		switch host {
@@ -265,6 +287,21 @@ func TestStrangers(t *testing.T) {
 	}
 }
 
+// TestNothingThere: a store that has nothing of any host is rather the wrong place.
+func TestNothingThere(t *testing.T) {
+	e, q := healthy()
+	e.Inventory = append(e.Inventory, "web2")
+	e.Stores[1].Required = false
+	e.Stores[1].Hosts = map[string]*Look{"web1": {Shown: escrow.Shown{Missing: true}}, "web2": {Shown: escrow.Shown{Missing: true}}}
+	if r := Judge(e, q); r.Stores[0].Is != Good || r.Stores[1].Is != Unknown {
+		t.Errorf("%+v", r.Stores)
+	}
+	e.Stores[1].Hosts["web2"] = e.Stores[0].Hosts["web1"]
+	if r := Judge(e, q); r.Stores[1].Is != Good {
+		t.Errorf("one host is there: %+v", r.Stores)
+	}
+}
+
 // TestNames: an inventory has whole names, and a store what the host called itself.
 func TestNames(t *testing.T) {
 	for _, tt := range []struct {
@@ -276,6 +313,7 @@ func TestNames(t *testing.T) {
 		{"a domain in the store too", "web1.example.org", "", "web1-example-org", true},
 		{"called otherwise by the inventory", "web1-10.0.0.7", "web1", "web1", true},
 		{"another host's", "web1.example.org", "", "web10", false},
+		{"what a program would take for an option", "web1.example.org", "--delete", "--delete", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			e, q := healthy()
@@ -315,6 +353,12 @@ func TestParseInventory(t *testing.T) {
 		{"names", "web2\n web1 # the first\n\n# none\nweb2\n", []string{"web1", "web2"}},
 		{"Ansible", `{"_meta":{"hostvars":{"web1":{"x":[1]},"db1.example.org":{}}},"all":{"children":["ungrouped","web"]},"web":{"hosts":["web1","web3"]}}`,
 			[]string{"db1.example.org", "web1", "web3"}},
+		{"as Windows writes it", "\ufeffweb2\r\n\r\nweb1\r\n", []string{"web1", "web2"}},
+		{"addresses", "2001:db8::7\n192.0.2.7\n", []string{"192.0.2.7", "2001:db8::7"}},
+		{"Ansible's INI", "[web]\nweb1\nweb2\n", nil},
+		{"Ansible's YAML", "all:\n  hosts:\n    web1:\n    web2:\n", nil},
+		{"an option", "web1\n--delete\n", nil},
+		{"a path", "web1\n../web2\n", nil},
 		{"nothing", "# none\n", nil},
 		{"an empty inventory", "{}", nil},
 		{"a page of somebody's", "<html>\n", nil},

@@ -232,15 +232,19 @@ func (r *look) store(ctx context.Context, s Store, where places, v *View) error 
 	kept := r.kept(s)
 	var todo, names []string
 	for _, h := range r.Inventory {
-		names = append(names, where.in(h, *v))
+		name := where.in(h, *v)
+		if _, there := listed[name]; !there { // not listed is not yet missing, under any of its names
+			names = append(names, where[h]...)
+			continue
+		}
+		names = append(names, name)
 	}
 	if s.NamesKeys() { // whose key a host in no inventory has is of interest, too
-		names = append(names, slices.Sorted(maps.Keys(listed))...)
-		slices.Sort(names)
-		names = slices.Compact(names)
+		names = append(names, slices.Collect(maps.Keys(listed))...)
 	}
-	for _, name := range names {
-		if l := kept[name]; l != nil && l.Why == "" {
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) { // each once: two looks are some time apart
+		if l := kept[name]; l != nil && l.Why == "" && (!v.Policies || l.Policies && l.PolicyWhy == "") {
 			v.Hosts[name] = l
 			continue
 		}
@@ -256,21 +260,27 @@ func (r *look) store(ctx context.Context, s Store, where places, v *View) error 
 // each looks at these hosts in one store, some at a time.
 func (r *look) each(ctx context.Context, s Store, v *View, kept map[string]*Look, todo []string, listed map[string]*escrow.Shown) error {
 	failed, done := 0, 0 // r.mu
+	blind := 0           // r.mu: looks in a row whose policies could not be read
 	g, gctx := crew.WithContext(ctx)
 	g.SetLimit(atOnce)
 	for _, name := range todo {
 		g.Go(func() error {
 			r.mu.Lock()
-			stop := v.Err != nil || gctx.Err() != nil
+			stop, policies := v.Err != nil || gctx.Err() != nil, v.Policies && blind < enough
 			r.mu.Unlock()
 			if stop {
 				return nil
 			}
-			l, err := r.one(gctx, s, v, name, listed[name])
+			l, err := r.one(gctx, s, name, listed[name], policies)
 			if gctx.Err() != nil {
 				return gctx.Err()
 			}
 			r.mu.Lock()
+			if l.PolicyWhy != "" {
+				blind++
+			} else if l.Policies {
+				blind = 0
+			}
 			if done++; err != nil {
 				l.Why = err.Error()
 				if failed++; failed >= enough {
@@ -299,8 +309,8 @@ func (r *look) each(ctx context.Context, s Store, v *View, kept map[string]*Look
 	return cmp.Or(g.Wait(), ctx.Err())
 }
 
-// one looks at one host.
-func (r *look) one(ctx context.Context, s Store, v *View, name string, shown *escrow.Shown) (*Look, error) {
+// one looks at one host, and asks who may destroy its copies where that is wanted.
+func (r *look) one(ctx context.Context, s Store, name string, shown *escrow.Shown, policies bool) (*Look, error) {
 	l := &Look{Times: 1}
 	var err error
 	if shown != nil {
@@ -309,11 +319,15 @@ func (r *look) one(ctx context.Context, s Store, v *View, name string, shown *es
 		return l, err
 	}
 	l.At = r.Clock.Now()
-	if v.Policies {
+	if policies {
 		policied, _ := s.Fleet.(escrow.Policied)
+		l.Policies = true
 		l.Destroyers, err = patiently(ctx, r.Clock, func() ([]string, error) { return policied.Destroyers(ctx, name) })
+		if err != nil {
+			l.PolicyWhy = err.Error() // of what stands there this says nothing
+		}
 	}
-	return l, err
+	return l, nil
 }
 
 // again looks a second time at what looked wrong in stores that lag, once it is long enough
@@ -346,6 +360,8 @@ func (r *look) again(ctx context.Context, where places, views []View) error {
 		if err := r.Clock.Until(ctx, last.Add(r.Again)); err != nil {
 			return err
 		}
+		slices.Sort(todo)
+		todo = slices.Compact(todo)
 		kept := r.kept(r.Stores[i])
 		for _, name := range todo { // those of a listing, which are looked at by name now
 			kept[name] = v.Hosts[name]

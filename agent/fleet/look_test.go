@@ -371,3 +371,96 @@ func TestPace(t *testing.T) {
 		t.Errorf("two more took %s", got)
 	}
 }
+
+// policied is a store that tells who may destroy, or why it does not.
+type policied struct {
+	lagging
+	who   []string
+	err   error
+	asked map[string]int
+}
+
+func (p *policied) Destroyers(_ context.Context, host string) ([]string, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.asked[host]++
+	if host == "" {
+		return nil, nil
+	}
+	return p.who, p.err
+}
+
+// TestPolicies: what cannot be known of the policies says nothing of the copies, and is not
+// asked for of each of many hosts; and a run that goes on with one that did not ask, asks.
+func TestPolicies(t *testing.T) {
+	c := &clock{now: time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)}
+	there := func(string, int) escrow.Shown {
+		return escrow.Shown{Current: &escrow.Copy{ID: "current/1", Created: c.now}}
+	}
+	var inventory []string
+	for i := range 100 {
+		inventory = append(inventory, fmt.Sprintf("web%03d", i))
+	}
+	run := func(s *policied, hosts []string, state string, asks bool) fleet.Report {
+		s.lagging = lagging{looks: map[string]int{}, shows: there}
+		s.asked = map[string]int{}
+		l := fleet.Looker{Stores: []fleet.Store{{Fleet: s, Required: true}}, Inventory: hosts, Clock: c, State: state, Policies: asks}
+		views, err := l.Look(t.Context())
+		check(t, err)
+		return fleet.Judge(fleet.Evidence{Inventory: hosts, Stores: views}, fleet.Questions{Now: c.Now(), Policies: asks})
+	}
+	last := func(r fleet.Report) fleet.Cell { return r.Rows[0].Cells[len(r.Rows[0].Cells)-1] }
+
+	denied := &policied{err: escrow.ErrDenied}
+	r := run(denied, inventory, "", true)
+	for host, cell := range answers(r) {
+		if cell.Is != fleet.Good {
+			t.Fatalf("of its copies in the store %s says %+v", host, cell)
+		}
+	}
+	if n := len(denied.asked); n < 3 || n > 40 {
+		t.Errorf("%d hosts were asked for", n)
+	}
+	for _, row := range r.Rows {
+		if cell := row.Cells[len(row.Cells)-1]; cell.Is != fleet.Unknown {
+			t.Errorf("%s: %+v", row.Host, cell)
+		}
+	}
+
+	// An interrupted run that did not ask is no answer to one that does.
+	state := filepath.Join(t.TempDir(), "state.json")
+	one := inventory[:1]
+	open := &policied{who: []string{"somebody"}}
+	run(open, one, state, false)
+	data, err := os.ReadFile(state)
+	check(t, err)
+	var kept map[string]any
+	check(t, json.Unmarshal(data, &kept))
+	kept["done"] = false
+	data, err = json.Marshal(kept)
+	check(t, err)
+	check(t, os.WriteFile(state, data, 0o600))
+	if cell := last(run(open, one, state, true)); cell.Is != fleet.Bad {
+		t.Errorf("the policies are %+v", cell)
+	}
+}
+
+// TestOtherNames: a host that is in no listing is looked for under each of its names; two
+// hosts of one name are looked at once.
+func TestOtherNames(t *testing.T) {
+	c := &clock{now: time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)}
+	s := &lagging{looks: map[string]int{}, shows: func(host string, _ int) escrow.Shown {
+		if host != "web1" {
+			return escrow.Shown{Missing: true}
+		}
+		return escrow.Shown{Current: &escrow.Copy{ID: "current/1", Created: c.now}}
+	}}
+	l := fleet.Looker{Stores: []fleet.Store{{Fleet: s, Required: true}}, Inventory: []string{"a", "b", "web1.example.org"}, Clock: c,
+		Said: []fleet.Said{{File: "a.json", Host: "golden", Health: "green"}, {File: "b.json", Host: "golden", Health: "green"}}}
+	views, err := l.Look(t.Context())
+	check(t, err)
+	r := fleet.Judge(fleet.Evidence{Inventory: l.Inventory, Stores: views, Said: l.Said}, fleet.Questions{Now: c.Now()})
+	if got := answers(r); got["web1.example.org"].Is != fleet.Good || got["a"].Is != fleet.Unknown || s.looks["golden"] != 1 {
+		t.Errorf("%+v, looks %v", got, s.looks)
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/fleet"
 	"github.com/footprintai/containarium-keyguard/agent/notify"
@@ -49,10 +51,11 @@ const (
 
 // fleetFlags are what the command line says.
 type fleetFlags struct {
-	inventory, retired, status, since, minimum string
-	fresh, period, again                       time.Duration
-	iam, assets                                bool
-	state, metrics, output                     string
+	inventory, retired, status []string
+	since, minimum             string
+	fresh, period, again       time.Duration
+	iam, assets                bool
+	state, metrics, output     string
 }
 
 func (a *app) fleetCommand() *cobra.Command {
@@ -76,14 +79,14 @@ bad; 11 none is, but of some nobody knows.`,
 		RunE: func(c *cobra.Command, _ []string) error { return a.fleet(c.Context(), f) },
 	}
 	flags := c.Flags()
-	flags.StringVar(&f.inventory, "inventory", "", "the hosts: a `file` of names, or of what ansible-inventory --list prints; - is standard input")
-	flags.StringVar(&f.retired, "retired", "", "a `file` of hosts that are gone, and whose copies are kept")
-	flags.StringVar(&f.status, "status", "", "the `directory` of status files, HOST.json")
+	flags.StringArrayVar(&f.inventory, "inventory", nil, "the hosts: a `file` of names, or of what ansible-inventory --list prints; - is standard input. Several add up")
+	flags.StringArrayVar(&f.retired, "retired", nil, "a `file` of hosts that are gone, and whose copies are kept. Several add up")
+	flags.StringArrayVar(&f.status, "status", nil, "the `directory` of status files, HOST.json. Several add up, and of two files for a host the later one counts")
 	flags.DurationVar(&f.fresh, "fresh", 48*time.Hour, "how old a status may be, a `duration` (48h where nobody says)")
 	flags.DurationVar(&f.period, "period", 8*24*time.Hour, "how old the last drill may be, a `duration` (192h, eight days)")
 	flags.StringVar(&f.since, "since", "", "a copy must have been saved since this `day`, 2026-01-31 or RFC 3339")
 	flags.StringVar(&f.minimum, "minimum", "", "hosts must have this `version` of keyguard, or a later one")
-	flags.BoolVar(&f.iam, "iam", false, "ask who may destroy copies, where the store tells (Secret Manager)")
+	flags.BoolVar(&f.iam, "iam", false, "ask who may destroy copies, where the store tells (not directories and programs)")
 	flags.BoolVar(&f.assets, "asset-inventory", false, "ask Google's Cloud Asset Inventory for all secrets at once")
 	flags.DurationVar(&f.again, "again", 5*time.Minute, "look again after this `duration` (5m) at what looks wrong in a store that may be behind; 0 leaves it unknown")
 	flags.StringVar(&f.state, "state", "", "keep what was seen in this `file`, to go on after an interruption")
@@ -99,7 +102,7 @@ bad; 11 none is, but of some nobody knows.`,
 func (a *app) fleet(ctx context.Context, f fleetFlags) error {
 	q := fleet.Questions{Now: time.Now(), Fresh: f.fresh, Period: f.period, Minimum: f.minimum, Policies: f.iam}
 	switch {
-	case f.inventory == "":
+	case len(f.inventory) == 0:
 		return usageError{errors.New("--inventory is needed: which hosts there are, nobody else can tell")}
 	case f.output != "" && filepath.Ext(f.output) != ".html":
 		return usageError{fmt.Errorf("--output: %q does not end in .html", f.output)}
@@ -116,18 +119,21 @@ func (a *app) fleet(ctx context.Context, f fleetFlags) error {
 	}
 	e := fleet.Evidence{}
 	var err error
-	if e.Inventory, err = a.readInventory(f.inventory); err != nil {
+	if e.Inventory, err = a.readInventories(f.inventory); err != nil {
 		return usageError{fmt.Errorf("--inventory: %w", err)}
 	}
-	if f.retired != "" {
-		if e.Retired, err = a.readInventory(f.retired); err != nil {
-			return usageError{fmt.Errorf("--retired: %w", err)}
-		}
+	if e.Retired, err = a.readInventories(f.retired); err != nil {
+		return usageError{fmt.Errorf("--retired: %w", err)}
 	}
-	if f.status != "" {
-		if e.Said, err = readStatuses(f.status); err != nil {
+	for _, dir := range f.status {
+		said, err := readStatuses(dir)
+		if err != nil {
 			return usageError{fmt.Errorf("--status: %w", err)}
 		}
+		if len(said) == 0 {
+			a.urgent("%s has no file HOST.json: nothing that hosts said is there", dir)
+		}
+		e.Said = append(e.Said, said...)
 	}
 	cfg, err := a.fleetConfig()
 	if err != nil {
@@ -167,6 +173,22 @@ func (a *app) fleet(ctx context.Context, f fleetFlags) error {
 	return a.printFleet(fleet.Judge(e, q), e, q, f)
 }
 
+// readInventories reads the names of hosts from several files, each once.
+func (a *app) readInventories(paths []string) (names []string, err error) {
+	for _, path := range paths {
+		more, err := a.readInventory(path)
+		if errors.Is(err, fleet.ErrInventory) {
+			err = fmt.Errorf("%s: %w", path, err)
+		}
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, more...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
 // readInventory reads the names of hosts.
 func (a *app) readInventory(path string) ([]string, error) {
 	in := io.Reader(a.in)
@@ -178,16 +200,19 @@ func (a *app) readInventory(path string) ([]string, error) {
 		defer file.Close() //nolint:errcheck // nothing was written
 		in = file
 	}
-	data, err := io.ReadAll(io.LimitReader(in, inventorySize))
-	if err != nil {
+	data, err := io.ReadAll(io.LimitReader(in, inventorySize+1))
+	switch {
+	case err != nil:
 		return nil, err
+	case len(data) > inventorySize: // half of the hosts are not all of them
+		return nil, fmt.Errorf("%w: it has more than %d bytes", fleet.ErrInventory, inventorySize)
 	}
 	return fleet.ParseInventory(data)
 }
 
 // readStatuses reads every .json in a directory. One that is no status is one that tells nothing.
 func readStatuses(dir string) ([]fleet.Said, error) {
-	entries, err := os.ReadDir(dir)
+	entries, err := crew.Within(dir, func() ([]fs.DirEntry, error) { return os.ReadDir(dir) }, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -196,7 +221,7 @@ func readStatuses(dir string) ([]fleet.Said, error) {
 		if filepath.Ext(entry.Name()) != ".json" {
 			continue
 		}
-		s, err := readStatus(filepath.Join(dir, entry.Name()))
+		s, err := crew.Within(dir, func() (fleet.Said, error) { return readStatus(filepath.Join(dir, entry.Name())) }, nil)
 		s.File, s.Err = entry.Name(), err
 		all = append(all, s)
 	}
@@ -323,7 +348,7 @@ func (a *app) printFleet(r fleet.Report, e fleet.Evidence, q fleet.Questions, f 
 	if r.Lost+r.Counts[fleet.Bad] > 0 {
 		hints = append(hints, "on the host: keyguard status, and what it says")
 	}
-	if f.status == "" {
+	if len(f.status) == 0 {
 		hints = append(hints, "what hosts say was not asked: --status DIR, a file HOST.json of keyguard status --json for each")
 	}
 	return outcome{code, "fleet: " + fleetLine(r), hints}
@@ -368,13 +393,21 @@ func (a *app) printFleetText(r fleet.Report, e fleet.Evidence) {
 
 // whyOf is what is not good of a host: what is bad, else what is unknown.
 func whyOf(columns []string, row fleet.Row) string {
-	var list []string
+	var whys []string
+	where := map[string][]string{} // by the reason, which several answers may have
 	for i, c := range row.Cells {
-		if c.Is == row.Is {
-			list = append(list, columns[i]+": "+c.Why)
+		if c.Is != row.Is {
+			continue
 		}
+		if where[c.Why] == nil {
+			whys = append(whys, c.Why)
+		}
+		where[c.Why] = append(where[c.Why], columns[i])
 	}
-	return strings.Join(list, "; ")
+	for i, why := range whys {
+		whys[i] = strings.Join(where[why], ", ") + ": " + why
+	}
+	return strings.Join(whys, "; ")
 }
 
 // The JSON of a fleet.

@@ -233,6 +233,17 @@ func (t *turn) checkEscrows(ctx context.Context) error {
 		case newest.Miswritten():
 			return notRotated(ErrNotSafe, "copy %s, the newest in the required escrow %q, is the key as %s, not as its 32 bytes", newest.ID, s.Name, newest.Encoding)
 		}
+		if roomy, ok := t.h.Escrows[i].Writer.(escrow.Roomy); ok && s.State == decide.EscrowAnswered {
+			// Step 8 would find it out, with the rows under the new key.
+			err := roomy.Room(ctx)
+			switch {
+			case err == nil || !errors.Is(err, escrow.ErrFull): // step 1 asks again
+			case s.Required:
+				return notRotated(ErrNoHome, "the required escrow %q takes no further key: %w", s.Name, err)
+			default:
+				t.complain(fmt.Sprintf("escrow %q will not hold the new key", s.Name), err)
+			}
+		}
 		if shared, ok := t.h.Escrows[i].Reader.(escrow.Shared); ok && s.Required && there {
 			if e := shared.Lacks(escrow.Copy{ID: newest.ID}); e != nil && !e.Safe {
 				return notRotated(ErrNotSafe, "in escrow %q it is %w", s.Name, e)

@@ -484,10 +484,33 @@ func (a *AWS) stored(ctx context.Context, s Shelf, k key.Key) (top string, found
 			}
 		}
 	}
-	if n := about.labels(); n >= awsLabels && !about.has(label) {
-		return "", awsVersion{}, fmt.Errorf("%w: %d keys are labelled there, and AWS keeps no more; after making sure that old dumps need none of them, take a label off: aws secretsmanager update-secret-version-stage", ErrFull, n)
+	if !about.has(label) {
+		err = about.room()
 	}
-	return top, awsVersion{}, nil
+	return top, awsVersion{}, err
+}
+
+// room is ErrFull where no further key can be labelled.
+func (d awsDescription) room() error {
+	n := d.labels()
+	if n < awsLabels {
+		return nil
+	}
+	return fmt.Errorf("%w: %d keys are labelled there, and AWS keeps no more; after making sure that old dumps need none of them, take a label off: aws secretsmanager update-secret-version-stage", ErrFull, n)
+}
+
+// Room needs secretsmanager:DescribeSecret.
+func (a *AWS) Room(ctx context.Context) error {
+	for _, s := range Shelves {
+		about, err := a.describe(ctx, s)
+		if err == nil {
+			err = about.room()
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", a.secret(s), err)
+		}
+	}
+	return nil
 }
 
 // awsRounds is how often a key is put after one and the same version, each time that somebody

@@ -277,6 +277,9 @@ func TestAWSSaysWhatIsWrong(t *testing.T) {
 			mustSave(t, e, escrow.Current, last)
 		}
 		before := s.Calls()["PutSecretValue"]
+		if err := e.Room(t.Context()); !errors.Is(err, escrow.ErrFull) || !strings.Contains(err.Error(), "18 keys") {
+			t.Errorf("there is room: %v", err)
+		}
 		if _, err := e.Save(t.Context(), escrow.Current, key.Generate()); !errors.Is(err, escrow.ErrFull) || !strings.Contains(err.Error(), "18 keys") {
 			t.Errorf("%v", err)
 		}

@@ -135,6 +135,13 @@ type Writer interface {
 	Save(ctx context.Context, s Shelf, k key.Key) (Copy, error)
 }
 
+// Roomy is a Writer whose store takes so many keys and no more.
+type Roomy interface {
+	// Room says why it takes no further one: ErrFull, or what keeps it from telling. nil
+	// where it does.
+	Room(ctx context.Context) error
+}
+
 // Renewer is an escrow whose store may delete copies by itself, after a time that its own
 // administrators set.
 type Renewer interface {

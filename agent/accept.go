@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
@@ -68,14 +69,23 @@ func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, err
 		Rows: o.evidence.Rows, Known: o.evidence.Ledger.Known}
 	entries := []ledger.Entry{{Event: ledger.Accepted, Fingerprint: f, Old: r.Known, Person: opts.Person,
 		Verdict: string(r.Verdict), Checked: r.Proof.Checked, Opened: r.Proof.Opened}}
+	o.history()
 	for _, s := range o.evidence.Escrows {
 		newest, there := s.NewestKey()
-		if !there || o.history().Holds(s.Name, newest.ID) {
-			continue
+		for _, c := range s.Copies {
+			own := there && c.ID == newest.ID
+			tops := slices.DeleteFunc(namesOf(c.Tops), func(top string) bool { return o.stored(s.Name, []string{top}) })
+			if len(tops) == 0 && !(own && !o.record.Holds(s.Name, c.ID)) {
+				continue
+			}
+			shelf := string(c.Shelf)
+			if !own { // of one of several stores: it is not the newest of the escrow
+				shelf = ""
+			}
+			r.Adopted = append(r.Adopted, escrow.Copy{Escrow: s.Name, ID: c.ID, Shelf: c.Shelf, Fingerprint: c.Key})
+			entries = append(entries, ledger.Entry{Event: ledger.Adopted, Fingerprint: c.Key, Person: opts.Person,
+				Escrow: s.Name, Copy: c.ID, Shelf: shelf, Tops: tops})
 		}
-		r.Adopted = append(r.Adopted, escrow.Copy{Escrow: s.Name, ID: newest.ID, Shelf: newest.Shelf, Fingerprint: newest.Key})
-		entries = append(entries, ledger.Entry{Event: ledger.Adopted, Fingerprint: newest.Key, Person: opts.Person,
-			Escrow: s.Name, Copy: newest.ID, Shelf: string(newest.Shelf)})
 	}
 	r.Trouble = o.trouble
 	if ok, err := opts.Confirm(r); err != nil || !ok {

@@ -120,7 +120,11 @@ func (o *observation) save(ctx context.Context, i int, f key.Fingerprint) SaveRe
 func (o *observation) writeSaving(i int, shelf escrow.Shelf, f key.Fingerprint) {
 	name := o.host.Escrows[i].Name()
 	newest, there := o.evidence.Escrows[i].NewestCurrent()
-	if shelf != escrow.Current || there && o.evidence.Holds(i, newest, f) && !newest.Ends || o.evidence.History.Saved[name].Begun == f {
+	again := newest.Ends
+	if shared, ok := o.host.Escrows[i].Writer.(escrow.Shared); ok { // where it is not on top it is stored
+		again = len(newest.Tops) < len(shared.Members())
+	}
+	if shelf != escrow.Current || there && o.evidence.Holds(i, newest, f) && !again || o.evidence.History.Saved[name].Begun == f {
 		return
 	}
 	o.write(ledger.Entry{Event: ledger.Saving, Fingerprint: f, Escrow: name, Shelf: string(shelf)})
@@ -175,17 +179,31 @@ func (o *observation) added(r SaveResult) (escrow.Copy, bool) {
 
 // writeSaved records a copy that the ledger does not name yet. On the current shelf that
 // is one that is not the last it names: a copy is the newest again where a newer one
-// was taken away. One that lacks a part is this host's too (law 4), and stays due.
+// was taken away. One that lacks a part is this host's too (law 4), and stays due. So are
+// the parts of a save that was not on enough stores: they may stand there on top.
 func (o *observation) writeSaved(s SaveResult) {
 	partly := errors.Is(s.Err, escrow.ErrPartly)
-	if s.Err != nil && !(partly && s.Shelf == escrow.Current) {
+	var few *escrow.PartsError
+	switch {
+	case s.Err != nil && s.Shelf != escrow.Current:
+		return
+	case errors.As(s.Err, &few) && !partly:
+		if tops := namesOf(few.Stored); !o.stored(s.Escrow, tops) {
+			o.write(ledger.Entry{Event: ledger.Saving, Fingerprint: s.Key, Escrow: s.Escrow, Shelf: string(s.Shelf), Tops: tops})
+		}
+		return
+	case s.Err != nil && !partly:
 		return
 	}
-	if last, ok := o.record.LastSaved(s.Escrow); o.record.Holds(s.Escrow, s.Copy.ID) &&
+	var tops []string // of the quarantine they tell nothing
+	if s.Shelf == escrow.Current {
+		tops = namesOf(s.Copy.Tops)
+	}
+	if last, ok := o.record.LastSaved(s.Escrow); o.record.Holds(s.Escrow, s.Copy.ID) && o.stored(s.Escrow, tops) &&
 		(s.Shelf != escrow.Current || ok && last.Copy == s.Copy.ID && (last.Reason == "" || s.Unverified || partly)) {
 		return
 	}
-	e := ledger.Entry{Event: ledger.Saved, Fingerprint: s.Key, Escrow: s.Escrow, Copy: s.Copy.ID, Shelf: string(s.Shelf)}
+	e := ledger.Entry{Event: ledger.Saved, Fingerprint: s.Key, Escrow: s.Escrow, Copy: s.Copy.ID, Shelf: string(s.Shelf), Tops: tops}
 	switch {
 	case partly:
 		e.Reason = escrow.ErrPartly.Error()
@@ -193,6 +211,19 @@ func (o *observation) writeSaved(s SaveResult) {
 		e.Reason = escrow.ErrUnverified.Error()
 	}
 	o.write(e)
+}
+
+// stored tells whether the ledger names all of these.
+func (o *observation) stored(name string, tops []string) bool {
+	known := o.evidence.History.Saved[name].Tops
+	return !slices.ContainsFunc(tops, func(top string) bool { return !known[top] })
+}
+
+func namesOf(tops []escrow.Top) (list []string) {
+	for _, t := range tops {
+		list = append(list, t.String())
+	}
+	return list
 }
 
 // partly tells that a copy was saved in parts of which some lack.

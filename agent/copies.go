@@ -52,7 +52,7 @@ func listed(ctx context.Context, s Escrow) EscrowCopies {
 	newest := true
 	for _, c := range copies {
 		l := Listed{Copy: c}
-		if c.Shelf == escrow.Current {
+		if c.Shelf == escrow.Current && !c.Beside {
 			l.Newest, newest = newest, false
 		}
 		e.Copies = append(e.Copies, l)

@@ -152,6 +152,8 @@ func (f facts) checkParts(s standing) Check {
 		c.Text, c.Fix = where, "give each member an administrator of its own, or raise need by a rotation: keyguard rotate"
 	case whole != "":
 		c.Text, c.Fix = "the parts hide nothing: "+whole, "take that copy away there by hand, once no dump needs it: keyguard copies"
+	case s.Refuses != nil:
+		c.Text, c.Err = s.Refuses.Error(), s.Refuses
 	case s.Lacks != nil:
 		c.Text, c.Fix, c.Err = s.Lacks.Error(), "bring back the stores that are named, then: keyguard backup", s.Lacks
 	case len(s.parts.members) == s.parts.need:

@@ -211,7 +211,7 @@ func (d *drill) restoreAll(ctx context.Context) []DrilledCopy {
 			c := &d.copies[i][n]
 			c.Escrow, c.Required = s.Name(), s.Required
 			if c.ID != "" {
-				e.Copies = append(e.Copies, decide.CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Key,
+				e.Copies = append(e.Copies, decide.CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Key, Beside: c.Beside,
 					Worthless: errors.Is(c.Err, escrow.ErrNotKey) || c.Unreadable == "destroyed"})
 			}
 		}
@@ -230,15 +230,18 @@ func (d *drill) restore(ctx context.Context, s escrow.Reader) []DrilledCopy {
 	}
 	var copies []DrilledCopy
 	seen := map[escrow.Shelf]int{}
+	judged := false
 	for _, c := range list {
 		n := seen[c.Shelf]
 		if seen[c.Shelf]++; d.opts.Copies > 0 && n >= d.opts.Copies {
 			continue
 		}
-		copies = append(copies, DrilledCopy{Copy: c, Key: c.Fingerprint, Judged: c.Shelf == escrow.Current && n == 0})
+		newest := c.Shelf == escrow.Current && !c.Beside && !judged
+		judged = judged || newest
+		copies = append(copies, DrilledCopy{Copy: c, Key: c.Fingerprint, Judged: newest})
 	}
 	d.tell(func(p *DrillProgress) { p.Found += len(copies) })
-	if seen[escrow.Current] == 0 {
+	if !judged {
 		copies = append([]DrilledCopy{{Copy: escrow.Copy{Shelf: escrow.Current}, Judged: true}}, copies...)
 	}
 	var asked []*DrilledCopy

@@ -90,7 +90,7 @@ func listedEvidence(copies []escrow.Copy) []decide.CopyEvidence {
 	for _, c := range copies {
 		list = append(list, decide.CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Fingerprint, Unreadable: c.Unreadable,
 			Worthless: c.Unreadable == "destroyed", // nothing brings it back, unlike one that is disabled
-			Withheld:  c.Unreadable != "" && !c.Sealed, Sealed: c.Sealed, Ends: !c.Ends.IsZero()})
+			Withheld:  c.Unreadable != "" && !c.Sealed, Sealed: c.Sealed, Ends: !c.Ends.IsZero(), Beside: c.Beside, Tops: c.Tops})
 	}
 	return list
 }
@@ -169,6 +169,7 @@ func (o *observation) askEscrow(ctx context.Context, i int) {
 		e.Copies = listedEvidence(copies)
 		for n := range e.Copies {
 			if e.Copies[n].ID == latest.ID {
+				latest.Tops = e.Copies[n].Tops
 				e.Copies[n] = latest
 			}
 		}
@@ -209,6 +210,9 @@ func (o *observation) newestOf(ctx context.Context, i int, copies []escrow.Copy,
 				break
 			}
 			c := &e.Copies[n]
+			if c.Beside {
+				continue
+			}
 			if c.Unreadable == "" {
 				k, encoding, ferr := s.Fetch(ctx, copies[n])
 				err = noteFetched(c, fetched{key: k, encoding: encoding, err: ferr})

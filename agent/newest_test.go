@@ -175,16 +175,7 @@ func testOneNewestCopy(t *testing.T, list listing) {
 // have the key, and the hourly look brings the part again before one more is lost.
 func TestPartIsBroughtAgain(t *testing.T) {
 	h := newHost(t, rowstest.New(t).Database(t), 0)
-	o := escrow.SplitOptions{Name: "split", Need: 2}
-	for i := range 3 {
-		d, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: fmt.Sprint("usb", i), Path: h.path(fmt.Sprint("usb", i)),
-			Keyfile: h.path("etc/secrets.key"), AllowSameDisk: true, Part: escrow.PartOf{Need: 2, Number: i + 1}})
-		h.must(errors.Join(err, os.Mkdir(h.path(fmt.Sprint("usb", i)), 0o700), d.Init(t.Context())))
-		o.Members = append(o.Members, escrow.Member{Escrow: d, Number: i + 1})
-	}
-	s, err := escrow.NewSplit(o)
-	h.must(err)
-	h.Escrows = []agent.Escrow{{Reader: s, Writer: s, Required: true}}
+	splitOver(h)
 	h.upsert(testKey("a"), "ONE")
 	h.write(testKey("a").UnsafeBytes())
 	h.backup()
@@ -209,6 +200,168 @@ func TestPartIsBroughtAgain(t *testing.T) {
 	}
 	if saved, err := agent.Ask(t.Context(), &h.Host, "split"); err != nil || len(saved) != 0 {
 		t.Errorf("all are there: %+v, %v", saved, err)
+	}
+	if r, err := agent.Status(t.Context(), &h.Host); err != nil || r.Escrows[0].Alarm != "" {
+		t.Errorf("the part that was brought again is this host's own: %q, %v", r.Escrows[0].Alarm, err)
+	}
+}
+
+// splitOver gives a host one escrow that keeps each key in three directories, of which two
+// are enough.
+func splitOver(h *host) *escrow.Split {
+	h.t.Helper()
+	o := escrow.SplitOptions{Name: "split", Need: 2}
+	for i := range 3 {
+		d, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: fmt.Sprint("usb", i), Path: h.path(fmt.Sprint("usb", i)),
+			Keyfile: h.path("etc/secrets.key"), AllowSameDisk: true, Part: escrow.PartOf{Need: 2, Number: i + 1}})
+		h.must(errors.Join(err, os.MkdirAll(h.path(fmt.Sprint("usb", i)), 0o700), d.Init(context.Background())))
+		o.Members = append(o.Members, escrow.Member{Escrow: d, Number: i + 1, Required: true})
+	}
+	s, err := escrow.NewSplit(o)
+	h.must(err)
+	h.Escrows = []agent.Escrow{{Reader: s, Writer: s, Required: true}}
+	return s
+}
+
+// TestAnotherHostsParts: two hosts share the stores of a split by mistake, or somebody puts
+// something there. The ids of copies in parts are their keys' names, so that a former key of
+// this host's own looks as if it were from here; what the stores have on top does not.
+func TestAnotherHostsParts(t *testing.T) {
+	cluster := rowstest.New(t)
+	former, a, c := testKey("former"), testKey("a"), testKey("c")
+	for name, other := range map[string]func(h *host, s *escrow.Split) error{
+		"a former key of this host, in parts": func(h *host, s *escrow.Split) error {
+			_, err := s.Save(h.t.Context(), escrow.Current, former)
+			return err
+		},
+		"another key, in parts": func(h *host, s *escrow.Split) error {
+			_, err := s.Save(h.t.Context(), escrow.Current, c)
+			return err
+		},
+		"one part of another key": func(h *host, s *escrow.Split) error {
+			_, err := s.Members()[1].Save(h.t.Context(), escrow.Current, c)
+			return err
+		},
+		"one part of a former key": func(h *host, s *escrow.Split) error {
+			_, err := s.Members()[1].Save(h.t.Context(), escrow.Current, former)
+			return err
+		},
+		"the whole key": func(h *host, _ *escrow.Split) error {
+			return os.WriteFile(h.path("usb1/current/20991231T235959.000Z-by-hand"), a.UnsafeBytes(), 0o400)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, cluster.Database(t), 0)
+			s := splitOver(h)
+			h.upsert(former, "ONE")
+			h.write(former.UnsafeBytes())
+			h.backup()
+			h.upsert(a, "ONE")
+			h.write(a.UnsafeBytes())
+			h.backup()
+			status := func() agent.StatusResult {
+				t.Helper()
+				r, err := agent.Status(t.Context(), &h.Host)
+				h.must(err)
+				return r
+			}
+			if r := status(); r.Escrows[0].Alarm != "" || !r.Escrows[0].Holds {
+				t.Fatalf("before: %+v", r.Escrows[0])
+			}
+			h.must(other(h, splitOver(h)))
+			if r := status(); r.Health == agent.Green || r.Escrows[0].Alarm == "" || !strings.Contains(r.Line, "another host writes to the same place") {
+				t.Errorf("%s: %s", r.Health, r.Line)
+			}
+			// The watcher looks, and writes nothing but quarantine.
+			saved, err := agent.Ask(t.Context(), &h.Host, "split")
+			if err != nil || len(saved) != 1 || !saved[0].Alarm || saved[0].Shelf != escrow.Quarantine {
+				t.Errorf("%+v, %v", saved, err)
+			}
+			if k, _, err := s.Fetch(t.Context(), escrow.Copy{ID: "current/" + string(a.Fingerprint())}); err != nil || !k.Equal(a) {
+				t.Errorf("the parts rebuild it still: %v, %v", k, err)
+			}
+			// A person sees to it.
+			accepted, err := agent.Accept(t.Context(), &h.Host, agent.AcceptOptions{Confirm: func(agent.AcceptResult) (bool, error) { return true, nil }})
+			if err != nil || len(accepted.Adopted) != 1 {
+				t.Errorf("%+v, %v", accepted.Adopted, err)
+			}
+			h.backup()
+			if r := status(); r.Escrows[0].Alarm != "" || !r.Escrows[0].Holds {
+				t.Errorf("after: %+v", r.Escrows[0])
+			}
+		})
+	}
+}
+
+// TestWholeKeyIsNotInParts: a whole key on one member, and no part anywhere, is not what the
+// split has.
+func TestWholeKeyIsNotInParts(t *testing.T) {
+	h := newHost(t, rowstest.New(t).Database(t), 0)
+	s := splitOver(h)
+	a := testKey("a")
+	h.upsert(a, "ONE")
+	h.write(a.UnsafeBytes())
+	h.must(os.WriteFile(h.path("usb1/current/20991231T235959.000Z-by-hand"), a.UnsafeBytes(), 0o400))
+	r, err := agent.Status(t.Context(), &h.Host)
+	h.must(err)
+	if e := r.Escrows[0]; r.Health != agent.Lagging || e.Holds || e.Newest.ID != "" || e.Beside == "" {
+		t.Errorf("%s: %s: %+v", r.Health, r.Line, e)
+	}
+	if saved, err := agent.SaveDue(t.Context(), &h.Host, "split"); err != nil || len(saved) != 1 || saved[0].Shelf != escrow.Current {
+		t.Errorf("%+v, %v", saved, err)
+	}
+	if r, err = agent.Status(t.Context(), &h.Host); err != nil || !r.Escrows[0].Holds || r.Escrows[0].Lacks != nil || r.Escrows[0].Beside == "" {
+		t.Errorf("%s: %+v, %v", r.Line, r.Escrows[0], err)
+	}
+	// Without the parts it is a candidate still.
+	for _, m := range s.Members() {
+		files, err := filepath.Glob(h.path(m.Name() + "/current/*.need*"))
+		h.must(err)
+		for _, f := range files {
+			h.must(os.Remove(f))
+		}
+	}
+	h.must(os.Remove(h.path("etc/secrets.key")))
+	if g, err := h.guard(); err != nil || g.Decision.Action != decide.Install || g.Decision.Key != a.Fingerprint() {
+		t.Errorf("%+v, %v", g.Decision, err)
+	}
+}
+
+// TestFirstSaveWithoutOneStore: n-1 of the stores answer, and none has a part of anything.
+// Whether the last one has, nobody can tell; a save, which is on the others, need not know.
+func TestFirstSaveWithoutOneStore(t *testing.T) {
+	h := newHost(t, rowstest.New(t).Database(t), 0)
+	splitOver(h)
+	a := testKey("a")
+	h.upsert(a, "ONE")
+	h.write(a.UnsafeBytes())
+	h.must(os.Rename(h.path("usb2"), h.path("away")))
+	if _, err := h.Escrows[0].List(t.Context()); !errors.Is(err, escrow.ErrPerhaps) || !errors.Is(err, escrow.ErrNoPlace) {
+		t.Errorf("%v: that is \"no copies\"", err)
+	}
+	var parts *escrow.PartsError
+	if saved, err := agent.SaveDue(t.Context(), &h.Host, "split"); !errors.Is(err, escrow.ErrPartly) || !errors.As(err, &parts) || parts.Saved != 2 || len(saved) != 0 {
+		t.Errorf("%+v, %v", saved, err)
+	}
+	r, err := agent.Status(t.Context(), &h.Host)
+	h.must(err)
+	if e := r.Escrows[0]; r.Health != agent.Lagging || !e.Holds || e.Lacks == nil || e.Alarm != "" {
+		t.Errorf("%s: %s: %+v", r.Health, r.Line, e)
+	}
+	h.must(os.Rename(h.path("away"), h.path("usb2")))
+	if saved, err := agent.SaveDue(t.Context(), &h.Host, "split"); err != nil || len(saved) != 1 {
+		t.Errorf("%+v, %v", saved, err)
+	}
+	if r, err = agent.Status(t.Context(), &h.Host); err != nil || r.Escrows[0].Lacks != nil || r.Escrows[0].Alarm != "" {
+		t.Errorf("%s: %+v, %v", r.Line, r.Escrows[0], err)
+	}
+	// Fewer than are needed: not saved.
+	h.must(errors.Join(os.Rename(h.path("usb1"), h.path("away")), os.Rename(h.path("usb2"), h.path("away2"))))
+	b := testKey("b")
+	h.upsert(b, "ONE")
+	h.write(b.UnsafeBytes())
+	if saved, err := agent.SaveDue(t.Context(), &h.Host, "split"); err == nil || errors.Is(err, escrow.ErrPartly) || len(saved) != 0 {
+		t.Errorf("%+v, %v", saved, err)
 	}
 }
 

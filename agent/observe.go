@@ -170,6 +170,12 @@ func savedSince(s decide.SavedEvidence, e ledger.Entry) decide.SavedEvidence {
 		s.Copies, s.Opened = map[string]key.Fingerprint{}, map[string]bool{}
 	}
 	current := escrow.Shelf(e.Shelf) == escrow.Current
+	for _, top := range e.Tops {
+		if s.Tops == nil {
+			s.Tops = map[string]bool{}
+		}
+		s.Tops[top] = true
+	}
 	switch e.Event {
 	case ledger.Saving:
 		s.Begun = e.Fingerprint

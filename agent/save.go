@@ -54,7 +54,7 @@ func SaveDue(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 	}
 	o.askRows(ctx)
 	o.askNewest(ctx, i)
-	if s := o.evidence.Escrows[i]; s.State == decide.EscrowFailed && !errors.Is(s.Err, escrow.ErrDenied) {
+	if s := o.evidence.Escrows[i]; s.State == decide.EscrowFailed && !errors.Is(s.Err, escrow.ErrDenied) && !errors.Is(s.Err, escrow.ErrPerhaps) {
 		return nil, s.Err
 	}
 	o.askHistory()                                         // another process, a rotation's, has told the ledger of its save before it saved
@@ -100,7 +100,8 @@ func Ask(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 	if errors.Is(err, escrow.ErrNoPlace) && !s.Required {
 		return nil, nil // a stick in a safe
 	}
-	if err != nil {
+	listed := err
+	if err != nil && !errors.Is(err, escrow.ErrPerhaps) {
 		return nil, err
 	}
 	if r, ok := s.Writer.(escrow.Renewer); ok {
@@ -112,7 +113,7 @@ func Ask(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 	}
 	defer o.close()
 	before := o.due(name)
-	o.newestOf(ctx, i, copies, nil)
+	o.newestOf(ctx, i, copies, listed)
 	due := slices.DeleteFunc(decide.Due(o.evidence, name), func(f key.Fingerprint) bool {
 		return slices.Contains(before, f) // SaveDue's
 	})

@@ -82,6 +82,8 @@ type EscrowStatus struct {
 	Alarm      string              // law 4: another host writes there
 	Ending     string              // this host's credentials there end soon, and who sees to it; "" for not
 	Lacks      *escrow.PartsError  // of a key in parts: which stores cannot give theirs; nil for none
+	Refuses    error               // of a key in parts: why it is not saved there as the configuration stands
+	Beside     string              // a copy of the keyfile's key that stands there whole, beside the parts; "" for none
 	SavedAt    time.Time           // when this host last saved there; zero for never
 	// Drilled is what the last drill said of the newest current copy, Proven the last time
 	// that one opened the rows. Their Event is empty for never.
@@ -139,6 +141,9 @@ func status(ctx context.Context, h *Host) (StatusResult, looked, error) {
 		if s, ok := s.Reader.(escrow.Shared); ok && e.Newest.ID != "" {
 			e.Lacks = s.Lacks(escrow.Copy{ID: e.Newest.ID})
 		}
+		if s, ok := s.Reader.(escrow.Shared); ok && e.State == decide.EscrowAnswered {
+			e.Refuses = s.Refuses(own)
+		}
 		r.Escrows = append(r.Escrows, e)
 	}
 	for _, e := range slices.Backward(o.history().Entries) {
@@ -164,6 +169,9 @@ func (o *observation) escrowStatus(i int, s Escrow) EscrowStatus {
 			r.Current++
 		} else {
 			r.Quarantine++
+		}
+		if c.Beside && c.Claims(o.evidence.Keyfile.Key) && r.Beside == "" {
+			r.Beside = c.ID
 		}
 	}
 	record := o.history()
@@ -264,6 +272,9 @@ func (r *StatusResult) judge(now time.Time) {
 			return
 		case s.Lacks != nil:
 			say(Lagging, "escrow %q: key %s is %v", s.Name, r.Keyfile.Key, s.Lacks)
+			return
+		case s.Refuses != nil:
+			say(Lagging, "escrow %q takes no part of key %s as it is configured: %v", s.Name, r.Keyfile.Key, s.Refuses)
 			return
 		case s.failedDrill():
 			say(Lagging, "escrow %q failed its last drill: %s", s.Name, s.Drilled.Reason)

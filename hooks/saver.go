@@ -178,6 +178,9 @@ func (s *saver) failed(now time.Duration, results []agent.SaveResult, err error)
 			pause = d
 		}
 	}
+	if errors.Is(err, escrow.ErrRecut) || errors.Is(err, escrow.ErrPartMoved) { // until somebody changes the configuration
+		pause = saveAgain
+	}
 	s.next = now + pause
 	if text := err.Error(); text != s.told || now-s.toldAt >= saveAgain {
 		s.told, s.toldAt = text, now

@@ -273,16 +273,21 @@ func TestSaverOfParts(t *testing.T) {
 	path := func(name string) string { return filepath.Join(dir, name) }
 	must(t, os.Mkdir(path("etc"), 0o700))
 	var parts []*part
-	o := escrow.SplitOptions{Name: "split", Need: 2}
-	for i, name := range []string{"one", "two", "three"} {
-		d, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: name, Path: path(name), AllowSameDisk: true, Part: escrow.PartOf{Need: 2, Number: i + 1}})
+	open := func(need int) *escrow.Split {
+		o := escrow.SplitOptions{Name: "split", Need: need}
+		parts = nil
+		for i, name := range []string{"one", "two", "three"} {
+			d, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: name, Path: path(name), AllowSameDisk: true, Part: escrow.PartOf{Need: need, Number: i + 1}})
+			must(t, err)
+			must(t, d.Init(t.Context()))
+			parts = append(parts, &part{Escrow: d})
+			o.Members = append(o.Members, escrow.Member{Escrow: parts[i], Number: i + 1, Required: true})
+		}
+		split, err := escrow.NewSplit(o)
 		must(t, err)
-		must(t, d.Init(t.Context()))
-		parts = append(parts, &part{Escrow: d})
-		o.Members = append(o.Members, escrow.Member{Escrow: parts[i], Number: i + 1, Required: true})
+		return split
 	}
-	split, err := escrow.NewSplit(o)
-	must(t, err)
+	split := open(2)
 	live := func(name string) key.Fingerprint {
 		sum := sha256.Sum256([]byte(name))
 		k, err := key.New(sum[:])
@@ -357,6 +362,19 @@ func TestSaverOfParts(t *testing.T) {
 		minutes(60)
 		if n := parts[0].asked - calls; n != 1 {
 			t.Errorf("with nothing to bring it was asked %d times in an hour", n)
+		}
+		// A part lacks, and the configuration wants another cut by now: refused until a person
+		// rotates, and told once, not tried for ever.
+		parts[2].dead = escrow.ErrUnreachable
+		prove(live("c"))
+		minutes(1)
+		split = open(3)
+		h.Escrows[0].Reader, h.Escrows[0].Writer = split, split
+		s = newSaver(h, "split", func() (string, time.Duration) { return "boot", time.Since(boot) })
+		told = 0
+		minutes(119)
+		if n := parts[0].asked; n > 2*2 || told == 0 || told > 2 { // a visit lists, and its Save does
+			t.Errorf("in two hours it was asked %d times, and told %d times", n, told)
 		}
 	})
 }

@@ -89,6 +89,9 @@ type SavedEvidence struct {
 	// Begun is a key of which a save on the current shelf was begun after Last, and nothing
 	// tells how it ended; "" for none.
 	Begun key.Fingerprint
+	// Tops are what this host stored on the members of an escrow of several stores, or a
+	// person adopted there, by escrow.Top's name.
+	Tops map[string]bool
 }
 
 // key tells whether a copy of a key was saved there, on either shelf.
@@ -170,6 +173,8 @@ type CopyEvidence struct {
 	Withheld   bool            // nobody is given its bytes: disabled, deleted, parts of it missing
 	Sealed     bool            // its bytes are for others to open; Key is what it says of itself
 	Ends       bool            // the store deletes it by itself one day
+	Beside     bool            // it stands beside the keys in parts, and is never the newest current copy
+	Tops       []escrow.Top    // of the escrow's members, where it is on top
 	// Encoding is how the bytes are written, "" where they were not read.
 	Encoding key.Encoding
 }
@@ -224,10 +229,10 @@ func (e Evidence) Pending() bool {
 }
 
 // NewestCurrent is the newest entry of the current shelf, whatever it is: what the
-// runbook's `latest` would return, or fail on.
+// runbook's `latest` would return, or fail on. What stands beside keys in parts is none.
 func (s EscrowEvidence) NewestCurrent() (CopyEvidence, bool) {
 	for _, c := range s.Copies {
-		if c.Shelf == escrow.Current {
+		if c.Shelf == escrow.Current && !c.Beside {
 			return c, true
 		}
 	}
@@ -238,7 +243,7 @@ func (s EscrowEvidence) NewestCurrent() (CopyEvidence, bool) {
 // which a foreign writer is told, and which a person may adopt.
 func (s EscrowEvidence) NewestKey() (CopyEvidence, bool) {
 	for _, c := range s.Copies {
-		if c.Shelf == escrow.Current && !c.Worthless {
+		if c.Shelf == escrow.Current && !c.Worthless && !c.Beside {
 			return c, true
 		}
 	}

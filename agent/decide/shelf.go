@@ -85,12 +85,26 @@ func strange(e Evidence, f key.Fingerprint) string {
 // key that was about to be saved there is no alarm: the save may have been killed before the
 // ledger named it. Nor is the keyfile's key where it is written as no save writes it: a
 // mangled copy is a person's mistake, and the next save puts a good one on top.
+//
+// Of a key in parts the id is the key's name, whoever wrote it, and each store has a newest
+// copy of its own: every one of them must be this host's.
 func Alarm(e Evidence, i int) string {
 	s := e.Escrows[i]
 	if e.History.Elsewhere != "" {
 		return fmt.Sprintf("this host is a copy of %s, whose copies stand there too", e.History.Elsewhere)
 	}
 	saved := e.History.Saved[s.Name]
+	parts := false
+	for _, c := range s.Copies {
+		for _, top := range c.Tops {
+			if parts = true; saved.Last.ID != "" && !e.stored(saved, c, top) {
+				return fmt.Sprintf("copy %s in its member %q is not from this host: another host writes to the same place", top.ID, top.Member)
+			}
+		}
+	}
+	if parts {
+		return ""
+	}
 	newest, there := s.NewestKey()
 	if _, ours := saved.Copies[newest.ID]; !there || saved.Last.ID == "" || ours || newest.Claims(saved.Begun) {
 		return ""
@@ -99,4 +113,15 @@ func Alarm(e Evidence, i int) string {
 		return ""
 	}
 	return fmt.Sprintf("copy %s there is not from this host: another host writes to the same place", newest.ID)
+}
+
+// stored tells whether what a member has on top of a copy is what this host stored there, or
+// may have: a save that has not come to every member may have come to this one without its
+// answer. A whole key may be from when the member was an escrow of its own.
+func (e Evidence) stored(saved SavedEvidence, c CopyEvidence, top escrow.Top) bool {
+	if saved.Tops[top.String()] || c.Claims(saved.Begun) || c.Claims(saved.Last.Key) && !saved.Last.Verified {
+		return true
+	}
+	_, own := e.History.Saved[top.Member].Copies[top.ID]
+	return own
 }

@@ -32,6 +32,46 @@ func copyOf(id string, f key.Fingerprint) CopyEvidence {
 	return CopyEvidence{ID: id, Shelf: escrow.Current, Key: f}
 }
 
+// parts is a history in which this host stored a key as parts in members one and two.
+func parts(f key.Fingerprint) HistoryEvidence {
+	h := saved("current/"+string(f), f, f)
+	s := h.Saved["gcp"]
+	s.Tops = map[string]bool{"1 current/1": true, "2 current/1": true}
+	h.Saved["gcp"] = s
+	return h
+}
+
+// inParts is a current copy that members have on top, each under an id.
+func inParts(f key.Fingerprint, one, two string) CopyEvidence {
+	c := copyOf("current/"+string(f), f)
+	for i, id := range []string{one, two} {
+		if id != "" {
+			c.Tops = append(c.Tops, escrow.Top{Member: []string{"one", "two"}[i], Number: i + 1, ID: id})
+		}
+	}
+	return c
+}
+
+// unanswered is a history in which a member did not say whether it has its part.
+func unanswered(h HistoryEvidence) HistoryEvidence {
+	s := h.Saved["gcp"]
+	s.Last.Verified = false
+	h.Saved["gcp"] = s
+	return h
+}
+
+// knownIn adds a copy that was saved in another escrow.
+func knownIn(h HistoryEvidence, name, id string) HistoryEvidence {
+	h.Saved[name] = SavedEvidence{Copies: map[string]key.Fingerprint{id: c}}
+	return h
+}
+
+// beside is a copy that stands beside the keys in parts.
+func beside(c CopyEvidence) CopyEvidence {
+	c.Beside = true
+	return c
+}
+
 // proven is a ledger whose last word is that a key opened every row.
 func proven(f key.Fingerprint) LedgerEvidence {
 	l := known(f, time.Hour)
@@ -121,6 +161,28 @@ func TestShelf(t *testing.T) {
 			want: escrow.Quarantine},
 		{name: "an empty ledger raises no alarm", e: Evidence{Keyfile: good(a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/2", c))}},
 			want: escrow.Current},
+		{name: "in parts, as this host stored them", e: Evidence{Keyfile: good(a), History: parts(a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "current/1", "current/1"))}},
+			want: escrow.Current},
+		{name: "in parts, and one does not answer", e: Evidence{Keyfile: good(a), History: parts(a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "", "current/1"))}},
+			want: escrow.Current},
+		{name: "in parts, and another host wrote a former key of this one over them", e: Evidence{Keyfile: good(b), Ledger: proven(b), History: parts(a), Rows: answers(b, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "current/3", "current/3"), inParts(b, "", ""))}},
+			want: escrow.Quarantine, alarm: true},
+		{name: "in parts, and another host wrote over one of them", e: Evidence{Keyfile: good(a), History: parts(a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "", "current/1"), inParts(c, "current/2", ""))}},
+			want: escrow.Quarantine, alarm: true},
+		{name: "in parts, and another host wrote the very key into one of them", e: Evidence{Keyfile: good(a), History: parts(a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "current/2", "current/1"))}},
+			want: escrow.Quarantine, alarm: true},
+		{name: "in parts, and one had not answered to its save", e: Evidence{Keyfile: good(a), History: unanswered(parts(a)), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "current/2", "current/1"))}},
+			want: escrow.Current},
+		{name: "in parts, and a save was killed", e: Evidence{Keyfile: good(b), Ledger: proven(b), History: begun(parts(a), b), Rows: answers(b, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "", "current/1"), inParts(b, "current/2", ""))}},
+			want: escrow.Current},
+		{name: "in parts, and somebody put a whole key on one member", e: Evidence{Keyfile: good(a), History: parts(a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "", "current/1"), beside(inParts(a, "current/2", "")))}},
+			want: escrow.Quarantine, alarm: true},
+		{name: "in parts, and a member has what it kept as an escrow of its own", e: Evidence{Keyfile: good(a), History: knownIn(parts(a), "one", "current/2"), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "", "current/1"), beside(inParts(c, "current/2", "")))}},
+			want: escrow.Current},
+		{name: "in parts, and the ledger has saved nothing there", e: Evidence{Keyfile: good(a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(c, "current/2", "current/2"))}},
+			want: escrow.Current},
+		{name: "silent, and a whole key of another stands beside the parts", e: Evidence{Keyfile: good(a), Rows: silent, Escrows: []EscrowEvidence{holds("gcp", beside(copyOf("current/one/1", b)))}},
+			want: escrow.Quarantine},
 		{name: "bytes that are no key are no other host's", e: Evidence{Keyfile: good(a), History: saved("current/1", a, a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", worthless, copyOf("current/1", a))}},
 			want: escrow.Current},
 	} {

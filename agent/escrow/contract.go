@@ -15,6 +15,7 @@ package escrow
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -57,6 +58,30 @@ type Copy struct {
 	// Sealed is set where the listing shows that the copy is encrypted to somebody else.
 	// Stores whose listing shows no contents leave that to Fetch (ErrSealed).
 	Sealed bool
+	// Beside is set for a whole key, or what is none, on a store that keeps keys in parts: a
+	// copy, and never the newest current one.
+	Beside bool
+	// Tops are, of a copy that several stores share, those that have it newest on their
+	// current shelf; of what Save returns, what each of them stored or had.
+	Tops []Top
+}
+
+// Top is a member's own copy: what stands newest on its current shelf.
+type Top struct {
+	Member string // its name in the configuration
+	Number int    // of its parts: its name for ever
+	ID     string // of the copy, as the member has it
+}
+
+// maxTop is how long an id may be that String shows, in bytes: others choose it.
+const maxTop = 128
+
+// String names it whatever the member is called: "2 current/3".
+func (t Top) String() string {
+	if len(t.ID) > maxTop {
+		return fmt.Sprintf("%d sha256:%x", t.Number, sha256.Sum256([]byte(t.ID)))
+	}
+	return fmt.Sprintf("%d %s", t.Number, t.ID)
 }
 
 // Ending tells that a copy is in the last third of the life that its store gives it.
@@ -111,6 +136,9 @@ type Shared interface {
 	// Lacks says which of them cannot give their part of a copy that List has just shown,
 	// nil for none.
 	Lacks(c Copy) *PartsError
+	// Refuses says, by the last listing, why a Save of a key is refused as the configuration
+	// stands, whatever the stores do: ErrPartMoved, ErrRecut, nil for not at all.
+	Refuses(of key.Fingerprint) error
 	// Rebuild reads the parts of a copy from all of them, says what became of each, and
 	// returns the key. Parts are nil for a copy that is not kept so.
 	Rebuild(ctx context.Context, c Copy) (key.Key, []Part, error)
@@ -231,6 +259,9 @@ var (
 	// ErrPartly: enough members have their part, and some do not; the copy returned names
 	// what is there. The same Save again brings those that are missing.
 	ErrPartly = errors.New("saved, but not on every member")
+	// ErrPerhaps: where enough members answer there is no part of any key, and one that does
+	// not answer may have some. It is not "no copies", and no reason not to save.
+	ErrPerhaps = errors.New("no part is where members answer, and one that does not may have some")
 	// ErrPartMoved: a store keeps another part than the configuration says. With a second
 	// part it would tell as much as two stores.
 	ErrPartMoved = errors.New("another part is kept there")

@@ -55,10 +55,14 @@ type SplitOptions struct {
 // off: all are listed, in the order in which Need members have them.
 //
 // A whole key on a member's shelf, from before it was a member or put there by hand, is a
-// copy of its own, "current/<member>/<the member's id>", below every key that is in parts.
-// So is what is neither.
+// copy of its own, "current/<member>/<the member's id>", below every key that is in parts
+// and never the newest (Beside). So is what is neither.
 //
-// Law 6 in parts: fewer than Need members that answer cannot say anything. Where enough
+// A copy's id is its key's name, whoever wrote it. So each copy says on which members it is
+// on top, and under which of their ids (Tops): by these a stranger's is told from one's own.
+//
+// Law 6 in parts: fewer than Need members that answer cannot say anything, unless they are
+// enough for a key that was cut for fewer. Where enough
 // answer, a key of which too few parts are there is a copy that cannot be read; if a
 // silent member may have what is missing, Fetch says what that member said.
 type Split struct {
@@ -142,6 +146,7 @@ type PartsError struct {
 	// may rely on it.
 	Safe   bool
 	Errors []error // what each member said that has no part now, each of one line
+	Stored []Top   // what a Save has stored, or found
 }
 
 func (e *PartsError) Error() string {
@@ -229,6 +234,7 @@ type held struct {
 	of    key.Fingerprint // "" where it is no key and no part
 	part  PartOf          // the zero PartOf where it is a whole key, or nothing
 	wrong string          // why it is no use, "" for none
+	none  bool            // positively no key and no part
 }
 
 // pieceID names one copy of one member.
@@ -296,19 +302,24 @@ func (s *Split) Rests() time.Duration {
 	return first
 }
 
-// look lists all members. The error is for fewer than Need that answer.
+// look lists all members. The error is for too few that answer, or for enough that have
+// nothing while another may have some: ErrPerhaps.
 func (s *Split) look(ctx context.Context) (*splitIndex, error) {
-	x, err := s.lookBut(ctx, func(int) error { return nil })
-	if err == nil {
-		s.mu.Lock()
-		s.index = x
-		s.mu.Unlock()
+	x := s.lookBut(ctx, func(int) error { return nil })
+	if err := s.answers(x, s.enough(x)); err != nil {
+		return nil, err
 	}
-	return x, err
+	if silent := without(x.silent, nil); len(x.pieces) == 0 && len(silent) > 0 {
+		return nil, fmt.Errorf("%w: %w", ErrPerhaps, all(silent))
+	}
+	s.mu.Lock()
+	s.index = x
+	s.mu.Unlock()
+	return x, nil
 }
 
 // lookBut lists the members of which but knows no error yet.
-func (s *Split) lookBut(ctx context.Context, but func(i int) error) (*splitIndex, error) {
+func (s *Split) lookBut(ctx context.Context, but func(i int) error) *splitIndex {
 	found := make([][]piece, len(s.o.Members))
 	x := &splitIndex{silent: s.each(func(i int, m Member) (err error) {
 		if err := but(i); err != nil {
@@ -318,16 +329,33 @@ func (s *Split) lookBut(ctx context.Context, but func(i int) error) (*splitIndex
 		s.note(ctx, i, err)
 		return err
 	})}
-	silent := without(x.silent, nil)
-	if len(s.o.Members)-len(silent) < s.o.Need {
-		return nil, fmt.Errorf("%d of %d members answer, and %d are needed: %w",
-			len(s.o.Members)-len(silent), len(s.o.Members), s.o.Need, all(silent))
-	}
 	x.pieces = slices.Concat(found...)
-	if len(x.pieces) == 0 && len(silent) > 0 {
-		return nil, fmt.Errorf("no part is where members answer, and one that does not may have some: %w", all(silent))
+	return x
+}
+
+// answers is what those say that do not answer, where they leave too few.
+func (s *Split) answers(x *splitIndex, need int) error {
+	silent := without(x.silent, nil)
+	if n := len(s.o.Members) - len(silent); n < need {
+		return fmt.Errorf("%d of %d members answer, and %d are needed: %w", n, len(s.o.Members), need, all(silent))
 	}
-	return x, nil
+	return nil
+}
+
+// enough is how many members must answer: fewer than Need where those that do have a key
+// that was cut for fewer.
+func (s *Split) enough(x *splitIndex) int {
+	n := s.o.Need
+	for _, shelf := range Shelves {
+		for _, shares := range x.shares(shelf) {
+			for _, g := range shares {
+				if numbers, _ := g.numbers(); len(numbers) >= g.need {
+					n = min(n, g.need)
+				}
+			}
+		}
+	}
+	return n
 }
 
 // lookAt lists one member, and reads what its listing does not name.
@@ -340,7 +368,7 @@ func (s *Split) lookAt(ctx context.Context, i int, m Member) ([]piece, error) {
 	place := map[Shelf]int{}
 	var unknown []int
 	for n, c := range copies {
-		pieces[n] = piece{held{c.Fingerprint, c.Part, c.Unreadable}, i, c, place[c.Shelf]}
+		pieces[n] = piece{held{c.Fingerprint, c.Part, c.Unreadable, c.Unreadable == "destroyed"}, i, c, place[c.Shelf]}
 		place[c.Shelf]++
 		if c.Part.whole() && c.Unreadable == "" {
 			s.mu.Lock()
@@ -402,9 +430,23 @@ func (s *Split) identify(ctx context.Context, m Member, c Copy) (held, error) {
 	case errors.As(err, &shut) && shut.Fingerprint != "": // what keyguard seals here is this part
 		return held{of: shut.Fingerprint, part: PartOf{s.o.Need, m.Number}, wrong: err.Error()}, nil
 	case isAny(err, ErrNotKey, ErrCorrupt, ErrSealed, ErrUnreadable, ErrGone, ErrDenied):
-		return held{of: c.Fingerprint, wrong: err.Error()}, nil
+		return held{of: c.Fingerprint, wrong: err.Error(), none: errors.Is(err, ErrNotKey)}, nil
 	}
 	return held{}, err
+}
+
+// tops are what the members have on top, by the pieces' ids: the newest on its current shelf
+// that is, or may be, a key or a part of one.
+func (s *Split) tops(x *splitIndex) map[pieceID]Top {
+	found, had := map[pieceID]Top{}, map[int]bool{}
+	for _, p := range x.pieces { // of each member the newest first
+		if p.copy.Shelf == Current && !p.none && !had[p.member] {
+			had[p.member] = true
+			m := s.o.Members[p.member]
+			found[pieceID{p.member, p.copy.ID}] = Top{m.Name(), m.Number, p.copy.ID}
+		}
+	}
+	return found
 }
 
 // share is a key of which parts are on one shelf, all cut with one need.
@@ -452,7 +494,7 @@ func (x *splitIndex) shares(shelf Shelf) map[key.Fingerprint][]share {
 type ranked struct {
 	Copy
 	place int // the place that Need members give it, or better
-	below int // 0 for a key of which enough parts are there or may be; 1 for all else, below them
+	below int // 0 for a key of which enough parts are there or may be, 1 for one of too few, 2 for what is no part
 }
 
 // List needs what the members' List needs, and of those whose listing does not say which
@@ -463,17 +505,29 @@ func (s *Split) List(ctx context.Context) ([]Copy, error) {
 		return nil, fmt.Errorf("cannot list %s: %w", s.o.Name, err)
 	}
 	var copies []Copy
+	tops := s.tops(x)
 	for _, shelf := range Shelves {
 		var list []ranked
 		for of, shares := range x.shares(shelf) {
-			list = append(list, s.ranked(x, shelf, of, shares))
+			r := s.ranked(x, shelf, of, shares)
+			for _, g := range shares {
+				for _, p := range g.pieces {
+					if top, is := tops[pieceID{p.member, p.copy.ID}]; is {
+						r.Tops = append(r.Tops, top)
+					}
+				}
+			}
+			list = append(list, r)
 		}
 		for _, p := range x.pieces {
 			if p.copy.Shelf == shelf && p.part.whole() {
 				_, rest, _ := strings.Cut(p.copy.ID, "/")
 				c := p.copy
-				c.Escrow, c.ID, c.Fingerprint = s.o.Name, string(shelf)+"/"+s.o.Members[p.member].Name()+"/"+rest, p.of
-				list = append(list, ranked{c, p.place, 1})
+				c.Escrow, c.ID, c.Fingerprint, c.Beside = s.o.Name, string(shelf)+"/"+s.o.Members[p.member].Name()+"/"+rest, p.of, true
+				if top, is := tops[pieceID{p.member, p.copy.ID}]; is {
+					c.Tops = []Top{top}
+				}
+				list = append(list, ranked{c, p.place, 2})
 			}
 		}
 		slices.SortFunc(list, func(a, b ranked) int {
@@ -488,15 +542,12 @@ func (s *Split) List(ctx context.Context) ([]Copy, error) {
 
 // ranked describes a key that is there in parts.
 func (s *Split) ranked(x *splitIndex, shelf Shelf, of key.Fingerprint, shares []share) ranked {
-	r := ranked{Copy{Escrow: s.o.Name, ID: string(shelf) + "/" + string(of), Shelf: shelf, Fingerprint: of}, math.MaxInt, 0}
-	have, need := -1, 0
+	r := ranked{Copy: Copy{Escrow: s.o.Name, ID: string(shelf) + "/" + string(of), Shelf: shelf, Fingerprint: of}, place: math.MaxInt}
+	have, need := best(shares)
 	for _, g := range shares {
 		numbers, places := g.numbers()
 		if len(numbers) >= g.need {
 			r.place = min(r.place, places[min(g.need, len(places))-1])
-		}
-		if d := len(numbers) - g.need; have < 0 || d > have-need {
-			have, need = len(numbers), g.need
 		}
 		for _, p := range g.pieces {
 			if p.copy.Created.After(r.Created) {
@@ -526,6 +577,18 @@ func (s *Split) ranked(x *splitIndex, shelf Shelf, of key.Fingerprint, shares []
 		r.Sealed = r.Sealed || len(numbers)+len(sealed) >= g.need
 	}
 	return r
+}
+
+// best is, of the cuts of a key, the one of which the most parts are there for its need.
+func best(shares []share) (have, need int) {
+	have = -1
+	for _, g := range shares {
+		numbers, _ := g.numbers()
+		if d := len(numbers) - g.need; have < 0 || d > have-need {
+			have, need = len(numbers), g.need
+		}
+	}
+	return have, need
 }
 
 // missing says what became of the parts that cannot be read.
@@ -635,6 +698,7 @@ func (s *Split) FetchLatest(ctx context.Context) (Copy, key.Key, key.Encoding, e
 	parts := map[cut][]key.Part{}
 	var k key.Key
 	var silent []error
+	fewer := false // are enough, for a key that was cut when fewer were needed
 	for n := range came {
 		switch c := (cut{n.part.Of, n.part.Need}); {
 		case n.err != nil && !isAny(n.err, ErrNotKey, ErrCorrupt, ErrUnreadable, ErrGone, ErrSealed, errNoNewest):
@@ -644,7 +708,8 @@ func (s *Split) FetchLatest(ctx context.Context) (Copy, key.Key, key.Encoding, e
 			n.part.Wipe()
 		default:
 			if parts[c] = append(parts[c], n.part); len(parts[c]) < s.o.Need {
-				break // a key that was cut for fewer may be newer elsewhere
+				fewer = fewer || len(parts[c]) >= c.need
+				break // another key may be newer elsewhere
 			}
 			var err error
 			if k, _, err = key.Rebuild(parts[c]); err == nil {
@@ -661,7 +726,7 @@ func (s *Split) FetchLatest(ctx context.Context) (Copy, key.Key, key.Encoding, e
 	case !k.IsZero():
 		of := k.Fingerprint()
 		return Copy{Escrow: s.o.Name, ID: string(Current) + "/" + string(of), Shelf: Current, Fingerprint: of}, k, key.Raw, nil
-	case len(s.o.Members)-len(silent) < s.o.Need:
+	case len(s.o.Members)-len(silent) < s.o.Need && !fewer:
 		return Copy{}, key.Key{}, "", fmt.Errorf("cannot read the newest part of %s: %w", s.o.Name, all(silent))
 	}
 	return Copy{}, key.Key{}, "", fmt.Errorf("%s: %w", s.o.Name, errNoNewest)
@@ -813,19 +878,9 @@ func (s *Split) Save(ctx context.Context, shelf Shelf, k key.Key) (Copy, error) 
 		return fail(key.ErrSize)
 	}
 	of := k.Fingerprint()
-	x, err := s.lookBut(ctx, s.resting)
-	if err != nil {
+	x := s.lookBut(ctx, s.resting)
+	if err := cmp.Or(s.answers(x, s.o.Need), s.refusal(x, of)); err != nil {
 		return fail(err)
-	}
-	for _, p := range x.pieces {
-		m := s.o.Members[p.member]
-		switch {
-		case p.part.whole():
-		case p.part.Number != m.Number:
-			return fail(fmt.Errorf("%w: %s keeps part %d of key %s, and the configuration says part %d", ErrPartMoved, m.Name(), p.part.Number, p.of, m.Number))
-		case p.of == of && p.part.Need != s.o.Need:
-			return fail(fmt.Errorf("%w: any %d parts of key %s rebuild it where %s keeps one, and the configuration says %d", ErrRecut, p.part.Need, of, m.Name(), s.o.Need))
-		}
 	}
 	c := Copy{Escrow: s.o.Name, ID: string(shelf) + "/" + string(of), Shelf: shelf, Fingerprint: of}
 	made := make([]Copy, len(s.o.Members))
@@ -856,7 +911,9 @@ func (s *Split) Save(ctx context.Context, shelf Shelf, k key.Key) (Copy, error) 
 		if made[i].Created.After(c.Created) {
 			c.Created = made[i].Created
 		}
+		e.Stored = append(e.Stored, Top{s.o.Members[i].Name(), s.o.Members[i].Number, made[i].ID})
 	}
+	c.Tops = e.Stored
 	e.Saved += unverified
 	e.Safe = e.Safe && e.Saved > e.Need
 	switch {
@@ -868,6 +925,55 @@ func (s *Split) Save(ctx context.Context, shelf Shelf, k key.Key) (Copy, error) 
 		return c, fmt.Errorf("%s: %d of %d parts: %w", s.o.Name, unverified, e.Of, ErrUnverified)
 	}
 	return c, nil
+}
+
+// refusal says why a key is not to be saved as the configuration stands.
+func (s *Split) refusal(x *splitIndex, of key.Fingerprint) error {
+	for _, p := range x.pieces {
+		m := s.o.Members[p.member]
+		switch {
+		case p.part.whole():
+		case p.part.Number != m.Number:
+			return fmt.Errorf("%w: %s keeps part %d of key %s, and the configuration says part %d", ErrPartMoved, m.Name(), p.part.Number, p.of, m.Number)
+		case p.of == of && p.part.Need != s.o.Need:
+			return fmt.Errorf("%w: any %d parts of key %s rebuild it where %s keeps one, and the configuration says %d", ErrRecut, p.part.Need, of, m.Name(), s.o.Need)
+		}
+	}
+	return nil
+}
+
+// Refuses says, by the last listing, why a Save of a key is refused: ErrPartMoved, ErrRecut,
+// nil for not.
+func (s *Split) Refuses(of key.Fingerprint) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.index == nil {
+		return nil
+	}
+	return s.refusal(s.index, of)
+}
+
+// Room says which members have none for the part of another key, where one of them is
+// required, or the others are too few for one more to be lost.
+func (s *Split) Room(ctx context.Context) error {
+	full := s.each(func(_ int, m Member) error {
+		r, ok := m.Escrow.(Roomy)
+		if !ok {
+			return nil
+		}
+		if err := r.Room(ctx); errors.Is(err, ErrFull) {
+			return err
+		}
+		return nil // it cannot be asked: its Save tells
+	})
+	failed, required := without(full, nil), false
+	for i, m := range s.o.Members {
+		required = required || m.Required && full[i] != nil
+	}
+	if left := len(s.o.Members) - len(failed); failed == nil || !required && left > s.o.Need {
+		return nil
+	}
+	return all(failed)
 }
 
 // Renew has every member renew what its store is to delete by itself (Renewer).
@@ -918,7 +1024,8 @@ func (s *Split) Lacks(c Copy) *PartsError {
 	if shares == nil {
 		return nil
 	}
-	e := &PartsError{Need: s.o.Need, Of: len(s.o.Members), Safe: true}
+	_, need := best(shares) // of its cut, which may be older than the configuration
+	e := &PartsError{Need: need, Of: len(s.o.Members), Safe: true}
 	for i, m := range s.o.Members {
 		err := x.silent[i]
 		if why := s.without(shares, i); err == nil && why != "" {
@@ -934,7 +1041,7 @@ func (s *Split) Lacks(c Copy) *PartsError {
 	if e.Errors == nil {
 		return nil
 	}
-	e.Safe = e.Safe && e.Saved > e.Need
+	e.Safe = e.Safe && e.Saved > need
 	return e
 }
 

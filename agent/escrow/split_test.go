@@ -595,6 +595,168 @@ func TestSplitNewest(t *testing.T) {
 	}
 }
 
+// TestSplitNeedRaised: the configuration wants three parts by now, and a key from before was
+// cut for two. It is not cut again; and as long as two of its parts can be read it is there,
+// though fewer answer than a new key needs.
+func TestSplitNeedRaised(t *testing.T) {
+	t.Parallel()
+	r := newRack(t, 2, 3)
+	k, next := key.Generate(), key.Generate()
+	c := mustSave(t, r.open(), escrow.Current, k)
+	r.need = 3
+	refuses := func(s *escrow.Split, want error) {
+		t.Helper()
+		if _, err := s.List(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Refuses(k.Fingerprint()); !errors.Is(err, want) || (want == nil) != (err == nil) {
+			t.Errorf("%v, want %v", err, want)
+		}
+	}
+	refuses(r.open(), escrow.ErrRecut)
+	for _, name := range r.names {
+		r.dead = map[string]error{name: escrow.ErrUnreachable}
+		s := r.open()
+		holdsKey(t, s, k)
+		if lacks := s.Lacks(c); lacks == nil || lacks.Need != 2 || lacks.Saved != 2 || lacks.Safe {
+			t.Errorf("%s is dead: %+v", name, lacks)
+		}
+		if _, got, _, err := r.open().FetchLatest(t.Context()); !errors.Is(err, escrow.ErrNoPlace) || !got.IsZero() {
+			t.Errorf("%s is dead: %v, %v; a newer key may be there, and only a listing tells", name, got, err)
+		}
+		if _, err := r.open().Save(t.Context(), escrow.Current, next); !errors.Is(err, escrow.ErrUnreachable) || !strings.Contains(err.Error(), "2 of 3 members answer, and 3 are needed") {
+			t.Errorf("%s is dead: %v", name, err)
+		}
+	}
+	r.dead = map[string]error{"a": escrow.ErrUnreachable, "b": escrow.ErrTimeout}
+	if copies, err := r.open().List(t.Context()); err == nil {
+		t.Errorf("one answers: %+v", copies)
+	}
+	r.dead = nil
+	if _, got, _, err := r.open().FetchLatest(t.Context()); err != nil || !got.Equal(k) {
+		t.Errorf("%v, %v", got, err)
+	}
+	mustSave(t, r.open(), escrow.Current, next)
+	holdsKey(t, r.open(), next)
+	r.dead = map[string]error{"c": escrow.ErrUnreachable}
+	copies, err := r.open().List(t.Context())
+	if err != nil || len(copies) != 2 {
+		t.Errorf("%+v, %v", copies, err)
+	}
+	r.dead, r.need = nil, 2
+	refuses(r.open(), nil)
+	r.numbers = []int{2, 1, 3}
+	refuses(r.open(), escrow.ErrPartMoved)
+}
+
+// TestSplitFirstSave: nothing is anywhere, and not all stores answer.
+func TestSplitFirstSave(t *testing.T) {
+	t.Parallel()
+	k := key.Generate()
+	r := newRack(t, 2, 3)
+	r.dead["b"] = escrow.ErrUnreachable
+	if copies, err := r.open().List(t.Context()); copies != nil || !errors.Is(err, escrow.ErrPerhaps) || !errors.Is(err, escrow.ErrUnreachable) {
+		t.Errorf("%v, %v", copies, err)
+	}
+	var parts *escrow.PartsError
+	c, err := r.open().Save(t.Context(), escrow.Current, k)
+	if !errors.Is(err, escrow.ErrPartly) || !errors.As(err, &parts) || parts.Saved != 2 || len(c.Tops) != 2 || c.Tops[1].Member != "c" || c.Tops[1].Number != 3 {
+		t.Errorf("%+v, %v", c, err)
+	}
+	holdsKey(t, r.open(), k)
+	r.dead = map[string]error{"a": escrow.ErrUnreachable, "b": escrow.ErrUnreachable}
+	if _, err := r.open().Save(t.Context(), escrow.Current, key.Generate()); err == nil || isAnyOf(err, escrow.ErrPartly, escrow.ErrPerhaps) || len(r.files("c")) != 1 {
+		t.Errorf("%v, and c has %v", err, r.files("c"))
+	}
+}
+
+// TestSplitTops: what each store has on top is told, whose part of which key it is, or what
+// else; and a store that is renamed is the same one by its number.
+func TestSplitTops(t *testing.T) {
+	t.Parallel()
+	r := newRack(t, 2, 3)
+	a, b := key.Generate(), key.Generate()
+	saved := mustSave(t, r.open(), escrow.Current, a)
+	on := func(f key.Fingerprint) []escrow.Top {
+		t.Helper()
+		copies, err := r.open().List(t.Context())
+		try(t, err)
+		for _, c := range copies {
+			if c.Fingerprint == f && c.Tops != nil {
+				return c.Tops
+			}
+		}
+		return nil
+	}
+	if got := on(a.Fingerprint()); !slices.Equal(got, saved.Tops) || len(got) != 3 {
+		t.Errorf("%v, and saved were %v", got, saved.Tops)
+	}
+	mustSave(t, r.member(1), escrow.Current, b) // another host's, which shares one store
+	if got := on(b.Fingerprint()); len(got) != 1 || got[0].Member != "b" || got[0].Number != 2 {
+		t.Errorf("%v", got)
+	}
+	if got := on(a.Fingerprint()); len(got) != 2 || got[1] != saved.Tops[2] {
+		t.Errorf("%v", got)
+	}
+	// The same key once more on top, by whoever it is: another copy of each store.
+	mustSave(t, r.open(), escrow.Current, b)
+	mustSave(t, r.open(), escrow.Current, a)
+	for i, top := range on(a.Fingerprint()) {
+		if top == saved.Tops[i] || top.String() == saved.Tops[i].String() {
+			t.Errorf("%v looks as if it were %v", top, saved.Tops[i])
+		}
+	}
+	before := on(a.Fingerprint())
+	// Rubbish is nobody's, a whole key is somebody's.
+	try(t, os.WriteFile(filepath.Join(r.path("a"), "current", "99999999T999999.999999998Z-rubbish"), []byte("no key"), 0o400))
+	if got := on(a.Fingerprint()); !slices.Equal(got, before) {
+		t.Errorf("%v instead of %v", got, before)
+	}
+	try(t, os.WriteFile(filepath.Join(r.path("a"), "current", "99999999T999999.999999999Z-by-hand"), b.UnsafeBytes(), 0o400))
+	if got := on(b.Fingerprint()); len(got) != 1 || got[0].Member != "a" {
+		t.Errorf("%v", got)
+	}
+	try(t, os.Rename(r.path("b"), r.path("renamed")))
+	r.names[1] = "renamed"
+	if got := on(a.Fingerprint()); len(got) != 2 || got[0].String() != before[1].String() || got[0].Member != "renamed" {
+		t.Errorf("%v, before it was renamed %v", got, before)
+	}
+}
+
+// roomless is a store that is full.
+type roomless struct{ escrow.Escrow }
+
+func (roomless) Room(context.Context) error { return escrow.ErrFull }
+
+// TestSplitRoom: a store without room for the next part is told before there is one.
+func TestSplitRoom(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		need, n, full int
+		required      bool
+		want          error
+	}{
+		{2, 3, 0, true, nil},
+		{2, 3, 1, true, escrow.ErrFull},
+		{2, 3, 1, false, escrow.ErrFull}, // none of the others may be lost
+		{2, 4, 1, false, nil},
+		{2, 4, 2, false, escrow.ErrFull},
+	} {
+		r := newRack(t, tt.need, tt.n)
+		s := r.open()
+		for i := range s.Members() {
+			s.Members()[i].Required = tt.required
+		}
+		for i := range tt.full {
+			s.Members()[i].Escrow = roomless{s.Members()[i].Escrow}
+		}
+		err := s.Room(t.Context())
+		if !errors.Is(err, tt.want) || (tt.want == nil) != (err == nil) || err != nil && !strings.Contains(err.Error(), "a: ") {
+			t.Errorf("%+v: %v", tt, err)
+		}
+	}
+}
+
 // lie replaces the part of a store by another's, with a sum that fits.
 func (r *rack) lie(i int, of key.Fingerprint) {
 	r.t.Helper()

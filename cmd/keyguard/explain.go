@@ -143,7 +143,7 @@ var remedies = []struct {
 	{escrow.ErrFull, 0, "make room there, then: keyguard backup"},
 	{escrow.ErrPartly, 0, "bring back the stores that are named, then: keyguard backup"},
 	{escrow.ErrPartMoved, 0, "put the old number back at part of this member, or give the part a store of its own: keyguard config"},
-	{escrow.ErrRecut, 0, "put the old need back (keyguard config), or make a key that is cut anew: keyguard rotate"},
+	{escrow.ErrRecut, 0, "a new key is cut as configured: keyguard rotate; or put the old need back, then: keyguard config"},
 	{escrow.ErrUnverified, 0, "grant this host the right to read it back, then: keyguard backup"},
 
 	// The database.

@@ -226,6 +226,8 @@ func statusHints(r agent.StatusResult) []string {
 			hints = append(hints, "when it is put right: keyguard drill")
 		case s.Newest.Sealed && !s.Holds && s.Newest.Claims(r.Keyfile.Key):
 			hints = append(hints, "where its identity is, prove it: keyguard drill --identity FILE")
+		case s.Refuses != nil:
+			hints = append(hints, remedyOf(s.Refuses))
 		case !s.Holds && r.Health == agent.Lagging:
 			hints = append(hints, "keyguard backup")
 		}
@@ -515,6 +517,9 @@ func escrowLines(s agent.EscrowStatus) []string {
 	}
 	if s.Ending != "" {
 		lines = append(lines, s.Ending)
+	}
+	if s.Beside != "" {
+		lines = append(lines, "the key stands there whole, too, as "+s.Beside+": whoever reads that has it; keyguard doctor")
 	}
 	if !s.Required {
 		lines = append(lines, "not required")

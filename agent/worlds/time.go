@@ -1,11 +1,9 @@
 package worlds
 
 import (
-	"slices"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
-	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
@@ -139,13 +137,6 @@ func (w *world) rest(h *host) {
 		if r = w.status(h, 0); r.Health == agent.Green {
 			return
 		}
-	}
-	if len(w.hosts) > 1 && slices.ContainsFunc(w.stores, func(s *store) bool { return s.part != (escrow.PartOf{}) }) {
-		// A copy of the split has its key's name, so that a host takes one of its own former
-		// keys, which another has put on top, for its own: two with different keys, of which
-		// one knew the other's, cover each other for ever. Both keys stay, and a person who
-		// gives each host a place of its own ends it.
-		return
 	}
 	w.broken("liveness", "liveness: all faults are over, and no command makes status green: %s, %s", r.Health, r.Line)
 }

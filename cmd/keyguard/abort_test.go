@@ -106,11 +106,11 @@ func TestAborted(t *testing.T) {
 				v.run("prestart")
 				v.run("backup")
 			}
-			c, out = command()
-			if err := c.Run(); err != nil {
-				t.Errorf("the next attempt: %v\n%s", err, out)
+			next, said := command()
+			if err := next.Run(); err != nil {
+				t.Errorf("the next attempt: %v\n%s", err, said)
 			}
-			keytest.NoLeak(t, "what the next attempt prints", out.Bytes(), v.keys()...)
+			keytest.NoLeak(t, "what the next attempt prints", said.Bytes(), v.keys()...)
 		})
 	}
 }

@@ -40,7 +40,7 @@
 # VERSION, DIST, ARCHS and CMD (the program that is packaged) may be given.
 
 .DELETE_ON_ERROR:
-.PHONY: build test check style unit race volume crashes worlds mutants soak fuzz bench demo package build-package lint-package release repository deps lint vuln e2e guest clean clean-guests
+.PHONY: build test paced volumes check style unit race volume crashes worlds mutants soak fuzz bench demo package build-package lint-package release repository deps lint vuln e2e guest clean clean-guests
 
 # sudo's PATH lacks the place where Go's own archive is usually unpacked.
 export PATH := $(PATH):/usr/local/go/bin
@@ -112,13 +112,20 @@ test: deps
 	@go build -o bin/phase ./packaging/testing/phase
 	@rm -f bin/phases.json
 	@$(PHASE) lint $(MAKE) --no-print-directory lint
-	@$(PHASE) race $(MAKE) --no-print-directory race JSON=-json
-	@$(PHASE) volume $(MAKE) --no-print-directory volume JSON=-json
-	@$(PHASE) crashes $(MAKE) --no-print-directory crashes
-	@$(PHASE) fuzz $(MAKE) --no-print-directory fuzz FUZZTIME=6s
-	@$(PHASE) guests $(MAKE) --no-print-directory e2e
+	@$(MAKE) --no-print-directory -j2 paced volumes
 	@$(PHASE)
 	@echo 'make test: everything passed'
+
+# What waits for programs, systems and deadlines leaves a third of two cores idle: beside
+# it goes, at a lower priority, what only calculates.
+paced:
+	@$(PHASE) race $(MAKE) --no-print-directory race JSON=-json
+	@$(PHASE) guests $(MAKE) --no-print-directory e2e
+
+volumes:
+	@nice $(PHASE) crashes $(MAKE) --no-print-directory crashes JSON=-json
+	@nice $(PHASE) volume $(MAKE) --no-print-directory volume JSON=-json
+	@nice $(PHASE) fuzz $(MAKE) --no-print-directory fuzz FUZZTIME=6s
 
 check: style
 	go test -short $(PKG)
@@ -128,7 +135,7 @@ unit:
 
 # Each of thousands of ways in which a rotation or a repair can end halfway, once.
 crashes:
-	KEYGUARD_CRASHES=1 go test -count 1 -timeout 20m -v -run 'Test(Crashes|Killed)$$' ./agent ./cmd/keyguard
+	KEYGUARD_CRASHES=1 go test $(or $(JSON),-v) -count 1 -timeout 20m -run 'Test(Crashes|Killed)$$' ./agent ./cmd/keyguard
 
 # Each world is its seed. A law that breaks is told by the shortest history that breaks it.
 worlds:

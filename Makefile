@@ -94,8 +94,10 @@ build:
 	CGO_ENABLED=0 go build -tags '$(TAGS)' -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/keyguard $(CMD)
 
 # The race detector's run is the run. What it plays briefly is played in volume without
-# it, for which agent/volume_test.go looks that it stands here.
-VOLUME := TestWatchModel|TestHerd|TestWatchGrows|TestHistories|TestSpoiled|TestWorlds|TestCommandConforms|TestVaultConforms|TestEveryWrongWord|TestWrongLineIsNamed|TestScripts/by-hand|TestHostile
+# it, and so is what starts the program a thousand times, each start three times as dear
+# with it: make soak plays that with it. agent/volume_test.go looks that all stands here.
+PROGRAMS := TestScripts|TestHostile
+VOLUME := TestWatchModel|TestHerd|TestWatchGrows|TestHistories|TestSpoiled|TestWorlds|TestCommandConforms|TestVaultConforms|TestEveryWrongWord|TestWrongLineIsNamed|$(PROGRAMS)
 VOLUME_IN := ./agent ./agent/escrow ./agent/key ./agent/worlds ./cmd/keyguard ./hooks
 
 # Runs one phase of make test, and notes what it cost.
@@ -119,7 +121,7 @@ test: deps
 # What waits for programs, systems and deadlines leaves a third of two cores idle: beside
 # it goes, at a lower priority, what only calculates.
 paced:
-	@$(PHASE) race $(MAKE) --no-print-directory race JSON=-json
+	@$(PHASE) race $(MAKE) --no-print-directory race JSON=-json WITHOUT='^($(PROGRAMS))$$'
 	@$(PHASE) guests $(MAKE) --no-print-directory e2e
 
 volumes:
@@ -152,11 +154,12 @@ soak:
 	KEYGUARD_SPOIL=1 KEYGUARD_SEED=$$(date +%s) go test -count 1 -timeout 24h -v -run TestSpoiled ./agent
 	$(MAKE) --no-print-directory worlds N=$(ROUNDS)00000 SEED=$$(date +%s)
 	KEYGUARD_HISTORIES=$(ROUNDS)000 KEYGUARD_MODEL_OPS=$(ROUNDS)000000 go test -count 1 -timeout 24h -run 'TestHistories|Model' ./agent ./hooks
+	go test -race -count 1 -timeout 1h -run '$(PROGRAMS)' ./cmd/keyguard
 	KEYGUARD_FLEET=10000 go test -count 1 -timeout 24h -v -run 'TestManyHosts|TestHerd' ./agent/fleet ./hooks
 	$(MAKE) --no-print-directory fuzz FUZZTIME=$(SOAKTIME)
 
 race:
-	KEYGUARD_HISTORIES= KEYGUARD_MODEL_OPS=1000 KEYGUARD_EVERY_MANAGER= go test $(JSON) -race -short -timeout 25m $(RUN) $(PKG)
+	KEYGUARD_HISTORIES= KEYGUARD_MODEL_OPS=1000 KEYGUARD_EVERY_MANAGER= go test $(JSON) -race -short -timeout 25m -skip '$(WITHOUT)' $(RUN) $(PKG)
 
 volume:
 	go test $(JSON) -timeout 25m -run '$(VOLUME)' $(VOLUME_IN)

@@ -15,24 +15,19 @@ import (
 	"testing"
 )
 
-// TestVolume: make test runs every test under the race detector, briefly, and without it
-// only what is played in volume. Each test that does less there, since it asks
-// testing.Short or the environment, is among those.
+// TestVolume: make test runs every test under the race detector, briefly, but those that
+// start programs, and without it only these and what is played in volume. Each test that
+// does less there, since it asks testing.Short or the environment, is among those.
 func TestVolume(t *testing.T) {
 	makefile, err := os.ReadFile("../Makefile")
 	if err != nil {
 		t.Fatal(err)
 	}
-	list := regexp.MustCompile(`(?m)^VOLUME := (.+)\nVOLUME_IN := (.+)$`).FindSubmatch(makefile)
+	list := regexp.MustCompile(`(?m)^PROGRAMS := (.+)\nVOLUME := (.+)\|\$\(PROGRAMS\)\nVOLUME_IN := (.+)$`).FindSubmatch(makefile)
 	if list == nil {
 		t.Fatal("the Makefile has no VOLUME")
 	}
-	var volume []string
-	for _, name := range strings.Split(string(list[1]), "|") {
-		name, _, _ = strings.Cut(name, "/")
-		volume = append(volume, name)
-	}
-	packages := strings.Fields(string(list[2]))
+	programs, volume, packages := strings.Split(string(list[1]), "|"), strings.Split(string(list[2]), "|"), strings.Fields(string(list[3]))
 	brief := regexp.MustCompile(`^"KEYGUARD_(HISTORIES|MODEL_OPS|EVERY_MANAGER|WORLDS)"$`)
 	calls := map[string]map[string][]string{} // of each package's functions, what it calls in it
 	asks := map[string]map[string]bool{}
@@ -92,7 +87,7 @@ func TestVolume(t *testing.T) {
 				continue
 			}
 			found = append(found, name)
-			if !slices.Contains(volume, name) || !slices.Contains(packages, strings.TrimPrefix(in, ".")) {
+			if !slices.Contains(append(volume, programs...), name) || !slices.Contains(packages, strings.TrimPrefix(in, ".")) {
 				t.Errorf("%s in %s does less under the race detector, and is not in the Makefile's VOLUME", name, in)
 			}
 		}

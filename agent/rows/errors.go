@@ -50,6 +50,7 @@ var (
 	ErrConcurrent = errors.New("rows changed while they were rewritten")
 	ErrReadBack   = errors.New("what was written does not read back")
 	ErrUnanswered = errors.New("the commit was not answered: the rows are all old or all new")
+	ErrStalled    = errors.New("the connection stays up, nothing comes over it, and the server is not known to work")
 	ErrReadOnly   = errors.New("the server or the role allows no writing")
 	ErrDiskFull   = errors.New("the server's disk is full")
 	ErrPooled     = errors.New("a pooler stands before the server that pools transactions")
@@ -97,6 +98,8 @@ func (t *Table) explain(err error) error {
 		}
 	case errors.As(err, &large):
 		return fmt.Errorf("%w: %d bytes in one message", ErrNonsense, large.ActualBodyLen)
+	case errors.Is(err, ErrStalled):
+		return ErrStalled
 	case errors.Is(err, context.Canceled):
 		return context.Canceled
 	case pgconn.Timeout(err), errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):

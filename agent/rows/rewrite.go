@@ -50,6 +50,9 @@ type RewriteOptions struct {
 	LockTimeout time.Duration
 	// Timeout bounds each statement. 0: 30 min.
 	Timeout time.Duration
+	// Silence is how long nothing may come and go until the server is asked, over another
+	// connection, whether it works. Where it twice does not, that is the end. 0: 10 s.
+	Silence time.Duration
 	// Progress is told every few hundred kilobytes, by one goroutine at a time.
 	Progress func(RewriteProgress)
 	// BeforeCommit is asked when all is done but the commit. The rows are locked meanwhile.
@@ -62,6 +65,9 @@ func (o RewriteOptions) withDefaults() RewriteOptions {
 	}
 	if o.Timeout <= 0 {
 		o.Timeout = 30 * time.Minute
+	}
+	if o.Silence <= 0 {
+		o.Silence = silence
 	}
 	if o.Progress == nil {
 		o.Progress = func(RewriteProgress) {}
@@ -127,13 +133,14 @@ func (t *Table) Rewrite(ctx context.Context, o RewriteOptions) (RewriteResult, e
 // none can send and fetch at once.
 type rewrite struct {
 	*Table
-	o      RewriteOptions
-	seed   maphash.Seed
-	writer *pgconn.PgConn // the transaction's
-	s      *survey
-	total  int64
-	result RewriteResult
-	spare  sync.Pool // of *[]byte, chunks that were read
+	o        RewriteOptions
+	seed     maphash.Seed
+	writer   *pgconn.PgConn // the transaction's
+	backends []string       // the processes of both sessions in the server
+	s        *survey
+	total    int64
+	result   RewriteResult
+	spare    sync.Pool // of *[]byte, chunks that were read
 }
 
 // chunk is an empty buffer for one chunk. What it held before was encrypted.
@@ -168,7 +175,7 @@ func (w *rewrite) do(ctx context.Context) (err error) {
 	if w.s.version < rewriteVersion {
 		return ErrOldServer
 	}
-	if err := w.unpooled(ctx, w.conn, w.writer); err != nil {
+	if w.backends, err = w.unpooled(ctx, w.conn, w.writer); err != nil {
 		return err
 	}
 	open := true
@@ -180,6 +187,21 @@ func (w *rewrite) do(ctx context.Context) (err error) {
 			_ = w.exec(ctx, "rollback") // the session's end does the same
 		}
 	}()
+	if err := w.watched(ctx, w.renew); err != nil || w.o.DryRun {
+		return err
+	}
+	if w.o.BeforeCommit != nil {
+		if err := w.o.BeforeCommit(ctx); err != nil {
+			return err
+		}
+	}
+	open = false
+	w.o.Progress(RewriteProgress{Committing, 0, w.total})
+	return w.commit(ctx)
+}
+
+// renew is all of the transaction but its end.
+func (w *rewrite) renew(ctx context.Context) error {
 	if err := w.begin(ctx); err != nil {
 		return err
 	}
@@ -194,39 +216,27 @@ func (w *rewrite) do(ctx context.Context) (err error) {
 	if err := w.write(ctx, before); err != nil {
 		return err
 	}
-	if err := w.check(ctx, before); err != nil || w.o.DryRun {
-		return err
-	}
-	if w.o.BeforeCommit != nil {
-		if err := w.o.BeforeCommit(ctx); err != nil {
-			return err
-		}
-	}
-	open = false
-	w.o.Progress(RewriteProgress{Committing, 0, w.total})
-	return w.commit(ctx)
+	return w.check(ctx, before)
 }
 
 // unpooled refuses a pooler that gives a session of the server away between transactions:
 // what we lock and whom we see connected would not be ours. The first of two connections
-// has just ended a transaction, and its session is handed to the second there.
-func (t *Table) unpooled(ctx context.Context, first, second *pgconn.PgConn) error {
-	backend := func(c *pgconn.PgConn) (pid string, err error) {
-		err = t.run(ctx, c, 1, "select pg_backend_pid()::text", nil, func(v [][]byte) error {
-			pid = string(v[0])
-			return nil
-		})
-		return pid, err
+// has just ended a transaction, and its session is handed to the second there. It returns
+// the processes of both in the server.
+func (t *Table) unpooled(ctx context.Context, first, second *pgconn.PgConn) ([]string, error) {
+	number := func(c *pgconn.PgConn) string { return strconv.FormatUint(uint64(c.PID()), 10) }
+	one, err := t.backend(ctx, first)
+	switch {
+	case err != nil:
+		return nil, err
+	case one == number(first): // the server itself
+		return []string{one, number(second)}, nil
 	}
-	one, err := backend(first)
-	if err != nil || one == strconv.FormatUint(uint64(first.PID()), 10) {
-		return err // the server itself
-	}
-	other, err := backend(second)
+	other, err := t.backend(ctx, second)
 	if err == nil && one == other {
 		err = ErrPooled
 	}
-	return err
+	return []string{one, other}, err
 }
 
 // bounds let the transaction that was just begun take its time.
@@ -467,7 +477,11 @@ func (w *rewrite) commit(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
-	results, err := w.writer.Exec(ctx, "commit").ReadAll()
+	var results []*pgconn.Result
+	err := w.watched(ctx, func(ctx context.Context) (err error) {
+		results, err = w.writer.Exec(ctx, "commit").ReadAll()
+		return err
+	})
 	var server *pgconn.PgError
 	switch {
 	case err == nil && results[0].CommandTag.String() == "COMMIT":

@@ -52,7 +52,8 @@ current_user, current_database(), current_setting('default_transaction_read_only
 			return err
 		}
 		defer hangUp(other)
-		return t.unpooled(ctx, t.conn, other)
+		_, err = t.unpooled(ctx, t.conn, other)
+		return err
 	})
 	switch {
 	case err != nil:

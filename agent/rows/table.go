@@ -53,6 +53,9 @@ type Table struct {
 	options Options
 	place   Location
 	config  *pgconn.Config // nil where there is no database yet
+	// What goes over its sessions is counted, but for those of unwatched.
+	unwatched *pgconn.Config
+	pulse     pulse
 
 	mu     sync.Mutex // one call at a time; guards what follows
 	conn   *pgconn.PgConn
@@ -83,7 +86,9 @@ func Open(l Location, o Options) (*Table, error) {
 		f.SetMaxBodyLen(largestAnswer)
 		return f
 	}
-	t.config = config
+	t.unwatched = config
+	t.config = config.Copy()
+	t.config.DialFunc = t.pulse.over(config.DialFunc)
 	return t, nil
 }
 

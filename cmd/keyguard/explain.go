@@ -179,6 +179,7 @@ var remedies = []struct {
 	{rows.ErrUnanswered, exitDoubt, "see which key the rows are under: keyguard verify"},
 	{rows.ErrReadOnly, exitRefused, "nothing was changed; allow writing (default_transaction_read_only), then see: keyguard status"},
 	{rows.ErrDiskFull, exitRefused, "nothing was changed; make room on the disk of Postgres for table secrets three times over, then see: keyguard status"},
+	{rows.ErrStalled, exitDoubt, "see what stands between this host and Postgres (a proxy, a pooler, a firewall), or name the server itself in [database] url; which key the rows are under: keyguard verify"},
 	{rows.ErrPooled, exitRefused, "nothing was changed; name the server itself in [database] url (not PgBouncer), or set pool_mode = session for this database, then: keyguard rotate"},
 	{rows.ErrOldServer, exitRefused, "upgrade Postgres, then see: keyguard status"},
 	{rows.ErrStopped, exitDoubt, "start the database's container: incus start containarium-core-postgres"},

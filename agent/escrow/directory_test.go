@@ -94,6 +94,13 @@ func TestDirectoryConforms(t *testing.T) {
 		}
 	}
 	here := func(t *testing.T, o escrow.DirectoryOptions) escrow.Escrow { return openDirectory(t, o) }
+	inProcess := func(t *testing.T, o escrow.DirectoryOptions) escrow.Escrow {
+		i, err := escrow.NewInProcess(o, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return i
+	}
 	type opener = func(*testing.T, escrow.DirectoryOptions) escrow.Escrow
 	onDisk := func(path string, _ *opener) []escrowtest.Fault { return directoryFaults(path) }
 	inTheChild := func(path string, open *opener) []escrowtest.Fault {
@@ -113,6 +120,7 @@ func TestDirectoryConforms(t *testing.T) {
 		{"sealed and opened", []string{to}, identity, here, onDisk},
 		{"sealed", []string{to}, "", here, onDisk},
 		{"isolated", nil, "", inChild("serve-directory"), inTheChild},
+		{"in process", nil, "", inProcess, onDisk},
 		{"like FAT", nil, "", inChild("serve-poor"), inTheChild},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -647,12 +655,19 @@ func TestDirectorySameDisk(t *testing.T) {
 }
 
 // TestDirectoryHung: a file system that does not answer holds a child, which cannot even
-// be killed, and not the caller.
+// be killed, or a thread of this process, and not the caller.
 func TestDirectoryHung(t *testing.T) {
 	t.Parallel()
-	path := hungMount(t)
-	i, err := escrow.NewIsolated(os.Args[0], []string{"serve-directory"}, escrow.DirectoryOptions{Name: "nfs", Path: path}, callTimeout)
+	o := escrow.DirectoryOptions{Name: "nfs", Path: hungMount(t)}
+	child, err := escrow.NewIsolated(os.Args[0], []string{"serve-directory"}, o, callTimeout)
 	try(t, err)
+	here, err := escrow.NewInProcess(o, callTimeout)
+	try(t, err)
+	t.Run("a child", func(t *testing.T) { hung(t, child) })
+	t.Run("in process", func(t *testing.T) { hung(t, here) })
+}
+
+func hung(t *testing.T, i *escrow.Isolated) {
 	for name, call := range map[string]func() error{
 		"List":  func() error { _, err := i.List(t.Context()); return err },
 		"Fetch": func() error { _, _, err := i.Fetch(t.Context(), escrow.Copy{ID: "current/x"}); return err },

@@ -409,7 +409,7 @@ func (d *Directory) exposures(ctx context.Context, root *os.File) ([]string, err
 	return all, nil
 }
 
-// Examine has the child look.
+// Examine has it looked at where it can be left.
 func (i *Isolated) Examine(ctx context.Context) (Examination, error) {
 	a, _, err := i.ask(ctx, request{Op: "examine"}, key.Key{})
 	if err == nil && a.Examination != nil {

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/internal/run"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
@@ -30,7 +32,7 @@ const (
 // answer are a line of JSON, followed by the 32 bytes of a key where there is one; both
 // go through pipes, never argv (law 8).
 type Isolated struct {
-	program string
+	program string // "": this process makes the calls
 	args    []string
 	dir     *Directory
 	timeout time.Duration
@@ -47,6 +49,13 @@ func NewIsolated(program string, args []string, o DirectoryOptions, timeout time
 		timeout = isolatedTimeout
 	}
 	return &Isolated{program, args, d, timeout}, nil
+}
+
+// NewInProcess is NewIsolated without a child: a call that does not end in time is left
+// behind in this process, which then cannot end either. It is for one that whoever waits
+// for it can leave, the worker of a start: a child would cost as much as all else it does.
+func NewInProcess(o DirectoryOptions, timeout time.Duration) (*Isolated, error) {
+	return NewIsolated("", nil, o, timeout)
 }
 
 func (i *Isolated) Name() string { return i.dir.Name() }
@@ -141,6 +150,13 @@ func (i *Isolated) ask(ctx context.Context, req request, k key.Key) (answer, key
 		return answer{}, key.Key{}, fmt.Errorf("cannot %s %s: %w", req.Op, i.dir.o.Path, err)
 	}
 	req.Options = i.dir.o
+	if i.program == "" {
+		a, k, err := i.here(ctx, req, k)
+		if errors.Is(err, errLeft) {
+			return fail(err)
+		}
+		return a, k, err
+	}
 	line, err := json.Marshal(req)
 	if err != nil {
 		return fail(err)
@@ -194,6 +210,37 @@ func (i *Isolated) ask(ctx context.Context, req request, k key.Key) (answer, key
 		return fail(fmt.Errorf("%w: %w", ErrUnreachable, err))
 	}
 	return a, got, nil
+}
+
+// errLeft says that a call was left behind.
+var errLeft = errors.New("it does not answer")
+
+// here makes a call in this process. Its key, if it gets one after all, is nobody's.
+func (i *Isolated) here(ctx context.Context, req request, k key.Key) (answer, key.Key, error) {
+	ctx, cancel := context.WithTimeout(ctx, i.timeout)
+	defer cancel()
+	payload := slices.Clone(k.UnsafeBytes()) // whoever has k may wipe it meanwhile
+	var a answer
+	var got key.Key
+	ended := crew.Go(func() (err error) {
+		defer clear(payload)
+		a, got, err = req.serve(ctx, payload)
+		return err
+	})
+	select {
+	case err := <-ended:
+		return a, got, err
+	case <-ctx.Done():
+	}
+	crew.Go(func() error {
+		<-ended
+		got.Wipe()
+		return nil
+	})
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return answer{}, key.Key{}, fmt.Errorf("%w: %w", errLeft, ctx.Err())
+	}
+	return answer{}, key.Key{}, fmt.Errorf("%w: %w", ErrTimeout, errLeft)
 }
 
 // ServeDirectory is the child's side of Isolated: it reads one request from in, makes the

@@ -137,7 +137,7 @@ func sealed(cfg *config.Config, e config.Escrow) bool {
 
 // place makes one escrow, or one that cannot answer of a configuration that is wrong.
 func (a *app) place(cfg *config.Config, e config.Escrow) escrow.Escrow {
-	open := func() (escrow.Escrow, error) { return openEscrow(cfg, e, a.identities) }
+	open := func() (escrow.Escrow, error) { return a.openEscrow(cfg, e) }
 	if e.Kind == config.Split && e.Wrong == nil {
 		open = func() (escrow.Escrow, error) { return a.openSplit(cfg, e) }
 	}
@@ -200,13 +200,13 @@ func openRows(ctx context.Context, cfg *config.Config, where rows.LocateOptions,
 
 // openEscrow makes one escrow of its configuration. What is sealed there opens with its
 // own identity and with those that a person brought.
-func openEscrow(cfg *config.Config, e config.Escrow, brought []string) (escrow.Escrow, error) {
+func (a *app) openEscrow(cfg *config.Config, e config.Escrow) (escrow.Escrow, error) {
 	if e.Wrong != nil {
 		return nil, errors.New(e.Wrong.Brief())
 	}
-	identities := brought
+	identities := a.identities
 	if e.IdentityFile != "" {
-		identities = append([]string{e.IdentityFile}, brought...)
+		identities = append([]string{e.IdentityFile}, identities...)
 	}
 	switch e.Kind {
 	case config.GCPSecretManager:
@@ -216,6 +216,9 @@ func openEscrow(cfg *config.Config, e config.Escrow, brought []string) (escrow.E
 	case config.AWS:
 		return escrow.NewAWS(awsOptions(e, identities))
 	case config.Directory:
+		if a.outside != nil { // which leaves this process where a directory hangs
+			return escrow.NewInProcess(directoryOptions(cfg, e, identities), 0)
+		}
 		self, err := os.Executable()
 		if err != nil {
 			return nil, fmt.Errorf("cannot find this program: %w", err)

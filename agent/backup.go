@@ -42,9 +42,10 @@ type SaveResult struct {
 	Unverified, AddOnly bool
 	// Sealed: no identity of this host opens it, so that nobody here can tell what it is.
 	Sealed bool
-	// Alarm: another host writes to the same place (law 4).
-	Alarm bool
-	Err   error
+	// Why it is no current copy, where a person has to do something about it. Alarm: another
+	// host writes to the same place. Halfway: a rotation is open that has stopped (law 4).
+	Alarm, Halfway bool
+	Err            error
 }
 
 // Backup escrows the present keyfile's key: on the current shelf where law 4 allows
@@ -136,6 +137,7 @@ func (o *observation) store(ctx context.Context, i int, f key.Fingerprint) SaveR
 	s := o.host.Escrows[i]
 	r := SaveResult{Escrow: s.Name(), Required: s.Required, Key: f}
 	r.Shelf, r.Why = decide.Shelf(o.evidence, i, f)
+	r.Alarm, r.Halfway = decide.Alarm(o.evidence, i) != "", o.evidence.OpenRotation() != nil
 	o.put(ctx, i, &r)
 	return r
 }

@@ -224,12 +224,12 @@ func (t *turn) checkEscrows(ctx context.Context) error {
 			return notRotated(ErrNotSafe, "the required escrow %q cannot answer: %w", s.Name, s.Err)
 		case !there:
 			return notRotated(ErrNotSafe, "the required escrow %q holds no current copy", s.Name)
+		case decide.Alarm(o.evidence, i) != "":
+			return notRotated(ErrNotSafe, "the required escrow %q: %s: %w", s.Name, strings.TrimSuffix(decide.Alarm(o.evidence, i), ": "+ErrForeignCopy.Error()), ErrForeignCopy)
 		case newest.Unreadable != "":
 			return notRotated(ErrNotSafe, "copy %s, the newest in the required escrow %q, cannot be read: %s", newest.ID, s.Name, newest.Unreadable)
 		case newest.Key != t.r.Old:
 			return notRotated(ErrNotSafe, "copy %s, the newest in the required escrow %q, is of key %s", newest.ID, s.Name, orUnknown(newest.Key))
-		case decide.Alarm(o.evidence, i) != "":
-			return notRotated(ErrNotSafe, "the required escrow %q: %s", s.Name, decide.Alarm(o.evidence, i))
 		case newest.Miswritten():
 			return notRotated(ErrNotSafe, "copy %s, the newest in the required escrow %q, is the key as %s, not as its 32 bytes", newest.ID, s.Name, newest.Encoding)
 		}

@@ -39,6 +39,7 @@ type StatusResult struct {
 	Watcher    unit.WatcherState
 	WatcherErr error // why systemd cannot be asked about it
 	Decision   decide.Decision
+	Path       string // of the keyfile
 	Keyfile    decide.KeyfileEvidence
 	Loose      string
 	Halfway    error // ErrRotationOpen, and which one; nil for none
@@ -129,7 +130,7 @@ func status(ctx context.Context, h *Host) (StatusResult, looked, error) {
 		o.askRows(ctx) // which of the keys at hand opens the others
 	}
 	r := StatusResult{
-		Decision: d, Keyfile: o.evidence.Keyfile, Loose: o.seen.Loose, Halfway: o.halfway(),
+		Decision: d, Path: h.Keyfile.Path, Keyfile: o.evidence.Keyfile, Loose: o.seen.Loose, Halfway: o.halfway(),
 		Look: o.evidence.Ledger.Verdict, Known: o.evidence.Ledger.Known, Accepted: o.evidence.Ledger.Accepted, LastLook: o.evidence.Ledger.LastLook,
 		Rows: o.evidence.Rows, Proof: o.evidence.Rows.Proofs[own], Kept: len(o.kept),
 	}
@@ -285,7 +286,11 @@ func (r *StatusResult) judge(now time.Time) {
 		say(Lagging, "key %s is in place, and no escrow that answers holds it", r.Keyfile.Key)
 		return
 	}
-	say(Green, "key %s is in place and in every escrow that answers", r.Keyfile.Key)
+	asked := ""
+	if r.Rows.State == decide.RowsUnknown {
+		asked = "; the rows cannot be asked just now"
+	}
+	say(Green, "key %s is in place and in every escrow that answers%s", r.Keyfile.Key, asked)
 }
 
 // judgeHalfway judges what a rotation left that stopped halfway.

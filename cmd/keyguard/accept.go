@@ -59,7 +59,7 @@ Exit status: 0 done; 2 not confirmed; 11 the rows cannot be asked (--new);
 				return err
 			}
 			if !r.Done {
-				return usageError{errors.New("not confirmed, and nothing was done")}
+				return notConfirmed
 			}
 			a.forgetBackoff(cfg)
 			others := slices.ContainsFunc(r.Adopted, func(c escrow.Copy) bool { return c.Fingerprint != r.Key })
@@ -87,14 +87,26 @@ func (a *app) confirmAccept(ctx context.Context, r agent.AcceptResult) (bool, er
 		a.say("known until now is key %s", r.Known)
 	}
 	for _, c := range r.Adopted {
-		a.say("copy %s in escrow %q (key %s) counts as this host's own from now on", c.ID, c.Escrow, orNone(c.Fingerprint))
+		a.say("copy %s in escrow %q (%s) counts as this host's own from now on", c.ID, c.Escrow, whoseKey(c.Fingerprint))
 	}
 	return a.confirm(ctx, fmt.Sprintf("Vouch for key %s?", r.Key))
 }
 
+// whoseKey names a copy's key, which may be one that cannot be read.
+func whoseKey(f key.Fingerprint) string {
+	if f == "" {
+		return "it holds no key that can be read"
+	}
+	return "key " + string(f)
+}
+
 // confirmRows takes nothing but the number itself, so --yes does not answer it.
 func (a *app) confirmRows(ctx context.Context, dependent int64) (bool, error) {
-	a.say("%d rows depend on another key, and a new one opens none of them", dependent)
+	depend := "rows depend"
+	if dependent == 1 {
+		depend = "row depends"
+	}
+	a.say("%d %s on another key, and a new one opens none of them", dependent, depend)
 	answer, err := a.ask(ctx, "Type that number to make a new key all the same: ")
 	var usage usageError
 	if errors.As(err, &usage) {
@@ -128,7 +140,7 @@ func (a *app) printAccept(r agent.AcceptResult, over agent.BackupResult, overErr
 			return err
 		}
 	} else {
-		a.line("key %s is accepted; the rows say: %s", r.Key, r.Verdict)
+		a.line("key %s is accepted: %s", r.Key, opened(r.Rows, r.Key))
 		a.saveLines(saves)
 	}
 	switch {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -117,6 +118,7 @@ func saveLine(s agent.SaveResult) string {
 // judgeSaves is nil when the key is the newest current copy everywhere.
 func (a *app) judgeSaves(f key.Fingerprint, saves []agent.SaveResult) error {
 	failed, quarantined := 0, 0
+	var hints []string
 	for _, s := range saves {
 		switch {
 		case s.Err != nil:
@@ -130,14 +132,23 @@ func (a *app) judgeSaves(f key.Fingerprint, saves []agent.SaveResult) error {
 			a.remedy(escrow.ErrUnverified)
 		case s.Shelf == escrow.Quarantine:
 			quarantined++
+			hint := "see what every key opens: keyguard verify"
+			switch {
+			case s.Halfway:
+				hint = remedyOf(agent.ErrRotationOpen)
+			case s.Alarm:
+				hint = remedyOf(agent.ErrForeignCopy)
+			}
+			if !slices.Contains(hints, hint) {
+				hints = append(hints, hint)
+			}
 		}
 	}
 	switch {
 	case quarantined > 0:
-		return outcome{exitRefused, fmt.Sprintf("key %s went to quarantine in %d of %d escrows, to protect the last good copy", f, quarantined, len(saves)),
-			[]string{"see what every key opens: keyguard verify", "if the newest copy there is this host's own after all: keyguard accept"}}
+		return outcome{exitRefused, fmt.Sprintf("key %s went to quarantine in %d of %s, to protect the last good copy", f, quarantined, printable.Count(int64(len(saves)), "escrow")), hints}
 	case failed > 0:
-		return outcome{exitEscrow, fmt.Sprintf("key %s is not safe in %d of %d escrows", f, failed, len(saves)), nil}
+		return outcome{exitEscrow, fmt.Sprintf("key %s is not safe in %d of %s", f, failed, printable.Count(int64(len(saves)), "escrow")), nil}
 	}
 	return nil
 }

@@ -294,7 +294,7 @@ func drillHints(r agent.DrillResult) []string {
 	}
 	switch {
 	case r.Tampered() != "":
-		hints = append(hints, "bring these rows back from a dump of the database, or set them anew: containarium secrets set")
+		hints = append(hints, "bring these rows back from a dump of the database, or set them anew: containarium secrets set; or, if they have a key of their own: keyguard import --escrow-only")
 	case partial && !r.Full:
 		hints = append(hints, "name the rows that no key opens: keyguard drill --full")
 	}

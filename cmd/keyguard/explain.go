@@ -91,6 +91,7 @@ var remedies = []struct {
 	{agent.ErrNotRepaired, exitRefused, ""},
 	{agent.ErrKeyNotRight, exitRefused, "see what every key opens: keyguard verify; put the right one in place: keyguard restore"},
 	{agent.ErrNoRows, exitRefused, "there is nothing to re-encrypt; see: keyguard status"},
+	{agent.ErrForeignCopy, 0, "if that copy is this host's own after all: keyguard accept; else give each host a place of its own in the configuration"},
 	{agent.ErrNotSafe, exitRefused, "see what every escrow says: keyguard copies; save the present key: keyguard backup; then: keyguard rotate"},
 	{agent.ErrNoHome, exitRefused, "see what every escrow says: keyguard copies; then: keyguard rotate"},
 	{agent.ErrOtherClients, exitRefused, "end these programs (they are in pg_stat_activity), then: keyguard rotate, or keyguard repair"},
@@ -98,10 +99,9 @@ var remedies = []struct {
 	{agent.ErrEnded, exitDoubt, "nothing is to be done: the daemon's next start, or the watcher, finds out from the rows which key holds; when the host is up again: keyguard status"},
 	{agent.ErrNotStarted, exitInternal, "see why: systemctl status containarium; then: systemctl start containarium"},
 	{agent.ErrBusy, exitBusy, "wait until the other process is done, then see: keyguard status"},
-	{agent.ErrForeignCopy, 0, "if that copy is this host's own after all: keyguard accept; else give each host a place of its own in the configuration"},
 	{agent.ErrNotAgain, 0, "to ask at once: keyguard restore"},
 
-	{config.ErrTrust, exitUsage, "look at what it says (keyguard config), then make it root's own: chown root and chmod go-w"},
+	{config.ErrTrust, exitUsage, "look at what it says: keyguard config; then make it root's own: chown root and chmod go-w what is named"},
 
 	// What a person brings.
 	{key.ErrMangled, exitUsage, "the bytes are gone: take another copy, and use a tool that keeps bytes (to read: gcloud … --out-file; into Vault: base64 -w0 secrets.key | vault kv put … value=-)"},

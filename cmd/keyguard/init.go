@@ -15,6 +15,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/crew"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
@@ -117,7 +118,7 @@ func (a *app) init(ctx context.Context, added []string) error {
 		return err
 	}
 	if !ok {
-		return usageError{errors.New("not confirmed, and nothing was done")}
+		return notConfirmed
 	}
 	if err := a.write(c); err != nil {
 		return err
@@ -144,7 +145,7 @@ func (a *app) init(ctx context.Context, added []string) error {
 	}
 	err = a.printInit(ctx, r, h, cfg)
 	if err == nil && unusable > 0 {
-		return outcome{exitEscrow, fmt.Sprintf("%d of %d escrows cannot be used, and were not written", unusable, len(flagged)), nil}
+		return outcome{exitEscrow, fmt.Sprintf("%d of %s cannot be used, and were not written", unusable, printable.Count(int64(len(flagged)), "escrow")), nil}
 	}
 	return err
 }
@@ -415,7 +416,7 @@ func (a *app) printInit(ctx context.Context, r agent.InitResult, h *agent.Host, 
 		}
 	}
 	if judged == nil && failed > 0 {
-		return outcome{exitEscrow, fmt.Sprintf("%d of %d escrows could not be made", failed, len(r.Places)), nil}
+		return outcome{exitEscrow, fmt.Sprintf("%d of %s could not be made", failed, printable.Count(int64(len(r.Places)), "escrow")), nil}
 	}
 	return judged
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -80,11 +81,14 @@ func (a *app) trial(ctx context.Context, h *agent.Host, opts agent.RotateOptions
 	return r, err
 }
 
+// notConfirmed ends what a person was asked about and did not want.
+var notConfirmed = outcome{exitUsage, "not confirmed, and nothing was done", []string{"see how the key stands: keyguard status"}}
+
 // agree ends what nobody confirms.
 func (a *app) agree(ctx context.Context, question string) error {
 	ok, err := a.confirm(ctx, question)
 	if err == nil && !ok {
-		err = usageError{errors.New("not confirmed, and nothing was done")}
+		err = notConfirmed
 	}
 	return err
 }
@@ -106,7 +110,8 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions, here bool) e
 		question := fmt.Sprintf("%s of key %s would come under a new one. Expected downtime: %s, as a trial took just now, and the daemon's own stop and start. Go on?",
 			printable.Count(r.Rows.Dependent, "row"), r.Old, short(r.Rewrite.Elapsed))
 		if errors.Is(err, agent.ErrRotationOpen) { // to settle it changes something, which no trial does
-			question, err = "An earlier rotation stopped halfway. Settle it, and then bring every row under a new key?", nil
+			open := strings.TrimPrefix(err.Error(), agent.ErrNotRotated.Error()+": ")
+			question, err = "First, "+open+". Settle it, and then bring every row under a new key?", nil
 		}
 		if err != nil {
 			return err

@@ -46,7 +46,7 @@ is under way.`,
 				if watch && !plain(a.out) {
 					fmt.Fprint(a.out, "\x1b[H\x1b[2J") // the cursor home, the screen empty (ECMA-48)
 				}
-				return a.printStatus(r, cfg.Keyfile)
+				return a.printStatus(r)
 			}
 			if watch {
 				return a.again(c.Context(), show)
@@ -163,14 +163,14 @@ var healthCode = map[agent.Health]int{
 	agent.Green: exitDone, agent.Lagging: exitEscrow, agent.Amiss: exitEscrow, agent.Unsure: exitDoubt, agent.Gone: exitLost, agent.Busy: exitBusy,
 }
 
-func (a *app) printStatus(r agent.StatusResult, path string) error {
+func (a *app) printStatus(r agent.StatusResult) error {
 	a.explainTrouble(r.Trouble)
 	if a.json {
 		if err := a.printJSON(statusDocOf(r)); err != nil {
 			return err
 		}
 	} else {
-		a.printStatusText(r, path)
+		a.printStatusText(r)
 	}
 	if r.Health == agent.Green {
 		return nil
@@ -210,6 +210,12 @@ func statusHints(r agent.StatusResult) []string {
 		hints = append(hints, "name these rows: keyguard drill --full")
 	}
 	hints = append(hints, aliveHints(r)...)
+	if r.Loose != "" && r.Decision.Action == decide.Pass {
+		hints = append(hints, "chown root "+r.Path+"; chmod 0400 "+r.Path, "whoever could read it may have the key; to have another one: keyguard rotate")
+	}
+	if r.Damaged != "" {
+		hints = append(hints, "look at the ledger (keyguard report --verify), keep what is left of it elsewhere, then: keyguard backup")
+	}
 	if len(r.Escrows) == 0 {
 		hints = append(hints, "keyguard init")
 	}
@@ -343,7 +349,7 @@ func knownBy(r agent.StatusResult) string {
 	return "proof"
 }
 
-func (a *app) printStatusText(r agent.StatusResult, path string) {
+func (a *app) printStatusText(r agent.StatusResult) {
 	health := string(r.Health)
 	a.painted(healthColour[r.Health], len(health), fold(a.out, health+": "+r.Line))
 	if a.brief {
@@ -359,7 +365,7 @@ func (a *app) printStatusText(r agent.StatusResult, path string) {
 	if r.Units {
 		a.item("watcher", watcherLine(r))
 	}
-	a.item("keyfile", path+":")
+	a.item("keyfile", r.Path+":")
 	keyfile := r.Keyfile.State()
 	if r.Loose != "" {
 		keyfile += " (" + r.Loose + ")"
@@ -367,7 +373,7 @@ func (a *app) printStatusText(r agent.StatusResult, path string) {
 	a.item("", keyfile)
 	switch {
 	case r.Rows.State == decide.RowsAnswer && r.Keyfile.Key == "":
-		a.item("rows", fmt.Sprintf("%d depend on a key", r.Rows.Dependent))
+		a.item("rows", fmt.Sprintf("%d that only a key opens", r.Rows.Dependent))
 	case r.Rows.State == decide.RowsAnswer:
 		a.item("rows", opened(r.Rows, r.Keyfile.Key))
 	default:
@@ -381,7 +387,8 @@ func (a *app) printStatusText(r agent.StatusResult, path string) {
 	if r.Kept > 0 {
 		a.item("kept", printable.Count(int64(r.Kept), "file")+" in the local quarantine")
 	}
-	a.item("drill", drillLine(r.Drill))
+	drill := drillLine(r.Line, r.Drill)
+	a.item("drill", drill)
 	for _, s := range r.Escrows {
 		fmt.Fprintln(a.out)
 		state := escrowState(s, r.Keyfile.Key)
@@ -389,7 +396,7 @@ func (a *app) printStatusText(r agent.StatusResult, path string) {
 			state = unlessTold(r.Line, "cannot answer", s.Why)
 		}
 		a.item(s.Name, state)
-		for _, line := range escrowLines(s) {
+		for _, line := range escrowLines(s, r.Line+drill+state) {
 			a.item("", line)
 		}
 	}
@@ -457,12 +464,12 @@ func watcherLine(r agent.StatusResult) string {
 }
 
 // drillLine says when the last drill was and when the next one is.
-func drillLine(d agent.DrillStanding) string {
+func drillLine(above string, d agent.DrillStanding) string {
 	line := "none was held here yet"
 	if d.Last.Event != "" {
 		line = fmt.Sprintf("%s at %s", d.Last.Verdict, when(d.Last.Time))
 		if d.Last.Verdict != string(agent.DrillPassed) {
-			line += ": " + d.Last.Reason
+			line = unlessTold(above, line, d.Last.Reason)
 		}
 	}
 	switch {
@@ -503,7 +510,8 @@ func escrowState(s agent.EscrowStatus, live key.Fingerprint) string {
 	return "holds another key, " + orNone(s.Newest.Key) + ", as " + s.Newest.ID
 }
 
-func escrowLines(s agent.EscrowStatus) []string {
+// escrowLines are what else is to be said of an escrow; above is what stands above them.
+func escrowLines(s agent.EscrowStatus, above string) []string {
 	lines := []string{s.Place.Where}
 	if s.Place.Domain != "" {
 		lines = append(lines, "lost with "+s.Place.Domain)
@@ -513,7 +521,7 @@ func escrowLines(s agent.EscrowStatus) []string {
 	}
 	line := fmt.Sprintf("last saved %s, last proven by a drill %s", when(s.SavedAt), when(s.Proven.Time))
 	if d := s.Drilled; d.Event != "" && d.Verdict != string(agent.DrillPassed) {
-		line += "; the last drill " + unlessTold(s.Why, map[bool]string{true: "failed", false: "could not tell"}[d.Verdict == string(agent.DrillFailed)], d.Reason)
+		line += "; the last drill " + unlessTold(above, map[bool]string{true: "failed", false: "could not tell"}[d.Verdict == string(agent.DrillFailed)], d.Reason)
 	}
 	if s.Ending != "" {
 		lines = append(lines, s.Ending)

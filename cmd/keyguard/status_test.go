@@ -37,6 +37,8 @@ func TestStatusScreen(t *testing.T) {
 		}, exitEscrow, "unknown: no bus", "systemctl status containarium.service"},
 		"watcher stopped": {func(r *agent.StatusResult) { r.Watcher.Active = "inactive" }, exitEscrow, "watcher   inactive", "systemctl enable --now containarium-keyguard.service"},
 		"timer stopped":   {func(r *agent.StatusResult) { r.Drill.Next.Active = "inactive" }, exitEscrow, "its timer is inactive", "systemctl enable --now containarium-keyguard-drill.timer"},
+		"loose":           {func(r *agent.StatusResult) { r.Health, r.Loose, r.Path = agent.Lagging, "mode 0644", "/k" }, exitEscrow, "(mode 0644)", "chown root /k; chmod 0400 /k"},
+		"a broken ledger": {func(r *agent.StatusResult) { r.Health, r.Damaged = agent.Lagging, "rubbish" }, exitEscrow, "", "look at the ledger (keyguard report --verify), keep what is left of it elsewhere, then: keyguard backup"},
 		"rotation":        {func(r *agent.StatusResult) { r.Health, r.Working = agent.Busy, &agent.Working{What: "rotation"} }, exitBusy, "", "follow it: journalctl -fu containarium-keyguard-rotate.service; when it is done: keyguard status"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -47,7 +49,7 @@ func TestStatusScreen(t *testing.T) {
 			var out, said bytes.Buffer
 			a := &app{out: &out, err: &said}
 			var end outcome
-			errors.As(a.printStatus(r, "/etc/containarium/secrets.key"), &end)
+			errors.As(a.printStatus(r), &end)
 			if first, _, _ := strings.Cut(out.String(), "\n"); end.code != tt.code || first != string(r.Health)+": the verdict" {
 				t.Errorf("ends with %d, and the first line is %q", end.code, first)
 			}

@@ -113,7 +113,7 @@ func (t *Table) Prove(ctx context.Context, keys ...key.Key) Answer {
 	var a Answer
 	err := t.over(ctx, func() (err error) { a, err = t.prove(ctx, keys); return err })
 	if err != nil {
-		return NoAnswer(fmt.Errorf("cannot ask the rows in %s: %w", place(t.config), err), keys...)
+		return NoAnswer(fmt.Errorf("%s: %w", place(t.config), err), keys...)
 	}
 	return a
 }

@@ -96,7 +96,7 @@ func (a *app) printCopies(r agent.CopiesResult) error {
 		a.printCopyTable(d.Copies)
 	}
 	if failed > 0 {
-		return outcome{exitEscrow, fmt.Sprintf("%d of %d escrows cannot answer", failed, len(r.Escrows)), nil}
+		return outcome{exitEscrow, fmt.Sprintf("%d of %s cannot answer", failed, printable.Count(int64(len(r.Escrows)), "escrow")), nil}
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ var exitMeanings = []exitDoc{
 	{exitUsage, "usage or configuration"},
 	{exitLost, "lost: no known key opens the rows"},
 	{exitDoubt, "doubt: cannot decide"},
-	{exitEscrow, "done, but an escrow failed"},
+	{exitEscrow, "done, but an escrow failed; status: an escrow lags, or the daemon, the watcher or the drill's timer is not as it should be"},
 	{exitNoCopy, "no usable copy"},
 	{exitRefused, "refused, to protect the last good copy"},
 	{exitBusy, "busy: another process is at work"},

@@ -198,7 +198,7 @@ func doctorOutcome(r agent.DoctorResult) error {
 	if len(hints) > 1 { // the rest stands in the table
 		hints = hints[:1]
 	}
-	text := fmt.Sprintf("doctor: %d of %d threats are not survived, %d checks found a problem", threats, len(r.Threats), problems)
+	text := fmt.Sprintf("doctor: %d of %d threats are not survived, %s found a problem", threats, len(r.Threats), printable.Count(int64(problems), "check"))
 	if threats+problems == 0 {
 		text, hints = "doctor: "+r.Status.Line, statusHints(r.Status)
 	}

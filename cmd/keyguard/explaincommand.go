@@ -164,7 +164,7 @@ func (a *app) explainKey(ctx context.Context, h *agent.Host, cfg *config.Config,
 		a.printKey(d, cfg.Keyfile)
 	}
 	if failed > 0 {
-		return outcome{exitEscrow, fmt.Sprintf("%d of %d escrows cannot answer", failed, len(copies.Escrows)), nil}
+		return outcome{exitEscrow, fmt.Sprintf("%d of %s cannot answer", failed, printable.Count(int64(len(copies.Escrows)), "escrow")), nil}
 	}
 	return nil
 }

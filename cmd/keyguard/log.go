@@ -80,14 +80,17 @@ type logDoc struct {
 
 func happeningOf(e ledger.Entry) happeningDoc {
 	var about []string
-	if e.Checked > 0 && e.Event != ledger.DrillEnded { // that is no proof of one key
+	if e.Checked > 0 && e.Event != ledger.DrillEnded && e.Event != ledger.Drilled { // the one is no proof of one key, the other says it
 		about = append(about, fmt.Sprintf("opened %d of %d rows", e.Opened, e.Checked))
 	}
 	if e.Old != "" && e.Old != e.Fingerprint {
 		about = append(about, "in place of key "+string(e.Old))
 	}
-	if why := historyViewOf(e).Why; why != "" {
+	if why := ruleCode.ReplaceAllString(e.Reason, ""); why != "" {
 		about = append(about, why)
+	}
+	if e.Person != "" {
+		about = append(about, "by "+e.Person)
 	}
 	text := strings.Join(about, "; ")
 	return happeningDoc{e.Time.UTC(), string(e.Event), string(e.Fingerprint), e.Escrow, e.Copy, text, "ledger"}

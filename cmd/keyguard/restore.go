@@ -102,16 +102,14 @@ type restoreDoc struct {
 // printRestore shows what was tried and done, the end of a failed one included.
 func (a *app) printRestore(r agent.RestoreResult, dryRun bool, err error) {
 	a.explainTrouble(r.Trouble)
-	for _, s := range r.Escrows {
-		if s.State == decide.EscrowFailed {
-			a.urgent("escrow %q cannot answer: %s", s.Name, s.Why)
-			a.remedy(s.Err)
+	remarks := func(answer string) {
+		a.unheard(answer, r.Escrows)
+		if r.Warning != "" {
+			a.urgent("%s", r.Warning)
 		}
 	}
-	if r.Warning != "" {
-		a.urgent("%s", r.Warning)
-	}
 	if a.json {
+		remarks("")
 		a.printJSON(restoreDoc{jsonVersion, r.Key, r.Source, r.Installed, dryRun, r.Replaced, rowsDocOf(r.Rows), triedDocs(r.Rows, r.Tried), r.Warning})
 		return
 	}
@@ -127,6 +125,7 @@ func (a *app) printRestore(r agent.RestoreResult, dryRun bool, err error) {
 		answer, colour = fmt.Sprintf("key %s would be installed, from %s", r.Key, r.Source), yellow
 	}
 	a.answer(colour, answer)
+	remarks(answer)
 	if n := a.printTried(r.Rows, r.Tried); n > foldAfter && err == nil {
 		a.answer(colour, answer)
 	}

@@ -87,15 +87,10 @@ type keyfileDoc struct {
 // printVerify shows what each key opens, below what that comes to.
 func (a *app) printVerify(r agent.VerifyResult, judge func(agent.VerifyResult) (string, error)) error {
 	a.explainTrouble(r.Trouble)
-	for _, s := range r.Escrows {
-		if s.State == decide.EscrowFailed {
-			a.urgent("escrow %q cannot answer: %s", s.Name, s.Why)
-			a.remedy(s.Err)
-		}
-	}
 	k := r.Keyfile
 	answer, err := judge(r)
 	if a.json {
+		a.unheard("", r.Escrows)
 		doc := verifyDoc{jsonVersion, keyfileDoc{Good: k.Good, Fingerprint: k.Key, Why: k.Why, Proof: proofOf(r.Rows, k.Key)},
 			r.Known, rowsDocOf(r.Rows), triedDocs(r.Rows, r.Candidates)}
 		if err := a.printJSON(doc); err != nil {
@@ -111,6 +106,7 @@ func (a *app) printVerify(r agent.VerifyResult, judge func(agent.VerifyResult) (
 			answer, colour = err.Error(), red
 		}
 		a.answer(colour, answer)
+		a.unheard(answer, r.Escrows)
 		if r.Daemon.Is != agent.DaemonNotAsked && !a.brief {
 			a.line("the daemon: %s", daemonLine(r.Daemon, r.Decision))
 		}
@@ -119,6 +115,16 @@ func (a *app) printVerify(r agent.VerifyResult, judge func(agent.VerifyResult) (
 		}
 	}
 	return err
+}
+
+// unheard names the escrows that cannot answer, and says why where that does not stand above.
+func (a *app) unheard(above string, escrows []decide.EscrowEvidence) {
+	for _, s := range escrows {
+		if s.State == decide.EscrowFailed {
+			a.urgent("%s", unlessTold(above, fmt.Sprintf("escrow %q cannot answer", s.Name), s.Why))
+			a.remedy(s.Err)
+		}
+	}
 }
 
 // judgeDatabase says which key another database needs.
@@ -188,7 +194,7 @@ func judgeVerify(r agent.VerifyResult) (string, error) {
 		return "", outcome{exitDoubt, fmt.Sprintf("the keyfile's key %s %s, and no other key opens more", r.Keyfile.Key, opened(r.Rows, r.Keyfile.Key)),
 			[]string{"if you have the key of the others: keyguard import --escrow-only"}}
 	case best.Key != "":
-		return "", outcome{exitDoubt, fmt.Sprintf("the keyfile is %s; key %s opens %v", r.Keyfile.State(), best.Key, best.Proof),
+		return "", outcome{exitDoubt, fmt.Sprintf("the keyfile is not right, %s; key %s %s", r.Keyfile.State(), best.Key, opened(r.Rows, best.Key)),
 			[]string{"put it into place: keyguard restore"}}
 	}
 	return "", judgeNone(r)

@@ -127,6 +127,9 @@ func awsFaults(s *awsStore) []escrowtest.Fault {
 	add("save", "throttled", fail(put, 400, "ThrottlingException", "Rate exceeded"), escrow.ErrRateLimited, false)
 	add("save", "over a quota", fail(put, 400, "LimitExceededException", "The request failed because it would exceed one of the Secrets Manager quotas."), escrow.ErrFull, false)
 	add("save", "refused", fail(put, 400, "InvalidParameterException", "The parameter name or value is invalid."), escrow.ErrRefused, false)
+	const deleted = "You can't perform this operation on the secret because it was marked for deletion."
+	add("save", "deleted meanwhile", fail(put, 400, "InvalidRequestException", deleted), escrow.ErrUnreadable, false)
+	add("save", "deleted before it is read back", after(put, 400, "InvalidRequestException", deleted), escrow.ErrUnreadable, true)
 	add("save", "no encryption", fail(put, 400, "EncryptionFailure", "Secrets Manager can't encrypt"), escrow.ErrRefused, false)
 	add("save", "comparison cut", fake.Fault{Kind: fake.CutBefore, Action: get, Times: 1}, escrow.ErrUnreachable, false)
 	add("save", "description cut", fake.Fault{Kind: fake.CutBefore, Action: describe}, escrow.ErrUnreachable, false)

@@ -723,6 +723,69 @@ func TestSplitTops(t *testing.T) {
 	}
 }
 
+// TestSplitNeverMixes: what stands on the stores is enough parts by number alone, and not of
+// one cut, or the same one twice. No key is made up, and a save refuses before it writes.
+func TestSplitNeverMixes(t *testing.T) {
+	t.Parallel()
+	k := key.Generate()
+	for name, tt := range map[string]struct {
+		spoil func(r *rack)
+		of    string // of what is there
+		save  error
+		says  string
+	}{
+		"the same part twice": {func(r *rack) {
+			data, err := os.ReadFile(r.files("a")[0])
+			try(t, err)
+			for _, name := range []string{"b", "c"} {
+				try(t, errors.Join(os.Remove(r.files(name)[0]), os.WriteFile(filepath.Join(r.path(name), "current", filepath.Base(r.files("a")[0])), data, 0o400)))
+			}
+		}, "1 of the 2 parts", escrow.ErrPartMoved, "b keeps part 1"},
+		"parts that were cut for three": {func(r *rack) {
+			try(t, errors.Join(os.Remove(r.files("b")[0]), os.Remove(r.files("c")[0])))
+			r.need = 3
+			mustSave(t, r.member(1), escrow.Current, k)
+			mustSave(t, r.member(2), escrow.Current, k)
+			r.need = 2
+		}, "of the ", escrow.ErrRecut, "any 3 parts"},
+		"parts of another host's key": {func(r *rack) {
+			try(t, errors.Join(os.Remove(r.files("b")[0]), os.Remove(r.files("c")[0])))
+			mustSave(t, r.member(1), escrow.Current, key.Generate())
+		}, "1 of the 2 parts", nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRack(t, 2, 3)
+			mustSave(t, r.open(), escrow.Current, k)
+			tt.spoil(r)
+			had := slices.Concat(r.files("a"), r.files("b"), r.files("c"))
+			s := r.open()
+			copies, err := s.List(t.Context())
+			if err != nil || len(copies) == 0 {
+				t.Fatalf("%v, %v", copies, err)
+			}
+			for _, c := range copies {
+				if got, _, err := s.Fetch(t.Context(), c); !errors.Is(err, escrow.ErrUnreadable) || !got.IsZero() || !strings.Contains(c.Unreadable, tt.of) {
+					t.Errorf("%+v: %v, %v", c, got, err)
+				}
+				if got, _, err := s.Rebuild(t.Context(), c); err == nil || !got.IsZero() {
+					t.Errorf("%+v: %v, %v", c, got, err)
+				}
+			}
+			if tt.save == nil {
+				mustSave(t, s, escrow.Current, k)
+				holdsKey(t, r.open(), k)
+				return
+			}
+			if _, err := s.Save(t.Context(), escrow.Current, k); !errors.Is(err, tt.save) || !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("Save: %v", err)
+			}
+			if now := slices.Concat(r.files("a"), r.files("b"), r.files("c")); !slices.Equal(now, had) {
+				t.Errorf("written: %v", now)
+			}
+		})
+	}
+}
+
 // roomless is a store that is full.
 type roomless struct{ escrow.Escrow }
 

@@ -40,6 +40,7 @@ var table = []struct{ path, bench, unit, against, target string }{
 	{"restore at a start, Vault", "Restore/vault", "x-linked", "the same", "≤ 3"},
 	{"restore at a start, directory", "Restore/directory", "x-linked", "the same", "≤ 3"},
 	{"restore at a start, pass", "Restore/pass", "x-linked", "the same", ""},
+	{"restore at a start, split of three", "Restore/split", "x-slowest", "the slowest of its stores alone, by the clock", "≤ 1.3"},
 	{"gcloud, only starting", "Restore/gcloud", "x-linked", "the same", ""},
 	{"five years of ledger, read", "Read", "ns/op", "", ""},
 	{"sample of 1 M rows", "Prove", "sample-ms", "", "≤ 500 ms"},

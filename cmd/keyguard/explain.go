@@ -141,6 +141,7 @@ var remedies = []struct {
 	{escrow.ErrReadOnly, 0, "mount it writable; or it lies outside of what the watcher's unit may write: keyguard doctor tells which; then: keyguard backup"},
 	{escrow.ErrExposed, 0, "chown root and chmod go-rwx what is named; a stick without modes (FAT): mount it with umask=077; or seal its copies (recipients); then: keyguard backup"},
 	{escrow.ErrFull, 0, "make room there, then: keyguard backup"},
+	{escrow.ErrPerhaps, 0, "bring back the store that is named, or save to the others: keyguard backup"},
 	{escrow.ErrPartly, 0, "bring back the stores that are named, then: keyguard backup"},
 	{escrow.ErrPartMoved, 0, "put the old number back at part of this member, or give the part a store of its own: keyguard config"},
 	{escrow.ErrRecut, 0, "a new key is cut as configured: keyguard rotate; or put the old need back, then: keyguard config"},

@@ -11,7 +11,7 @@ import (
 )
 
 // StageNext writes k to <keyfile>.next, 0400, synced: rotation's step 2. The error is
-// fs.ErrExist if something is there, which KeepNext puts away.
+// fs.ErrExist if something is there. After any error KeepNext puts away what stands there.
 func (f File) StageNext(k key.Key) error {
 	if k.IsZero() {
 		return fmt.Errorf("cannot stage %s: %w", f.next(), key.ErrSize)
@@ -22,7 +22,7 @@ func (f File) StageNext(k key.Key) error {
 	}
 	defer l.Release()
 	if err := durable.CreateNew(f.next(), k.UnsafeBytes(), f.attr()); err != nil {
-		return fmt.Errorf("cannot stage %s: %w", f.next(), err)
+		return fmt.Errorf("cannot stage %s: %w", f.next(), durable.NotDone(err))
 	}
 	return nil
 }

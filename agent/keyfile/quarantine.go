@@ -87,7 +87,7 @@ func (f File) addToQuarantine(content []byte, now time.Time) error {
 		clear(there)
 		if equal {
 			// Whoever wrote it may have crashed before the name was on disk.
-			return durable.SyncDir(f.Quarantine)
+			return durable.SyncFound(f.Quarantine)
 		}
 	}
 	return firstFree(now, func(stamp string) error {

@@ -62,7 +62,7 @@ func (f File) rehearseExchange(seen Seen, now time.Time) error {
 	if aside != temp {
 		// There is no way back without the exchange, and none is needed: the copy has the
 		// keyfile's name, and what had it is an aside.
-		return durable.SyncDir(f.dir())
+		return durable.SyncFound(f.dir())
 	}
 	if err := durable.Exchange(temp, f.Path); err != nil {
 		return fmt.Errorf("it could be exchanged, and not back: a copy of it is in its place: %w", err)
@@ -76,5 +76,5 @@ func (f File) rehearseExchange(seen Seen, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(remove(temp), durable.SyncDir(f.dir()))
+	return errors.Join(remove(temp), durable.SyncFound(f.dir()))
 }

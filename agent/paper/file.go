@@ -29,7 +29,7 @@ func Save(path string, page []byte) (Saved, error) {
 	defer dir.Close() //nolint:errcheck // nothing was written to it
 	if err := durable.CreateNew(path, page, durable.Attr{Mode: 0o400, UID: -1, GID: -1, Modeless: true}); err != nil {
 		if errors.Is(err, durable.ErrNotSynced) { // nobody knows of this page
-			err = errors.Join(err, durable.Remove(path))
+			err = errors.Join(durable.NotDone(err), durable.Remove(path))
 		}
 		return Saved{}, err
 	}

@@ -244,8 +244,8 @@ func MkdirAll(dir string, a Attr) error {
 			return err
 		}
 	}
-	if err := SyncDir(filepath.Dir(dir)); err != nil {
-		return fmt.Errorf("cannot make the directory %s: %w", dir, errors.Join(errors.New(err.Error()), Remove(dir)))
+	if err := SyncFound(filepath.Dir(dir)); err != nil {
+		return fmt.Errorf("cannot make the directory %s: %w", dir, errors.Join(err, Remove(dir)))
 	}
 	return nil
 }
@@ -257,26 +257,54 @@ func mkdir(dir string) error {
 	return os.Mkdir(dir, 0o700)
 }
 
-// SyncDir makes the names in dir durable. Any error is ErrNotSynced of what was changed
-// there before.
-func SyncDir(dir string) error {
+// SyncDir makes the names in dir durable, after the caller has changed one: any error is
+// ErrNotSynced of that change.
+func SyncDir(dir string) error { return notSynced(SyncFound(dir)) }
+
+// SyncFound is SyncDir for who has changed nothing that lasts, and relies on what was found.
+func SyncFound(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrNotSynced, err)
+		return err
 	}
 	defer d.Close() //nolint:errcheck // nothing was written through it
-	return syncNames(d)
+	return syncFound(d)
 }
 
-func syncNames(dir *os.File) error {
+func syncFound(dir *os.File) error {
 	err := ask(Change{Do: SyncNames, Path: dir.Name()})
 	if err == nil {
 		err = dir.Sync()
 	}
 	if err != nil {
-		return fmt.Errorf("%w: cannot sync the directory %s: %w", ErrNotSynced, dir.Name(), err)
+		return fmt.Errorf("cannot sync the directory %s: %w", dir.Name(), err)
 	}
 	return nil
+}
+
+func syncNames(dir *os.File) error { return notSynced(syncFound(dir)) }
+
+func notSynced(err error) error {
+	if err != nil {
+		return &unsynced{err}
+	}
+	return nil
+}
+
+// unsynced is the ErrNotSynced that says why.
+type unsynced struct{ why error }
+
+func (e *unsynced) Error() string        { return ErrNotSynced.Error() + ": " + e.why.Error() }
+func (e *unsynced) Unwrap() error        { return e.why }
+func (e *unsynced) Is(target error) bool { return target == ErrNotSynced }
+
+// NotDone is an error for who takes the change back: without the word of ErrNotSynced that it
+// is made.
+func NotDone(err error) error {
+	if e := (*unsynced)(nil); errors.As(err, &e) {
+		return e.why
+	}
+	return err
 }
 
 // retry repeats a call that a signal interrupted.

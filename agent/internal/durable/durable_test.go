@@ -275,12 +275,18 @@ func TestNotSynced(t *testing.T) {
 			return nil
 		}
 		// Nobody finds it and relies on it.
-		if err := MkdirAll(filepath.Join(dir, "a"), Attr{}); err == nil || errors.Is(err, ErrNotSynced) {
+		if err := MkdirAll(filepath.Join(dir, "a"), Attr{}); err == nil || errors.Is(err, ErrNotSynced) || strings.Contains(err.Error(), ErrNotSynced.Error()) {
 			t.Errorf("%v, want an error that says that nothing is made", err)
 		}
 		only(t, dir)
 		if err := SyncDir(dir); !errors.Is(err, ErrNotSynced) {
 			t.Errorf("SyncDir: %v, want ErrNotSynced", err)
+		}
+		// Who found what is there has changed nothing, and who takes a change back has not either.
+		for name, err := range map[string]error{"SyncFound": SyncFound(dir), "NotDone": NotDone(SyncDir(dir))} {
+			if !errors.Is(err, broken) || errors.Is(err, ErrNotSynced) || strings.Contains(err.Error(), ErrNotSynced.Error()) {
+				t.Errorf("%s: %v, want the reason alone", name, err)
+			}
 		}
 	})
 	Disk = nil

@@ -24,6 +24,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -162,7 +163,9 @@ var ErrEntry = errors.New("not a ledger entry")
 // Append writes entries, in this order, and syncs them: when it returns nil they are
 // on disk (law 5). On error none counts that was not whole on disk before a crash, and
 // what was there is as readable as before. It makes the file, 0600, and the directory.
-// Where the file system hangs it is crew.ErrHangs, and the entries may come after all.
+// Where the file system hangs it is crew.ErrHangs. A caller that has gone by then acts on
+// what stands there, so that its entries may not come late: what is not written yet is left
+// alone, and what is, is taken away again before anybody else may append.
 //
 //	flock(ledger)
 //	openat(O_RDWR|O_CREAT|O_APPEND|O_NOFOLLOW, 0600), fchmod if the mode is another
@@ -171,13 +174,24 @@ var ErrEntry = errors.New("not a ledger entry")
 //	write       all entries at once: a crash here leaves some of them and a torn line
 //	fsync
 func (l *Ledger) Append(entries ...Entry) error {
-	if err := crew.Try(l.dir, func() error { return l.append(entries) }); err != nil {
+	var e ending
+	err := crew.Try(l.dir, func() error { return l.append(entries, &e) })
+	if errors.Is(err, crew.ErrHangs) && !e.first() {
+		return nil // it was done at that very moment
+	}
+	if err != nil {
 		return fmt.Errorf("cannot append to the ledger: %w", err)
 	}
 	return nil
 }
 
-func (l *Ledger) append(entries []Entry) error {
+// ending is how an append ended. Whoever comes to it first says that: who writes, that it is
+// done; who waits, that it was given up.
+type ending struct{ said atomic.Bool }
+
+func (e *ending) first() bool { return !e.said.Swap(true) }
+
+func (l *Ledger) append(entries []Entry, ended *ending) error {
 	for _, e := range entries {
 		if err := e.check(); err != nil {
 			return err
@@ -200,7 +214,7 @@ func (l *Ledger) append(entries []Entry) error {
 	}
 	defer f.Close() //nolint:errcheck // synced by then
 	if size == 0 {
-		if err := durable.SyncDir(l.dir); err != nil {
+		if err := durable.SyncFound(l.dir); err != nil {
 			return err
 		}
 	}
@@ -217,29 +231,23 @@ func (l *Ledger) append(entries []Entry) error {
 	if err != nil {
 		return err
 	}
+	if ended.said.Load() {
+		return crew.ErrHangs
+	}
 	if err := durable.Append(f, text); err != nil {
 		// A full disk: what got there is a torn line at best, and is dropped in any case.
 		return errors.Join(err, durable.Truncate(f, end))
 	}
+	if !ended.first() {
+		return errors.Join(crew.ErrHangs, durable.Truncate(f, end), durable.Sync(f))
+	}
 	return nil
 }
 
-// Try does what Append does before it writes, and nothing else: an immutable ledger, or one
-// that cannot be read, shows here.
+// Try does all that Append does, of no entry: an immutable ledger, one that cannot be read, a
+// torn line that cannot be cut off, a lock that cannot be taken show here.
 func (l *Ledger) Try() error {
-	err := crew.Try(l.dir, func() error {
-		if err := durable.MkdirAll(l.dir, durable.Attr{UID: -1, GID: -1}); err != nil {
-			return err
-		}
-		f, size, err := l.open(os.O_RDWR | os.O_CREATE | os.O_APPEND)
-		if err != nil {
-			return err
-		}
-		defer f.Close() //nolint:errcheck // nothing was written
-		_, _, _, err = lastEntry(f, size)
-		return err
-	})
-	if err != nil {
+	if err := crew.Try(l.dir, func() error { return l.append(nil, new(ending)) }); err != nil {
 		return fmt.Errorf("the ledger cannot be appended to: %w", err)
 	}
 	return nil

@@ -16,10 +16,13 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
+	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable/durabletest"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -725,6 +728,40 @@ func TestLockIsHeld(t *testing.T) {
 	err = l.Append(proven(keyB))
 	if busy := (lock.ErrBusy{}); !errors.As(err, &busy) || time.Since(began) > 20*patience {
 		t.Errorf("error %v after %v", err, time.Since(began))
+	}
+}
+
+// TestNothingComesLate: an append that was given up on a disk that hung leaves nothing when
+// that goes on: its caller has acted on what stood there, and so may somebody else have.
+func TestNothingComesLate(t *testing.T) {
+	for name, hangs := range map[string]durable.Do{
+		"before it is written": durable.Resize, "as it is written": durable.Write, "as it is synced": durable.SyncFile,
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := hourly(t)
+			write(t, l, proven(keyA))
+			put(t, l, append(content(t, l), `{"event":"pro`...))
+			synctest.Test(t, func(t *testing.T) {
+				goOn := make(chan struct{})
+				durable.Disk = func(c durable.Change) error {
+					if c.Do == hangs {
+						<-goOn
+					}
+					return nil
+				}
+				if err := l.Append(proven(keyB), Entry{Event: Parked}); !errors.Is(err, crew.ErrHangs) {
+					t.Errorf("%v, want an error that says that it hangs", err)
+				}
+				close(goOn)
+				synctest.Wait()
+				durable.Disk = nil
+			})
+			write(t, l, Entry{Event: Saved})
+			r := read(t, l)
+			if len(r.Entries) != 2 || len(r.Breaks) != 0 || r.Torn || stands(t, l).Known != keyA {
+				t.Errorf("%+v", r)
+			}
+		})
 	}
 }
 

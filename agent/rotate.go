@@ -210,12 +210,25 @@ func (t *turn) checkEscrows(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, rotateSave)
 	defer cancel()
 	o := t.o
-	eachEscrow(t.h, func(i int, _ Escrow) { o.askNewest(ctx, i) })
+	untaken := make([]error, len(t.h.Escrows)) // why an escrow that answers takes no further key, which step 8 would find out
+	eachEscrow(t.h, func(i int, s Escrow) {
+		o.askNewest(ctx, i)
+		if r, ok := s.Writer.(escrow.Rehearser); ok && o.evidence.Escrows[i].State == decide.EscrowAnswered {
+			untaken[i] = r.Rehearse(ctx)
+		}
+	})
 	o.history()
-	answered := 0
+	takes, why := 0, errors.New("no escrow answers")
 	for i, s := range o.evidence.Escrows {
-		if s.State == decide.EscrowAnswered {
-			answered++
+		switch {
+		case s.State != decide.EscrowAnswered:
+		case untaken[i] == nil:
+			takes++
+		case s.Required:
+			return notRotated(ErrNoHome, "the required escrow %q takes no further key: %w", s.Name, untaken[i])
+		default:
+			why = fmt.Errorf("escrow %q takes no further key: %w", s.Name, untaken[i])
+			t.complain(fmt.Sprintf("escrow %q takes no further key", s.Name), untaken[i])
 		}
 		newest, there := s.NewestCurrent()
 		switch {
@@ -233,25 +246,14 @@ func (t *turn) checkEscrows(ctx context.Context) error {
 		case newest.Miswritten():
 			return notRotated(ErrNotSafe, "copy %s, the newest in the required escrow %q, is the key as %s, not as its 32 bytes", newest.ID, s.Name, newest.Encoding)
 		}
-		if roomy, ok := t.h.Escrows[i].Writer.(escrow.Roomy); ok && s.State == decide.EscrowAnswered {
-			// Step 8 would find it out, with the rows under the new key.
-			err := roomy.Room(ctx)
-			switch {
-			case err == nil || !errors.Is(err, escrow.ErrFull): // step 1 asks again
-			case s.Required:
-				return notRotated(ErrNoHome, "the required escrow %q takes no further key: %w", s.Name, err)
-			default:
-				t.complain(fmt.Sprintf("escrow %q will not hold the new key", s.Name), err)
-			}
-		}
 		if shared, ok := t.h.Escrows[i].Reader.(escrow.Shared); ok && s.Required && there {
 			if e := shared.Lacks(escrow.Copy{ID: newest.ID}); e != nil && !e.Safe {
 				return notRotated(ErrNotSafe, "in escrow %q it is %w", s.Name, e)
 			}
 		}
 	}
-	if answered == 0 {
-		return notRotated(ErrNoHome, "no escrow answers")
+	if takes == 0 {
+		return notRotated(ErrNoHome, "%w", why)
 	}
 	return nil
 }

@@ -107,6 +107,29 @@ func TestRotationRefused(t *testing.T) {
 		"the ledger is immutable": func(h *host, _ *rowstest.Database) {
 			flag(h, "state/ledger.jsonl", unix.STATX_ATTR_IMMUTABLE)
 		},
+		"the ledger's lock cannot be taken": func(h *host, _ *rowstest.Database) {
+			flag(h, "state/ledger", unix.STATX_ATTR_IMMUTABLE)
+		},
+		"a torn line cannot be cut off the ledger": func(h *host, _ *rowstest.Database) {
+			f, err := os.OpenFile(h.path("state/ledger.jsonl"), os.O_WRONLY|os.O_APPEND, 0)
+			h.must(err)
+			_, err = f.WriteString(`{"event":"pro`)
+			h.must(errors.Join(err, f.Close()))
+			flag(h, "state/ledger.jsonl", unix.STATX_ATTR_APPEND)
+		},
+		"an escrow's quarantine is immutable": func(h *host, _ *rowstest.Database) {
+			flag(h, "usb0/quarantine", unix.STATX_ATTR_IMMUTABLE)
+		},
+		"an escrow's current shelf is immutable": func(h *host, _ *rowstest.Database) {
+			flag(h, "usb0/current", unix.STATX_ATTR_IMMUTABLE)
+		},
+		"an escrow's shelf is append-only": func(h *host, _ *rowstest.Database) {
+			flag(h, "usb0/quarantine", unix.STATX_ATTR_APPEND)
+		},
+		"no escrow takes it, and none must": func(h *host, _ *rowstest.Database) {
+			h.Escrows[0].Required = false
+			flag(h, "usb0/quarantine", unix.STATX_ATTR_IMMUTABLE)
+		},
 		"read-only by default": func(h *host, db *rowstest.Database) {
 			_, err := db.Exec("do $$ begin execute format('alter database %I set default_transaction_read_only = on', current_database()); end $$")
 			h.must(err)
@@ -136,7 +159,8 @@ func TestRotationRefused(t *testing.T) {
 			before := entries()
 			for _, dry := range []bool{true, false} {
 				got, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{DryRun: dry})
-				if !errors.Is(err, agent.ErrNotRotated) || !errors.Is(err, agent.ErrCannotEnd) && !errors.Is(err, rows.ErrMayNot) || got.Rotated {
+				why := errors.Is(err, agent.ErrCannotEnd) || errors.Is(err, rows.ErrMayNot) || errors.Is(err, agent.ErrNoHome) && errors.Is(err, escrow.ErrHeld)
+				if !errors.Is(err, agent.ErrNotRotated) || !why || got.Rotated {
 					t.Errorf("dry %t: %+v, %v", dry, got, err)
 				}
 			}

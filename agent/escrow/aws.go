@@ -499,15 +499,13 @@ func (d awsDescription) room() error {
 	return fmt.Errorf("%w: %d keys are labelled there, and AWS keeps no more; after making sure that old dumps need none of them, take a label off: aws secretsmanager update-secret-version-stage", ErrFull, n)
 }
 
-// Room needs secretsmanager:DescribeSecret.
-func (a *AWS) Room(ctx context.Context) error {
+// Rehearse counts labels, as far as secretsmanager:DescribeSecret is granted.
+func (a *AWS) Rehearse(ctx context.Context) error {
 	for _, s := range Shelves {
-		about, err := a.describe(ctx, s)
-		if err == nil {
-			err = about.room()
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", a.secret(s), err)
+		if about, err := a.describe(ctx, s); err == nil {
+			if err := about.room(); err != nil {
+				return fmt.Errorf("%s: %w", a.secret(s), err)
+			}
 		}
 	}
 	return nil

@@ -280,7 +280,7 @@ func TestAWSSaysWhatIsWrong(t *testing.T) {
 			mustSave(t, e, escrow.Current, last)
 		}
 		before := s.Calls()["PutSecretValue"]
-		if err := e.Room(t.Context()); !errors.Is(err, escrow.ErrFull) || !strings.Contains(err.Error(), "18 keys") {
+		if err := e.Rehearse(t.Context()); !errors.Is(err, escrow.ErrFull) || !strings.Contains(err.Error(), "18 keys") {
 			t.Errorf("there is room: %v", err)
 		}
 		if _, err := e.Save(t.Context(), escrow.Current, key.Generate()); !errors.Is(err, escrow.ErrFull) || !strings.Contains(err.Error(), "18 keys") {

@@ -163,19 +163,19 @@ type Writer interface {
 	Save(ctx context.Context, s Shelf, k key.Key) (Copy, error)
 }
 
-// Roomy is a Writer whose store takes so many keys and no more.
-type Roomy interface {
-	// Room says why it takes no further one: ErrFull, or what keeps it from telling. nil
-	// where it does.
-	Room(ctx context.Context) error
-}
-
 // Renewer is an escrow whose store may delete copies by itself, after a time that its own
 // administrators set.
 type Renewer interface {
 	// Renew stores again, beside it, each copy that is Ending, but for the newest current
 	// one, which is Save's. The error says that some cannot be renewed.
 	Renew(ctx context.Context) error
+}
+
+// Rehearser is a Writer that can find out, without a key, whether both shelves would take
+// another one.
+type Rehearser interface {
+	// Rehearse says why a Save would fail, as far as that shows; where nothing shows, nil.
+	Rehearse(ctx context.Context) error
 }
 
 // Escrow is a place opened for reading and writing. Close ends its connections; an
@@ -196,6 +196,9 @@ var (
 	ErrAmbiguous = errors.New("more than one such place")
 	// ErrDenied: the store knows who asks, and refuses.
 	ErrDenied = errors.New("permission denied")
+	// ErrHeld: a file system refuses, whoever asks: a directory that is immutable or append-only,
+	// another machine's that does not trust our root, a sandbox. It is an ErrDenied too.
+	ErrHeld = fmt.Errorf("%w by the file system", ErrDenied)
 	// ErrUnauthenticated: no credentials, or the store does not accept them.
 	ErrUnauthenticated = errors.New("not authenticated")
 	// ErrClock: credentials were refused, and this host's clock is why (pitfall: a wrong

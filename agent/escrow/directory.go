@@ -270,7 +270,7 @@ func (d *Directory) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) 
 		clear(stored)
 		if same {
 			// Whoever wrote it may have crashed before the name was on disk.
-			if err := durable.SyncDir(within(shelf, ".")); err != nil {
+			if err := durable.SyncFound(within(shelf, ".")); err != nil {
 				return fail(err)
 			}
 			return c, nil
@@ -321,23 +321,53 @@ func (d *Directory) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) 
 // exposed looks what becomes of the mode of a file: a file system without modes (FAT) gives
 // all files the mount's, whatever was asked for. No key is written to find out.
 func exposed(shelf *os.File) error {
-	name := durable.TempPrefix + strings.ToLower(rand.Text())
-	fd, err := retryFD(func() (int, error) {
-		return unix.Openat(int(shelf.Fd()), name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-	})
+	f, err := durable.OpenNew(within(shelf, durable.TempPrefix+strings.ToLower(rand.Text())))
 	if err != nil {
 		return err
 	}
-	_ = unix.Fchmod(fd, 0o400) // where it is refused, what came out is what counts
-	var st unix.Stat_t
-	err = unix.Fstat(fd, &st)
-	if err := errors.Join(err, unix.Close(fd), unix.Unlinkat(int(shelf.Fd()), name, 0)); err != nil {
+	_ = f.Chmod(0o400) // where it is refused, what came out is what counts
+	info, err := f.Stat()
+	if err := errors.Join(err, f.Close(), durable.Remove(f.Name())); err != nil {
 		return err
 	}
-	if mode := st.Mode & 0o777; mode&0o077 != 0 {
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		return fmt.Errorf("%w: files there have mode %04o", ErrExposed, mode)
 	}
 	return nil
+}
+
+// Rehearse does on both shelves what a Save does, with a file that holds no key, and takes it
+// away again.
+func (d *Directory) Rehearse(ctx context.Context) error {
+	root, err := d.open(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot rehearse a save to %s: %w", d.o.Path, err)
+	}
+	defer root.Close()
+	if err := d.checkDisk(root); err != nil {
+		return fmt.Errorf("cannot save to %s: %w", d.o.Path, err)
+	}
+	for _, s := range Shelves {
+		if err := d.rehearse(ctx, root, s); err != nil {
+			return fmt.Errorf("cannot save to %s: %w", d.shelfPath(s), fileError(err))
+		}
+	}
+	return nil
+}
+
+func (d *Directory) rehearse(ctx context.Context, root *os.File, s Shelf) error {
+	shelf, err := d.shelf(ctx, root, s)
+	if err != nil {
+		return err
+	}
+	defer shelf.Close()
+	if len(d.o.Recipients) == 0 {
+		if err := exposed(shelf); err != nil {
+			return err
+		}
+	}
+	const block = 4096 // a copy, sealed or not, takes one
+	return durable.Room(within(shelf, "."), 1, block)
 }
 
 func (d *Directory) shelfPath(s Shelf) string { return filepath.Join(d.o.Path, string(s)) }
@@ -646,12 +676,17 @@ func notMounted(err error) error {
 // which is one in /proc: the caller names the place. An error that has a sentinel keeps it.
 func fileError(err error) error {
 	var errno syscall.Errno
-	if err == nil || !errors.As(err, &errno) || hasSentinel(err) {
+	switch {
+	case err == nil || hasSentinel(err):
+		return err
+	case errors.Is(err, durable.ErrAppendOnly):
+		return fmt.Errorf("%w: %w", ErrHeld, durable.ErrAppendOnly)
+	case !errors.As(err, &errno):
 		return err
 	}
 	switch errno {
 	case unix.EACCES, unix.EPERM:
-		return fmt.Errorf("%w: %w", ErrDenied, errno)
+		return fmt.Errorf("%w: %w", ErrHeld, errno)
 	case unix.EROFS:
 		return fmt.Errorf("%w: %w", ErrReadOnly, errno)
 	case unix.ENOSPC, unix.EDQUOT:

@@ -79,6 +79,67 @@ func mustSave(t testing.TB, e escrow.Writer, s escrow.Shelf, k key.Key) escrow.C
 	return c
 }
 
+// TestRehearse: what would keep a copy out shows without a key, on either shelf and in the
+// child, too; and nothing is left there.
+func TestRehearse(t *testing.T) {
+	for name, open := range map[string]func(escrow.DirectoryOptions) escrow.Escrow{
+		"here": func(o escrow.DirectoryOptions) escrow.Escrow { return openDirectory(t, o) },
+		"in a child": func(o escrow.DirectoryOptions) escrow.Escrow {
+			i, err := escrow.NewIsolated("/usr/bin/env", []string{"GORACE=atexit_sleep_ms=0", os.Args[0], "serve-directory"}, o, 0)
+			try(t, err)
+			return i
+		},
+		"of a split": func(o escrow.DirectoryOptions) escrow.Escrow {
+			s := escrow.SplitOptions{Name: "split", Need: 2}
+			for i := range 3 {
+				part := o
+				part.Name, part.Path, part.Part = fmt.Sprint("part", i), filepath.Join(o.Path, fmt.Sprint("part", i)), escrow.PartOf{Need: 2, Number: i + 1}
+				if i == 0 { // that one must have its part
+					part.Path = o.Path
+				}
+				s.Members = append(s.Members, escrow.Member{Escrow: openDirectory(t, part), Number: i + 1, Required: i == 0})
+			}
+			split, err := escrow.NewSplit(s)
+			try(t, err)
+			return split
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := t.TempDir()
+			e := open(escrow.DirectoryOptions{Name: "usb", Path: path})
+			try(t, e.Init(t.Context()))
+			rehearse := e.(escrow.Rehearser).Rehearse
+			try(t, rehearse(t.Context()))
+			for _, shelf := range escrow.Shelves {
+				shelf := filepath.Join(path, string(shelf))
+				for what, flag := range map[string]int{"immutable": unix.STATX_ATTR_IMMUTABLE, "append-only": unix.STATX_ATTR_APPEND} {
+					setFlags(t, shelf, flag)
+					err := rehearse(t.Context())
+					setFlags(t, shelf, 0)
+					if !errors.Is(err, escrow.ErrHeld) {
+						t.Errorf("%s is %s: %v", shelf, what, err)
+					}
+				}
+				left, err := os.ReadDir(shelf)
+				if try(t, err); len(left) > 0 {
+					t.Errorf("left in %s: %v", shelf, left)
+				}
+			}
+		})
+	}
+}
+
+// setFlags sets FS_IMMUTABLE_FL or FS_APPEND_FL of ioctl_iflags(2), which have the values of
+// statx(2), or neither.
+func setFlags(t *testing.T, path string, flags int) {
+	t.Helper()
+	needRoot(t)
+	f, err := os.Open(path)
+	try(t, err)
+	defer f.Close()
+	try(t, unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags))
+}
+
 func TestDirectoryConforms(t *testing.T) {
 	t.Parallel()
 	to, identity := identityFile(t)

@@ -90,6 +90,11 @@ func (i *Isolated) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) {
 	return a.Copies[0], nil
 }
 
+func (i *Isolated) Rehearse(ctx context.Context) error {
+	_, _, err := i.ask(ctx, request{Op: "rehearse"}, key.Key{})
+	return err
+}
+
 type request struct {
 	Op      string
 	Options DirectoryOptions
@@ -119,7 +124,7 @@ var sentinels = []struct {
 	name string
 	err  error
 }{
-	{"no place", ErrNoPlace}, {"ambiguous", ErrAmbiguous}, {"denied", ErrDenied}, {"clock", ErrClock}, {"unauthenticated", ErrUnauthenticated},
+	{"no place", ErrNoPlace}, {"ambiguous", ErrAmbiguous}, {"held", ErrHeld}, {"denied", ErrDenied}, {"clock", ErrClock}, {"unauthenticated", ErrUnauthenticated},
 	{"never left", ErrNeverLeft}, {"untrusted", ErrUntrusted}, {"store sealed", ErrStoreSealed}, {"unreachable", ErrUnreachable}, {"timeout", ErrTimeout},
 	{"rate limited", ErrRateLimited}, {"program", ErrProgram}, {"location", ErrLocation}, {"refused", ErrRefused}, {"unreadable", ErrUnreadable}, {"gone", ErrGone},
 	{"sealed", ErrSealed}, {"corrupt", ErrCorrupt}, {"mangled", key.ErrMangled}, {"damaged part", key.ErrPartDamaged}, {"not a key", ErrNotKey},
@@ -310,6 +315,8 @@ func (r request) serve(ctx context.Context, payload []byte) (a answer, k key.Key
 		var c Copy
 		c, err = d.Save(ctx, r.Shelf, saved)
 		a.Copies = []Copy{c}
+	case "rehearse":
+		err = d.Rehearse(ctx)
 	case "examine":
 		var e Examination
 		e, err = d.Examine(ctx)

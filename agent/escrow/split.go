@@ -953,24 +953,20 @@ func (s *Split) Refuses(of key.Fingerprint) error {
 	return s.refusal(s.index, of)
 }
 
-// Room says which members have none for the part of another key, where one of them is
-// required, or the others are too few for one more to be lost.
-func (s *Split) Room(ctx context.Context) error {
-	full := s.each(func(_ int, m Member) error {
-		r, ok := m.Escrow.(Roomy)
-		if !ok {
-			return nil
+// Rehearse has every member that can rehearse a save. What a rotation would go on without is
+// no error.
+func (s *Split) Rehearse(ctx context.Context) error {
+	errs := s.each(func(_ int, m Member) error {
+		if r, ok := m.Escrow.(Rehearser); ok {
+			return r.Rehearse(ctx)
 		}
-		if err := r.Room(ctx); errors.Is(err, ErrFull) {
-			return err
-		}
-		return nil // it cannot be asked: its Save tells
+		return nil // its Save tells
 	})
-	failed, required := without(full, nil), false
+	failed, required := without(errs, nil), false
 	for i, m := range s.o.Members {
-		required = required || m.Required && full[i] != nil
+		required = required || m.Required && errs[i] != nil
 	}
-	if left := len(s.o.Members) - len(failed); failed == nil || !required && left > s.o.Need {
+	if len(failed) == 0 || !required && len(errs)-len(failed) > s.o.Need {
 		return nil
 	}
 	return all(failed)

@@ -789,7 +789,7 @@ func TestSplitNeverMixes(t *testing.T) {
 // roomless is a store that is full.
 type roomless struct{ escrow.Escrow }
 
-func (roomless) Room(context.Context) error { return escrow.ErrFull }
+func (roomless) Rehearse(context.Context) error { return escrow.ErrFull }
 
 // TestSplitRoom: a store without room for the next part is told before there is one.
 func TestSplitRoom(t *testing.T) {
@@ -813,7 +813,7 @@ func TestSplitRoom(t *testing.T) {
 		for i := range tt.full {
 			s.Members()[i].Escrow = roomless{s.Members()[i].Escrow}
 		}
-		err := s.Room(t.Context())
+		err := s.Rehearse(t.Context())
 		if !errors.Is(err, tt.want) || (tt.want == nil) != (err == nil) || err != nil && !strings.Contains(err.Error(), "a: ") {
 			t.Errorf("%+v: %v", tt, err)
 		}

@@ -93,7 +93,6 @@ var remedies = []struct {
 	{agent.ErrNoRows, exitRefused, "there is nothing to re-encrypt; see: keyguard status"},
 	{agent.ErrForeignCopy, 0, "if that copy is this host's own after all: keyguard accept; else give each host a place of its own in the configuration"},
 	{agent.ErrNotSafe, exitRefused, "see what every escrow says: keyguard copies; save the present key: keyguard backup; then: keyguard rotate"},
-	{agent.ErrNoHome, exitRefused, "see what every escrow says: keyguard copies; then: keyguard rotate"},
 	{agent.ErrOtherClients, exitRefused, "end these programs (they are in pg_stat_activity), then: keyguard rotate, or keyguard repair"},
 	{agent.ErrCannotEnd, exitRefused, "see what holds the keyfile, its directory or the state directory (lsattr -d, findmnt --target, df, df -i), free it (chattr -i -a, umount), then: keyguard rotate, or keyguard repair"},
 	{agent.ErrEnded, exitDoubt, "nothing is to be done: the daemon's next start, or the watcher, finds out from the rows which key holds; when the host is up again: keyguard status"},
@@ -118,6 +117,7 @@ var remedies = []struct {
 	{escrow.ErrMisconfigured, 0, "correct it in the configuration, and check it: keyguard config"},
 	{escrow.ErrAmbiguous, 0, "unplug one of them, or name the right one by UUID= in path of this escrow (lsblk --fs shows both), then: keyguard status"},
 	{escrow.ErrAddOnly, 0, "look at it with credentials that may read, from another host: keyguard copies"},
+	{escrow.ErrHeld, 0, "see what holds its directories, and whose they are (lsattr -d, ls -ld, findmnt --target), free them (chattr -i -a, mount without root_squash), then: keyguard backup"},
 	{escrow.ErrDenied, 0, "grant this host the role (for Secret Manager: secretmanager.secretAccessor, secretVersionAdder and viewer; for Vault: the policy in the README; for AWS: that in the manual), then: keyguard status"},
 	{escrow.ErrClock, 0, "set the clock (timedatectl status), then: keyguard status"},
 	{escrow.ErrUnauthenticated, 0, "check credentials_file of this escrow, token_file, role_id_file and secret_id_file, or the token in environment_file: keyguard config; whether the watcher, too, sees that file: keyguard doctor"},
@@ -146,6 +146,8 @@ var remedies = []struct {
 	{escrow.ErrPartMoved, 0, "put the old number back at part of this member, or give the part a store of its own: keyguard config"},
 	{escrow.ErrRecut, 0, "a new key is cut as configured: keyguard rotate; or put the old need back, then: keyguard config"},
 	{escrow.ErrUnverified, 0, "grant this host the right to read it back, then: keyguard backup"},
+
+	{agent.ErrNoHome, exitRefused, "see what every escrow says: keyguard copies; then: keyguard rotate"},
 
 	// The database.
 	{rows.ErrPassword, exitDoubt, "check the password where the daemon's database URL stands ([database] url_file), then: keyguard verify"},
@@ -208,6 +210,7 @@ var remedies = []struct {
 	{unit.ErrNoUnit, 0, "name the daemon's unit in [daemon] of the configuration, or \"\" for none, then: keyguard config"},
 	{syscall.EISDIR, 0, "a directory stands in the place of a file: see what is in it, move it away, then: keyguard status"},
 	{syscall.ENOSPC, 0, "make room on the disk (df), then try again"},
+	{syscall.EIO, 0, "see what is wrong with the disk (dmesg), put it right, then do the same again, or see: keyguard status"},
 	{syscall.EROFS, 0, "the file system is read-only; see dmesg, remount it writable, then try again"},
 	{agent.ErrNotPlaced, exitDoubt, "see what holds the keyfile or its directory (lsattr -d, findmnt --target) and free it (chattr -i -a, umount), then: systemctl start containarium"},
 	{syscall.EBUSY, 0, "something holds it, a mount or another program; see which: findmnt, fuser -v; then: keyguard status"},
@@ -287,6 +290,8 @@ func (a *app) explain(err error) int {
 		}
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 		a.remedy(err)
+	case errors.As(err, &conf) && errors.Is(err, crew.ErrHangs):
+		a.remedy(crew.ErrHangs)
 	case errors.As(err, &conf) && errors.Is(err, fs.ErrPermission):
 		a.remedy(fs.ErrPermission)
 	case errors.As(err, &conf) && errors.Is(err, fs.ErrNotExist):

@@ -26,17 +26,18 @@ import (
 
 // noRemedy are the exported errors that never reach a person as they are.
 var noRemedy = map[string]string{
-	"key.ErrMarshal":       "a fault of ours: whoever marshals a key finds out in a test",
-	"ledger.ErrEntry":      "a fault of ours: an entry that operations never make",
-	"keyfile.ErrNoNext":    "a fault of ours: only a rotation that staged a key uses it",
-	"lock.ErrBusy":         "agent makes its own ErrBusy of it",
-	"durable.ErrNoRename2": "keyfile takes law 3's other way then",
-	"run.ErrExit":          "escrow makes ErrUnreachable of it",
-	"run.ErrOutput":        "escrow makes ErrUnreachable of it",
-	"run.ErrAbandoned":     "escrow makes ErrTimeout of it",
-	"fleet.ErrInventory":   "what the command line names is wrong: the help of fleet says how it is",
-	"fleet.ErrStatus":      "a host's row of fleet says it",
-	"escrow.ErrNotListed":  "fleet looks at each host that it is told of then",
+	"key.ErrMarshal":        "a fault of ours: whoever marshals a key finds out in a test",
+	"ledger.ErrEntry":       "a fault of ours: an entry that operations never make",
+	"keyfile.ErrNoNext":     "a fault of ours: only a rotation that staged a key uses it",
+	"lock.ErrBusy":          "agent makes its own ErrBusy of it",
+	"durable.ErrAppendOnly": "it is fs.ErrPermission, and escrow makes ErrHeld of it",
+	"durable.ErrNoRename2":  "keyfile takes law 3's other way then",
+	"run.ErrExit":           "escrow makes ErrUnreachable of it",
+	"run.ErrOutput":         "escrow makes ErrUnreachable of it",
+	"run.ErrAbandoned":      "escrow makes ErrTimeout of it",
+	"fleet.ErrInventory":    "what the command line names is wrong: the help of fleet says how it is",
+	"fleet.ErrStatus":       "a host's row of fleet says it",
+	"escrow.ErrNotListed":   "fleet looks at each host that it is told of then",
 }
 
 // parsed is every Go file below a directory that is part of the program.

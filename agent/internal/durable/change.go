@@ -1,7 +1,6 @@
 package durable
 
 import (
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -89,7 +88,7 @@ func Remove(path string) error {
 // can only be added. It syncs nothing.
 func OpenNew(path string) (*os.File, error) {
 	if appendOnly(filepath.Dir(path)) {
-		return nil, &fs.PathError{Op: "open", Path: path, Err: errAppendOnly}
+		return nil, &fs.PathError{Op: "open", Path: path, Err: ErrAppendOnly}
 	}
 	if err := ask(Change{Do: CreateFile, Path: path, Mode: 0o600}); err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
@@ -133,7 +132,14 @@ func Sync(f *os.File) error {
 	return f.Sync()
 }
 
-var errAppendOnly = fmt.Errorf("%w: the directory is append-only", fs.ErrPermission)
+// ErrAppendOnly says that names can be added to a directory and not be taken away. It is an
+// fs.ErrPermission too.
+var ErrAppendOnly error = appendOnlyError{}
+
+type appendOnlyError struct{}
+
+func (appendOnlyError) Error() string        { return "the directory is append-only" }
+func (appendOnlyError) Is(target error) bool { return target == fs.ErrPermission }
 
 // appendOnly tells whether names can be added to a directory and not be taken away,
 // ioctl_iflags(2): what is made there under another name would stay there, with the bytes

@@ -22,7 +22,8 @@ const (
 	// saveAgain is how long what an escrow took without its being over (law 4 kept it in
 	// quarantine) is left alone, and how long a trouble that goes on is not told again.
 	saveAgain = time.Hour
-	// saveAsk is how often an escrow to which nothing is due is asked all the same.
+	// saveAsk is how often an escrow to which nothing is due is asked all the same. One that
+	// does not answer is asked again after a pause that doubles up to that.
 	saveAsk = time.Hour
 )
 
@@ -110,11 +111,12 @@ func (s *saver) visit(ctx context.Context) (time.Duration, *saved) {
 		return s.next - now, nil
 	}
 	bring := agent.SaveDue
+	longest := saveLongest
 	if err == nil && (len(due) == 0 || slices.Equal(due, s.done) && now-s.doneAt < saveAgain) {
-		if now-s.asked < saveAsk {
+		if s.failures == 0 && now-s.asked < saveAsk {
 			return 0, nil
 		}
-		bring = agent.Ask
+		bring, longest = agent.Ask, saveAsk
 	}
 	s.asked = now
 	var results []agent.SaveResult
@@ -138,7 +140,7 @@ func (s *saver) visit(ctx context.Context) (time.Duration, *saved) {
 	})
 	if err != nil {
 		s.tried = due
-		return s.failed(now, results, err)
+		return s.failed(now, longest, results, err)
 	}
 	recovered := s.told != ""
 	s.failures, s.next, s.told = 0, 0, ""
@@ -163,14 +165,15 @@ func (s *saver) rester() escrow.Rester {
 	return nil
 }
 
-// failed sets the next try, and tells of the trouble when it is new, and once in a while.
-func (s *saver) failed(now time.Duration, results []agent.SaveResult, err error) (time.Duration, *saved) {
+// failed sets the next try, and tells of the trouble when it is new, and once in a while: not
+// later for a try that comes later.
+func (s *saver) failed(now, longest time.Duration, results []agent.SaveResult, err error) (time.Duration, *saved) {
 	if !errors.Is(err, escrow.ErrNeverLeft) || s.failures == 0 {
 		s.failures++
 	}
 	pause := saveFirst
 	for range s.failures - 1 {
-		pause = min(2*pause, saveLongest)
+		pause = min(2*pause, longest)
 	}
 	pause += rand.N(pause / 4)
 	if r := s.rester(); r != nil {
@@ -181,13 +184,16 @@ func (s *saver) failed(now time.Duration, results []agent.SaveResult, err error)
 	if errors.Is(err, escrow.ErrRecut) || errors.Is(err, escrow.ErrPartMoved) { // until somebody changes the configuration
 		pause = saveAgain
 	}
-	s.next = now + pause
-	if text := err.Error(); text != s.told || now-s.toldAt >= saveAgain {
-		s.told, s.toldAt = text, now
-	} else if len(results) == 0 {
-		return pause, nil
+	tell := err.Error() != s.told || now-s.toldAt >= saveAgain
+	if tell {
+		s.told, s.toldAt = err.Error(), now
 	} else {
 		err = nil
+	}
+	pause = min(pause, s.toldAt+saveAgain-now)
+	s.next = now + pause
+	if !tell && len(results) == 0 {
+		return pause, nil
 	}
 	return pause, &saved{escrow: s.escrow, results: results, err: err, next: pause}
 }

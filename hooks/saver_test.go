@@ -204,7 +204,8 @@ func (e *idleEscrow) Save(context.Context, escrow.Shelf, key.Key) (escrow.Copy, 
 }
 
 // TestSaverAsks: an escrow to which nothing is due is asked every hour (law 4), so that a
-// token that is no longer taken is told within the hour, and every hour.
+// token that is no longer taken is told within the hour, and every hour; and one that failed
+// soon again, with a pause that doubles, so that the end of an outage is known.
 func TestSaverAsks(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.Mkdir(filepath.Join(dir, "etc"), 0o700))
@@ -232,13 +233,29 @@ func TestSaverAsks(t *testing.T) {
 			t.Errorf("asked %d times on the first day, renewed %d, told %d", e.asked, e.renewed, told)
 		}
 		e.err = escrow.ErrUnauthenticated
-		if told := day(); told != 24 || e.asked != 48 {
-			t.Errorf("asked %d times in two days, told %d", e.asked, told)
+		e.asked = 0
+		// 5 s, doubling to an hour: a dozen tries until it is one an hour.
+		if told := day(); told != 24 || e.asked < 24+6 || e.asked > 24+14 {
+			t.Errorf("asked %d times on a day of failures, told %d", e.asked, told)
 		}
 		e.err = escrow.ErrNoPlace
 		h.Escrows[0].Required = false
-		if told := day(); told != 0 || e.asked != 72 {
-			t.Errorf("a stick that lies in a safe: asked %d times in three days, told %d", e.asked, told)
+		e.asked = 0
+		if told := day(); told != 0 || e.asked < 23 || e.asked > 25 {
+			t.Errorf("a stick that lies in a safe: asked %d times on a day, told %d", e.asked, told)
+		}
+		e.err = escrow.ErrUnreachable
+		for e.asked = 0; e.asked == 0; time.Sleep(time.Minute) {
+			s.visit(t.Context())
+		}
+		time.Sleep(3 * time.Minute)
+		e.err = nil
+		var again *saved
+		for since := time.Now(); again == nil && time.Since(since) < 10*time.Minute; time.Sleep(time.Minute) {
+			_, again = s.visit(t.Context())
+		}
+		if again == nil || !again.recovered {
+			t.Errorf("an outage of minutes is told to be over after an hour: %+v", again)
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
@@ -41,7 +42,9 @@ type GuardResult struct {
 	Done     bool   // what was decided was done; for Doubt and Lost see Parked
 	Parked   bool   // Doubt, Lost: the daemon starts without a key and cannot mint one
 	Exposed  string // what was loose about the keyfile and was put right: "mode 0644"
-	Trouble  []Trouble
+	// Untouched is since when it had stood there as it was seen: until then, where Exposed.
+	Untouched time.Time
+	Trouble   []Trouble
 }
 
 // Guard makes sure of the keyfile before the daemon reads it: it observes, decides
@@ -212,7 +215,7 @@ func (o *observation) tighten(r *GuardResult) {
 		o.complain("cannot tighten the keyfile, "+o.seen.Loose, err)
 		return
 	}
-	r.Exposed = o.seen.Loose
+	r.Exposed, r.Untouched = o.seen.Loose, o.seen.Changed
 	o.write(ledger.Entry{Event: ledger.Exposed, Fingerprint: o.evidence.Keyfile.Key, Reason: o.seen.Loose})
 }
 

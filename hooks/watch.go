@@ -101,6 +101,9 @@ type watcher struct {
 	flight *flight      // the round that is under way, or nil
 	landed chan outcome // of that round
 	again  bool         // another one is due after it
+	// waiting is what the journal has told of a key that nobody can name before the round
+	// ends: it may have touched the keyfile, and then only it knows what was there.
+	waiting []func()
 
 	savers    []*saver
 	restarts  chan error
@@ -147,6 +150,10 @@ type daemon struct {
 	// start, and when.
 	replaced   key.Fingerprint
 	replacedAt time.Time
+	// closed is the key whose file this watcher has closed to others, and since when it had
+	// stood there until then.
+	closed     key.Fingerprint
+	closedThen time.Time
 	trouble    string // why the journal could not be followed, as it was reported
 }
 
@@ -458,6 +465,16 @@ func (w *watcher) land(ctx context.Context, o outcome) {
 		w.again = false
 		defer w.round(ctx)
 	}
+	if r.Installed != "" && r.Evidence.Keyfile.Good {
+		w.daemon.replaced, w.daemon.replacedAt = r.Evidence.Keyfile.Key, w.h.Now()
+	}
+	if r.Exposed != "" {
+		w.daemon.closed, w.daemon.closedThen = r.Evidence.Keyfile.Key, r.Untouched
+	}
+	for _, understand := range w.waiting {
+		understand()
+	}
+	w.waiting = nil
 	if errors.Is(o.err, context.Canceled) {
 		w.seen, w.states = "", w.before // it was called off, and says nothing
 		return
@@ -477,9 +494,6 @@ func (w *watcher) land(ctx context.Context, o outcome) {
 	}
 	if o.err != nil || r.Held != "" || r.Decision.Action == decide.Doubt || r.Decision.Action == decide.Lost {
 		w.seen = ""
-	}
-	if r.Installed != "" && r.Evidence.Keyfile.Good {
-		w.daemon.replaced, w.daemon.replacedAt = r.Evidence.Keyfile.Key, w.h.Now()
 	}
 	settled := o.err == nil && r.Held == "" && !r.Waiting && r.Decision.Action != decide.Doubt && r.Decision.Action != decide.Lost
 	answer := r.Evidence.Rows.State == decide.RowsAnswer || r.Evidence.Rows.State == decide.RowsSilent
@@ -616,7 +630,7 @@ func (w *watcher) heard(n news) bool {
 	if l.Said == unit.CaughtUp {
 		d.caughtUp, d.trouble = true, ""
 		if d.read() {
-			w.daemonRead()
+			w.understand(func() {})
 		}
 		return true
 	}
@@ -643,17 +657,37 @@ func (w *watcher) heard(n news) bool {
 	}
 	switch l.Said {
 	case unit.Minted:
-		w.daemonRead()
-		w.record(ledger.Minted)
-		w.o.Tell(Event{Name: Minted, Fingerprint: d.holds, Text: fmt.Sprintf("the daemon found no key and made one, %s", d.holds)})
+		w.understand(func() {
+			w.record(ledger.Minted)
+			w.o.Tell(Event{Name: Minted, Fingerprint: d.holds, Text: fmt.Sprintf("the daemon found no key and made one, %s", d.holds)})
+		})
 	case unit.Ready, unit.Loaded, unit.Disabled:
-		w.daemonRead()
-		if !d.recorded && d.holds != "" {
-			d.recorded = true
-			w.record(ledger.StartedOn)
-		}
+		w.understand(func() {
+			if !d.recorded && d.holds != "" {
+				d.recorded = true
+				w.record(ledger.StartedOn)
+			}
+		})
 	}
 	return true
+}
+
+// understand finds out which key the daemon has told of, and then does what follows: where a
+// round under way may be the only one who knows, when that ends, unless the daemon was started
+// again by then.
+func (w *watcher) understand(then func()) {
+	w.daemonRead()
+	if w.daemon.holds != "" || w.flight == nil {
+		then()
+		return
+	}
+	invocation := w.daemon.invocation
+	w.waiting = append(w.waiting, func() {
+		if w.daemon.invocation == invocation {
+			w.daemonRead()
+			then()
+		}
+	})
 }
 
 // record has the ledger take down what the daemon did with a key, for a report.
@@ -672,6 +706,8 @@ func (w *watcher) daemonRead() {
 	case d.holds != "": // it reads its key once, whatever stands there by now
 	case d.replaced != "" && !d.readAt.After(d.replacedAt):
 		d.holds = d.replaced
+	case d.closed != "" && d.closed == w.kept && !d.closedThen.After(d.readAt):
+		d.holds = d.closed
 	case d.readAt.IsZero():
 		d.holds = w.kept
 	default:

@@ -527,6 +527,21 @@ func TestWatch(t *testing.T) {
 			t.Error("the ledger does not say that the daemon made a key")
 		}
 	})
+	t.Run("what it minted is loose, and closed before its line is heard", func(t *testing.T) {
+		w := newWatched(t, cluster.Database(t))
+		w.start()
+		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1", Time: time.Now()}
+		w.await("first key is made")
+		look := w.hold()
+		w.write(b)
+		w.must(os.Chmod(w.host.Keyfile.Path, 0o644))
+		<-look.began
+		read := time.Now()
+		close(look.goOn)
+		w.await("0400")
+		w.journal <- unit.Line{Said: unit.Minted, Invocation: "1", Time: read}
+		w.await("found no key and made one, " + string(b.Fingerprint()))
+	})
 	t.Run("the escrow comes and goes", func(t *testing.T) {
 		w := newWatched(t, cluster.Database(t))
 		var since atomic.Int64

@@ -237,6 +237,9 @@ func (r *StatusResult) judgeAlive() bool {
 		}
 		return say("restart needed: the daemon runs on key %s; %s", d.Key, r.place())
 	}
+	if d.Unasked != "" {
+		return say("nothing looks at the key before the daemon starts: %s", d.Unasked)
+	}
 	switch w := r.Watcher; {
 	case !r.Units:
 	case r.WatcherErr != nil:

@@ -56,7 +56,7 @@ func TestThreats(t *testing.T) {
 	hook := func(u unit.Examination, err error) func(*facts) {
 		return func(f *facts) { f.systemd, f.units, f.unitsErr = true, u, err }
 	}
-	good := unit.Examination{Daemon: "containarium.service", Hooks: []unit.Hook{{Argv: []string{"/usr/lib/containarium-keyguard/prestart"}, Privileged: true}}}
+	good := unit.Examination{Daemon: "containarium.service", Before: unit.Before{Hooks: []unit.Hook{{Argv: []string{"/usr/lib/containarium-keyguard/prestart"}, Privileged: true}}}}
 	with := func(edit func(*unit.Examination)) unit.Examination {
 		u := good
 		u.Hooks = append([]unit.Hook(nil), good.Hooks...)
@@ -207,7 +207,7 @@ func TestChecks(t *testing.T) {
 		t.Fatal(err)
 	}
 	units := unit.Examination{Daemon: "containarium.service", After: []string{unit.Watcher},
-		Hooks:   []unit.Hook{{Argv: []string{"/usr/bin/keyguard", "prestart"}, Privileged: true}},
+		Before:  unit.Before{Hooks: []unit.Hook{{Argv: []string{"/usr/bin/keyguard", "prestart"}, Privileged: true}}},
 		Watcher: unit.WatcherState{State: unit.State{Loaded: true, Enabled: "enabled", Active: "active"}},
 		Timer:   unit.DrillState{State: unit.State{Loaded: true, Enabled: "enabled", Active: "active"}, Result: "success"}}
 	for name, c := range map[string]struct {

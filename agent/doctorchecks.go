@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -250,6 +251,21 @@ func checkHooks(dir string) Check {
 	return c
 }
 
+// AskAgain is what has the start of the daemon ask keyguard again, where these files are read
+// in the place of its hook or after it.
+func AskAgain(daemon string, over []string) string {
+	for _, path := range over {
+		if filepath.Base(path) == unit.DropIn { // a mask, or an empty one
+			return "rm " + path + "; systemctl daemon-reload"
+		}
+	}
+	what := "take out what overrides " + unit.DropIn
+	if len(over) > 0 {
+		what += " in " + strings.Join(over, ", ")
+	}
+	return what + " (systemctl cat " + daemon + "), or install the package again where that file is missing; then: systemctl daemon-reload"
+}
+
 func (f facts) checkUnits() []Check {
 	if f.unitsErr != nil {
 		return []Check{{Name: "units", State: CheckUnknown, Text: f.unitsErr.Error(), Fix: "systemctl status"}}
@@ -264,7 +280,7 @@ func (f facts) checkUnits() []Check {
 	}
 	u := f.units
 	why := f.hook()
-	add("hook", why == "", "prestart runs before "+u.Daemon, why, "systemctl cat "+cmp.Or(u.Daemon, unit.Names[0])+", take out what overrides zz-keyguard.conf, then: systemctl daemon-reload")
+	add("hook", why == "", "prestart runs before "+u.Daemon, why, AskAgain(cmp.Or(u.Daemon, unit.Names[0]), u.Over))
 	add("watcher", u.Watcher.Enabled == "enabled" && (u.Watcher.Active == "active" || u.Watcher.Active == "reloading"), "enabled and "+u.Watcher.Active,
 		fmt.Sprintf("%s, %s", cmp.Or(u.Watcher.Enabled, "not installed"), cmp.Or(u.Watcher.Active, "inactive")), "systemctl enable --now "+unit.Watcher)
 	if deaf := u.Watcher.Deaf; deaf != nil {

@@ -339,28 +339,5 @@ func (f facts) hook() string {
 	if f.units.Daemon == "" {
 		return "systemd has no unit of the daemon"
 	}
-	for _, h := range f.units.Hooks {
-		if !isPrestart(h.Argv) {
-			continue
-		}
-		switch {
-		case h.IgnoreFailure:
-			return "its unit ignores a refusal (ExecStartPre=-)"
-		case !h.Privileged:
-			return "its unit runs prestart inside the daemon's sandbox (ExecStartPre= without +)"
-		}
-		for _, s := range f.units.SuccessStatus {
-			if s >= 10 && s <= 15 {
-				return fmt.Sprintf("SuccessExitStatus=%d turns a refusal into a start", s)
-			}
-		}
-		return ""
-	}
-	return "prestart is not in the ExecStartPre= of " + f.units.Daemon
-}
-
-// isPrestart recognises our hook, or the program called directly.
-func isPrestart(argv []string) bool {
-	return len(argv) > 0 && (strings.HasSuffix(argv[0], "/containarium-keyguard/prestart") ||
-		strings.HasSuffix(argv[0], "/keyguard") && slices.Contains(argv, "prestart"))
+	return f.units.Unasked()
 }

@@ -45,7 +45,8 @@ func TestStatusOfTheDaemon(t *testing.T) {
 		told           unit.Said
 		minted         bool
 		at             time.Duration
-		unread, silent error // of the journal, of systemd
+		unread, silent error  // of the journal, of systemd
+		unasked        string // why its start does not ask keyguard
 		watcher, timer unit.State
 		known          []key.Key // proven two hours before the keyfile was written, and since
 		health         agent.Health
@@ -69,6 +70,8 @@ func TestStatusOfTheDaemon(t *testing.T) {
 		"its store does not open":          {daemon: up, told: unit.Disabled, at: after, watcher: up, timer: up, health: agent.Amiss, line: "runs without secrets all the same"},
 		"the journal cannot be read":       {daemon: up, unread: errors.New("no journal"), watcher: up, timer: up, health: agent.Amiss, line: "nobody can tell on which key the daemon runs: no journal"},
 		"systemd does not answer":          {silent: errors.New("no bus"), watcher: up, timer: up, health: agent.Amiss, line: "nobody can tell on which key the daemon runs: no bus"},
+		"its start does not ask":           {daemon: up, told: unit.Ready, at: after, unasked: "masked", watcher: up, timer: up, health: agent.Amiss, line: "nothing looks at the key before the daemon starts: masked", on: nameA},
+		"it is down, and will not ask":     {daemon: down, unasked: "masked", watcher: up, timer: up, health: agent.Amiss, line: "nothing looks at the key before the daemon starts: masked"},
 		"the watcher is stopped":           {daemon: up, told: unit.Ready, at: after, watcher: down, timer: up, health: agent.Amiss, line: "the watcher does not run (inactive)", on: nameA},
 		"the watcher is not installed":     {daemon: up, told: unit.Ready, at: after, timer: up, health: agent.Amiss, line: "the watcher does not run (not installed)", on: nameA},
 		"the timer is stopped":             {daemon: up, told: unit.Ready, at: after, watcher: up, timer: down, health: agent.Amiss, line: "its timer is inactive", on: nameA},
@@ -86,7 +89,7 @@ func TestStatusOfTheDaemon(t *testing.T) {
 				if _, limited := ctx.Deadline(); !limited {
 					t.Error("systemd is asked without a deadline")
 				}
-				s := unit.DaemonState{State: tt.daemon, Told: tt.told, Minted: tt.minted, ToldAt: time.Now().Add(tt.at), Unread: tt.unread}
+				s := unit.DaemonState{State: tt.daemon, Told: tt.told, Minted: tt.minted, ToldAt: time.Now().Add(tt.at), Unread: tt.unread, Unasked: tt.unasked}
 				if tt.daemon.Loaded {
 					s.Name = "containarium.service"
 				}

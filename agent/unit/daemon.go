@@ -20,6 +20,10 @@ type DaemonState struct {
 	Name string // its unit; "" where none is loaded
 	State
 	Since time.Time // when the unit became active; zero while it is not
+	// Unasked is why its next start does not ask keyguard, "" where it does, and Over are the
+	// files that may be the reason (Before).
+	Unasked string
+	Over    []string
 	// Told is what became of the key: "" where the daemon has not come to it, or does not
 	// keep secrets. It reads its key once.
 	Told   Said
@@ -49,15 +53,19 @@ func ReadDaemon(ctx context.Context, names ...string) (DaemonState, error) {
 		if !this.Loaded || d.Name != "" && !this.Up() {
 			continue
 		}
+		service, err := conn.GetUnitTypePropertiesContext(ctx, name, "Service")
+		if err != nil {
+			return DaemonState{}, fmt.Errorf("cannot ask systemd about %s: %w", name, err)
+		}
+		next := before(name, p, service)
+		if this.Unasked = next.Unasked(); this.Unasked != "" {
+			this.Over = next.Over
+		}
 		if d = this; !d.Up() {
 			continue
 		}
 		d.Since = realtime(p["ActiveEnterTimestamp"])
-		pid, err := conn.GetServicePropertyContext(ctx, name, "MainPID")
-		if err != nil {
-			return DaemonState{}, fmt.Errorf("cannot ask systemd which process is %s: %w", name, err)
-		}
-		main, _ := pid.Value.Value().(uint32)
+		main, _ := service["MainPID"].(uint32)
 		invocation, _ := p["InvocationID"].([]byte)
 		d.Unread = d.read(ctx, hex.EncodeToString(invocation), int(main))
 		break

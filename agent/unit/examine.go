@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -35,11 +37,88 @@ type Hook struct {
 	IgnoreFailure bool
 }
 
-// Examination is what systemd says of the daemon and of us.
-type Examination struct {
-	Daemon        string // its unit; "" where none is loaded
+// Before is what systemd does before it starts the daemon.
+type Before struct {
 	Hooks         []Hook // in force, after every drop-in
 	SuccessStatus []int  // what SuccessExitStatus= adds to 0
+	// Over are the files that are read in the place of our drop-in, or after it, and so may
+	// take our hook out.
+	Over []string
+}
+
+// Unasked says why the daemon's start does not ask keyguard, "" where it does.
+func (b Before) Unasked() string {
+	for _, h := range b.Hooks {
+		switch {
+		case !isPrestart(h.Argv):
+			continue
+		case h.IgnoreFailure:
+			return "its unit ignores a refusal (ExecStartPre=-)"
+		case !h.Privileged:
+			return "its unit runs prestart inside the daemon's sandbox (ExecStartPre= without +)"
+		}
+		for _, status := range b.SuccessStatus {
+			if status >= 10 && status <= 15 {
+				return fmt.Sprintf("SuccessExitStatus=%d turns a refusal into a start", status)
+			}
+		}
+		return ""
+	}
+	return "prestart is not in its ExecStartPre="
+}
+
+// isPrestart recognises our hook, or the program called directly.
+func isPrestart(argv []string) bool {
+	return len(argv) > 0 && (strings.HasSuffix(argv[0], "/containarium-keyguard/prestart") ||
+		strings.HasSuffix(argv[0], "/keyguard") && slices.Contains(argv, "prestart"))
+}
+
+// DropIn is the file with our hook, in a directory named after the unit.
+const DropIn = "zz-keyguard.conf"
+
+// before picks from the properties of org.freedesktop.systemd1.Unit and .Service.
+func before(name string, unit, service map[string]any) (b Before) {
+	// ExecStartPreEx is a(sasasttttuii): path, arguments, flags, and when it ran last. Before
+	// systemd 244 there is only ExecStartPre, with a truth in the place of the flags: whether a
+	// failure is ignored.
+	property, old := "ExecStartPreEx", false
+	if _, there := service[property]; !there {
+		property, old = "ExecStartPre", true
+	}
+	commands, _ := service[property].([][]any)
+	for _, c := range commands {
+		if len(c) < 3 {
+			continue
+		}
+		argv, _ := c[1].([]string)
+		flags, _ := c[2].([]string)
+		h := Hook{Argv: argv, Privileged: old || slices.Contains(flags, "privileged"), IgnoreFailure: slices.Contains(flags, "ignore-failure")}
+		if ignored, _ := c[2].(bool); ignored {
+			h.IgnoreFailure = true
+		}
+		b.Hooks = append(b.Hooks, h)
+	}
+	b.SuccessStatus = successStatus(service)
+	paths, _ := unit["DropInPaths"].([]string)
+	for _, dir := range []string{"/etc/systemd/system", "/run/systemd/system"} {
+		path := filepath.Join(dir, name+".d", DropIn)
+		if target, err := os.Readlink(path); err == nil && target == os.DevNull { // masked, and not listed
+			paths = append(paths, path)
+		}
+	}
+	for _, path := range paths {
+		base := filepath.Base(path)
+		if base > DropIn || base == DropIn && !strings.Contains(path, "/lib/systemd/") {
+			b.Over = append(b.Over, path)
+		}
+	}
+	return b
+}
+
+// Examination is what systemd says of the daemon and of us.
+type Examination struct {
+	Daemon string // its unit; "" where none is loaded
+	Before        // it starts
 	// Passwords names the variables in the unit's own Environment= that hold a database
 	// password. Every local user can read them over D-Bus.
 	Passwords []string
@@ -181,18 +260,7 @@ func realtime(v any) time.Time {
 func (e *Examination) examine(name string, unit, service map[string]any) {
 	e.Daemon = name
 	e.After, _ = unit["After"].([]string)
-	// ExecStartPreEx is a(sasasttttuii): path, arguments, flags, and when it ran last.
-	commands, _ := service["ExecStartPreEx"].([][]any)
-	for _, c := range commands {
-		if len(c) < 3 {
-			continue
-		}
-		argv, _ := c[1].([]string)
-		flags, _ := c[2].([]string)
-		e.Hooks = append(e.Hooks, Hook{Argv: argv, Privileged: slices.Contains(flags, "privileged"),
-			IgnoreFailure: slices.Contains(flags, "ignore-failure")})
-	}
-	e.SuccessStatus = successStatus(service)
+	e.Before = before(name, unit, service)
 	environ, _ := service["Environment"].([]string)
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")

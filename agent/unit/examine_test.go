@@ -26,6 +26,36 @@ func TestExamine(t *testing.T) {
 	none.examine("x", nil, nil) // an older systemd leaves properties out
 }
 
+// TestUnasked: what takes our hook out of the daemon's unit is seen in what is in force,
+// whatever the drop-ins are, and the file that does it is named.
+func TestUnasked(t *testing.T) {
+	command := func(path string, flags ...string) []any { return []any{path, []string{path}, flags} }
+	const hook, ours = "/usr/lib/containarium-keyguard/prestart", "/usr/lib/systemd/system/containarium.service.d/zz-keyguard.conf"
+	const masked, later = "/etc/systemd/system/containarium.service.d/zz-keyguard.conf", "/etc/systemd/system/containarium.service.d/zzz.conf"
+	for name, tt := range map[string]struct {
+		service map[string]any
+		dropIns []string
+		why     bool
+		over    []string
+	}{
+		"as it is installed":                 {service: map[string]any{"ExecStartPreEx": [][]any{command(hook, "privileged")}}, dropIns: []string{"/etc/systemd/system/containarium.service.d/override.conf", ours}},
+		"in /lib":                            {service: map[string]any{"ExecStartPreEx": [][]any{command(hook, "privileged")}}, dropIns: []string{"/lib/systemd/system/containarium.service.d/zz-keyguard.conf"}},
+		"an empty one of the same name":      {service: map[string]any{"ExecStartPreEx": [][]any{}}, dropIns: []string{masked}, why: true, over: []string{masked}},
+		"ExecStartPre= reset by a later one": {service: map[string]any{"ExecStartPreEx": [][]any{}}, dropIns: []string{ours, later}, why: true, over: []string{later}},
+		"not installed":                      {service: map[string]any{"ExecStartPreEx": [][]any{command("/bin/true")}}, why: true},
+		"ignored":                            {service: map[string]any{"ExecStartPreEx": [][]any{command(hook, "privileged", "ignore-failure")}}, why: true},
+		"in the sandbox":                     {service: map[string]any{"ExecStartPreEx": [][]any{command(hook)}}, why: true},
+		"taken for a success":                {service: map[string]any{"ExecStartPreEx": [][]any{command(hook, "privileged")}, "SuccessExitStatus": []any{[]int32{11}, []int32{}}}, why: true},
+		"before systemd 244":                 {service: map[string]any{"ExecStartPre": [][]any{{hook, []string{hook}, false}}}},
+		"ignored, before 244":                {service: map[string]any{"ExecStartPre": [][]any{{hook, []string{hook}, true}}}, why: true},
+	} {
+		b := before("containarium.service", map[string]any{"DropInPaths": tt.dropIns}, tt.service)
+		if why := b.Unasked(); (why != "") != tt.why || !slices.Equal(b.Over, tt.over) {
+			t.Errorf("%s: %q, over %v", name, why, b.Over)
+		}
+	}
+}
+
 func TestHasPassword(t *testing.T) {
 	for text, want := range map[string]bool{
 		"postgres://u@h/d": false, "postgres://u:secret@h/d": true, "postgres://h/d?password=x": true,

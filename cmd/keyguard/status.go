@@ -116,7 +116,8 @@ type daemonDoc struct {
 	Since       *time.Time      `json:"since,omitempty"`
 	Fingerprint key.Fingerprint `json:"fingerprint,omitempty"` // of the key that it runs on, as far as is known
 	Restart     bool            `json:"restart_needed"`
-	Minted      bool            `json:"minted"` // it made a key at this start
+	Minted      bool            `json:"minted"`            // it made a key at this start
+	Unasked     string          `json:"unasked,omitempty"` // why its start does not ask keyguard
 	Why         string          `json:"why,omitempty"`
 }
 
@@ -264,6 +265,9 @@ func aliveHints(r agent.StatusResult) (hints []string) {
 	case d.RestartNeeded() && r.Decision.Action == decide.Pass:
 		hints = append(hints, "systemctl restart "+d.Name)
 	}
+	if d.Unasked != "" {
+		hints = append(hints, agent.AskAgain(d.Name, d.Over))
+	}
 	if !r.Units || d.Is == agent.DaemonUnknown {
 		return hints
 	}
@@ -314,7 +318,7 @@ func statusDocOf(r agent.StatusResult) statusDoc {
 		d.Working = &workingDoc{w.What, timeDoc(w.Since), w.Person}
 	}
 	if s := r.Daemon; s.Is != agent.DaemonNotAsked {
-		d.Daemon = &daemonDoc{s.Name, s.Is, timeDoc(s.Since), s.Key, s.RestartNeeded(), s.Minted, errorText(s.Err)}
+		d.Daemon = &daemonDoc{s.Name, s.Is, timeDoc(s.Since), s.Key, s.RestartNeeded(), s.Minted, s.Unasked, errorText(s.Err)}
 	}
 	if r.Units {
 		d.Watcher = cmp.Or(r.Watcher.Active, "unknown")

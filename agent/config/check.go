@@ -1,11 +1,11 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
 	"net/url"
-	"os"
 	"os/user"
 	"path/filepath"
 	"reflect"
@@ -16,6 +16,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/internal/recipient"
 )
 
@@ -191,8 +192,12 @@ func (k checker) secretFile(path, key string) {
 	if !k.host {
 		return
 	}
-	info, err := os.Stat(path)
-	if err != nil {
+	info, err := stat(path)
+	switch {
+	case errors.Is(err, crew.ErrHangs) && k.escrow != noEscrow:
+		k.report(key, "%v", err) // nobody is to wait for that escrow
+		return
+	case err != nil:
 		return
 	}
 	switch mode := info.Mode(); {

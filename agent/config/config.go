@@ -10,6 +10,7 @@
 package config
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -23,6 +24,9 @@ import (
 	"time"
 
 	"github.com/BurntSushi/toml"
+
+	"github.com/footprintai/containarium-keyguard/agent/crew"
+	"github.com/footprintai/containarium-keyguard/agent/internal/run"
 )
 
 const (
@@ -335,7 +339,7 @@ var ErrTrust = errors.New("not to be obeyed")
 // Trust tells whether the file at path may be obeyed: it names files to write and programs
 // to run, and so neither may another user own it nor may others write to it.
 func Trust(path string) error {
-	info, err := os.Stat(path)
+	info, err := stat(path)
 	if err != nil {
 		return fmt.Errorf("cannot read the configuration: %w", err)
 	}
@@ -346,6 +350,11 @@ func Trust(path string) error {
 		return fmt.Errorf("the configuration %s is %w: others may write to it (mode %04o)", path, ErrTrust, mode)
 	}
 	return nil
+}
+
+// stat is os.Stat, where a file system that hangs is crew.ErrHangs.
+func stat(path string) (os.FileInfo, error) {
+	return crew.Within(filepath.Dir(path), func() (os.FileInfo, error) { return os.Stat(path) }, nil)
 }
 
 // Brief is all of it on one line.
@@ -359,7 +368,7 @@ func (p *Problems) Brief() string {
 
 // Load reads the file at path, if it may be obeyed, finds its owner's ids and looks at the mode of the
 // files it names. The error is *Problems, of what is wrong with more than one escrow, or why the file cannot be read
-// (fs.ErrNotExist, ErrTrust …).
+// (fs.ErrNotExist, ErrTrust …): crew.ErrHangs where its file system hangs.
 func Load(path string) (*Config, error) {
 	if err := Trust(path); err != nil {
 		return nil, err
@@ -380,23 +389,38 @@ func Check(path string) (*Config, error) {
 // Read reads the file at path, which must be a regular one of at most 1 MiB: no FIFO and no
 // endless device holds a start of the daemon, or fills its memory (law 9).
 func Read(path string) ([]byte, error) {
+	data, err := crew.Within(filepath.Dir(path), func() ([]byte, error) { return read(path) }, nil)
+	if wrong := (*Problems)(nil); err != nil && !errors.As(err, &wrong) {
+		err = fmt.Errorf("cannot read the configuration: %w", err)
+	}
+	return data, err
+}
+
+func read(path string) ([]byte, error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the configuration: %w", err)
+		return nil, err
 	}
 	defer file.Close() //nolint:errcheck // nothing was written
 	info, err := file.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the configuration: %w", err)
+		return nil, err
 	}
 	if !info.Mode().IsRegular() || info.Size() > maxSize {
 		return nil, &Problems{path, []Problem{{What: fmt.Sprintf("not a regular file of at most %d bytes", maxSize)}}}
 	}
-	data, err := io.ReadAll(io.LimitReader(file, maxSize))
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the configuration: %w", err)
+	return io.ReadAll(io.LimitReader(file, maxSize))
+}
+
+// Reach makes sure that whoever opens the file at path comes back from it. A process with a
+// thread in a file system that hangs cannot even exit: so another one tries, and is left behind
+// there. Then the error is crew.ErrHangs; that the file cannot be read is none.
+func Reach(ctx context.Context, path string) error {
+	try := run.Spec{Path: "/bin/sh", Args: []string{"-c", `read -r line <"$1"`, "sh", path}, Timeout: crew.Patience, Abandon: true}
+	if _, err := run.Command(ctx, try); errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("cannot read the configuration: %s: %w", filepath.Dir(path), crew.ErrHangs)
 	}
-	return data, nil
+	return nil
 }
 
 // Parse reads a configuration from memory. It touches nothing of this host: owners

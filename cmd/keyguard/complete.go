@@ -20,7 +20,7 @@ const completePatience = time.Second
 func (a *app) known(word func(ledger.Entry) string) []string {
 	var list []string
 	ended := crew.Go(func() error {
-		cfg, err := config.Check(a.configPath())
+		cfg, err := a.configuration(config.Check)
 		if err != nil {
 			return err
 		}
@@ -47,7 +47,7 @@ func (a *app) known(word func(ledger.Entry) string) []string {
 func (a *app) completeRestore(c *cobra.Command) error {
 	err := c.RegisterFlagCompletionFunc("from", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		var names []string
-		if cfg, err := config.Check(a.configPath()); err == nil {
+		if cfg, err := a.configuration(config.Check); err == nil {
 			for _, e := range cfg.Escrows {
 				names = append(names, e.Name)
 			}

@@ -18,9 +18,9 @@ Exit status: 0 it can be used; 2 it cannot.`,
 		Example: `  keyguard config
   keyguard config --config new.toml     # before it is put in place`,
 		RunE: func(*cobra.Command, []string) error {
-			cfg, err := config.Check(a.configPath())
+			cfg, err := a.configuration(config.Check)
 			if err != nil {
-				return configError{err}
+				return err
 			}
 			if _, err := a.host(cfg, wiring{}); err != nil {
 				return err

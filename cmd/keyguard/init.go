@@ -279,7 +279,7 @@ func (a *app) checkHostname(escrows []config.Escrow) error {
 // not move because somebody renames the host.
 func (a *app) expandHostname() error {
 	path := a.configPath()
-	data, err := os.ReadFile(path)
+	data, err := config.Read(path)
 	if err != nil {
 		return err
 	}

@@ -17,11 +17,13 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
+	"github.com/footprintai/containarium-keyguard/cmd/keyguard/outside"
 	"github.com/footprintai/containarium-keyguard/hooks"
 )
 
@@ -43,12 +45,34 @@ func (a *app) configPath() string {
 }
 
 // load reads the configuration.
-func (a *app) load() (*config.Config, error) {
-	cfg, err := config.Load(a.configPath())
+func (a *app) load() (*config.Config, error) { return a.configuration(config.Load) }
+
+// configuration reads it in one way or another. Where it does not lie on a disk of this machine
+// it may hang whoever reads it, and this process is to end all the same; a start's worker is
+// left behind as it is.
+func (a *app) configuration(read func(string) (*config.Config, error)) (*config.Config, error) {
+	path := a.configPath()
+	if a.outside == nil && !onDisk(path) {
+		if err := config.Reach(context.Background(), path); err != nil {
+			return nil, configError{err}
+		}
+	}
+	cfg, err := read(path)
 	if err != nil {
 		return nil, configError{err}
 	}
 	return cfg, nil
+}
+
+// onDisk tells whether a file lies on a disk of this machine, which does not hang. It reads
+// nothing where one may.
+func onDisk(path string) bool {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return false
+	}
+	mounts, err := outside.ReadMounts()
+	return err == nil && mounts.Local(path)
 }
 
 // wiring says who asks: prestart has the daemon's environment, a person has not.
@@ -354,7 +378,7 @@ func hostname() string {
 // machine tells this machine from a copy of it, "" where nobody knows. The id itself is
 // not for others to see, machine-id(5); what is made of it for one program is.
 func machine() string {
-	id, err := os.ReadFile("/etc/machine-id")
+	id, err := crew.Within("/etc", func() ([]byte, error) { return os.ReadFile("/etc/machine-id") }, nil)
 	if err != nil || len(strings.TrimSpace(string(id))) != 32 { // "uninitialized"
 		return ""
 	}

@@ -223,7 +223,7 @@ var lastWord = map[int]string{
 	exitUsage:    "see what there is: keyguard --help",
 	exitLost:     "if you have the key elsewhere (a printed sheet, another store): keyguard import",
 	exitDoubt:    "see what every key opens: keyguard verify",
-	exitEscrow:   "see what every escrow says: keyguard copies",
+	exitEscrow:   "see what every escrow says: keyguard copies; and all else: keyguard status",
 	exitNoCopy:   "see what every copy opens: keyguard verify; or bring a key yourself: keyguard import",
 	exitRefused:  "see what every key opens: keyguard verify",
 	exitBusy:     "wait until the other process is done, then see: keyguard status",

@@ -113,6 +113,7 @@ type keyDoc struct {
 	Keyfile     bool            `json:"keyfile"`
 	Known       bool            `json:"known"`
 	Escrows     []escrowDoc     `json:"escrows"`
+	Kept        []string        `json:"local_quarantine"` // the files there that hold it
 	Copies      []copyDoc       `json:"copies"`
 	History     []happeningDoc  `json:"history"`
 }
@@ -134,8 +135,19 @@ func (a *app) explainKey(ctx context.Context, h *agent.Host, cfg *config.Config,
 		return err
 	}
 	defer seen.Key.Wipe()
-	d := keyDoc{Version: jsonVersion, Fingerprint: f, Known: standing.Known == f, Escrows: []escrowDoc{}, Copies: []copyDoc{}, History: []happeningDoc{}}
+	d := keyDoc{Version: jsonVersion, Fingerprint: f, Known: standing.Known == f, Escrows: []escrowDoc{}, Kept: []string{}, Copies: []copyDoc{}, History: []happeningDoc{}}
 	d.Keyfile = !seen.Key.IsZero() && seen.Key.Fingerprint() == f
+	kept, err := h.Keyfile.Kept()
+	if err != nil {
+		a.urgent("cannot read the local quarantine: %v", err)
+		a.remedy(err)
+	}
+	for _, k := range kept {
+		if !k.Key.IsZero() && k.Key.Fingerprint() == f {
+			d.Kept = append(d.Kept, k.Path)
+		}
+		k.Key.Wipe()
+	}
 	failed := 0
 	for _, e := range copies.Escrows {
 		d.Escrows = append(d.Escrows, escrowDoc{e.Name, e.Place.Kind, e.Place.Where, e.Required, errorText(e.Err)})
@@ -184,6 +196,9 @@ func (a *app) printKey(d keyDoc, keyfile string) {
 			shelf = "the newest current copy"
 		}
 		a.line("%s: %s, %s, of %s", c.Escrow, c.ID, shelf, created(c))
+	}
+	for _, path := range d.Kept {
+		a.line("the local quarantine: %s", path)
 	}
 	a.line("")
 	if len(d.History) == 0 {

@@ -144,7 +144,7 @@ func (m *mend) tally(ctx context.Context) (err error) {
 	}
 	switch {
 	case len(m.r.Tally) == 0:
-		return fmt.Errorf("%w: %w among %d that were tried", ErrNotRepaired, ErrNoUsableCopy, len(o.keys))
+		return fmt.Errorf("%w: %w (%d tried)", ErrNotRepaired, ErrNoUsableCopy, len(o.keys))
 	case o.answer.Counts.Unknown > 0, m.r.Unopened > 0 && !(m.opts.LeaveUnopenable && m.r.Needed):
 		// Which rows are they? And that before the daemon is stopped.
 		result, err := m.rewrite(ctx, true)

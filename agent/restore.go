@@ -230,7 +230,7 @@ func importKey(ctx context.Context, h *Host, k key.Key, opts ImportOptions) (Res
 	defer o.close()
 	f := o.hold(k.Clone()) // k is the caller's, and may be wanted once more
 	o.askRows(ctx)
-	offered := []Candidate{{Source: "the key that was typed in", Key: f, Proof: o.evidence.Rows.Proofs[f]}}
+	offered := []Candidate{{Source: "the key that was brought", Key: f, Proof: o.evidence.Rows.Proofs[f]}}
 	return o.replace(ctx, offered, o.chooser(offered, true), false, o.proven, ledger.Entry{Event: ledger.Imported, Person: opts.Person})
 }
 
@@ -312,7 +312,7 @@ func (o *observation) chooseDecided(ctx context.Context, r *RestoreResult, offer
 			}
 		}
 	}
-	return own, o.unusable("among %d: %s", len(offered), d.Reason)
+	return own, o.unusable("(%d tried): %s", len(offered), d.Reason)
 }
 
 // chooser is choose for what is offered.
@@ -350,7 +350,7 @@ func (o *observation) choose(r *RestoreResult, offered []Candidate, chosen bool)
 			return own, fmt.Errorf("%w: key %s in the keyfile opens %v, the best of the others %d",
 				ErrRefused, own.Key, own.Proof, best.Proof.Opened)
 		case best.Proof.Opened == 0:
-			return own, o.unusable("among %d: none opens a row", len(offered))
+			return own, o.unusable("(%d tried): none opens a row", len(offered))
 		case best.Proof.Verdict == rows.Partial:
 			r.Warning = fmt.Sprintf("key %s opens only %v", best.Key, best.Proof)
 		}
@@ -380,7 +380,7 @@ func (o *observation) choose(r *RestoreResult, offered []Candidate, chosen bool)
 		r.Warning = "the key could not be tried on the rows: " + o.evidence.Rows.Why
 	}
 	if len(readable) == 0 {
-		return own, o.unusable("among %d", len(offered))
+		return own, o.unusable("(%d tried)", len(offered))
 	}
 	if known := o.evidence.Ledger.Known; known != "" && !chosen {
 		for _, c := range readable {

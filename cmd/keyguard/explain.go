@@ -113,7 +113,7 @@ var remedies = []struct {
 	{key.ErrFingerprint, exitUsage, "fingerprints are listed by: keyguard copies"},
 
 	// Escrows.
-	{escrow.ErrNoPlace, 0, "if it was never made: keyguard init; a stick must be mounted first"},
+	{escrow.ErrNoPlace, 0, "a stick must be mounted first; where it was never made, or is gone for good: keyguard init"},
 	{escrow.ErrMisconfigured, 0, "correct it in the configuration, and check it: keyguard config"},
 	{escrow.ErrAmbiguous, 0, "unplug one of them, or name the right one by UUID= in path of this escrow (lsblk --fs shows both), then: keyguard status"},
 	{escrow.ErrAddOnly, 0, "look at it with credentials that may read, from another host: keyguard copies"},

@@ -128,6 +128,7 @@ var errColumns = fmt.Errorf("%w: the columns id and updated_at are no uuid and t
 
 // piece is the part of the table that one statement reads.
 type piece struct {
+	from   string // "": the table
 	where  string
 	params [][]byte
 }

@@ -5,9 +5,11 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -146,52 +148,56 @@ func (t *Table) countBy(ctx context.Context, s *survey, m moment, sql, end strin
 	return y, ends, others, err
 }
 
+// drawing are the rows that were drawn, each once, whichever piece it came from.
+type drawing struct {
+	mu sync.Mutex // guards what follows
+	is map[uuid]bool
+}
+
+// first tells whether a row was not drawn before.
+func (d *drawing) first(id []byte) (bool, error) {
+	if len(id) != len(uuid{}) {
+		return false, errColumns
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	before := len(d.is)
+	d.is[uuid(id)] = true
+	return len(d.is) > before, nil
+}
+
+func (d *drawing) ids() []uuid {
+	return slices.SortedFunc(maps.Keys(d.is), func(a, b uuid) int { return slices.Compare(a[:], b[:]) })
+}
+
 // draw chooses dependent rows: the one written first and the one written last, of every
-// tenant the first and the last by name, and others at random.
-func (t *Table) draw(ctx context.Context, s *survey, m moment, dependent int64, ends span) ([]uuid, error) {
-	which := s.dependent()
+// tenant the first and the last by name, and others at random. A row may be in several of
+// these pieces.
+func (s *survey) draw(dependent int64, ends span) []piece {
+	which, rows := s.dependent(), "select *, xmin from "+s.table+" where "
 	edge := func(order string) string {
-		return "select (select id from " + s.table + " where username = t.name and " + which + " order by name " + order + " limit 1) from t where t.name is not null"
+		return "(" + rows + "username = t.name and " + which + " order by name " + order + " limit 1)"
 	}
 	// What was written first is mostly where the table begins, and what was written last
 	// where it grows. To look there first spares a look at everything, which even a limit of
 	// one row does not end early where the server's workers share it.
 	written := func(parameter, mostly string) string {
-		anywhere := "select id from " + s.table + " where updated_at = " + parameter + " and " + which
+		anywhere := rows + "updated_at = " + parameter + " and " + which
 		if s.version < tidRangeScan {
 			return "(" + anywhere + " limit 1)"
 		}
-		return fmt.Sprintf("(select id from ((%s and ctid %s) union all (%s)) n limit 1)", anywhere, mostly, anywhere)
+		return fmt.Sprintf("(select * from ((%s and ctid %s) union all (%s)) n limit 1)", anywhere, mostly, anywhere)
 	}
 	hundredth := s.blocks/100 + 1
-	pieces := []piece{
-		{where: fmt.Sprintf("select id from %s tablesample bernoulli (%g) where %s", s.table, min(100, 100*sampleFill/float64(dependent)), which)},
+	return []piece{
+		{from: fmt.Sprintf("%s tablesample bernoulli (%g)", s.table, min(100, 100*sampleFill/float64(dependent))), where: which},
 		// One tenant after the other, by the index that the daemon reads them by.
-		{where: "with recursive t(name) as ((select username from " + s.table + " order by username limit 1) union all" +
-			" select (select username from " + s.table + " where username > t.name order by username limit 1) from t where t.name is not null) " +
-			edge("asc") + " union all " + edge("desc")},
-		{where: written("$1", fmt.Sprintf("< '(%d,0)'", hundredth)) + " union all " + written("$2", fmt.Sprintf(">= '(%d,0)'", max(0, s.blocks-hundredth))),
-			params: [][]byte{timestamp(ends.from), timestamp(ends.to)}},
+		{from: "(with recursive t(name) as ((select username from " + s.table + " order by username limit 1) union all" +
+			" select (select username from " + s.table + " where username > t.name order by username limit 1) from t where t.name is not null)" +
+			" select r.* from t cross join lateral (" + edge("asc") + " union all " + edge("desc") + ") r) tenants", where: "true"},
+		{from: "(" + written("$1", fmt.Sprintf("< '(%d,0)'", hundredth)) + " union all " + written("$2", fmt.Sprintf(">= '(%d,0)'", max(0, s.blocks-hundredth))) + ") ends",
+			where: "true", params: [][]byte{timestamp(ends.from), timestamp(ends.to)}},
 	}
-	drawn := make([][]uuid, len(pieces))
-	err := t.each(ctx, m, pieces, func(ctx context.Context, _ int, c *pgconn.PgConn, p piece) error {
-		var ids []uuid
-		err := t.at(ctx, c, m, 1, p.where, p.params, func(v [][]byte) error {
-			switch len(v[0]) {
-			case len(uuid{}):
-				ids = append(ids, uuid(v[0]))
-			case 0: // a tenant without a dependent row
-			default:
-				return errColumns
-			}
-			return nil
-		})
-		drawn[slices.IndexFunc(pieces, func(o piece) bool { return o.where == p.where })] = ids
-		return err
-	})
-	all := slices.Concat(drawn...)
-	slices.SortFunc(all, func(a, b uuid) int { return slices.Compare(a[:], b[:]) })
-	return slices.Compact(all), err
 }
 
 // samplePieces cuts a sample of so many dependent rows for fetching by id: what pieceBytes

@@ -1,6 +1,7 @@
 package rows
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -86,13 +87,18 @@ const (
 )
 
 // scan reads all rows of the pieces and tries every key on every dependent one. What reads
-// does not open: one session keeps several cores busy.
-func (t *Table) scan(ctx context.Context, s *survey, m moment, pieces []piece, keys []key.Key, columns int) (findings, error) {
+// does not open: one session keeps several cores busy. Of rows that are drawn, each counts
+// once; drawn is nil where the pieces share none.
+func (t *Table) scan(ctx context.Context, s *survey, m moment, pieces []piece, keys []key.Key, columns int, drawn *drawing) (findings, error) {
 	names := `username, name, nonce, ciphertext, ` + s.wrapped + `, ` + s.kekID + `, xmin`
 	if columns == timed {
 		names += `, updated_at`
 	}
-	sql := `select ` + names + ` from ` + s.table + ` where `
+	asked := columns
+	if drawn != nil {
+		names += `, id`
+		asked++
+	}
 	full := make(chan []byte, chunksAhead)
 	var spare sync.Pool // of *[]byte, chunks that were tried
 	empty := func() []byte {
@@ -131,8 +137,14 @@ func (t *Table) scan(ctx context.Context, s *survey, m moment, pieces []piece, k
 					return ctx.Err()
 				}
 			}
-			err := t.at(ctx, c, m, columns, sql+p.where, p.params, func(v [][]byte) error {
-				for _, cell := range v {
+			sql := `select ` + names + ` from ` + cmp.Or(p.from, s.table) + ` where ` + p.where
+			err := t.at(ctx, c, m, asked, sql, p.params, func(v [][]byte) error {
+				if drawn != nil {
+					if first, err := drawn.first(v[columns]); err != nil || !first {
+						return err
+					}
+				}
+				for _, cell := range v[:columns] {
 					chunk = appendCell(chunk, cell)
 				}
 				if len(chunk) < chunkBytes {
@@ -222,7 +234,7 @@ func (t *Table) unopened(ctx context.Context, s *survey, m moment, pieces []piec
 	if u.Count < stretch {
 		return u, nil
 	}
-	f, err := t.scan(ctx, s, m, pieces, keys, timed)
+	f, err := t.scan(ctx, s, m, pieces, keys, timed, nil)
 	if err != nil {
 		return u, err
 	}

@@ -149,7 +149,7 @@ func (t *Table) ask(ctx context.Context, s *survey, m moment, pieces []piece, ke
 	var found findings
 	var ends span
 	if s.few || t.options.Full {
-		found, err = t.scan(ctx, s, m, pieces, keys, untimed)
+		found, err = t.scan(ctx, s, m, pieces, keys, untimed, nil)
 	} else {
 		found.tally, ends, err = t.count(ctx, s, m)
 	}
@@ -167,7 +167,7 @@ func (t *Table) ask(ctx context.Context, s *survey, m moment, pieces []piece, ke
 			a.Unopened, err = t.unopened(ctx, s, m, pieces, keys, found)
 		}
 	case dependent <= checkAll:
-		if found, err = t.scan(ctx, s, m, pieces, keys, untimed); err != nil {
+		if found, err = t.scan(ctx, s, m, pieces, keys, untimed, nil); err != nil {
 			return a, err
 		}
 		if found.tally.counts().Dependent() != dependent {
@@ -176,25 +176,24 @@ func (t *Table) ask(ctx context.Context, s *survey, m moment, pieces []piece, ke
 		a.Proofs = judge(keys, dependent, found.opened)
 	default:
 		a.Sampled = true
-		for {
-			drawn := t.sample == nil
-			if drawn {
-				if t.sample, err = t.draw(ctx, s, m, dependent, ends); err != nil {
-					return a, err
-				}
-			}
-			if found, err = t.scan(ctx, s, m, s.samplePieces(t.sample, dependent), keys, untimed); err != nil {
+		if t.sample != nil {
+			if found, err = t.scan(ctx, s, m, s.samplePieces(t.sample, dependent), keys, untimed, nil); err != nil {
 				return a, err
 			}
-			if checked := found.tally.counts().Dependent(); checked > 0 {
-				a.Proofs = judge(keys, checked, found.opened)
-				return a, nil
-			}
-			t.sample = nil // these rows are all gone
-			if drawn {
-				return a, errForm
-			}
 		}
+		// None was drawn yet, or these rows are all gone.
+		if found.tally.counts().Dependent() == 0 || t.sample == nil {
+			drawn := &drawing{is: map[uuid]bool{}}
+			if found, err = t.scan(ctx, s, m, s.draw(dependent, ends), keys, untimed, drawn); err != nil {
+				return a, err
+			}
+			t.sample = drawn.ids()
+		}
+		checked := found.tally.counts().Dependent()
+		if checked == 0 {
+			return a, errForm
+		}
+		a.Proofs = judge(keys, checked, found.opened)
 	}
 	return a, err
 }

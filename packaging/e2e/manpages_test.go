@@ -40,7 +40,7 @@ func TestManualPages(t *testing.T) {
 	if commands := len(program.Commands); commands < 10 || len(pages) != commands+3 {
 		t.Errorf("%d pages for %d commands, the program, its configuration and its events", len(pages), commands)
 	}
-	for _, document := range []string{"README.md", "manual.md", "examples/hooks.d/mail", "examples/hooks.d/slack", "examples/digest", "examples/cloud-init.yaml"} {
+	for _, document := range []string{"README.md", "manual.md", "examples/hooks.d/mail", "examples/hooks.d/slack", "examples/hooks.d/push-status", "examples/digest", "examples/cloud-init.yaml"} {
 		if _, err := os.Stat(root + "/usr/share/doc/containarium-keyguard/" + document); err != nil {
 			t.Error(err)
 		}

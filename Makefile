@@ -30,8 +30,8 @@
 #   make bench     what is waited for, against its floors, as one table in ten minutes;
 #                  WRITE=-write puts it into docs/performance.md. RUN='-bench Rotate' and
 #                  PKG run benchmarks alone
-#   make lint      gofmt, go vet, staticcheck, vuln, shellcheck, actionlint, go mod tidy, and
-#                  the import rules
+#   make lint      gofmt, go vet, staticcheck, vuln, shellcheck, actionlint, hclfmt, go mod tidy,
+#                  and the import rules
 #   make vuln      known vulnerabilities that are reached, from the module proxy alone
 #   make e2e       the guests alone: RUN='-run TestGuest/13/Remove' narrows it (as root)
 #   make guest     a booted guest with keyguard, the stand-in daemon and a shell; its
@@ -82,12 +82,14 @@ NFPM        := $(TOOLS)/nfpm-v2.45.2/nfpm
 ACTIONLINT  := $(TOOLS)/actionlint-v1.7.12/actionlint
 STATICCHECK := $(TOOLS)/staticcheck-v0.8.2/staticcheck
 GOVULNCHECK := $(TOOLS)/govulncheck-v1.9.0/govulncheck
+HCLFMT      := $(TOOLS)/hclfmt-v2.25.0/hclfmt
 
 $(NFPM):        MODULE = github.com/goreleaser/nfpm/v2/cmd/nfpm
 $(ACTIONLINT):  MODULE = github.com/rhysd/actionlint/cmd/actionlint
 $(STATICCHECK): MODULE = honnef.co/go/tools/cmd/staticcheck
 $(GOVULNCHECK): MODULE = golang.org/x/vuln/cmd/govulncheck
-$(NFPM) $(ACTIONLINT) $(STATICCHECK) $(GOVULNCHECK):
+$(HCLFMT):      MODULE = github.com/hashicorp/hcl/v2/cmd/hclfmt
+$(NFPM) $(ACTIONLINT) $(STATICCHECK) $(GOVULNCHECK) $(HCLFMT):
 	GOBIN=$(@D) go install $(MODULE)@$(lastword $(subst -, ,$(notdir $(@D))))
 
 build:
@@ -223,10 +225,11 @@ repository:
 deps:
 	@packaging/deps
 
-lint: $(ACTIONLINT) $(STATICCHECK) style vuln
+lint: $(ACTIONLINT) $(STATICCHECK) $(HCLFMT) style vuln
 	$(STATICCHECK) ./...
 	$(STATICCHECK) -tags e2e ./packaging/e2e
 	$(ACTIONLINT) .github/workflows/*.yml
+	@$(HCLFMT) -check -require-no-change packaging/terraform/*/*.tf >/dev/null || { echo 'lint: hclfmt -w packaging/terraform/*/*.tf' >&2; exit 1; }
 	go test -run TestRings ./agent
 
 # What needs no program that has to be built first.

@@ -101,7 +101,7 @@ func (s awsStatement) denies(action string) bool {
 			}
 		}
 	}
-	return len(s.Condition) <= 1
+	return true // conditions add up: to nobody whom one of them names
 }
 
 // awsDestroyers are the principals to whom a secret's policy allows to destroy. The error

@@ -61,7 +61,7 @@ func TestPushStatus(t *testing.T) {
 				t.Fatal(err)
 			}
 			for file, text := range map[string]string{
-				"hook":             strings.ReplaceAll(string(source), "/etc/containarium-keyguard", dir),
+				"hook":             strings.NewReplacer("/etc/containarium-keyguard", dir, "/run/systemd/system", dir+"/none").Replace(string(source)),
 				"keyguard":         "#!/bin/sh\n[ \"$*\" = 'status --json' ] || exit 99\n" + tt.keyguard + "\n",
 				"push-status.curl": "url = \"" + place.URL + "/hosts/\"\n",
 			} {

@@ -70,7 +70,7 @@ func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, err
 	entries := []ledger.Entry{{Event: ledger.Accepted, Fingerprint: f, Old: r.Known, Person: opts.Person,
 		Verdict: string(r.Verdict), Checked: r.Proof.Checked, Opened: r.Proof.Opened}}
 	o.history()
-	for _, s := range o.evidence.Escrows {
+	for i, s := range o.evidence.Escrows {
 		newest, there := s.NewestKey()
 		for _, c := range s.Copies {
 			own := there && c.ID == newest.ID
@@ -78,13 +78,15 @@ func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, err
 			if len(tops) == 0 && !(own && !o.record.Holds(s.Name, c.ID)) {
 				continue
 			}
-			shelf := string(c.Shelf)
-			if !own { // of one of several stores: it is not the newest of the escrow
+			shelf, reason := string(c.Shelf), ""
+			if shared, ok := h.Escrows[i].Reader.(escrow.Shared); !own { // of one of several stores: it is not the newest of the escrow
 				shelf = ""
+			} else if ok && len(c.Tops) < len(shared.Members()) { // the others' parts of this key are adopted, too
+				reason = escrow.ErrPartly.Error()
 			}
 			r.Adopted = append(r.Adopted, escrow.Copy{Escrow: s.Name, ID: c.ID, Shelf: c.Shelf, Fingerprint: c.Key})
 			entries = append(entries, ledger.Entry{Event: ledger.Adopted, Fingerprint: c.Key, Person: opts.Person,
-				Escrow: s.Name, Copy: c.ID, Shelf: shelf, Tops: tops})
+				Escrow: s.Name, Copy: c.ID, Shelf: shelf, Tops: tops, Reason: reason})
 		}
 	}
 	r.Trouble = o.trouble

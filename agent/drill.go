@@ -211,7 +211,7 @@ func (d *drill) restoreAll(ctx context.Context) []DrilledCopy {
 			c := &d.copies[i][n]
 			c.Escrow, c.Required = s.Name(), s.Required
 			if c.ID != "" {
-				e.Copies = append(e.Copies, decide.CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Key, Beside: c.Beside,
+				e.Copies = append(e.Copies, decide.CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Key, Beside: c.Beside, Tops: c.Tops,
 					Worthless: errors.Is(c.Err, escrow.ErrNotKey) || c.Unreadable == "destroyed"})
 			}
 		}

@@ -293,6 +293,34 @@ func TestAnotherHostsParts(t *testing.T) {
 	}
 }
 
+// TestAdoptedWhileOneStoreIsAway: a person vouches for what stands there while not all stores
+// answer. What the last one has of the same key is vouched for, too.
+func TestAdoptedWhileOneStoreIsAway(t *testing.T) {
+	h := newHost(t, rowstest.New(t).Database(t), 0)
+	splitOver(h)
+	h.upsert(testKey("a"), "ONE")
+	h.write(testKey("a").UnsafeBytes())
+	h.backup()
+	h.must(os.Remove(h.path("state/ledger.jsonl")))
+	h.must(os.Rename(h.path("usb2"), h.path("away")))
+	if r, err := agent.Accept(t.Context(), &h.Host, agent.AcceptOptions{Confirm: func(agent.AcceptResult) (bool, error) { return true, nil }}); err != nil || len(r.Adopted) != 1 {
+		t.Errorf("%+v, %v", r.Adopted, err)
+	}
+	h.must(os.Rename(h.path("away"), h.path("usb2")))
+	if r, err := agent.Status(t.Context(), &h.Host); err != nil || r.Escrows[0].Alarm != "" || r.Health != agent.Green {
+		t.Errorf("%s: %s, %v", r.Health, r.Line, err)
+	}
+	h.backup()
+	// From here on it is known what that one has.
+	h.must(func() error {
+		_, err := splitOver(h).Members()[2].Save(t.Context(), escrow.Current, testKey("b"))
+		return err
+	}())
+	if r, err := agent.Status(t.Context(), &h.Host); err != nil || r.Escrows[0].Alarm == "" {
+		t.Errorf("%s: %s, %v", r.Health, r.Line, err)
+	}
+}
+
 // TestWholeKeyIsNotInParts: a whole key on one member, and no part anywhere, is not what the
 // split has.
 func TestWholeKeyIsNotInParts(t *testing.T) {

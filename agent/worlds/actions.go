@@ -101,6 +101,7 @@ var actions = []action{
 	}},
 	{"a foreign key on top", 2, false, 0, func(w *world, _ *host, _ int) { w.store().add(escrow.Current, w.makeKey().UnsafeBytes(), true) }},
 	{"an old key on top", 2, false, 0, func(w *world, _ *host, _ int) { w.store().add(escrow.Current, w.anyKey().UnsafeBytes(), true) }},
+	{"another host's parts on top", 2, false, 0, (*world).foreignParts},
 	{"the newest is disabled", 2, false, 0, func(w *world, _ *host, _ int) { w.mark("disabled") }},
 	{"the newest is destroyed", 1, false, 0, func(w *world, _ *host, _ int) { w.mark("destroyed") }},
 	{"the members change their parts", 2, false, 0, func(w *world, _ *host, _ int) { w.recut(false) }},
@@ -562,6 +563,24 @@ func (w *world) bring(h *host, dies int) {
 	})
 }
 
+// foreignParts is another host that has some of the split's stores, or all of them, by mistake,
+// under the same numbers, with a key of its own or a former one of this.
+func (w *world) foreignParts(_ *host, _ int) {
+	k := w.makeKey()
+	if w.rand.IntN(2) == 0 {
+		k = w.anyKey()
+	}
+	for _, s := range w.stores {
+		if s.part == (escrow.PartOf{}) || w.rand.IntN(3) == 0 {
+			continue
+		}
+		part, err := k.Cut(2, s.number())
+		must(err)
+		s.add(escrow.Current, part.UnsafeText(), true)
+		part.Wipe()
+	}
+}
+
 // recut is a configuration of the split that is wrong by now: other numbers, or another need.
 func (w *world) recut(need bool) {
 	for _, s := range w.stores {
@@ -589,10 +608,13 @@ func (w *world) cutAsEver() {
 	}
 	for _, s := range w.stores {
 		if s.part != (escrow.PartOf{}) {
-			s.part = escrow.PartOf{Need: need, Number: int(s.name[0]-'a') + 1}
+			s.part = escrow.PartOf{Need: need, Number: s.number()}
 		}
 	}
 }
+
+// number is that of a member's parts, whatever the configuration says by now.
+func (s *store) number() int { return int(s.name[0]-'a') + 1 }
 
 // unwatched is somebody who takes the watcher down, changes the keyfile and starts the daemon.
 func (w *world) unwatched(h *host, dies int) {

@@ -38,6 +38,7 @@ type stored struct {
 	at     time.Time
 	state  string // "", "disabled", "destroyed"
 	byHand bool   // somebody else than keyguard put it there
+	by     string // the host whose keyguard did, "" for nobody's
 }
 
 // key is what the copy decodes to.
@@ -190,8 +191,11 @@ func (v view) Save(ctx context.Context, shelf escrow.Shelf, k key.Key) (escrow.C
 		}
 	}
 	c := v.add(shelf, content, false)
+	v.copies[len(v.copies)-1].by = v.p.h.name
 	if v.part == (escrow.PartOf{}) {
 		v.p.w.saved(v.p, v.store, c)
+	} else if shelf == escrow.Current {
+		v.p.w.covered(v.p.h, v.store, c)
 	}
 	if err := v.p.effect(v.name + ": the answer to the save"); err != nil {
 		return escrow.Copy{}, errors.Join(escrow.ErrTimeout, err)

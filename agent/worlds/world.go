@@ -561,6 +561,40 @@ func (w *world) alarm(h *host, s *store, c stored) {
 	}
 }
 
+// covered is alarm for one store of a split, on which c has just gone: what stood there on top
+// was this host's, or adopted, or may have been of a save of its own that is not over.
+func (w *world) covered(h *host, s *store, c stored) {
+	lines := slices.DeleteFunc(h.ledger(), func(l line) bool {
+		return l.Escrow != "split" || l.Shelf != string(escrow.Current) && l.Event != "adopted"
+	})
+	if !slices.ContainsFunc(lines, func(l line) bool { return l.saved() && l.Shelf == string(escrow.Current) }) {
+		return // an empty ledger raises no alarm
+	}
+	for _, o := range slices.Backward(s.copies) {
+		of, _ := o.is()
+		if o.shelf == escrow.Current && o.id != c.id && o.by == h.name {
+			return
+		}
+		if o.shelf != escrow.Current || o.id == c.id || o.state == "destroyed" || time.Now().Before(o.at.Add(s.late+time.Minute)) || of == "" && o.state == "" {
+			continue // it is none, or whoever looked did not see it yet
+		}
+		open := false
+		for _, l := range lines {
+			if l.saved() && l.Shelf == string(escrow.Current) {
+				open = l.Fingerprint == of && l.Reason != ""
+			} else if l.Event == "saving" {
+				open = open || l.Fingerprint == of
+			}
+		}
+		name := fmt.Sprintf("%d %s", s.part.Number, o.id)
+		adopted := slices.ContainsFunc(lines, func(l line) bool { return slices.Contains(l.Tops, name) })
+		if !open && !adopted {
+			w.broken("law 4", "law 4: a part went onto the current shelf of %s above %s, of key %s, which is not this host's", s.name, o.id, of)
+		}
+		return
+	}
+}
+
 // newest tells whether a copy is the newest of its store's current shelf that is a key.
 func newest(s *store, c stored) bool {
 	for _, o := range slices.Backward(s.copies) {
@@ -611,6 +645,8 @@ func nameOf(data []byte) key.Fingerprint {
 // line is what the checker reads of an entry of the ledger.
 type line struct {
 	Event, Escrow, Copy, Shelf, Verdict string
+	Reason                              string
+	Tops                                []string
 	Fingerprint                         key.Fingerprint
 	Time                                time.Time
 	Rotation                            any

@@ -40,8 +40,8 @@ func (a *app) printJSON(v any) error {
 	return err
 }
 
-// table prints aligned columns. On a terminal that is too narrow for them the widest ones
-// stand below each row.
+// table prints aligned columns. On a terminal that is too narrow for them, of the widest
+// ones stands below each row what is long, or all where most is.
 func (a *app) table(header string, fill func(row func(columns ...string))) {
 	rows := [][]string{strings.Split(header, "\t")}
 	fill(func(columns ...string) {
@@ -61,31 +61,57 @@ func (a *app) table(header string, fill func(row func(columns ...string))) {
 	for _, w := range widths {
 		total += w
 	}
-	below := make([]bool, len(widths))
 	for left := len(widths); terminal(a.out) && total > columns(a.out) && left > 1; left-- {
-		widest := -1
+		widest := 0
 		for i, w := range widths {
-			if !below[i] && (widest < 0 || w > widths[widest]) {
+			if w > widths[widest] {
 				widest = i
 			}
 		}
-		below[widest] = true
-		total -= widths[widest] + gap
+		width := shortest(rows, widest)
+		if width == widths[widest] {
+			width = 0
+		}
+		if total += width - widths[widest]; width == 0 {
+			total -= gap
+		}
+		widths[widest] = width
 	}
 	for n, r := range rows {
 		line := ""
+		var below []string
 		for i, c := range r {
-			if !below[i] {
+			if utf8.RuneCountInString(c) > widths[i] {
+				below, c = append(below, c), ""
+			}
+			if widths[i] > 0 {
 				line += fmt.Sprintf("%-*s", widths[i]+gap, c)
 			}
 		}
 		fmt.Fprintln(a.out, strings.TrimRight(line, " "))
-		for i, c := range r {
-			if below[i] && n > 0 && c != "" {
+		for _, c := range below {
+			if n > 0 {
 				a.beside("", 4, c)
 			}
 		}
 	}
+}
+
+// shortest is how wide a column of a table is without what is long in it, 0 where that is
+// most of it.
+func shortest(rows [][]string, column int) (width int) {
+	const long = 48
+	short := 0
+	for _, r := range rows[1:] {
+		if n := utf8.RuneCountInString(r[column]); n <= long {
+			short++
+			width = max(width, n)
+		}
+	}
+	if header := utf8.RuneCountInString(rows[0][column]); 2*short > len(rows)-1 {
+		return max(width, header)
+	}
+	return 0
 }
 
 // beside prints a name and, that far from the left, a text.

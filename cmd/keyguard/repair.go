@@ -107,7 +107,7 @@ func repairEvent(r agent.RepairResult, err error) hooks.Event {
 func (a *app) printTally(say func(string, ...any), r agent.RepairResult) {
 	for _, s := range r.Tally {
 		target := ""
-		if s.Key == r.Target {
+		if s.Key == r.Target && r.Needed {
 			target = ": all others come under it"
 		}
 		say("key %s (%s) opens %d of %s%s", s.Key, s.From, s.Rows, printable.Count(r.Rows.Dependent, "row"), target)

@@ -9,12 +9,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/internal/durable/durabletest"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -90,10 +92,10 @@ func (s shelves) Save(ctx context.Context, shelf escrow.Shelf, k key.Key) (escro
 
 // observed is a host of which all that is told is drawn: what stands in the keyfile's place and
 // beside it, what the ledger, the local quarantine, the rows and the escrows say. The
-// same seed draws the same.
-func observed(t *testing.T, seed uint64) *agent.Host {
+// same seed draws the same, in a directory that it makes.
+func observed(t *testing.T, dir string, seed uint64) *agent.Host {
 	r := rand.New(rand.NewPCG(seed, 5))
-	dir, now := t.TempDir(), time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	h := hostIn(dir, func() time.Time { return now })
 	must := func(err error) {
 		t.Helper()
@@ -101,7 +103,7 @@ func observed(t *testing.T, seed uint64) *agent.Host {
 			t.Fatal(err)
 		}
 	}
-	must(errors.Join(os.Mkdir(filepath.Join(dir, "etc"), 0o700), os.Mkdir(filepath.Join(dir, "state"), 0o700)))
+	must(errors.Join(os.Mkdir(dir, 0o700), os.Mkdir(filepath.Join(dir, "etc"), 0o700), os.Mkdir(filepath.Join(dir, "state"), 0o700)))
 	keys := []key.Key{testKey("a"), testKey("b"), testKey("c")}
 	pick := func() key.Key { return keys[r.IntN(len(keys))] }
 	table := toldRows{state: []rows.Verdict{rows.Answered, rows.Answered, rows.Silent, rows.Unknown}[r.IntN(4)],
@@ -182,13 +184,17 @@ func observed(t *testing.T, seed uint64) *agent.Host {
 }
 
 // TestNobodyDisagrees draws hosts and has every command that judges one judge it: what
-// the one would do, none of the others contradicts.
+// the one would do, none of the others contradicts. KEYGUARD_HOSTS is how many they are.
 func TestNobodyDisagrees(t *testing.T) {
-	const hosts = 300
+	hosts := uint64(300)
+	if n, err := strconv.ParseUint(os.Getenv("KEYGUARD_HOSTS"), 10, 64); err == nil {
+		hosts = n
+	}
+	memory := durabletest.TmpFS(t, 16<<20)
 	ctx := t.Context()
 	actions, rotated := map[decide.Action]int{}, 0
-	for seed := range uint64(hosts) {
-		h := observed(t, seed)
+	for seed := range hosts {
+		h := observed(t, filepath.Join(memory, "a"), seed)
 		s, err := agent.Status(ctx, h)
 		if err != nil {
 			t.Fatal(err)
@@ -235,7 +241,7 @@ func TestNobodyDisagrees(t *testing.T) {
 			fail("rotate --dry-run", "%v, while status is green", err)
 		}
 
-		w := observed(t, seed)
+		w := observed(t, filepath.Join(memory, "b"), seed)
 		tended, err := agent.Tend(ctx, w, agent.TendOptions{Prove: true})
 		if err != nil && !errors.Is(err, agent.ErrNotPlaced) {
 			fail("the watcher", "%v", err)
@@ -246,6 +252,11 @@ func TestNobodyDisagrees(t *testing.T) {
 			fail("a start", "%v", err)
 		}
 		same("a start", g.Decision)
+		for _, dir := range []string{"a", "b"} {
+			if err := os.RemoveAll(filepath.Join(memory, dir)); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 	for _, a := range []decide.Action{decide.Pass, decide.Install, decide.Make, decide.Doubt, decide.Lost} {
 		if actions[a] == 0 {

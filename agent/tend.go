@@ -28,7 +28,8 @@ type TendOptions struct {
 	// missing, and no key can be put there, becomes an empty one, so that it makes none.
 	Park bool
 	// Starting says that the daemon was started and may read its key at any moment. Then it
-	// is there to need one, also where the keyfile's directory has gone.
+	// is there to need one, also where the keyfile's directory has gone; and one that the rows
+	// refute is not left there for it, though nobody can tell which is right.
 	Starting bool
 	// Remembered is as for Guard.
 	Remembered func(mark string) map[key.Fingerprint]rows.Proof
@@ -111,7 +112,7 @@ func tendOnce(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err
 		if r.Decision.Action == decide.Install {
 			o.keepForLater(r.Decision)
 		}
-		if opts.Park && r.Held == "" && o.mintable() {
+		if opts.Park && r.Held == "" && o.mintable() || opts.Starting && r.Held == "" && o.refuted() {
 			err = o.putEmpty(&r.GuardResult)
 			r.Waiting = r.Parked
 		}
@@ -148,6 +149,13 @@ func tendOnce(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err
 // symlink there leads.
 func (o *observation) mintable() bool {
 	return o.seen.Kind == keyfile.Missing || o.seen.Kind != keyfile.Good && o.seen.Target != ""
+}
+
+// refuted tells whether the rows have just refuted the key that the daemon would read. A start
+// that asked them would not pass it either (law 1 stands above law 9).
+func (o *observation) refuted() bool {
+	e := o.evidence
+	return e.Keyfile.Good && e.Rows.State == decide.RowsAnswer && e.Rows.VerdictOf(e.Keyfile.Key) == rows.Refuted
 }
 
 // held says why a decision is not for the watcher to carry out.

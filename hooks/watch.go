@@ -94,7 +94,8 @@ type watcher struct {
 	lost     stated          // that the key was lost when all were asked; zero where that is over
 	provenAs string          // what was told of the last proof, and when
 	provenAt time.Time
-	parked   time.Duration // until a parked keyfile is decided on again; 0: none is
+	emptied  key.Fingerprint // the key in whose place this watcher has put an empty keyfile; "" for none
+	parked   time.Duration   // until a parked keyfile is decided on again; 0: none is
 
 	daemon daemon
 

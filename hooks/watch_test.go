@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
@@ -479,6 +480,49 @@ func TestWatch(t *testing.T) {
 		w.upsert(b)
 		w.up.Store(true) // of which nothing tells
 		w.await(string(b.Fingerprint()), "in place")
+	})
+	t.Run("the rows are another key's at a start, which passes on a fresh proof", func(t *testing.T) {
+		// The start asks nobody (law 7). Its first line in the journal is what has the rows
+		// asked, long before the daemon reads its key: no event, no rescan, no hour is waited for.
+		w := guarded(t, nil)
+		w.stop()
+		w.must(w.host.Keyfile.Keep(b, time.Now()))
+		_, err := w.db.Exec("delete from secrets")
+		w.must(err)
+		w.upsert(b)
+		w.must(w.host.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: a.Fingerprint(), Verdict: string(rows.Opens), Checked: 1, Opened: 1}))
+		g, err := agent.Guard(context.Background(), w.host, agent.GuardOptions{})
+		if err != nil || g.Decision.Action != decide.Pass || g.Evidence.Rows.State != decide.RowsNotAsked {
+			t.Fatalf("%+v, %v", g.Decision, err)
+		}
+		w.up.Store(false)
+		w.start()
+		w.await("guarding key")
+		w.up.Store(true) // of which nothing tells
+		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1"}
+		w.await(string(b.Fingerprint()), "in place")
+		if !w.holds(b) {
+			t.Error("the daemon would read the key that opens nothing")
+		}
+	})
+	t.Run("the rows are another key's at a start, and nobody has that", func(t *testing.T) {
+		w := guarded(t, nil)
+		_, err := w.host.Escrows[0].Writer.Save(context.Background(), escrow.Quarantine, b)
+		w.must(err)
+		w.must(os.Rename(w.path("usb"), w.path("away")))
+		_, err = w.db.Exec("delete from secrets")
+		w.must(err)
+		w.upsert(b)
+		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1"}
+		w.await("parked", "opens no row")
+		if content, err := os.ReadFile(w.host.Keyfile.Path); err != nil || len(content) > 0 {
+			t.Errorf("the daemon would read a key that the rows have just refuted: %d bytes, %v", len(content), err)
+		}
+		w.must(os.Rename(w.path("away"), w.path("usb")))
+		w.await(string(b.Fingerprint()), "in place")
+		if _, err := os.Stat(w.path("state/quarantine")); err != nil {
+			t.Error(err)
+		}
 	})
 	t.Run("a daemon that could not load its key after it was ready", func(t *testing.T) {
 		w := guarded(t, func(w *watched) { w.options.Heal = true })

@@ -49,8 +49,12 @@ func (w *watcher) told(ctx context.Context, r agent.TendResult, err error) {
 	case d.Action == decide.Doubt, d.Action == decide.Lost:
 		w.provenAs = ""
 		if r.Parked {
-			w.o.Tell(Event{Name: Parked, Fingerprint: d.Needed, Verdict: string(d.Action),
-				Text: "parked: there was no keyfile, and on an empty one the daemon makes no key; " + d.Reason})
+			why := "there was no keyfile, and on an empty one the daemon makes no key"
+			if k := r.Evidence.Keyfile; k.Good {
+				w.emptied = k.Key
+				why = fmt.Sprintf("key %s opens no row and was in place for the daemon to read; it is kept, and on an empty keyfile the daemon keeps no secrets", k.Key)
+			}
+			w.o.Tell(Event{Name: Parked, Fingerprint: d.Needed, Verdict: string(d.Action), Text: "parked: " + why + "; " + d.Reason})
 		}
 		if w.lost.state != "" && hearsay(r) {
 			// Nobody was asked again: what was found when all were is all there is to say.
@@ -63,10 +67,10 @@ func (w *watcher) told(ctx context.Context, r agent.TendResult, err error) {
 			text += fmt.Sprintf("; key %s is needed", d.Needed)
 		}
 		if w.lost = (stated{}); d.Action == decide.Lost {
-			w.lost = stated{undecided(r), text}
+			w.lost = stated{w.undecided(r), text}
 		}
 		w.o.Status(text)
-		w.say(undecided(r), Event{Name: Undecided, Fingerprint: d.Needed, Verdict: string(d.Action), Text: text + "; see keyguard status"})
+		w.say(w.undecided(r), Event{Name: Undecided, Fingerprint: d.Needed, Verdict: string(d.Action), Text: text + "; see keyguard status"})
 	default:
 		w.lost = stated{}
 		w.o.Status("guarding key " + string(d.Key))
@@ -100,10 +104,17 @@ func (w *watcher) proven(r agent.TendResult) {
 }
 
 // undecided tells two doubts apart by what they come from: the words also hold what
-// changes all the time.
-func undecided(r agent.TendResult) string {
+// changes all the time. That this watcher has emptied the keyfile since is no other.
+func (w *watcher) undecided(r agent.TendResult) string {
 	d, e := r.Decision, r.Evidence
-	s := fmt.Sprint(d.Action, d.Rule, d.Needed, e.Keyfile.Good, e.Keyfile.Key, e.Rows.State)
+	file := e.Keyfile
+	switch {
+	case file.Good && !r.Parked:
+		w.emptied = ""
+	case w.emptied != "":
+		file.Good, file.Key = true, w.emptied
+	}
+	s := fmt.Sprint(d.Action, d.Rule, d.Needed, file.Good, file.Key, e.Rows.State)
 	for _, place := range e.Escrows {
 		s += fmt.Sprint(" ", place.State)
 	}

@@ -68,6 +68,17 @@ var nights = []night{
 	{name: "the drill's timer is off", broken: "systemctl disable --now $W-drill.timer",
 		line: `^amiss: the weekly drill is not to come`, code: 12,
 		typed: []typed{{named: "systemctl enable --now containarium-keyguard-drill.timer"}}},
+	{name: "the hook is masked", broken: `
+mkdir -p /etc/systemd/system/containarium.service.d
+ln -s /dev/null /etc/systemd/system/containarium.service.d/zz-keyguard.conf
+systemctl daemon-reload`,
+		line: `^amiss: nothing looks at the key before the daemon starts: prestart is not in its ExecStartPre=`, code: 12,
+		typed: []typed{{named: "rm /etc/systemd/system/containarium.service.d/zz-keyguard.conf; systemctl daemon-reload"}}},
+	{name: "a drop-in resets the hook", broken: `
+printf '[Service]\nExecStartPre=\n' >/etc/systemd/system/containarium.service.d/zzz.conf
+systemctl daemon-reload`,
+		line: `^amiss: nothing looks at the key before the daemon starts`, code: 12,
+		typed: []typed{{named: "take out what overrides zz-keyguard.conf in /etc/systemd/system/containarium.service.d/zzz.conf", how: "rm /etc/systemd/system/containarium.service.d/zzz.conf; systemctl daemon-reload"}}},
 	{name: "a foreign key under the running daemon", broken: "foreign",
 		line: `^doubt: the keyfile is not right: key [0-9a-f]{16} belongs there`, code: 11,
 		typed: []typed{{named: "keyguard restore"}}},
@@ -165,8 +176,8 @@ systemctl start containarium`,
 		typed: []typed{{"keyguard import", "keyguard import </root/safe"}, {named: "keyguard backup"}}},
 }
 
-// Whoever is woken reads one line and types the command that stands below it. Of twenty
-// broken states and one more each is told by the first line and the exit status of keyguard
+// Whoever is woken reads one line and types the command that stands below it. Of the broken
+// states above and one more each is told by the first line and the exit status of keyguard
 // status, and what it names, typed as it is named, ends in green.
 func TestNights(t *testing.T) {
 	t.Parallel()
@@ -180,6 +191,7 @@ func TestNights(t *testing.T) {
 	m.run("head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \\n' >/etc/machine-id; echo >>/etc/machine-id")
 	m.check(m.g.Reboot(m.ctx))
 	m.part("this machine is a copy of another", func(m machine) {
+		m.want("code=0; keyguard doctor >/root/doctor 2>&1 || code=$?; echo $code; grep -c 'ledger: it is another machine' /root/doctor", "12\n1")
 		m.night(night{line: `^lagging: the ledger is another machine's`, code: 12, typed: []typed{answers("keyguard accept", `y\n`)}})
 	})
 }

@@ -169,14 +169,14 @@ func (a *app) prestart(ctx context.Context) (err error) {
 	})
 	left, cancel := context.WithTimeout(ctx, min(prestartTelling, budget-lastWords-time.Since(began)))
 	defer cancel()
-	select {
-	case err := <-recorded:
-		if err != nil {
-			trouble = append(trouble, agent.Trouble{What: "watcher and drills may not find the database", Err: err})
-		}
-		result.Trouble = append(trouble, result.Trouble...)
-	case <-left.Done():
+	switch rerr, ended := ending(left, recorded); {
+	case !ended:
 		a.urgent("watcher and drills may not find the database: %s hangs", cfg.RunDir)
+	case rerr != nil:
+		trouble = append(trouble, agent.Trouble{What: "watcher and drills may not find the database", Err: rerr})
+		fallthrough
+	default:
+		result.Trouble = append(trouble, result.Trouble...)
 	}
 	a.explainTrouble(result.Trouble)
 	if err != nil {
@@ -201,6 +201,22 @@ func (a *app) prestart(ctx context.Context) (err error) {
 		a.urgent("people are not told: %v", unheard)
 	}
 	return err
+}
+
+// ending waits until ctx ends for what is to end, and tells whether it has: also where ctx had
+// ended before, as after a budget that was waited away for somebody else.
+func ending(ctx context.Context, ended <-chan error) (err error, is bool) {
+	select {
+	case err = <-ended:
+		return err, true
+	case <-ctx.Done():
+	}
+	select {
+	case err = <-ended:
+		return err, true
+	default:
+		return nil, false
+	}
 }
 
 // recordDatabase leaves for watcher and drills what the daemon's environment says of its

@@ -587,6 +587,21 @@ func flag(h *host, name string, flag int) {
 	h.t.Cleanup(func() { h.must(set(0)) })
 }
 
+// TestReadOnlyStateFromTheBeginning: on a state directory in which no lock was ever made, and
+// that is read-only, nobody holds one: the right key is put in place all the same.
+func TestReadOnlyStateFromTheBeginning(t *testing.T) {
+	db := rowstest.New(t).Database(t)
+	a := testKey("a")
+	h := newHost(t, db, 1)
+	h.must(db.Upsert(a, "tenant", "SECRET", []byte("v")))
+	_, err := h.Escrows[0].Writer.Save(t.Context(), escrow.Current, a)
+	h.must(err)
+	mount(t, h.path("state"), "ro")
+	if r, err := h.guard(); err != nil || r.Decision.Action != decide.Install || !h.holds(a) {
+		t.Errorf("%+v, %v", r.Decision, err)
+	}
+}
+
 // TestReadOnlyState: where nothing can be written to the state directory, nothing says that
 // somebody else is at work there: the rotation that stands open is decided by the rows.
 func TestReadOnlyState(t *testing.T) {

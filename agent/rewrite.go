@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -43,7 +44,10 @@ func (j *job) locked(ctx context.Context, steps ...func(context.Context) error) 
 		j.progress = func(RotateProgress) {}
 	}
 	if j.lock, err = lock.Try(j.h.StateDir, lock.Rotate); err != nil {
-		return busy(err)
+		if err = busy(err); !errors.Is(err, ErrBusy) {
+			err = fmt.Errorf("%w: %w", ErrCannotEnd, err) // where no lock can be taken nothing can be written down
+		}
+		return err
 	}
 	defer j.lock.Release()
 	defer func() { j.o.close() }()

@@ -174,6 +174,20 @@ func TestRotationRefused(t *testing.T) {
 	}
 }
 
+// TestRotationWithoutALock: where no lock can be taken nothing is begun, and that is refused as
+// what cannot be ended, not as a fault of keyguard's.
+func TestRotationWithoutALock(t *testing.T) {
+	h := newHost(t, nil, 1)
+	h.must(os.RemoveAll(h.path("state")))
+	h.must(os.WriteFile(h.path("state"), nil, 0o600))
+	if _, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{}); !errors.Is(err, agent.ErrCannotEnd) || errors.Is(err, agent.ErrBusy) {
+		t.Errorf("rotate: %v", err)
+	}
+	if _, err := agent.Repair(t.Context(), &h.Host, agent.RepairOptions{}); !errors.Is(err, agent.ErrCannotEnd) || errors.Is(err, agent.ErrBusy) {
+		t.Errorf("repair: %v", err)
+	}
+}
+
 // TestRotationFetches no more than the newest current copy of each escrow: before, to be
 // sure that the present key is safe there, and after, as law 4 wants to know.
 func TestRotationFetches(t *testing.T) { bothListings(t, testRotationFetches) }

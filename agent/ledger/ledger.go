@@ -376,6 +376,9 @@ func (l *Ledger) open(how int) (*os.File, int64, error) {
 		open = durable.OpenOrNew
 	}
 	f, err := open(l.path(), how|unix.O_NOFOLLOW|unix.O_NONBLOCK)
+	if errors.Is(err, fs.ErrNotExist) && nowhere(l.dir) {
+		err = fmt.Errorf("%s leads nowhere", l.dir) // to what is not mounted: no ledger is not known (law 6)
+	}
 	if err != nil {
 		return nil, 0, err
 	}
@@ -391,6 +394,14 @@ func (l *Ledger) open(how int) (*os.File, int64, error) {
 		return nil, 0, err
 	}
 	return f, info.Size(), nil
+}
+
+// nowhere tells whether a symlink stands in the place of a directory, and what it leads to is
+// not there.
+func nowhere(dir string) bool {
+	_, lerr := os.Lstat(dir)
+	_, err := os.Stat(dir)
+	return lerr == nil && errors.Is(err, fs.ErrNotExist)
 }
 
 // lastEntry finds behind what to append: the end of the last whole line, the last

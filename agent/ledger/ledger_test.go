@@ -389,6 +389,20 @@ func TestUnreadable(t *testing.T) {
 	}
 }
 
+// TestNowhere: a state directory on a disk that is not mounted may have a ledger (law 6).
+func TestNowhere(t *testing.T) {
+	l := hourly(t)
+	if err := os.Symlink(filepath.Join(t.TempDir(), "not-mounted"), l.dir); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := l.Standing(); err == nil {
+		t.Errorf("%+v", s)
+	}
+	if r, err := l.Read(); err == nil {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestMissing(t *testing.T) {
 	l := hourly(t)
 	for _, dir := range []bool{false, true} {

@@ -212,7 +212,7 @@ var remedies = []struct {
 	{syscall.ENOSPC, 0, "make room on the disk (df), then try again"},
 	{syscall.EIO, 0, "see what is wrong with the disk (dmesg), put it right, then do the same again, or see: keyguard status"},
 	{syscall.EROFS, 0, "the file system is read-only; see dmesg, remount it writable, then try again"},
-	{agent.ErrNotPlaced, exitDoubt, "see what holds the keyfile or its directory (lsattr -d, findmnt --target) and free it (chattr -i -a, umount), then: systemctl start containarium"},
+	{agent.ErrNotPlaced, exitDoubt, "see what holds the keyfile, its directory or the state directory (lsattr -d, ls -ld, findmnt --target) and free it (chattr -i -a, umount), then: systemctl start containarium"},
 	{syscall.EBUSY, 0, "something holds it, a mount or another program; see which: findmnt, fuser -v; then: keyguard status"},
 	{fs.ErrPermission, 0, "run it as root, with sudo"},
 }

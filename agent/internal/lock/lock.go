@@ -53,11 +53,15 @@ func Try(dir, name string) (*Lock, error) {
 
 // Wait takes the lock, waiting for it until ctx ends; then the error wraps ErrBusy
 // and what ctx says. A free lock is taken even where ctx has ended, and on a read-only
-// file system. Any other error says nothing of who holds it.
+// file system: where its file was never made there, nobody holds it. Any other error says
+// nothing of who holds it.
 func Wait(ctx context.Context, dir, name string) (*Lock, error) {
 	f, err := crew.Within(dir, func() (*os.File, error) { return open(dir, name) }, closeLate)
 	if err != nil {
 		return nil, fmt.Errorf("cannot take the lock %q: %w", name, err)
+	}
+	if f == nil {
+		return new(Lock), nil
 	}
 	var tick *time.Ticker
 	for {
@@ -82,7 +86,8 @@ func Wait(ctx context.Context, dir, name string) (*Lock, error) {
 	}
 }
 
-// open opens the file of a lock, and makes what is missing.
+// open opens the file of a lock, and makes what is missing. It is nil where it is missing and
+// cannot be made, by anybody.
 func open(dir, name string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -91,6 +96,9 @@ func open(dir, name string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if errors.Is(err, unix.EROFS) {
 		f, err = os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0) // flock(2) takes that, too
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
 	}
 	return f, err
 }

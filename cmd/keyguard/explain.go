@@ -69,6 +69,7 @@ var remedies = []struct {
 	// Before what it makes everything else look like.
 	{unit.ErrInotifyInstances, 0, "until then it looks at every rescan; to raise the limit: sysctl -w fs.inotify.max_user_instances=1024, and the same in a file of /etc/sysctl.d; then: keyguard doctor"},
 	{unit.ErrInotifyWatches, 0, "until then it looks at every rescan; to raise the limit: sysctl -w fs.inotify.max_user_watches=524288, and the same in a file of /etc/sysctl.d; then: keyguard doctor"},
+	{syscall.EISDIR, 0, "a directory stands in the place of a file: see what is in it, move it away, then: keyguard status"},
 	{syscall.EMFILE, 0, "this process may open too few files (ulimit -n, or LimitNOFILE= of the unit): raise it (ulimit -n 1024), then see: keyguard status"},
 	{syscall.ENFILE, 0, "this machine may open no more files (sysctl fs.file-max): see who holds them (lsof), then: keyguard status"},
 
@@ -208,7 +209,6 @@ var remedies = []struct {
 	{unit.ErrExists, exitBusy, "wait until it is done, then see: keyguard status"},
 	{notify.ErrPing, 0, "check ping_url: keyguard config; and whether this host gets there: curl"},
 	{unit.ErrNoUnit, 0, "name the daemon's unit in [daemon] of the configuration, or \"\" for none, then: keyguard config"},
-	{syscall.EISDIR, 0, "a directory stands in the place of a file: see what is in it, move it away, then: keyguard status"},
 	{syscall.ENOSPC, 0, "make room on the disk (df), then try again"},
 	{syscall.EIO, 0, "see what is wrong with the disk (dmesg), put it right, then do the same again, or see: keyguard status"},
 	{syscall.EROFS, 0, "the file system is read-only; see dmesg, remount it writable, then try again"},

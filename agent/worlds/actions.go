@@ -106,6 +106,11 @@ var actions = []action{
 	{"the newest is destroyed", 1, false, 0, func(w *world, _ *host, _ int) { w.mark("destroyed") }},
 	{"the members change their parts", 2, false, 0, func(w *world, _ *host, _ int) { w.recut(false) }},
 	{"the need changes", 1, false, 0, func(w *world, _ *host, _ int) { w.recut(true) }},
+	{"the need changes, and somebody backs up", 1, true, 20, func(w *world, h *host, dies int) {
+		w.recut(true)
+		w.backup(h, dies)
+	}},
+	{"its disk is lost, and some members", 2, true, 40, (*world).loseMembers},
 	{"all are enabled", 2, false, 0, func(w *world, _ *host, _ int) { w.enable() }},
 
 	// The operator.
@@ -561,6 +566,31 @@ func (w *world) bring(h *host, dies int) {
 			w.save(ctx, h, p, a, s.Name())
 		}
 	})
+}
+
+// loseMembers takes the host's disk and the rows away, and some of the split's stores: one is
+// not there, another was made anew.
+func (w *world) loseMembers(h *host, dies int) {
+	members := slices.DeleteFunc(slices.Clone(w.stores), func(s *store) bool { return s.part == (escrow.PartOf{}) })
+	if len(w.hosts) > 1 || len(members) == 0 {
+		return
+	}
+	for _, s := range members {
+		switch w.rand.IntN(4) {
+		case 0, 1:
+			s.down = true
+		case 2:
+			s.copies = nil
+		}
+	}
+	for _, name := range []string{"etc/secrets.key", "etc/secrets.key.next", "state/quarantine", "state/" + ledger.Name} {
+		w.rm(h, name)
+	}
+	h.disk.sync()
+	h.table.dump()
+	h.table.rows = map[string]key.Fingerprint{}
+	h.table.version++
+	w.restart(h, dies)
 }
 
 // foreignParts is another host that has some of the split's stores, or all of them, by mistake,

@@ -246,6 +246,18 @@ func (v shared) Save(ctx context.Context, shelf escrow.Shelf, k key.Key) (escrow
 	return c, err
 }
 
+// List holds a listing to what the newest copy in parts is: that of the key whose part is on
+// top of as many members as it needs.
+func (v shared) List(ctx context.Context) ([]escrow.Copy, error) {
+	copies, err := v.Split.List(ctx)
+	if err == nil {
+		v.p.w.turn.Lock()
+		defer v.p.w.turn.Unlock()
+		v.p.w.newestShared(v.p.h, copies)
+	}
+	return copies, err
+}
+
 // parts counts what members were ever given.
 func (h *host) parts() (n int) {
 	for _, s := range h.stores {

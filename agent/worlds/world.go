@@ -421,6 +421,32 @@ func (w *world) onTop(f key.Fingerprint) bool {
 	return on[f]
 }
 
+// newestShared is of what a split lists while all its members are well and have parts on top.
+func (w *world) newestShared(h *host, copies []escrow.Copy) {
+	on := map[key.Fingerprint]int{}
+	for _, s := range h.stores {
+		if s.part == (escrow.PartOf{}) {
+			continue
+		}
+		top := len(s.copies) - 1
+		for ; top >= 0 && s.copies[top].shelf != escrow.Current; top-- {
+		}
+		if top < 0 || s.down || s.hangs || s.denied || s.gone || s.late > 0 || s.copies[top].state != "" {
+			return
+		}
+		of, part := s.copies[top].is()
+		if part.Need != 2 {
+			return
+		}
+		on[of]++
+	}
+	for of, n := range on {
+		if i := slices.IndexFunc(copies, func(c escrow.Copy) bool { return c.Shelf == escrow.Current && !c.Beside }); n >= 2 && (i < 0 || copies[i].Fingerprint != of) {
+			w.broken("newest", "newest: %d members have key %s on top, and the split lists another as its newest", n, of)
+		}
+	}
+}
+
 // sharedSaved is a key that a split says it has saved; added tells whether it was not there.
 func (w *world) sharedSaved(p *process, shelf escrow.Shelf, f key.Fingerprint, added bool) {
 	w.version++

@@ -92,6 +92,7 @@ var actions = []action{
 	{"a store hangs", 2, false, 0, func(w *world, _ *host, _ int) { w.store().hangs = true }},
 	{"a store is slow", 2, false, 0, func(w *world, _ *host, _ int) { w.store().slow = time.Duration(w.rand.IntN(8000)) * time.Millisecond }},
 	{"a store refuses", 2, false, 0, func(w *world, _ *host, _ int) { w.store().denied = true }},
+	{"a store is full", 2, true, 90, (*world).fill},
 	{"a store lists late", 1, false, 0, func(w *world, _ *host, _ int) { w.store().late = time.Duration(w.rand.IntN(60)) * time.Second }},
 	{"the stores are back", 6, false, 0, func(w *world, _ *host, _ int) { w.storesBack() }},
 	{"a store is made anew", 1, false, 0, func(w *world, _ *host, _ int) { s := w.store(); s.copies = nil }},
@@ -110,7 +111,7 @@ var actions = []action{
 		w.recut(true)
 		w.backup(h, dies)
 	}},
-	{"its disk is lost, and some members", 2, true, 40, (*world).loseMembers},
+	{"its disk is lost, and some members", 4, true, 40, (*world).loseMembers},
 	{"all are enabled", 2, false, 0, func(w *world, _ *host, _ int) { w.enable() }},
 
 	// The operator.
@@ -174,6 +175,11 @@ func (w *world) rm(h *host, name string) {
 		return
 	}
 	h.disk.remove(path)
+	if strings.HasPrefix(h.path("state/"+ledger.Name), path) && !h.daemon.up && h.daemon.again.IsZero() {
+		// Nobody knows any more that it was keyguard that stopped the daemon: who took the
+		// ledger away starts it.
+		h.daemon.again = time.Now().Add(time.Minute)
+	}
 	h.word = nil
 	h.removed = time.Now()
 	w.touched(h)
@@ -188,7 +194,7 @@ func (w *world) touched(h *host) {
 
 func (w *world) storesBack() {
 	for _, s := range w.stores {
-		s.down, s.hangs, s.slow, s.denied, s.late, s.gone, s.addOnly = false, false, 0, false, 0, false, false
+		s.down, s.hangs, s.slow, s.denied, s.late, s.gone, s.addOnly, s.full = false, false, 0, false, 0, false, false, false
 	}
 }
 
@@ -575,11 +581,11 @@ func (w *world) loseMembers(h *host, dies int) {
 	if len(w.hosts) > 1 || len(members) == 0 {
 		return
 	}
-	for _, s := range members {
-		switch w.rand.IntN(4) {
-		case 0, 1:
+	w.rand.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
+	for _, s := range members[1:] {
+		if w.rand.IntN(2) == 0 {
 			s.down = true
-		case 2:
+		} else {
 			s.copies = nil
 		}
 	}
@@ -587,27 +593,54 @@ func (w *world) loseMembers(h *host, dies int) {
 		w.rm(h, name)
 	}
 	h.disk.sync()
-	h.table.dump()
-	h.table.rows = map[string]key.Fingerprint{}
-	h.table.version++
+	if w.rand.IntN(2) == 0 {
+		h.table.dump()
+		h.table.rows = map[string]key.Fingerprint{}
+		h.table.version++
+	}
 	w.restart(h, dies)
 }
 
+// fill leaves no room in a store, and of a split's in some of the others, while somebody rotates.
+func (w *world) fill(h *host, dies int) {
+	full := w.store()
+	full.full = true
+	if full.part == (escrow.PartOf{}) {
+		return
+	}
+	for _, s := range w.stores {
+		if s.part != (escrow.PartOf{}) && w.rand.IntN(2) == 0 {
+			s.full = true
+		}
+	}
+	w.rotate(h, dies)
+}
+
 // foreignParts is another host that has some of the split's stores, or all of them, by mistake,
-// under the same numbers, with a key of its own or a former one of this.
+// under the same numbers, with a key of its own or one of which they have parts.
 func (w *world) foreignParts(_ *host, _ int) {
 	k := w.makeKey()
-	if w.rand.IntN(2) == 0 {
-		k = w.anyKey()
+	var had []key.Key // the newest last
+	for _, c := range w.shared() {
+		if old, there := w.keys[c.Of]; there && c.Current && c.Bytes != nil {
+			had = append(had, old)
+		}
 	}
+	if n := len(had); n > 0 && w.rand.IntN(3) > 0 {
+		k = had[w.rand.IntN(max(n-1, 1))]
+	}
+	one := w.rand.IntN(2) == 0
 	for _, s := range w.stores {
 		if s.part == (escrow.PartOf{}) || w.rand.IntN(3) == 0 {
 			continue
 		}
-		part, err := k.Cut(2, s.number())
+		part, err := k.Cut(2, w.number(s))
 		must(err)
 		s.add(escrow.Current, part.UnsafeText(), true)
 		part.Wipe()
+		if one {
+			return
+		}
 	}
 }
 
@@ -624,7 +657,7 @@ func (w *world) recut(need bool) {
 	}
 }
 
-// cutAsEver puts the configuration of the split right: the numbers as they were, and the need
+// cutAsEver puts the configuration of the split right: the numbers that the stores keep, and the need
 // with which the present key was cut.
 func (w *world) cutAsEver() {
 	data, _ := w.hosts[0].live()
@@ -638,13 +671,24 @@ func (w *world) cutAsEver() {
 	}
 	for _, s := range w.stores {
 		if s.part != (escrow.PartOf{}) {
-			s.part = escrow.PartOf{Need: need, Number: s.number()}
+			s.part = escrow.PartOf{Need: need, Number: w.number(s)}
 		}
 	}
 }
 
-// number is that of a member's parts, whatever the configuration says by now.
-func (s *store) number() int { return int(s.name[0]-'a') + 1 }
+// number is that of a member's parts, whatever the configuration says by now: as the first of
+// them keeps them, which may have been given its part when they all had others.
+func (w *world) number(s *store) int {
+	moved := 0
+	for _, m := range w.stores {
+		for _, c := range m.copies {
+			if _, part := c.is(); part.Number != 0 {
+				moved = part.Number - 1 - int(m.name[0]-'a')
+			}
+		}
+	}
+	return (int(s.name[0]-'a')+moved+3)%3 + 1
+}
 
 // unwatched is somebody who takes the watcher down, changes the keyfile and starts the daemon.
 func (w *world) unwatched(h *host, dies int) {

@@ -27,6 +27,7 @@ type store struct {
 	mute    bool          // listings show no fingerprints, as Secret Manager's
 	late    time.Duration // a listing shows a new copy only then
 	gone    bool          // the place is not there any more
+	full    bool          // it shows what it has, and takes nothing
 
 	part escrow.PartOf // it is a member of the split, and keeps this part of each key
 }
@@ -162,6 +163,9 @@ func (v view) Init(ctx context.Context) error {
 func (v view) Save(ctx context.Context, shelf escrow.Shelf, k key.Key) (escrow.Copy, error) {
 	if err := v.answer(ctx, "save", string(shelf)); err != nil {
 		return escrow.Copy{}, err
+	}
+	if v.full {
+		return escrow.Copy{}, escrow.ErrFull
 	}
 	v.p.w.turn.Lock()
 	defer v.p.w.turn.Unlock()

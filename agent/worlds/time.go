@@ -120,7 +120,7 @@ func (w *world) rest(h *host) {
 	remedies := []struct {
 		name string
 		do   func(*world, *host, int)
-	}{{"restore", (*world).restoreKey}, {"repair", (*world).repair}, {"backup", (*world).backup}, {"drill", (*world).drill}, {"accept", (*world).accept}, {"accept --new", (*world).acceptNew}}
+	}{{"restore", (*world).restoreKey}, {"repair", (*world).repair}, {"backup", (*world).backup}, {"drill", (*world).drill}, {"accept", (*world).accept}, {"accept --new", (*world).acceptNew}, {"accept", (*world).accept}}
 	for _, each := range remedies {
 		if w.wrong != nil {
 			return

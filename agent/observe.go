@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"maps"
+	"slices"
 
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
@@ -67,7 +68,7 @@ func (h *Host) observeFor(may func(bool)) (*observation, error) {
 	standing, err := h.Ledger.Standing()
 	if err != nil {
 		// Law 9, law 6: a ledger that cannot be read is trouble, and then no key is known.
-		o.complain("cannot read the ledger, so no key is known", err)
+		o.complain("no key is known", err)
 	}
 	l := &o.evidence.Ledger
 	l.Known = standing.Known
@@ -104,6 +105,9 @@ func (o *observation) close() {
 }
 
 func (o *observation) complain(what string, err error) {
+	if slices.ContainsFunc(o.trouble, func(t Trouble) bool { return t.Err.Error() == err.Error() }) {
+		return // one cause of several troubles
+	}
 	o.trouble = append(o.trouble, Trouble{What: what, Err: err})
 }
 
@@ -139,7 +143,7 @@ func (o *observation) decide(ctx context.Context) decide.Decision {
 func (o *observation) askHistory() {
 	r, err := o.host.Ledger.Read()
 	if err != nil {
-		o.complain("cannot read the ledger", err)
+		o.complain("what was proven and saved is not known", err)
 	}
 	o.record = &r
 	h := decide.HistoryEvidence{Asked: true, Contradicted: map[key.Fingerprint]bool{}, Proven: r.EverProven(), Named: r.Named(),

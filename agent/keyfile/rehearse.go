@@ -32,7 +32,7 @@ func (f File) Rehearse(seen Seen, now time.Time) error {
 	const block = 4096
 	for dir, files := range map[string]int{f.Quarantine: 6, f.dir(): 2} {
 		if err := durable.Room(dir, files, block); err != nil {
-			return fmt.Errorf("there is no room in %s: %w", dir, err)
+			return fmt.Errorf("nothing can be written to %s: %w", dir, err)
 		}
 	}
 	return f.rehearseExchange(seen, now)

@@ -39,6 +39,10 @@ func TestNoHintSendsBack(t *testing.T) {
 		{"compare the words with the sheet, and type them again: keyguard import", "keyguard import", "compare the words with the sheet, and type them again"},
 		{"correct it, and check it: keyguard config", "keyguard config", "correct it"},
 		{"name the rows that no key opens: keyguard drill --full", "keyguard drill", "name the rows that no key opens: keyguard drill --full"},
+		{"free it, then: keyguard rotate, or keyguard repair", "keyguard rotate", "free it"},
+		{"free it, then: keyguard rotate, or keyguard repair", "keyguard repair", "free it"},
+		{"free it, then: keyguard rotate, or keyguard repair", "keyguard status", "free it, then: keyguard rotate, or keyguard repair"},
+		{"look, then: keyguard drill --full", "keyguard drill", "look, then: keyguard drill --full"},
 		{"keyguard status", "", "keyguard status"},
 	} {
 		if got := notAgain(c.hint, c.running); got != c.want {

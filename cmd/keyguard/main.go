@@ -360,7 +360,10 @@ func notAgain(hint, running string) string {
 	var kept []string
 	for clause := range strings.SplitSeq(hint, "; ") {
 		for _, then := range []string{", then: ", ", then see: ", ", and check it: ", " and check it: "} {
-			clause = strings.TrimSuffix(clause, then+running)
+			what, next, _ := strings.Cut(clause, then)
+			if _, flags, same := strings.Cut(next, running); same && !strings.HasPrefix(flags, " --") {
+				clause = what
+			}
 		}
 		if what, same := strings.CutSuffix(clause, ": "+running); same && strings.Contains(what, ", ") {
 			clause = what // more than what the command is for

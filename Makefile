@@ -42,6 +42,8 @@
 .DELETE_ON_ERROR:
 .PHONY: build test paced volumes check style unit race volume crashes worlds mutants soak fuzz bench demo package build-package lint-package release repository deps lint vuln e2e guest clean clean-guests
 
+# What the calls of make in here inherit.
+ifeq ($(MAKELEVEL),0)
 # sudo's PATH lacks the place where Go's own archive is usually unpacked.
 export PATH := $(PATH):/usr/local/go/bin
 # Building in somebody else's checkout, as sudo does, must not fail on git's distrust.
@@ -49,7 +51,6 @@ export PATH := $(PATH):/usr/local/go/bin
 export GOFLAGS := -buildvcs=false $(GOFLAGS)
 # go.mod names the Go whose standard library has the mends that are known. Where it cannot
 # be had, the one that is here must do, and vuln says what that means.
-ifeq ($(MAKELEVEL),0)
 export GOTOOLCHAIN := $(shell PATH='$(PATH)' GOTOOLCHAIN=auto timeout 120 go version >/dev/null 2>&1 && echo auto || echo local)
 endif
 GIT := git -c safe.directory='*'

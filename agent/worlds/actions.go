@@ -620,12 +620,12 @@ func (w *world) fill(h *host, dies int) {
 // under the same numbers, with a key of its own or one of which they have parts.
 func (w *world) foreignParts(_ *host, _ int) {
 	k := w.makeKey()
-	var had []key.Key // the newest last
+	there := map[key.Fingerprint]bool{}
 	for _, c := range w.shared() {
-		if old, there := w.keys[c.Of]; there && c.Current && c.Bytes != nil {
-			had = append(had, old)
-		}
+		there[c.Of] = there[c.Of] || c.Current && c.Bytes != nil
 	}
+	// In the order in which they came: fingerprints, by which shared sorts, are no seed's.
+	had := slices.DeleteFunc(slices.Clone(w.known), func(k key.Key) bool { return !there[k.Fingerprint()] })
 	if n := len(had); n > 0 && w.rand.IntN(3) > 0 {
 		k = had[w.rand.IntN(max(n-1, 1))]
 	}

@@ -50,7 +50,9 @@ func BenchmarkRotate(b *testing.B) {
 
 				if c.rows*c.size < 1<<20 {
 					h.must(db.PutInOrder())
-					hand += byHand(b, db, k)
+					now, err := live(&h.Host)
+					h.must(err)
+					hand += byHand(b, db, now)
 				}
 				h.must(db.PutInOrder())
 				held := rowstest.WatchHeap()

@@ -108,6 +108,9 @@ func guardOnce(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, er
 	r := GuardResult{Decision: o.decide(ctx)}
 	o.stand(r.Decision.Action == decide.Pass)
 	err = o.act(ctx, &r)
+	if errors.Is(err, ErrNotPlaced) && r.Decision.Action == decide.Install {
+		o.keep(r.Decision.Key) // the next start need not ask an escrow for it again (law 9)
+	}
 	if errors.Is(err, ErrNotPlaced) && !o.evidence.Keyfile.Good {
 		err = o.parkInstead(&r, err)
 	}

@@ -221,7 +221,7 @@ func (m *memory) noteProofs(r agent.GuardResult) {
 func remember(m *memory, r *agent.GuardResult) {
 	var err error
 	switch {
-	case r.Decision.Action == decide.Install, r.Decision.Action == decide.Make:
+	case r.Done && (r.Decision.Action == decide.Install || r.Decision.Action == decide.Make):
 		err = m.forget()
 	case m.asked:
 		m.noteProofs(*r)

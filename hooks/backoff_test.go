@@ -203,6 +203,41 @@ func TestBackoff(t *testing.T) {
 		}
 	})
 
+	t.Run("100 starts, and the key cannot be put in place", func(t *testing.T) {
+		l := newLoop(t, db)
+		l.store.Put(masterSecret, right.UnsafeBytes())
+		l.must(os.Remove(l.path("etc")))
+		l.must(os.WriteFile(l.path("etc"), nil, 0o600))
+		refused := func() {
+			g := l.gcp()
+			defer g.Close() //nolint:errcheck // it was only read
+			h := l.host()
+			h.Escrows = []agent.Escrow{{Reader: g, Writer: g, Required: true}}
+			if _, err := hooks.Prestart(t.Context(), h, l.options); !errors.Is(err, agent.ErrNotPlaced) {
+				t.Fatal(err)
+			}
+			l.later(5 * time.Second)
+		}
+		for range 100 {
+			refused()
+		}
+		l.wants("they", l.calls(), 1) // from then on the key is on this host
+		// And where it cannot be kept here either, the pauses grow.
+		l.must(os.RemoveAll(l.path("state/quarantine")))
+		l.must(os.WriteFile(l.path("state/quarantine"), nil, 0o600))
+		l.later(time.Hour)
+		before := l.store.Calls()["AccessSecretVersion"]
+		for range 100 {
+			if _, err := hooks.Prestart(t.Context(), l.host(), l.options); err != nil && !errors.Is(err, agent.ErrNotPlaced) {
+				t.Fatal(err)
+			}
+			l.later(5 * time.Second)
+		}
+		if n := l.store.Calls()["AccessSecretVersion"] - before; n > 12 || n < 5 {
+			t.Errorf("%d reads", n)
+		}
+	})
+
 	t.Run("what opened nothing is not fetched again while the rows are the same", func(t *testing.T) {
 		l := newLoop(t, cluster.Database(t))
 		l.upsert(right, "SECRET_1")

@@ -293,6 +293,8 @@ func drillHints(r agent.DrillResult) []string {
 		hints = append(hints, hint)
 	}
 	switch {
+	case r.Rows.State == decide.RowsSilent:
+		hints = append(hints, "how the key stands all the same: keyguard status")
 	case r.Tampered() != "":
 		hints = append(hints, "bring these rows back from a dump of the database, or set them anew: containarium secrets set; or, if they have a key of their own: keyguard import --escrow-only")
 	case partial && !r.Full:

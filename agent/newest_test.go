@@ -17,6 +17,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 )
 
@@ -203,6 +204,34 @@ func TestPartIsBroughtAgain(t *testing.T) {
 	}
 	if r, err := agent.Status(t.Context(), &h.Host); err != nil || r.Escrows[0].Alarm != "" {
 		t.Errorf("the part that was brought again is this host's own: %q, %v", r.Escrows[0].Alarm, err)
+	}
+}
+
+// TestLedgerBeforeTops: a ledger of an earlier version names a copy in parts, and not what each
+// store has of it. That is no alarm, and is found out by the hourly look, once.
+func TestLedgerBeforeTops(t *testing.T) {
+	h := newHost(t, rowstest.New(t).Database(t), 0)
+	splitOver(h)
+	a := testKey("a")
+	h.upsert(a, "ONE")
+	h.write(a.UnsafeBytes())
+	h.backup()
+	h.must(os.Remove(h.path("state/ledger.jsonl")))
+	h.must(h.Ledger.Append(
+		ledger.Entry{Event: ledger.Proven, Fingerprint: a.Fingerprint(), Verdict: string(rows.Opens), Checked: 1, Opened: 1},
+		ledger.Entry{Event: ledger.Saved, Fingerprint: a.Fingerprint(), Escrow: "split", Copy: "current/" + string(a.Fingerprint()), Shelf: string(escrow.Current)}))
+	for _, saves := range []int{1, 0} {
+		if r, err := agent.Status(t.Context(), &h.Host); err != nil || r.Health != agent.Green || r.Escrows[0].Alarm != "" {
+			t.Errorf("%s: %s, %v", r.Health, r.Line, err)
+		}
+		if saved, err := agent.Ask(t.Context(), &h.Host, "split"); err != nil || len(saved) != saves || saves == 1 && (saved[0].Alarm || saved[0].Shelf != escrow.Current) {
+			t.Errorf("%+v, %v, want %d", saved, err, saves)
+		}
+	}
+	// From now on another host's is told from it, though the key is the same.
+	h.must(os.WriteFile(h.path("usb1/current/20991231T235959.000Z-by-hand"), a.UnsafeBytes(), 0o400))
+	if r, err := agent.Status(t.Context(), &h.Host); err != nil || r.Escrows[0].Alarm == "" {
+		t.Errorf("%s: %s, %v", r.Health, r.Line, err)
 	}
 }
 

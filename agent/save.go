@@ -145,7 +145,7 @@ func (o *observation) wantsAgain(i int, lacking bool) bool {
 	case !live.Good, saved.Last.Key != live.Key: // what was never saved there is SaveDue's
 		return false
 	case holds && decide.Alarm(o.evidence, i) == "":
-		return lacking
+		return lacking || !o.stored(s.Name, namesOf(newest.Tops)) // a save finds it there, and the ledger is told
 	}
 	return holds || saved.Last.Verified // else it may not be read
 }

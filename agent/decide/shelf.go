@@ -117,11 +117,25 @@ func Alarm(e Evidence, i int) string {
 
 // stored tells whether what a member has on top of a copy is what this host stored there, or
 // may have: a save that has not come to every member may have come to this one without its
-// answer. A whole key may be from when the member was an escrow of its own.
+// answer. A whole key may be from when the member was an escrow of its own. Of a member of
+// which the ledger tells nothing, as an earlier version wrote it, the copy of the whole counts.
 func (e Evidence) stored(saved SavedEvidence, c CopyEvidence, top escrow.Top) bool {
 	if saved.Tops[top.String()] || c.Claims(saved.Begun) || c.Claims(saved.Last.Key) && !saved.Last.Verified {
 		return true
 	}
-	_, own := e.History.Saved[top.Member].Copies[top.ID]
-	return own
+	if _, own := e.History.Saved[top.Member].Copies[top.ID]; own {
+		return true
+	}
+	_, own := saved.Copies[c.ID]
+	return own && !saved.tells(top.Number)
+}
+
+// tells is whether the ledger says what was stored on the member with this part.
+func (s SavedEvidence) tells(number int) bool {
+	for name := range s.Tops {
+		if escrow.IsTopOf(name, number) {
+			return true
+		}
+	}
+	return false
 }

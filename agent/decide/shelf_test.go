@@ -41,6 +41,17 @@ func parts(f key.Fingerprint) HistoryEvidence {
 	return h
 }
 
+// stores is a history that tells of these stores' copies, and no others.
+func stores(h HistoryEvidence, tops ...string) HistoryEvidence {
+	s := h.Saved["gcp"]
+	s.Tops = map[string]bool{}
+	for _, top := range tops {
+		s.Tops[top] = true
+	}
+	h.Saved["gcp"] = s
+	return h
+}
+
 // inParts is a current copy that members have on top, each under an id.
 func inParts(f key.Fingerprint, one, two string) CopyEvidence {
 	c := copyOf("current/"+string(f), f)
@@ -179,6 +190,12 @@ func TestShelf(t *testing.T) {
 			want: escrow.Quarantine, alarm: true},
 		{name: "in parts, and a member has what it kept as an escrow of its own", e: Evidence{Keyfile: good(a), History: knownIn(parts(a), "one", "current/2"), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "", "current/1"), beside(inParts(c, "current/2", "")))}},
 			want: escrow.Current},
+		{name: "in parts, by a ledger that does not tell of stores", e: Evidence{Keyfile: good(a), History: saved("current/"+string(a), a, a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "current/1", "current/1"))}},
+			want: escrow.Current},
+		{name: "in parts, by a ledger that tells of one store", e: Evidence{Keyfile: good(a), History: stores(parts(a), "1 current/1"), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "current/1", "current/1"))}},
+			want: escrow.Current},
+		{name: "in parts of another key, by a ledger that does not tell of stores", e: Evidence{Keyfile: good(a), History: saved("current/"+string(a), a, a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(c, "current/2", ""), inParts(a, "", "current/1"))}},
+			want: escrow.Quarantine, alarm: true},
 		{name: "in parts, and the ledger has saved nothing there", e: Evidence{Keyfile: good(a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(c, "current/2", "current/2"))}},
 			want: escrow.Current},
 		{name: "silent, and a whole key of another stands beside the parts", e: Evidence{Keyfile: good(a), Rows: silent, Escrows: []EscrowEvidence{holds("gcp", beside(copyOf("current/one/1", b)))}},

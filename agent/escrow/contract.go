@@ -19,6 +19,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -82,6 +84,11 @@ func (t Top) String() string {
 		return fmt.Sprintf("%d sha256:%x", t.Number, sha256.Sum256([]byte(t.ID)))
 	}
 	return fmt.Sprintf("%d %s", t.Number, t.ID)
+}
+
+// IsTopOf tells whether a name that String gave is of the member with this part.
+func IsTopOf(name string, number int) bool {
+	return strings.HasPrefix(name, strconv.Itoa(number)+" ")
 }
 
 // Ending tells that a copy is in the last third of the life that its store gives it.

@@ -279,6 +279,7 @@ func (v *Vault) rights(kv int) map[string]vaultRight {
 	// Who mounts and makes policies can give itself the rest.
 	add("sys/mounts/"+m, "", nil, []string{"create", "update", "delete", "sudo"})
 	add("sys/policies/acl/keyguard", "", nil, []string{"create", "update", "sudo"})
+	add("sys/policy/keyguard", "", nil, []string{"create", "update", "sudo"}) // its name before, which still is one
 	return all
 }
 

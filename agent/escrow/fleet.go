@@ -40,11 +40,15 @@ type Fleet interface {
 type Policied interface {
 	// Destroyers names the machines' identities that may destroy the copies of a host, with
 	// that by which they may; host "" asks for what is granted on all of the store. The error
-	// says what is not known of it, and may stand beside those that are known.
+	// says what is not known of it, and may stand beside those that are known. ErrLeftOpen:
+	// the store was read, and it is what stands there that leaves something open.
 	Destroyers(ctx context.Context, host string) ([]string, error)
 }
 
-// joined makes one error of several, on one line, of which each text stands once.
+// ErrLeftOpen says that policies were read, and do not say all.
+var ErrLeftOpen = errors.New("the policies leave it open")
+
+// joined makes one ErrLeftOpen of several errors, on one line, of which each text stands once.
 func joined(errs []error) error {
 	var texts []string
 	for _, err := range errs {
@@ -59,7 +63,7 @@ func joined(errs []error) error {
 	if more := len(texts) - most; more > 0 {
 		texts = append(texts[:most], fmt.Sprintf("and %d more", more))
 	}
-	return &relayed{text: strings.Join(texts, "; "), is: errs}
+	return &relayed{text: strings.Join(texts, "; "), is: append(errs, ErrLeftOpen)}
 }
 
 // Shown is what the metadata of one host's place shows. All of it is the store's word (law 1).

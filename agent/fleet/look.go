@@ -260,7 +260,7 @@ func (r *look) store(ctx context.Context, s Store, where places, v *View) error 
 // each looks at these hosts in one store, some at a time.
 func (r *look) each(ctx context.Context, s Store, v *View, kept map[string]*Look, todo []string, listed map[string]*escrow.Shown) error {
 	failed, done := 0, 0 // r.mu
-	blind := 0           // r.mu: looks in a row whose policies could not be read
+	blind := 0           // r.mu: looks in a row at which the store did not tell its policies
 	g, gctx := crew.WithContext(ctx)
 	g.SetLimit(atOnce)
 	for _, name := range todo {
@@ -271,15 +271,16 @@ func (r *look) each(ctx context.Context, s Store, v *View, kept map[string]*Look
 			if stop {
 				return nil
 			}
-			l, err := r.one(gctx, s, name, listed[name], policies)
+			l, told, err := r.one(gctx, s, name, listed[name], policies)
 			if gctx.Err() != nil {
 				return gctx.Err()
 			}
 			r.mu.Lock()
-			if l.PolicyWhy != "" {
-				blind++
-			} else if l.Policies {
+			switch {
+			case told:
 				blind = 0
+			case l.Policies:
+				blind++
 			}
 			if done++; err != nil {
 				l.Why = err.Error()
@@ -288,7 +289,8 @@ func (r *look) each(ctx context.Context, s Store, v *View, kept map[string]*Look
 				}
 			} else {
 				failed = 0
-				if before := kept[name]; before != nil {
+				// One soon after the other, as of a run that was broken off, shows the same.
+				if before := kept[name]; before != nil && r.Again > 0 && l.At.Sub(before.At) >= r.Again {
 					l.Times += before.Times
 				}
 				kept[name] = l
@@ -309,25 +311,27 @@ func (r *look) each(ctx context.Context, s Store, v *View, kept map[string]*Look
 	return cmp.Or(g.Wait(), ctx.Err())
 }
 
-// one looks at one host, and asks who may destroy its copies where that is wanted.
-func (r *look) one(ctx context.Context, s Store, name string, shown *escrow.Shown, policies bool) (*Look, error) {
-	l := &Look{Times: 1}
-	var err error
+// one looks at one host, and asks who may destroy its copies where that is wanted. told
+// says that the store answered this, however much its policies leave open.
+func (r *look) one(ctx context.Context, s Store, name string, shown *escrow.Shown, policies bool) (l *Look, told bool, err error) {
+	l = &Look{Times: 1}
 	if shown != nil {
 		l.Shown = *shown
 	} else if l.Shown, err = patiently(ctx, r.Clock, func() (escrow.Shown, error) { return s.Look(ctx, name) }); err != nil {
-		return l, err
+		return l, false, err
 	}
 	l.At = r.Clock.Now()
 	if policies {
 		policied, _ := s.Fleet.(escrow.Policied)
 		l.Policies = true
-		l.Destroyers, err = patiently(ctx, r.Clock, func() ([]string, error) { return policied.Destroyers(ctx, name) })
-		if err != nil {
-			l.PolicyWhy = err.Error() // of what stands there this says nothing
+		var why error
+		l.Destroyers, why = patiently(ctx, r.Clock, func() ([]string, error) { return policied.Destroyers(ctx, name) })
+		if why != nil {
+			l.PolicyWhy = why.Error() // of what stands there this says nothing
 		}
+		told = why == nil || errors.Is(why, escrow.ErrLeftOpen)
 	}
-	return l, nil
+	return l, told, nil
 }
 
 // again looks a second time at what looked wrong in stores that lag, once it is long enough

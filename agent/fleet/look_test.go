@@ -427,10 +427,18 @@ func TestPolicies(t *testing.T) {
 		}
 	}
 
+	// A store that answers is asked of every host, however much its policies leave open.
+	open := &policied{who: []string{"somebody"}, err: escrow.ErrLeftOpen}
+	for _, row := range run(open, inventory, "", true).Rows {
+		if cell := row.Cells[len(row.Cells)-1]; cell.Is != fleet.Bad {
+			t.Fatalf("%s: %+v", row.Host, cell)
+		}
+	}
+
 	// An interrupted run that did not ask is no answer to one that does.
 	state := filepath.Join(t.TempDir(), "state.json")
 	one := inventory[:1]
-	open := &policied{who: []string{"somebody"}}
+	open = &policied{who: []string{"somebody"}}
 	run(open, one, state, false)
 	data, err := os.ReadFile(state)
 	check(t, err)
@@ -442,6 +450,31 @@ func TestPolicies(t *testing.T) {
 	check(t, os.WriteFile(state, data, 0o600))
 	if cell := last(run(open, one, state, true)); cell.Is != fleet.Bad {
 		t.Errorf("the policies are %+v", cell)
+	}
+}
+
+// TestSoonAgain: what a run that was broken off saw a moment ago is no second look.
+func TestSoonAgain(t *testing.T) {
+	c := &clock{now: time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)}
+	s := &policied{asked: map[string]int{}, lagging: lagging{looks: map[string]int{},
+		shows: func(string, int) escrow.Shown { return escrow.Shown{Missing: true} }}}
+	state := filepath.Join(t.TempDir(), "state.json")
+	for run, policies := range []bool{false, true} {
+		l := fleet.Looker{Stores: []fleet.Store{{Fleet: s, Required: true}}, Inventory: []string{"web1"}, Clock: c, State: state, Policies: policies, Again: 5 * time.Minute}
+		ctx, cancel := context.WithCancel(t.Context())
+		c.kill, c.stop = cancel, time.Time{}
+		if run == 0 {
+			c.stop = c.now // before it looks again
+		}
+		begun := c.now
+		_, err := l.Look(ctx)
+		cancel()
+		if run == 0 != errors.Is(err, context.Canceled) {
+			t.Fatalf("run %d: %v", run, err)
+		}
+		if run == 1 && (c.now.Sub(begun) != l.Again || s.looks["web1"] != 3) {
+			t.Errorf("after %s and %d looks", c.now.Sub(begun), s.looks["web1"])
+		}
 	}
 }
 

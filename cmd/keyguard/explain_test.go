@@ -38,6 +38,7 @@ var noRemedy = map[string]string{
 	"fleet.ErrInventory":    "what the command line names is wrong: the help of fleet says how it is",
 	"fleet.ErrStatus":       "a host's row of fleet says it",
 	"escrow.ErrNotListed":   "fleet looks at each host that it is told of then",
+	"escrow.ErrLeftOpen":    "fleet shows what it is, in the cell of the host",
 }
 
 // parsed is every Go file below a directory that is part of the program.

@@ -222,14 +222,19 @@ func (l *Ledger) append(entries []Entry, ended *ending) error {
 	if err != nil {
 		return err
 	}
-	if end < size { // nobody relied on a torn line: its append never returned
-		if err := durable.Truncate(f, end); err != nil {
-			return err
-		}
-	}
 	text, err := l.lines(entries, last, prev)
 	if err != nil {
 		return err
+	}
+	switch damaged, err := damage(f, end, size); {
+	case err != nil:
+		return err
+	case damaged && len(text) > 0: // it stays, for everybody to see
+		text, end = append([]byte("\n"), text...), size
+	case end < size && !damaged: // nobody relied on a torn line: its append never returned
+		if err := durable.Truncate(f, end); err != nil {
+			return err
+		}
 	}
 	if ended.said.Load() {
 		return crew.ErrHangs
@@ -394,6 +399,17 @@ func (l *Ledger) open(how int) (*os.File, int64, error) {
 		return nil, 0, err
 	}
 	return f, info.Size(), nil
+}
+
+// damage tells whether all that stands in the file is neither a whole line nor what a crash
+// leaves of one.
+func damage(f io.ReaderAt, end, size int64) (bool, error) {
+	if end > 0 || size == 0 {
+		return false, nil
+	}
+	line := make([]byte, min(size, maxLine+1))
+	_, err := f.ReadAt(line, 0)
+	return !torn(line), err
 }
 
 // nowhere tells whether a symlink stands in the place of a directory, and what it leads to is

@@ -403,6 +403,38 @@ func TestNowhere(t *testing.T) {
 	}
 }
 
+// TestDamageIsNotNothing: a file of zeros was a ledger, and what is written behind it does not
+// make that forgotten. What a crash leaves of the very first entry is nothing.
+func TestDamageIsNotNothing(t *testing.T) {
+	l := hourly(t)
+	write(t, l, proven(keyA))
+	whole := content(t, l)
+	for name, tt := range map[string]struct {
+		data   []byte
+		breaks int
+	}{
+		"zeros":             {make([]byte, 5000), 1},
+		"more zeros":        {make([]byte, 5*maxLine), 1},
+		"without newlines":  {bytes.ReplaceAll(bytes.Repeat(whole, 100), []byte("\n"), []byte("\r")), 1},
+		"torn as it begins": {whole[:40], 0},
+		"empty":             {nil, 0},
+	} {
+		put(t, l, tt.data)
+		for range 2 {
+			if r := read(t, l); len(r.Breaks) != tt.breaks {
+				t.Errorf("%s: %+v", name, r.Breaks)
+			}
+			if s := stands(t, l); s.Known != "" {
+				t.Errorf("%s: %+v", name, s)
+			}
+			write(t, l, Entry{Event: Parked})
+		}
+		if r := read(t, l); len(r.Entries) != 2 || r.Torn {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+}
+
 func TestMissing(t *testing.T) {
 	l := hourly(t)
 	for _, dir := range []bool{false, true} {

@@ -58,7 +58,9 @@ func parse(data []byte) Record {
 	for n := 1; len(data) > 0; n++ {
 		line, rest, whole := bytes.Cut(data, []byte("\n"))
 		if !whole {
-			r.Torn = true
+			if r.Torn = true; n == 1 && !torn(line) {
+				r.Breaks = append(r.Breaks, Break{n, "no line of it is whole, and it is no beginning of one"})
+			}
 			break
 		}
 		data = rest
@@ -86,6 +88,10 @@ func parse(data []byte) Record {
 	r.Sum = prev
 	return r
 }
+
+// torn tells whether this may be what a crash has left of an entry. Anything else without a
+// newline is damage, such as a file of zeros, and there may have been a ledger (law 6).
+func torn(line []byte) bool { return len(line) <= maxLine && bytes.HasPrefix(line, []byte("{")) }
 
 // Contradicted tells whether the last word on a key is that it opened no row. It
 // looks across breaks: a word against a key is taken from hearsay too.

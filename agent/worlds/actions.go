@@ -328,8 +328,8 @@ func (w *world) rotate(h *host, dies int) {
 		if r.Rotated && err == nil {
 			w.placed(h, r.New)
 		}
-		if data, _ := h.live(); !w.running[len(w.running)-1].dead && r.New != "" && h.table.opens(r.New) > 0 && nameOf(data) != r.New {
-			w.broken("rotation", "rotation: rows are under key %s, and the keyfile holds %q: it was not refused before it could half succeed", r.New, nameOf(data))
+		if data, _ := h.live(); !w.running[len(w.running)-1].dead && r.New != "" && h.table.opens(r.New) > 0 && laws.Name(data) != r.New {
+			w.broken("rotation", "rotation: rows are under key %s, and the keyfile holds %q: it was not refused before it could half succeed", r.New, laws.Name(data))
 		}
 		return fmt.Sprintf("%s to %s: rotated %t", r.Old, r.New, r.Rotated), err
 	})
@@ -497,7 +497,7 @@ func (w *world) after(h *host, p *process, was beforeStart, r agent.GuardResult,
 	w.did(h, p, was, r)
 	data, good := h.live()
 	if staged := h.disk.names[h.keyfile()+".next"]; may && good && staged != nil && !h.rolled {
-		f, g := nameOf(data), nameOf(staged.data)
+		f, g := laws.Name(data), laws.Name(staged.data)
 		if h.table.opens(f) == 0 && h.table.opens(g) > 0 {
 			w.broken("law 1", "law 1: the daemon was started on key %s, which opens no row, and the key %s of an open rotation, which does, stands beside it", f, g)
 		}
@@ -525,8 +525,8 @@ func (w *world) did(h *host, p *process, was beforeStart, r agent.GuardResult) {
 		w.hold(laws.Lacking(w.state(h)))
 	}
 	data, _ := h.live()
-	if s := h.word; s != nil && was.key == s.key && p.looked && h.worth(s.key) >= s.worth && nameOf(data) != s.key {
-		w.broken("accept", "accept: key %s stood on a person's word, the rows say no less of it than then, and key %q is in its place", s.key, nameOf(data))
+	if s := h.word; s != nil && was.key == s.key && p.looked && h.worth(s.key) >= s.worth && laws.Name(data) != s.key {
+		w.broken("accept", "accept: key %s stood on a person's word, the rows say no less of it than then, and key %q is in its place", s.key, laws.Name(data))
 	}
 }
 
@@ -664,7 +664,7 @@ func (w *world) cutAsEver() {
 	need := 2
 	for _, s := range w.stores {
 		for _, c := range s.copies {
-			if of, part := c.is(); of == nameOf(data) && part.Need != 0 {
+			if of, part := c.is(); of == laws.Name(data) && part.Need != 0 {
 				need = part.Need
 			}
 		}

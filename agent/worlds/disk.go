@@ -33,6 +33,8 @@ type disk struct {
 	journal    []nameChange
 
 	version        int // of all that is live
+	shown          int // the same, but for files that the process which made them takes away again
+	kept           int // the version that is durable whole; 0: none
 	full, noInodes bool
 	readOnly       string // a directory
 	immutable      string // a path
@@ -44,6 +46,10 @@ type inode struct {
 	mode         fs.FileMode
 	everSynced   bool
 }
+
+// sync makes the content durable. It is not copied: a write adds behind it, and all else
+// makes a new one.
+func (f *inode) sync() { f.synced, f.everSynced = f.data[:len(f.data):len(f.data)], true }
 
 // nameChange is a change of the names that is not known to survive yet.
 type nameChange struct {
@@ -62,22 +68,26 @@ func newDisk(root string) *disk {
 func (d *disk) reset() {
 	d.names, d.dirs, d.journal = map[string]*inode{}, map[string]bool{}, nil
 	d.mend()
+	d.version++
 	d.keep()
 	d.lay()
 }
 
 // keep makes what is live durable.
 func (d *disk) keep() {
-	d.journal = nil
+	if d.kept == d.version {
+		return
+	}
+	d.kept, d.journal = d.version, nil
 	d.before, d.dirsBefore = maps.Clone(d.names), maps.Clone(d.dirs)
 	for _, f := range d.names {
-		f.synced, f.everSynced = bytes.Clone(f.data), true
+		f.sync()
 	}
 }
 
 // lay makes the real files what the live ones are.
 func (d *disk) lay() {
-	d.version++
+	d.changed()
 	must(os.RemoveAll(d.root))
 	must(os.MkdirAll(d.root, 0o700))
 	for _, dir := range slices.Sorted(maps.Keys(d.dirs)) {
@@ -115,6 +125,7 @@ func (d *disk) restore(i image, from string) {
 	for dir := range i.dirs {
 		d.dirs[here(dir)] = true
 	}
+	d.version++
 	d.keep()
 	d.lay()
 }
@@ -132,6 +143,7 @@ func (d *disk) crash(r *rand.Rand) {
 			d.dirs[dir] = true // it was there when its file was
 		}
 	}
+	d.version++
 	d.keep()
 	d.lay()
 }
@@ -161,7 +173,8 @@ func (f *inode) survives(r *rand.Rand) []byte {
 		return torn
 	case 2:
 		if rest, ok := bytes.CutPrefix(f.data, f.synced); ok && len(rest) > 0 {
-			return f.data[:len(f.synced)+r.IntN(len(rest))]
+			n := len(f.synced) + r.IntN(len(rest))
+			return f.data[:n:n]
 		}
 	}
 	return bytes.Clone(f.synced)
@@ -179,18 +192,17 @@ func (d *disk) ask(c durable.Change) error {
 	if err := d.refuses(c); err != nil {
 		return err
 	}
-	d.version++
 	return d.note(c)
 }
 
 // refuses says why a change cannot be made.
 func (d *disk) refuses(c durable.Change) error {
 	changes := c.Do != durable.SyncFile && c.Do != durable.SyncNames
-	within := func(path string) bool { return d.readOnly != "" && strings.HasPrefix(path, d.readOnly+"/") }
+	readOnly := func(path string) bool { return d.readOnly != "" && within(d.readOnly, path) }
 	switch {
 	case c.Do == durable.MakeDir && d.dirs[c.Path]:
 		return nil // EEXIST comes first
-	case changes && (within(c.Path) || c.To != "" && within(c.To)):
+	case changes && (readOnly(c.Path) || readOnly(c.To)):
 		return unix.EROFS
 	case changes && d.immutable != "" && (c.Path == d.immutable || c.To == d.immutable):
 		return unix.EPERM
@@ -219,20 +231,23 @@ func (d *disk) note(c durable.Change) error {
 			named()
 		}
 	case durable.Write:
-		if there {
+		if there && len(c.Data) > 0 {
+			d.version++
 			file.data = append(file.data, c.Data...)
 		}
 	case durable.Resize:
-		if there && int(c.Size) <= len(file.data) {
+		if there && int(c.Size) < len(file.data) {
+			d.version++
 			file.data = file.data[:c.Size:c.Size]
 		}
 	case durable.SetMode:
-		if there {
+		if there && file.mode != c.Mode {
+			d.version++
 			file.mode = c.Mode
 		}
 	case durable.SyncFile:
 		if there {
-			file.synced, file.everSynced = bytes.Clone(file.data), true
+			file.sync()
 			d.commit(func(n nameChange) bool { return n.file == file })
 		}
 	case durable.SyncNames:
@@ -259,6 +274,7 @@ func (d *disk) note(c durable.Change) error {
 
 // named makes a change of the names, which a crash may undo.
 func (d *disk) named(n nameChange) {
+	d.version++
 	change(d.names, d.dirs, n)
 	d.journal = append(d.journal, n)
 }
@@ -297,9 +313,14 @@ func change(names map[string]*inode, dirs map[string]bool, c nameChange) {
 
 // What others than keyguard do to the disk.
 
+func (d *disk) changed() {
+	d.version++
+	d.shown = d.version
+}
+
 // put writes a file in place, as os.WriteFile does, and does not sync it.
 func (d *disk) put(path string, data []byte, mode fs.FileMode) {
-	d.version++
+	d.changed()
 	f, there := d.names[path]
 	if !there {
 		d.mkdir(filepath.Dir(path))
@@ -312,7 +333,7 @@ func (d *disk) put(path string, data []byte, mode fs.FileMode) {
 
 // mkdir makes a directory where it is missing.
 func (d *disk) mkdir(dir string) {
-	d.version++
+	d.changed()
 	if !d.dirs[dir] && dir != d.root {
 		d.mkdir(filepath.Dir(dir))
 		d.named(nameChange{do: durable.MakeDir, path: dir})
@@ -322,7 +343,7 @@ func (d *disk) mkdir(dir string) {
 
 // remove takes a file or a directory away.
 func (d *disk) remove(path string) {
-	d.version++
+	d.changed()
 	for _, name := range slices.Sorted(maps.Keys(d.names)) {
 		if name == path || strings.HasPrefix(name, path+"/") {
 			d.named(nameChange{do: durable.RemoveFile, path: name})
@@ -339,7 +360,7 @@ func (d *disk) remove(path string) {
 
 // chmod is somebody's.
 func (d *disk) chmod(path string, mode fs.FileMode) {
-	d.version++
+	d.changed()
 	if f := d.names[path]; f != nil {
 		f.mode = mode
 		d.real(path)
@@ -379,6 +400,11 @@ func (d *disk) check() error {
 		}
 	}
 	return errors.Join(append(wrong, err)...)
+}
+
+// within tells whether a path is below a directory.
+func within(dir, path string) bool {
+	return len(path) > len(dir) && path[len(dir)] == '/' && path[:len(dir)] == dir
 }
 
 // ours are files that nothing relies on after a crash: locks, and what goes with a reboot.

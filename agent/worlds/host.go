@@ -64,16 +64,18 @@ type watcher struct {
 	kept    key.Fingerprint
 	idle    int // the version of the world after a look that found nothing to do; 0: none
 	pace    time.Duration
-	skipped int                  // looks since, which would have found the same
+	looked  time.Time            // its last look that was one: those since would have found the same
+	same    int                  // how many looks that were found the same
 	since   time.Time            // it lives
 	asked   bool                 // the rows have answered since the daemon's last start
 	restart int                  // the start of the daemon that it has restarted
 	retry   map[string]time.Time // by escrow
+	failed  map[string]int       // by escrow: how often in a row
 	visited map[string]time.Time // by escrow: when the store was asked last
 	quiet   map[string]int       // by what asks the disk alone: its version when there was nothing to do
 }
 
-func (h *host) path(name string) string { return filepath.Join(h.disk.root, name) }
+func (h *host) path(name string) string { return h.disk.root + "/" + name }
 
 func (h *host) keyfile() string { return h.path("etc/secrets.key") }
 
@@ -100,13 +102,15 @@ type process struct {
 	calls  int             // of stores
 	wrote  map[string]bool // paths
 	made   map[*inode]bool // files that were not there before
+	// passing are those of made that nobody else has seen anything of yet, unless it dies.
+	passing map[*inode]bool
 }
 
 // errDead is what a dead process hears: nothing it does has an effect any more.
 var errDead = errors.New("this process is dead")
 
-// effect is something that others can see.
-func (p *process) effect(what string) error {
+// effect is something that others can see, of whom and what.
+func (p *process) effect(of, what string) error {
 	p.w.mu.Lock()
 	defer p.w.mu.Unlock()
 	if p.dead {
@@ -114,7 +118,7 @@ func (p *process) effect(what string) error {
 	}
 	if p.n++; p.n == p.dies {
 		p.dead = true
-		p.w.tell("    %s dies before its effect %d: %s", p.name, p.n, what)
+		p.w.tell("    %s dies before its effect %d: %s %s", p.name, p.n, of, what)
 		return errDead
 	}
 	return nil
@@ -146,20 +150,20 @@ func (p *process) agent() *agent.Host {
 	}
 	a.Daemon = agent.Daemon{
 		Running: func(context.Context) ([]string, error) {
-			if err := p.effect("systemd: what runs"); err != nil || !h.daemon.up {
+			if err := p.effect("systemd", "what runs"); err != nil || !h.daemon.up {
 				return nil, err
 			}
 			return []string{"containarium.service"}, nil
 		},
 		Stop: func(context.Context) error {
-			if err := p.effect("systemd: stop"); err != nil {
+			if err := p.effect("systemd", "stop"); err != nil {
 				return err
 			}
 			h.daemon = daemon{start: h.daemon.start}
 			return nil
 		},
 		Start: func(ctx context.Context, _ []string) error {
-			if err := p.effect("systemd: start"); err != nil {
+			if err := p.effect("systemd", "start"); err != nil {
 				return err
 			}
 			return p.w.start(h)
@@ -170,7 +174,7 @@ func (p *process) agent() *agent.Host {
 
 // run lets a process do something, and buries it if it died of it.
 func (w *world) run(h *host, name string, dies int, do func(context.Context, *process, *agent.Host)) *process {
-	p := &process{w: w, h: h, name: name, dies: dies, wrote: map[string]bool{}, made: map[*inode]bool{}}
+	p := &process{w: w, h: h, name: name, dies: dies, wrote: map[string]bool{}, made: map[*inode]bool{}, passing: map[*inode]bool{}}
 	w.running = append(w.running, p)
 	before := w.held()
 	w.settle(before)
@@ -178,6 +182,10 @@ func (w *world) run(h *host, name string, dies int, do func(context.Context, *pr
 	do(ctx, p, p.agent())
 	cancel()
 	w.running = w.running[:len(w.running)-1]
+	if len(p.passing) > 0 {
+		h.disk.shown = h.disk.version
+		w.version++
+	}
 	if p.dead && p.n == p.dies {
 		w.died(p)
 	}
@@ -341,7 +349,7 @@ func (w *world) watch(h *host) {
 		w.tell("    %s: the watcher does not start: %v", h.name, err)
 		return
 	}
-	h.watcher = watcher{alive: true, since: time.Now(), release: release, next: time.Now(), retry: map[string]time.Time{}, quiet: map[string]int{}, visited: map[string]time.Time{}}
+	h.watcher = watcher{alive: true, since: time.Now(), release: release, next: time.Now(), retry: map[string]time.Time{}, failed: map[string]int{}, quiet: map[string]int{}, visited: map[string]time.Time{}}
 	for _, s := range a.Escrows {
 		h.watcher.visited[s.Name()] = time.Now()
 	}
@@ -357,17 +365,21 @@ func (w *world) look(h *host, dies int) {
 	if w.calm { // what a look finds every minute it finds every ten, too
 		t.next = time.Now().Add(10 * time.Minute)
 	}
-	if w.version == t.idle && t.skipped < 20 && dies == 0 && !w.askDue(h) {
-		t.skipped++
+	// What depends on the time alone, as the age of an aside does, is seen a little later.
+	if until := t.looked.Add(20 * time.Second << (2 * min(t.same, 4))); w.version == t.idle && dies == 0 && time.Now().Before(until) && !w.askDue(h) {
 		t.next = time.Now().Add(t.pace)
 		return
 	}
-	t.skipped = 0
 	version, began := w.version, time.Now()
 	defer func() {
-		t.idle, t.pace = 0, t.next.Sub(began)
-		if w.version == version && len(t.retry) == 0 {
-			t.idle = version
+		t.pace, t.looked = t.next.Sub(began), began
+		switch {
+		case w.version != version:
+			t.idle, t.same = 0, 0
+		case t.idle == version:
+			t.same++
+		default:
+			t.idle, t.same = version, 0
 		}
 	}()
 	w.run(h, h.name+": watcher", dies, func(ctx context.Context, p *process, a *agent.Host) {
@@ -412,10 +424,10 @@ func (w *world) look(h *host, dies int) {
 	})
 }
 
-// askDue tells whether an escrow was not asked for an hour.
+// askDue tells whether an escrow was not asked for an hour, or is to be tried again.
 func (w *world) askDue(h *host) bool {
-	for _, at := range h.watcher.visited {
-		if time.Since(at) >= time.Hour {
+	for name, at := range h.watcher.visited {
+		if again, failed := h.watcher.retry[name]; failed && !time.Now().Before(again) || !failed && time.Since(at) >= time.Hour {
 			return true
 		}
 	}
@@ -425,12 +437,12 @@ func (w *world) askDue(h *host) bool {
 // unlessQuiet calls f, which asks nothing but the disk, unless the last time it had nothing
 // to do and the disk is the same still.
 func (t *watcher) unlessQuiet(h *host, what string, f func() (quiet bool)) {
-	if at, there := t.quiet[what]; there && at == h.disk.version {
+	if at, there := t.quiet[what]; there && at == h.disk.shown {
 		return
 	}
 	delete(t.quiet, what)
 	if f() && t.quiet != nil {
-		t.quiet[what] = h.disk.version
+		t.quiet[what] = h.disk.shown
 	}
 }
 
@@ -453,10 +465,13 @@ func (w *world) save(ctx context.Context, h *host, p *process, a *agent.Host, na
 	t.visited[name] = time.Now()
 	saved, err := bring(ctx, a, name)
 	delete(t.retry, name)
+	t.failed[name]++
 	for _, s := range saved {
 		w.tell("    %s: key %s to %s of %s (%s) %v", p.name, s.Key, s.Shelf, name, s.Why, s.Err)
 	}
-	if err != nil {
-		t.retry[name] = time.Now().Add(30 * time.Second)
+	if err == nil {
+		t.failed[name] = 0
+		return
 	}
+	t.retry[name] = time.Now().Add(30 * time.Second << min(t.failed[name]-1, 4))
 }

@@ -40,17 +40,25 @@ type stored struct {
 	state  string // "", "disabled", "destroyed"
 	byHand bool   // somebody else than keyguard put it there
 	by     string // the host whose keyguard did, "" for nobody's
-}
 
-// key is what the copy decodes to.
-func (c stored) key() (key.Key, error) {
-	k, _, err := key.Decode(c.bytes)
-	return k, err
+	of   key.Fingerprint // what the bytes are: a key, or this part of one
+	part escrow.PartOf
 }
 
 // is names what the copy holds, and which part of it.
-func (c stored) is() (key.Fingerprint, escrow.PartOf) {
-	k, err := c.key()
+func (c stored) is() (key.Fingerprint, escrow.PartOf) { return c.of, c.part }
+
+// whole names the key that is there whole, "" for none.
+func (c stored) whole() key.Fingerprint {
+	if c.part != (escrow.PartOf{}) {
+		return ""
+	}
+	return c.of
+}
+
+// read names what bytes are.
+func read(bytes []byte) (key.Fingerprint, escrow.PartOf) {
+	k, _, err := key.Decode(bytes)
 	if part := (*key.PartError)(nil); errors.As(err, &part) {
 		defer part.Part.Wipe()
 		return part.Part.Of, escrow.PartOf{Need: part.Part.Need, Number: part.Part.Number}
@@ -63,6 +71,7 @@ func (c stored) is() (key.Fingerprint, escrow.PartOf) {
 func (s *store) add(shelf escrow.Shelf, bytes []byte, byHand bool) stored {
 	s.serial++
 	c := stored{id: fmt.Sprintf("%s/%d", shelf, s.serial), shelf: shelf, bytes: slices.Clone(bytes), at: time.Now(), byHand: byHand}
+	c.of, c.part = read(bytes)
 	s.copies = append(s.copies, c)
 	return c
 }
@@ -92,7 +101,7 @@ func (v view) answer(ctx context.Context, call, id string) error {
 	case <-time.After(wait):
 	case <-ctx.Done():
 	}
-	if err := v.p.effect(v.name + ": " + call); err != nil {
+	if err := v.p.effect(v.name, call); err != nil {
 		return err
 	}
 	v.p.w.mu.Lock()
@@ -201,7 +210,7 @@ func (v view) Save(ctx context.Context, shelf escrow.Shelf, k key.Key) (escrow.C
 	} else if shelf == escrow.Current {
 		v.p.w.covered(v.p.h, v.store, c)
 	}
-	if err := v.p.effect(v.name + ": the answer to the save"); err != nil {
+	if err := v.p.effect(v.name, "the answer to the save"); err != nil {
 		return escrow.Copy{}, errors.Join(escrow.ErrTimeout, err)
 	}
 	if v.addOnly {

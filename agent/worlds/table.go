@@ -59,7 +59,7 @@ type session struct {
 }
 
 func (s session) answer(ctx context.Context, call string) error {
-	if err := s.p.effect("Postgres: " + call); err != nil {
+	if err := s.p.effect("Postgres", call); err != nil {
 		return errors.Join(rows.ErrRefused, err)
 	}
 	if s.slow > 0 {
@@ -149,7 +149,7 @@ func (s session) Rewrite(ctx context.Context, o rows.RewriteOptions) (rows.Rewri
 			return result, err
 		}
 	}
-	if err := s.p.effect("Postgres: commit"); err != nil {
+	if err := s.p.effect("Postgres", "commit"); err != nil {
 		return result, errors.Join(rows.ErrUnanswered, err)
 	}
 	h := s.p.h
@@ -159,7 +159,7 @@ func (s session) Rewrite(ctx context.Context, o rows.RewriteOptions) (rows.Rewri
 	if result.Unopenable == 0 { // it was read back
 		s.p.w.opens(h, o.Target.Fingerprint())
 	}
-	if err := s.p.effect("Postgres: the answer to the commit"); err != nil {
+	if err := s.p.effect("Postgres", "the answer to the commit"); err != nil {
 		return result, errors.Join(rows.ErrUnanswered, err)
 	}
 	return result, nil

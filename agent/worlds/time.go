@@ -5,6 +5,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/worlds/laws"
 )
 
 // pass lets time pass: daemons read their keys, watchers look, systemd tries again,
@@ -157,7 +158,7 @@ func (w *world) person(h *host) string {
 		}
 		first = f
 	}
-	if !good || nameOf(data) != first {
+	if !good || laws.Name(data) != first {
 		return "the daemon has read another key" // and heal is off
 	}
 	for _, s := range w.stores {

@@ -34,6 +34,7 @@ type world struct {
 	turn    sync.Mutex // of the stores' answers, likewise
 	telling sync.Mutex // of the story
 
+	lines   map[string]line                     // of ledgers, as they were read before
 	keys    map[key.Fingerprint]key.Key         // all that ever were
 	known   []key.Key                           // the same, in the order in which they came
 	fragile map[key.Fingerprint]bool            // only ever in files of others that nobody synced
@@ -73,7 +74,7 @@ func (b *Broken) Error() string { return b.What + "\n" + b.Story }
 // happened and the first law that was broken, nil for none. It must be called in a bubble of
 // testing/synctest, by one goroutine at a time in the whole process.
 func Run(p Plan, dir string) (story []string, broken *Broken) {
-	w := &world{epoch: time.Now(), keys: map[key.Fingerprint]key.Key{}, fragile: map[key.Fingerprint]bool{},
+	w := &world{epoch: time.Now(), lines: map[string]line{}, keys: map[key.Fingerprint]key.Key{}, fragile: map[key.Fingerprint]bool{},
 		proven: map[string]map[key.Fingerprint]bool{}, vouched: map[string]vouched{}, rebuilt: map[string][]byte{}}
 	durable.Disk = w.disk
 	defer func() {
@@ -232,18 +233,17 @@ func (w *world) disk(c durable.Change) error {
 		return nil
 	}
 	p := w.running[len(w.running)-1]
-	if !strings.HasPrefix(c.Path, p.h.disk.root+"/") {
+	if !within(p.h.disk.root, c.Path) {
 		return nil // the checker's, or of a directory that no crash spares
 	}
 	if ours(c.Path) {
 		return nil
 	}
-	if err := p.effect(fmt.Sprintf("%s %s", c.Do, strings.TrimPrefix(c.Path, p.h.disk.root))); err != nil {
+	if err := p.effect(string(c.Do), c.Path); err != nil {
 		return err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.version++
 	p.wrote[c.Path], p.wrote[c.To] = true, true
 	gone := c.Path
 	if c.Do == durable.RenameFile {
@@ -253,9 +253,23 @@ func (w *world) disk(c durable.Change) error {
 		!strings.HasPrefix(filepath.Base(gone), durable.TempPrefix) {
 		w.hold(laws.Destroyed(gone, f.data, p.h.disk.survivors()))
 	}
-	err := p.h.disk.ask(c)
+	d, f := p.h.disk, p.h.disk.names[c.Path]
+	version := d.version
+	err := d.ask(c)
 	if c.Do == durable.CreateFile && err == nil {
-		p.made[p.h.disk.names[c.Path]] = true
+		f = d.names[c.Path]
+		p.made[f] = true
+	}
+	switch {
+	case d.version == version:
+	case c.To == "" && p.made[f] && c.Do != durable.RemoveFile:
+		p.passing[f] = true
+	case c.Do == durable.RemoveFile && p.passing[f]:
+		delete(p.passing, f)
+	default:
+		delete(p.passing, f)
+		d.shown = d.version
+		w.version++
 	}
 	return err
 }
@@ -407,7 +421,7 @@ func (w *world) rebuild(texts [][]byte) []byte {
 func (w *world) onTop(f key.Fingerprint) bool {
 	on := map[key.Fingerprint]bool{}
 	for _, c := range w.shared() {
-		if c.Current && nameOf(c.Bytes) != "" {
+		if c.Current && laws.Name(c.Bytes) != "" {
 			on = map[key.Fingerprint]bool{c.Of: true}
 		}
 	}
@@ -451,7 +465,7 @@ func (w *world) newestShared(h *host, copies []escrow.Copy) {
 func (w *world) sharedSaved(p *process, shelf escrow.Shelf, f key.Fingerprint, added bool) {
 	w.version++
 	s := w.state(p.h)
-	if !slices.ContainsFunc(s.Copies, func(c laws.Copy) bool { return c.Of == f && nameOf(c.Bytes) == f }) {
+	if !slices.ContainsFunc(s.Copies, func(c laws.Copy) bool { return c.Of == f && laws.Name(c.Bytes) == f }) {
 		w.broken("law 5", "law 5: key %s is said to be saved in parts, and cannot be had from them", f)
 	}
 	if added && shelf == escrow.Current && (p.looked || !w.proven[p.h.name][f]) {
@@ -519,7 +533,7 @@ func (w *world) durable(f key.Fingerprint) bool {
 	}
 	for _, h := range w.hosts {
 		for _, b := range h.disk.survivors() {
-			if k, _, err := key.Decode(b); err == nil && k.Fingerprint() == f {
+			if laws.Name(b) == f {
 				return true
 			}
 		}
@@ -529,12 +543,11 @@ func (w *world) durable(f key.Fingerprint) bool {
 
 // saved is a copy that keyguard has just added.
 func (w *world) saved(p *process, s *store, c stored) {
-	k, err := c.key()
-	if err != nil {
+	f := c.whole()
+	if f == "" {
 		w.broken("law 4", "law 4: what is no key went to %s", s.name)
 		return
 	}
-	f := k.Fingerprint()
 	w.version++
 	if c.shelf != escrow.Current {
 		return
@@ -557,8 +570,8 @@ func (w *world) saved(p *process, s *store, c stored) {
 			continue
 		}
 		for _, o := range other.copies {
-			if k, err := o.key(); err == nil && o.id != c.id && o.shelf == escrow.Current && o.state == "" && !time.Now().Before(o.at.Add(other.late)) && k.Fingerprint() != f && (!ours[f] || !ours[k.Fingerprint()] && newest(other, o)) {
-				rival = k.Fingerprint()
+			if g := o.whole(); g != "" && o.id != c.id && o.shelf == escrow.Current && o.state == "" && !time.Now().Before(o.at.Add(other.late)) && g != f && (!ours[f] || !ours[g] && newest(other, o)) {
+				rival = g
 			}
 		}
 	}
@@ -574,13 +587,13 @@ func (w *world) alarm(h *host, s *store, c stored) {
 		return // an empty ledger raises no alarm
 	}
 	for _, o := range slices.Backward(s.copies) {
-		k, err := o.key()
-		if o.shelf != escrow.Current || o.id == c.id || o.state == "destroyed" || time.Now().Before(o.at.Add(s.late)) || err != nil && o.state == "" {
+		f := o.whole()
+		if o.shelf != escrow.Current || o.id == c.id || o.state == "destroyed" || time.Now().Before(o.at.Add(s.late)) || f == "" && o.state == "" {
 			continue
 		}
 		data, good := h.live()
 		ours := slices.ContainsFunc(lines, func(l line) bool { return l.saved() && l.Escrow == s.name && l.Copy == o.id })
-		if !ours && !(good && err == nil && bytes.Equal(k.UnsafeBytes(), data)) {
+		if !ours && !(good && f != "" && laws.Name(data) == f) {
 			w.broken("law 4", "law 4: a copy went onto the current shelf of %s above %s, which is not this host's", s.name, o.id)
 		}
 		return
@@ -627,7 +640,7 @@ func newest(s *store, c stored) bool {
 		if o.shelf != escrow.Current {
 			continue
 		}
-		if _, err := o.key(); err == nil && s.part == (escrow.PartOf{}) && o.state != "destroyed" && !time.Now().Before(o.at.Add(s.late)) {
+		if o.whole() != "" && s.part == (escrow.PartOf{}) && o.state != "destroyed" && !time.Now().Before(o.at.Add(s.late)) {
 			return o.id == c.id
 		}
 	}
@@ -636,7 +649,7 @@ func newest(s *store, c stored) bool {
 
 // placed is law 5 for a key that keyguard says it has put into the keyfile's place.
 func (w *world) placed(h *host, f key.Fingerprint) {
-	if data, good := h.live(); good && nameOf(data) == f && h.off.IsZero() {
+	if data, good := h.live(); good && laws.Name(data) == f && h.off.IsZero() {
 		w.hold(laws.Durable(map[string][]byte{h.keyfile(): data}, h.disk.survivors()))
 	}
 }
@@ -653,19 +666,10 @@ func (w *world) made(h *host, f key.Fingerprint) {
 		}
 	}
 	for _, store := range h.stores {
-		if store.part == (escrow.PartOf{}) && !slices.ContainsFunc(store.copies, func(c stored) bool { return nameOf(c.bytes) == f }) {
+		if store.part == (escrow.PartOf{}) && !slices.ContainsFunc(store.copies, func(c stored) bool { return laws.Name(c.bytes) == f }) {
 			w.broken("law 5", "law 5: key %s was made, and %s does not hold it", f, store.name)
 		}
 	}
-}
-
-func nameOf(data []byte) key.Fingerprint {
-	k, _, err := key.Decode(data)
-	if err != nil {
-		return ""
-	}
-	defer k.Wipe()
-	return k.Fingerprint()
 }
 
 // line is what the checker reads of an entry of the ledger.
@@ -688,10 +692,14 @@ func (h *host) ledger() (lines []line) {
 		return nil
 	}
 	for text := range bytes.Lines(f.data) {
-		var l line
-		if bytes.HasSuffix(text, []byte("}\n")) && json.Unmarshal(text, &l) == nil {
-			lines = append(lines, l)
+		l, read := h.w.lines[string(text)]
+		if !read && (!bytes.HasSuffix(text, []byte("}\n")) || json.Unmarshal(text, &l) != nil) {
+			continue
 		}
+		if !read {
+			h.w.lines[string(text)] = l
+		}
+		lines = append(lines, l)
 	}
 	return lines
 }

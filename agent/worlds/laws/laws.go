@@ -34,40 +34,51 @@ type Copy struct {
 }
 
 // names are those of the texts that were seen, which come again and again.
-var names sync.Map
+var (
+	namesLock sync.Mutex
+	names     = map[string]key.Fingerprint{}
+)
 
 // longest is how many bytes a key has at most, as a sheet of words.
 const longest = 4 << 10
 
-func name(b []byte) key.Fingerprint {
-	if len(b) > longest {
+// Name is the fingerprint of the key that a text is in whatever encoding, "" where it is none.
+func Name(b []byte) key.Fingerprint {
+	// A line of the ledger is no key, and it has many.
+	if len(b) > longest || len(b) > key.Size+1 && b[0] == '{' {
 		return ""
 	}
-	if f, seen := names.Load(string(b)); seen {
-		return f.(key.Fingerprint)
+	namesLock.Lock()
+	defer namesLock.Unlock()
+	f, seen := names[string(b)]
+	if seen {
+		return f
 	}
-	var f key.Fingerprint
 	if k, _, err := key.Decode(b); err == nil {
 		f = k.Fingerprint()
 		k.Wipe()
 	}
-	names.Store(string(b), f)
+	names[string(b)] = f
 	return f
 }
 
 // Forget forgets the texts that were seen, after a world.
-func Forget() { names.Clear() }
+func Forget() {
+	namesLock.Lock()
+	defer namesLock.Unlock()
+	clear(names)
+}
 
-// Held are the keys that can still be had, and where each is.
+// Held are the keys that can still be had, and the store or the file that has each.
 func (s State) Held() map[key.Fingerprint]string {
 	held := map[key.Fingerprint]string{}
 	for _, c := range s.Copies {
-		if f := name(c.Bytes); f != "" && !c.Destroyed {
-			held[f] = "a copy in " + c.Store
+		if f := Name(c.Bytes); f != "" && !c.Destroyed {
+			held[f] = c.Store
 		}
 	}
 	for path, b := range s.Files {
-		if f := name(b); f != "" {
+		if f := Name(b); f != "" {
 			held[f] = path
 		}
 	}
@@ -79,7 +90,7 @@ func (s State) Held() map[key.Fingerprint]string {
 func Lost(was, held map[key.Fingerprint]string, fragile map[key.Fingerprint]bool) error {
 	for _, f := range slices.Sorted(maps.Keys(was)) {
 		if held[f] == "" && !fragile[f] {
-			return fmt.Errorf("law 3: key %s, which was %s, is nowhere any more", f, was[f])
+			return fmt.Errorf("law 3: key %s, which %s had, is nowhere any more", f, was[f])
 		}
 	}
 	return nil
@@ -129,7 +140,7 @@ func Minted(s State, f key.Fingerprint) error {
 		}
 	}
 	for _, c := range s.Copies {
-		if other := cmp.Or(name(c.Bytes), c.Of); other != "" && other != f {
+		if other := cmp.Or(Name(c.Bytes), c.Of); other != "" && other != f {
 			return fmt.Errorf("law 2: key %s was minted while %s holds a copy of key %s", f, c.Store, other)
 		}
 	}
@@ -161,7 +172,7 @@ func Started(s State, f key.Fingerprint, sure bool, vouched int) error {
 // Green holds status to its best word: on a host whose keyfile is so, all is well. The newest
 // current copy of every store is the keyfile's key as its bytes, and opens most of the rows.
 func Green(s State, keyfile []byte) error {
-	f := name(keyfile)
+	f := Name(keyfile)
 	if all := len(s.Rows); all > 0 && 2*s.opens(f) <= all {
 		return fmt.Errorf("green: the keyfile's key %q opens %d of %d rows", f, s.opens(f), all)
 	}
@@ -172,8 +183,8 @@ func Green(s State, keyfile []byte) error {
 		}
 	}
 	for _, store := range slices.Sorted(maps.Keys(newest)) {
-		if c := newest[store]; c.Shut || len(c.Bytes) != key.Size || name(c.Bytes) != f {
-			return fmt.Errorf("green: the newest current copy in %s is key %q and not %s, or cannot be had", store, name(c.Bytes), f)
+		if c := newest[store]; c.Shut || len(c.Bytes) != key.Size || Name(c.Bytes) != f {
+			return fmt.Errorf("green: the newest current copy in %s is key %q and not %s, or cannot be had", store, Name(c.Bytes), f)
 		}
 	}
 	return nil
@@ -189,7 +200,7 @@ func Rewritten(s State, disk [][]byte, f key.Fingerprint, from []key.Fingerprint
 			return fmt.Errorf("law 5: rows come under key %s, and no store holds key %s", f, each)
 		}
 	}
-	if !slices.ContainsFunc(disk, func(b []byte) bool { return name(b) == f }) {
+	if !slices.ContainsFunc(disk, func(b []byte) bool { return Name(b) == f }) {
 		return fmt.Errorf("law 5: rows come under key %s, and a power cut now would take it from the host", f)
 	}
 	return nil
@@ -209,12 +220,12 @@ func Durable(live, survives map[string][]byte) error {
 // Destroyed is law 3 for a file that keyguard takes away: the key in it stays on the host,
 // whatever becomes of the stores. rest is what a power cut leaves without that file.
 func Destroyed(path string, content []byte, rest map[string][]byte) error {
-	f := name(content)
+	f := Name(content)
 	if f == "" {
 		return nil
 	}
 	for other, b := range rest {
-		if other != path && name(b) == f {
+		if other != path && Name(b) == f {
 			return nil
 		}
 	}
@@ -225,7 +236,7 @@ func Destroyed(path string, content []byte, rest map[string][]byte) error {
 // now or later, of a key that opens a row.
 func Lacking(s State) error {
 	for _, c := range s.Copies {
-		if f := cmp.Or(name(c.Bytes), c.Of); f != "" && !c.Late && !c.Destroyed && s.opens(f) > 0 {
+		if f := cmp.Or(Name(c.Bytes), c.Of); f != "" && !c.Late && !c.Destroyed && s.opens(f) > 0 {
 			return fmt.Errorf("law 6: all is said to be lost, and %s has key %s, which opens %d of %d rows", c.Store, f, s.opens(f), len(s.Rows))
 		}
 	}

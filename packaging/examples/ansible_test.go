@@ -59,6 +59,7 @@ func TestAnsibleRotates(t *testing.T) {
 		"not green after":  {map[string]string{"c": "fails"}, map[string]string{"a": whole, "b": whole, "c": whole + "status --json\n"}},
 		"not green before": {map[string]string{"c": "red"}, map[string]string{"a": whole, "b": "status --json\n", "c": "status --json\n"}},
 		"silent after":     {map[string]string{"a": "silent"}, map[string]string{"a": "status --json\nrotate --yes\n"}},
+		"only looked at":   {map[string]string{"b": "red"}, map[string]string{"a": "status --json\n", "b": "status --json\n", "c": "status --json\n"}},
 		"does not answer":  {map[string]string{"b": "down"}, map[string]string{"a": whole, "c": "status --json\n"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -86,6 +87,9 @@ func TestAnsibleRotates(t *testing.T) {
 			}
 			write("inventory", inventory)
 			c := exec.Command("ansible-playbook", "-i", filepath.Join(dir, "inventory"), "-e", "ansible_become=false ansible_python_interpreter=/usr/bin/python3 keyguard_rotate_retries=1 keyguard_rotate_delay=0", "../ansible/rotate.yml")
+			if name == "only looked at" {
+				c.Args = append(c.Args, "--check")
+			}
 			c.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LC_ALL=C.UTF-8", "ANSIBLE_HOME=" + dir, "ANSIBLE_LOCAL_TEMP=" + dir, "ANSIBLE_REMOTE_TEMP=" + dir,
 				"ANSIBLE_SSH_EXECUTABLE=" + dir + "/ssh", "ANSIBLE_SSH_ARGS=", "ANSIBLE_PIPELINING=1"}
 			out, err := c.CombinedOutput()

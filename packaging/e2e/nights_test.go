@@ -41,8 +41,8 @@ foreign() { head -c 32 /dev/urandom >/root/foreign; install -m 0400 /root/foreig
 on_top() { curl -sf --data-binary @- '` + control + `/version?secret=projects/stories/secrets/` + secret + `'; }
 newest() { curl -sf '` + control + `/version?secret=projects/stories/secrets/` + secret + `' | tr , '\n' | wc -l; }
 sql() { printf '%s\n' "$1" | su postgres -c 'psql -qAt -v ON_ERROR_STOP=1 containarium'; }
-# started waits until the daemon's present start has said that.
-started() { until journalctl --sync; journalctl -q -o cat _SYSTEMD_INVOCATION_ID=$(systemctl show -p InvocationID --value containarium) | grep -qF "$1"; do sleep 0.1; done; }
+# started waits until the present start of the daemon, or of another unit, has said that.
+started() { until journalctl --sync; journalctl -q -o cat _SYSTEMD_INVOCATION_ID=$(systemctl show -p InvocationID --value ${2:-containarium}) | grep -qF "$1"; do sleep 0.1; done; }
 # between does something after prestart has passed the key and before the daemon reads it,
 # where no watcher sees it.
 between() {
@@ -82,6 +82,12 @@ systemctl daemon-reload`,
 	{name: "a foreign key under the running daemon", broken: "foreign",
 		line: `^doubt: the keyfile is not right: key [0-9a-f]{16} belongs there`, code: 11,
 		typed: []typed{{named: "keyguard restore"}}},
+	{name: "the key is deleted, and no watcher looks", broken: "systemctl stop $W; rm $K",
+		line: `^doubt: the keyfile is not right: key [0-9a-f]{16} belongs there`, code: 11,
+		typed: []typed{{named: "keyguard restore"}, {named: "systemctl enable --now containarium-keyguard.service"}}},
+	{name: "the key is mangled by a tool, and no watcher looks", broken: "systemctl stop $W; base64 $K >/root/mangled; install -m 0400 /root/mangled $K",
+		line: `^doubt: the keyfile is not right: key [0-9a-f]{16} belongs there`, code: 11,
+		typed: []typed{{named: "keyguard restore"}, {named: "systemctl enable --now containarium-keyguard.service"}}},
 	{name: "the key of before a rotation, put back by hand", broken: "cp $K /root/before; keyguard rotate --yes; started 'Secrets store ready'; install -m 0400 /root/before $K",
 		line: `^doubt: the keyfile is not right`, code: 11,
 		typed: []typed{{named: "keyguard restore"}}},
@@ -89,6 +95,7 @@ systemctl daemon-reload`,
 sql 'create table dump as select * from secrets'
 keyguard rotate --yes
 started 'Secrets store ready'
+systemctl restart $W; started 'guarding key' $W # it has looked at the rows, and does not for an hour
 sql 'delete from secrets; insert into secrets select * from dump; drop table dump'`,
 		line: `^doubt: the keyfile is not right`, code: 11,
 		typed: []typed{{named: "keyguard restore"}, {named: "systemctl restart containarium.service"}}},
@@ -105,6 +112,9 @@ started 'Failed to connect to Postgres'
 systemctl start postgresql`,
 		line: `^amiss: restart needed: the daemon runs without secrets, since Postgres did not answer`, code: 12,
 		typed: []typed{{named: "systemctl restart containarium.service"}}},
+	{name: "Postgres is down, and the key is gone", broken: "systemctl stop $W postgresql; rm $K",
+		line: `^doubt: the keyfile is not right: key [0-9a-f]{16} belongs there \(it is the known key\)`, code: 11,
+		typed: []typed{{named: "keyguard restore"}, {"start Postgres", "systemctl start postgresql"}, {named: "systemctl enable --now containarium-keyguard.service"}}},
 	{name: "the daemon has read its key and keeps no secrets", broken: `
 systemctl set-environment STANDIN_NO_CIPHER=1
 systemctl restart containarium
@@ -163,6 +173,12 @@ touch /run/enough
 while systemctl is-active -q operator; do sleep 0.1; done`}},
 		after: `grep -q 'rotate goes on without this terminal' /root/typescript
 if grep 'committing' /root/typescript || systemctl is-failed -q containarium-keyguard-rotate; then exit 1; fi`},
+	{name: "no copy can be reached, and the daemon is parked", broken: `
+systemctl stop containarium fake-secret-manager
+rm -f ` + quarantine + `/* $K
+systemctl start containarium`,
+		line: `^doubt: no key at hand opens most rows, and escrow "gcp" cannot answer`, code: 11,
+		typed: []typed{{"check network and firewall", "systemctl start fake-secret-manager"}}},
 	{name: "every copy is lost, and a sheet is in the safe", broken: `
 cp $K /root/safe
 systemctl stop containarium

@@ -12,6 +12,8 @@ import (
 	"sync"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
 const (
@@ -170,10 +172,33 @@ func (d *drawing) ids() []uuid {
 	return slices.SortedFunc(maps.Keys(d.is), func(a, b uuid) int { return slices.Compare(a[:], b[:]) })
 }
 
-// draw chooses dependent rows: the one written first and the one written last, of every
+// draw draws a sample and tries it: in the statements that draw it, or by its ids where the
+// values are so large that one statement has no time for all of them.
+func (t *Table) draw(ctx context.Context, s *survey, m moment, dependent int64, ends span, keys []key.Key) (found findings, err error) {
+	drawn := &drawing{is: map[uuid]bool{}}
+	pieces := s.drawn(dependent, ends)
+	if s.small {
+		found, err = t.scan(ctx, s, m, pieces, keys, untimed, drawn)
+		t.sample = drawn.ids()
+		return found, err
+	}
+	err = t.each(ctx, m, pieces, func(ctx context.Context, _ int, c *pgconn.PgConn, p piece) error {
+		return t.at(ctx, c, m, 1, "select id from "+p.from+" where "+p.where, p.params, func(v [][]byte) error {
+			_, err := drawn.first(v[0])
+			return err
+		})
+	})
+	if err != nil {
+		return found, err
+	}
+	t.sample = drawn.ids()
+	return t.scan(ctx, s, m, s.samplePieces(t.sample, dependent), keys, untimed, nil)
+}
+
+// drawn chooses dependent rows: the one written first and the one written last, of every
 // tenant the first and the last by name, and others at random. A row may be in several of
 // these pieces.
-func (s *survey) draw(dependent int64, ends span) []piece {
+func (s *survey) drawn(dependent int64, ends span) []piece {
 	which, rows := s.dependent(), "select *, xmin from "+s.table+" where "
 	edge := func(order string) string {
 		return "(" + rows + "username = t.name and " + which + " order by name " + order + " limit 1)"

@@ -182,12 +182,10 @@ func (t *Table) ask(ctx context.Context, s *survey, m moment, pieces []piece, ke
 			}
 		}
 		// None was drawn yet, or these rows are all gone.
-		if found.tally.counts().Dependent() == 0 || t.sample == nil {
-			drawn := &drawing{is: map[uuid]bool{}}
-			if found, err = t.scan(ctx, s, m, s.draw(dependent, ends), keys, untimed, drawn); err != nil {
+		if t.sample == nil || found.tally.counts().Dependent() == 0 {
+			if found, err = t.draw(ctx, s, m, dependent, ends, keys); err != nil {
 				return a, err
 			}
-			t.sample = drawn.ids()
 		}
 		checked := found.tally.counts().Dependent()
 		if checked == 0 {

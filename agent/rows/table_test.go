@@ -3,12 +3,14 @@ package rows_test
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -685,6 +687,24 @@ func TestSample(t *testing.T) {
 	}
 	table.Close()
 	noSession(t, d)
+
+	// Where most of the table are large values, no single statement has time for those of a
+	// sample: they are drawn by their ids.
+	must(t, d.Fill(a, many, 500, 100, 64<<10))
+	wire := cluster.Wire(t)
+	var ids atomic.Int64
+	wire.Distort(func(row []byte) []byte {
+		if binary.BigEndian.Uint16(row[5:]) == 1 && len(row) == 1+4+2+4+16 {
+			ids.Add(1)
+		}
+		return row
+	})
+	if got := ask(t, wire.URL(d.Name), rows.Options{}, b); !got.Sampled || got.Proofs[0].Verdict != rows.Partial || got.Proofs[0].Opened != 3 {
+		t.Errorf("%+v", got)
+	}
+	if n := ids.Load(); n < 20_000 {
+		t.Errorf("%d ids were drawn", n)
+	}
 }
 
 // The rows that no key opens are named, and those of a key that was in force for a time

@@ -2,9 +2,34 @@
 
 package e2e
 
-import "testing"
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
 
 const record = "/var/lib/containarium-keyguard/ledger.jsonl"
+
+// slot wants the timer to have the six hours of the week that the host's id gives it.
+func (m machine) slot() {
+	m.Helper()
+	id, err := strconv.ParseUint(m.run("head -c 6 /etc/machine-id"), 16, 32)
+	m.check(err)
+	slot := int(id % 28)
+	day, hour := []string{"Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"}[slot/4], slot%4*6
+	const show = "systemctl show --value containarium-keyguard-drill.timer -p "
+	if calendar, want := m.run(show+"TimersCalendar"), fmt.Sprintf("{ OnCalendar=%s *-*-* %02d:00:00 ;", day, hour); !strings.HasPrefix(calendar, want) || strings.Count(calendar, "OnCalendar") != 1 {
+		m.Errorf("the timer has %q, want %q alone", calendar, want)
+	}
+	next, err := time.Parse("Mon 2006-01-02 15:04:05 MST", m.run(show+"NextElapseUSecRealtime"))
+	m.check(err)
+	if got := next.Format("Mon"); got != day || next.Hour() < hour || next.Hour() >= hour+6 {
+		m.Errorf("the next drill is %s, want it on %s from %d o'clock to %d", next, day, hour, hour+6)
+	}
+	m.Logf("%s", m.run("systemctl list-timers --no-pager containarium-keyguard-drill.timer"))
+}
 
 // A week without a drill is made up for as soon as the timer runs, which moves its stamp;
 // and a drill that does not pass leaves a red unit, a hook's call, a metric and an entry in
@@ -14,6 +39,8 @@ func TestDrill(t *testing.T) {
 		m.run("mkdir -p /var/lib/prometheus/node-exporter")
 		m.check(m.g.Write(m.ctx, "/etc/containarium-keyguard/hooks.d/tell", "#!/bin/sh\necho \"$KEYGUARD_EVENT $KEYGUARD_VERDICT $KEYGUARD_OPENED of $KEYGUARD_TOTAL\" >>/run/containarium-keyguard/told\n", 0o755))
 		m.want("grep -c '\"person\":\"systemd\"' "+record+" || true", "0") // the install's start of the timer was none
+
+		m.slot()
 
 		m.check(m.g.Write(m.ctx, "/etc/systemd/system/containarium-keyguard-drill.timer.d/test.conf",
 			"[Timer]\nOnCalendar=\nOnCalendar=weekly\nRandomizedDelaySec=0\nAccuracySec=1us\n", 0o644))

@@ -24,12 +24,16 @@ func TestTold(t *testing.T) {
 		m.check(m.g.Write(m.ctx, hooksDir+"/record", "#!/bin/sh\necho \"$KEYGUARD_EVENT $KEYGUARD_FINGERPRINT$KEYGUARD_UNIT\" >>"+told+"\n", 0o755))
 		// Like most, it delivers by a privilege that the watcher's sandbox does not give.
 		m.check(m.g.Write(m.ctx, "/usr/sbin/sendmail", "#!/bin/sh\ngrep -q '^NoNewPrivs:.*0' /proc/self/status && cat >>/root/mail\n", 0o755))
+		m.run("install -m 0755 /usr/share/doc/containarium-keyguard/examples/hooks.d/push-status " + hooksDir)
+		m.check(m.g.Write(m.ctx, "/etc/containarium-keyguard/push-status.curl", "url = \"file:///run/containarium-keyguard/\"\n", 0o600))
 		m.run("systemctl restart " + watcher) // its sandbox has the directory of the metrics now
 
 		m.untouched("told", func() {
 			m.run("rm " + keyfile)
 			m.wait("grep '^installed [0-9a-f]' " + told)
 			m.wait("grep 'Subject: \\[keyguard\\] installed' /root/mail")
+			// As seen outside of the sandbox: the daemon and the watcher run.
+			m.wait("keyguard status >/dev/null && KEYGUARD_HOST=by-hand " + hooksDir + "/push-status && cd /run/containarium-keyguard && grep '\"health\": \"green\"' by-hand.json && grep '\"host\": \"keyguard-guest\"' keyguard-guest.json")
 		})
 		m.wait("grep -x 'keyguard_keyfile_good 1' " + metrics + " && grep -x 'keyguard_key_known 1' " + metrics + " && grep 'keyguard_escrow_due_keys{escrow=\"gcp\"} 0' " + metrics)
 		m.explained(installedID, "KEYGUARD_EVENT=installed", "What was in its")

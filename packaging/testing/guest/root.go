@@ -28,6 +28,10 @@ var Suites = []string{"bookworm", "trixie"}
 // packages is what a guest has beyond debootstrap's minbase. A change makes new roots.
 const packages = "systemd,systemd-sysv,dbus,postgresql,iproute2,strace,curl"
 
+// more is what the guests of one suite have besides: what Ansible's modules run by. It is
+// Debian 12, since the Ansible of a host with that reaches no later Python.
+var more = map[string]string{"bookworm": ",python3-apt"}
+
 // settle turns a fresh root into a guest: the database that the daemon finds on its
 // host, its directories, a journal that survives a reboot, and nothing that starts by
 // itself in the middle of a test. apt reads its lists at each call, and needs none for a
@@ -56,7 +60,7 @@ func Root(ctx context.Context, suite string, log io.Writer) (string, *os.File, e
 	if os.Geteuid() != 0 {
 		return "", nil, errors.New("guests need root")
 	}
-	sum := sha256.Sum256([]byte(suite + packages + settle))
+	sum := sha256.Sum256([]byte(suite + packages + more[suite] + settle))
 	dir := filepath.Join(Cache, fmt.Sprintf("%s-%x", suite, sum[:6]))
 	if err := os.MkdirAll(filepath.Join(Cache, "run"), 0o700); err != nil {
 		return "", nil, err
@@ -122,7 +126,7 @@ func makeRoot(ctx context.Context, suite, dir string, log io.Writer) error {
 		return cmd
 	}
 	for _, cmd := range []*exec.Cmd{
-		private("debootstrap", "--variant=minbase", "--include="+packages, suite, half, mirror),
+		private("debootstrap", "--variant=minbase", "--include="+packages+more[suite], suite, half, mirror),
 		private("unshare", "--net", "--", "sh", "-ec", `ip link set lo up; mount -t proc proc "$1/proc"; exec chroot "$1" /bin/sh -c "$2"`, "settle", half, settle),
 	} {
 		var out bytes.Buffer

@@ -71,6 +71,15 @@ func (g *Guest) enter(ctx context.Context, args ...string) (*exec.Cmd, error) {
 	}, args...)...), nil
 }
 
+// Command is what to type on the host to run a program in the running guest.
+func (g *Guest) Command(args ...string) ([]string, error) {
+	cmd, err := g.enter(context.Background(), args...)
+	if err != nil {
+		return nil, err
+	}
+	return cmd.Args, nil
+}
+
 // boundingSet is the capability bounding set of a process, as setpriv(1) takes it.
 func boundingSet(pid int) (string, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))

@@ -51,6 +51,7 @@ type StatusResult struct {
 	Proof      rows.Proof // of the keyfile's key
 	Kept       int        // files in the local quarantine
 	Damaged    string     // why the ledger cannot be read, "" where it can
+	Unwritable error      // why it cannot be written
 	Escrows    []EscrowStatus
 	Drill      DrillStanding
 	Trouble    []Trouble
@@ -156,7 +157,7 @@ func status(ctx context.Context, h *Host) (StatusResult, looked, error) {
 	r.Working = o.working()
 	r.askAlive(ctx, o)
 	r.Other, _ = o.history().OtherMachine(h.Machine)
-	r.Damaged = o.evidence.History.Unreadable
+	r.Damaged, r.Unwritable = o.evidence.History.Unreadable, h.Ledger.Writable()
 	r.judge(h.Now())
 	r.Trouble = o.trouble
 	return r, looked{*o.history(), o.evidence.Local.Keys, o.evidence.Escrows}, nil
@@ -238,6 +239,10 @@ func (r *StatusResult) judge(now time.Time) {
 	}
 	if r.Damaged != "" {
 		say(Lagging, "key %s is in place, and the ledger cannot tell what was proven and saved here: %s", r.Keyfile.Key, r.Damaged)
+		return
+	}
+	if r.Unwritable != nil {
+		say(Lagging, "key %s is in place, and nothing that becomes of it can be recorded: %v", r.Keyfile.Key, r.Unwritable)
 		return
 	}
 	if r.Loose != "" {

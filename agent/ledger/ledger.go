@@ -258,6 +258,25 @@ func (l *Ledger) Try() error {
 	return nil
 }
 
+// Writable says why nothing could be appended just now: a read-only file system, an
+// immutable file. It takes no lock and changes nothing; a full disk does not show.
+func (l *Ledger) Writable() error {
+	err := crew.Try(l.dir, func() error {
+		err := unix.Faccessat(unix.AT_FDCWD, l.path(), unix.W_OK, unix.AT_EACCESS)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = unix.Faccessat(unix.AT_FDCWD, l.dir, unix.W_OK, unix.AT_EACCESS)
+		}
+		return err
+	})
+	if errors.Is(err, fs.ErrNotExist) { // the first entry makes the directory
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("the ledger in %s cannot be written: %w", l.dir, err)
+	}
+	return nil
+}
+
 // lines is what to write behind last, whose line has the hash prev.
 func (l *Ledger) lines(entries []Entry, last Entry, prev string) ([]byte, error) {
 	var text []byte

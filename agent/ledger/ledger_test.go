@@ -748,7 +748,16 @@ func TestFullDisk(t *testing.T) {
 func TestReadOnlyDisk(t *testing.T) {
 	l := hourly(t)
 	write(t, l, proven(keyA))
+	if err := l.Writable(); err != nil {
+		t.Error(err)
+	}
+	if err := Open(filepath.Join(t.TempDir(), "not", "there"), Options{}).Writable(); err != nil {
+		t.Error(err)
+	}
 	durabletest.ReadOnly(t, l.dir)
+	if err := l.Writable(); !errors.Is(err, unix.EROFS) {
+		t.Errorf("a read-only ledger can be written: %v", err)
+	}
 	if err := l.Append(proven(keyB)); !errors.Is(err, unix.EROFS) {
 		t.Errorf("error %v", err)
 	}

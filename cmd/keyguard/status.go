@@ -217,6 +217,9 @@ func statusHints(r agent.StatusResult) []string {
 	if r.Damaged != "" {
 		hints = append(hints, "look at the ledger (keyguard report --verify), keep what is left of it elsewhere, then: keyguard backup")
 	}
+	if r.Unwritable != nil && r.Damaged == "" {
+		hints = append(hints, remedyOf(r.Unwritable))
+	}
 	if len(r.Escrows) == 0 {
 		hints = append(hints, "keyguard init")
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/footprintai/containarium-keyguard/agent"
@@ -39,6 +40,7 @@ func TestStatusScreen(t *testing.T) {
 		"timer stopped":   {func(r *agent.StatusResult) { r.Drill.Next.Active = "inactive" }, exitEscrow, "its timer is inactive", "systemctl enable --now containarium-keyguard-drill.timer"},
 		"loose":           {func(r *agent.StatusResult) { r.Health, r.Loose, r.Path = agent.Lagging, "mode 0644", "/k" }, exitEscrow, "(mode 0644)", "chown root /k; chmod 0400 /k"},
 		"a broken ledger": {func(r *agent.StatusResult) { r.Health, r.Damaged = agent.Lagging, "rubbish" }, exitEscrow, "", "look at the ledger (keyguard report --verify), keep what is left of it elsewhere, then: keyguard backup"},
+		"read-only state": {func(r *agent.StatusResult) { r.Health, r.Unwritable = agent.Lagging, syscall.EROFS }, exitEscrow, "", "the file system is read-only; see dmesg, remount it writable, then try again"},
 		"rotation":        {func(r *agent.StatusResult) { r.Health, r.Working = agent.Busy, &agent.Working{What: "rotation"} }, exitBusy, "", "follow it: journalctl -fu containarium-keyguard-rotate.service; when it is done: keyguard status"},
 	} {
 		t.Run(name, func(t *testing.T) {

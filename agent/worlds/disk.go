@@ -32,9 +32,10 @@ type disk struct {
 	dirsBefore map[string]bool
 	journal    []nameChange
 
-	version        int // of all that is live
-	shown          int // the same, but for files that the process which made them takes away again
-	kept           int // the version that is durable whole; 0: none
+	touched        map[string]int // by path: the version at its last change; a crash touches all
+	version        int            // of all that is live
+	shown          int            // the same, but for files that the process which made them takes away again
+	kept           int            // the version that is durable whole; 0: none
 	full, noInodes bool
 	readOnly       string // a directory
 	immutable      string // a path
@@ -66,7 +67,7 @@ func newDisk(root string) *disk {
 
 // reset empties the disk.
 func (d *disk) reset() {
-	d.names, d.dirs, d.journal = map[string]*inode{}, map[string]bool{}, nil
+	d.names, d.dirs, d.journal, d.touched = map[string]*inode{}, map[string]bool{}, nil, map[string]int{}
 	d.mend()
 	d.version++
 	d.keep()
@@ -192,7 +193,12 @@ func (d *disk) ask(c durable.Change) error {
 	if err := d.refuses(c); err != nil {
 		return err
 	}
-	return d.note(c)
+	before := d.version
+	err := d.note(c)
+	if d.version != before {
+		d.touched[c.Path], d.touched[c.To] = d.version, d.version
+	}
+	return err
 }
 
 // refuses says why a change cannot be made.
@@ -321,6 +327,7 @@ func (d *disk) changed() {
 // put writes a file in place, as os.WriteFile does, and does not sync it.
 func (d *disk) put(path string, data []byte, mode fs.FileMode) {
 	d.changed()
+	d.touched[path] = d.version
 	f, there := d.names[path]
 	if !there {
 		d.mkdir(filepath.Dir(path))
@@ -347,6 +354,7 @@ func (d *disk) remove(path string) {
 	for _, name := range slices.Sorted(maps.Keys(d.names)) {
 		if name == path || strings.HasPrefix(name, path+"/") {
 			d.named(nameChange{do: durable.RemoveFile, path: name})
+			d.touched[name] = d.version
 		}
 	}
 	for dir := range d.dirs {
@@ -361,6 +369,7 @@ func (d *disk) remove(path string) {
 // chmod is somebody's.
 func (d *disk) chmod(path string, mode fs.FileMode) {
 	d.changed()
+	d.touched[path] = d.version
 	if f := d.names[path]; f != nil {
 		f.mode = mode
 		d.real(path)

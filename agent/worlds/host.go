@@ -29,13 +29,14 @@ type host struct {
 	daemon  daemon
 	watcher watcher
 	boot    int
-	clock   time.Duration // by which the host's clock is ahead
-	silent  bool          // systemd does not answer: nobody can tell where the database is
-	images  []image       // snapshots of the machine
-	off     time.Time     // when it comes up again after a power cut; zero: it is up
-	removed time.Time     // when somebody last took something of it away
-	rolled  bool          // back, once
-	word    *word         // what a person accepted here, as long as nobody has done anything about it since
+	clock   time.Duration    // by which the host's clock is ahead
+	silent  bool             // systemd does not answer: nobody can tell where the database is
+	images  []image          // snapshots of the machine
+	off     time.Time        // when it comes up again after a power cut; zero: it is up
+	removed time.Time        // when somebody last took something of it away
+	rolled  bool             // back, once
+	word    *word            // what a person accepted here, as long as nobody has done anything about it since
+	asked   map[string]asked // by store: when a start asked it last
 }
 
 // word is a person's for a key.
@@ -100,8 +101,13 @@ type process struct {
 	dead   bool
 	looked bool            // the rows have answered it
 	calls  int             // of stores
-	wrote  map[string]bool // paths
-	made   map[*inode]bool // files that were not there before
+	starts bool            // it is prestart
+	of     map[string]int  // by store: how often it was called
+	listed map[string]bool // by store
+	// recalled is when it looked up what the starts before had been told.
+	recalled time.Time
+	wrote    map[string]bool // paths
+	made     map[*inode]bool // files that were not there before
 	// passing are those of made that nobody else has seen anything of yet, unless it dies.
 	passing map[*inode]bool
 }
@@ -174,7 +180,7 @@ func (p *process) agent() *agent.Host {
 
 // run lets a process do something, and buries it if it died of it.
 func (w *world) run(h *host, name string, dies int, do func(context.Context, *process, *agent.Host)) *process {
-	p := &process{w: w, h: h, name: name, dies: dies, wrote: map[string]bool{}, made: map[*inode]bool{}, passing: map[*inode]bool{}}
+	p := &process{w: w, h: h, name: name, dies: dies, wrote: map[string]bool{}, of: map[string]int{}, listed: map[string]bool{}, starts: strings.HasSuffix(name, ": prestart"), made: map[*inode]bool{}, passing: map[*inode]bool{}}
 	w.running = append(w.running, p)
 	before := w.held()
 	w.settle(before)
@@ -248,10 +254,16 @@ func (w *world) prestart(h *host, dies int) (may bool) {
 	var err error
 	p := w.run(h, h.name+": prestart", dies, func(ctx context.Context, p *process, a *agent.Host) {
 		result, err = hooks.Prestart(ctx, a, hooks.PrestartOptions{Budget: budget, RunDir: h.path("run"), Configuration: "c",
-			Clock: func() (string, time.Duration) { return fmt.Sprint(h.boot), time.Since(w.epoch) }})
+			Clock: func() (string, time.Duration) {
+				p.recalled = time.Now()
+				return fmt.Sprint(h.boot), time.Since(w.epoch)
+			}})
 	})
 	if took := time.Since(began); took > budget+5*time.Second {
 		w.broken("budget", "prestart took %s of %s", took, budget)
+	}
+	if err == nil && (result.Decision.Action == decide.Install || result.Decision.Action == decide.Make) {
+		clear(h.asked) // it forgets, too
 	}
 	data, good := h.live()
 	_, staged := h.disk.names[h.keyfile()+".next"]
@@ -370,7 +382,7 @@ func (w *world) look(h *host, dies int) {
 		t.next = time.Now().Add(t.pace)
 		return
 	}
-	version, began := w.version, time.Now()
+	version, start, began := w.version, h.daemon.start, time.Now()
 	defer func() {
 		t.pace, t.looked = t.next.Sub(began), began
 		switch {
@@ -382,7 +394,8 @@ func (w *world) look(h *host, dies int) {
 			t.idle, t.same = version, 0
 		}
 	}()
-	w.run(h, h.name+": watcher", dies, func(ctx context.Context, p *process, a *agent.Host) {
+	saved, rule := false, ""
+	p := w.run(h, h.name+": watcher", dies, func(ctx context.Context, p *process, a *agent.Host) {
 		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
 		t.unlessQuiet(h, "keep", func() bool {
@@ -402,6 +415,9 @@ func (w *world) look(h *host, dies int) {
 		if p.looked {
 			t.asked = true
 		}
+		if rule = r.Decision.Rule; r.Decision.Action != decide.Pass {
+			rule = ""
+		}
 		if r.Waiting || unread || err != nil || h.daemon.up && !t.asked {
 			t.next = time.Now().Add(time.Second)
 		}
@@ -419,9 +435,12 @@ func (w *world) look(h *host, dies int) {
 			w.start(h) //nolint:errcheck // systemd tries again
 		}
 		for _, s := range a.Escrows {
-			w.save(ctx, h, p, a, s.Name())
+			saved = w.save(ctx, h, p, a, s.Name()) || saved
 		}
 	})
+	if p.calls > 0 && rule == "R2" && !saved && h.daemon.start == start {
+		w.broken("law 9", "law 9: the watcher of %s found the known key, had nothing to save, and called stores %d times", h.name, p.calls)
+	}
 }
 
 // askDue tells whether an escrow was not asked for an hour, or is to be tried again.
@@ -446,8 +465,8 @@ func (t *watcher) unlessQuiet(h *host, what string, f func() (quiet bool)) {
 	}
 }
 
-// save is what the saver of one escrow does when it is woken.
-func (w *world) save(ctx context.Context, h *host, p *process, a *agent.Host, name string) {
+// save is what the saver of one escrow does when it is woken. It tells whether it asked.
+func (w *world) save(ctx context.Context, h *host, p *process, a *agent.Host, name string) bool {
 	t := &h.watcher
 	due := false
 	t.unlessQuiet(h, "due "+name, func() bool {
@@ -460,7 +479,7 @@ func (w *world) save(ctx context.Context, h *host, p *process, a *agent.Host, na
 		bring, due = agent.Ask, true
 	}
 	if p.dead || !due || time.Now().Before(t.retry[name]) {
-		return
+		return false
 	}
 	t.visited[name] = time.Now()
 	saved, err := bring(ctx, a, name)
@@ -471,7 +490,8 @@ func (w *world) save(ctx context.Context, h *host, p *process, a *agent.Host, na
 	}
 	if err == nil {
 		t.failed[name] = 0
-		return
+		return true
 	}
 	t.retry[name] = time.Now().Add(30 * time.Second << min(t.failed[name]-1, 4))
+	return true
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/worlds/laws"
 )
 
 // store is an escrow. Its manners are those of every kind, and more of them.
@@ -104,9 +105,7 @@ func (v view) answer(ctx context.Context, call, id string) error {
 	if err := v.p.effect(v.name, call); err != nil {
 		return err
 	}
-	v.p.w.mu.Lock()
-	v.p.calls++
-	v.p.w.mu.Unlock()
+	v.p.called(v.store, call)
 	switch {
 	case ctx.Err() != nil:
 		return errors.Join(escrow.ErrTimeout, ctx.Err())
@@ -118,6 +117,49 @@ func (v view) answer(ctx context.Context, call, id string) error {
 		return escrow.ErrDenied
 	}
 	return nil
+}
+
+// called holds a call of a process to law 9.
+func (p *process) called(s *store, call string) {
+	p.w.mu.Lock()
+	defer p.w.mu.Unlock()
+	p.calls++
+	p.of[s.name]++
+	p.w.calls[p.h.name+s.name]++
+	if !p.starts {
+		return
+	}
+	copies := len(s.copies)
+	if s.part != (escrow.PartOf{}) { // a part is read to be told which it is, and to rebuild the key
+		copies *= 2
+	}
+	p.w.hold(laws.Called(s.name, p.of[s.name], copies))
+	if call != "list" || p.listed[s.name] {
+		return
+	}
+	p.listed[s.name] = true
+	now := asked{p.recalled, 1, p.h.boot, p.h.present()}
+	was, there := p.h.asked[s.name]
+	if there && was.boot == now.boot && was.found == now.found && now.at.Sub(was.at) <= 10*time.Minute {
+		now.n = was.n + 1
+		p.w.hold(laws.Asked(s.name, now.n, now.at.Sub(was.at)))
+	}
+	p.h.asked[s.name] = now
+}
+
+// asked is when the starts of a host asked a store for its list last, how often in a row, in
+// which boot, and what they found in the keyfile's place. Where that has changed, they may
+// ask anew.
+type asked struct {
+	at    time.Time
+	n     int
+	boot  int
+	found [2]int
+}
+
+// present tells when the keyfile, and what stands beside it, were changed last.
+func (h *host) present() [2]int {
+	return [2]int{h.disk.touched[h.keyfile()], h.disk.touched[h.keyfile()+".next"]}
 }
 
 func (v view) List(ctx context.Context) ([]escrow.Copy, error) {

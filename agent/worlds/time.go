@@ -1,6 +1,7 @@
 package worlds
 
 import (
+	"maps"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
@@ -85,9 +86,18 @@ func (w *world) end() {
 		}
 	}
 	w.calm = true
-	w.pass(75 * time.Minute) // what is done hourly was done, and has taken effect
+	w.pass(70 * time.Minute) // what is done hourly was done, and has taken effect
+	before := maps.Clone(w.calls)
+	w.pass(time.Hour)
+	after := maps.Clone(w.calls)
 	for _, h := range w.hosts {
-		w.rest(h)
+		if well := w.rest(h); !well || len(w.hosts) > 1 {
+			continue
+		}
+		for _, s := range w.stores {
+			name := h.name + s.name
+			w.hold(laws.Rested(s.name, after[name]-before[name], len(s.copies)))
+		}
 	}
 	for _, h := range w.hosts {
 		if err := h.disk.check(); err != nil && w.wrong == nil {
@@ -96,10 +106,10 @@ func (w *world) end() {
 	}
 }
 
-// rest holds a host at rest to liveness.
-func (w *world) rest(h *host) {
+// rest holds a host at rest to liveness, and tells whether all is well without a person.
+func (w *world) rest(h *host) bool {
 	if w.wrong != nil {
-		return
+		return false
 	}
 	r := w.status(h, 0)
 	if !h.daemon.up && h.daemon.again.IsZero() {
@@ -109,14 +119,14 @@ func (w *world) rest(h *host) {
 		if r.Health == agent.Green {
 			w.broken("green", "green: rows are under key %s, which is nowhere", f)
 		}
-		return // nothing that anybody types brings a key back that is nowhere
+		return false // nothing that anybody types brings a key back that is nowhere
 	}
 	if r.Health == agent.Green {
-		return
+		return true
 	}
 	if why := w.person(h); why == "" {
 		w.broken("liveness", "liveness: all faults are over, no person is needed, and status is %s: %s", r.Health, r.Line)
-		return
+		return false
 	}
 	remedies := []struct {
 		name string
@@ -124,7 +134,7 @@ func (w *world) rest(h *host) {
 	}{{"restore", (*world).restoreKey}, {"repair", (*world).repair}, {"backup", (*world).backup}, {"drill", (*world).drill}, {"accept", (*world).accept}, {"accept --new", (*world).acceptNew}, {"accept", (*world).accept}}
 	for _, each := range remedies {
 		if w.wrong != nil {
-			return
+			return false
 		}
 		w.cutAsEver()
 		w.tell("%s is tried, since status is %s: %s", each.name, r.Health, r.Line)
@@ -136,10 +146,11 @@ func (w *world) rest(h *host) {
 			w.pass(75 * time.Minute)
 		}
 		if r = w.status(h, 0); r.Health == agent.Green {
-			return
+			return false
 		}
 	}
 	w.broken("liveness", "liveness: all faults are over, and no command makes status green: %s, %s", r.Health, r.Line)
+	return false
 }
 
 // person says what only a person can decide about a host, "" where there is nothing.

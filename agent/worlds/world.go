@@ -45,6 +45,8 @@ type world struct {
 
 	rebuilt map[string][]byte // keys of their parts
 
+	calls map[string]int // by host and store
+
 	version int  // of all that anybody can see
 	drilled bool // by a person
 	killed  bool // who dies is killed, and the power stays
@@ -74,7 +76,7 @@ func (b *Broken) Error() string { return b.What + "\n" + b.Story }
 // happened and the first law that was broken, nil for none. It must be called in a bubble of
 // testing/synctest, by one goroutine at a time in the whole process.
 func Run(p Plan, dir string) (story []string, broken *Broken) {
-	w := &world{epoch: time.Now(), lines: map[string]line{}, keys: map[key.Fingerprint]key.Key{}, fragile: map[key.Fingerprint]bool{},
+	w := &world{epoch: time.Now(), lines: map[string]line{}, calls: map[string]int{}, keys: map[key.Fingerprint]key.Key{}, fragile: map[key.Fingerprint]bool{},
 		proven: map[string]map[key.Fingerprint]bool{}, vouched: map[string]vouched{}, rebuilt: map[string][]byte{}}
 	durable.Disk = w.disk
 	defer func() {
@@ -218,7 +220,7 @@ func (w *world) trouble(s *store) {
 
 func (w *world) host(root, name string) *host {
 	must(os.RemoveAll(root))
-	h := &host{w: w, name: name, disk: newDisk(root), table: &table{rows: map[string]key.Fingerprint{}}, stores: w.stores}
+	h := &host{w: w, name: name, disk: newDisk(root), table: &table{rows: map[string]key.Fingerprint{}}, stores: w.stores, asked: map[string]asked{}}
 	h.disk.mkdir(h.path("etc"))
 	h.disk.mkdir(h.path("state"))
 	must(os.MkdirAll(h.path("run"), 0o700))

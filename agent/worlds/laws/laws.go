@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
@@ -230,6 +231,35 @@ func Destroyed(path string, content []byte, rest map[string][]byte) error {
 		}
 	}
 	return fmt.Errorf("law 3: key %s is destroyed with %s", f, path)
+}
+
+// Asked is law 9 towards a store which the starts of one host asked for its list, in one boot
+// and with nothing changed: the pause before the nth call in a row is long enough. The first
+// is free, and after ten minutes without one the next is a first one again.
+func Asked(store string, n int, pause time.Duration) error {
+	least := 5 * time.Second << min(max(n-2, 0), 10)
+	if least = min(least, 2*time.Minute); n > 1 && pause < least {
+		return fmt.Errorf("law 9: %s was asked by %d starts in a row, the last time after %s and not %s", store, n, pause, least)
+	}
+	return nil
+}
+
+// Called is law 9 towards a store that one start calls: once for its list and once for its
+// newest copy, once for each copy, and, where it is given a first key, to compare and save.
+func Called(store string, calls, copies int) error {
+	if calls > 4+copies {
+		return fmt.Errorf("law 9: %s was called %d times by one start, and has %d copies", store, calls, copies)
+	}
+	return nil
+}
+
+// Rested is law 9 towards a store in an hour in which all was well: it was asked whether it is
+// there, and for what it has on top, and nothing else.
+func Rested(store string, calls, copies int) error {
+	if calls > 2*(2+copies) {
+		return fmt.Errorf("law 9: %s was called %d times in an hour in which all was well, and has %d copies", store, calls, copies)
+	}
+	return nil
 }
 
 // Lacking is law 6 for whoever says that all is lost: no store has a copy, that can be had

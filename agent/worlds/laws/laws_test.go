@@ -2,6 +2,7 @@ package laws_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/worlds/laws"
@@ -71,6 +72,16 @@ func TestLaws(t *testing.T) {
 		"rewritten, the new one is nowhere":  {laws.Rewritten(two(ofB, ofB), disk, fa, []key.Fingerprint{fb}), true},
 		"rewritten, the old one is nowhere":  {laws.Rewritten(two(ofA, ofA), disk, fa, []key.Fingerprint{fb}), true},
 		"rewritten, the disk has forgotten":  {laws.Rewritten(two(ofA, ofB), nil, fa, []key.Fingerprint{fb}), true},
+		"asked once":                         {laws.Asked("gcp", 1, 0), false},
+		"asked again after five seconds":     {laws.Asked("gcp", 2, 5*time.Second), false},
+		"asked again at once":                {laws.Asked("gcp", 2, 4*time.Second), true},
+		"asked for the third time too soon":  {laws.Asked("gcp", 3, 9*time.Second), true},
+		"asked as often as may be":           {laws.Asked("gcp", 40, 2*time.Minute), false},
+		"asked for ever too soon":            {laws.Asked("gcp", 40, 119*time.Second), true},
+		"called for each copy":               {laws.Called("gcp", 7, 3), false},
+		"called twice for a copy":            {laws.Called("gcp", 8, 3), true},
+		"called for what is on top":          {laws.Rested("gcp", 6, 1), false},
+		"called every few minutes":           {laws.Rested("gcp", 7, 1), true},
 	} {
 		if (c.err != nil) != c.broken {
 			t.Errorf("%s: %v", name, c.err)

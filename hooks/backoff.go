@@ -218,10 +218,12 @@ func (m *memory) noteProofs(r agent.GuardResult) {
 
 // remember keeps for the next time what was answered, or forgets all of it where a key
 // was put in place: the keyfile is another one now, and what the escrows hold may be too.
-func remember(m *memory, r *agent.GuardResult) {
+// It is forgotten, too, where the watcher leaves that to the next start, which must not be
+// kept from asking; not where it failed, as it may fail again at every start (law 9).
+func remember(m *memory, r *agent.GuardResult, failed error) {
 	var err error
 	switch {
-	case r.Done && (r.Decision.Action == decide.Install || r.Decision.Action == decide.Make):
+	case !errors.Is(failed, agent.ErrNotPlaced) && (r.Decision.Action == decide.Install || r.Decision.Action == decide.Make):
 		err = m.forget()
 	case m.asked:
 		m.noteProofs(*r)

@@ -48,7 +48,7 @@ func Prestart(ctx context.Context, h *agent.Host, opts PrestartOptions) (agent.G
 	if result.Evidence.Rows.State == decide.RowsNotAsked {
 		return result, err // healthy: no escrow was asked either
 	}
-	remember(recallOnce(), &result)
+	remember(recallOnce(), &result, err)
 	return result, err
 }
 

@@ -481,7 +481,7 @@ func (w *watcher) land(ctx context.Context, o outcome) {
 		return
 	}
 	if r.Evidence.Rows.State != decide.RowsNotAsked {
-		remember(f.memory(), &r.GuardResult)
+		remember(f.memory(), &r.GuardResult, o.err)
 	}
 	w.seen = f.there // not what is there now: that may have come after the decision
 	switch r.Evidence.Rows.State {

@@ -41,7 +41,15 @@ func TestStatusScreen(t *testing.T) {
 		"loose":           {func(r *agent.StatusResult) { r.Health, r.Loose, r.Path = agent.Lagging, "mode 0644", "/k" }, exitEscrow, "(mode 0644)", "chown root /k; chmod 0400 /k"},
 		"a broken ledger": {func(r *agent.StatusResult) { r.Health, r.Damaged = agent.Lagging, "rubbish" }, exitEscrow, "", "look at the ledger (keyguard report --verify), keep what is left of it elsewhere, then: keyguard backup"},
 		"read-only state": {func(r *agent.StatusResult) { r.Health, r.Unwritable = agent.Lagging, syscall.EROFS }, exitEscrow, "", "the file system is read-only; see dmesg, remount it writable, then try again"},
-		"rotation":        {func(r *agent.StatusResult) { r.Health, r.Working = agent.Busy, &agent.Working{What: "rotation"} }, exitBusy, "", "follow it: journalctl -fu containarium-keyguard-rotate.service; when it is done: keyguard status"},
+		"a dump of before, not looked at": {func(r *agent.StatusResult) {
+			r.Health, r.Decision = agent.Unsure, decide.Decision{Action: decide.Install, Key: "bbbbbbbbbbbbbbbb"}
+			r.Daemon, r.Known, r.Keyfile = daemon(agent.DaemonUp, unit.Ready), "aaaaaaaaaaaaaaaa", decide.KeyfileEvidence{Good: true, Key: "aaaaaaaaaaaaaaaa"}
+		}, exitDoubt, "", "keyguard restore; then: systemctl restart containarium.service"},
+		"a dump of before, looked at": {func(r *agent.StatusResult) {
+			r.Health, r.Decision = agent.Unsure, decide.Decision{Action: decide.Install, Key: "bbbbbbbbbbbbbbbb"}
+			r.Daemon, r.Known, r.Keyfile = daemon(agent.DaemonUp, unit.Ready), "bbbbbbbbbbbbbbbb", decide.KeyfileEvidence{Good: true, Key: "aaaaaaaaaaaaaaaa"}
+		}, exitDoubt, "", "systemctl restart containarium.service"},
+		"rotation": {func(r *agent.StatusResult) { r.Health, r.Working = agent.Busy, &agent.Working{What: "rotation"} }, exitBusy, "", "follow it: journalctl -fu containarium-keyguard-rotate.service; when it is done: keyguard status"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := agent.StatusResult{Health: agent.Amiss, Line: "the verdict", Units: true, Daemon: daemon(agent.DaemonUp, unit.Ready),

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -724,17 +725,21 @@ func TestDirectoryHung(t *testing.T) {
 	try(t, err)
 	here, err := escrow.NewInProcess(o, callTimeout)
 	try(t, err)
-	t.Run("a child", func(t *testing.T) { hung(t, child) })
-	t.Run("in process", func(t *testing.T) { hung(t, here) })
+	t.Run("a child", func(t *testing.T) {
+		hung(t, child, map[string]func() error{"Init": func() error { return child.Init(t.Context()) }})
+	})
+	// A start makes no place: what is left behind here would make it below the mount, later.
+	t.Run("in process", func(t *testing.T) { hung(t, here, nil) })
 }
 
-func hung(t *testing.T, i *escrow.Isolated) {
-	for name, call := range map[string]func() error{
+func hung(t *testing.T, i *escrow.Isolated, more map[string]func() error) {
+	calls := map[string]func() error{
 		"List":  func() error { _, err := i.List(t.Context()); return err },
 		"Fetch": func() error { _, _, err := i.Fetch(t.Context(), escrow.Copy{ID: "current/x"}); return err },
 		"Save":  func() error { _, err := i.Save(t.Context(), escrow.Current, key.Generate()); return err },
-		"Init":  func() error { return i.Init(t.Context()) },
-	} {
+	}
+	maps.Copy(calls, more)
+	for name, call := range calls {
 		start := time.Now()
 		err := call()
 		if took := time.Since(start); !errors.Is(err, escrow.ErrTimeout) || took > 10*callTimeout {

@@ -122,14 +122,14 @@ test: deps
 	@echo 'make test: everything passed'
 
 # What waits for programs, systems and deadlines leaves a third of two cores idle: beside
-# it goes, at a lower priority, what only calculates.
+# it goes what only calculates, at a lower priority, and what is played in volume.
 paced:
 	@$(PHASE) race $(MAKE) --no-print-directory race JSON=-json WITHOUT='^($(PROGRAMS))$$'
 	@$(PHASE) guests $(MAKE) --no-print-directory e2e
 
 volumes:
 	@nice $(PHASE) crashes $(MAKE) --no-print-directory crashes JSON=-json
-	@nice $(PHASE) volume $(MAKE) --no-print-directory volume JSON=-json
+	@$(PHASE) volume $(MAKE) --no-print-directory volume JSON=-json
 	@nice $(PHASE) fuzz $(MAKE) --no-print-directory fuzz FUZZTIME=6s
 
 check: style

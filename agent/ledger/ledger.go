@@ -261,13 +261,13 @@ func (l *Ledger) Try() error {
 // Writable says why nothing could be appended just now: a read-only file system, an
 // immutable file. It takes no lock and changes nothing; a full disk does not show.
 func (l *Ledger) Writable() error {
-	err := crew.Try(l.dir, func() error {
+	_, err := crew.Within(l.dir, func() (struct{}, error) {
 		err := unix.Faccessat(unix.AT_FDCWD, l.path(), unix.W_OK, unix.AT_EACCESS)
 		if errors.Is(err, fs.ErrNotExist) {
 			err = unix.Faccessat(unix.AT_FDCWD, l.dir, unix.W_OK, unix.AT_EACCESS)
 		}
-		return err
-	})
+		return struct{}{}, err
+	}, nil)
 	if errors.Is(err, fs.ErrNotExist) { // the first entry makes the directory
 		return nil
 	}

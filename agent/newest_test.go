@@ -175,10 +175,7 @@ func testOneNewestCopy(t *testing.T, list listing) {
 // TestPartIsBroughtAgain: of a key in parts, a member lost its own. The others are enough to
 // have the key, and the hourly look brings the part again before one more is lost.
 func TestPartIsBroughtAgain(t *testing.T) {
-	h := newHost(t, rowstest.New(t).Database(t), 0)
-	splitOver(h)
-	h.upsert(testKey("a"), "ONE")
-	h.write(testKey("a").UnsafeBytes())
+	h, _ := inParts(t, testKey("a"))
 	h.backup()
 	lacks := func() *escrow.PartsError {
 		r, err := agent.Status(t.Context(), &h.Host)
@@ -210,11 +207,8 @@ func TestPartIsBroughtAgain(t *testing.T) {
 // TestLedgerBeforeTops: a ledger of an earlier version names a copy in parts, and not what each
 // store has of it. That is no alarm, and is found out by the hourly look, once.
 func TestLedgerBeforeTops(t *testing.T) {
-	h := newHost(t, rowstest.New(t).Database(t), 0)
-	splitOver(h)
 	a := testKey("a")
-	h.upsert(a, "ONE")
-	h.write(a.UnsafeBytes())
+	h, _ := inParts(t, a)
 	h.backup()
 	h.must(os.Remove(h.path("state/ledger.jsonl")))
 	h.must(h.Ledger.Append(
@@ -233,6 +227,16 @@ func TestLedgerBeforeTops(t *testing.T) {
 	if r, err := agent.Status(t.Context(), &h.Host); err != nil || r.Escrows[0].Alarm == "" {
 		t.Errorf("%s: %s, %v", r.Health, r.Line, err)
 	}
+}
+
+// inParts is a host with that key in the keyfile and one row, and splitOver's escrow.
+func inParts(t *testing.T, k key.Key) (*host, *escrow.Split) {
+	t.Helper()
+	h := newHost(t, rowstest.New(t).Database(t), 0)
+	s := splitOver(h)
+	h.upsert(k, "ONE")
+	h.write(k.UnsafeBytes())
+	return h, s
 }
 
 // splitOver gives a host one escrow that keeps each key in three directories, of which two
@@ -325,10 +329,7 @@ func TestAnotherHostsParts(t *testing.T) {
 // TestAdoptedWhileOneStoreIsAway: a person vouches for what stands there while not all stores
 // answer. What the last one has of the same key is vouched for, too.
 func TestAdoptedWhileOneStoreIsAway(t *testing.T) {
-	h := newHost(t, rowstest.New(t).Database(t), 0)
-	splitOver(h)
-	h.upsert(testKey("a"), "ONE")
-	h.write(testKey("a").UnsafeBytes())
+	h, _ := inParts(t, testKey("a"))
 	h.backup()
 	h.must(os.Remove(h.path("state/ledger.jsonl")))
 	h.must(os.Rename(h.path("usb2"), h.path("away")))
@@ -353,11 +354,8 @@ func TestAdoptedWhileOneStoreIsAway(t *testing.T) {
 // TestWholeKeyIsNotInParts: a whole key on one member, and no part anywhere, is not what the
 // split has.
 func TestWholeKeyIsNotInParts(t *testing.T) {
-	h := newHost(t, rowstest.New(t).Database(t), 0)
-	s := splitOver(h)
 	a := testKey("a")
-	h.upsert(a, "ONE")
-	h.write(a.UnsafeBytes())
+	h, s := inParts(t, a)
 	h.must(os.WriteFile(h.path("usb1/current/20991231T235959.000Z-by-hand"), a.UnsafeBytes(), 0o400))
 	r, err := agent.Status(t.Context(), &h.Host)
 	h.must(err)
@@ -387,11 +385,8 @@ func TestWholeKeyIsNotInParts(t *testing.T) {
 // TestFirstSaveWithoutOneStore: n-1 of the stores answer, and none has a part of anything.
 // Whether the last one has, nobody can tell; a save, which is on the others, need not know.
 func TestFirstSaveWithoutOneStore(t *testing.T) {
-	h := newHost(t, rowstest.New(t).Database(t), 0)
-	splitOver(h)
 	a := testKey("a")
-	h.upsert(a, "ONE")
-	h.write(a.UnsafeBytes())
+	h, _ := inParts(t, a)
 	h.must(os.Rename(h.path("usb2"), h.path("away")))
 	if _, err := h.Escrows[0].List(t.Context()); !errors.Is(err, escrow.ErrPerhaps) || !errors.Is(err, escrow.ErrNoPlace) {
 		t.Errorf("%v: that is \"no copies\"", err)

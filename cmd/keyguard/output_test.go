@@ -2,29 +2,14 @@ package main
 
 import (
 	"io"
-	"os"
 	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 // TestTableOnATerminal: where a table is wider than the terminal, one long text goes below its
 // row and takes no column from the others; a column that is long in most rows goes as a whole.
 func TestTableOnATerminal(t *testing.T) {
-	like, err := os.Open(os.DevNull)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer like.Close()
-	control, tty, err := pseudoTerminal(like)
-	if err == nil {
-		err = unix.IoctlSetWinsize(int(control.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: width})
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer control.Close()
+	control, tty := newTerminal(t, width)
 	path := "the local quarantine, /var/lib/containarium-keyguard/quarantine/20261128T021103.200574Z.key"
 	(&app{out: tty}).table("SOURCE\tKEY\tROWS", func(row func(...string)) {
 		row(path, "0123456789abcdef", "opens all 10 rows")

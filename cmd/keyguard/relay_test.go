@@ -14,28 +14,37 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
-// onScreen makes a terminal what this program's messages go to, and returns its other side.
-func onScreen(t *testing.T) (control *os.File) {
+// newTerminal makes a terminal that is so wide, and returns its two sides.
+func newTerminal(t *testing.T, columns uint16) (control, tty *os.File) {
 	t.Helper()
 	like, err := os.Open(os.DevNull)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer like.Close()
-	control, tty, err := pseudoTerminal(like)
+	control, tty, err = pseudoTerminal(like)
 	if err == nil {
-		err = unix.IoctlSetWinsize(int(control.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 97})
+		err = unix.IoctlSetWinsize(int(control.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: columns})
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		control.Close()
+		tty.Close()
+	})
+	return control, tty
+}
+
+// onScreen makes a terminal what this program's messages go to, and returns its other side.
+func onScreen(t *testing.T) (control *os.File) {
+	t.Helper()
+	control, tty := newTerminal(t, 97)
 	screen := os.Stderr
 	os.Stderr = tty
 	t.Cleanup(func() {
 		os.Stderr = screen
 		signal.Reset(syscall.SIGTSTP)
-		control.Close()
-		tty.Close()
 	})
 	return control
 }

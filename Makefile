@@ -40,7 +40,7 @@
 # VERSION, DIST, ARCHS and CMD (the program that is packaged) may be given.
 
 .DELETE_ON_ERROR:
-.PHONY: build test paced volumes check style unit race volume crashes worlds mutants soak fuzz bench demo package build-package lint-package release repository deps lint vuln e2e guest clean clean-guests
+.PHONY: build test booted calculated check style unit race volume crashes worlds mutants soak fuzz bench demo package build-package lint-package release repository deps lint vuln e2e guest clean clean-guests
 
 # What the calls of make in here inherit.
 ifeq ($(MAKELEVEL),0)
@@ -117,18 +117,18 @@ test: deps
 	@go build -o bin/phase ./packaging/testing/phase
 	@rm -f bin/phases.json
 	@$(PHASE) lint $(MAKE) --no-print-directory lint
-	@$(MAKE) --no-print-directory -j2 paced volumes
+	@$(MAKE) --no-print-directory -j2 booted calculated
 	@$(PHASE)
 	@echo 'make test: everything passed'
 
-# What waits for programs, systems and deadlines leaves a third of two cores idle: beside
-# it goes what only calculates, at a lower priority, and what is played in volume.
-paced:
-	@$(PHASE) race $(MAKE) --no-print-directory race JSON=-json WITHOUT='^($(PROGRAMS))$$'
+# Guests wait for systems that boot, and leave most of two cores idle: beside them goes what
+# calculates.
+booted:
 	@$(PHASE) guests $(MAKE) --no-print-directory e2e
-
-volumes:
 	@nice $(PHASE) crashes $(MAKE) --no-print-directory crashes JSON=-json
+
+calculated:
+	@$(PHASE) race $(MAKE) --no-print-directory race JSON=-json WITHOUT='^($(PROGRAMS))$$'
 	@$(PHASE) volume $(MAKE) --no-print-directory volume JSON=-json
 	@nice $(PHASE) fuzz $(MAKE) --no-print-directory fuzz FUZZTIME=6s
 

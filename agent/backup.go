@@ -137,7 +137,7 @@ func (o *observation) store(ctx context.Context, i int, f key.Fingerprint) SaveR
 	s := o.host.Escrows[i]
 	r := SaveResult{Escrow: s.Name(), Required: s.Required, Key: f}
 	r.Shelf, r.Why = decide.Shelf(o.evidence, i, f)
-	r.Alarm, r.Halfway = decide.Alarm(o.evidence, i) != "", o.evidence.OpenRotation() != nil
+	r.Alarm, r.Halfway = decide.Alarm(o.evidence, i) != nil, o.evidence.OpenRotation() != nil
 	o.put(ctx, i, &r)
 	return r
 }

@@ -391,17 +391,13 @@ func (d *drill) judgeAll(r *DrillResult) {
 			r.judge(c, r.Rows.Proofs[d.o.evidence.Keyfile.Key])
 			c.judgeParts()
 			if newest, _ := d.o.evidence.Escrows[i].NewestCurrent(); c.Judged && c.Key != "" && c.Key != d.o.evidence.Keyfile.Key && c.ID == newest.ID && c.Verdict != DrillPassed {
-				if why := decide.Alarm(d.o.evidence, i); why != "" {
-					c.fail(why, ErrForeignCopy)
+				if err := decide.Alarm(d.o.evidence, i); err != nil {
+					c.fail(err.Error(), decide.ErrForeignCopy)
 				}
 			}
 		}
 	}
 }
-
-// ErrForeignCopy says that the newest current copy of an escrow is not from this host
-// and does not open its rows: another host writes to the same place (law 4).
-var ErrForeignCopy = errors.New("another host writes to the same place")
 
 // judge gives a copy its verdict by what it opened, unless it has one; own is what the
 // keyfile's key opened.

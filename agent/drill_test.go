@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
@@ -150,10 +151,10 @@ func testDrill(t *testing.T, list listing) {
 		}, want{drill: "failed", proven: true, errs: []error{escrow.ErrCorrupt}, opened: map[string]int64{"0": 0},
 			copies: map[string]string{"0": "judged failed: it holds key " + string(b.Fingerprint()), "1": "judged passed"}}},
 		"replaced by another host's": {func(h *host, _ *agent.DrillOptions) { h.plant(0, escrow.Current, b.UnsafeBytes()) },
-			want{drill: "failed", reason: "another host writes to the same place", proven: true, errs: []error{agent.ErrForeignCopy},
+			want{drill: "failed", reason: "another host writes to the same place", proven: true, errs: []error{decide.ErrForeignCopy},
 				copies: map[string]string{"0": "judged failed: another host", "1": "passed", "2": "judged passed"}}},
 		"replaced by another host's, and the rows cannot say": {func(h *host, _ *agent.DrillOptions) { h.up = false; h.plant(0, escrow.Current, b.UnsafeBytes()) },
-			want{drill: "failed", errs: []error{agent.ErrForeignCopy},
+			want{drill: "failed", errs: []error{decide.ErrForeignCopy},
 				copies: map[string]string{"0": "judged failed: another host", "1": "inconclusive: the rows cannot be asked", "2": "judged inconclusive"}}},
 		"put there by hand, and right": {func(h *host, _ *agent.DrillOptions) { h.plant(0, escrow.Current, a.UnsafeBytes()) },
 			want{drill: "passed", proven: true, copies: map[string]string{"0": "judged passed", "1": "passed", "2": "judged passed"}}},

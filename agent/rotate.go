@@ -237,8 +237,8 @@ func (t *turn) checkEscrows(ctx context.Context) error {
 			return notRotated(ErrNotSafe, "the required escrow %q cannot answer: %w", s.Name, s.Err)
 		case !there:
 			return notRotated(ErrNotSafe, "the required escrow %q holds no current copy", s.Name)
-		case decide.Alarm(o.evidence, i) != "":
-			return notRotated(ErrNotSafe, "the required escrow %q: %s: %w", s.Name, strings.TrimSuffix(decide.Alarm(o.evidence, i), ": "+ErrForeignCopy.Error()), ErrForeignCopy)
+		case decide.Alarm(o.evidence, i) != nil:
+			return notRotated(ErrNotSafe, "the required escrow %q: %w", s.Name, decide.Alarm(o.evidence, i))
 		case newest.Unreadable != "":
 			return notRotated(ErrNotSafe, "copy %s, the newest in the required escrow %q, cannot be read: %s", newest.ID, s.Name, newest.Unreadable)
 		case newest.Key != t.r.Old:

@@ -144,7 +144,7 @@ func (o *observation) wantsAgain(i int, lacking bool) bool {
 	switch {
 	case !live.Good, saved.Last.Key != live.Key: // what was never saved there is SaveDue's
 		return false
-	case holds && decide.Alarm(o.evidence, i) == "":
+	case holds && decide.Alarm(o.evidence, i) == nil:
 		return lacking || !o.stored(s.Name, namesOf(newest.Tops)) // a save finds it there, and the ledger is told
 	}
 	return holds || saved.Last.Verified // else it may not be read
@@ -169,7 +169,7 @@ func (o *observation) saveDue(ctx context.Context, i int, f key.Fingerprint) Sav
 	s := o.host.Escrows[i]
 	r := SaveResult{Escrow: s.Name(), Required: s.Required, Key: f}
 	r.Shelf, r.Why = decide.DueShelf(o.evidence, i, f)
-	r.Alarm = decide.Alarm(o.evidence, i) != ""
+	r.Alarm = decide.Alarm(o.evidence, i) != nil
 	// A copy that is there, unverified, is only read again: a Save could not compare, and
 	// would add another.
 	if last, ok := o.record.LastSaved(s.Name()); ok && last.Fingerprint == f && last.Reason != "" && !partly(last) && o.verify(ctx, i, last, &r) {

@@ -189,7 +189,9 @@ func (o *observation) escrowStatus(i int, s Escrow) EscrowStatus {
 	}
 	r.Newest = newest
 	r.Holds = o.evidence.Holds(i, newest, o.evidence.Keyfile.Key)
-	r.Alarm = decide.Alarm(o.evidence, i)
+	if err := decide.Alarm(o.evidence, i); err != nil {
+		r.Alarm = err.Error()
+	}
 	return r
 }
 

@@ -1,6 +1,7 @@
 package decide
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -16,8 +17,8 @@ func Shelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 	if e.OpenRotation() != nil {
 		return escrow.Quarantine, "a rotation is open, and which of its keys holds is not settled"
 	}
-	if why := Alarm(e, i); why != "" {
-		return escrow.Quarantine, why
+	if err := Alarm(e, i); err != nil {
+		return escrow.Quarantine, err.Error()
 	}
 	if newest, there := e.Escrows[i].NewestCurrent(); there && e.Holds(i, newest, f) {
 		return escrow.Current, ""
@@ -79,6 +80,10 @@ func strange(e Evidence, f key.Fingerprint) string {
 	return ""
 }
 
+// ErrForeignCopy says that the newest current copy of an escrow is not from this host:
+// another one writes to the same place (law 4).
+var ErrForeignCopy = errors.New("another host writes to the same place")
+
 // Alarm says why only the quarantine of an escrow may be written: its newest current
 // copy is not one that this host saved there or a person adopted, whichever key it holds
 // (law 4); or this machine is a copy of another one, and both would write there. A copy of a
@@ -88,31 +93,31 @@ func strange(e Evidence, f key.Fingerprint) string {
 //
 // Of a key in parts the id is the key's name, whoever wrote it, and each store has a newest
 // copy of its own: every one of them must be this host's.
-func Alarm(e Evidence, i int) string {
+func Alarm(e Evidence, i int) error {
 	s := e.Escrows[i]
 	if e.History.Elsewhere != "" {
-		return fmt.Sprintf("this host is a copy of %s, whose copies stand there too", e.History.Elsewhere)
+		return fmt.Errorf("this host is a copy of %s, whose copies stand there too: %w", e.History.Elsewhere, ErrForeignCopy)
 	}
 	saved := e.History.Saved[s.Name]
 	parts := false
 	for _, c := range s.Copies {
 		for _, top := range c.Tops {
 			if parts = true; saved.Last.ID != "" && !e.stored(saved, c, top) {
-				return fmt.Sprintf("copy %s in its member %q is not from this host: another host writes to the same place", top.ID, top.Member)
+				return fmt.Errorf("copy %s in its member %q is not from this host: %w", top.ID, top.Member, ErrForeignCopy)
 			}
 		}
 	}
 	if parts {
-		return ""
+		return nil
 	}
 	newest, there := s.NewestKey()
 	if _, ours := saved.Copies[newest.ID]; !there || saved.Last.ID == "" || ours || newest.Claims(saved.Begun) {
-		return ""
+		return nil
 	}
 	if e.Keyfile.Good && newest.Claims(e.Keyfile.Key) && newest.Miswritten() {
-		return ""
+		return nil
 	}
-	return fmt.Sprintf("copy %s there is not from this host: another host writes to the same place", newest.ID)
+	return fmt.Errorf("copy %s there is not from this host: %w", newest.ID, ErrForeignCopy)
 }
 
 // stored tells whether what a member has on top of a copy is what this host stored there, or

@@ -208,8 +208,8 @@ func TestShelf(t *testing.T) {
 			if got != test.want || (why == "") != (got == escrow.Current) {
 				t.Errorf("%s instead of %s: %q", got, test.want, why)
 			}
-			if alarm := Alarm(test.e, 0); (alarm != "") != test.alarm {
-				t.Errorf("alarm: %q", alarm)
+			if alarm := Alarm(test.e, 0); (alarm != nil) != test.alarm {
+				t.Errorf("alarm: %v", alarm)
 			}
 		})
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
@@ -137,7 +138,7 @@ func (a *app) judgeSaves(f key.Fingerprint, saves []agent.SaveResult) error {
 			case s.Halfway:
 				hint = remedyOf(agent.ErrRotationOpen)
 			case s.Alarm:
-				hint = remedyOf(agent.ErrForeignCopy)
+				hint = remedyOf(decide.ErrForeignCopy)
 			}
 			if !slices.Contains(hints, hint) {
 				hints = append(hints, hint)

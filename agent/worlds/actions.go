@@ -13,6 +13,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -185,6 +186,12 @@ func (w *world) rm(h *host, name string) {
 	w.touched(h)
 }
 
+// rotating tells whether a rotation is open: the ledger says so, or its key stands beside the other.
+func (h *host) rotating() bool {
+	lines := h.ledger()
+	return h.disk.names[h.keyfile()+".next"] != nil || len(lines) > 0 && lines[len(lines)-1].Rotation != nil
+}
+
 // touched is what the watcher hears of its directory.
 func (w *world) touched(h *host) {
 	if soon := time.Now().Add(250 * time.Millisecond); h.watcher.alive && h.watcher.next.After(soon) {
@@ -194,7 +201,7 @@ func (w *world) touched(h *host) {
 
 func (w *world) storesBack() {
 	for _, s := range w.stores {
-		s.down, s.hangs, s.slow, s.denied, s.late, s.gone, s.addOnly, s.full = false, false, 0, false, 0, false, false, false
+		s.down, s.hangs, s.slow, s.denied, s.late, s.gone, s.addOnly, s.full, s.fails = false, false, 0, false, 0, false, false, false, 0
 	}
 }
 
@@ -338,9 +345,29 @@ func (w *world) rotate(h *host, dies int) {
 func (w *world) repair(h *host, dies int) {
 	h.word = nil
 	w.command(h, "repair", dies, func(ctx context.Context, a *agent.Host) (string, error) {
+		before := maps.Clone(h.table.rows)
 		r, err := agent.Repair(ctx, a, agent.RepairOptions{Person: "root"})
+		w.mended(h, r, before)
 		return fmt.Sprintf("to %s: repaired %t, needed %t", r.Target, r.Repaired, r.Needed), err
 	})
+}
+
+// mended holds a repair, for which nobody named a key, to the one that opens most rows: of
+// all others more has to be brought under it. before are the rows as they were. What a person
+// accepted may stand above that.
+func (w *world) mended(h *host, r agent.RepairResult, before map[string]key.Fingerprint) {
+	opened := map[key.Fingerprint]int{}
+	for _, f := range before {
+		opened[f]++
+	}
+	if !r.Repaired || w.vouched[h.name].key == r.Target {
+		return
+	}
+	for _, s := range r.Tally {
+		if opened[s.Key] > opened[r.Target] {
+			w.broken("repair", "repair: all rows came under key %s, which opened %d of %d; key %s opened %d", r.Target, opened[r.Target], len(before), s.Key, opened[s.Key])
+		}
+	}
 }
 
 func (w *world) restoreKey(h *host, dies int) {
@@ -370,7 +397,7 @@ func (w *world) accept(h *host, dies int) {
 			w.vouched[h.name] = vouched{r.Key, int(r.Proof.Opened)}
 		}
 		if r.Done {
-			h.word = &word{r.Key, map[rows.Verdict]int{rows.Opens: 2, rows.Partial: 1, rows.Silent: 1, rows.Unknown: 1}[r.Verdict]}
+			h.word = &word{r.Key, map[rows.Verdict]int{rows.Opens: 2, rows.Partial: 1, rows.Silent: 1, rows.Unknown: 1}[r.Verdict], h.rotating()}
 		}
 		return fmt.Sprintf("%s, which %s", r.Key, r.Verdict), err
 	})
@@ -525,7 +552,8 @@ func (w *world) did(h *host, p *process, was beforeStart, r agent.GuardResult) {
 		w.hold(laws.Lacking(w.state(h)))
 	}
 	data, _ := h.live()
-	if s := h.word; s != nil && was.key == s.key && p.looked && h.worth(s.key) >= s.worth && laws.Name(data) != s.key {
+	if s := h.word; s != nil && was.key == s.key && p.looked && h.worth(s.key) >= s.worth && laws.Name(data) != s.key &&
+		(!s.open || h.table.opens(laws.Name(data)) <= h.table.opens(s.key)) {
 		w.broken("accept", "accept: key %s stood on a person's word, the rows say no less of it than then, and key %q is in its place", s.key, laws.Name(data))
 	}
 }
@@ -543,11 +571,27 @@ func (h *host) worth(f key.Fingerprint) int {
 	return 2
 }
 
+// phase is an effect that a rotation has at one place.
+type phase struct{ of, what string }
+
+func (p phase) is(of, what string) bool {
+	return p.of != "" && p.of == of && strings.HasSuffix(what, p.what)
+}
+
+// phases are those between which it is something else each time that whoever comes next finds.
+var phases = []phase{
+	{"systemd", "stop"}, {"Postgres", "who is connected"}, {"Postgres", "commit"}, {"Postgres", "commit"}, {"Postgres", "the answer to the commit"},
+	{"Postgres", "the answer to the commit"}, {string(durable.ExchangeNames), ".next"}, {string(durable.ExchangeNames), ".next"}, {"systemd", "start"},
+}
+
 // rotateKilled is a rotation that is killed somewhere, while the machine goes on, and
 // somebody who acts before anything else does.
 func (w *world) rotateKilled(h *host, dies int) {
 	if dies == 0 {
 		dies = 1 + w.rand.IntN(90)
+	}
+	if w.rand.IntN(3) > 0 {
+		dies, w.at = 0, phases[w.rand.IntN(len(phases))]
 	}
 	w.killed = true
 	w.rotate(h, dies)
@@ -555,8 +599,16 @@ func (w *world) rotateKilled(h *host, dies int) {
 	if w.rand.IntN(2) == 0 {
 		h.table.down = true
 	}
-	if w.rand.IntN(6) == 0 {
+	if w.rand.IntN(3) == 0 {
 		w.rm(h, "state/"+ledger.Name)
+	}
+	switch s := w.store(); w.rand.IntN(6) {
+	case 0:
+		s.copies = nil
+	case 1:
+		w.mark("disabled")
+	case 2:
+		w.mark("destroyed")
 	}
 	at := []func(*world, *host, int){(*world).backup, (*world).bring, (*world).look, (*world).restoreKey, (*world).repair, (*world).accept, (*world).rotate, (*world).restart, (*world).restart, (*world).restart}
 	at[w.rand.IntN(len(at))](w, h, 0)
@@ -707,17 +759,23 @@ func (w *world) unwatched(h *host, dies int) {
 
 // startAgain restarts the daemon again and again, while stores come, go and get copies.
 func (w *world) startAgain(h *host, dies int) {
+	if w.rand.IntN(2) == 0 {
+		w.stopWatcher(h)
+	}
 	for range 3 {
 		w.restart(h, dies)
-		switch s := w.store(); w.rand.IntN(4) {
-		case 0:
-			w.keepSomewhere(nil, w.anyKey())
-		case 1:
-			w.storesBack()
-		case 2:
+		if s := w.store(); w.rand.IntN(3) == 0 {
 			w.trouble(s)
 		}
-		w.pass(time.Duration(w.rand.IntN(8)) * time.Second)
+		if w.rand.IntN(3) == 0 {
+			w.keepSomewhere(nil, w.anyKey())
+		}
+		if w.rand.IntN(2) == 0 {
+			w.storesBack()
+		}
+		if w.rand.IntN(2) == 0 {
+			w.pass(time.Duration(w.rand.IntN(8)) * time.Second)
+		}
 		if !h.off.IsZero() {
 			return
 		}

@@ -42,7 +42,8 @@ type host struct {
 // word is a person's for a key.
 type word struct {
 	key   key.Fingerprint
-	worth int // of what the rows said of it
+	worth int  // of what the rows said of it
+	open  bool // a rotation was: by R1 the rows say which of its keys it is, before anybody's word
 }
 
 // daemon is the guarded one: prestart, then minutes, then it reads the key once.
@@ -96,8 +97,9 @@ type process struct {
 	w      *world
 	h      *host
 	name   string
-	n      int // effects so far
-	dies   int // before this one; 0: never
+	n      int   // effects so far
+	dies   int   // before this one; 0: never
+	at     phase // before this one
 	dead   bool
 	looked bool            // the rows have answered it
 	calls  int             // of stores
@@ -122,7 +124,10 @@ func (p *process) effect(of, what string) error {
 	if p.dead {
 		return errDead
 	}
-	if p.n++; p.n == p.dies {
+	if p.n++; p.at.is(of, what) {
+		p.dies = p.n
+	}
+	if p.n == p.dies {
 		p.dead = true
 		p.w.tell("    %s dies before its effect %d: %s %s", p.name, p.n, of, what)
 		return errDead
@@ -148,7 +153,7 @@ func (p *process) agent() *agent.Host {
 	}
 	for _, s := range h.stores {
 		if s.part == (escrow.PartOf{}) {
-			a.Escrows = append(a.Escrows, agent.Escrow{Reader: view{s, p}, Writer: view{s, p}, Required: true})
+			a.Escrows = append(a.Escrows, agent.Escrow{Reader: view{s, p}, Writer: view{s, p}, Required: !s.optional})
 		}
 	}
 	if s, there := p.split(); there {
@@ -180,8 +185,8 @@ func (p *process) agent() *agent.Host {
 
 // run lets a process do something, and buries it if it died of it.
 func (w *world) run(h *host, name string, dies int, do func(context.Context, *process, *agent.Host)) *process {
-	p := &process{w: w, h: h, name: name, dies: dies, wrote: map[string]bool{}, of: map[string]int{}, listed: map[string]bool{}, starts: strings.HasSuffix(name, ": prestart"), made: map[*inode]bool{}, passing: map[*inode]bool{}}
-	w.running = append(w.running, p)
+	p := &process{w: w, h: h, name: name, dies: dies, at: w.at, wrote: map[string]bool{}, of: map[string]int{}, listed: map[string]bool{}, starts: strings.HasSuffix(name, ": prestart"), made: map[*inode]bool{}, passing: map[*inode]bool{}}
+	w.running, w.at = append(w.running, p), phase{}
 	before := w.held()
 	w.settle(before)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)

@@ -29,6 +29,9 @@ type store struct {
 	late    time.Duration // a listing shows a new copy only then
 	gone    bool          // the place is not there any more
 	full    bool          // it shows what it has, and takes nothing
+	fails   int           // so many calls from now on, as if it were away
+
+	optional bool // nobody requires it
 
 	part escrow.PartOf // it is a member of the split, and keeps this part of each key
 }
@@ -109,7 +112,7 @@ func (v view) answer(ctx context.Context, call, id string) error {
 	switch {
 	case ctx.Err() != nil:
 		return errors.Join(escrow.ErrTimeout, ctx.Err())
-	case v.down:
+	case v.down, v.failing():
 		return escrow.ErrUnreachable
 	case v.gone:
 		return escrow.ErrNoPlace
@@ -117,6 +120,17 @@ func (v view) answer(ctx context.Context, call, id string) error {
 		return escrow.ErrDenied
 	}
 	return nil
+}
+
+// failing tells whether this call is one of those that fail now and then.
+func (v view) failing() bool {
+	v.p.w.mu.Lock()
+	defer v.p.w.mu.Unlock()
+	if v.fails == 0 {
+		return false
+	}
+	v.fails--
+	return true
 }
 
 // called holds a call of a process to law 9.

@@ -42,6 +42,7 @@ type world struct {
 	vouched map[string]vouched                  // by host
 	printed []key.Key                           // on paper
 	mortal  int                                 // the next process that is started by itself dies before this effect
+	at      phase                               // and the next process of all before this one
 
 	rebuilt map[string][]byte // keys of their parts
 
@@ -158,6 +159,9 @@ func (w *world) begin(dir string) {
 	if w.rand.IntN(4) == 0 {
 		w.trouble(w.store())
 	}
+	for _, s := range w.stores[min(1, len(w.stores)):] {
+		s.optional = s.part == (escrow.PartOf{}) && w.rand.IntN(4) == 0
+	}
 	h.disk.sync()
 	w.watch(h)
 	w.start(h) //nolint:errcheck // it tells
@@ -204,9 +208,11 @@ func (w *world) keepSomewhere(h *host, k key.Key) {
 
 // trouble is what ails a store.
 func (w *world) trouble(s *store) {
-	switch w.rand.IntN(6) {
+	switch w.rand.IntN(7) {
 	case 0:
 		s.hangs = true
+	case 4:
+		s.fails = 1 + w.rand.IntN(3)
 	case 3:
 		s.addOnly = true
 	case 1:
@@ -470,6 +476,9 @@ func (w *world) sharedSaved(p *process, shelf escrow.Shelf, f key.Fingerprint, a
 	if !slices.ContainsFunc(s.Copies, func(c laws.Copy) bool { return c.Of == f && laws.Name(c.Bytes) == f }) {
 		w.broken("law 5", "law 5: key %s is said to be saved in parts, and cannot be had from them", f)
 	}
+	if added && shelf == escrow.Current {
+		w.copied(p.h, p.h.ledger(), "split")
+	}
 	if added && shelf == escrow.Current && (p.looked || !w.proven[p.h.name][f]) {
 		standing, err := ledger.Open(p.h.path("state"), ledger.Options{}).Standing()
 		w.hold(laws.Saved(s, f, "", err == nil && standing.Rotation != nil))
@@ -585,6 +594,7 @@ func (w *world) saved(p *process, s *store, c stored) {
 // current shelf. c has just gone there.
 func (w *world) alarm(h *host, s *store, c stored) {
 	lines := h.ledger()
+	w.copied(h, lines, s.name)
 	if !slices.ContainsFunc(lines, func(l line) bool { return l.saved() && l.Escrow == s.name && l.Shelf == string(escrow.Current) }) {
 		return // an empty ledger raises no alarm
 	}
@@ -636,6 +646,20 @@ func (w *world) covered(h *host, s *store, c stored) {
 	}
 }
 
+// copied is law 4 for a machine whose ledger another one wrote last: both would write to the
+// same place, and until a person accepts this one, only quarantine is written.
+func (w *world) copied(h *host, lines []line, store string) {
+	for _, l := range slices.Backward(lines) {
+		switch {
+		case l.Event == "accepted" && l.Machine == h.name:
+			return
+		case l.Machine != "" && l.Machine != h.name:
+			w.broken("law 4", "law 4: a copy went onto the current shelf of %s from %s, which is a copy of %s", store, h.name, l.Machine)
+			return
+		}
+	}
+}
+
 // newest tells whether a copy is the newest of its store's current shelf that is a key.
 func newest(s *store, c stored) bool {
 	for _, o := range slices.Backward(s.copies) {
@@ -668,7 +692,7 @@ func (w *world) made(h *host, f key.Fingerprint) {
 		}
 	}
 	for _, store := range h.stores {
-		if store.part == (escrow.PartOf{}) && !slices.ContainsFunc(store.copies, func(c stored) bool { return laws.Name(c.bytes) == f }) {
+		if store.part == (escrow.PartOf{}) && !slices.ContainsFunc(store.copies, func(c stored) bool { return laws.Name(c.bytes) == f }) && !store.optional {
 			w.broken("law 5", "law 5: key %s was made, and %s does not hold it", f, store.name)
 		}
 	}
@@ -679,6 +703,7 @@ type line struct {
 	Event, Escrow, Copy, Shelf, Verdict string
 	Reason                              string
 	Tops                                []string
+	Machine                             string
 	Fingerprint                         key.Fingerprint
 	Time                                time.Time
 	Rotation                            any

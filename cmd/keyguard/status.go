@@ -380,7 +380,7 @@ func (a *app) printStatusText(r agent.StatusResult) {
 	a.item("", keyfile)
 	switch {
 	case r.Rows.State == decide.RowsAnswer && r.Keyfile.Key == "":
-		a.item("rows", fmt.Sprintf("%d that only a key opens", r.Rows.Dependent))
+		a.item("rows", printable.Count(r.Rows.Dependent, "row")+" under a key that is not in place")
 	case r.Rows.State == decide.RowsAnswer:
 		a.item("rows", opened(r.Rows, r.Keyfile.Key))
 	default:

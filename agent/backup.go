@@ -117,7 +117,7 @@ func (o *observation) save(ctx context.Context, i int, f key.Fingerprint) SaveRe
 
 // writeSaving records that a key is about to be put on a current shelf: what stands there
 // after a crash is then known for this host's own. It is no news where the key stands there
-// already, or a save of it was begun before.
+// already, or a save of it was begun before. Where it cannot be told, the key is judged anew.
 func (o *observation) writeSaving(i int, shelf escrow.Shelf, f key.Fingerprint) {
 	name := o.host.Escrows[i].Name()
 	newest, there := o.evidence.Escrows[i].NewestCurrent()
@@ -125,10 +125,13 @@ func (o *observation) writeSaving(i int, shelf escrow.Shelf, f key.Fingerprint) 
 	if shared, ok := o.host.Escrows[i].Writer.(escrow.Shared); ok { // where it is not on top it is stored
 		again = len(newest.Tops) < len(shared.Members())
 	}
-	if shelf != escrow.Current || there && o.evidence.Holds(i, newest, f) && !again || o.evidence.History.Saved[name].Begun == f {
+	if shelf != escrow.Current || there && o.evidence.Holds(i, newest, f) && !again || o.evidence.History.Saved[name].Begun[f] {
 		return
 	}
-	o.write(ledger.Entry{Event: ledger.Saving, Fingerprint: f, Escrow: name, Shelf: string(shelf)})
+	if err := o.host.Ledger.Append(ledger.Entry{Event: ledger.Saving, Fingerprint: f, Escrow: name, Shelf: string(shelf)}); err != nil {
+		o.complain("cannot write the ledger", busy(err))
+		o.evidence.History.Unwritable = err.Error()
+	}
 }
 
 // store is the part of save that may run for several escrows at once: it reads the

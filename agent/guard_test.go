@@ -624,6 +624,32 @@ func TestReadOnlyState(t *testing.T) {
 	}
 }
 
+// TestOwnCopyOfAReadOnlyState: what is saved while the ledger cannot be told of it is no
+// stranger's afterwards: it goes to quarantine, and is current when the disk is well.
+func TestOwnCopyOfAReadOnlyState(t *testing.T) {
+	db := rowstest.New(t).Database(t)
+	a, b := testKey("a"), testKey("b")
+	h := newHost(t, db, 1)
+	mount(t, h.path("state"), "")
+	h.upsert(a, "SECRET")
+	h.write(a.UnsafeBytes())
+	h.backup()
+	h.must(db.Admin("delete from secrets"))
+	h.upsert(b, "SECRET")
+	h.write(b.UnsafeBytes())
+	h.must(unix.Mount("", h.path("state"), "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+	if r, err := agent.Backup(t.Context(), &h.Host); err != nil || r.Escrows[0].Shelf != escrow.Quarantine || len(r.Trouble) == 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	h.must(unix.Mount("", h.path("state"), "", unix.MS_REMOUNT, ""))
+	if r, err := agent.Backup(t.Context(), &h.Host); err != nil || r.Escrows[0].Shelf != escrow.Current || r.Escrows[0].Alarm {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if r, err := agent.Status(t.Context(), &h.Host); err != nil || r.Escrows[0].Alarm != "" || r.Health != agent.Green {
+		t.Errorf("%s: %s, %v", r.Health, r.Line, err)
+	}
+}
+
 // TestRotationLock waits for a rotation under way, and says so when it does not end.
 func TestRotationLock(t *testing.T) {
 	db := rowstest.New(t).Database(t)

@@ -229,6 +229,50 @@ func TestLedgerBeforeTops(t *testing.T) {
 	}
 }
 
+// TestLostAnswerOfAMember: a member took its part of a key without an answer, and is back after
+// another key was saved on the others. What it has is this host's own all the same.
+func TestLostAnswerOfAMember(t *testing.T) {
+	a, b := testKey("a"), testKey("b")
+	h, _ := inParts(t, a)
+	entry := func(e ledger.Event, f key.Fingerprint, why error, tops ...string) ledger.Entry {
+		x := ledger.Entry{Event: e, Fingerprint: f, Escrow: "split", Shelf: string(escrow.Current), Tops: tops}
+		if e == ledger.Saved {
+			x.Copy = "current/" + string(f)
+		}
+		if why != nil {
+			x.Reason = why.Error()
+		}
+		return x
+	}
+	h.backup() // all three have a
+	h.must(os.Rename(h.path("usb2"), h.path("away")))
+	h.must(h.Ledger.Append(entry(ledger.Saving, b.Fingerprint(), nil)))
+	h.upsert(b, "ONE")
+	h.write(b.UnsafeBytes())
+	if r, err := agent.Backup(t.Context(), &h.Host); err != nil || !errors.Is(r.Escrows[0].Err, escrow.ErrPartly) {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	// While it was away it had taken a third key's part, and the word of that was lost.
+	c := testKey("c")
+	h.must(h.Ledger.Append(entry(ledger.Saving, c.Fingerprint(), nil),
+		entry(ledger.Saved, b.Fingerprint(), escrow.ErrPartly)))
+	h.must(os.Rename(h.path("away"), h.path("usb2")))
+	_, err := splitOver(h).Members()[2].Save(t.Context(), escrow.Current, c)
+	h.must(err)
+	if r, err := agent.Status(t.Context(), &h.Host); err != nil || r.Escrows[0].Alarm != "" {
+		t.Errorf("%s: %s, %v", r.Health, r.Line, err)
+	}
+	// The next save is on all of them, and from then on it would be another host's.
+	if r, err := agent.Backup(t.Context(), &h.Host); err != nil || r.Escrows[0].Err != nil || r.Escrows[0].Shelf != escrow.Current {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	_, err = splitOver(h).Members()[2].Save(t.Context(), escrow.Current, c)
+	h.must(err)
+	if r, err := agent.Status(t.Context(), &h.Host); err != nil || r.Escrows[0].Alarm == "" {
+		t.Errorf("%s: %s, %v", r.Health, r.Line, err)
+	}
+}
+
 // inParts is a host with that key in the keyfile and one row, and splitOver's escrow.
 func inParts(t *testing.T, k key.Key) (*host, *escrow.Split) {
 	t.Helper()

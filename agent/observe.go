@@ -171,7 +171,7 @@ func (o *observation) askHistory() {
 // savedSince is what an entry adds to what was saved in its escrow before.
 func savedSince(s decide.SavedEvidence, e ledger.Entry) decide.SavedEvidence {
 	if s.Copies == nil {
-		s.Copies, s.Opened = map[string]key.Fingerprint{}, map[string]bool{}
+		s.Copies, s.Opened, s.Begun = map[string]key.Fingerprint{}, map[string]bool{}, map[key.Fingerprint]bool{}
 	}
 	current := escrow.Shelf(e.Shelf) == escrow.Current
 	for _, top := range e.Tops {
@@ -182,11 +182,16 @@ func savedSince(s decide.SavedEvidence, e ledger.Entry) decide.SavedEvidence {
 	}
 	switch e.Event {
 	case ledger.Saving:
-		s.Begun = e.Fingerprint
+		s.Begun[e.Fingerprint] = true
 	case ledger.Saved, ledger.Adopted:
 		s.Copies[e.Copy] = e.Fingerprint
 		if current {
-			s.Last, s.Begun = decide.SavedCopy{ID: e.Copy, Key: e.Fingerprint, Verified: e.Reason == ""}, ""
+			s.Last = decide.SavedCopy{ID: e.Copy, Key: e.Fingerprint, Verified: e.Reason == ""}
+			if partly(e) {
+				s.Begun[e.Fingerprint] = true
+			} else {
+				clear(s.Begun)
+			}
 		}
 	case ledger.Drilled:
 		// A drill that could not look takes nothing back.

@@ -176,6 +176,7 @@ func (o *observation) saveDue(ctx context.Context, i int, f key.Fingerprint) Sav
 		return r
 	}
 	o.writeSaving(i, r.Shelf, f)
+	r.Shelf, r.Why = decide.DueShelf(o.evidence, i, f)
 	o.put(ctx, i, &r)
 	o.writeSaved(r)
 	return r

@@ -72,6 +72,7 @@ type LedgerEvidence struct {
 type HistoryEvidence struct {
 	Asked        bool
 	Unreadable   string                   // why it cannot be read, or not whole; then it may have told more
+	Unwritable   string                   // why nothing can be told to it, once that was tried
 	Elsewhere    string                   // the host that wrote it, where that is another machine and no person has accepted it here
 	Contradicted map[key.Fingerprint]bool // the last word on a key is that it opened no row
 	Proven       []key.Fingerprint        // the keys that ever opened rows here, the last first
@@ -86,9 +87,10 @@ type SavedEvidence struct {
 	// Opened are those, by id, that a drill has read and that opened the rows: of a sealed
 	// one, with an identity that a person brought.
 	Opened map[string]bool
-	// Begun is a key of which a save on the current shelf was begun after Last, and nothing
-	// tells how it ended; "" for none.
-	Begun key.Fingerprint
+	// Begun are the keys of which a save on the current shelf was begun, or ended without a
+	// word of every member, since one ended with it: copies of them may stand there, or come
+	// back with a member.
+	Begun map[key.Fingerprint]bool
 	// Tops are what this host stored on the members of an escrow of several stores, or a
 	// person adopted there, by escrow.Top's name.
 	Tops map[string]bool

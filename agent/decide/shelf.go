@@ -23,6 +23,9 @@ func Shelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 	if newest, there := e.Escrows[i].NewestCurrent(); there && e.Holds(i, newest, f) {
 		return escrow.Current, ""
 	}
+	if why := e.History.Unwritable; why != "" && e.History.Saved[e.Escrows[i].Name].Last.ID != "" {
+		return escrow.Quarantine, "the ledger cannot be told of it, and would have it for another host's later: " + why
+	}
 	if why := e.History.Unreadable; why != "" {
 		// It may name other keys that were proven here, and what was saved (law 6).
 		if other, there := e.Escrows[i].NewestKey(); there && other.Key != f {
@@ -111,7 +114,7 @@ func Alarm(e Evidence, i int) error {
 		return nil
 	}
 	newest, there := s.NewestKey()
-	if _, ours := saved.Copies[newest.ID]; !there || saved.Last.ID == "" || ours || newest.Claims(saved.Begun) {
+	if _, ours := saved.Copies[newest.ID]; !there || saved.Last.ID == "" || ours || saved.Begun[newest.Key] {
 		return nil
 	}
 	if e.Keyfile.Good && newest.Claims(e.Keyfile.Key) && newest.Miswritten() {
@@ -125,7 +128,7 @@ func Alarm(e Evidence, i int) error {
 // answer. A whole key may be from when the member was an escrow of its own. Of a member of
 // which the ledger tells nothing, as an earlier version wrote it, the copy of the whole counts.
 func (e Evidence) stored(saved SavedEvidence, c CopyEvidence, top escrow.Top) bool {
-	if saved.Tops[top.String()] || c.Claims(saved.Begun) || c.Claims(saved.Last.Key) && !saved.Last.Verified {
+	if saved.Tops[top.String()] || saved.Begun[c.Key] || c.Claims(saved.Last.Key) && !saved.Last.Verified {
 		return true
 	}
 	if _, own := e.History.Saved[top.Member].Copies[top.ID]; own {

@@ -22,8 +22,14 @@ func saved(id string, f key.Fingerprint, proven ...key.Fingerprint) HistoryEvide
 // begun is a history after which a save was begun in escrow "gcp".
 func begun(h HistoryEvidence, f key.Fingerprint) HistoryEvidence {
 	s := h.Saved["gcp"]
-	s.Begun = f
+	s.Begun = map[key.Fingerprint]bool{f: true}
 	h.Saved["gcp"] = s
+	return h
+}
+
+// unwritable is a history to which nothing can be added.
+func unwritable(h HistoryEvidence) HistoryEvidence {
+	h.Unwritable = "read-only file system"
 	return h
 }
 
@@ -185,6 +191,14 @@ func TestShelf(t *testing.T) {
 		{name: "in parts, and one had not answered to its save", e: Evidence{Keyfile: good(a), History: unanswered(parts(a)), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "current/2", "current/1"))}},
 			want: escrow.Current},
 		{name: "in parts, and a save was killed", e: Evidence{Keyfile: good(b), Ledger: proven(b), History: begun(parts(a), b), Rows: answers(b, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "", "current/1"), inParts(b, "current/2", ""))}},
+			want: escrow.Current},
+		{name: "in parts, and one is back with what it had not answered to before the last save", e: Evidence{Keyfile: good(a), History: begun(parts(a), b), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "", "current/1"), inParts(b, "current/2", ""))}},
+			want: escrow.Current},
+		{name: "the ledger cannot be told", e: Evidence{Keyfile: good(a), History: unwritable(saved("current/1", b)), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", b))}},
+			want: escrow.Quarantine},
+		{name: "the ledger cannot be told, and it is there", e: Evidence{Keyfile: good(a), History: unwritable(saved("current/1", a)), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", a))}},
+			want: escrow.Current},
+		{name: "the ledger cannot be told, and nothing was ever saved there", e: Evidence{Keyfile: good(a), History: unwritable(history()), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp")}},
 			want: escrow.Current},
 		{name: "in parts, and somebody put a whole key on one member", e: Evidence{Keyfile: good(a), History: parts(a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "", "current/1"), beside(inParts(a, "current/2", "")))}},
 			want: escrow.Quarantine, alarm: true},

@@ -130,7 +130,9 @@ func (o *observation) writeSaving(i int, shelf escrow.Shelf, f key.Fingerprint) 
 	}
 	if err := o.host.Ledger.Append(ledger.Entry{Event: ledger.Saving, Fingerprint: f, Escrow: name, Shelf: string(shelf)}); err != nil {
 		o.complain("cannot write the ledger", busy(err))
-		o.evidence.History.Unwritable = err.Error()
+		s := o.evidence.History.Saved[name]
+		s.Untold = err.Error()
+		o.evidence.History.Saved[name] = s
 	}
 }
 

@@ -72,7 +72,6 @@ type LedgerEvidence struct {
 type HistoryEvidence struct {
 	Asked        bool
 	Unreadable   string                   // why it cannot be read, or not whole; then it may have told more
-	Unwritable   string                   // why nothing can be told to it, once that was tried
 	Elsewhere    string                   // the host that wrote it, where that is another machine and no person has accepted it here
 	Contradicted map[key.Fingerprint]bool // the last word on a key is that it opened no row
 	Proven       []key.Fingerprint        // the keys that ever opened rows here, the last first
@@ -91,6 +90,8 @@ type SavedEvidence struct {
 	// word of every member, since one ended with it: copies of them may stand there, or come
 	// back with a member.
 	Begun map[key.Fingerprint]bool
+	// Untold is why the ledger could not be told of a save that is to begin, "" where it was.
+	Untold string
 	// Tops are what this host stored on the members of an escrow of several stores, or a
 	// person adopted there, by escrow.Top's name.
 	Tops map[string]bool

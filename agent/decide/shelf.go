@@ -20,11 +20,11 @@ func Shelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 	if err := Alarm(e, i); err != nil {
 		return escrow.Quarantine, err.Error()
 	}
+	if s := e.History.Saved[e.Escrows[i].Name]; s.Untold != "" && s.Last.ID != "" {
+		return escrow.Quarantine, "the ledger cannot be told of it, and would have it for another host's later: " + s.Untold
+	}
 	if newest, there := e.Escrows[i].NewestCurrent(); there && e.Holds(i, newest, f) {
 		return escrow.Current, ""
-	}
-	if why := e.History.Unwritable; why != "" && e.History.Saved[e.Escrows[i].Name].Last.ID != "" {
-		return escrow.Quarantine, "the ledger cannot be told of it, and would have it for another host's later: " + why
 	}
 	if why := e.History.Unreadable; why != "" {
 		// It may name other keys that were proven here, and what was saved (law 6).

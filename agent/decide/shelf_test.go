@@ -27,9 +27,11 @@ func begun(h HistoryEvidence, f key.Fingerprint) HistoryEvidence {
 	return h
 }
 
-// unwritable is a history to which nothing can be added.
-func unwritable(h HistoryEvidence) HistoryEvidence {
-	h.Unwritable = "read-only file system"
+// untold is a history that could not be told of a save in escrow "gcp".
+func untold(h HistoryEvidence) HistoryEvidence {
+	s := h.Saved["gcp"]
+	s.Untold = "read-only file system"
+	h.Saved = map[string]SavedEvidence{"gcp": s}
 	return h
 }
 
@@ -194,11 +196,11 @@ func TestShelf(t *testing.T) {
 			want: escrow.Current},
 		{name: "in parts, and one is back with what it had not answered to before the last save", e: Evidence{Keyfile: good(a), History: begun(parts(a), b), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "", "current/1"), inParts(b, "current/2", ""))}},
 			want: escrow.Current},
-		{name: "the ledger cannot be told", e: Evidence{Keyfile: good(a), History: unwritable(saved("current/1", b)), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", b))}},
+		{name: "the ledger cannot be told", e: Evidence{Keyfile: good(a), History: untold(saved("current/1", b)), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", b))}},
 			want: escrow.Quarantine},
-		{name: "the ledger cannot be told, and it is there", e: Evidence{Keyfile: good(a), History: unwritable(saved("current/1", a)), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", a))}},
-			want: escrow.Current},
-		{name: "the ledger cannot be told, and nothing was ever saved there", e: Evidence{Keyfile: good(a), History: unwritable(history()), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp")}},
+		{name: "the ledger cannot be told, and a part of it is stored anew", e: Evidence{Keyfile: good(a), History: untold(parts(a)), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "", "current/1"))}},
+			want: escrow.Quarantine},
+		{name: "the ledger cannot be told, and nothing was ever saved there", e: Evidence{Keyfile: good(a), History: untold(history()), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp")}},
 			want: escrow.Current},
 		{name: "in parts, and somebody put a whole key on one member", e: Evidence{Keyfile: good(a), History: parts(a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "", "current/1"), beside(inParts(a, "current/2", "")))}},
 			want: escrow.Quarantine, alarm: true},

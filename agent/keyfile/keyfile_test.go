@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -84,8 +85,12 @@ func newFile(t testing.TB) File {
 	return f
 }
 
+// put makes a file. No program starts meanwhile: it would have the file open for writing until
+// its exec(2), and a file that somebody may still write to is not swept.
 func put(t testing.TB, path string, content []byte) {
 	t.Helper()
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	if err := os.WriteFile(path, content, 0o400); err != nil {
 		t.Fatal(err)
 	}

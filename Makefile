@@ -4,7 +4,7 @@
 #   make demo      the story of the README, told by the real programs      (as root)
 #   make test      everything that must hold: deps, lint, unit tests, the race detector,
 #                  fuzzing, packages and guests; at its end a table of what it
-#                  cost                                                     (as root)
+#                  cost, and again what failed                              (as root)
 #   make package   dist/*.deb and dist/*.rpm, for amd64 and arm64
 #   make release   from a checked out tag: packages, sources, what they are made of, changelog and
 #                  sums in dist, the same byte by byte wherever it is done
@@ -117,14 +117,13 @@ test: deps
 	@go build -o bin/phase ./packaging/testing/phase
 	@rm -f bin/phases.json
 	@$(PHASE) lint $(MAKE) --no-print-directory lint
-	@$(MAKE) --no-print-directory -j2 booted calculated
-	@$(PHASE)
+	@$(MAKE) --no-print-directory -j2 booted calculated; red=$$?; $(PHASE) && exit $$red
 	@echo 'make test: everything passed'
 
 # Guests wait for systems that boot, and leave most of two cores idle: beside them goes what
 # calculates.
 booted:
-	@$(PHASE) guests $(MAKE) --no-print-directory e2e
+	@$(PHASE) guests $(MAKE) --no-print-directory e2e JSON=-json
 	@nice $(PHASE) crashes $(MAKE) --no-print-directory crashes JSON=-json
 
 calculated:
@@ -182,7 +181,7 @@ demo: deps
 	go run ./packaging/demo
 
 e2e: deps $(NFPM)
-	go test -tags e2e -count 1 -timeout 25m -v $(RUN) ./packaging/e2e
+	go test -tags e2e $(or $(JSON),-v) -count 1 -timeout 25m $(RUN) ./packaging/e2e
 
 guest: deps
 	$(MAKE) --no-print-directory build-package ARCHS=$$(go env GOARCH) DIST=bin/guest

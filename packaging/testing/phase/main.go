@@ -6,6 +6,9 @@
 // Of a command that prints what go test -json does it shows what go test would, and notes
 // how long each test took. A phase's processor time is that of the command and of all that
 // it waited for: other programs on the machine change it little.
+//
+// Phases go side by side, and what fails in one scrolls away under the other: so the notes
+// have what failed, and what it said, and end with it.
 package main
 
 import (
@@ -14,10 +17,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 )
@@ -43,10 +48,11 @@ const module = "github.com/footprintai/containarium-keyguard/"
 
 // phase is one line of the file.
 type phase struct {
-	Name  string
-	Wall  time.Duration
-	CPU   time.Duration
-	Tests []test `json:",omitempty"`
+	Name   string
+	Wall   time.Duration
+	CPU    time.Duration
+	Tests  []test    `json:",omitempty"`
+	Failed []failure `json:",omitempty"`
 }
 
 type test struct {
@@ -54,25 +60,29 @@ type test struct {
 	Took time.Duration
 }
 
+// failure is a test that failed, or a command that did without one.
+type failure struct {
+	Name string // with its package
+	Said []string
+}
+
 func run(file, name string, c *exec.Cmd) error {
-	c.Stdin, c.Stderr = os.Stdin, os.Stderr
 	out, err := c.StdoutPipe()
 	if err != nil {
 		return err
 	}
+	var last tail
+	c.Stdin, c.Stderr = os.Stdin, io.MultiWriter(os.Stderr, &last)
 	start := time.Now()
 	if err := c.Start(); err != nil {
 		return err
 	}
-	tests, err := show(out, os.Stdout)
-	failed := c.Wait()
-	if failed != nil {
-		return fmt.Errorf("%s: %w", name, failed)
+	tests, failures, err := show(out, io.MultiWriter(os.Stdout, &last))
+	failed := cmp.Or(c.Wait(), err)
+	if failed != nil && len(failures) == 0 {
+		failures = []failure{{failed.Error(), last.lines()}}
 	}
-	if err != nil {
-		return err
-	}
-	line, err := json.Marshal(phase{name, time.Since(start), c.ProcessState.UserTime() + c.ProcessState.SystemTime(), tests})
+	line, err := json.Marshal(phase{name, time.Since(start), c.ProcessState.UserTime() + c.ProcessState.SystemTime(), tests, failures})
 	if err != nil {
 		return err
 	}
@@ -81,62 +91,129 @@ func run(file, name string, c *exec.Cmd) error {
 		return err
 	}
 	defer f.Close()
-	_, err = f.Write(append(line, '\n'))
-	return err
+	if _, err = f.Write(append(line, '\n')); err != nil {
+		return err
+	}
+	if failed != nil {
+		return fmt.Errorf("%s: %w", name, failed)
+	}
+	return nil
 }
 
 // show copies what a command prints, and tells the tests of go test -json: of those that
 // pass nothing is shown, as go test does.
-func show(from io.Reader, to io.Writer) (tests []test, err error) {
-	said := map[string]*strings.Builder{} // by tests that run
+func show(from io.Reader, to io.Writer) (tests []test, failures []failure, err error) {
+	said := map[string]*strings.Builder{} // by package and test, of what did not end yet
+	add := func(name, text string) {
+		if said[name] == nil {
+			said[name] = &strings.Builder{}
+		}
+		said[name].WriteString(text)
+	}
+	end := func(name string) (text string) {
+		if said[name] != nil {
+			text = said[name].String()
+		}
+		delete(said, name)
+		return text
+	}
+	fail := func(name, text string) {
+		lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+		if len(lines) > 1 || !strings.HasPrefix(strings.TrimSpace(lines[0]), "--- FAIL") { // which failed by its parts
+			failures = append(failures, failure{strings.TrimSpace(name), bound(lines)})
+		}
+	}
 	lines := bufio.NewReader(from)
 	for {
 		line, err := lines.ReadString('\n')
 		if err != nil {
-			for name, text := range said { // whose package ended without a word
-				fmt.Fprintf(to, "%s did not end:\n%s", name, text)
+			for _, name := range slices.Sorted(maps.Keys(said)) { // whose package ended without a word
+				if !strings.HasSuffix(name, " ") {
+					text := end(name)
+					fmt.Fprintf(to, "%s did not end:\n%s", name, text)
+					fail(name, text)
+				}
 			}
 			if err == io.EOF {
 				err = nil
 			}
 			io.WriteString(to, line) //nolint:errcheck // to a terminal or a log
-			return tests, err
+			return tests, failures, err
 		}
 		var e struct {
 			Action, Package, Test, Output string
+			ImportPath, FailedBuild       string
 			Elapsed                       float64
 		}
 		if !strings.HasPrefix(line, "{") || json.Unmarshal([]byte(line), &e) != nil || e.Action == "" {
 			io.WriteString(to, line) //nolint:errcheck // as above
 			continue
 		}
-		name := e.Package + " " + e.Test
+		name := e.Package + e.ImportPath + " " + e.Test
 		switch {
-		case e.Test == "" && e.Action == "fail": // what a panic or a timeout cut short
-			for name, text := range said {
-				if strings.HasPrefix(name, e.Package+" ") {
-					io.WriteString(to, text.String()) //nolint:errcheck // as above
-					delete(said, name)
+		case e.Test == "" && e.Action == "fail":
+			text := end(e.FailedBuild+" ") + end(name)
+			for _, test := range slices.Sorted(maps.Keys(said)) { // what a panic or a timeout cut short
+				if strings.HasPrefix(test, name) {
+					text := end(test)
+					io.WriteString(to, text) //nolint:errcheck // as above
+					fail(test, text)
 				}
 			}
+			if !slices.ContainsFunc(failures, func(f failure) bool { return strings.HasPrefix(f.Name, name) }) {
+				fail(name, text)
+			}
+		case e.Test == "" && e.Action == "pass":
+			end(name)
 		case e.Test == "" && e.Output != "PASS\n":
 			io.WriteString(to, e.Output) //nolint:errcheck // as above
+			add(name, e.Output)
 		case e.Test == "":
 		case e.Action == "output" && !strings.HasPrefix(e.Output, "=== "):
-			if said[name] == nil {
-				said[name] = &strings.Builder{}
-			}
-			said[name].WriteString(e.Output)
+			add(name, e.Output)
 		case e.Action == "pass" || e.Action == "skip" || e.Action == "fail":
-			if e.Action == "fail" && said[name] != nil {
-				io.WriteString(to, said[name].String()) //nolint:errcheck // as above
+			text := end(name)
+			if e.Action == "fail" {
+				io.WriteString(to, text) //nolint:errcheck // as above
+				fail(name, text)
 			}
-			delete(said, name)
 			if !strings.Contains(e.Test, "/") {
 				tests = append(tests, test{name, time.Duration(e.Elapsed * float64(time.Second))})
 			}
 		}
 	}
+}
+
+// most is how many lines of what failed are said again.
+const most = 60
+
+// bound keeps a beginning, where most tests say why, and an end, where a panic does.
+func bound(lines []string) []string {
+	if left := len(lines) - most; left > 0 {
+		lines = slices.Concat(lines[:most/2], []string{fmt.Sprintf("... %d lines ...", left)}, lines[len(lines)-most/2:])
+	}
+	return lines
+}
+
+// tail keeps the last lines of what two streams of a command printed.
+type tail struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+func (t *tail) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.text = append(t.text, b...)
+	if over := len(t.text) - 1<<16; over > 0 {
+		t.text = t.text[over:]
+	}
+	return len(b), nil
+}
+
+func (t *tail) lines() []string {
+	lines := strings.Split(strings.TrimSuffix(string(t.text), "\n"), "\n")
+	return lines[max(0, len(lines)-most):]
 }
 
 func table(file string, to io.Writer) error {
@@ -151,6 +228,7 @@ func table(file string, to io.Writer) error {
 	fmt.Fprintln(w, "phase\twall\tCPU\t")
 	var sum phase
 	var tests []test
+	var failures []failure
 	for line := range strings.Lines(string(content)) {
 		var p phase
 		if err := json.Unmarshal([]byte(line), &p); err != nil {
@@ -161,6 +239,9 @@ func table(file string, to io.Writer) error {
 		for _, t := range p.Tests {
 			tests = append(tests, test{p.Name + ": " + t.Name, t.Took})
 		}
+		for _, f := range p.Failed {
+			failures = append(failures, failure{p.Name + ": " + f.Name, f.Said})
+		}
 	}
 	row("all", sum.Wall, sum.CPU)
 	if err := w.Flush(); err != nil {
@@ -170,6 +251,9 @@ func table(file string, to io.Writer) error {
 	fmt.Fprintln(to, "the slowest tests:")
 	for _, t := range tests[:min(10, len(tests))] {
 		fmt.Fprintf(to, "%8s  %s\n", t.Took.Round(100*time.Millisecond), strings.ReplaceAll(t.Name, module, ""))
+	}
+	for _, f := range failures {
+		fmt.Fprintf(to, "\nFAILED %s\n%s\n", strings.ReplaceAll(f.Name, module, ""), strings.Join(f.Said, "\n"))
 	}
 	return nil
 }

@@ -323,11 +323,11 @@ func payload(text []byte) []byte {
 	return plain
 }
 
-// isKey tells whether bytes are a key in any form.
+// isKey tells whether bytes are a key in any form, or were one.
 func isKey(b []byte) bool {
 	k, _, err := key.Decode(b)
 	k.Wipe()
-	return err == nil
+	return err == nil || errors.Is(err, key.ErrMangled)
 }
 
 // Init makes the entry that marks the place, where there is none.

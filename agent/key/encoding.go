@@ -32,7 +32,7 @@ var ErrNotKey = errors.New("not a key")
 // ErrMangled says that bytes were a key once: a tool took them for UTF-8 text and put
 // U+FFFD in place of every byte that was not. That key cannot be had back from them.
 // `gcloud secrets versions access | tee` and `vault kv put value=@file` do this. It
-// wraps ErrNotKey.
+// wraps ErrNotKey. What is left has any length, 32 bytes too.
 var ErrMangled = fmt.Errorf("%w: destroyed by a conversion to UTF-8", ErrNotKey)
 
 // replacement is U+FFFD, as UTF-8 and as JSON writes it.
@@ -40,8 +40,9 @@ var replacement = [...][]byte{[]byte("\uFFFD"), []byte(`\ufffd`)}
 
 // Decode reads a key as people and tools leave it: for import, and for a damaged
 // keyfile or copy that may still hold one. Storage is exact, so nothing but 32 bytes
-// is Raw; and 32 bytes are always Raw, whatever they look like, because that is how
-// the daemon reads them.
+// is Raw; and 32 bytes are Raw whatever else they look like, a password, digits or
+// zeros, because the daemon takes them. Only 32 that are ErrMangled are not: of the
+// keys that Generate makes one in 2^43 is UTF-8 throughout with U+FFFD in it.
 //
 // White space around and inside hex and base64 is ignored (xxd -p and base64 wrap
 // lines). Base64 is strict otherwise: bits that no encoder sets mean damage.
@@ -53,14 +54,6 @@ var replacement = [...][]byte{[]byte("\uFFFD"), []byte(`\ufffd`)}
 // The error is one of these, ErrMangled, a *WordError, a *LineError, ErrChecksum, or plain
 // ErrNotKey, which they all wrap. Its text tells lengths and positions, never a part of b (law 8).
 func Decode(b []byte) (Key, Encoding, error) {
-	if len(b) == Size {
-		k, err := New(b)
-		return k, Raw, err
-	}
-	if line, ok := cutNewline(b); ok && len(line) == Size {
-		k, err := New(line)
-		return k, Newline, err
-	}
 	if utf8.Valid(b) {
 		lost := 0
 		for _, r := range replacement {
@@ -69,6 +62,14 @@ func Decode(b []byte) (Key, Encoding, error) {
 		if lost > 0 {
 			return Key{}, "", fmt.Errorf("%w: %d bytes, %d times U+FFFD", ErrMangled, len(b), lost)
 		}
+	}
+	if len(b) == Size {
+		k, err := New(b)
+		return k, Raw, err
+	}
+	if line, ok := cutNewline(b); ok && len(line) == Size {
+		k, err := New(line)
+		return k, Newline, err
 	}
 	if text := bytes.TrimPrefix(bytes.TrimSpace(b), []byte("QR-Code:")); isPart(text) {
 		return Key{}, "", asError(ParsePart(text))

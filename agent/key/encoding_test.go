@@ -78,7 +78,9 @@ func TestDecode(t *testing.T) {
 		})
 	}
 	t.Run("32 bytes are raw whatever they look like", func(t *testing.T) {
-		for _, b := range [][]byte{likeText, bytes.Repeat([]byte{0}, Size), bytes.Repeat([]byte("\n"), Size), []byte(strings.Repeat("\uFFFD", 10) + "ab")} {
+		for _, b := range [][]byte{likeText, bytes.Repeat([]byte{0}, Size), bytes.Repeat([]byte("\n"), Size), bytes.Repeat([]byte("\xff"), Size),
+			[]byte("correct horse battery staple 42!"), []byte("öäüß" + strings.Repeat("e", 24)), []byte("0123456789ab-cdef.0123456789_abc"),
+			append([]byte(strings.Repeat("\uFFFD", 10)+"a"), 0x80), append([]byte{0xff}, (strings.Repeat("a", 25) + `\ufffd`)...)} {
 			k, enc, err := Decode(b)
 			if err != nil || enc != Raw || !bytes.Equal(k.UnsafeBytes(), b) {
 				t.Errorf("%q: %v, %q, %v", b, k, enc, err)
@@ -146,6 +148,34 @@ func TestDecodeRefuses(t *testing.T) {
 				t.Errorf("%q does not say %q", err, tt.text)
 			}
 		})
+	}
+}
+
+// TestMangledLengths: what a conversion leaves of a key may be as long as a key. One byte that
+// is no UTF-8 shows that there was none.
+func TestMangledLengths(t *testing.T) {
+	for n := 30; n <= 36; n++ {
+		for lost := 1; 3*lost <= n; lost++ {
+			for _, end := range []string{"", "\n", "\r\n"} {
+				text := strings.Repeat("\uFFFD", lost) + strings.Repeat("k", n-3*lost) + end
+				if k, enc, err := Decode([]byte(text)); !errors.Is(err, ErrMangled) || !k.IsZero() || enc != "" {
+					t.Errorf("%q, of %d bytes: %v, %q, %v", text, len(text), k, enc, err)
+				}
+				raw := []byte(text)
+				raw[n-1] = 0xfe
+				var want Encoding
+				switch {
+				case len(raw) == Size:
+					want = Raw
+				case n == Size, n == Size-1 && end == "\r\n": // whose CR is the key's
+					want = Newline
+				}
+				k, enc, err := Decode(raw)
+				if enc != want || errors.Is(err, ErrMangled) || want != "" && !bytes.Equal(k.UnsafeBytes(), raw[:Size]) {
+					t.Errorf("%q: %v, %q, %v; want %q", raw, k, enc, err, want)
+				}
+			}
+		}
 	}
 }
 
@@ -275,7 +305,7 @@ func FuzzDecode(f *testing.F) {
 		if (err == nil) == k.IsZero() || (err == nil) == (enc == "") {
 			t.Fatalf("%v, %q, %v", k, enc, err)
 		}
-		if (len(in) == Size) != (enc == Raw) {
+		if (len(in) == Size && !errors.Is(err, ErrMangled)) != (enc == Raw) {
 			t.Fatalf("%d bytes are %q", len(in), enc)
 		}
 		if err != nil {

@@ -269,3 +269,22 @@ func BenchmarkLook(b *testing.B) {
 		}
 	}
 }
+
+// What a conversion to UTF-8 left is a key where the daemon takes it for one: it may have
+// written rows under it, and only the rows tell.
+func TestMangledTo32Bytes(t *testing.T) {
+	b := []byte(strings.ToValidUTF8("\xfe\x80\x81"+strings.Repeat("k", 29), "\uFFFD"))
+	if _, _, err := key.Decode(b); len(b) != key.Size || !errors.Is(err, key.ErrMangled) {
+		t.Fatalf("%d bytes, %v", len(b), err)
+	}
+	f := newFile(t)
+	put(t, f.Path, b)
+	seen := look(t, f)
+	if seen.Kind != Good || seen.Encoding != key.Raw || seen.Why != "" || !bytes.Equal(seen.Key.UnsafeBytes(), b) {
+		t.Errorf("%+v", seen)
+	}
+	must(t, f.Install(seen, oldKey(t), now))
+	if kept := keptOf(t, f); len(kept) == 0 || !kept[0].Key.Equal(seen.Key) {
+		t.Errorf("kept are %v", kept)
+	}
+}

@@ -283,8 +283,15 @@ func unknownIDs(t *testing.T, h Harness) {
 
 // byHand: copies that people made, with the tools of the runbook.
 func byHand(t *testing.T, h Harness) {
-	k := key.Generate()
-	raw := k.UnsafeBytes()
+	// Three bytes in a row that no text has, and 29 that it may: what is left of it can be 32
+	// bytes too.
+	raw := []byte("\xfe\x80\x81kept by hand, as people keep it")[:key.Size]
+	k, err := key.New(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	each := strings.Map(func(r rune) rune { return r }, string(raw)) // U+FFFD for each of the bytes
+	inOne := strings.ToValidUTF8(string(raw), "\uFFFD")              // and one for all three
 	for _, tt := range []struct {
 		name string
 		data []byte
@@ -297,7 +304,8 @@ func byHand(t *testing.T, h Harness) {
 		{"base64", []byte(base64.StdEncoding.EncodeToString(raw) + "\n"), key.Base64, nil},
 		{"hex", []byte(hex.EncodeToString(raw)), key.Hex, nil},
 		{"words", []byte(strings.Join(k.UnsafeWords(), " ")), key.Words, nil},
-		{"mangled", []byte(strings.ToValidUTF8("\x80\x81"+string(raw), "\uFFFD")), "", key.ErrMangled},
+		{"mangled", []byte(each), "", key.ErrMangled},
+		{"mangled to 32 bytes", []byte(inOne), "", key.ErrMangled},
 		{"31 bytes", raw[:31], "", escrow.ErrNotKey},
 		{"text", []byte("see the safe"), "", escrow.ErrNotKey},
 		{"huge", bytes.Repeat([]byte("x"), 60<<10), "", escrow.ErrNotKey},

@@ -259,22 +259,34 @@ func (l *Ledger) Try() error {
 }
 
 // Writable says why nothing could be appended just now: a read-only file system, an
-// immutable file. It takes no lock and changes nothing; a full disk does not show.
+// immutable file or lock. It takes no lock and changes nothing; a full disk does not show.
 func (l *Ledger) Writable() error {
 	_, err := crew.Within(l.dir, func() (struct{}, error) {
-		err := unix.Faccessat(unix.AT_FDCWD, l.path(), unix.W_OK, unix.AT_EACCESS)
-		if errors.Is(err, fs.ErrNotExist) {
-			err = unix.Faccessat(unix.AT_FDCWD, l.dir, unix.W_OK, unix.AT_EACCESS)
+		err := l.mayWrite(l.path())
+		if err == nil {
+			err = l.mayWrite(filepath.Join(l.dir, lock.Ledger))
 		}
 		return struct{}{}, err
 	}, nil)
-	if errors.Is(err, fs.ErrNotExist) { // the first entry makes the directory
-		return nil
-	}
 	if err != nil {
 		return fmt.Errorf("the ledger in %s cannot be written: %w", l.dir, err)
 	}
 	return nil
+}
+
+// mayWrite asks the kernel whether a file of the ledger may be written to, or made where it
+// is missing. access(2) does; what x/sys makes of faccessat(2) with flags answers EPERM, as
+// an immutable file has it, by the mode alone, and root may do anything by that.
+func (l *Ledger) mayWrite(path string) error {
+	err := unix.Access(path, unix.W_OK)
+	if err == unix.ENOENT {
+		path = l.dir
+		err = unix.Access(path, unix.W_OK)
+	}
+	if err == nil || err == unix.ENOENT { // the first entry makes the directory
+		return nil
+	}
+	return &fs.PathError{Op: "write", Path: path, Err: err}
 }
 
 // lines is what to write behind last, whose line has the hash prev.

@@ -766,6 +766,39 @@ func TestReadOnlyDisk(t *testing.T) {
 	}
 }
 
+// TestImmutable: an immutable file stops root too, and so does one that is the lock's.
+func TestImmutable(t *testing.T) {
+	for _, name := range []string{"ledger.jsonl", lock.Ledger, ""} {
+		l := hourly(t)
+		write(t, l, proven(keyA))
+		if name == "" { // the directory, where what is written is still to be made
+			if err := errors.Join(os.Remove(l.path()), os.Remove(filepath.Join(l.dir, lock.Ledger))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f, err := os.Open(filepath.Join(l.dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The flags of ioctl_iflags(2) have the values of statx(2).
+		flag := func(to int) error { return unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, to) }
+		if err := flag(unix.STATX_ATTR_IMMUTABLE); err != nil {
+			t.Fatalf("this test sets a flag that is root's, on a file system that has it: %v", err)
+		}
+		t.Cleanup(func() {
+			if err := errors.Join(flag(0), f.Close()); err != nil {
+				t.Error(err)
+			}
+		})
+		if err := l.Writable(); !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), f.Name()+":") {
+			t.Errorf("%q immutable: it can be written: %v", name, err)
+		}
+		if err := l.Append(proven(keyB)); !errors.Is(err, unix.EPERM) {
+			t.Errorf("%q immutable: error %v", name, err)
+		}
+	}
+}
+
 // Somebody who holds the lock for ever does not hang the daemon's start (law 9).
 func TestLockIsHeld(t *testing.T) {
 	t.Parallel() // it waits

@@ -80,7 +80,8 @@ func unreached(paths []used, watcher int) (problems []Check, err error) {
 	for _, u := range paths {
 		c := Check{Name: "sandbox", State: CheckProblem}
 		_, err := lookup(ours, u.path)
-		if absent(err) || errors.Is(u.try(ours), unix.EROFS) {
+		tried := u.try(ours)
+		if absent(err) || errors.Is(tried, unix.EROFS) || errors.Is(tried, unix.EPERM) {
 			continue // for us, too: whoever uses it says so
 		}
 		var owner uint32
@@ -103,7 +104,7 @@ func unreached(paths []used, watcher int) (problems []Check, err error) {
 		case errors.Is(err, unix.EACCES):
 			c.Text = fmt.Sprintf("the watcher, root without a capability, cannot use %s, %s, which lies in a directory of another user's", u.path, u.what)
 			c.Fix = u.move()
-		case errors.Is(err, unix.ENOSYS): // no openat2(2) before Linux 5.6, for no path
+		case errors.Is(err, unix.ENOSYS): // no openat2(2) before Linux 5.6, no faccessat2(2) before 5.8, for no path
 			return nil, err
 		default:
 			c.State, c.Text = CheckUnknown, fmt.Sprintf("whether the watcher can use %s, %s, is not known: %v", u.path, u.what, err)
@@ -140,7 +141,8 @@ func (u used) try(root int) error {
 		return err
 	}
 	defer unix.Close(fd) //nolint:errcheck // nothing was written
-	return unix.Faccessat(fd, "", u.need, unix.AT_EACCESS|unix.AT_EMPTY_PATH)
+	// Not Faccessat, which has an answer of its own where the kernel says EPERM.
+	return unix.Faccessat2(fd, "", u.need, unix.AT_EACCESS|unix.AT_EMPTY_PATH)
 }
 
 // powerless calls f without any capability, as the watcher is. Capabilities are a

@@ -64,6 +64,7 @@ func TestSandbox(t *testing.T) {
 
 		"a read-only escrow":                   {theirs: readOnly, text: `the watcher sees DIR/keys, escrow "e", read-only`, fix: writable("-DIR/keys")},
 		"an escrow that is read-only for root": {ours: readOnly, text: well},
+		"an escrow that is immutable for root": {ours: "chattr +i keys/current keys", text: well},
 		"an escrow that does not answer": {theirs: readOnly, text: well,
 			edit: func(_ string, f *facts, _ *DoctorOptions) { f.escrows[0].State = decide.EscrowFailed }},
 		"a stick by its name": {theirs: readOnly, text: well,

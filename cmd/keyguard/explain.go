@@ -343,7 +343,7 @@ func remedyOf(err error) string {
 }
 
 // refusedToRoot is the hint where what is denied is denied to root, whom no mode stops.
-const refusedToRoot = "root is refused: the file is immutable (lsattr), the file system denies it (findmnt), or a sandbox does (systemctl cat, for what the watcher may reach: keyguard doctor)"
+const refusedToRoot = "root is refused: the file is immutable (lsattr shows an i; chattr -i takes it away), the file system denies it (findmnt), or a sandbox does (systemctl cat, for what the watcher may reach: keyguard doctor)"
 
 // urgent prints a message that a person should see even in a long journal.
 func (a *app) urgent(format string, args ...any) {

@@ -56,6 +56,10 @@ func run(args []string) int {
 	// A reader that went away must not kill us and hide the exit code: Go dies of
 	// SIGPIPE on stdout otherwise (os/signal).
 	signal.Ignore(syscall.SIGPIPE)
+	// What is made here, locks among it, is for root, and for the watcher and the drill too,
+	// which are root without a capability: a shell's umask of 0777 would shut them out. A file
+	// that is for others gets its mode by name.
+	syscall.Umask(0o077)
 	out := &answer{File: os.Stdout}
 	a := &app{in: os.Stdin, out: out, err: os.Stderr}
 	if err := quiet(); err != nil {

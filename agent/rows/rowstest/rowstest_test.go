@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -324,5 +327,42 @@ func TestPool(t *testing.T) {
 	}
 	if err := (*pgconn.PgError)(nil); !errors.As(<-answer, &err) || err.Code != "57014" { // query_canceled
 		t.Errorf("called off, it says %v", err)
+	}
+}
+
+// TestWire: who was told that a statement is sent is told that it is answered, and what is
+// sent since counts anew.
+func TestWire(t *testing.T) {
+	c := rowstest.New(t)
+	d, w := c.Database(t), c.Wire(t)
+	ctx := context.Background()
+	conn, err := pgconn.Connect(ctx, w.URL(d.Name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	var mu sync.Mutex
+	var told []string
+	listener := func(name string, then func()) func(int, string, bool) bool {
+		return func(number int, statement string, answered bool) bool {
+			mu.Lock()
+			told = append(told, fmt.Sprint(name, " ", number, " ", statement, " ", answered))
+			mu.Unlock()
+			then()
+			return true
+		}
+	}
+	second := listener("second", func() {})
+	w.Restart(listener("first", sync.OnceFunc(func() { w.Restart(second) })))
+	for _, sql := range []string{"select 1", "select 2"} {
+		if _, err := conn.Exec(ctx, sql).ReadAll(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	want := []string{"first 1 select 1 false", "first 1 select 1 true", "second 1 select 2 false", "second 1 select 2 true"}
+	if !slices.Equal(told, want) {
+		t.Errorf("%q", told)
 	}
 }

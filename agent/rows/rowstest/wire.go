@@ -26,19 +26,19 @@ const Connect = "connect"
 // ends (Postgres documentation, "Frontend/Backend Protocol"). It is how a test makes a
 // statement fail that was never executed, or one that was and is not answered.
 type Wire struct {
-	// On is called twice for each statement: before the server is given it, and when the
-	// server has answered and the client does not know. False ends the connection there.
-	// Statements are counted from 1 over all connections. A COPY FROM STDIN is two: to
-	// begin it, and to end its data. On may be nil; it is read at each call.
-	On func(number int, statement string, answered bool) bool
-	// Row is given every row that the server sends, a whole message, and returns what the
-	// client gets in its place: for a test of a server that answers nonsense. It may be nil,
-	// and is called by one goroutine for each connection.
-	Row func(message []byte) []byte
+	to   string // the address that it stands before
+	addr string
 
-	to    string // the address that it stands before
-	addr  string
-	mu    sync.Mutex // guards On's count
+	mu      sync.Mutex // guards what follows
+	telling *telling
+	distort func(message []byte) []byte
+}
+
+// telling is what one call of Restart begins. Whoever was told that a statement is sent is
+// told that it is answered, also where another is told of those that are sent since: a
+// connection that nobody waits for any more may still be in the middle of one.
+type telling struct {
+	on    func(number int, statement string, answered bool) bool
 	count int
 }
 
@@ -58,6 +58,7 @@ func (p *Pool) Wire(tb testing.TB) *Wire {
 func wire(tb testing.TB, to string) *Wire {
 	tb.Helper()
 	w := &Wire{to: to}
+	w.Restart(nil)
 	w.addr = wiretest.Listen(tb, w.carry)
 	return w
 }
@@ -65,23 +66,27 @@ func wire(tb testing.TB, to string) *Wire {
 // URL is what the daemon would connect to the database with, over the wire.
 func (w *Wire) URL(database string) string { return URLAt(w.addr, database) }
 
-// Restart begins to count anew, and calls another function.
+// Restart has on called twice for each statement from now on: before the server is given
+// it, and when the server has answered and the client does not know. False ends the
+// connection there. Statements are counted from 1 over all connections. A COPY FROM STDIN
+// is two: to begin it, and to end its data. on may be nil.
 func (w *Wire) Restart(on func(number int, statement string, answered bool) bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.On, w.count = on, 0
+	w.telling = &telling{on: on}
 }
 
-// Distort has rows go through f from now on.
+// Distort has every row that the server sends, a whole message, go through f from now on:
+// the client gets what that returns. It is called by one goroutine for each connection.
 func (w *Wire) Distort(f func(message []byte) []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.Row = f
+	w.distort = f
 }
 
 func (w *Wire) row(message []byte) []byte {
 	w.mu.Lock()
-	f := w.Row
+	f := w.distort
 	w.mu.Unlock()
 	if f == nil {
 		return message
@@ -89,28 +94,27 @@ func (w *Wire) row(message []byte) []byte {
 	return f(message)
 }
 
-// next numbers a statement.
-func (w *Wire) next() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.count++
-	return w.count
-}
-
-func (w *Wire) call(number int, statement string, answered bool) bool {
-	w.mu.Lock()
-	on := w.On
-	w.mu.Unlock()
-	return on == nil || on(number, statement, answered)
-}
-
 // statement is one that the server has not answered yet.
 type statement struct {
 	number int
 	text   string
+	to     *telling
 }
 
-// carry serves one connection until either side or On ends it.
+// sent numbers a statement.
+func (w *Wire) sent(text string) statement {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.telling.count++
+	return statement{w.telling.count, text, w.telling}
+}
+
+// tell asks whether the connection goes on.
+func (s statement) tell(answered bool) bool {
+	return s.to.on == nil || s.to.on(s.number, s.text, answered)
+}
+
+// carry serves one connection until either side or the test ends it.
 func (w *Wire) carry(closing context.Context, client net.Conn) {
 	server, err := net.Dial("tcp", w.to)
 	if err != nil {
@@ -142,8 +146,8 @@ func (w *Wire) forth(client, server net.Conn, open chan<- statement) error {
 	from := bufio.NewReader(client)
 	send := func(batch []byte, text string) error {
 		if text != "" {
-			s := statement{w.next(), text}
-			if !w.call(s.number, text, false) {
+			s := w.sent(text)
+			if !s.tell(false) {
 				return errCut
 			}
 			open <- s
@@ -212,7 +216,7 @@ func (w *Wire) back(server, client net.Conn, open <-chan statement) error {
 			continue
 		case m[0] == 'Z', m[0] == 'G': // ReadyForQuery, CopyInResponse
 			started = true
-			if s := <-open; !w.call(s.number, s.text, true) {
+			if s := <-open; !s.tell(true) {
 				return errCut
 			}
 		case started && len(answer) < long:

@@ -114,7 +114,9 @@ func (t *Table) explain(err error) error {
 			return ErrLost
 		}
 		return fmt.Errorf("%w: %w", ErrUnreachable, errno)
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, pgconn.ErrConnClosed):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, pgconn.ErrConnClosed),
+		// The driver itself closes a connection on which it could not write, under what reads.
+		errors.Is(err, net.ErrClosed):
 		return ErrLost
 	}
 	return fmt.Errorf("%w: %s", ErrConnection, printable.Line(t.redact(err.Error())))

@@ -9,8 +9,6 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
-
-	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
 const (
@@ -30,18 +28,17 @@ const (
 
 // survey is what the catalog says of the server and the table.
 type survey struct {
-	table     string // schema-qualified and quoted
-	elsewhere string // other schemas with such a table
-	file      string // the table's filenode; "" for a partitioned one
-	few       bool   // too small for checkAll rows
-	version   int64  // server_version_num
-	blocks    int64
-	bytes     int64 // of all, with what lies outside the blocks
-	perPiece  int64 // blocks
-	small     bool  // most of the table lies in its blocks
-	wrapped   string
-	kekID     string
-	others    string // the columns that say nothing of encryption, each after a comma
+	table    string // schema-qualified and quoted
+	file     string // the table's filenode; "" for a partitioned one
+	few      bool   // too small for checkAll rows
+	version  int64  // server_version_num
+	blocks   int64
+	bytes    int64 // of all, with what lies outside the blocks
+	perPiece int64 // blocks
+	small    bool  // most of the table lies in its blocks
+	wrapped  string
+	kekID    string
+	others   string // the columns that say nothing of encryption, each after a comma
 }
 
 // surveySQL gives exactly one row. pg_table_size takes a share lock, and so tells
@@ -52,9 +49,6 @@ select pg_is_in_recovery()::text, current_setting('row_security'), current_setti
   current_setting('block_size'), case when c.oid is not null then format('%I.%I', n.nspname, c.relname) end, c.relkind::text,
   row_security_active(c.oid)::text, pg_relation_size(c.oid)::text, pg_table_size(c.oid)::text,
   (select string_agg(attname, ' ') from pg_attribute where attrelid = c.oid and attnum > 0 and not attisdropped),
-  (select string_agg(quote_ident(n.nspname), ', ') from pg_class r join pg_namespace n on n.oid = r.relnamespace
-    where r.relname = 'secrets' and r.relkind in ('r', 'p', 'v', 'm', 'f') and r.oid is distinct from here.oid
-    and n.nspname !~ '^pg_' and exists (select from pg_attribute where attrelid = r.oid and attname = 'ciphertext')),
   coalesce(pg_relation_filenode(c.oid)::text, ''), (select string_agg(', ' || quote_ident(attname), '' order by attnum) from pg_attribute
     where attrelid = c.oid and attnum > 0 and not attisdropped
     and attname not in ('id', 'username', 'name', 'nonce', 'ciphertext', 'wrapped_dek', 'kek_id'))
@@ -63,7 +57,7 @@ from (select to_regclass('secrets')::oid as oid) here left join pg_class c on c.
 
 func (t *Table) survey(ctx context.Context, c *pgconn.PgConn) (*survey, error) {
 	var v []string
-	const asked = 13
+	const asked = 12
 	err := t.run(ctx, c, asked, surveySQL, nil, func(row [][]byte) error {
 		for _, b := range row {
 			v = append(v, string(b))
@@ -77,13 +71,14 @@ func (t *Table) survey(ctx context.Context, c *pgconn.PgConn) (*survey, error) {
 		return nil, errForm
 	}
 	recovery, rowSecurity, version, blockSize := v[0], v[1], v[2], v[3]
-	table, kind, filtered, heap, all, columns, elsewhere := v[4], v[5], v[6], v[7], v[8], v[9], printable.Line(v[10])
+	table, kind, filtered, heap, all, columns := v[4], v[5], v[6], v[7], v[8], v[9]
 	switch {
 	case recovery != "false":
 		return nil, ErrRecovery
-	case table == "" && elsewhere != "":
-		return nil, fmt.Errorf("there is no table secrets on the search path, and %w: in schema %s", ErrElsewhere, elsewhere)
 	case table == "":
+		if err := t.elsewhere(ctx, c, nil); err != nil {
+			return nil, fmt.Errorf("%v, and %w", ErrNoTable, err) // not the former: a person may accept that
+		}
 		return nil, ErrNoTable
 	case rowSecurity != "off" || filtered != "false":
 		return nil, ErrRowSecurity
@@ -97,7 +92,7 @@ func (t *Table) survey(ctx context.Context, c *pgconn.PgConn) (*survey, error) {
 		}
 	}
 	// The daemon added these later, and an old table lacks them until its next start.
-	s := &survey{table: table, elsewhere: elsewhere, file: v[11], others: v[12], wrapped: "null::bytea", kekID: "null::text"}
+	s := &survey{table: table, file: v[10], others: v[11], wrapped: "null::bytea", kekID: "null::text"}
 	if slices.Contains(has, "wrapped_dek") {
 		s.wrapped = "wrapped_dek"
 	}

@@ -43,6 +43,10 @@ var (
 	ErrURL          = errors.New("not the URL of a Postgres database")
 )
 
+// ErrOtherTable says that there are rows like the daemon's, or may be, in another table of
+// its database than the one that it uses.
+var ErrOtherTable = fmt.Errorf("%w, in another table", ErrElsewhere)
+
 // Why the rows were not rewritten. After all but ErrUnanswered they are what they were.
 var (
 	ErrUnopenable = errors.New("rows that no key opens")

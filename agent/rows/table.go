@@ -123,6 +123,15 @@ func (t *Table) prove(ctx context.Context, keys []key.Key) (Answer, error) {
 	if err != nil {
 		return Answer{}, err
 	}
+	a, err := t.read(ctx, s, keys)
+	if err == nil && a.Counts.Dependent() == 0 {
+		return t.silence(ctx, s, a, keys)
+	}
+	return a, err
+}
+
+// read asks the table, and holds the moment where one statement has no time for it.
+func (t *Table) read(ctx context.Context, s *survey, keys []key.Key) (Answer, error) {
 	pieces := s.pieces()
 	// Every row is asked for by somebody who waits for it, and no start is (law 9).
 	patience := time.Duration(0)
@@ -158,9 +167,7 @@ func (t *Table) ask(ctx context.Context, s *survey, m moment, pieces []piece, ke
 	}
 	a = Answer{State: Answered, Counts: found.tally.counts(), Mark: found.tally.mark()}
 	switch dependent := a.Counts.Dependent(); {
-	case dependent == 0:
-		return t.silence(s, a, keys)
-	case len(keys) == 0:
+	case dependent == 0 || len(keys) == 0:
 	case found.opened != nil:
 		a.Proofs = judge(keys, dependent, found.opened)
 		if t.options.Full {
@@ -198,16 +205,18 @@ func (t *Table) ask(ctx context.Context, s *survey, m moment, pieces []piece, ke
 
 // silence refuses to be said of a table that need not be the daemon's only one, or
 // whose rows are not all understood.
-func (t *Table) silence(s *survey, a Answer, keys []key.Key) (Answer, error) {
-	elsewhere := t.place.Rival
-	if s.elsewhere != "" {
-		elsewhere = "schema " + s.elsewhere
-	}
+func (t *Table) silence(ctx context.Context, s *survey, a Answer, keys []key.Key) (Answer, error) {
+	err := error(nil)
 	switch {
 	case a.Counts.Unknown > 0:
 		return a, fmt.Errorf("%w: %d", ErrUnknownClass, a.Counts.Unknown)
-	case elsewhere != "":
-		return a, fmt.Errorf("%s has no dependent row, but %w: %s", s.table, ErrElsewhere, elsewhere)
+	case t.place.Rival != "":
+		err = fmt.Errorf("%w: %s", ErrElsewhere, t.place.Rival)
+	default:
+		err = t.elsewhere(ctx, t.conn, []byte(s.table))
+	}
+	if err != nil {
+		return a, fmt.Errorf("%s has no dependent row, but %w", s.table, err)
 	}
 	a.State, a.Why = Silent, "the table holds no secret"
 	if n := a.Counts.External; n > 0 {

@@ -135,11 +135,11 @@ func TestAnswers(t *testing.T) {
 				return errors.Join(d.Upsert(a, "x", "X", nil), d.Insert(strange))
 			}},
 		{name: "no table", empty: true, state: rows.Unknown, err: rows.ErrNoTable},
-		{name: "table in another schema", state: rows.Unknown, err: rows.ErrElsewhere, why: "in schema elsewhere",
+		{name: "table in another schema", state: rows.Unknown, err: rows.ErrOtherTable, why: "there is no table secrets on the search path, and the daemon's rows may be elsewhere, in another table: elsewhere.secrets",
 			prepare: func(d *rowstest.Database) error {
-				return d.Admin("create schema elsewhere; alter table secrets set schema elsewhere; grant usage on schema elsewhere to containarium")
+				return errors.Join(d.Upsert(a, "x", "X", nil), d.Admin("create schema elsewhere; alter table secrets set schema elsewhere; grant usage on schema elsewhere to containarium"))
 			}},
-		{name: "search_path to an empty one", state: rows.Unknown, err: rows.ErrElsewhere, why: "schema public",
+		{name: "search_path to an empty one", state: rows.Unknown, err: rows.ErrOtherTable, why: "decoy.secrets has no dependent row, but the daemon's rows may be elsewhere, in another table: public.secrets",
 			prepare: func(d *rowstest.Database) error {
 				return errors.Join(d.Upsert(a, "x", "X", nil),
 					d.Admin("create schema decoy authorization containarium; create table decoy.secrets (like public.secrets); alter table decoy.secrets owner to containarium; alter role containarium in database "+d.Name+" set search_path = decoy, public"))
@@ -153,6 +153,71 @@ func TestAnswers(t *testing.T) {
 		{name: "unrelated table of that name elsewhere", state: rows.Silent,
 			prepare: func(d *rowstest.Database) error {
 				return d.Admin("create schema other; create table other.secrets (pirate text, treasure text)")
+			}},
+		{name: "renamed, and a new one beside it", state: rows.Unknown, err: rows.ErrOtherTable, why: ": public.secrets_old",
+			prepare: func(d *rowstest.Database) error {
+				return errors.Join(d.Upsert(a, "x", "X", nil), d.Admin("alter table secrets rename to secrets_old"), d.CreateTable())
+			}},
+		{name: "renamed", state: rows.Unknown, err: rows.ErrOtherTable, why: ", in another table: public.secrets_old",
+			prepare: func(d *rowstest.Database) error {
+				return errors.Join(d.Upsert(a, "x", "X", nil), d.Admin("alter table secrets rename to secrets_old"))
+			}},
+		{name: "a copy whose rows are gone", state: rows.Silent,
+			prepare: func(d *rowstest.Database) error {
+				return errors.Join(d.Upsert(a, "x", "X", nil), d.Admin("create table copy as table secrets; grant select on copy to containarium; delete from copy; delete from secrets"))
+			}},
+		{name: "a copy of external rows", state: rows.Silent,
+			prepare: func(d *rowstest.Database) error {
+				return errors.Join(d.InsertVectors(external), d.Admin("create table copy as table secrets; grant select on copy to containarium"))
+			}},
+		{name: "a copy from before they were external", state: rows.Unknown, err: rows.ErrOtherTable, why: ": public.copy",
+			prepare: func(d *rowstest.Database) error {
+				return errors.Join(d.InsertVectors(external), d.Admin("create table copy as table secrets; grant select on copy to containarium; update copy set wrapped_dek = null where name = (select min(name) from copy)"))
+			}},
+		{name: "an old copy", empty: true, state: rows.Unknown, err: rows.ErrOtherTable, why: ": public.copy",
+			prepare: func(d *rowstest.Database) error {
+				return errors.Join(d.CreateOldTable(), d.Upsert(a, "x", "X", nil), d.Admin("create table copy as table secrets; grant select on copy to containarium; delete from secrets"))
+			}},
+		{name: "a copy that cannot be read", state: rows.Unknown, err: rows.ErrOtherTable, why: "public.copy, which the role may not read",
+			prepare: func(d *rowstest.Database) error {
+				return errors.Join(d.Upsert(a, "x", "X", nil), d.Admin("create table copy as table secrets; delete from secrets"))
+			}},
+		{name: "a copy in a schema that cannot be read", state: rows.Unknown, err: rows.ErrOtherTable, why: "closed.copy, which the role may not read",
+			prepare: func(d *rowstest.Database) error {
+				return errors.Join(d.Upsert(a, "x", "X", nil), d.Admin("create schema closed; create table closed.copy as table secrets; grant select on closed.copy to containarium; delete from secrets"))
+			}},
+		{name: "a copy under row security", state: rows.Unknown, err: rows.ErrOtherTable, why: "public.copy, of which row security would hide rows",
+			prepare: func(d *rowstest.Database) error {
+				return errors.Join(d.Upsert(a, "x", "X", nil), d.Admin("create table copy as table secrets; grant select on copy to containarium; alter table copy enable row level security; delete from secrets"))
+			}},
+		{name: "a copy that cannot be read, and never held a row", state: rows.Silent,
+			prepare: func(d *rowstest.Database) error { return d.Admin("create table copy (like secrets)") }},
+		{name: "a partition that was detached", state: rows.Unknown, err: rows.ErrOtherTable, why: ": public.part",
+			prepare: func(d *rowstest.Database) error {
+				return errors.Join(d.Upsert(a, "x", "X", nil), d.Admin(`create table part () inherits (secrets); alter table part owner to containarium;
+					with gone as (delete from only secrets returning *) insert into part select * from gone; alter table part no inherit secrets`))
+			}},
+		{name: "partitions of its own", state: rows.Silent,
+			prepare: func(d *rowstest.Database) error {
+				return errors.Join(d.Upsert(a, "x", "X", nil), d.Admin(`create table part () inherits (secrets); create table part2 () inherits (part);
+					insert into part2 select * from secrets; delete from secrets`)) // nobody but their owner may read these
+			}},
+		{name: "what was kept of it", state: rows.Unknown, err: rows.ErrOtherTable, why: ": public.kept",
+			prepare: func(d *rowstest.Database) error {
+				return errors.Join(d.Upsert(a, "x", "X", nil), d.Admin("create materialized view kept as table secrets; grant select on kept to containarium; delete from secrets"))
+			}},
+		{name: "a foreign table", state: rows.Unknown, err: rows.ErrOtherTable, why: "public.far, a foreign table",
+			prepare: func(d *rowstest.Database) error {
+				return d.Admin("create foreign data wrapper w; create server s foreign data wrapper w; create foreign table far (username text, name text, nonce bytea, ciphertext bytea) server s")
+			}},
+		{name: "views of it", state: rows.Silent,
+			prepare: func(d *rowstest.Database) error {
+				return d.Admin(`create table plans (username text, plan text); create view planned as select s.*, plan from secrets s join plans using (username);
+					create schema app; create view app.secrets as select * from planned`)
+			}},
+		{name: "a view of another", state: rows.Unknown, err: rows.ErrOtherTable, why: "app.secrets, a view",
+			prepare: func(d *rowstest.Database) error {
+				return d.Admin("create table vault (tenant text, key text, iv bytea, sealed bytea); create schema app; create view app.secrets as select tenant username, key as name, iv nonce, sealed ciphertext from vault")
 			}},
 		{name: "a view", state: rows.Unknown, err: rows.ErrShape,
 			prepare: func(d *rowstest.Database) error {

@@ -164,6 +164,7 @@ var remedies = []struct {
 	{rows.ErrLocked, exitDoubt, "wait for the other session (pg_stat_activity), then: keyguard verify"},
 	{rows.ErrRotating, exitDoubt, "wait for the rotation to end, then: keyguard status"},
 	{rows.ErrUnknownClass, exitDoubt, "a newer daemon may have written them: update this program, then: keyguard verify"},
+	{rows.ErrOtherTable, exitDoubt, "see whose rows that table holds: psql; the daemon's: give it its name back (ALTER TABLE … RENAME TO secrets), attach it, or name its schema first in the role's search_path; nobody's: DROP TABLE; then: keyguard verify"},
 	{rows.ErrElsewhere, exitDoubt, "find out which database the daemon uses and name it in [database], then: keyguard verify"},
 	{rows.ErrChanging, exitDoubt, "try again when less is written: keyguard verify"},
 	{rows.ErrRefused, exitDoubt, "start Postgres, then: keyguard status"},

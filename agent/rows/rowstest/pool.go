@@ -18,8 +18,9 @@ import (
 // Pool stands between clients and the server, and keeps a session that a client has left
 // for the next who asks for the same: for a test with thousands of short sessions, each of
 // which would cost the server a process. A session that is handed on is as new (DISCARD
-// ALL), and one that was left in the middle of something is not handed on. A client that
-// asks, late, to have its statement cancelled does not hit the next one's.
+// ALL), after the rollback that the server owes to a client that is gone; one that was left
+// in the middle of a statement is not handed on. A client that asks, late, to have its
+// statement cancelled does not hit the next one's.
 type Pool struct {
 	cluster *Cluster
 	addr    string
@@ -98,6 +99,7 @@ func (p *Pool) carry(closing context.Context, client net.Conn) {
 	if s != nil {
 		defer p.leave(s)
 	}
+	var batch []byte
 	for err == nil {
 		var m []byte
 		if m, err = message(from, 1); err != nil || m[0] == 'X' { // Terminate
@@ -108,8 +110,21 @@ func (p *Pool) carry(closing context.Context, client net.Conn) {
 			s.open++
 			s.mu.Unlock()
 		}
-		_, err = s.server.Write(m)
+		if batch = append(batch, m...); !another(from) {
+			_, err = s.server.Write(batch)
+			batch = nil
+		}
 	}
+	if s != nil && len(batch) > 0 {
+		s.server.Write(batch) //nolint:errcheck // the last words of one who goes
+	}
+}
+
+// another tells whether one more message is here already, whole: what came at once is passed
+// on at once.
+func another(from *bufio.Reader) bool {
+	head, err := from.Peek(min(5, from.Buffered()))
+	return err == nil && len(head) == 5 && 1+int(binary.BigEndian.Uint32(head[1:])) <= from.Buffered()
 }
 
 // leave is a client's.
@@ -119,13 +134,20 @@ func (p *Pool) leave(s *pooled) {
 	p.mu.Lock()
 	delete(p.clients, s.number)
 	p.mu.Unlock()
-	if s.client, s.number = nil, 0; s.open > 0 || s.state != 'I' || s.called {
+	if s.client, s.number = nil, 0; s.open > 0 || s.state == 0 || s.called {
 		s.server.Close()
 		return
 	}
-	s.open, s.cleaning = 1, true
-	const discard = "discard all\x00"
-	s.server.Write(append(binary.BigEndian.AppendUint32([]byte{'Q'}, 4+uint32(len(discard))), discard...)) //nolint:errcheck // then it does not answer
+	clean := []string{"discard all"}
+	if s.state != 'I' { // as the server does when a client is gone
+		clean = []string{"rollback", "discard all"}
+	}
+	s.open, s.cleaning = len(clean), true
+	var queries []byte
+	for _, sql := range clean {
+		queries = append(binary.BigEndian.AppendUint32(append(queries, 'Q'), uint32(4+len(sql)+1)), sql+"\x00"...)
+	}
+	s.server.Write(queries) //nolint:errcheck // then it does not answer
 }
 
 // cancel passes on what a client asks that has the session still.
@@ -221,6 +243,7 @@ func (p *Pool) take(first []byte, client net.Conn) (*pooled, error) {
 func (p *Pool) answer(s *pooled, asked string) {
 	defer s.server.Close()
 	from := bufio.NewReader(s.server)
+	var batch []byte
 	for {
 		m, err := message(from, 1)
 		s.mu.Lock()
@@ -244,11 +267,16 @@ func (p *Pool) answer(s *pooled, asked string) {
 			if s.state != 0 {
 				s.open--
 			}
-			s.state, s.cleaning, free = m[5], false, s.cleaning
+			if s.state = m[5]; s.cleaning && s.open == 0 {
+				s.cleaning, free = false, true
+			}
 		}
 		s.mu.Unlock()
-		if client != nil {
-			client.Write(m) //nolint:errcheck // who carries what it says notices too
+		if batch = append(batch, m...); m[0] == 'Z' || !another(from) {
+			if client != nil {
+				client.Write(batch) //nolint:errcheck // who carries what it says notices too
+			}
+			batch = batch[:0]
 		}
 		if free {
 			p.mu.Lock()

@@ -217,18 +217,21 @@ func TestLeftovers(t *testing.T) {
 }
 
 // TestPool: whoever comes next has the session of who left, and it is as new; but not that
-// of who left in the middle, or had it called off.
+// of who left in the middle of a statement, or had it called off.
 func TestPool(t *testing.T) {
 	c := rowstest.New(t)
 	d, p := c.Database(t), c.Pool(t)
 	ctx := context.Background()
-	visit := func(sql string) (pid, answer string) {
+	come := func() *pgconn.PgConn {
 		t.Helper()
 		conn, err := pgconn.Connect(ctx, p.URL(d.Name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close(ctx)
+		return conn
+	}
+	ask := func(conn *pgconn.PgConn, sql string) (pid, answer string) {
+		t.Helper()
 		results, err := conn.Exec(ctx, "select pg_backend_pid(); "+sql).ReadAll()
 		if err != nil {
 			t.Fatal(err)
@@ -239,6 +242,12 @@ func TestPool(t *testing.T) {
 			}
 		}
 		return string(results[0].Rows[0][0]), answer
+	}
+	visit := func(sql string) (pid, answer string) {
+		t.Helper()
+		conn := come()
+		defer conn.Close(ctx)
+		return ask(conn, sql)
 	}
 	const look = "select to_regclass('pg_temp.x'), current_setting('work_mem'), (select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid())"
 	_, fresh := visit(look)
@@ -265,36 +274,53 @@ func TestPool(t *testing.T) {
 			}
 		}
 	}
-	pid, _ := visit("begin")
-	until("not exists (select from pg_stat_activity where pid = $1::int)", pid)
-	if again, _ := visit(look); again == pid {
-		t.Error("a session that was left in a transaction is handed on")
-	}
-
-	// A request that comes when its client has left hits nobody.
-	var left []*pgconn.PgConn
-	for range len(seen) + 2 { // more than have a session yet
-		conn, err := pgconn.Connect(ctx, p.URL(d.Name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		left = append(left, conn)
-	}
-	for _, conn := range left {
-		conn.Close(ctx)
-	}
 	holder, err := d.Session()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer holder.Close()
+
+	// Who comes after one that left a transaction open finds nothing of it.
+	pid, _ := visit("begin; create table left_open (); set work_mem = '1GB'; select pg_advisory_xact_lock(3)")
+	for again, answer := "", ""; again != pid; { // all who come stay, so that it is handed on to one
+		conn := come()
+		defer conn.Close(ctx)
+		if again, answer = ask(conn, look+"; select to_regclass('left_open')"); answer != fresh+";" {
+			t.Fatalf("after a transaction that was left open a session says %q, and a fresh one %q", answer, fresh)
+		}
+	}
+	if free, err := holder.Exec("select pg_try_advisory_lock(3)::text"); err != nil || free[0][0] != "true" {
+		t.Errorf("what it had locked: %v, %v", free, err)
+	}
+
+	// One that was left in the middle of a statement ends with it.
+	middle := come()
+	pid, _ = ask(middle, "")
+	cut := make(chan struct{})
+	go func() {
+		defer close(cut)
+		middle.Exec(ctx, "select pg_advisory_lock(3)").ReadAll() //nolint:errcheck // it is cut off
+	}()
+	until("pid = $1::int and wait_event_type = 'Lock'", pid)
+	middle.Conn().Close()
+	<-cut
+	if _, err := holder.Exec("select pg_advisory_unlock_all()"); err != nil {
+		t.Fatal(err)
+	}
+	until("not exists (select from pg_stat_activity where pid = $1::int)", pid)
+
+	// A request that comes when its client has left hits nobody.
+	var left []*pgconn.PgConn
+	for range len(seen) + 2 { // more than have a session yet
+		left = append(left, come())
+	}
+	for _, conn := range left {
+		conn.Close(ctx)
+	}
 	if _, err := holder.Exec("select pg_advisory_lock(2)"); err != nil {
 		t.Fatal(err)
 	}
-	stays, err := pgconn.Connect(ctx, p.URL(d.Name))
-	if err != nil {
-		t.Fatal(err)
-	}
+	stays := come()
 	defer stays.Close(ctx)
 	waits := func() <-chan error {
 		answer := make(chan error, 1)

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
 const (
@@ -41,23 +43,52 @@ type survey struct {
 	others   string // the columns that say nothing of encryption, each after a comma
 }
 
+// columns are what is known of the daemon's, with the types that the driver hands over as
+// the daemon stored it: a value that was written as another type is not what was sealed.
+// A character(n) is filled up with spaces, which are of the name there and not here.
+var columns = []struct {
+	name  string
+	types []string // by their object ids, which are the same in every server; nil: any
+	late  bool     // the daemon added it later, and an old table lacks it until its next start
+}{
+	{name: "id"},
+	{name: "username", types: textTypes},
+	{name: "name", types: textTypes},
+	{name: "nonce", types: byteTypes},
+	{name: "ciphertext", types: byteTypes},
+	{name: "updated_at"},
+	{name: "wrapped_dek", types: byteTypes, late: true},
+	{name: "kek_id", types: textTypes, late: true},
+}
+
+var (
+	textTypes = []string{"25", "1043"} // text, character varying
+	byteTypes = []string{"17"}         // bytea
+)
+
 // surveySQL gives exactly one row. pg_table_size takes a share lock, and so tells
 // before anything else whether the table is locked. row_security_active is true where
-// a policy would hide rows from this role.
+// a policy would hide rows from this role. The columns are each a name, the object id of
+// its type, of a domain that of what it is made of, as the driver is told it, and that
+// type's name.
 const surveySQL = `
 select pg_is_in_recovery()::text, current_setting('row_security'), current_setting('server_version_num'),
   current_setting('block_size'), case when c.oid is not null then format('%I.%I', n.nspname, c.relname) end, c.relkind::text,
   row_security_active(c.oid)::text, pg_relation_size(c.oid)::text, pg_table_size(c.oid)::text,
-  (select string_agg(attname, ' ') from pg_attribute where attrelid = c.oid and attnum > 0 and not attisdropped),
+  (select string_agg(concat_ws(' ', attname, b, format_type(b, null)), E'\n') from (
+    select attname, coalesce(nullif(typbasetype, 0), t.oid) b from pg_attribute a join pg_type t on t.oid = atttypid
+      where attrelid = c.oid and attnum > 0 and not attisdropped and attname in ('id', 'username', 'name', 'nonce', 'ciphertext',
+        'updated_at', 'wrapped_dek', 'kek_id')) a),
   coalesce(pg_relation_filenode(c.oid)::text, ''), (select string_agg(', ' || quote_ident(attname), '' order by attnum) from pg_attribute
     where attrelid = c.oid and attnum > 0 and not attisdropped
-    and attname not in ('id', 'username', 'name', 'nonce', 'ciphertext', 'wrapped_dek', 'kek_id'))
+    and attname not in ('id', 'username', 'name', 'nonce', 'ciphertext', 'wrapped_dek', 'kek_id')),
+  pg_client_encoding()::text, getdatabaseencoding()::text
 from (select to_regclass('secrets')::oid as oid) here left join pg_class c on c.oid = here.oid
   left join pg_namespace n on n.oid = c.relnamespace`
 
 func (t *Table) survey(ctx context.Context, c *pgconn.PgConn) (*survey, error) {
 	var v []string
-	const asked = 12
+	const asked = 14
 	err := t.run(ctx, c, asked, surveySQL, nil, func(row [][]byte) error {
 		for _, b := range row {
 			v = append(v, string(b))
@@ -71,7 +102,7 @@ func (t *Table) survey(ctx context.Context, c *pgconn.PgConn) (*survey, error) {
 		return nil, errForm
 	}
 	recovery, rowSecurity, version, blockSize := v[0], v[1], v[2], v[3]
-	table, kind, filtered, heap, all, columns := v[4], v[5], v[6], v[7], v[8], v[9]
+	table, kind, filtered, heap, all, present := v[4], v[5], v[6], v[7], v[8], v[9]
 	switch {
 	case recovery != "false":
 		return nil, ErrRecovery
@@ -85,18 +116,28 @@ func (t *Table) survey(ctx context.Context, c *pgconn.PgConn) (*survey, error) {
 	case kind != "r" && kind != "p":
 		return nil, fmt.Errorf("%w: %s is not an ordinary table", ErrShape, table)
 	}
-	has := strings.Fields(columns)
-	for _, c := range []string{"id", "username", "name", "nonce", "ciphertext", "updated_at"} {
-		if !slices.Contains(has, c) {
-			return nil, fmt.Errorf("%w: %s has no column %s", ErrShape, table, c)
+	if err := encoded(v[12], v[13]); err != nil {
+		return nil, err
+	}
+	types := map[string]string{}
+	for line := range strings.Lines(present) {
+		name, kind, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		types[name] = kind
+	}
+	for _, c := range columns {
+		id, is, _ := strings.Cut(types[c.name], " ")
+		switch {
+		case id == "" && !c.late:
+			return nil, fmt.Errorf("%w: %s has no column %s", ErrShape, table, c.name)
+		case id != "" && c.types != nil && !slices.Contains(c.types, id):
+			return nil, fmt.Errorf("%w: column %s of %s is of type %s, in which a value is not what the daemon wrote", ErrShape, c.name, table, printable.Line(is))
 		}
 	}
-	// The daemon added these later, and an old table lacks them until its next start.
 	s := &survey{table: table, file: v[10], others: v[11], wrapped: "null::bytea", kekID: "null::text"}
-	if slices.Contains(has, "wrapped_dek") {
+	if types["wrapped_dek"] != "" {
 		s.wrapped = "wrapped_dek"
 	}
-	if slices.Contains(has, "kek_id") {
+	if types["kek_id"] != "" {
 		s.kekID = "kek_id"
 	}
 	number := func(text string) int64 {
@@ -120,6 +161,18 @@ func (t *Table) survey(ctx context.Context, c *pgconn.PgConn) (*survey, error) {
 
 // errColumns says that the daemon's columns have other types.
 var errColumns = fmt.Errorf("%w: the columns id and updated_at are no uuid and timestamp", ErrShape)
+
+// encoded refuses a session whose names are not those that were sealed: the server puts
+// them into the client's encoding, and with a setting of later the same name has other
+// bytes. The driver's own strings are UTF-8, which come back from every database as they
+// were written, as do those that are not converted at all.
+func encoded(client, database string) error {
+	const none = "SQL_ASCII"
+	if client == "UTF8" || client == database || client == none || database == none {
+		return nil
+	}
+	return fmt.Errorf("%w: client_encoding is %s, and the database's is %s", ErrEncoding, printable.Line(client), printable.Line(database))
+}
 
 // piece is the part of the table that one statement reads.
 type piece struct {

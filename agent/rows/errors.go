@@ -33,6 +33,7 @@ var (
 	ErrLocked       = errors.New("the table is locked by another session")
 	ErrRotating     = errors.New("a rotation's transaction is not over yet")
 	ErrShape        = errors.New("the table is not the daemon's")
+	ErrEncoding     = errors.New("the session is given the rows' names in another encoding than the daemon's")
 	ErrUnknownClass = errors.New("rows of an unknown class, which may need the keyfile")
 	ErrElsewhere    = errors.New("the daemon's rows may be elsewhere")
 	ErrChanging     = errors.New("the table changes faster than it can be read")

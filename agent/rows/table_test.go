@@ -421,6 +421,58 @@ func TestMark(t *testing.T) {
 	}
 }
 
+// TestForms: where the server hands names or values over in another form than the daemon
+// wrote them, the right key opens nothing, and that says nothing of it (law 1).
+func TestForms(t *testing.T) {
+	k := key.Generate()
+	d := cluster.Database(t)
+	must(t, d.Upsert(k, "\u00f6", "LEGACY", []byte("v")), d.UpsertEnvelope(k, "\u00f6", "ENVELOPE", []byte("v")))
+	column := func(name, kind string) string { return "alter table secrets alter " + name + " type " + kind }
+	role := func(set string) string { return "alter role containarium in database " + d.Name + set }
+	for _, c := range []struct {
+		name, do, undo string
+		url            string // after the usual one
+		err            error  // nil: the key opens both rows
+		why            string
+	}{
+		{name: "as the daemon made it"},
+		{name: "varchar", do: column("username", "varchar(40), alter name type varchar, alter kek_id type varchar"), undo: column("username", "text, alter name type text, alter kek_id type text")},
+		{name: "domains", do: "create domain tenant as text; create domain sealed as bytea; " + column("username", "tenant, alter ciphertext type sealed"),
+			undo: column("username", "text, alter ciphertext type bytea") + "; drop domain tenant, sealed"},
+		{name: "ciphertext as text", do: column("ciphertext", "text using encode(ciphertext, 'hex')"), undo: column("ciphertext", "bytea using decode(ciphertext, 'hex')"),
+			err: rows.ErrShape, why: "column ciphertext of public.secrets is of type text"},
+		{name: "nonce as text", do: column("nonce", "text using encode(nonce, 'hex')"), undo: column("nonce", "bytea using decode(nonce, 'hex')"),
+			err: rows.ErrShape, why: "column nonce of public.secrets is of type text"},
+		{name: "wrapped_dek as text", do: column("wrapped_dek", "text using encode(wrapped_dek, 'hex')"), undo: column("wrapped_dek", "bytea using decode(wrapped_dek, 'hex')"),
+			err: rows.ErrShape, why: "column wrapped_dek of public.secrets is of type text"},
+		{name: "kek_id as bytes", do: column("kek_id", "bytea using convert_to(kek_id, 'UTF8')"), undo: column("kek_id", "text using convert_from(kek_id, 'UTF8')"),
+			err: rows.ErrShape, why: "column kek_id of public.secrets is of type bytea"},
+		{name: "filled up with spaces", do: column("username", "char(40)"), undo: column("username", "text"),
+			err: rows.ErrShape, why: "column username of public.secrets is of type character,"},
+		{name: "cut off", do: column("name", "name"), undo: column("name", "text"),
+			err: rows.ErrShape, why: "column name of public.secrets is of type name"},
+		{name: "the URL's encoding", url: "&client_encoding=LATIN1", err: rows.ErrEncoding, why: "client_encoding is LATIN1, and the database's is UTF8"},
+		{name: "the role's encoding", do: role(" set client_encoding = LATIN1"), undo: role(" reset client_encoding"), err: rows.ErrEncoding},
+		{name: "the daemon's encoding", do: role(" set client_encoding = LATIN1"), undo: role(" reset client_encoding"), url: "&client_encoding=utf-8"},
+		{name: "none", url: "&client_encoding=SQL_ASCII"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			must(t, d.Admin(c.do))
+			defer func() { must(t, d.Admin(c.undo)) }()
+			got := ask(t, d.URL()+c.url, rows.Options{}, k)
+			switch {
+			case c.err != nil:
+				if got.State != rows.Unknown || !errors.Is(got.Err, c.err) || !strings.Contains(got.Why, c.why) {
+					t.Errorf("%+v", got)
+				}
+			case got.State != rows.Answered || got.Proofs[0].Opened != 2:
+				t.Errorf("%+v", got)
+			}
+		})
+	}
+	noSession(t, d)
+}
+
 // TestStandby: a standby may be behind, or left over from a failover. It is not asked.
 func TestStandby(t *testing.T) {
 	if err := os.MkdirAll(cluster.Dir+"/standby", 0o755); err != nil {

@@ -237,6 +237,9 @@ func (r *StatusResult) judgeAlive() bool {
 		}
 		return say("restart needed: the daemon runs on key %s; %s", d.Key, r.place())
 	}
+	if r.LeftDown {
+		return say("the daemon was stopped for a rotation or a repair, and was not started again")
+	}
 	if d.Unasked != "" {
 		return say("nothing looks at the key before the daemon starts: %s", d.Unasked)
 	}

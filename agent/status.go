@@ -34,6 +34,9 @@ type StatusResult struct {
 	Line    string // the verdict, for people
 	Working *Working
 	Daemon  DaemonStanding
+	// LeftDown: a rotation or a repair stopped the daemon, is not at work any more, and nobody
+	// has started the daemon since.
+	LeftDown bool
 	// Units: systemd has units of ours, and Watcher and Drill.Next say how they are.
 	Units      bool
 	Watcher    unit.WatcherState
@@ -156,6 +159,7 @@ func status(ctx context.Context, h *Host) (StatusResult, looked, error) {
 	}
 	r.Working = o.working()
 	r.askAlive(ctx, o)
+	r.LeftDown = o.evidence.Ledger.Stopped && r.Working == nil && !r.Daemon.Up()
 	r.Other, _ = o.history().OtherMachine(h.Machine)
 	r.Damaged, r.Unwritable = o.evidence.History.Unreadable, h.Ledger.Writable()
 	r.judge(h.Now())

@@ -49,6 +49,7 @@ func TestStatusOfTheDaemon(t *testing.T) {
 		unasked        string // why its start does not ask keyguard
 		watcher, timer unit.State
 		known          []key.Key // proven two hours before the keyfile was written, and since
+		stopped        bool      // for a rotation that is not at work any more
 		health         agent.Health
 		line           string
 		on             string // the key that it runs on
@@ -58,6 +59,8 @@ func TestStatusOfTheDaemon(t *testing.T) {
 		"with its KMS wrong":               {daemon: up, told: unit.Loaded, at: after, watcher: up, timer: up, health: agent.Green, on: nameA},
 		"it has not read it yet":           {daemon: up, watcher: up, timer: up, health: agent.Green},
 		"it is down":                       {daemon: down, watcher: up, timer: up, health: agent.Green},
+		"it is down since a rotation":      {daemon: down, stopped: true, watcher: up, timer: up, health: agent.Amiss, line: "was stopped for a rotation or a repair, and was not started again"},
+		"it is up again since a rotation":  {daemon: up, stopped: true, told: unit.Ready, at: after, watcher: up, timer: up, health: agent.Green, on: nameA},
 		"it is not installed":              {watcher: up, timer: up, health: agent.Green},
 		"it minted what is there":          {daemon: up, told: unit.Ready, minted: true, at: after, watcher: up, timer: up, health: agent.Green, on: nameA},
 		"the same key was put back":        {daemon: up, told: unit.Ready, at: before, known: []key.Key{a}, watcher: up, timer: up, health: agent.Green, on: nameA},
@@ -84,6 +87,9 @@ func TestStatusOfTheDaemon(t *testing.T) {
 			for i, k := range tt.known {
 				at := time.Now().Add(-2*time.Hour + time.Duration(i)*110*time.Minute)
 				h.must(h.Ledger.Append(ledger.Entry{Time: at, Event: ledger.Proven, Fingerprint: k.Fingerprint(), Verdict: string(rows.Opens), Checked: 1, Opened: 1}))
+			}
+			if tt.stopped {
+				h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Stopped, Stopped: []string{"containarium.service"}}))
 			}
 			h.Daemon.State = func(ctx context.Context) (unit.DaemonState, error) {
 				if _, limited := ctx.Deadline(); !limited {

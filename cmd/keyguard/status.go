@@ -268,6 +268,9 @@ func aliveHints(r agent.StatusResult) (hints []string) {
 	case d.RestartNeeded() && r.Decision.Action == decide.Pass:
 		hints = append(hints, "systemctl restart "+d.Name)
 	}
+	if r.LeftDown {
+		hints = append(hints, "systemctl start "+cmp.Or(d.Name, unit.Names[0]))
+	}
 	if d.Unasked != "" {
 		hints = append(hints, agent.AskAgain(d.Name, d.Over))
 	}

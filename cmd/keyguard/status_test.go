@@ -30,6 +30,9 @@ func TestStatusScreen(t *testing.T) {
 		"stopped": {func(r *agent.StatusResult) {
 			r.Health, r.Daemon.Is, r.Daemon.Active = agent.Green, agent.DaemonDown, "inactive"
 		}, exitDone, "not running (inactive)", ""},
+		"left stopped": {func(r *agent.StatusResult) {
+			r.LeftDown, r.Daemon.Is, r.Daemon.Active = true, agent.DaemonDown, "inactive"
+		}, exitEscrow, "not running (inactive)", "systemctl start containarium.service"},
 		"parked":        {func(r *agent.StatusResult) { r.Daemon = daemon(agent.DaemonParked, unit.Empty) }, exitEscrow, "parked: on an empty keyfile", ""},
 		"Postgres late": {func(r *agent.StatusResult) { r.Daemon = daemon(agent.DaemonNoSecrets, unit.Untouched) }, exitEscrow, "without secrets; restart needed", "systemctl restart containarium.service"},
 		"another key":   {func(r *agent.StatusResult) { r.Daemon = daemon(agent.DaemonOtherKey, unit.Ready) }, exitEscrow, "restart needed", "systemctl restart containarium.service"},

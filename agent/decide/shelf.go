@@ -114,13 +114,27 @@ func Alarm(e Evidence, i int) error {
 		return nil
 	}
 	newest, there := s.NewestKey()
-	if _, ours := saved.Copies[newest.ID]; !there || saved.Last.ID == "" || ours || saved.Begun[newest.Key] {
+	if !there || saved.Last.ID == "" || s.topIs(saved) || saved.Begun[newest.Key] {
 		return nil
 	}
 	if e.Keyfile.Good && newest.Claims(e.Keyfile.Key) && newest.Miswritten() {
 		return nil
 	}
 	return fmt.Errorf("copy %s there is not from this host: %w", newest.ID, ErrForeignCopy)
+}
+
+// topIs tells whether a copy that was saved stands on the current shelf, and no other key above
+// it: nobody has written a key there since, though it was destroyed meanwhile.
+func (s EscrowEvidence) topIs(saved SavedEvidence) bool {
+	for _, c := range s.Copies {
+		if c.Shelf != escrow.Current || c.Beside {
+			continue
+		}
+		if _, ours := saved.Copies[c.ID]; ours || !c.Worthless {
+			return ours
+		}
+	}
+	return false
 }
 
 // stored tells whether what a member has on top of a copy is what this host stored there, or

@@ -216,6 +216,10 @@ func TestShelf(t *testing.T) {
 			want: escrow.Current},
 		{name: "silent, and a whole key of another stands beside the parts", e: Evidence{Keyfile: good(a), Rows: silent, Escrows: []EscrowEvidence{holds("gcp", beside(copyOf("current/one/1", b)))}},
 			want: escrow.Quarantine},
+		{name: "what this host saved there was destroyed, and what it saved before its ledger was lost shows", e: Evidence{Keyfile: good(a), History: saved("current/2", a, a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", CopyEvidence{ID: "current/2", Shelf: escrow.Current, Worthless: true}, copyOf("current/1", b))}},
+			want: escrow.Current},
+		{name: "another host writes above what this host saved there and was destroyed", e: Evidence{Keyfile: good(a), History: saved("current/2", a, a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/3", c), CopyEvidence{ID: "current/2", Shelf: escrow.Current, Worthless: true}, copyOf("current/1", b))}},
+			want: escrow.Quarantine, alarm: true},
 		{name: "bytes that are no key are no other host's", e: Evidence{Keyfile: good(a), History: saved("current/1", a, a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", worthless, copyOf("current/1", a))}},
 			want: escrow.Current},
 	} {

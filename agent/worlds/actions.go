@@ -291,7 +291,7 @@ func (w *world) clone(h *host, _ int) {
 	twin := w.host(filepath.Join(filepath.Dir(h.disk.root), "two"), "two")
 	twin.disk.restore(h.disk.image(), h.disk.root)
 	must(os.MkdirAll(twin.path("run"), 0o700))
-	twin.table.rows, twin.table.version = maps.Clone(h.table.rows), h.table.version
+	twin.table.rows, twin.table.version, twin.table.sound = maps.Clone(h.table.rows), h.table.version, maps.Clone(h.table.sound)
 	w.proven[twin.name], w.vouched[twin.name] = maps.Clone(w.proven[h.name]), w.vouched[h.name]
 	w.watch(twin)
 	w.start(twin) //nolint:errcheck // it tells
@@ -445,12 +445,23 @@ func (w *world) drill(h *host, dies int) {
 }
 
 func (w *world) status(h *host, dies int) (r agent.StatusResult) {
+	unheard := map[string]bool{} // nothing is said of what these have, and nobody requires them
+	for _, s := range h.stores {
+		unheard[s.name] = s.optional && !s.answers()
+	}
 	w.command(h, "status", dies, func(ctx context.Context, a *agent.Host) (said string, err error) {
 		r, err = agent.Status(ctx, a)
 		return fmt.Sprintf("%s: %s", r.Health, r.Line), err
 	})
+	if r.Health == agent.Green && !h.daemon.up && h.daemon.again.IsZero() && h.off.IsZero() {
+		w.broken("green", "green: the daemon is down, and nobody starts it")
+	}
 	if data, good := h.live(); good && r.Health == agent.Green {
 		s := w.state(h)
+		s.Copies = slices.DeleteFunc(s.Copies, func(c laws.Copy) bool { return unheard[c.Store] })
+		if (h.silent || !h.table.answers()) && h.table.sound[laws.Name(data)] {
+			s.Rows = nil // what became of them since they were last asked nobody can know
+		}
 		if !slices.ContainsFunc(s.Copies, func(c laws.Copy) bool { return c.Late }) {
 			w.hold(laws.Green(s, data))
 		}
@@ -459,7 +470,7 @@ func (w *world) status(h *host, dies int) (r agent.StatusResult) {
 }
 
 // startsOn holds a start, whose rows have answered, to laws 1 and 2.
-func (w *world) startsOn(h *host, r agent.GuardResult) {
+func (w *world) startsOn(h *host, p *process, r agent.GuardResult) {
 	data, good := h.live()
 	if !good || r.Evidence.Rows.State != decide.RowsAnswer {
 		return
@@ -470,6 +481,8 @@ func (w *world) startsOn(h *host, r agent.GuardResult) {
 	sure := true
 	for _, s := range h.stores {
 		sure = sure && !s.down && !s.hangs && s.slow < time.Second && !s.denied && s.late == 0 && !s.gone && !s.addOnly
+		// What a start before was told a moment ago is not asked for again (law 9).
+		sure = sure && (p.listed[s.name] || time.Since(h.asked[s.name].at) > 3*time.Minute)
 		for _, c := range s.copies {
 			sure = sure && c.state == ""
 		}

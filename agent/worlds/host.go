@@ -161,7 +161,8 @@ func (p *process) agent() *agent.Host {
 	}
 	a.Daemon = agent.Daemon{
 		Running: func(context.Context) ([]string, error) {
-			if err := p.effect("systemd", "what runs"); err != nil || !h.daemon.up {
+			// One that systemd is about to try again is not at rest.
+			if err := p.effect("systemd", "what runs"); err != nil || !h.daemon.up && h.daemon.again.IsZero() {
 				return nil, err
 			}
 			return []string{"containarium.service"}, nil
@@ -300,7 +301,7 @@ func (w *world) prestart(h *host, dies int) (may bool) {
 	}
 	if !p.dead {
 		if may && p.looked {
-			w.startsOn(h, result)
+			w.startsOn(h, p, result)
 		}
 		if !errors.Is(err, agent.ErrBusy) {
 			w.after(h, p, was, result, may)

@@ -80,6 +80,11 @@ func (s *store) add(shelf escrow.Shelf, bytes []byte, byHand bool) stored {
 	return c
 }
 
+// answers tells that nothing keeps the store from answering.
+func (s *store) answers() bool {
+	return !s.down && !s.hangs && !s.denied && !s.gone && !s.addOnly && s.fails == 0
+}
+
 // view is the store as one process sees it.
 type view struct {
 	*store
@@ -318,8 +323,9 @@ func (v shared) Save(ctx context.Context, shelf escrow.Shelf, k key.Key) (escrow
 // List holds a listing to what the newest copy in parts is: that of the key whose part is on
 // top of as many members as it needs.
 func (v shared) List(ctx context.Context) ([]escrow.Copy, error) {
+	failing := slices.ContainsFunc(v.p.h.stores, func(s *store) bool { return s.fails > 0 })
 	copies, err := v.Split.List(ctx)
-	if err == nil {
+	if err == nil && !failing {
 		v.p.w.turn.Lock()
 		defer v.p.w.turn.Unlock()
 		v.p.w.newestShared(v.p.h, copies)

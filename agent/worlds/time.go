@@ -91,7 +91,7 @@ func (w *world) end() {
 	w.pass(time.Hour)
 	after := maps.Clone(w.calls)
 	for _, h := range w.hosts {
-		if well := w.rest(h); !well || len(w.hosts) > 1 {
+		if well := w.rest(h); !well || len(w.hosts) > 1 || w.recutKept(h) {
 			continue
 		}
 		for _, s := range w.stores {
@@ -104,6 +104,20 @@ func (w *world) end() {
 			w.broken("the simulator", "the simulator: %v", err)
 		}
 	}
+}
+
+// recutKept tells whether the host has a key of which parts were cut for another need than the
+// split has: to save it there is tried in vain, until a person sees to it.
+func (w *world) recutKept(h *host) bool {
+	kept := laws.State{Files: w.state(h).Files}.Held()
+	for _, s := range w.stores {
+		for _, c := range s.copies {
+			if of, part := c.is(); part.Need != s.part.Need && part.Need != 0 && kept[of] != "" {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // rest holds a host at rest to liveness, and tells whether all is well without a person.
@@ -131,7 +145,8 @@ func (w *world) rest(h *host) bool {
 	remedies := []struct {
 		name string
 		do   func(*world, *host, int)
-	}{{"restore", (*world).restoreKey}, {"repair", (*world).repair}, {"backup", (*world).backup}, {"drill", (*world).drill}, {"accept", (*world).accept}, {"accept --new", (*world).acceptNew}, {"accept", (*world).accept}}
+	}{{"restore", (*world).restoreKey}, {"repair", (*world).repair}, {"backup", (*world).backup}, {"drill", (*world).drill}, {"accept", (*world).accept}, {"backup", (*world).backup},
+		{"accept --new", (*world).acceptNew}, {"accept", (*world).accept}, {"backup", (*world).backup}}
 	for _, each := range remedies {
 		if w.wrong != nil {
 			return false

@@ -226,7 +226,7 @@ func (w *world) trouble(s *store) {
 
 func (w *world) host(root, name string) *host {
 	must(os.RemoveAll(root))
-	h := &host{w: w, name: name, disk: newDisk(root), table: &table{rows: map[string]key.Fingerprint{}}, stores: w.stores, asked: map[string]asked{}}
+	h := &host{w: w, name: name, disk: newDisk(root), table: &table{rows: map[string]key.Fingerprint{}, sound: map[key.Fingerprint]bool{}}, stores: w.stores, asked: map[string]asked{}}
 	h.disk.mkdir(h.path("etc"))
 	h.disk.mkdir(h.path("state"))
 	must(os.MkdirAll(h.path("run"), 0o700))
@@ -453,7 +453,7 @@ func (w *world) newestShared(h *host, copies []escrow.Copy) {
 		top := len(s.copies) - 1
 		for ; top >= 0 && s.copies[top].shelf != escrow.Current; top-- {
 		}
-		if top < 0 || s.down || s.hangs || s.denied || s.gone || s.late > 0 || s.copies[top].state != "" {
+		if top < 0 || !s.answers() || s.late > 0 || s.copies[top].state != "" {
 			return
 		}
 		of, part := s.copies[top].is()
@@ -586,8 +586,21 @@ func (w *world) saved(p *process, s *store, c stored) {
 			}
 		}
 	}
+	if s.shows(c) == f {
+		return // it stands there already, by all that anybody was told
+	}
 	standing, err := ledger.Open(p.h.path("state"), ledger.Options{}).Standing()
 	w.hold(laws.Saved(w.state(p.h), f, rival, err == nil && standing.Rotation != nil))
+}
+
+// shows is the key that a listing showed as the newest current one before c came, "" for none.
+func (s *store) shows(c stored) key.Fingerprint {
+	for _, o := range slices.Backward(s.copies) {
+		if o.shelf == escrow.Current && o.id != c.id && o.state != "destroyed" && !time.Now().Before(o.at.Add(s.late)) {
+			return o.whole()
+		}
+	}
+	return ""
 }
 
 // alarm is law 4 where another host or a person writes: above their copy nothing goes to the
@@ -598,14 +611,26 @@ func (w *world) alarm(h *host, s *store, c stored) {
 	if !slices.ContainsFunc(lines, func(l line) bool { return l.saved() && l.Escrow == s.name && l.Shelf == string(escrow.Current) }) {
 		return // an empty ledger raises no alarm
 	}
+	begun := map[key.Fingerprint]bool{} // saves of them may have ended without an answer
+	for _, l := range lines {
+		switch current := l.Escrow == s.name && l.Shelf == string(escrow.Current); {
+		case current && l.Event == "saving":
+			begun[l.Fingerprint] = true
+		case current && l.saved():
+			clear(begun)
+		}
+	}
 	for _, o := range slices.Backward(s.copies) {
 		f := o.whole()
+		if o.shelf == escrow.Current && o.id != c.id && o.state == "destroyed" && slices.ContainsFunc(lines, func(l line) bool { return l.saved() && l.Escrow == s.name && l.Copy == o.id }) {
+			return // nobody has written there since
+		}
 		if o.shelf != escrow.Current || o.id == c.id || o.state == "destroyed" || time.Now().Before(o.at.Add(s.late)) || f == "" && o.state == "" {
 			continue
 		}
 		data, good := h.live()
 		ours := slices.ContainsFunc(lines, func(l line) bool { return l.saved() && l.Escrow == s.name && l.Copy == o.id })
-		if !ours && !(good && f != "" && laws.Name(data) == f) {
+		if !ours && !begun[f] && !(good && f != "" && laws.Name(data) == f) {
 			w.broken("law 4", "law 4: a copy went onto the current shelf of %s above %s, which is not this host's", s.name, o.id)
 		}
 		return

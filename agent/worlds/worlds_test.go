@@ -19,7 +19,7 @@ var (
 	count = flag.Int("worlds", 0, "how many worlds to play; 0: as KEYGUARD_WORLDS says, or 200, with -short 40")
 	seed  = flag.Uint64("seed", 1, "the first one's seed; the others' follow it")
 	found = flag.Bool("found", false, "say what breaks first, and do not look for the shortest history that does it")
-	tally = flag.Bool("tally", false, "count what breaks instead of stopping at the first")
+	tally = flag.Bool("tally", false, "name and count all that breaks instead of stopping at the first")
 )
 
 // play plays a plan in a bubble. Its keys come from its seed: in which order two of them are
@@ -79,6 +79,7 @@ func TestWorlds(t *testing.T) {
 		}
 		if *tally {
 			broke[broken.Law]++
+			t.Logf("world %d: %s", p.Seed, broken.What)
 			continue
 		}
 		if *found {
@@ -106,6 +107,27 @@ func processorTime() time.Duration {
 	var u unix.Rusage
 	must(unix.Getrusage(unix.RUSAGE_SELF, &u))
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// TestBrokenOnce plays the shortest histories that broke a law before the code was mended.
+func TestBrokenOnce(t *testing.T) {
+	for name, p := range map[string]Plan{
+		"a rotation is killed before it starts the daemon, and status is green": {Seed: 15, Steps: []Step{
+			{Do: "rotate, and be killed", Arg: 0xc5},
+			{Do: "status", Arg: 0x3},
+		}},
+		"the ledger is lost, and then the newest copy": {Seed: 23026, Steps: []Step{
+			{Do: "rotate", Arg: 0x7aa97528278b1daa},
+			{Do: "rm the state directory", Arg: 0xfa4a66add70827f6},
+			{Do: "the newest is destroyed", Arg: 0x6bf65df161d3331c},
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if b := replay(t, p); b != nil {
+				t.Errorf("%s\n%s", b.What, b.Story)
+			}
+		})
+	}
 }
 
 // TestSameSeedSameWorld: a history that broke a law can be played again.

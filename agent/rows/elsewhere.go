@@ -34,6 +34,44 @@ select format('%I.%I', n.nspname, h.relname), case when h.relkind = 'v' then 'a 
     and (attname = 'wrapped_dek' and atttypid = 'bytea'::regtype or attname = 'kek_id' and atttypid = 'text'::regtype))::text
 from holds h join pg_namespace n on n.oid = h.relnamespace order by 1`
 
+// comingSQL names who may be bringing rows into the table $1: the subscriptions that fill it
+// from another server, and the sessions with a transaction that has written to it or is
+// about to, as one that loads a dump. A transaction that is prepared has no session.
+const comingSQL = `
+with recursive ours(oid) as (select to_regclass($1)::oid union select inhrelid from pg_inherits join ours on inhparent = ours.oid)
+select coalesce((select string_agg(distinct subname, ', ') from pg_subscription_rel r join pg_stat_subscription s on s.subid = r.srsubid
+    join ours on ours.oid = r.srrelid), ''),
+  coalesce((select string_agg(distinct coalesce('process ' || pid, 'a prepared transaction'), ', ') from pg_locks l join ours on ours.oid = l.relation
+    where l.database = (select oid from pg_database where datname = current_database()) and mode = 'RowExclusiveLock'
+    and pid is distinct from pg_backend_pid()), '')`
+
+// subscriptions is the first version, as in server_version_num, that has any.
+const subscriptions = 100000
+
+// coming returns ErrComing where a table without a row may be one whose rows are still to
+// come. What was written meanwhile is seen by whoever looks next.
+func (t *Table) coming(ctx context.Context, s *survey) error {
+	if s.version < subscriptions {
+		return nil
+	}
+	subscription, writer, answered := "", "", false
+	err := t.run(ctx, t.conn, 2, comingSQL, [][]byte{[]byte(s.table)}, func(v [][]byte) error {
+		subscription, writer, answered = string(v[0]), string(v[1]), true
+		return nil
+	})
+	switch {
+	case err != nil:
+		return err
+	case !answered:
+		return errForm
+	case subscription != "":
+		return fmt.Errorf("%w: subscription %s fills it from another server", ErrComing, printable.Line(subscription))
+	case writer != "":
+		return fmt.Errorf("%w: a transaction writes to it that is not over, of %s", ErrComing, printable.Line(writer))
+	}
+	return nil
+}
+
 // elsewhere looks for rows that need the keyfile in other tables than the one on the search
 // path, which may have been renamed, detached or moved: ErrOtherTable.
 func (t *Table) elsewhere(ctx context.Context, c *pgconn.PgConn, table []byte) error {

@@ -36,6 +36,7 @@ var (
 	ErrEncoding     = errors.New("the session is given the rows' names in another encoding than the daemon's")
 	ErrUnknownClass = errors.New("rows of an unknown class, which may need the keyfile")
 	ErrElsewhere    = errors.New("the daemon's rows may be elsewhere")
+	ErrComing       = errors.New("rows may be on their way into the table")
 	ErrChanging     = errors.New("the table changes faster than it can be read")
 	ErrServer       = errors.New("the server answers with an error")
 	ErrNonsense     = errors.New("the server's answer makes no sense")

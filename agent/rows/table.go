@@ -203,8 +203,8 @@ func (t *Table) ask(ctx context.Context, s *survey, m moment, pieces []piece, ke
 	return a, err
 }
 
-// silence refuses to be said of a table that need not be the daemon's only one, or
-// whose rows are not all understood.
+// silence refuses to be said of a table that need not be the daemon's only one, whose rows
+// are not all understood, or may not all be there yet.
 func (t *Table) silence(ctx context.Context, s *survey, a Answer, keys []key.Key) (Answer, error) {
 	err := error(nil)
 	switch {
@@ -213,7 +213,9 @@ func (t *Table) silence(ctx context.Context, s *survey, a Answer, keys []key.Key
 	case t.place.Rival != "":
 		err = fmt.Errorf("%w: %s", ErrElsewhere, t.place.Rival)
 	default:
-		err = t.elsewhere(ctx, t.conn, []byte(s.table))
+		if err = t.coming(ctx, s); err == nil {
+			err = t.elsewhere(ctx, t.conn, []byte(s.table))
+		}
 	}
 	if err != nil {
 		return a, fmt.Errorf("%s has no dependent row, but %w", s.table, err)

@@ -542,6 +542,53 @@ func TestCancelled(t *testing.T) {
 	noSession(t, d)
 }
 
+// TestComing: a table without a row need not stay so.
+func TestComing(t *testing.T) {
+	d := cluster.Database(t)
+	k := key.Generate()
+	table := open(t, d.URL(), rows.Options{})
+	expect := func(state rows.Verdict, why string) {
+		t.Helper()
+		if got := table.Prove(context.Background(), k); got.State != state || !strings.Contains(got.Why, why) || (state == rows.Unknown) != errors.Is(got.Err, rows.ErrComing) {
+			t.Errorf("%+v", got)
+		}
+	}
+	expect(rows.Silent, "no secret")
+	dump, err := d.Session()
+	must(t, err)
+	defer dump.Close()
+	do := func(sql string) (answer string) {
+		t.Helper()
+		v, err := dump.Exec(sql)
+		must(t, err)
+		for _, row := range v {
+			answer += row[0]
+		}
+		return answer
+	}
+	const insert = "insert into secrets (username, name, nonce, ciphertext) values ('u', 'N', '', '')"
+	pid := do("select pg_backend_pid()")
+	do("begin")
+	do("select count(*) from secrets") // who reads brings none
+	expect(rows.Silent, "no secret")
+	do(insert)
+	expect(rows.Unknown, "public.secrets has no dependent row, but rows may be on their way into the table: a transaction writes to it that is not over, of process "+pid)
+	do("rollback")
+	expect(rows.Silent, "no secret")
+	do("create table part () inherits (secrets)")
+	do("begin")
+	do(strings.Replace(insert, "secrets", "part", 1))
+	expect(rows.Unknown, "of process "+pid)
+	do("rollback")
+	do("drop table part")
+
+	must(t, d.Admin("create subscription other connection 'dbname=nowhere' publication p with (connect = false, slot_name = none)"))
+	defer func() { must(t, d.Admin("drop subscription other")) }()
+	expect(rows.Silent, "no secret") // of other tables
+	must(t, d.Admin("insert into pg_subscription_rel select s.oid, 'secrets'::regclass, 'i' from pg_subscription s join pg_database d on d.oid = subdbid where datname = current_database()"))
+	expect(rows.Unknown, "rows may be on their way into the table: subscription other fills it from another server")
+}
+
 // TestSettle: who settles a rotation learns that its transaction may still commit.
 func TestSettle(t *testing.T) {
 	d := cluster.Database(t)

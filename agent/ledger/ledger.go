@@ -283,8 +283,11 @@ func (l *Ledger) mayWrite(path string) error {
 		path = l.dir
 		err = unix.Access(path, unix.W_OK)
 	}
-	if err == nil || err == unix.ENOENT { // the first entry makes the directory
+	switch err {
+	case nil, unix.ENOENT: // the first entry makes the directory
 		return nil
+	case unix.EROFS: // whatever file it is
+		return err
 	}
 	return &fs.PathError{Op: "write", Path: path, Err: err}
 }

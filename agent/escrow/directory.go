@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -229,7 +228,7 @@ func (d *Directory) Init(ctx context.Context) error {
 		return nil
 	}
 	// Again by somebody else in between: the same README.
-	err = durable.CreateNew(within(root, readme), []byte(readmeText), durable.Attr{Mode: 0o444, UID: -1, GID: -1, Modeless: true})
+	err = durable.CreateNew(within(root, readme), []byte(readmeText), durable.Attr{Mode: 0o444, UID: -1, GID: -1, Modeless: true, Public: true})
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return fail(err)
 	}
@@ -282,11 +281,6 @@ func (d *Directory) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) 
 		return fail(err)
 	}
 	defer clear(data)
-	if len(d.o.Recipients) == 0 {
-		if err := exposed(shelf); err != nil {
-			return fail(err)
-		}
-	}
 	now, err := after(copies)
 	if err != nil {
 		return fail(err)
@@ -296,7 +290,7 @@ func (d *Directory) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) 
 		name = d.seal.name(now, k)
 		// A crash before the rename in here leaves a temporary file that no listing shows, one
 		// after it a whole copy, which the next Save finds.
-		err := durable.CreateNew(within(shelf, name), data, durable.Attr{Mode: 0o400, UID: -1, GID: -1, Modeless: true})
+		err := durable.CreateNew(within(shelf, name), data, d.attr())
 		if err == nil {
 			break
 		}
@@ -318,22 +312,10 @@ func (d *Directory) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) 
 	return made, nil
 }
 
-// exposed looks what becomes of the mode of a file: a file system without modes (FAT) gives
-// all files the mount's, whatever was asked for. No key is written to find out.
-func exposed(shelf *os.File) error {
-	f, err := durable.OpenNew(within(shelf, durable.TempPrefix+strings.ToLower(rand.Text())))
-	if err != nil {
-		return err
-	}
-	_ = f.Chmod(0o400) // where it is refused, what came out is what counts
-	info, err := f.Stat()
-	if err := errors.Join(err, f.Close(), durable.Remove(f.Name())); err != nil {
-		return err
-	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return fmt.Errorf("%w: files there have mode %04o", ErrExposed, mode)
-	}
-	return nil
+// attr is what the file of a copy is to have. On a file system without modes (FAT) all files
+// have the mount's, and only what is sealed is for everybody to read.
+func (d *Directory) attr() durable.Attr {
+	return durable.Attr{Mode: 0o400, UID: -1, GID: -1, Modeless: true, Public: len(d.o.Recipients) > 0}
 }
 
 // Rehearse does on both shelves what a Save does, with a file that holds no key, and takes it
@@ -361,13 +343,8 @@ func (d *Directory) rehearse(ctx context.Context, root *os.File, s Shelf) error 
 		return err
 	}
 	defer shelf.Close()
-	if len(d.o.Recipients) == 0 {
-		if err := exposed(shelf); err != nil {
-			return err
-		}
-	}
 	const block = 4096 // a copy, sealed or not, takes one
-	return durable.Room(within(shelf, "."), 1, block)
+	return durable.Room(within(shelf, "."), 1, block, d.attr())
 }
 
 func (d *Directory) shelfPath(s Shelf) string { return filepath.Join(d.o.Path, string(s)) }
@@ -679,6 +656,8 @@ func fileError(err error) error {
 	switch {
 	case err == nil || hasSentinel(err):
 		return err
+	case errors.Is(err, durable.ErrExposed):
+		return fmt.Errorf("%w: %w", ErrExposed, err)
 	case errors.Is(err, durable.ErrAppendOnly):
 		return fmt.Errorf("%w: %w", ErrHeld, durable.ErrAppendOnly)
 	case !errors.As(err, &errno):

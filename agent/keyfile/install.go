@@ -25,7 +25,7 @@ func (f File) Install(seen Seen, k key.Key, now time.Time) error {
 		return fmt.Errorf("cannot install %s: %w", f.Path, key.ErrSize)
 	}
 	if err := f.replace(seen, k.UnsafeBytes(), now); err != nil {
-		return fmt.Errorf("cannot install %s cleanly: %w", f.Path, err)
+		return fmt.Errorf("cannot install %s cleanly: %w", f.Path, f.named(err))
 	}
 	return nil
 }
@@ -38,7 +38,7 @@ func (f File) Park(seen Seen, now time.Time) error {
 		return nil
 	}
 	if err := f.replace(seen, nil, now); err != nil {
-		return fmt.Errorf("cannot park %s cleanly: %w", f.Path, err)
+		return fmt.Errorf("cannot park %s cleanly: %w", f.Path, f.named(err))
 	}
 	return nil
 }
@@ -169,7 +169,7 @@ func (f File) settle(seen Seen, aside string, now time.Time) error {
 // if another one is there.
 func (f File) Tighten(seen Seen) error {
 	if err := f.tighten(seen); err != nil {
-		return fmt.Errorf("cannot tighten %s: %w", f.Path, err)
+		return fmt.Errorf("cannot tighten %s: %w", f.Path, f.named(err))
 	}
 	return nil
 }
@@ -202,9 +202,15 @@ func (f File) tighten(seen Seen) error {
 	if int(st.Uid) != f.Owner {
 		err = both(err, both(file.Chown(f.Owner, f.Group), durable.Chmod(file, mode)))
 	}
-	if err == nil { // a file system without modes takes the call, and changes nothing
-		if err = unix.Fstat(fd, &st); err == nil && f.loose(&st) != "" {
-			err = fmt.Errorf("its file system keeps it at %s", f.loose(&st))
+	// A file system without modes refuses the call, or takes it and changes nothing.
+	if err == nil || errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP) {
+		serr := unix.Fstat(fd, &st)
+		switch {
+		case serr != nil:
+			err = both(err, serr)
+		case err != nil && durable.Immutable(seen.file):
+		case st.Mode&0o077 != 0 || err == nil && f.loose(&st) != "":
+			err = fmt.Errorf("%w: it stays at %s", ErrExposed, f.loose(&st))
 		}
 	}
 	return both(err, durable.Sync(file))

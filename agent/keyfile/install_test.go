@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -358,6 +359,102 @@ func TestFull(t *testing.T) {
 	must(t, os.Remove(filler))
 	must(t, f.Install(look(t, f), k, now))
 	inPlace(t, f, k)
+}
+
+// TestModeless: on a file system that gives all files a mode of its own no key is written
+// where others could read it, and one that stands there is told; where only the owner can, all
+// is well, though the mode is another and chmod(2) is refused.
+func TestModeless(t *testing.T) {
+	mount := func(t *testing.T, dir, how string) {
+		out, err := exec.Command("bindfs", "-o", how, dir, dir).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		t.Cleanup(func() { must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	}
+	k := key.Generate()
+	for _, how := range []string{"perms=a+rwX", "perms=a+rwX,chmod-deny", "perms=a+rX,chmod-ignore"} {
+		t.Run(how, func(t *testing.T) {
+			f := newFile(t)
+			mount(t, f.dir(), how)
+			for what, err := range map[string]error{"Install": f.Install(Seen{}, k, now), "StageNext": f.StageNext(k)} {
+				if !errors.Is(err, ErrExposed) {
+					t.Errorf("%s: %v, want ErrExposed", what, err)
+				}
+			}
+			only(t, f.dir())
+			put(t, f.Path, old)
+			seen := look(t, f)
+			before := snapshot(t, f.dir())
+			for what, err := range map[string]error{
+				"Install": f.Install(seen, k, now), "Rehearse": f.Rehearse(seen, now), "Tighten": f.Tighten(seen),
+			} {
+				if !errors.Is(err, ErrExposed) {
+					t.Errorf("%s: %v, want ErrExposed", what, err)
+				}
+			}
+			if seen.Loose == "" || snapshot(t, f.dir()) != before {
+				t.Errorf("%+v, or something changed", seen)
+			}
+			must(t, f.Park(seen, now)) // nothing is in it to be read
+			if !look(t, f).Empty || !holds(t, f.Quarantine, old) {
+				t.Error("not parked")
+			}
+		})
+	}
+	for _, how := range []string{"perms=u+rwX:go-rwx", "perms=u+rwX:go-rwx,chmod-deny"} {
+		t.Run(how, func(t *testing.T) {
+			f := newFile(t)
+			mount(t, f.dir(), how)
+			put(t, f.Path, old)
+			must(t, f.Rehearse(look(t, f), now))
+			must(t, f.Install(look(t, f), k, now))
+			if s := look(t, f); s.Loose != "" || !s.Key.Equal(k) || !holds(t, f.Quarantine, old) {
+				t.Errorf("%+v", s)
+			}
+		})
+	}
+	t.Run("the quarantine", func(t *testing.T) {
+		f := newFile(t)
+		must(t, os.MkdirAll(f.Locks, 0o700))
+		mount(t, f.Locks, "perms=a+rwX")
+		put(t, f.Path, old)
+		err := f.Install(look(t, f), k, now)
+		if !errors.Is(err, ErrNotKept) || !errors.Is(err, ErrExposed) || !look(t, f).Key.Equal(k) || !holds(t, f.dir(), old) {
+			t.Errorf("%v, and the key is in place: %v", err, look(t, f).Key.Equal(k))
+		}
+	})
+}
+
+// TestImmutable: what refuses is named.
+func TestImmutable(t *testing.T) {
+	for _, dir := range []bool{false, true} {
+		f := newFile(t)
+		put(t, f.Path, old)
+		must(t, os.Chmod(f.Path, 0o644))
+		path := f.Path
+		if dir {
+			path = f.dir()
+		}
+		held, err := os.Open(path)
+		must(t, err)
+		flag := func(to int) error { return unix.IoctlSetPointerInt(int(held.Fd()), unix.FS_IOC_SETFLAGS, to) }
+		must(t, flag(unix.STATX_ATTR_IMMUTABLE))
+		t.Cleanup(func() { must(t, errors.Join(flag(0), held.Close())) })
+		seen := look(t, f)
+		all := map[string]error{"Install": f.Install(seen, key.Generate(), now), "Park": f.Park(seen, now), "Rehearse": f.Rehearse(seen, now)}
+		if !dir {
+			all["Tighten"] = f.Tighten(seen)
+		}
+		for what, err := range all {
+			if !errors.Is(err, ErrImmutable) || !strings.Contains(fmt.Sprint(err), path+" is immutable") {
+				t.Errorf("%s: %v, want ErrImmutable and %s", what, err, path)
+			}
+		}
+		if f.Immutable() != path || !look(t, f).Key.Equal(oldKey(t)) {
+			t.Errorf("%q is immutable, want %q", f.Immutable(), path)
+		}
+	}
 }
 
 // TestQuarantineFails: the copy cannot be made; the install is done and nothing lost.

@@ -23,6 +23,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -41,6 +43,14 @@ var ErrNotKept = errors.New("cannot keep a copy in the local quarantine")
 // ErrNotSynced says that the keyfile was changed as asked, and that a power cut may undo it.
 // Both files are whole then, under their old names or their new ones.
 var ErrNotSynced = durable.ErrNotSynced
+
+// ErrExposed says that the file system takes no modes (FAT), and that others can read the
+// keyfile there, or could: then nothing was written. The daemon refuses such a keyfile.
+var ErrExposed = durable.ErrExposed
+
+// ErrImmutable says that what has to be changed is a file, or a directory, that nobody can
+// change, root neither (chattr +i).
+var ErrImmutable = errors.New("immutable")
 
 // ErrNoNext says that UseNext found no key in <keyfile>.next.
 var ErrNoNext = errors.New("no key stands beside the keyfile")
@@ -129,7 +139,28 @@ func (f File) dir() string  { return filepath.Dir(f.Path) }
 func (f File) next() string { return f.Path + ".next" }
 
 func (f File) attr() durable.Attr {
-	return durable.Attr{Mode: mode, UID: f.Owner, GID: f.Group}
+	return durable.Attr{Mode: mode, UID: f.Owner, GID: f.Group, Modeless: true}
+}
+
+// Immutable returns the path of the keyfile or of its directory where that is immutable, ""
+// otherwise.
+func (f File) Immutable() string {
+	for _, path := range []string{f.Path, f.dir()} {
+		if durable.Immutable(path) {
+			return path
+		}
+	}
+	return ""
+}
+
+// named adds to the kernel's refusal of a change what it is that refuses.
+func (f File) named(err error) error {
+	if errors.Is(err, unix.EPERM) && !errors.Is(err, ErrImmutable) {
+		if path := f.Immutable(); path != "" {
+			return fmt.Errorf("%s is %w: %w", path, ErrImmutable, err)
+		}
+	}
+	return err
 }
 
 // lock takes the lock "keyfile", under which every change is made.

@@ -22,7 +22,7 @@ func (f File) StageNext(k key.Key) error {
 	}
 	defer l.Release()
 	if err := durable.CreateNew(f.next(), k.UnsafeBytes(), f.attr()); err != nil {
-		return fmt.Errorf("cannot stage %s: %w", f.next(), durable.NotDone(err))
+		return fmt.Errorf("cannot stage %s: %w", f.next(), f.named(durable.NotDone(err)))
 	}
 	return nil
 }
@@ -33,7 +33,7 @@ func (f File) StageNext(k key.Key) error {
 // KeepNext puts away.
 func (f File) UseNext(seen Seen, now time.Time) error {
 	if err := f.useNext(seen, now); err != nil {
-		return fmt.Errorf("cannot put %s in place cleanly: %w", f.next(), err)
+		return fmt.Errorf("cannot put %s in place cleanly: %w", f.next(), f.named(err))
 	}
 	return nil
 }
@@ -102,7 +102,7 @@ func (f File) swapNext(seen Seen, now time.Time) error {
 // cannot be copied it stays: ErrNotKept.
 func (f File) KeepNext(now time.Time) error {
 	if err := f.keepNext(now); err != nil {
-		return fmt.Errorf("cannot put %s away: %w", f.next(), err)
+		return fmt.Errorf("cannot put %s away: %w", f.next(), f.named(err))
 	}
 	return nil
 }

@@ -12,7 +12,7 @@ import (
 
 // Rehearse does with the keyfile what UseNext will do, with a copy of the same bytes, and takes
 // it back: whatever would keep a new key out shows here (an immutable or append-only file
-// or directory, a bind mount, a read-only file system). And it makes sure that there is
+// or directory, a bind mount, a read-only file system, one without modes). And it makes sure that there is
 // room beside the keyfile and in the local quarantine's file system, which the ledger
 // shares, for what is written on the way. seen is what Look found, a good keyfile.
 //
@@ -31,11 +31,11 @@ func (f File) Rehearse(seen Seen, now time.Time) error {
 	// more file needs.
 	const block = 4096
 	for dir, files := range map[string]int{f.Quarantine: 6, f.dir(): 2} {
-		if err := durable.Room(dir, files, block); err != nil {
-			return fmt.Errorf("nothing can be written to %s: %w", dir, err)
+		if err := durable.Room(dir, files, block, f.attr()); err != nil {
+			return fmt.Errorf("nothing can be written to %s: %w", dir, f.named(err))
 		}
 	}
-	return f.rehearseExchange(seen, now)
+	return f.named(f.rehearseExchange(seen, now))
 }
 
 func (f File) rehearseExchange(seen Seen, now time.Time) error {

@@ -27,7 +27,8 @@ func Save(path string, page []byte) (Saved, error) {
 		return Saved{}, err
 	}
 	defer dir.Close() //nolint:errcheck // nothing was written to it
-	if err := durable.CreateNew(path, page, durable.Attr{Mode: 0o400, UID: -1, GID: -1, Modeless: true}); err != nil {
+	// Public: where the file system knows no owners a person has chosen that, too.
+	if err := durable.CreateNew(path, page, durable.Attr{Mode: 0o400, UID: -1, GID: -1, Modeless: true, Public: true}); err != nil {
 		if errors.Is(err, durable.ErrNotSynced) { // nobody knows of this page
 			err = errors.Join(durable.NotDone(err), durable.Remove(path))
 		}

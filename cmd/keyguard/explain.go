@@ -73,6 +73,9 @@ var remedies = []struct {
 	{syscall.EMFILE, 0, "this process may open too few files (ulimit -n, or LimitNOFILE= of the unit): raise it (ulimit -n 1024), then see: keyguard status"},
 	{syscall.ENFILE, 0, "this machine may open no more files (sysctl fs.file-max): see who holds them (lsof), then: keyguard status"},
 
+	{escrow.ErrExposed, 0, "chown root and chmod go-rwx what is named; a stick without modes (FAT): mount it with umask=077; or seal its copies (recipients); then: keyguard backup"},
+	{keyfile.ErrExposed, 0, "mount that file system (findmnt --target shows which, FAT or one of FUSE) with umask=077, or put another one there, then: systemctl restart containarium; where a key stood there, whoever could read it may have it; to have another one: keyguard rotate"},
+
 	// What operations refuse.
 	{agent.ErrNoEscrow, exitUsage, "name a place for copies: add an [[escrow]] to the configuration, then run: keyguard init"},
 	{agent.ErrNoEscrowNamed, exitUsage, "the names are those of the [[escrow]] tables: keyguard config"},
@@ -140,7 +143,6 @@ var remedies = []struct {
 	{escrow.ErrNotKey, 0, "save a good copy over it: keyguard backup"},
 	{escrow.ErrSameDisk, 0, "a copy on the keyfile's own disk goes with it: name a path on another disk in the configuration, then: keyguard init"},
 	{escrow.ErrReadOnly, 0, "mount it writable; or it lies outside of what the watcher's unit may write: keyguard doctor tells which; then: keyguard backup"},
-	{escrow.ErrExposed, 0, "chown root and chmod go-rwx what is named; a stick without modes (FAT): mount it with umask=077; or seal its copies (recipients); then: keyguard backup"},
 	{escrow.ErrFull, 0, "make room there, then: keyguard backup"},
 	{escrow.ErrPerhaps, 0, "bring back the store that is named, or save to the others: keyguard backup"},
 	{escrow.ErrPartly, 0, "bring back the stores that are named, then: keyguard backup"},
@@ -203,7 +205,7 @@ var remedies = []struct {
 	// This host.
 	{keyfile.ErrChanged, exitBusy, "somebody else writes the keyfile at this moment; look who, then: keyguard status"},
 	{keyfile.ErrNotMemory, exitDoubt, "put run_dir on a tmpfs (keyguard config prints its place), or let systemd do it: systemctl start containarium-keyguard-drill"},
-	{keyfile.ErrNotKept, 0, "what was there stays beside the keyfile, under a name with a dot and a time; make room in the state directory (df), then: keyguard status"},
+	{keyfile.ErrNotKept, 0, "what was there stays beside the keyfile, under a name with a dot and a time; see what keeps the state directory from taking it (df, lsattr -d, findmnt --target), then: keyguard status"},
 	{keyfile.ErrNotSynced, 0, "see what is wrong with the disk (dmesg), put it right, then do the same again, or see: keyguard status"},
 	{notify.ErrUnsafe, 0, "make it root's own: chown root and chmod go-w what is named; then: keyguard status"},
 	{notify.ErrMetrics, 0, "name a metrics_file in a directory that keyguard's units may write to, or let them write there: keyguard doctor says how"},
@@ -216,6 +218,7 @@ var remedies = []struct {
 	{syscall.EIO, 0, "see what is wrong with the disk (dmesg), put it right, then do the same again, or see: keyguard status"},
 	{syscall.EROFS, 0, "the file system is read-only; see dmesg, remount it writable, then try again"},
 	{agent.ErrNotPlaced, exitDoubt, "see what holds the keyfile, its directory or the state directory (lsattr -d, ls -ld, findmnt --target) and free it (chattr -i -a, umount), then: systemctl start containarium"},
+	{keyfile.ErrImmutable, 0, "take from what is named the i that lsattr -d shows (chattr -i), then do the same again; how the key stands: keyguard status"},
 	{syscall.EBUSY, 0, "something holds it, a mount or another program; see which: findmnt, fuser -v; then: keyguard status"},
 	{fs.ErrPermission, 0, "run it as root, with sudo"},
 }

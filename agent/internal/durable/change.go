@@ -144,8 +144,16 @@ func (appendOnlyError) Is(target error) bool { return target == fs.ErrPermission
 // appendOnly tells whether names can be added to a directory and not be taken away,
 // ioctl_iflags(2): what is made there under another name would stay there, with the bytes
 // of a key in it. Where the file system does not say, they can.
-func appendOnly(dir string) bool {
+func appendOnly(dir string) bool { return attributes(dir)&unix.STATX_ATTR_APPEND != 0 }
+
+// Immutable tells whether a file or directory is one that nobody can change, root neither:
+// ioctl_iflags(2), chattr +i. Where the file system does not say, it is not.
+func Immutable(path string) bool { return attributes(path)&unix.STATX_ATTR_IMMUTABLE != 0 }
+
+func attributes(path string) uint64 {
 	var st unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_STATX_DONT_SYNC, 0, &st)
-	return err == nil && st.Attributes&unix.STATX_ATTR_APPEND != 0
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC, 0, &st); err != nil {
+		return 0
+	}
+	return st.Attributes
 }

@@ -9,6 +9,7 @@
 //	openat(temporary, O_RDWR|O_CREAT|O_EXCL|O_CLOEXEC, 0600)  O_EXCL follows no symlink, open(2)
 //	fchown(fd)            only if the owner is to be another
 //	fchmod(fd)            after fchown, which may clear bits
+//	fstat(fd)             a file system without modes takes the call and changes nothing
 //	write(fd)
 //	fsync(fd)
 //	renameat(temporary, path)  or renameat2(temporary, path, RENAME_NOREPLACE)
@@ -49,6 +50,10 @@ var ErrNoRename2 = errors.New("the file system cannot exchange or refuse to repl
 // cut may undo it: the directory could not be synced.
 var ErrNotSynced = errors.New("the change is made, but a power cut may undo it")
 
+// ErrExposed says that others could read a file and were not to: its file system gave it
+// another mode than it was asked for. Nothing was written to it.
+var ErrExposed = errors.New("the file system takes no modes, and others can read what stands there")
+
 // Attr is what a file is to have besides its bytes. Mode 0 stands for 0600. UID and
 // GID of -1 leave the owner as the file system chooses, as in chown(2); the zero
 // value is root.
@@ -56,8 +61,10 @@ type Attr struct {
 	Mode     fs.FileMode
 	UID, GID int
 	// Modeless allows for a file system without modes, FAT, whose files all have the
-	// mount's: where chmod(2) is refused or not known, that will do.
+	// mount's: where chmod(2) is refused or not known, that will do, unless it is ErrExposed.
 	Modeless bool
+	// Public: whoever reads it reads no secret, whatever Mode says.
+	Public bool
 }
 
 // WriteFile puts data at path, replacing what is there; a symlink is replaced, not
@@ -166,6 +173,13 @@ func fill(f *os.File, data []byte, a Attr) (err error) {
 	}
 	if err := Chmod(f, a.Mode); err != nil && !(a.Modeless && cannot(err)) {
 		return err
+	}
+	// A mode that is taken and changes nothing shows only now, and here it costs nothing yet.
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return fmt.Errorf("cannot stat %s: %w", f.Name(), err)
+	}
+	if got := fs.FileMode(st.Mode & 0o777); got&^a.Mode&0o044 != 0 && !a.Public && len(data) > 0 {
+		return fmt.Errorf("%w (mode %04o)", ErrExposed, got)
 	}
 	return Append(f, data)
 }
@@ -316,19 +330,18 @@ func retry(call func() error) error {
 	}
 }
 
-// Room makes sure that so many files of so many bytes each can be made in dir now, by
-// making them, and takes them away again.
-func Room(dir string, files, size int) (err error) {
+// Room makes sure that so many files of so many bytes each can be made in dir now, as a says,
+// by making them, and takes them away again.
+func Room(dir string, files, size int, a Attr) (err error) {
 	for range files {
 		f, oerr := openTemp(dir)
 		if oerr != nil {
 			return oerr
 		}
-		defer func() { err = errors.Join(err, Remove(f.Name())) }()
-		werr := Append(f, make([]byte, size))
-		if err := errors.Join(werr, f.Close()); err != nil {
+		if err := fill(f, make([]byte, size), a); err != nil {
 			return err
 		}
+		defer func() { err = errors.Join(err, Remove(f.Name())) }()
 	}
 	return nil
 }

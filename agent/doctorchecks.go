@@ -69,7 +69,7 @@ func (f facts) checks(o DoctorOptions) []Check {
 	}
 	switch {
 	case f.status.Loose != "":
-		add("keyfile", CheckProblem, f.status.Loose).Fix = "the next start tightens it; now: keyguard restore --dry-run, then chmod 0400"
+		add("keyfile", CheckProblem, f.status.Loose).Fix = "the next start tightens it; now: chmod 0400 " + f.status.Path + "; if that changes nothing, its file system takes no modes (FAT): mount it with umask=077"
 	case f.status.Keyfile.Good:
 		add("keyfile", CheckOK, "32 bytes, closed to others")
 	default:
@@ -126,8 +126,8 @@ func (s standing) check(right key.Fingerprint) Check {
 		c.State, c.Text, c.Err = CheckProblem, "this host lacks "+strings.Join(s.exam.Lacks, ", "), escrow.ErrDenied
 	case s.examErr != nil:
 		c.State, c.Text, c.Err = CheckUnknown, s.examErr.Error(), s.examErr
-	case len(s.exam.Exposed) > 0:
-		c.State, c.Text, c.Err = CheckProblem, strings.Join(s.exam.Exposed, "; "), escrow.ErrExposed
+	case len(s.exam.Readable)+len(s.exam.Exposed) > 0:
+		c.State, c.Text, c.Err = CheckProblem, strings.Join(append(s.exam.Readable, s.exam.Exposed...), "; "), escrow.ErrExposed
 	case s.exam.Trouble != "":
 		c.State, c.Text, c.Fix = CheckProblem, s.exam.Trouble, s.exam.Remedy
 	case s.Ending != "":

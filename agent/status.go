@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/decide"
@@ -45,7 +46,8 @@ type StatusResult struct {
 	Path       string // of the keyfile
 	Keyfile    decide.KeyfileEvidence
 	Loose      string
-	Halfway    error // ErrRotationOpen, and which one; nil for none
+	Immutable  string // the keyfile, or its directory, where it is to be changed and nobody can; "" for not
+	Halfway    error  // ErrRotationOpen, and which one; nil for none
 	Known      key.Fingerprint
 	Accepted   bool
 	LastLook   time.Time    // when the known key was last proven or accepted; zero for never
@@ -88,6 +90,7 @@ type EscrowStatus struct {
 	Ending     string              // this host's credentials there end soon, and who sees to it; "" for not
 	Lacks      *escrow.PartsError  // of a key in parts: which stores cannot give theirs; nil for none
 	Refuses    error               // of a key in parts: why it is not saved there as the configuration stands
+	Readable   string              // which copies, not sealed, others on this host can read; "" for none
 	Beside     string              // a copy of the keyfile's key that stands there whole, beside the parts; "" for none
 	SavedAt    time.Time           // when this host last saved there; zero for never
 	// Drilled is what the last drill said of the newest current copy, Proven the last time
@@ -138,10 +141,17 @@ func status(ctx context.Context, h *Host) (StatusResult, looked, error) {
 		Look: o.evidence.Ledger.Verdict, Known: o.evidence.Ledger.Known, Accepted: o.evidence.Ledger.Accepted, LastLook: o.evidence.Ledger.LastLook,
 		Rows: o.evidence.Rows, Proof: o.evidence.Rows.Proofs[own], Kept: len(o.kept),
 	}
+	if r.Loose != "" || d.Action != decide.Pass {
+		r.Immutable = h.Keyfile.Immutable()
+	}
 	for i, s := range h.Escrows {
 		e := o.escrowStatus(i, s)
 		if c, ok := s.Reader.(escrow.Credentialed); ok {
 			e.Ending = c.Credential(ctx).Ends(h.Now())
+		}
+		if x, ok := s.Reader.(escrow.Examiner); ok && s.Place().Kind == "directory" && e.State == decide.EscrowAnswered {
+			exam, _ := x.Examine(ctx) // it has just answered, and doctor says what is wrong with it
+			e.Readable = strings.Join(exam.Readable, "; ")
 		}
 		if s, ok := s.Reader.(escrow.Shared); ok && e.Newest.ID != "" {
 			e.Lacks = s.Lacks(escrow.Copy{ID: e.Newest.ID})
@@ -284,6 +294,9 @@ func (r *StatusResult) judge(now time.Time) {
 			return
 		case s.Lacks != nil:
 			say(Lagging, "escrow %q: key %s is %v", s.Name, r.Keyfile.Key, s.Lacks)
+			return
+		case s.Readable != "":
+			say(Lagging, "escrow %q: %s", s.Name, s.Readable)
 			return
 		case s.Refuses != nil:
 			say(Lagging, "escrow %q takes no part of key %s as it is configured: %v", s.Name, r.Keyfile.Key, s.Refuses)

@@ -567,8 +567,8 @@ func TestDirectoryModeless(t *testing.T) {
 				try(t, os.WriteFile(filepath.Join(below, file), make([]byte, 32), 0o400))
 			}
 			got, err := d.Examine(t.Context())
-			if want := []string{"others can read current/by-hand-too (mode 0444) and 1 more"}; err != nil || !slices.Equal(got.Exposed, want) {
-				t.Errorf("%s: %q, %v; want %q", mode, got.Exposed, err, want)
+			if want := []string{"others can read current/by-hand-too (mode 0444) and 1 more"}; err != nil || !slices.Equal(got.Readable, want) {
+				t.Errorf("%s: %q, %v; want %q", mode, got.Readable, err, want)
 			}
 		}
 		try(t, unix.Unmount(path, unix.MNT_DETACH))

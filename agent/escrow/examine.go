@@ -47,8 +47,9 @@ type Examination struct {
 	Unplaced bool
 	// Memory: the file system is gone at the next boot.
 	Memory bool
-	// Exposed is what others on this host can do with the copies, a clause each.
-	Exposed []string
+	// Readable is which copies others on this host can read that are not sealed, a clause
+	// each; Exposed what else they can do with them.
+	Readable, Exposed []string
 	// Asked: the store said what this host's identity may do there.
 	Asked bool
 	// Lacks are the permissions that keyguard needs and that are not granted.
@@ -337,7 +338,7 @@ func (d *Directory) Examine(ctx context.Context) (Examination, error) {
 	case "tmpfs", "ramfs":
 		e.Memory = true
 	}
-	if e.Exposed, err = d.exposures(ctx, root); err != nil {
+	if err = d.exposures(ctx, root, &e); err != nil {
 		return e, fmt.Errorf("cannot look at %s: %w", d.o.Path, err)
 	}
 	keyfile, err := nearest(filepath.Dir(d.o.Keyfile))
@@ -357,36 +358,35 @@ func (d *Directory) Examine(ctx context.Context) (Examination, error) {
 
 // exposures looks at owners and modes: of the directory and its shelves, and of the copies
 // that are not sealed.
-func (d *Directory) exposures(ctx context.Context, root *os.File) ([]string, error) {
-	var all []string
+func (d *Directory) exposures(ctx context.Context, root *os.File, e *Examination) error {
 	look := func(f *os.File, path string) error {
 		var st unix.Stat_t
 		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 			return fileError(err)
 		}
 		if st.Uid != 0 && int(st.Uid) != os.Geteuid() {
-			all = append(all, fmt.Sprintf("%s belongs to uid %d", path, st.Uid))
+			e.Exposed = append(e.Exposed, fmt.Sprintf("%s belongs to uid %d", path, st.Uid))
 		}
 		if st.Mode&0o022 != 0 {
-			all = append(all, fmt.Sprintf("%s is writable by others (mode %04o)", path, st.Mode&0o7777))
+			e.Exposed = append(e.Exposed, fmt.Sprintf("%s is writable by others (mode %04o)", path, st.Mode&0o7777))
 		}
 		return nil
 	}
 	if err := look(root, d.o.Path); err != nil {
-		return nil, err
+		return err
 	}
 	for _, s := range Shelves {
 		shelf, err := d.shelf(ctx, root, s)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		defer shelf.Close()
 		if err := look(shelf, d.shelfPath(s)); err != nil {
-			return nil, err
+			return err
 		}
 		copies, err := d.copies(ctx, shelf, s)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		loose, first := 0, ""
 		for _, c := range copies {
@@ -402,12 +402,12 @@ func (d *Directory) exposures(ctx context.Context, root *os.File) ([]string, err
 		}
 		switch {
 		case loose == 1:
-			all = append(all, "others can read "+first)
+			e.Readable = append(e.Readable, "others can read "+first)
 		case loose > 1:
-			all = append(all, fmt.Sprintf("others can read %s and %d more", first, loose-1))
+			e.Readable = append(e.Readable, fmt.Sprintf("others can read %s and %d more", first, loose-1))
 		}
 	}
-	return all, nil
+	return nil
 }
 
 // Examine has it looked at where it can be left.

@@ -13,6 +13,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -153,6 +154,7 @@ type escrowStatusDoc struct {
 	NewestID   string          `json:"newest_copy,omitempty"`
 	Holds      bool            `json:"holds_the_key"`
 	Alarm      string          `json:"alarm,omitempty"`
+	Readable   string          `json:"readable_by_others,omitempty"`
 	Ending     string          `json:"credential_ends,omitempty"` // in the last third of its life, and not renewed by itself
 	SavedAt    *time.Time      `json:"saved_at,omitempty"`
 	ProvenAt   *time.Time      `json:"proven_at,omitempty"`  // by a drill
@@ -188,6 +190,9 @@ func statusHints(r agent.StatusResult) []string {
 	if r.Other.Event != "" {
 		hints = append(hints, "if both machines live on, name another place in each escrow of this one ("+config.DefaultPath+") and run keyguard init; then, here: keyguard accept")
 	}
+	if r.Immutable != "" {
+		hints = append(hints, "chattr -i "+r.Immutable+", first: nobody can change it as it is, root neither")
+	}
 	switch {
 	case r.Decision.Action == decide.Install && r.Split():
 		hints = append(hints, "keyguard repair") // which puts the key in place, too
@@ -212,7 +217,9 @@ func statusHints(r agent.StatusResult) []string {
 	}
 	hints = append(hints, aliveHints(r)...)
 	if r.Loose != "" && r.Decision.Action == decide.Pass {
-		hints = append(hints, "chown root "+r.Path+"; chmod 0400 "+r.Path, "whoever could read it may have the key; to have another one: keyguard rotate")
+		hints = append(hints, "chown root "+r.Path+"; chmod 0400 "+r.Path,
+			"if that changes nothing, its file system takes no modes (findmnt --target "+r.Path+", FAT or one of FUSE): mount it with umask=077",
+			"whoever could read it may have the key; to have another one: keyguard rotate")
 	}
 	if r.Damaged != "" {
 		hints = append(hints, "look at the ledger (keyguard report --verify), keep what is left of it elsewhere, then: keyguard backup")
@@ -238,6 +245,8 @@ func statusHints(r agent.StatusResult) []string {
 			hints = append(hints, "where its identity is, prove it: keyguard drill --identity FILE")
 		case s.Refuses != nil:
 			hints = append(hints, remedyOf(s.Refuses))
+		case s.Readable != "" && s.Holds:
+			hints = append(hints, remedyOf(escrow.ErrExposed), "whoever could read them may have the key; to have another one: keyguard rotate")
 		case !s.Holds && r.Health == agent.Lagging:
 			hints = append(hints, "keyguard backup")
 		}
@@ -339,7 +348,7 @@ func statusDocOf(r agent.StatusResult) statusDoc {
 		d.Escrows = append(d.Escrows, escrowStatusDoc{
 			escrowDoc: escrowDoc{s.Name, s.Place.Kind, s.Place.Where, s.Required, s.Why}, Domain: s.Place.Domain,
 			Current: s.Current, Quarantine: s.Quarantine, Newest: s.Newest.Key, NewestID: s.Newest.ID,
-			Holds: s.Holds, Alarm: s.Alarm, Ending: s.Ending, AddOnly: s.AddOnly, Added: addedOf(s), SavedAt: timeDoc(s.SavedAt), ProvenAt: timeDoc(s.Proven.Time), Drilled: s.Drilled.Verdict,
+			Holds: s.Holds, Alarm: s.Alarm, Readable: s.Readable, Ending: s.Ending, AddOnly: s.AddOnly, Added: addedOf(s), SavedAt: timeDoc(s.SavedAt), ProvenAt: timeDoc(s.Proven.Time), Drilled: s.Drilled.Verdict,
 		})
 	}
 	return d
@@ -535,6 +544,9 @@ func escrowLines(s agent.EscrowStatus, above string) []string {
 	}
 	if s.Ending != "" {
 		lines = append(lines, s.Ending)
+	}
+	if s.Readable != "" && !strings.Contains(above, s.Readable) {
+		lines = append(lines, s.Readable)
 	}
 	if s.Beside != "" {
 		lines = append(lines, "the key stands there whole, too, as "+s.Beside+": whoever reads that has it; keyguard doctor")

@@ -42,6 +42,9 @@ func TestStatusScreen(t *testing.T) {
 		"watcher stopped": {func(r *agent.StatusResult) { r.Watcher.Active = "inactive" }, exitEscrow, "watcher   inactive", "systemctl enable --now containarium-keyguard.service"},
 		"timer stopped":   {func(r *agent.StatusResult) { r.Drill.Next.Active = "inactive" }, exitEscrow, "its timer is inactive", "systemctl enable --now containarium-keyguard-drill.timer"},
 		"loose":           {func(r *agent.StatusResult) { r.Health, r.Loose, r.Path = agent.Lagging, "mode 0644", "/k" }, exitEscrow, "(mode 0644)", "chown root /k; chmod 0400 /k"},
+		"immutable": {func(r *agent.StatusResult) {
+			r.Health, r.Decision, r.Immutable = agent.Unsure, decide.Decision{Action: decide.Install, Key: "bbbbbbbbbbbbbbbb"}, "/k"
+		}, exitDoubt, "", "chattr -i /k, first: nobody can change it as it is, root neither"},
 		"a broken ledger": {func(r *agent.StatusResult) { r.Health, r.Damaged = agent.Lagging, "rubbish" }, exitEscrow, "", "look at the ledger (keyguard report --verify), keep what is left of it elsewhere, then: keyguard backup"},
 		"read-only state": {func(r *agent.StatusResult) { r.Health, r.Unwritable = agent.Lagging, syscall.EROFS }, exitEscrow, "", "the file system is read-only; see dmesg, remount it writable, then try again"},
 		"a dump of before, not looked at": {func(r *agent.StatusResult) {

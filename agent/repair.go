@@ -62,7 +62,7 @@ type Share struct {
 // local quarantine and every copy on either shelf of every escrow.
 //
 //	0  a tally: which key opens how many rows
-//	1  each of these keys is in an escrow, read back
+//	1  each of these keys is in an escrow, read back, and the target is on this disk
 //	2  the daemon is stopped, nobody else writes
 //	3  the target is the keyfile's key
 //	4  all rows in one transaction, as a rotation does it
@@ -224,6 +224,12 @@ func (m *mend) run(ctx context.Context) error {
 	}
 	if err := m.escrow(ctx); err != nil {
 		return notRepaired(err)
+	}
+	// The daemon that minted it, or whoever put it there, may not have synced it (law 5).
+	if live := m.o.evidence.Keyfile; live.Good && live.Key == m.r.Target {
+		if err := m.h.Keyfile.Keep(m.o.keys[live.Key], m.h.Now()); err != nil {
+			return notRepaired(fmt.Errorf("%w: %w", ErrCannotEnd, err))
+		}
 	}
 	if err := ctx.Err(); err != nil {
 		return notRepaired(err)

@@ -121,6 +121,16 @@ func TestBrokenOnce(t *testing.T) {
 			{Do: "rm the state directory", Arg: 0xfa4a66add70827f6},
 			{Do: "the newest is destroyed", Arg: 0x6bf65df161d3331c},
 		}},
+		"a repair brings all rows under a key that its daemon minted and nobody synced": {Seed: 28965, Steps: []Step{
+			{Do: "a key is put there while nobody watches", Arg: 0x971a7009af779a77},
+			{Do: "backup", Arg: 0x1770331ede7c0a88},
+			{Do: "rows of another key are merged in", Arg: 0xc07abbecfad9bb50},
+			{Do: "rm secrets.key", Arg: 0xe61bc8a7d953ce9c},
+			{Do: "rotate", Arg: 0x6e7dc5bbecb0826d},
+			{Do: "take a snapshot", Arg: 0x4a190a54c2641252},
+			{Do: "rows of another key are merged in", Arg: 0xde0bce83471df7bf},
+			{Do: "repair", Arg: 0x3f4a94944469bc31},
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if b := replay(t, p); b != nil {

@@ -291,7 +291,7 @@ func (w *world) clone(h *host, _ int) {
 	twin := w.host(filepath.Join(filepath.Dir(h.disk.root), "two"), "two")
 	twin.disk.restore(h.disk.image(), h.disk.root)
 	must(os.MkdirAll(twin.path("run"), 0o700))
-	twin.table.rows, twin.table.version, twin.table.sound = maps.Clone(h.table.rows), h.table.version, maps.Clone(h.table.sound)
+	twin.table.rows, twin.table.version = maps.Clone(h.table.rows), h.table.version
 	w.proven[twin.name], w.vouched[twin.name] = maps.Clone(w.proven[h.name]), w.vouched[h.name]
 	w.watch(twin)
 	w.start(twin) //nolint:errcheck // it tells
@@ -459,7 +459,7 @@ func (w *world) status(h *host, dies int) (r agent.StatusResult) {
 	if data, good := h.live(); good && r.Health == agent.Green {
 		s := w.state(h)
 		s.Copies = slices.DeleteFunc(s.Copies, func(c laws.Copy) bool { return unheard[c.Store] })
-		if (h.silent || !h.table.answers()) && h.table.sound[laws.Name(data)] {
+		if (h.silent || !h.table.answers()) && w.proven[h.name][laws.Name(data)] {
 			s.Rows = nil // what became of them since they were last asked nobody can know
 		}
 		if !slices.ContainsFunc(s.Copies, func(c laws.Copy) bool { return c.Late }) {
@@ -723,9 +723,9 @@ func (w *world) recut(need bool) {
 }
 
 // cutAsEver puts the configuration of the split right: the numbers that the stores keep, and the need
-// with which the present key was cut.
-func (w *world) cutAsEver() {
-	data, _ := w.hosts[0].live()
+// with which the host's present key was cut.
+func (w *world) cutAsEver(h *host) {
+	data, _ := h.live()
 	need := 2
 	for _, s := range w.stores {
 		for _, c := range s.copies {

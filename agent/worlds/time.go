@@ -2,9 +2,11 @@ package worlds
 
 import (
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/worlds/laws"
 )
@@ -66,7 +68,7 @@ func (w *world) end() {
 	w.tell("all faults end")
 	w.storesBack()
 	w.enable()
-	w.cutAsEver()
+	w.cutAsEver(w.hosts[0])
 	for _, h := range w.hosts {
 		h.disk.mend()
 		h.removed = time.Now()
@@ -151,7 +153,7 @@ func (w *world) rest(h *host) bool {
 		if w.wrong != nil {
 			return false
 		}
-		w.cutAsEver()
+		w.cutAsEver(h)
 		w.tell("%s is tried, since status is %s: %s", each.name, r.Health, r.Line)
 		each.do(w, h, 0)
 		w.pass(10 * time.Minute)
@@ -187,10 +189,14 @@ func (w *world) person(h *host) string {
 	if !good || laws.Name(data) != first {
 		return "the daemon has read another key" // and heal is off
 	}
+	lines := h.ledger()
 	for _, s := range w.stores {
 		for _, c := range s.copies {
-			if c.byHand {
+			switch {
+			case c.byHand:
 				return "somebody else wrote to " + s.name
+			case h.rolled && c.shelf == escrow.Current && !slices.ContainsFunc(lines, func(l line) bool { return l.saved() && l.Copy == c.id }):
+				return "the machine was rolled back, and does not know what it has saved in " + s.name
 			}
 		}
 	}

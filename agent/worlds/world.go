@@ -38,7 +38,7 @@ type world struct {
 	keys    map[key.Fingerprint]key.Key         // all that ever were
 	known   []key.Key                           // the same, in the order in which they came
 	fragile map[key.Fingerprint]bool            // only ever in files of others that nobody synced
-	proven  map[string]map[key.Fingerprint]bool // by host: which opened all rows to a process of ours
+	proven  map[string]map[key.Fingerprint]bool // by host: which opened all rows, or most, to a process of ours
 	vouched map[string]vouched                  // by host
 	printed []key.Key                           // on paper
 	mortal  int                                 // the next process that is started by itself dies before this effect
@@ -226,7 +226,7 @@ func (w *world) trouble(s *store) {
 
 func (w *world) host(root, name string) *host {
 	must(os.RemoveAll(root))
-	h := &host{w: w, name: name, disk: newDisk(root), table: &table{rows: map[string]key.Fingerprint{}, sound: map[key.Fingerprint]bool{}}, stores: w.stores, asked: map[string]asked{}}
+	h := &host{w: w, name: name, disk: newDisk(root), table: &table{rows: map[string]key.Fingerprint{}}, stores: w.stores, asked: map[string]asked{}}
 	h.disk.mkdir(h.path("etc"))
 	h.disk.mkdir(h.path("state"))
 	must(os.MkdirAll(h.path("run"), 0o700))
@@ -529,7 +529,7 @@ func (w *world) settle(held map[key.Fingerprint]string) {
 	}
 }
 
-// opens notes that a key opened all rows of a host.
+// opens notes that a key opened all rows of a host, or most of them.
 func (w *world) opens(h *host, f key.Fingerprint) {
 	if w.proven[h.name] == nil {
 		w.proven[h.name] = map[key.Fingerprint]bool{}
@@ -610,6 +610,9 @@ func (w *world) alarm(h *host, s *store, c stored) {
 	w.copied(h, lines, s.name)
 	if !slices.ContainsFunc(lines, func(l line) bool { return l.saved() && l.Escrow == s.name && l.Shelf == string(escrow.Current) }) {
 		return // an empty ledger raises no alarm
+	}
+	if s.addOnly {
+		return // nobody is shown what stands there
 	}
 	begun := map[key.Fingerprint]bool{} // saves of them may have ended without an answer
 	for _, l := range lines {

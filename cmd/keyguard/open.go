@@ -96,7 +96,9 @@ func (a *app) open() (*agent.Host, *config.Config, error) {
 		}
 	}
 	h, err := a.host(cfg, wiring{})
-	a.tellWrong()
+	if !slices.Contains(tellEscrows, a.running) {
+		a.tellWrong()
+	}
 	return h, cfg, err
 }
 
@@ -188,6 +190,9 @@ func (a *app) openSplit(cfg *config.Config, e config.Escrow) (escrow.Escrow, err
 	}
 	return s, nil
 }
+
+// tellEscrows are the commands that say of each escrow why it cannot answer.
+var tellEscrows = []string{"keyguard status", "keyguard verify", "keyguard copies", "keyguard doctor", "keyguard backup"}
 
 // tellWrong says which escrows cannot be used. All else goes on without them.
 func (a *app) tellWrong() {

@@ -21,6 +21,9 @@ var (
 	ErrNothingToAccept = errors.New("there is no key to accept")
 	// ErrKeyThere says that a new key is asked for where one stands.
 	ErrKeyThere = errors.New("there is a key already")
+	// ErrNotAccepted says that a rotation stands open, and that the rows settle it whatever a
+	// person says (R1).
+	ErrNotAccepted = errors.New("no key is accepted")
 	// ErrRowsInTheWay says that rows depend on a key which a new one would not open.
 	ErrRowsInTheWay = errors.New("rows depend on another key")
 )
@@ -42,6 +45,7 @@ type AcceptResult struct {
 	Proof   rows.Proof
 	Rows    decide.RowsEvidence
 	Known   key.Fingerprint // what was known before
+	Broken  *ledger.Break   // where the ledger's chain is broken, of which nobody was told yet; nil for nowhere
 	Adopted []escrow.Copy   // newest current copies that are taken as this host's own from now on
 	Done    bool            // false: the person said no
 	Escrows []SaveResult    // AcceptNew: where the new key was saved
@@ -51,14 +55,22 @@ type AcceptResult struct {
 // Accept takes a person's word for the keyfile's key: it becomes the known key, so
 // that R2 passes it, whatever the rows say of it now. It is never made a current
 // copy by that (law 4). What stands newest on the current shelves is taken as this
-// host's own, which ends the alarm over another host's writes. It returns
-// ErrNothingToAccept.
+// host's own, which ends the alarm over another host's writes; and the word takes the place
+// of what stands in the ledger before its chain is broken. It returns ErrNothingToAccept, and
+// ErrNotAccepted while a rotation is open: the rows say which of its keys holds (R1), and
+// would overturn the word.
 func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, error) {
 	o, err := h.observe()
 	if err != nil {
 		return AcceptResult{}, err
 	}
 	defer o.close()
+	if w := o.working(); w != nil {
+		return AcceptResult{}, fmt.Errorf("%w: %s", ErrBusy, w)
+	}
+	if err := o.acceptable(); err != nil {
+		return AcceptResult{}, err
+	}
 	if !o.evidence.Keyfile.Good {
 		return AcceptResult{}, fmt.Errorf("%w: the keyfile is %s", ErrNothingToAccept, o.evidence.Keyfile.Why)
 	}
@@ -69,7 +81,9 @@ func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, err
 		Rows: o.evidence.Rows, Known: o.evidence.Ledger.Known}
 	entries := []ledger.Entry{{Event: ledger.Accepted, Fingerprint: f, Old: r.Known, Person: opts.Person,
 		Verdict: string(r.Verdict), Checked: r.Proof.Checked, Opened: r.Proof.Opened}}
-	o.history()
+	if r.Broken = o.broken(); r.Broken != nil {
+		entries[0].Broken, entries[0].Reason = r.Broken.Line, fmt.Sprintf("the ledger's chain is broken at line %d", r.Broken.Line)
+	}
 	for i, s := range o.evidence.Escrows {
 		newest, there := s.NewestKey()
 		for _, c := range s.Copies {
@@ -93,11 +107,32 @@ func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, err
 	if ok, err := opts.Confirm(r); err != nil || !ok {
 		return r, err
 	}
+	l, err := lock.Try(h.StateDir, lock.Rotate)
+	if err != nil {
+		return r, busy(err)
+	}
+	defer l.Release()
+	now, err := h.observe() // nothing was locked while the question stood
+	if err != nil {
+		return r, err
+	}
+	defer now.close()
+	if err := now.acceptable(); err != nil {
+		return r, err
+	}
 	if err := h.Ledger.Append(entries...); err != nil {
 		return r, fmt.Errorf("cannot write that key %s is accepted: %w", f, err)
 	}
 	r.Done = true
 	return r, nil
+}
+
+// acceptable says why a person's word would not count, nil where it does.
+func (o *observation) acceptable() error {
+	if open := o.halfway(); open != nil {
+		return fmt.Errorf("%w: %w", ErrNotAccepted, open)
+	}
+	return nil
 }
 
 // AcceptNew makes a key where none is, on a person's word: the rows are Silent, or the
@@ -176,6 +211,10 @@ func (h *Host) lookForNew(ctx context.Context) (*observation, AcceptResult, erro
 		return nil, AcceptResult{}, err
 	}
 	r := AcceptResult{Known: o.evidence.Ledger.Known}
+	if err := o.acceptable(); err != nil {
+		o.close()
+		return nil, r, err
+	}
 	if o.evidence.Keyfile.Good {
 		o.close()
 		return nil, r, fmt.Errorf("%w: the keyfile holds key %s", ErrKeyThere, o.evidence.Keyfile.Key)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
@@ -214,47 +215,52 @@ func (o *observation) working() *Working {
 	return w
 }
 
-// judgeAlive judges the daemon, the watcher and the timer, and tells whether one is amiss.
-func (r *StatusResult) judgeAlive() bool {
-	say := func(format string, a ...any) bool {
-		r.Health, r.Line = Amiss, fmt.Sprintf(format, a...)
-		return true
-	}
-	d := r.Daemon
-	switch d.Is {
-	case DaemonUnknown:
-		return say("nobody can tell on which key the daemon runs: %v", d.Err)
-	case DaemonParked:
-		return say("the daemon is parked: it runs on an empty keyfile, without secrets")
-	case DaemonNoSecrets:
-		if d.Told == unit.Disabled {
-			return say("the daemon has read its key and runs without secrets all the same; its journal says why")
-		}
-		return say("restart needed: the daemon runs without secrets, since %s; %s", d.why(), r.place())
-	case DaemonOtherKey:
-		if d.Minted {
-			return say("restart needed: the daemon has made a key of its own and runs on that; %s", r.place())
-		}
-		return say("restart needed: the daemon runs on key %s; %s", d.Key, r.place())
+// judgeAlive judges the daemon, the watcher and the timer. Where the keyfile is not right
+// yet, what the daemon runs on is for whoever puts it right.
+func (r *StatusResult) judgeAlive() {
+	say := func(what Ails, format string, a ...any) { r.ail(what, Amiss, format, a...) }
+	if r.Decision.Action != decide.Install {
+		r.judgeDaemon()
 	}
 	if r.LeftDown {
-		return say("the daemon was stopped for a rotation or a repair, and was not started again")
+		say(AilsLeftDown, "the daemon was stopped for a rotation or a repair, and was not started again")
 	}
-	if d.Unasked != "" {
-		return say("nothing looks at the key before the daemon starts: %s", d.Unasked)
+	if d := r.Daemon; d.Unasked != "" {
+		say(AilsUnasked, "nothing looks at the key before the daemon starts: %s", d.Unasked)
+	}
+	if !r.Units || r.Daemon.Is == DaemonUnknown { // systemd would not tell of these, either
+		return
 	}
 	switch w := r.Watcher; {
-	case !r.Units:
 	case r.WatcherErr != nil:
-		return say("nobody can tell whether the watcher runs: %v", r.WatcherErr)
-	case w.Active != "active" && w.Active != "reloading":
-		return say("the watcher does not run (%s): nobody sees a key that changes or goes", inWords(w.State))
-	case r.Drill.Err != nil:
-		return say("nobody can tell when the next drill is: %v", r.Drill.Err)
-	case r.Drill.Next.Active != "active":
-		return say("the weekly drill is not to come: its timer is %s", inWords(r.Drill.Next.State))
+		say(AilsWatcher, "nobody can tell whether the watcher runs: %v", r.WatcherErr)
+	case !w.Up():
+		say(AilsWatcher, "the watcher does not run (%s): nobody sees a key that changes or goes", inWords(w.State))
 	}
-	return false
+	switch d := r.Drill; {
+	case d.Err != nil:
+		say(AilsTimer, "nobody can tell when the next drill is: %v", d.Err)
+	case d.Next.Active != "active":
+		say(AilsTimer, "the weekly drill is not to come: its timer is %s", inWords(d.Next.State))
+	}
+}
+
+func (r *StatusResult) judgeDaemon() {
+	say := func(format string, a ...any) { r.ail(AilsDaemon, Amiss, format, a...) }
+	switch d := r.Daemon; {
+	case d.Is == DaemonUnknown:
+		say("nobody can tell on which key the daemon runs: %v", d.Err)
+	case d.Is == DaemonParked:
+		say("the daemon is parked: it runs on an empty keyfile, without secrets")
+	case d.Is == DaemonNoSecrets && d.Told == unit.Disabled:
+		say("the daemon has read its key and runs without secrets all the same; its journal says why")
+	case d.Is == DaemonNoSecrets:
+		say("restart needed: the daemon runs without secrets, since %s; %s", d.why(), r.place())
+	case d.Is == DaemonOtherKey && d.Minted:
+		say("restart needed: the daemon has made a key of its own and runs on that; %s", r.place())
+	case d.Is == DaemonOtherKey:
+		say("restart needed: the daemon runs on key %s; %s", d.Key, r.place())
+	}
 }
 
 // why says why a daemon that runs keeps no secrets.

@@ -116,7 +116,7 @@ func (s standing) check(right key.Fingerprint) Check {
 	case s.AddOnly:
 		c.State, c.Text, c.Fix = CheckProblem, "it was not given key "+string(right)+" yet", "keyguard backup"
 	case s.Alarm != "":
-		c.State, c.Text, c.Fix = CheckProblem, s.Alarm, "keyguard copies"
+		c.State, c.Text, c.Err = CheckProblem, s.Alarm, decide.ErrForeignCopy
 	case s.State == decide.EscrowFailed:
 		c.State, c.Text, c.Err = CheckProblem, s.Why, s.Err
 		if !s.Required {
@@ -233,8 +233,11 @@ func (f facts) checkLedger() Check {
 	if e := f.status.Other; e.Event != "" {
 		c.State, c.Text, c.Fix = CheckProblem, "it is another machine's, called "+e.Host+", of which this one is a copy", "keyguard accept"
 	}
-	if n := len(f.record.Breaks); n > 0 {
-		c.State, c.Text, c.Fix = CheckProblem, fmt.Sprintf("its chain is broken at line %d", f.record.Breaks[n-1].Line), "keyguard report --verify"
+	switch n, b := len(f.record.Breaks), f.status.Broken; {
+	case b != nil:
+		c.State, c.Text, c.Fix = CheckProblem, fmt.Sprintf("its chain is broken at line %d", b.Line), "keyguard report --verify"
+	case n > 0:
+		c.Text = fmt.Sprintf("its chain is broken at line %d, and whole since a person has accepted that", f.record.Breaks[n-1].Line)
 	}
 	return c
 }
@@ -281,7 +284,7 @@ func (f facts) checkUnits() []Check {
 	u := f.units
 	why := f.hook()
 	add("hook", why == "", "prestart runs before "+u.Daemon, why, AskAgain(cmp.Or(u.Daemon, unit.Names[0]), u.Over))
-	add("watcher", u.Watcher.Enabled == "enabled" && (u.Watcher.Active == "active" || u.Watcher.Active == "reloading"), "enabled and "+u.Watcher.Active,
+	add("watcher", u.Watcher.Enabled == "enabled" && u.Watcher.Up(), "enabled and "+u.Watcher.Active,
 		fmt.Sprintf("%s, %s", cmp.Or(u.Watcher.Enabled, "not installed"), cmp.Or(u.Watcher.Active, "inactive")), "systemctl enable --now "+unit.Watcher)
 	if deaf := u.Watcher.Deaf; deaf != nil {
 		limit := "fs.inotify.max_user_instances=1024"

@@ -210,6 +210,15 @@ func (o *observation) history() *ledger.Record {
 	return o.record
 }
 
+// broken is where the ledger's chain is broken, nil where it is whole or a person has
+// accepted that.
+func (o *observation) broken() *ledger.Break {
+	if last, broken := o.history().Broken(); broken {
+		return &last
+	}
+	return nil
+}
+
 func (o *observation) askLocal() {
 	o.evidence.Local.Asked = true
 	kept, err := o.host.Keyfile.Kept()

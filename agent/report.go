@@ -45,6 +45,7 @@ type Chain struct {
 	First, Last time.Time
 	Sum         string // of the last line: whoever keeps it can tell later that nothing before it was changed or taken away
 	Breaks      []ledger.Break
+	Accepted    bool // a person was told of the last break, and has accepted the key all the same
 	Torn        bool
 	Odd         []OddDate
 }
@@ -184,6 +185,8 @@ func reportOf(record ledger.Record, now time.Time, o ReportOptions) ReportResult
 
 func chainOf(record ledger.Record, now time.Time) Chain {
 	c := Chain{Entries: len(record.Entries), Breaks: record.Breaks, Torn: record.Torn, Sum: record.Sum}
+	_, unseen := record.Broken()
+	c.Accepted = len(c.Breaks) > 0 && !unseen
 	var latest ledger.Entry
 	for i, e := range record.Entries {
 		if i == 0 {

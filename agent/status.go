@@ -31,10 +31,13 @@ const (
 
 // StatusResult is the state of the key on this host.
 type StatusResult struct {
-	Health  Health
-	Line    string // the verdict, for people
-	Working *Working
-	Daemon  DaemonStanding
+	// Ailments are all that is not as it should be. Health and Line are the first one's,
+	// where there is one: the verdict.
+	Ailments []Ailment
+	Health   Health
+	Line     string
+	Working  *Working
+	Daemon   DaemonStanding
 	// LeftDown: a rotation or a repair stopped the daemon, is not at work any more, and nobody
 	// has started the daemon since.
 	LeftDown bool
@@ -57,9 +60,11 @@ type StatusResult struct {
 	Kept       int        // files in the local quarantine
 	Damaged    string     // why the ledger cannot be read, "" where it can
 	Unwritable error      // why it cannot be written
-	Escrows    []EscrowStatus
-	Drill      DrillStanding
-	Trouble    []Trouble
+	// Broken is where the ledger's chain is broken, if nobody has accepted a key since.
+	Broken  *ledger.Break
+	Escrows []EscrowStatus
+	Drill   DrillStanding
+	Trouble []Trouble
 	// Other is the last entry of the machine that this one is a copy of, until somebody
 	// accepts a key here; its Event is empty where this one is none.
 	Other ledger.Entry
@@ -87,6 +92,7 @@ type EscrowStatus struct {
 	Newest     decide.CopyEvidence // newest current copy; zero when there is none
 	Holds      bool                // the newest current copy is the key of the keyfile
 	Alarm      string              // law 4: another host writes there
+	Barred     string              // law 4: why a save of the keyfile's key would go to quarantine; "" for not
 	Ending     string              // this host's credentials there end soon, and who sees to it; "" for not
 	Lacks      *escrow.PartsError  // of a key in parts: which stores cannot give theirs; nil for none
 	Refuses    error               // of a key in parts: why it is not saved there as the configuration stands
@@ -171,6 +177,7 @@ func status(ctx context.Context, h *Host) (StatusResult, looked, error) {
 	r.askAlive(ctx, o)
 	r.LeftDown = o.evidence.Ledger.Stopped && r.Working == nil && !r.Daemon.Up()
 	r.Other, _ = o.history().OtherMachine(h.Machine)
+	r.Broken = o.broken()
 	r.Damaged, r.Unwritable = o.evidence.History.Unreadable, h.Ledger.Writable()
 	r.judge(h.Now())
 	r.Trouble = o.trouble
@@ -197,6 +204,7 @@ func (o *observation) escrowStatus(i int, s Escrow) EscrowStatus {
 	}
 	r.Drilled, _ = record.LastDrilled(e.Name)
 	r.Proven, _ = record.LastProven(e.Name)
+	_, r.Barred = decide.Shelf(o.evidence, i, o.evidence.Keyfile.Key)
 	newest, there := e.NewestCurrent()
 	if !there {
 		return r
@@ -209,121 +217,170 @@ func (o *observation) escrowStatus(i int, s Escrow) EscrowStatus {
 	return r
 }
 
-// judge sums up. What is decided of the keyfile comes before how the daemon and our units
-// run, and that before what the escrows hold.
+// Ails is what an Ailment is about: cmd/keyguard says by it what to type.
+type Ails string
+
+// What can ail, the most urgent first.
+const (
+	AilsWorking    Ails = "working"    // nothing does: a rotation or a repair is under way
+	AilsLost       Ails = "lost"       // no key that can be had opens a row
+	AilsDoubt      Ails = "doubt"      // nobody can tell which key is right
+	AilsKeyfile    Ails = "keyfile"    // another key belongs there
+	AilsRows       Ails = "rows"       // the key opens a part of them, or none
+	AilsCopied     Ails = "copied"     // the ledger is another machine's
+	AilsHalfway    Ails = "halfway"    // a rotation stopped
+	AilsDaemon     Ails = "daemon"     // it does not run on the key that is in place, or nobody can tell
+	AilsLeftDown   Ails = "left down"  // keyguard stopped it, and nobody has started it
+	AilsUnasked    Ails = "unasked"    // its start does not ask keyguard
+	AilsWatcher    Ails = "watcher"    // it does not run
+	AilsTimer      Ails = "timer"      // no drill is to come
+	AilsUnproven   Ails = "unproven"   // the rows cannot be asked, and nothing on record vouches for the key
+	AilsUnread     Ails = "unread"     // the ledger cannot be read
+	AilsBroken     Ails = "broken"     // its chain is broken, and nobody has seen to it
+	AilsUnwritable Ails = "unwritable" // it cannot be written
+	AilsLoose      Ails = "loose"      // the keyfile's mode or owner
+	AilsNoEscrow   Ails = "no escrow"  // none is configured
+	AilsEscrow     Ails = "escrow"     // one is not as it should be
+	AilsNowhere    Ails = "nowhere"    // no escrow that answers holds the key
+)
+
+// Ailment is one thing that is not as it should be.
+type Ailment struct {
+	Ails   Ails
+	Health Health
+	Line   string        // for people
+	Escrow *EscrowStatus // AilsEscrow: which one
+}
+
+// judge lists what ails, the most urgent first: what is decided of the keyfile, then how the
+// daemon and our units run, then the ledger, then what the escrows hold. The first one is the
+// verdict.
 func (r *StatusResult) judge(now time.Time) {
-	say := func(h Health, format string, a ...any) { r.Health, r.Line = h, fmt.Sprintf(format, a...) }
-	if r.Working != nil {
-		say(Busy, "%s", r.Working)
+	if r.judgeKey() {
+		r.judgeAlive()
+		if r.Decision.Action == decide.Pass {
+			r.judgeRecord(now)
+			r.judgeEscrows()
+		}
+	}
+	if len(r.Ailments) > 0 {
+		r.Health, r.Line = r.Ailments[0].Health, r.Ailments[0].Line
 		return
+	}
+	r.Health, r.Line = Green, fmt.Sprintf("key %s is in place and in every escrow that answers", r.Keyfile.Key)
+	switch {
+	case r.Decision.Action == decide.Make:
+		r.Line = fmt.Sprintf("no key yet: the daemon's first start makes one (%s)", r.Decision.Reason)
+	case r.Rows.State == decide.RowsUnknown:
+		r.Line += "; the rows cannot be asked just now: " + r.Rows.Why
+	}
+}
+
+func (r *StatusResult) ail(what Ails, h Health, format string, a ...any) {
+	r.Ailments = append(r.Ailments, Ailment{Ails: what, Health: h, Line: fmt.Sprintf(format, a...)})
+}
+
+// judgeKey judges what a start would do with the keyfile. It reports false while nothing is
+// to be judged.
+func (r *StatusResult) judgeKey() bool {
+	if r.Working != nil {
+		r.ail(AilsWorking, Busy, "%s", r.Working)
+		return false
 	}
 	switch r.Decision.Action {
 	case decide.Lost:
-		say(Gone, "%s", r.Decision.Reason)
-		return
+		r.ail(AilsLost, Gone, "%s", r.Decision.Reason)
 	case decide.Doubt:
-		say(Unsure, "%s", r.Decision.Reason)
-		return
+		r.ail(AilsDoubt, Unsure, "%s", r.Decision.Reason)
 	case decide.Install:
-		say(Unsure, "the keyfile is not right: key %s belongs there (%s)", r.Decision.Key, r.Decision.Reason)
-		return
-	case decide.Make:
-		if r.cloned() || r.judgeAlive() {
-			return
+		r.ail(AilsKeyfile, Unsure, "the keyfile is not right: key %s belongs there (%s)", r.Decision.Key, r.Decision.Reason)
+	case decide.Pass:
+		switch r.Proof.Verdict {
+		case rows.Partial:
+			what := "the table is split"
+			if !r.Split() {
+				what += ", or rows were tampered with"
+			}
+			r.ail(AilsRows, Unsure, "%s: key %s opens %d of %s%s", what, r.Keyfile.Key, r.Proof.Opened, printable.Count(r.Proof.Checked, "row"), r.word())
+		case rows.Refuted:
+			r.ail(AilsRows, Unsure, "key %s opens none of %s%s", r.Keyfile.Key, printable.Count(r.Proof.Checked, "row"), r.word())
 		}
-		say(Green, "no key yet: the daemon's first start makes one (%s)", r.Decision.Reason)
-		return
 	}
-	switch r.Proof.Verdict {
-	case rows.Partial:
-		what := "the table is split"
-		if !r.Split() {
-			what += ", or rows were tampered with"
-		}
-		say(Unsure, "%s: key %s opens %d of %s%s", what, r.Keyfile.Key, r.Proof.Opened, printable.Count(r.Proof.Checked, "row"), r.word())
-		return
-	case rows.Refuted:
-		say(Unsure, "key %s opens none of %s%s", r.Keyfile.Key, printable.Count(r.Proof.Checked, "row"), r.word())
-		return
+	if r.Other.Event != "" {
+		r.ail(AilsCopied, Lagging, "the ledger is another machine's, called %s, which wrote to it last at %s: this one is a copy of it, and nobody has accepted its key here",
+			r.Other.Host, printable.Time(r.Other.Time))
 	}
-	if r.cloned() || r.judgeHalfway() || r.judgeAlive() {
-		return
+	if r.Halfway != nil {
+		r.ail(AilsHalfway, Amiss, "%v", r.Halfway)
 	}
+	return true
+}
+
+// judgeRecord judges what is on record of a key that is in place, and the file it is in.
+func (r *StatusResult) judgeRecord(now time.Time) {
 	if why := r.unproven(now); r.Rows.State == decide.RowsUnknown && why != "" {
-		say(Lagging, "key %s is in place, and nobody knows whether it opens the rows: they cannot be asked, and %s", r.Keyfile.Key, why)
-		return
+		r.ail(AilsUnproven, Lagging, "key %s is in place, and nobody knows whether it opens the rows: they cannot be asked, and %s", r.Keyfile.Key, why)
 	}
-	if r.Damaged != "" {
-		say(Lagging, "key %s is in place, and the ledger cannot tell what was proven and saved here: %s", r.Keyfile.Key, r.Damaged)
-		return
+	switch {
+	case r.Damaged != "":
+		r.ail(AilsUnread, Lagging, "key %s is in place, and the ledger cannot tell what was proven and saved here: %s", r.Keyfile.Key, r.Damaged)
+	case r.Unwritable != nil:
+		r.ail(AilsUnwritable, Lagging, "key %s is in place, and nothing that becomes of it can be recorded: %v", r.Keyfile.Key, r.Unwritable)
 	}
-	if r.Unwritable != nil {
-		say(Lagging, "key %s is in place, and nothing that becomes of it can be recorded: %v", r.Keyfile.Key, r.Unwritable)
-		return
+	if r.Broken != nil && r.Damaged == "" {
+		r.ail(AilsBroken, Lagging, "key %s is in place, and the ledger's chain is broken at line %d: somebody edited it or a disk damaged it, and what stands before proves nothing", r.Keyfile.Key, r.Broken.Line)
 	}
 	if r.Loose != "" {
-		say(Lagging, "the daemon refuses a keyfile that is loose (%s)", r.Loose)
-		return
+		r.ail(AilsLoose, Lagging, "the daemon refuses a keyfile that is loose (%s)", r.Loose)
 	}
+}
+
+func (r *StatusResult) judgeEscrows() {
 	if len(r.Escrows) == 0 {
-		say(Lagging, "key %s is in place, and no escrow is configured: it has no copy off this host", r.Keyfile.Key)
+		r.ail(AilsNoEscrow, Lagging, "key %s is in place, and no escrow is configured: it has no copy off this host", r.Keyfile.Key)
 		return
 	}
 	held := false
-	for _, s := range r.Escrows {
+	for i := range r.Escrows {
+		s := &r.Escrows[i]
 		held = held || s.Holds
-		switch {
-		case s.AddOnly && s.Added != r.Keyfile.Key:
-			say(Lagging, "escrow %q was not given key %s yet", s.Name, r.Keyfile.Key)
-			return
-		case s.Alarm != "":
-			say(Lagging, "escrow %q: %s", s.Name, s.Alarm)
-			return
-		case s.State == decide.EscrowFailed && s.Required:
-			say(Lagging, "escrow %q cannot answer: %s", s.Name, s.Why)
-			return
-		case s.State == decide.EscrowAnswered && s.Newest.Miswritten() && s.Newest.Key == r.Keyfile.Key:
-			say(Lagging, "escrow %q has copy %s on top, which is key %s as %s, not as its 32 bytes: keyguard restores it, the runbook's commands would not",
-				s.Name, s.Newest.ID, r.Keyfile.Key, s.Newest.Encoding)
-			return
-		case s.unopened(r.Keyfile.Key):
-			say(Lagging, "escrow %q has copy %s on top, which says that it is key %s and is sealed: no identity has opened it here", s.Name, s.Newest.ID, r.Keyfile.Key)
-			return
-		case s.State == decide.EscrowAnswered && !s.Holds:
-			say(Lagging, "escrow %q does not hold key %s as its newest current copy", s.Name, r.Keyfile.Key)
-			return
-		case s.Lacks != nil:
-			say(Lagging, "escrow %q: key %s is %v", s.Name, r.Keyfile.Key, s.Lacks)
-			return
-		case s.Readable != "":
-			say(Lagging, "escrow %q: %s", s.Name, s.Readable)
-			return
-		case s.Refuses != nil:
-			say(Lagging, "escrow %q takes no part of key %s as it is configured: %v", s.Name, r.Keyfile.Key, s.Refuses)
-			return
-		case s.failedDrill():
-			say(Lagging, "escrow %q failed its last drill: %s", s.Name, s.Drilled.Reason)
-			return
+		if line := s.lags(r.Keyfile.Key); line != "" {
+			r.Ailments = append(r.Ailments, Ailment{AilsEscrow, Lagging, fmt.Sprintf("escrow %q", s.Name) + line, s})
 		}
 	}
 	if !held {
-		say(Lagging, "key %s is in place, and no escrow that answers holds it", r.Keyfile.Key)
-		return
+		r.ail(AilsNowhere, Lagging, "key %s is in place, and no escrow that answers holds it", r.Keyfile.Key)
 	}
-	asked := ""
-	if r.Rows.State == decide.RowsUnknown {
-		asked = "; the rows cannot be asked just now"
-	}
-	say(Green, "key %s is in place and in every escrow that answers%s", r.Keyfile.Key, asked)
 }
 
-// judgeHalfway judges what a rotation left that stopped halfway.
-func (r *StatusResult) judgeHalfway() bool {
-	if r.Halfway == nil {
-		return false
+// lags says what is not as it should be with an escrow, "" for nothing.
+func (s *EscrowStatus) lags(own key.Fingerprint) string {
+	switch {
+	case s.AddOnly && s.Added != own:
+		return fmt.Sprintf(" was not given key %s yet", own)
+	case s.Alarm != "":
+		return ": " + s.Alarm
+	case s.State == decide.EscrowFailed && s.Required:
+		return " cannot answer: " + s.Why
+	case s.State == decide.EscrowAnswered && s.Newest.Miswritten() && s.Newest.Key == own:
+		return fmt.Sprintf(" has copy %s on top, which is key %s as %s, not as its 32 bytes: keyguard restores it, the runbook's commands would not",
+			s.Newest.ID, own, s.Newest.Encoding)
+	case s.unopened(own):
+		return fmt.Sprintf(" has copy %s on top, which says that it is key %s and is sealed: no identity has opened it here", s.Newest.ID, own)
+	case s.State == decide.EscrowAnswered && !s.Holds && s.Barred != "":
+		return fmt.Sprintf(" does not hold key %s as its newest current copy, and would not take it for one: %s", own, s.Barred)
+	case s.State == decide.EscrowAnswered && !s.Holds:
+		return fmt.Sprintf(" does not hold key %s as its newest current copy", own)
+	case s.Lacks != nil:
+		return fmt.Sprintf(": key %s is %v", own, s.Lacks)
+	case s.Readable != "":
+		return ": " + s.Readable
+	case s.Refuses != nil:
+		return fmt.Sprintf(" takes no part of key %s as it is configured: %v", own, s.Refuses)
+	case s.failedDrill():
+		return " failed its last drill: " + s.Drilled.Reason
 	}
-	r.Health, r.Line = Amiss, r.Halfway.Error()
-	return true
+	return ""
 }
 
 // unproven says why what is on record does not vouch for the keyfile's key as it would at a
@@ -363,15 +420,4 @@ func (r *StatusResult) word() string {
 		return ""
 	}
 	return ", and is in place on a person's word"
-}
-
-// cloned judges a machine that is a copy of another: what is known here was learned there.
-func (r *StatusResult) cloned() bool {
-	if r.Other.Event == "" {
-		return false
-	}
-	r.Health = Lagging
-	r.Line = fmt.Sprintf("the ledger is another machine's, called %s, which wrote to it last at %s: this one is a copy of it, and nobody has accepted its key here",
-		r.Other.Host, printable.Time(r.Other.Time))
-	return true
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
 )
 
 // VerifyResult is what the rows say of every key that can be had.
@@ -16,6 +17,7 @@ type VerifyResult struct {
 	Escrows    []decide.EscrowEvidence
 	Decision   decide.Decision // what a start of the daemon would do
 	Daemon     DaemonStanding
+	Broken     *ledger.Break // of StatusResult
 	Trouble    []Trouble
 }
 
@@ -32,7 +34,7 @@ func Verify(ctx context.Context, h *Host) (VerifyResult, error) {
 	if o.evidence.Rows.State == decide.RowsAnswer {
 		o.askRows(ctx) // the keys that were fetched
 	}
-	d := o.decide(ctx)
-	return VerifyResult{Decision: d, Keyfile: o.evidence.Keyfile, Known: o.evidence.Ledger.Known, Rows: o.evidence.Rows,
+	d, broken := o.decide(ctx), o.broken()
+	return VerifyResult{Decision: d, Broken: broken, Keyfile: o.evidence.Keyfile, Known: o.evidence.Ledger.Known, Rows: o.evidence.Rows,
 		Candidates: o.candidates(), Escrows: o.evidence.Escrows, Daemon: o.askedDaemon(ctx), Trouble: o.trouble}, nil
 }

@@ -118,6 +118,7 @@ type Entry struct {
 	Version     string          `json:"version,omitempty"` // of keyguard
 	Config      string          `json:"config,omitempty"`  // SHA-256, hex, of the configuration in force
 	Rotation    *Rotation       `json:"rotation,omitempty"`
+	Broken      int             `json:"broken,omitempty"`         // Accepted: the chain's last break that the person was told of, by its line
 	Stopped     []string        `json:"daemon_stopped,omitempty"` // the daemon's units that are to be started again; every entry until Started carries them
 	Prev        string          `json:"prev,omitempty"`           // SHA-256, hex, of the line before without its newline; "" begins a chain
 	Line        int             `json:"-"`                        // where it stands in the file, from 1; only Read knows

@@ -82,6 +82,8 @@ func (r *reader) field(e *Entry, name []byte) (ok bool) {
 		e.Version, ok = word[string](r)
 	case "config":
 		e.Config, ok = word[string](r)
+	case "broken":
+		e.Broken, ok = count[int](r)
 	case "prev":
 		var text []byte
 		text, ok = r.text()
@@ -140,7 +142,7 @@ func word[T ~string](r *reader) (T, bool) {
 }
 
 // count takes a whole number of at most 18 digits, without a sign.
-func count[T ~int64 | ~uint64](r *reader) (T, bool) {
+func count[T ~int | ~int64 | ~uint64](r *reader) (T, bool) {
 	var n T
 	i := 0
 	for ; i < len(r.rest) && '0' <= r.rest[i] && r.rest[i] <= '9'; i++ {

@@ -117,6 +117,16 @@ func (r Record) EverProven() []key.Fingerprint {
 	return list
 }
 
+// Broken is the last break of the chain, unless a person was told of it and has accepted the
+// key all the same: what stands before it was edited or damaged, and vouches for nothing.
+func (r Record) Broken() (Break, bool) {
+	if len(r.Breaks) == 0 {
+		return Break{}, false
+	}
+	last := r.Breaks[len(r.Breaks)-1]
+	return last, !slices.ContainsFunc(r.Entries, func(e Entry) bool { return e.Event == Accepted && e.Broken >= last.Line })
+}
+
 // OtherMachine is the last entry that another machine wrote, if nobody on this one has
 // accepted a key since: the state directory was copied, and what stands in it is true of
 // the other. Entries without a machine are older than that.

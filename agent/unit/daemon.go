@@ -32,9 +32,6 @@ type DaemonState struct {
 	Unread error     // why its journal cannot tell; nil where nothing is to be read
 }
 
-// Up tells whether a process of the daemon may hold a key.
-func (s DaemonState) Up() bool { return s.Active == "active" || s.Active == "reloading" }
-
 // ReadDaemon asks systemd about the daemon: under the first of the names that is up, else
 // the first that is loaded. Where it is up, it reads what that process has told.
 func ReadDaemon(ctx context.Context, names ...string) (DaemonState, error) {

@@ -28,6 +28,9 @@ type State struct {
 	Active  string // ActiveState: "active", "inactive", "failed"
 }
 
+// Up tells whether it runs.
+func (s State) Up() bool { return s.Active == "active" || s.Active == "reloading" }
+
 // Hook is one command of ExecStartPre=.
 type Hook struct {
 	Argv []string
@@ -212,7 +215,7 @@ func stateOf(p map[string]any) State {
 
 // watcherState has no process while the unit starts: its sandbox may not stand yet.
 func watcherState(ctx context.Context, conn *dbus.Conn) (w WatcherState, err error) {
-	if w.State, err = state(ctx, conn, Watcher); err != nil || w.Active != "active" && w.Active != "reloading" {
+	if w.State, err = state(ctx, conn, Watcher); err != nil || !w.Up() {
 		return w, err
 	}
 	p, err := conn.GetServicePropertyContext(ctx, Watcher, "MainPID")

@@ -27,7 +27,8 @@ func (a *app) acceptCommand() *cobra.Command {
 daemon may start with it whatever the rows say now. It does not become a current
 copy by that. It also takes what stands newest in the escrows as this host's
 own; where that is another key, and this one opens every row, this one is saved
-over it.
+over it. Where the ledger was edited or damaged, the word takes the place of
+what stood there before.
 
 accept --new makes a key where none is. On a new host whose database is not the
 daemon's own container there is no table yet, and nobody but you can tell that
@@ -35,7 +36,8 @@ no dump is about to be loaded: say so by it. If rows depend on another key, the
 number of them must be typed: a new key opens none of them.
 
 Exit status: 0 done; 2 not confirmed; 11 the rows cannot be asked (--new);
-12 an escrow failed; 14 refused.`,
+12 an escrow failed; 14 refused; 15 a rotation is open: the rows settle which of
+its keys holds.`,
 		Example: `  keyguard accept           # vouch for the key that is there
   keyguard accept --new     # make one on a host that never had one`,
 		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
@@ -85,6 +87,9 @@ func (a *app) confirmAccept(ctx context.Context, r agent.AcceptResult) (bool, er
 	}
 	if r.Known != "" && r.Known != r.Key {
 		a.say("known until now is key %s", r.Known)
+	}
+	if b := r.Broken; b != nil {
+		a.say("the ledger's chain is broken at line %d: %s; what stands before proves nothing, and your word takes its place", b.Line, b.Why)
 	}
 	for _, c := range r.Adopted {
 		a.say("copy %s in escrow %q (%s) counts as this host's own from now on", c.ID, c.Escrow, whoseKey(c.Fingerprint))
@@ -147,7 +152,7 @@ func (a *app) printAccept(r agent.AcceptResult, over agent.BackupResult, overErr
 	case overErr != nil:
 		return overErr
 	case failed(r.Escrows), len(over.Escrows) > 0:
-		return a.judgeSaves(r.Key, saves)
+		return a.judgeSaves(r.Key, r.Rows, saves)
 	}
 	return nil
 }

@@ -88,7 +88,7 @@ func (a *app) printBackup(r agent.BackupResult) error {
 	} else if err := a.printJSON(backupDocOf(r)); err != nil {
 		return err
 	}
-	return a.judgeSaves(r.Key, r.Escrows)
+	return a.judgeSaves(r.Key, r.Rows, r.Escrows)
 }
 
 func (a *app) saveLines(saves []agent.SaveResult) {
@@ -116,8 +116,9 @@ func saveLine(s agent.SaveResult) string {
 	return fmt.Sprintf("%s: saved as %s and read back", s.Escrow, s.Copy.ID)
 }
 
-// judgeSaves is nil when the key is the newest current copy everywhere.
-func (a *app) judgeSaves(f key.Fingerprint, saves []agent.SaveResult) error {
+// judgeSaves is nil when the key is the newest current copy everywhere; said is what the rows
+// said of it.
+func (a *app) judgeSaves(f key.Fingerprint, said decide.RowsEvidence, saves []agent.SaveResult) error {
 	failed, quarantined := 0, 0
 	var hints []string
 	for _, s := range saves {
@@ -133,7 +134,7 @@ func (a *app) judgeSaves(f key.Fingerprint, saves []agent.SaveResult) error {
 			a.remedy(escrow.ErrUnverified)
 		case s.Shelf == escrow.Quarantine:
 			quarantined++
-			hint := "see what every key opens: keyguard verify"
+			hint := unproven(said, s.Escrow)
 			switch {
 			case s.Halfway:
 				hint = remedyOf(agent.ErrRotationOpen)

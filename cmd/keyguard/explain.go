@@ -87,6 +87,7 @@ var remedies = []struct {
 	{agent.ErrRefused, exitRefused, "the present key stays; see what every key opens: keyguard verify"},
 	{agent.ErrUnsure, exitDoubt, "bring Postgres up and try again; to vouch for the present keyfile yourself: keyguard accept"},
 	{agent.ErrNothingToAccept, exitRefused, "put the right key back: keyguard restore; or make one where there never was one: keyguard accept --new"},
+	{agent.ErrNotAccepted, exitBusy, ""},
 	{agent.ErrKeyThere, exitRefused, "to vouch for the key that is there: keyguard accept"},
 	{fleet.ErrState, exitUsage, "name another file, or one that is not there: keyguard fleet --state FILE"},
 	{agent.ErrRowsInTheWay, exitRefused, "look for the key that opens them: keyguard verify"},
@@ -216,7 +217,7 @@ var remedies = []struct {
 	{unit.ErrNoUnit, 0, "name the daemon's unit in [daemon] of the configuration, or \"\" for none, then: keyguard config"},
 	{syscall.ENOSPC, 0, "make room on the disk (df), then try again"},
 	{syscall.EIO, 0, "see what is wrong with the disk (dmesg), put it right, then do the same again, or see: keyguard status"},
-	{syscall.EROFS, 0, "the file system is read-only; see dmesg, remount it writable, then try again"},
+	{syscall.EROFS, 0, "the file system is read-only; see dmesg, remount it writable (mount -o remount,rw), then see: keyguard status"},
 	{agent.ErrNotPlaced, exitDoubt, "see what holds the keyfile, its directory or the state directory (lsattr -d, ls -ld, findmnt --target) and free it (chattr -i -a, umount), then: systemctl start containarium"},
 	{keyfile.ErrImmutable, 0, "take from what is named the i that lsattr -d shows (chattr -i), then do the same again; how the key stands: keyguard status"},
 	{syscall.EBUSY, 0, "something holds it, a mount or another program; see which: findmnt, fuser -v; then: keyguard status"},
@@ -385,6 +386,7 @@ func (a *app) hintAtKey(r agent.GuardResult) {
 	case e.Rows.State == decide.RowsUnknown:
 		a.remedy(e.Rows.Err)
 		switch {
+		case e.OpenRotation() != nil: // which the rows settle, whatever a person says
 		case e.Keyfile.Good && !r.Parked:
 			a.hint("if you are sure of the key that is there: keyguard accept")
 		case e.Keyfile.Good && r.Decision.Needed == "": // an empty file stands there now

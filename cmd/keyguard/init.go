@@ -394,7 +394,7 @@ func (a *app) printInit(ctx context.Context, r agent.InitResult, h *agent.Host, 
 			a.printBackupText(*r.Backup)
 		}
 		a.explainTrouble(r.Backup.Trouble)
-		judged = a.judgeSaves(r.Backup.Key, r.Backup.Escrows)
+		judged = a.judgeSaves(r.Backup.Key, r.Backup.Rows, r.Backup.Escrows)
 		drilled, err := a.initDrill(ctx, h, cfg, &d)
 		if err != nil {
 			return err

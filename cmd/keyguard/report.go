@@ -161,12 +161,21 @@ func chainOutcome(c agent.Chain) error {
 	switch {
 	case !c.Whole():
 		return outcome{exitDoubt, fmt.Sprintf("the ledger's chain is broken at line %d", c.Breaks[0].Line),
-			[]string{"what stands before it proves nothing; compare it with the journal (journalctl -u containarium-keyguard), then prove the copies anew: keyguard verify"}}
+			[]string{afterBreak(c)}}
 	case c.Entries == 0:
 		return outcome{exitDoubt, "the ledger has no entry: nothing was ever recorded here",
 			[]string{"is this the right configuration? keyguard config"}}
 	}
 	return nil
+}
+
+// afterBreak is what to do about a chain that is broken.
+func afterBreak(c agent.Chain) string {
+	compare := "what stands before it proves nothing; compare it with the journal (journalctl -u containarium-keyguard)"
+	if c.Accepted {
+		return compare + "; a person has accepted the key since: keyguard log"
+	}
+	return compare + "; then, to vouch for the key that is there: keyguard accept"
 }
 
 func chainText(c agent.Chain) string {

@@ -364,7 +364,7 @@ func (a *app) printRotate(r agent.RotateResult, opts agent.RotateOptions, err er
 	if r.SavedErr != nil {
 		return outcome{exitEscrow, fmt.Sprintf("the new key is not the current copy yet: %v", r.SavedErr), []string{"keyguard backup"}}
 	}
-	return a.judgeSaves(r.New, saves)
+	return a.judgeSaves(r.New, r.Saved.Rows, saves)
 }
 
 func (a *app) printRewrite(r rows.RewriteResult, verb string) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -181,77 +182,154 @@ func (a *app) printStatus(r agent.StatusResult) error {
 	return outcome{healthCode[r.Health], fmt.Sprintf("status: %s", r.Health), statusHints(r)}
 }
 
-// statusHints says what to type, the most urgent first.
-func statusHints(r agent.StatusResult) []string {
-	var hints []string
-	if r.Working != nil {
+// mends is what to type for what ails, in words for whoever is woken; the first is the
+// command that mends it, or says why a person must decide. What a person decides elsewhere, or
+// what goes by itself, has none.
+var mends = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []string{
+	agent.AilsWorking: func(r agent.StatusResult, _ agent.Ailment) []string {
 		return []string{"follow it: journalctl -fu " + map[string]string{"rotation": rotateUnit, "repair": repairUnit}[r.Working.What] + "; when it is done: keyguard status"}
-	}
-	if r.Other.Event != "" {
-		hints = append(hints, "if both machines live on, name another place in each escrow of this one ("+config.DefaultPath+") and run keyguard init; then, here: keyguard accept")
-	}
+	},
+	agent.AilsLost: func(r agent.StatusResult, _ agent.Ailment) []string {
+		return []string{"if you have the key elsewhere (a printed sheet, another store): keyguard import"}
+	},
+	agent.AilsDoubt:   mendDoubt,
+	agent.AilsKeyfile: mendKeyfile,
+	agent.AilsRows: func(r agent.StatusResult, _ agent.Ailment) []string {
+		switch {
+		case r.Split():
+			return []string{"keyguard repair"}
+		case r.Proof.Verdict == rows.Partial:
+			return []string{"name these rows: keyguard drill --full"}
+		}
+		return []string{"if you have the key that opens them (a printed sheet, another store): keyguard import"}
+	},
+	agent.AilsCopied: func(agent.StatusResult, agent.Ailment) []string {
+		return []string{"if both machines live on, name another place in each escrow of this one (" + config.DefaultPath + ") and run keyguard init; then, here: keyguard accept"}
+	},
+	agent.AilsHalfway: func(r agent.StatusResult, _ agent.Ailment) []string { return []string{remedyOf(r.Halfway)} },
+	agent.AilsDaemon:  mendDaemon,
+	agent.AilsLeftDown: func(r agent.StatusResult, _ agent.Ailment) []string {
+		return []string{"systemctl start " + cmp.Or(r.Daemon.Name, unit.Names[0])}
+	},
+	agent.AilsUnasked: func(r agent.StatusResult, _ agent.Ailment) []string {
+		return []string{agent.AskAgain(r.Daemon.Name, r.Daemon.Over)}
+	},
+	agent.AilsWatcher: func(r agent.StatusResult, _ agent.Ailment) []string {
+		return []string{enable(unit.Watcher, r.Watcher.State)}
+	},
+	agent.AilsTimer: func(r agent.StatusResult, _ agent.Ailment) []string {
+		return []string{enable(unit.DrillTimer, r.Drill.Next.State)}
+	},
+	agent.AilsUnproven: func(r agent.StatusResult, _ agent.Ailment) []string { return []string{remedyOf(r.Rows.Err)} },
+	agent.AilsUnread: func(r agent.StatusResult, _ agent.Ailment) []string {
+		if r.Broken != nil {
+			return []string{seenToLedger}
+		}
+		return []string{"look at the ledger (keyguard report --verify), keep what is left of it elsewhere, then: keyguard backup"}
+	},
+	agent.AilsBroken:     func(agent.StatusResult, agent.Ailment) []string { return []string{seenToLedger} },
+	agent.AilsUnwritable: func(r agent.StatusResult, _ agent.Ailment) []string { return []string{remedyOf(r.Unwritable)} },
+	agent.AilsLoose: func(r agent.StatusResult, _ agent.Ailment) []string {
+		return []string{"chown root " + r.Path + "; chmod 0400 " + r.Path,
+			"if that changes nothing, its file system takes no modes (findmnt --target " + r.Path + ", FAT or one of FUSE): mount it with umask=077",
+			"whoever could read it may have the key; to have another one: keyguard rotate"}
+	},
+	agent.AilsNoEscrow: func(agent.StatusResult, agent.Ailment) []string { return []string{"keyguard init"} },
+	agent.AilsEscrow: func(r agent.StatusResult, ailment agent.Ailment) []string {
+		return mendEscrow(r, *ailment.Escrow)
+	},
+	agent.AilsNowhere: func(r agent.StatusResult, _ agent.Ailment) []string { return silent(r) },
+}
+
+// seenToLedger is for a ledger that was edited or damaged: a person looks why, and vouches.
+const seenToLedger = "see where (keyguard report --verify) and find out why; then, to vouch for the key that is there: keyguard accept"
+
+// statusHints says what to type, the most urgent first.
+func statusHints(r agent.StatusResult) (hints []string) {
 	if r.Immutable != "" {
 		hints = append(hints, "chattr -i "+r.Immutable+", first: nobody can change it as it is, root neither")
 	}
-	switch {
-	case r.Decision.Action == decide.Install && r.Split():
-		hints = append(hints, "keyguard repair") // which puts the key in place, too
-	case r.Decision.Action == decide.Install && onAnother(r) && r.Known == r.Keyfile.Key:
-		// A start passes a key that was proven a short while ago, and asks no row (law 7).
-		return append(hints, "keyguard restore; then: systemctl restart "+r.Daemon.Name)
-	case r.Decision.Action == decide.Install && onAnother(r):
-		// Its start puts the key in place, and it reads that.
-		return append(hints, "systemctl restart "+r.Daemon.Name)
-	case r.Decision.Action == decide.Install:
-		return append(hints, "keyguard restore")
-	case r.Decision.Action == decide.Lost:
-		hints = append(hints, "if you have the key elsewhere (a printed sheet, another store): keyguard import")
-	case r.Rows.State == decide.RowsUnknown:
-		hints = append(hints, remedyOf(r.Rows.Err))
-	case r.Halfway != nil:
-		hints = append(hints, remedyOf(r.Halfway))
-	case r.Decision.Action == decide.Pass && r.Split():
-		hints = append(hints, "keyguard repair")
-	case r.Decision.Action == decide.Pass && r.Proof.Verdict == rows.Partial:
-		hints = append(hints, "name these rows: keyguard drill --full")
-	}
-	hints = append(hints, aliveHints(r)...)
-	if r.Loose != "" && r.Decision.Action == decide.Pass {
-		hints = append(hints, "chown root "+r.Path+"; chmod 0400 "+r.Path,
-			"if that changes nothing, its file system takes no modes (findmnt --target "+r.Path+", FAT or one of FUSE): mount it with umask=077",
-			"whoever could read it may have the key; to have another one: keyguard rotate")
-	}
-	if r.Damaged != "" {
-		hints = append(hints, "look at the ledger (keyguard report --verify), keep what is left of it elsewhere, then: keyguard backup")
-	}
-	if r.Unwritable != nil && r.Damaged == "" {
-		hints = append(hints, remedyOf(r.Unwritable))
-	}
-	if len(r.Escrows) == 0 {
-		hints = append(hints, "keyguard init")
-	}
-	for _, s := range r.Escrows {
-		switch {
-		case s.Alarm != "":
-			hints = append(hints, "if that copy is this host's own after all: keyguard accept")
-		case s.AddOnly && s.Added != r.Keyfile.Key:
-			hints = append(hints, "keyguard backup")
-		case s.AddOnly:
-		case s.State == decide.EscrowFailed:
-			hints = append(hints, remedyOf(s.Err))
-		case s.Drilled.Verdict == string(agent.DrillFailed) && s.Holds:
-			hints = append(hints, "when it is put right: keyguard drill")
-		case s.Newest.Sealed && !s.Holds && s.Newest.Claims(r.Keyfile.Key):
-			hints = append(hints, "where its identity is, prove it: keyguard drill --identity FILE")
-		case s.Refuses != nil:
-			hints = append(hints, remedyOf(s.Refuses))
-		case s.Readable != "" && s.Holds:
-			hints = append(hints, remedyOf(escrow.ErrExposed), "whoever could read them may have the key; to have another one: keyguard rotate")
-		case !s.Holds && r.Health == agent.Lagging:
-			hints = append(hints, "keyguard backup")
+	for _, ailment := range r.Ailments {
+		for _, hint := range mends[ailment.Ails](r, ailment) {
+			if hint != "" && !slices.Contains(hints, hint) {
+				hints = append(hints, hint)
+			}
 		}
 	}
 	return hints
+}
+
+// silent is what brings each escrow back that cannot answer.
+func silent(r agent.StatusResult) (hints []string) {
+	for _, s := range r.Escrows {
+		if s.State == decide.EscrowFailed {
+			hints = append(hints, remedyOf(s.Err))
+		}
+	}
+	return hints
+}
+
+func mendDoubt(r agent.StatusResult, _ agent.Ailment) []string {
+	if r.Rows.State == decide.RowsUnknown {
+		return append([]string{remedyOf(r.Rows.Err)}, silent(r)...)
+	}
+	return silent(r)
+}
+
+// mendKeyfile puts the key in place that belongs there. The watcher does it where it is
+// started and nothing, or no key, stands there; and a start of the daemon, which has read
+// another one.
+func mendKeyfile(r agent.StatusResult, _ agent.Ailment) []string {
+	switch {
+	case r.Split():
+		return []string{"keyguard repair"} // which puts the key in place, too
+	case onAnother(r) && r.Keyfile.Good && r.Known == r.Keyfile.Key:
+		// A start passes a key that was proven a short while ago, and asks no row (law 7).
+		return []string{"keyguard restore; then: systemctl restart " + r.Daemon.Name}
+	case onAnother(r):
+		return []string{"systemctl restart " + r.Daemon.Name} // and it reads that
+	case !r.Keyfile.Good && r.Units && r.Watcher.Active == "inactive" && (r.Watcher.Loaded || r.Watcher.Enabled == "masked"):
+		return []string{enable(unit.Watcher, r.Watcher.State)}
+	}
+	return []string{"keyguard restore"}
+}
+
+func mendEscrow(r agent.StatusResult, s agent.EscrowStatus) []string {
+	switch {
+	case s.AddOnly:
+		return []string{"keyguard backup"}
+	case s.Alarm != "":
+		return []string{remedyOf(decide.ErrForeignCopy)}
+	case s.State == decide.EscrowFailed:
+		return []string{remedyOf(s.Err)}
+	case s.Drilled.Verdict == string(agent.DrillFailed) && s.Holds:
+		return []string{"when it is put right: keyguard drill"}
+	case s.Newest.Sealed && !s.Holds && s.Newest.Claims(r.Keyfile.Key):
+		return []string{"where its identity is, prove it: keyguard drill --identity FILE"}
+	case s.Lacks != nil && s.Holds:
+		return []string{remedyOf(s.Lacks)}
+	case s.Refuses != nil:
+		return []string{remedyOf(s.Refuses)}
+	case s.Readable != "" && s.Holds:
+		return []string{remedyOf(escrow.ErrExposed), "whoever could read them may have the key; to have another one: keyguard rotate"}
+	case s.Holds:
+		return nil
+	case s.Barred != "":
+		return []string{unproven(r.Rows, s.Name)}
+	}
+	return []string{"keyguard backup"}
+}
+
+// unproven is what brings a key to an escrow's current shelf that law 4 keeps from there
+// since no row speaks for it.
+func unproven(e decide.RowsEvidence, name string) string {
+	switch e.State {
+	case decide.RowsUnknown:
+		return remedyOf(e.Err)
+	case decide.RowsSilent:
+		return fmt.Sprintf("where another host keeps its copies there, name a place of its own for this one in escrow %q of the configuration, then: keyguard init; else store a secret, which proves the key (containarium secrets set), then: keyguard backup", name)
+	}
+	return "see what every key opens: keyguard verify"
 }
 
 // onAnother tells whether the daemon has read something else than the key that belongs in
@@ -266,33 +344,18 @@ func onAnother(r agent.StatusResult) bool {
 	return false
 }
 
-// aliveHints says what brings the daemon and our units to where they should be.
-func aliveHints(r agent.StatusResult) (hints []string) {
+// mendDaemon says what brings the daemon to the key that is in place.
+func mendDaemon(r agent.StatusResult, _ agent.Ailment) []string {
 	d := r.Daemon
 	switch {
 	case d.Is == agent.DaemonUnknown:
-		hints = append(hints, "systemctl status "+unit.Names[0])
+		return []string{"systemctl status " + unit.Names[0]}
 	case d.Is == agent.DaemonNoSecrets && !mended(r):
-		hints = append(hints, "see why: journalctl -u "+d.Name+"; when it is put right: systemctl restart "+d.Name)
+		return []string{"see why: journalctl -u " + d.Name + "; when it is put right: systemctl restart " + d.Name}
 	case d.RestartNeeded() && r.Decision.Action == decide.Pass:
-		hints = append(hints, "systemctl restart "+d.Name)
+		return []string{"systemctl restart " + d.Name}
 	}
-	if r.LeftDown {
-		hints = append(hints, "systemctl start "+cmp.Or(d.Name, unit.Names[0]))
-	}
-	if d.Unasked != "" {
-		hints = append(hints, agent.AskAgain(d.Name, d.Over))
-	}
-	if !r.Units || d.Is == agent.DaemonUnknown {
-		return hints
-	}
-	if w := r.Watcher; w.Active != "active" && w.Active != "reloading" {
-		hints = append(hints, enable(unit.Watcher, w.State))
-	}
-	if r.Drill.Next.Active != "active" {
-		hints = append(hints, enable(unit.DrillTimer, r.Drill.Next.State))
-	}
-	return hints
+	return nil
 }
 
 // mended tells whether nothing is left of what kept a daemon from its secrets.

@@ -3,12 +3,15 @@ package main
 import (
 	"bytes"
 	"errors"
+	"go/ast"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
@@ -24,44 +27,60 @@ func TestStatusScreen(t *testing.T) {
 		code   int
 		shows  string // besides the verdict
 		hint   string // the first
+		ails   agent.Ails
 	}{
-		"green":        {func(r *agent.StatusResult) { r.Health = agent.Green; r.Daemon.Key = "0123456789abcdef" }, exitDone, "on key 0123456789abcdef\nwatcher   active\n", ""},
-		"not read yet": {func(r *agent.StatusResult) { r.Health, r.Daemon = agent.Green, daemon(agent.DaemonUp, "") }, exitDone, "it has not read its key", ""},
+		"green":        {func(r *agent.StatusResult) { r.Health = agent.Green; r.Daemon.Key = "0123456789abcdef" }, exitDone, "on key 0123456789abcdef\nwatcher   active\n", "", ""},
+		"not read yet": {func(r *agent.StatusResult) { r.Health, r.Daemon = agent.Green, daemon(agent.DaemonUp, "") }, exitDone, "it has not read its key", "", ""},
 		"stopped": {func(r *agent.StatusResult) {
 			r.Health, r.Daemon.Is, r.Daemon.Active = agent.Green, agent.DaemonDown, "inactive"
-		}, exitDone, "not running (inactive)", ""},
+		}, exitDone, "not running (inactive)", "", ""},
 		"left stopped": {func(r *agent.StatusResult) {
 			r.LeftDown, r.Daemon.Is, r.Daemon.Active = true, agent.DaemonDown, "inactive"
-		}, exitEscrow, "not running (inactive)", "systemctl start containarium.service"},
-		"parked":        {func(r *agent.StatusResult) { r.Daemon = daemon(agent.DaemonParked, unit.Empty) }, exitEscrow, "parked: on an empty keyfile", ""},
-		"Postgres late": {func(r *agent.StatusResult) { r.Daemon = daemon(agent.DaemonNoSecrets, unit.Untouched) }, exitEscrow, "without secrets; restart needed", "systemctl restart containarium.service"},
-		"another key":   {func(r *agent.StatusResult) { r.Daemon = daemon(agent.DaemonOtherKey, unit.Ready) }, exitEscrow, "restart needed", "systemctl restart containarium.service"},
+		}, exitEscrow, "not running (inactive)", "systemctl start containarium.service", agent.AilsLeftDown},
+		"parked":        {func(r *agent.StatusResult) { r.Daemon = daemon(agent.DaemonParked, unit.Empty) }, exitEscrow, "parked: on an empty keyfile", "", agent.AilsDaemon},
+		"Postgres late": {func(r *agent.StatusResult) { r.Daemon = daemon(agent.DaemonNoSecrets, unit.Untouched) }, exitEscrow, "without secrets; restart needed", "systemctl restart containarium.service", agent.AilsDaemon},
+		"another key":   {func(r *agent.StatusResult) { r.Daemon = daemon(agent.DaemonOtherKey, unit.Ready) }, exitEscrow, "restart needed", "systemctl restart containarium.service", agent.AilsDaemon},
 		"no answer": {func(r *agent.StatusResult) {
 			r.Daemon = agent.DaemonStanding{Is: agent.DaemonUnknown, Err: errors.New("no bus")}
-		}, exitEscrow, "unknown: no bus", "systemctl status containarium.service"},
-		"watcher stopped": {func(r *agent.StatusResult) { r.Watcher.Active = "inactive" }, exitEscrow, "watcher   inactive", "systemctl enable --now containarium-keyguard.service"},
-		"timer stopped":   {func(r *agent.StatusResult) { r.Drill.Next.Active = "inactive" }, exitEscrow, "its timer is inactive", "systemctl enable --now containarium-keyguard-drill.timer"},
-		"loose":           {func(r *agent.StatusResult) { r.Health, r.Loose, r.Path = agent.Lagging, "mode 0644", "/k" }, exitEscrow, "(mode 0644)", "chown root /k; chmod 0400 /k"},
+		}, exitEscrow, "unknown: no bus", "systemctl status containarium.service", agent.AilsDaemon},
+		"watcher stopped": {func(r *agent.StatusResult) { r.Watcher.Active = "inactive" }, exitEscrow, "watcher   inactive", "systemctl enable --now containarium-keyguard.service", agent.AilsWatcher},
+		"timer stopped":   {func(r *agent.StatusResult) { r.Drill.Next.Active = "inactive" }, exitEscrow, "its timer is inactive", "systemctl enable --now containarium-keyguard-drill.timer", agent.AilsTimer},
+		"loose":           {func(r *agent.StatusResult) { r.Health, r.Loose, r.Path = agent.Lagging, "mode 0644", "/k" }, exitEscrow, "(mode 0644)", "chown root /k; chmod 0400 /k", agent.AilsLoose},
 		"immutable": {func(r *agent.StatusResult) {
 			r.Health, r.Decision, r.Immutable = agent.Unsure, decide.Decision{Action: decide.Install, Key: "bbbbbbbbbbbbbbbb"}, "/k"
-		}, exitDoubt, "", "chattr -i /k, first: nobody can change it as it is, root neither"},
-		"a broken ledger": {func(r *agent.StatusResult) { r.Health, r.Damaged = agent.Lagging, "rubbish" }, exitEscrow, "", "look at the ledger (keyguard report --verify), keep what is left of it elsewhere, then: keyguard backup"},
-		"read-only state": {func(r *agent.StatusResult) { r.Health, r.Unwritable = agent.Lagging, syscall.EROFS }, exitEscrow, "", "the file system is read-only; see dmesg, remount it writable, then try again"},
+		}, exitDoubt, "", "chattr -i /k, first: nobody can change it as it is, root neither", agent.AilsKeyfile},
+		"a broken ledger": {func(r *agent.StatusResult) { r.Health, r.Damaged = agent.Lagging, "rubbish" }, exitEscrow, "", "look at the ledger (keyguard report --verify), keep what is left of it elsewhere, then: keyguard backup", agent.AilsUnread},
+		"read-only state": {func(r *agent.StatusResult) { r.Health, r.Unwritable = agent.Lagging, syscall.EROFS }, exitEscrow, "", "the file system is read-only; see dmesg, remount it writable (mount -o remount,rw), then see: keyguard status", agent.AilsUnwritable},
 		"a dump of before, not looked at": {func(r *agent.StatusResult) {
 			r.Health, r.Decision = agent.Unsure, decide.Decision{Action: decide.Install, Key: "bbbbbbbbbbbbbbbb"}
 			r.Daemon, r.Known, r.Keyfile = daemon(agent.DaemonUp, unit.Ready), "aaaaaaaaaaaaaaaa", decide.KeyfileEvidence{Good: true, Key: "aaaaaaaaaaaaaaaa"}
-		}, exitDoubt, "", "keyguard restore; then: systemctl restart containarium.service"},
+		}, exitDoubt, "", "keyguard restore; then: systemctl restart containarium.service", agent.AilsKeyfile},
 		"a dump of before, looked at": {func(r *agent.StatusResult) {
 			r.Health, r.Decision = agent.Unsure, decide.Decision{Action: decide.Install, Key: "bbbbbbbbbbbbbbbb"}
 			r.Daemon, r.Known, r.Keyfile = daemon(agent.DaemonUp, unit.Ready), "bbbbbbbbbbbbbbbb", decide.KeyfileEvidence{Good: true, Key: "aaaaaaaaaaaaaaaa"}
-		}, exitDoubt, "", "systemctl restart containarium.service"},
-		"rotation": {func(r *agent.StatusResult) { r.Health, r.Working = agent.Busy, &agent.Working{What: "rotation"} }, exitBusy, "", "follow it: journalctl -fu containarium-keyguard-rotate.service; when it is done: keyguard status"},
+		}, exitDoubt, "", "systemctl restart containarium.service", agent.AilsKeyfile},
+		"an edited ledger": {func(r *agent.StatusResult) { r.Health, r.Broken = agent.Lagging, &ledger.Break{Line: 3} }, exitEscrow, "", seenToLedger, agent.AilsBroken},
+		"rubbish for a ledger": {func(r *agent.StatusResult) {
+			r.Health, r.Damaged, r.Broken = agent.Lagging, "rubbish", &ledger.Break{Line: 1}
+		}, exitEscrow, "", seenToLedger, agent.AilsUnread},
+		"nothing in its place, and no watcher": {func(r *agent.StatusResult) {
+			r.Health, r.Decision, r.Watcher.Active = agent.Unsure, decide.Decision{Action: decide.Install, Key: "aaaaaaaaaaaaaaaa"}, "inactive"
+			r.Daemon.Key = r.Decision.Key
+		}, exitDoubt, "", "systemctl enable --now containarium-keyguard.service", agent.AilsKeyfile},
+		"nothing in its place, and a watcher that failed": {func(r *agent.StatusResult) {
+			r.Health, r.Decision, r.Watcher.Active = agent.Unsure, decide.Decision{Action: decide.Install, Key: "aaaaaaaaaaaaaaaa"}, "failed"
+			r.Daemon.Key = r.Decision.Key
+		}, exitDoubt, "", "keyguard restore", agent.AilsKeyfile},
+		"rotation": {func(r *agent.StatusResult) { r.Health, r.Working = agent.Busy, &agent.Working{What: "rotation"} }, exitBusy, "", "follow it: journalctl -fu containarium-keyguard-rotate.service; when it is done: keyguard status", agent.AilsWorking},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := agent.StatusResult{Health: agent.Amiss, Line: "the verdict", Units: true, Daemon: daemon(agent.DaemonUp, unit.Ready),
 				Decision: decide.Decision{Action: decide.Pass}, Watcher: unit.WatcherState{State: active}}
 			r.Drill.Next.State = active
 			tt.change(&r)
+			if tt.ails != "" {
+				r.Ailments = []agent.Ailment{{Ails: tt.ails, Health: r.Health, Line: r.Line}}
+			}
 			var out, said bytes.Buffer
 			a := &app{out: &out, err: &said}
 			var end outcome
@@ -76,5 +95,27 @@ func TestStatusScreen(t *testing.T) {
 				t.Errorf("hints: %q", end.hints)
 			}
 		})
+	}
+}
+
+// TestMends: whatever can ail has words for what to type.
+func TestMends(t *testing.T) {
+	n := 0
+	for _, f := range parsed(t, "../../agent") {
+		ast.Inspect(f, func(node ast.Node) bool {
+			spec, ok := node.(*ast.ValueSpec)
+			if !ok || name(spec.Type, "") != "Ails" {
+				return true
+			}
+			n++
+			word, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
+			if err != nil || mends[agent.Ails(word)] == nil {
+				t.Errorf("nothing is said of %s", spec.Names[0])
+			}
+			return true
+		})
+	}
+	if n < 15 || n != len(mends) {
+		t.Errorf("%d can ail, and %d are told of", n, len(mends))
 	}
 }

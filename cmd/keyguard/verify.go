@@ -87,6 +87,10 @@ type keyfileDoc struct {
 // printVerify shows what each key opens, below what that comes to.
 func (a *app) printVerify(r agent.VerifyResult, judge func(agent.VerifyResult) (string, error)) error {
 	a.explainTrouble(r.Trouble)
+	if b := r.Broken; b != nil {
+		a.urgent("the ledger's chain is broken at line %d: %s", b.Line, b.Why)
+		a.hint(seenToLedger)
+	}
 	k := r.Keyfile
 	answer, err := judge(r)
 	if a.json {

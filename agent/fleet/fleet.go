@@ -11,7 +11,6 @@ package fleet
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -212,6 +211,9 @@ func inNames(host string) string {
 
 // short is a host's name without its domain.
 func short(host string) string {
+	if _, err := netip.ParseAddr(host); err == nil {
+		return host
+	}
 	name, _, _ := strings.Cut(host, ".")
 	return name
 }
@@ -281,10 +283,10 @@ func (p places) in(host string, v View) string {
 	return p[host][0]
 }
 
-// Match finds for each host of the inventory what it said: by the file's name, else by the
-// name that the host gives itself. The rest are of hosts in no inventory. Of two for one
-// host the later one counts, and one that stands under a host's name and speaks of another
-// is of neither.
+// Match finds for each host of the inventory what it said: the file that bears its name, with
+// or without the domain. What a file claims finds no host, and takes one away: what stands
+// under one host's name and speaks of another is of neither. The rest are of hosts in no
+// inventory.
 func Match(inventory []string, all []Said) (said map[string]*Said, rest []*Said) {
 	said = map[string]*Said{}
 	byName := map[string]string{}
@@ -298,25 +300,34 @@ func Match(inventory []string, all []Said) (said map[string]*Said, rest []*Said)
 	for _, h := range inventory {
 		byName[h] = h
 	}
+	meant := func(name string) string {
+		if s := short(name); byName[name] == "" && byName[s] == s { // the inventory has no domains
+			return s
+		}
+		return byName[name]
+	}
 	for i := range all {
 		s := &all[i]
-		host := byName[strings.TrimSuffix(s.File, ".json")]
+		file := strings.TrimSuffix(s.File, ".json")
+		host, own := meant(file), ""
 		if s.Err == nil {
-			own := cmp.Or(byName[s.Host], byName[short(s.Host)])
-			switch {
-			case host == "":
-				host = own
-			case own != "" && own != host && short(s.Host) != short(host):
-				s = &Said{File: s.File, Err: fmt.Errorf("%w: it is that of %s", ErrStatus, own)}
-			}
+			own = meant(s.Host)
+		}
+		if own != "" && own != host {
+			s = &Said{File: s.File, Err: fmt.Errorf("%w: it is that of %s", ErrStatus, own)}
 		}
 		if host == "" {
 			rest = append(rest, s)
 			continue
 		}
-		if other := said[host]; other == nil || other.Err != nil || s.Err == nil && s.At.After(other.At) {
-			said[host] = s
+		switch other := said[host]; {
+		case other == nil:
+		case other.File == host+".json":
+			continue
+		case file != host:
+			s = &Said{File: s.File, Err: fmt.Errorf("%w: it may be that of %s or that of %s", ErrStatus, other.File, s.File)}
 		}
+		said[host] = s
 	}
 	return said, rest
 }

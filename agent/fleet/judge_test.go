@@ -345,6 +345,65 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// TestMatch: a file speaks of the host whose name it bears, and of none where it claims to be
+// another's.
+func TestMatch(t *testing.T) {
+	domains := []string{"web1.a.example", "web1.b.example"}
+	for _, tt := range []struct {
+		name      string
+		inventory []string
+		files     []string // name=claim; "" claims nothing that can be read
+		want      []string // host=file, ! behind one that tells nothing
+	}{
+		{"its own", []string{"web1"}, []string{"web1=web1"}, []string{"web1=web1"}},
+		{"a stray file claims the host", []string{"web1"}, []string{"web1=web1", "evil=web1"}, []string{"web1=web1"}},
+		{"a stray file alone", []string{"web1"}, []string{"evil=web1"}, nil},
+		{"a stray file in place of rubbish", []string{"web1"}, []string{"web1=", "evil=web1"}, []string{"web1=web1!"}},
+		{"another name that nobody has", []string{"web1-10.0.0.7"}, []string{"web1-10.0.0.7=web1"}, []string{"web1-10.0.0.7=web1-10.0.0.7"}},
+		{"another host's, by the name without its domain", []string{"web1", "web2"}, []string{"web1=web2.example.org"}, []string{"web1=web1!"}},
+		{"another host's of another domain", domains, []string{"web1.a.example=web1.b.example"}, []string{"web1.a.example=web1.a.example!"}},
+		{"a claim without a domain, which both may make", domains, []string{"web1.a.example=web1"}, []string{"web1.a.example=web1.a.example"}},
+		{"a file without a domain, which may be either's", domains, []string{"web1=web1.a.example"}, nil},
+		{"a whole name beside one without its domain", []string{"web1", "web1.a.example"}, []string{"web1.a.example=web1"}, []string{"web1.a.example=web1.a.example!"}},
+		{"a domain in the inventory alone", []string{"web1.a.example"}, []string{"web1=web1"}, []string{"web1.a.example=web1"}},
+		{"a domain in the file alone", []string{"web1"}, []string{"web1.a.example=web1.a.example"}, []string{"web1=web1.a.example"}},
+		{"a file of another domain", []string{"web1.a.example"}, []string{"web1.b.example=web1.b.example"}, nil},
+		{"the whole name counts more", []string{"web1"}, []string{"web1.a.example=web1", "web1=web1"}, []string{"web1=web1"}},
+		{"two domains for one without", []string{"web1"}, []string{"web1.a.example=web1", "web1.b.example=web1"}, []string{"web1=web1.b.example!"}},
+		{"an address is no name with a domain", []string{"10.0.0.7"}, []string{"10=10", "10.0.0.8=x"}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var all []Said
+			for i, f := range tt.files {
+				file, claim, _ := strings.Cut(f, "=")
+				s := Said{File: file + ".json", Host: claim, At: now.Add(time.Duration(i) * time.Minute), Health: "green"}
+				if claim == "" {
+					s = Said{File: s.File, Err: ErrStatus}
+				}
+				all = append(all, s)
+			}
+			said, rest := Match(tt.inventory, all)
+			var got []string
+			for host, s := range said {
+				g := host + "=" + strings.TrimSuffix(s.File, ".json")
+				if s.Err != nil {
+					g += "!"
+				}
+				got = append(got, g)
+			}
+			slices.Sort(got)
+			if !slices.Equal(got, tt.want) {
+				t.Errorf("%q, want %q", got, tt.want)
+			}
+			for _, s := range rest {
+				if slices.Contains(tt.inventory, s.Host) {
+					t.Errorf("%s is told of as a stranger of the name of %s", s.File, s.Host)
+				}
+			}
+		})
+	}
+}
+
 func TestParseInventory(t *testing.T) {
 	for _, tt := range []struct {
 		name, text string

@@ -181,11 +181,12 @@ func (r *Relay) End() {
 	r.open.Wait()
 }
 
-// hangUp hangs up on all who have connected by now.
+// hangUp hangs up on all who have connected by now, and on nobody who connects since he was
+// hung up on: a mended pipe ends its own.
 func (r *Relay) hangUp() {
-	r.mend()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.mend()
 	for _, c := range r.clients {
 		c.Close()
 	}

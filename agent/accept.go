@@ -88,8 +88,9 @@ func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, err
 		newest, there := s.NewestKey()
 		for _, c := range s.Copies {
 			own := there && c.ID == newest.ID
-			tops := slices.DeleteFunc(namesOf(c.Tops), func(top string) bool { return o.stored(s.Name, []string{top}) })
-			if len(tops) == 0 && !(own && !o.record.Holds(s.Name, c.ID)) {
+			saved := o.evidence.History.Saved[s.Name]
+			tops := namesOf(slices.DeleteFunc(slices.Clone(c.Tops), func(top escrow.Top) bool { return saved.IsTop(top, c.Key) }))
+			if len(tops) == 0 && !(own && (!saved.Is(c) || o.evidence.Moved(i))) {
 				continue
 			}
 			shelf, reason := string(c.Shelf), ""

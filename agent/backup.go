@@ -195,22 +195,22 @@ func (o *observation) writeSaved(s SaveResult) {
 	case s.Err != nil && s.Shelf != escrow.Current:
 		return
 	case errors.As(s.Err, &few) && !partly:
-		if tops := namesOf(few.Stored); !o.stored(s.Escrow, tops) {
-			o.write(ledger.Entry{Event: ledger.Saving, Fingerprint: s.Key, Escrow: s.Escrow, Shelf: string(s.Shelf), Tops: tops})
+		if !o.stored(s.Escrow, s.Key, few.Stored) {
+			o.write(ledger.Entry{Event: ledger.Saving, Fingerprint: s.Key, Escrow: s.Escrow, Shelf: string(s.Shelf), Tops: namesOf(few.Stored)})
 		}
 		return
 	case s.Err != nil && !partly:
 		return
 	}
-	var tops []string // of the quarantine they tell nothing
+	var tops []escrow.Top // of the quarantine they tell nothing
 	if s.Shelf == escrow.Current {
-		tops = namesOf(s.Copy.Tops)
+		tops = s.Copy.Tops
 	}
-	if last, ok := o.record.LastSaved(s.Escrow); o.record.Holds(s.Escrow, s.Copy.ID) && o.stored(s.Escrow, tops) &&
+	if last, ok := o.record.LastSaved(s.Escrow); o.evidence.History.Saved[s.Escrow].Copies[s.Copy.ID] == s.Key && o.stored(s.Escrow, s.Key, tops) &&
 		(s.Shelf != escrow.Current || ok && last.Copy == s.Copy.ID && (last.Reason == "" || s.Unverified || partly)) {
 		return
 	}
-	e := ledger.Entry{Event: ledger.Saved, Fingerprint: s.Key, Escrow: s.Escrow, Copy: s.Copy.ID, Shelf: string(s.Shelf), Tops: tops}
+	e := ledger.Entry{Event: ledger.Saved, Fingerprint: s.Key, Escrow: s.Escrow, Copy: s.Copy.ID, Shelf: string(s.Shelf), Tops: namesOf(tops)}
 	switch {
 	case partly:
 		e.Reason = escrow.ErrPartly.Error()
@@ -220,10 +220,10 @@ func (o *observation) writeSaved(s SaveResult) {
 	o.write(e)
 }
 
-// stored tells whether the ledger names all of these.
-func (o *observation) stored(name string, tops []string) bool {
-	known := o.evidence.History.Saved[name].Tops
-	return !slices.ContainsFunc(tops, func(top string) bool { return !known[top] })
+// stored tells whether the ledger names all of these, as a key's.
+func (o *observation) stored(name string, f key.Fingerprint, tops []escrow.Top) bool {
+	saved := o.evidence.History.Saved[name]
+	return !slices.ContainsFunc(tops, func(top escrow.Top) bool { return !saved.IsTop(top, f) })
 }
 
 func namesOf(tops []escrow.Top) (list []string) {

@@ -176,9 +176,9 @@ func savedSince(s decide.SavedEvidence, e ledger.Entry) decide.SavedEvidence {
 	current := escrow.Shelf(e.Shelf) == escrow.Current
 	for _, top := range e.Tops {
 		if s.Tops == nil {
-			s.Tops = map[string]bool{}
+			s.Tops = map[string]key.Fingerprint{}
 		}
-		s.Tops[top] = true
+		s.Tops[top] = e.Fingerprint
 	}
 	switch e.Event {
 	case ledger.Saving:

@@ -140,12 +140,12 @@ func (o *observation) wantsAgain(i int, lacking bool) bool {
 	if s.State == decide.EscrowAnswered {
 		newest, _ = s.NewestCurrent()
 	}
-	holds := o.evidence.Holds(i, newest, live.Key) || newest.Sealed && live.Good && saved.Copies[newest.ID] == live.Key
+	holds := o.evidence.Holds(i, newest, live.Key) || newest.Sealed && live.Good && saved.Copies[newest.ID] == live.Key && saved.Is(newest)
 	switch {
 	case !live.Good, saved.Last.Key != live.Key: // what was never saved there is SaveDue's
 		return false
 	case holds && decide.Alarm(o.evidence, i) == nil:
-		return lacking || !o.stored(s.Name, namesOf(newest.Tops)) // a save finds it there, and the ledger is told
+		return lacking || !o.stored(s.Name, newest.Key, newest.Tops) // a save finds it there, and the ledger is told
 	}
 	return holds || saved.Last.Verified // else it may not be read
 }

@@ -330,9 +330,12 @@ func testSaveDue(t *testing.T, list listing) {
 		h.upsert(a, "ONE")
 		h.saveDue(0)
 		h.write(b.UnsafeBytes())
+		_, err := h.db.Exec("delete from secrets")
+		h.must(err)
+		h.upsert(b, "ONE")
 		h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: b.Fingerprint()}))
 		h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Saving, Fingerprint: b.Fingerprint(), Escrow: h.Escrows[0].Name(), Shelf: "current"}))
-		_, err := h.Escrows[0].Writer.Save(context.Background(), escrow.Current, b)
+		_, err = h.Escrows[0].Writer.Save(context.Background(), escrow.Current, b)
 		h.must(err)
 		if saved := h.saveDue(0); len(saved) != 1 || saved[0].Alarm {
 			t.Errorf("our own copy was taken for another host's: %+v", saved)

@@ -47,11 +47,11 @@ func Due(e Evidence, name string) []key.Fingerprint {
 	return list
 }
 
-// lists tells whether a copy of a key stands there that was saved: under the same id, or one
-// that says so. One that was destroyed, or cannot be read, is one that somebody saw to.
+// lists tells whether a copy of a key stands there that was saved: one that says so, or one
+// that says nothing, under the same id. One that was destroyed, or cannot be read, is one that somebody saw to.
 func (s EscrowEvidence) lists(saved SavedEvidence, f key.Fingerprint) bool {
 	for _, c := range s.Copies {
-		if c.Claims(f) || saved.Copies[c.ID] == f {
+		if c.Claims(f) || saved.Copies[c.ID] == f && saved.Is(c) {
 			return true
 		}
 	}

@@ -29,6 +29,7 @@ func TestDue(t *testing.T) {
 		{"it is not there any more", Evidence{Keyfile: good(a), History: saved("current/1", a), Escrows: []EscrowEvidence{holds("gcp")}}, []key.Fingerprint{a}},
 		{"it is there, under another name", Evidence{Keyfile: good(a), History: saved("current/1", a), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/2", a))}}, nil},
 		{"it is there, and does not say which key it is", Evidence{Keyfile: good(a), History: saved("current/1", a), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", ""))}}, nil},
+		{"it is not there any more, and another has its name", Evidence{Keyfile: good(a), History: saved("current/1", a), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", c))}}, []key.Fingerprint{a}},
 		{"the place cannot answer", Evidence{Keyfile: good(a), History: saved("current/1", a), Escrows: []EscrowEvidence{down("gcp", true)}}, nil},
 		{"the local quarantine", Evidence{Keyfile: good(a), Local: local(b, a, c), History: saved("current/1", a)}, []key.Fingerprint{b, c}},
 		{"a proven key of the local quarantine", Evidence{Keyfile: missing, Ledger: known(b, time.Hour), Local: local(b), History: saved("current/1", a)}, []key.Fingerprint{b}},

@@ -93,8 +93,21 @@ type SavedEvidence struct {
 	// Untold is why the ledger could not be told of a save that is to begin, "" where it was.
 	Untold string
 	// Tops are what this host stored on the members of an escrow of several stores, or a
-	// person adopted there, by escrow.Top's name.
-	Tops map[string]bool
+	// person adopted there, by escrow.Top's name: the key that each is of.
+	Tops map[string]key.Fingerprint
+}
+
+// Is tells whether a copy is what was saved or adopted under its id. A store that was made
+// anew gives the same ids to others; of a copy that does not tell its key the id has to do.
+func (s SavedEvidence) Is(c CopyEvidence) bool {
+	of, there := s.Copies[c.ID]
+	return there && (of == c.Key || of == "" || c.Key == "")
+}
+
+// IsTop is Is for what a member of an escrow of several stores has on top, of key f.
+func (s SavedEvidence) IsTop(top escrow.Top, f key.Fingerprint) bool {
+	of, there := s.Tops[top.String()]
+	return there && (of == f || of == "" || f == "")
 }
 
 // key tells whether a copy of a key was saved there, on either shelf.

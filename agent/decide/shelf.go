@@ -23,6 +23,9 @@ func Shelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 	if s := e.History.Saved[e.Escrows[i].Name]; s.Untold != "" && s.Last.ID != "" {
 		return escrow.Quarantine, "the ledger cannot be told of it, and would have it for another host's later: " + s.Untold
 	}
+	if e.Rows.VerdictOf(f) == rows.Refuted { // though it may stand there already: a part of it that lacks is not to be made anew
+		return escrow.Quarantine, "it opens no row"
+	}
 	if newest, there := e.Escrows[i].NewestCurrent(); there && e.Holds(i, newest, f) {
 		return escrow.Current, ""
 	}
@@ -43,8 +46,6 @@ func Shelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 		return escrow.Quarantine, strange(e, f)
 	case v == rows.Opens, v == rows.Partial && Majority(p), v == rows.Silent && provenHere, v == rows.Unknown && provenHere:
 		return escrow.Current, ""
-	case v == rows.Refuted:
-		return escrow.Quarantine, "it opens no row"
 	case v == rows.Partial:
 		return escrow.Quarantine, fmt.Sprintf("it opens only %v", p)
 	case v == rows.Unknown:
@@ -89,7 +90,8 @@ var ErrForeignCopy = errors.New("another host writes to the same place")
 
 // Alarm says why only the quarantine of an escrow may be written: its newest current
 // copy is not one that this host saved there or a person adopted, whichever key it holds
-// (law 4); or this machine is a copy of another one, and both would write there. A copy of a
+// (law 4); or it is one of before, of another key than the keyfile's, that was put above the
+// last one; or this machine is a copy of another one, and both would write there. A copy of a
 // key that was about to be saved there is no alarm: the save may have been killed before the
 // ledger named it. Nor is the keyfile's key where it is written as no save writes it: a
 // mangled copy is a person's mistake, and the next save puts a good one on top.
@@ -114,7 +116,12 @@ func Alarm(e Evidence, i int) error {
 		return nil
 	}
 	newest, there := s.NewestKey()
-	if !there || saved.Last.ID == "" || s.topIs(saved) || saved.Begun[newest.Key] {
+	switch {
+	case !there, saved.Last.ID == "", saved.Begun[newest.Key]:
+		return nil
+	case e.Moved(i):
+		return fmt.Errorf("copy %s there is not the one that this host saved last, which stands below it, copy %s: %w", newest.ID, saved.Last.ID, ErrForeignCopy)
+	case s.topIs(saved):
 		return nil
 	}
 	if e.Keyfile.Good && newest.Claims(e.Keyfile.Key) && newest.Miswritten() {
@@ -130,11 +137,27 @@ func (s EscrowEvidence) topIs(saved SavedEvidence) bool {
 		if c.Shelf != escrow.Current || c.Beside {
 			continue
 		}
-		if _, ours := saved.Copies[c.ID]; ours || !c.Worthless {
+		if ours := saved.Is(c); ours || !c.Worthless {
 			return ours
 		}
 	}
 	return false
+}
+
+// Moved tells whether the newest key there is one that this host saved, and has been put above
+// the one that it saved last: by a person, for a save would have been the last. Where that one
+// was destroyed the older one shows, and where it is not listed yet nobody knows. An older copy
+// of the keyfile's key is no harm.
+func (e Evidence) Moved(i int) bool {
+	s := e.Escrows[i]
+	saved := e.History.Saved[s.Name]
+	newest, there := s.NewestKey()
+	if !there || !saved.Is(newest) || newest.ID == saved.Last.ID || newest.Key == "" || newest.Key == e.Keyfile.Key {
+		return false
+	}
+	return slices.ContainsFunc(s.Copies, func(c CopyEvidence) bool {
+		return c.ID == saved.Last.ID && c.Shelf == escrow.Current && !c.Worthless && saved.Is(c)
+	})
 }
 
 // stored tells whether what a member has on top of a copy is what this host stored there, or
@@ -142,14 +165,12 @@ func (s EscrowEvidence) topIs(saved SavedEvidence) bool {
 // answer. A whole key may be from when the member was an escrow of its own. Of a member of
 // which the ledger tells nothing, as an earlier version wrote it, the copy of the whole counts.
 func (e Evidence) stored(saved SavedEvidence, c CopyEvidence, top escrow.Top) bool {
-	if saved.Tops[top.String()] || saved.Begun[c.Key] || c.Claims(saved.Last.Key) && !saved.Last.Verified {
+	if saved.IsTop(top, c.Key) || saved.Begun[c.Key] || c.Claims(saved.Last.Key) && !saved.Last.Verified {
 		return true
 	}
-	if _, own := e.History.Saved[top.Member].Copies[top.ID]; own {
-		return true
-	}
-	_, own := saved.Copies[c.ID]
-	return own && !saved.tells(top.Number)
+	own := c // as it stands on the member
+	own.ID = top.ID
+	return e.History.Saved[top.Member].Is(own) || saved.Is(c) && !saved.tells(top.Number)
 }
 
 // tells is whether the ledger says what was stored on the member with this part.

@@ -44,7 +44,7 @@ func copyOf(id string, f key.Fingerprint) CopyEvidence {
 func parts(f key.Fingerprint) HistoryEvidence {
 	h := saved("current/"+string(f), f, f)
 	s := h.Saved["gcp"]
-	s.Tops = map[string]bool{"1 current/1": true, "2 current/1": true}
+	s.Tops = map[string]key.Fingerprint{"1 current/1": f, "2 current/1": f}
 	h.Saved["gcp"] = s
 	return h
 }
@@ -52,9 +52,9 @@ func parts(f key.Fingerprint) HistoryEvidence {
 // stores is a history that tells of these stores' copies, and no others.
 func stores(h HistoryEvidence, tops ...string) HistoryEvidence {
 	s := h.Saved["gcp"]
-	s.Tops = map[string]bool{}
+	s.Tops = map[string]key.Fingerprint{}
 	for _, top := range tops {
-		s.Tops[top] = true
+		s.Tops[top] = s.Last.Key
 	}
 	h.Saved["gcp"] = s
 	return h
@@ -82,6 +82,12 @@ func unanswered(h HistoryEvidence) HistoryEvidence {
 // knownIn adds a copy that was saved in another escrow.
 func knownIn(h HistoryEvidence, name, id string) HistoryEvidence {
 	h.Saved[name] = SavedEvidence{Copies: map[string]key.Fingerprint{id: c}}
+	return h
+}
+
+// before adds a copy that was saved earlier.
+func before(h HistoryEvidence, id string, f key.Fingerprint) HistoryEvidence {
+	h.Saved["gcp"].Copies[id] = f
 	return h
 }
 
@@ -220,6 +226,22 @@ func TestShelf(t *testing.T) {
 			want: escrow.Current},
 		{name: "another host writes above what this host saved there and was destroyed", e: Evidence{Keyfile: good(a), History: saved("current/2", a, a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/3", c), CopyEvidence{ID: "current/2", Shelf: escrow.Current, Worthless: true}, copyOf("current/1", b))}},
 			want: escrow.Quarantine, alarm: true},
+		{name: "a place made anew, and another host's copy has the id of this one's", e: Evidence{Keyfile: good(a), History: saved("current/1", a, a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", c))}},
+			want: escrow.Quarantine, alarm: true},
+		{name: "a copy that does not tell its key, under the id of this host's", e: Evidence{Keyfile: good(a), History: saved("current/1", a, a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", ""))}},
+			want: escrow.Current},
+		{name: "in parts, made anew, and another host's part has the id of this one's", e: Evidence{Keyfile: good(a), History: parts(a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "", "current/1"), inParts(c, "current/1", ""))}},
+			want: escrow.Quarantine, alarm: true},
+		{name: "a former key of this host was put above the last", e: Evidence{Keyfile: good(a), History: before(saved("current/2", a, a), "current/1", b), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", b), copyOf("current/2", a))}},
+			want: escrow.Quarantine, alarm: true},
+		{name: "the last was destroyed, and a former key of this host shows", e: Evidence{Keyfile: good(a), History: before(saved("current/2", a, a), "current/1", b), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", b), CopyEvidence{ID: "current/2", Shelf: escrow.Current, Worthless: true})}},
+			want: escrow.Current},
+		{name: "the last is not listed yet", e: Evidence{Keyfile: good(a), History: before(saved("current/2", a, a), "current/1", b), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", b))}},
+			want: escrow.Current},
+		{name: "a former copy of the keyfile's key was put above the last", e: Evidence{Keyfile: good(a), History: before(saved("current/2", b, a), "current/1", a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", a), copyOf("current/2", b))}},
+			want: escrow.Current},
+		{name: "it is the newest there already, and is refuted", e: Evidence{Keyfile: good(a), Ledger: proven(a), History: saved("current/1", a, a), Rows: answers(a, 0), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", a))}},
+			want: escrow.Quarantine},
 		{name: "bytes that are no key are no other host's", e: Evidence{Keyfile: good(a), History: saved("current/1", a, a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", worthless, copyOf("current/1", a))}},
 			want: escrow.Current},
 	} {

@@ -186,10 +186,12 @@ func savedSince(s decide.SavedEvidence, e ledger.Entry) decide.SavedEvidence {
 	case ledger.Saved, ledger.Adopted:
 		s.Copies[e.Copy] = e.Fingerprint
 		if current {
+			read := s.Last.ID == e.Copy && e.Tops == nil // again, and nothing was saved
 			s.Last = decide.SavedCopy{ID: e.Copy, Key: e.Fingerprint, Verified: e.Reason == ""}
-			if partly(e) {
+			switch {
+			case partly(e):
 				s.Begun[e.Fingerprint] = true
-			} else {
+			case !read:
 				clear(s.Begun)
 			}
 		}

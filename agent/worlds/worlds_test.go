@@ -131,6 +131,9 @@ func TestBrokenOnce(t *testing.T) {
 			{Do: "rows of another key are merged in", Arg: 0xde0bce83471df7bf},
 			{Do: "repair", Arg: 0x3f4a94944469bc31},
 		}},
+		"a backup that the store adds without showing it dies before the ledger names the copy": {Seed: 32290, Steps: []Step{
+			{Do: "backup", Arg: 0x290f37f1fc6bee6, Dies: 19},
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if b := replay(t, p); b != nil {

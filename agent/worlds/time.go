@@ -1,6 +1,7 @@
 package worlds
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -195,10 +196,20 @@ func (w *world) person(h *host) string {
 			switch {
 			case c.byHand:
 				return "somebody else wrote to " + s.name
-			case h.rolled && c.shelf == escrow.Current && !slices.ContainsFunc(lines, func(l line) bool { return l.saved() && l.Copy == c.id }):
+			case h.rolled && c.shelf == escrow.Current && !told(lines, s, c):
 				return "the machine was rolled back, and does not know what it has saved in " + s.name
+			case s.part != (escrow.PartOf{}) && c.shelf == escrow.Current && !told(lines, s, c) && slices.ContainsFunc(s.copies, func(c stored) bool { return c.state == "destroyed" }):
+				return "the ledger was lost, and then the newest part in " + s.name
 			}
 		}
 	}
 	return ""
+}
+
+// told tells whether a ledger names a copy on a current shelf as its host's own.
+func told(lines []line, s *store, c stored) bool {
+	top := fmt.Sprintf("%d %s", c.part.Number, c.id)
+	return slices.ContainsFunc(lines, func(l line) bool {
+		return l.saved() && (l.Escrow == s.name && l.Copy == c.id || s.part != (escrow.PartOf{}) && slices.Contains(l.Tops, top))
+	})
 }

@@ -166,6 +166,11 @@ func (o *observation) askEscrow(ctx context.Context, i int) {
 		if r, ok := s.Reader.(Rememberer); ok {
 			e.Remembered = r.Remembered()
 		}
+		if shared, ok := s.Writer.(escrow.Shared); ok {
+			if silent := shared.Unheard(); silent != nil {
+				e.Unheard = silent.Error()
+			}
+		}
 		e.Copies = listedEvidence(copies)
 		for n := range e.Copies {
 			if e.Copies[n].ID == latest.ID {

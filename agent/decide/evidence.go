@@ -166,6 +166,9 @@ type EscrowEvidence struct {
 	Copies   []CopyEvidence
 	// Remembered: this is what it answered an earlier start, and may have changed.
 	Remembered bool
+	// Unheard is why some of its stores did not answer, of an escrow of several. The others are
+	// enough to tell of every key in parts, not of a whole one that stands on a store alone.
+	Unheard string
 }
 
 // EscrowState tells a pending answer from one that will not come (law 6).

@@ -279,6 +279,8 @@ func (d *decision) r3() Decision {
 	best, p := d.best(at)
 	why := d.unanswered()
 	switch {
+	case why == "" && p.Opened == 0 && d.unheard() != "":
+		return InDoubt("no key that can be had opens a row, and %s", d.unheard())
 	case why == "" && p.Opened == 0:
 		return Decision{Action: Lost, Reason: "no key that can be had opens a row"}
 	case why == "":
@@ -511,6 +513,16 @@ func (d *decision) unanswered() string {
 				why = "it was not fetched again yet"
 			}
 			return fmt.Sprintf("copy %s in escrow %q cannot be read: %s", c.ID, s.Name, why)
+		}
+	}
+	return ""
+}
+
+// unheard says which stores of an escrow did not answer, though enough others did.
+func (d *decision) unheard() string {
+	for _, s := range d.Escrows {
+		if s.Unheard != "" {
+			return fmt.Sprintf("a store of escrow %q that does not answer may have one: %s", s.Name, s.Unheard)
 		}
 	}
 	return ""

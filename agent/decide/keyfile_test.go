@@ -69,6 +69,12 @@ func rotation(old, fresh key.Fingerprint, begun bool) LedgerEvidence {
 
 func local(keys ...key.Fingerprint) LocalEvidence { return LocalEvidence{Asked: true, Keys: keys} }
 
+// butOne is what an escrow of several answers of which one does not.
+func butOne(s EscrowEvidence) EscrowEvidence {
+	s.Unheard = "one: permission denied"
+	return s
+}
+
 func holds(name string, copies ...CopyEvidence) EscrowEvidence {
 	return EscrowEvidence{Name: name, Required: true, State: EscrowAnswered, Copies: copies}
 }
@@ -241,6 +247,8 @@ func TestKeyfile(t *testing.T) {
 			want: Decision{Rule: "R3", Action: Lost, Needed: a}},
 		{name: "lost, with copies that were tried", e: Evidence{Keyfile: missing, Rows: answers(b, 0), Local: local(), Escrows: []EscrowEvidence{holds("gcp", current(b))}},
 			want: Decision{Rule: "R3", Action: Lost}},
+		{name: "no key opens a row, and a store of a split did not answer (law 6)", e: Evidence{Keyfile: missing, Rows: answers(b, 0), Local: local(), Escrows: []EscrowEvidence{butOne(holds("split", current(b)))}},
+			want: Decision{Rule: "R3", Action: Doubt}},
 		{name: "lost, by what an earlier start tried", e: Evidence{Keyfile: missing, Rows: answers(b, 0), Local: local(),
 			Escrows: []EscrowEvidence{holds("gcp", CopyEvidence{ID: "current/1", Shelf: escrow.Current, Key: b})}},
 			want: Decision{Rule: "R3", Action: Lost}},

@@ -146,6 +146,9 @@ type Shared interface {
 	// Refuses says, by the last listing, why a Save of a key is refused as the configuration
 	// stands, whatever the stores do: ErrPartMoved, ErrRecut, nil for not at all.
 	Refuses(of key.Fingerprint) error
+	// Unheard says why some of them did not answer to the last listing, nil where all did: each
+	// may hold a whole key.
+	Unheard() error
 	// Rebuild reads the parts of a copy from all of them, says what became of each, and
 	// returns the key. Parts are nil for a copy that is not kept so.
 	Rebuild(ctx context.Context, c Copy) (key.Key, []Part, error)

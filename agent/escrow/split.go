@@ -953,6 +953,19 @@ func (s *Split) Refuses(of key.Fingerprint) error {
 	return s.refusal(s.index, of)
 }
 
+// Unheard says why members did not answer to the last listing, nil where all did.
+func (s *Split) Unheard() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.index == nil {
+		return nil
+	}
+	if silent := without(s.index.silent, nil); len(silent) > 0 {
+		return all(silent)
+	}
+	return nil
+}
+
 // Rehearse has every member that can rehearse a save. What a rotation would go on without is
 // no error.
 func (s *Split) Rehearse(ctx context.Context) error {

@@ -134,6 +134,11 @@ func TestBrokenOnce(t *testing.T) {
 		"a backup that the store adds without showing it dies before the ledger names the copy": {Seed: 32290, Steps: []Step{
 			{Do: "backup", Arg: 0x290f37f1fc6bee6, Dies: 19},
 		}},
+		"a store of a split does not answer, and has the key whole": {Seed: 34959, Steps: []Step{
+			{Do: "a foreign key on top", Arg: 0x17b7e709a473778e},
+			{Do: "rows of another key are merged in", Arg: 0x90215382044229b7},
+			{Do: "a foreign key on top", Arg: 0xc3e8f9aaf75afef5},
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if b := replay(t, p); b != nil {

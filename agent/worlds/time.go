@@ -187,6 +187,9 @@ func (w *world) person(h *host) string {
 		}
 		first = f
 	}
+	if w.recutKept(h) {
+		return "a key was cut for another need"
+	}
 	if !good || laws.Name(data) != first {
 		return "the daemon has read another key" // and heal is off
 	}

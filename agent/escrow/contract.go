@@ -219,6 +219,9 @@ var (
 	// ErrNeverLeft: no name, no route: as on a cold boot, nothing has left this host, and
 	// the store was not asked. It is an ErrUnreachable too.
 	ErrNeverLeft = fmt.Errorf("%w: no network or no name service yet", ErrUnreachable)
+	// ErrNoProc: a directory is looked at by way of proc(5), which is not there. It is an
+	// ErrUnreachable too.
+	ErrNoProc = fmt.Errorf("%w: /proc is not mounted", ErrUnreachable)
 	// ErrUntrusted: what answers shows no certificate that is trusted. It is an
 	// ErrUnreachable too.
 	ErrUntrusted = fmt.Errorf("%w: its certificate is not trusted", ErrUnreachable)

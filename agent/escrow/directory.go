@@ -654,6 +654,8 @@ func notMounted(err error) error {
 func fileError(err error) error {
 	var errno syscall.Errno
 	switch {
+	case errors.Is(err, unix.EFBIG): // the path to which it was written tells nobody anything
+		return unix.EFBIG
 	case err == nil || hasSentinel(err):
 		return err
 	case errors.Is(err, durable.ErrExposed):

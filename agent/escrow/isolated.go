@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/internal/run"
@@ -125,11 +128,18 @@ var sentinels = []struct {
 	err  error
 }{
 	{"no place", ErrNoPlace}, {"ambiguous", ErrAmbiguous}, {"held", ErrHeld}, {"denied", ErrDenied}, {"clock", ErrClock}, {"unauthenticated", ErrUnauthenticated},
-	{"never left", ErrNeverLeft}, {"untrusted", ErrUntrusted}, {"store sealed", ErrStoreSealed}, {"unreachable", ErrUnreachable}, {"timeout", ErrTimeout},
+	{"never left", ErrNeverLeft}, {"no /proc", ErrNoProc}, {"untrusted", ErrUntrusted}, {"store sealed", ErrStoreSealed}, {"unreachable", ErrUnreachable}, {"timeout", ErrTimeout},
 	{"rate limited", ErrRateLimited}, {"program", ErrProgram}, {"location", ErrLocation}, {"refused", ErrRefused}, {"unreadable", ErrUnreadable}, {"gone", ErrGone},
 	{"sealed", ErrSealed}, {"corrupt", ErrCorrupt}, {"mangled", key.ErrMangled}, {"damaged part", key.ErrPartDamaged}, {"not a key", ErrNotKey},
 	{"same disk", ErrSameDisk}, {"read-only", ErrReadOnly}, {"full", ErrFull}, {"exposed", ErrExposed}, {"unverified", ErrUnverified},
-	{"size", key.ErrSize},
+	{"size", key.ErrSize}, {"file size", unix.EFBIG},
+}
+
+// procThere tells whether proc(5) is mounted, through which the child is started and finds the
+// files that it has opened.
+func procThere() bool {
+	_, err := os.Stat("/proc/self/exe")
+	return err == nil
 }
 
 func hasSentinel(err error) bool {
@@ -178,6 +188,8 @@ func (i *Isolated) ask(ctx context.Context, req request, k key.Key) (answer, key
 		return fail(fmt.Errorf("%w: %w", ErrTimeout, err))
 	case errors.Is(err, context.Canceled):
 		return fail(err)
+	case !procThere():
+		return fail(fmt.Errorf("%w: %w", ErrNoProc, err))
 	default:
 		return fail(fmt.Errorf("%w: %w", ErrUnreachable, err))
 	}

@@ -71,6 +71,7 @@ var remedies = []struct {
 	{unit.ErrInotifyWatches, 0, "until then it looks at every rescan; to raise the limit: sysctl -w fs.inotify.max_user_watches=524288, and the same in a file of /etc/sysctl.d; then: keyguard doctor"},
 	{syscall.EISDIR, 0, "a directory stands in the place of a file: see what is in it, move it away, then: keyguard status"},
 	{syscall.EMFILE, 0, "this process may open too few files (ulimit -n, or LimitNOFILE= of the unit): raise it (ulimit -n 1024), then see: keyguard status"},
+	{syscall.EFBIG, 0, "this process may write no larger files (ulimit -f, or LimitFSIZE= of the unit): raise it (ulimit -f unlimited), or have root raise the hard limit, then do the same again; how the key stands: keyguard status"},
 	{syscall.ENFILE, 0, "this machine may open no more files (sysctl fs.file-max): see who holds them (lsof), then: keyguard status"},
 
 	{escrow.ErrExposed, 0, "chown root and chmod go-rwx what is named; a stick without modes (FAT): mount it with umask=077; or seal its copies (recipients); then: keyguard backup"},
@@ -127,6 +128,7 @@ var remedies = []struct {
 	{escrow.ErrClock, 0, "set the clock (timedatectl status), then: keyguard status"},
 	{escrow.ErrUnauthenticated, 0, "check credentials_file of this escrow, token_file, role_id_file and secret_id_file, or the token in environment_file: keyguard config; whether the watcher, too, sees that file: keyguard doctor"},
 	{escrow.ErrNeverLeft, 0, "bring the network up, then: keyguard status"},
+	{escrow.ErrNoProc, 0, "mount it (mount -t proc proc /proc), then: keyguard status"},
 	{escrow.ErrUntrusted, 0, "name the authority that signed the server's certificate in ca_file of this escrow, or have the certificate renewed, then: keyguard status"},
 	{escrow.ErrNotStore, 0, "see what answers at address or endpoint of this escrow (a proxy, a log-in page, another server): curl; put that right, or the name (keyguard config), then: keyguard status"},
 	{escrow.ErrStoreSealed, 0, "have it unsealed (vault operator unseal), or initialised where it never was (vault operator init), then: keyguard status"},

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
@@ -46,6 +48,36 @@ func testAcceptStaysAPersonsWord(t *testing.T, list listing) {
 	}
 	h.wants(0, escrow.Current)
 	h.wants(0, escrow.Quarantine, a)
+}
+
+// TestSettledStaysAPersonsWord: nor does a rotation that is settled on such a key, be it one that
+// only a staged key beside the keyfile tells of.
+func TestSettledStaysAPersonsWord(t *testing.T) {
+	h := newHost(t, rowstest.New(t).Database(t), 1)
+	a, b := testKey("a"), testKey("b")
+	h.upsert(a, "ONE")
+	h.upsert(b, "TWO")
+	h.upsert(b, "THREE")
+	h.write(a.UnsafeBytes())
+	_, err := agent.Accept(t.Context(), &h.Host, agent.AcceptOptions{Confirm: yes})
+	h.must(err)
+	h.must(os.WriteFile(h.Keyfile.Path+".next", testKey("staged").UnsafeBytes(), 0o400))
+	r, err := h.guard()
+	h.must(err)
+	if r.Decision.Settle != decide.SettleOld || !h.holds(a) {
+		t.Errorf("%+v", r.Decision)
+	}
+	standing, err := h.Ledger.Standing()
+	h.must(err)
+	if standing.By != "accepted" || standing.Known != a.Fingerprint() {
+		t.Errorf("%+v", standing)
+	}
+	// A key that opens more is no reason to take the person's away.
+	h.must(h.Keyfile.Keep(b, h.now))
+	h.now = h.now.Add(26 * time.Hour)
+	if r, err = h.guard(); err != nil || r.Decision.Action != decide.Pass || !h.holds(a) {
+		t.Errorf("%+v, %v", r.Decision, err)
+	}
 }
 
 // TestAcceptedIsNotGreen: a person's word lets a key pass and does not make it open the

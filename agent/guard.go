@@ -353,5 +353,10 @@ func (o *observation) settle(d decide.Decision) {
 		return
 	}
 	closed.Fingerprint = d.Key
-	o.write(closed, provenEntry(o.evidence.Rows.Proofs[d.Key]))
+	p, l := o.evidence.Rows.Proofs[d.Key], o.evidence.Ledger
+	if l.Accepted && l.Known == d.Key && p.Verdict != rows.Opens {
+		o.write(closed) // a person's word stays one
+		return
+	}
+	o.write(closed, provenEntry(p))
 }

@@ -67,11 +67,8 @@ func Tend(ctx context.Context, h *Host, opts TendOptions) (TendResult, error) {
 const underWay = "a rotation, a repair or a first start is under way"
 
 func tendOnce(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err error) {
-	busy, err := lock.Held(h.StateDir, lock.Rotate)
-	if err != nil {
-		return r, fmt.Errorf("cannot tell whether a rotation is under way: %w", err)
-	}
-	if busy {
+	held, unlocked := lock.Held(h.StateDir, lock.Rotate)
+	if held {
 		r.Held, r.Waiting = underWay, true
 		return r, nil
 	}
@@ -81,20 +78,23 @@ func tendOnce(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err
 	}
 	defer o.close()
 	defer func() { r.Evidence, r.Mark, r.Trouble = o.evidence, o.answer.Mark, o.trouble }()
-	if o.evidence.Ledger.Rotation != nil {
-		l, err := lock.Try(h.StateDir, lock.Rotate)
-		if err != nil {
+	if o.evidence.Ledger.Rotation != nil && unlocked == nil {
+		var l *lock.Lock
+		if l, unlocked = lock.Try(h.StateDir, lock.Rotate); errors.Is(busy(unlocked), ErrBusy) {
 			r.Held, r.Waiting = underWay, true
 			return r, nil
 		}
 		defer l.Release()
-		o.locked = true
+		o.locked = unlocked == nil
 	}
 	if dir := filepath.Dir(h.Keyfile.Path); o.seen.Kind == keyfile.Missing && !opts.Starting {
 		if _, err := os.Stat(dir); err != nil {
 			r.Held = dir + " is gone, so the daemon is not there to need a key"
 			return r, nil
 		}
+	}
+	if unlocked != nil {
+		return r, o.parkBlind(&r, opts, unlocked)
 	}
 	o.remembered = opts.Remembered
 	o.sweep()
@@ -121,9 +121,12 @@ func tendOnce(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err
 	if r.Decision.Action == decide.Install && o.evidence.Ledger.Rotation == nil {
 		// A rotation that began since would be undone by a key that was right before it.
 		l, err := lock.Try(h.StateDir, lock.Rotate)
-		if err != nil {
+		switch {
+		case errors.Is(busy(err), ErrBusy):
 			r.Held = underWay
 			return r, nil
+		case err != nil:
+			return r, o.parkBlind(&r, opts, err)
 		}
 		defer l.Release()
 		if s, err := h.Ledger.Standing(); err == nil && (s.Rotation != nil || s.Known != o.evidence.Ledger.Known) {
@@ -143,6 +146,19 @@ func tendOnce(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err
 		r.Installed, r.Waiting = r.Decision.Key, false
 	}
 	return r, nil
+}
+
+// parkBlind is Tend where nobody can tell whether a rotation is under way: what was decided is
+// not done. An empty file where none stands undoes nobody's work, and without one the daemon
+// would make a key (law 2).
+func (o *observation) parkBlind(r *TendResult, opts TendOptions, why error) error {
+	if opts.Park && o.seen.Kind == keyfile.Missing {
+		if err := o.putEmpty(&r.GuardResult); err != nil {
+			return err
+		}
+		r.Waiting = r.Parked
+	}
+	return fmt.Errorf("cannot tell whether a rotation is under way: %w", why)
 }
 
 // mintable tells whether the daemon would make a key: at the keyfile's place, or where a

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
+	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
@@ -32,7 +33,8 @@ func (f File) Install(seen Seen, k key.Key, now time.Time) error {
 
 // Park puts an empty file at the keyfile's place: on it the daemon runs with secrets
 // disabled, and mints nothing. What stood there is kept as Install keeps it. Where an
-// empty file stands already, nothing is done.
+// empty file stands already, nothing is done. Where none stands, it takes nobody's place, and
+// needs no lock: what keeps that from being taken must not let the daemon make a key (law 2).
 func (f File) Park(seen Seen, now time.Time) error {
 	if seen.Empty {
 		return nil
@@ -45,7 +47,7 @@ func (f File) Park(seen Seen, now time.Time) error {
 
 func (f File) replace(seen Seen, data []byte, now time.Time) error {
 	l, err := f.lock()
-	if err != nil {
+	if held := (lock.ErrBusy{}); err != nil && (len(data) > 0 || seen.Kind != Missing || errors.As(err, &held)) {
 		return err
 	}
 	defer l.Release()

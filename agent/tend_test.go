@@ -1,0 +1,47 @@
+package agent_test
+
+import (
+	"os"
+	"testing"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
+	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
+)
+
+// TestTendParksBlind (law 2): where nobody can tell whether a rotation is under way the daemon,
+// which may read its key at any moment, finds an empty file all the same. Nothing else is
+// touched, and the lock is not said to be held.
+func TestTendParksBlind(t *testing.T) {
+	db := rowstest.New(t).Database(t)
+	for _, test := range []struct {
+		name  string
+		spoil func(h *host)
+	}{
+		{"the state directory is a file", func(h *host) {
+			h.must(os.RemoveAll(h.StateDir))
+			h.must(os.WriteFile(h.StateDir, nil, 0o600))
+		}},
+		{"the lock is a link", func(h *host) { h.must(os.Symlink("elsewhere", h.path("state/"+lock.Rotate))) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := newHost(t, db, 1)
+			test.spoil(h)
+			r, err := agent.Tend(t.Context(), &h.Host, agent.TendOptions{Park: true})
+			if err == nil || !r.Parked || !r.Waiting || r.Held != "" || len(h.content()) != 0 {
+				t.Errorf("%+v, %v", r, err)
+			}
+			h.write([]byte("no key"))
+			if r, err = agent.Tend(t.Context(), &h.Host, agent.TendOptions{Park: true}); err == nil || r.Held != "" || string(h.content()) != "no key" {
+				t.Errorf("%+v, %v, %q", r, err, h.content())
+			}
+			h.must(os.Remove(h.Keyfile.Path))
+			if _, err = agent.Tend(t.Context(), &h.Host, agent.TendOptions{}); err == nil {
+				t.Error("no error")
+			}
+			if _, err = os.Lstat(h.Keyfile.Path); err == nil {
+				t.Error("parked though the daemon has read its key")
+			}
+		})
+	}
+}

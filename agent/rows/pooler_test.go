@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -49,6 +50,32 @@ func TestPgBouncer(t *testing.T) {
 			}
 			if got := ask(t, d.URL(), rows.Options{}, want); got.Proofs[0].Verdict != rows.Opens {
 				t.Errorf("%+v", got)
+			}
+		})
+	}
+}
+
+// TestPgBouncerOfOne: where a pooler has one session for all, a table that several are to
+// read is read by that one.
+func TestPgBouncerOfOne(t *testing.T) {
+	for _, mode := range []string{"session", "transaction"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel() // it waits
+			url := cluster.PgBouncer(t, mode, "default_pool_size = 1")
+			d := cluster.Database(t)
+			a, b := key.Generate(), key.Generate()
+			must(t, d.Fill(a, 0, 300, 1, 64<<10)) // in pieces
+			got := rows.Answer{Err: rows.ErrTimeout}
+			for range 10 { // a busy machine may take longer to connect at all
+				if got = ask(t, url(d.Name), rows.Options{ConnectTimeout: time.Second, StatementTimeout: 20 * time.Second}, a, b); !errors.Is(got.Err, rows.ErrTimeout) {
+					break
+				}
+			}
+			if got.State != rows.Answered || got.Proofs[0].Verdict != rows.Opens || got.Proofs[0].Checked != 300 || got.Proofs[1].Verdict != rows.Refuted {
+				t.Errorf("%+v", got)
+			}
+			if err := open(t, url(d.Name), rows.Options{ConnectTimeout: time.Second}).MayRewrite(t.Context()); mode == "session" && !errors.Is(err, rows.ErrCrowded) && !errors.Is(err, rows.ErrTimeout) {
+				t.Error(err)
 			}
 		})
 	}

@@ -47,7 +47,7 @@ current_user, current_database(), current_setting('default_transaction_read_only
 		case !answered:
 			return errForm
 		}
-		other, err := t.connect(ctx, t.config)
+		other, err := t.another(ctx)
 		if err != nil {
 			return err
 		}

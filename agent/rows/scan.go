@@ -37,14 +37,17 @@ func (t *Table) each(ctx context.Context, m moment, pieces []piece, read func(ct
 			}
 		}
 	}
-	if m.snapshot == "" {
+	switch {
+	case m.snapshot == "":
 		return work(ctx, 0, t.conn)
+	case t.alone:
+		return work(ctx, 0, nil)
 	}
 	var some atomic.Bool
 	g, all := crew.WithContext(ctx)
 	for worker := range workers(pieces) {
 		g.Go(func() error {
-			c, err := t.connect(all, t.config)
+			c, err := t.another(all)
 			if err != nil {
 				return nil
 			}
@@ -57,7 +60,8 @@ func (t *Table) each(ctx context.Context, m moment, pieces []piece, read func(ct
 		return err
 	}
 	// In the transaction that holds the snapshot, at the price of a lock on the table until
-	// all of it is read.
+	// all of it is read. What is asked next does not wait for others again.
+	t.alone = true
 	return work(ctx, 0, nil)
 }
 

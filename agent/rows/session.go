@@ -90,6 +90,25 @@ func (t *Table) connect(ctx context.Context, config *pgconn.Config) (*pgconn.PgC
 	return c, nil
 }
 
+// another opens a session besides the one that is kept. A pooler takes it in, and lets it
+// wait for as long as it has no session of the server to spare: ErrCrowded.
+func (t *Table) another(ctx context.Context) (*pgconn.PgConn, error) {
+	c, err := t.connect(ctx, t.config)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, t.options.ConnectTimeout)
+	defer cancel()
+	if err = c.Ping(ctx); err == nil {
+		return c, nil
+	}
+	hangUp(c)
+	if err = t.explain(err); errors.Is(err, ErrTimeout) {
+		err = ErrCrowded
+	}
+	return nil, err
+}
+
 // over does something over the session that is kept, or a new one: where the kept one is
 // lost, as after a restart of the server, only that can tell.
 func (t *Table) over(ctx context.Context, do func() error) error {
@@ -115,7 +134,7 @@ func (t *Table) over(ctx context.Context, do func() error) error {
 func (t *Table) drop() {
 	if t.conn != nil {
 		hangUp(t.conn)
-		t.conn = nil
+		t.conn, t.alone = nil, false
 	}
 }
 

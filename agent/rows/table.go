@@ -59,6 +59,7 @@ type Table struct {
 
 	mu     sync.Mutex // one call at a time; guards what follows
 	conn   *pgconn.PgConn
+	alone  bool   // the server has no other session for us
 	sample []uuid // nil until needed
 }
 

@@ -176,7 +176,7 @@ var remedies = []struct {
 	{rows.ErrChanging, exitDoubt, "try again when less is written: keyguard verify"},
 	{rows.ErrRefused, exitDoubt, "start Postgres, then: keyguard status"},
 	{rows.ErrStarting, exitDoubt, "wait until Postgres is up, then: keyguard status"},
-	{rows.ErrCrowded, exitDoubt, "free a connection in Postgres, then: keyguard status"},
+	{rows.ErrCrowded, exitDoubt, "free a connection in Postgres, or raise pool_size of the pooler before it, then: keyguard status"},
 	{rows.ErrUnreachable, exitDoubt, "check network and address of Postgres in [database], then: keyguard status"},
 	{rows.ErrTimeout, exitDoubt, "is Postgres up and not overloaded? Then: keyguard status"},
 	{rows.ErrLost, exitDoubt, "is Postgres restarting? Then: keyguard status"},

@@ -7,14 +7,15 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
 
 // PgBouncer is a real one before the cluster, as its package configures it but for where
-// things are and how it pools: "session" or "transaction".
-func (c *Cluster) PgBouncer(tb testing.TB, mode string) (url func(database string) string) {
+// things are, how it pools, "session" or "transaction", and what is set besides.
+func (c *Cluster) PgBouncer(tb testing.TB, mode string, settings ...string) (url func(database string) string) {
 	tb.Helper()
 	program, err := exec.LookPath("pgbouncer")
 	if err != nil {
@@ -40,7 +41,8 @@ unix_socket_dir =
 auth_type = plain
 auth_file = %s
 pool_mode = %s
-`, c.Dir, c.Port, port, users, mode)
+%s
+`, c.Dir, c.Port, port, users, mode, strings.Join(settings, "\n"))
 	for path, text := range map[string]string{config: text, users: fmt.Sprintf("%q %q\n", Role, Password)} {
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			tb.Fatal(err)

@@ -447,8 +447,14 @@ func TestContainer(t *testing.T) {
 	if want := `database "containarium" at 127.0.0.1:5432 as "containarium" (from incus, container db)`; l.String() != want {
 		t.Errorf("%s", l)
 	}
-	d, err := cluster.NewDatabase("containarium")
-	must(t, err, d.CreateTable())
+	d, err := cluster.NewDatabase("containarium") // a name that the daemon's defaults fix
+	must(t, err)
+	t.Cleanup(func() {
+		if err := cluster.Admin("postgres", "drop database containarium with (force)"); err != nil {
+			t.Error(err)
+		}
+	})
+	must(t, d.CreateTable())
 	// The cluster has another port.
 	l.URL = strings.Replace(l.URL, ":5432/", fmt.Sprintf(":%d/", cluster.Port), 1)
 	table, err := rows.Open(l, rows.Options{})

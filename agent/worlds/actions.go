@@ -209,7 +209,7 @@ func (w *world) mark(state string) {
 	s := w.store()
 	for i := len(s.copies) - 1; i >= 0; i-- {
 		if s.copies[i].shelf == escrow.Current && s.copies[i].state == "" {
-			s.copies[i].state = state
+			s.copies[i].state, s.copies[i].hidden = state, s.mute
 			return
 		}
 	}

@@ -44,6 +44,7 @@ type stored struct {
 	state  string // "", "disabled", "destroyed"
 	byHand bool   // somebody else than keyguard put it there
 	by     string // the host whose keyguard did, "" for nobody's
+	hidden bool   // it was shut once, where no listing says what it is
 
 	of   key.Fingerprint // what the bytes are: a key, or this part of one
 	part escrow.PartOf

@@ -123,6 +123,26 @@ func (w *world) recutKept(h *host) bool {
 	return false
 }
 
+// tangled tells whether the split's stores have parts that no configuration fits: some were
+// given theirs when the members had other numbers, or the need was another.
+func (w *world) tangled() bool {
+	moved, needs := map[int]bool{}, map[key.Fingerprint]int{}
+	for _, s := range w.stores {
+		for _, c := range s.copies {
+			of, part := c.is()
+			if part == (escrow.PartOf{}) {
+				continue
+			}
+			moved[(part.Number-1-int(s.name[0]-'a')+3)%3] = true
+			if was, there := needs[of]; there && was != part.Need {
+				return true
+			}
+			needs[of] = part.Need
+		}
+	}
+	return len(moved) > 1
+}
+
 // rest holds a host at rest to liveness, and tells whether all is well without a person.
 func (w *world) rest(h *host) bool {
 	if w.wrong != nil {
@@ -140,6 +160,9 @@ func (w *world) rest(h *host) bool {
 	}
 	if r.Health == agent.Green {
 		return true
+	}
+	if w.tangled() {
+		return false
 	}
 	if why := w.person(h); why == "" {
 		w.broken("liveness", "liveness: all faults are over, no person is needed, and status is %s: %s", r.Health, r.Line)

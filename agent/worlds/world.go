@@ -453,7 +453,7 @@ func (w *world) newestShared(h *host, copies []escrow.Copy) {
 		top := len(s.copies) - 1
 		for ; top >= 0 && s.copies[top].shelf != escrow.Current; top-- {
 		}
-		if top < 0 || !s.answers() || s.late > 0 || s.copies[top].state != "" {
+		if top < 0 || !s.answers() || s.slow > 0 || s.late > 0 || s.copies[top].state != "" {
 			return
 		}
 		of, part := s.copies[top].is()
@@ -491,6 +491,9 @@ func (w *world) apart() {
 		had := map[key.Fingerprint]escrow.PartOf{}
 		for _, c := range s.copies {
 			of, part := c.is()
+			if c.hidden {
+				continue // nobody could tell whose part it is
+			}
 			if was, there := had[of]; there && !c.byHand && part != (escrow.PartOf{}) && part != was {
 				w.broken("law 8", "law 8: %s has part %d of %d and part %d of %d of key %s", s.name, was.Number, was.Need, part.Number, part.Need, of)
 			}

@@ -288,3 +288,40 @@ func TestChecks(t *testing.T) {
 		})
 	}
 }
+
+// TestPartsInOneDomain: stores of one disk or account are one, whatever their paths are.
+func TestPartsInOneDomain(t *testing.T) {
+	disk := func(names ...string) escrow.Examination { return escrow.Examination{Disks: names} }
+	for name, tt := range map[string]struct {
+		need  int
+		exams []escrow.Examination
+		state CheckState
+		text  string
+		read  Survival // of a store by somebody else
+	}{
+		"each on a disk of its own":   {2, []escrow.Examination{disk("sda"), disk("sdb"), disk("sdc")}, CheckOK, "1 of 3 may be lost", Survives},
+		"three paths on one disk":     {2, []escrow.Examination{disk("sda"), disk("sda"), disk("sda")}, CheckProblem, "m1 and m2 are all in the disk sda", SurvivesNot},
+		"two on a mirror's disk":      {2, []escrow.Examination{disk("sda", "sdb"), disk("sdb"), disk("sdc")}, CheckProblem, "m1 and m2 are all in the disk sdb", SurvivesNot},
+		"two shares of one server":    {2, []escrow.Examination{disk("the server nas"), disk("the server nas"), disk("sda")}, CheckProblem, "m1 and m2 are all in the server nas", SurvivesNot},
+		"too few without one disk":    {3, []escrow.Examination{disk("sda"), disk("sda"), disk("sdb"), disk("sdc")}, CheckProblem, "m1 and m2 are all lost with the disk sda, and fewer than 3 are left", Survives},
+		"not mounted, and not known":  {2, []escrow.Examination{disk("sda"), {}, {}}, CheckOK, "1 of 3 may be lost", Survives},
+		"all needed, two on one disk": {3, []escrow.Examination{disk("sda"), disk("sda"), disk("sdb")}, CheckUnknown, "all 3 are needed", Survives},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := place("split", escrow.Examination{})
+			s.parts = &shared{need: tt.need}
+			for i, x := range tt.exams {
+				at := fmt.Sprintf("m%d", i+1)
+				s.parts.members = append(s.parts.members, standing{EscrowStatus: EscrowStatus{Name: at,
+					Place: escrow.Place{Kind: "directory", Domain: "the file system at /" + at}}, exam: x, examined: true})
+			}
+			f := patient(s)
+			if c := f.checkParts(s); c.State != tt.state || !strings.Contains(c.Text, tt.text) {
+				t.Errorf("%s: %s; want %s: %s", c.State, c.Text, tt.state, tt.text)
+			}
+			if v := f.storeRead(); v.Verdict != tt.read {
+				t.Errorf("a store is read: %s, %q; want %s", v.Verdict, v.Evidence, tt.read)
+			}
+		})
+	}
+}

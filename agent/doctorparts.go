@@ -57,21 +57,38 @@ func (s standing) after(one func(standing) fate) fate {
 	return fate{SurvivesNot, text}
 }
 
+// in names a failure domain in which at least n of the members are, and them.
+func (x *shared) in(n int) (domain, members string) {
+	at := map[string][]string{}
+	for _, m := range x.members {
+		for _, domain := range m.exam.Domains(m.Place) {
+			if at[domain] = append(at[domain], m.Name); len(at[domain]) >= n {
+				return domain, strings.Join(at[domain], " and ")
+			}
+		}
+	}
+	return "", ""
+}
+
 // together names the failure domain in which enough parts are kept to rebuild the key, ""
 // for none.
 func (x *shared) together() string {
-	at := map[string][]string{}
-	for _, m := range x.members {
-		domain := m.Place.Domain
-		if m.exam.Account != "" { // whoever asks
-			domain = "AWS account " + m.exam.Account
-		}
-		at[domain] = append(at[domain], m.Name)
-		if len(at[domain]) >= x.need {
-			return fmt.Sprintf("%s are all in %s: who administers that has the key", strings.Join(at[domain], " and "), domain)
-		}
+	domain, members := x.in(x.need)
+	if domain == "" {
+		return ""
 	}
-	return ""
+	return fmt.Sprintf("%s are all in %s: who administers that has the key", members, domain)
+}
+
+// lostTogether names the failure domain with which so many parts are lost that too few are
+// left, "" for none; where any one part is needed it is none.
+func (x *shared) lostTogether() string {
+	spare := len(x.members) - x.need
+	domain, members := x.in(spare + 1)
+	if domain == "" || spare == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s are all lost with %s, and fewer than %d are left", members, domain, x.need)
 }
 
 // apart is the fate of a key in parts where one administrator reads or destroys what is
@@ -146,10 +163,12 @@ func (f facts) storeRead() ThreatVerdict {
 // checkParts says what keeps a key in parts from being worth it.
 func (f facts) checkParts(s standing) Check {
 	c := Check{Name: fmt.Sprintf("parts of %q", s.Name), State: CheckProblem}
-	where, whole := s.parts.together(), f.whole()
+	where, lost, whole := s.parts.together(), s.parts.lostTogether(), f.whole()
 	switch {
 	case where != "":
 		c.Text, c.Fix = where, "give each member an administrator of its own, or raise need by a rotation: keyguard rotate"
+	case lost != "":
+		c.Text, c.Fix = lost, "give each member a place of its own, then: keyguard backup"
 	case whole != "":
 		c.Text, c.Fix = "the parts hide nothing: "+whole, "take that copy away there by hand, once no dump needs it: keyguard copies"
 	case s.Refuses != nil:

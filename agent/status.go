@@ -158,6 +158,7 @@ func status(ctx context.Context, h *Host) (StatusResult, looked, error) {
 		if x, ok := s.Reader.(escrow.Examiner); ok && s.Place().Kind == "directory" && e.State == decide.EscrowAnswered {
 			exam, _ := x.Examine(ctx) // it has just answered, and doctor says what is wrong with it
 			e.Readable = strings.Join(exam.Readable, "; ")
+			e.Place.Domain = strings.Join(exam.Domains(e.Place), ", ")
 		}
 		if s, ok := s.Reader.(escrow.Shared); ok && e.Newest.ID != "" {
 			e.Lacks = s.Lacks(escrow.Copy{ID: e.Newest.ID})

@@ -102,6 +102,7 @@ type Place struct {
 	// Where names the very place: "projects/p/secrets/s", "/mnt/keys".
 	Where string
 	// Domain is what is lost together: "Google Cloud project p", "the file system at /mnt/keys".
+	// Of a directory Examination.Domains knows more.
 	Domain string
 }
 

@@ -54,9 +54,9 @@ func nearest(dir string) (*os.File, error) {
 // disks finds out what a file system is made of, through sysfs(5) and proc(5).
 type disks struct{ sys, proc string }
 
-// under names the disks below an open directory: "sda", "nvme0n1"; "zfs pool tank",
-// "server:/export" or "device 0:45" where there is no block device. Two directories that
-// share a name are lost together.
+// under names the disks below an open directory: "sda", "nvme0n1"; "zfs pool tank", "the
+// server nas" or "device 0:45" where there is no block device. Two directories that share a
+// name are lost together.
 func (m disks) under(dir *os.File) (map[string]bool, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
@@ -122,7 +122,10 @@ func (m disks) mounted(dir *os.File, found map[string]bool, depth int) bool {
 		pool, _, _ := strings.Cut(source, "/")
 		found["zfs pool "+pool] = true
 		return true
-	case "nfs", "nfs4", "cifs", "9p", "virtiofs", "ceph":
+	case "nfs", "nfs4", "cifs", "smb3", "fuse.sshfs":
+		found["the server "+serverOf(source)] = true
+		return true
+	case "9p", "virtiofs", "ceph":
 		found[source] = true
 		return true
 	case "overlay":
@@ -173,6 +176,31 @@ func (m disks) mounted(dir *os.File, found map[string]bool, depth int) bool {
 		return true
 	}
 	return false
+}
+
+// serverOf is the server of a network file system: "nas" of "nas:/export", "//nas/share" and
+// "who@nas:".
+func serverOf(source string) string {
+	if share, ok := strings.CutPrefix(source, "//"); ok {
+		server, _, _ := strings.Cut(share, "/")
+		return server
+	}
+	server := source
+	if i := strings.LastIndex(source, ":/"); i >= 0 {
+		server = source[:i]
+	}
+	if i := strings.LastIndex(server, "@"); i >= 0 {
+		server = server[i+1:]
+	}
+	return strings.TrimSuffix(server, ":")
+}
+
+// diskDomain is what people call one of the names of under.
+func diskDomain(name string) string {
+	if strings.ContainsAny(name, " :/") {
+		return name
+	}
+	return "the disk " + name
 }
 
 // mount returns type, source and options of the mount that an open directory is on:

@@ -123,6 +123,17 @@ func TestDisksOfThisHost(t *testing.T) {
 	}
 }
 
+func TestServerOf(t *testing.T) {
+	for source, want := range map[string]string{
+		"nas:/export/keys": "nas", "10.0.0.7:/": "10.0.0.7", "[fe80::1]:/x": "[fe80::1]", "//nas/share": "nas", "//nas/share/deep": "nas",
+		"who@nas:/home/who": "nas", "who@nas:": "nas", "nas:": "nas",
+	} {
+		if got := serverOf(source); got != want {
+			t.Errorf("%s is on %q, want %q", source, got, want)
+		}
+	}
+}
+
 func TestMounts(t *testing.T) {
 	proc := t.TempDir()
 	if err := os.Mkdir(filepath.Join(proc, "self"), 0o755); err != nil {

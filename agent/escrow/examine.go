@@ -67,6 +67,22 @@ type Examination struct {
 	Clock *time.Duration
 }
 
+// Domains are what an escrow is lost with, and with whom: each of them takes it along. Where
+// the disks of a directory are not known it is where it stands.
+func (e Examination) Domains(p Place) []string {
+	switch {
+	case e.Account != "": // whoever asks
+		return []string{"AWS account " + e.Account}
+	case len(e.Disks) == 0:
+		return []string{p.Domain}
+	}
+	var all []string
+	for _, name := range e.Disks {
+		all = append(all, diskDomain(name))
+	}
+	return all
+}
+
 // Credentialed is an escrow whose credentials may end.
 type Credentialed interface {
 	// Credential tells of what was used last. It asks nobody.
@@ -327,11 +343,7 @@ func (d *Directory) Examine(ctx context.Context) (Examination, error) {
 	if err != nil {
 		return Examination{}, fmt.Errorf("cannot look at %s: %w", d.o.Path, err)
 	}
-	var e Examination
-	for name := range ours {
-		e.Disks = append(e.Disks, name)
-	}
-	slices.Sort(e.Disks)
+	e := Examination{Disks: slices.Sorted(maps.Keys(ours))}
 	switch kind, _, _ := m.mount(root); kind {
 	case "nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "virtiofs", "fuse.sshfs":
 		e.Remote = true

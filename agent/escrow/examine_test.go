@@ -102,8 +102,21 @@ func TestDirectoryExamine(t *testing.T) {
 	if err := other.Init(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := other.Examine(t.Context()); err != nil || got.SameDisk || !got.Memory || !strings.HasPrefix(got.Disks[0], "device ") {
-		t.Errorf("%+v, %v", got, err)
+	memory, err := other.Examine(t.Context())
+	if err != nil || memory.SameDisk || !memory.Memory || !strings.HasPrefix(memory.Disks[0], "device ") {
+		t.Errorf("%+v, %v", memory, err)
+	}
+	o.Path = t.TempDir() // another place on the first one's disk
+	near, err := escrow.NewDirectory(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := near.Init(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	beside, err := near.Examine(t.Context())
+	if a, b, c := got.Domains(e.Place()), beside.Domains(near.Place()), memory.Domains(other.Place()); err != nil || !slices.Equal(a, b) || slices.Equal(a, c) {
+		t.Errorf("they are lost with %q, %q, and in memory with %q; %v", a, b, c, err)
 	}
 }
 

@@ -1,14 +1,19 @@
 package escrow
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -20,7 +25,8 @@ import (
 type Fleet interface {
 	// Name is the escrow's name in the configuration.
 	Name() string
-	// Place is where all of them are; Where holds {hostname}.
+	// Place is where all of them are; Where holds {hostname}. After Hosts it may know better
+	// what they are lost with.
 	Place() Place
 	// Lags tells that the store is eventually consistent: what it shows may be minutes old,
 	// and what looks wrong once is to be looked at again.
@@ -155,10 +161,21 @@ type each struct {
 	open  func(host string) (Reader, error)
 	hosts func(context.Context) (map[string]*Shown, error)
 	o     FleetOptions
+
+	mu     sync.Mutex
+	domain string // mu: what the listing showed them to be lost with, "" for what place says
 }
 
 func (e *each) Name() string { return e.name }
-func (e *each) Place() Place { return e.place }
+
+func (e *each) Place() Place {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p := e.place
+	p.Domain = cmp.Or(e.domain, p.Domain)
+	return p
+}
+
 func (e *each) Lags() bool   { return e.lags }
 func (e *each) Close() error { return nil }
 
@@ -216,6 +233,7 @@ func NewDirectoryFleet(o DirectoryOptions, f FleetOptions) (Fleet, error) {
 	}
 	e.hosts = func(ctx context.Context) (map[string]*Shown, error) {
 		return crew.Within(above, func() (map[string]*Shown, error) {
+			e.onDisks(above)
 			entries, err := os.ReadDir(above)
 			if err != nil {
 				return nil, fmt.Errorf("cannot list %s: %w", above, notMounted(fileError(errors.Unwrap(err))))
@@ -235,6 +253,29 @@ func NewDirectoryFleet(o DirectoryOptions, f FleetOptions) (Fleet, error) {
 		}, nil)
 	}
 	return e, nil
+}
+
+// onDisks finds out what a directory here is lost with. Where it cannot be told it is where
+// the directory stands.
+func (e *each) onDisks(dir string) {
+	f, err := openDir(unix.AT_FDCWD, dir, 0)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	on, err := disks{sys: "/sys", proc: "/proc"}.under(f)
+	if err != nil {
+		return
+	}
+	domains := Examination{Disks: slices.Sorted(maps.Keys(on))}.Domains(e.place)
+	for i, d := range domains { // a host's own disk may have the same name
+		if strings.HasPrefix(d, "the disk ") {
+			domains[i] = d + " here"
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.domain = strings.Join(domains, ", ")
 }
 
 // mounted is a directory on a file system that may hang, as one by NFS does whose server is

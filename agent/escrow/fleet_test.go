@@ -240,6 +240,33 @@ func TestFleetRefuses(t *testing.T) {
 	}
 }
 
+// TestFleetDomains: two paths on one disk are one failure domain, another file system is another.
+func TestFleetDomains(t *testing.T) {
+	memory, err := os.MkdirTemp("/dev/shm", "keyguard-test-")
+	try(t, err)
+	t.Cleanup(func() { os.RemoveAll(memory) })
+	disk := t.TempDir()
+	var domains []string
+	for _, at := range []string{disk + "/a", disk + "/b", memory, disk + "/none"} {
+		if !strings.HasSuffix(at, "/none") {
+			try(t, os.MkdirAll(at+"/web1", 0o700))
+		}
+		f, err := escrow.NewDirectoryFleet(escrow.DirectoryOptions{Name: "d", Path: at + "/{hostname}"}, escrow.FleetOptions{})
+		try(t, err)
+		if before := f.Place().Domain; before != "the file system at "+at {
+			t.Errorf("before anybody looks it is lost with %q", before)
+		}
+		_, err = f.Hosts(t.Context())
+		if (err != nil) != strings.HasSuffix(at, "/none") {
+			t.Errorf("%s: %v", at, err)
+		}
+		domains = append(domains, f.Place().Domain)
+	}
+	if domains[0] != domains[1] || domains[0] == domains[2] || domains[3] != "the file system at "+disk+"/none" {
+		t.Errorf("they are lost with %q", domains)
+	}
+}
+
 // TestFleetNewest: what stands on top in Secret Manager, and cannot be read.
 func TestFleetNewest(t *testing.T) {
 	t.Parallel()

@@ -221,7 +221,7 @@ func (r *look) store(ctx context.Context, s Store, where places, v *View) error 
 		v.Err = err
 		return nil
 	}
-	v.Listed = err == nil
+	v.Listed, v.Place = err == nil, s.Place()
 	for name := range listed {
 		v.Hosts[name] = nil
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
 // maxImport bounds what is read from standard input, in bytes. Words are the longest
@@ -29,8 +30,8 @@ words, or as many parts of a key as rebuild it, in any order. On a terminal it
 asks for the lines of the sheet one by one and names the one that is wrong.
 
 It installs the key as restore would: only if the present key does not open more
-rows. With --escrow-only the key is saved in the escrows, by the same rules as
-backup, and the keyfile is left alone.
+rows; and saves it in the escrows where it opens all of them. With --escrow-only
+it is saved there by the same rules as backup, and the keyfile is left alone.
 
 Exit status: 0 done; 2 that is no key; 11 nothing can tell; 12 an escrow failed;
 13 it opens no row; 14 refused, to protect the last good copy.`,
@@ -64,7 +65,20 @@ Exit status: 0 done; 2 that is no key; 11 nothing can tell; 12 an escrow failed;
 				return a.printKept(r)
 			}
 			r, err := agent.Import(ctx, h, k.Clone(), opts)
-			a.printRestore(r, false, err)
+			var saved agent.BackupResult
+			var unsaved error
+			if r.Installed && r.Rows.VerdictOf(r.Key) == rows.Opens && len(h.Escrows) > 0 {
+				// It may be in no store, and the watcher does not look into them at once.
+				saved, unsaved = agent.Backup(ctx, h)
+				r.Trouble = append(r.Trouble, saved.Trouble...)
+			}
+			a.printRestore(r, saved.Escrows, false, err)
+			if unsaved == nil {
+				unsaved = a.judgeSaves(r.Key, saved.Rows, saved.Escrows)
+			}
+			if unsaved != nil {
+				a.explain(unsaved) // and no more: it is in place, which was asked for
+			}
 			if r.Installed && encoding == key.Words && len(r.Tried) > 0 && r.Tried[0].Proof.Opened == 0 {
 				a.urgent("24 words of a list let one mistake in 256 pass, and no row says that key %s is the one that was meant", r.Key)
 				a.hint("compare that with the fingerprint on the sheet; if it is another one: keyguard import, with the check words")

@@ -49,7 +49,7 @@ Exit status: 0 the keyfile is right; 11 nothing can tell; 13 no usable copy;
 			opts.Person = person()
 			a.working("asking the rows and %s …", printable.Count(int64(len(h.Escrows)), "escrow"))
 			r, err := agent.Restore(ctx, h, opts)
-			a.printRestore(r, opts.DryRun, err)
+			a.printRestore(r, nil, opts.DryRun, err)
 			if !opts.DryRun {
 				a.forgetBackoff(cfg)
 			}
@@ -97,10 +97,12 @@ type restoreDoc struct {
 	Rows        rowsDoc         `json:"rows"`
 	Tried       []triedDoc      `json:"tried"`
 	Warning     string          `json:"warning,omitempty"`
+	Escrows     []saveDoc       `json:"escrows,omitempty"` // of import: where it was saved besides
 }
 
-// printRestore shows what was tried and done, the end of a failed one included.
-func (a *app) printRestore(r agent.RestoreResult, dryRun bool, err error) {
+// printRestore shows what was tried and done, the end of a failed one included, and where the
+// key was saved besides.
+func (a *app) printRestore(r agent.RestoreResult, saves []agent.SaveResult, dryRun bool, err error) {
 	a.explainTrouble(r.Trouble)
 	remarks := func(answer string) {
 		a.unheard(answer, r.Escrows)
@@ -110,7 +112,7 @@ func (a *app) printRestore(r agent.RestoreResult, dryRun bool, err error) {
 	}
 	if a.json {
 		remarks("")
-		a.printJSON(restoreDoc{jsonVersion, r.Key, r.Source, r.Installed, dryRun, r.Replaced, rowsDocOf(r.Rows), triedDocs(r.Rows, r.Tried), r.Warning})
+		a.printJSON(restoreDoc{jsonVersion, r.Key, r.Source, r.Installed, dryRun, r.Replaced, rowsDocOf(r.Rows), triedDocs(r.Rows, r.Tried), r.Warning, saveDocs(saves)})
 		return
 	}
 	answer, colour := "", green
@@ -129,6 +131,7 @@ func (a *app) printRestore(r agent.RestoreResult, dryRun bool, err error) {
 	if n := a.printTried(r.Rows, r.Tried); n > foldAfter && err == nil {
 		a.answer(colour, answer)
 	}
+	a.saveLines(saves)
 	if r.Installed && !a.brief {
 		a.line("%s", afterInstall(r))
 	}

@@ -177,6 +177,9 @@ func (a *app) printStatus(r agent.StatusResult) error {
 		a.printStatusText(r)
 	}
 	if r.Health == agent.Green {
+		if r.Rows.State == decide.RowsUnknown { // which the key that was proven may outlive for a day
+			a.remedy(r.Rows.Err)
+		}
 		return nil
 	}
 	return outcome{healthCode[r.Health], fmt.Sprintf("status: %s", r.Health), statusHints(r)}

@@ -84,10 +84,10 @@ systemctl daemon-reload`,
 		typed: []typed{{named: "keyguard restore"}}},
 	{name: "the key is deleted, and no watcher looks", broken: "systemctl stop $W; rm $K",
 		line: `^doubt: the keyfile is not right: key [0-9a-f]{16} belongs there`, code: 11,
-		typed: []typed{{named: "keyguard restore"}, {named: "systemctl enable --now containarium-keyguard.service"}}},
+		typed: []typed{{named: "systemctl enable --now containarium-keyguard.service"}}},
 	{name: "the key is mangled by a tool, and no watcher looks", broken: "systemctl stop $W; base64 $K >/root/mangled; install -m 0400 /root/mangled $K",
 		line: `^doubt: the keyfile is not right: key [0-9a-f]{16} belongs there`, code: 11,
-		typed: []typed{{named: "keyguard restore"}, {named: "systemctl enable --now containarium-keyguard.service"}}},
+		typed: []typed{{named: "systemctl enable --now containarium-keyguard.service"}}},
 	{name: "the key of before a rotation, put back by hand", broken: "cp $K /root/before; keyguard rotate --yes; started 'Secrets store ready'; install -m 0400 /root/before $K",
 		line: `^doubt: the keyfile is not right`, code: 11,
 		typed: []typed{{named: "keyguard restore"}}},
@@ -115,7 +115,7 @@ systemctl start postgresql`,
 		typed: []typed{{named: "systemctl restart containarium.service"}}},
 	{name: "Postgres is down, and the key is gone", broken: "systemctl stop $W postgresql; rm $K",
 		line: `^doubt: the keyfile is not right: key [0-9a-f]{16} belongs there \(it is the known key\)`, code: 11,
-		typed: []typed{{named: "keyguard restore"}, {"start Postgres", "systemctl start postgresql"}, {named: "systemctl enable --now containarium-keyguard.service"}}},
+		typed: []typed{{named: "systemctl enable --now containarium-keyguard.service"}, {"start Postgres", "systemctl start postgresql"}}},
 	{name: "the daemon has read its key and keeps no secrets", broken: `
 systemctl set-environment STANDIN_NO_CIPHER=1
 systemctl restart containarium
@@ -190,7 +190,29 @@ keyguard init --yes || true
 rm -f ` + quarantine + `/*
 systemctl start containarium`,
 		line: `^lost: no key that can be had opens a row`, code: 10,
-		typed: []typed{{"keyguard import", "keyguard import </root/safe"}, {named: "keyguard backup"}}},
+		typed: []typed{{"keyguard import", "keyguard import </root/safe"}}},
+	{name: "the ledger was edited", broken: `sed -i '2s/"time":"2/"time":"1/' ` + ledgerFile,
+		line: `^lagging: key [0-9a-f]{16} is in place, and the ledger's chain is broken at line 3`, code: 12,
+		typed: []typed{answers("keyguard accept", `y\n`)}},
+	{name: "the key changes, and no watcher looks", broken: `
+systemctl stop $W containarium
+sql 'delete from secrets'
+foreign
+systemctl start containarium
+started 'Secrets store ready'
+containarium secrets set bob OTHER milk`,
+		line: `^amiss: the watcher does not run \(inactive\)`, code: 12,
+		typed: []typed{{named: "systemctl enable --now containarium-keyguard.service"}}},
+	{name: "a new host, and its escrow was never made", broken: `
+systemctl stop $W containarium
+sql 'delete from secrets'
+rm -f $K ` + ledgerFile + ` ` + quarantine + `/*
+curl -sf -X DELETE '` + control + `/secret?secret=projects/stories/secrets/` + secret + `'
+curl -sf -X DELETE '` + control + `/secret?secret=projects/stories/secrets/` + secret + `-quarantine'
+systemctl start $W`,
+		line: `^doubt: the keyfile is missing and the required escrow "gcp" cannot answer`, code: 11,
+		typed: []typed{answers("keyguard init", `\ny\n`)},
+		after: `systemctl start containarium; started 'Secrets store ready'; keyguard status`},
 }
 
 // Whoever is woken reads one line and types the command that stands below it. Of the broken

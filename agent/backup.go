@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -149,6 +150,10 @@ func (o *observation) store(ctx context.Context, i int, f key.Fingerprint) SaveR
 
 // put writes the copy that a result is to be of.
 func (o *observation) put(ctx context.Context, i int, r *SaveResult) {
+	if r.Shelf == "" { // it is due until somebody can tell what stands there
+		r.Why, r.Err = "", cmp.Or(o.evidence.Escrows[i].Err, escrow.ErrTimeout)
+		return
+	}
 	if r.AddOnly = o.host.Escrows[i].AddOnly; r.AddOnly {
 		// A Save cannot compare there, and would add another each time.
 		if c, ok := o.added(*r); ok {

@@ -140,6 +140,13 @@ func (o *observation) askLatest(ctx context.Context, s escrow.Reader, got func(d
 	return nil
 }
 
+// tellsTop tells whether what a store gives for its latest is all that a listing would say of
+// the top of its current shelf. Of several stores each has a top of its own.
+func tellsTop(s escrow.Reader) bool {
+	_, parts := s.(escrow.Shared)
+	return !parts
+}
+
 // askEscrow lists one escrow and fetches its copies, and tells the observation of each.
 func (o *observation) askEscrow(ctx context.Context, i int) {
 	s := o.host.Escrows[i]
@@ -151,7 +158,7 @@ func (o *observation) askEscrow(ctx context.Context, i int) {
 	}
 	var latest decide.CopyEvidence
 	err := o.askLatest(ctx, s.Reader, func(c decide.CopyEvidence, k key.Key) {
-		latest, e.Copies = c, []decide.CopyEvidence{c}
+		latest, e.Copies, e.Seen = c, []decide.CopyEvidence{c}, tellsTop(s.Reader)
 		tell(k)
 		o.news.awaitInterest(ctx, i)
 	})
@@ -171,7 +178,7 @@ func (o *observation) askEscrow(ctx context.Context, i int) {
 				e.Unheard = silent.Error()
 			}
 		}
-		e.Copies = listedEvidence(copies)
+		e.Copies, e.Seen = listedEvidence(copies), true
 		for n := range e.Copies {
 			if e.Copies[n].ID == latest.ID {
 				latest.Tops = e.Copies[n].Tops
@@ -235,6 +242,13 @@ func (o *observation) newestOf(ctx context.Context, i int, copies []escrow.Copy,
 	e.State = decide.EscrowAnswered
 	if err != nil {
 		e.State, e.Why, e.Err, e.Copies = decide.EscrowFailed, err.Error(), err, nil
+	}
+	if errors.Is(err, escrow.ErrDenied) && tellsTop(s.Reader) {
+		// What is on top may be told all the same, and says whether another host writes there.
+		_ = o.askLatest(ctx, s.Reader, func(c decide.CopyEvidence, k key.Key) {
+			c.Have, e.Copies, e.Seen = false, []decide.CopyEvidence{c}, true
+			k.Wipe()
+		})
 	}
 }
 

@@ -526,3 +526,57 @@ func TestSealedIsNotHeld(t *testing.T) {
 		t.Errorf("it is saved again each hour: %+v, %v", saved, err)
 	}
 }
+
+// told is a store that gives its latest without a listing.
+type told struct {
+	*troubled
+	latest escrow.Copy
+}
+
+func (t told) FetchLatest(ctx context.Context) (escrow.Copy, key.Key, key.Encoding, error) {
+	k, encoding, err := t.Reader.Fetch(ctx, t.latest)
+	return escrow.Copy{ID: t.latest.ID, Shelf: t.latest.Shelf}, k, encoding, err
+}
+
+// TestUnseen: a listing that fails does not say that nobody else writes there (laws 4, 6).
+func TestUnseen(t *testing.T) {
+	h := newHost(t, rowstest.New(t).Database(t), 1)
+	a, b, foreign := testKey("a"), testKey("b"), testKey("of another host")
+	backup := func() agent.SaveResult {
+		t.Helper()
+		r, err := agent.Backup(t.Context(), &h.Host)
+		h.must(err)
+		return r.Escrows[0]
+	}
+	h.upsert(a, "ONE")
+	h.write(a.UnsafeBytes())
+	backup()
+	e := trouble(h, 0)
+	top, err := e.Writer.Save(t.Context(), escrow.Current, foreign)
+	h.must(err)
+	for _, e.list = range []error{escrow.ErrRateLimited, escrow.ErrTimeout, escrow.ErrDenied} {
+		if s := backup(); !errors.Is(s.Err, e.list) || s.Alarm || e.saves > 0 {
+			t.Errorf("%v: %+v after %d saves", e.list, s, e.saves)
+		}
+	}
+	_, err = h.db.Exec("delete from secrets")
+	h.must(err)
+	h.upsert(b, "ONE")
+	h.write(b.UnsafeBytes())
+	if saved, err := agent.SaveDue(t.Context(), &h.Host, e.Name()); !errors.Is(err, escrow.ErrDenied) || len(saved)+e.saves > 0 {
+		t.Errorf("%+v, %v after %d saves", saved, err, e.saves)
+	}
+	if due := h.due(0); !slices.Equal(due, []key.Fingerprint{b.Fingerprint()}) {
+		t.Errorf("%v is due", due)
+	}
+	h.Escrows[0].Reader = told{e, top}
+	if saved := h.saveDue(0); len(saved) != 1 || !saved[0].Alarm || saved[0].Shelf != escrow.Quarantine {
+		t.Errorf("%+v", saved)
+	}
+	if s := backup(); !s.Alarm || s.Shelf != escrow.Quarantine || s.Err != nil {
+		t.Errorf("%+v", s)
+	}
+	h.Escrows[0].Reader = e
+	h.wants(0, escrow.Current, foreign, a)
+	h.wants(0, escrow.Quarantine, b)
+}

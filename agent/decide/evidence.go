@@ -164,6 +164,8 @@ type EscrowEvidence struct {
 	Why      string // why it cannot answer
 	Err      error  // the same, for errors.Is
 	Copies   []CopyEvidence
+	// Seen: the newest current copy was told, though not all that was asked was answered.
+	Seen bool
 	// Remembered: this is what it answered an earlier start, and may have changed.
 	Remembered bool
 	// Unheard is why some of its stores did not answer, of an escrow of several. The others are

@@ -1,6 +1,7 @@
 package decide
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,8 +13,36 @@ import (
 
 // Shelf says on which shelf of an escrow a key may be saved, and why not on the current
 // one (law 4). It wants the history, and the newest current copy of that escrow; where
-// the rows prove too little, of all of them.
+// the rows prove too little, of all of them. It is "" where the key belongs on the current
+// shelf and nobody can tell what stands there: it is due until that can be told.
 func Shelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
+	s, why := deserves(e, i, f)
+	if unseen := e.unseen(i); s == escrow.Current && unseen != "" {
+		return "", "what stands on the current shelf there cannot be told: " + unseen
+	}
+	return s, why
+}
+
+// unseen says why nobody can tell what stands on top of an escrow, "" where that is known, or
+// not to be known: it is never read from here, by the configuration or by what the store
+// grants, so that what was saved there last could not be read back either; or it is one of
+// several stores of which enough say that they have nothing.
+func (e Evidence) unseen(i int) string {
+	s := e.Escrows[i]
+	last := e.History.Saved[s.Name].Last
+	switch {
+	case s.State == EscrowAnswered, s.Seen:
+		return ""
+	case errors.Is(s.Err, escrow.ErrAddOnly), errors.Is(s.Err, escrow.ErrPerhaps):
+		return ""
+	case errors.Is(s.Err, escrow.ErrDenied) && !(last.ID != "" && last.Verified):
+		return ""
+	}
+	return cmp.Or(s.Why, "no answer yet")
+}
+
+// deserves is Shelf where everybody answers.
+func deserves(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 	if e.OpenRotation() != nil {
 		return escrow.Quarantine, "a rotation is open, and which of its keys holds is not settled"
 	}

@@ -85,6 +85,17 @@ func knownIn(h HistoryEvidence, name, id string) HistoryEvidence {
 	return h
 }
 
+// refuses is escrow "gcp" that cannot be listed.
+func refuses(err error) EscrowEvidence {
+	return EscrowEvidence{Name: "gcp", State: EscrowFailed, Why: err.Error(), Err: err}
+}
+
+// seen adds what the store gives for its latest.
+func seen(s EscrowEvidence, c CopyEvidence) EscrowEvidence {
+	s.Seen, s.Copies = true, []CopyEvidence{c}
+	return s
+}
+
 // before adds a copy that was saved earlier.
 func before(h HistoryEvidence, id string, f key.Fingerprint) HistoryEvidence {
 	h.Saved["gcp"].Copies[id] = f
@@ -242,6 +253,26 @@ func TestShelf(t *testing.T) {
 			want: escrow.Current},
 		{name: "it is the newest there already, and is refuted", e: Evidence{Keyfile: good(a), Ledger: proven(a), History: saved("current/1", a, a), Rows: answers(a, 0), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", a))}},
 			want: escrow.Quarantine},
+		{name: "it opens all rows, and what stands there cannot be told (law 6)", e: Evidence{Keyfile: good(a), Rows: answers(a, 10), Escrows: []EscrowEvidence{down("gcp", true)}},
+			want: ""},
+		{name: "it opens all rows, and nobody has asked", e: Evidence{Keyfile: good(a), Rows: answers(a, 10), Escrows: []EscrowEvidence{{Name: "gcp"}}},
+			want: ""},
+		{name: "it opens no row, and what stands there cannot be told", e: Evidence{Keyfile: good(a), Rows: answers(a, 0), Escrows: []EscrowEvidence{down("gcp", true)}},
+			want: escrow.Quarantine},
+		{name: "this host only adds there", e: Evidence{Keyfile: good(a), History: saved("current/1", a, a), Rows: answers(a, 10), Escrows: []EscrowEvidence{refuses(escrow.ErrAddOnly)}},
+			want: escrow.Current},
+		{name: "enough of several stores have nothing", e: Evidence{Keyfile: good(a), Rows: answers(a, 10), Escrows: []EscrowEvidence{refuses(escrow.ErrPerhaps)}},
+			want: escrow.Current},
+		{name: "the store lets nobody look", e: Evidence{Keyfile: good(a), Rows: answers(a, 10), Escrows: []EscrowEvidence{refuses(escrow.ErrDenied)}},
+			want: escrow.Current},
+		{name: "the store lets nobody look, as when it was saved there last", e: Evidence{Keyfile: good(a), History: unanswered(saved("current/1", b, a)), Rows: answers(a, 10), Escrows: []EscrowEvidence{refuses(escrow.ErrDenied)}},
+			want: escrow.Current},
+		{name: "the store lets nobody look any more", e: Evidence{Keyfile: good(a), History: saved("current/1", a, a), Rows: answers(a, 10), Escrows: []EscrowEvidence{refuses(escrow.ErrDenied)}},
+			want: ""},
+		{name: "the store lists no more, and its latest is this host's", e: Evidence{Keyfile: good(a), History: saved("current/1", a, a), Rows: answers(a, 10), Escrows: []EscrowEvidence{seen(refuses(escrow.ErrDenied), copyOf("current/1", a))}},
+			want: escrow.Current},
+		{name: "the store lists no more, and its latest is another host's", e: Evidence{Keyfile: good(a), History: saved("current/1", a, a), Rows: answers(a, 10), Escrows: []EscrowEvidence{seen(refuses(escrow.ErrDenied), copyOf("current/2", c))}},
+			want: escrow.Quarantine, alarm: true},
 		{name: "bytes that are no key are no other host's", e: Evidence{Keyfile: good(a), History: saved("current/1", a, a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", worthless, copyOf("current/1", a))}},
 			want: escrow.Current},
 	} {

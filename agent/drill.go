@@ -211,8 +211,11 @@ func (d *drill) restoreAll(ctx context.Context) []DrilledCopy {
 			c := &d.copies[i][n]
 			c.Escrow, c.Required = s.Name(), s.Required
 			if c.ID != "" {
-				e.Copies = append(e.Copies, decide.CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Key, Beside: c.Beside, Tops: c.Tops,
-					Worthless: errors.Is(c.Err, escrow.ErrNotKey) || c.Unreadable == "destroyed"})
+				seen := listedEvidence([]escrow.Copy{c.Copy})[0]
+				if !c.key.IsZero() || c.Err != nil {
+					_ = noteFetched(&seen, fetched{key: c.key, encoding: c.Encoding, err: c.Err}) // the store's own trouble is in the copy
+				}
+				e.Copies = append(e.Copies, seen)
 			}
 		}
 		all = append(all, d.copies[i]...)
@@ -390,7 +393,8 @@ func (d *drill) judgeAll(r *DrillResult) {
 			}
 			r.judge(c, r.Rows.Proofs[d.o.evidence.Keyfile.Key])
 			c.judgeParts()
-			if newest, _ := d.o.evidence.Escrows[i].NewestCurrent(); c.Judged && c.Key != "" && c.Key != d.o.evidence.Keyfile.Key && c.ID == newest.ID && c.Verdict != DrillPassed {
+			// What is wrong with it is not this host's to mend where it is another one's.
+			if newest, there := d.o.evidence.Escrows[i].NewestCurrent(); there && c.Judged && c.ID == newest.ID && c.Verdict != DrillPassed {
 				if err := decide.Alarm(d.o.evidence, i); err != nil {
 					c.fail(err.Error(), decide.ErrForeignCopy)
 				}

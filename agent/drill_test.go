@@ -156,12 +156,17 @@ func testDrill(t *testing.T, list listing) {
 		"replaced by another host's, and the rows cannot say": {func(h *host, _ *agent.DrillOptions) { h.up = false; h.plant(0, escrow.Current, b.UnsafeBytes()) },
 			want{drill: "failed", errs: []error{decide.ErrForeignCopy},
 				copies: map[string]string{"0": "judged failed: another host", "1": "inconclusive: the rows cannot be asked", "2": "judged inconclusive"}}},
+		"put above by others, under the name of the key in place": {func(h *host, _ *agent.DrillOptions) {
+			name := "99991127T000000.000Z-" + string(a.Fingerprint()) + ".key"
+			h.must(os.WriteFile(filepath.Join(h.path("usb0/current"), name), b.UnsafeBytes(), 0o400))
+		}, want{drill: "failed", reason: "another host writes to the same place", proven: true, errs: []error{decide.ErrForeignCopy},
+			copies: map[string]string{"0": "judged failed: copy current/99991127", "1": "passed", "2": "judged passed"}}},
 		"put there by hand, and right": {func(h *host, _ *agent.DrillOptions) { h.plant(0, escrow.Current, a.UnsafeBytes()) },
 			want{drill: "passed", proven: true, copies: map[string]string{"0": "judged passed", "1": "passed", "2": "judged passed"}}},
 		"no file": {func(h *host, _ *agent.DrillOptions) {
 			h.must(os.Symlink("/etc/passwd", h.path("usb0/current/planted")))
 		},
-			want{drill: "failed", proven: true, errs: []error{escrow.ErrUnreadable}, copies: map[string]string{"0": "judged failed: a symbolic link", "1": "passed", "2": "judged passed"}}},
+			want{drill: "failed", proven: true, errs: []error{decide.ErrForeignCopy}, copies: map[string]string{"0": "judged failed: copy current/planted there is not from this host", "1": "passed", "2": "judged passed"}}},
 		"sealed": {func(h *host, _ *agent.DrillOptions) { h.seal(0, false); h.backup() },
 			want{drill: "inconclusive", reason: "sealed", proven: true, errs: []error{escrow.ErrSealed},
 				copies: map[string]string{"0": "judged inconclusive: sealed", "1": "passed", "2": "judged passed"}}},

@@ -164,6 +164,9 @@ func (w *world) anyKey() key.Key {
 func (w *world) put(h *host, content []byte) {
 	if h.disk.immutable == "" && h.disk.readOnly != h.path("etc") && !h.disk.full && !h.disk.noInodes {
 		h.disk.put(h.keyfile(), content, 0o400)
+		if f := laws.Name(content); f != "" && !w.durable(f) {
+			w.fragile[f] = true // again, where all other copies of it were taken away
+		}
 		w.touched(h)
 	}
 }

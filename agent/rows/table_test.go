@@ -672,6 +672,7 @@ func TestServerTrouble(t *testing.T) {
 	// In the middle of a statement: one that waits for a lock cannot be missed.
 	s, err := d.Session()
 	must(t, err)
+	defer s.Close() //nolint:errcheck // the server ends it; what nobody refers to any more is closed before
 	_, err1 := s.Exec("begin")
 	_, err2 := s.Exec("lock table secrets in access exclusive mode")
 	must(t, err1, err2)

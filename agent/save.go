@@ -236,7 +236,9 @@ func (h *Host) escrow(name string) (int, error) {
 // quota that is a hundred times smaller.
 func (h *Host) standsThere(ctx context.Context, s Escrow) bool {
 	l, ok := s.Reader.(escrow.Latest)
-	if _, parts := s.Writer.(escrow.Shared); !ok || parts { // as many parts as are needed tell nothing of the others
+	_, parts := s.Writer.(escrow.Shared) // as many parts as are needed tell nothing of the others
+	_, ends := s.Writer.(escrow.Renewer) // only a listing tells which of its copies end
+	if !ok || parts || ends {
 		return false
 	}
 	o, err := h.observe()

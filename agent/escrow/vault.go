@@ -34,6 +34,10 @@ const (
 	vaultMarker = "keyguard"
 	// vaultAtOnce is how many entries a listing reads at a time.
 	vaultAtOnce = 16
+	// vaultReads is how many entries of a shelf a listing reads. Each is a call, and anybody who
+	// may write there can make as many names as he likes (law 10): the others are listed by
+	// their names alone, without a time.
+	vaultReads = 256
 )
 
 // VaultOptions say which entry of which KV engine an escrow is, and who asks. Nothing
@@ -318,12 +322,17 @@ func (v *Vault) entries(ctx context.Context, prefix string, names map[string]boo
 	}
 	shown := bounded(all, func(c Copy) bool { return c.Fingerprint != "" })
 	gone := make([]bool, len(shown))
+	reads := 0
 	g, gctx := crew.WithContext(ctx)
 	g.SetLimit(vaultAtOnce)
 	for i := range shown {
 		c := &shown[i]
 		name := strings.TrimPrefix(c.ID, prefix)
 		if c.Unreadable != "" {
+			continue
+		}
+		if reads++; reads > vaultReads {
+			v.shut(c, name)
 			continue
 		}
 		g.Go(func() error {
@@ -386,6 +395,37 @@ func (v *Vault) Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, error
 		return fail(fmt.Errorf("%w: it holds key %s", ErrCorrupt, got))
 	}
 	return k, enc, nil
+}
+
+// FetchLatest needs the capability read on <path>, and no other.
+func (v *Vault) FetchLatest(ctx context.Context) (Copy, key.Key, key.Encoding, error) {
+	fail := func(err error) (Copy, key.Key, key.Encoding, error) {
+		return Copy{}, key.Key{}, "", fmt.Errorf("cannot read %s: %w", v.where(), err)
+	}
+	kv, err := v.engine(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	e, err := v.read(ctx, v.o.Path, 0)
+	switch {
+	case errors.Is(err, ErrGone):
+		return fail(errNoNewest)
+	case errors.Is(err, ErrDenied): // the folders may be open to this host all the same
+		return fail(fmt.Errorf("%w: %w", ErrUnreadable, err))
+	case err != nil:
+		return fail(err)
+	case e.gone != "":
+		return fail(fmt.Errorf("%w: %s", ErrUnreadable, e.gone))
+	}
+	k, enc, err := v.key(e.stored)
+	if err != nil {
+		return fail(err)
+	}
+	id := vaultKeysID + entryName(e.stored)
+	if kv == 2 {
+		id = vaultVersionID + strconv.FormatUint(e.version, 10)
+	}
+	return Copy{Escrow: v.o.Name, ID: id, Shelf: Current}, k, enc, nil
 }
 
 // find reads the entry that an id names, and returns the entry's name too: "" for a

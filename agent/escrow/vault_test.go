@@ -974,3 +974,44 @@ func TestVaultOptions(t *testing.T) {
 		t.Errorf("%s: %+v", e.Name(), p)
 	}
 }
+
+// TestVaultFlooded: who fills the folders with names takes no time of those who look. The newest
+// copy is one read, and a listing reads a bounded number of entries and names them all.
+func TestVaultFlooded(t *testing.T) {
+	for _, kv := range []int{1, 2} {
+		t.Run(fmt.Sprintf("kv%d", kv), func(t *testing.T) {
+			t.Parallel()
+			s := startSafe(t, kv, fake.Options{})
+			e := s.ready(t)
+			want := key.Generate()
+			saved, err := e.Save(t.Context(), escrow.Current, want)
+			if err != nil {
+				t.Fatal(err)
+			}
+			const planted = 5_000
+			for _, folder := range []string{"-keys", "-quarantine"} {
+				for i := range planted {
+					if err := s.Put(safeMount, fmt.Sprintf("%s%s/%016x", safePath, folder, i), map[string]any{"value": "x"}); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			calls := func() (n int) {
+				for _, times := range s.Calls() {
+					n += times
+				}
+				return n
+			}
+			s.Reset()
+			c, k, enc, err := e.FetchLatest(t.Context())
+			if n := calls(); err != nil || c.ID != saved.ID || enc != key.Raw || !k.Equal(want) || n > 2 {
+				t.Errorf("%+v, %v, by %d calls; want %+v", c, err, n, saved)
+			}
+			s.Reset()
+			copies, err := e.List(t.Context())
+			if n := calls(); err != nil || len(copies) < 2*planted || copies[0].ID != saved.ID || n > 600 {
+				t.Errorf("%d copies, %v, by %d calls", len(copies), err, n)
+			}
+		})
+	}
+}

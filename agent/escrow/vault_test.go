@@ -1015,3 +1015,23 @@ func TestVaultFlooded(t *testing.T) {
 		})
 	}
 }
+
+// TestVaultLongNames: a list of ten thousand hosts' names is no answer without end, and one that
+// has no end is told for what it is.
+func TestVaultLongNames(t *testing.T) {
+	s := startSafe(t, 1, fake.Options{})
+	e := s.ready(t)
+	long := strings.Repeat("x", 245)
+	for i := range 6_000 {
+		if err := s.Put(safeMount, fmt.Sprintf("%s-keys/%s%06d", safePath, long, i), map[string]any{"value": "x"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if copies, err := e.List(t.Context()); err != nil || len(copies) == 0 {
+		t.Errorf("%d copies, %v", len(copies), err)
+	}
+	s.Break(fake.Fault{Kind: fake.Endless, Method: "LIST"})
+	if _, err := e.List(t.Context()); !errors.Is(err, escrow.ErrFull) || !strings.Contains(err.Error(), "cannot be listed whole") {
+		t.Errorf("%v, want that there are too many names", err)
+	}
+}

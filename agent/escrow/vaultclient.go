@@ -25,8 +25,10 @@ import (
 
 const (
 	vaultIdle = 10 * time.Second // how long an unused connection is kept
-	// vaultMaxAnswer bounds an answer, in bytes: a list of some 40 000 names.
+	// vaultMaxAnswer and vaultMaxList bound an answer, in bytes: a list may be of ten thousand
+	// hosts, each with three names of 255 letters.
 	vaultMaxAnswer = 1 << 20
+	vaultMaxList   = 16 << 20
 
 	lookupSelf = "auth/token/lookup-self"
 	renewSelf  = "auth/token/renew-self"
@@ -123,18 +125,22 @@ func (w *vaultWire) close() {
 // forwards what it is asked; only one that was told not to sends us on.
 var errElsewhere = errors.New("token and key go to no other host or port than that of address; name the active server there")
 
-// errLong is an answer beyond all bounds.
-var errLong = fmt.Errorf("an answer of more than %d bytes", vaultMaxAnswer)
+// errLong is an answer beyond all bounds, and errLongList a list of names.
+var (
+	errLong     = fmt.Errorf("an answer of more than %d bytes", vaultMaxAnswer)
+	errLongList = fmt.Errorf("its names are more than %d bytes, so that they cannot be listed whole: take away what others put there, or choose another path", vaultMaxList)
+)
 
 // boundedAnswer reads so much of an answer and no more.
 type boundedAnswer struct {
 	io.ReadCloser
 	left int
+	over error // what it is that has more
 }
 
 func (b *boundedAnswer) Read(p []byte) (int, error) {
 	if b.left == 0 {
-		return 0, errLong
+		return 0, b.over
 	}
 	n, err := b.ReadCloser.Read(p[:min(len(p), b.left)])
 	b.left -= n
@@ -158,7 +164,11 @@ func (t vaultTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	resp, err := t.Transport.RoundTrip(r)
 	if err == nil {
-		resp.Body = &boundedAnswer{resp.Body, vaultMaxAnswer}
+		bounded := &boundedAnswer{resp.Body, vaultMaxAnswer, errLong}
+		if r.URL.Query().Has("list") {
+			bounded.left, bounded.over = vaultMaxList, errLongList
+		}
+		resp.Body = bounded
 	}
 	return resp, err
 }
@@ -212,6 +222,8 @@ func (w *vaultWire) send(ctx context.Context, token, path string, query url.Valu
 		return nil, fmt.Errorf("%w: it is not JSON as Vault's", ErrNotStore)
 	case errors.Is(err, errLong):
 		return nil, fmt.Errorf("%w: %w", ErrNotStore, errLong)
+	case errors.Is(err, errLongList):
+		return nil, fmt.Errorf("%w: %w", ErrFull, errLongList)
 	case err != nil:
 		return nil, wireError(ctx, err)
 	case resp.StatusCode >= 300:

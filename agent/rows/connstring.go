@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net"
 	"net/url"
@@ -140,6 +141,43 @@ func isURL(conn string) bool {
 // namedFiles are the files that a connection string and PG* variables name.
 const namedFiles = "one of the files that the database's settings name (passfile, sslrootcert, sslcert, sslkey, servicefile, or their PG* variables)"
 
+// maxNamedFile bounds a file that a setting names, in bytes: the certificates of every
+// authority that a system trusts are a quarter of it.
+const maxNamedFile = 1 << 20
+
+// checkFiles refuses what the driver would read without end: a device but /dev/null, and a
+// large file.
+func checkFiles(conn string) error {
+	query := url.Values{}
+	if isURL(conn) {
+		_, text, _ := strings.Cut(conn, "?")
+		query, _ = url.ParseQuery(text)
+	}
+	for variable, setting := range pgSettings {
+		switch setting {
+		case "passfile", "servicefile", "sslrootcert", "sslcert", "sslkey":
+		default:
+			continue
+		}
+		files := append([]string{os.Getenv(variable)}, query[setting]...)
+		if !isURL(conn) {
+			for _, m := range form(`(?:^|\s)`+setting+`\s*=\s*('(?:[^'\\]|\\.)*'|\S+)`)().FindAllStringSubmatch(conn, -1) {
+				files = append(files, strings.NewReplacer(`\\`, `\`, `\'`, `'`).Replace(strings.Trim(m[1], "'")))
+			}
+		}
+		for _, file := range files {
+			st, err := os.Stat(file)
+			if err != nil { // the driver says what that means
+				continue
+			}
+			if file != os.DevNull && (st.Mode()&fs.ModeDevice != 0 || st.Size() > maxNamedFile) {
+				return fmt.Errorf("cannot use %s as %s: %w of at most %d bytes", file, setting, ErrNotFile, maxNamedFile)
+			}
+		}
+	}
+	return nil
+}
+
 // anyQuery, among the settings of a URL, says that it has a query.
 const anyQuery = "?"
 
@@ -184,9 +222,16 @@ func settingsOf(conn string) map[string]bool {
 // it: what does not parse may hold the password anywhere. Parsing reads the files that it
 // and the environment name (passfile, sslrootcert, sslcert, sslkey, servicefile), any of
 // which may be a FIFO or on a file system that hangs: crew.ErrHangs.
+//
+// The driver reads all of such a file: one without end, as a device is, is ErrNotFile.
 func parseURL(conn string) (*pgconn.Config, error) {
-	pool, err := crew.Within(namedFiles, func() (*pgxpool.Config, error) { return pgxpool.ParseConfig(conn) }, nil)
-	if errors.Is(err, crew.ErrHangs) {
+	pool, err := crew.Within(namedFiles, func() (*pgxpool.Config, error) {
+		if err := checkFiles(conn); err != nil {
+			return nil, err
+		}
+		return pgxpool.ParseConfig(conn)
+	}, nil)
+	if errors.Is(err, crew.ErrHangs) || errors.Is(err, ErrNotFile) {
 		return nil, err
 	}
 	if err != nil || conn == "" {

@@ -43,6 +43,7 @@ var (
 	ErrConnection   = errors.New("the connection does not come about")
 	ErrUnread       = errors.New("what the daemon's unit says of its database is not known")
 	ErrURL          = errors.New("not the URL of a Postgres database")
+	ErrNotFile      = errors.New("it is no file")
 )
 
 // ErrOtherTable says that there are rows like the daemon's, or may be, in another table of

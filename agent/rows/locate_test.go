@@ -710,3 +710,26 @@ func TestSettingsThatHang(t *testing.T) {
 		runtime.Gosched()
 	}
 }
+
+// TestSettingsWithoutEnd: what a setting names is not read whatever it is.
+func TestSettingsWithoutEnd(t *testing.T) {
+	large := filepath.Join(t.TempDir(), "it's large")
+	must(t, os.WriteFile(large, nil, 0o600), os.Truncate(large, 1<<20+1))
+	for name, tt := range map[string]struct{ conn, variable, file string }{
+		"a device in a variable": {"postgres://u@127.0.0.1:1/d?sslmode=verify-ca", "PGSSLROOTCERT", "/dev/zero"},
+		"a device in the URL":    {"postgres://u@127.0.0.1:1/d?sslmode=verify-ca&sslrootcert=%2Fdev%2Fzero", "", "/dev/zero"},
+		"a device in words":      {"host=127.0.0.1 port=1 user=u sslmode=verify-ca sslrootcert = '/dev/zero'", "", "/dev/zero"},
+		"a large file":           {"postgres://u@127.0.0.1:1/d?sslmode=verify-ca", "PGSSLROOTCERT", large},
+		"a large file in words":  {`host=127.0.0.1 port=1 user=u passfile='` + strings.ReplaceAll(large, "'", `\'`) + `'`, "", large},
+	} {
+		t.Run(name, func(t *testing.T) {
+			env := map[string]string{"CONTAINARIUM_POSTGRES_URL": tt.conn}
+			if tt.variable != "" {
+				env[tt.variable] = tt.file
+			}
+			if _, err := rows.Locate(t.Context(), rows.LocateOptions{Environ: environ(env)}); !errors.Is(err, rows.ErrNotFile) || !strings.Contains(err.Error(), tt.file) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}

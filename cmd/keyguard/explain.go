@@ -162,6 +162,7 @@ var remedies = []struct {
 	{rows.ErrShape, exitDoubt, "is this the daemon's database? Check [database], then: keyguard verify"},
 	{rows.ErrEncoding, exitDoubt, "take client_encoding out of the database URL or PGOPTIONS, or as a superuser: ALTER ROLE … RESET client_encoding, ALTER DATABASE … RESET client_encoding; then: keyguard verify"},
 	{rows.ErrURL, exitUsage, "check url or url_file in [database]: keyguard config"},
+	{rows.ErrNotFile, exitDoubt, "name the right file there (in [database], or in the daemon's unit as the PG* variable of that name), then: keyguard verify"},
 	{rows.ErrRecord, exitDoubt, "write it anew: keyguard init"},
 	{rows.ErrLoose, exitDoubt, "chmod 0600 the file that it names, then: keyguard verify"},
 	{rows.ErrDenied, exitDoubt, "the role needs SELECT on table secrets; check [database], then: keyguard verify"},

@@ -15,6 +15,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -99,12 +100,24 @@ func apart(cfg *config.Config, dryRun, here bool) bool {
 	return !here && !dryRun && cfg.Daemon.Unit != "" && unit.Booted()
 }
 
+// sayUnspared names the escrows that rebuild a key from all of its parts alone.
+func (a *app) sayUnspared(h *agent.Host) {
+	for _, s := range h.Escrows {
+		if p, ok := s.Reader.(escrow.Shared); ok && len(p.Members()) == p.Need() {
+			a.say("escrow %q needs all of its %d parts (need = %d): with any one of its stores the new key is lost there", s.Name(), p.Need(), p.Need())
+		}
+	}
+}
+
 func (a *app) rotate(ctx context.Context, opts agent.RotateOptions, here bool) error {
 	h, cfg, err := a.open()
 	if err != nil {
 		return err
 	}
 	signal.Ignore(syscall.SIGHUP) // a lost terminal is no reason to stop halfway
+	if !here {
+		a.sayUnspared(h)
+	}
 	if !opts.DryRun && !a.yes {
 		r, err := a.trial(ctx, h, opts)
 		question := fmt.Sprintf("%s of key %s would come under a new one. Expected downtime: %s, as a trial took just now, and the daemon's own stop and start. Go on?",

@@ -394,7 +394,7 @@ func (d *drill) judgeAll(r *DrillResult) {
 			r.judge(c, r.Rows.Proofs[d.o.evidence.Keyfile.Key])
 			c.judgeParts()
 			// What is wrong with it is not this host's to mend where it is another one's.
-			if newest, there := d.o.evidence.Escrows[i].NewestCurrent(); there && c.Judged && c.ID == newest.ID && c.Verdict != DrillPassed {
+			if newest, there := d.o.evidence.Escrows[i].NewestCurrent(); there && c.Judged && c.ID == newest.ID && newest.Key != d.o.evidence.Keyfile.Key && c.Verdict != DrillPassed {
 				if err := decide.Alarm(d.o.evidence, i); err != nil {
 					c.fail(err.Error(), decide.ErrForeignCopy)
 				}

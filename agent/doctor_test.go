@@ -243,17 +243,20 @@ func TestChecks(t *testing.T) {
 		"a file that is not there": {func(_ *facts, o *DoctorOptions) {
 			o.Files = []ModeWanted{{Path: dir + "/none", Mode: 0o600}, {Path: "", Mode: 0o600}}
 		}, ""},
-		"scratch on a disk":      {func(_ *facts, o *DoctorOptions) { o.RunDir = "/usr" }, "scratch problem"},
-		"no scratch":             {func(_ *facts, o *DoctorOptions) { o.RunDir = dir + "/none" }, "scratch unknown"},
-		"a broken chain":         {func(f *facts, _ *DoctorOptions) { f.record.Breaks = []ledger.Break{{Line: 7}} }, "ledger problem"},
-		"a hook that is not run": {func(_ *facts, o *DoctorOptions) { o.HooksDir = hooks }, "hooks problem"},
-		"no hooks":               {func(_ *facts, o *DoctorOptions) { o.HooksDir = dir + "/none" }, ""},
-		"no systemd":             {func(f *facts, _ *DoctorOptions) { f.systemd = false }, ""},
-		"no bus":                 {func(f *facts, _ *DoctorOptions) { f.unitsErr = errors.New("no bus") }, "units unknown"},
-		"the hook is gone":       {func(f *facts, _ *DoctorOptions) { f.units.Hooks = nil }, "hook problem"},
-		"the daemon runs":        {func(f *facts, _ *DoctorOptions) { f.status.Daemon.Is = DaemonUp }, ""},
-		"the daemon is parked":   {func(f *facts, _ *DoctorOptions) { f.status.Daemon.Is = DaemonParked }, "daemon problem"},
-		"the daemon's other key": {func(f *facts, _ *DoctorOptions) { f.status.Daemon.Is = DaemonOtherKey }, "daemon problem"},
+		"scratch on a disk": {func(_ *facts, o *DoctorOptions) { o.RunDir = "/usr" }, "scratch problem"},
+		"no scratch":        {func(_ *facts, o *DoctorOptions) { o.RunDir = dir + "/none" }, "scratch unknown"},
+		"a broken chain": {func(f *facts, _ *DoctorOptions) {
+			f.record.Breaks, f.status.Broken = []ledger.Break{{Line: 7}}, &ledger.Break{Line: 7}
+		}, "ledger problem"},
+		"a broken chain, and a key accepted since": {func(f *facts, _ *DoctorOptions) { f.record.Breaks = []ledger.Break{{Line: 7}} }, ""},
+		"a hook that is not run":                   {func(_ *facts, o *DoctorOptions) { o.HooksDir = hooks }, "hooks problem"},
+		"no hooks":                                 {func(_ *facts, o *DoctorOptions) { o.HooksDir = dir + "/none" }, ""},
+		"no systemd":                               {func(f *facts, _ *DoctorOptions) { f.systemd = false }, ""},
+		"no bus":                                   {func(f *facts, _ *DoctorOptions) { f.unitsErr = errors.New("no bus") }, "units unknown"},
+		"the hook is gone":                         {func(f *facts, _ *DoctorOptions) { f.units.Hooks = nil }, "hook problem"},
+		"the daemon runs":                          {func(f *facts, _ *DoctorOptions) { f.status.Daemon.Is = DaemonUp }, ""},
+		"the daemon is parked":                     {func(f *facts, _ *DoctorOptions) { f.status.Daemon.Is = DaemonParked }, "daemon problem"},
+		"the daemon's other key":                   {func(f *facts, _ *DoctorOptions) { f.status.Daemon.Is = DaemonOtherKey }, "daemon problem"},
 		"the daemon's journal": {func(f *facts, _ *DoctorOptions) {
 			f.status.Daemon.Is, f.status.Daemon.Err = DaemonUnknown, errors.New("no journal")
 		}, "daemon unknown"},

@@ -29,10 +29,20 @@ type GuardOptions struct {
 	// Remembered returns the proofs of an earlier call, if the rows still carry the
 	// same mark: a start that is repeated asks the escrows less often (law 9).
 	Remembered func(mark string) map[key.Fingerprint]rows.Proof
-	// May is told, whenever something has changed that, whether the daemon may start on the
-	// keyfile as it stands: for whoever must leave before Guard has ended. nil is nobody.
-	May func(start bool)
+	// Tell is told, whenever that has changed, what a start on the keyfile as it stands would
+	// be: for whoever must leave before Guard has ended, or sees it end by no will of its own.
+	// nil is nobody.
+	Tell func(Start)
 }
+
+// Start is what a start of the daemon on the keyfile as it stands would be.
+type Start string
+
+const (
+	StartRight   Start = "right"   // nothing speaks against it
+	StartUnsure  Start = "unsure"  // the daemon could make a key, or read one of an open rotation
+	StartRefuted Start = "refuted" // the daemon would read a key that the rows have just refuted
+)
 
 // GuardResult is what was found, decided and done.
 type GuardResult struct {
@@ -82,7 +92,7 @@ func Healthy(h *Host) bool {
 }
 
 func guardOnce(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error) {
-	observe := func() (*observation, error) { return h.observeFor(opts.May) }
+	observe := func() (*observation, error) { return h.observeFor(opts.Tell) }
 	o, err := observe()
 	if err != nil {
 		return GuardResult{}, err

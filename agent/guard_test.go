@@ -462,10 +462,10 @@ func TestRefutedDoesNotStart(t *testing.T) {
 			h.write(b.UnsafeBytes())
 			watch(h)
 			hold(h)
-			var may []bool
-			r, err := agent.Guard(t.Context(), &h.Host, agent.GuardOptions{May: func(start bool) { may = append(may, start) }})
-			if len(may) < 2 || !may[0] || slices.Contains(may[1:], true) {
-				t.Errorf("whoever cannot wait for the end is told %v", may)
+			var told []agent.Start
+			r, err := agent.Guard(t.Context(), &h.Host, agent.GuardOptions{Tell: func(s agent.Start) { told = append(told, s) }})
+			if told = slices.Compact(told); !slices.Equal(told, []agent.Start{agent.StartRight, agent.StartRefuted}) {
+				t.Errorf("whoever cannot wait for the end is told %q", told)
 			}
 			if !errors.Is(err, agent.ErrNotPlaced) || r.Done || r.Decision.Action != decide.Install || r.Decision.Key != a.Fingerprint() {
 				t.Errorf("%+v, %v", r.Decision, err)

@@ -28,7 +28,7 @@ type observation struct {
 	locked   bool // the rotate lock is held for as long as this is used
 
 	remembered func(mark string) map[key.Fingerprint]rows.Proof
-	may        func(bool) // of GuardOptions, or nil
+	tell       func(Start) // of GuardOptions, or nil
 	table      Rows
 	answer     rows.Answer
 
@@ -41,13 +41,13 @@ type observation struct {
 // the ledger. An error means that nobody can say what stands in the keyfile's place.
 func (h *Host) observe() (*observation, error) { return h.observeFor(nil) }
 
-// observeFor tells, besides, whether the daemon may start on the keyfile that was seen.
-func (h *Host) observeFor(may func(bool)) (*observation, error) {
+// observeFor tells, besides, what a start on the keyfile that was seen would be.
+func (h *Host) observeFor(tell func(Start)) (*observation, error) {
 	seen, err := h.Keyfile.Look()
 	if err != nil {
 		return nil, err
 	}
-	o := &observation{host: h, seen: seen, keys: map[key.Fingerprint]key.Key{}, may: may}
+	o := &observation{host: h, seen: seen, keys: map[key.Fingerprint]key.Key{}, tell: tell}
 	// Nothing speaks against it yet, and what hangs from here on is our own trouble (law 9).
 	o.stand(seen.Kind == keyfile.Good && !seen.NextThere)
 	o.evidence.Now = h.Now()
@@ -260,23 +260,40 @@ func (o *observation) askRows(ctx context.Context) {
 		return
 	}
 	e.State, e.Why, e.Dependent = said.State, said.Why, said.Dependent
-	if p, tried := said.Proofs[o.evidence.Keyfile.Key]; tried && p.Verdict == rows.Refuted {
-		o.stand(false) // law 1 stands above law 9, and what is remembered may hang
-	}
-	if e.Proofs == nil {
+	first := e.Proofs == nil
+	if first {
 		e.Proofs = map[key.Fingerprint]rows.Proof{}
-		if o.remembered != nil {
-			maps.Copy(e.Proofs, o.remembered(o.answer.Mark))
-		}
 	}
 	maps.Copy(e.Proofs, said.Proofs)
+	if o.refuted() {
+		o.stand(false) // law 1 stands above law 9, and what is remembered may hang
+	}
+	if first && o.remembered != nil {
+		for f, p := range o.remembered(o.answer.Mark) {
+			if _, asked := e.Proofs[f]; !asked {
+				e.Proofs[f] = p
+			}
+		}
+	}
 }
 
-// stand tells whether the daemon may start on the keyfile as it stands now.
+// stand tells what a start would be on the keyfile as it stands now.
 func (o *observation) stand(may bool) {
-	if o.may != nil {
-		o.may(may)
+	switch {
+	case o.tell == nil:
+	case may:
+		o.tell(StartRight)
+	case o.refuted():
+		o.tell(StartRefuted)
+	default:
+		o.tell(StartUnsure)
 	}
+}
+
+// refuted tells whether the rows have just refuted the key that the daemon would read.
+func (o *observation) refuted() bool {
+	e := o.evidence
+	return e.Keyfile.Good && e.Rows.State == decide.RowsAnswer && e.Rows.VerdictOf(e.Keyfile.Key) == rows.Refuted
 }
 
 // rowsEvidence is an answer of the rows as evidence.

@@ -167,13 +167,6 @@ func (o *observation) mintable() bool {
 	return o.seen.Kind == keyfile.Missing || o.seen.Kind != keyfile.Good && o.seen.Target != ""
 }
 
-// refuted tells whether the rows have just refuted the key that the daemon would read. A start
-// that asked them would not pass it either (law 1 stands above law 9).
-func (o *observation) refuted() bool {
-	e := o.evidence
-	return e.Keyfile.Good && e.Rows.State == decide.RowsAnswer && e.Rows.VerdictOf(e.Keyfile.Key) == rows.Refuted
-}
-
 // held says why a decision is not for the watcher to carry out.
 func (o *observation) held(d decide.Decision, opts TendOptions) string {
 	switch {

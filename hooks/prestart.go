@@ -24,8 +24,8 @@ type PrestartOptions struct {
 	// Configuration changes whenever the configuration does: a change clears the back-off.
 	Configuration string
 	Clock         Clock // nil is BootClock
-	// May is that of agent.GuardOptions.
-	May func(start bool)
+	// Tell is that of agent.GuardOptions.
+	Tell func(agent.Start)
 }
 
 // Prestart makes sure of the keyfile before the daemon starts, as agent.Guard does,
@@ -42,7 +42,7 @@ func Prestart(ctx context.Context, h *agent.Host, opts PrestartOptions) (agent.G
 		return recall(opts.RunDir, opts.Configuration+" "+present(h), clock)
 	})
 	result, err := agent.Guard(ctx, gated, agent.GuardOptions{
-		May:        opts.May,
+		Tell:       opts.Tell,
 		Remembered: func(mark string) map[key.Fingerprint]rows.Proof { return recallOnce().proofs(mark) },
 	})
 	if result.Evidence.Rows.State == decide.RowsNotAsked {

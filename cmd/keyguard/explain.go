@@ -221,6 +221,7 @@ var remedies = []struct {
 	{syscall.ENOSPC, 0, "make room on the disk (df), then try again"},
 	{syscall.EIO, 0, "see what is wrong with the disk (dmesg), put it right, then do the same again, or see: keyguard status"},
 	{syscall.EROFS, 0, "the file system is read-only; see dmesg, remount it writable (mount -o remount,rw), then see: keyguard status"},
+	{errRefuted, exitDoubt, "see what is wrong, then: keyguard status"},
 	{agent.ErrNotPlaced, exitDoubt, "see what holds the keyfile, its directory or the state directory (lsattr -d, ls -ld, findmnt --target) and free it (chattr -i -a, umount), then: systemctl start containarium"},
 	{keyfile.ErrImmutable, 0, "take from what is named the i that lsattr -d shows (chattr -i), then do the same again; how the key stands: keyguard status"},
 	{syscall.EBUSY, 0, "something holds it, a mount or another program; see which: findmnt, fuser -v; then: keyguard status"},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -117,8 +118,12 @@ func inherited() rows.LocateOptions {
 	return rows.LocateOptions{Environ: os.Environ(), Inherited: true, Unread: rows.ErrUnread}
 }
 
+// errRefuted says that keyguard's own trouble kept it from doing more than to ask the rows.
+var errRefuted = errors.New("the rows have just refuted the key that the daemon would read, so it is not started")
+
 // prestart never stops a daemon over keyguard's own trouble, if the keyfile has 32
-// bytes and no rotation's staged key stands beside it (law 9).
+// bytes and no rotation's staged key stands beside it (law 9), and the rows have not just
+// refuted it (law 1).
 func (a *app) prestart(ctx context.Context) (err error) {
 	began := a.outside.Began()
 	if _, ok := os.LookupEnv("JOURNAL_STREAM"); ok {
@@ -126,11 +131,16 @@ func (a *app) prestart(ctx context.Context) (err error) {
 	}
 	keyfilePath := config.Default().Keyfile
 	var result agent.GuardResult
+	refuted := false
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v at %s", p, panicSite(debug.Stack()))
 		}
-		if code := exitCode(err); err != nil && (code == exitInternal || code == exitUsage) {
+		switch code := exitCode(err); {
+		case err == nil || code != exitInternal && code != exitUsage:
+		case refuted:
+			err = fmt.Errorf("%w: %w", errRefuted, err)
+		default:
 			err = a.passDespite(keyfilePath, result.Evidence.Rows, err)
 		}
 	}()
@@ -159,11 +169,15 @@ func (a *app) prestart(ctx context.Context) (err error) {
 		Budget:        budget - time.Since(began),
 		RunDir:        cfg.RunDir,
 		Configuration: cfg.Digest,
-		May: func(start bool) {
-			if start {
+		Tell: func(s agent.Start) {
+			refuted = s == agent.StartRefuted
+			switch s {
+			case agent.StartRight:
 				a.outside.Status(exitDone)
-			} else {
+			case agent.StartUnsure:
 				a.outside.Status(exitDoubt)
+			case agent.StartRefuted:
+				a.outside.Refuse(exitDoubt)
 			}
 		},
 	})
@@ -325,6 +339,5 @@ func (a *app) effective(ctx context.Context, cfg *config.Config, code int) int {
 			return other
 		}
 	}
-	// The hook's script makes an empty keyfile for any other status: parked.
-	return exitInternal
+	return code // nothing refuses there
 }

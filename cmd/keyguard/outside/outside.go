@@ -77,6 +77,7 @@ type worker struct {
 	deadline time.Time
 	began    time.Time
 	status   int  // if it is still at work then
+	refused  bool // it has told why, which holds however it ends
 	done     bool // it has said all, and only has to end
 	rest     string
 }
@@ -168,8 +169,8 @@ func (w *worker) hear() bool {
 		case err != nil:
 		case name == "budget":
 			w.deadline = w.began.Add(time.Duration(number))
-		case name == "status":
-			w.status = int(number)
+		case name == "status", name == "refuse":
+			w.status, w.refused = int(number), name == "refuse"
 		case name == "done":
 			w.status, w.done = int(number), true
 			w.deadline = time.Now().Add(toEnd)
@@ -187,7 +188,10 @@ func (w *worker) end() int {
 		}
 	}
 	w.drain()
-	if status.Exited() {
+	switch {
+	case w.refused && !w.done:
+		return w.status
+	case status.Exited():
 		return status.ExitStatus()
 	}
 	return 1 // killed, or crashed: that decides nothing
@@ -262,6 +266,10 @@ func (o *Outside) Budget(d time.Duration) { o.tell("budget", int64(d)) }
 
 // Status says which exit status is right if the time is over now.
 func (o *Outside) Status(code int) { o.tell("status", int64(code)) }
+
+// Refuse is Status where the daemon must not start however this process ends: killed for
+// want of memory, or crashed, too.
+func (o *Outside) Refuse(code int) { o.tell("refuse", int64(code)) }
 
 // Done says that the worker will end with this exit status, and has printed everything.
 func (o *Outside) Done(code int) { o.tell("done", int64(code)) }

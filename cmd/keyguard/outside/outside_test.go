@@ -3,9 +3,44 @@ package outside
 import (
 	"fmt"
 	"os"
+	"syscall"
 	"testing"
 	"time"
 )
+
+// ends names, in the environment, how a worker of TestKilled ends.
+const ends = "KEYGUARD_TEST_ENDS"
+
+func TestMain(m *testing.M) {
+	how := os.Getenv(ends)
+	if !IsWorker() || how == "" {
+		os.Exit(m.Run())
+	}
+	o := Worker()
+	o.Refuse(Doubt)
+	switch how {
+	case "crashed":
+		os.Exit(2) // as the runtime does
+	case "better":
+		o.Status(0)
+	case "done":
+		o.Done(10)
+		os.Exit(10)
+	}
+	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+}
+
+// TestKilled: a start that was refused since the rows refute the key stays refused, whatever
+// ends the worker (law 1 stands above law 9). Anything else that one was killed for decides
+// nothing.
+func TestKilled(t *testing.T) {
+	for how, want := range map[string]int{"killed": Doubt, "crashed": Doubt, "better": 1, "done": 10} {
+		t.Setenv(ends, how)
+		if code, err := Run([]string{"worker"}); err != nil || code != want {
+			t.Errorf("%s: %d, %v; want %d", how, code, err, want)
+		}
+	}
+}
 
 // TestBegan: the time of a worker began when that of the process outside did, however late
 // a busy machine runs it.

@@ -36,6 +36,16 @@ func startOnTerminal(t *testing.T, c *exec.Cmd) (control *os.File) {
 		t.Fatal(err)
 	}
 	defer tty.Close() // so that reading ends with the child
+	// Where Ctrl-C is typed the kernel sends the signal, and then throws away what was not
+	// read yet: on a busy machine, what the program has said about it by then.
+	settings, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+	if err == nil {
+		settings.Lflag |= unix.NOFLSH
+		err = unix.IoctlSetTermios(int(tty.Fd()), unix.TCSETS, settings)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	c.Stdin, c.Stdout, c.Stderr = tty, tty, tty
 	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	if err := c.Start(); err != nil {

@@ -9,10 +9,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -99,6 +101,9 @@ func (f facts) checks(o DoctorOptions) []Check {
 	list = append(list, f.checkClock(o), f.checkModes(o), checkTmpfs(o.RunDir), f.checkLedger())
 	if o.HooksDir != "" {
 		list = append(list, checkHooks(o.HooksDir))
+	}
+	for _, err := range f.status.Silent {
+		add("directories", CheckProblem, err.Error()).Err = err
 	}
 	if f.systemd {
 		list = append(list, f.checkUnits()...)
@@ -191,7 +196,10 @@ func (f facts) checkModes(o DoctorOptions) Check {
 	var bad []string
 	looked := 0
 	for _, w := range o.Files {
-		info, err := os.Stat(w.Path)
+		if w.Path == "" {
+			continue
+		}
+		info, err := crew.Stat(w.Path)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			continue
@@ -203,8 +211,7 @@ func (f facts) checkModes(o DoctorOptions) Check {
 		if m := info.Mode().Perm(); m&^w.Mode != 0 {
 			bad = append(bad, fmt.Sprintf("%s is %04o, and may be %04o at most", w.Path, m, w.Mode))
 		}
-		var st unix.Stat_t
-		if unix.Stat(w.Path, &st) == nil && st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+		if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Uid != 0 && int(st.Uid) != os.Geteuid() {
 			bad = append(bad, fmt.Sprintf("%s belongs to uid %d", w.Path, st.Uid))
 		}
 	}
@@ -218,8 +225,8 @@ func (f facts) checkModes(o DoctorOptions) Check {
 // checkTmpfs: a drill writes keys to scratch, which must never be a disk (law 8).
 func checkTmpfs(dir string) Check {
 	c := Check{Name: "scratch", State: CheckOK, Text: dir + " is in memory"}
-	var st unix.Statfs_t
-	switch err := unix.Statfs(dir, &st); {
+	st, err := crew.Within(dir, func() (st unix.Statfs_t, err error) { err = unix.Statfs(dir, &st); return st, err }, nil)
+	switch {
 	case err != nil:
 		c.State, c.Text = CheckUnknown, fmt.Sprintf("%s: %v", dir, err)
 	case st.Type != unix.TMPFS_MAGIC && st.Type != unix.RAMFS_MAGIC:

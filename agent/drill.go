@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
@@ -161,7 +163,8 @@ func (h *Host) settled() error {
 
 // scratchReady makes the directory and tries it, with what is no key.
 func scratchReady(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	err := crew.Try(filepath.Dir(dir), func() error { return os.MkdirAll(dir, 0o700) })
+	if err != nil {
 		return fmt.Errorf("cannot make the scratch directory: %w", err)
 	}
 	nothing := key.Generate()

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/crew"
@@ -20,6 +21,7 @@ type Host struct {
 	Keyfile  keyfile.File
 	Ledger   *ledger.Ledger
 	StateDir string   // the directory of the ledger and the locks
+	Besides  []string // directories of ours besides it: of what runs, and of those who tell people
 	Machine  string   // tells this machine from a copy of it; "" does not
 	Escrows  []Escrow // in the order of the configuration
 	// OpenRows finds the database and opens it, within the deadlines of the options.
@@ -75,6 +77,17 @@ type Trouble struct {
 
 func (t Trouble) Error() string { return t.What + ": " + t.Err.Error() }
 func (t Trouble) Unwrap() error { return t.Err }
+
+// silent are the errors of the directories in Besides that do not answer.
+func (h *Host) silent() []error {
+	errs := make([]error, len(h.Besides))
+	crew.Each(len(errs), func(i int) {
+		if _, err := crew.ReadDir(h.Besides[i]); errors.Is(err, crew.ErrHangs) {
+			errs[i] = err
+		}
+	})
+	return slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+}
 
 // eachEscrow calls do for all escrows at once, with their place in the configuration,
 // and returns when all are done.

@@ -2,11 +2,14 @@ package agent
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
@@ -347,11 +350,13 @@ func keySpans(entries []ledger.Entry, since, until time.Time) []KeySpan {
 // nothing secret. It replaces a file, and nothing else: a device or a directory there is
 // an error.
 func SaveReport(path string, data []byte) error {
-	info, err := os.Lstat(path)
-	if err == nil && !info.Mode().IsRegular() {
-		return fmt.Errorf("cannot write %s: it is there and no regular file", path)
-	}
-	if err := durable.WriteFile(path, data, durable.Attr{Mode: 0o644, UID: -1, GID: -1}); err != nil {
+	err := crew.Try(filepath.Dir(path), func() error {
+		if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
+			return errors.New("it is there and no regular file")
+		}
+		return durable.WriteFile(path, data, durable.Attr{Mode: 0o644, UID: -1, GID: -1})
+	})
+	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
 	return nil

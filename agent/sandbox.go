@@ -79,18 +79,7 @@ func unreached(paths []used, watcher int) (problems []Check, err error) {
 	defer unix.Close(theirs) //nolint:errcheck // nothing was written
 	for _, u := range paths {
 		c := Check{Name: "sandbox", State: CheckProblem}
-		_, err := lookup(ours, u.path)
-		tried := u.try(ours)
-		if absent(err) || errors.Is(tried, unix.EROFS) || errors.Is(tried, unix.EPERM) {
-			continue // for us, too: whoever uses it says so
-		}
-		var owner uint32
-		if err == nil {
-			owner, err = lookup(theirs, u.path)
-		}
-		if err == nil {
-			err = powerless(func() error { return u.try(theirs) })
-		}
+		owner, err := crew.Within(u.path, func() (uint32, error) { return u.reach(ours, theirs) }, nil)
 		switch {
 		case err == nil:
 			continue
@@ -112,6 +101,23 @@ func unreached(paths []used, watcher int) (problems []Check, err error) {
 		problems = append(problems, c)
 	}
 	return problems, nil
+}
+
+// reach tells whether the watcher, who has that root, reaches what we do: nil, too, where we
+// do not, of which whoever uses it tells. owner is whom it belongs to.
+func (u used) reach(ours, theirs int) (owner uint32, err error) {
+	_, err = lookup(ours, u.path)
+	tried := u.try(ours)
+	if absent(err) || errors.Is(tried, unix.EROFS) || errors.Is(tried, unix.EPERM) {
+		return 0, nil
+	}
+	if err == nil {
+		owner, err = lookup(theirs, u.path)
+	}
+	if err == nil {
+		err = powerless(func() error { return u.try(theirs) })
+	}
+	return owner, err
 }
 
 func absent(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) }

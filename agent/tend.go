@@ -5,9 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -88,7 +88,7 @@ func tendOnce(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err
 		o.locked = unlocked == nil
 	}
 	if dir := filepath.Dir(h.Keyfile.Path); o.seen.Kind == keyfile.Missing && !opts.Starting {
-		if _, err := os.Stat(dir); err != nil {
+		if _, err := crew.Stat(dir); err != nil {
 			r.Held = dir + " is gone, so the daemon is not there to need a key"
 			return r, nil
 		}

@@ -35,6 +35,9 @@ func Verify(ctx context.Context, h *Host) (VerifyResult, error) {
 		o.askRows(ctx) // the keys that were fetched
 	}
 	d, broken := o.decide(ctx), o.broken()
+	for _, err := range h.silent() {
+		o.complain("a directory that keyguard needs hangs", err)
+	}
 	return VerifyResult{Decision: d, Broken: broken, Keyfile: o.evidence.Keyfile, Known: o.evidence.Ledger.Known, Rows: o.evidence.Rows,
 		Candidates: o.candidates(), Escrows: o.evidence.Escrows, Daemon: o.askedDaemon(ctx), Trouble: o.trouble}, nil
 }

@@ -139,7 +139,7 @@ func recall(runDir, about string, clock Clock) *memory {
 }
 
 func readMemory(path string) ([]byte, error) {
-	return crew.Within(filepath.Dir(path), func() ([]byte, error) { return os.ReadFile(path) }, nil)
+	return crew.ReadFile(path)
 }
 
 // save is not synced: what a crash of the machine loses, a reboot would have lost.

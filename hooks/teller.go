@@ -120,7 +120,8 @@ func (t *Teller) Deliver(ctx context.Context) {
 		if len(queue) == 0 {
 			return
 		}
-		survey := t.measure()
+		survey, written := t.survey()
+		defer func() { <-written }() // a directory that hangs does not hold the hooks
 		for i, e := range queue {
 			if ctx.Err() != nil {
 				t.complain("there was no time to deliver all events", fmt.Errorf("%d were told to the journal only", len(queue)-i))
@@ -177,19 +178,30 @@ func (t *Teller) deliver(ctx context.Context, e Event, s agent.SurveyResult) {
 	}
 }
 
-// measure writes the metrics anew, from what is on this host: whoever does it, watcher,
-// drill or a start, writes the same. It returns what it found.
-func (t *Teller) measure() agent.SurveyResult {
+// measure writes the metrics anew.
+func (t *Teller) measure() {
+	_, written := t.survey()
+	<-written
+}
+
+// survey finds out how things stand, and begins to write the metrics anew, from what is on
+// this host: whoever does it, watcher, drill or a start, writes the same.
+func (t *Teller) survey() (s agent.SurveyResult, written <-chan error) {
 	if t.o.Survey == nil {
-		return agent.SurveyResult{}
+		return s, crew.Go(func() error { return nil })
 	}
 	s, err := t.o.Survey()
+	return s, crew.Go(func() error { t.write(s, err); return nil })
+}
+
+// write writes the metrics of a survey, or tells why there is none.
+func (t *Teller) write(s agent.SurveyResult, err error) {
 	if err != nil {
 		t.complain("cannot tell how things stand, so the metrics stay as they were", err)
-		return s
+		return
 	}
 	if t.o.MetricsFile == "" {
-		return s
+		return
 	}
 	err = notify.WriteMetrics(t.o.MetricsFile, metrics(s, t.o.Version, time.Now()))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -199,7 +211,6 @@ func (t *Teller) measure() agent.SurveyResult {
 		t.noPlace, err = true, nil
 	}
 	t.complain("the metrics are not written", err)
-	return s
 }
 
 func (t *Teller) print(e Event) {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
@@ -386,7 +385,7 @@ func (w *watcher) hear(dir string, err error) {
 
 func inodeOf(path string) (inode, bool) {
 	// The loop must not hang here.
-	info, err := crew.Within(path, func() (os.FileInfo, error) { return os.Stat(path) }, nil)
+	info, err := crew.Stat(path)
 	if err != nil {
 		return inode{}, false
 	}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"filippo.io/age/plugin"
 	"golang.org/x/crypto/ssh"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/internal/recipient"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
@@ -350,8 +352,13 @@ func CheckIdentities(path string) error {
 }
 
 // readIdentities reads a file of age identities, or the private half of an SSH key. No
-// message quotes the file: what is in it is a secret (law 8).
+// message quotes the file: what is in it is a secret (law 8). Where it hangs, a FIFO among
+// others, the error is crew.ErrHangs.
 func readIdentities(path string) ([]age.Identity, error) {
+	return crew.Within(filepath.Dir(path), func() ([]age.Identity, error) { return readIdentitiesHere(path) }, nil)
+}
+
+func readIdentitiesHere(path string) ([]age.Identity, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, errors.Unwrap(err) // the path stands in the caller's message

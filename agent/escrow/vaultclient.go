@@ -15,11 +15,12 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	vault "github.com/hashicorp/vault/api"
-	"golang.org/x/sys/unix"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
@@ -397,8 +398,11 @@ func (t *vaultTokens) get(ctx context.Context) (vaultToken, bool, error) {
 func (t *vaultTokens) files() string {
 	var all strings.Builder
 	for _, path := range []string{t.o.TokenFile, t.o.RoleIDFile, t.o.SecretIDFile} {
-		var st unix.Stat_t
-		if unix.Stat(path, &st) == nil {
+		if path == "" {
+			continue
+		}
+		if info, err := crew.Stat(path); err == nil {
+			st := info.Sys().(*syscall.Stat_t)
 			fmt.Fprintln(&all, st.Dev, st.Ino, st.Size, st.Mtim, st.Ctim)
 		}
 	}

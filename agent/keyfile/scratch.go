@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
@@ -19,11 +20,12 @@ var ErrNotMemory = errors.New("not on a tmpfs")
 // bytes to a file, 0400, and reads that the way the daemon reads its key. It returns the
 // key that was read, which the caller wipes.
 //
-// dir must be on a tmpfs: the error is ErrNotMemory, and nothing was written. The file
+// dir must be on a tmpfs: the error is ErrNotMemory, and nothing was written; where it
+// hangs it is crew.ErrHangs. The file
 // has no name (O_TMPFILE, open(2)), so that it is gone when this process is, whatever
 // ends it; it is overwritten besides.
 func RestoreInto(dir string, k key.Key) (key.Key, error) {
-	read, err := restoreInto(dir, k)
+	read, err := crew.Within(dir, func() (key.Key, error) { return restoreInto(dir, k) }, key.Key.Wipe)
 	if err != nil {
 		return key.Key{}, fmt.Errorf("cannot restore into %s: %w", dir, err)
 	}

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	prom "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
@@ -29,7 +31,8 @@ var ErrMetrics = errors.New("cannot write the metrics")
 
 // WriteMetrics replaces the file at path, which the textfile collector of Prometheus'
 // node exporter reads: at every moment it is whole. Its directory is not made: the error
-// is fs.ErrNotExist where nobody collects, and always an ErrMetrics where it is the file's.
+// is fs.ErrNotExist where nobody collects, and always an ErrMetrics where it is the file's;
+// where its directory hangs it is crew.ErrHangs besides.
 func WriteMetrics(path string, list []Metric) error {
 	var text bytes.Buffer
 	for _, m := range list {
@@ -49,7 +52,10 @@ func WriteMetrics(path string, list []Metric) error {
 			return fmt.Errorf("cannot write metric %s: %w", m.Name, err)
 		}
 	}
-	if err := durable.WriteFile(path, text.Bytes(), durable.Attr{Mode: 0o644, UID: -1, GID: -1}); err != nil {
+	err := crew.Try(filepath.Dir(path), func() error {
+		return durable.WriteFile(path, text.Bytes(), durable.Attr{Mode: 0o644, UID: -1, GID: -1})
+	})
+	if err != nil {
 		return fmt.Errorf("%w: %w", ErrMetrics, err)
 	}
 	return nil

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -41,57 +40,29 @@ var environment = []string{"HOME", "LANG", "TZ", "http_proxy", "https_proxy", "n
 // environment only what it may see. Their names are as run-parts(8) has them: letters,
 // digits, _ and -. They run at once, each for ten seconds at most, so that one that
 // hangs keeps none of the others; what one leaves running in its process group is killed.
-// A directory that is not there has no programs. The errors are one for each that was
+// A directory that is not there has no programs, and nobody waits for one that hangs. The errors are one for each that was
 // not run or did not end well, sorted.
 func Programs(ctx context.Context, dir string, variables []string) []error {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return []error{fmt.Errorf("cannot list the hooks: %w", err)}
-	}
-	if len(entries) == 0 {
-		return nil
-	}
-	if err := safe(dir); err != nil {
-		return []error{fmt.Errorf("no hook is run: %w", err)}
-	}
+	all := fitIn(dir)
 	var (
-		all    crew.Group
-		lock   sync.Mutex
-		errs   []error
-		report = func(name string, err error) {
-			lock.Lock()
-			defer lock.Unlock()
-			errs = append(errs, fmt.Errorf("hook %q: %w", name, err))
-		}
-		started int
+		running crew.Group
+		lock    sync.Mutex
+		errs    = all.errs
 	)
 	variables = append(slices.Clip(variables), environment...)
-	for _, e := range entries {
-		path, err := program(filepath.Join(dir, e.Name()))
-		switch {
-		case err != nil:
-			report(e.Name(), err)
-			continue
-		case path == "":
-			continue
-		case started == maxPrograms:
-			report(e.Name(), fmt.Errorf("%w: there are more than %d", ErrNotRun, maxPrograms))
-			continue
-		}
-		started++
-		all.Go(func() error {
-			_, err := run.Command(ctx, run.Spec{Path: path, Env: variables,
+	for _, p := range all.programs {
+		running.Go(func() error {
+			_, err := run.Command(ctx, run.Spec{Path: p.path, Env: variables,
 				Timeout: programTimeout, MaxOutput: programOutput, Abandon: true})
 			if err != nil {
-				report(e.Name(), err)
+				lock.Lock()
+				defer lock.Unlock()
+				errs = append(errs, notRun(p.name, err))
 			}
 			return nil
 		})
 	}
-	if err := all.Wait(); err != nil {
+	if err := running.Wait(); err != nil {
 		errs = append(errs, err)
 	}
 	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })

@@ -1,12 +1,14 @@
 package paper
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 )
 
@@ -19,9 +21,23 @@ type Saved struct {
 }
 
 // Save writes a page to a new file, which only its owner can read where the file
-// system knows owners. The error is fs.ErrExist if something is there; on error
+// system knows owners. The error is fs.ErrExist if something is there, crew.ErrHangs where the place hangs; on error
 // nothing is left behind, but for what a power cut keeps of it.
 func Save(path string, page []byte) (Saved, error) {
+	page = bytes.Clone(page) // whoever has it may wipe it meanwhile
+	var saved Saved
+	err := crew.Try(filepath.Dir(path), func() (err error) {
+		defer clear(page)
+		saved, err = save(path, page)
+		return err
+	})
+	if err != nil {
+		return Saved{}, err
+	}
+	return saved, nil
+}
+
+func save(path string, page []byte) (Saved, error) {
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
 		return Saved{}, err

@@ -10,13 +10,13 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
@@ -181,7 +181,7 @@ func (o LocateOptions) nothing(ctx context.Context, c *incus) (Location, error) 
 // firstIn names something in dir, or "" where dir is missing or empty. An empty
 // lost+found is part of an empty file system (mke2fs(8)).
 func firstIn(dir string) (string, error) {
-	entries, err := os.ReadDir(dir)
+	entries, err := crew.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}

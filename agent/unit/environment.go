@@ -11,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 )
 
 // commentVersion is the first systemd that ends a comment with its line even where a
@@ -50,13 +52,14 @@ func (e *environment) unset(entries []string) {
 // addFiles reads what one EnvironmentFile= names: a path, or a pattern of paths. optional
 // is the '-' before it.
 func (e *environment) addFiles(pattern string, optional bool) error {
-	paths, err := filepath.Glob(pattern)
+	dir := filepath.Dir(pattern)
+	paths, err := crew.Within(dir, func() ([]string, error) { return filepath.Glob(pattern) }, nil)
 	if err != nil {
 		return fmt.Errorf("cannot read %q: %w", pattern, err)
 	}
 	if len(paths) == 0 {
 		// A directory that cannot be read looks to Glob like an empty one.
-		switch _, err := os.Lstat(filepath.Dir(pattern)); {
+		switch _, err := crew.Lstat(dir); {
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			return fmt.Errorf("cannot read %q: %w", pattern, err)
 		case !optional:
@@ -81,8 +84,13 @@ func (e *environment) addFiles(pattern string, optional bool) error {
 	return nil
 }
 
-// readEnvironmentFile does not hang on a FIFO, and reads at most what systemd does.
+// readEnvironmentFile hangs neither on a FIFO nor on a file system that does (crew.ErrHangs),
+// and reads at most what systemd does.
 func readEnvironmentFile(path string) ([]byte, error) {
+	return crew.Within(filepath.Dir(path), func() ([]byte, error) { return readRegular(path) }, func(b []byte) { clear(b) })
+}
+
+func readRegular(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, errors.Unwrap(err) // *fs.PathError, whose path the caller names

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
+
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 )
 
 // The units of our own.
@@ -105,7 +107,7 @@ func before(name string, unit, service map[string]any) (b Before) {
 	paths, _ := unit["DropInPaths"].([]string)
 	for _, dir := range []string{"/etc/systemd/system", "/run/systemd/system"} {
 		path := filepath.Join(dir, name+".d", DropIn)
-		if target, err := os.Readlink(path); err == nil && target == os.DevNull { // masked, and not listed
+		if target, err := crew.Within(dir, func() (string, error) { return os.Readlink(path) }, nil); err == nil && target == os.DevNull { // masked, and not listed
 			paths = append(paths, path)
 		}
 	}

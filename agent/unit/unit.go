@@ -12,13 +12,14 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 
 	"github.com/coreos/go-systemd/v22/dbus"
 	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 )
 
 // Names are those that the daemon's unit has: the present one, and the one on older
@@ -185,11 +186,11 @@ func environmentFile(member []any) (path string, optional, ok bool) {
 // as started, and its main process is still systemd's own, with systemd's environment: what
 // a service was given names its invocation, systemd.exec(5) $INVOCATION_ID.
 func (f *Facts) running(proc string) {
-	environ, err := os.ReadFile(filepath.Join(proc, "environ"))
+	environ, err := crew.ReadFile(filepath.Join(proc, "environ"))
 	if err != nil || !strings.Contains("\x00"+string(environ), "\x00INVOCATION_ID=") { // a process that is ending has none at all
 		return
 	}
-	cmdline, err := os.ReadFile(filepath.Join(proc, "cmdline"))
+	cmdline, err := crew.ReadFile(filepath.Join(proc, "cmdline"))
 	if err != nil || len(cmdline) == 0 {
 		return
 	}

@@ -117,6 +117,7 @@ func (a *app) host(cfg *config.Config, w wiring) (*agent.Host, error) {
 			Quarantine: filepath.Join(cfg.StateDir, quarantineDir), Locks: cfg.StateDir},
 		Ledger:   ledger.Open(cfg.StateDir, ledger.Options{Host: hostname(), Machine: id, Version: version, Config: cfg.Digest}),
 		StateDir: cfg.StateDir,
+		Besides:  besides(cfg),
 		Machine:  id,
 		Now:      time.Now,
 		OpenRows: func(ctx context.Context, o rows.Options) (agent.Rows, error) {
@@ -152,6 +153,18 @@ func (a *app) host(cfg *config.Config, w wiring) (*agent.Host, error) {
 		h.Escrows = append(h.Escrows, one)
 	}
 	return h, nil
+}
+
+// besides are the directories that keyguard works with besides the keyfile's and its state's.
+func besides(cfg *config.Config) []string {
+	dirs := []string{cfg.RunDir}
+	if cfg.Notify.HooksDir != "" {
+		dirs = append(dirs, cfg.Notify.HooksDir)
+	}
+	if cfg.Notify.MetricsFile != "" {
+		dirs = append(dirs, filepath.Dir(cfg.Notify.MetricsFile))
+	}
+	return dirs
 }
 
 // sealed tells whether what is saved in an escrow, or in a part of it, is encrypted.

@@ -232,6 +232,7 @@ var mends = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []string{
 	},
 	agent.AilsBroken:     func(agent.StatusResult, agent.Ailment) []string { return []string{seenToLedger} },
 	agent.AilsUnwritable: func(r agent.StatusResult, _ agent.Ailment) []string { return []string{remedyOf(r.Unwritable)} },
+	agent.AilsSilent:     func(r agent.StatusResult, _ agent.Ailment) []string { return []string{remedyOf(r.Silent[0])} },
 	agent.AilsLoose: func(r agent.StatusResult, _ agent.Ailment) []string {
 		return []string{"chown root " + r.Path + "; chmod 0400 " + r.Path,
 			"if that changes nothing, its file system takes no modes (findmnt --target " + r.Path + ", FAT or one of FUSE): mount it with umask=077",

@@ -239,7 +239,7 @@ func (t *turn) checkEscrows(ctx context.Context) error {
 			return notRotated(ErrNotSafe, "the required escrow %q holds no current copy", s.Name)
 		case decide.Alarm(o.evidence, i) != nil:
 			return notRotated(ErrNotSafe, "the required escrow %q: %w", s.Name, decide.Alarm(o.evidence, i))
-		case newest.Unreadable != "":
+		case newest.Unreadable != "" && !o.evidence.Holds(i, newest, t.r.Old):
 			return notRotated(ErrNotSafe, "copy %s, the newest in the required escrow %q, cannot be read: %s", newest.ID, s.Name, newest.Unreadable)
 		case newest.Key != t.r.Old:
 			return notRotated(ErrNotSafe, "copy %s, the newest in the required escrow %q, is of key %s", newest.ID, s.Name, orUnknown(newest.Key))

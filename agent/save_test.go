@@ -525,6 +525,16 @@ func TestSealedIsNotHeld(t *testing.T) {
 	if saved, err := agent.Ask(t.Context(), &h.Host, "usb0"); err != nil || len(saved) > 0 {
 		t.Errorf("it is saved again each hour: %+v, %v", saved, err)
 	}
+	// A rotation is of the same mind as status.
+	h.must(os.Mkdir(h.path("usb1"), 0o700))
+	other, err := usbIn(h.dir, "usb1")
+	h.must(errors.Join(err, other.Writer.Init(t.Context())))
+	h.Escrows = append(h.Escrows, other)
+	_, err = agent.Backup(t.Context(), &h.Host)
+	h.must(err)
+	if _, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{DryRun: true}); err != nil {
+		t.Error(err)
+	}
 }
 
 // told is a store that gives its latest without a listing.

@@ -206,7 +206,7 @@ containarium secrets set bob OTHER milk`,
 	{name: "a new host, and its escrow was never made", broken: `
 systemctl stop $W containarium
 sql 'delete from secrets'
-rm -f $K ` + ledgerFile + ` ` + quarantine + `/*
+rm -f $K ${K%/*}/.keyguard-* ` + ledgerFile + ` ` + quarantine + `/*
 curl -sf -X DELETE '` + control + `/secret?secret=projects/stories/secrets/` + secret + `'
 curl -sf -X DELETE '` + control + `/secret?secret=projects/stories/secrets/` + secret + `-quarantine'
 systemctl start $W`,

@@ -566,6 +566,7 @@ func TestDirectoryModeless(t *testing.T) {
 			for _, file := range []string{"current/by-hand", "current/by-hand-too"} {
 				try(t, os.WriteFile(filepath.Join(below, file), make([]byte, 32), 0o400))
 			}
+			try(t, os.WriteFile(filepath.Join(below, "current/of-no-key"), []byte("see the safe"), 0o400))
 			got, err := d.Examine(t.Context())
 			if want := []string{"others can read current/by-hand-too (mode 0444) and 1 more"}; err != nil || !slices.Equal(got.Readable, want) {
 				t.Errorf("%s: %q, %v; want %q", mode, got.Readable, err, want)

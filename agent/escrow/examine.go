@@ -2,6 +2,7 @@ package escrow
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -407,6 +408,12 @@ func (d *Directory) exposures(ctx context.Context, root *os.File, e *Examination
 				continue
 			}
 			if st.Mode&unix.S_IFMT == unix.S_IFREG && st.Mode&0o077 != 0 {
+				// Bytes that are no key tell nobody one.
+				k, _, err := d.Fetch(ctx, c)
+				k.Wipe()
+				if errors.Is(err, ErrNotKey) {
+					continue
+				}
 				if loose++; loose == 1 {
 					first = fmt.Sprintf("%s (mode %04o)", c.ID, st.Mode&0o7777)
 				}

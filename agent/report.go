@@ -100,16 +100,6 @@ type Drilled struct {
 	Copies  []ledger.Entry
 }
 
-// Passed counts the copies that opened the rows.
-func (d Drilled) Passed() (n int) {
-	for _, c := range d.Copies {
-		if DrillVerdict(c.Verdict) == DrillPassed {
-			n++
-		}
-	}
-	return n
-}
-
 // Gap is a time in which nothing was proven.
 type Gap struct{ From, To time.Time }
 

@@ -191,19 +191,6 @@ func (r Record) lastDrilled(escrow string, fits func(Entry) bool) (Entry, bool) 
 	return Entry{}, false
 }
 
-// SavedOn tells whether there is such an entry.
-func (r Record) SavedOn(escrow string) bool {
-	_, ok := r.LastSaved(escrow)
-	return ok
-}
-
-// HoldsKey tells whether a key was ever saved in the escrow, on either shelf.
-func (r Record) HoldsKey(escrow string, f key.Fingerprint) bool {
-	return slices.ContainsFunc(r.Entries, func(e Entry) bool {
-		return e.Escrow == escrow && e.Fingerprint == f && (e.Event == Saved || e.Event == Adopted)
-	})
-}
-
 // Holds tells whether a copy in the escrow is this host's: saved or adopted, on either shelf.
 func (r Record) Holds(escrow, copy string) bool {
 	return slices.ContainsFunc(r.Entries, func(e Entry) bool {

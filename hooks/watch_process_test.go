@@ -98,7 +98,7 @@ func newProcess(t testing.TB, db *rowstest.Database) *process {
 			if err != nil {
 				return
 			}
-			for _, line := range strings.Split(string(buf[:n]), "\n") {
+			for line := range strings.SplitSeq(string(buf[:n]), "\n") {
 				p.notify <- line
 			}
 		}

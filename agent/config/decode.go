@@ -75,8 +75,7 @@ func (f *file) decode(c *Config) {
 // text that stands without quotes.
 func (f *file) syntax(err error) {
 	p := problem{Problem{What: err.Error()}, noEscrow}
-	var wrong toml.ParseError
-	if errors.As(err, &wrong) {
+	if wrong, ok := errors.AsType[toml.ParseError](err); ok {
 		lines := strings.Split(f.text, "\n")
 		p.Line = 1 + strings.Count(f.text[:max(0, min(wrong.Position.Start, len(f.text)))], "\n")
 		p.What = wrong.Message

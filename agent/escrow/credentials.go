@@ -255,8 +255,7 @@ func refusal(e *oauth2.RetrieveError) (code, text string) {
 // tokenError maps a failure to get a token. Nothing of the request is in the result:
 // it holds the signed assertion.
 func tokenError(ctx context.Context, err error) error {
-	var refused *oauth2.RetrieveError
-	if errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*oauth2.RetrieveError](err); ok {
 		said, text := refusal(refused)
 		code := 0
 		if refused.Response != nil {

@@ -317,8 +317,7 @@ func (s *sealer) open(stored []byte) ([]byte, error) {
 		in = armor.NewReader(bytes.NewReader(bytes.TrimSpace(stored)))
 	}
 	r, err := age.Decrypt(in, ids...)
-	var none *age.NoIdentityMatchError
-	if errors.As(err, &none) {
+	if _, ok := errors.AsType[*age.NoIdentityMatchError](err); ok {
 		if unusable != nil {
 			return nil, fmt.Errorf("%w: %w", shut, unusable)
 		}
@@ -373,8 +372,7 @@ func readIdentitiesHere(path string) ([]age.Identity, error) {
 		return nil, errors.New("it is encrypted itself, with age; decrypt it first")
 	case bytes.HasPrefix(data, []byte("-----BEGIN")):
 		id, err := agessh.ParseIdentity(data)
-		var locked *ssh.PassphraseMissingError
-		if errors.As(err, &locked) {
+		if _, ok := errors.AsType[*ssh.PassphraseMissingError](err); ok {
 			return nil, errors.New("it has a passphrase, and nobody is asked for one; ssh-keygen -p takes it off a copy")
 		}
 		if err != nil {

@@ -131,7 +131,7 @@ func dumped(err error) bool {
 // abort sends SIGABRT to a process and to all below it: a start has a worker.
 func abort(pid int) {
 	children, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/task/" + strconv.Itoa(pid) + "/children")
-	for _, child := range strings.Fields(string(children)) {
+	for child := range strings.FieldsSeq(string(children)) {
 		if n, err := strconv.Atoi(child); err == nil {
 			abort(n)
 		}

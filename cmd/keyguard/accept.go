@@ -113,8 +113,7 @@ func (a *app) confirmRows(ctx context.Context, dependent int64) (bool, error) {
 	}
 	a.say("%d %s on another key, and a new one opens none of them", dependent, depend)
 	answer, err := a.ask(ctx, "Type that number to make a new key all the same: ")
-	var usage usageError
-	if errors.As(err, &usage) {
+	if _, ok := errors.AsType[usageError](err); ok {
 		return false, nil // no terminal: not confirmed
 	}
 	return answer == strconv.FormatInt(dependent, 10), err

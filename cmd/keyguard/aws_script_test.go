@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -86,11 +87,9 @@ func cmdAWS(ts *testscript.TestScript, neg bool, args []string) {
 	case "move":
 		label := "keyguard-" + string(testKey(args[2]).Fingerprint())
 		for id, labels := range s.aws.Stages(secret) {
-			for _, l := range labels {
-				if l == label {
-					s.aws.Move(secret, args[1], id)
-					return
-				}
+			if slices.Contains(labels, label) {
+				s.aws.Move(secret, args[1], id)
+				return
 			}
 		}
 		ts.Fatalf("no version is labelled %s", label)

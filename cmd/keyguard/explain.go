@@ -272,13 +272,11 @@ func exitCode(err error) int {
 
 // explain prints an error with what to do about it, and returns the exit code.
 func (a *app) explain(err error) int {
-	var refuse refusal
-	if errors.As(err, &refuse) {
+	if refuse, ok := errors.AsType[refusal](err); ok {
 		a.explainRefusal(refuse)
 		return refuse.code
 	}
-	var told said
-	if errors.As(err, &told) {
+	if told, ok := errors.AsType[said](err); ok {
 		return int(told)
 	}
 	for _, line := range linesOf(err) {
@@ -326,8 +324,7 @@ func (a *app) explain(err error) int {
 // linesOf is what an error says. Only the problems of a configuration stand on several
 // lines; a line break in another error is one that somebody put into a name (law 10).
 func linesOf(err error) []string {
-	var wrong *config.Problems
-	if errors.As(err, &wrong) {
+	if _, ok := errors.AsType[*config.Problems](err); ok {
 		return strings.Split(err.Error(), "\n")
 	}
 	return []string{err.Error()}

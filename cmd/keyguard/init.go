@@ -88,10 +88,10 @@ func (a *app) init(ctx context.Context, added []string) error {
 		if err != nil {
 			return err
 		}
-		for i := len(lone) - 1; i >= 0; i-- {
-			if lone[i] != nil {
+		for i, l := range slices.Backward(lone) {
+			if l != nil {
 				unusable++
-				a.urgent("escrow %q is not written either: %s", c.escrows[i].Name, lone[i].Settings())
+				a.urgent("escrow %q is not written either: %s", c.escrows[i].Name, l.Settings())
 				c.escrows, c.found = slices.Delete(c.escrows, i, i+1), slices.Delete(c.found, i, i+1)
 			}
 		}

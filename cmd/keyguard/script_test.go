@@ -345,8 +345,7 @@ func cmdExits(ts *testscript.TestScript, _ bool, args []string) {
 	err := ts.Exec(command[0], command[1:]...)
 	took := time.Since(begin)
 	code := 0
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		code = exit.ExitCode()
 	} else if err != nil {
 		ts.Fatalf("%v", err)
@@ -392,7 +391,7 @@ var unprintable = regexp.MustCompile(`[\x00-\x08\x0b-\x1f\x7f-\x{9f}\x{200b}-\x{
 func cmdJSON(ts *testscript.TestScript, neg bool, args []string) {
 	var at any
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &at))
-	for _, step := range strings.Split(args[0], ".") {
+	for step := range strings.SplitSeq(args[0], ".") {
 		switch in := at.(type) {
 		case map[string]any:
 			at = in[step]

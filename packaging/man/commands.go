@@ -38,7 +38,7 @@ func (c command) exits() (long string, list []status, err error) {
 	if m == nil {
 		return "", nil, fmt.Errorf("keyguard %s: the last paragraph of its description does not tell the exit status", c.Name)
 	}
-	for _, one := range strings.Split(strings.Join(strings.Fields(c.Long[m[2]:m[3]]), " "), "; ") {
+	for one := range strings.SplitSeq(strings.Join(strings.Fields(c.Long[m[2]:m[3]]), " "), "; ") {
 		s := oneStatus.FindStringSubmatch(one)
 		if s == nil {
 			return "", nil, fmt.Errorf("keyguard %s: exit status %q has no number", c.Name, one)

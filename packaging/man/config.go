@@ -136,7 +136,7 @@ func (m *page) escrows(c comments, field reflect.StructField) error {
 	one.FieldByName("Required").SetBool(true) // the default, as its comment says
 	var kinds []string
 	for i := range t.NumField() {
-		for _, k := range strings.Fields(t.Field(i).Tag.Get("kind")) {
+		for k := range strings.FieldsSeq(t.Field(i).Tag.Get("kind")) {
 			if !slices.Contains(kinds, k) {
 				kinds = append(kinds, k)
 			}

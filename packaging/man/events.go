@@ -138,7 +138,7 @@ A hook is an executable whose name has letters, digits, _ and - only, owned by r
 		m.macro("SS", e.name)
 		m.text(escape(sentence(e.comment)) + " MESSAGE_ID " + italic(e.id) + ".")
 		m.macro("PP")
-		for _, part := range strings.Split(text, "\n\n") {
+		for part := range strings.SplitSeq(text, "\n\n") {
 			m.explain(part)
 		}
 	}

@@ -68,7 +68,7 @@ func TestFollowContext(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, pid := range strings.Fields(string(text)) {
+	for pid := range strings.FieldsSeq(string(text)) {
 		// The child of the child is init's to reap, and until then a zombie: Z in proc(5).
 		for {
 			stat, err := os.ReadFile("/proc/" + pid + "/stat")

@@ -141,8 +141,7 @@ func Command(ctx context.Context, s Spec) ([]byte, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.WaitDelay = lingering
 	if err := cmd.Start(); err != nil {
-		var pathErr *fs.PathError
-		if errors.As(err, &pathErr) {
+		if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
 			err = pathErr.Err // the name stands in Error.Command
 		}
 		return nil, fail(fmt.Errorf("cannot start: %w", err))
@@ -215,8 +214,7 @@ func lookPath(path string) (string, error) {
 	if err == nil {
 		return found, nil
 	}
-	var execErr *exec.Error
-	if errors.As(err, &execErr) {
+	if execErr, ok := errors.AsType[*exec.Error](err); ok {
 		err = execErr.Err
 	}
 	if errors.Is(err, exec.ErrNotFound) {

@@ -328,8 +328,7 @@ func (s *Session) fill(k key.Key, start, n, tenants, size int) error {
 func (d *Database) Dump(args ...string) (string, error) {
 	c := d.Cluster.command("pg_dump", append(args, "--host", d.Cluster.Dir, "--port", strconv.Itoa(d.Cluster.Port), "--username", "postgres", d.Name)...)
 	out, err := c.Output()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		err = fmt.Errorf("pg_dump: %w\n%s", err, exit.Stderr)
 	}
 	// A random word against scripts in the data, different each time.

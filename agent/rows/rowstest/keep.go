@@ -3,6 +3,7 @@ package rowstest
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -69,9 +70,9 @@ func (c *Cluster) lend(role, database string) (*pgconn.PgConn, error) {
 func (c *Cluster) idleSession(database string) *pgconn.PgConn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for i := len(c.idle) - 1; i >= 0; i-- {
-		if k := c.idle[i]; k.database == database {
-			c.idle = append(c.idle[:i], c.idle[i+1:]...)
+	for i, k := range slices.Backward(c.idle) {
+		if k.database == database {
+			c.idle = slices.Delete(c.idle, i, i+1)
 			return k.conn
 		}
 	}

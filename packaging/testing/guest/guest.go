@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -198,7 +199,7 @@ func children(pid int) []int {
 		return nil
 	}
 	var pids []int
-	for _, f := range strings.Fields(string(list)) {
+	for f := range strings.FieldsSeq(string(list)) {
 		if n, err := strconv.Atoi(f); err == nil {
 			pids = append(pids, n)
 		}
@@ -305,8 +306,8 @@ func (g *Guest) Close() error {
 			}
 			return nil
 		})
-		for i := len(dirs) - 1; i >= 0; i-- {
-			os.Remove(dirs[i]) //nolint:errcheck // one that stays is empty and costs nothing
+		for _, dir := range slices.Backward(dirs) {
+			os.Remove(dir) //nolint:errcheck // one that stays is empty and costs nothing
 		}
 	}
 	err := os.RemoveAll(g.dir)

@@ -49,8 +49,7 @@ func finish(script string, cmd *exec.Cmd) (string, error) {
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		err = &Failed{script, exit.ExitCode(), out.String(), errs.String()}
 	}
 	return out.String(), err

@@ -39,8 +39,7 @@ func client(t *testing.T, s *vault.Server, token string) *api.Client {
 
 // status is the HTTP status of an error, 0 for none.
 func status(err error) int {
-	var said *api.ResponseError
-	if errors.As(err, &said) {
+	if said, ok := errors.AsType[*api.ResponseError](err); ok {
 		return said.StatusCode
 	}
 	return 0

@@ -49,7 +49,7 @@ func deserves(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 	if err := Alarm(e, i); err != nil {
 		return escrow.Quarantine, err.Error()
 	}
-	if s := e.History.Saved[e.Escrows[i].Name]; s.Untold != "" && s.Last.ID != "" {
+	if s := e.History.Saved[e.Escrows[i].Name]; s.Untold != "" {
 		return escrow.Quarantine, "the ledger cannot be told of it, and would have it for another host's later: " + s.Untold
 	}
 	if e.Rows.VerdictOf(f) == rows.Refuted { // though it may stand there already: a part of it that lacks is not to be made anew

@@ -139,6 +139,12 @@ func TestBrokenOnce(t *testing.T) {
 			{Do: "rows of another key are merged in", Arg: 0x90215382044229b7},
 			{Do: "a foreign key on top", Arg: 0xc3e8f9aaf75afef5},
 		}},
+		"the ledger is taken away, no other can be made, and a power cut brings it back": {Seed: 52411, Steps: []Step{
+			{Do: "a foreign key in the keyfile's place", Arg: 0x99447c8946408ce},
+			{Do: "no inode is left", Arg: 0x4d4c58c908b9abe7},
+			{Do: "rotate, and be killed", Arg: 0x6557246ae5ecfdb},
+			{Do: "the watcher looks", Arg: 0xd98e3cfb4f4b3fa5, Dies: 26},
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if b := replay(t, p); b != nil {

@@ -193,7 +193,7 @@ func (f facts) checkClock(o DoctorOptions) Check {
 
 func (f facts) checkModes(o DoctorOptions) Check {
 	c := Check{Name: "modes", State: CheckOK}
-	var bad []string
+	var bad, untold []string
 	looked := 0
 	for _, w := range o.Files {
 		if w.Path == "" {
@@ -204,7 +204,9 @@ func (f facts) checkModes(o DoctorOptions) Check {
 		case errors.Is(err, fs.ErrNotExist):
 			continue
 		case err != nil:
-			bad = append(bad, err.Error())
+			if !slices.Contains(untold, err.Error()) {
+				untold = append(untold, err.Error())
+			}
 			continue
 		}
 		looked++
@@ -216,8 +218,11 @@ func (f facts) checkModes(o DoctorOptions) Check {
 		}
 	}
 	c.Text = fmt.Sprintf("configuration, state and credentials are closed to others (%d looked at)", looked)
-	if len(bad) > 0 {
-		c.State, c.Text, c.Fix = CheckProblem, strings.Join(bad, "; "), "chmod go-rwx and chown root them, then: keyguard doctor"
+	switch {
+	case len(bad) > 0:
+		c.State, c.Text, c.Fix = CheckProblem, strings.Join(append(bad, untold...), "; "), "chmod go-rwx and chown root them, then: keyguard doctor"
+	case len(untold) > 0:
+		c.State, c.Text = CheckUnknown, strings.Join(untold, "; ")
 	}
 	return c
 }
@@ -236,6 +241,9 @@ func checkTmpfs(dir string) Check {
 }
 
 func (f facts) checkLedger() Check {
+	if f.status.Damaged != "" {
+		return Check{Name: "ledger", State: CheckUnknown, Text: f.status.Damaged}
+	}
 	c := Check{Name: "ledger", State: CheckOK, Text: fmt.Sprintf("its chain is whole, of %d lines", len(f.record.Entries))}
 	if e := f.status.Other; e.Event != "" {
 		c.State, c.Text, c.Fix = CheckProblem, "it is another machine's, called "+e.Host+", of which this one is a copy", "keyguard accept"

@@ -9,9 +9,9 @@ import (
 // What looks at a file of others does so through these: os.Stat and the like, where a file
 // system that hangs, or a FIFO, is ErrHangs.
 
-// Stat is os.Stat.
+// Stat is os.Stat. It may be this path alone that hangs: where a file system is mounted.
 func Stat(path string) (fs.FileInfo, error) {
-	return Within(filepath.Dir(path), func() (fs.FileInfo, error) { return os.Stat(path) }, nil)
+	return Within(path, func() (fs.FileInfo, error) { return os.Stat(path) }, nil)
 }
 
 // Lstat is os.Lstat.

@@ -16,6 +16,8 @@ import (
 	"os"
 	"os/signal"
 	"os/user"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -72,22 +74,48 @@ func run(args []string) int {
 			return code
 		}
 	}
+	if !start && mayHang(args) {
+		if code, err := outside.Command(os.Args); err == nil {
+			return code
+		}
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if start {
 		return a.startWorker(ctx)
 	}
+	waits := outside.Worker()
 	root := a.commands()
 	root.SetArgs(args)
 	c, err := root.ExecuteContextC(ctx)
 	if err == nil && c.GroupID == "people" {
 		err = out.lost() // systemd's go by what was done, not by who reads of it
 	}
+	code := exitDone
 	if err != nil {
 		a.command = c.CommandPath()
-		return a.explain(err)
+		code = a.explain(err)
 	}
-	return exitDone
+	waits.Done(code)
+	return code
+}
+
+// mayHang tells whether a command has to do with a file system that may hang, which it could
+// not leave. The watcher's process is the one that systemd knows.
+func mayHang(args []string) bool {
+	if outside.IsWorker() || slices.Contains(args, "watch") || slices.Contains(args, serveDirectory) {
+		return false
+	}
+	a := &app{}
+	for i, arg := range args {
+		if file, named := strings.CutPrefix(arg, "--config="); named {
+			a.configFile = file
+		} else if arg == "--config" && i+1 < len(args) {
+			a.configFile = args[i+1]
+		}
+	}
+	cfg, mounts, err := a.local()
+	return err == nil && (cfg == nil || !mounts.Local(append(besides(cfg), filepath.Dir(cfg.Keyfile), cfg.StateDir)...))
 }
 
 // answer is standard output, which remembers that something could not be written.
@@ -129,7 +157,7 @@ type app struct {
 	level      string           // in front of each message, a priority for the journal: "<3>"
 	hinted     atomic.Bool      // somebody was told what to type
 	wrong      []error          // what keeps escrows from being used
-	outside    *outside.Outside // that waits for a start
+	outside    *outside.Outside // that waits for a start, whose worker this is
 	command    string           // that ended with an error: "keyguard status"
 	running    string           // the same, while it runs
 	metadata   *metadata        // nil until the metadata server was asked

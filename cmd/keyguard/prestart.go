@@ -77,24 +77,34 @@ func (a *app) startWorker(ctx context.Context) int {
 // healthy tells whether a start has nothing to do and nothing to say. It reads no more than
 // that takes, none of it from a file system that may hang.
 func (a *app) healthy() bool {
-	path, err := filepath.Abs(a.configPath())
-	if err != nil {
-		return false
-	}
-	mounts, err := outside.ReadMounts()
-	if err != nil || !mounts.Local(path) || config.Trust(path) != nil {
-		return false
-	}
-	text, err := config.Read(path)
-	if err != nil || !mounts.Local(checked(string(text))...) {
-		return false
-	}
-	cfg, err := config.ParseHere(text, path)
-	if err != nil || len(cfg.Escrows) == 0 || !mounts.Local(cfg.Keyfile, cfg.StateDir, cfg.RunDir) {
+	cfg, mounts, err := a.local()
+	if cfg == nil || err != nil || len(cfg.Escrows) == 0 || !mounts.Local(cfg.Keyfile, cfg.StateDir, cfg.RunDir) {
 		return false
 	}
 	h, err := a.host(cfg, wiring{prestart: true})
 	return err == nil && len(a.wrong) == 0 && rows.Recorded(filepath.Join(cfg.RunDir, databaseRecord), inherited()) && agent.Healthy(h)
+}
+
+// local is the configuration, and what is mounted here. It is nil where that, or what is
+// looked at to read it, does not lie on a disk of this machine: it may hang.
+func (a *app) local() (*config.Config, outside.Mounts, error) {
+	path, err := filepath.Abs(a.configPath())
+	if err != nil {
+		return nil, nil, err
+	}
+	mounts, err := outside.ReadMounts()
+	if err != nil || !mounts.Local(path) {
+		return nil, nil, err
+	}
+	if err := config.Trust(path); err != nil {
+		return nil, nil, err
+	}
+	text, err := config.Read(path)
+	if err != nil || !mounts.Local(checked(string(text))...) {
+		return nil, nil, err
+	}
+	cfg, err := config.ParseHere(text, path)
+	return cfg, mounts, err
 }
 
 // checked are the files whose modes are looked at when the configuration is read: all that

@@ -1,7 +1,9 @@
 package outside
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,7 +27,8 @@ func ReadMounts() (Mounts, error) {
 }
 
 // Local tells whether all of these files and directories, and what is mounted below them,
-// lie on disks of this machine. A symlink on the way is not followed: it may lead anywhere.
+// lie on disks of this machine, or nowhere: what is not there does not hang. A symlink on the
+// way is not followed: it may lead anywhere.
 func (m Mounts) Local(paths ...string) bool {
 	for _, path := range paths {
 		if !filepath.IsAbs(path) || !local(filepath.Clean(path), m) {
@@ -50,7 +53,10 @@ func local(path string, mounts Mounts) bool {
 		if kind, mounted := mounts[at]; mounted && !slices.Contains(disks, kind) {
 			return false
 		}
-		if info, err := os.Lstat(at); err != nil || info.Mode()&os.ModeSymlink != 0 {
+		switch info, err := os.Lstat(at); {
+		case errors.Is(err, fs.ErrNotExist):
+			return true
+		case err != nil || info.Mode()&os.ModeSymlink != 0:
 			return false
 		}
 	}

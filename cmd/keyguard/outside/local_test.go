@@ -29,7 +29,8 @@ func TestLocal(t *testing.T) {
 		"FUSE below it":                        {"a", mounted("a/b", "fuse"), false},
 		"NFS beside it":                        {"a", mounted("ab", "nfs4"), true},
 		"a symlink":                            {"link/b", mounted("x", "ext4"), false},
-		"missing":                              {"a/c", mounted("x", "ext4"), false},
+		"missing":                              {"a/c/d", mounted("x", "ext4"), true},
+		"missing below FUSE":                   {"a/c", mounted("a", "fuse"), false},
 		"the root hangs, nothing is looked at": {"a", map[string]string{"/": "9p"}, false},
 	} {
 		if got := local(filepath.Join(dir, c.path), c.mounts); got != c.want {

@@ -1,15 +1,19 @@
-// Package outside keeps the time of a start from outside (law 9). A system call in a file
-// system that hangs ends for no signal, and a process with a thread in one cannot even
-// exit. So the process that systemd waits for, `keyguard prestart`, reads no file but on a
-// disk of this machine (Local), and writes none: where that is not all that is to be done,
-// it starts this program once more, the worker, hands on what that says, and leaves when
-// the time is over, whatever the worker is doing. Until then the worker tells what is to
-// be answered in its place.
+// Package outside waits for a command from outside (law 9). A system call in a file system
+// that hangs ends for no signal, and a process with a thread in one cannot even exit. So the
+// process that is waited for, by systemd or by a shell, reads no file but on a disk of this
+// machine (Local), and writes none: where that is not all that is to be done, it starts this
+// program once more, the worker, and leaves when that has said that it is done, whatever
+// still holds it.
+//
+// A start has a time, too, which is kept here (Run): its process hands on what the worker
+// prints, and leaves when the time is over. Until then the worker tells what is to be
+// answered in its place.
 package outside
 
 import (
 	"fmt"
 	"os"
+	"os/signal"
 	"runtime"
 	"strconv"
 	"strings"
@@ -18,6 +22,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 )
 
 // Budget is the time in which a start ends, until the worker has read its configuration.
@@ -38,14 +44,44 @@ const marker = "KEYGUARD_OUTSIDE"
 // IsWorker tells whether this process is one.
 func IsWorker() bool { return os.Getenv(marker) != "" }
 
-// Run starts the worker with these arguments, waits for it, and returns the exit status.
-// An error is that there is none. Only this process is left to end by then.
+// Run starts the worker of a start with these arguments, waits for it, and returns the exit
+// status. An error is that there is none. Only this process is left to end by then.
 func Run(args []string) (int, error) {
-	runtime.LockOSThread() // the worker dies with the thread that started it, prctl(2)
-	w, err := start(args)
-	if err != nil {
+	var output [2]int
+	if err := syscall.Pipe2(output[:], syscall.O_CLOEXEC); err != nil {
 		return 0, err
 	}
+	w, err := start(args, output[1], output[1])
+	syscall.Close(output[1]) //nolint:errcheck // nothing was written
+	if err != nil {
+		syscall.Close(output[0]) //nolint:errcheck // nothing was read
+		return 0, err
+	}
+	w.output, w.deadline = output[0], w.began.Add(Budget)
+	return w.wait(), nil
+}
+
+// Command is Run for any other command: its worker has the terminal, or what stands in its
+// place, and as long as it likes, and the signals to end are its to obey.
+func Command(args []string) (int, error) {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM) // where a shell has them ignored, too, as the worker does
+	for _, s := range []os.Signal{syscall.SIGHUP, syscall.SIGQUIT} {
+		if !signal.Ignored(s) { // by nohup(1), for the worker, too
+			signal.Notify(signals, s)
+		}
+	}
+	w, err := start(args, 1, 2)
+	if err != nil {
+		signal.Stop(signals) // this process does the work itself
+		return 0, err
+	}
+	crew.Go(func() error {
+		for s := range signals {
+			_ = syscall.Kill(w.pid, s.(syscall.Signal)) // one that has ended needs none
+		}
+		return nil
+	})
 	return w.wait(), nil
 }
 
@@ -72,9 +108,9 @@ func Start(args []string) (config string, is bool) {
 // worker is the process that does the work, as the one outside has it.
 type worker struct {
 	pid      int
-	output   int // what it prints
-	tells    int // what it tells of how things stand
-	deadline time.Time
+	output   int       // what it prints, -1 where that is not for this process to hand on
+	tells    int       // what it tells of how things stand
+	deadline time.Time // zero for none
 	began    time.Time
 	status   int  // if it is still at work then
 	refused  bool // it has told why, which holds however it ends
@@ -82,11 +118,11 @@ type worker struct {
 	rest     string
 }
 
-func start(args []string) (*worker, error) {
-	var output, tells [2]int
-	if err := syscall.Pipe2(output[:], syscall.O_CLOEXEC); err != nil {
-		return nil, err
-	}
+// start starts a worker that prints to these files. It dies with this process, which is one
+// that systemd or a person has ended, or whose time is over, if anything ends it.
+func start(args []string, stdout, stderr int) (*worker, error) {
+	runtime.LockOSThread() // it dies with the thread that started it, prctl(2)
+	var tells [2]int
 	if err := syscall.Pipe2(tells[:], syscall.O_CLOEXEC); err != nil {
 		return nil, err
 	}
@@ -94,18 +130,15 @@ func start(args []string) (*worker, error) {
 	now := time.Now()
 	pid, err := syscall.ForkExec("/proc/self/exe", args, &syscall.ProcAttr{
 		Env:   append(os.Environ(), fmt.Sprintf("%s=%d %d", marker, fourth, monotonic())),
-		Files: []uintptr{0, uintptr(output[1]), uintptr(output[1]), uintptr(tells[1])},
-		// A start that systemd ends, or whose time is over, ends the worker, too, if anything
-		// does.
-		Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
+		Files: []uintptr{0, uintptr(stdout), uintptr(stderr), uintptr(tells[1])},
+		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
 	})
-	for _, fd := range []int{output[1], tells[1]} {
-		syscall.Close(fd) //nolint:errcheck // nothing was written
-	}
+	syscall.Close(tells[1]) //nolint:errcheck // nothing was written
 	if err != nil {
+		syscall.Close(tells[0]) //nolint:errcheck // nothing was read
 		return nil, err
 	}
-	return &worker{pid: pid, output: output[0], tells: tells[0], began: now, deadline: now.Add(Budget), status: Doubt}, nil
+	return &worker{pid: pid, output: -1, tells: tells[0], began: now, status: Doubt}, nil
 }
 
 // pollFD is struct pollfd of poll(2).
@@ -119,9 +152,12 @@ func (w *worker) wait() int {
 	const in = 1 // POLLIN
 	for {
 		fds := []pollFD{{int32(w.tells), in, 0}, {int32(w.output), in, 0}}
-		left := syscall.NsecToTimespec(max(time.Until(w.deadline), 0).Nanoseconds())
+		var left *syscall.Timespec // nil waits for ever
+		if !w.deadline.IsZero() {
+			left = new(syscall.NsecToTimespec(max(time.Until(w.deadline), 0).Nanoseconds()))
+		}
 		n, _, errno := syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&fds[0])), uintptr(len(fds)),
-			uintptr(unsafe.Pointer(&left)), 0, 0, 0)
+			uintptr(unsafe.Pointer(left)), 0, 0, 0)
 		switch {
 		case errno == syscall.EINTR:
 			continue
@@ -271,8 +307,19 @@ func (o *Outside) Status(code int) { o.tell("status", int64(code)) }
 // want of memory, or crashed, too.
 func (o *Outside) Refuse(code int) { o.tell("refuse", int64(code)) }
 
-// Done says that the worker will end with this exit status, and has printed everything.
-func (o *Outside) Done(code int) { o.tell("done", int64(code)) }
+// Done says that the worker will end with this exit status, and has printed everything: its
+// output is closed, so that whoever reads it from a pipe does not wait for the worker either.
+func (o *Outside) Done(code int) {
+	if o == nil {
+		return
+	}
+	if null, err := syscall.Open(os.DevNull, syscall.O_WRONLY|syscall.O_CLOEXEC, 0); err == nil {
+		for _, fd := range []int{1, 2} {
+			_ = unix.Dup3(null, fd, 0) // it fails for no open file
+		}
+	}
+	o.tell("done", int64(code))
+}
 
 func (o *Outside) tell(name string, number int64) {
 	if o != nil {

@@ -283,7 +283,7 @@ func tokenError(ctx context.Context, err error) error {
 	case neverLeft(err):
 		return fmt.Errorf("%w: the token endpoint", ErrNeverLeft)
 	case errors.As(err, &timeout):
-		return fmt.Errorf("%w: the token endpoint: %s", ErrUnreachable, clip(innermost(err).Error()))
+		return fmt.Errorf("%w: the token endpoint: %s", ErrUnreachable, wireText(err))
 	}
 	return fmt.Errorf("%w: %s", ErrUnauthenticated, clip(err.Error()))
 }
@@ -297,6 +297,25 @@ func innermost(err error) error {
 		}
 		err = next
 	}
+}
+
+// connectionBroke is how a connection's end is told, as an end, as a reset or as a broken
+// pipe: which it is depends on who looks first.
+const connectionBroke = "the connection broke"
+
+// wireText says what went wrong on the way, in the same words each time: what is told of one
+// trouble again and again, because the text has another port in it, nobody reads.
+func wireText(err error) string {
+	var dns *net.DNSError
+	switch {
+	case errors.As(err, &dns) && dns.IsTimeout:
+		return "no name server answers"
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return "its name is not known"
+	case isAny(err, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE):
+		return connectionBroke
+	}
+	return clip(innermost(err).Error())
 }
 
 // noRoute are the errors of connect(2) for which nothing was sent.

@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	pb "cloud.google.com/go/secretmanager/apiv1/secretmanagerpb"
@@ -678,12 +679,17 @@ func (g *GCP) sentinel(st *status.Status, header metadata.MD, l *gcpLink) error 
 	case codes.DataLoss:
 		return wrap(ErrCorrupt)
 	case codes.Unavailable:
-		if neverLeft(l.dialled()) {
-			return wrap(ErrNeverLeft)
-		}
-		if g.o.Endpoint == "" && strings.Contains(st.Message(), "certificate has expired or is not yet valid") {
+		dialled, text := l.dialled(), st.Message()
+		switch {
+		case neverLeft(dialled):
+			return fmt.Errorf("%w: %s", ErrNeverLeft, wireText(dialled))
+		case dialled != nil:
+			return fmt.Errorf("%w: %s", ErrUnreachable, wireText(dialled))
+		case g.o.Endpoint == "" && strings.Contains(text, "certificate has expired or is not yet valid"):
 			// Google's certificates are neither: TLS itself says that our clock is off.
 			return wrap(ErrClock)
+		case strings.Contains(text, ": EOF"), strings.Contains(text, syscall.ECONNRESET.Error()), strings.Contains(text, syscall.EPIPE.Error()):
+			return fmt.Errorf("%w: %s", ErrUnreachable, connectionBroke) // of which gRPC has only the text
 		}
 		return wrap(ErrUnreachable)
 	default: // Canceled by the other side, Aborted, Internal, Unknown: it failed, and may work later

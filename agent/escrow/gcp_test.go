@@ -789,6 +789,38 @@ func TestMetadataProject(t *testing.T) {
 	}
 }
 
+// TestGCPBreaks: a connection that breaks is told in the same words, however it does.
+func TestGCPBreaks(t *testing.T) {
+	for name, end := range map[string]func(*net.TCPConn){
+		"an end":  func(c *net.TCPConn) { c.CloseWrite() },
+		"a reset": func(c *net.TCPConn) { c.SetLinger(0); c.Close() },
+	} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				c.Read(make([]byte, 1)) // what it asks has come
+				end(c.(*net.TCPConn))
+			}
+		}()
+		e, err := escrow.NewGCP(escrow.GCPOptions{Name: "gcp", Project: "p", Secret: "s", Endpoint: l.Addr().String(), Plaintext: true, Timeout: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { e.Close() })
+		if _, err = e.List(t.Context()); !errors.Is(err, escrow.ErrUnreachable) || !strings.HasSuffix(err.Error(), escrow.ErrUnreachable.Error()+": the connection broke") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestGCPNetwork: what never left the host, what did, and that a failed connection is
 // not remembered.
 func TestGCPNetwork(t *testing.T) {

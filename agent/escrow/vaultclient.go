@@ -316,7 +316,7 @@ func wireError(ctx context.Context, err error) error {
 		expired   x509.CertificateInvalidError
 		timeout   interface{ Timeout() bool }
 	)
-	text := clip(innermost(err).Error())
+	text := wireText(err)
 	switch {
 	case ctx.Err() != nil:
 		return contextError(ctx.Err())

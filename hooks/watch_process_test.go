@@ -224,6 +224,18 @@ func (p *process) awaitSaved(k key.Key, shelf string) {
 	}
 }
 
+// kill kills the watcher, and returns when another can start. A program that it was about to
+// start holds its locks until that runs; systemd waits for all processes of a unit.
+func (p *process) kill() {
+	p.t.Helper()
+	p.must(p.cmd.Process.Kill())
+	<-p.exited
+	held, err := os.Open(p.path("state/watch"))
+	p.must(err)
+	defer held.Close()
+	p.must(syscall.Flock(int(held.Fd()), syscall.LOCK_EX))
+}
+
 // terminate sends SIGTERM and returns how long the end took.
 func (p *process) terminate() time.Duration {
 	p.t.Helper()
@@ -415,8 +427,7 @@ func TestProcess(t *testing.T) {
 		if !errors.As(err, &exit) || exit.ExitCode() != 15 {
 			t.Errorf("a second one: %v\n%s", err, out)
 		}
-		p.must(p.cmd.Process.Kill())
-		<-p.exited
+		p.kill()
 		p.start() // the lock of the dead is free
 	})
 	t.Run("killed in a save", func(t *testing.T) {
@@ -440,8 +451,7 @@ func TestProcess(t *testing.T) {
 							t.Fatal("no save is made")
 						}
 					}
-					p.must(p.cmd.Process.Kill())
-					<-p.exited
+					p.kill()
 					p.gcp.Heal()
 					p.start()
 					p.awaitOne(a)
@@ -461,8 +471,7 @@ func TestProcess(t *testing.T) {
 			p.start()
 			p.write(k)
 			time.Sleep(time.Duration(i) * 40 * time.Millisecond) // anywhere in a save, which takes about 300 ms
-			p.must(p.cmd.Process.Kill())
-			<-p.exited
+			p.kill()
 			last = i % 2
 		}
 		p.start()
@@ -487,8 +496,7 @@ func TestProcess(t *testing.T) {
 		p.gcp.Break(secretmanager.Fault{Kind: secretmanager.CutBefore})
 		p.start()
 		p.await(p.reports, `"gcp" does not take`)
-		p.must(p.cmd.Process.Kill())
-		<-p.exited
+		p.kill()
 		p.gcp.Heal()
 		p.start()
 		p.awaitOne(a)

@@ -194,7 +194,7 @@ func TestLookWhileItChanges(t *testing.T) {
 		}
 	}()
 	saw := map[Kind]int{}
-	for end := time.Now().Add(200 * time.Millisecond); time.Now().Before(end); {
+	for n := 0; n < 1000 || saw[Good] == 0; n++ {
 		s, err := f.Look()
 		if err != nil {
 			t.Fatal(err)
@@ -210,9 +210,6 @@ func TestLookWhileItChanges(t *testing.T) {
 	}
 	close(stop)
 	<-stopped
-	if saw[Good] == 0 {
-		t.Errorf("saw %v", saw)
-	}
 }
 
 func FuzzLook(f *testing.F) {

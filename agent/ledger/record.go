@@ -32,22 +32,26 @@ type Break struct {
 
 // Read reads the whole ledger. A missing one is empty, and no error; one that cannot
 // be read is an error.
-func (l *Ledger) Read() (Record, error) { return crew.Within(l.dir, l.read, nil) }
-
-func (l *Ledger) read() (Record, error) {
-	f, size, err := l.open(os.O_RDONLY)
+func (l *Ledger) Read() (Record, error) {
+	data, err := crew.Within(l.dir, l.read, nil)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Record{}, nil
 	}
 	if err != nil {
 		return Record{}, fmt.Errorf("cannot read the ledger: %w", err)
 	}
+	return parse(data), nil // years of it take their time where the processor is busy, and nothing hangs
+}
+
+func (l *Ledger) read() ([]byte, error) {
+	f, size, err := l.open(os.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
 	defer f.Close()                                              //nolint:errcheck // nothing was written
 	data := bytes.NewBuffer(make([]byte, 0, size+bytes.MinRead)) // so that it need not grow
-	if _, err := data.ReadFrom(f); err != nil {
-		return Record{}, fmt.Errorf("cannot read the ledger: %w", err)
-	}
-	return parse(data.Bytes()), nil
+	_, err = data.ReadFrom(f)
+	return data.Bytes(), err
 }
 
 func parse(data []byte) Record {

@@ -19,11 +19,12 @@ import (
 
 // patient is a host whose key A opens all of its ten rows and that has these escrows.
 func patient(escrows ...standing) facts {
+	proof := rows.Proof{Fingerprint: reportKeyA, Verdict: rows.Opens, Checked: 10, Opened: 10}
 	return facts{
 		status: StatusResult{
 			Health: Green, Decision: decide.Decision{Action: decide.Pass, Key: reportKeyA}, Keyfile: decide.KeyfileEvidence{Good: true, Key: reportKeyA},
-			Rows:  decide.RowsEvidence{State: decide.RowsAnswer, Dependent: 10},
-			Proof: rows.Proof{Fingerprint: reportKeyA, Verdict: rows.Opens, Checked: 10, Opened: 10},
+			Rows:  decide.RowsEvidence{State: decide.RowsAnswer, Dependent: 10, Proofs: map[key.Fingerprint]rows.Proof{reportKeyA: proof}},
+			Proof: proof,
 		},
 		now: noon(31), escrows: escrows, projectErr: errors.New("nobody there"),
 	}
@@ -110,10 +111,17 @@ func TestThreats(t *testing.T) {
 		"doubt":                   {patient(place("command", harmless)), func(f *facts) { f.status.Decision = decide.Decision{Action: decide.Doubt} }, "uuu uuus"},
 		"a first start":           {patient(place("command", harmless)), func(f *facts) { f.status.Decision = decide.Decision{Action: decide.Make} }, "sss ssus"},
 		"install":                 {patient(place("command", harmless)), func(f *facts) { f.status.Decision.Action = decide.Install }, "sss ssus"},
-		"silent":                  {patient(place("command", harmless)), func(f *facts) { f.status.Rows = decide.RowsEvidence{State: decide.RowsSilent} }, "sss ssss"},
-		"Postgres down":           {patient(place("command", harmless)), func(f *facts) { f.status.Rows = decide.RowsEvidence{State: decide.RowsUnknown} }, "sss ssuu"},
-		"split":                   {patient(place("command", harmless)), func(f *facts) { f.status.Proof.Verdict, f.status.Proof.Opened = rows.Partial, 9 }, "sss ssud"},
-		"a sample":                {patient(place("command", harmless)), func(f *facts) { f.status.Rows.Dependent = 1e6 }, "sss ssuu"},
+		"a foreign key": {patient(place("command", harmless)), func(f *facts) {
+			f.status.Decision, f.status.Keyfile.Key = decide.Decision{Action: decide.Install, Key: reportKeyA}, reportKeyB
+			f.status.Proof = rows.Proof{Fingerprint: reportKeyB, Verdict: rows.Refuted, Checked: 10}
+		}, "sss ssus"},
+		"no key to try": {patient(place("command", harmless)), func(f *facts) {
+			f.status.Decision.Action, f.status.Keyfile, f.status.Proof = decide.Doubt, decide.KeyfileEvidence{Why: "missing"}, rows.Proof{}
+		}, "uuu uuuu"},
+		"silent":        {patient(place("command", harmless)), func(f *facts) { f.status.Rows = decide.RowsEvidence{State: decide.RowsSilent} }, "sss ssss"},
+		"Postgres down": {patient(place("command", harmless)), func(f *facts) { f.status.Rows = decide.RowsEvidence{State: decide.RowsUnknown} }, "sss ssuu"},
+		"split":         {patient(place("command", harmless)), func(f *facts) { f.status.Proof.Verdict, f.status.Proof.Opened = rows.Partial, 9 }, "sss ssud"},
+		"a sample":      {patient(place("command", harmless)), func(f *facts) { f.status.Rows.Dependent = 1e6 }, "sss ssuu"},
 		"a sample and a full drill": {patient(place("command", harmless)), func(f *facts) {
 			f.status.Rows.Dependent = 1e6
 			f.record.Entries = []ledger.Entry{{Event: ledger.DrillEnded, Full: true, Verdict: "passed", Time: noon(20)}}
@@ -217,6 +225,13 @@ func TestChecks(t *testing.T) {
 		"well":          {nil, ""},
 		"loose keyfile": {func(f *facts, _ *DoctorOptions) { f.status.Loose = "mode 0644" }, "keyfile problem"},
 		"no keyfile":    {func(f *facts, _ *DoctorOptions) { f.status.Keyfile = decide.KeyfileEvidence{Why: "missing"} }, "keyfile problem"},
+		"a foreign key": {func(f *facts, _ *DoctorOptions) {
+			f.status.Decision, f.status.Keyfile.Key = decide.Decision{Action: decide.Install, Key: reportKeyA}, reportKeyB
+		}, "keyfile problem"},
+		"a key that nobody can judge": {func(f *facts, _ *DoctorOptions) { f.status.Decision = decide.Decision{Action: decide.Doubt} }, `keyfile problem`},
+		"a first start": {func(f *facts, _ *DoctorOptions) {
+			f.status.Decision, f.status.Keyfile = decide.Decision{Action: decide.Make}, decide.KeyfileEvidence{Why: "missing"}
+		}, ""},
 		"Postgres": {func(f *facts, _ *DoctorOptions) {
 			f.status.Rows = decide.RowsEvidence{State: decide.RowsUnknown, Why: "refused", Err: rows.ErrRefused}
 		}, "postgres problem"},

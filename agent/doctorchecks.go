@@ -69,13 +69,21 @@ func (f facts) checks(o DoctorOptions) []Check {
 		list = append(list, Check{Name: name, State: state, Text: text})
 		return &list[len(list)-1]
 	}
-	switch {
+	switch d := f.status.Decision; {
 	case f.status.Loose != "":
 		add("keyfile", CheckProblem, f.status.Loose).Fix = "the next start tightens it; now: chmod 0400 " + f.status.Path + "; if that changes nothing, its file system takes no modes (FAT): mount it with umask=077"
-	case f.status.Keyfile.Good:
+	case f.status.Keyfile.Good && (d.Action == decide.Doubt || d.Action == decide.Lost):
+		add("keyfile", CheckProblem, f.status.Keyfile.State()+", and "+d.Reason).Fix = "keyguard verify"
+	case f.status.Keyfile.Good && d.Action != decide.Install:
 		add("keyfile", CheckOK, "32 bytes, closed to others")
+	case d.Action == decide.Make:
+		add("keyfile", CheckOK, "none yet: the daemon's first start makes it")
 	default:
-		add("keyfile", CheckProblem, f.status.Keyfile.State()).Fix = "keyguard restore"
+		text := f.status.Keyfile.State()
+		if d.Action == decide.Install {
+			text += fmt.Sprintf("; key %s belongs there", d.Key)
+		}
+		add("keyfile", CheckProblem, text).Fix = map[bool]string{true: "keyguard repair", false: "keyguard restore"}[f.status.Split()]
 	}
 	switch f.status.Rows.State {
 	case decide.RowsUnknown:
@@ -244,7 +252,7 @@ func (f facts) checkLedger() Check {
 	if f.status.Damaged != "" {
 		return Check{Name: "ledger", State: CheckUnknown, Text: f.status.Damaged}
 	}
-	c := Check{Name: "ledger", State: CheckOK, Text: fmt.Sprintf("its chain is whole, of %d lines", len(f.record.Entries))}
+	c := Check{Name: "ledger", State: CheckOK, Text: "its chain is whole, of " + printable.Count(int64(len(f.record.Entries)), "line")}
 	if e := f.status.Other; e.Event != "" {
 		c.State, c.Text, c.Fix = CheckProblem, "it is another machine's, called "+e.Host+", of which this one is a copy", "keyguard accept"
 	}

@@ -299,7 +299,11 @@ func (f facts) postgresLost() ThreatVerdict {
 // tampered judges whether a changed row would show.
 func (f facts) tampered() ThreatVerdict {
 	v := ThreatVerdict{Threat: CiphertextTampered}
-	p, all := f.status.Proof, f.status.Rows.Dependent
+	k, p, all := f.status.Keyfile.Key, f.status.Proof, f.status.Rows.Dependent
+	if f.status.Decision.Action == decide.Install {
+		k = f.status.Decision.Key // what another key does not open says nothing of the rows
+		p = f.status.Rows.Proofs[k]
+	}
 	switch {
 	case f.status.Rows.State == decide.RowsSilent:
 		v.Verdict, v.Evidence = Survives, []string{"no row depends on a key: " + f.status.Rows.Why}
@@ -315,12 +319,11 @@ func (f facts) tampered() ThreatVerdict {
 				v.Verdict, v.Lacks = Survives, LacksNothing
 			}
 		}
+	case p.Checked == 0:
+		v.Verdict, v.Lacks, v.Evidence = SurvivalUnsure, LacksKey, []string{"there is no key at hand to try on the rows"}
 	default:
 		v.Verdict, v.Lacks = SurvivesNot, LacksRepair
-		v.Evidence = []string{fmt.Sprintf("%d of %s tried do not open under the keyfile's key", p.Checked-p.Opened, printable.Count(p.Checked, "row"))}
-		if p.Checked == 0 {
-			v.Evidence = []string{"the keyfile has no key to try on the rows"}
-		}
+		v.Evidence = []string{fmt.Sprintf("key %s opens %s", k, p)}
 	}
 	return v
 }

@@ -219,6 +219,9 @@ func (t *turn) checkEscrows(ctx context.Context) error {
 	})
 	o.history()
 	takes, why := 0, errors.New("no escrow answers")
+	if len(t.h.Escrows) == 0 {
+		why = ErrNoEscrow
+	}
 	for i, s := range o.evidence.Escrows {
 		switch {
 		case s.State != decide.EscrowAnswered:

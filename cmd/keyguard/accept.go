@@ -14,7 +14,6 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
-	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
@@ -44,7 +43,7 @@ its keys holds.`,
 			opts := agent.AcceptOptions{Person: person(),
 				Confirm:     func(r agent.AcceptResult) (bool, error) { return a.confirmAccept(ctx, r) },
 				ConfirmRows: func(dependent int64) (bool, error) { return a.confirmRows(ctx, dependent) }}
-			a.working("asking the rows and %s …", printable.Count(int64(len(h.Escrows)), "escrow"))
+			a.working("asking the rows%s …", andEscrows(" and ", h))
 			accept := agent.Accept
 			if fresh {
 				accept = agent.AcceptNew

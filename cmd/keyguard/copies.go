@@ -79,6 +79,9 @@ func (a *app) printCopies(r agent.CopiesResult) error {
 				a.remedy(c.Err)
 			}
 		}
+		if e.Err == nil && !e.AddOnly && len(e.Copies) == 0 {
+			a.say("escrow %q holds no copy", e.Name)
+		}
 		if e.AddOnly {
 			a.say("escrow %q is not read from here: this host only adds there (readable = false)", e.Name)
 		}
@@ -94,6 +97,10 @@ func (a *app) printCopies(r agent.CopiesResult) error {
 		}
 	} else if len(d.Copies) > 0 {
 		a.printCopyTable(d.Copies)
+	}
+	if len(r.Escrows) == 0 {
+		a.urgent("%v", agent.ErrNoEscrow)
+		a.remedy(agent.ErrNoEscrow)
 	}
 	if failed > 0 {
 		return outcome{exitEscrow, fmt.Sprintf("%d of %s cannot answer", failed, printable.Count(int64(len(r.Escrows)), "escrow")), nil}

@@ -31,7 +31,7 @@ Exit status: 0 nothing to do; 12 a threat is not survived, a check found a
 problem or an escrow lags; 10 lost; 11 doubt.`,
 		Example: `  keyguard doctor --json | jq -r '.threats[].improve // empty'`,
 		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
-			a.working("asking the rows, %s and systemd …", printable.Count(int64(len(h.Escrows)), "escrow"))
+			a.working("asking the rows%s and systemd …", andEscrows(", ", h))
 			r, err := agent.Doctor(ctx, h, a.doctorOptions(cfg))
 			if err != nil {
 				return err
@@ -162,47 +162,80 @@ func doctorDocOf(r agent.DoctorResult) doctorDoc {
 
 func (a *app) printDoctor(r agent.DoctorResult) error {
 	a.explainTrouble(r.Status.Trouble)
+	end := doctorOutcome(r)
 	if a.json {
 		if err := a.printJSON(doctorDocOf(r)); err != nil {
 			return err
 		}
-	} else {
-		a.printThreats(r.Threats)
-		fmt.Fprintln(a.out)
-		a.printChecks(r.Checks)
+		return end
 	}
-	return doctorOutcome(r)
+	say := func() { a.answer(doctorAnswer(r)) }
+	say()
+	fmt.Fprintln(a.out)
+	a.printThreats(r.Threats)
+	fmt.Fprintln(a.out)
+	a.printChecks(r.Checks)
+	if end == nil && a.scrolledOff() {
+		say()
+	}
+	return end
 }
 
-func doctorOutcome(r agent.DoctorResult) error {
-	if r.Status.Health == agent.Unsure || r.Status.Health == agent.Gone {
-		return outcome{healthCode[r.Status.Health], "doctor: " + r.Status.Line, statusHints(r.Status)}
-	}
-	if r.Sound() && r.Status.Health == agent.Green {
-		return nil
-	}
-	var hints []string
-	threats, problems := 0, 0
+// doctorAnswer is what the doctor comes to, and in which colour.
+func doctorAnswer(r agent.DoctorResult) (colour, string) {
+	not, unsure, problems := 0, 0, 0
 	for _, t := range r.Threats {
-		if t.Verdict == agent.SurvivesNot {
-			threats++
-			hints = append(hints, improvements[t.Lacks])
+		switch t.Verdict {
+		case agent.SurvivesNot:
+			not++
+		case agent.SurvivalUnsure:
+			unsure++
 		}
 	}
 	for _, c := range r.Checks {
 		if c.State == agent.CheckProblem {
 			problems++
-			hints = append(hints, fix(c))
 		}
 	}
-	if len(hints) > 1 { // the rest stands in the table
-		hints = hints[:1]
+	all := printable.Count(int64(len(r.Threats)), "threat")
+	switch h := r.Status.Health; {
+	case h == agent.Unsure, h == agent.Gone, r.Sound() && h != agent.Green:
+		return healthColour[h], r.Status.Line
+	case !r.Sound():
+		return yellow, fmt.Sprintf("%d of %s are not survived, %s found a problem", not, all, printable.Count(int64(problems), "check"))
+	case unsure > 0:
+		return green, fmt.Sprintf("sound: nothing is to be done; of %d of %s nobody can tell whether they are survived", unsure, all)
 	}
-	text := fmt.Sprintf("doctor: %d of %d threats are not survived, %s found a problem", threats, len(r.Threats), printable.Count(int64(problems), "check"))
-	if threats+problems == 0 {
-		text, hints = "doctor: "+r.Status.Line, statusHints(r.Status)
+	return green, "sound: nothing is to be done; all " + all + " are survived"
+}
+
+func doctorOutcome(r agent.DoctorResult) error {
+	_, text := doctorAnswer(r)
+	code, hints := exitEscrow, statusHints(r.Status)
+	switch h := r.Status.Health; {
+	case h == agent.Unsure, h == agent.Gone:
+		code = healthCode[h]
+	case !r.Sound():
+		hints = []string{worst(r)}
+	case h == agent.Green:
+		return nil
 	}
-	return outcome{exitEscrow, text, hints}
+	return outcome{code, "doctor: " + text, hints}
+}
+
+// worst is what to type for the first thing that is wrong: the rest stands in the table.
+func worst(r agent.DoctorResult) string {
+	for _, t := range r.Threats {
+		if t.Verdict == agent.SurvivesNot {
+			return improvements[t.Lacks]
+		}
+	}
+	for _, c := range r.Checks {
+		if c.State == agent.CheckProblem {
+			return fix(c)
+		}
+	}
+	return ""
 }
 
 var (
@@ -229,7 +262,7 @@ func (a *app) finding(c colour, word, about string, evidence []string, improve s
 	for _, e := range evidence {
 		a.item("", e)
 	}
-	if improve != "" {
+	if improve = notAgain(improve, a.running); improve != "" {
 		fmt.Fprint(a.out, hang(a.out, fmt.Sprintf("%10s→ ", ""), 12, improve))
 	}
 }

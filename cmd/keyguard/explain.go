@@ -78,7 +78,6 @@ var remedies = []struct {
 	{keyfile.ErrExposed, 0, "mount that file system (findmnt --target shows which, FAT or one of FUSE) with umask=077, or put another one there, then: systemctl restart containarium; where a key stood there, whoever could read it may have it; to have another one: keyguard rotate"},
 
 	// What operations refuse.
-	{agent.ErrNoEscrow, exitUsage, "name a place for copies: add an [[escrow]] to the configuration, then run: keyguard init"},
 	{agent.ErrNoEscrowNamed, exitUsage, "the names are those of the [[escrow]] tables: keyguard config"},
 	{agent.ErrNoCopyNamed, exitNoCopy, "the ids are listed by: keyguard copies"},
 	{agent.ErrNoKeyfile, exitRefused, "put the key back first: keyguard restore"},
@@ -95,10 +94,10 @@ var remedies = []struct {
 	// What stands in the way of a rotation has a remedy of its own.
 	{agent.ErrNotRotated, exitRefused, ""},
 	{agent.ErrNotRepaired, exitRefused, ""},
+	{agent.ErrNoEscrow, exitUsage, "name a place for copies: add an [[escrow]] to the configuration, then run: keyguard init"},
 	{agent.ErrKeyNotRight, exitRefused, "see what every key opens: keyguard verify; put the right one in place: keyguard restore"},
 	{agent.ErrNoRows, exitRefused, "there is nothing to re-encrypt; see: keyguard status"},
 	{decide.ErrForeignCopy, 0, "if that copy is this host's own after all: keyguard accept; else give each host a place of its own in the configuration"},
-	{agent.ErrNotSafe, exitRefused, "see what every escrow says: keyguard copies; save the present key: keyguard backup; then: keyguard rotate"},
 	{agent.ErrOtherClients, exitRefused, "end these programs (they are in pg_stat_activity), then: keyguard rotate, or keyguard repair"},
 	{agent.ErrCannotEnd, exitRefused, "see what holds the keyfile, its directory or the state directory (lsattr -d, findmnt --target, df, df -i), free it (chattr -i -a, umount), then: keyguard rotate, or keyguard repair"},
 	{agent.ErrEnded, exitDoubt, "nothing is to be done: the daemon's next start, or the watcher, finds out from the rows which key holds; when the host is up again: keyguard status"},
@@ -153,6 +152,7 @@ var remedies = []struct {
 	{escrow.ErrRecut, 0, "a new key is cut as configured: keyguard rotate; or put the old need back, then: keyguard config"},
 	{escrow.ErrUnverified, 0, "grant this host the right to read it back, then: keyguard backup"},
 
+	{agent.ErrNotSafe, exitRefused, "see what every escrow says: keyguard copies; save the present key: keyguard backup; then: keyguard rotate"},
 	{agent.ErrNoHome, exitRefused, "see what every escrow says: keyguard copies; then: keyguard rotate"},
 
 	// The database.

@@ -8,6 +8,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -28,6 +29,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/cmd/keyguard/outside"
 	"github.com/footprintai/containarium-keyguard/hooks"
 )
@@ -118,15 +120,18 @@ func mayHang(args []string) bool {
 	return err == nil && (cfg == nil || !mounts.Local(append(besides(cfg), filepath.Dir(cfg.Keyfile), cfg.StateDir)...))
 }
 
-// answer is standard output, which remembers that something could not be written.
+// answer is standard output, which remembers that something could not be written, and how
+// many lines were.
 type answer struct {
 	*os.File
-	err error
+	err   error
+	lines int
 }
 
 func (o *answer) Write(p []byte) (int, error) {
 	n, err := o.File.Write(p)
 	o.err = cmp.Or(o.err, err)
+	o.lines += bytes.Count(p, []byte("\n"))
 	return n, err
 }
 
@@ -416,6 +421,14 @@ func (a *app) working(format string, args ...any) {
 	if (terminal(a.err) || a.wordy) && !a.brief {
 		a.say(format, args...)
 	}
+}
+
+// andEscrows are the escrows that are asked, too, "" where there are none.
+func andEscrows(and string, h *agent.Host) string {
+	if len(h.Escrows) == 0 {
+		return ""
+	}
+	return and + printable.Count(int64(len(h.Escrows)), "escrow")
 }
 
 // person names who runs this, for the ledger: the one behind sudo(8), if any.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -182,6 +183,18 @@ func columns(w io.Writer) int {
 	return width
 }
 
+// scrolledOff tells whether what was printed first is out of sight on a terminal, when hints
+// and a prompt have followed.
+func (a *app) scrolledOff() bool {
+	o, ok := a.out.(*answer)
+	if !ok || !terminal(o) {
+		return false
+	}
+	const follow = 5
+	_, height, err := term.GetSize(int(o.Fd()))
+	return err == nil && o.lines+follow > height
+}
+
 func terminal(w io.Writer) bool {
 	f, ok := w.(descriptor)
 	return ok && term.IsTerminal(int(f.Fd()))
@@ -198,7 +211,7 @@ func plain(w io.Writer) bool {
 func wrap(text string, width int) []string {
 	var lines []string
 	line := ""
-	for word := range strings.FieldsSeq(printable.Line(text)) {
+	for _, word := range joined(strings.Fields(printable.Line(text))) {
 		if line != "" && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > width {
 			lines, line = append(lines, line), ""
 		}
@@ -208,6 +221,26 @@ func wrap(text string, width int) []string {
 		line += word
 	}
 	return append(lines, line)
+}
+
+var date, clock = regexp.MustCompile(`^\d{4}-\d\d-\d\d$`), regexp.MustCompile(`^\d\d:\d\d:\d\d$`)
+
+// joined puts words together that are read as one: a time with its zone, as printable.Time
+// writes it, and what to type of this program.
+func joined(words []string) []string {
+	var list []string
+	for i := 0; i < len(words); i++ {
+		word, more := words[i], 0
+		switch {
+		case word == "keyguard" && i+1 < len(words):
+			more = 1
+		case i+2 < len(words) && date.MatchString(word) && clock.MatchString(words[i+1]):
+			more = 2
+		}
+		list = append(list, strings.Join(words[i:i+1+more], " "))
+		i += more
+	}
+	return list
 }
 
 // foldAfter is how many rows of a list are shown before those of one key are put together.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -33,5 +34,34 @@ fedcba9876543210  opens 0 of 10 rows
 	got, _ := io.ReadAll(control) // EIO: nobody has the terminal any more
 	if string(got) != want {
 		t.Errorf("%s", got)
+	}
+}
+
+// TestWrapJoins: what is read as one, or typed, is broken over no two lines.
+func TestWrapJoins(t *testing.T) {
+	for text, want := range map[string][]string{
+		"last proven 2026-11-28 09:45:44 UTC":   {"last proven", "2026-11-28 09:45:44 UTC"},
+		"of 2026-11-28 it is said":              {"of 2026-11-28 it is said"},
+		"do that here, then: keyguard init":     {"do that here, then:", "keyguard init"},
+		"this is the sound answer of keyguard":  {"this is the sound answer of", "keyguard"},
+		"2026-11-28 09:45:44":                   {"2026-11-28 09:45:44"},
+		"at the end of it all there 2026-11-28": {"at the end of it all there", "2026-11-28"},
+	} {
+		if got := wrap(text, 27); !slices.Equal(got, want) {
+			t.Errorf("%q: %q", text, got)
+		}
+	}
+}
+
+// TestScrolledOff: where the answer is longer than the terminal, its first line is said again.
+func TestScrolledOff(t *testing.T) {
+	_, tty := newTerminal(t, width)
+	o := &answer{File: tty}
+	a := &app{out: o}
+	for n := range 24 {
+		if off := a.scrolledOff(); off != (n > 24-5) {
+			t.Errorf("%d lines: %v", n, off)
+		}
+		a.line("a line")
 	}
 }

@@ -61,7 +61,7 @@ func (a *app) repair(ctx context.Context, opts agent.RepairOptions, here bool) e
 	}
 	signal.Ignore(syscall.SIGHUP) // a lost terminal is no reason to stop halfway
 	if !opts.DryRun && !a.yes {
-		a.working("asking the rows and %s …", printable.Count(int64(len(h.Escrows)), "escrow"))
+		a.working("asking the rows%s …", andEscrows(" and ", h))
 		r, err := agent.CheckRepair(ctx, h, opts)
 		if err != nil || !r.Needed {
 			return a.printRepair(r, opts, err)

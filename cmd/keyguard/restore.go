@@ -47,7 +47,7 @@ Exit status: 0 the keyfile is right; 11 nothing can tell; 13 no usable copy;
 				}
 			}
 			opts.Person = person()
-			a.working("asking the rows and %s …", printable.Count(int64(len(h.Escrows)), "escrow"))
+			a.working("asking the rows%s …", andEscrows(" and ", h))
 			r, err := agent.Restore(ctx, h, opts)
 			a.printRestore(r, nil, opts.DryRun, err)
 			if !opts.DryRun {

@@ -40,13 +40,14 @@ is under way.`,
   keyguard status --json | jq -r .verdict`,
 		RunE: func(c *cobra.Command, args []string) error {
 			show := func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
-				a.working("asking the rows and %s …", printable.Count(int64(len(h.Escrows)), "escrow"))
+				a.working("asking the rows%s …", andEscrows(" and ", h))
 				r, err := agent.Status(ctx, h)
 				if err != nil {
 					return err
 				}
-				if watch && !plain(a.out) {
-					fmt.Fprint(a.out, "\x1b[H\x1b[2J") // the cursor home, the screen empty (ECMA-48)
+				if o, ok := a.out.(*answer); ok && watch && !plain(o) {
+					fmt.Fprint(o, "\x1b[H\x1b[2J") // the cursor home, the screen empty (ECMA-48)
+					o.lines = 0
 				}
 				return a.printStatus(r)
 			}
@@ -176,13 +177,21 @@ func (a *app) printStatus(r agent.StatusResult) error {
 	} else {
 		a.printStatusText(r)
 	}
+	said := string(r.Health)
+	if a.scrolledOff() {
+		said += ": " + r.Line
+	}
 	if r.Health == agent.Green {
+		if a.scrolledOff() {
+			fmt.Fprintln(a.out)
+			a.verdict(r)
+		}
 		if r.Rows.State == decide.RowsUnknown { // which the key that was proven may outlive for a day
 			a.remedy(r.Rows.Err)
 		}
 		return nil
 	}
-	return outcome{healthCode[r.Health], fmt.Sprintf("status: %s", r.Health), statusHints(r)}
+	return outcome{healthCode[r.Health], "status: " + said, statusHints(r)}
 }
 
 // mends is what to type for what ails, in words for whoever is woken; the first is the
@@ -435,9 +444,14 @@ func knownBy(r agent.StatusResult) string {
 	return "proof"
 }
 
-func (a *app) printStatusText(r agent.StatusResult) {
+// verdict prints the answer of status.
+func (a *app) verdict(r agent.StatusResult) {
 	health := string(r.Health)
 	a.painted(healthColour[r.Health], len(health), fold(a.out, health+": "+r.Line))
+}
+
+func (a *app) printStatusText(r agent.StatusResult) {
+	a.verdict(r)
 	if a.brief {
 		return
 	}

@@ -39,7 +39,7 @@ func (a *app) ask(ctx context.Context, prompt string) (string, error) {
 	n, err := readLine(ctx, tty, buffer[:])
 	if err != nil || n == 0 {
 		fmt.Fprintln(a.err)
-		return "", usageError{errors.New("no answer, and nothing was done")}
+		return "", outcome{exitUsage, "no answer, and nothing was done", notConfirmed.hints}
 	}
 	return strings.TrimSpace(string(buffer[:n])), nil
 }

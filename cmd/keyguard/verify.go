@@ -11,7 +11,6 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/key"
-	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
@@ -43,7 +42,7 @@ keyfile does not open all of them.`,
 				h.OpenRows = open
 				judge = func(r agent.VerifyResult) (string, error) { return judgeDatabase(r, database) }
 			}
-			a.working("asking the rows and %s …", printable.Count(int64(len(h.Escrows)), "escrow"))
+			a.working("asking the rows%s …", andEscrows(" and ", h))
 			r, err := agent.Verify(ctx, h)
 			if err != nil {
 				return err

@@ -19,6 +19,7 @@ type night struct {
 	line   string // a regular expression for the first line of keyguard status
 	code   int    // its exit status
 	typed  []typed
+	mints  int    // keys that the daemon makes in it, where prestart has passed and no watcher lives
 	after  string // what else holds then; and what only this night had goes again
 }
 
@@ -100,7 +101,7 @@ systemctl restart $W # which looks at the rows: a start does not pass the key fo
 until keyguard status 2>&1 | grep -q '^hint: systemctl restart'; do sleep 0.1; done`,
 		line: `^doubt: the keyfile is not right`, code: 11,
 		typed: []typed{{named: "systemctl restart containarium.service"}}},
-	{name: "the daemon has made a key of its own", broken: `between 'rm $K' 'NEW MASTER KEY'`,
+	{name: "the daemon has made a key of its own", broken: `between 'rm $K' 'NEW MASTER KEY'`, mints: 1,
 		line: `^doubt: the keyfile is not right`, code: 11,
 		typed: []typed{{named: "systemctl restart containarium.service"}}},
 	{name: "the keyfile was loose when the daemon read it", broken: `between 'chmod 0644 $K' 'insecure permissions'`,
@@ -151,7 +152,7 @@ sql "update secrets set ciphertext = set_byte(ciphertext, 0, get_byte(ciphertext
 		line: `^doubt: the table is split, or rows were tampered with: key [0-9a-f]{16} opens 1 of 2 rows`, code: 11,
 		typed: []typed{{named: "keyguard drill --full"}, {named: "containarium secrets set", how: "containarium secrets set bob OTHER milk"}}},
 	{name: "the table is split", broken: `between 'rm $K' 'NEW MASTER KEY'
-containarium secrets set carol THIRD wine`,
+containarium secrets set carol THIRD wine`, mints: 1,
 		line: `^doubt: the keyfile is not right: .* opens 2 of 3 rows`, code: 11,
 		typed: []typed{answers("keyguard repair", `y\n`)}},
 	{name: "a rotation is under way", broken: `
@@ -223,8 +224,13 @@ func TestNights(t *testing.T) {
 	m := guardedHost(t, guest.Suites[len(guest.Suites)-1])
 	m.run("sed -i '1i [watch]\\nrescan = \"1s\"' " + configFile)
 	m.reload()
+	made := 1 // before keyguard
 	for _, n := range nights {
-		m.part(n.name, func(m machine) { m.night(n) })
+		made += n.mints
+		m.part(n.name, func(m machine) {
+			m.night(n)
+			m.daemonMade(made)
+		})
 	}
 	// A machine that was made by copying this one: it is another at its next boot.
 	m.run("head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \\n' >/etc/machine-id; echo >>/etc/machine-id")
@@ -232,6 +238,7 @@ func TestNights(t *testing.T) {
 	m.part("this machine is a copy of another", func(m machine) {
 		m.want("code=0; keyguard doctor >/root/doctor 2>&1 || code=$?; echo $code; grep -c 'ledger: it is another machine' /root/doctor", "12\n1")
 		m.night(night{line: `^lagging: the ledger is another machine's`, code: 12, typed: []typed{answers("keyguard accept", `y\n`)}})
+		m.daemonMade(0) // a journal of its own
 	})
 }
 

@@ -146,7 +146,7 @@ func (o *observation) askHistory() {
 		o.complain("what was proven and saved is not known", err)
 	}
 	o.record = &r
-	h := decide.HistoryEvidence{Asked: true, Contradicted: map[key.Fingerprint]bool{}, Proven: r.EverProven(), Named: r.Named(),
+	h := decide.HistoryEvidence{Asked: true, Contradicted: r.Contradicted(), Proven: r.EverProven(), Named: r.Named(),
 		Saved: map[string]decide.SavedEvidence{}}
 	switch {
 	case err != nil:
@@ -158,9 +158,6 @@ func (o *observation) askHistory() {
 		h.Elsewhere = cmp.Or(other.Host, "another host")
 	}
 	for _, e := range r.Entries {
-		if f := e.Fingerprint; e.Event == ledger.Contradicted {
-			h.Contradicted[f] = r.Contradicted(f)
-		}
 		if e.Escrow != "" {
 			h.Saved[e.Escrow] = savedSince(h.Saved[e.Escrow], e)
 		}

@@ -73,7 +73,7 @@ type HistoryEvidence struct {
 	Asked        bool
 	Unreadable   string                   // why it cannot be read, or not whole; then it may have told more
 	Elsewhere    string                   // the host that wrote it, where that is another machine and no person has accepted it here
-	Contradicted map[key.Fingerprint]bool // the last word on a key is that it opened no row
+	Contradicted map[key.Fingerprint]bool // the last word on a key, of a proof or of a drill, is that it opened no row
 	Proven       []key.Fingerprint        // the keys that ever opened rows here, the last first
 	Named        []key.Fingerprint        // the keys that were ever proven, accepted or saved here, the last first
 	Saved        map[string]SavedEvidence // by the escrow's name; none where nothing was saved

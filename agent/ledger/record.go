@@ -97,15 +97,20 @@ func parse(data []byte) Record {
 // newline is damage, such as a file of zeros, and there may have been a ledger (law 6).
 func torn(line []byte) bool { return len(line) <= maxLine && bytes.HasPrefix(line, []byte("{")) }
 
-// Contradicted tells whether the last word on a key is that it opened no row. It
-// looks across breaks: a word against a key is taken from hearsay too.
-func (r Record) Contradicted(f key.Fingerprint) bool {
-	for _, e := range slices.Backward(r.Entries) {
-		if e.Fingerprint == f && (e.known() || e.Event == Contradicted) {
-			return e.Event == Contradicted
+// Contradicted are the keys on which the last word is that they opened no row: of a proof, or
+// of a drill that read a copy of one. It looks across breaks: a word against a key is taken
+// from hearsay too.
+func (r Record) Contradicted() map[key.Fingerprint]bool {
+	list := map[key.Fingerprint]bool{}
+	for _, e := range r.Entries {
+		switch {
+		case e.Event == Contradicted, e.Event == Drilled && e.Checked > 0 && e.Opened == 0:
+			list[e.Fingerprint] = true
+		case e.known(), e.Event == Drilled && e.Opened > 0:
+			delete(list, e.Fingerprint)
 		}
 	}
-	return false
+	return list
 }
 
 // EverProven lists the keys that ever opened rows here, each once, the last first. It

@@ -321,10 +321,15 @@ func (d *decision) r4() Decision {
 		}
 	}
 	if f := d.preferred(); f != "" {
-		return d.place(f, "no row can tell, and it is the first in the order of the copies")
+		if !d.History.Asked {
+			return ask(AskHistory)
+		}
+		out := d.place(f, "no row can tell, and it is the first in the order of the copies")
+		out.Warning = d.misgivings(f)
+		return out
 	}
 	// Law 2: copies "may exist" wherever somebody did not answer or could not be read.
-	if why := d.unanswered(); why != "" {
+	if why := cmp.Or(d.unanswered(), d.unheard()); why != "" {
 		return InDoubt("the keyfile is %s, and %s", d.Keyfile.Why, why)
 	}
 	if why := d.traces(); why != "" {
@@ -345,6 +350,29 @@ func (d *decision) r4() Decision {
 		return InDoubt("the keyfile is %s and no copy of a key is found, but key %s was in use here, so this is no first start; if it is to be one all the same: keyguard accept --new", d.Keyfile.Why, d.known)
 	}
 	return Decision{Action: Make, Reason: "no row and no copy exists: " + d.Rows.Why}
+}
+
+// misgivings is the warning that comes with a key which R4 takes for its place in the order
+// alone: what is known to speak for another one, or could not be heard. "" is nothing.
+func (d *decision) misgivings(f key.Fingerprint) string {
+	known, refuted := "", ""
+	if d.known != "" {
+		known = fmt.Sprintf("key %s, the last that was known to be right here, was not found", d.known)
+	}
+	if d.History.Contradicted[f] {
+		refuted = "it opened none of the rows when it was last tried"
+	}
+	warning := ""
+	for _, why := range []string{known, refuted, cmp.Or(d.unanswered(), d.unheard())} {
+		switch {
+		case why == "":
+		case warning == "":
+			warning = fmt.Sprintf("no row can tell whether key %s is right, and %s", f, why)
+		default:
+			warning += "; " + why
+		}
+	}
+	return warning
 }
 
 // r5 decides while the rows cannot be asked.

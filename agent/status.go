@@ -244,8 +244,22 @@ const (
 	AilsSilent     Ails = "silent"     // a directory of ours hangs
 	AilsLoose      Ails = "loose"      // the keyfile's mode or owner
 	AilsNoEscrow   Ails = "no escrow"  // none is configured
-	AilsEscrow     Ails = "escrow"     // one is not as it should be
 	AilsNowhere    Ails = "nowhere"    // no escrow that answers holds the key
+)
+
+// What can ail an escrow, the most urgent first: Ailment.Escrow says which one.
+const (
+	AilsUngiven    Ails = "ungiven"    // nothing is read from there, and it was not given the key yet
+	AilsForeign    Ails = "foreign"    // another host writes to the same place
+	AilsAway       Ails = "away"       // it is required, and cannot answer
+	AilsMiswritten Ails = "miswritten" // the key is on top, and not as its 32 bytes
+	AilsUnopened   Ails = "unopened"   // what is on top is the key by its own word alone
+	AilsRefuses    Ails = "refuses"    // it takes no part of the key as it is configured
+	AilsBarred     Ails = "barred"     // it does not hold the key, and law 4 keeps the key from there
+	AilsUnheld     Ails = "unheld"     // it does not hold the key
+	AilsLacks      Ails = "lacks"      // parts of the key
+	AilsReadable   Ails = "readable"   // others on this host can read copies there
+	AilsFailed     Ails = "failed"     // its last drill
 )
 
 // Ailment is one thing that is not as it should be.
@@ -253,7 +267,7 @@ type Ailment struct {
 	Ails   Ails
 	Health Health
 	Line   string        // for people
-	Escrow *EscrowStatus // AilsEscrow: which one
+	Escrow *EscrowStatus // nil where it is about none
 }
 
 // judge lists what ails, the most urgent first: what is decided of the keyfile, then how the
@@ -351,8 +365,8 @@ func (r *StatusResult) judgeEscrows() {
 	for i := range r.Escrows {
 		s := &r.Escrows[i]
 		held = held || s.Holds
-		if line := s.lags(r.Keyfile.Key); line != "" {
-			r.Ailments = append(r.Ailments, Ailment{AilsEscrow, Lagging, fmt.Sprintf("escrow %q", s.Name) + line, s})
+		if what, line := s.lags(r.Keyfile.Key); what != "" {
+			r.Ailments = append(r.Ailments, Ailment{what, Lagging, fmt.Sprintf("escrow %q", s.Name) + line, s})
 		}
 	}
 	if !held {
@@ -361,33 +375,33 @@ func (r *StatusResult) judgeEscrows() {
 }
 
 // lags says what is not as it should be with an escrow, "" for nothing.
-func (s *EscrowStatus) lags(own key.Fingerprint) string {
+func (s *EscrowStatus) lags(own key.Fingerprint) (Ails, string) {
 	switch {
 	case s.AddOnly && s.Added != own:
-		return fmt.Sprintf(" was not given key %s yet", own)
+		return AilsUngiven, fmt.Sprintf(" was not given key %s yet", own)
 	case s.Alarm != "":
-		return ": " + s.Alarm
+		return AilsForeign, ": " + s.Alarm
 	case s.State == decide.EscrowFailed && s.Required:
-		return " cannot answer: " + s.Why
+		return AilsAway, " cannot answer: " + s.Why
 	case s.State == decide.EscrowAnswered && s.Newest.Miswritten() && s.Newest.Key == own:
-		return fmt.Sprintf(" has copy %s on top, which is key %s as %s, not as its 32 bytes: keyguard restores it, the runbook's commands would not",
+		return AilsMiswritten, fmt.Sprintf(" has copy %s on top, which is key %s as %s, not as its 32 bytes: keyguard restores it, the runbook's commands would not",
 			s.Newest.ID, own, s.Newest.Encoding)
 	case s.unopened(own):
-		return fmt.Sprintf(" has copy %s on top, which says that it is key %s and is sealed: no identity has opened it here", s.Newest.ID, own)
+		return AilsUnopened, fmt.Sprintf(" has copy %s on top, which says that it is key %s and is sealed: no identity has opened it here", s.Newest.ID, own)
+	case s.Refuses != nil: // before what a save would mend
+		return AilsRefuses, fmt.Sprintf(" takes no part of key %s as it is configured: %v", own, s.Refuses)
 	case s.State == decide.EscrowAnswered && !s.Holds && s.Barred != "":
-		return fmt.Sprintf(" does not hold key %s as its newest current copy, and would not take it for one: %s", own, s.Barred)
+		return AilsBarred, fmt.Sprintf(" does not hold key %s as its newest current copy, and would not take it for one: %s", own, s.Barred)
 	case s.State == decide.EscrowAnswered && !s.Holds:
-		return fmt.Sprintf(" does not hold key %s as its newest current copy", own)
+		return AilsUnheld, fmt.Sprintf(" does not hold key %s as its newest current copy", own)
 	case s.Lacks != nil:
-		return fmt.Sprintf(": key %s is %v", own, s.Lacks)
+		return AilsLacks, fmt.Sprintf(": key %s is %v", own, s.Lacks)
 	case s.Readable != "":
-		return ": " + s.Readable
-	case s.Refuses != nil:
-		return fmt.Sprintf(" takes no part of key %s as it is configured: %v", own, s.Refuses)
+		return AilsReadable, ": " + s.Readable
 	case s.failedDrill():
-		return " failed its last drill: " + s.Drilled.Reason
+		return AilsFailed, " failed its last drill: " + s.Drilled.Reason
 	}
-	return ""
+	return "", ""
 }
 
 // unproven says why what is on record does not vouch for the keyfile's key as it would at a

@@ -11,6 +11,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
@@ -250,6 +251,38 @@ func TestStatusOfWhatNobodyKnows(t *testing.T) {
 			r, err := agent.Status(t.Context(), &h.Host)
 			if err != nil || r.Health != tt.health || !strings.Contains(r.Line, tt.line) {
 				t.Errorf("%s: %s, %v", r.Health, r.Line, err)
+			}
+		})
+	}
+}
+
+// refusing is an escrow that takes no part of a key as it is configured.
+type refusing struct{ place }
+
+func (refusing) Refuses(key.Fingerprint) error        { return escrow.ErrRecut }
+func (refusing) Lacks(escrow.Copy) *escrow.PartsError { return &escrow.PartsError{} }
+func (refusing) Unheard() error                       { return nil }
+func (refusing) Members() []escrow.Member             { return nil }
+func (refusing) Need() int                            { return 2 }
+func (r refusing) Rebuild(ctx context.Context, c escrow.Copy) (key.Key, []escrow.Part, error) {
+	k, _, err := r.Fetch(ctx, c)
+	return k, nil, err
+}
+
+// TestStatusOfAnEscrowThatRefuses: that it takes nothing is told before what a save would mend.
+func TestStatusOfAnEscrowThatRefuses(t *testing.T) {
+	for name, on := range map[string][]key.Key{"it holds nothing": nil, "it holds the key": {testKey("a")}, "it holds another key": {testKey("b")}} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, nil, 0)
+			h.write(testKey("a").UnsafeBytes())
+			e := refusing{place{store: &store{name: "split"}, call: plain}}
+			for _, k := range on {
+				e.save(escrow.Current, k)
+			}
+			h.Escrows = []agent.Escrow{{Reader: e, Writer: e, Required: true}}
+			r, err := agent.Status(t.Context(), &h.Host)
+			if err != nil || len(r.Ailments) == 0 || r.Ailments[0].Ails != agent.AilsRefuses {
+				t.Errorf("%+v, %v", r.Ailments, err)
 			}
 		})
 	}

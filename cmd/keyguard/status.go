@@ -248,10 +248,24 @@ var mends = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []string{
 			"whoever could read it may have the key; to have another one: keyguard rotate"}
 	},
 	agent.AilsNoEscrow: func(agent.StatusResult, agent.Ailment) []string { return []string{"keyguard init"} },
-	agent.AilsEscrow: func(r agent.StatusResult, ailment agent.Ailment) []string {
-		return mendEscrow(r, *ailment.Escrow)
+	agent.AilsNowhere:  func(r agent.StatusResult, _ agent.Ailment) []string { return silent(r) },
+	agent.AilsUngiven:  func(agent.StatusResult, agent.Ailment) []string { return []string{"keyguard backup"} },
+	agent.AilsForeign:  func(agent.StatusResult, agent.Ailment) []string { return []string{remedyOf(decide.ErrForeignCopy)} },
+	agent.AilsAway:     func(_ agent.StatusResult, a agent.Ailment) []string { return []string{remedyOf(a.Escrow.Err)} },
+	agent.AilsUnopened: func(agent.StatusResult, agent.Ailment) []string {
+		return []string{"where its identity is, prove it: keyguard drill --identity FILE"}
 	},
-	agent.AilsNowhere: func(r agent.StatusResult, _ agent.Ailment) []string { return silent(r) },
+	agent.AilsRefuses:    func(_ agent.StatusResult, a agent.Ailment) []string { return []string{remedyOf(a.Escrow.Refuses)} },
+	agent.AilsMiswritten: mendTop,
+	agent.AilsBarred:     mendTop,
+	agent.AilsUnheld:     mendTop,
+	agent.AilsLacks:      func(_ agent.StatusResult, a agent.Ailment) []string { return []string{remedyOf(a.Escrow.Lacks)} },
+	agent.AilsReadable: func(agent.StatusResult, agent.Ailment) []string {
+		return []string{remedyOf(escrow.ErrExposed), "whoever could read them may have the key; to have another one: keyguard rotate"}
+	},
+	agent.AilsFailed: func(_ agent.StatusResult, a agent.Ailment) []string {
+		return []string{remedyOf(a.Escrow.Err), "when it is put right: keyguard drill"}
+	},
 }
 
 // seenToLedger is for a ledger that was edited or damaged: a person looks why, and vouches.
@@ -307,27 +321,9 @@ func mendKeyfile(r agent.StatusResult, _ agent.Ailment) []string {
 	return []string{"keyguard restore"}
 }
 
-func mendEscrow(r agent.StatusResult, s agent.EscrowStatus) []string {
-	switch {
-	case s.AddOnly:
-		return []string{"keyguard backup"}
-	case s.Alarm != "":
-		return []string{remedyOf(decide.ErrForeignCopy)}
-	case s.State == decide.EscrowFailed:
-		return []string{remedyOf(s.Err)}
-	case s.Drilled.Verdict == string(agent.DrillFailed) && s.Holds:
-		return []string{"when it is put right: keyguard drill"}
-	case s.Newest.Sealed && !s.Holds && s.Newest.Claims(r.Keyfile.Key):
-		return []string{"where its identity is, prove it: keyguard drill --identity FILE"}
-	case s.Lacks != nil && s.Holds:
-		return []string{remedyOf(s.Lacks)}
-	case s.Refuses != nil:
-		return []string{remedyOf(s.Refuses)}
-	case s.Readable != "" && s.Holds:
-		return []string{remedyOf(escrow.ErrExposed), "whoever could read them may have the key; to have another one: keyguard rotate"}
-	case s.Holds:
-		return nil
-	case s.Barred != "":
+// mendTop brings the key to the top of an escrow's current shelf.
+func mendTop(r agent.StatusResult, ailment agent.Ailment) []string {
+	if s := ailment.Escrow; s.Barred != "" {
 		return []string{unproven(r.Rows, s.Name)}
 	}
 	return []string{"keyguard backup"}

@@ -87,19 +87,9 @@ from (select to_regclass('secrets')::oid as oid) here left join pg_class c on c.
   left join pg_namespace n on n.oid = c.relnamespace`
 
 func (t *Table) survey(ctx context.Context, c *pgconn.PgConn) (*survey, error) {
-	var v []string
-	const asked = 14
-	err := t.run(ctx, c, asked, surveySQL, nil, func(row [][]byte) error {
-		for _, b := range row {
-			v = append(v, string(b))
-		}
-		return nil
-	})
+	v, err := t.one(ctx, c, 14, surveySQL, nil)
 	if err != nil {
 		return nil, err
-	}
-	if len(v) != asked {
-		return nil, errForm
 	}
 	recovery, rowSecurity, version, blockSize := v[0], v[1], v[2], v[3]
 	table, kind, filtered, heap, all, present := v[4], v[5], v[6], v[7], v[8], v[9]

@@ -54,20 +54,15 @@ func (t *Table) coming(ctx context.Context, s *survey) error {
 	if s.version < subscriptions {
 		return nil
 	}
-	subscription, writer, answered := "", "", false
-	err := t.run(ctx, t.conn, 2, comingSQL, [][]byte{[]byte(s.table)}, func(v [][]byte) error {
-		subscription, writer, answered = string(v[0]), string(v[1]), true
-		return nil
-	})
-	switch {
-	case err != nil:
+	v, err := t.one(ctx, t.conn, 2, comingSQL, [][]byte{[]byte(s.table)})
+	if err != nil {
 		return err
-	case !answered:
-		return errForm
+	}
+	switch subscription, writer := printable.Line(v[0]), printable.Line(v[1]); {
 	case subscription != "":
-		return fmt.Errorf("%w: subscription %s fills it from another server", ErrComing, printable.Line(subscription))
+		return fmt.Errorf("%w: subscription %s fills it from another server", ErrComing, subscription)
 	case writer != "":
-		return fmt.Errorf("%w: a transaction writes to it that is not over, of %s", ErrComing, printable.Line(writer))
+		return fmt.Errorf("%w: a transaction writes to it that is not over, of %s", ErrComing, writer)
 	}
 	return nil
 }
@@ -93,11 +88,11 @@ func (t *Table) elsewhere(ctx context.Context, c *pgconn.PgConn, table []byte) e
 		if r.tells == "2" {
 			sql = "select exists (select from only " + r.name + " where coalesce(octet_length(wrapped_dek), 0) = 0 or coalesce(kek_id, '') !~ '^(vault|gcp|aws):')::text"
 		}
-		holds := ""
-		if err := t.run(ctx, c, 1, sql, nil, func(v [][]byte) error { holds = string(v[0]); return nil }); err != nil {
+		holds, err := t.one(ctx, c, 1, sql, nil)
+		if err != nil {
 			return err
 		}
-		if holds != "false" {
+		if holds[0] != "false" {
 			return fmt.Errorf("%w: %s", ErrOtherTable, name)
 		}
 	}

@@ -137,12 +137,10 @@ func (w *rewrite) aside(ctx context.Context, what string, row func([][]byte) err
 
 // backend is the number of a session's process in the server, which a pooler hides.
 func (t *Table) backend(ctx context.Context, c *pgconn.PgConn) (pid string, err error) {
-	err = t.run(ctx, c, 1, "select pg_backend_pid()::text", nil, func(v [][]byte) error {
-		pid = string(v[0])
-		return nil
-	})
-	if err == nil {
-		_, err = strconv.ParseUint(pid, 10, 32)
+	v, err := t.one(ctx, c, 1, "select pg_backend_pid()::text", nil)
+	if err != nil {
+		return "", err
 	}
-	return pid, err
+	_, err = strconv.ParseUint(v[0], 10, 32)
+	return v[0], err
 }

@@ -25,27 +25,21 @@ func (t *Table) MayRewrite(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		answered := false
-		err = t.run(ctx, t.conn, 5, `select has_table_privilege($1, 'UPDATE')::text, has_database_privilege(current_database(), 'TEMP')::text,
-current_user, current_database(), current_setting('default_transaction_read_only')`, [][]byte{[]byte(s.table)}, func(v [][]byte) error {
-			lacks, answered = nil, true
-			role, database := string(v[2]), string(v[3])
-			if string(v[0]) != "true" {
-				lacks = append(lacks, fmt.Sprintf("UPDATE on table %s is not granted to %q", s.table, role))
-			}
-			if string(v[4]) == "on" {
-				lacks = append(lacks, "default_transaction_read_only is on, which somebody has set")
-			}
-			if string(v[1]) != "true" {
-				lacks = append(lacks, fmt.Sprintf("TEMPORARY on database %q is not granted to %q", database, role))
-			}
-			return nil
-		})
-		switch {
-		case err != nil:
+		v, err := t.one(ctx, t.conn, 5, `select has_table_privilege($1, 'UPDATE')::text, has_database_privilege(current_database(), 'TEMP')::text,
+current_user, current_database(), current_setting('default_transaction_read_only')`, [][]byte{[]byte(s.table)})
+		if err != nil {
 			return err
-		case !answered:
-			return errForm
+		}
+		lacks = nil
+		mayUpdate, mayTemp, role, database, readOnly := v[0], v[1], v[2], v[3], v[4]
+		if mayUpdate != "true" {
+			lacks = append(lacks, fmt.Sprintf("UPDATE on table %s is not granted to %q", s.table, role))
+		}
+		if readOnly == "on" {
+			lacks = append(lacks, "default_transaction_read_only is on, which somebody has set")
+		}
+		if mayTemp != "true" {
+			lacks = append(lacks, fmt.Sprintf("TEMPORARY on database %q is not granted to %q", database, role))
 		}
 		other, err := t.another(ctx)
 		if err != nil {

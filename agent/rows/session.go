@@ -170,6 +170,21 @@ func (t *Table) run(ctx context.Context, c *pgconn.PgConn, columns int, sql stri
 	return t.at(ctx, c, moment{}, columns, sql, params, row)
 }
 
+// one is run for a statement that answers with one row, of text.
+func (t *Table) one(ctx context.Context, c *pgconn.PgConn, columns int, sql string, params [][]byte) ([]string, error) {
+	var values []string
+	err := t.run(ctx, c, columns, sql, params, func(v [][]byte) error {
+		for _, b := range v {
+			values = append(values, string(b))
+		}
+		return nil
+	})
+	if err == nil && len(values) != columns {
+		err = errForm
+	}
+	return values, err
+}
+
 // at is run in the snapshot of a moment.
 func (t *Table) at(ctx context.Context, c *pgconn.PgConn, m moment, columns int, sql string, params [][]byte, row func([][]byte) error) error {
 	statements, number := []string{sql}, 0

@@ -48,12 +48,12 @@ type Teller struct {
 	woken chan struct{}
 
 	speaking sync.Mutex // for Print and Trouble, which need not be called by two at once
+	noPlace  bool       // that there is no directory for metrics was told; of the one who writes them
 
-	lock    sync.Mutex
+	lock    sync.Mutex // guards what follows
 	queue   []Event
 	dropped int
 	trouble map[string]string // what was told of each way
-	noPlace bool              // that there is no directory for metrics was told
 }
 
 // NewTeller makes a Teller. It touches nothing outside the process.
@@ -120,15 +120,21 @@ func (t *Teller) Deliver(ctx context.Context) {
 		if len(queue) == 0 {
 			return
 		}
-		survey, written := t.survey()
-		defer func() { <-written }() // a directory that hangs does not hold the hooks
-		for i, e := range queue {
-			if ctx.Err() != nil {
-				t.complain("there was no time to deliver all events", fmt.Errorf("%d were told to the journal only", len(queue)-i))
-				return
-			}
-			t.deliver(ctx, e, survey)
+		t.deliverAll(ctx, queue)
+	}
+}
+
+// deliverAll hands on some events, while the metrics are written: a directory that hangs does
+// not hold the hooks.
+func (t *Teller) deliverAll(ctx context.Context, queue []Event) {
+	survey, written := t.survey()
+	defer func() { <-written }()
+	for i, e := range queue {
+		if ctx.Err() != nil {
+			t.complain("there was no time to deliver all events", fmt.Errorf("%d were told to the journal only", len(queue)-i))
+			return
 		}
+		t.deliver(ctx, e, survey)
 	}
 }
 

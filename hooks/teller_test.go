@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
@@ -245,6 +246,39 @@ func TestQueue(t *testing.T) {
 	if len(l.trouble) != 1 || !strings.Contains(l.trouble[0], "3 were told to the journal only") {
 		t.Errorf("trouble: %q", l.trouble)
 	}
+}
+
+// What is told while the metrics are written waits for them: nobody writes them twice at once.
+func TestMetricsInTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var teller *Teller
+		surveys, writing := 0, false
+		teller = NewTeller(TellerOptions{
+			MetricsFile: filepath.Join(t.TempDir(), "nowhere", "keyguard.prom"),
+			Print: func(e Event) {
+				if e.Name == "" { // that there is no place for metrics
+					writing = true
+					time.Sleep(time.Second)
+					writing = false
+				}
+			},
+			Survey: func() (agent.SurveyResult, error) {
+				synctest.Wait()
+				if surveys++; surveys == 1 {
+					teller.Tell(Event{Name: Saved, Text: "later"})
+				}
+				if writing {
+					t.Fatal("a second survey, and the metrics of the first are being written")
+				}
+				return agent.SurveyResult{}, nil
+			},
+		})
+		teller.Tell(Event{Name: Saved, Text: "first"})
+		teller.Deliver(t.Context())
+		if surveys != 2 {
+			t.Errorf("%d surveys", surveys)
+		}
+	})
 }
 
 // Run ends when it is told to, and what was told just before is not lost.

@@ -110,7 +110,7 @@ func (f facts) checks(o DoctorOptions) []Check {
 	if o.HooksDir != "" {
 		list = append(list, checkHooks(o.HooksDir))
 	}
-	for _, err := range f.status.Silent {
+	for _, err := range f.status.Hanging {
 		add("directories", CheckProblem, err.Error()).Err = err
 	}
 	if f.systemd {

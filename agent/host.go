@@ -78,8 +78,8 @@ type Trouble struct {
 func (t Trouble) Error() string { return t.What + ": " + t.Err.Error() }
 func (t Trouble) Unwrap() error { return t.Err }
 
-// silent are the errors of the directories in Besides that do not answer.
-func (h *Host) silent() []error {
+// hanging are the errors of the directories in Besides that do not answer.
+func (h *Host) hanging() []error {
 	errs := make([]error, len(h.Besides))
 	crew.Each(len(errs), func(i int) {
 		if _, err := crew.ReadDir(h.Besides[i]); errors.Is(err, crew.ErrHangs) {

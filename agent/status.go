@@ -60,7 +60,7 @@ type StatusResult struct {
 	Kept       int        // files in the local quarantine
 	Damaged    string     // why the ledger cannot be read, "" where it can
 	Unwritable error      // why it cannot be written
-	Silent     []error    // directories of ours that do not answer (crew.ErrHangs)
+	Hanging    []error    // directories of ours that do not answer (crew.ErrHangs)
 	// Broken is where the ledger's chain is broken, if nobody has accepted a key since.
 	Broken  *ledger.Break
 	Escrows []EscrowStatus
@@ -181,7 +181,7 @@ func status(ctx context.Context, h *Host) (StatusResult, looked, error) {
 	r.Other, _ = o.history().OtherMachine(h.Machine)
 	r.Broken = o.broken()
 	r.Damaged, r.Unwritable = o.evidence.History.Unreadable, h.Ledger.Writable()
-	r.Silent = h.silent()
+	r.Hanging = h.hanging()
 	r.judge(h.Now())
 	r.Trouble = o.trouble
 	return r, looked{*o.history(), o.evidence.Local.Keys, o.evidence.Escrows}, nil
@@ -241,7 +241,7 @@ const (
 	AilsUnread     Ails = "unread"     // the ledger cannot be read
 	AilsBroken     Ails = "broken"     // its chain is broken, and nobody has seen to it
 	AilsUnwritable Ails = "unwritable" // it cannot be written
-	AilsSilent     Ails = "silent"     // a directory of ours hangs
+	AilsHanging    Ails = "hanging"    // a directory of ours hangs
 	AilsLoose      Ails = "loose"      // the keyfile's mode or owner
 	AilsNoEscrow   Ails = "no escrow"  // none is configured
 	AilsNowhere    Ails = "nowhere"    // no escrow that answers holds the key
@@ -348,8 +348,8 @@ func (r *StatusResult) judgeRecord(now time.Time) {
 	if r.Broken != nil && r.Damaged == "" {
 		r.ail(AilsBroken, Lagging, "key %s is in place, and the ledger's chain is broken at line %d: somebody edited it or a disk damaged it, and what stands before proves nothing", r.Keyfile.Key, r.Broken.Line)
 	}
-	if len(r.Silent) > 0 {
-		r.ail(AilsSilent, Lagging, "key %s is in place, and a directory that keyguard needs hangs: %v", r.Keyfile.Key, r.Silent[0])
+	if len(r.Hanging) > 0 {
+		r.ail(AilsHanging, Lagging, "key %s is in place, and a directory that keyguard needs hangs: %v", r.Keyfile.Key, r.Hanging[0])
 	}
 	if r.Loose != "" {
 		r.ail(AilsLoose, Lagging, "the daemon refuses a keyfile that is loose (%s)", r.Loose)

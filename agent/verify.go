@@ -35,7 +35,7 @@ func Verify(ctx context.Context, h *Host) (VerifyResult, error) {
 		o.askRows(ctx) // the keys that were fetched
 	}
 	d, broken := o.decide(ctx), o.broken()
-	for _, err := range h.silent() {
+	for _, err := range h.hanging() {
 		o.complain("a directory that keyguard needs hangs", err)
 	}
 	return VerifyResult{Decision: d, Broken: broken, Keyfile: o.evidence.Keyfile, Known: o.evidence.Ledger.Known, Rows: o.evidence.Rows,

@@ -241,14 +241,14 @@ var mends = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []string{
 	},
 	agent.AilsBroken:     func(agent.StatusResult, agent.Ailment) []string { return []string{seenToLedger} },
 	agent.AilsUnwritable: func(r agent.StatusResult, _ agent.Ailment) []string { return []string{remedyOf(r.Unwritable)} },
-	agent.AilsSilent:     func(r agent.StatusResult, _ agent.Ailment) []string { return []string{remedyOf(r.Silent[0])} },
+	agent.AilsHanging:    func(r agent.StatusResult, _ agent.Ailment) []string { return []string{remedyOf(r.Hanging[0])} },
 	agent.AilsLoose: func(r agent.StatusResult, _ agent.Ailment) []string {
 		return []string{"chown root " + r.Path + "; chmod 0400 " + r.Path,
 			"if that changes nothing, its file system takes no modes (findmnt --target " + r.Path + ", FAT or one of FUSE): mount it with umask=077",
 			"whoever could read it may have the key; to have another one: keyguard rotate"}
 	},
 	agent.AilsNoEscrow: func(agent.StatusResult, agent.Ailment) []string { return []string{"keyguard init"} },
-	agent.AilsNowhere:  func(r agent.StatusResult, _ agent.Ailment) []string { return silent(r) },
+	agent.AilsNowhere:  func(r agent.StatusResult, _ agent.Ailment) []string { return mendEscrows(r) },
 	agent.AilsUngiven:  func(agent.StatusResult, agent.Ailment) []string { return []string{"keyguard backup"} },
 	agent.AilsForeign:  func(agent.StatusResult, agent.Ailment) []string { return []string{remedyOf(decide.ErrForeignCopy)} },
 	agent.AilsAway:     func(_ agent.StatusResult, a agent.Ailment) []string { return []string{remedyOf(a.Escrow.Err)} },
@@ -286,8 +286,8 @@ func statusHints(r agent.StatusResult) (hints []string) {
 	return hints
 }
 
-// silent is what brings each escrow back that cannot answer.
-func silent(r agent.StatusResult) (hints []string) {
+// mendEscrows is what brings each escrow back that cannot answer.
+func mendEscrows(r agent.StatusResult) (hints []string) {
 	for _, s := range r.Escrows {
 		if s.State == decide.EscrowFailed {
 			hints = append(hints, remedyOf(s.Err))
@@ -298,9 +298,9 @@ func silent(r agent.StatusResult) (hints []string) {
 
 func mendDoubt(r agent.StatusResult, _ agent.Ailment) []string {
 	if r.Rows.State == decide.RowsUnknown {
-		return append([]string{remedyOf(r.Rows.Err)}, silent(r)...)
+		return append([]string{remedyOf(r.Rows.Err)}, mendEscrows(r)...)
 	}
-	return silent(r)
+	return mendEscrows(r)
 }
 
 // mendKeyfile puts the key in place that belongs there. The watcher does it where it is

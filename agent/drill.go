@@ -327,17 +327,39 @@ func (c *DrilledCopy) fetch(ctx context.Context, s escrow.Reader) (key.Key, key.
 	return k, key.Raw, err
 }
 
-// judgeParts makes a copy fail that can still be rebuilt, and not from each of its parts.
+// judgeParts makes a copy fail of which a part is wrong, whatever the others open. One store
+// that does not answer, or has lost its part, fails nothing as long as they open the rows: the
+// part is told of as untried.
 func (c *DrilledCopy) judgeParts() {
-	if c.Verdict != DrillPassed {
+	if c.Verdict == DrillFailed {
 		return
 	}
 	for _, p := range c.Parts {
-		if p.Err != nil {
+		if p.Wrong() {
 			c.fail(fmt.Sprintf("%s; but part %d, in %s, is of no use: %v", c.Reason, p.Number, p.Member, p.Err), p.Err)
 			return
 		}
 	}
+	if c.Verdict != DrillPassed { // it says what the stores said
+		return
+	}
+	for _, p := range c.Untried() {
+		c.Reason += "; " + untriedText(p)
+	}
+}
+
+// Untried are the parts of which nobody can say whether they are right.
+func (c DrilledCopy) Untried() (list []escrow.Part) {
+	for _, p := range c.Parts {
+		if p.Err != nil && !p.Wrong() {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+func untriedText(p escrow.Part) string {
+	return fmt.Sprintf("part %d, in %s, was not tried", p.Number, p.Member)
 }
 
 func (c *DrilledCopy) fail(reason string, err error) {
@@ -487,7 +509,19 @@ func (r *DrillResult) sumUp() {
 		r.Verdict, r.Reason = DrillInconclusive, strings.Join(unsure, "; ")
 	default:
 		r.Verdict, r.Reason = DrillPassed, "the newest current copy of every escrow that answers opens the rows"
+		for _, p := range r.Untried() {
+			r.Reason += fmt.Sprintf("; %s: %v", untriedText(p), p.Err)
+		}
 	}
+}
+
+// Untried are, of keys in parts, those that the drill could not try: their stores did not
+// answer, or have none, and the others were enough.
+func (r DrillResult) Untried() (list []escrow.Part) {
+	for _, c := range r.Copies {
+		list = append(list, c.Untried()...)
+	}
+	return list
 }
 
 // entries are the drill's in the ledger: its evidence.
@@ -497,6 +531,9 @@ func (r DrillResult) entries(person string) []ledger.Entry {
 		e := ledger.Entry{Event: ledger.Drilled, Drill: r.ID, Escrow: c.Escrow, Copy: c.ID, Shelf: string(c.Shelf),
 			Verdict: string(c.Verdict), Reason: c.Reason, Checked: c.Proof.Checked, Opened: c.Proof.Opened,
 			Total: r.Rows.Dependent, Took: c.Took, Judged: c.Judged, Full: r.Full}
+		for _, p := range c.Untried() {
+			e.Untried = append(e.Untried, p.Number)
+		}
 		if f, err := key.ParseFingerprint(string(c.Key)); err == nil { // a store may claim anything
 			e.Fingerprint = f
 		}

@@ -435,3 +435,127 @@ func TestDrillProgress(t *testing.T) {
 		t.Errorf("%+v", last)
 	}
 }
+
+// TestDrillOfParts: enough parts open the rows, and one is away, lost, damaged or another's.
+// What is positively wrong fails the drill. A store that was away does not, and leaves nothing
+// that ails once it is back; unless it was away from one drill after the other.
+func TestDrillOfParts(t *testing.T) {
+	db, a := rowstest.New(t).Database(t), testKey("a")
+	away := func(i int) func(*host) {
+		return func(h *host) { h.must(os.Rename(h.path(fmt.Sprint("usb", i)), h.path(fmt.Sprint("away", i)))) }
+	}
+	part := func(h *host, i int) string {
+		files, err := filepath.Glob(h.path(fmt.Sprintf("usb%d/current/*", i)))
+		if h.must(err); len(files) != 1 {
+			t.Fatal(files)
+		}
+		return files[0]
+	}
+	lose := func(h *host) { h.must(os.Remove(part(h, 1))) }
+	with := func(text []byte) func(*host) {
+		return func(h *host) {
+			file := part(h, 1)
+			h.must(errors.Join(os.Remove(file), os.WriteFile(file, text, 0o400)))
+		}
+	}
+	cut := func(k key.Key, need, number int) []byte {
+		p, err := k.Cut(need, number)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.UnsafeText()
+	}
+	flipped := cut(a, 2, 2)
+	flipped[60] ^= 1
+	for name, test := range map[string]struct {
+		arrange func(*host)
+		verdict agent.DrillVerdict
+		reason  string
+		untried []int
+		err     error // of the copy
+		after   agent.Health
+	}{
+		"all is well":              {func(*host) {}, agent.DrillPassed, "opens the rows", nil, nil, agent.Green},
+		"a store is away":          {away(1), agent.DrillPassed, "part 2, in usb1, was not tried: cannot list", []int{2}, nil, agent.Green},
+		"a part is lost":           {lose, agent.DrillPassed, "part 2, in usb1, was not tried: no such copy", []int{2}, nil, agent.Lagging}, // until the watcher brings it
+		"a part is damaged":        {with(flipped), agent.DrillFailed, "part 2, in usb1, is of no use", nil, escrow.ErrNotKey, agent.Lagging},
+		"no part":                  {with([]byte("see the safe")), agent.DrillFailed, "part 2, in usb1, is of no use", nil, escrow.ErrNotKey, agent.Lagging},
+		"another part of the key":  {with(cut(a, 2, 9)), agent.DrillFailed, "part 2, in usb1, is of no use: another part is kept there", nil, escrow.ErrPartMoved, agent.Lagging},
+		"a part for another need":  {with(cut(a, 3, 2)), agent.DrillFailed, "part 2, in usb1, is of no use: the same key is there, cut for another need", nil, escrow.ErrRecut, agent.Lagging},
+		"one is lost, one away":    {func(h *host) { lose(h); away(2)(h) }, agent.DrillInconclusive, "no such place", []int{1, 2, 3}, escrow.ErrNoPlace, agent.Lagging},
+		"one is damaged, one away": {func(h *host) { with(flipped)(h); away(2)(h) }, agent.DrillFailed, "part 2, in usb1, is of no use", []int{1, 3}, escrow.ErrNotKey, agent.Lagging},
+		"two are lost":             {func(h *host) { lose(h); h.must(os.Remove(part(h, 2))) }, agent.DrillFailed, "1 of the 2 parts", nil, escrow.ErrUnreadable, agent.Lagging},
+		"two stores are away":      {func(h *host) { away(1)(h); away(2)(h) }, agent.DrillInconclusive, "1 of 3 members answer", nil, escrow.ErrNoPlace, agent.Green},
+		"a part of another key":    {with(cut(testKey("lie"), 2, 2)), agent.DrillFailed, "part 2, in usb1, is of no use", nil, escrow.ErrCorrupt, agent.Lagging},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, db, 0)
+			splitOver(h)
+			h.upsert(a, "ONE")
+			h.write(a.UnsafeBytes())
+			h.backup()
+			test.arrange(h)
+			r, err := agent.Drill(t.Context(), &h.Host, agent.DrillOptions{Scratch: scratch(t)})
+			h.must(err)
+			if r.Verdict != test.verdict || !strings.Contains(r.Reason, test.reason) || !errors.Is(r.Copies[0].Err, test.err) {
+				t.Errorf("%s: %s (%v)", r.Verdict, r.Reason, r.Copies[0].Err)
+			}
+			record, err := h.Ledger.Read()
+			h.must(err)
+			if e, _ := record.LastDrilled("split"); !slices.Equal(e.Untried, test.untried) {
+				t.Errorf("the ledger has %d as untried, want %d", e.Untried, test.untried)
+			}
+			for i := range 3 {
+				_ = os.Rename(h.path(fmt.Sprint("away", i)), h.path(fmt.Sprint("usb", i)))
+			}
+			if s, err := agent.Status(t.Context(), &h.Host); err != nil || s.Health != test.after {
+				t.Errorf("afterwards %s: %s, %v", s.Health, s.Line, err)
+			}
+		})
+	}
+}
+
+// TestPartThatNoDrillTries: a store that is away whenever a drill is held, and back each time
+// before anybody looks. One drill may miss it; after the next one status tells of it.
+func TestPartThatNoDrillTries(t *testing.T) {
+	h, _ := inParts(t, testKey("a"))
+	h.backup()
+	drill := func(there bool) {
+		t.Helper()
+		if !there {
+			h.must(os.Rename(h.path("usb1"), h.path("away")))
+			defer func() { h.must(os.Rename(h.path("away"), h.path("usb1"))) }()
+		}
+		if r, err := agent.Drill(t.Context(), &h.Host, agent.DrillOptions{Scratch: scratch(t)}); err != nil || r.Verdict != agent.DrillPassed {
+			t.Fatalf("%s: %s, %v", r.Verdict, r.Reason, err)
+		}
+	}
+	status := func(health agent.Health, line string) {
+		t.Helper()
+		if r, err := agent.Status(t.Context(), &h.Host); err != nil || r.Health != health || !strings.Contains(r.Line, line) {
+			t.Errorf("%s: %s, %v, want %s", r.Health, r.Line, err, line)
+		}
+	}
+	survey := func(since time.Time) {
+		t.Helper()
+		if r, err := agent.Survey(&h.Host); err != nil || !r.Escrows[0].Untried.Equal(since) {
+			t.Errorf("%v, %v, want %v", r.Escrows[0].Untried, err, since)
+		}
+	}
+	drill(true)
+	survey(time.Time{})
+	h.now = h.now.Add(7 * 24 * time.Hour)
+	since := h.now
+	drill(false)
+	status(agent.Green, "")
+	survey(since)
+	h.now = h.now.Add(7 * 24 * time.Hour)
+	drill(false)
+	status(agent.Green, "")
+	survey(since)
+	h.now = h.now.Add(25 * time.Hour)
+	status(agent.Lagging, "no drill has tried part 2, in usb1, since "+since.Format("2006-01-02"))
+	drill(true)
+	status(agent.Green, "")
+	survey(time.Time{})
+}

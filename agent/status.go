@@ -103,6 +103,33 @@ type EscrowStatus struct {
 	// Drilled is what the last drill said of the newest current copy, Proven the last time
 	// that one opened the rows. Their Event is empty for never.
 	Drilled, Proven ledger.Entry
+	Untried         []UntriedPart // of a key in parts, by that drill
+}
+
+// UntriedPart is a part of a key that a drill could not try: its store did not answer, or had
+// none, and the others were enough.
+type UntriedPart struct {
+	Member string
+	Number int
+	Since  time.Time // the first of the drills in a row that could not
+}
+
+func (p UntriedPart) String() string {
+	return fmt.Sprintf("no drill has tried part %d, in %s, since %s", p.Number, p.Member, printable.Time(p.Since))
+}
+
+// untried are the parts that the last drill could not try, of an escrow that keeps keys in parts.
+func untried(record *ledger.Record, s escrow.Reader) (list []UntriedPart) {
+	shared, ok := s.(escrow.Shared)
+	if !ok {
+		return nil
+	}
+	for _, m := range shared.Members() {
+		if since := record.UntriedSince(s.Name(), m.Number); !since.IsZero() {
+			list = append(list, UntriedPart{m.Name(), m.Number, since})
+		}
+	}
+	return list
 }
 
 // unopened tells whether the newest copy is the key by its own word alone.
@@ -207,6 +234,7 @@ func (o *observation) escrowStatus(i int, s Escrow) EscrowStatus {
 	}
 	r.Drilled, _ = record.LastDrilled(e.Name)
 	r.Proven, _ = record.LastProven(e.Name)
+	r.Untried = untried(record, s.Reader)
 	_, r.Barred = decide.Shelf(o.evidence, i, o.evidence.Keyfile.Key)
 	newest, there := e.NewestCurrent()
 	if !there {
@@ -260,6 +288,7 @@ const (
 	AilsLacks      Ails = "lacks"      // parts of the key
 	AilsReadable   Ails = "readable"   // others on this host can read copies there
 	AilsFailed     Ails = "failed"     // its last drill
+	AilsUntried    Ails = "untried"    // no drill has tried a part of it for long
 )
 
 // Ailment is one thing that is not as it should be.
@@ -278,7 +307,7 @@ func (r *StatusResult) judge(now time.Time) {
 		r.judgeAlive()
 		if r.Decision.Action == decide.Pass {
 			r.judgeRecord(now)
-			r.judgeEscrows()
+			r.judgeEscrows(now)
 		}
 	}
 	if len(r.Ailments) > 0 {
@@ -356,7 +385,7 @@ func (r *StatusResult) judgeRecord(now time.Time) {
 	}
 }
 
-func (r *StatusResult) judgeEscrows() {
+func (r *StatusResult) judgeEscrows(now time.Time) {
 	if len(r.Escrows) == 0 {
 		r.ail(AilsNoEscrow, Lagging, "key %s is in place, and no escrow is configured: it has no copy off this host", r.Keyfile.Key)
 		return
@@ -365,7 +394,7 @@ func (r *StatusResult) judgeEscrows() {
 	for i := range r.Escrows {
 		s := &r.Escrows[i]
 		held = held || s.Holds
-		if what, line := s.lags(r.Keyfile.Key); what != "" {
+		if what, line := s.lags(r.Keyfile.Key, now); what != "" {
 			r.Ailments = append(r.Ailments, Ailment{what, Lagging, fmt.Sprintf("escrow %q", s.Name) + line, s})
 		}
 	}
@@ -375,7 +404,7 @@ func (r *StatusResult) judgeEscrows() {
 }
 
 // lags says what is not as it should be with an escrow, "" for nothing.
-func (s *EscrowStatus) lags(own key.Fingerprint) (Ails, string) {
+func (s *EscrowStatus) lags(own key.Fingerprint, now time.Time) (Ails, string) {
 	switch {
 	case s.AddOnly && s.Added != own:
 		return AilsUngiven, fmt.Sprintf(" was not given key %s yet", own)
@@ -400,6 +429,11 @@ func (s *EscrowStatus) lags(own key.Fingerprint) (Ails, string) {
 		return AilsReadable, ": " + s.Readable
 	case s.failedDrill():
 		return AilsFailed, " failed its last drill: " + s.Drilled.Reason
+	}
+	for _, p := range s.Untried {
+		if now.Sub(p.Since) > longestGap { // and not one drill, at which a store was down
+			return AilsUntried, ": " + p.String()
+		}
 	}
 	return "", ""
 }

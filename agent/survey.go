@@ -44,6 +44,7 @@ type EscrowSurvey struct {
 	Unverified bool
 	Drilled    ledger.Entry // the last that a drill judged it by; zero for none
 	Proven     time.Time    // when a drill last opened the rows with its newest current copy; zero for never
+	Untried    time.Time    // since when drills have not tried a part of it; zero where the last one did
 }
 
 // Survey says how the key and its copies stand by the keyfile, the ledger and the local
@@ -103,6 +104,11 @@ func Survey(h *Host) (SurveyResult, error) {
 		e.Drilled = last(func(d ledger.Entry) bool { return d.Event == ledger.Drilled && d.Escrow == e.Name && d.Judged })
 		if proven, ok := record.LastProven(e.Name); ok {
 			e.Proven = proven.Time
+		}
+		for _, p := range untried(record, s.Reader) {
+			if e.Untried.IsZero() || p.Since.Before(e.Untried) {
+				e.Untried = p.Since
+			}
 		}
 		r.Escrows = append(r.Escrows, e)
 	}

@@ -76,7 +76,7 @@ func metrics(s agent.SurveyResult, version string, now time.Time) []notify.Metri
 	add("ledger_breaks", "Places where the ledger's chain is broken.", one(float64(s.Breaks)))
 	add("rotation_open", "Whether a rotation is open: begun, and not known to have ended.", one(is(s.Rotation)))
 
-	var required, saved, due, unverified, drilled, proven, judged []notify.Sample
+	var required, saved, due, unverified, drilled, proven, untried, judged []notify.Sample
 	for _, e := range s.Escrows {
 		required = append(required, one(is(e.Required), "escrow", e.Name))
 		saved = append(saved, one(at(e.Saved), "escrow", e.Name))
@@ -84,6 +84,7 @@ func metrics(s agent.SurveyResult, version string, now time.Time) []notify.Metri
 		unverified = append(unverified, one(is(e.Unverified), "escrow", e.Name))
 		drilled = append(drilled, one(at(e.Drilled.Time), "escrow", e.Name))
 		proven = append(proven, one(at(e.Proven), "escrow", e.Name))
+		untried = append(untried, one(at(e.Untried), "escrow", e.Name))
 		judged = append(judged, which(e.Drilled.Verdict, drillVerdicts, "escrow", e.Name)...)
 	}
 	add("escrow_required", "Whether the escrow must hold the key.", required...)
@@ -92,6 +93,7 @@ func metrics(s agent.SurveyResult, version string, now time.Time) []notify.Metri
 	add("escrow_unverified", "Whether the last copy there may not be read back from here.", unverified...)
 	add("escrow_drilled_timestamp_seconds", "When a drill last judged it; 0 is never.", drilled...)
 	add("escrow_proven_timestamp_seconds", "When a drill last opened the rows with its newest copy; 0 is never.", proven...)
+	add("escrow_untried_timestamp_seconds", "Since when drills have not tried a part of the key there; 0 is not so.", untried...)
 	add("escrow_verdict", "What that drill said of it.", judged...)
 
 	add("drill_timestamp_seconds", "When the last drill ended; 0 is never.", one(at(s.Drill.Time)))

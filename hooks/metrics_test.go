@@ -31,7 +31,7 @@ func surveyed() agent.SurveyResult {
 	return agent.SurveyResult{
 		Keyfile: decide.KeyfileEvidence{Good: true, Key: "0123456789abcdef"}, Known: "0123456789abcdef",
 		Proof:   ledger.Entry{Event: ledger.Proven, Time: at, Verdict: "partial", Checked: 10, Opened: 9, Total: 12},
-		Escrows: []agent.EscrowSurvey{{Name: "gcp", Required: true, Saved: at, Due: 2, Proven: at, Drilled: ledger.Entry{Time: at, Verdict: "failed"}}},
+		Escrows: []agent.EscrowSurvey{{Name: "gcp", Required: true, Saved: at, Due: 2, Proven: at, Untried: at, Drilled: ledger.Entry{Time: at, Verdict: "failed"}}},
 		Drill:   ledger.Entry{Time: at, Verdict: "failed", Took: 1500 * time.Millisecond},
 		Daemon:  agent.DaemonStanding{Is: agent.DaemonOtherKey, DaemonState: unit.DaemonState{Minted: true}},
 		Kept:    3, Installed: at, Begun: at,
@@ -63,6 +63,7 @@ func TestMetrics(t *testing.T) {
 		`keyguard_key_installed_timestamp_seconds 1.7e+09`,
 		`keyguard_ledger_begun_timestamp_seconds 1.7e+09`,
 		`keyguard_escrow_proven_timestamp_seconds{escrow="gcp"} 1.7e+09`,
+		`keyguard_escrow_untried_timestamp_seconds{escrow="gcp"} 1.7e+09`,
 		`keyguard_key_known 1`,
 		`keyguard_key_verdict{verdict="opens"} 0`,
 		`keyguard_key_verdict{verdict="partial"} 1`,

@@ -842,25 +842,35 @@ func (s *Split) gather(ctx context.Context, of key.Fingerprint, shares []share, 
 		}
 	}
 	stop()
-	have, need := 0, shares[0].need
-	for n, list := range parts {
-		if have == 0 || len(list)-n > have-need {
-			have, need = len(list), n
-		}
+	have := map[int]int{}
+	for need, list := range parts {
+		have[need] = len(list)
 		for _, p := range list {
 			p.Wipe()
 		}
 	}
-	said = append(said, without(silent, nil)...)
-	switch {
-	case !k.IsZero():
-		return k, nil
-	case wrong != nil:
-		return key.Key{}, fmt.Errorf("%w: %s", ErrCorrupt, wrong)
-	case len(said) > 0:
-		return key.Key{}, fmt.Errorf("%d of the %d parts that it needs: %w", have, need, fewParts(said))
+	if k.IsZero() {
+		return k, s.notRebuilt(shares, have, append(said, without(silent, nil)...), wrong)
 	}
-	return key.Key{}, fmt.Errorf("%w: %d of the %d parts that it needs: %s", ErrUnreadable, have, need, s.missing(shares))
+	return k, nil
+}
+
+// notRebuilt is why a key was not: of what was read, by need, and of what members said; or
+// wrong, where there were enough.
+func (s *Split) notRebuilt(shares []share, read map[int]int, said []error, wrong error) error {
+	if wrong != nil {
+		return fmt.Errorf("%w: %s", ErrCorrupt, wrong)
+	}
+	have, need := 0, shares[0].need
+	for n, parts := range read {
+		if have == 0 || parts-n > have-need {
+			have, need = parts, n
+		}
+	}
+	if len(said) > 0 {
+		return fmt.Errorf("%d of the %d parts that it needs: %w", have, need, fewParts(said))
+	}
+	return fmt.Errorf("%w: %d of the %d parts that it needs: %s", ErrUnreadable, have, need, s.missing(shares))
 }
 
 // Save has every member save its part, and those that have it compare. A member that failed
@@ -1056,15 +1066,29 @@ func (s *Split) Lacks(c Copy) *PartsError {
 
 // Part is what became of one member's part of a key.
 type Part struct {
-	Member string
-	Number int
-	Err    error // why it is of no use; ErrCorrupt where it is not the key's
+	Member   string
+	Number   int
+	Required bool
+	Err      error // why it did not take part; ErrCorrupt where it is not the key's
 }
+
+// Wrong tells that what the member keeps is no use: bytes that are no part, or not the
+// key's, or that it gives to nobody. Of one that does not answer, that has no part, or that is
+// sealed to others, it is not known (law 6).
+func (p Part) Wrong() bool {
+	return isAny(p.Err, ErrNotKey, ErrCorrupt, ErrUnreadable, ErrPartMoved, ErrRecut)
+}
+
+// errAlone: a part that was read, and tells nothing without others.
+var errAlone = errors.New("too few others to try it with")
 
 // Rebuild reads the parts of a copy from every member, and rebuilds the key so often that
 // each part that is right takes part. A part that is not the key's is named as wrong. The
 // error is Fetch's where they are not enough.
 func (s *Split) Rebuild(ctx context.Context, c Copy) (key.Key, []Part, error) {
+	fail := func(list []Part, err error) (key.Key, []Part, error) {
+		return key.Key{}, list, fmt.Errorf("cannot rebuild %q from %s: %w", clip(c.ID), s.o.Name, err)
+	}
 	shelf, rest, _ := strings.Cut(c.ID, "/")
 	if strings.Contains(rest, "/") { // a whole one
 		k, _, err := s.Fetch(ctx, c)
@@ -1072,45 +1096,63 @@ func (s *Split) Rebuild(ctx context.Context, c Copy) (key.Key, []Part, error) {
 	}
 	of, err := key.ParseFingerprint(rest)
 	if err != nil {
-		return key.Key{}, nil, fmt.Errorf("cannot rebuild %q from %s: %w", clip(c.ID), s.o.Name, ErrGone)
+		return fail(nil, ErrGone)
 	}
 	x, err := s.look(ctx)
 	if err != nil {
-		return key.Key{}, nil, fmt.Errorf("cannot rebuild %q from %s: %w", clip(c.ID), s.o.Name, err)
+		return fail(nil, err)
 	}
 	shares := x.shares(Shelf(shelf))[of]
 	list := make([]Part, len(s.o.Members))
 	for i, m := range s.o.Members {
-		list[i] = Part{m.Name(), m.Number, fmt.Errorf("%w: it has no part of key %s", ErrGone, of)}
+		list[i] = Part{m.Name(), m.Number, m.Required, fmt.Errorf("%w: it has no part of key %s", ErrGone, of)}
 		if x.silent[i] != nil {
 			list[i].Err = errors.Unwrap(x.silent[i])
 		}
 	}
-	got := map[int][]readPart{} // by need
+	said := without(x.silent, nil)
+	switch {
+	case shares == nil && len(said) > 0:
+		return fail(list, all(said))
+	case shares == nil:
+		return fail(list, ErrGone)
+	}
+	got, have := map[int][]readPart{}, map[int]int{} // by need
 	for r := range s.fetch(ctx, of, shares) {
 		if list[r.member].Err = r.err; r.err == nil {
 			got[r.got.Need] = append(got[r.got.Need], r)
+			have[r.got.Need]++
+		} else {
+			said = append(said, fmt.Errorf("%s: %w", s.o.Members[r.member].Name(), r.err))
 		}
 	}
 	var k key.Key
-	var failed error
+	var none error // of enough parts no combination is the key
+	var few []readPart
 	for need, read := range got {
 		var parts []key.Part
 		for _, r := range read {
 			parts = append(parts, r.got)
 		}
 		found, wrong, err := key.Rebuild(parts)
-		if err != nil {
-			failed = cmp.Or(failed, err)
+		switch {
+		case err == nil:
+		case errors.Is(err, key.ErrWrongParts):
+			none = cmp.Or(none, err)
+		default:
+			few = append(few, read...)
 		}
 		for i, r := range read {
-			switch {
+			m := s.o.Members[r.member]
+			switch e := &list[r.member].Err; {
 			case err != nil:
-				list[r.member].Err = fmt.Errorf("%w: %w", ErrUnreadable, err)
+				*e = errAlone
 			case slices.Contains(wrong, i):
-				list[r.member].Err = fmt.Errorf("%w: part %d is not that of key %s, though it says so", ErrCorrupt, r.got.Number, of)
+				*e = fmt.Errorf("%w: part %d is not that of key %s, though it says so", ErrCorrupt, r.got.Number, of)
+			case r.got.Number != m.Number:
+				*e = fmt.Errorf("%w: it is part %d, and the configuration says part %d", ErrPartMoved, r.got.Number, m.Number)
 			case !sameKey(found, rebuiltWith(parts, wrong, i, need)):
-				list[r.member].Err = fmt.Errorf("%w: with part %d the key is not rebuilt", ErrCorrupt, r.got.Number)
+				*e = fmt.Errorf("%w: with part %d the key is not rebuilt", ErrCorrupt, r.got.Number)
 			}
 		}
 		for _, p := range parts {
@@ -1122,11 +1164,13 @@ func (s *Split) Rebuild(ctx context.Context, c Copy) (key.Key, []Part, error) {
 			found.Wipe()
 		}
 	}
-	if k.IsZero() {
-		if failed == nil {
-			failed = ErrUnreadable
+	for _, r := range few {
+		if !k.IsZero() {
+			list[r.member].Err = fmt.Errorf("%w: it was cut for another need, %d", ErrRecut, r.part.Need)
 		}
-		return key.Key{}, list, fmt.Errorf("cannot rebuild key %s from %s: %w", of, s.o.Name, failed)
+	}
+	if k.IsZero() {
+		return fail(list, s.notRebuilt(shares, have, said, none))
 	}
 	return k, list, nil
 }

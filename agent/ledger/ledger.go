@@ -107,9 +107,10 @@ type Entry struct {
 	Opened      int64           `json:"opened,omitempty"`  // rows opened, of those
 	Total       int64           `json:"total,omitempty"`   // rows there are
 	Took        time.Duration   `json:"took_ns,omitempty"`
-	Drill       string          `json:"drill,omitempty"`  // names one drill, and is the same in all its entries
-	Judged      bool            `json:"judged,omitempty"` // the drill's verdict depends on this copy; the others are only reported
-	Full        bool            `json:"full,omitempty"`   // every row was to be tried, no sample
+	Drill       string          `json:"drill,omitempty"`   // names one drill, and is the same in all its entries
+	Judged      bool            `json:"judged,omitempty"`  // the drill's verdict depends on this copy; the others are only reported
+	Full        bool            `json:"full,omitempty"`    // every row was to be tried, no sample
+	Untried     []int           `json:"untried,omitempty"` // of a key in parts: the numbers of those that the drill could not try
 	Unit        string          `json:"unit,omitempty"`
 	Person      string          `json:"person,omitempty"`
 	Reason      string          `json:"reason,omitempty"` // longer than 2 KiB, it is cut

@@ -1022,13 +1022,13 @@ func TestPlain(t *testing.T) {
 	}
 	v := reflect.ValueOf(read(t, l).Entries[0])
 	for i := range v.NumField() {
-		if name := v.Type().Field(i).Name; v.Field(i).IsZero() && !slices.Contains([]string{"Rotation", "Stopped", "Prev", "Tops"}, name) {
+		if name := v.Type().Field(i).Name; v.Field(i).IsZero() && !slices.Contains([]string{"Rotation", "Stopped", "Prev", "Tops", "Untried"}, name) {
 			t.Errorf("%s is not tried", name)
 		}
 	}
 	for _, line := range []string{``, `{`, `{}`, `{"event":"a"`, `{"event":"a"}}`, `{"event":"a",}`, `{ "event":"a"}`, `{"event":"a\u0062"}`, `{"event":"é"}`,
 		`{"event":"a","seq":01}`, `{"event":"a","seq":-1}`, `{"event":"a","seq":1234567890123456789}`, `{"event":"a","seq":1e3}`, `{"event":"a","seq":}`,
-		`{"event":"a","full":false}`, `{"event":"a","full":truely}`, `{"event":"a","time":"yesterday"}`, `{"event":"a","Seq":1}`, `{"event":"a","rotation":null}`, `{"event":"a","tops":["1 current/1"]}`, `["event"]`} {
+		`{"event":"a","full":false}`, `{"event":"a","full":truely}`, `{"event":"a","time":"yesterday"}`, `{"event":"a","Seq":1}`, `{"event":"a","rotation":null}`, `{"event":"a","tops":["1 current/1"]}`, `{"event":"a","untried":[1]}`, `["event"]`} {
 		if got, ok := new(reader).plain([]byte(line)); ok {
 			t.Errorf("%q is read as %+v", line, got)
 		}

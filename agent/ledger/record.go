@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -198,6 +199,21 @@ func (r Record) lastDrilled(escrow string, fits func(Entry) bool) (Entry, bool) 
 		}
 	}
 	return Entry{}, false
+}
+
+// UntriedSince is when the first of the last drills in a row was that could not try a part of
+// an escrow's key; zero where the last one did.
+func (r Record) UntriedSince(escrow string, part int) (since time.Time) {
+	for _, e := range slices.Backward(r.Entries) {
+		switch {
+		case e.Event != Drilled || e.Escrow != escrow || !e.Judged || e.Copy == "":
+		case slices.Contains(e.Untried, part):
+			since = e.Time
+		default:
+			return since
+		}
+	}
+	return since
 }
 
 // Holds tells whether a copy in the escrow is this host's: saved or adopted, on either shelf.

@@ -38,13 +38,18 @@ way the daemon reads its key, and tries it on the rows. It changes no escrow and
 not the keyfile; the ledger keeps what came out. Each escrow's newest current
 copy is judged; older and quarantined ones are reported: they open old dumps.
 
+Of a key in parts the drill passes as long as enough of them open the rows and
+none is wrong; it names those that it could not try. The drill's own unit goes by
+that alone: status tells of a store that is down.
+
 --full tries every row, however many there are, and names those that no key
 opens. --part proves one part of a key that no escrow reads: the file on a stick
 in a safe, a sheet that was scanned or typed ("-" is standard input).
 
 Exit status: 0 passed; 11 nothing was proven: sealed, not mounted, Postgres
 unreachable, the rows silent; 12 a copy, or rows, failed, or a required escrow
-could not answer; 15 another drill or a rotation is under way.`,
+could not answer, or its part of the key was not tried; 15 another drill or a
+rotation is under way.`,
 		Example: `  keyguard drill --full
   keyguard drill --part /mnt/stick/part-3.txt
   systemctl start containarium-keyguard-drill.service`,
@@ -266,8 +271,9 @@ func (a *app) printDrill(r agent.DrillResult) error {
 		a.printDrillText(r)
 	}
 	code := exitEscrow
+	untried := slices.ContainsFunc(r.Untried(), func(p escrow.Part) bool { return p.Required })
 	switch {
-	case r.Verdict == agent.DrillPassed:
+	case r.Verdict == agent.DrillPassed && (!untried || unit.StderrIsJournal()): // a unit that fails wakes people
 		return nil
 	case r.Verdict == agent.DrillInconclusive && !r.Proven():
 		code = exitDoubt
@@ -291,6 +297,9 @@ func drillHints(r agent.DrillResult) []string {
 			hint = "if the keyfile's key is right, save it again: keyguard backup; see what every key opens: keyguard verify"
 		}
 		hints = append(hints, hint)
+	}
+	for _, p := range r.Untried() {
+		hints = append(hints, remedyOf(p.Err))
 	}
 	switch {
 	case r.Rows.State == decide.RowsSilent:
@@ -352,9 +361,12 @@ func (a *app) printDrillText(r agent.DrillResult) {
 	}
 	for _, c := range r.Copies {
 		for _, p := range c.Parts {
-			if p.Err != nil {
+			switch {
+			case p.Wrong():
 				a.line("%s, part %d: %v", p.Member, p.Number, p.Err)
-			} else {
+			case p.Err != nil:
+				a.line("%s, part %d: not tried: %v", p.Member, p.Number, p.Err)
+			default:
 				a.line("%s, part %d: right, it rebuilds key %s", p.Member, p.Number, c.Key)
 			}
 		}

@@ -263,6 +263,9 @@ var mends = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []string{
 	agent.AilsReadable: func(agent.StatusResult, agent.Ailment) []string {
 		return []string{remedyOf(escrow.ErrExposed), "whoever could read them may have the key; to have another one: keyguard rotate"}
 	},
+	agent.AilsUntried: func(agent.StatusResult, agent.Ailment) []string {
+		return []string{"while the store that is named answers: keyguard drill"}
+	},
 	agent.AilsFailed: func(_ agent.StatusResult, a agent.Ailment) []string {
 		return []string{remedyOf(a.Escrow.Err), "when it is put right: keyguard drill"}
 	},
@@ -627,6 +630,11 @@ func escrowLines(s agent.EscrowStatus, above string) []string {
 	}
 	if s.Beside != "" {
 		lines = append(lines, "the key stands there whole, too, as "+s.Beside+": whoever reads that has it; keyguard doctor")
+	}
+	for _, p := range s.Untried {
+		if line := p.String(); !strings.Contains(above, line) {
+			lines = append(lines, line)
+		}
 	}
 	if !s.Required {
 		lines = append(lines, "not required")

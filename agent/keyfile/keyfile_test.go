@@ -227,7 +227,7 @@ func states() []state {
 	list := []state{
 		{name: "good", make: content(old), want: Seen{Kind: Good, Encoding: key.Raw}, key: true, keep: old},
 		{name: "0 bytes", make: content(nil), want: Seen{Empty: true, Why: "empty"}},
-		{name: "1 byte", make: content(old[:1]), want: Seen{Why: "1 bytes instead of 32"}, keep: old[:1]},
+		{name: "1 byte", make: content(old[:1]), want: Seen{Why: "1 byte instead of 32"}, keep: old[:1]},
 		{name: "31 bytes", make: content(old[:31]), want: Seen{Why: "31 bytes instead of 32"}, keep: old[:31]},
 		{name: "33 bytes", make: content(append(bytes.Clone(old), 'x')), want: Seen{Why: "33 bytes instead of 32"}, keep: append(bytes.Clone(old), 'x')},
 		{name: "66 bytes", make: content(bytes.Repeat(old[:11], 6)), want: Seen{Why: "66 bytes instead of 32"}, keep: bytes.Repeat(old[:11], 6)},

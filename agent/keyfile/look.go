@@ -11,6 +11,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
 // maxRead bounds, in bytes, what is read of any file. A key has 32; its longest
@@ -193,7 +194,7 @@ func (s *Seen) judge(content []byte) {
 		s.Mangled = true
 		s.Why = fmt.Sprintf("%d bytes instead of %d, destroyed by a conversion to UTF-8", len(content), key.Size)
 	default:
-		s.Why = fmt.Sprintf("%d bytes instead of %d", len(content), key.Size)
+		s.Why = fmt.Sprintf("%s instead of %d", printable.Count(int64(len(content)), "byte"), key.Size)
 	}
 }
 

@@ -305,10 +305,10 @@ func unprovenLines(r agent.ReportResult) (list []string) {
 		}
 	}
 	if hearsay > 0 {
-		list = append(list, fmt.Sprintf("%d drills stand before a break of the ledger's chain, and count for nothing", hearsay))
+		list = append(list, printable.Count(int64(hearsay), "drill")+" from before a break of the ledger's chain: no proof any more")
 	}
 	if sampled > 0 {
-		list = append(list, fmt.Sprintf("%d drills tried a sample of the rows; --full tries every one", sampled))
+		list = append(list, printable.Count(int64(sampled), "drill")+" of a sample of the rows; --full tries every one")
 	}
 	return append(list,
 		"that the database itself can be restored: keyguard keeps keys, not rows",
@@ -393,7 +393,7 @@ func reportVerdict(r agent.ReportResult) (class, verdict string, why []string) {
 	case proven == 0:
 		return "bad", "No copy in any escrow was proven in this time.", why
 	case proven < names:
-		class, verdict = "dim", fmt.Sprintf("%d of %d escrows were proven in this time.", proven, names)
+		class, verdict = "dim", fmt.Sprintf("Proven in this time: %d of %s.", proven, printable.Count(int64(names), "escrow"))
 	default:
 		verdict = fmt.Sprintf("Every escrow was proven at least once in this time: %d of %d.", proven, names)
 		if len(why) > 0 {

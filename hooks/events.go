@@ -44,6 +44,7 @@ const (
 	RotationFailed    EventName = "rotation-failed"    // one ended before its commit, or its check
 	Repaired          EventName = "repaired"           // rows under several keys are under one
 	UnitFailed        EventName = "unit-failed"        // a unit of ours failed
+	Test              EventName = "test"               // a person tries whether alerts arrive: nothing has happened
 )
 
 // ping is what an event means to the dead-man's switch.
@@ -90,6 +91,7 @@ var kinds = map[EventName]kind{
 	RotationFailed:    {id: "646f4c934d98494caf8d0be54495eb58", urgent: true},
 	Repaired:          {id: "0b11d907bd6742049b217c8ca81e0d67"},
 	UnitFailed:        {id: "1a2791da1c9d4a779a4606245e553de2", urgent: true, ping: pingFailure},
+	Test:              {id: "b74f0ac79c9049e0af797ab1761e4ddf", urgent: true}, // a ping cannot say that it is one
 }
 
 // Event is one thing that happened, for people. Only Text must be set: an event without

@@ -17,6 +17,9 @@ import (
 // alertTelling bounds how long hooks and the dead-man's switch may take.
 const alertTelling = 30 * time.Second
 
+// testAlert is what stands in the place of a unit where nothing has failed.
+const testAlert = "test"
+
 func (a *app) alertCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "alert UNIT",
@@ -24,8 +27,11 @@ func (a *app) alertCommand() *cobra.Command {
 		Long: `alert tells journal, hooks, dead-man's switch and metrics that a unit of
 keyguard's failed. systemd calls it.
 
+Of the unit "test" it tells journal and hooks alone, and that it is a test: an
+urgent event of that name, which is in no metrics and no report.
+
 Exit status: 0 it was told; 2 usage.`,
-		Example: `  keyguard alert containarium-keyguard.service     # does it reach you?
+		Example: `  keyguard alert test             # does it reach you? And from its sandbox:
   systemctl start containarium-keyguard-alert@test.service`,
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) != 1 {
@@ -51,6 +57,16 @@ func (a *app) alert(ctx context.Context, name string) error {
 			return err
 		}
 	}
+	t := a.teller(h, cfg, wiring{}, a.printEvent)
+	defer func() {
+		telling, cancel := context.WithTimeout(ctx, alertTelling)
+		defer cancel()
+		t.Deliver(telling)
+	}()
+	if name == testAlert {
+		t.Tell(hooks.Event{Name: hooks.Test, Text: "this is a test of keyguard's alerts, by " + person() + ": nothing has failed"})
+		return nil
+	}
 	// systemd.exec(5): of a unit that OnFailure= started.
 	how := strings.TrimRight(os.Getenv("MONITOR_SERVICE_RESULT")+" "+os.Getenv("MONITOR_EXIT_STATUS"), " ")
 	e := hooks.Event{Name: hooks.UnitFailed, Unit: name, Text: name + " failed"}
@@ -61,10 +77,6 @@ func (a *app) alert(ctx context.Context, name string) error {
 		a.explain(err)
 	}
 	e.Text += ": systemctl status " + name
-	t := a.teller(h, cfg, wiring{}, a.printEvent)
 	t.Tell(e)
-	telling, cancel := context.WithTimeout(ctx, alertTelling)
-	defer cancel()
-	t.Deliver(telling)
 	return nil
 }

@@ -169,18 +169,46 @@ func observed(t *testing.T, dir string, seed uint64) *agent.Host {
 	for i := range h.Escrows {
 		e := h.Escrows[i].Reader.(shelves)
 		for range r.IntN(4) {
-			c := e.save(escrow.Shelves[r.IntN(2)], pick())
+			k := pick()
+			c := e.save(escrow.Shelves[r.IntN(2)], k)
 			switch r.IntN(6) {
 			case 0:
 				e.wrong[c.ID] = escrow.ErrNotKey
-			case 1:
-				e.wrong[c.ID] = &escrow.SealedError{}
+			case 1, 2:
+				seal(e, c.ID, k.Fingerprint(), r.IntN(3))
 			}
+			if r.IntN(4) > 0 {
+				continue
+			}
+			// What the ledger tells of it: that this host saved it, and what a drill made of it.
+			told := ledger.Entry{Event: ledger.Saved, Fingerprint: k.Fingerprint(), Escrow: e.name, Copy: c.ID, Shelf: string(c.Shelf)}
+			if r.IntN(2) == 0 {
+				must(h.Ledger.Append(told))
+			}
+			told.Event, told.Verdict, told.Checked, told.Judged = ledger.Drilled, string(agent.DrillPassed), table.total, true
+			if told.Opened = table.total; r.IntN(3) == 0 {
+				told.Verdict, told.Opened = string(agent.DrillFailed), 0
+			}
+			must(h.Ledger.Append(told))
 		}
 		e.away = r.IntN(5) == 0
 		h.Escrows[i].Reader, h.Escrows[i].Writer = e, e
 	}
 	return &h
+}
+
+// seal makes a copy one that nobody here opens: what it says of itself, and whether that is
+// in the listing, is the store's manner.
+func seal(e shelves, id string, f key.Fingerprint, manner int) {
+	i := slices.IndexFunc(e.list, func(c stored) bool { return c.ID == id })
+	switch c := &e.list[i]; manner {
+	case 0:
+		c.Sealed, c.Unreadable, c.Fingerprint = true, "sealed", f
+	case 1:
+		e.wrong[id] = &escrow.SealedError{Fingerprint: f}
+	default:
+		e.wrong[id] = &escrow.SealedError{}
+	}
 }
 
 // TestNobodyDisagrees draws hosts and has every command that judges one judge it: what
@@ -241,6 +269,8 @@ func TestNobodyDisagrees(t *testing.T) {
 			fail("rotate --dry-run", "%v, while status is green", err)
 		}
 
+		survives := doctored(ctx, h, s, fail)
+
 		w := observed(t, filepath.Join(memory, "b"), seed)
 		tended, err := agent.Tend(ctx, w, agent.TendOptions{Prove: true})
 		if err != nil && !errors.Is(err, agent.ErrNotPlaced) {
@@ -252,7 +282,24 @@ func TestNobodyDisagrees(t *testing.T) {
 			fail("a start", "%v", err)
 		}
 		same("a start", g.Decision)
-		for _, dir := range []string{"a", "b"} {
+
+		// The saver does what status has said of the keyfile's key, and a drill afterwards
+		// finds what status says then.
+		b := observed(t, filepath.Join(memory, "c"), seed)
+		saver(ctx, b, s, fail)
+		b = observed(t, filepath.Join(memory, "d"), seed)
+		drilled(ctx, b, filepath.Join(memory, "scratch"), fail)
+		if s.Keyfile.Good && d.Action == decide.Pass && !open {
+			b = observed(t, filepath.Join(memory, "e"), seed)
+			if err := os.Remove(b.Keyfile.Path); err != nil {
+				t.Fatal(err)
+			}
+			g, err := agent.Guard(ctx, b, agent.GuardOptions{})
+			if found := g.Decision.Action == decide.Install && g.Decision.Key == d.Key; err != nil || found != survives {
+				fail("a start without the keyfile", "%+v, %v, and the doctor says that it is survived: %t", g.Decision, err, survives)
+			}
+		}
+		for _, dir := range []string{"a", "b", "c", "d", "e"} {
 			if err := os.RemoveAll(filepath.Join(memory, dir)); err != nil {
 				t.Fatal(err)
 			}
@@ -267,4 +314,85 @@ func TestNobodyDisagrees(t *testing.T) {
 		t.Error("no host could rotate")
 	}
 	t.Logf("%d hosts: %v, %d could rotate", hosts, actions, rotated)
+}
+
+// doctored: the doctor finds nothing wrong where status does, and the other way round.
+func doctored(ctx context.Context, h *agent.Host, s agent.StatusResult, fail func(who, format string, args ...any)) (survives bool) {
+	r, err := agent.Doctor(ctx, h, agent.DoctorOptions{ClockSynced: func() (bool, error) { return true, nil }})
+	if err != nil || r.Status.Health != s.Health || r.Status.Line != s.Line {
+		fail("doctor", "%s: %s, %v", r.Status.Health, r.Status.Line, err)
+	}
+	ailing := map[string]bool{}
+	for _, a := range s.Ailments {
+		if a.Escrow != nil {
+			ailing[fmt.Sprintf("escrow %q", a.Escrow.Name)] = true
+		}
+	}
+	d := s.Decision
+	right := d.Action == decide.Make || d.Action == decide.Pass && s.Loose == ""
+	for _, c := range r.Checks {
+		well := c.State == agent.CheckOK
+		switch {
+		case c.Name == "keyfile" && well != right:
+			fail("doctor", "keyfile: %s, %s", c.State, c.Text)
+		case ailing[c.Name] && well:
+			fail("doctor", "%s: %s, %s", c.Name, c.State, c.Text)
+		}
+	}
+	for _, v := range r.Threats {
+		if v.Verdict == agent.Survives && d.Action == decide.Lost {
+			fail("doctor", "%s: %s", v.Threat, v.Verdict)
+		}
+		survives = survives || v.Threat == agent.KeyfileDeleted && v.Verdict == agent.Survives
+	}
+	return survives
+}
+
+// saver: what is due goes to the shelf that status has named for it.
+func saver(ctx context.Context, h *agent.Host, s agent.StatusResult, fail func(who, format string, args ...any)) {
+	for _, e := range s.Escrows {
+		saved, err := agent.SaveDue(ctx, h, e.Name)
+		if err != nil && e.State == decide.EscrowAnswered {
+			fail("the saver", "escrow %s: %v", e.Name, err)
+		}
+		for _, r := range saved {
+			if r.Key == s.Keyfile.Key && (r.Shelf == escrow.Current) != (e.Barred == "") {
+				fail("the saver", "escrow %s: key %s went to %s (%s), and status says %q", e.Name, r.Key, r.Shelf, r.Why, e.Barred)
+			}
+		}
+	}
+}
+
+// drilled: what a drill finds is what status says.
+func drilled(ctx context.Context, h *agent.Host, scratch string, fail func(who, format string, args ...any)) {
+	s, err := agent.Status(ctx, h)
+	if err != nil {
+		fail("status", "%v", err)
+	}
+	r, err := agent.Drill(ctx, h, agent.DrillOptions{Scratch: scratch})
+	switch {
+	case errors.Is(err, agent.ErrNoEscrow) && len(h.Escrows) == 0, errors.Is(err, agent.ErrBusy) && s.Halfway != nil:
+		return
+	case err != nil:
+		fail("a drill", "%v", err)
+	}
+	if r.Verdict == agent.DrillFailed && s.Health == agent.Green {
+		fail("a drill", "%s", r.Reason)
+	}
+	for _, c := range r.Copies {
+		e := s.Escrows[slices.IndexFunc(s.Escrows, func(e agent.EscrowStatus) bool { return e.Name == c.Escrow })]
+		own := s.Proof.Verdict == rows.Opens && c.Key == s.Keyfile.Key
+		right := c.Key == s.Decision.Key || s.Accepted
+		switch {
+		case !c.Judged:
+		case c.ID != e.Newest.ID:
+			fail("a drill", "it judged copy %q of %s, and the newest is %q", c.ID, c.Escrow, e.Newest.ID)
+		case c.Verdict == agent.DrillPassed && !right:
+			fail("a drill", "copy %s of %s, key %s: %s", c.ID, c.Escrow, c.Key, c.Reason)
+		case c.Verdict == agent.DrillPassed && own && !e.Holds && e.Alarm == "":
+			fail("a drill", "copy %s of %s passed, and status says that it does not hold the key", c.ID, c.Escrow)
+		case c.Verdict == agent.DrillFailed && own && e.Holds:
+			fail("a drill", "copy %s of %s: %s", c.ID, c.Escrow, c.Reason)
+		}
+	}
 }

@@ -51,18 +51,22 @@ const examineTimeout = 10 * time.Second
 
 // Doctor tells what this host survives, and what is wrong with it. It changes nothing.
 func Doctor(ctx context.Context, h *Host, o DoctorOptions) (DoctorResult, error) {
-	s, seen, err := status(ctx, h)
+	seen, err := h.observe()
 	if err != nil {
 		return DoctorResult{}, err
 	}
-	f := facts{status: s, now: h.Now(), record: seen.record, local: seen.local, escrows: make([]standing, len(h.Escrows))}
+	defer seen.close()
+	s := seen.status(ctx)
+	f := facts{status: s, now: h.Now(), record: *seen.history(), local: seen.evidence.Local.Keys, escrows: make([]standing, len(h.Escrows))}
 	eachEscrow(h, func(i int, e Escrow) {
-		f.escrows[i] = standing{EscrowStatus: s.Escrows[i], evidence: seen.escrows[i]}
+		f.escrows[i] = standing{EscrowStatus: s.Escrows[i], evidence: seen.evidence.Escrows[i]}
 		f.escrows[i].examine(ctx, e.Reader)
 		if s, ok := e.Reader.(escrow.Shared); ok {
 			f.escrows[i].parts = examineMembers(ctx, s, h.Now())
 		}
 	})
+	seen.evidence.Keyfile = decide.KeyfileEvidence{Why: "missing"}
+	f.missing = seen.decide(ctx)
 	if o.Project != nil {
 		f.project, f.projectErr = o.Project(ctx)
 		f.google = f.projectErr == nil || o.OnGoogle != nil && o.OnGoogle()
@@ -84,6 +88,7 @@ type facts struct {
 	now        time.Time
 	record     ledger.Record
 	local      []key.Fingerprint // in the local quarantine
+	missing    decide.Decision   // what a start would do without the keyfile
 	escrows    []standing
 	google     bool   // this host is a machine of Google's
 	project    string // its project

@@ -27,6 +27,7 @@ func patient(escrows ...standing) facts {
 			Proof: proof,
 		},
 		now: noon(31), escrows: escrows, projectErr: errors.New("nobody there"),
+		missing: decide.Decision{Action: decide.Install, Key: reportKeyA},
 	}
 }
 
@@ -98,6 +99,8 @@ func TestThreats(t *testing.T) {
 		})), nil, "uuu suus"},
 		"one of two":              {patient(edited(place("gcp-secret-manager", harmless), failed), place("directory", stick)), nil, "ssu suus"},
 		"the local quarantine":    {patient(), func(f *facts) { f.local = []key.Fingerprint{reportKeyB, reportKeyA} }, "sdd sdds"},
+		"a start takes another":   {patient(place("command", harmless)), func(f *facts) { f.missing.Key = reportKeyB }, "dss ssus"},
+		"a start cannot choose":   {patient(place("command", harmless)), func(f *facts) { f.missing.Action = decide.Doubt }, "uss ssus"},
 		"hook":                    {patient(place("command", harmless)), hook(good, nil), "sss ssus"},
 		"no hook":                 {patient(place("command", harmless)), hook(with(func(u *unit.Examination) { u.Hooks = nil }), nil), "dss ssus"},
 		"another hook":            {patient(place("command", harmless)), hook(with(func(u *unit.Examination) { u.Hooks[0].Argv = []string{"/bin/true", "prestart"} }), nil), "dss ssus"},

@@ -38,8 +38,10 @@ type Check struct {
 	Name  string
 	State CheckState
 	Text  string
-	Err   error  // what went wrong, for its remedy
-	Fix   string // what to type, where no error says so
+	Err   error // what went wrong, for its remedy
+	// Ailment is what status finds, for what to type; nil for nothing of the kind.
+	Ailment *Ailment
+	Fix     string // what to type, where no error says so
 }
 
 // ModeWanted is a file and the mode that it may have at most.
@@ -98,7 +100,7 @@ func (f facts) checks(o DoctorOptions) []Check {
 			"add sslmode=verify-full, or require, to the database URL of the daemon; for a network that is your own, sslmode=disable says so"
 	}
 	for _, s := range f.escrows {
-		list = append(list, s.check(f.right()))
+		list = append(list, f.orStatus(s, s.check(f.right())))
 		if s.parts != nil {
 			list = append(list, f.checkParts(s))
 			for _, m := range s.parts.members {
@@ -118,6 +120,18 @@ func (f facts) checks(o DoctorOptions) []Check {
 		list = append(list, f.checkSandbox(o)...)
 	}
 	return list
+}
+
+// orStatus is a check of an escrow, with which nothing is well that status finds amiss. Of
+// parts checkParts tells.
+func (f facts) orStatus(s standing, c Check) Check {
+	for i, a := range f.status.Ailments {
+		if c.State == CheckOK && a.Escrow != nil && a.Escrow.Name == s.Name && (s.parts == nil || a.Ails != AilsLacks && a.Ails != AilsRefuses) {
+			c.State, c.Ailment = CheckProblem, &f.status.Ailments[i]
+			c.Text = strings.TrimLeft(strings.TrimPrefix(a.Line, c.Name), ": ")
+		}
+	}
+	return c
 }
 
 func (s standing) check(right key.Fingerprint) Check {

@@ -45,6 +45,7 @@ const (
 	LacksNothing    Lack = ""
 	LacksHook       Lack = "hook"          // the daemon starts without asking keyguard
 	LacksKey        Lack = "key"           // nobody knows which key is right
+	LacksWord       Lack = "word"          // nothing says of the key that it is the one of this host
 	LacksCopy       Lack = "copy"          // no escrow holds the key
 	LacksAnswer     Lack = "answer"        // an escrow cannot answer
 	LacksOtherDisk  Lack = "other disk"    // all copies are on the keyfile's disk
@@ -165,12 +166,25 @@ func (f facts) copies(t Threat, lack Lack, after func(standing) fate) ThreatVerd
 	return v
 }
 
-// deleted judges the loss of the keyfile alone: the local quarantine stands too, and
-// prestart must be asked before the daemon makes a key.
+// deleted judges the loss of the keyfile alone: the local quarantine stands too, a start has
+// to choose that key, and prestart must be asked before the daemon makes one.
 func (f facts) deleted() ThreatVerdict {
 	v := f.copies(KeyfileDeleted, LacksCopy, func(standing) fate { return fate{Survives, ""} })
-	if k := f.right(); v.Verdict != Survives && k != "" && slices.Contains(f.local, k) {
+	k := f.right()
+	if v.Verdict != Survives && k != "" && slices.Contains(f.local, k) {
 		v.Verdict, v.Lacks, v.Evidence = Survives, LacksNothing, []string{"the local quarantine holds it"}
+	}
+	switch d := f.missing; {
+	case k == "", v.Verdict != Survives, d.Action == decide.Install && d.Key == k:
+	case d.Action == decide.Install:
+		v.Verdict, v.Lacks = SurvivesNot, LacksWord
+		v.Evidence = append([]string{fmt.Sprintf("a start would put key %s in its place: %s", d.Key, d.Reason)}, v.Evidence...)
+	default:
+		v.Verdict, v.Lacks = SurvivalUnsure, LacksWord
+		if f.status.Rows.State == decide.RowsUnknown {
+			v.Lacks = LacksRows
+		}
+		v.Evidence = append([]string{"a start could not choose it: " + d.Reason}, v.Evidence...)
 	}
 	if f.systemd && v.Verdict == Survives {
 		switch err := f.hook(); {

@@ -137,7 +137,7 @@ func TestSandbox(t *testing.T) {
 				got[i].Text, _, _ = strings.Cut(got[i].Text, ": PrivateTmp=") // where tests have their files
 			}
 			if !slices.Equal(got, want) {
-				t.Errorf("%q\nnot %q", got, want)
+				t.Errorf("%+v\nnot %+v", got, want)
 			}
 		})
 	}

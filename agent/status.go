@@ -145,23 +145,17 @@ func (s EscrowStatus) failedDrill() bool {
 // Status says how the key and its copies stand, by the same rules as a start of the
 // daemon, and changes nothing.
 func Status(ctx context.Context, h *Host) (StatusResult, error) {
-	r, _, err := status(ctx, h)
-	return r, err
-}
-
-// looked is what a status was made of, for the doctor.
-type looked struct {
-	record  ledger.Record
-	local   []key.Fingerprint
-	escrows []decide.EscrowEvidence
-}
-
-func status(ctx context.Context, h *Host) (StatusResult, looked, error) {
 	o, err := h.observe()
 	if err != nil {
-		return StatusResult{}, looked{}, err
+		return StatusResult{}, err
 	}
 	defer o.close()
+	return o.status(ctx), nil
+}
+
+// status asks all that can be asked.
+func (o *observation) status(ctx context.Context) StatusResult {
+	h := o.host
 	o.askRows(ctx)
 	o.askLocal()
 	o.awaitAllEscrows(ctx)
@@ -211,7 +205,7 @@ func status(ctx context.Context, h *Host) (StatusResult, looked, error) {
 	r.Hanging = h.hanging()
 	r.judge(h.Now())
 	r.Trouble = o.trouble
-	return r, looked{*o.history(), o.evidence.Local.Keys, o.evidence.Escrows}, nil
+	return r
 }
 
 func (o *observation) escrowStatus(i int, s Escrow) EscrowStatus {

@@ -99,6 +99,7 @@ func (a *app) project(ctx context.Context) (string, error) {
 var improvements = map[agent.Lack]string{
 	agent.LacksHook:       "see what took prestart away: systemctl cat containarium.service; put it back, then: systemctl daemon-reload",
 	agent.LacksKey:        "see what every key opens: keyguard verify",
+	agent.LacksWord:       "if you are sure of the key that is there: keyguard accept",
 	agent.LacksCopy:       "name a place for copies in the configuration ([[escrow]]), then: keyguard init; or save the key where it lacks: keyguard backup",
 	agent.LacksAnswer:     "see why: keyguard copies",
 	agent.LacksOtherDisk:  "add an [[escrow]] that is not on the keyfile's disk, then: keyguard init; or print the key: keyguard paper",
@@ -139,9 +140,14 @@ type checkDoc struct {
 }
 
 // fix is what to type for a check that is not well.
-func fix(c agent.Check) string {
-	if c.State == agent.CheckOK {
+func fix(s agent.StatusResult, c agent.Check) string {
+	switch {
+	case c.State == agent.CheckOK:
 		return ""
+	case c.Ailment != nil:
+		if hints := mends[c.Ailment.Ails](s, *c.Ailment); len(hints) > 0 {
+			return hints[0]
+		}
 	}
 	if hint := remedyOf(c.Err); hint != "" {
 		return hint
@@ -155,7 +161,7 @@ func doctorDocOf(r agent.DoctorResult) doctorDoc {
 		d.Threats = append(d.Threats, threatDoc{t.Threat, t.Verdict, append([]string{}, t.Evidence...), improvements[t.Lacks]})
 	}
 	for _, c := range r.Checks {
-		d.Checks = append(d.Checks, checkDoc{c.Name, c.State, c.Text, fix(c)})
+		d.Checks = append(d.Checks, checkDoc{c.Name, c.State, c.Text, fix(r.Status, c)})
 	}
 	return d
 }
@@ -174,7 +180,7 @@ func (a *app) printDoctor(r agent.DoctorResult) error {
 	fmt.Fprintln(a.out)
 	a.printThreats(r.Threats)
 	fmt.Fprintln(a.out)
-	a.printChecks(r.Checks)
+	a.printChecks(r.Status, r.Checks)
 	if end == nil && a.scrolledOff() {
 		say()
 	}
@@ -232,7 +238,7 @@ func worst(r agent.DoctorResult) string {
 	}
 	for _, c := range r.Checks {
 		if c.State == agent.CheckProblem {
-			return fix(c)
+			return fix(r.Status, c)
 		}
 	}
 	return ""
@@ -251,9 +257,9 @@ func (a *app) printThreats(threats []agent.ThreatVerdict) {
 	}
 }
 
-func (a *app) printChecks(checks []agent.Check) {
+func (a *app) printChecks(s agent.StatusResult, checks []agent.Check) {
 	for _, c := range checks {
-		a.finding(checkColour[c.State], string(c.State), c.Name+": "+c.Text, nil, fix(c))
+		a.finding(checkColour[c.State], string(c.State), c.Name+": "+c.Text, nil, fix(s, c))
 	}
 }
 

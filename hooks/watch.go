@@ -7,9 +7,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
-	"strings"
-	"syscall"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -18,7 +15,6 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/key"
-	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
@@ -129,64 +125,6 @@ type outcome struct {
 	r   agent.TendResult
 	err error
 }
-
-// resumed is how starting a daemon that was left stopped ended.
-type resumed struct {
-	units []string
-	err   error
-}
-
-// daemon is what the journal tells of the daemon's present start.
-type daemon struct {
-	caughtUp   bool // the journal was read to its present end
-	invocation string
-	began      time.Time // by the host's clock
-	said       map[unit.Said]bool
-	readAt     time.Time       // when the journal got that it has read its key; zero: it has not, or that is not told
-	answered   bool            // the rows have said something since it began, and all is well
-	holds      key.Fingerprint // the key it runs on, "" where that is not known
-	recorded   bool            // that it reads it stands in the ledger
-	// replaced is the key that this watcher took out of the keyfile's place during this
-	// start, and when.
-	replaced   key.Fingerprint
-	replacedAt time.Time
-	// closed is the key whose file this watcher has closed to others, and since when it had
-	// stood there until then.
-	closed     key.Fingerprint
-	closedThen time.Time
-	trouble    string // why the journal could not be followed, as it was reported
-}
-
-// news is a line of the daemon's journal, or why there are none.
-type news struct {
-	line unit.Line
-	err  error
-}
-
-// read tells whether the daemon has read its key, or made one.
-func (d *daemon) read() bool {
-	return d.said[unit.Ready] || d.said[unit.Minted] || d.said[unit.Loaded] || d.said[unit.Disabled]
-}
-
-// tried tells whether the daemon will not look at the keyfile any more.
-func (d *daemon) tried() bool {
-	return d.read() || d.said[unit.Empty] || d.said[unit.Failed] || d.said[unit.Untouched]
-}
-
-// unread tells whether the daemon was started and has not tried to read its key yet, as
-// far as the journal tells. Where none was ever started there is nobody to park for; where
-// there is no unit that would tell, one may be about to.
-func (w *watcher) unread() bool {
-	d := &w.daemon
-	return w.o.Follow == nil || d.caughtUp && d.invocation != "" && !d.tried()
-}
-
-// about tells whether the daemon may read its key, or make one, at any moment.
-func (d *daemon) about(now time.Time) bool {
-	return d.invocation != "" && !d.tried() && now.Sub(d.began) < startTakes
-}
-
-type inode struct{ dev, ino uint64 }
 
 // Watch looks after the keyfile and its copies until ctx ends. It watches the keyfile's
 // directory and the one above, since the directory itself may go; and since events can
@@ -313,87 +251,6 @@ func (w *watcher) soon() {
 	if now.Sub(w.pending) < patience*w.o.Debounce {
 		w.debounce.Reset(w.o.Debounce)
 	}
-}
-
-// event takes in what happened to a name: the keyfile's, its staged successor's, or a
-// directory's on the way to it. The daemon's self-check and our own asides are not
-// ours to mind.
-func (w *watcher) event(e fsnotify.Event) {
-	switch e.Name {
-	case w.h.Keyfile.Path, w.h.Keyfile.Path + ".next":
-	case w.dir, filepath.Dir(w.dir):
-		if e.Op&(fsnotify.Create|fsnotify.Remove|fsnotify.Rename) != 0 {
-			// Another directory has the name now, perhaps with the number of the one before.
-			delete(w.names, e.Name)
-		}
-	default:
-		return
-	}
-	w.soon()
-}
-
-// rewatch makes sure that the watches are on the directories that have the names now:
-// a rename, a removal or a mount leaves them on something else, or on nothing, without
-// a word.
-func (w *watcher) rewatch() {
-	if w.fs == nil {
-		fs, err := fsnotify.NewWatcher()
-		if w.hear("", err); err != nil {
-			return
-		}
-		w.fs = fs
-	}
-	watched := w.fs.WatchList()
-	for _, dir := range []string{w.dir, filepath.Dir(w.dir)} {
-		now, there := inodeOf(dir)
-		before, known := w.names[dir]
-		has := slices.Contains(watched, dir)
-		if there && has && known && now == before {
-			continue
-		}
-		delete(w.names, dir)
-		if has {
-			w.fs.Remove(dir) //nolint:errcheck // it may have gone with its directory
-		}
-		if !there {
-			continue
-		}
-		err := w.fs.Add(dir)
-		if inotify, there := inodeOf(dir); err != nil && !(there && inotify == now) {
-			continue // it went meanwhile
-		}
-		if w.hear(dir, err); err == nil {
-			w.names[dir] = now
-		}
-	}
-}
-
-// hear tells once, for as long as it stays the same, that no events come from a directory,
-// or from none.
-func (w *watcher) hear(dir string, err error) {
-	text := ""
-	if err = unit.InotifyError(err); err != nil {
-		text = err.Error()
-	}
-	if w.deaf[dir] == text {
-		return
-	}
-	if w.deaf[dir] = text; err != nil {
-		w.o.Tell(Event{Urgent: true, Text: fmt.Sprintf("cannot watch %s; changes there are noticed only every %s", cmp.Or(dir, w.dir), w.o.Rescan), Err: err})
-	}
-}
-
-func inodeOf(path string) (inode, bool) {
-	// The loop must not hang here.
-	info, err := crew.Stat(path)
-	if err != nil {
-		return inode{}, false
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return inode{}, false
-	}
-	return inode{st.Dev, st.Ino}, true
 }
 
 // rescan tells whether a round is due without any event: the keyfile is not what it
@@ -524,36 +381,6 @@ func (w *watcher) keep() bool {
 	return fresh
 }
 
-// resume starts the daemon where a rotation or a repair stopped it and died: whatever
-// was decided, since its own start looks at the key again.
-func (w *watcher) resume(ctx context.Context, r agent.TendResult) {
-	if !r.Evidence.Ledger.Stopped || w.resuming {
-		return
-	}
-	w.resuming = true
-	// That start may have to settle the rotation, and the loop does not wait for it.
-	w.running.Go(func() error {
-		limited, cancel := context.WithTimeout(ctx, resumeTimeout)
-		defer cancel()
-		units, err := agent.Resume(limited, w.h)
-		select {
-		case w.resumes <- resumed{units, err}:
-		case <-ctx.Done():
-		}
-		return nil
-	})
-}
-
-func (w *watcher) tellResumed(r resumed) {
-	switch {
-	case r.err != nil:
-		w.seen = "" // it is tried again
-		w.say("resume", Event{Urgent: true, Text: "the daemon was stopped for a rotation or a repair, and nothing tells that it was started again; to start it: systemctl start containarium", Err: r.err})
-	case r.units != nil:
-		w.o.Tell(Event{Urgent: true, Text: fmt.Sprintf("the daemon was stopped for a rotation or a repair that did not start it again, and is started now: %s", strings.Join(r.units, ", "))})
-	}
-}
-
 func (w *watcher) wake() {
 	for _, s := range w.savers {
 		s.wake()
@@ -573,165 +400,5 @@ func (w *watcher) pace(settled, waiting bool) {
 		w.parked = parkedFirst
 	default:
 		w.parked = min(2*w.parked, w.o.Rescan)
-	}
-}
-
-// restart restarts a daemon that runs without the key that is in place by now: once
-// for a start that read the parked, empty file, and otherwise only with heal.
-func (w *watcher) restart(ctx context.Context, r agent.TendResult) {
-	if w.o.Restart == nil || !w.daemon.caughtUp || w.daemon.invocation == "" || w.restarted == w.daemon.invocation {
-		return
-	}
-	said := w.daemon.said
-	foreign := w.daemon.holds != "" && w.daemon.holds != r.Decision.Key ||
-		said[unit.Ready] && r.Installed != "" && r.Evidence.Keyfile.Good
-	switch {
-	case said[unit.Empty], w.o.Heal && (foreign || said[unit.Failed]):
-	case foreign:
-		w.say("restart", Event{Name: RestartNeeded, Fingerprint: r.Decision.Key,
-			Text: fmt.Sprintf("restart needed: the daemon runs on another key than %s, which is in place; what it writes until then may be lost: systemctl restart containarium", r.Decision.Key)})
-		return
-	case said[unit.Failed]:
-		w.say("restart", Event{Name: RestartNeeded, Fingerprint: r.Decision.Key,
-			Text: fmt.Sprintf("restart needed: the daemon could not read the keyfile when it started and runs without secrets; key %s is in place now: systemctl restart containarium", r.Decision.Key)})
-		return
-	default:
-		return
-	}
-	w.restarted = w.daemon.invocation
-	w.o.Tell(Event{Urgent: true, Text: fmt.Sprintf("restarting the daemon, which does not run on key %s yet", r.Decision.Key)})
-	// Its start runs our own prestart, which must not find the loop waiting for it.
-	invocation := w.daemon.invocation
-	w.running.Go(func() error {
-		limited, cancel := context.WithTimeout(ctx, time.Minute)
-		defer cancel()
-		err := w.o.Restart(limited, invocation)
-		select {
-		case w.restarts <- err:
-		case <-ctx.Done():
-		}
-		return nil
-	})
-}
-
-// heard takes in news of the daemon's journal, and tells whether a round is due. What
-// the journal says of the past is taken in whole before anything is done about it.
-func (w *watcher) heard(n news) bool {
-	d := &w.daemon
-	if n.err != nil {
-		d.caughtUp = false // it begins again from the past
-		if text := n.err.Error(); d.trouble != text {
-			d.trouble = text
-			w.o.Tell(Event{Urgent: true, Text: "cannot follow the daemon's journal, so a keyfile that is not right stays until the daemon starts again", Err: n.err})
-		}
-		return false
-	}
-	l := n.line
-	if l.Said == unit.CaughtUp {
-		d.caughtUp, d.trouble = true, ""
-		if d.read() {
-			w.understand(func() {})
-		}
-		return true
-	}
-	if l.Said == unit.Starting || d.invocation == "" {
-		if l.Invocation != d.invocation {
-			*d = daemon{caughtUp: d.caughtUp, trouble: d.trouble, invocation: l.Invocation, began: l.Time, said: map[unit.Said]bool{}}
-			if d.began.IsZero() {
-				d.began = w.h.Now()
-			}
-		}
-	}
-	if l.Invocation != d.invocation {
-		return false // of an earlier start
-	}
-	if d.read() && (l.Said == unit.Empty || l.Said == unit.Failed || l.Said == unit.Untouched) {
-		return false // a daemon reads its key once
-	}
-	d.said[l.Said] = true
-	if d.read() && d.readAt.IsZero() {
-		d.readAt = l.Time
-	}
-	if !d.caughtUp {
-		return false
-	}
-	switch l.Said {
-	case unit.Minted:
-		w.understand(func() {
-			w.record(ledger.Minted)
-			w.o.Tell(Event{Name: Minted, Fingerprint: d.holds, Text: fmt.Sprintf("the daemon found no key and made one, %s", d.holds)})
-		})
-	case unit.Ready, unit.Loaded, unit.Disabled:
-		w.understand(func() {
-			if !d.recorded && d.holds != "" {
-				d.recorded = true
-				w.record(ledger.StartedOn)
-			}
-		})
-	}
-	return true
-}
-
-// understand finds out which key the daemon has told of, and then does what follows: where a
-// round under way may be the only one who knows, when that ends, unless the daemon was started
-// again by then.
-func (w *watcher) understand(then func()) {
-	w.daemonRead()
-	if w.daemon.holds != "" || w.flight == nil {
-		then()
-		return
-	}
-	invocation := w.daemon.invocation
-	w.waiting = append(w.waiting, func() {
-		if w.daemon.invocation == invocation {
-			w.daemonRead()
-			then()
-		}
-	})
-}
-
-// record has the ledger take down what the daemon did with a key, for a report.
-func (w *watcher) record(event ledger.Event) {
-	if err := w.h.Ledger.Append(ledger.Entry{Event: event, Fingerprint: w.daemon.holds}); err != nil {
-		w.say("trouble ledger", Event{Urgent: true, Text: "the ledger cannot take down which key the daemon reads", Err: err})
-	}
-}
-
-// daemonRead notes which key the daemon has read or made: the one in the keyfile's place,
-// unless that was replaced since, by this watcher or before it was there.
-func (w *watcher) daemonRead() {
-	w.keep()
-	d := &w.daemon
-	switch {
-	case d.holds != "": // it reads its key once, whatever stands there by now
-	case d.replaced != "" && !d.readAt.After(d.replacedAt):
-		d.holds = d.replaced
-	case d.closed != "" && d.closed == w.kept && !d.closedThen.After(d.readAt):
-		d.holds = d.closed
-	case d.readAt.IsZero():
-		d.holds = w.kept
-	default:
-		d.holds = agent.DaemonRead(w.h, d.readAt, d.said[unit.Minted])
-	}
-}
-
-// follow hands on the journal, and begins again when it ends.
-func (w *watcher) follow(ctx context.Context, out chan<- news) {
-	send := func(n news) {
-		select {
-		case out <- n:
-		case <-ctx.Done():
-		}
-	}
-	for w.o.Follow != nil && ctx.Err() == nil {
-		err := w.o.Follow(ctx, func(l unit.Line) { send(news{line: l}) })
-		if err == nil {
-			err = errors.New("it ended")
-		}
-		send(news{err: err})
-		select {
-		case <-time.After(followAgain):
-		case <-ctx.Done():
-		}
 	}
 }

@@ -141,9 +141,7 @@ func (w *world) play(s Step) {
 			w.pass(time.Until(h.off))
 		}
 		w.tell("%s: %s", h.name, a.name)
-		w.version++
 		a.do(w, h, s.Dies)
-		w.version++
 		w.pass(time.Duration(w.rand.IntN(4000)) * time.Millisecond)
 		return
 	}
@@ -204,7 +202,7 @@ func (w *world) touched(h *host) {
 
 func (w *world) storesBack() {
 	for _, s := range w.stores {
-		s.down, s.hangs, s.slow, s.denied, s.late, s.gone, s.addOnly, s.full, s.fails = false, false, 0, false, 0, false, false, false, 0
+		s.manners = manners{mute: s.mute}
 	}
 }
 

@@ -32,10 +32,15 @@ type disk struct {
 	dirsBefore map[string]bool
 	journal    []nameChange
 
-	touched        map[string]int // by path: the version at its last change; a crash touches all
-	version        int            // of all that is live
-	shown          int            // the same, but for files that the process which made them takes away again
-	kept           int            // the version that is durable whole; 0: none
+	touched map[string]int // by path: the version at its last change; a crash touches all
+	version int            // of all that is live
+	shown   int            // the same, but for files that the process which made them takes away again
+	kept    int            // the version that is durable whole; 0: none
+	faults
+}
+
+// faults are what is wrong with a disk.
+type faults struct {
 	full, noInodes bool
 	readOnly       string // a directory
 	immutable      string // a path
@@ -182,10 +187,10 @@ func (f *inode) survives(r *rand.Rand) []byte {
 }
 
 // well tells that nothing is wrong with it.
-func (d *disk) well() bool { return !d.full && !d.noInodes && d.readOnly == "" && d.immutable == "" }
+func (d *disk) well() bool { return d.faults == faults{} }
 
 // mend ends what is wrong with it.
-func (d *disk) mend() { d.full, d.noInodes, d.readOnly, d.immutable = false, false, "", "" }
+func (d *disk) mend() { d.faults = faults{} }
 
 // ask is the durable.Disk of this host: it says whether the change can be made, and takes
 // note of it.

@@ -64,10 +64,10 @@ type watcher struct {
 	release func()
 	next    time.Time // its next look
 	kept    key.Fingerprint
-	idle    int // the version of the world after a look that found nothing to do; 0: none
-	pace    time.Duration
-	looked  time.Time            // its last look that was one: those since would have found the same
-	same    int                  // how many looks that were found the same
+	pace    time.Duration        // of its looks, as long as they find the same
+	looked  time.Time            // its last look
+	saw     *sight               // what that depended on, where there was nothing to do
+	same    int                  // how many looks before that found the same
 	since   time.Time            // it lives
 	asked   bool                 // the rows have answered since the daemon's last start
 	restart int                  // the start of the daemon that it has restarted
@@ -101,7 +101,8 @@ type process struct {
 	dies   int   // before this one; 0: never
 	at     phase // before this one
 	dead   bool
-	looked bool            // the rows have answered it
+	rows   bool            // it has asked the rows
+	looked bool            // and they have answered it
 	calls  int             // of stores
 	starts bool            // it is prestart
 	of     map[string]int  // by store: how often it was called
@@ -145,6 +146,7 @@ func (p *process) agent() *agent.Host {
 		StateDir: state,
 		Now:      h.now,
 		OpenRows: func(context.Context, rows.Options) (agent.Rows, error) {
+			p.rows = true
 			if h.silent {
 				return nil, fmt.Errorf("%w: systemd does not answer", rows.ErrElsewhere)
 			}
@@ -196,7 +198,6 @@ func (w *world) run(h *host, name string, dies int, do func(context.Context, *pr
 	w.running = w.running[:len(w.running)-1]
 	if len(p.passing) > 0 {
 		h.disk.shown = h.disk.version
-		w.version++
 	}
 	if p.dead && p.n == p.dies {
 		w.died(p)
@@ -323,7 +324,6 @@ func (w *world) start(h *host) error {
 		h.daemon.again = time.Now().Add(min(5*time.Second<<min(h.daemon.tries, 6), 5*time.Minute))
 		return errors.New("the start was refused")
 	}
-	w.version++
 	h.daemon = daemon{up: true, start: h.daemon.start + 1, reads: time.Now().Add(w.takes())}
 	h.watcher.asked, h.watcher.next = false, time.Now().Add(time.Second)
 	return nil
@@ -332,7 +332,6 @@ func (w *world) start(h *host) error {
 // read is the daemon's look at its key, the only one: it mints where none is.
 func (w *world) read(h *host) {
 	h.daemon.reads = time.Time{}
-	w.version++
 	if h.table.down { // after five tries it goes on without secrets
 		w.tell("    %s: the daemon does not reach Postgres and runs without secrets", h.name)
 		return
@@ -383,25 +382,20 @@ func (w *world) look(h *host, dies int) {
 	if w.calm { // what a look finds every minute it finds every ten, too
 		t.next = time.Now().Add(10 * time.Minute)
 	}
-	// What depends on the time alone, as the age of an aside does, is seen a little later.
-	if until := t.looked.Add(20 * time.Second << (2 * min(t.same, 4))); w.version == t.idle && dies == 0 && time.Now().Before(until) && !w.askDue(h) {
-		t.next = time.Now().Add(t.pace)
-		return
-	}
-	version, start, began := w.version, h.daemon.start, time.Now()
+	began, start, before, again := time.Now(), h.daemon.start, h.sight(), h.idle()
+	var p *process
 	defer func() {
-		t.pace, t.looked = t.next.Sub(began), began
-		switch {
-		case w.version != version:
-			t.idle, t.same = 0, 0
-		case t.idle == version:
-			t.same++
-		default:
-			t.idle, t.same = version, 0
+		t.pace, t.looked, t.saw = t.next.Sub(began), began, nil
+		if t.same++; !again {
+			t.same = 0
+		}
+		if now := h.sight(); now == before {
+			now = now.askedBy(p)
+			t.saw = &now
 		}
 	}()
 	saved, rule := false, ""
-	p := w.run(h, h.name+": watcher", dies, func(ctx context.Context, p *process, a *agent.Host) {
+	p = w.run(h, h.name+": watcher", dies, func(ctx context.Context, p *process, a *agent.Host) {
 		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
 		t.unlessQuiet(h, "keep", func() bool {
@@ -449,16 +443,6 @@ func (w *world) look(h *host, dies int) {
 	}
 }
 
-// askDue tells whether an escrow was not asked for an hour, or is to be tried again.
-func (w *world) askDue(h *host) bool {
-	for name, at := range h.watcher.visited {
-		if again, failed := h.watcher.retry[name]; failed && !time.Now().Before(again) || !failed && time.Since(at) >= time.Hour {
-			return true
-		}
-	}
-	return false
-}
-
 // unlessQuiet calls f, which asks nothing but the disk, unless the last time it had nothing
 // to do and the disk is the same still.
 func (t *watcher) unlessQuiet(h *host, what string, f func() (quiet bool)) {
@@ -474,21 +458,26 @@ func (t *watcher) unlessQuiet(h *host, what string, f func() (quiet bool)) {
 // save is what the saver of one escrow does when it is woken. It tells whether it asked.
 func (w *world) save(ctx context.Context, h *host, p *process, a *agent.Host, name string) bool {
 	t := &h.watcher
-	due := false
-	t.unlessQuiet(h, "due "+name, func() bool {
-		list, err := agent.Due(a, name)
-		due = err == nil && len(list) > 0
-		return err == nil && !due
-	})
-	bring := agent.SaveDue
-	if !due && time.Since(t.visited[name]) >= time.Hour {
-		bring, due = agent.Ask, true
+	if p.dead || time.Now().Before(t.retry[name]) {
+		return false
 	}
-	if p.dead || !due || time.Now().Before(t.retry[name]) {
+	var saved []agent.SaveResult
+	var err error
+	asked := false
+	t.unlessQuiet(h, "due "+name, func() bool {
+		before := p.calls
+		saved, err = agent.SaveDue(ctx, a, name)
+		asked = p.calls > before
+		return err == nil && !asked
+	})
+	if !asked && !p.dead && time.Since(t.visited[name]) >= time.Hour {
+		saved, err = agent.Ask(ctx, a, name)
+		asked = true
+	}
+	if !asked {
 		return false
 	}
 	t.visited[name] = time.Now()
-	saved, err := bring(ctx, a, name)
 	delete(t.retry, name)
 	t.failed[name]++
 	for _, s := range saved {

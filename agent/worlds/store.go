@@ -20,6 +20,15 @@ type store struct {
 	copies []stored // oldest first
 	serial int
 
+	manners
+
+	optional bool // nobody requires it
+
+	part escrow.PartOf // it is a member of the split, and keeps this part of each key
+}
+
+// manners are how a store behaves.
+type manners struct {
 	down    bool          // nobody answers
 	hangs   bool          // the connection is taken, and nothing comes
 	slow    time.Duration // before each answer
@@ -30,10 +39,6 @@ type store struct {
 	gone    bool          // the place is not there any more
 	full    bool          // it shows what it has, and takes nothing
 	fails   int           // so many calls from now on, as if it were away
-
-	optional bool // nobody requires it
-
-	part escrow.PartOf // it is a member of the split, and keeps this part of each key
 }
 
 type stored struct {

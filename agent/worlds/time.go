@@ -20,10 +20,19 @@ func (w *world) pass(d time.Duration) {
 		at, do := w.next()
 		if do == nil || at.After(end) {
 			w.sleep(time.Until(end))
+			w.idled(end.Add(1))
 			return
 		}
 		w.sleep(time.Until(at))
+		w.idled(at)
 		do()
+	}
+}
+
+// idled leaves out the looks before at: those in which watchers would have found nothing.
+func (w *world) idled(at time.Time) {
+	for _, h := range w.hosts {
+		h.watcher.next = h.watcher.tick(at)
 	}
 }
 
@@ -55,7 +64,7 @@ func (w *world) next() (at time.Time, do func()) {
 		due(h.daemon.again, func() { h.daemon.again = time.Time{}; w.start(h) }) //nolint:errcheck // it tells
 		switch {
 		case h.watcher.alive:
-			due(h.watcher.next, func() { w.look(h, w.dies()) })
+			due(h.wakes(), func() { w.look(h, w.dies()) })
 		case !h.watcher.stopped:
 			due(time.Now().Add(time.Second), func() { w.watch(h) })
 		}
@@ -76,7 +85,6 @@ func (w *world) end() {
 		h.table.down, h.table.noTable, h.table.slow = false, false, 0
 		h.silent, h.watcher.stopped, h.clock = false, false, 0
 	}
-	w.version++
 	w.pass(2 * time.Minute)
 	for _, h := range w.hosts {
 		if len(h.table.rows) == 0 && w.wrong == nil { // a row that speaks
@@ -85,7 +93,6 @@ func (w *world) end() {
 				w.pass(5 * time.Minute)
 			}
 			w.tenants(h, 0)
-			w.version++
 		}
 	}
 	w.calm = true
@@ -183,7 +190,6 @@ func (w *world) rest(h *host) bool {
 		w.pass(10 * time.Minute)
 		if len(h.table.rows) == 0 { // a new key is current when a row has spoken for it
 			w.tenants(h, 0)
-			w.version++
 			w.pass(75 * time.Minute)
 		}
 		if r = w.status(h, 0); r.Health == agent.Green {

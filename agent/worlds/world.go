@@ -48,7 +48,6 @@ type world struct {
 
 	calls map[string]int // by host and store
 
-	version int  // of all that anybody can see
 	drilled bool // by a person
 	killed  bool // who dies is killed, and the power stays
 	calm    bool // nothing happens any more but what keyguard does
@@ -111,12 +110,12 @@ func Run(p Plan, dir string) (story []string, broken *Broken) {
 // begin makes a world in which all is well: a host or two, one to three stores, rows.
 func (w *world) begin(dir string) {
 	for i := range 1 + w.rand.IntN(3) {
-		w.stores = append(w.stores, &store{name: [...]string{"gcp", "vault", "usb"}[i], mute: w.rand.IntN(2) == 0})
+		w.stores = append(w.stores, &store{name: [...]string{"gcp", "vault", "usb"}[i], manners: manners{mute: w.rand.IntN(2) == 0}})
 	}
 	if w.rand.IntN(4) == 0 { // a key in parts: alone, or beside the first store
 		w.stores = w.stores[:w.rand.IntN(2)]
 		for i := range 3 {
-			w.stores = append(w.stores, &store{name: string(rune('a' + i)), mute: w.rand.IntN(2) == 0, part: escrow.PartOf{Need: 2, Number: i + 1}})
+			w.stores = append(w.stores, &store{name: string(rune('a' + i)), manners: manners{mute: w.rand.IntN(2) == 0}, part: escrow.PartOf{Need: 2, Number: i + 1}})
 		}
 	}
 	h := w.host(filepath.Join(dir, "one"), "one")
@@ -277,7 +276,6 @@ func (w *world) disk(c durable.Change) error {
 	default:
 		delete(p.passing, f)
 		d.shown = d.version
-		w.version++
 	}
 	return err
 }
@@ -471,7 +469,6 @@ func (w *world) newestShared(h *host, copies []escrow.Copy) {
 
 // sharedSaved is a key that a split says it has saved; added tells whether it was not there.
 func (w *world) sharedSaved(p *process, shelf escrow.Shelf, f key.Fingerprint, added bool) {
-	w.version++
 	s := w.state(p.h)
 	if !slices.ContainsFunc(s.Copies, func(c laws.Copy) bool { return c.Of == f && laws.Name(c.Bytes) == f }) {
 		w.broken("law 5", "law 5: key %s is said to be saved in parts, and cannot be had from them", f)
@@ -562,7 +559,6 @@ func (w *world) saved(p *process, s *store, c stored) {
 		w.broken("law 4", "law 4: what is no key went to %s", s.name)
 		return
 	}
-	w.version++
 	if c.shelf != escrow.Current {
 		return
 	}

@@ -137,7 +137,7 @@ func (f *vaultFleet) Look(ctx context.Context, host string) (Shown, error) {
 	}
 	slices.Sort(shown.Keys)
 	if kv == 2 {
-		all, err := one.history(ctx)
+		all, err := one.history(ctx, one.o.Path)
 		if err != nil {
 			return Shown{}, fmt.Errorf("cannot read the metadata of %s: %w", one.where(), err)
 		}
@@ -165,7 +165,7 @@ func (f *vaultFleet) Look(ctx context.Context, host string) (Shown, error) {
 		}
 		c := &Copy{Escrow: o.Name, Shelf: Quarantine, ID: vaultQuarantineID + name, Fingerprint: fp}
 		if dated++; kv == 2 && dated <= vaultDated {
-			all, err := one.historyOf(ctx, one.folder(Quarantine)+"/"+name)
+			all, err := one.history(ctx, one.folder(Quarantine)+"/"+name)
 			if err != nil {
 				return Shown{}, fmt.Errorf("cannot read the metadata of %s/%s: %w", one.folder(Quarantine), name, err)
 			}

@@ -90,7 +90,7 @@ func listedEvidence(copies []escrow.Copy) []decide.CopyEvidence {
 	for _, c := range copies {
 		list = append(list, decide.CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Fingerprint, Unreadable: c.Unreadable,
 			Worthless: c.Unreadable == "destroyed", // nothing brings it back, unlike one that is disabled
-			Withheld:  c.Unreadable != "" && !c.Sealed, Sealed: c.Sealed, Ends: !c.Ends.IsZero(), Beside: c.Beside, Tops: c.Tops})
+			Withheld:  c.Unreadable != "" && !c.Sealed, Sealed: c.Sealed, Ends: !c.Ends.IsZero(), Beside: c.Beside, Tops: c.Tops, Under: c.Under})
 	}
 	return list
 }
@@ -181,7 +181,7 @@ func (o *observation) askEscrow(ctx context.Context, i int) {
 		e.Copies, e.Seen = listedEvidence(copies), true
 		for n := range e.Copies {
 			if e.Copies[n].ID == latest.ID {
-				latest.Tops = e.Copies[n].Tops
+				latest.Tops, latest.Under = e.Copies[n].Tops, e.Copies[n].Under
 				e.Copies[n] = latest
 			}
 		}

@@ -300,6 +300,19 @@ func splitOver(h *host) *escrow.Split {
 	return s
 }
 
+// movedBack is a store whose label of the current copy somebody has moved back to the oldest.
+type movedBack struct{ escrow.Escrow }
+
+func (m movedBack) List(ctx context.Context) ([]escrow.Copy, error) {
+	copies, err := m.Escrow.List(ctx)
+	current := slices.IndexFunc(copies, func(c escrow.Copy) bool { return c.Shelf != escrow.Current })
+	if current < 0 {
+		current = len(copies)
+	}
+	slices.Reverse(copies[:current])
+	return copies, err
+}
+
 // TestAnotherHostsParts: two hosts share the stores of a split by mistake, or somebody puts
 // something there. The ids of copies in parts are their keys' names, so that a former key of
 // this host's own looks as if it were from here; what the stores have on top does not.
@@ -321,6 +334,13 @@ func TestAnotherHostsParts(t *testing.T) {
 		},
 		"one part of a former key": func(h *host, s *escrow.Split) error {
 			_, err := s.Members()[1].Save(h.t.Context(), escrow.Current, former)
+			return err
+		},
+		"a former part, moved back to the top": func(h *host, s *escrow.Split) error {
+			members := slices.Clone(s.Members())
+			members[1].Escrow = movedBack{members[1].Escrow}
+			moved, err := escrow.NewSplit(escrow.SplitOptions{Name: s.Name(), Need: s.Need(), Members: members})
+			h.Escrows = []agent.Escrow{{Reader: moved, Writer: moved, Required: true}}
 			return err
 		},
 		"the whole key": func(h *host, _ *escrow.Split) error {

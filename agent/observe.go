@@ -173,9 +173,10 @@ func savedSince(s decide.SavedEvidence, e ledger.Entry) decide.SavedEvidence {
 	current := escrow.Shelf(e.Shelf) == escrow.Current
 	for _, top := range e.Tops {
 		if s.Tops == nil {
-			s.Tops = map[string]key.Fingerprint{}
+			s.Tops, s.LastTops = map[string]key.Fingerprint{}, map[int]string{}
 		}
 		s.Tops[top] = e.Fingerprint
+		s.LastTops[escrow.NumberOf(top)] = top
 	}
 	switch e.Event {
 	case ledger.Saving:

@@ -95,6 +95,8 @@ type SavedEvidence struct {
 	// Tops are what this host stored on the members of an escrow of several stores, or a
 	// person adopted there, by escrow.Top's name: the key that each is of.
 	Tops map[string]key.Fingerprint
+	// LastTops are the last of them on each member, by the number of its parts.
+	LastTops map[int]string
 }
 
 // Is tells whether a copy is what was saved or adopted under its id. A store that was made
@@ -196,6 +198,7 @@ type CopyEvidence struct {
 	Ends       bool            // the store deletes it by itself one day
 	Beside     bool            // it stands beside the keys in parts, and is never the newest current copy
 	Tops       []escrow.Top    // of the escrow's members, where it is on top
+	Under      []escrow.Top    // and where it stands below another one
 	// Encoding is how the bytes are written, "" where they were not read.
 	Encoding key.Encoding
 }

@@ -136,8 +136,13 @@ func Alarm(e Evidence, i int) error {
 	parts := false
 	for _, c := range s.Copies {
 		for _, top := range c.Tops {
-			if parts = true; saved.Last.ID != "" && !e.stored(saved, c, top) {
+			parts = true
+			switch {
+			case saved.Last.ID == "":
+			case !e.stored(saved, c, top):
 				return fmt.Errorf("copy %s in its member %q is not from this host: %w", top.ID, top.Member, ErrForeignCopy)
+			case e.MovedOn(i, c, top):
+				return fmt.Errorf("copy %s in its member %q is not the one that this host saved last there, which stands below it: %w", top.ID, top.Member, ErrForeignCopy)
 			}
 		}
 	}
@@ -199,15 +204,18 @@ func (e Evidence) stored(saved SavedEvidence, c CopyEvidence, top escrow.Top) bo
 	}
 	own := c // as it stands on the member
 	own.ID = top.ID
-	return e.History.Saved[top.Member].Is(own) || saved.Is(c) && !saved.tells(top.Number)
+	return e.History.Saved[top.Member].Is(own) || saved.Is(c) && saved.LastTops[top.Number] == ""
 }
 
-// tells is whether the ledger says what was stored on the member with this part.
-func (s SavedEvidence) tells(number int) bool {
-	for name := range s.Tops {
-		if escrow.IsTopOf(name, number) {
-			return true
-		}
+// MovedOn is Moved for what a member of an escrow of several stores has on top of a copy.
+func (e Evidence) MovedOn(i int, c CopyEvidence, top escrow.Top) bool {
+	s := e.Escrows[i]
+	saved := e.History.Saved[s.Name]
+	last := saved.LastTops[top.Number]
+	if last == "" || last == top.String() || saved.Begun[c.Key] || c.Key == "" || c.Key == e.Keyfile.Key {
+		return false
 	}
-	return false
+	return slices.ContainsFunc(s.Copies, func(c CopyEvidence) bool {
+		return slices.ContainsFunc(c.Under, func(u escrow.Top) bool { return u.String() == last && saved.IsTop(u, c.Key) })
+	})
 }

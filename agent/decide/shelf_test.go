@@ -45,6 +45,7 @@ func parts(f key.Fingerprint) HistoryEvidence {
 	h := saved("current/"+string(f), f, f)
 	s := h.Saved["gcp"]
 	s.Tops = map[string]key.Fingerprint{"1 current/1": f, "2 current/1": f}
+	s.LastTops = map[int]string{1: "1 current/1", 2: "2 current/1"}
 	h.Saved["gcp"] = s
 	return h
 }
@@ -52,9 +53,9 @@ func parts(f key.Fingerprint) HistoryEvidence {
 // stores is a history that tells of these stores' copies, and no others.
 func stores(h HistoryEvidence, tops ...string) HistoryEvidence {
 	s := h.Saved["gcp"]
-	s.Tops = map[string]key.Fingerprint{}
+	s.Tops, s.LastTops = map[string]key.Fingerprint{}, map[int]string{}
 	for _, top := range tops {
-		s.Tops[top] = s.Last.Key
+		s.Tops[top], s.LastTops[escrow.NumberOf(top)] = s.Last.Key, top
 	}
 	h.Saved["gcp"] = s
 	return h
@@ -68,6 +69,18 @@ func inParts(f key.Fingerprint, one, two string) CopyEvidence {
 			c.Tops = append(c.Tops, escrow.Top{Member: []string{"one", "two"}[i], Number: i + 1, ID: id})
 		}
 	}
+	return c
+}
+
+// former adds a part that this host stored in member one before the last.
+func former(h HistoryEvidence, id string, f key.Fingerprint) HistoryEvidence {
+	h.Saved["gcp"].Tops["1 "+id] = f
+	return h
+}
+
+// under adds that a copy in parts stands in member one below another.
+func under(c CopyEvidence, id string) CopyEvidence {
+	c.Under = []escrow.Top{{Member: "one", Number: 1, ID: id}}
 	return c
 }
 
@@ -207,6 +220,16 @@ func TestShelf(t *testing.T) {
 			want: escrow.Quarantine, alarm: true},
 		{name: "in parts, and another host wrote the very key into one of them", e: Evidence{Keyfile: good(a), History: parts(a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "current/2", "current/1"))}},
 			want: escrow.Quarantine, alarm: true},
+		{name: "in parts, and one has a former part of this host on top again", e: Evidence{Keyfile: good(a), History: former(parts(a), "current/0", b), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", under(inParts(a, "", "current/1"), "current/1"), inParts(b, "current/0", ""))}},
+			want: escrow.Quarantine, alarm: true},
+		{name: "in parts, and one has a former part of the keyfile's key on top again", e: Evidence{Keyfile: good(a), History: former(parts(b), "current/0", a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", under(inParts(b, "", "current/1"), "current/1"), inParts(a, "current/0", ""))}},
+			want: escrow.Current},
+		{name: "in parts, and one has lost its newest part, so that a former one shows", e: Evidence{Keyfile: good(a), History: former(parts(a), "current/0", b), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "", "current/1"), inParts(b, "current/0", ""))}},
+			want: escrow.Current},
+		{name: "in parts, and a save of a former key was begun again", e: Evidence{Keyfile: good(a), History: begun(former(parts(a), "current/0", b), b), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", under(inParts(a, "", "current/1"), "current/1"), inParts(b, "current/0", ""))}},
+			want: escrow.Current},
+		{name: "in parts, made anew, and below what is on top another host's has the id of this one's", e: Evidence{Keyfile: good(a), History: former(parts(a), "current/0", b), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "", "current/1"), under(inParts(c, "", ""), "current/1"), inParts(b, "current/0", ""))}},
+			want: escrow.Current},
 		{name: "in parts, and one had not answered to its save", e: Evidence{Keyfile: good(a), History: unanswered(parts(a)), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "current/2", "current/1"))}},
 			want: escrow.Current},
 		{name: "in parts, and a save was killed", e: Evidence{Keyfile: good(b), Ledger: proven(b), History: begun(parts(a), b), Rows: answers(b, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "", "current/1"), inParts(b, "current/2", ""))}},

@@ -64,11 +64,12 @@ type Copy struct {
 	// copy, and never the newest current one.
 	Beside bool
 	// Tops are, of a copy that several stores share, those that have it newest on their
-	// current shelf; of what Save returns, what each of them stored or had.
-	Tops []Top
+	// current shelf; of what Save returns, what each of them stored or had. Under are those
+	// that have it there with another one above it.
+	Tops, Under []Top
 }
 
-// Top is a member's own copy: what stands newest on its current shelf.
+// Top is a member's own copy: what stands newest on its current shelf, or did.
 type Top struct {
 	Member string // its name in the configuration
 	Number int    // of its parts: its name for ever
@@ -86,9 +87,11 @@ func (t Top) String() string {
 	return fmt.Sprintf("%d %s", t.Number, t.ID)
 }
 
-// IsTopOf tells whether a name that String gave is of the member with this part.
-func IsTopOf(name string, number int) bool {
-	return strings.HasPrefix(name, strconv.Itoa(number)+" ")
+// NumberOf is that of the member whose copy String gave a name to, 0 for no such name.
+func NumberOf(top string) int {
+	number, _, _ := strings.Cut(top, " ")
+	n, _ := strconv.Atoi(number)
+	return n
 }
 
 // Ending tells that a copy is in the last third of the life that its store gives it.

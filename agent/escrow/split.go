@@ -435,18 +435,25 @@ func (s *Split) identify(ctx context.Context, m Member, c Copy) (held, error) {
 	return held{}, err
 }
 
-// tops are what the members have on top, by the pieces' ids: the newest on its current shelf
-// that is, or may be, a key or a part of one.
-func (s *Split) tops(x *splitIndex) map[pieceID]Top {
-	found, had := map[pieceID]Top{}, map[int]bool{}
+// stand says of every copy where on the members' current shelves it is, and whether on top:
+// the newest that is, or may be, a key or a part of one.
+func (s *Split) stand(x *splitIndex) func(c *Copy, p piece) {
+	tops := map[int]string{}
 	for _, p := range x.pieces { // of each member the newest first
-		if p.copy.Shelf == Current && !p.none && !had[p.member] {
-			had[p.member] = true
-			m := s.o.Members[p.member]
-			found[pieceID{p.member, p.copy.ID}] = Top{m.Name(), m.Number, p.copy.ID}
+		if _, had := tops[p.member]; !had && p.copy.Shelf == Current && !p.none {
+			tops[p.member] = p.copy.ID
 		}
 	}
-	return found
+	return func(c *Copy, p piece) {
+		if p.copy.Shelf != Current || p.none {
+			return
+		}
+		m, where := s.o.Members[p.member], &c.Under
+		if p.copy.ID == tops[p.member] {
+			where = &c.Tops
+		}
+		*where = append(*where, Top{m.Name(), m.Number, p.copy.ID})
+	}
 }
 
 // share is a key of which parts are on one shelf, all cut with one need.
@@ -505,16 +512,14 @@ func (s *Split) List(ctx context.Context) ([]Copy, error) {
 		return nil, fmt.Errorf("cannot list %s: %w", s.o.Name, err)
 	}
 	var copies []Copy
-	tops := s.tops(x)
+	stand := s.stand(x)
 	for _, shelf := range Shelves {
 		var list []ranked
 		for of, shares := range x.shares(shelf) {
 			r := s.ranked(x, shelf, of, shares)
 			for _, g := range shares {
 				for _, p := range g.pieces {
-					if top, is := tops[pieceID{p.member, p.copy.ID}]; is {
-						r.Tops = append(r.Tops, top)
-					}
+					stand(&r.Copy, p)
 				}
 			}
 			list = append(list, r)
@@ -524,9 +529,7 @@ func (s *Split) List(ctx context.Context) ([]Copy, error) {
 				_, rest, _ := strings.Cut(p.copy.ID, "/")
 				c := p.copy
 				c.Escrow, c.ID, c.Fingerprint, c.Beside = s.o.Name, string(shelf)+"/"+s.o.Members[p.member].Name()+"/"+rest, p.of, true
-				if top, is := tops[pieceID{p.member, p.copy.ID}]; is {
-					c.Tops = []Top{top}
-				}
+				stand(&c, p)
 				list = append(list, ranked{c, p.place, 2})
 			}
 		}

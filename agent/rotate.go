@@ -29,6 +29,9 @@ var (
 	ErrNotSafe = errors.New("the present key is not safe off this host")
 	// ErrNoHome says that no escrow holds the new key so that it can be had again.
 	ErrNoHome = errors.New("the new key would not be safe off this host")
+	// ErrNeedAll says that a new key could be rebuilt from all of its parts alone, and nobody has
+	// said that it may be so.
+	ErrNeedAll = errors.New("none of the parts of a key may be lost there")
 	// ErrOtherClients says that somebody who may write the rows is connected.
 	ErrOtherClients = errors.New("another program is connected to the database as the daemon")
 	// ErrCannotEnd says that what a rotation does last, when the rows are under the new key,
@@ -62,7 +65,9 @@ type RotateOptions struct {
 	// LeaveUnopenable leaves rows that the present key does not open as they are, and names
 	// them. Otherwise they stop the rotation.
 	LeaveUnopenable bool
-	Person          string // who asked, for the ledger
+	// NeedAll takes an escrow for safe that rebuilds a key from all of its parts alone.
+	NeedAll bool
+	Person  string // who asked, for the ledger
 	// Progress is told what the rotation is at, by one goroutine at a time.
 	Progress func(RotateProgress)
 	// Begun is told when the new key is staged, before the daemon is stopped.
@@ -216,6 +221,9 @@ func (t *turn) checkEscrows(ctx context.Context) error {
 		if r, ok := s.Writer.(escrow.Rehearser); ok && o.evidence.Escrows[i].State == decide.EscrowAnswered {
 			untaken[i] = r.Rehearse(ctx)
 		}
+		if untaken[i] == nil {
+			untaken[i] = t.unspared(s)
+		}
 	})
 	o.history()
 	takes, why := 0, errors.New("no escrow answers")
@@ -257,6 +265,15 @@ func (t *turn) checkEscrows(ctx context.Context) error {
 	}
 	if takes == 0 {
 		return notRotated(ErrNoHome, "%w", why)
+	}
+	return nil
+}
+
+// unspared says that an escrow is not safe enough for a new key: one of its stores is lost,
+// and the key is. nil where it is, or a person has said that it may be so.
+func (t *turn) unspared(s Escrow) error {
+	if p, ok := s.Reader.(escrow.Shared); ok && len(p.Members()) == p.Need() && !t.opts.NeedAll {
+		return fmt.Errorf("%w: it needs all %d", ErrNeedAll, p.Need())
 	}
 	return nil
 }
@@ -317,10 +334,13 @@ func (t *turn) escrow(ctx context.Context) error {
 	})
 	t.r.Staged = saves
 	safe := 0
-	for _, s := range saves {
+	for i, s := range saves {
 		o.writeSaved(s)
 		if s.Unverified {
 			s.Err = escrow.ErrUnverified
+		}
+		if s.Err == nil {
+			s.Err = t.unspared(t.h.Escrows[i])
 		}
 		var parts *escrow.PartsError
 		switch {
@@ -331,6 +351,7 @@ func (t *turn) escrow(ctx context.Context) error {
 			t.complain(fmt.Sprintf("escrow %q has not all parts of the new key yet", s.Escrow), s.Err)
 		case s.Required:
 			return notRotated(ErrNoHome, "the required escrow %q does not hold it: %w", s.Escrow, s.Err)
+		case errors.Is(s.Err, ErrNeedAll): // it was told before, and another one is to be safe
 		case errors.Is(s.Err, escrow.ErrAddOnly): // it gets the key when that is current
 		default:
 			t.complain(fmt.Sprintf("escrow %q does not hold the new key yet", s.Escrow), s.Err)

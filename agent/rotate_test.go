@@ -263,3 +263,35 @@ func TestRepairRefused(t *testing.T) {
 		})
 	}
 }
+
+// TestRotateWantsASpare: where a new key could be rebuilt from all of its parts alone, only a
+// person's word goes on, or another escrow that is safe.
+func TestRotateWantsASpare(t *testing.T) {
+	h, s := inParts(t, testKey("a"))
+	all, err := escrow.NewSplit(escrow.SplitOptions{Name: "split", Need: 2, Members: s.Members()[:2]})
+	h.must(err)
+	h.must(os.Mkdir(h.path("usb9"), 0o700))
+	usb, err := usbIn(h.dir, "usb9")
+	h.must(err)
+	h.must(usb.Writer.Init(t.Context()))
+	for name, test := range map[string]struct {
+		escrows []agent.Escrow
+		word    bool
+		want    error
+	}{
+		"one may be lost":                     {[]agent.Escrow{{Reader: s, Writer: s, Required: true}}, false, nil},
+		"none may be lost":                    {[]agent.Escrow{{Reader: all, Writer: all, Required: true}}, false, agent.ErrNeedAll},
+		"none may be lost, by a word":         {[]agent.Escrow{{Reader: all, Writer: all, Required: true}}, true, nil},
+		"none may be lost, not required":      {[]agent.Escrow{{Reader: all, Writer: all}}, false, agent.ErrNeedAll},
+		"none may be lost, another is safe":   {[]agent.Escrow{{Reader: all, Writer: all}, usb}, false, nil},
+		"none may be lost, another, required": {[]agent.Escrow{{Reader: all, Writer: all, Required: true}, usb}, false, agent.ErrNeedAll},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h.Escrows = test.escrows
+			h.backup()
+			if _, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{DryRun: true, NeedAll: test.word}); !errors.Is(err, test.want) || test.want != nil && !errors.Is(err, agent.ErrNoHome) {
+				t.Error(err)
+			}
+		})
+	}
+}

@@ -73,7 +73,7 @@ func (a *app) repair(ctx context.Context, opts agent.RepairOptions, here bool) e
 	}
 	if apart(cfg, opts.DryRun, here) {
 		t := unit.Transient{Name: repairUnit, Description: "Repair of rows under several containarium master keys"}
-		return a.inUnit(ctx, t, "repair", opts.Person, opts.LeaveUnopenable)
+		return a.inUnit(ctx, t, "repair", opts.Person, map[string]bool{"--leave-unopenable": opts.LeaveUnopenable})
 	}
 	show := &progress{app: a, name: "repair", of: "rows", record: here && cfg.Daemon.Unit != ""}
 	opts.Progress = show.rotation

@@ -42,6 +42,9 @@ out from the rows which of the two keys holds. It runs in a unit of its own,
 ` + rotateUnit + `, and goes on when the terminal is gone,
 or after Ctrl-C; the journal has its steps.
 
+Of a key in parts one store more must be there than need says, so that one may be
+lost. Where need is all of them, only --need-all goes on.
+
 --dry-run does everything up to the commit, beside the running daemon, whose
 writes wait for the moment that takes, and says how long the daemon would be
 down. Where somebody is asked, that comes before the question.
@@ -57,6 +60,7 @@ key stays; 15 another one is at work.`,
 		},
 	}
 	a.rewriteFlags(c, &opts.DryRun, &opts.LeaveUnopenable, &here)
+	c.Flags().BoolVar(&opts.NeedAll, "need-all", false, "go on where a key in parts needs all of them, and none may be lost")
 	return c
 }
 
@@ -115,7 +119,7 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions, here bool) e
 		return err
 	}
 	signal.Ignore(syscall.SIGHUP) // a lost terminal is no reason to stop halfway
-	if !here {
+	if opts.NeedAll && !here {
 		a.sayUnspared(h)
 	}
 	if !opts.DryRun && !a.yes {
@@ -134,7 +138,7 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions, here bool) e
 		}
 	}
 	if apart(cfg, opts.DryRun, here) {
-		return a.inUnit(ctx, unit.Transient{Name: rotateUnit, Description: "Rotation of the containarium master key"}, "rotate", opts.Person, opts.LeaveUnopenable)
+		return a.inUnit(ctx, unit.Transient{Name: rotateUnit, Description: "Rotation of the containarium master key"}, "rotate", opts.Person, map[string]bool{"--leave-unopenable": opts.LeaveUnopenable, "--need-all": opts.NeedAll})
 	}
 	show := &progress{app: a, name: "rotate", of: "rows", record: here && cfg.Daemon.Unit != ""}
 	opts.Progress = show.rotation
@@ -193,7 +197,7 @@ func rotationEvent(r agent.RotateResult, err error) hooks.Event {
 }
 
 // inUnit has systemd run this command again, in a unit of its own, and ends as that ends.
-func (a *app) inUnit(ctx context.Context, t unit.Transient, command, person string, leaveUnopenable bool) error {
+func (a *app) inUnit(ctx context.Context, t unit.Transient, command, person string, flags map[string]bool) error {
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("cannot find this program: %w", err)
@@ -203,8 +207,10 @@ func (a *app) inUnit(ctx context.Context, t unit.Transient, command, person stri
 		return err
 	}
 	t.Command = []string{self, command, "--here", "--yes", "--config", path}
-	if leaveUnopenable {
-		t.Command = append(t.Command, "--leave-unopenable")
+	for flag, set := range flags {
+		if set {
+			t.Command = append(t.Command, flag)
+		}
 	}
 	if a.json {
 		t.Command = append(t.Command, "--json")

@@ -64,15 +64,7 @@ type GuardResult struct {
 // ErrNotPlaced: the daemon must not read what stands there. Any other error: what was
 // decided could not be done, and the result says what it was.
 func Guard(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error) {
-	// The keyfile may change under our hands; then all is observed again (law 3).
-	// Whoever changes it more often than this is fighting, and a person must look.
-	const attempts = 5
-	for attempt := 1; ; attempt++ {
-		result, err := guardOnce(ctx, h, opts)
-		if !errors.Is(err, keyfile.ErrChanged) || attempt == attempts {
-			return result, err
-		}
-	}
+	return whileChanging(func() (GuardResult, error) { return guard(ctx, h, opts) })
 }
 
 // Healthy tells whether Guard would find the key known and proven lately, and have nothing
@@ -91,7 +83,7 @@ func Healthy(h *Host) bool {
 	return d.Action == decide.Pass && d.Warning == ""
 }
 
-func guardOnce(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error) {
+func guard(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error) {
 	observe := func() (*observation, error) { return h.observeFor(opts.Tell) }
 	o, err := observe()
 	if err != nil {

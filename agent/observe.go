@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"errors"
 	"maps"
 	"slices"
 
@@ -35,6 +36,19 @@ type observation struct {
 	fetching crew.Group
 	stop     context.CancelFunc
 	news     *news
+}
+
+// whileChanging does again, and so observes all again, what found that the keyfile is not what
+// it had seen (law 3): daemon, watcher and people change it, too. Whoever changes it more often
+// than this is fighting, and a person must look.
+func whileChanging[R any](do func() (R, error)) (r R, err error) {
+	const attempts = 5
+	for range attempts {
+		if r, err = do(); !errors.Is(err, keyfile.ErrChanged) {
+			break
+		}
+	}
+	return r, err
 }
 
 // observe looks at what is here without opening a socket: the keyfile and the end of

@@ -10,7 +10,6 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
-	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -81,18 +80,6 @@ func Restore(ctx context.Context, h *Host, opts RestoreOptions) (RestoreResult, 
 	return whileChanging(func() (RestoreResult, error) { return restore(ctx, h, opts) })
 }
 
-// whileChanging observes all again where the keyfile was not what was seen (law 3): the
-// watcher puts a key back, too.
-func whileChanging(do func() (RestoreResult, error)) (r RestoreResult, err error) {
-	const attempts = 5 // as in Guard
-	for range attempts {
-		if r, err = do(); !errors.Is(err, keyfile.ErrChanged) {
-			break
-		}
-	}
-	return r, err
-}
-
 func restore(ctx context.Context, h *Host, opts RestoreOptions) (RestoreResult, error) {
 	scope := *h
 	if opts.Database != nil {
@@ -125,7 +112,6 @@ func restore(ctx context.Context, h *Host, opts RestoreOptions) (RestoreResult, 
 	if o.evidence.Rows.State == decide.RowsAnswer {
 		o.askRows(ctx) // the keys that were fetched
 	}
-	decided := opts.From == "" && opts.Copy == "" && opts.Database == nil
 	var offered []Candidate
 	for _, c := range o.candidates() {
 		if opts.From != "" && c.Escrow == "" || opts.Copy != "" && c.Copy != opts.Copy && printable.Line(c.Copy) != opts.Copy {
@@ -143,11 +129,8 @@ func restore(ctx context.Context, h *Host, opts RestoreOptions) (RestoreResult, 
 		}
 		vouch = func(c Candidate) (ledger.Entry, error) { return o.acceptFor(ctx, h, c, opts.Person) }
 	}
-	entry := ledger.Entry{Event: ledger.Restored, Person: opts.Person}
-	if decided {
-		return o.replace(ctx, offered, func(r *RestoreResult) (Candidate, error) { return o.chooseDecided(ctx, r, offered) }, opts.DryRun, vouch, entry)
-	}
-	return o.replace(ctx, offered, o.chooser(offered, opts.From != ""), opts.DryRun, vouch, entry)
+	return o.replace(ctx, replacement{offered: offered, named: opts.From != "", best: opts.From != "" || opts.Copy != "" || opts.Database != nil,
+		dryRun: opts.DryRun, vouch: vouch, entry: ledger.Entry{Event: ledger.Restored, Person: opts.Person}})
 }
 
 // unsettled says why a key may not go in while a rotation stands open, which stopped
@@ -231,7 +214,8 @@ func importKey(ctx context.Context, h *Host, k key.Key, opts ImportOptions) (Res
 	f := o.hold(k.Clone()) // k is the caller's, and may be wanted once more
 	o.askRows(ctx)
 	offered := []Candidate{{Source: "the key that was brought", Key: f, Proof: o.evidence.Rows.Proofs[f]}}
-	return o.replace(ctx, offered, o.chooser(offered, true), false, o.proven, ledger.Entry{Event: ledger.Imported, Person: opts.Person})
+	return o.replace(ctx, replacement{offered: offered, named: true, best: true, vouch: o.proven,
+		entry: ledger.Entry{Event: ledger.Imported, Person: opts.Person}})
 }
 
 // Keep saves a key that a person brought in every escrow, by law 4, and leaves the
@@ -250,12 +234,29 @@ func Keep(ctx context.Context, h *Host, k key.Key, opts ImportOptions) (BackupRe
 	return o.escrowKey(ctx, f), nil
 }
 
-// replace installs what choose takes of what is offered, unless that is the keyfile's own
-// key. vouch says what makes the key known, or why it may not be installed.
-func (o *observation) replace(ctx context.Context, offered []Candidate, choose func(*RestoreResult) (Candidate, error), dryRun bool, vouch func(Candidate) (ledger.Entry, error), entry ledger.Entry) (RestoreResult, error) {
-	r := RestoreResult{Rows: o.evidence.Rows, Tried: offered, Escrows: o.evidence.Escrows, Replaced: o.evidence.Keyfile.Key}
+// replacement is what a person wants in the keyfile's place.
+type replacement struct {
+	offered []Candidate
+	// named: the person named an escrow or brought a key, and a keyfile that no row speaks
+	// for gives way.
+	named bool
+	// best: the best that is offered is taken, and not what a start of the daemon would take.
+	best   bool
+	dryRun bool
+	// vouch says what makes the key known, or why it may not be installed.
+	vouch func(Candidate) (ledger.Entry, error)
+	entry ledger.Entry // of the ledger, but for which key it is
+}
+
+// replace installs a key that is offered, unless it is the keyfile's own.
+func (o *observation) replace(ctx context.Context, w replacement) (RestoreResult, error) {
+	r := RestoreResult{Rows: o.evidence.Rows, Tried: w.offered, Escrows: o.evidence.Escrows, Replaced: o.evidence.Keyfile.Key}
 	defer func() { r.Trouble = o.trouble }()
-	best, err := choose(&r)
+	choose := o.chooseDecided
+	if w.best {
+		choose = o.chooseBest
+	}
+	best, err := choose(ctx, &r, w)
 	if err != nil {
 		return r, err
 	}
@@ -267,8 +268,8 @@ func (o *observation) replace(ctx context.Context, offered []Candidate, choose f
 	if err := o.unsettled(best); err != nil {
 		return r, err
 	}
-	word, err := vouch(best)
-	if err != nil || dryRun {
+	word, err := w.vouch(best)
+	if err != nil || w.dryRun {
 		return r, err
 	}
 	l, err := lock.Try(o.host.StateDir, lock.Rotate)
@@ -279,26 +280,26 @@ func (o *observation) replace(ctx context.Context, offered []Candidate, choose f
 	if word.Event != "" {
 		o.write(word)
 	}
-	if err := o.install(best.Key, entry.Person+" asked for it, from "+best.Source); err != nil {
+	if err := o.install(best.Key, w.entry.Person+" asked for it, from "+best.Source); err != nil {
 		return r, fmt.Errorf("cannot install key %s: %w", best.Key, err)
 	}
 	r.Installed = true
 	r.Daemon = o.askedDaemon(ctx)
-	entry.Fingerprint, entry.Escrow, entry.Copy, entry.Shelf = best.Key, best.Escrow, best.Copy, string(best.Shelf)
-	o.write(entry)
+	w.entry.Fingerprint, w.entry.Escrow, w.entry.Copy, w.entry.Shelf = best.Key, best.Escrow, best.Copy, string(best.Shelf)
+	o.write(w.entry)
 	return r, nil
 }
 
 // chooseDecided takes what a start of the daemon would take.
-func (o *observation) chooseDecided(ctx context.Context, r *RestoreResult, offered []Candidate) (Candidate, error) {
+func (o *observation) chooseDecided(ctx context.Context, r *RestoreResult, w replacement) (Candidate, error) {
 	d := o.decide(ctx)
 	r.Warning = d.Warning
-	own := Candidate{Source: FromKeyfile, Key: o.evidence.Keyfile.Key, Proof: o.evidence.Rows.Proofs[o.evidence.Keyfile.Key]}
+	own := o.live()
 	switch d.Action {
 	case decide.Pass:
 		return own, nil
 	case decide.Install:
-		for _, c := range offered {
+		for _, c := range w.offered {
 			if c.Key == d.Key && c.Unreadable == "" {
 				return c, nil
 			}
@@ -306,34 +307,34 @@ func (o *observation) chooseDecided(ctx context.Context, r *RestoreResult, offer
 		return Candidate{Source: "the staged key of a rotation", Key: d.Key, Proof: o.evidence.Rows.Proofs[d.Key]}, nil
 	case decide.Doubt:
 		// Is there anything to be unsure of?
-		for _, c := range append(offered, own) {
+		for _, c := range append(w.offered, own) {
 			if _, have := o.keys[c.Key]; have && (o.evidence.Rows.State != decide.RowsAnswer || c.Proof.Opened > 0) {
 				return own, fmt.Errorf("%w: %s", ErrUnsure, d.Reason)
 			}
 		}
 	}
-	return own, o.unusable("(%d tried): %s", len(offered), d.Reason)
+	return own, o.unusable("(%d tried): %s", len(w.offered), d.Reason)
 }
 
-// chooser is choose for what is offered.
-func (o *observation) chooser(offered []Candidate, chosen bool) func(*RestoreResult) (Candidate, error) {
-	return func(r *RestoreResult) (Candidate, error) { return o.choose(r, offered, chosen) }
+// live is the keyfile's own key as a candidate.
+func (o *observation) live() Candidate {
+	f := o.evidence.Keyfile.Key
+	return Candidate{Source: FromKeyfile, Key: f, Proof: o.evidence.Rows.Proofs[f]}
 }
 
-// choose takes the best of what a person named, or of what another database needs, unless
-// the keyfile's own key is as good. chosen says that the person named an escrow or brought
-// a key: then a keyfile that no row speaks for gives way.
-func (o *observation) choose(r *RestoreResult, offered []Candidate, chosen bool) (Candidate, error) {
-	own := Candidate{Source: FromKeyfile, Key: o.evidence.Keyfile.Key, Proof: o.evidence.Rows.Proofs[o.evidence.Keyfile.Key]}
+// chooseBest takes the best of what a person named, or of what another database needs, unless
+// the keyfile's own key is as good.
+func (o *observation) chooseBest(_ context.Context, r *RestoreResult, w replacement) (Candidate, error) {
+	own := o.live()
 	good := o.evidence.Keyfile.Good
 	var readable []Candidate
-	for _, c := range offered {
+	for _, c := range w.offered {
 		if _, ok := o.keys[c.Key]; ok && c.Unreadable == "" {
 			readable = append(readable, c)
 		}
 	}
-	if chosen && len(readable) == 0 {
-		return own, o.unusable("among the %d that were named", len(offered))
+	if w.named && len(readable) == 0 {
+		return own, o.unusable("among the %d that were named", len(w.offered))
 	}
 	switch o.evidence.Rows.State {
 	case decide.RowsAnswer:
@@ -344,24 +345,24 @@ func (o *observation) choose(r *RestoreResult, offered []Candidate, chosen bool)
 			}
 		}
 		switch {
-		case good && own.Proof.Opened > 0 && own.Proof.Opened >= best.Proof.Opened && !chosen:
+		case good && own.Proof.Opened > 0 && own.Proof.Opened >= best.Proof.Opened && !w.named:
 			return own, nil
 		case good && own.Proof.Opened > best.Proof.Opened:
 			return own, fmt.Errorf("%w: key %s in the keyfile opens %v, the best of the others %d",
 				ErrRefused, own.Key, own.Proof, best.Proof.Opened)
 		case best.Proof.Opened == 0:
-			return own, o.unusable("(%d tried): none opens a row", len(offered))
+			return own, o.unusable("(%d tried): none opens a row", len(w.offered))
 		case best.Proof.Verdict == rows.Partial:
 			r.Warning = fmt.Sprintf("key %s opens only %v", best.Key, best.Proof)
 		}
 		return best, nil
 	case decide.RowsSilent:
-		if good && !chosen {
+		if good && !w.named {
 			return own, nil
 		}
 	default:
 		known := o.evidence.Ledger.Known
-		if good && !chosen {
+		if good && !w.named {
 			if own.Key == known {
 				return own, nil
 			}
@@ -374,15 +375,15 @@ func (o *observation) choose(r *RestoreResult, offered []Candidate, chosen bool)
 				}
 			}
 		}
-		if len(readable) > 0 && (good || known != "" || !chosen) {
+		if len(readable) > 0 && (good || known != "" || !w.named) {
 			return own, fmt.Errorf("%w: the rows cannot be asked: %s", ErrUnsure, o.evidence.Rows.Why)
 		}
 		r.Warning = "the key could not be tried on the rows: " + o.evidence.Rows.Why
 	}
 	if len(readable) == 0 {
-		return own, o.unusable("(%d tried)", len(offered))
+		return own, o.unusable("(%d tried)", len(w.offered))
 	}
-	if known := o.evidence.Ledger.Known; known != "" && !chosen {
+	if known := o.evidence.Ledger.Known; known != "" && !w.named {
 		for _, c := range readable {
 			if c.Key == known {
 				return c, nil

@@ -54,19 +54,13 @@ type TendResult struct {
 // it may heal. It parks only with Park, and only where no keyfile stands. It does nothing
 // more when it is called off, and returns context.Canceled.
 func Tend(ctx context.Context, h *Host, opts TendOptions) (TendResult, error) {
-	const attempts = 5 // as in Guard
-	for attempt := 1; ; attempt++ {
-		r, err := tendOnce(ctx, h, opts)
-		if !errors.Is(err, keyfile.ErrChanged) || attempt == attempts {
-			return r, err
-		}
-	}
+	return whileChanging(func() (TendResult, error) { return tend(ctx, h, opts) })
 }
 
 // underWay is what holds the watcher off while somebody has the rotate lock.
 const underWay = "a rotation, a repair or a first start is under way"
 
-func tendOnce(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err error) {
+func tend(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err error) {
 	held, unlocked := lock.Held(h.StateDir, lock.Rotate)
 	if held {
 		r.Held, r.Waiting = underWay, true

@@ -88,7 +88,7 @@ func (h *Host) running(ctx context.Context, units []string) bool {
 // it where the daemon runs and nobody could write that down.
 func Resume(ctx context.Context, h *Host) ([]string, error) {
 	l, err := lock.Try(h.StateDir, lock.Start)
-	if held := (lock.ErrBusy{}); errors.As(err, &held) {
+	if _, held := errors.AsType[lock.ErrBusy](err); held {
 		return nil, nil
 	}
 	if err != nil {

@@ -93,7 +93,7 @@ func guard(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error)
 	// Where keyguard stopped the daemon it may be at work on the rows still.
 	if l := o.evidence.Ledger; l.Rotation != nil || l.Stopped {
 		l, unlocked := lock.Wait(ctx, h.StateDir, lock.Rotate)
-		if held := (lock.ErrBusy{}); errors.As(unlocked, &held) {
+		if _, held := errors.AsType[lock.ErrBusy](unlocked); held {
 			return GuardResult{Evidence: o.evidence}, fmt.Errorf("%w: a rotation or a repair is under way", ErrBusy)
 		}
 		defer l.Release()
@@ -226,7 +226,7 @@ func (o *observation) tighten(r *GuardResult) {
 
 // busy makes ErrBusy of a lock that somebody else holds.
 func busy(err error) error {
-	if held := (lock.ErrBusy{}); errors.As(err, &held) {
+	if _, held := errors.AsType[lock.ErrBusy](err); held {
 		return fmt.Errorf("%w: %w", ErrBusy, err)
 	}
 	return err

@@ -105,6 +105,10 @@ func (t *Table) explain(err error) error {
 		}
 	case errors.As(err, &large):
 		return fmt.Errorf("%w: %d bytes in one message", ErrNonsense, large.ActualBodyLen)
+	case errors.Is(err, errUnasked):
+		return errUnasked
+	case errors.Is(err, errForm):
+		return errForm
 	case errors.Is(err, ErrStalled):
 		return ErrStalled
 	case errors.Is(err, context.Canceled):
@@ -126,8 +130,18 @@ func (t *Table) explain(err error) error {
 		errors.Is(err, net.ErrClosed):
 		return ErrLost
 	}
-	return fmt.Errorf("%w: %s", ErrConnection, printable.Line(t.redact(err.Error())))
+	kind := ErrConnection
+	for _, words := range misunderstood {
+		if strings.Contains(err.Error(), words) {
+			kind = ErrNonsense
+		}
+	}
+	return fmt.Errorf("%w: %s", kind, printable.Line(t.redact(err.Error())))
 }
+
+// misunderstood is how the driver, which has no type for it, begins to say that a message is
+// not one that can come there, or none.
+var misunderstood = []string{"received unexpected message", "unknown message type", "invalid message length"}
 
 // redact takes the password out of a text. One that is also the name of the role or
 // the database, as the daemon's default is, would only be pointed out by that.

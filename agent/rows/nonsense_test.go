@@ -1,15 +1,20 @@
 package rows_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 	"unicode"
 
+	"github.com/footprintai/containarium-keyguard/agent/internal/wiretest"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
@@ -87,7 +92,7 @@ func nonsenseOf(t *testing.T, w *rowstest.Wire, d *rowstest.Database, o rows.Opt
 	t.Helper()
 	proof := func(at int64, distort func([]byte) []byte) (rows.Answer, int64) {
 		var seen atomic.Int64
-		w.Distort(func(m []byte) []byte {
+		w.Distort('D', func(m []byte) []byte {
 			if seen.Add(1) == at {
 				return distort(m)
 			}
@@ -156,4 +161,137 @@ func TestNamesAreShown(t *testing.T) {
 	missing := ask(t, d.URL(), rows.Options{}, a)
 	plain("a schema", missing.Why)
 	plain("its error", missing.Err.Error())
+}
+
+// TestEndless: a server that goes on for ever, with whatever it may say at that moment, has
+// its time, and is not remembered.
+func TestEndless(t *testing.T) {
+	text := func(s string) []byte { return append([]byte(s), 0) }
+	fresh := func(i int) []byte { return append(text(fmt.Sprintf("p%d", i)), text(strings.Repeat("x", 200))...) }
+	notice := func(int) []byte { return append([]byte("SNOTICE\x00C00000\x00Z"), 0, 0) }
+	many := dataRow(slices.Repeat([][]byte{make([]byte, 1<<10)}, 14)...)[5:]
+	row := func(int) []byte { return many }
+	large := append(append([]byte("M"), bytes.Repeat([]byte("x"), 4<<20)...), 0, 0)
+	message := func(kind byte, body []byte) []byte {
+		return append(binary.BigEndian.AppendUint32([]byte{kind}, uint32(4+len(body))), body...)
+	}
+	for _, c := range []struct {
+		name    string
+		asked   bool // it says so when it is asked something, and not while it takes the session in
+		kind    byte
+		body    func(i int) []byte
+		is      error
+		patient bool // it ends by itself
+	}{
+		{name: "parameters, at the start", kind: 'S', body: fresh, is: rows.ErrNonsense, patient: true},
+		{name: "parameters, then", kind: 'S', asked: true, body: fresh, is: rows.ErrNonsense, patient: true},
+		{name: "notices", kind: 'N', asked: true, body: notice, is: rows.ErrTimeout},
+		{name: "large notices", kind: 'N', asked: true, body: func(int) []byte { return large }, is: rows.ErrNonsense, patient: true},
+		{name: "keys to cancel by", kind: 'K', body: func(i int) []byte { return []byte{0, 0, 0, 1, 0, 0, 0, byte(i)} }, is: rows.ErrTimeout},
+		{name: "rows", kind: 'D', asked: true, body: row, is: rows.ErrTimeout},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			addr := wiretest.Listen(t, func(closing context.Context, client net.Conn) {
+				defer client.Close()
+				defer context.AfterFunc(closing, func() { client.Close() })()
+				buffer := make([]byte, 1<<16)
+				if _, err := client.Read(buffer); err != nil {
+					return
+				}
+				out := message('R', make([]byte, 4)) // AuthenticationOk
+				if c.asked {
+					client.Write(append(out, message('Z', []byte("I"))...)) //nolint:errcheck // the next says so
+					if _, err := client.Read(buffer); err != nil {
+						return
+					}
+					out = nil
+				}
+				if c.kind == 'D' {
+					for range 5 { // that begin the transaction
+						out = append(out, bytes.Join([][]byte{message('1', nil), message('2', nil), message('n', nil), message('C', text("SET"))}, nil)...)
+					}
+					out = append(out, bytes.Join([][]byte{message('1', nil), message('2', nil),
+						message('T', append([]byte{0, 14}, bytes.Repeat(append(text("c"), make([]byte, 18)...), 14)...))}, nil)...)
+				}
+				for i := 0; ; i++ {
+					body := c.body(i)
+					out = append(binary.BigEndian.AppendUint32(append(out, c.kind), uint32(4+len(body))), body...)
+					if len(out) < 64<<10 {
+						continue
+					}
+					if _, err := client.Write(out); err != nil {
+						return
+					}
+					out = out[:0]
+				}
+			})
+			o := rows.Options{ConnectTimeout: 300 * time.Millisecond, StatementTimeout: 300 * time.Millisecond}
+			if c.patient {
+				o = rows.Options{ConnectTimeout: time.Minute, StatementTimeout: time.Minute}
+			}
+			table := open(t, rowstest.URLAt(addr, "d"), o)
+			stop := rowstest.WatchHeap()
+			a := table.Prove(context.Background(), key.Generate())
+			if most := stop(); most > 64<<20 {
+				t.Errorf("%d bytes were held", most)
+			}
+			quiet(t, a)
+			if a.State != rows.Unknown || !errors.Is(a.Err, c.is) {
+				t.Errorf("%+v", a)
+			}
+		})
+	}
+}
+
+// TestRewriteNonsense: whichever answer of a rewrite makes no sense, nothing panics, and the
+// rows are all old; all new, where it is the answer to the commit.
+func TestRewriteNonsense(t *testing.T) {
+	d := cluster.Database(t)
+	now := key.Generate()
+	must(t, d.Upsert(now, "a", "LEGACY", []byte("one")), d.UpsertEnvelope(now, "b", "ENVELOPE", []byte("two")))
+	w := cluster.Wire(t)
+	rewrite := func(kind byte, at int64, distort func([]byte) []byte) (all int64) {
+		var seen atomic.Int64
+		w.Distort(kind, func(m []byte) []byte {
+			if seen.Add(1) == at {
+				return distort(m)
+			}
+			return m
+		})
+		before, next := secrets(t, d, now), key.Generate()
+		_, err := open(t, w.URL(d.Name), rows.Options{}).Rewrite(t.Context(),
+			rows.RewriteOptions{Target: next, Keys: []key.Key{now}, Silence: 200 * time.Millisecond})
+		after := secrets(t, d, now, next)
+		if err == nil || errors.Is(err, rows.ErrUnanswered) {
+			before, now = under(before, next), next
+		}
+		compare(t, after, before)
+		if err != nil {
+			quiet(t, err)
+		}
+		if errors.Is(err, rows.ErrConnection) {
+			t.Errorf("answer %c %d: %v", kind, at, err)
+		}
+		return seen.Load()
+	}
+	none := func([]byte) []byte { return nil }
+	for _, c := range []struct {
+		kind    byte // of the message
+		last    int64
+		distort func([]byte) []byte
+	}{
+		{'D', 100, none},
+		{'D', 100, nonsense["no column"]},
+		{'D', 100, nonsense["NULL"]},
+		{'T', 100, none},
+		// CommandComplete: of the commit, of what reads back, of the update.
+		{'C', 3, none},
+		{'C', 3, func([]byte) []byte { return []byte("C\x00\x00\x00\x0bCREATE\x00") }},
+		{'C', 3, func([]byte) []byte { return []byte("C\x00\x00\x00\x05\x00") }},
+	} {
+		all := rewrite(c.kind, 0, nil)
+		for at := max(all-c.last, 0); at < all; at++ {
+			rewrite(c.kind, at+1, c.distort)
+		}
+	}
 }

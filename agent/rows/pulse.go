@@ -141,6 +141,8 @@ func (t *Table) backend(ctx context.Context, c *pgconn.PgConn) (pid string, err 
 	if err != nil {
 		return "", err
 	}
-	_, err = strconv.ParseUint(v[0], 10, 32)
-	return v[0], err
+	if _, err := strconv.ParseUint(v[0], 10, 32); err != nil {
+		return "", errForm
+	}
+	return v[0], nil
 }

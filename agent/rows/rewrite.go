@@ -286,11 +286,19 @@ alter table pg_temp.keyguard_rewrite alter ciphertext set storage external`)
 	if err != nil {
 		return "", err
 	}
-	err = w.rows(ctx, w.writer, `select count(*)::text, pg_export_snapshot() from `+w.s.table, func(v [][]byte) error {
+	err = w.rows(ctx, w.writer, `select count(*)::text, pg_export_snapshot() from `+w.s.table, func(v [][]byte) (err error) {
+		if len(v) != 2 {
+			return errForm
+		}
 		name = string(v[1])
-		w.total, err = strconv.ParseInt(string(v[0]), 10, 64)
-		return err
+		if w.total, err = strconv.ParseInt(string(v[0]), 10, 64); err != nil {
+			return errForm
+		}
+		return nil
 	})
+	if err == nil && !isSnapshot(name) {
+		err = errForm
+	}
 	return name, err
 }
 
@@ -299,7 +307,7 @@ func (w *rewrite) reseal(ctx context.Context, snapshot string) (*census, error) 
 	ctx, cancel := context.WithTimeout(ctx, w.o.Timeout)
 	defer cancel()
 	// The same rows to the last: on another server this snapshot does not exist.
-	_, err := w.conn.Exec(ctx, "begin isolation level repeatable read read only; set transaction snapshot '"+snapshot+"'"+w.bounds()).ReadAll()
+	err := w.conn.Exec(ctx, "begin isolation level repeatable read read only; set transaction snapshot '"+snapshot+"'"+w.bounds()).Close()
 	if err != nil {
 		return nil, w.explain(err)
 	}
@@ -372,6 +380,9 @@ func (w *rewrite) pass(ctx context.Context, c *pgconn.PgConn, step RewriteStep, 
 		err := w.rows(ctx, c, w.s.resealSQL(), func(v [][]byte) error {
 			if columns == 0 {
 				columns = len(v) // for the workers, who have no row yet
+			}
+			if len(v) != columns || columns <= kekIDAt+wrappedFromEnd {
+				return errForm
 			}
 			for _, cell := range v {
 				chunk = appendCell(chunk, cell)
@@ -477,17 +488,23 @@ func (w *rewrite) commit(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
-	var results []*pgconn.Result
-	err := w.watched(ctx, func(ctx context.Context) (err error) {
-		results, err = w.writer.Exec(ctx, "commit").ReadAll()
-		return err
+	done := ""
+	err := w.watched(ctx, func(ctx context.Context) error {
+		r := w.writer.Exec(ctx, "commit")
+		for r.NextResult() {
+			tag, _ := r.ResultReader().Close() // the end of all says its error
+			done = tag.String()
+		}
+		return r.Close()
 	})
 	var server *pgconn.PgError
 	switch {
-	case err == nil && results[0].CommandTag.String() == "COMMIT":
+	case err == nil && done == "COMMIT":
 		return nil
-	case err == nil:
+	case err == nil && done == "ROLLBACK":
 		return fmt.Errorf("%w: it rolled the transaction back", ErrServer)
+	case err == nil:
+		err = errForm
 	case errors.As(err, &server) && server.SeverityUnlocalized == "ERROR":
 		return w.explain(err)
 	}
@@ -500,7 +517,7 @@ func (w *rewrite) commit(ctx context.Context) error {
 func (w *rewrite) exec(ctx context.Context, sql string) error {
 	ctx, cancel := context.WithTimeout(ctx, w.o.Timeout+time.Second)
 	defer cancel()
-	if _, err := w.writer.Exec(ctx, sql).ReadAll(); err != nil {
+	if err := w.writer.Exec(ctx, sql).Close(); err != nil { // what it answers besides is not kept
 		return w.Table.explain(err)
 	}
 	return nil

@@ -53,10 +53,16 @@ func (t *Table) hold(ctx context.Context) (m moment, err error) {
 	case err != nil:
 	case !locked:
 		err = ErrRotating
-	case m.snapshot == "" || strings.Trim(m.snapshot, "0123456789ABCDEFabcdef-") != "":
+	case !isSnapshot(m.snapshot):
 		err = errForm
 	}
 	return m, err
+}
+
+// isSnapshot tells whether a server may have called a snapshot so, and it can stand in a
+// statement.
+func isSnapshot(name string) bool {
+	return name != "" && len(name) < 64 && strings.Trim(name, "0123456789ABCDEFabcdef-") == ""
 }
 
 // release ends that transaction. A table whose file was exchanged meanwhile looks empty in
@@ -165,9 +171,19 @@ func (t *Table) begin(m moment, idle time.Duration) []string {
 }
 
 // run reads the rows of one statement, each its own transaction. Values are in binary,
-// as many as columns says, and valid until the next row.
+// as many as columns says, and valid until the next row. They may be kept: beyond mostToTell
+// they make no sense.
 func (t *Table) run(ctx context.Context, c *pgconn.PgConn, columns int, sql string, params [][]byte, row func([][]byte) error) error {
-	return t.at(ctx, c, moment{}, columns, sql, params, row)
+	heard := 0
+	return t.at(ctx, c, moment{}, columns, sql, params, func(v [][]byte) error {
+		for _, value := range v {
+			heard += len(value) + 16 // what keeping an empty one costs, too
+		}
+		if heard > mostToTell {
+			return errLong
+		}
+		return row(v)
+	})
 }
 
 // one is run for a statement that answers with one row, of text.
@@ -185,7 +201,7 @@ func (t *Table) one(ctx context.Context, c *pgconn.PgConn, columns int, sql stri
 	return values, err
 }
 
-// at is run in the snapshot of a moment.
+// at is run in the snapshot of a moment, of any length.
 func (t *Table) at(ctx context.Context, c *pgconn.PgConn, m moment, columns int, sql string, params [][]byte, row func([][]byte) error) error {
 	statements, number := []string{sql}, 0
 	if c == nil { // in the transaction that holds the moment

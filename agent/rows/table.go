@@ -83,7 +83,7 @@ func Open(l Location, o Options) (*Table, error) {
 	// A pooler takes what the daemon says, and no more: all else is set in each transaction.
 	config.RuntimeParams["application_name"] = "keyguard"
 	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
-		f := pgproto3.NewFrontend(r, w)
+		f := pgproto3.NewFrontend(&unasked{from: r}, w)
 		f.SetMaxBodyLen(largestAnswer)
 		return f
 	}

@@ -858,7 +858,7 @@ func TestSample(t *testing.T) {
 	must(t, d.Fill(a, many, 500, 100, 64<<10))
 	wire := cluster.Wire(t)
 	var ids atomic.Int64
-	wire.Distort(func(row []byte) []byte {
+	wire.Distort('D', func(row []byte) []byte {
 		if binary.BigEndian.Uint16(row[5:]) == 1 && len(row) == 1+4+2+4+16 {
 			ids.Add(1)
 		}

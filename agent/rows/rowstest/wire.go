@@ -32,6 +32,7 @@ type Wire struct {
 	mu      sync.Mutex // guards what follows
 	telling *telling
 	distort func(message []byte) []byte
+	kind    byte // of messages that are distorted
 }
 
 // telling is what one call of Restart begins. Whoever was told that a statement is sent is
@@ -76,19 +77,20 @@ func (w *Wire) Restart(on func(number int, statement string, answered bool) bool
 	w.telling = &telling{on: on}
 }
 
-// Distort has every row that the server sends, a whole message, go through f from now on:
-// the client gets what that returns. It is called by one goroutine for each connection.
-func (w *Wire) Distort(f func(message []byte) []byte) {
+// Distort has every message of one kind that the server sends, 'D' for a row, go through f
+// from now on: the client gets what that returns. It is called by one goroutine for each
+// connection.
+func (w *Wire) Distort(kind byte, f func(message []byte) []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.distort = f
+	w.distort, w.kind = f, kind
 }
 
-func (w *Wire) row(message []byte) []byte {
+func (w *Wire) distorted(message []byte) []byte {
 	w.mu.Lock()
-	f := w.distort
+	f, kind := w.distort, w.kind
 	w.mu.Unlock()
-	if f == nil {
+	if f == nil || message[0] != kind {
 		return message
 	}
 	return f(message)
@@ -207,17 +209,16 @@ func (w *Wire) back(server, client net.Conn, open <-chan statement) error {
 			client.Write(answer) //nolint:errcheck // the last words of a server that goes
 			return err
 		}
-		if m[0] == 'D' { // DataRow
-			m = w.row(m)
-		}
-		answer = append(answer, m...)
+		answer = append(answer, w.distorted(m)...)
 		switch {
-		case len(m) == 0:
-			continue
 		case m[0] == 'Z', m[0] == 'G': // ReadyForQuery, CopyInResponse
 			started = true
-			if s := <-open; !s.tell(true) {
-				return errCut
+			select {
+			case s := <-open:
+				if !s.tell(true) {
+					return errCut
+				}
+			default: // of a COPY that the server ends by itself: no statement is sent without standing there
 			}
 		case started && len(answer) < long:
 			continue

@@ -414,9 +414,9 @@ func read(path string) ([]byte, error) {
 
 // Reach makes sure that whoever opens the file at path comes back from it. A process with a
 // thread in a file system that hangs cannot even exit: so another one tries, and is left behind
-// there. Then the error is crew.ErrHangs; that the file cannot be read is none.
+// there. Then the error is crew.ErrHangs; that the file cannot be read, or is none, is not.
 func Reach(ctx context.Context, path string) error {
-	try := run.Spec{Path: "/bin/sh", Args: []string{"-c", `read -r line <"$1"`, "sh", path}, Timeout: crew.Patience, Abandon: true}
+	try := run.Spec{Path: "/bin/sh", Args: []string{"-c", `test ! -f "$1" || head -c 1 "$1" >/dev/null`, "sh", path}, Timeout: crew.Patience, Abandon: true}
 	if _, err := run.Command(ctx, try); errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("cannot read the configuration: %s: %w", filepath.Dir(path), crew.ErrHangs)
 	}

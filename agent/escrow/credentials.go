@@ -330,20 +330,5 @@ func isAny(err error, targets ...error) bool {
 	return false
 }
 
-// readSmall reads a file of ours that is known to be small: crew.ErrHangs where its place does.
-func readSmall(path string) ([]byte, error) {
-	return crew.Within(filepath.Dir(path), func() ([]byte, error) { return readSmallHere(path) }, func(b []byte) { clear(b) })
-}
-
-func readSmallHere(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, errors.Unwrap(err) // the path stands in the caller's message
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxToken))
-	if err != nil {
-		return nil, errors.Unwrap(err)
-	}
-	return b, nil
-}
+// readSmall reads a file of ours that is known to be small.
+func readSmall(path string) ([]byte, error) { return crew.Read(path, maxToken) }

@@ -9,8 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -351,23 +349,14 @@ func CheckIdentities(path string) error {
 }
 
 // readIdentities reads a file of age identities, or the private half of an SSH key. No
-// message quotes the file: what is in it is a secret (law 8). Where it hangs, a FIFO among
-// others, the error is crew.ErrHangs.
+// message quotes the file: what is in it is a secret (law 8). It is read for each sealed copy,
+// and by the children that read directories: no pipe will do.
 func readIdentities(path string) ([]age.Identity, error) {
-	return crew.Within(filepath.Dir(path), func() ([]age.Identity, error) { return readIdentitiesHere(path) }, nil)
-}
-
-func readIdentitiesHere(path string) ([]age.Identity, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, errors.Unwrap(err) // the path stands in the caller's message
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxIdentities))
+	data, err := crew.Read(path, maxIdentities)
 	defer clear(data)
 	switch {
 	case err != nil:
-		return nil, errors.Unwrap(err)
+		return nil, err
 	case sealed(data):
 		return nil, errors.New("it is encrypted itself, with age; decrypt it first")
 	case bytes.HasPrefix(data, []byte("-----BEGIN")):

@@ -108,7 +108,7 @@ func TestCheckIdentities(t *testing.T) {
 	for _, tt := range []struct{ name, file, want string }{
 		{"good", good, ""},
 		{"missing", filepath.Join(dir, "nothing"), "no such file"},
-		{"a directory", dir, "is a directory"},
+		{"a directory", dir, "a directory"},
 		{"a passphrase", locked, "has a passphrase"},
 		{"encrypted by age", write("sealed", "-----BEGIN AGE ENCRYPTED FILE-----\nYWdl\n"), "encrypted itself"},
 		{"another PEM file", write("pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), "no SSH key"},

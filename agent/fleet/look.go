@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"maps"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -33,6 +32,8 @@ const (
 	// enough is after how many looks in a row that failed a store is asked no more: it would
 	// say the same ten thousand times (law 9).
 	enough = 2 * atOnce
+	// maxState bounds the file of what was seen, in bytes: ten thousand hosts take a few million.
+	maxState = 256 << 20
 )
 
 // Clock is time, which a test has of its own.
@@ -160,12 +161,12 @@ func (r *look) load() error {
 	if r.State == "" {
 		return nil
 	}
-	data, err := os.ReadFile(r.State)
+	data, err := crew.Read(r.State, maxState)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("cannot go on: %w", err)
+		return fmt.Errorf("cannot go on from %s: %w", r.State, err)
 	}
 	var kept state
 	if json.Unmarshal(data, &kept) != nil || kept.Version != stateVersion {

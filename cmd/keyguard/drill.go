@@ -14,6 +14,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -97,22 +98,19 @@ type partDrillDoc struct {
 
 // drillPart proves one part from a file.
 func (a *app) drillPart(ctx context.Context, file string) error {
-	in, written := a.in, time.Time{}
-	if file != "-" {
-		f, err := os.Open(file)
-		if err != nil {
-			return usageError{fmt.Errorf("cannot read the part: %w", err)}
-		}
-		defer f.Close()
-		if info, err := f.Stat(); err == nil {
+	var data []byte
+	var err error
+	written := time.Time{}
+	if file == "-" {
+		data, err = io.ReadAll(io.LimitReader(a.in, maxImport))
+	} else if data, err = crew.ReadOnce(file, maxImport); err == nil {
+		if info, err := crew.Stat(file); err == nil {
 			written = info.ModTime()
 		}
-		in = f
 	}
-	data, err := io.ReadAll(io.LimitReader(in, maxImport))
 	defer clear(data)
 	if err != nil {
-		return usageError{fmt.Errorf("cannot read the part: %w", err)}
+		return usageError{fmt.Errorf("cannot read the part in %s: %w", file, err)}
 	}
 	parts, err := key.ReadParts(data)
 	switch {

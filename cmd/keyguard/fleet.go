@@ -177,11 +177,8 @@ func (a *app) fleet(ctx context.Context, f fleetFlags) error {
 func (a *app) readInventories(paths []string) (names []string, err error) {
 	for _, path := range paths {
 		more, err := a.readInventory(path)
-		if errors.Is(err, fleet.ErrInventory) {
-			err = fmt.Errorf("%s: %w", path, err)
-		}
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 		names = append(names, more...)
 	}
@@ -191,21 +188,18 @@ func (a *app) readInventories(paths []string) (names []string, err error) {
 
 // readInventory reads the names of hosts.
 func (a *app) readInventory(path string) ([]string, error) {
-	in := io.Reader(a.in)
-	if path != "-" {
-		file, err := os.Open(path)
-		if err != nil {
-			return nil, err
-		}
-		defer file.Close() //nolint:errcheck // nothing was written
-		in = file
+	var data []byte
+	var err error
+	if path == "-" {
+		data, err = io.ReadAll(io.LimitReader(a.in, inventorySize+1))
+	} else {
+		data, err = crew.ReadOnce(path, inventorySize)
 	}
-	data, err := io.ReadAll(io.LimitReader(in, inventorySize+1))
 	switch {
+	case errors.Is(err, crew.ErrLarge), len(data) > inventorySize: // half of the hosts are not all of them
+		return nil, fmt.Errorf("%w: it has more than %d bytes", fleet.ErrInventory, inventorySize)
 	case err != nil:
 		return nil, err
-	case len(data) > inventorySize: // half of the hosts are not all of them
-		return nil, fmt.Errorf("%w: it has more than %d bytes", fleet.ErrInventory, inventorySize)
 	}
 	return fleet.ParseInventory(data)
 }
@@ -221,7 +215,7 @@ func readStatuses(dir string) ([]fleet.Said, error) {
 		if filepath.Ext(entry.Name()) != ".json" {
 			continue
 		}
-		s, err := crew.Within(dir, func() (fleet.Said, error) { return readStatus(filepath.Join(dir, entry.Name())) }, nil)
+		s, err := readStatus(filepath.Join(dir, entry.Name()))
 		s.File, s.Err = entry.Name(), err
 		all = append(all, s)
 	}
@@ -229,14 +223,7 @@ func readStatuses(dir string) ([]fleet.Said, error) {
 }
 
 func readStatus(path string) (fleet.Said, error) {
-	info, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return fleet.Said{}, err
-	case !info.Mode().IsRegular() || info.Size() > statusSize:
-		return fleet.Said{}, fmt.Errorf("not a regular file of at most %d bytes", statusSize)
-	}
-	data, err := os.ReadFile(path)
+	data, err := crew.Read(path, statusSize)
 	if err != nil {
 		return fleet.Said{}, err
 	}

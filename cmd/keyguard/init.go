@@ -172,7 +172,7 @@ func (a *app) draft() (*config.Config, error) {
 
 // draftText is the text of it.
 func (a *app) draftText() ([]byte, error) {
-	data, err := os.ReadFile(a.configPath())
+	data, err := config.Read(a.configPath())
 	if !errors.Is(err, fs.ErrNotExist) {
 		return data, err
 	}

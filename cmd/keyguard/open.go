@@ -227,6 +227,8 @@ func otherDatabase(name string, cfg *config.Config) (func(context.Context, rows.
 				"put the URL into a file, chmod 0600, and give its name; or the password alone into the file that PGPASSFILE names"}}
 		}
 		where = rows.LocateOptions{URL: name}
+	} else if _, err := rows.Locate(context.Background(), where); err != nil { // asks nobody
+		return nil, usageError{err}
 	}
 	return func(ctx context.Context, o rows.Options) (agent.Rows, error) { return openRows(ctx, cfg, where, o) }, nil
 }

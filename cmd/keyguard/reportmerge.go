@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
@@ -86,16 +87,9 @@ func (a *app) mergeReports(dir, output string) error {
 
 func readReport(file string) (d reportDoc, err error) {
 	none := fmt.Errorf("%s is no report", file)
-	info, err := os.Stat(file)
-	switch {
-	case err != nil:
-		return d, err
-	case !info.Mode().IsRegular(), info.Size() > maxReport:
-		return d, none
-	}
-	data, err := os.ReadFile(file)
+	data, err := crew.Read(file, maxReport)
 	if err != nil {
-		return d, err
+		return d, fmt.Errorf("%w: %w", none, err)
 	}
 	if err := json.Unmarshal(data, &d); err != nil {
 		return d, fmt.Errorf("%w: %w", none, err)

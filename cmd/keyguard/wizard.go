@@ -14,6 +14,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 )
 
@@ -312,7 +313,7 @@ func ownToken() (token, from string) {
 		return "", ""
 	}
 	path := filepath.Join(home, ".vault-token")
-	data, err := os.ReadFile(path)
+	data, err := crew.Read(path, 1<<20)
 	if err != nil {
 		return "", ""
 	}

@@ -108,7 +108,7 @@ func guard(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error)
 	o.remembered = opts.Remembered
 	o.sweep()
 	r := GuardResult{Decision: o.decide(ctx)}
-	o.stand(r.Decision.Action == decide.Pass)
+	o.tellStart(r.Decision.Action == decide.Pass)
 	err = o.act(ctx, &r)
 	if errors.Is(err, ErrNotPlaced) && r.Decision.Action == decide.Install {
 		o.keep(r.Decision.Key) // the next start need not ask an escrow for it again (law 9)
@@ -117,7 +117,7 @@ func guard(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error)
 		err = o.parkInstead(&r, err)
 	}
 	r.Done = err == nil
-	o.stand(r.Done && (r.Decision.Action != decide.Doubt && r.Decision.Action != decide.Lost || r.Parked))
+	o.tellStart(r.Done && (r.Decision.Action != decide.Doubt && r.Decision.Action != decide.Lost || r.Parked))
 	if err != nil && !errors.Is(err, ErrNotPlaced) {
 		err = fmt.Errorf("cannot %s: %w", r.Decision.Action, err)
 	}

@@ -63,7 +63,7 @@ func (h *Host) observeFor(tell func(Start)) (*observation, error) {
 	}
 	o := &observation{host: h, seen: seen, keys: map[key.Fingerprint]key.Key{}, tell: tell}
 	// Nothing speaks against it yet, and what hangs from here on is our own trouble (law 9).
-	o.stand(seen.Kind == keyfile.Good && !seen.NextThere)
+	o.tellStart(seen.Kind == keyfile.Good && !seen.NextThere)
 	o.evidence.Now = h.Now()
 	for _, s := range h.Escrows {
 		o.evidence.Escrows = append(o.evidence.Escrows, decide.EscrowEvidence{Name: s.Name(), Required: s.Required})
@@ -278,7 +278,7 @@ func (o *observation) askRows(ctx context.Context) {
 	}
 	maps.Copy(e.Proofs, said.Proofs)
 	if o.refuted() {
-		o.stand(false) // law 1 stands above law 9, and what is remembered may hang
+		o.tellStart(false) // law 1 stands above law 9, and what is remembered may hang
 	}
 	if first && o.remembered != nil {
 		for f, p := range o.remembered(o.answer.Mark) {
@@ -289,8 +289,8 @@ func (o *observation) askRows(ctx context.Context) {
 	}
 }
 
-// stand tells what a start would be on the keyfile as it stands now.
-func (o *observation) stand(may bool) {
+// tellStart tells what a start would be on the keyfile as it stands now.
+func (o *observation) tellStart(may bool) {
 	switch {
 	case o.tell == nil:
 	case may:

@@ -369,6 +369,19 @@ func testFirstStart(t *testing.T, list listing) {
 			t.Errorf("%+v, %v, a keyfile of %d bytes", r.Decision, err, len(h.content()))
 		}
 	})
+	t.Run("damaged ledger", func(t *testing.T) {
+		h := list(newHost(t, nil, 1))
+		h.must(h.Escrows[0].Writer.Init(context.Background()))
+		h.must(os.WriteFile(h.path("state/"+ledger.Name), []byte("what a disk makes of a line\n"), 0o600))
+		for range 2 {
+			r, err := h.guard()
+			if err != nil || r.Decision.Action != decide.Doubt || len(h.content()) > 0 {
+				t.Errorf("%+v, %v, a keyfile of %d bytes", r.Decision, err, len(h.content()))
+			}
+			// Whatever is written behind it does not tell what stood there.
+			h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Parked}))
+		}
+	})
 	t.Run("ledger cannot be written", func(t *testing.T) {
 		h := list(newHost(t, nil, 1))
 		mount(t, h.path("state"), "size=16k,nr_inodes=8")

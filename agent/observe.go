@@ -162,11 +162,10 @@ func (o *observation) askHistory() {
 	o.record = &r
 	h := decide.HistoryEvidence{Asked: true, Contradicted: r.Contradicted(), Proven: r.EverProven(), Named: r.Named(),
 		Saved: map[string]decide.SavedEvidence{}}
-	switch {
-	case err != nil:
+	if err != nil {
 		h.Unreadable = err.Error()
-	case len(r.Entries) == 0 && len(r.Breaks) > 0: // nothing of it can be read
-		h.Unreadable = r.Breaks[0].Why
+	} else if b, broken := r.Broken(); broken { // what stood there may have named any key, whatever was written behind it
+		h.Unreadable = b.Why
 	}
 	if other, elsewhere := r.OtherMachine(o.host.Machine); elsewhere {
 		h.Elsewhere = cmp.Or(other.Host, "another host")

@@ -201,7 +201,10 @@ func (o *observation) status(ctx context.Context) StatusResult {
 	r.LeftDown = o.evidence.Ledger.Stopped && r.Working == nil && !r.Daemon.Up()
 	r.Other, _ = o.history().OtherMachine(h.Machine)
 	r.Broken = o.broken()
-	r.Damaged, r.Unwritable = o.evidence.History.Unreadable, h.Ledger.Writable()
+	if r.Broken == nil || len(o.record.Entries) == 0 {
+		r.Damaged = o.evidence.History.Unreadable
+	}
+	r.Unwritable = h.Ledger.Writable()
 	r.Hanging = h.hanging()
 	r.judge(h.Now())
 	r.Trouble = o.trouble

@@ -55,7 +55,12 @@ var actions = []action{
 	{"no inode is left", 1, false, 0, func(w *world, h *host, _ int) { h.disk.noInodes = true }},
 	{"etc is read-only", 2, false, 0, func(w *world, h *host, _ int) { h.disk.readOnly = h.path("etc") }},
 	{"state is read-only", 1, false, 0, func(w *world, h *host, _ int) { h.disk.readOnly = h.path("state") }},
-	{"chattr +i", 2, false, 0, func(w *world, h *host, _ int) { h.disk.immutable = h.keyfile() }},
+	{"chattr +i", 2, true, 90, func(w *world, h *host, dies int) {
+		h.disk.immutable = h.keyfile()
+		if w.rand.IntN(2) == 0 {
+			w.rotate(h, dies)
+		}
+	}},
 	{"the disk is well", 4, false, 0, func(_ *world, h *host, _ int) {
 		h.disk.mend()
 		h.removed = time.Now() // what is missing by now can be put back only from now on
@@ -119,7 +124,12 @@ var actions = []action{
 	{"rotate", 6, true, 90, (*world).rotate},
 	{"rotate, and be killed", 4, true, 90, (*world).rotateKilled},
 	{"the savers are woken", 2, true, 30, (*world).bring},
-	{"repair", 4, true, 90, (*world).repair},
+	{"repair", 4, true, 90, func(w *world, h *host, dies int) {
+		if w.rand.IntN(3) == 0 { // before the savers have brought anything anywhere
+			w.splitTable(h)
+		}
+		w.repair(h, dies)
+	}},
 	{"restore", 4, true, 40, (*world).restoreKey},
 	{"backup", 3, true, 30, (*world).backup},
 	{"accept", 2, true, 20, (*world).accept},
@@ -776,6 +786,11 @@ func (w *world) startAgain(h *host, dies int) {
 	if w.rand.IntN(2) == 0 {
 		w.stopWatcher(h)
 	}
+	if w.rand.IntN(4) == 0 { // a first start, which a store keeps from being one
+		w.bare(h)
+		w.rm(h, "state/"+ledger.Name)
+		w.trouble(w.store())
+	}
 	for range 3 {
 		w.restart(h, dies)
 		if s := w.store(); w.rand.IntN(3) == 0 {
@@ -796,9 +811,21 @@ func (w *world) startAgain(h *host, dies int) {
 	}
 }
 
-// loseAll takes every key away from host and stores, and the rows with them; then the daemon
-// is started.
+// loseAll takes every key away, and the rows with them; the ledger remains, or is damaged. Then
+// the daemon is started.
 func (w *world) loseAll(h *host, dies int) {
+	if len(w.hosts) > 1 {
+		return
+	}
+	w.bare(h)
+	if path := h.path("state/" + ledger.Name); h.disk.names[path] != nil && h.disk.well() && w.rand.IntN(3) == 0 {
+		h.disk.put(path, []byte("what a disk makes of a line\n"), 0o600)
+	}
+	w.restart(h, dies)
+}
+
+// bare takes every key away from host and stores, and the rows with them.
+func (w *world) bare(h *host) {
 	if len(w.hosts) > 1 {
 		return
 	}
@@ -812,5 +839,4 @@ func (w *world) loseAll(h *host, dies int) {
 	h.table.dump()
 	h.table.rows = map[string]key.Fingerprint{}
 	h.table.version++
-	w.restart(h, dies)
 }

@@ -216,6 +216,9 @@ func (w *world) person(h *host) string {
 		}
 		first = f
 	}
+	if h.damaged() {
+		return "the ledger was damaged"
+	}
 	if w.recutKept(h) {
 		return "a key was cut for another need"
 	}

@@ -713,6 +713,9 @@ func (w *world) made(h *host, f key.Fingerprint) {
 	delete(s.Files, h.keyfile())
 	s.Copies = slices.DeleteFunc(s.Copies, func(c laws.Copy) bool { return c.Late })
 	w.hold(laws.Minted(s, f))
+	if h.damaged() {
+		w.broken("law 2", "law 2: key %s was made where the ledger is damaged, and may have named another", f)
+	}
 	for _, l := range h.ledger() {
 		if l.Fingerprint != f && (l.saved() || l.Event == "proven" || l.Event == "accepted") {
 			w.broken("law 2", "law 2: key %s was made where the ledger names key %s", f, l.Fingerprint)
@@ -756,6 +759,12 @@ func (h *host) ledger() (lines []line) {
 		lines = append(lines, l)
 	}
 	return lines
+}
+
+// damaged tells whether what the ledger's file began with cannot be read.
+func (h *host) damaged() bool {
+	f := h.disk.names[h.path("state/"+ledger.Name)]
+	return f != nil && !bytes.HasPrefix(f.data, []byte("{"))
 }
 
 // minted is a key that the daemon made.

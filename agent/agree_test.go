@@ -396,3 +396,53 @@ func drilled(ctx context.Context, h *agent.Host, scratch string, fail func(who, 
 		}
 	}
 }
+
+// TestTheSaverLooksAsFarAsStatus: where the rows prove nothing, older copies and other escrows
+// have a say in where a key goes (law 4), and the saver hears them as status does.
+func TestTheSaverLooksAsFarAsStatus(t *testing.T) {
+	a, b := testKey("a"), testKey("b")
+	for name, c := range map[string]struct {
+		rows rows.Verdict
+		on   func(one, two shelves)
+		want escrow.Shelf
+	}{
+		"silent rows, and what is below the top is no key": {rows.Silent, func(one, _ shelves) {
+			one.wrong[one.save(escrow.Current, b).ID] = escrow.ErrNotKey
+			seal(one, one.save(escrow.Current, a).ID, a.Fingerprint(), 1)
+		}, escrow.Current},
+		"silent rows, and what is below the top is another key": {rows.Silent, func(one, _ shelves) {
+			one.save(escrow.Current, b)
+			seal(one, one.save(escrow.Current, a).ID, a.Fingerprint(), 1)
+		}, escrow.Quarantine},
+		"silent rows, and another escrow has no key below its top": {rows.Silent, func(_, two shelves) {
+			two.wrong[two.save(escrow.Current, b).ID] = escrow.ErrNotKey
+			two.save(escrow.Current, a)
+		}, escrow.Current},
+		"rows that cannot be asked, and another escrow has a key on top that was never proven": {rows.Unknown, func(_, two shelves) {
+			two.save(escrow.Current, b)
+		}, escrow.Quarantine},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, nil, 0)
+			h.write(a.UnsafeBytes())
+			h.must(prove(&h.Host, a))
+			if c.rows == rows.Silent { // nothing was proven here
+				h.must(os.Remove(filepath.Join(h.StateDir, ledger.Name)))
+			}
+			h.OpenRows = func(context.Context, rows.Options) (agent.Rows, error) { return toldRows{state: c.rows}, nil }
+			at := func(name string) shelves {
+				return shelves{place: place{store: &store{name: name, blind: true}, call: plain}, wrong: map[string]error{}}
+			}
+			one, two := at("one"), at("two")
+			c.on(one, two)
+			h.Escrows = []agent.Escrow{{Reader: one, Writer: one, Required: true}, {Reader: two, Writer: two}}
+			s, err := agent.Status(t.Context(), &h.Host)
+			h.must(err)
+			saved, err := agent.SaveDue(t.Context(), &h.Host, "one")
+			h.must(err)
+			if len(saved) != 1 || saved[0].Shelf != c.want || (s.Escrows[0].Barred == "") != (c.want == escrow.Current) {
+				t.Errorf("saved %+v, and status says %q", saved, s.Escrows[0].Barred)
+			}
+		})
+	}
+}

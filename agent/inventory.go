@@ -14,8 +14,8 @@ import (
 
 // This file is the one place that fetches copies. Which of them is the newest current one
 // decide.EscrowEvidence.NewestCurrent says for everybody: the newest entry of the current
-// shelf, whatever it is. It alone for who saves, all of them for who looks, the newest of
-// each shelf for a drill.
+// shelf, whatever it is. It alone for who saves what the rows prove, the whole shelf where
+// they prove nothing, all copies for who looks, the newest of each shelf for a drill.
 
 // fetchesAtOnce is how many copies of one escrow are fetched at the same time. A program
 // that is run for each, a password manager's, is not known to bear more than one.
@@ -250,6 +250,28 @@ func (o *observation) newestOf(ctx context.Context, i int, copies []escrow.Copy,
 			k.Wipe()
 		})
 	}
+}
+
+// askShelf makes sure, besides, of what the older copies on the current shelf are: where the
+// rows prove nothing each of them has a say (law 4), and none that is not read may be another
+// key. What the store does not give stays what the listing says.
+func (o *observation) askShelf(ctx context.Context, i int) {
+	o.askNewest(ctx, i)
+	e, s := &o.evidence.Escrows[i], o.host.Escrows[i]
+	var at []int
+	var ask []escrow.Copy
+	for n, c := range e.Copies {
+		if c.Shelf == escrow.Current && c.Unreadable == "" && c.Encoding == "" { // not read yet
+			at, ask = append(at, n), append(ask, escrow.Copy{Escrow: s.Name(), ID: c.ID, Shelf: c.Shelf, Fingerprint: c.Key})
+		}
+	}
+	_ = fetchEach(ctx, s.Reader, ask, fetching{}, func(f fetched) error { // what fails is not known
+		defer f.key.Wipe()
+		c := &e.Copies[at[f.n]]
+		err := noteFetched(c, f)
+		c.Have = false
+		return err
+	})
 }
 
 // askNewestAgain is askNewest for who has changed something there since.

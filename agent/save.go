@@ -163,8 +163,12 @@ func partLost(s Escrow, copies []escrow.Copy) bool {
 
 // saveDue brings one key to one escrow and records it.
 func (o *observation) saveDue(ctx context.Context, i int, f key.Fingerprint) SaveResult {
-	if v := o.evidence.Rows.VerdictOf(f); v == rows.Silent || v == rows.Partial {
-		o.askOthers(ctx, i)
+	switch o.evidence.Rows.VerdictOf(f) {
+	case rows.Silent:
+		o.askOthers(ctx, i, o.askShelf)
+		o.askShelf(ctx, i)
+	case rows.Unknown:
+		o.askOthers(ctx, i, o.askNewest)
 	}
 	s := o.host.Escrows[i]
 	r := SaveResult{Escrow: s.Name(), Required: s.Required, Key: f}
@@ -210,12 +214,12 @@ const othersPatience = 5 * time.Second
 
 // askOthers asks all escrows but one at once. Who does not answer in time may hold
 // anything (law 6).
-func (o *observation) askOthers(ctx context.Context, but int) {
+func (o *observation) askOthers(ctx context.Context, but int, ask func(context.Context, int)) {
 	ctx, cancel := context.WithTimeout(ctx, othersPatience)
 	defer cancel()
 	eachEscrow(o.host, func(i int, _ Escrow) {
 		if i != but {
-			o.askNewest(ctx, i)
+			ask(ctx, i)
 		}
 	})
 }

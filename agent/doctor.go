@@ -20,6 +20,8 @@ type DoctorOptions struct {
 	Writes   []string // directories that the watcher writes to, besides those of escrows
 	RunDir   string   // must be a tmpfs
 	HooksDir string   // "" is none
+	// HooksEnded is the file that says how the hooks ended last (notify.Left).
+	HooksEnded string
 	// ClearText names the host to which the database's password may go readable by all, ""
 	// for none; nil: not asked.
 	ClearText func(context.Context) string

@@ -110,7 +110,7 @@ func (f facts) checks(o DoctorOptions) []Check {
 	}
 	list = append(list, f.checkClock(o), f.checkModes(o), checkTmpfs(o.RunDir), f.checkLedger())
 	if o.HooksDir != "" {
-		list = append(list, checkHooks(o.HooksDir))
+		list = append(list, checkHooks(o.HooksDir, o.HooksEnded))
 	}
 	for _, err := range f.status.Hanging {
 		add("directories", CheckProblem, err.Error()).Err = err
@@ -279,7 +279,9 @@ func (f facts) checkLedger() Check {
 	return c
 }
 
-func checkHooks(dir string) Check {
+// checkHooks also looks how they ended when something happened last: whom they should have told
+// does not know of it.
+func checkHooks(dir, ended string) Check {
 	n, errs := notify.Fit(dir)
 	c := Check{Name: "hooks", State: CheckOK, Text: fmt.Sprintf("%d in %s", n, dir)}
 	if len(errs) > 0 {
@@ -287,6 +289,17 @@ func checkHooks(dir string) Check {
 		for _, err := range errs[1:] {
 			c.Text += "; " + err.Error()
 		}
+		return c
+	}
+	if ended == "" || n == 0 {
+		return c
+	}
+	switch last, err := notify.Left(ended); {
+	case err != nil:
+		c.State, c.Text = CheckUnknown, err.Error()
+	case len(last.Failed) > 0:
+		c.State, c.Text, c.Fix = CheckProblem, fmt.Sprintf("what happened at %s was not told: %s", printable.Time(last.At), strings.Join(last.Failed, "; ")),
+			"put it right, then try it: keyguard alert test"
 	}
 	return c
 }

@@ -29,6 +29,8 @@ type TellerOptions struct {
 	// HooksDir holds the programs that are called for each event, MetricsFile is written for
 	// Prometheus, PingURL is called as a dead-man's switch. "" is none.
 	HooksDir, MetricsFile, PingURL string
+	// HooksEnded is the file in the runtime directory that says how the hooks ended last.
+	HooksEnded string
 	// MetricsIfThere: that MetricsFile has no directory is nothing to speak of, since
 	// nobody asked for metrics.
 	MetricsIfThere bool
@@ -168,7 +170,11 @@ func (t *Teller) deliver(ctx context.Context, e Event, s agent.SurveyResult) {
 	}()
 	if t.o.HooksDir != "" && !kinds[e.Name].routine {
 		both.Go(func() error {
-			t.complain("a hook was not run as it should", notify.Programs(ctx, t.o.HooksDir, t.variables(e))...)
+			errs := notify.Programs(ctx, t.o.HooksDir, t.variables(e))
+			t.complain("a hook was not run as it should", errs...)
+			if t.o.HooksEnded != "" {
+				t.complain("how the hooks ended is left for nobody", notify.Leave(t.o.HooksEnded, time.Now(), errs))
+			}
 			return nil
 		})
 	}

@@ -46,7 +46,7 @@ problem or an escrow lags; 10 lost; 11 doubt.`,
 // doctorOptions names what the doctor looks at besides what every operation works on.
 func (a *app) doctorOptions(cfg *config.Config) agent.DoctorOptions {
 	o := agent.DoctorOptions{
-		RunDir: cfg.RunDir, HooksDir: cfg.Notify.HooksDir, Project: a.project, OnGoogle: escrow.OnGoogle,
+		RunDir: cfg.RunDir, HooksDir: cfg.Notify.HooksDir, HooksEnded: filepath.Join(cfg.RunDir, hooksEnded), Project: a.project, OnGoogle: escrow.OnGoogle,
 		Files: []agent.ModeWanted{
 			{Path: filepath.Dir(a.configPath()), Mode: 0o755}, {Path: a.configPath(), Mode: 0o644}, // no secret stands in it
 			{Path: cfg.StateDir, Mode: 0o700}, {Path: cfg.RunDir, Mode: 0o700},

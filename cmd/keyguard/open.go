@@ -30,6 +30,8 @@ import (
 const (
 	// databaseRecord, in the runtime directory, is where the daemon has its database.
 	databaseRecord = "database.json"
+	// hooksEnded, beside it, says how the hooks ended that were called last.
+	hooksEnded = "hooks.json"
 	// quarantineDir, in the state directory, is the local quarantine.
 	quarantineDir = "quarantine"
 )
@@ -373,7 +375,7 @@ func daemonSettings(ctx context.Context, cfg *config.Config) rows.LocateOptions 
 func (a *app) teller(h *agent.Host, cfg *config.Config, w wiring, print func(hooks.Event)) *hooks.Teller {
 	o := hooks.TellerOptions{
 		Print: print, RecordOnly: !w.prestart && unit.StderrIsJournal(),
-		HooksDir: cfg.Notify.HooksDir, MetricsFile: cfg.Notify.MetricsFile, PingURL: cfg.Notify.PingURL,
+		HooksDir: cfg.Notify.HooksDir, HooksEnded: filepath.Join(cfg.RunDir, hooksEnded), MetricsFile: cfg.Notify.MetricsFile, PingURL: cfg.Notify.PingURL,
 		MetricsIfThere: cfg.Notify.MetricsFile == config.Default().Notify.MetricsFile,
 		Survey:         func() (agent.SurveyResult, error) { return agent.Survey(h) },
 		Remedy:         remedyOf,

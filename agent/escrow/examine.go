@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
@@ -354,6 +355,9 @@ func (d *Directory) Examine(ctx context.Context) (Examination, error) {
 	if err = d.exposures(ctx, root, &e); err != nil {
 		return e, fmt.Errorf("cannot look at %s: %w", d.o.Path, err)
 	}
+	if err = d.held(ctx, root, &e); err != nil {
+		return e, fmt.Errorf("cannot look at %s: %w", d.o.Path, err)
+	}
 	keyfile, err := nearest(filepath.Dir(d.o.Keyfile))
 	if err != nil {
 		return e, fmt.Errorf("cannot look at the keyfile's directory: %w", err)
@@ -367,6 +371,28 @@ func (d *Directory) Examine(ctx context.Context) (Examination, error) {
 		e.SameDisk = e.SameDisk || ours[name]
 	}
 	return e, nil
+}
+
+// held looks whether the next copy would be taken, and writes nothing for that.
+func (d *Directory) held(ctx context.Context, root *os.File, e *Examination) error {
+	for _, s := range Shelves {
+		shelf, err := d.shelf(ctx, root, s)
+		if err != nil {
+			return err
+		}
+		var st unix.Statfs_t
+		err = unix.Fstatfs(int(shelf.Fd()), &st)
+		switch {
+		case err == nil && st.Flags&unix.ST_RDONLY != 0:
+			e.Trouble, e.Remedy = d.shelfPath(s)+" takes no further copy: its file system is read-only", "mount it writable, then: keyguard doctor"
+		case err == nil && durable.Immutable(within(shelf, ".")):
+			e.Trouble, e.Remedy = d.shelfPath(s)+" takes no further copy: it is immutable", "chattr -i "+d.shelfPath(s)+"; then: keyguard doctor"
+		}
+		if shelf.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // exposures looks at owners and modes: of the directory and its shelves, and of the copies

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	sm "github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
 )
@@ -117,6 +119,32 @@ func TestDirectoryExamine(t *testing.T) {
 	beside, err := near.Examine(t.Context())
 	if a, b, c := got.Domains(e.Place()), beside.Domains(near.Place()), memory.Domains(other.Place()); err != nil || !slices.Equal(a, b) || slices.Equal(a, c) {
 		t.Errorf("they are lost with %q, %q, and in memory with %q; %v", a, b, c, err)
+	}
+}
+
+// TestDirectoryExamineHeld: a place that takes no further copy is told of before one is due.
+func TestDirectoryExamineHeld(t *testing.T) {
+	dir := t.TempDir()
+	d, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: "usb", Path: dir, Keyfile: dir + "/none/secrets.key", AllowSameDisk: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Init(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	for _, readOnly := range []bool{false, true} {
+		if readOnly {
+			if err := unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := d.Examine(t.Context()); err != nil || strings.Contains(got.Trouble, "read-only") != readOnly || readOnly == (got.Remedy == "") {
+			t.Errorf("read-only %v: %+v, %v", readOnly, got, err)
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
@@ -238,8 +239,9 @@ func TestChecks(t *testing.T) {
 		"Postgres": {func(f *facts, _ *DoctorOptions) {
 			f.status.Rows = decide.RowsEvidence{State: decide.RowsUnknown, Why: "refused", Err: rows.ErrRefused}
 		}, "postgres problem"},
-		"a password in clear text": {func(f *facts, _ *DoctorOptions) { f.clearText = "db.example" }, "postgres password problem"},
-		"escrow down":              {func(f *facts, _ *DoctorOptions) { f.escrows[0].State, f.escrows[0].Why = decide.EscrowFailed, "down" }, `escrow "e" problem`},
+		"a table that a crash empties": {func(f *facts, _ *DoctorOptions) { f.unlogged = true }, "table problem"},
+		"a password in clear text":     {func(f *facts, _ *DoctorOptions) { f.clearText = "db.example" }, "postgres password problem"},
+		"escrow down":                  {func(f *facts, _ *DoctorOptions) { f.escrows[0].State, f.escrows[0].Why = decide.EscrowFailed, "down" }, `escrow "e" problem`},
 		"not required": {func(f *facts, _ *DoctorOptions) {
 			f.escrows[0].State, f.escrows[0].Why, f.escrows[0].Required = decide.EscrowFailed, "down", false
 		}, `escrow "e" unknown`},
@@ -266,6 +268,16 @@ func TestChecks(t *testing.T) {
 		"a broken chain": {func(f *facts, _ *DoctorOptions) {
 			f.record.Breaks, f.status.Broken = []ledger.Break{{Line: 7}}, &ledger.Break{Line: 7}
 		}, "ledger problem"},
+		"a deleted ledger": {func(f *facts, _ *DoctorOptions) { f.kept = []keyfile.Kept{{Time: noon(30)}, {Time: noon(29)}} }, "ledger problem"},
+		"one that began since": {func(f *facts, _ *DoctorOptions) {
+			f.kept, f.record.Entries = []keyfile.Kept{{Time: noon(29)}}, []ledger.Entry{{Time: noon(30), Event: ledger.Proven}}
+		}, "ledger problem"},
+		"one for which a person vouches": {func(f *facts, _ *DoctorOptions) {
+			f.kept, f.record.Entries = []keyfile.Kept{{Time: noon(29)}}, []ledger.Entry{{Time: noon(30), Event: ledger.Accepted}}
+		}, ""},
+		"a quarantine that is younger": {func(f *facts, _ *DoctorOptions) {
+			f.kept, f.record.Entries = []keyfile.Kept{{Time: noon(30).Add(-time.Minute)}}, []ledger.Entry{{Time: noon(30), Event: ledger.Proven}}
+		}, ""},
 		"a broken chain, and a key accepted since": {func(f *facts, _ *DoctorOptions) { f.record.Breaks = []ledger.Break{{Line: 7}} }, ""},
 		"a hook that is not run":                   {func(_ *facts, o *DoctorOptions) { o.HooksDir = hooks }, "hooks problem"},
 		"no hooks":                                 {func(_ *facts, o *DoctorOptions) { o.HooksDir = dir + "/none" }, ""},

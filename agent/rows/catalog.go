@@ -32,6 +32,7 @@ const (
 type survey struct {
 	table    string // schema-qualified and quoted
 	file     string // the table's filenode; "" for a partitioned one
+	unlogged bool   // a crash of the server empties it
 	few      bool   // too small for checkAll rows
 	version  int64  // server_version_num
 	blocks   int64
@@ -82,12 +83,12 @@ select pg_is_in_recovery()::text, current_setting('row_security'), current_setti
   coalesce(pg_relation_filenode(c.oid)::text, ''), (select string_agg(', ' || quote_ident(attname), '' order by attnum) from pg_attribute
     where attrelid = c.oid and attnum > 0 and not attisdropped
     and attname not in ('id', 'username', 'name', 'nonce', 'ciphertext', 'wrapped_dek', 'kek_id')),
-  pg_client_encoding()::text, getdatabaseencoding()::text
+  pg_client_encoding()::text, getdatabaseencoding()::text, c.relpersistence::text
 from (select to_regclass('secrets')::oid as oid) here left join pg_class c on c.oid = here.oid
   left join pg_namespace n on n.oid = c.relnamespace`
 
 func (t *Table) survey(ctx context.Context, c *pgconn.PgConn) (*survey, error) {
-	v, err := t.one(ctx, c, 14, surveySQL, nil)
+	v, err := t.one(ctx, c, 15, surveySQL, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +124,7 @@ func (t *Table) survey(ctx context.Context, c *pgconn.PgConn) (*survey, error) {
 			return nil, fmt.Errorf("%w: column %s of %s is of type %s, in which a value is not what the daemon wrote", ErrShape, c.name, table, printable.Line(is))
 		}
 	}
-	s := &survey{table: table, file: v[10], others: v[11], wrapped: "null::bytea", kekID: "null::text"}
+	s := &survey{table: table, file: v[10], unlogged: v[14] == "u", others: v[11], wrapped: "null::bytea", kekID: "null::text"}
 	if types["wrapped_dek"] != "" {
 		s.wrapped = "wrapped_dek"
 	}

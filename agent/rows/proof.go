@@ -243,6 +243,8 @@ type Answer struct {
 	Err     error   // not nil exactly when Unknown; one of the sentinels of this package where one fits
 	Counts  Counts
 	Sampled bool // too many rows to check all: Checked says how many were
+	// Unlogged: a crash of the server empties the table, and a standby has nothing of it.
+	Unlogged bool
 	// Mark changes whenever a row of the table does: added, removed, written in place,
 	// re-encrypted or restored. It says nothing across tables. "" when Unknown.
 	Mark   string

@@ -126,8 +126,9 @@ func (t *Table) prove(ctx context.Context, keys []key.Key) (Answer, error) {
 	}
 	a, err := t.read(ctx, s, keys)
 	if err == nil && a.Counts.Dependent() == 0 {
-		return t.silence(ctx, s, a, keys)
+		a, err = t.silence(ctx, s, a, keys)
 	}
+	a.Unlogged = s.unlogged
 	return a, err
 }
 

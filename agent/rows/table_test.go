@@ -384,6 +384,27 @@ func TestNoKeys(t *testing.T) {
 	}
 }
 
+// TestUnlogged: a table that a crash of the server empties is told, whatever is in it.
+func TestUnlogged(t *testing.T) {
+	d := cluster.Database(t)
+	k := key.Generate()
+	for _, step := range []struct {
+		sql  string
+		want bool
+	}{{"select", false}, {"alter table secrets set unlogged", true}, {"alter table secrets set logged", false}} {
+		must(t, d.Admin(step.sql))
+		for _, insert := range []bool{false, true} {
+			if insert {
+				must(t, d.Upsert(k, "u", "N", nil))
+			}
+			if got := ask(t, d.URL(), rows.Options{}, k); got.Unlogged != step.want || got.State == rows.Unknown {
+				t.Errorf("%s, with a row %v: %+v", step.sql, insert, got)
+			}
+		}
+		must(t, d.Admin("delete from secrets"))
+	}
+}
+
 // TestMark: equal means that nothing was written, by whatever hand.
 func TestMark(t *testing.T) {
 	d := cluster.Database(t)

@@ -175,14 +175,6 @@ func (a *app) runDrill(ctx context.Context, h *agent.Host, cfg *config.Config, f
 	}, err
 }
 
-func (p *progress) drill(r agent.DrillProgress) {
-	if r.Proving {
-		p.show("trying the keys on the rows", 0, 0)
-	} else {
-		p.show("restoring", int64(r.Done), int64(r.Found))
-	}
-}
-
 // drillPerson names who runs this drill, for the ledger.
 func drillPerson() string {
 	if unit.StderrIsJournal() {

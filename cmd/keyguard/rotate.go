@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -98,12 +97,6 @@ func (a *app) agree(ctx context.Context, question string) error {
 	return err
 }
 
-// apart tells whether a rotation or a repair goes on in a unit of its own: where there is a
-// daemon to stop, the terminal may be lost meanwhile.
-func apart(cfg *config.Config, dryRun, here bool) bool {
-	return !here && !dryRun && cfg.Daemon.Unit != "" && unit.Booted()
-}
-
 // sayUnspared names the escrows that rebuild a key from all of its parts alone.
 func (a *app) sayUnspared(h *agent.Host) {
 	for _, s := range h.Escrows {
@@ -194,116 +187,6 @@ func rotationEvent(r agent.RotateResult, err error) hooks.Event {
 	return hooks.Event{Name: hooks.RotationDone, Fingerprint: r.New, Took: r.Took, Err: err, Total: r.Rewrite.Counts.Total(),
 		Checked: r.Rewrite.Counts.Dependent(), Opened: r.Rewrite.Counts.Dependent() - r.Rewrite.Unopenable,
 		Text: fmt.Sprintf("every row that was under key %s is under key %s; the daemon was down for %s", r.Old, r.New, short(r.Downtime))}
-}
-
-// inUnit has systemd run this command again, in a unit of its own, and ends as that ends.
-func (a *app) inUnit(ctx context.Context, t unit.Transient, command, person string, flags map[string]bool) error {
-	self, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("cannot find this program: %w", err)
-	}
-	path, err := filepath.Abs(a.configPath())
-	if err != nil {
-		return err
-	}
-	t.Command = []string{self, command, "--here", "--yes", "--config", path}
-	for flag, set := range flags {
-		if set {
-			t.Command = append(t.Command, flag)
-		}
-	}
-	if a.json {
-		t.Command = append(t.Command, "--json")
-	}
-	t.Environ = []string{"SUDO_USER=" + person, // for the ledger
-		"TERM=" + os.Getenv("TERM"), "NO_COLOR=" + os.Getenv("NO_COLOR")} // the terminal goes along
-	t.Stdout, t.Stderr = os.Stdout, os.Stderr
-	t.StopTimeout = 15 * time.Minute // it ends by itself, with the daemon up
-	relayed, err := relay(&t)
-	if err != nil {
-		return err
-	}
-	status, err := t.Run(ctx)
-	relayed(ctx.Err() == nil)
-	switch {
-	case ctx.Err() != nil:
-		return outcome{exitBusy, command + " goes on without this terminal", []string{"follow it: journalctl -fu " + t.Name + "; see how it ended: keyguard status"}}
-	case err != nil:
-		return err
-	case status != exitDone:
-		return said(status)
-	}
-	return nil
-}
-
-// said is the exit code of a command that has said all there is to say.
-type said int
-
-func (s said) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
-
-// progress shows on a terminal how far something is, in one line that changes, and
-// elsewhere each step once.
-type progress struct {
-	app    *app
-	name   string
-	of     string // what is counted: "rows"
-	record bool   // each step goes to the journal, too: the terminal may be gone
-	step   string
-	began  time.Time // of the step
-	shown  time.Time
-	line   bool // one is on the terminal
-}
-
-const progressEvery = 200 * time.Millisecond
-
-func (p *progress) rotation(r agent.RotateProgress) { p.show(r.Step, r.Done, r.Total) }
-
-func (p *progress) show(step string, done, total int64) {
-	if p.record && step != p.step {
-		if err := unit.Record(p.name+": "+step, false, nil); err != nil {
-			p.record = false // where there is no journal, nobody looks for it
-		}
-	}
-	if p.app.brief {
-		p.step = step
-		return
-	}
-	now := time.Now()
-	if step == p.step && now.Sub(p.shown) < progressEvery && done < total {
-		return
-	}
-	if step != p.step {
-		p.end()
-		p.step, p.began = step, now
-		if plain(os.Stderr) {
-			p.app.say("%s: %s", p.name, step)
-		}
-	}
-	if plain(os.Stderr) {
-		return
-	}
-	p.shown, p.line = now, true
-	text := "keyguard: " + step + " …"
-	if took := now.Sub(p.began); done > 0 && total > 0 {
-		text = fmt.Sprintf("keyguard: %s: %d of %d %s", step, done, total, p.of)
-		if took > time.Second {
-			rate := float64(done) / took.Seconds()
-			text += fmt.Sprintf(", %.0f a second, %s left", rate, time.Duration(float64(total-done)/rate*float64(time.Second)).Round(time.Second))
-		}
-	}
-	// What is longer than the line would stay behind: only one line is taken back.
-	if r := []rune(text); len(r) >= columns(os.Stderr) {
-		text = string(r[:columns(os.Stderr)-2]) + "…"
-	}
-	fmt.Fprintf(os.Stderr, "\r\x1b[K%s", text)
-}
-
-// end leaves the line that was shown last.
-func (p *progress) end() {
-	if p.line {
-		fmt.Fprintln(os.Stderr)
-	}
-	p.line = false
 }
 
 type rotateDoc struct {

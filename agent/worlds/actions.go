@@ -132,7 +132,13 @@ var actions = []action{
 	}},
 	{"restore", 4, true, 40, (*world).restoreKey},
 	{"backup", 3, true, 30, (*world).backup},
-	{"accept", 2, true, 20, (*world).accept},
+	{"accept", 2, true, 20, func(w *world, h *host, dies int) {
+		if w.rand.IntN(2) == 0 {
+			w.acceptOther(h, dies)
+		} else {
+			w.accept(h, dies)
+		}
+	}},
 	{"accept --new", 1, true, 30, (*world).acceptNew},
 	{"print the key", 1, false, 0, func(w *world, h *host, _ int) { w.print(h) }},
 	{"import a sheet", 1, true, 30, (*world).importSheet},
@@ -412,6 +418,20 @@ func (w *world) accept(h *host, dies int) {
 		}
 		return fmt.Sprintf("%s, which %s", r.Key, r.Verdict), err
 	})
+}
+
+// acceptOther is a person who puts a key there that opens few rows, or none, and insists.
+func (w *world) acceptOther(h *host, dies int) {
+	k := w.makeKey()
+	if w.rand.IntN(2) == 0 {
+		h.table.write("row 0", k.Fingerprint())
+	}
+	w.put(h, k.UnsafeBytes())
+	w.accept(h, dies)
+	for range 2 {
+		w.restart(h, 0)
+		w.pass(time.Duration(w.rand.IntN(20)) * time.Second)
+	}
 }
 
 func (w *world) acceptNew(h *host, dies int) {
@@ -789,7 +809,11 @@ func (w *world) startAgain(h *host, dies int) {
 	if w.rand.IntN(4) == 0 { // a first start, which a store keeps from being one
 		w.bare(h)
 		w.rm(h, "state/"+ledger.Name)
-		w.trouble(w.store())
+		if s := w.store(); w.rand.IntN(3) == 0 {
+			s.full = true
+		} else {
+			w.trouble(s)
+		}
 	}
 	for range 3 {
 		w.restart(h, dies)

@@ -32,13 +32,19 @@ func TestAborted(t *testing.T) {
 		at      string // what the statement begins with
 	}{
 		{"prestart", ""},
+		{"watch", ""},
 		{"backup", ""},
 		{"verify", ""},
 		{"restore", ""},
 		{"import", ""},
 		{"accept --yes", ""},
 		{"drill", ""},
+		{"drill --full", ""},
+		{"init --yes", ""},
 		{"status", ""},
+		{"doctor", ""},
+		{"rotate --dry-run", ""},
+		{"repair --dry-run", ""},
 		{"rotate --yes", "copy"},
 		{"rotate --yes", "commit"},
 		{"repair --yes", "commit"},
@@ -102,12 +108,15 @@ func TestAborted(t *testing.T) {
 				v.must(os.RemoveAll(v.path("run")))
 				v.must(os.Mkdir(v.path("run"), 0o700))
 			}
+			if name == "watch" { // which does not end by itself
+				return
+			}
 			if name == "rotate" || name == "repair" {
 				v.run("prestart")
 				v.run("backup")
 			}
 			next, said := command()
-			if err := next.Run(); err != nil {
+			if err := next.Run(); err != nil && name != "doctor" { // which finds fault with the sandbox
 				t.Errorf("the next attempt: %v\n%s", err, said)
 			}
 			keytest.NoLeak(t, "what the next attempt prints", said.Bytes(), v.keys()...)

@@ -90,83 +90,10 @@ func (o owners) add(f key.Fingerprint, host string) {
 
 // Judge answers the questions for every host of the inventory.
 func Judge(e Evidence, q Questions) Report {
-	r := Report{Counts: map[Is]int{}, Columns: []string{"status"}}
-	for _, s := range e.Stores {
-		r.Columns = append(r.Columns, s.Name)
-	}
-	r.Columns = append(r.Columns, "domains", "drill", "twins")
-	if q.Minimum != "" {
-		r.Columns = append(r.Columns, "version")
-	}
-	if q.Policies {
-		r.Columns = append(r.Columns, "destroyers")
-	}
-	said, rest := Match(e.Inventory, e.Said)
-	where := placesOf(e.Inventory, said)
-	claimed := make([]map[string][]string, len(e.Stores)) // by a store's name for a host, those of the inventory
-	absent := make([]int, len(e.Stores))                  // hosts of which nothing is there
-	keys := owners{}
-	for i, v := range e.Stores {
-		claimed[i] = map[string][]string{}
-		for _, h := range e.Inventory {
-			name := where.in(h, v)
-			claimed[i][name] = append(claimed[i][name], h)
-			if l := v.Hosts[name]; l != nil && l.Missing {
-				absent[i]++
-			}
-		}
-		for name, l := range v.Hosts {
-			if l == nil {
-				continue
-			}
-			hosts := claimed[i][name]
-			if hosts == nil {
-				hosts = []string{name}
-			}
-			for _, f := range l.names() {
-				for _, h := range hosts {
-					keys.add(f, h)
-				}
-			}
-		}
-	}
+	x := groupByHost(e)
+	r := Report{Counts: map[Is]int{}, Columns: columns(e, q)}
 	for _, h := range e.Inventory {
-		if s := said[h]; s != nil && s.Err == nil {
-			keys.add(s.Fingerprint, h)
-		}
-	}
-	for _, s := range rest {
-		if s.Err == nil {
-			keys.add(s.Fingerprint, s.Host)
-		}
-	}
-	for _, h := range e.Inventory {
-		j := judged{q: q, host: h, said: said[h], keys: keys}
-		for i, v := range e.Stores {
-			name := where.in(h, v)
-			j.stores = append(j.stores, v)
-			j.looks = append(j.looks, v.Hosts[name])
-			j.names = append(j.names, name)
-			j.claims = append(j.claims, claimed[i][name])
-		}
-		row := Row{Host: h, Is: Good}
-		row.Cells = append(row.Cells, j.status())
-		for i := range e.Stores {
-			row.Cells = append(row.Cells, j.store(i))
-		}
-		row.Cells = append(row.Cells, j.domains(row.Cells[1:]), j.drill(), j.twins())
-		if q.Minimum != "" {
-			row.Cells = append(row.Cells, j.version())
-		}
-		if q.Policies {
-			row.Cells = append(row.Cells, j.destroyers())
-		}
-		for _, c := range row.Cells {
-			row.Is = worse(row.Is, c.Is)
-		}
-		if s := j.told(); s != nil {
-			row.Lost, row.Drill = s.Health == "lost", s.Drill
-		}
+		row := x.judged(h, q).row()
 		r.Counts[row.Is]++
 		if row.Lost {
 			r.Lost++
@@ -176,15 +103,117 @@ func Judge(e Evidence, q Questions) Report {
 	slices.SortStableFunc(r.Rows, func(a, b Row) int {
 		return cmp.Or(b.badness()-a.badness(), strings.Compare(a.Host, b.Host))
 	})
-	r.Strangers = strangers(e, rest, claimed)
+	r.Strangers = x.strangers()
 	for i, v := range e.Stores {
 		c := asWhole(v, q)
-		if c.Is == Good && absent[i] > 0 && absent[i] == len(e.Inventory) {
+		if n := x.absent[i]; c.Is == Good && n > 0 && n == len(e.Inventory) {
 			c = unknown("it has nothing of any of these hosts: is it the right place, and are the names as on the hosts?")
 		}
 		r.Stores = append(r.Stores, c)
 	}
 	return r
+}
+
+func columns(e Evidence, q Questions) []string {
+	list := []string{"status"}
+	for _, s := range e.Stores {
+		list = append(list, s.Name)
+	}
+	list = append(list, "domains", "drill", "twins")
+	if q.Minimum != "" {
+		list = append(list, "version")
+	}
+	if q.Policies {
+		list = append(list, "destroyers")
+	}
+	return list
+}
+
+// byHost is the evidence, host by host.
+type byHost struct {
+	Evidence
+	said    map[string]*Said // by the inventory's names
+	rest    []*Said          // of hosts in no inventory
+	where   places
+	claimed []map[string][]string // by store, and its name for a host: those of the inventory
+	absent  []int                 // by store: the hosts of which nothing is there
+	keys    owners
+}
+
+func groupByHost(e Evidence) byHost {
+	x := byHost{Evidence: e, claimed: make([]map[string][]string, len(e.Stores)), absent: make([]int, len(e.Stores)), keys: owners{}}
+	x.said, x.rest = Match(e.Inventory, e.Said)
+	x.where = placesOf(e.Inventory, x.said)
+	for i, v := range e.Stores {
+		claimed := map[string][]string{}
+		for _, h := range e.Inventory {
+			name := x.where.in(h, v)
+			claimed[name] = append(claimed[name], h)
+			if l := v.Hosts[name]; l != nil && l.Missing {
+				x.absent[i]++
+			}
+		}
+		for name, l := range v.Hosts {
+			if l == nil {
+				continue
+			}
+			hosts := claimed[name]
+			if hosts == nil {
+				hosts = []string{name}
+			}
+			for _, f := range l.names() {
+				for _, h := range hosts {
+					x.keys.add(f, h)
+				}
+			}
+		}
+		x.claimed[i] = claimed
+	}
+	for _, h := range e.Inventory {
+		if s := x.said[h]; s != nil && s.Err == nil {
+			x.keys.add(s.Fingerprint, h)
+		}
+	}
+	for _, s := range x.rest {
+		if s.Err == nil {
+			x.keys.add(s.Fingerprint, s.Host)
+		}
+	}
+	return x
+}
+
+// judged is what the evidence holds of one host.
+func (x byHost) judged(h string, q Questions) judged {
+	j := judged{q: q, host: h, said: x.said[h], keys: x.keys, stores: x.Stores}
+	for i, v := range x.Stores {
+		name := x.where.in(h, v)
+		j.looks = append(j.looks, v.Hosts[name])
+		j.names = append(j.names, name)
+		j.claims = append(j.claims, x.claimed[i][name])
+	}
+	return j
+}
+
+// row answers every question, in the order of columns.
+func (j judged) row() Row {
+	row := Row{Host: j.host, Is: Good, Cells: []Cell{j.status()}}
+	for i := range j.stores {
+		row.Cells = append(row.Cells, j.store(i))
+	}
+	row.Cells = append(row.Cells, j.domains(row.Cells[1:]), j.drill(), j.twins())
+	if j.q.Minimum != "" {
+		row.Cells = append(row.Cells, j.version())
+	}
+	if j.q.Policies {
+		row.Cells = append(row.Cells, j.destroyers())
+	}
+	for _, c := range row.Cells {
+		row.Is = worse(row.Is, c.Is)
+	}
+	if s := j.told(); s != nil {
+		row.Lost, row.Drill = s.Health == "lost", s.Drill
+	}
+	return row
 }
 
 // names are all keys that a store shows of a host.
@@ -213,19 +242,20 @@ func (r Row) badness() int {
 	return n
 }
 
-func strangers(e Evidence, rest []*Said, claimed []map[string][]string) (list []Stranger) {
+// strangers are the hosts in no inventory.
+func (x byHost) strangers() (list []Stranger) {
 	where := map[string][]string{}
 	known := func(h string) bool {
-		return slices.ContainsFunc(e.Retired, func(r string) bool { return h == inNames(r) || h == r })
+		return slices.ContainsFunc(x.Retired, func(r string) bool { return h == inNames(r) || h == r })
 	}
-	for i, v := range e.Stores {
+	for i, v := range x.Stores {
 		for name, l := range v.Hosts {
-			if claimed[i][name] == nil && (l == nil || !l.Missing) && !known(name) {
+			if x.claimed[i][name] == nil && (l == nil || !l.Missing) && !known(name) {
 				where[name] = append(where[name], v.Name)
 			}
 		}
 	}
-	for _, s := range rest {
+	for _, s := range x.rest {
 		host := cmp.Or(s.Host, s.File)
 		if n := inNames(host); where[n] != nil {
 			host = n

@@ -87,6 +87,8 @@ func (o *observation) askDaemon(ctx context.Context) (d DaemonStanding) {
 		d.Is = DaemonDown
 	case d.Told == unit.Empty && o.seen.Empty:
 		d.Is = DaemonParked
+	case d.Told == unit.Empty && o.loadable(d.ToldAt):
+		d.Is = DaemonUp // somebody else's word
 	case d.Told == unit.Empty, d.Told == unit.Failed, d.Told == unit.Untouched, d.Told == unit.Disabled:
 		d.Is = DaemonNoSecrets
 	case d.Told == "":
@@ -111,6 +113,28 @@ func (o *observation) askDaemon(ctx context.Context) (d DaemonStanding) {
 // of its own, which nobody saw.
 func (o *observation) untouchedSince(at time.Time) bool {
 	return o.evidence.Keyfile.Good && !o.seen.Changed.After(at)
+}
+
+// saying is how long after it has read the keyfile the daemon's word of it may stand in the
+// journal.
+const saying = 10 * time.Second
+
+// loadable tells whether a keyfile that the daemon would load had stood there for a while at a
+// time, and nobody has touched it since: that it was empty then is no word of the daemon's,
+// which prints what tenants chose, and of which journald makes a line for each that is in it.
+func (o *observation) loadable(at time.Time) bool {
+	return !at.IsZero() && o.seen.Loose == "" && o.untouchedSince(at.Add(-saying))
+}
+
+// Loadable is whether the daemon cannot have found the keyfile empty at a time, and has little
+// reason not to have loaded it.
+func Loadable(h *Host, at time.Time) bool {
+	o, err := h.observe()
+	if err != nil {
+		return false
+	}
+	defer o.close()
+	return o.loadable(at)
 }
 
 // DaemonRead is the key that the daemon read at a time, or made, "" where nobody can tell.

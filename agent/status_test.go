@@ -70,6 +70,7 @@ func TestStatusOfTheDaemon(t *testing.T) {
 		"it minted, and the key came back": {daemon: up, told: unit.Ready, minted: true, at: before, known: []key.Key{a}, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon has made a key of its own", restart: true},
 		"it found an empty keyfile":        {daemon: up, told: unit.Empty, at: before, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs without secrets, since the keyfile was empty", restart: true},
 		"it could not load the keyfile":    {daemon: up, told: unit.Failed, at: before, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs without secrets, since it could not load", restart: true},
+		"a tenant says that it was empty":  {daemon: up, told: unit.Empty, at: after, watcher: up, timer: up, health: agent.Green},
 		"Postgres came late":               {daemon: up, told: unit.Untouched, at: after, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs without secrets, since Postgres did not answer", restart: true},
 		"its store does not open":          {daemon: up, told: unit.Disabled, at: after, watcher: up, timer: up, health: agent.Amiss, line: "runs without secrets all the same"},
 		"the journal cannot be read":       {daemon: up, unread: errors.New("no journal"), watcher: up, timer: up, health: agent.Amiss, line: "nobody can tell on which key the daemon runs: no journal"},

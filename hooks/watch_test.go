@@ -538,6 +538,19 @@ func TestWatch(t *testing.T) {
 		default:
 		}
 	})
+	t.Run("a tenant's line says that the keyfile was empty, or not loaded", func(t *testing.T) {
+		w := guarded(t, func(w *watched) { w.options.Heal = true })
+		later := time.Now().Add(time.Hour) // the keyfile has stood there since long
+		for _, said := range []unit.Said{unit.Starting, unit.Empty, unit.Failed} {
+			w.journal <- unit.Line{Said: said, Invocation: "1", Time: later}
+		}
+		w.await("restart needed", "could not read the keyfile")
+		select {
+		case <-w.restart:
+			t.Error("a line that cannot be the daemon's word restarted it")
+		default:
+		}
+	})
 	t.Run("parked, and in time", func(t *testing.T) {
 		w := guarded(t, nil)
 		w.stop()

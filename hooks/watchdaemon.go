@@ -29,6 +29,7 @@ type daemon struct {
 	answered   bool            // the rows have said something since it began, and all is well
 	holds      key.Fingerprint // the key it runs on, "" where that is not known
 	recorded   bool            // that it reads it stands in the ledger
+	perhaps    bool            // that it failed may be somebody else's word: no reason is known
 	// replaced is the key that this watcher took out of the keyfile's place during this
 	// start, and when.
 	replaced   key.Fingerprint
@@ -118,6 +119,12 @@ func (w *watcher) heard(n news) bool {
 	if d.read() && (l.Said == unit.Empty || l.Said == unit.Failed || l.Said == unit.Untouched) {
 		return false // a daemon reads its key once
 	}
+	if (l.Said == unit.Empty || l.Said == unit.Failed) && agent.Loadable(w.h, l.Time) {
+		if l.Said == unit.Empty {
+			return false // somebody else's word
+		}
+		d.perhaps = true
+	}
 	d.said[l.Said] = true
 	if d.read() && d.readAt.IsZero() {
 		d.readAt = l.Time
@@ -195,7 +202,7 @@ func (w *watcher) restart(ctx context.Context, r agent.TendResult) {
 	foreign := w.daemon.holds != "" && w.daemon.holds != r.Decision.Key ||
 		said[unit.Ready] && r.Installed != "" && r.Evidence.Keyfile.Good
 	switch {
-	case said[unit.Empty], w.o.Heal && (foreign || said[unit.Failed]):
+	case said[unit.Empty], w.o.Heal && (foreign || said[unit.Failed] && !w.daemon.perhaps):
 	case foreign:
 		w.say("restart", Event{Name: RestartNeeded, Fingerprint: r.Decision.Key,
 			Text: fmt.Sprintf("restart needed: the daemon runs on another key than %s, which is in place; what it writes until then may be lost: systemctl restart containarium", r.Decision.Key)})

@@ -100,8 +100,9 @@ func command(name string, args ...string) error {
 // machine is a guest for one test, which fails where the guest does.
 type machine struct {
 	*testing.T
-	g   *guest.Guest
-	ctx context.Context
+	g     *guest.Guest
+	ctx   context.Context
+	hangs *time.Timer // ends ctx
 }
 
 // inGuests runs a test in a booted guest of every suite.
@@ -143,11 +144,16 @@ func closed(t *testing.T, g *guest.Guest) machine {
 	return watched(t, g)
 }
 
-// watched is that guest's machine in a test. No test takes longer than a minute where there
-// is nothing else to do; one that hangs fails after six.
+// step is when a step of a test is held to hang. It takes seconds where there is nothing else
+// to do; how long a whole test takes depends on what else the machine does.
+const step = 6 * time.Minute
+
+// watched is that guest's machine in a test, which fails where one of its steps hangs.
 func watched(t *testing.T, g *guest.Guest) machine {
-	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
+	ctx, cancel := context.WithCancel(t.Context())
+	hangs := time.AfterFunc(step, cancel)
 	t.Cleanup(func() {
+		hangs.Stop()
 		if t.Failed() {
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 			journal, err := g.Run(last, "journalctl -q --no-pager -n 60")
@@ -156,7 +162,7 @@ func watched(t *testing.T, g *guest.Guest) machine {
 		}
 		cancel()
 	})
-	return machine{t, g, ctx}
+	return machine{t, g, ctx, hangs}
 }
 
 // part is a part of a test, on the same machine.
@@ -178,6 +184,7 @@ func (m machine) check(err error) {
 // run returns what a script printed, without the last newline.
 func (m machine) run(script string) string {
 	m.Helper()
+	m.hangs.Reset(step)
 	out, err := m.g.Run(m.ctx, script)
 	m.check(err)
 	return strings.TrimSuffix(out, "\n")
@@ -193,6 +200,7 @@ func (m machine) want(script, want string) {
 
 func (m machine) wait(script string) {
 	m.Helper()
+	m.hangs.Reset(step)
 	m.check(m.g.Wait(m.ctx, script))
 }
 

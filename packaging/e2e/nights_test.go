@@ -278,13 +278,13 @@ func (m machine) green(said string) {
 func (m machine) status(n night) string {
 	m.Helper()
 	line := regexp.MustCompile(n.line)
-	for {
+	for began := time.Now(); ; {
 		out := strings.Split(m.run(`code=0; keyguard status >/root/shown 2>/root/said || code=$?
 head -n 1 /root/shown; echo $code; grep -m 1 '^hint: ' /root/said || true`), "\n")
 		if len(out) == 3 && line.MatchString(out[0]) && out[1] == strconv.Itoa(n.code) {
 			return out[2]
 		}
-		if m.ctx.Err() != nil {
+		if time.Since(began) > step {
 			m.Fatalf("status says %q, want %s and %d", out, n.line, n.code)
 		}
 		time.Sleep(200 * time.Millisecond)

@@ -50,13 +50,13 @@ func (m machine) onlyCurrent(key string) {
 // waitQuarantined waits until the escrow's quarantine holds that key.
 func (m machine) waitQuarantined(sum string) {
 	m.Helper()
-	for {
+	for began := time.Now(); ; {
 		for _, s := range m.shelf("-quarantine") {
 			if s == sum {
 				return
 			}
 		}
-		if m.ctx.Err() != nil {
+		if time.Since(began) > step {
 			m.Fatalf("the quarantine never holds %s", sum)
 		}
 		time.Sleep(100 * time.Millisecond)

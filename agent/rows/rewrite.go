@@ -459,7 +459,9 @@ func (w *rewrite) write(ctx context.Context, found *census) error {
 	if want, got := found.rewritten+found.rewrapped, r.CommandTag.RowsAffected(); got != want {
 		return fmt.Errorf("%w: %d of %d were still as they had been read", ErrConcurrent, got, want)
 	}
-	return nil
+	// What is left to the commit, which nobody reads back and a dry run does not come to, is
+	// done now.
+	return w.exec(ctx, "set constraints all immediate")
 }
 
 // check reads all rows as this transaction sees them.

@@ -347,6 +347,13 @@ func TestRewriteFails(t *testing.T) {
 				create trigger meddler `+when+` on secrets for each row execute function meddle()`))
 		}
 	}
+	deferred := func(body string) func(*testing.T, *rowstest.Database) {
+		return func(t *testing.T, d *rowstest.Database) {
+			must(t, d.Admin(`create function meddle() returns trigger language plpgsql as $$ begin `+body+` end $$;
+				create constraint trigger meddler after update on secrets deferrable initially deferred
+				for each row when (pg_trigger_depth() = 0) execute function meddle()`))
+		}
+	}
 	admin := func(sql string) func(*testing.T, *rowstest.Database) {
 		return func(t *testing.T, d *rowstest.Database) { must(t, d.Admin(strings.ReplaceAll(sql, "DB", d.Name))) }
 	}
@@ -380,6 +387,10 @@ func TestRewriteFails(t *testing.T) {
 			prepare: trigger("before update", "if new.username = 'a' then return old; end if; return new;")},
 		{name: "a row comes back as another's", err: rows.ErrReadBack, says: "1 of 2",
 			prepare: trigger("before update", "if new.username = 'a' then new.username = 'z'; end if; return new;")},
+		{name: "a trigger that refuses at the commit, in a dry run", err: rows.ErrDiskFull, options: rows.RewriteOptions{DryRun: true},
+			prepare: deferred("raise 'could not extend file: hunter2' using errcode = '53100';")},
+		{name: "what is written is lost at the commit", err: rows.ErrReadBack, says: "0 of 2",
+			prepare: deferred("update secrets set nonce = old.nonce, ciphertext = old.ciphertext, wrapped_dek = old.wrapped_dek where id = new.id; return null;")},
 		{name: "a row that no key opens", err: rows.ErrUnopenable, says: `: 1, of tenant and name "o'hara" THERE`,
 			prepare: func(t *testing.T, d *rowstest.Database) { must(t, d.Upsert(b, "o'hara", "THERE", nil)) }},
 		{name: "rows of an unknown class", err: rows.ErrUnknownClass, says: `: 11, of tenant and name "" M0, "" M1, `,

@@ -150,7 +150,7 @@ func (a *app) printAccept(r agent.AcceptResult, over agent.BackupResult, overErr
 	case overErr != nil:
 		return overErr
 	case failed(r.Escrows), len(over.Escrows) > 0:
-		return a.judgeSaves(r.Key, r.Rows, saves)
+		return lagging(a.judgeSaves(r.Key, r.Rows, saves))
 	}
 	return nil
 }

@@ -116,6 +116,16 @@ func saveLine(s agent.SaveResult) string {
 	return fmt.Sprintf("%s: saved as %s and read back", s.Escrow, s.Copy.ID)
 }
 
+// lagging is what judgeSaves says where something else was done first: that stands, whatever
+// became of the copies, and exit code 14 would say that it does not.
+func lagging(err error) error {
+	if o := (outcome{}); errors.As(err, &o) {
+		o.code = exitEscrow
+		return o
+	}
+	return err
+}
+
 // judgeSaves is nil when the key is the newest current copy everywhere; said is what the rows
 // said of it.
 func (a *app) judgeSaves(f key.Fingerprint, said decide.RowsEvidence, saves []agent.SaveResult) error {

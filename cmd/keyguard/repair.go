@@ -180,7 +180,7 @@ func (a *app) printRepair(r agent.RepairResult, opts agent.RepairOptions, err er
 	case r.SavedErr != nil:
 		return outcome{exitEscrow, fmt.Sprintf("key %s is not the current copy everywhere yet: %v", r.Target, r.SavedErr), []string{"keyguard backup"}}
 	}
-	return a.judgeSaves(r.Target, r.Saved.Rows, r.Saved.Escrows)
+	return lagging(a.judgeSaves(r.Target, r.Saved.Rows, r.Saved.Escrows))
 }
 
 func (a *app) printRepaired(r agent.RepairResult, opts agent.RepairOptions, err error) {

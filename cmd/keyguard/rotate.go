@@ -266,7 +266,7 @@ func (a *app) printRotate(r agent.RotateResult, opts agent.RotateOptions, err er
 	if r.SavedErr != nil {
 		return outcome{exitEscrow, fmt.Sprintf("the new key is not the current copy yet: %v", r.SavedErr), []string{"keyguard backup"}}
 	}
-	return a.judgeSaves(r.New, r.Saved.Rows, saves)
+	return lagging(a.judgeSaves(r.New, r.Saved.Rows, saves))
 }
 
 func (a *app) printRewrite(r rows.RewriteResult, verb string) {

@@ -260,18 +260,58 @@ func (l *Ledger) Try() error {
 	return nil
 }
 
-// Writable says why nothing could be appended just now: a read-only file system, an
-// immutable file or lock. It takes no lock and changes nothing; a full disk does not show.
+// Writable says why nothing could be appended just now: a read-only file system, one without
+// room, an immutable file, a torn line that cannot be cut off. It takes no lock and changes
+// nothing.
 func (l *Ledger) Writable() error {
 	_, err := crew.Within(l.dir, func() (struct{}, error) {
 		err := l.mayWrite(l.path())
+		if path := filepath.Join(l.dir, lock.Ledger); err == nil && unix.Access(path, unix.R_OK) != nil {
+			err = l.mayWrite(path)
+		}
 		if err == nil {
-			err = l.mayWrite(filepath.Join(l.dir, lock.Ledger))
+			err = l.mayCut()
+		}
+		if err == nil {
+			err = room(l.dir)
 		}
 		return struct{}{}, err
 	}, nil)
 	if err != nil {
 		return fmt.Errorf("the ledger in %s cannot be written: %w", l.dir, err)
+	}
+	return nil
+}
+
+// mayCut says why a torn line could not be cut off: root itself may only append to the file.
+func (l *Ledger) mayCut() error {
+	f, size, err := l.open(os.O_RDONLY)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // nothing was written
+	if size == 0 {
+		return nil
+	}
+	var last [1]byte
+	if _, err := f.ReadAt(last[:], size-1); err != nil || last[0] == '\n' {
+		return err
+	}
+	w, err := os.OpenFile(l.path(), os.O_WRONLY|unix.O_NOFOLLOW, 0) // open(2): EPERM without O_APPEND
+	if err == nil {
+		err = w.Close()
+	}
+	return err
+}
+
+// room says that a file system has no block or no inode left. One that counts none has them.
+func room(dir string) error {
+	var st unix.Statfs_t
+	if unix.Statfs(dir, &st) == nil && (st.Blocks > 0 && st.Bfree == 0 || st.Files > 0 && st.Ffree == 0) {
+		return unix.ENOSPC
 	}
 	return nil
 }

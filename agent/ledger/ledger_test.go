@@ -743,8 +743,14 @@ func TestFullDisk(t *testing.T) {
 	if s := stands(t, l); s.Known != keyA || s.Rotation == nil {
 		t.Errorf("%+v", s)
 	}
+	if err := l.Writable(); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("a full disk can be written: %v", err)
+	}
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
+	}
+	if err := l.Writable(); err != nil {
+		t.Error(err)
 	}
 	write(t, l, proven(keyC))
 	if after := read(t, l); len(after.Breaks) != 0 || len(after.Entries) != len(r.Entries)+1 {
@@ -773,23 +779,41 @@ func TestReadOnlyDisk(t *testing.T) {
 	}
 }
 
-// TestImmutable: an immutable file stops root too, and so does one that is the lock's.
+// TestImmutable: an immutable file stops root too, and so does one that may only grow where a
+// torn line is to be cut off. The lock's need not be written to.
 func TestImmutable(t *testing.T) {
-	for _, name := range []string{"ledger.jsonl", lock.Ledger, ""} {
+	const immutable, append = unix.STATX_ATTR_IMMUTABLE, unix.STATX_ATTR_APPEND
+	for name, c := range map[string]struct {
+		file    string
+		flag    int
+		torn    bool
+		refuses bool
+	}{
+		"the ledger":                      {file: Name, flag: immutable, refuses: true},
+		"the lock":                        {file: lock.Ledger, flag: immutable},
+		"the directory, of a first entry": {flag: immutable, refuses: true},
+		"a ledger that may only grow":     {file: Name, flag: append},
+		"a torn line in one":              {file: Name, flag: append, torn: true, refuses: true},
+	} {
 		l := hourly(t)
 		write(t, l, proven(keyA))
-		if name == "" { // the directory, where what is written is still to be made
+		if c.file == "" {
 			if err := errors.Join(os.Remove(l.path()), os.Remove(filepath.Join(l.dir, lock.Ledger))); err != nil {
 				t.Fatal(err)
 			}
 		}
-		f, err := os.Open(filepath.Join(l.dir, name))
+		if c.torn {
+			if err := os.Truncate(l.path(), 40); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f, err := os.Open(filepath.Join(l.dir, c.file))
 		if err != nil {
 			t.Fatal(err)
 		}
 		// The flags of ioctl_iflags(2) have the values of statx(2).
 		flag := func(to int) error { return unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, to) }
-		if err := flag(unix.STATX_ATTR_IMMUTABLE); err != nil {
+		if err := flag(c.flag); err != nil {
 			t.Fatalf("this test sets a flag that is root's, on a file system that has it: %v", err)
 		}
 		t.Cleanup(func() {
@@ -797,11 +821,14 @@ func TestImmutable(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		if err := l.Writable(); !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), f.Name()+":") {
-			t.Errorf("%q immutable: it can be written: %v", name, err)
+		switch err := l.Writable(); {
+		case c.refuses && (!errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), f.Name()+":")):
+			t.Errorf("%s: it can be written: %v", name, err)
+		case !c.refuses && err != nil:
+			t.Errorf("%s: %v", name, err)
 		}
-		if err := l.Append(proven(keyB)); !errors.Is(err, unix.EPERM) {
-			t.Errorf("%q immutable: error %v", name, err)
+		if err := l.Append(proven(keyB)); errors.Is(err, unix.EPERM) != c.refuses {
+			t.Errorf("%s: error %v", name, err)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -52,8 +53,8 @@ func Try(dir, name string) (*Lock, error) {
 }
 
 // Wait takes the lock, waiting for it until ctx ends; then the error wraps ErrBusy
-// and what ctx says. A free lock is taken even where ctx has ended, and on a read-only
-// file system: where its file was never made there, nobody holds it. Any other error says
+// and what ctx says. A free lock is taken even where ctx has ended, and where nothing can be
+// written: where its file was never made, nobody holds it (law 9). Any other error says
 // nothing of who holds it.
 func Wait(ctx context.Context, dir, name string) (*Lock, error) {
 	f, err := crew.Within(dir, func() (*os.File, error) { return open(dir, name) }, closeLate)
@@ -87,21 +88,31 @@ func Wait(ctx context.Context, dir, name string) (*Lock, error) {
 }
 
 // open opens the file of a lock, and makes what is missing. It is nil where it is missing and
-// cannot be made, by anybody.
+// cannot be made: by anybody on a read-only file system, and just now in a directory that is
+// full or immutable. There two may get the lock at once, if somebody makes room in the same
+// millisecond: an install takes that, being one rename, and so does a second watcher. A
+// rotation does not, nor the ledger, which may have room where no file can be added.
 func open(dir, name string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
 	path := filepath.Join(dir, name)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
-	if errors.Is(err, unix.EROFS) {
-		f, err = os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0) // flock(2) takes that, too
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, nil
-		}
+	if err == nil || !slices.ContainsFunc(unwritable, func(e error) bool { return errors.Is(err, e) }) {
+		return f, err
 	}
-	return f, err
+	f, readErr := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0) // flock(2) takes that, too
+	switch {
+	case !errors.Is(readErr, fs.ErrNotExist):
+		return f, readErr
+	case errors.Is(err, unix.EROFS), name == Keyfile, name == Watch:
+		return nil, nil
+	}
+	return nil, err
 }
+
+// unwritable are the errors of open(2) where nothing can be made or written.
+var unwritable = []error{unix.EROFS, unix.ENOSPC, unix.EDQUOT, unix.EPERM}
 
 func closeLate(f *os.File) { f.Close() } //nolint:errcheck // nothing was written
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -101,6 +102,39 @@ func TestErrors(t *testing.T) {
 	}
 	if _, err := os.Lstat(filepath.Join(dir, "elsewhere")); err == nil {
 		t.Error("the symlink was followed")
+	}
+}
+
+// TestFullDirectory: where no file can be added, an install and a watcher are not held up by
+// a lock that nobody can hold (law 9); what two at once would damage is, and so is everybody by
+// one that is held.
+func TestFullDirectory(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("keyguard-test", dir, "tmpfs", 0, "size=64k,nr_inodes=4"); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH) //nolint:errcheck // it was mounted
+	if err := os.WriteFile(filepath.Join(dir, Drill), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; ; i++ {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), nil, 0o600); errors.Is(err, unix.ENOSPC) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]error{Keyfile: nil, Watch: nil, Drill: nil, Rotate: unix.ENOSPC, Ledger: unix.ENOSPC, Start: unix.ENOSPC} {
+		l, err := Try(dir, name)
+		if !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", name, err, want)
+		}
+		if name == Drill {
+			if _, err := Try(dir, name); !errors.As(err, new(ErrBusy)) {
+				t.Errorf("%s is held: %v", name, err)
+			}
+		}
+		l.Release()
 	}
 }
 

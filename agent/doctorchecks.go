@@ -294,10 +294,16 @@ func (f facts) checkLedger() Check {
 		c.State, c.Fix = CheckProblem, "find out who took it away (what it held: journalctl -t keyguard); then, to vouch for the key that is there: keyguard accept"
 		c.Text = "its beginning is gone: keys were kept here at " + printable.Time(since) + " already, and of that it says nothing"
 	}
-	if e := f.status.Other; e.Event != "" {
+	switch e := f.status.Other; {
+	case e.Event == "":
+	case f.status.Nameless:
+		c.State, c.Text, c.Fix = CheckUnknown, "this machine has no id to tell it from a copy of "+e.Host+", which wrote it", "systemd-machine-id-setup"
+	default:
 		c.State, c.Text, c.Fix = CheckProblem, "it is another machine's, called "+e.Host+", of which this one is a copy", "keyguard accept"
 	}
 	switch n, b := len(f.record.Breaks), f.status.Broken; {
+	case f.status.Unwritable != nil:
+		c.State, c.Text, c.Err = CheckProblem, f.status.Unwritable.Error(), f.status.Unwritable
 	case b != nil:
 		c.State, c.Text, c.Fix = CheckProblem, fmt.Sprintf("its chain is broken at line %d", b.Line), "keyguard report --verify"
 	case n > 0:

@@ -68,7 +68,8 @@ type StatusResult struct {
 	Trouble []Trouble
 	// Other is the last entry of the machine that this one is a copy of, until somebody
 	// accepts a key here; its Event is empty where this one is none.
-	Other ledger.Entry
+	Other    ledger.Entry
+	Nameless bool // this machine has no id to tell it from others
 }
 
 // DrillStanding is how the weekly drill stands.
@@ -200,6 +201,7 @@ func (o *observation) status(ctx context.Context) StatusResult {
 	r.askAlive(ctx, o)
 	r.LeftDown = o.evidence.Ledger.Stopped && r.Working == nil && !r.Daemon.Up()
 	r.Other, _ = o.history().OtherMachine(h.Machine)
+	r.Nameless = h.Machine == ""
 	r.Broken = o.broken()
 	if r.Broken == nil || len(o.record.Entries) == 0 {
 		r.Damaged = o.evidence.History.Unreadable
@@ -350,9 +352,14 @@ func (r *StatusResult) judgeKey() bool {
 			r.ail(AilsRows, Unsure, "key %s opens none of %s%s", r.Keyfile.Key, printable.Count(r.Proof.Checked, "row"), r.word())
 		}
 	}
-	if r.Other.Event != "" {
+	switch at := printable.Time(r.Other.Time); {
+	case r.Other.Event == "":
+	case r.Nameless:
+		r.ail(AilsCopied, Lagging, "this machine has no id (/etc/machine-id), so nobody can tell whether it is the one that wrote the ledger, called %s, last at %s, or a copy of it",
+			r.Other.Host, at)
+	default:
 		r.ail(AilsCopied, Lagging, "the ledger is another machine's, called %s, which wrote to it last at %s: this one is a copy of it, and nobody has accepted its key here",
-			r.Other.Host, printable.Time(r.Other.Time))
+			r.Other.Host, at)
 	}
 	if r.Halfway != nil {
 		r.ail(AilsHalfway, Amiss, "%v", r.Halfway)

@@ -139,11 +139,12 @@ func (r Record) Broken() (Break, bool) {
 
 // OtherMachine is the last entry that another machine wrote, if nobody on this one has
 // accepted a key since: the state directory was copied, and what stands in it is true of
-// the other. Entries without a machine are older than that.
+// the other. Entries without a machine are older than that, or tell nothing. A machine that
+// has no id itself, "", cannot tell that it is the one that wrote (law 6).
 func (r Record) OtherMachine(machine string) (Entry, bool) {
 	for _, e := range slices.Backward(r.Entries) {
 		switch {
-		case machine == "" || e.Event == Accepted && e.Machine == machine:
+		case e.Event == Accepted && e.Machine == machine:
 			return Entry{}, false
 		case e.Machine != "" && e.Machine != machine:
 			return e, true

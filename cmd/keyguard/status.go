@@ -215,7 +215,10 @@ var mends = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []string{
 		}
 		return []string{"if you have the key that opens them (a printed sheet, another store): keyguard import"}
 	},
-	agent.AilsCopied: func(agent.StatusResult, agent.Ailment) []string {
+	agent.AilsCopied: func(r agent.StatusResult, _ agent.Ailment) []string {
+		if r.Nameless {
+			return []string{"give it one: systemd-machine-id-setup; then: keyguard status"}
+		}
 		return []string{"if both machines live on, name another place in each escrow of this one (" + config.DefaultPath + ") and run keyguard init; then, here: keyguard accept"}
 	},
 	agent.AilsHalfway: func(r agent.StatusResult, _ agent.Ailment) []string { return []string{remedyOf(r.Halfway)} },

@@ -6,6 +6,7 @@ import (
 	"go/token"
 	"io/fs"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -177,5 +178,45 @@ func TestGoroutines(t *testing.T) {
 				t.Errorf("%s uses %s: use agent/crew", s.path, call)
 			}
 		}
+	}
+}
+
+// TestWhatToTypeIsWordedInCmd: agent says what is so, and names no command of keyguard's. The
+// doctor's advice is part of what it finds; a sheet in a safe and a file on a stick have to
+// tell whoever holds them.
+func TestWhatToTypeIsWordedInCmd(t *testing.T) {
+	advice := []string{"agent/doctorchecks.go", "agent/doctorparts.go", "agent/sandbox.go", "agent/escrow/examine.go",
+		"agent/paper/paper.go", "agent/escrow/directory.go"}
+	var commands []string
+	all := sources(t)
+	for _, s := range all {
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			if f, ok := n.(*ast.KeyValueExpr); ok && s.dir == "cmd/keyguard" {
+				if k, ok := f.Key.(*ast.Ident); ok && k.Name == "Use" {
+					if use, ok := f.Value.(*ast.BasicLit); ok {
+						text, _ := strconv.Unquote(use.Value)
+						if name, _, _ := strings.Cut(text, " "); name != "version" { // a word of other things, too
+							commands = append(commands, name)
+						}
+					}
+				}
+			}
+			return true
+		})
+	}
+	if len(commands) < 15 {
+		t.Fatalf("only %q are commands: this looks in the wrong place", commands)
+	}
+	named := regexp.MustCompile(`\bkeyguard (` + strings.Join(commands, "|") + `)\b`)
+	for _, s := range all {
+		if !strings.HasPrefix(s.path, "agent/") || slices.Contains(advice, s.path) {
+			continue
+		}
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			if text, ok := n.(*ast.BasicLit); ok && text.Kind == token.STRING && named.MatchString(text.Value) {
+				t.Errorf("%s says %s: what to type is worded in cmd", s.path, text.Value)
+			}
+			return true
+		})
 	}
 }

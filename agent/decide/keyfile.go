@@ -248,7 +248,7 @@ func partly(p rows.Proof) string {
 	if p.Verdict != rows.Partial {
 		return ""
 	}
-	return fmt.Sprintf("the key opens only %v; to see which key opens the others: keyguard verify", p)
+	return fmt.Sprintf("the key opens only %v", p)
 }
 
 // r3 lets the rows choose (law 1).
@@ -347,7 +347,7 @@ func (d *decision) r4() Decision {
 		d.known = d.History.Named[0]
 	}
 	if d.known != "" {
-		return InDoubt("the keyfile is %s and no copy of a key is found, but key %s was in use here, so this is no first start; if it is to be one all the same: keyguard accept --new", d.Keyfile.Why, d.known)
+		return InDoubt("the keyfile is %s and no copy of a key is found, but key %s was in use here, so this is no first start", d.Keyfile.Why, d.known)
 	}
 	return Decision{Action: Make, Reason: "no row and no copy exists: " + d.Rows.Why}
 }

@@ -67,7 +67,7 @@ type SaidEscrow struct {
 }
 
 // ErrStatus says that a file is no status of a host.
-var ErrStatus = errors.New("no status of a host, as keyguard status --json prints it")
+var ErrStatus = errors.New("no status of a host as JSON")
 
 // ParseStatus reads what `keyguard status --json` printed. A newer keyguard may say more.
 func ParseStatus(data []byte) (Said, error) {

@@ -113,7 +113,7 @@ type Looker struct {
 }
 
 // ErrState says that the file that keeps what was seen cannot be used.
-var ErrState = errors.New("it keeps no looks of keyguard fleet")
+var ErrState = errors.New("it keeps no looks of a fleet")
 
 // state is the file.
 type state struct {

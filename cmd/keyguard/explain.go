@@ -399,7 +399,7 @@ func (a *app) hintAtKey(r agent.GuardResult) {
 			a.hint("if you have the key elsewhere: keyguard import")
 		}
 	case e.Rows.State == decide.RowsSilent:
-		a.hint("when the escrow answers again: keyguard restore; if you have the key elsewhere: keyguard import; where there is to be a new one all the same: keyguard accept --new")
+		a.hint("when the escrow answers again: keyguard restore; " + noCopy)
 	default: // rows depend on a key: a new one would open none of them
 		a.hint("when the escrow answers again: keyguard restore; if you have the key elsewhere: keyguard import")
 	}

@@ -306,8 +306,15 @@ func mendDoubt(r agent.StatusResult, _ agent.Ailment) []string {
 	if r.Rows.State == decide.RowsUnknown {
 		return append([]string{remedyOf(r.Rows.Err)}, mendEscrows(r)...)
 	}
-	return mendEscrows(r)
+	hints := mendEscrows(r)
+	if len(hints) == 0 && r.Rows.State == decide.RowsSilent {
+		hints = []string{noCopy}
+	}
+	return hints
 }
+
+// noCopy is for a key that was in use and of which no copy is found, where no row depends on it.
+const noCopy = "if you have the key elsewhere: keyguard import; where there is to be a new one all the same: keyguard accept --new"
 
 // mendKeyfile puts the key in place that belongs there. The watcher does it where it is
 // started and nothing, or no key, stands there; and a start of the daemon, which has read

@@ -59,6 +59,9 @@ func TestStatusScreen(t *testing.T) {
 			r.Health, r.Decision = agent.Unsure, decide.Decision{Action: decide.Install, Key: "bbbbbbbbbbbbbbbb"}
 			r.Daemon, r.Known, r.Keyfile = daemon(agent.DaemonUp, unit.Ready), "bbbbbbbbbbbbbbbb", decide.KeyfileEvidence{Good: true, Key: "aaaaaaaaaaaaaaaa"}
 		}, exitDoubt, "", "systemctl restart containarium.service", agent.AilsKeyfile},
+		"no copy of a key that was in use": {func(r *agent.StatusResult) {
+			r.Health, r.Decision, r.Rows.State = agent.Unsure, decide.Decision{Rule: "R4", Action: decide.Doubt}, decide.RowsSilent
+		}, exitDoubt, "", noCopy, agent.AilsDoubt},
 		"an edited ledger": {func(r *agent.StatusResult) { r.Health, r.Broken = agent.Lagging, &ledger.Break{Line: 3} }, exitEscrow, "", seenToLedger, agent.AilsBroken},
 		"rubbish for a ledger": {func(r *agent.StatusResult) {
 			r.Health, r.Damaged, r.Broken = agent.Lagging, "rubbish", &ledger.Break{Line: 1}

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -242,8 +243,13 @@ func TestWatch(t *testing.T) {
 		w.upsert(a)
 		w.start()
 		w.await("lost")
+		remembered := w.path("run/backoff.json")
+		w.must(errors.Join(os.MkdirAll(w.path("run"), 0o700), os.WriteFile(remembered, []byte("{}"), 0o600)))
 		w.write(a)
 		w.await("saved", fa, "current")
+		if _, err := os.Lstat(remembered); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("what an escrow answered before the save is remembered: %v", err)
+		}
 	})
 	t.Run("deleted, it comes back", func(t *testing.T) {
 		w := guarded(t, nil)

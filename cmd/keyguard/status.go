@@ -5,9 +5,11 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -263,8 +265,13 @@ var mends = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []string{
 	agent.AilsBarred:     mendTop,
 	agent.AilsUnheld:     mendTop,
 	agent.AilsLacks:      func(_ agent.StatusResult, a agent.Ailment) []string { return []string{remedyOf(a.Escrow.Lacks)} },
-	agent.AilsReadable: func(agent.StatusResult, agent.Ailment) []string {
-		return []string{remedyOf(escrow.ErrExposed), "whoever could read them may have the key; to have another one: keyguard rotate"}
+	agent.AilsReadable: func(_ agent.StatusResult, a agent.Ailment) []string {
+		hints := []string{remedyOf(escrow.ErrExposed)}
+		if where := a.Escrow.Place.Where; filepath.IsAbs(where) && !strings.ContainsFunc(where, unquoted) {
+			hints = []string{"chown -R root " + where + "; chmod -R go-rwx " + where,
+				"if that changes nothing, its file system takes no modes (FAT): mount it with umask=077, or seal its copies (recipients)"}
+		}
+		return append(hints, "whoever could read them may have the key; to have another one: keyguard rotate")
 	},
 	agent.AilsUntried: func(agent.StatusResult, agent.Ailment) []string {
 		return []string{"while the store that is named answers: keyguard drill"}
@@ -340,6 +347,11 @@ func mendTop(r agent.StatusResult, ailment agent.Ailment) []string {
 		return []string{unproven(r.Rows, s.Name)}
 	}
 	return []string{"keyguard backup"}
+}
+
+// unquoted tells what a shell may read otherwise than it stands there.
+func unquoted(r rune) bool {
+	return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("/._-", r)
 }
 
 // unproven is what brings a key to an escrow's current shelf that law 4 keeps from there

@@ -139,6 +139,23 @@ systemctl unset-environment STANDIN_NO_CIPHER`,
 	{name: "the place is gone", broken: "curl -sf -X DELETE '" + control + "/secret?secret=projects/stories/secrets/" + secret + "'",
 		line: `^lagging: escrow "gcp" cannot answer: .* no such place`, code: 12,
 		typed: []typed{answers("keyguard init", `\ny\n`)}},
+	{name: "a store is read", broken: `
+cp -p $C /root/good.toml
+mkdir -p /mnt/read; mount -t tmpfs -o mode=0700 read /mnt/read
+printf '[[escrow]]\nname = "usb"\nkind = "directory"\npath = "/mnt/read"\n' >>$C
+keyguard init --yes
+systemctl reload $W
+chmod 0755 /mnt/read /mnt/read/current; chmod 0644 /mnt/read/current/*
+runuser -u nobody -- sh -c 'cat /mnt/read/current/*.key' >/root/stolen
+cmp /root/stolen $K`,
+		line: `^lagging: escrow "usb": others can read current/\S+ \(mode 0644\)`, code: 12,
+		// Whoever has the key has an old one then.
+		typed: []typed{{"chown -R root /mnt/read; chmod -R go-rwx /mnt/read", `
+chown -R root /mnt/read; chmod -R go-rwx /mnt/read
+grep -q 'to have another one: keyguard rotate' /root/said && printf 'y\n' | script -qec 'keyguard rotate' /dev/null`}},
+		after: `
+if cmp /root/stolen $K || runuser -u nobody -- ls /mnt/read/current; then exit 1; fi
+cp -p /root/good.toml $C; umount --lazy /mnt/read; systemctl reload $W`},
 	{name: "no escrow is configured", broken: `
 cp -p $C /root/good.toml; sed -i '/^\[\[escrow/,$d' $C
 mkdir -p /mnt/keys; mount -t tmpfs -o mode=0700 keys /mnt/keys

@@ -45,7 +45,13 @@ func (j *job) locked(ctx context.Context, steps ...func(context.Context) error) 
 	}
 	if j.lock, err = lock.Try(j.h.StateDir, lock.Rotate); err != nil {
 		if err = busy(err); !errors.Is(err, ErrBusy) {
-			err = fmt.Errorf("%w: %w", ErrCannotEnd, err) // where no lock can be taken nothing can be written down
+			return fmt.Errorf("%w: %w", ErrCannotEnd, err) // where no lock can be taken nothing can be written down
+		}
+		if o, unseen := j.h.observe(); unseen == nil {
+			defer o.close()
+			if w := o.working(); w != nil {
+				err = fmt.Errorf("%w: %s", ErrBusy, w)
+			}
 		}
 		return err
 	}

@@ -149,8 +149,8 @@ func TestStatusOfAParkedDaemon(t *testing.T) {
 	}
 }
 
-// TestStatusWhileARotationRuns: nothing is judged, nor restored, while one is at work, and
-// both say since when and for whom. One that has died is judged.
+// TestStatusWhileARotationRuns: nothing is judged, restored or rotated while one is at work, and
+// all say since when and for whom. One that has died is judged.
 func TestStatusWhileARotationRuns(t *testing.T) {
 	old, fresh := testKey("old"), testKey("new")
 	for name, tt := range map[string]struct {
@@ -177,6 +177,9 @@ func TestStatusWhileARotationRuns(t *testing.T) {
 			}
 			if _, err := agent.Restore(t.Context(), &h.Host, agent.RestoreOptions{}); !errors.Is(err, agent.ErrBusy) || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("restore: %v", err)
+			}
+			if _, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{}); !errors.Is(err, agent.ErrBusy) || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("rotate: %v", err)
 			}
 			l.Release()
 			if r, err := agent.Status(t.Context(), &h.Host); err != nil || r.Health == agent.Busy {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -222,26 +223,23 @@ func doctorOutcome(r agent.DoctorResult) error {
 	case h == agent.Unsure, h == agent.Gone:
 		code = healthCode[h]
 	case !r.Sound():
-		hints = []string{worst(r)}
+		hints = worst(r)
 	case h == agent.Green:
 		return nil
 	}
 	return outcome{code, "doctor: " + text, hints}
 }
 
-// worst is what to type for the first thing that is wrong: the rest stands in the table.
-func worst(r agent.DoctorResult) string {
-	for _, t := range r.Threats {
-		if t.Verdict == agent.SurvivesNot {
-			return improvements[t.Lacks]
-		}
+// worst is what to type for the first thing that is wrong now, and for the first threat that
+// is not survived: the rest stands in the table.
+func worst(r agent.DoctorResult) (hints []string) {
+	if i := slices.IndexFunc(r.Checks, func(c agent.Check) bool { return c.State == agent.CheckProblem }); i >= 0 {
+		hints = append(hints, fix(r.Status, r.Checks[i]))
 	}
-	for _, c := range r.Checks {
-		if c.State == agent.CheckProblem {
-			return fix(r.Status, c)
-		}
+	if i := slices.IndexFunc(r.Threats, func(t agent.ThreatVerdict) bool { return t.Verdict == agent.SurvivesNot }); i >= 0 {
+		hints = append(hints, improvements[r.Threats[i].Lacks])
 	}
-	return ""
+	return hints
 }
 
 var (

@@ -72,29 +72,9 @@ func (a *app) init(ctx context.Context, added []string) error {
 	if err := a.checkHostname(append(cfg.Escrows, flagged...)); err != nil {
 		return err
 	}
-	unusable := 0
-	for i, e := range flagged {
-		seen, err := a.try(ctx, flagged, e.Name, "")
-		if err != nil {
-			unusable++
-			a.urgent("--escrow %s: cannot be used, and is not written: %v", added[i], err)
-			a.remedy(err)
-			continue
-		}
-		c.add(e, seen)
-	}
-	if unusable > 0 { // a part whose split is away is nothing
-		lone, err := a.wrongAdded(c.escrows)
-		if err != nil {
-			return err
-		}
-		for i, l := range slices.Backward(lone) {
-			if l != nil {
-				unusable++
-				a.urgent("escrow %q is not written either: %s", c.escrows[i].Name, l.Settings())
-				c.escrows, c.found = slices.Delete(c.escrows, i, i+1), slices.Delete(c.found, i, i+1)
-			}
-		}
+	unusable, err := a.addFlagged(ctx, &c, flagged, added)
+	if err != nil {
+		return err
 	}
 	c.untold = len(c.escrows)
 	if len(added) == 0 && !a.yes && a.onTerminal() {
@@ -148,6 +128,35 @@ func (a *app) init(ctx context.Context, added []string) error {
 		return outcome{exitEscrow, fmt.Sprintf("%d of %s cannot be used, and were not written", unusable, printable.Count(int64(len(flagged)), "escrow")), nil}
 	}
 	return err
+}
+
+// addFlagged chooses the escrows of --escrow that can be used, and counts the others.
+func (a *app) addFlagged(ctx context.Context, c *choices, flagged []config.Escrow, added []string) (unusable int, err error) {
+	for i, e := range flagged {
+		seen, err := a.try(ctx, flagged, e.Name, "")
+		if err != nil {
+			unusable++
+			a.urgent("--escrow %s: cannot be used, and is not written: %v", added[i], err)
+			a.remedy(err)
+			continue
+		}
+		c.add(e, seen)
+	}
+	if unusable == 0 {
+		return 0, nil
+	}
+	lone, err := a.wrongAdded(c.escrows) // a part whose split is away is nothing
+	if err != nil {
+		return unusable, err
+	}
+	for i, l := range slices.Backward(lone) {
+		if l != nil {
+			unusable++
+			a.urgent("escrow %q is not written either: %s", c.escrows[i].Name, l.Settings())
+			c.escrows, c.found = slices.Delete(c.escrows, i, i+1), slices.Delete(c.found, i, i+1)
+		}
+	}
+	return unusable, nil
 }
 
 // sample is the commented configuration that the package brings.

@@ -209,12 +209,18 @@ func (a *app) prestart(ctx context.Context) (err error) {
 	t := a.teller(h, cfg, wiring{prestart: true}, a.printEvent)
 	err = a.explainGuard(ctx, cfg, result, t)
 	a.outside.Status(exitCode(err))
-	// What hangs on the way to people must not hold the daemon's start for long (law 9).
-	told := crew.Go(func() error { t.Deliver(left); return nil })
+	a.deliver(left, t)
+	return err
+}
+
+// deliver tells people until ctx ends, and a little longer: what hangs on the way to them must
+// not hold the daemon's start for long (law 9).
+func (a *app) deliver(ctx context.Context, t *hooks.Teller) {
+	told := crew.Go(func() error { t.Deliver(ctx); return nil })
 	var unheard error
 	select {
 	case unheard = <-told:
-	case <-left.Done():
+	case <-ctx.Done():
 		select {
 		case unheard = <-told:
 		case <-time.After(lastWords):
@@ -224,7 +230,6 @@ func (a *app) prestart(ctx context.Context) (err error) {
 	if unheard != nil {
 		a.urgent("people are not told: %v", unheard)
 	}
-	return err
 }
 
 // ending waits until ctx ends for what is to end, and tells whether it has: also where ctx had

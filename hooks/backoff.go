@@ -2,11 +2,12 @@ package hooks
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
@@ -168,14 +169,22 @@ func wait(calls int) time.Duration {
 	for range calls - 1 {
 		d = min(2*d, longestWait)
 	}
-	return d + rand.N(d/4)
+	return d + upTo(d/4)
+}
+
+// upTo draws a pause that is shorter than d, from where keys come from: a test that gives
+// those out of a seed gets the same pauses again.
+func upTo(d time.Duration) time.Duration {
+	var b [8]byte
+	rand.Read(b[:]) //nolint:errcheck // it never fails
+	return time.Duration(binary.LittleEndian.Uint64(b[:]) % uint64(d))
 }
 
 // apart is the pause after a store has wanted fewer requests: half the usual one, and
 // anything up to spread besides. Quotas are counted by the minute and over all hosts of a
 // project, so that those which were refused together are to come back one by one; and it is
 // no longer than any other pause can be.
-func apart(calls int) time.Duration { return wait(calls)/2 + rand.N(spread) }
+func apart(calls int) time.Duration { return wait(calls)/2 + upTo(spread) }
 
 // proofs are those of an earlier start, if the rows are still the same.
 func (m *memory) proofs(mark string) map[key.Fingerprint]rows.Proof {

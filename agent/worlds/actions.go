@@ -157,7 +157,12 @@ func (w *world) play(s Step) {
 			w.pass(time.Until(h.off))
 		}
 		w.tell("%s: %s", h.name, a.name)
-		a.do(w, h, s.Dies)
+		dies := s.Dies
+		if dies > 0 && s.Arg%3 == 0 { // in the middle of a line, which the disk may have or not
+			dies, w.at = 0, phase{string(durable.SyncFile), ledger.Name}
+		}
+		a.do(w, h, dies)
+		w.at = phase{}
 		w.pass(time.Duration(w.rand.IntN(4000)) * time.Millisecond)
 		return
 	}
@@ -511,7 +516,7 @@ func (w *world) startsOn(h *host, p *process, r agent.GuardResult) {
 	k.Wipe()
 	sure := true
 	for _, s := range h.stores {
-		sure = sure && !s.down && !s.hangs && s.slow < time.Second && !s.denied && s.late == 0 && !s.gone && !s.addOnly
+		sure = sure && !s.down && !s.far && !s.hangs && s.slow < time.Second && !s.denied && s.late == 0 && !s.gone && !s.addOnly
 		// What a start before was told a moment ago is not asked for again (law 9).
 		sure = sure && (p.listed[s.name] || time.Since(h.asked[s.name].at) > 3*time.Minute)
 		for _, c := range s.copies {
@@ -809,10 +814,16 @@ func (w *world) startAgain(h *host, dies int) {
 	if w.rand.IntN(4) == 0 { // a first start, which a store keeps from being one
 		w.bare(h)
 		w.rm(h, "state/"+ledger.Name)
-		if s := w.store(); w.rand.IntN(3) == 0 {
+		switch s := w.store(); w.rand.IntN(3) {
+		case 0:
 			s.full = true
-		} else {
+		case 1:
 			w.trouble(s)
+		default: // a cold boot; what the others said by then may have changed when it is there
+			s.far = true
+			w.restart(h, 0)
+			w.keepSomewhere(nil, w.makeKey())
+			w.storesBack()
 		}
 	}
 	for range 3 {

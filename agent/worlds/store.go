@@ -30,6 +30,7 @@ type store struct {
 // manners are how a store behaves.
 type manners struct {
 	down    bool          // nobody answers
+	far     bool          // there is no way to it from here, yet
 	hangs   bool          // the connection is taken, and nothing comes
 	slow    time.Duration // before each answer
 	denied  bool          // it knows who asks, and refuses
@@ -88,7 +89,7 @@ func (s *store) add(shelf escrow.Shelf, bytes []byte, byHand bool) stored {
 
 // answers tells that nothing keeps the store from answering.
 func (s *store) answers() bool {
-	return !s.down && !s.hangs && !s.denied && !s.gone && !s.addOnly && s.fails == 0
+	return !s.down && !s.far && !s.hangs && !s.denied && !s.gone && !s.addOnly && s.fails == 0
 }
 
 // view is the store as one process sees it.
@@ -118,6 +119,9 @@ func (v view) answer(ctx context.Context, call, id string) error {
 	}
 	if err := v.p.effect(v.name, call); err != nil {
 		return err
+	}
+	if v.far {
+		return escrow.ErrNeverLeft
 	}
 	v.p.called(v.store, call)
 	switch {

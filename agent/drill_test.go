@@ -481,6 +481,7 @@ func TestDrillOfParts(t *testing.T) {
 		"a part is damaged":        {with(flipped), agent.DrillFailed, "part 2, in usb1, is of no use", nil, escrow.ErrNotKey, agent.Lagging},
 		"no part":                  {with([]byte("see the safe")), agent.DrillFailed, "part 2, in usb1, is of no use", nil, escrow.ErrNotKey, agent.Lagging},
 		"another part of the key":  {with(cut(a, 2, 9)), agent.DrillFailed, "part 2, in usb1, is of no use: another part is kept there", nil, escrow.ErrPartMoved, agent.Lagging},
+		"another store's part":     {with(cut(a, 2, 1)), agent.DrillFailed, "part 2, in usb1, is of no use: another part is kept there: it is part 1", nil, escrow.ErrPartMoved, agent.Lagging},
 		"a part for another need":  {with(cut(a, 3, 2)), agent.DrillFailed, "part 2, in usb1, is of no use: the same key is there, cut for another need", nil, escrow.ErrRecut, agent.Lagging},
 		"one is lost, one away":    {func(h *host) { lose(h); away(2)(h) }, agent.DrillInconclusive, "no such place", []int{1, 2, 3}, escrow.ErrNoPlace, agent.Lagging},
 		"one is damaged, one away": {func(h *host) { with(flipped)(h); away(2)(h) }, agent.DrillFailed, "part 2, in usb1, is of no use", []int{1, 3}, escrow.ErrNotKey, agent.Lagging},

@@ -1185,12 +1185,13 @@ func sameKey(k, o key.Key) bool {
 }
 
 // rebuiltWith rebuilds the key from part i and as many others as are needed, the next
-// ones in the list.
+// ones in the list that have other numbers.
 func rebuiltWith(parts []key.Part, wrong []int, i, need int) key.Key {
 	var some []key.Part
 	for n := range parts {
-		if at := (i + n) % len(parts); len(some) < need && !slices.Contains(wrong, at) {
-			some = append(some, parts[at])
+		p := parts[(i+n)%len(parts)]
+		if len(some) < need && !slices.Contains(wrong, (i+n)%len(parts)) && !slices.ContainsFunc(some, func(o key.Part) bool { return o.Number == p.Number }) {
+			some = append(some, p)
 		}
 	}
 	k, _, _ := key.Rebuild(some)

@@ -786,6 +786,26 @@ func TestSplitNeverMixes(t *testing.T) {
 	}
 }
 
+// TestSplitBesideAnotherCut: enough parts of one cut, and beside them one of another. It is
+// never put together with them, in whatever order they come, and a drill names its store.
+func TestSplitBesideAnotherCut(t *testing.T) {
+	t.Parallel()
+	r := newRack(t, 2, 3)
+	k := key.Generate()
+	c := mustSave(t, r.open(), escrow.Current, k)
+	try(t, os.Remove(r.files("c")[0]))
+	r.need = 3
+	mustSave(t, r.member(2), escrow.Current, k)
+	r.need = 2
+	for range 20 { // the stores answer in any order
+		holdsKey(t, r.open(), k)
+		got, parts, err := r.open().Rebuild(t.Context(), c)
+		if err != nil || !got.Equal(k) || parts[0].Err != nil || parts[1].Err != nil || !errors.Is(parts[2].Err, escrow.ErrRecut) || !parts[2].Wrong() {
+			t.Errorf("%v, %+v, %v", got, parts, err)
+		}
+	}
+}
+
 // roomless is a store that is full.
 type roomless struct{ escrow.Escrow }
 

@@ -358,3 +358,66 @@ func TestPartsInOneDomain(t *testing.T) {
 		})
 	}
 }
+
+// TestPartsAndWhoAdministersThem has a row for what decides whether one who administers a
+// store has the key, or takes it away.
+func TestPartsAndWhoAdministersThem(t *testing.T) {
+	member := func(kind, domain string, x escrow.Examination) standing {
+		return standing{EscrowStatus: EscrowStatus{Name: kind, Place: escrow.Place{Kind: kind, Domain: domain}}, exam: x, examined: true}
+	}
+	unknown := escrow.Examination{}
+	vault, aws, gcp := member("vault-kv", "Vault", unknown), member("aws-secrets-manager", "an account", unknown), member("gcp-secret-manager", "a project", unknown)
+	other := member("command", "a manager", unknown)
+	stick := member("directory", "a stick", escrow.Examination{Disks: []string{"sdb"}})
+	here := member("directory", "a disk", escrow.Examination{Disks: []string{"sda"}, SameDisk: true})
+	harmless := escrow.Examination{Asked: true}
+	whole := func(f *facts) {
+		c := &f.escrows[0].evidence.Copies
+		*c = append(*c, decide.CopyEvidence{ID: "current/vault-kv/3", Shelf: escrow.Current, Key: reportKeyA, Have: true, Beside: true})
+	}
+	for name, tt := range map[string]struct {
+		members              []standing
+		edit                 func(*facts)
+		operator, read, disk Survival
+		check                CheckState
+		text                 string
+	}{
+		"each its own": {[]standing{vault, aws, gcp}, nil, Survives, Survives, Survives, CheckOK, "1 of 3 may be lost"},
+		"two have one": {[]standing{vault, member("command", "Vault", unknown), gcp}, nil, SurvivesNot, SurvivesNot, Survives, CheckProblem, "vault-kv and command are all in Vault"},
+		"two have one, and this host cannot destroy what is there": {[]standing{member("vault-kv", "Vault", harmless), member("command", "Vault", harmless), member("gcp-secret-manager", "a project", harmless)},
+			nil, SurvivesNot, SurvivesNot, Survives, CheckProblem, "are all in Vault"},
+		"a whole copy beside":    {[]standing{vault, aws, gcp}, whole, SurvivalUnsure, SurvivesNot, Survives, CheckProblem, "the parts hide nothing"},
+		"root takes a third":     {[]standing{vault, aws, stick}, nil, SurvivalUnsure, Survives, Survives, CheckOK, "1 of 3"},
+		"root takes one of four": {[]standing{vault, aws, gcp, stick}, nil, Survives, Survives, Survives, CheckOK, "2 of 4"},
+		"one can be emptied":     {[]standing{vault, aws, member("gcp-secret-manager", "a project", escrow.Examination{Asked: true, Destroys: []string{"x"}})}, nil, SurvivalUnsure, Survives, Survives, CheckOK, "1 of 3"},
+		"all are needed":         {[]standing{vault, aws}, nil, SurvivalUnsure, Survives, Survives, CheckUnknown, "all 2 are needed"},
+		"two are on this disk":   {[]standing{here, member("directory", "another", here.exam), other}, nil, SurvivesNot, SurvivesNot, SurvivesNot, CheckProblem, "are all in"},
+		"one of two is on it":    {[]standing{here, vault}, nil, SurvivesNot, Survives, SurvivesNot, CheckUnknown, "all 2"},
+		"another escrow is silent": {[]standing{vault, aws, gcp}, func(f *facts) {
+			f.escrows = append(f.escrows, edited(place("command", unknown), func(s *standing) {
+				s.State, s.Why, s.Err, s.evidence.Copies = decide.EscrowFailed, "no answer", escrow.ErrTimeout, nil
+			}))
+		}, Survives, SurvivalUnsure, Survives, CheckOK, "1 of 3"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := place("split", unknown)
+			s.parts = &shared{need: 2, members: tt.members}
+			f := patient(s)
+			if tt.edit != nil {
+				tt.edit(&f)
+			}
+			got := map[Threat]ThreatVerdict{}
+			for _, v := range f.threats() {
+				got[v.Threat] = v
+			}
+			for threat, want := range map[Threat]Survival{OperatorCompromise: tt.operator, StoreRead: tt.read, DiskLost: tt.disk} {
+				if v := got[threat]; v.Verdict != want {
+					t.Errorf("%s: %s, %q; want %s", threat, v.Verdict, v.Evidence, want)
+				}
+			}
+			if c := f.checkParts(f.escrows[0]); c.State != tt.check || !strings.Contains(c.Text, tt.text) {
+				t.Errorf("%s: %s; want %s: %s", c.State, c.Text, tt.check, tt.text)
+			}
+		})
+	}
+}

@@ -92,15 +92,19 @@ func (x *shared) lostTogether() string {
 }
 
 // apart is the fate of a key in parts where one administrator reads or destroys what is
-// his: enough others must be left, as far as this host's own credentials go.
+// his: he must not have enough of them, and enough others must be left, as far as this host's
+// own credentials go.
 func (f facts) apart(s standing, end fate) fate {
-	kept := 0
+	where, kept := s.parts.together(), 0
 	for _, m := range s.parts.members {
 		if m.afterOperator().verdict != SurvivesNot {
 			kept++
 		}
 	}
-	if end.verdict == SurvivalUnsure && s.parts.together() == "" && f.whole() == "" && kept-1 >= s.parts.need {
+	switch {
+	case where != "":
+		return fate{SurvivesNot, where}
+	case end.verdict == SurvivalUnsure && f.whole() == "" && kept-1 >= s.parts.need:
 		return fate{Survives, fmt.Sprintf("in %d parts, each with an administrator of its own: none of them can read it or take it away", len(s.parts.members))}
 	}
 	return end

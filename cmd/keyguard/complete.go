@@ -2,9 +2,11 @@ package main
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/crew"
@@ -69,4 +71,15 @@ func (a *app) completeRestore(c *cobra.Command) error {
 			return e.Copy
 		}), cobra.ShellCompDirectiveNoFileComp
 	})
+}
+
+// bare takes the quotes from what flags are for: in a help text they name the value, and a
+// shell that completes would show them.
+func bare(c *cobra.Command) {
+	unquote := func(f *pflag.Flag) { f.Usage = strings.ReplaceAll(f.Usage, "`", "") }
+	c.PersistentFlags().VisitAll(unquote)
+	c.Flags().VisitAll(unquote)
+	for _, sub := range c.Commands() {
+		bare(sub)
+	}
 }

@@ -40,8 +40,8 @@ not the keyfile; the ledger keeps what came out. Each escrow's newest current
 copy is judged; older and quarantined ones are reported: they open old dumps.
 
 Of a key in parts the drill passes as long as enough of them open the rows and
-none is wrong; it names those that it could not try. The drill's own unit goes by
-that alone: status tells of a store that is down.
+none is wrong; it names those that it could not try. The drill's own unit goes
+by that alone: status tells of a store that is down.
 
 --full tries every row, however many there are, and names those that no key
 opens. --part proves one part of a key that no escrow reads: the file on a stick

@@ -88,6 +88,9 @@ func run(args []string) int {
 	}
 	waits := outside.Worker()
 	root := a.commands()
+	if len(args) > 0 && args[0] == cobra.ShellCompRequestCmd {
+		bare(root)
+	}
 	root.SetArgs(args)
 	c, err := root.ExecuteContextC(ctx)
 	if err == nil && c.GroupID == "people" {
@@ -204,6 +207,9 @@ proves every copy on the rows in Postgres that the key must open.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageError{wrongFlag(c, err)} })
 	root.PersistentFlags().StringVar(&a.configFile, "config", "", "the configuration `file` (default $KEYGUARD_CONFIG, else "+config.DefaultPath+")")
 	root.PersistentFlags().Var(&a.when, "color", "colour what is printed: `auto|always|never`; auto is on a terminal, unless NO_COLOR is set")
+	if err := root.RegisterFlagCompletionFunc("color", cobra.FixedCompletions([]string{"auto", "always", "never"}, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // a flag that is not there
+	}
 	root.PersistentFlags().BoolVarP(&a.brief, "quiet", "q", false, "print no progress, and of status, verify, restore, import and drill the answer alone")
 	root.PersistentFlags().BoolVarP(&a.wordy, "verbose", "v", false, "say what is asked where nobody looks on, too, and in status by which rule is decided")
 	root.AddGroup(&cobra.Group{ID: "people", Title: "Commands for people:"},

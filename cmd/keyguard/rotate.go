@@ -41,8 +41,8 @@ out from the rows which of the two keys holds. It runs in a unit of its own,
 ` + rotateUnit + `, and goes on when the terminal is gone,
 or after Ctrl-C; the journal has its steps.
 
-Of a key in parts one store more must be there than need says, so that one may be
-lost. Where need is all of them, only --need-all goes on.
+Of a key in parts one store more must be there than need says, so that one may
+be lost. Where need is all of them, only --need-all goes on.
 
 --dry-run does everything up to the commit, beside the running daemon, whose
 writes wait for the moment that takes, and says how long the daemon would be

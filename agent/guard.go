@@ -26,9 +26,6 @@ var (
 
 // GuardOptions are what the moment of the call knows.
 type GuardOptions struct {
-	// Remembered returns the proofs of an earlier call, if the rows still carry the
-	// same mark: a start that is repeated asks the escrows less often (law 9).
-	Remembered func(mark string) map[key.Fingerprint]rows.Proof
 	// Tell is told, whenever that has changed, what a start on the keyfile as it stands would
 	// be: for whoever must leave before Guard has ended, or sees it end by no will of its own.
 	// nil is nobody.
@@ -48,7 +45,6 @@ const (
 type GuardResult struct {
 	Decision decide.Decision
 	Evidence decide.Evidence
-	Mark     string // what the rows looked like, for Remembered
 	Done     bool   // what was decided was done; for Doubt and Lost see Parked
 	Parked   bool   // Doubt, Lost: the daemon starts without a key and cannot mint one
 	Exposed  string // what was loose about the keyfile and was put right: "mode 0644"
@@ -105,7 +101,6 @@ func guard(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error)
 			o.complain("cannot tell whether a rotation or a repair is under way", unlocked)
 		}
 	}
-	o.remembered = opts.Remembered
 	o.sweep()
 	r := GuardResult{Decision: o.decide(ctx)}
 	o.tellStart(r.Decision.Action == decide.Pass)
@@ -121,7 +116,7 @@ func guard(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error)
 	if err != nil && !errors.Is(err, ErrNotPlaced) {
 		err = fmt.Errorf("cannot %s: %w", r.Decision.Action, err)
 	}
-	r.Evidence, r.Mark, r.Trouble = o.evidence, o.answer.Mark, o.trouble
+	r.Evidence, r.Trouble = o.evidence, o.trouble
 	return r, err
 }
 

@@ -58,14 +58,15 @@ type Escrow struct {
 	AddOnly bool
 }
 
-// ErrNotAgain is what a Reader answers for a copy that it remembers having fetched,
-// when it is too early to ask the store again (law 9).
+// ErrNotAgain is what a Reader answers for a copy that it has listed from memory, when it is
+// too early to ask the store again (law 9).
 var ErrNotAgain = errors.New("not asked again yet")
 
 // Rememberer is a Reader that may answer a List from memory, and says after it whether
-// it did.
+// it did, and when a copy was asked for last, as a time since the boot: 0 is never.
 type Rememberer interface {
 	Remembered() bool
+	FetchedAt(id string) time.Duration
 }
 
 // Trouble is something that went wrong beside the point: the operation was done all

@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,6 +42,7 @@ type fetched struct {
 // fetching is what may be special about it. The zero value is not.
 type fetching struct {
 	had  string                                                          // the id of one that was fetched before
+	last func(id string) time.Duration                                   // when each was asked for last: they come in this order
 	goOn func()                                                          // called before the second
 	one  func(ctx context.Context, n int) (key.Key, key.Encoding, error) // instead of Fetch
 }
@@ -65,20 +68,25 @@ func fetchEach(ctx context.Context, s escrow.Reader, copies []escrow.Copy, how f
 		defer one.Unlock()
 		return got(fetched{n, k, encoding, err, time.Since(start)})
 	}
-	first := true
-	for n := range copies {
-		switch {
-		case copies[n].Unreadable != "", copies[n].ID == how.had:
-		case first:
-			first = false
-			if err := fetch(n); err != nil {
-				return err
-			}
-			if how.goOn != nil {
-				how.goOn()
-			}
-		default:
+	var order []int
+	for n, c := range copies {
+		if c.Unreadable == "" && c.ID != how.had {
+			order = append(order, n)
+		}
+	}
+	if how.last != nil {
+		slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(how.last(copies[a].ID), how.last(copies[b].ID)) })
+	}
+	for i, n := range order {
+		if i > 0 {
 			g.Go(func() error { return fetch(n) })
+			continue
+		}
+		if err := fetch(n); err != nil {
+			return err
+		}
+		if how.goOn != nil {
+			how.goOn()
 		}
 	}
 	return g.Wait()
@@ -162,6 +170,7 @@ func (o *observation) askEscrow(ctx context.Context, i int) {
 		tell(k)
 		o.news.awaitInterest(ctx, i)
 	})
+	how := fetching{had: latest.ID, goOn: func() { o.news.awaitInterest(ctx, i) }}
 	var copies []escrow.Copy
 	if err == nil {
 		err = ctx.Err() // nobody wanted more
@@ -171,7 +180,7 @@ func (o *observation) askEscrow(ctx context.Context, i int) {
 	}
 	if err == nil {
 		if r, ok := s.Reader.(Rememberer); ok {
-			e.Remembered = r.Remembered()
+			e.Remembered, how.last = r.Remembered(), r.FetchedAt
 		}
 		if shared, ok := s.Writer.(escrow.Shared); ok {
 			if silent := shared.Unheard(); silent != nil {
@@ -185,7 +194,7 @@ func (o *observation) askEscrow(ctx context.Context, i int) {
 				e.Copies[n] = latest
 			}
 		}
-		err = fetchEach(ctx, s.Reader, copies, fetching{had: latest.ID, goOn: func() { o.news.awaitInterest(ctx, i) }}, func(f fetched) error {
+		err = fetchEach(ctx, s.Reader, copies, how, func(f fetched) error {
 			err := noteFetched(&e.Copies[f.n], f)
 			if err == nil {
 				tell(f.key)

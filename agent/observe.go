@@ -28,10 +28,9 @@ type observation struct {
 	trouble  []Trouble
 	locked   bool // the rotate lock is held for as long as this is used
 
-	remembered func(mark string) map[key.Fingerprint]rows.Proof
-	tell       func(Start) // of GuardOptions, or nil
-	table      Rows
-	answer     rows.Answer
+	tell   func(Start) // of GuardOptions, or nil
+	table  Rows
+	answer rows.Answer
 
 	fetching crew.Group
 	stop     context.CancelFunc
@@ -271,20 +270,12 @@ func (o *observation) askRows(ctx context.Context) {
 		return
 	}
 	e.State, e.Why, e.Dependent = said.State, said.Why, said.Dependent
-	first := e.Proofs == nil
-	if first {
+	if e.Proofs == nil {
 		e.Proofs = map[key.Fingerprint]rows.Proof{}
 	}
 	maps.Copy(e.Proofs, said.Proofs)
 	if o.refuted() {
-		o.tellStart(false) // law 1 stands above law 9, and what is remembered may hang
-	}
-	if first && o.remembered != nil {
-		for f, p := range o.remembered(o.answer.Mark) {
-			if _, asked := e.Proofs[f]; !asked {
-				e.Proofs[f] = p
-			}
-		}
+		o.tellStart(false) // law 1 stands above law 9, and what is asked next may hang
 	}
 }
 

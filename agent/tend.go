@@ -13,7 +13,6 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
-	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
 // TendOptions are what the watcher knows of the moment.
@@ -31,8 +30,6 @@ type TendOptions struct {
 	// is there to need one, also where the keyfile's directory has gone; and one that the rows
 	// refute is not left there for it, though nobody can tell which is right.
 	Starting bool
-	// Remembered is as for Guard.
-	Remembered func(mark string) map[key.Fingerprint]rows.Proof
 }
 
 // TendResult is what was found, decided and done.
@@ -71,7 +68,7 @@ func tend(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err err
 		return r, err
 	}
 	defer o.close()
-	defer func() { r.Evidence, r.Mark, r.Trouble = o.evidence, o.answer.Mark, o.trouble }()
+	defer func() { r.Evidence, r.Trouble = o.evidence, o.trouble }()
 	if o.evidence.Ledger.Rotation != nil && unlocked == nil {
 		var l *lock.Lock
 		if l, unlocked = lock.Try(h.StateDir, lock.Rotate); errors.Is(busy(unlocked), ErrBusy) {
@@ -90,7 +87,6 @@ func tend(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err err
 	if unlocked != nil {
 		return r, o.parkBlind(&r, opts, unlocked)
 	}
-	o.remembered = opts.Remembered
 	o.sweep()
 	if opts.Prove {
 		o.askRows(ctx)

@@ -20,13 +20,15 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
-	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
 // A start that fails is repeated for ever, every few seconds: Restart=on-failure without
 // a limit (design §9). An escrow is asked again only after a while that doubles from
 // firstWait to longestWait; up to then a start goes by what was answered before (law 9).
+// That is hearsay: it names copies and decides nothing (law 6). A start that may ask does all
+// of it anew, whatever was seen before: a copy may be mended under its name, and another table
+// stand where one was.
 const (
 	firstWait   = 5 * time.Second
 	longestWait = 2 * time.Minute
@@ -67,19 +69,16 @@ func BootClock() (string, time.Duration) {
 	return unit.BootID(), time.Duration(t.Nano())
 }
 
-// memory is what one start leaves for the next: when each escrow was asked, what it
-// answered, and what the rows said of the keys in it. Fingerprints only, never a key.
+// memory is what one start leaves for the next: when each escrow was asked, and what it
+// answered. Fingerprints only, never a key.
 type memory struct {
-	Boot    string                    `json:"boot"`
-	About   string                    `json:"about"` // the keyfile and the configuration it was learnt with
-	Escrows map[string]*escrowMemory  `json:"escrows"`
-	Mark    string                    `json:"mark"`
-	Proofs  map[key.Fingerprint]proof `json:"proofs"`
+	Boot    string                   `json:"boot"`
+	About   string                   `json:"about"` // the keyfile and the configuration it was learnt with
+	Escrows map[string]*escrowMemory `json:"escrows"`
 
 	path  string
 	since time.Duration
-	asked bool   // by this start
-	rows  string // the mark of the rows as they are now, once they were asked
+	asked bool // by this start
 	lock  sync.Mutex
 }
 
@@ -94,21 +93,16 @@ type escrowMemory struct {
 	Fetched  map[string]fetchedKey `json:"fetched,omitempty"` // by the copy's id
 }
 
-// fetchedKey is how a Fetch ended.
+// fetchedKey is when a copy was asked for, and what that said of it for good: of one before
+// the last List, nothing.
 type fetchedKey struct {
+	At    time.Duration   `json:"at"` // since boot
 	Key   key.Fingerprint `json:"key,omitempty"`
 	Class string          `json:"class,omitempty"` // of the error, see classes
 	Error string          `json:"error,omitempty"`
 }
 
-type proof struct {
-	Verdict rows.Verdict `json:"verdict"`
-	Checked int64        `json:"checked"`
-	Opened  int64        `json:"opened"`
-}
-
-// classes are the errors that say something for good of a copy; others are not
-// remembered, and the copy counts as not fetched.
+// classes are the errors that say something of a copy; others say it of the store.
 var classes = map[string]error{
 	"not a key":  escrow.ErrNotKey,
 	"unreadable": escrow.ErrUnreadable,
@@ -186,42 +180,12 @@ func upTo(d time.Duration) time.Duration {
 // no longer than any other pause can be.
 func apart(calls int) time.Duration { return wait(calls)/2 + upTo(spread) }
 
-// proofs are those of an earlier start, if the rows are still the same.
-func (m *memory) proofs(mark string) map[key.Fingerprint]rows.Proof {
-	m.lock.Lock()
-	defer m.lock.Unlock()
-	if m.rows = mark; m.Mark != mark {
-		return nil
-	}
-	known := map[key.Fingerprint]rows.Proof{}
-	for f, p := range m.Proofs {
-		known[f] = rows.Proof{Fingerprint: f, Verdict: p.Verdict, Checked: p.Checked, Opened: p.Opened}
-	}
-	return known
-}
-
-// opensNothing tells whether a key was tried on these very rows and opened none.
-func (m *memory) opensNothing(f key.Fingerprint) bool {
-	p, tried := m.Proofs[f]
-	return tried && m.rows != "" && m.Mark == m.rows && p.Opened == 0
-}
-
 // reload takes in what another process has left of one escrow since.
 func (m *memory) reload(name string) {
 	data, err := readMemory(m.path)
 	left := &memory{}
 	if err == nil && json.Unmarshal(data, left) == nil && left.Boot == m.Boot && left.About == m.About && left.Escrows[name] != nil {
 		m.Escrows[name] = left.Escrows[name]
-	}
-}
-
-func (m *memory) noteProofs(r agent.GuardResult) {
-	if r.Mark == "" {
-		return
-	}
-	m.Mark, m.Proofs = r.Mark, map[key.Fingerprint]proof{}
-	for f, p := range r.Evidence.Rows.Proofs {
-		m.Proofs[f] = proof{Verdict: p.Verdict, Checked: p.Checked, Opened: p.Opened}
 	}
 }
 
@@ -235,7 +199,6 @@ func remember(m *memory, r *agent.GuardResult, failed error) {
 	case !errors.Is(failed, agent.ErrNotPlaced) && (r.Decision.Action == decide.Install || r.Decision.Action == decide.Make):
 		err = m.forget()
 	case m.asked:
-		m.noteProofs(*r)
 		err = m.save()
 	}
 	if err != nil {
@@ -298,13 +261,15 @@ func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
 		m.lock.Lock()
 		defer m.lock.Unlock()
 		now.Answered, now.Copies, now.Fetched, now.Error = true, copies, map[string]fetchedKey{}, ""
-		// An id is never given to another copy: what is known of its bytes stays known.
 		for _, c := range copies {
-			if f, ok := before.Fetched[c.ID]; ok {
+			f, ok := before.Fetched[c.ID]
+			switch {
+			case ok && f.At == m.since: // by this start
 				now.Fetched[c.ID] = f
+			case ok:
+				now.Fetched[c.ID] = fetchedKey{At: f.At}
 			}
 		}
-		copies = now.recalled()
 		return nil
 	})
 	return copies, err
@@ -366,7 +331,7 @@ type latestGate struct {
 }
 
 // FetchLatest asks the store where it is time to, and an earlier start has left no listing:
-// with one it is known which of the copies open nothing.
+// where one has, the newest copy was not enough.
 func (g *latestGate) FetchLatest(ctx context.Context) (c escrow.Copy, k key.Key, encoding key.Encoding, err error) {
 	m := g.recall()
 	done, waited, err := g.turn(ctx, filepath.Dir(m.path))
@@ -391,7 +356,7 @@ func (g *latestGate) FetchLatest(ctx context.Context) (c escrow.Copy, k key.Key,
 		m.lock.Lock()
 		defer m.lock.Unlock()
 		now.Latest, now.Error = true, "it was asked for its newest copy alone"
-		now.Fetched = map[string]fetchedKey{c.ID: {Key: k.Fingerprint()}}
+		now.Fetched = map[string]fetchedKey{c.ID: {At: m.since, Key: k.Fingerprint()}}
 		return nil
 	})
 	g.began = true
@@ -429,6 +394,15 @@ func (g *gate) turn(ctx context.Context, dir string) (done func(), waited bool, 
 // Remembered tells whether the last List was answered from memory.
 func (g *gate) Remembered() bool { return g.again }
 
+// FetchedAt tells how long after the boot a copy was asked for last, 0 for never: where one
+// start has no time for all of them, or one of them fails, the next goes on with the others.
+func (g *gate) FetchedAt(id string) time.Duration {
+	m := g.recall()
+	m.lock.Lock()
+	defer m.lock.Unlock()
+	return m.Escrows[g.Name()].Fetched[id].At
+}
+
 // recalled is the earlier listing, with what the fetches found out.
 func (e *escrowMemory) recalled() []escrow.Copy {
 	copies := append([]escrow.Copy(nil), e.Copies...)
@@ -451,27 +425,14 @@ func (g *gate) Fetch(ctx context.Context, c escrow.Copy) (key.Key, key.Encoding,
 		}
 		return key.Key{}, "", agent.ErrNotAgain
 	}
-	m.lock.Lock()
-	known := m.Escrows[g.Name()].Fetched[c.ID]
-	missed := m.opensNothing(known.Key)
-	m.lock.Unlock()
-	switch {
-	case missed:
-		return key.Key{}, "", agent.ErrNotAgain
-	case classes[known.Class] == escrow.ErrNotKey:
-		return key.Key{}, "", remembered{known.Error, escrow.ErrNotKey}
-	}
 	k, encoding, err := g.Reader.Fetch(ctx, c)
-	f := fetchedKey{Key: k.Fingerprint()}
-	if err != nil {
-		f.Error = err.Error()
-		for name, class := range classes {
-			if errors.Is(err, class) {
-				f.Class = name
-			}
+	f := fetchedKey{At: m.since, Key: k.Fingerprint()}
+	for name, class := range classes {
+		if errors.Is(err, class) {
+			f.Class, f.Error = name, err.Error()
 		}
 	}
-	if err == nil || f.Class != "" {
+	if err == nil || !errors.Is(ctx.Err(), context.Canceled) { // else it was called off, and has its turn
 		m.lock.Lock()
 		m.Escrows[g.Name()].Fetched[c.ID] = f
 		m.lock.Unlock()

@@ -238,7 +238,7 @@ func TestBackoff(t *testing.T) {
 		}
 	})
 
-	t.Run("what opened nothing is not fetched again while the rows are the same", func(t *testing.T) {
+	t.Run("a start that may ask fetches what opened nothing, too", func(t *testing.T) {
 		l := newLoop(t, cluster.Database(t))
 		l.upsert(right, "SECRET_1")
 		l.store.Put(masterSecret, foreign.UnsafeBytes())
@@ -250,15 +250,71 @@ func TestBackoff(t *testing.T) {
 		if len(again.Evidence.Escrows) != 1 || !again.Evidence.Escrows[0].Remembered {
 			t.Errorf("the second start does not say that it remembers: %+v", again.Evidence.Escrows)
 		}
+		if p, tried := again.Evidence.Rows.Proofs[foreign.Fingerprint()]; tried {
+			t.Errorf("the second start says that it has tried what it has not: %v", p)
+		}
 		l.later(time.Minute)
 		_, n = l.decides(decide.Lost)
-		l.wants("the third, which asks again", n, 2) // two listings, and no fetch
-		// The rows are others now: what a copy opened before says nothing of them.
-		l.upsert(foreign, "SECRET_2")
+		l.wants("the third, which asks again", n, 3)
+	})
+
+	// What was answered before says nothing of the table that stands there now, nor of the
+	// bytes that a name has now.
+	t.Run("another dump is loaded, of as many rows", func(t *testing.T) {
+		// A fresh cluster counts its transactions as the one before did.
+		load := func(k key.Key) *rowstest.Database {
+			db := rowstest.New(t).Database(t)
+			l := &loop{t: t, db: db}
+			l.upsert(k, "SECRET_1")
+			return db
+		}
+		l := newLoop(t, load(right))
+		l.store.Put(masterSecret, foreign.UnsafeBytes())
+		l.decides(decide.Lost)
+		l.db = load(foreign)
 		l.later(time.Second)
-		_, n = l.decides(decide.Doubt)
-		l.wants("with other rows", n, 0)
+		_, n := l.decides(decide.Doubt)
+		l.wants("too early to ask again", n, 0)
 		l.later(time.Minute)
+		l.decides(decide.Install)
+	})
+
+	t.Run("a copy is mended under its name", func(t *testing.T) {
+		l := newLoop(t, cluster.Database(t))
+		l.upsert(right, "SECRET_1")
+		d, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: "usb", Path: l.path("usb"), Keyfile: l.path("etc/secrets.key"), AllowSameDisk: true})
+		l.must(err)
+		l.must(os.Mkdir(l.path("usb"), 0o700))
+		l.must(d.Init(t.Context()))
+		c, err := d.Save(t.Context(), escrow.Current, right)
+		l.must(err)
+		name := l.path("usb/" + c.ID)
+		l.must(os.Chmod(name, 0o600))
+		write := func(content []byte) {
+			f, err := os.OpenFile(name, os.O_WRONLY|os.O_TRUNC, 0)
+			l.must(err)
+			_, err = f.Write(content)
+			l.must(errors.Join(err, f.Close()))
+		}
+		good, err := os.ReadFile(name)
+		l.must(err)
+		l.escrows = []agent.Escrow{{Reader: d, Writer: d, Required: true}}
+		write([]byte("\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd what once was a key"))
+		l.decides(decide.Lost)
+		write(good)
+		l.later(time.Second)
+		l.decides(decide.Doubt)
+		l.later(time.Minute)
+		l.decides(decide.Install)
+	})
+
+	t.Run("a start goes on where the one before had no time", func(t *testing.T) {
+		l := newLoop(t, db)
+		s := &slowly{Reader: l.gcp(), right: right}
+		l.escrows = []agent.Escrow{{Reader: s, Writer: l.gcp(), Required: true}}
+		l.decides(decide.Doubt)
+		l.later(5 * time.Minute)
+		s.asked = nil
 		l.decides(decide.Install)
 	})
 
@@ -460,6 +516,35 @@ type failing struct {
 func (f *failing) List(context.Context) ([]escrow.Copy, error) {
 	*f.asked++
 	return nil, f.err
+}
+
+// slowly is an escrow of a program that a start has time to run three times: the right key
+// is the last of its copies.
+type slowly struct {
+	escrow.Reader
+	right key.Key
+	asked []string
+}
+
+const slowCopies = 5
+
+func (s *slowly) Place() escrow.Place { return escrow.Place{Kind: "command"} }
+
+func (s *slowly) List(context.Context) (list []escrow.Copy, err error) {
+	for n := range slowCopies {
+		list = append(list, escrow.Copy{ID: fmt.Sprint("current/", n), Shelf: escrow.Current})
+	}
+	return list, nil
+}
+
+func (s *slowly) Fetch(_ context.Context, c escrow.Copy) (key.Key, key.Encoding, error) {
+	if s.asked = append(s.asked, c.ID); len(s.asked) > 3 {
+		return key.Key{}, "", escrow.ErrTimeout
+	}
+	if c.ID == fmt.Sprint("current/", slowCopies-1) {
+		return s.right.Clone(), key.Raw, nil
+	}
+	return key.Generate(), key.Raw, nil
 }
 
 // TestPrestartBudget: what hangs ends with the budget, and is no answer (law 6, law 9).

@@ -13,8 +13,6 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
-	"github.com/footprintai/containarium-keyguard/agent/key"
-	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
 // PrestartOptions are what the moment allows.
@@ -41,10 +39,7 @@ func Prestart(ctx context.Context, h *agent.Host, opts PrestartOptions) (agent.G
 	gated, recallOnce := gateEscrows(h, func() *memory {
 		return recall(opts.RunDir, opts.Configuration+" "+present(h), clock)
 	})
-	result, err := agent.Guard(ctx, gated, agent.GuardOptions{
-		Tell:       opts.Tell,
-		Remembered: func(mark string) map[key.Fingerprint]rows.Proof { return recallOnce().proofs(mark) },
-	})
+	result, err := agent.Guard(ctx, gated, agent.GuardOptions{Tell: opts.Tell})
 	if result.Evidence.Rows.State == decide.RowsNotAsked {
 		return result, err // healthy: no escrow was asked either
 	}

@@ -15,7 +15,6 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/key"
-	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
@@ -297,7 +296,6 @@ func (w *watcher) round(ctx context.Context) {
 		Park:       w.unread(),
 		Starting:   w.daemon.about(w.h.Now()),
 		Heal:       w.o.Heal,
-		Remembered: func(mark string) map[key.Fingerprint]rows.Proof { return m().proofs(mark) },
 	}
 	w.prove = false
 	limited, stop := context.WithTimeout(ctx, roundBudget)

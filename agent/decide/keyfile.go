@@ -519,8 +519,8 @@ func (d *decision) best(at []key.Fingerprint) (best key.Fingerprint, most rows.P
 }
 
 // unanswered says why the copies are not all known: a local quarantine that cannot be
-// read, an escrow without an answer, or a copy that cannot be read (law 6). A copy that
-// was tried before counts as read.
+// read, an escrow without an answer, or a copy that cannot be read (law 6). What was read of
+// it before is hearsay.
 func (d *decision) unanswered() string {
 	if why := d.Local.Unreadable; why != "" {
 		return "the local quarantine cannot be read: " + why
@@ -532,8 +532,7 @@ func (d *decision) unanswered() string {
 	}
 	for _, s := range d.Escrows {
 		for _, c := range s.Copies {
-			// A copy that an earlier start fetched and that opened nothing needs no second look.
-			if p, tried := d.tried(c.Key); c.Have || c.Worthless || (c.Unreadable == "" && tried && p.Opened == 0) {
+			if c.Have || c.Worthless {
 				continue
 			}
 			why := c.Unreadable

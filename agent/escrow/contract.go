@@ -41,8 +41,9 @@ var Shelves = [...]Shelf{Current, Quarantine}
 // Fetch and a proof on the rows tell what it is.
 type Copy struct {
 	Escrow string
-	// ID is unique within the escrow over both shelves and never given to another
-	// copy: "current/3", "quarantine/20260102T030405Z-0123456789abcdef.key". It is one
+	// ID is unique within the escrow over both shelves, and no Save gives it to another
+	// copy: "current/3", "quarantine/20260102T030405Z-0123456789abcdef.key". A person may
+	// write other bytes under it: what was read there before is hearsay. It is one
 	// printable line whatever the store calls the copy (law 10).
 	ID    string
 	Shelf Shelf

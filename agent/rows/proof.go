@@ -245,10 +245,7 @@ type Answer struct {
 	Sampled bool // too many rows to check all: Checked says how many were
 	// Unlogged: a crash of the server empties the table, and a standby has nothing of it.
 	Unlogged bool
-	// Mark changes whenever a row of the table does: added, removed, written in place,
-	// re-encrypted or restored. It says nothing across tables. "" when Unknown.
-	Mark   string
-	Proofs []Proof // one for each key asked, in that order
+	Proofs   []Proof // one for each key asked, in that order
 	// Unopened is known with Options.Full only.
 	Unopened Unopened
 }

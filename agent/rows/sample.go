@@ -8,7 +8,6 @@ import (
 	"maps"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -26,40 +25,21 @@ const (
 	fewIDs, manyIDs = 200, 5000
 )
 
-// versions stands for a set of row versions: how many there are, and the sum of the
-// transaction numbers that wrote them (xmin), which are 32 bits and go round.
-type versions struct {
-	rows    int64
-	writers uint32
-}
-
-// tally is the table by classes, in the order of classes.
-type tally [4]versions
+// tally is how many rows there are of each class, in the order of classes.
+type tally [4]int64
 
 var classes = [4]Class{Legacy, InProc, External, UnknownClass}
 
-func (y *tally) add(c Class, v versions) {
-	i := slices.Index(classes[:], c)
-	y[i].rows += v.rows
-	y[i].writers += v.writers
-}
+func (y *tally) add(c Class, n int64) { y[slices.Index(classes[:], c)] += n }
 
 func (y *tally) sum(o tally) {
-	for i, v := range o {
-		y.add(classes[i], v)
+	for i, n := range o {
+		y[i] += n
 	}
 }
 
 func (y tally) counts() Counts {
-	return Counts{Legacy: y[0].rows, InProc: y[1].rows, External: y[2].rows, Unknown: y[3].rows}
-}
-
-func (y tally) mark() string {
-	var b strings.Builder
-	for i, v := range y {
-		fmt.Fprintf(&b, "%.*s%d-%x", min(i, 1), ".", v.rows, v.writers)
-	}
-	return b.String()
+	return Counts{Legacy: y[0], InProc: y[1], External: y[2], Unknown: y[3]}
 }
 
 // span is when the first and the last dependent row were written, in Postgres' own time.
@@ -79,9 +59,7 @@ func (s *span) stretch(o span) {
 // count has the server count the rows by their classes. Most tables hold legacy rows alone,
 // and one look at them is enough.
 func (t *Table) count(ctx context.Context, s *survey, m moment) (tally, span, error) {
-	// Of all ways to make a number of xmin only this one lets the server's workers share the
-	// scan: age(xid) is for its leader alone.
-	const counted = "count(*), coalesce(sum(xmin::text::bigint) % 4294967296, 0)::bigint, min(updated_at), max(updated_at) from "
+	const counted = "count(*), min(updated_at), max(updated_at) from "
 	y, ends, others, err := t.countBy(ctx, s, m, "select case when count("+s.wrapped+") = 0 then 0 else 2 end, "+counted+s.table+" where ", "")
 	if err != nil || !others {
 		return y, ends, err
@@ -92,13 +70,10 @@ func (t *Table) count(ctx context.Context, s *survey, m moment) (tally, span, er
 	}
 	pieces := s.pieces()
 	rest := make([]tally, workers(pieces))
-	sql := "select " + s.wrapped + ", " + s.kekID + ", xmin from " + s.table + " where not " + s.dependent() + " and "
+	sql := "select " + s.wrapped + ", " + s.kekID + " from " + s.table + " where not " + s.dependent() + " and "
 	err = t.each(ctx, m, pieces, func(ctx context.Context, number int, c *pgconn.PgConn, p piece) error {
-		return t.at(ctx, c, m, 3, sql+p.where, nil, func(v [][]byte) error {
-			if len(v[2]) != 4 {
-				return errForm
-			}
-			rest[number].add(classify(v[0], v[1]), versions{1, binary.BigEndian.Uint32(v[2])})
+		return t.at(ctx, c, m, 2, sql+p.where, nil, func(v [][]byte) error {
+			rest[number].add(classify(v[0], v[1]), 1)
 			return nil
 		})
 	})
@@ -109,8 +84,8 @@ func (t *Table) count(ctx context.Context, s *survey, m moment) (tally, span, er
 }
 
 // countBy adds up what sql counts in each range of the table: the place of a class, with 2
-// for others, which are not counted here; how many rows; the sum of the transaction numbers
-// that wrote them, modulo 2^32; the first and the last time of writing.
+// for others, which are not counted here; how many rows; the first and the last time of
+// writing.
 func (t *Table) countBy(ctx context.Context, s *survey, m moment, sql, end string) (y tally, ends span, others bool, err error) {
 	type worker struct {
 		tally
@@ -121,8 +96,8 @@ func (t *Table) countBy(ctx context.Context, s *survey, m moment, sql, end strin
 	hands := make([]worker, workers(ranges))
 	err = t.each(ctx, m, ranges, func(ctx context.Context, number int, c *pgconn.PgConn, p piece) error {
 		w := &hands[number]
-		return t.at(ctx, c, m, 5, sql+p.where+end, nil, func(v [][]byte) error {
-			if len(v[0]) != 4 || len(v[1]) != 8 || len(v[2]) != 8 {
+		return t.at(ctx, c, m, 4, sql+p.where+end, nil, func(v [][]byte) error {
+			if len(v[0]) != 4 || len(v[1]) != 8 {
 				return errForm
 			}
 			class, rows := binary.BigEndian.Uint32(v[0]), int64(binary.BigEndian.Uint64(v[1]))
@@ -134,11 +109,11 @@ func (t *Table) countBy(ctx context.Context, s *survey, m moment, sql, end strin
 			case class == 2:
 				w.others = true
 				return nil
-			case len(v[3]) != 8 || len(v[4]) != 8:
+			case len(v[2]) != 8 || len(v[3]) != 8:
 				return errColumns
 			}
-			w.tally.add(classes[class], versions{rows, binary.BigEndian.Uint32(v[2][4:])})
-			w.span.stretch(span{int64(binary.BigEndian.Uint64(v[3])), int64(binary.BigEndian.Uint64(v[4]))})
+			w.tally.add(classes[class], rows)
+			w.span.stretch(span{int64(binary.BigEndian.Uint64(v[2])), int64(binary.BigEndian.Uint64(v[3]))})
 			return nil
 		})
 	})
@@ -199,7 +174,7 @@ func (t *Table) draw(ctx context.Context, s *survey, m moment, dependent int64, 
 // tenant the first and the last by name, and others at random. A row may be in several of
 // these pieces.
 func (s *survey) drawn(dependent int64, ends span) []piece {
-	which, rows := s.dependent(), "select *, xmin from "+s.table+" where "
+	which, rows := s.dependent(), "select * from "+s.table+" where "
 	edge := func(order string) string {
 		return "(" + rows + "username = t.name and " + which + " order by name " + order + " limit 1)"
 	}

@@ -86,15 +86,15 @@ func (f *findings) mergeUnopened(o findings) {
 
 // What a scan reads of each row: without the time of writing, or with it.
 const (
-	untimed = 7
-	timed   = 8
+	untimed = 6
+	timed   = 7
 )
 
 // scan reads all rows of the pieces and tries every key on every dependent one. What reads
 // does not open: one session keeps several cores busy. Of rows that are drawn, each counts
 // once; drawn is nil where the pieces share none.
 func (t *Table) scan(ctx context.Context, s *survey, m moment, pieces []piece, keys []key.Key, columns int, drawn *drawing) (findings, error) {
-	names := `username, name, nonce, ciphertext, ` + s.wrapped + `, ` + s.kekID + `, xmin`
+	names := `username, name, nonce, ciphertext, ` + s.wrapped + `, ` + s.kekID
 	if columns == timed {
 		names += `, updated_at`
 	}
@@ -190,17 +190,14 @@ type trier struct {
 
 // try takes a chunk of rows, as appendCell packed them.
 func (w *trier) try(chunk []byte) error {
-	var v [8][]byte
+	var v [timed][]byte
 	for len(chunk) > 0 {
 		for i := range v[:w.columns] {
 			v[i], chunk = nextCell(chunk)
 		}
 		r := cells{v[0], v[1], v[2], v[3], v[4], v[5]}
-		if len(v[6]) != 4 {
-			return errForm
-		}
 		class := classify(r.wrappedDEK, r.kekID)
-		w.tally.add(class, versions{rows: 1, writers: binary.BigEndian.Uint32(v[6])})
+		w.tally.add(class, 1)
 		if !class.Dependent() {
 			continue
 		}
@@ -216,10 +213,10 @@ func (w *trier) try(chunk []byte) error {
 		case !missed || len(w.openers) == 0:
 		case w.columns == untimed:
 			w.unopened.add(&r)
-		case len(v[7]) != 8:
+		case len(v[6]) != 8:
 			return errColumns
 		default:
-			written := int64(binary.BigEndian.Uint64(v[7]))
+			written := int64(binary.BigEndian.Uint64(v[6]))
 			w.unopened.add(&r)
 			w.stretch(span{written, written})
 		}

@@ -167,7 +167,7 @@ func (t *Table) ask(ctx context.Context, s *survey, m moment, pieces []piece, ke
 	if err != nil {
 		return a, err
 	}
-	a = Answer{State: Answered, Counts: found.tally.counts(), Mark: found.tally.mark()}
+	a = Answer{State: Answered, Counts: found.tally.counts()}
 	switch dependent := a.Counts.Dependent(); {
 	case dependent == 0 || len(keys) == 0:
 	case found.opened != nil:

@@ -328,9 +328,6 @@ func TestAnswers(t *testing.T) {
 				if c.state == rows.Answered && got.Counts.Dependent() != want.Checked {
 					t.Errorf("%+v", got.Counts)
 				}
-				if (got.Mark == "") != (c.state == rows.Unknown) {
-					t.Errorf("mark %q", got.Mark)
-				}
 				// One that failed holds nothing, and is closed; the server may be yet to see that.
 				if list, err := d.Activity(); err != nil || slices.ContainsFunc(list, func(s string) bool {
 					return strings.HasPrefix(s, "keyguard") && s != "keyguard idle" && s != "keyguard idle in transaction (aborted)"
@@ -402,43 +399,6 @@ func TestUnlogged(t *testing.T) {
 			}
 		}
 		must(t, d.Admin("delete from secrets"))
-	}
-}
-
-// TestMark: equal means that nothing was written, by whatever hand.
-func TestMark(t *testing.T) {
-	d := cluster.Database(t)
-	k := key.Generate()
-	mark := func() string {
-		return ask(t, d.URL(), rows.Options{}, k).Mark
-	}
-	seen := map[string]string{}
-	for _, step := range []struct {
-		what string
-		do   func() error
-	}{
-		{"one row", func() error { return d.Upsert(k, "u", "A", nil) }},
-		{"two rows", func() error { return d.Upsert(k, "u", "B", nil) }},
-		{"written again", func() error { return d.Upsert(k, "u", "B", nil) }},
-		{"re-encrypted as a rotation does", func() error {
-			nonce, ciphertext := rowstest.Seal(k, "u", "B", nil)
-			_, err := d.Exec("update secrets set nonce = $1, ciphertext = $2 where name = 'B'", nonce, ciphertext)
-			return err
-		}},
-		{"deleted", func() error { _, err := d.Exec("delete from secrets where name = 'A'"); return err }},
-		{"dumped and restored", func() error {
-			return d.Admin("create temp table dump as select * from secrets; truncate secrets; insert into secrets select * from dump")
-		}},
-	} {
-		must(t, step.do())
-		m := mark()
-		if before, ok := seen[m]; ok || m == "" {
-			t.Errorf("%s has the mark of %q: %s", step.what, before, m)
-		}
-		seen[m] = step.what
-		if again := mark(); again != m {
-			t.Errorf("%s: %s, then %s", step.what, m, again)
-		}
 	}
 }
 
@@ -745,7 +705,7 @@ func TestLargeTable(t *testing.T) {
 	if got.Proofs[0].Opened != many || got.Proofs[1].Verdict != rows.Refuted || got.Proofs[1].Checked != many {
 		t.Errorf("%+v", got)
 	}
-	if full := prove(rows.Options{Full: true}); full.Mark != got.Mark || full.Counts != got.Counts {
+	if full := prove(rows.Options{Full: true}); full.Counts != got.Counts {
 		t.Errorf("%+v, then %+v", got, full)
 	}
 	must(t, d.Upsert(b, "tenant7", "K7", nil))
@@ -778,7 +738,7 @@ func TestCountedLikeRead(t *testing.T) {
 	} {
 		must(t, prepare())
 		counted, read := ask(t, d.URL(), rows.Options{}), ask(t, d.URL(), rows.Options{Full: true})
-		if counted.State != rows.Answered || counted.Counts != read.Counts || counted.Mark != read.Mark || counted.Counts.Total() < many {
+		if counted.State != rows.Answered || counted.Counts != read.Counts || counted.Counts.Total() < many {
 			t.Errorf("%+v, and %+v", counted, read)
 		}
 	}
@@ -849,7 +809,7 @@ func TestSample(t *testing.T) {
 	if second.Proofs[0].Checked != checked || second.Proofs[1] != first.Proofs[0] || second.Proofs[0].Verdict != rows.Refuted {
 		t.Errorf("another sample: %+v", second)
 	}
-	if full := ask(t, d.URL(), rows.Options{Full: true}, a); full.Sampled || full.Proofs[0].Checked != many || full.Mark != first.Mark {
+	if full := ask(t, d.URL(), rows.Options{Full: true}, a); full.Sampled || full.Proofs[0].Checked != many {
 		t.Errorf("%+v", full)
 	}
 	// Each of these single rows under another key must be in every sample.

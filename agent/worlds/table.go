@@ -3,7 +3,6 @@ package worlds
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -88,7 +87,7 @@ func (s session) Prove(ctx context.Context, keys ...key.Key) rows.Answer {
 	if err := s.answer(ctx, "prove"); err != nil {
 		return rows.NoAnswer(err, keys...)
 	}
-	a := rows.Answer{State: rows.Answered, Mark: fmt.Sprint(s.version), Counts: rows.Counts{Legacy: int64(len(s.rows)), External: s.external}}
+	a := rows.Answer{State: rows.Answered, Counts: rows.Counts{Legacy: int64(len(s.rows)), External: s.external}}
 	if len(s.rows) == 0 {
 		a.State, a.Why = rows.Silent, "no row depends on the key"
 	}

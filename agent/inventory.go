@@ -121,7 +121,7 @@ func noteFetched(c *decide.CopyEvidence, f fetched) error {
 	case errors.Is(err, escrow.ErrNotKey):
 		c.Worthless, c.Unreadable, c.Key = true, err.Error(), ""
 	case errors.Is(err, ErrNotAgain):
-		// It was tried before, and the rows' answer to it may be remembered.
+		// It was listed from memory: the escrow cannot answer yet, whatever the copy is.
 	default:
 		return err
 	}

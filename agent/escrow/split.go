@@ -182,7 +182,25 @@ type several struct{ said, is []error }
 func (s *several) Error() string   { return oneLine(s.said) }
 func (s *several) Unwrap() []error { return s.is }
 
-func all(errs []error) error { return &several{errs, errs} }
+// all is what members said as what the whole says. Nothing has left this host only where that
+// is so of every member: else whoever asks again at once asks those that were reached.
+func (s *Split) all(errs []error) error {
+	e := &several{errs, slices.Clone(errs)}
+	if len(errs) < len(s.o.Members) || slices.ContainsFunc(errs, func(err error) bool { return !errors.Is(err, ErrNeverLeft) }) {
+		for i, err := range errs {
+			e.is[i] = reached(err)
+		}
+	}
+	return e
+}
+
+// reached is an error where others were asked, too.
+func reached(err error) error {
+	if errors.Is(err, ErrNeverLeft) {
+		return ErrUnreachable
+	}
+	return err
+}
 
 // fewParts is what a key is from whose parts too few can be read. As long as one of the
 // errors may go away it is these: the members cannot answer. Else it is sealed if a part
@@ -195,7 +213,7 @@ func fewParts(errs []error) error {
 		case errors.Is(err, ErrSealed):
 			sealed = []error{err}
 		case !isAny(err, ErrNotKey, ErrCorrupt, ErrUnreadable, ErrGone):
-			e.is = append(e.is, err)
+			e.is = append(e.is, reached(err))
 		}
 	}
 	if e.is == nil {
@@ -220,7 +238,7 @@ func (s *Split) each(f func(i int, m Member) error) []error {
 func (s *Split) Init(ctx context.Context) error {
 	failed := without(s.each(func(_ int, m Member) error { return m.Init(ctx) }), nil)
 	if len(failed) > 0 {
-		return fmt.Errorf("cannot initialise %d of %d members: %w", len(failed), len(s.o.Members), all(failed))
+		return fmt.Errorf("cannot initialise %d of %d members: %w", len(failed), len(s.o.Members), s.all(failed))
 	}
 	return nil
 }
@@ -310,7 +328,7 @@ func (s *Split) look(ctx context.Context) (*splitIndex, error) {
 		return nil, err
 	}
 	if silent := without(x.silent, nil); len(x.pieces) == 0 && len(silent) > 0 {
-		return nil, fmt.Errorf("%w: %w", ErrPerhaps, all(silent))
+		return nil, fmt.Errorf("%w: %w", ErrPerhaps, s.all(silent))
 	}
 	s.mu.Lock()
 	s.index = x
@@ -337,7 +355,7 @@ func (s *Split) lookBut(ctx context.Context, but func(i int) error) *splitIndex 
 func (s *Split) answers(x *splitIndex, need int) error {
 	silent := without(x.silent, nil)
 	if n := len(s.o.Members) - len(silent); n < need {
-		return fmt.Errorf("%d of %d members answer, and %d are needed: %w", n, len(s.o.Members), need, all(silent))
+		return fmt.Errorf("%d of %d members answer, and %d are needed: %w", n, len(s.o.Members), need, s.all(silent))
 	}
 	return nil
 }
@@ -652,7 +670,7 @@ func (s *Split) Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, error
 	shares := x.shares(Shelf(shelf))[of]
 	if shares == nil {
 		if silent := without(x.silent, nil); len(silent) > 0 {
-			return fail(all(silent))
+			return fail(s.all(silent))
 		}
 		return fail(ErrGone)
 	}
@@ -730,7 +748,7 @@ func (s *Split) FetchLatest(ctx context.Context) (Copy, key.Key, key.Encoding, e
 		of := k.Fingerprint()
 		return Copy{Escrow: s.o.Name, ID: string(Current) + "/" + string(of), Shelf: Current, Fingerprint: of}, k, key.Raw, nil
 	case len(s.o.Members)-len(silent) < s.o.Need && !fewer:
-		return Copy{}, key.Key{}, "", fmt.Errorf("cannot read the newest part of %s: %w", s.o.Name, all(silent))
+		return Copy{}, key.Key{}, "", fmt.Errorf("cannot read the newest part of %s: %w", s.o.Name, s.all(silent))
 	}
 	return Copy{}, key.Key{}, "", fmt.Errorf("%s: %w", s.o.Name, errNoNewest)
 }
@@ -974,7 +992,7 @@ func (s *Split) Unheard() error {
 		return nil
 	}
 	if silent := without(s.index.silent, nil); len(silent) > 0 {
-		return all(silent)
+		return s.all(silent)
 	}
 	return nil
 }
@@ -995,7 +1013,7 @@ func (s *Split) Rehearse(ctx context.Context) error {
 	if len(failed) == 0 || !required && len(errs)-len(failed) > s.o.Need {
 		return nil
 	}
-	return all(failed)
+	return s.all(failed)
 }
 
 // Renew has every member renew what its store is to delete by itself (Renewer).
@@ -1011,7 +1029,7 @@ func (s *Split) Renew(ctx context.Context) error {
 		return r.Renew(ctx)
 	}), nil)
 	if len(failed) > 0 {
-		return all(failed)
+		return s.all(failed)
 	}
 	return nil
 }
@@ -1116,7 +1134,7 @@ func (s *Split) Rebuild(ctx context.Context, c Copy) (key.Key, []Part, error) {
 	said := without(x.silent, nil)
 	switch {
 	case shares == nil && len(said) > 0:
-		return fail(list, all(said))
+		return fail(list, s.all(said))
 	case shares == nil:
 		return fail(list, ErrGone)
 	}

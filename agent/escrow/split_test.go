@@ -208,6 +208,24 @@ func TestSplitLaw6(t *testing.T) {
 			t.Errorf("dead since: %v, %v", got, err)
 		}
 	})
+	t.Run("no way to some of them, or to all", func(t *testing.T) {
+		r := newRack(t, 2, 3)
+		mustSave(t, r.open(), escrow.Current, key.Generate())
+		far := escrow.ErrNeverLeft
+		for _, tt := range []struct {
+			dead  map[string]error
+			never bool
+		}{
+			{map[string]error{"a": far, "b": far, "c": far}, true},
+			{map[string]error{"a": far, "b": far}, false},
+			{map[string]error{"a": far, "b": far, "c": gone}, false},
+		} {
+			r.dead = tt.dead
+			if _, err := r.open().List(t.Context()); !errors.Is(err, escrow.ErrUnreachable) || errors.Is(err, far) != tt.never {
+				t.Errorf("%v: %v", tt.dead, err)
+			}
+		}
+	})
 	t.Run("nothing where they answer, and one is silent", func(t *testing.T) {
 		r := newRack(t, 2, 3)
 		r.dead["c"] = gone

@@ -145,6 +145,11 @@ func TestBrokenOnce(t *testing.T) {
 			{Do: "rotate, and be killed", Arg: 0x6557246ae5ecfdb},
 			{Do: "the watcher looks", Arg: 0xd98e3cfb4f4b3fa5, Dies: 26},
 		}},
+		"there is no way to one store of a split, and the others are asked by every start": {Seed: 1246, Steps: []Step{
+			{Do: "its disk is lost, and some members", Arg: 0x59d03fd8fb19b18},
+			{Do: "another host of that name", Arg: 0xc119da3a446375fe},
+			{Do: "start, and start again", Arg: 0x665f88e1abfb8fa3},
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if b := replay(t, p); b != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
@@ -71,14 +72,33 @@ func backup(ctx context.Context, h *Host, how func(*observation, context.Context
 	return how(o, ctx, o.evidence.Keyfile.Key), nil
 }
 
-// escrowKey proves a key at hand and saves it in every escrow.
+// escrowKey proves a key at hand and saves it in every escrow. Of one that opens all rows no
+// escrow has a say in another, and none waits for another that hangs.
 func (o *observation) escrowKey(ctx context.Context, f key.Fingerprint) BackupResult {
 	o.askRows(ctx)
-	if o.evidence.Rows.VerdictOf(f) == rows.Opens {
-		o.write(provenEntry(o.evidence.Rows.Proofs[f]))
+	if o.evidence.Rows.VerdictOf(f) != rows.Opens {
+		o.awaitAllEscrows(ctx)
+		return o.saveEverywhere(ctx, f)
 	}
-	o.awaitAllEscrows(ctx)
-	return o.saveEverywhere(ctx, f)
+	o.write(provenEntry(o.evidence.Rows.Proofs[f]))
+	o.history()
+	r := BackupResult{Key: f, Rows: o.evidence.Rows, Escrows: make([]SaveResult, len(o.host.Escrows))}
+	var known sync.Mutex // guards what is known of all, and the ledger
+	eachEscrow(o.host, func(i int, _ Escrow) {
+		o.askNewest(ctx, i)
+		known.Lock()
+		s := o.toSave(i, f)
+		o.writeSaving(i, s.Shelf, f)
+		s = o.toSave(i, f)
+		known.Unlock()
+		o.put(ctx, i, &s)
+		known.Lock()
+		defer known.Unlock()
+		r.Escrows[i] = s
+		o.writeSaved(s)
+	})
+	r.Trouble = o.trouble
+	return r
 }
 
 // escrowRead is escrowKey for a key under which all rows have just been read: the ledger
@@ -140,11 +160,17 @@ func (o *observation) writeSaving(i int, shelf escrow.Shelf, f key.Fingerprint) 
 // store is the part of save that may run for several escrows at once: it reads the
 // evidence and writes nothing but the copy.
 func (o *observation) store(ctx context.Context, i int, f key.Fingerprint) SaveResult {
+	r := o.toSave(i, f)
+	o.put(ctx, i, &r)
+	return r
+}
+
+// toSave is where a key is to go in one escrow, and why.
+func (o *observation) toSave(i int, f key.Fingerprint) SaveResult {
 	s := o.host.Escrows[i]
 	r := SaveResult{Escrow: s.Name(), Required: s.Required, Key: f}
 	r.Shelf, r.Why = decide.Shelf(o.evidence, i, f)
 	r.Alarm, r.Halfway = decide.Alarm(o.evidence, i) != nil, o.evidence.OpenRotation() != nil
-	o.put(ctx, i, &r)
 	return r
 }
 

@@ -41,6 +41,20 @@ func (l *listening) List(ctx context.Context) ([]escrow.Copy, error) {
 	return l.Reader.List(ctx)
 }
 
+// storing is an escrow where something is done after a save.
+type storing struct {
+	escrow.Writer
+	then func()
+	done bool
+}
+
+func (s *storing) Save(ctx context.Context, shelf escrow.Shelf, k key.Key) (escrow.Copy, error) {
+	c, err := s.Writer.Save(ctx, shelf, k)
+	s.done = err == nil
+	s.then()
+	return c, err
+}
+
 func trouble(h *host, i int) *troubled {
 	t := &troubled{Escrow: h.Escrows[i]}
 	h.Escrows[i] = agent.Escrow{Reader: t, Writer: t, Required: true}
@@ -210,6 +224,20 @@ func testSaveDue(t *testing.T, list listing) {
 		h.wants(0, escrow.Current, a)
 		if other.lists > 0 {
 			t.Errorf("it was asked %d times", other.lists)
+		}
+	})
+	t.Run("nor does a person's backup of it wait for one that hangs", func(t *testing.T) {
+		h := start(t)
+		h.upsert(a, "ONE")
+		trouble(h, 1).hang = true
+		ctx, enough := context.WithTimeout(t.Context(), time.Minute)
+		defer enough()
+		stored := &storing{Writer: h.Escrows[0].Writer, then: enough}
+		h.Escrows[0].Writer = stored
+		r, err := agent.Backup(ctx, &h.Host)
+		h.must(err)
+		if !stored.done || r.Escrows[0].Err != nil || !errors.Is(r.Escrows[1].Err, escrow.ErrTimeout) {
+			t.Errorf("%+v", r.Escrows)
 		}
 	})
 	t.Run("unverified, it is only read again", func(t *testing.T) {

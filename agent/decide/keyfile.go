@@ -155,7 +155,18 @@ func (d *decision) r1(r Rotation) (Decision, bool) {
 	default:
 		d.known, d.settle = r.Old, SettleOld
 	}
-	return d.obtain(d.known, "of the two keys of the open rotation the rows are under this one"), true
+	if won, _ := d.tried(d.known); Majority(won) {
+		return d.obtain(d.known, "of the two keys of the open rotation the rows are under this one"), true
+	}
+	// Neither has most of the rows: the table is split, and another key may have them (law 1).
+	out := d.r3()
+	switch {
+	case out.Action != Pass && out.Action != Install:
+		d.settle = SettleNothing
+	case out.Key != d.known:
+		d.settle = SettleNeither
+	}
+	return out, true
 }
 
 func (d *decision) neither() (Decision, bool) {

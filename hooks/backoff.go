@@ -93,7 +93,7 @@ type escrowMemory struct {
 	Fetched  map[string]fetchedKey `json:"fetched,omitempty"` // by the copy's id
 }
 
-// fetchedKey is when a copy was asked for, and what that said of it for good: of one before
+// fetchedKey is when a copy was asked for last, and what that said of it: of one before
 // the last List, nothing.
 type fetchedKey struct {
 	At    time.Duration   `json:"at"` // since boot

@@ -246,15 +246,6 @@ func remove(path string) error {
 	return nil
 }
 
-// moveAside gives what has the name path a name among the asides.
-func (f File) moveAside(path string, now time.Time) (aside string, err error) {
-	err = firstFree(now, func(stamp string) error {
-		aside = filepath.Join(f.dir(), asidePrefix+stamp)
-		return rename(path, aside)
-	})
-	return aside, err
-}
-
 // both makes one line of two errors, either of which may be nil.
 func both(a, b error) error {
 	switch {

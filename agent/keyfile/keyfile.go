@@ -20,7 +20,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -185,10 +184,6 @@ func stamped(name string) (time.Time, bool) {
 	t, err := time.Parse(stampForm, name[:len(stampForm)])
 	return t, err == nil
 }
-
-// isAside tells whether a name in the keyfile's directory is ours to sweep: what came
-// out of the keyfile's place, or a file that a crash left half-written.
-func isAside(name string) bool { return strings.HasPrefix(name, asidePrefix) }
 
 // firstFree calls use with the name that t gives, and with the ones of the following
 // microseconds as long as the name is taken.

@@ -139,6 +139,12 @@ func TestBrokenOnce(t *testing.T) {
 			{Do: "rows of another key are merged in", Arg: 0x90215382044229b7},
 			{Do: "a foreign key on top", Arg: 0xc3e8f9aaf75afef5},
 		}},
+		"a rotation is killed in its commit, rows of another key come, and a third is put in the keyfile's place": {Seed: 1689, Steps: []Step{
+			{Do: "rotate, and be killed", Arg: 0x366ba64b59728234},
+			{Do: "rows of another key are merged in", Arg: 0x5836bb1b42e49f02},
+			{Do: "Postgres comes", Arg: 0x749f17648e20fbe9},
+			{Do: "accept", Arg: 0xd54723e47973964e},
+		}},
 		"the ledger is taken away, no other can be made, and a power cut brings it back": {Seed: 52411, Steps: []Step{
 			{Do: "a foreign key in the keyfile's place", Arg: 0x99447c8946408ce},
 			{Do: "no inode is left", Arg: 0x4d4c58c908b9abe7},

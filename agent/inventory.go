@@ -195,7 +195,11 @@ func (o *observation) askEscrow(ctx context.Context, i int) {
 			}
 		}
 		err = fetchEach(ctx, s.Reader, copies, how, func(f fetched) error {
-			err := noteFetched(&e.Copies[f.n], f)
+			c := &e.Copies[f.n]
+			err := noteFetched(c, f)
+			if other := (*escrow.MisnamedError)(nil); errors.As(f.err, &other) {
+				c.Misnamed, f.key = other.Holds.Fingerprint(), other.Holds
+			}
 			if err == nil {
 				tell(f.key)
 			}

@@ -419,6 +419,10 @@ func (o *observation) candidates() []Candidate {
 					Escrow: s.Name, Copy: c.ID, Shelf: c.Shelf, Key: c.Key,
 					Unreadable: c.Unreadable, Proof: o.evidence.Rows.Proofs[c.Key],
 				}
+				if c.Misnamed != "" {
+					found.Source += ", which is called another key"
+					found.Key, found.Unreadable, found.Proof = c.Misnamed, "", o.evidence.Rows.Proofs[c.Misnamed]
+				}
 				if there && c.ID == first.ID {
 					newest = append(newest, found)
 				} else {

@@ -482,6 +482,11 @@ func (d *decision) atHand() []key.Fingerprint {
 			}
 		}
 	}
+	for _, s := range d.Escrows {
+		for _, c := range s.Copies {
+			add(c.Misnamed)
+		}
+	}
 	return out
 }
 
@@ -543,7 +548,7 @@ func (d *decision) unanswered() string {
 	}
 	for _, s := range d.Escrows {
 		for _, c := range s.Copies {
-			if c.Have || c.Worthless {
+			if c.Have || c.Worthless || c.Misnamed != "" {
 				continue
 			}
 			why := c.Unreadable

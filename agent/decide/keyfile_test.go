@@ -87,6 +87,11 @@ func current(f key.Fingerprint) CopyEvidence {
 	return CopyEvidence{ID: "current/1", Shelf: escrow.Current, Key: f, Have: true}
 }
 
+// misnamed is a copy that is called another key.
+func misnamed(f key.Fingerprint) CopyEvidence {
+	return CopyEvidence{ID: "current/1", Shelf: escrow.Current, Unreadable: "damaged", Misnamed: f}
+}
+
 func quarantined(f key.Fingerprint) CopyEvidence {
 	return CopyEvidence{ID: "quarantine/1", Shelf: escrow.Quarantine, Key: f, Have: true}
 }
@@ -257,6 +262,12 @@ func TestKeyfile(t *testing.T) {
 			want: Decision{Rule: "R3", Action: Lost}},
 		{name: "no key opens a row, and a store of a split did not answer (law 6)", e: Evidence{Keyfile: missing, Rows: answers(b, 0), Local: local(), Escrows: []EscrowEvidence{butOne(holds("split", current(b)))}},
 			want: Decision{Rule: "R3", Action: Doubt}},
+		{name: "the key that opens the rows is called another one (law 1)", e: Evidence{Keyfile: missing, Rows: answers(b, 10), Local: local(), Escrows: []EscrowEvidence{holds("gcp", misnamed(b))}},
+			want: Decision{Rule: "R3", Action: Install, Key: b}},
+		{name: "what is called another key opens nothing", e: Evidence{Keyfile: missing, Rows: answers(b, 0), Local: local(), Escrows: []EscrowEvidence{holds("gcp", misnamed(b))}},
+			want: Decision{Rule: "R3", Action: Lost}},
+		{name: "no row can tell which name is right", e: Evidence{Keyfile: missing, Rows: silent, Local: local(), Escrows: []EscrowEvidence{holds("gcp", misnamed(b))}, History: HistoryEvidence{Asked: true}},
+			want: Decision{Rule: "R4", Action: Doubt}},
 		{name: "not lost: what is said to be a key that opened nothing is not at hand", e: Evidence{Keyfile: missing, Rows: answers(b, 0), Local: local(),
 			Escrows: []EscrowEvidence{holds("gcp", CopyEvidence{ID: "current/1", Shelf: escrow.Current, Key: b})}},
 			want: Decision{Rule: "R3", Action: Doubt}},

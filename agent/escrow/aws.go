@@ -327,9 +327,7 @@ func (a *AWS) Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, error) 
 		return fail(err)
 	}
 	if fp, _ := awsClaim(v.VersionStages); fp != "" && fp != k.Fingerprint() {
-		got := k.Fingerprint()
-		k.Wipe()
-		return fail(fmt.Errorf("%w: it is labelled as key %s and holds key %s", ErrCorrupt, fp, got))
+		return fail(&MisnamedError{fp, k})
 	}
 	return k, enc, nil
 }
@@ -344,6 +342,9 @@ func (a *AWS) key(v awsVersion) (key.Key, key.Encoding, error) {
 
 // same tells whether a version is what a Save of k would store.
 func (a *AWS) same(v awsVersion, k key.Key) bool {
+	if fp, _ := awsClaim(v.VersionStages); fp != "" && fp != k.Fingerprint() {
+		return false // labelled as another
+	}
 	if v.SecretString == nil {
 		return a.seal.same(v.SecretBinary, k)
 	}

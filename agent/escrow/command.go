@@ -270,9 +270,7 @@ func (c *Command) Fetch(ctx context.Context, copy Copy) (key.Key, key.Encoding, 
 	}
 	_, name, _ := strings.Cut(copy.ID, "/")
 	if _, fp, _, ours := parseName(name); ours && fp != k.Fingerprint() {
-		got := k.Fingerprint()
-		k.Wipe()
-		return fail(fmt.Errorf("%w: it holds key %s", ErrCorrupt, got))
+		return fail(&MisnamedError{fp, k})
 	}
 	return k, enc, nil
 }

@@ -309,3 +309,18 @@ func (e *SealedError) Error() string {
 
 // Is makes errors.Is(err, ErrSealed) true.
 func (e *SealedError) Is(target error) bool { return target == ErrSealed }
+
+// MisnamedError is the ErrCorrupt of a copy that is a key, and not the one that it is called:
+// raw bytes have no other checksum than their name. Rows alone can tell which of the two is
+// wrong (law 1). Whoever has the error has the key, and wipes it.
+type MisnamedError struct {
+	Says  key.Fingerprint
+	Holds key.Key
+}
+
+func (e *MisnamedError) Error() string {
+	return fmt.Sprintf("%v: it holds key %s, and is called key %s", ErrCorrupt, e.Holds.Fingerprint(), e.Says)
+}
+
+// Is makes errors.Is(err, ErrCorrupt) true.
+func (e *MisnamedError) Is(target error) bool { return target == ErrCorrupt }

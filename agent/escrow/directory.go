@@ -170,9 +170,7 @@ func (d *Directory) Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, e
 	}
 	// The name's fingerprint is all the checksum that raw bytes have.
 	if _, fp, _, ours := parseName(name); ours && fp != k.Fingerprint() {
-		got := k.Fingerprint()
-		k.Wipe()
-		return fail(fmt.Errorf("%w: it holds key %s", ErrCorrupt, got))
+		return fail(&MisnamedError{fp, k})
 	}
 	return k, enc, nil
 }
@@ -488,15 +486,15 @@ func copyName(name string) bool {
 	return name != "" && name[0] != '.' && !strings.ContainsAny(name, "/\x00")
 }
 
-// comparable are the copies of a shelf, newest first, that a Save of k compares with:
-// the newest, and in quarantine those that claim to be k.
+// comparable are the copies of a shelf, newest first, that a Save of k compares with: the
+// newest, unless it is called another key, and in quarantine those that claim to be k.
 func comparable(copies []Copy, s Shelf, k key.Key) []Copy {
 	var list []Copy
 	for i, c := range copies {
 		if s == Current && i > 0 {
 			break
 		}
-		if (i == 0 || c.Fingerprint == k.Fingerprint()) && (c.Unreadable == "" || strings.HasSuffix(c.ID, ageSuffix)) {
+		if (i == 0 && c.Fingerprint == "" || c.Fingerprint == k.Fingerprint()) && (c.Unreadable == "" || strings.HasSuffix(c.ID, ageSuffix)) {
 			list = append(list, c)
 		}
 	}

@@ -117,9 +117,10 @@ type answer struct {
 type failure struct {
 	Text  string
 	Is    []string
-	Claim key.Fingerprint // of a SealedError
+	Claim key.Fingerprint // of a SealedError, a MisnamedError
 	To    []string
 	Part  bool // it is a key.PartError, whose part's line comes in the place of a key
+	Other bool // it is a MisnamedError, whose key comes as one that was asked for
 }
 
 // sentinels are the contract's errors, under the names that travel.
@@ -217,6 +218,13 @@ func (i *Isolated) ask(ctx context.Context, req request, k key.Key) (answer, key
 			}
 			r.is = append(r.is, &key.PartError{Part: p})
 		}
+		if f.Other {
+			k, err := key.New(rest)
+			if err != nil {
+				return fail(fmt.Errorf("%w: its reader's answer is broken: %w", ErrUnreachable, err))
+			}
+			r.is = append(r.is, &MisnamedError{f.Claim, k})
+		}
 		return answer{}, key.Key{}, r // its text already says what and where
 	}
 	if len(rest) == 0 {
@@ -291,6 +299,10 @@ func ServeDirectory(ctx context.Context, in io.Reader, out io.Writer) error {
 			a.Failure.Part, payload = true, part.Part.UnsafeText()
 			defer clear(payload)
 			part.Part.Wipe()
+		}
+		if other := (*MisnamedError)(nil); errors.As(err, &other) {
+			a.Failure.Other, a.Failure.Claim, payload = true, other.Says, other.Holds.UnsafeBytes()
+			defer other.Holds.Wipe()
 		}
 	}
 	head, err := json.Marshal(a)

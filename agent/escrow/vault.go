@@ -387,9 +387,7 @@ func (v *Vault) Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, error
 	}
 	// In an entry of ours the name is all the checksum that raw bytes have.
 	if fp, _ := vaultClaim(name); fp != "" && fp != k.Fingerprint() {
-		got := k.Fingerprint()
-		k.Wipe()
-		return fail(fmt.Errorf("%w: it holds key %s", ErrCorrupt, got))
+		return fail(&MisnamedError{fp, k})
 	}
 	return k, enc, nil
 }

@@ -621,7 +621,7 @@ func escrowState(s agent.EscrowStatus, live key.Fingerprint) string {
 		return "holds the key, as " + s.Newest.ID
 	case s.Newest.ID == "":
 		return "holds no current copy"
-	case s.Newest.Worthless, s.Newest.Withheld:
+	case s.Newest.Worthless, s.Newest.Withheld, s.Newest.Key == "" && s.Newest.Unreadable != "":
 		return "has nothing that can be had on top, as " + s.Newest.ID + ": " + s.Newest.Unreadable
 	case s.Newest.Miswritten() && s.Newest.Key == live:
 		return fmt.Sprintf("has the key on top as %s, as %s", s.Newest.Encoding, s.Newest.ID)

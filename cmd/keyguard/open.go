@@ -230,7 +230,7 @@ func otherDatabase(name string, cfg *config.Config) (func(context.Context, rows.
 		}
 		where = rows.LocateOptions{URL: name}
 	} else if _, err := rows.Locate(context.Background(), where); err != nil { // asks nobody
-		return nil, usageError{err}
+		return nil, outcome{exitUsage, err.Error(), []string{"name a file that holds a postgres:// URL and is closed to others: chown root, chmod 0600"}}
 	}
 	return func(ctx context.Context, o rows.Options) (agent.Rows, error) { return openRows(ctx, cfg, where, o) }, nil
 }

@@ -188,31 +188,6 @@ func since(at time.Time, person string) string {
 	return printable.Time(at) + ", asked for by " + person
 }
 
-// halfway is ErrRotationOpen, and says which rotation that is; nil where none is open.
-func (o *observation) halfway() error {
-	open := o.evidence.OpenRotation()
-	if open == nil {
-		return nil
-	}
-	said := ""
-	if o.evidence.Ledger.Rotation != nil {
-		said = fmt.Sprintf(", from key %s to key %s", open.Old, open.New)
-		for _, e := range slices.Backward(o.history().Entries) {
-			if e.Event == ledger.RotationOpen {
-				said += ", since " + since(e.Time, e.Person)
-				break
-			}
-		}
-	}
-	switch next := o.evidence.Next; {
-	case next.Key != "":
-		said += fmt.Sprintf("; key %s stands beside the keyfile as its successor", next.Key)
-	case next.There:
-		said += "; what stands beside the keyfile as its successor (.next) is no key"
-	}
-	return fmt.Errorf("%w%s", ErrRotationOpen, said)
-}
-
 // working finds the one that is at work: the ledger tells that it has begun, and the lock
 // that it lives. The ledger was read before; one that has ended since holds no lock.
 func (o *observation) working() *Working {

@@ -1,17 +1,13 @@
 package agent
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 
 	"github.com/footprintai/containarium-keyguard/agent/decide"
-	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
-	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
@@ -29,25 +25,6 @@ type BackupResult struct {
 	Rows    decide.RowsEvidence
 	Escrows []SaveResult // in the order of the configuration
 	Trouble []Trouble
-}
-
-// SaveResult is what became of one key in one escrow.
-type SaveResult struct {
-	Escrow   string
-	Required bool
-	Key      key.Fingerprint
-	Shelf    escrow.Shelf
-	Why      string // why it went to quarantine and not to current (law 4)
-	Copy     escrow.Copy
-	// Unverified: it was stored, and this identity may not read it back. AddOnly: as the
-	// configuration has it.
-	Unverified, AddOnly bool
-	// Sealed: no identity of this host opens it, so that nobody here can tell what it is.
-	Sealed bool
-	// Why it is no current copy, where a person has to do something about it. Alarm: another
-	// host writes to the same place. Halfway: a rotation is open that has stopped (law 4).
-	Alarm, Halfway bool
-	Err            error
 }
 
 // Backup escrows the present keyfile's key: on the current shelf where law 4 allows
@@ -125,144 +102,3 @@ func (o *observation) saveEverywhere(ctx context.Context, f key.Fingerprint) Bac
 	r.Trouble = o.trouble
 	return r
 }
-
-// save stores a key in one escrow and records it.
-func (o *observation) save(ctx context.Context, i int, f key.Fingerprint) SaveResult {
-	o.history()
-	shelf, _ := decide.Shelf(o.evidence, i, f)
-	o.writeSaving(i, shelf, f)
-	s := o.store(ctx, i, f)
-	o.writeSaved(s)
-	return s
-}
-
-// writeSaving records that a key is about to be put on a current shelf: what stands there
-// after a crash is then known for this host's own. It is no news where the key stands there
-// already, or a save of it was begun before. Where it cannot be told, the key is judged anew.
-func (o *observation) writeSaving(i int, shelf escrow.Shelf, f key.Fingerprint) {
-	name := o.host.Escrows[i].Name()
-	newest, there := o.evidence.Escrows[i].NewestCurrent()
-	again := newest.Ends
-	if shared, ok := o.host.Escrows[i].Writer.(escrow.Shared); ok { // where it is not on top it is stored
-		again = len(newest.Tops) < len(shared.Members())
-	}
-	if shelf != escrow.Current || there && o.evidence.Holds(i, newest, f) && !again || o.evidence.History.Saved[name].Begun[f] {
-		return
-	}
-	if err := o.host.Ledger.Append(ledger.Entry{Event: ledger.Saving, Fingerprint: f, Escrow: name, Shelf: string(shelf)}); err != nil {
-		o.complain("cannot write the ledger", busy(err))
-		s := o.evidence.History.Saved[name]
-		s.Untold = err.Error()
-		o.evidence.History.Saved[name] = s
-	}
-}
-
-// store is the part of save that may run for several escrows at once: it reads the
-// evidence and writes nothing but the copy.
-func (o *observation) store(ctx context.Context, i int, f key.Fingerprint) SaveResult {
-	r := o.toSave(i, f)
-	o.put(ctx, i, &r)
-	return r
-}
-
-// toSave is where a key is to go in one escrow, and why.
-func (o *observation) toSave(i int, f key.Fingerprint) SaveResult {
-	s := o.host.Escrows[i]
-	r := SaveResult{Escrow: s.Name(), Required: s.Required, Key: f}
-	r.Shelf, r.Why = decide.Shelf(o.evidence, i, f)
-	r.Alarm, r.Halfway = decide.Alarm(o.evidence, i) != nil, o.evidence.OpenRotation() != nil
-	return r
-}
-
-// put writes the copy that a result is to be of.
-func (o *observation) put(ctx context.Context, i int, r *SaveResult) {
-	if r.Shelf == "" { // it is due until somebody can tell what stands there
-		r.Why, r.Err = "", cmp.Or(o.evidence.Escrows[i].Err, escrow.ErrTimeout)
-		return
-	}
-	if r.AddOnly = o.host.Escrows[i].AddOnly; r.AddOnly {
-		// A Save cannot compare there, and would add another each time.
-		if c, ok := o.added(*r); ok {
-			r.Copy, r.Unverified = c, true
-			return
-		}
-	}
-	r.Copy, r.Err = o.host.Escrows[i].Writer.Save(ctx, r.Shelf, o.keys[r.Key])
-	if errors.Is(r.Err, escrow.ErrUnverified) {
-		r.Unverified, r.Err = true, nil
-	}
-	if r.Err == nil && !r.Unverified && o.host.Escrows[i].Sealed {
-		k, _, err := o.host.Escrows[i].Fetch(ctx, r.Copy)
-		r.Sealed = errors.Is(err, escrow.ErrSealed)
-		k.Wipe()
-	}
-}
-
-// added is the copy that the result is to be of, where the ledger says that it was stored: on
-// the current shelf as the last one.
-func (o *observation) added(r SaveResult) (escrow.Copy, bool) {
-	for _, e := range slices.Backward(o.history().Entries) {
-		if e.Event != ledger.Saved || e.Escrow != r.Escrow || e.Shelf != string(r.Shelf) {
-			continue
-		}
-		if e.Fingerprint == r.Key {
-			return escrow.Copy{Escrow: e.Escrow, ID: e.Copy, Shelf: r.Shelf, Fingerprint: e.Fingerprint, Created: e.Time}, true
-		}
-		if r.Shelf == escrow.Current {
-			break
-		}
-	}
-	return escrow.Copy{}, false
-}
-
-// writeSaved records a copy that the ledger does not name yet. On the current shelf that
-// is one that is not the last it names: a copy is the newest again where a newer one
-// was taken away. One that lacks a part is this host's too (law 4), and stays due. So are
-// the parts of a save that was not on enough stores: they may stand there on top.
-func (o *observation) writeSaved(s SaveResult) {
-	partly := errors.Is(s.Err, escrow.ErrPartly)
-	var few *escrow.PartsError
-	switch {
-	case s.Err != nil && s.Shelf != escrow.Current:
-		return
-	case errors.As(s.Err, &few) && !partly:
-		if !o.stored(s.Escrow, s.Key, few.Stored) {
-			o.write(ledger.Entry{Event: ledger.Saving, Fingerprint: s.Key, Escrow: s.Escrow, Shelf: string(s.Shelf), Tops: namesOf(few.Stored)})
-		}
-		return
-	case s.Err != nil && !partly:
-		return
-	}
-	var tops []escrow.Top // of the quarantine they tell nothing
-	if s.Shelf == escrow.Current {
-		tops = s.Copy.Tops
-	}
-	if last, ok := o.record.LastSaved(s.Escrow); o.evidence.History.Saved[s.Escrow].Copies[s.Copy.ID] == s.Key && o.stored(s.Escrow, s.Key, tops) &&
-		(s.Shelf != escrow.Current || ok && last.Copy == s.Copy.ID && (last.Reason == "" || s.Unverified || partly)) {
-		return
-	}
-	e := ledger.Entry{Event: ledger.Saved, Fingerprint: s.Key, Escrow: s.Escrow, Copy: s.Copy.ID, Shelf: string(s.Shelf), Tops: namesOf(tops)}
-	switch {
-	case partly:
-		e.Reason = escrow.ErrPartly.Error()
-	case s.Unverified:
-		e.Reason = escrow.ErrUnverified.Error()
-	}
-	o.write(e)
-}
-
-// stored tells whether the ledger names all of these, as a key's.
-func (o *observation) stored(name string, f key.Fingerprint, tops []escrow.Top) bool {
-	saved := o.evidence.History.Saved[name]
-	return !slices.ContainsFunc(tops, func(top escrow.Top) bool { return !saved.IsTop(top, f) })
-}
-
-func namesOf(tops []escrow.Top) (list []string) {
-	for _, t := range tops {
-		list = append(list, t.String())
-	}
-	return list
-}
-
-// partly tells that a copy was saved in parts of which some lack.
-func partly(e ledger.Entry) bool { return e.Reason == escrow.ErrPartly.Error() }

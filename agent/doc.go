@@ -8,11 +8,12 @@
 //	observe    gathers the evidence that decide asks for, cheapest first; inventory is the
 //	           one place that fetches copies from escrows
 //	save       brings to an escrow what is due there; backup does it for the present key now,
-//	           init makes the places first
+//	           init makes the places first; store is how one key gets into one escrow
 //	restore    puts a copy back, and imports a key that a person brings
 //	accept     takes a person's word for a key; paper takes the key out for a printed sheet
 //	rotate     a new key, and every row under it; repair, one key for a table that is split;
-//	           rewrite is what both do while the daemon is down, daemon how it is stopped
+//	           downtime is what both do while the daemon is down, daemon how it is stopped;
+//	           settle closes a rotation that stopped halfway
 //	drill      restores copies into scratch and proves them; drillpart, a part of a key
 //	verify     tries every key on the rows; copies lists what every escrow holds
 //	status     the verdict for people, from all that can be asked; survey, from this host alone

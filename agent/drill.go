@@ -97,10 +97,15 @@ func (r DrillResult) Proven() bool {
 // drillStatement bounds one statement of a drill: nobody waits for it as for a start.
 const drillStatement = 10 * time.Second
 
+// longestGap is how long there may be no drill before that is told of: the timer's week, and a
+// day for its random delay and a host that was off.
+const longestGap = 8 * 24 * time.Hour
+
 // Drill restores the copies of every escrow into scratch, reads each the way the daemon
 // reads its key, and tries them on the rows; the ledger is told what came out. Copies
 // that fail are in the result, not in the error. It returns ErrNoEscrow; and ErrBusy
-// where another drill, a rotation or a repair is under way, or began meanwhile.
+// where another drill, a rotation or a repair is under way, or began meanwhile. It does
+// not know when a drill is due: the timer does; Status and Report tell of a host where none came for longestGap.
 func Drill(ctx context.Context, h *Host, opts DrillOptions) (DrillResult, error) {
 	if len(h.Escrows) == 0 {
 		return DrillResult{}, ErrNoEscrow

@@ -332,28 +332,3 @@ func (o *observation) putEmpty(r *GuardResult) error {
 	r.Parked = true
 	return nil
 }
-
-// settle closes the open rotation: the keyfile is right by now, so what stands in
-// `.next` goes to the local quarantine, and the ledger says which key holds. Where it
-// cannot go there the rotation stays open, and the rows are asked again (law 9).
-func (o *observation) settle(d decide.Decision) {
-	if o.evidence.Next.There {
-		if err := o.host.Keyfile.KeepNext(o.evidence.Now); err != nil {
-			o.complain("cannot move the staged key of the rotation away", err)
-			return
-		}
-	}
-	rotation := o.evidence.OpenRotation()
-	closed := ledger.Entry{Event: ledger.RotationClosed, Old: rotation.Old, Reason: d.Reason}
-	if d.Settle == decide.SettleNeither {
-		o.write(closed)
-		return
-	}
-	closed.Fingerprint = d.Key
-	p, l := o.evidence.Rows.Proofs[d.Key], o.evidence.Ledger
-	if l.Accepted && l.Known == d.Key && p.Verdict != rows.Opens {
-		o.write(closed) // a person's word stays one
-		return
-	}
-	o.write(closed, provenEntry(p))
-}

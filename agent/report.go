@@ -15,10 +15,6 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 )
 
-// longestGap is how long there may be no drill: the timer's week, and a day for its
-// random delay and a host that was off.
-const longestGap = 8 * 24 * time.Hour
-
 // clockSlack is how far ahead an entry may be before its date counts as wrong.
 const clockSlack = time.Minute
 

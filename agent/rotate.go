@@ -48,11 +48,6 @@ var (
 )
 
 const (
-	// settlePatience is how long a rotation whose transaction broke off asks the rows which
-	// key holds: Postgres may be restarting, and notices only after half a minute that a
-	// session has lost its other side. Whoever starts later asks on (R1).
-	settlePatience = 45 * time.Second
-	settleAgain    = 500 * time.Millisecond
 	// rotateSave bounds what is asked of the escrows at once.
 	rotateSave = time.Minute
 	// rotateBackup bounds step 8; what is not done by then the watcher does.
@@ -499,57 +494,4 @@ func (t *turn) exchange() error {
 	}
 	err = busy(t.h.Keyfile.UseNext(seen, t.h.Now()))
 	return t.o.inPlace(err, "the new key is in place")
-}
-
-// settle asks the rows which key holds, until they answer, or once where an end is wanted: a
-// host that goes down has stopped Postgres, too, and would wait for us.
-func (t *turn) settle(ctx context.Context) (decide.Settlement, error) {
-	t.at("asking the rows which key holds")
-	ctx, cancel := context.WithTimeout(ctx, settlePatience)
-	defer cancel()
-	for {
-		settled, err := t.settleOnce(ctx)
-		if err == nil {
-			return settled, nil
-		}
-		select {
-		case <-t.ended:
-			return settled, fmt.Errorf("%w: %w", ErrEnded, err)
-		case <-time.After(settleAgain):
-		case <-ctx.Done():
-			return settled, err
-		}
-	}
-}
-
-// settleOnce does what a start would do if the rows answer (R1, or R3 where nothing tells
-// of the rotation any more), but never parks.
-func (t *turn) settleOnce(ctx context.Context) (decide.Settlement, error) {
-	o, err := t.h.observe()
-	if err != nil {
-		return decide.SettleNothing, err
-	}
-	defer o.close()
-	defer func() { t.r.Trouble = append(t.r.Trouble, o.trouble...) }()
-	o.askRows(ctx)
-	if o.evidence.Rows.State == decide.RowsUnknown {
-		return decide.SettleNothing, o.evidence.Rows.Err
-	}
-	g := GuardResult{Decision: o.decide(ctx)}
-	switch d := g.Decision; {
-	case d.Action != decide.Pass && d.Action != decide.Install && d.Settle == decide.SettleNothing:
-		return decide.SettleNothing, o.unusable("(%s)", d.Reason)
-	case d.Action != decide.Pass && d.Action != decide.Install:
-		return d.Settle, nil // a start sees to it
-	}
-	if err := o.act(ctx, &g); err != nil {
-		return decide.SettleNothing, err
-	}
-	switch g.Decision.Key {
-	case t.r.New:
-		return decide.SettleNew, nil
-	case t.r.Old:
-		return decide.SettleOld, nil
-	}
-	return decide.SettleNeither, nil
 }

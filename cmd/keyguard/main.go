@@ -3,7 +3,7 @@
 // proves them on the rows that it must open.
 //
 // This file holds the command tree and what all commands share; each command has a
-// file of its own. open.go turns the configuration into the things that operations
+// file of its own. wiring.go turns the configuration into the things that operations
 // work on, explain.go turns errors into remedies and exit codes.
 package main
 

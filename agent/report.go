@@ -2,9 +2,7 @@ package agent
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -333,17 +331,22 @@ func keySpans(entries []ledger.Entry, since, until time.Time) []KeySpan {
 }
 
 // SaveReport puts a page or a document at path, readable for everybody, as it holds
-// nothing secret. It replaces a file, and nothing else: a device or a directory there is
-// an error.
+// nothing secret. It replaces a file, and nothing else: ErrNotReplaced.
 func SaveReport(path string, data []byte) error {
 	err := crew.Try(filepath.Dir(path), func() error {
-		if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
-			return errors.New("it is there and no regular file")
-		}
 		return durable.WriteFile(path, data, durable.Attr{Mode: 0o644, UID: -1, GID: -1})
 	})
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
 	return nil
+}
+
+// ErrNotReplaced says that a file is to be written where something else than a file stands.
+var ErrNotReplaced = durable.ErrNotFile
+
+// Replaceable says why nothing could be written at a path that a person named, as far as that
+// shows before: what is to stand there may take an hour to find out.
+func Replaceable(path string) error {
+	return crew.Try(filepath.Dir(path), func() error { return durable.Replaceable(path) })
 }

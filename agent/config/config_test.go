@@ -886,6 +886,16 @@ func TestReplace(t *testing.T) {
 	if err != nil || info.Mode() != 0o640 || info.Sys().(*syscall.Stat_t).Gid != 65534 {
 		t.Errorf("%v, %v", info, err)
 	}
+	link := filepath.Join(t.TempDir(), "keyguard.toml")
+	if err := errors.Join(os.Symlink(path, link), Replace(link, []byte("# newer\n"))); err != nil {
+		t.Fatal(err)
+	}
+	if b, _ := os.ReadFile(path); string(b) != "# newer\n" {
+		t.Errorf("by a symlink: %q", b)
+	}
+	if to, err := os.Readlink(link); to != path {
+		t.Errorf("the symlink is %q, %v", to, err)
+	}
 }
 
 // TestAppend: what is appended reads back as it was meant, and nothing else changes.

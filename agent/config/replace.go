@@ -3,14 +3,19 @@ package config
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 )
 
 // Replace writes data over the configuration at path, durably, and keeps the file's
-// mode and owner.
+// mode and owner, and a symlink to it.
 func Replace(path string, data []byte) error {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return fmt.Errorf("cannot replace the configuration: %w", err)
+	}
 	info, err := os.Stat(path)
 	if err != nil {
 		return fmt.Errorf("cannot replace the configuration: %w", err)

@@ -64,6 +64,9 @@ func read(path string, most int64, also fs.FileMode) ([]byte, error) {
 		if err == nil && !info.Mode().IsRegular() && info.Mode().Type() != also {
 			err = fmt.Errorf("%w, but %s", ErrNotFile, kindOf(info.Mode()))
 		}
+		if err == nil && info.Mode().IsRegular() && info.Size() > most { // and nobody waits for that
+			err = tooLarge(most)
+		}
 		if err != nil {
 			f.Close()
 			return nil, bare(err)
@@ -83,7 +86,7 @@ func read(path string, most int64, also fs.FileMode) ([]byte, error) {
 		data, err := io.ReadAll(io.LimitReader(f, most+1))
 		if err == nil && int64(len(data)) > most {
 			clear(data)
-			return nil, fmt.Errorf("%w: more than %d bytes", ErrLarge, most)
+			return nil, tooLarge(most)
 		}
 		return data, bare(err)
 	}
@@ -94,6 +97,8 @@ func read(path string, most int64, also fs.FileMode) ([]byte, error) {
 	}
 	return Within(filepath.Dir(path), all, func(b []byte) { clear(b) })
 }
+
+func tooLarge(most int64) error { return fmt.Errorf("%w: more than %d bytes", ErrLarge, most) }
 
 // bare is an error without the path, which stands in the caller's message.
 func bare(err error) error {

@@ -26,6 +26,8 @@ func TestRead(t *testing.T) {
 	}
 	must(os.WriteFile(in("file"), []byte("12345"), 0o600))
 	must(os.WriteFile(in("large"), []byte("123456"), 0o600))
+	must(os.WriteFile(in("endless"), nil, 0o600))
+	must(os.Truncate(in("endless"), 1<<40))
 	must(os.Symlink("file", in("link")))
 	must(os.Symlink("loop", in("loop")))
 	must(syscall.Mkfifo(in("fifo"), 0o600))
@@ -35,6 +37,10 @@ func TestRead(t *testing.T) {
 	fed, err := os.OpenFile(in("fifo"), os.O_RDWR, 0) // somebody who may feed it, and does not
 	must(err)
 	defer fed.Close()
+	// Nobody waits to find out, and nothing is taken of it.
+	if _, err := crew.Read(in("endless"), 1<<39); !errors.Is(err, crew.ErrLarge) {
+		t.Errorf("an endless file: %v", err)
+	}
 	for _, c := range []struct {
 		path string
 		err  error

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"maps"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -166,7 +167,7 @@ func (r *look) load() error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("cannot go on from %s: %w", r.State, err)
+		return fmt.Errorf("cannot go on from %s: %w: %w", r.State, ErrState, err)
 	}
 	var kept state
 	if json.Unmarshal(data, &kept) != nil || kept.Version != stateVersion {
@@ -187,7 +188,9 @@ func (r *look) save(done bool) error {
 	r.state.Done, r.fresh = done, 0
 	data, err := json.Marshal(r.state)
 	if err == nil {
-		err = durable.WriteFile(r.State, data, durable.Attr{Mode: 0o600, UID: -1, GID: -1})
+		err = crew.Try(filepath.Dir(r.State), func() error {
+			return durable.WriteFile(r.State, data, durable.Attr{Mode: 0o600, UID: -1, GID: -1})
+		})
 	}
 	if err != nil {
 		return fmt.Errorf("cannot keep what was seen in %s: %w", r.State, err)

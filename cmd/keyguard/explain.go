@@ -83,6 +83,7 @@ var remedies = []struct {
 	{agent.ErrNoKeyfile, exitRefused, "put the key back first: keyguard restore"},
 	{agent.ErrNoUsableCopy, exitNoCopy, "see what every copy opens: keyguard verify; or bring a key yourself: keyguard import"},
 	{crew.ErrNotFile, 0, "put what is meant into a file that only its owner can read (/dev/shm keeps none on a disk), and name that; which files the configuration names: keyguard config"},
+	{agent.ErrNotReplaced, 0, "name a path where nothing is, or a file that may be replaced (metrics_file: \"\" writes none); which files the configuration names: keyguard config"},
 	{crew.ErrLarge, 0, "see what is in it, and name the right file; which files the configuration names: keyguard config"},
 	{crew.ErrHangs, exitDoubt, "see which file system hangs (findmnt, dmesg) and bring it back, or take it out of the configuration; a FIFO among the files that are named hangs, too; then: keyguard status"},
 	{agent.ErrUnheard, exitDoubt, "bring back what cannot answer, then: keyguard restore; or bring a key yourself: keyguard import"},

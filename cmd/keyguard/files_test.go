@@ -1,78 +1,145 @@
 package main
 
 import (
-	"net"
+	"io"
 	"os"
+	"slices"
 	"strings"
-	"syscall"
 	"testing"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 )
 
-// TestNamedFiles gives whatever names a file what is none: every command says so at once,
-// in two lines, and that it was called wrongly.
+// namedLines are commands that are told of a file by its name, and which kinds of odd file
+// are as they are meant there.
+var namedLines = []struct{ line, but string }{
+	{"config --config FILE", ""}, {"status --config FILE", ""}, {"init --yes --config FILE", "nothing"},
+	{"verify --database FILE", ""}, {"restore --dry-run --for-database FILE", ""},
+	{"restore --dry-run --identity FILE", ""}, {"copies --identity FILE", ""}, {"verify --identity FILE", ""},
+	{"drill --identity FILE", ""}, {"explain 0123456789abcdef --identity FILE", ""},
+	{"drill --part FILE", ""},
+	{"paper --output FILE.txt", "nothing"}, {"paper --output FILE.html", "nothing"}, {"paper --output FILE.png", "nothing"},
+	{"report --output FILE.html", "nothing, huge"},
+	{"report --merge FILE", "directory"}, {"report --merge REPORTS --output FILE.html", "nothing, huge"},
+	{"fleet --config NONE --inventory FILE", "fed"}, {"fleet --config NONE --inventory HOSTS --retired FILE", "fed"}, // 512 MiB are taken, which some hosts' variables are
+	{"fleet --config NONE --inventory HOSTS --status FILE", "directory"},
+	{"fleet --config NONE --inventory HOSTS --state FILE", "nothing"},
+	{"fleet --config NONE --inventory HOSTS --metrics FILE", "nothing, huge"}, {"fleet --config NONE --inventory HOSTS --output FILE.html", "nothing, huge"},
+}
+
+// oddFiles are what may stand where a file is named.
+var oddFiles = map[string]func(path string) error{
+	"nothing":   func(string) error { return nil },
+	"fifo":      func(p string) error { return unix.Mkfifo(p, 0o600) },
+	"fed":       func(p string) error { return unix.Mkfifo(p, 0o600) }, // without end
+	"device":    func(p string) error { return unix.Mknod(p, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))) },
+	"zeros":     func(p string) error { return unix.Mknod(p, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 5))) },
+	"socket":    func(p string) error { return unix.Mknod(p, unix.S_IFSOCK|0o600, 0) },
+	"directory": func(p string) error { return os.Mkdir(p, 0o700) },
+	"loop":      func(p string) error { return os.Symlink(p, p) },
+	"huge": func(p string) error {
+		if err := os.WriteFile(p, nil, 0o600); err != nil {
+			return err
+		}
+		return os.Truncate(p, 1<<40)
+	},
+}
+
+// TestNamedFiles: whatever stands where a person names a file, the command ends with 2, says
+// of that file on one line what is wrong with it, and leaves all as it is. It neither waits
+// nor fills the memory: that the test ends shows it.
 func TestNamedFiles(t *testing.T) {
 	h := newHostile(t, "directory")
 	h.file("")
-	for _, fifo := range []string{"fifo", "fed"} {
-		h.must(syscall.Mkfifo(h.path(fifo), 0o600))
+	h.must(os.Mkdir(h.path("reports"), 0o700))
+	h.must(os.WriteFile(h.path("hosts"), []byte("web1\n"), 0o600))
+	h.must(os.WriteFile(h.path("none.toml"), nil, 0o600))
+	h.must(os.WriteFile(h.path("etc/secrets.key"), testKey("a").UnsafeBytes(), 0o400))
+	if code, _, said := h.keyguard("report", "--output", h.path("reports/r.html")); code != exitDone {
+		t.Fatalf("%d: %s", code, said)
 	}
-	// It may be fed at any time. A pipe that is read once is waited for, and ended here.
-	held, err := os.OpenFile(h.path("fed"), os.O_RDWR, 0)
-	h.must(err)
-	defer held.Close()
-	l, err := net.Listen("unix", h.path("socket"))
-	h.must(err)
-	defer l.Close()
-	h.must(os.Mkdir(h.path("dir"), 0o700))
-	h.must(os.WriteFile(h.path("hosts"), []byte("a\nb\n"), 0o600))
-	endless := func() { // fills it, and goes on as long as somebody reads
-		for {
-			if _, err := held.Write(make([]byte, 1<<20)); err != nil {
-				return
-			}
-		}
-	}
-	go endless() // ends with the file
-	for _, c := range []struct {
-		line string
-		but  string // kinds that are something else there
-	}{
-		{line: "restore --dry-run --identity FILE"},
-		{line: "copies --identity FILE"},
-		{line: "verify --identity FILE"},
-		{line: "drill --identity FILE"},
-		{line: "drill --part FILE"},
-		{line: "fleet --inventory FILE", but: "fed"}, // takes 512 MiB, which some hosts' variables are
-		{line: "fleet --inventory INVENTORY --retired FILE", but: "fed"},
-		{line: "verify --database FILE"},
-		{line: "restore --dry-run --for-database FILE"},
-		{line: "report --merge FILE", but: "dir"},
-		{line: "fleet --inventory INVENTORY --status FILE", but: "dir"},
-		{line: "--config FILE config"},
-		{line: "--config FILE init --yes", but: "nothing"},
-	} {
-		for _, kind := range []string{"fifo", "fed", "socket", "dir", "nothing", "/dev/zero", "/dev/full"} {
-			if kind == c.but {
+	for kind, odd := range oddFiles {
+		for _, c := range namedLines {
+			if strings.Contains(c.but, kind) {
 				continue
 			}
-			file := kind
-			if !strings.HasPrefix(kind, "/") {
-				file = h.path(kind)
+			h.must(os.RemoveAll(h.path("named")))
+			h.must(os.Mkdir(h.path("named"), 0o700))
+			args, path := h.naming(c.line, h.path("named/it"))
+			h.must(odd(path))
+			if kind == "fed" {
+				held, err := os.OpenFile(path, os.O_RDWR, 0)
+				h.must(err)
+				go func() { // ends with the file
+					for _, err = io.WriteString(held, "x"); err == nil; {
+						_, err = held.Write(make([]byte, 1<<20))
+					}
+				}()
+				h.named(kind, args, path)
+				held.Close()
+				continue
 			}
-			line := strings.NewReplacer("FILE", file, "INVENTORY", h.path("hosts")).Replace(c.line)
-			code, out, said := h.keyguard(strings.Fields(line)...)
-			if code != exitUsage {
-				t.Errorf("keyguard %s: exit code %d\n%s%s", line, code, out, said)
+			was, _ := os.Lstat(path)
+			h.named(kind, args, path)
+			if is, err := os.Lstat(path); kind != "nothing" && (err != nil || !os.SameFile(was, is) || is.Size() != was.Size() || is.Mode() != was.Mode()) {
+				t.Errorf("%s: keyguard %s: now it is %v, %v", kind, args, is, err)
 			}
-			if !strings.Contains(said, file) {
-				t.Errorf("keyguard %s: it does not name the file\n%s", line, said)
-			}
-			if n := strings.Count(said, "keyguard: "); n != 1 || len(said) > 1<<10 || unprintable.MatchString(said) {
-				t.Errorf("keyguard %s: it says\n%s", line, said)
+			if beside, _ := os.ReadDir(h.path("named")); len(beside) > 1 {
+				t.Errorf("%s: keyguard %s leaves %v", kind, args, beside)
 			}
 		}
 	}
-	if _, err := os.Stat(h.path("etc/secrets.key")); err == nil {
-		t.Error("it makes a key")
+	for _, c := range namedLines {
+		args, path := h.naming(c.line, h.path("hosts/it"))
+		h.named("below a file", args, path)
+	}
+}
+
+// naming is a line with a file's name in it, and that name.
+func (h *hostile) naming(line, name string) (args []string, path string) {
+	args = strings.Fields(strings.NewReplacer("FILE", name, "HOSTS", h.path("hosts"), "REPORTS", h.path("reports"), "NONE", h.path("none.toml")).Replace(line))
+	return args, args[slices.IndexFunc(args, func(s string) bool { return strings.HasPrefix(s, name) })]
+}
+
+func (h *hostile) named(kind string, args []string, path string) {
+	h.Helper()
+	code, out, said := h.keyguard(args...)
+	if code != exitUsage || out != "" {
+		h.Errorf("%s: keyguard %s: exit code %d\n%s%s", kind, args, code, out, said)
+	}
+	if !strings.Contains(said, path) || !strings.Contains(said, "hint: ") {
+		h.Errorf("%s: keyguard %s: it does not name the file, or nothing to type\n%s", kind, args, said)
+	}
+	if n := strings.Count(said, "keyguard: "); n != 1 || len(said) > 1<<10 || unprintable.MatchString(said) {
+		h.Errorf("%s: keyguard %s: it says\n%s", kind, args, said)
+	}
+}
+
+// TestNamedFilesAreAll: every flag that names a file or a directory stands in the table.
+func TestNamedFilesAreAll(t *testing.T) {
+	named := 0
+	var walk func(*cobra.Command)
+	walk = func(c *cobra.Command) {
+		c.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
+			if kind, _ := pflag.UnquoteUsage(f); kind != "directory" && kind != "file" && !strings.Contains(f.Usage, "a file") {
+				return
+			}
+			named++
+			for _, l := range namedLines {
+				if strings.HasPrefix(l.line, c.Name()+" ") && strings.Contains(l.line, "--"+f.Name+" ") {
+					return
+				}
+			}
+			t.Errorf("keyguard %s --%s is in no line of namedLines", c.Name(), f.Name)
+		})
+		for _, sub := range c.Commands() {
+			walk(sub)
+		}
+	}
+	walk((&app{}).commands())
+	if named < 15 {
+		t.Errorf("only %d flags name a file: this looks in the wrong place", named)
 	}
 }

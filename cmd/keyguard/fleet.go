@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
@@ -104,12 +105,14 @@ func (a *app) fleet(ctx context.Context, f fleetFlags) error {
 	switch {
 	case len(f.inventory) == 0:
 		return usageError{errors.New("--inventory is needed: which hosts there are, nobody else can tell")}
-	case f.output != "" && filepath.Ext(f.output) != ".html":
-		return usageError{fmt.Errorf("--output: %q does not end in .html", f.output)}
 	case f.minimum != "" && !fleet.IsVersion(f.minimum):
 		return usageError{fmt.Errorf("--minimum: %q is no version, as 0.1.0 is", f.minimum)}
 	case f.fresh <= 0 || f.period <= 0 || f.again < 0:
 		return usageError{errors.New("--fresh and --period are more than 0, and --again is not less")}
+	}
+	// Looking may take an hour, and all of it would be for nothing.
+	if err := cmp.Or(checkPage(f.output), checkPath("--metrics", f.metrics), checkPath("--state", f.state)); err != nil {
+		return err
 	}
 	if f.since != "" {
 		var err error

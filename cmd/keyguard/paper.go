@@ -14,6 +14,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/paper"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -73,8 +74,11 @@ func (a *app) paper(ctx context.Context, h *agent.Host, cfg *config.Config, outp
 		return usageError{fmt.Errorf("%s is no name for a sheet: it ends in .txt, .html or .png", output)}
 	}
 	for _, name := range sheetNames(output, opts.Parts) {
-		if _, err := os.Lstat(name); name != "" && err == nil {
+		if _, err := crew.Lstat(name); name != "" && err == nil {
 			return thereAlready(name)
+		}
+		if err := checkPath("--output", name); err != nil {
+			return err
 		}
 	}
 	if mode, file := a.outFile(); output == "" && file && mode&0o077 != 0 {

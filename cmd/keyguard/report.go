@@ -199,7 +199,36 @@ func oddText(o agent.OddDate) string {
 	return fmt.Sprintf("line %d is dated %s, %s", o.Line, when(o.Time), o.Why)
 }
 
+// checkPage refuses an --output at which no page can be written, before anything is done.
+func checkPage(output string) error {
+	if output != "" && filepath.Ext(output) != ".html" {
+		return usageError{fmt.Errorf("--output: %q does not end in .html", output)}
+	}
+	return checkPath("--output", output)
+}
+
+// checkPath refuses a path of a flag where no file can be written, before anything is done.
+func checkPath(flag, path string) error {
+	if path == "" {
+		return nil
+	}
+	if err := agent.Replaceable(path); err != nil {
+		return usageError{fmt.Errorf("%s: %w", flag, err)}
+	}
+	return nil
+}
+
 func (a *app) report(h *agent.Host, o agent.ReportOptions, output string) error {
+	beside := ""
+	if err := checkPage(output); err != nil {
+		return err
+	}
+	if output != "" {
+		beside = strings.TrimSuffix(output, ".html") + ".json"
+	}
+	if err := checkPath("--output", beside); err != nil {
+		return err
+	}
 	r, err := agent.Report(h, o)
 	if err != nil {
 		return noLedger(err)
@@ -207,9 +236,6 @@ func (a *app) report(h *agent.Host, o agent.ReportOptions, output string) error 
 	doc := reportDocOf(r)
 	switch {
 	case output != "":
-		if filepath.Ext(output) != ".html" {
-			return usageError{fmt.Errorf("--output: %q does not end in .html", output)}
-		}
 		page, err := reportPage(r)
 		if err != nil {
 			return err
@@ -218,7 +244,6 @@ func (a *app) report(h *agent.Host, o agent.ReportOptions, output string) error 
 		if err != nil {
 			return err
 		}
-		beside := strings.TrimSuffix(output, ".html") + ".json"
 		if err := agent.SaveReport(beside, append(printable.JSON(data), '\n')); err != nil {
 			return err
 		}

@@ -37,8 +37,8 @@ type (
 
 // mergeReports sums up the reports of many hosts.
 func (a *app) mergeReports(dir, output string) error {
-	if output != "" && filepath.Ext(output) != ".html" {
-		return usageError{fmt.Errorf("--output: %q does not end in .html", output)}
+	if err := checkPage(output); err != nil {
+		return err
 	}
 	files, err := os.ReadDir(dir)
 	if err != nil {

@@ -4,6 +4,7 @@
 // When a function here returns nil, the file's bytes and its name are on disk. The
 // calls it makes, which strace(1) can check:
 //
+//	lstat(path)           of WriteFile: only a regular file is replaced
 //	openat(directory)     first: whoever cannot sync it finds out while nothing is changed
 //	statx(directory)      nothing is made where it could not be taken away again
 //	openat(temporary, O_RDWR|O_CREAT|O_EXCL|O_CLOEXEC, 0600)  O_EXCL follows no symlink, open(2)
@@ -54,6 +55,10 @@ var ErrNotSynced = errors.New("the change is made, but a power cut may undo it")
 // another mode than it was asked for. Nothing was written to it.
 var ErrExposed = errors.New("the file system takes no modes, and others can read what stands there")
 
+// ErrNotFile says that something else than a regular file has the name: a device, a directory,
+// a FIFO, a socket, a symlink. To replace it would take it from everybody who uses it.
+var ErrNotFile = errors.New("it is there and no regular file")
+
 // Attr is what a file is to have besides its bytes. Mode 0 stands for 0600. UID and
 // GID of -1 leave the owner as the file system chooses, as in chown(2); the zero
 // value is root.
@@ -67,10 +72,28 @@ type Attr struct {
 	Public bool
 }
 
-// WriteFile puts data at path, replacing what is there; a symlink is replaced, not
-// followed. On any error but ErrNotSynced path is untouched and nothing is left behind.
+// WriteFile puts data at path, replacing a regular file that is there: anything else is
+// ErrNotFile. On any error but ErrNotSynced path is untouched and nothing is left behind.
 func WriteFile(path string, data []byte, a Attr) error {
+	if err := Replaceable(path); err != nil {
+		return err
+	}
 	return viaTemp(path, data, a, Rename)
+}
+
+// Replaceable says why WriteFile would refuse to put a file at path, as far as that shows
+// before: ErrNotFile, or that its directory is not there. A name that somebody takes after
+// this look is replaced, as rename(2) does: it is to keep from mistakes, and whoever can
+// change the directory needs none of ours.
+func Replaceable(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case err == nil && !info.Mode().IsRegular():
+		return &fs.PathError{Op: "replace", Path: path, Err: ErrNotFile}
+	case errors.Is(err, fs.ErrNotExist):
+		_, err = os.Stat(filepath.Dir(path))
+	}
+	return err
 }
 
 // CreateNew puts data at path unless something is there: then the error is

@@ -187,22 +187,35 @@ func TestWriteFile(t *testing.T) {
 	}
 	only(t, dir, "file")
 
-	t.Run("a symlink is replaced", func(t *testing.T) {
-		dir := t.TempDir()
-		target, link := filepath.Join(dir, "target"), filepath.Join(dir, "link")
-		put(t, target, before)
-		if err := os.Symlink(target, link); err != nil {
-			t.Fatal(err)
-		}
-		if err := WriteFile(link, after, Attr{}); err != nil {
-			t.Fatal(err)
-		}
-		want(t, target, before)
-		want(t, link, after)
-		if info, err := os.Lstat(link); err != nil || !info.Mode().IsRegular() {
-			t.Errorf("%v, %v", info.Mode(), err)
-		}
-	})
+	for what, make := range map[string]func(string) error{
+		"a device":         func(p string) error { return unix.Mknod(p, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))) },
+		"a FIFO":           func(p string) error { return unix.Mkfifo(p, 0o600) },
+		"a socket":         func(p string) error { return unix.Mknod(p, unix.S_IFSOCK|0o600, 0) },
+		"a directory":      func(p string) error { return os.Mkdir(p, 0o700) },
+		"a symlink":        func(p string) error { return os.Symlink(path, p) },
+		"a dangling link":  func(p string) error { return os.Symlink("nowhere", p) },
+		"a link to itself": func(p string) error { return os.Symlink("file", p) },
+	} {
+		t.Run(what+" is not replaced", func(t *testing.T) {
+			dir := t.TempDir()
+			there := filepath.Join(dir, "file")
+			if err := make(there); err != nil {
+				t.Fatal(err)
+			}
+			was, err := os.Lstat(there)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := WriteFile(there, before, Attr{}); !errors.Is(err, ErrNotFile) {
+				t.Errorf("%v, want ErrNotFile", err)
+			}
+			if is, err := os.Lstat(there); err != nil || !os.SameFile(was, is) || is.Mode() != was.Mode() {
+				t.Errorf("%v, %v", is, err)
+			}
+			want(t, path, after)
+			only(t, dir, "file")
+		})
+	}
 }
 
 // TestErrors checks that after a failure nothing has changed and nothing is left.

@@ -29,6 +29,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/cmd/keyguard/outside"
 	"github.com/footprintai/containarium-keyguard/hooks"
@@ -92,7 +93,7 @@ func run(args []string) int {
 		bare(root)
 	}
 	root.SetArgs(args)
-	c, err := root.ExecuteContextC(ctx)
+	c, err := execute(ctx, root)
 	if err == nil && c.GroupID == "people" {
 		err = out.lost() // systemd's go by what was done, not by who reads of it
 	}
@@ -103,6 +104,39 @@ func run(args []string) int {
 	}
 	waits.Done(code)
 	return code
+}
+
+// execute runs a command. One that panics has failed as others fail: what the runtime prints
+// is no message for anybody, and ends with the exit code of a mistake on the command line.
+func execute(ctx context.Context, root *cobra.Command) (c *cobra.Command, err error) {
+	c = root
+	err = crew.Do(func() error {
+		var err error
+		c, err = root.ExecuteContextC(ctx)
+		return err
+	})
+	return c, located(err)
+}
+
+// located says of a panic where it came from.
+func located(err error) error {
+	if p, ok := errors.AsType[*crew.Panic](err); ok {
+		return fmt.Errorf("%w at %s", err, panicSite(p.Stack))
+	}
+	return err
+}
+
+// panicSite is where a panic came from: behind the frames of who caught it, and those of the
+// runtime. Each frame has two lines, the function's and the place's.
+func panicSite(stack []byte) string {
+	_, from, _ := strings.Cut(string(stack), "\npanic(")
+	lines := strings.Split(from, "\n")
+	for i := 2; i+1 < len(lines); i += 2 {
+		if !strings.HasPrefix(lines[i], "runtime.") {
+			return strings.TrimSpace(lines[i+1])
+		}
+	}
+	return "an unknown place"
 }
 
 // mayHang tells whether a command has to do with a file system that may hang, which it could

@@ -143,8 +143,12 @@ func (a *app) prestart(ctx context.Context) (err error) {
 	var result agent.GuardResult
 	refuted := false
 	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("panic: %v at %s", p, panicSite(debug.Stack()))
+		if v := recover(); v != nil {
+			p, other := v.(*crew.Panic)
+			if !other {
+				p = &crew.Panic{Value: v, Stack: debug.Stack()}
+			}
+			err = located(p)
 		}
 		switch code := exitCode(err); {
 		case err == nil || code != exitInternal && code != exitUsage:
@@ -327,16 +331,6 @@ func (a *app) refuse(ctx context.Context, cfg *config.Config, r agent.GuardResul
 		code = a.effective(ctx, cfg, code)
 	}
 	return refusal{code: code, verdict: verdict, result: r, keyfile: cfg.Keyfile}
-}
-
-// panicSite is where a panic came from: the first line of the stack in our own code.
-func panicSite(stack []byte) string {
-	for line := range strings.Lines(string(stack)) {
-		if line = strings.TrimSpace(line); strings.Contains(line, "containarium-keyguard/") && strings.Contains(line, ".go:") {
-			return line
-		}
-	}
-	return "an unknown place"
 }
 
 // effective avoids an exit status that the daemon's unit takes for success:

@@ -89,7 +89,7 @@ func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, err
 		for _, c := range s.Copies {
 			own := there && c.ID == newest.ID
 			saved := o.evidence.History.Saved[s.Name]
-			tops := namesOf(slices.DeleteFunc(slices.Clone(c.Tops), func(top escrow.Top) bool {
+			tops := topNames(slices.DeleteFunc(slices.Clone(c.Tops), func(top escrow.Top) bool {
 				return saved.IsTop(top, c.Key) && !o.evidence.MovedOn(i, c, top)
 			}))
 			if len(tops) == 0 && !(own && (!saved.Is(c) || o.evidence.Moved(i))) {

@@ -33,7 +33,7 @@ func (t toldRows) Prove(_ context.Context, keys ...key.Key) rows.Answer {
 	a := rows.Answer{State: t.state, Why: "because"}
 	switch t.state {
 	case rows.Unknown:
-		a.Err = rows.ErrRefused
+		a.Err = rows.ErrNotListening
 		return a
 	case rows.Silent:
 		return a

@@ -49,8 +49,9 @@ func backup(ctx context.Context, h *Host, how func(*observation, context.Context
 	return how(o, ctx, o.evidence.Keyfile.Key), nil
 }
 
-// escrowKey proves a key at hand and saves it in every escrow. Of one that opens all rows no
-// escrow has a say in another, and none waits for another that hangs.
+// escrowKey proves a key at hand and saves it in every escrow. Where the key opens all rows, law
+// 4 looks at nothing but the escrow that it is saved in: each is asked and written by itself,
+// and none waits for another that hangs.
 func (o *observation) escrowKey(ctx context.Context, f key.Fingerprint) BackupResult {
 	o.askRows(ctx)
 	if o.evidence.Rows.VerdictOf(f) != rows.Opens {

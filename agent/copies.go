@@ -58,7 +58,7 @@ func listed(ctx context.Context, s Escrow) EscrowCopies {
 		e.Copies = append(e.Copies, l)
 	}
 	// What one copy fails with says nothing of the next, for people who look.
-	_ = fetchEach(ctx, s.Reader, copies, fetching{}, func(f fetched) error {
+	_ = fetchEach(ctx, s.Reader, copies, fetchOptions{}, func(f fetched) error {
 		l := &e.Copies[f.n]
 		if l.Err = f.err; f.err == nil {
 			l.Fingerprint, l.Encoding, l.Read = f.key.Fingerprint(), f.encoding, true

@@ -376,7 +376,7 @@ func (w *world) victim() *agent.Host {
 func (w *world) other() *agent.Host {
 	return w.process(plain, time.Now, func() (string, error) {
 		if w.postgresDown.Load() {
-			return "", rows.ErrRefused
+			return "", rows.ErrNotListening
 		}
 		return w.pool.URL(w.db.Name), nil
 	}, &w.escrowsDown)

@@ -60,9 +60,9 @@ func Doctor(ctx context.Context, h *Host, o DoctorOptions) (DoctorResult, error)
 	}
 	defer seen.close()
 	s := seen.status(ctx)
-	f := facts{status: s, now: h.Now(), record: *seen.history(), local: seen.evidence.Local.Keys, kept: seen.kept, unlogged: seen.answer.Unlogged, escrows: make([]standing, len(h.Escrows))}
+	f := facts{status: s, now: h.Now(), record: *seen.history(), local: seen.evidence.Local.Keys, kept: seen.kept, unlogged: seen.answer.Unlogged, escrows: make([]escrowFacts, len(h.Escrows))}
 	eachEscrow(h, func(i int, e Escrow) {
-		f.escrows[i] = standing{EscrowStatus: s.Escrows[i], evidence: seen.evidence.Escrows[i]}
+		f.escrows[i] = escrowFacts{EscrowStatus: s.Escrows[i], evidence: seen.evidence.Escrows[i]}
 		f.escrows[i].examine(ctx, e.Reader)
 		if s, ok := e.Reader.(escrow.Shared); ok {
 			f.escrows[i].parts = examineMembers(ctx, s, h.Now())
@@ -94,7 +94,7 @@ type facts struct {
 	kept       []keyfile.Kept    // the same, with their times
 	unlogged   bool              // the table of the rows
 	missing    decide.Decision   // what a start would do without the keyfile
-	escrows    []standing
+	escrows    []escrowFacts
 	google     bool   // this host is a machine of Google's
 	project    string // its project
 	projectErr error
@@ -103,18 +103,18 @@ type facts struct {
 	unitsErr   error
 }
 
-// standing is one escrow.
-type standing struct {
+// escrowFacts are what the doctor knows of one escrow.
+type escrowFacts struct {
 	EscrowStatus
 	evidence decide.EscrowEvidence
 	examined bool
 	exam     escrow.Examination
 	examErr  error
-	parts    *shared // of an escrow that keeps keys in parts
+	parts    *partsFacts // of an escrow that keeps keys in parts
 }
 
 // examine asks a store what it is lost together with, if it can tell.
-func (s *standing) examine(ctx context.Context, e escrow.Reader) {
+func (s *escrowFacts) examine(ctx context.Context, e escrow.Reader) {
 	x, ok := e.(escrow.Examiner)
 	if !ok {
 		return
@@ -134,7 +134,7 @@ func (f facts) right() key.Fingerprint {
 }
 
 // holds finds a copy of the key that this host can read, and one that it cannot.
-func (s standing) holds(k key.Fingerprint) (readable, sealed string) {
+func (s escrowFacts) holds(k key.Fingerprint) (readable, sealed string) {
 	for _, c := range s.evidence.Copies {
 		switch {
 		case c.Key != k || k == "" || c.Worthless:

@@ -19,7 +19,7 @@ import (
 )
 
 // patient is a host whose key A opens all of its ten rows and that has these escrows.
-func patient(escrows ...standing) facts {
+func patient(escrows ...escrowFacts) facts {
 	proof := rows.Proof{Fingerprint: reportKeyA, Verdict: rows.Opens, Checked: 10, Opened: 10}
 	return facts{
 		status: StatusResult{
@@ -33,13 +33,13 @@ func patient(escrows ...standing) facts {
 }
 
 // place is an escrow that holds the key A.
-func place(kind string, exam escrow.Examination) standing {
-	return standing{EscrowStatus: EscrowStatus{Name: "e", State: decide.EscrowAnswered, Required: true, Place: escrow.Place{Kind: kind, Domain: "the domain"}},
+func place(kind string, exam escrow.Examination) escrowFacts {
+	return escrowFacts{EscrowStatus: EscrowStatus{Name: "e", State: decide.EscrowAnswered, Required: true, Place: escrow.Place{Kind: kind, Domain: "the domain"}},
 		evidence: decide.EscrowEvidence{Copies: []decide.CopyEvidence{{ID: "current/1", Shelf: escrow.Current, Key: reportKeyA, Have: true}}},
 		exam:     exam, examined: true}
 }
 
-func edited(s standing, edit func(*standing)) standing {
+func edited(s escrowFacts, edit func(*escrowFacts)) escrowFacts {
 	edit(&s)
 	return s
 }
@@ -49,10 +49,10 @@ func edited(s standing, edit func(*standing)) standing {
 func TestThreats(t *testing.T) {
 	stick := escrow.Examination{Disks: []string{"sdb"}}
 	harmless := escrow.Examination{Project: "other", Asked: true}
-	failed := func(s *standing) {
+	failed := func(s *escrowFacts) {
 		s.State, s.Why, s.evidence.Copies = decide.EscrowFailed, "no answer", nil
 	}
-	other := func(s *standing) { s.evidence.Copies[0].Key = reportKeyB }
+	other := func(s *escrowFacts) { s.evidence.Copies[0].Key = reportKeyB }
 	google := func(project string) func(*facts) {
 		return func(f *facts) { f.google, f.project, f.projectErr = true, project, nil }
 	}
@@ -75,7 +75,7 @@ func TestThreats(t *testing.T) {
 		"same disk":                    {patient(place("directory", escrow.Examination{Disks: []string{"sda"}, SameDisk: true})), nil, "sdd sdus"},
 		"in memory":                    {patient(place("directory", escrow.Examination{Memory: true})), nil, "sdd sdus"},
 		"a stick":                      {patient(place("directory", stick)), nil, "ssu sdus"},
-		"a stick that nobody examined": {patient(edited(place("directory", stick), func(s *standing) { s.examined, s.exam = false, escrow.Examination{} })), nil, "suu sdus"},
+		"a stick that nobody examined": {patient(edited(place("directory", stick), func(s *escrowFacts) { s.examined, s.exam = false, escrow.Examination{} })), nil, "suu sdus"},
 		"another machine's disk":       {patient(place("directory", escrow.Examination{Disks: []string{"nas:/keys"}, Remote: true})), nil, "sss sdus"},
 		"a store":                      {patient(place("gcp-secret-manager", harmless)), nil, "sss ssus"},
 		"a store on this host":         {patient(place("gcp-secret-manager", escrow.Examination{Local: true, Asked: true})), nil, "sud ssus"},
@@ -95,7 +95,7 @@ func TestThreats(t *testing.T) {
 		"another's key":                {patient(edited(place("gcp-secret-manager", harmless), other)), nil, "ddd sdds"},
 		"no answer":                    {patient(edited(place("gcp-secret-manager", harmless), failed)), nil, "uuu suus"},
 		"no answer from the same disk": {patient(edited(place("directory", escrow.Examination{SameDisk: true}), failed)), nil, "udd sdus"},
-		"sealed": {patient(edited(place("gcp-secret-manager", harmless), func(s *standing) {
+		"sealed": {patient(edited(place("gcp-secret-manager", harmless), func(s *escrowFacts) {
 			s.evidence.Copies[0].Have, s.evidence.Copies[0].Unreadable = false, "sealed"
 		})), nil, "uuu suus"},
 		"one of two":              {patient(edited(place("gcp-secret-manager", harmless), failed), place("directory", stick)), nil, "ssu suus"},
@@ -170,7 +170,7 @@ func TestThreats(t *testing.T) {
 // TestThreatsOfAStickInADrawer: an escrow that does not answer may hold the key, so the
 // advice is not to save it there.
 func TestThreatsOfAStickInADrawer(t *testing.T) {
-	f := patient(edited(place("directory", escrow.Examination{}), func(s *standing) {
+	f := patient(edited(place("directory", escrow.Examination{}), func(s *escrowFacts) {
 		s.State, s.Why, s.evidence.Copies, s.examined = decide.EscrowFailed, "not mounted", nil, false
 	}))
 	for _, v := range f.threats() {
@@ -237,7 +237,7 @@ func TestChecks(t *testing.T) {
 			f.status.Decision, f.status.Keyfile = decide.Decision{Action: decide.Make}, decide.KeyfileEvidence{Why: "missing"}
 		}, ""},
 		"Postgres": {func(f *facts, _ *DoctorOptions) {
-			f.status.Rows = decide.RowsEvidence{State: decide.RowsUnknown, Why: "refused", Err: rows.ErrRefused}
+			f.status.Rows = decide.RowsEvidence{State: decide.RowsUnknown, Why: "refused", Err: rows.ErrNotListening}
 		}, "postgres problem"},
 		"a table that a crash empties": {func(f *facts, _ *DoctorOptions) { f.unlogged = true }, "table problem"},
 		"a password in clear text":     {func(f *facts, _ *DoctorOptions) { f.clearText = "db.example" }, "postgres password problem"},
@@ -342,10 +342,10 @@ func TestPartsInOneDomain(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := place("split", escrow.Examination{})
-			s.parts = &shared{need: tt.need}
+			s.parts = &partsFacts{need: tt.need}
 			for i, x := range tt.exams {
 				at := fmt.Sprintf("m%d", i+1)
-				s.parts.members = append(s.parts.members, standing{EscrowStatus: EscrowStatus{Name: at,
+				s.parts.members = append(s.parts.members, escrowFacts{EscrowStatus: EscrowStatus{Name: at,
 					Place: escrow.Place{Kind: "directory", Domain: "the file system at /" + at}}, exam: x, examined: true})
 			}
 			f := patient(s)
@@ -362,8 +362,8 @@ func TestPartsInOneDomain(t *testing.T) {
 // TestPartsAndWhoAdministersThem has a row for what decides whether one who administers a
 // store has the key, or takes it away.
 func TestPartsAndWhoAdministersThem(t *testing.T) {
-	member := func(kind, domain string, x escrow.Examination) standing {
-		return standing{EscrowStatus: EscrowStatus{Name: kind, Place: escrow.Place{Kind: kind, Domain: domain}}, exam: x, examined: true}
+	member := func(kind, domain string, x escrow.Examination) escrowFacts {
+		return escrowFacts{EscrowStatus: EscrowStatus{Name: kind, Place: escrow.Place{Kind: kind, Domain: domain}}, exam: x, examined: true}
 	}
 	unknown := escrow.Examination{}
 	vault, aws, gcp := member("vault-kv", "Vault", unknown), member("aws-secrets-manager", "an account", unknown), member("gcp-secret-manager", "a project", unknown)
@@ -376,32 +376,32 @@ func TestPartsAndWhoAdministersThem(t *testing.T) {
 		*c = append(*c, decide.CopyEvidence{ID: "current/vault-kv/3", Shelf: escrow.Current, Key: reportKeyA, Have: true, Beside: true})
 	}
 	for name, tt := range map[string]struct {
-		members              []standing
+		members              []escrowFacts
 		edit                 func(*facts)
 		operator, read, disk Survival
 		check                CheckState
 		text                 string
 	}{
-		"each its own": {[]standing{vault, aws, gcp}, nil, Survives, Survives, Survives, CheckOK, "1 of 3 may be lost"},
-		"two have one": {[]standing{vault, member("command", "Vault", unknown), gcp}, nil, SurvivesNot, SurvivesNot, Survives, CheckProblem, "vault-kv and command are all in Vault"},
-		"two have one, and this host cannot destroy what is there": {[]standing{member("vault-kv", "Vault", harmless), member("command", "Vault", harmless), member("gcp-secret-manager", "a project", harmless)},
+		"each its own": {[]escrowFacts{vault, aws, gcp}, nil, Survives, Survives, Survives, CheckOK, "1 of 3 may be lost"},
+		"two have one": {[]escrowFacts{vault, member("command", "Vault", unknown), gcp}, nil, SurvivesNot, SurvivesNot, Survives, CheckProblem, "vault-kv and command are all in Vault"},
+		"two have one, and this host cannot destroy what is there": {[]escrowFacts{member("vault-kv", "Vault", harmless), member("command", "Vault", harmless), member("gcp-secret-manager", "a project", harmless)},
 			nil, SurvivesNot, SurvivesNot, Survives, CheckProblem, "are all in Vault"},
-		"a whole copy beside":    {[]standing{vault, aws, gcp}, whole, SurvivalUnsure, SurvivesNot, Survives, CheckProblem, "the parts hide nothing"},
-		"root takes a third":     {[]standing{vault, aws, stick}, nil, SurvivalUnsure, Survives, Survives, CheckOK, "1 of 3"},
-		"root takes one of four": {[]standing{vault, aws, gcp, stick}, nil, Survives, Survives, Survives, CheckOK, "2 of 4"},
-		"one can be emptied":     {[]standing{vault, aws, member("gcp-secret-manager", "a project", escrow.Examination{Asked: true, Destroys: []string{"x"}})}, nil, SurvivalUnsure, Survives, Survives, CheckOK, "1 of 3"},
-		"all are needed":         {[]standing{vault, aws}, nil, SurvivalUnsure, Survives, Survives, CheckUnknown, "all 2 are needed"},
-		"two are on this disk":   {[]standing{here, member("directory", "another", here.exam), other}, nil, SurvivesNot, SurvivesNot, SurvivesNot, CheckProblem, "are all in"},
-		"one of two is on it":    {[]standing{here, vault}, nil, SurvivesNot, Survives, SurvivesNot, CheckUnknown, "all 2"},
-		"another escrow is silent": {[]standing{vault, aws, gcp}, func(f *facts) {
-			f.escrows = append(f.escrows, edited(place("command", unknown), func(s *standing) {
+		"a whole copy beside":    {[]escrowFacts{vault, aws, gcp}, whole, SurvivalUnsure, SurvivesNot, Survives, CheckProblem, "the parts hide nothing"},
+		"root takes a third":     {[]escrowFacts{vault, aws, stick}, nil, SurvivalUnsure, Survives, Survives, CheckOK, "1 of 3"},
+		"root takes one of four": {[]escrowFacts{vault, aws, gcp, stick}, nil, Survives, Survives, Survives, CheckOK, "2 of 4"},
+		"one can be emptied":     {[]escrowFacts{vault, aws, member("gcp-secret-manager", "a project", escrow.Examination{Asked: true, Destroys: []string{"x"}})}, nil, SurvivalUnsure, Survives, Survives, CheckOK, "1 of 3"},
+		"all are needed":         {[]escrowFacts{vault, aws}, nil, SurvivalUnsure, Survives, Survives, CheckUnknown, "all 2 are needed"},
+		"two are on this disk":   {[]escrowFacts{here, member("directory", "another", here.exam), other}, nil, SurvivesNot, SurvivesNot, SurvivesNot, CheckProblem, "are all in"},
+		"one of two is on it":    {[]escrowFacts{here, vault}, nil, SurvivesNot, Survives, SurvivesNot, CheckUnknown, "all 2"},
+		"another escrow is silent": {[]escrowFacts{vault, aws, gcp}, func(f *facts) {
+			f.escrows = append(f.escrows, edited(place("command", unknown), func(s *escrowFacts) {
 				s.State, s.Why, s.Err, s.evidence.Copies = decide.EscrowFailed, "no answer", escrow.ErrTimeout, nil
 			}))
 		}, Survives, SurvivalUnsure, Survives, CheckOK, "1 of 3"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := place("split", unknown)
-			s.parts = &shared{need: 2, members: tt.members}
+			s.parts = &partsFacts{need: 2, members: tt.members}
 			f := patient(s)
 			if tt.edit != nil {
 				tt.edit(&f)

@@ -128,7 +128,7 @@ func (f facts) checks(o DoctorOptions) []Check {
 
 // orStatus is a check of an escrow, with which nothing is well that status finds amiss. Of
 // parts checkParts tells.
-func (f facts) orStatus(s standing, c Check) Check {
+func (f facts) orStatus(s escrowFacts, c Check) Check {
 	for i, a := range f.status.Ailments {
 		if c.State == CheckOK && a.Escrow != nil && a.Escrow.Name == s.Name && (s.parts == nil || a.Ails != AilsLacks && a.Ails != AilsRefuses) {
 			c.State, c.Ailment = CheckProblem, &f.status.Ailments[i]
@@ -138,7 +138,7 @@ func (f facts) orStatus(s standing, c Check) Check {
 	return c
 }
 
-func (s standing) check(right key.Fingerprint) Check {
+func (s escrowFacts) check(right key.Fingerprint) Check {
 	c := Check{Name: fmt.Sprintf("escrow %q", s.Name), State: CheckOK, Text: s.Place.Domain}
 	readable, sealed := s.holds(right)
 	switch {

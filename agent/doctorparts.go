@@ -9,17 +9,17 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 )
 
-// shared is what the doctor knows of an escrow that keeps keys in parts.
-type shared struct {
+// partsFacts are what the doctor knows, besides, of an escrow that keeps keys in parts.
+type partsFacts struct {
 	need    int
-	members []standing // with what each is lost together with, and no copies of its own
+	members []escrowFacts // with what each is lost together with, and no copies of its own
 }
 
 // examineMembers asks each store of a split what it is lost together with.
-func examineMembers(ctx context.Context, s escrow.Shared, now time.Time) *shared {
-	x := &shared{need: s.Need()}
+func examineMembers(ctx context.Context, s escrow.Shared, now time.Time) *partsFacts {
+	x := &partsFacts{need: s.Need()}
 	for _, m := range s.Members() {
-		one := standing{EscrowStatus: EscrowStatus{Name: m.Name(), Place: m.Place()}}
+		one := escrowFacts{EscrowStatus: EscrowStatus{Name: m.Name(), Place: m.Place()}}
 		one.examine(ctx, m.Escrow)
 		if c, ok := m.Escrow.(escrow.Credentialed); ok {
 			one.Ending = c.Credential(ctx).Ends(now)
@@ -31,7 +31,7 @@ func examineMembers(ctx context.Context, s escrow.Shared, now time.Time) *shared
 
 // after is what becomes of an escrow where a fate strikes each store by itself: of a key in
 // parts so many must be left that they rebuild it.
-func (s standing) after(one func(standing) fate) fate {
+func (s escrowFacts) after(one func(escrowFacts) fate) fate {
 	if s.parts == nil {
 		return one(s)
 	}
@@ -58,7 +58,7 @@ func (s standing) after(one func(standing) fate) fate {
 }
 
 // in names a failure domain in which at least n of the members are, and them.
-func (x *shared) in(n int) (domain, members string) {
+func (x *partsFacts) in(n int) (domain, members string) {
 	at := map[string][]string{}
 	for _, m := range x.members {
 		for _, domain := range m.exam.Domains(m.Place) {
@@ -72,7 +72,7 @@ func (x *shared) in(n int) (domain, members string) {
 
 // together names the failure domain in which enough parts are kept to rebuild the key, ""
 // for none.
-func (x *shared) together() string {
+func (x *partsFacts) together() string {
 	domain, members := x.in(x.need)
 	if domain == "" {
 		return ""
@@ -82,7 +82,7 @@ func (x *shared) together() string {
 
 // lostTogether names the failure domain with which so many parts are lost that too few are
 // left, "" for none; where any one part is needed it is none.
-func (x *shared) lostTogether() string {
+func (x *partsFacts) lostTogether() string {
 	spare := len(x.members) - x.need
 	domain, members := x.in(spare + 1)
 	if domain == "" || spare == 0 {
@@ -91,10 +91,10 @@ func (x *shared) lostTogether() string {
 	return fmt.Sprintf("%s are all lost with %s, and fewer than %d are left", members, domain, x.need)
 }
 
-// apart is the fate of a key in parts where one administrator reads or destroys what is
-// his: he must not have enough of them, and enough others must be left, as far as this host's
-// own credentials go.
-func (f facts) apart(s standing, end fate) fate {
+// afterAdministrator is the fate of a key in parts where one administrator reads or destroys
+// what is theirs: that must not be enough parts to rebuild the key, and enough others must be
+// left, as far as this host's own credentials go.
+func (f facts) afterAdministrator(s escrowFacts, end fate) fate {
 	where, kept := s.parts.together(), 0
 	for _, m := range s.parts.members {
 		if m.afterOperator().verdict != SurvivesNot {
@@ -165,7 +165,7 @@ func (f facts) storeRead() ThreatVerdict {
 }
 
 // checkParts says what keeps a key in parts from being worth it.
-func (f facts) checkParts(s standing) Check {
+func (f facts) checkParts(s escrowFacts) Check {
 	c := Check{Name: fmt.Sprintf("parts of %q", s.Name), State: CheckProblem}
 	where, lost, whole := s.parts.together(), s.parts.lostTogether(), f.whole()
 	switch {

@@ -72,10 +72,10 @@ type ThreatVerdict struct {
 func (f facts) threats() []ThreatVerdict {
 	list := []ThreatVerdict{
 		f.deleted(),
-		f.copies(DiskLost, LacksOtherDisk, standing.afterDisk),
-		f.copies(VMDeleted, LacksOffHost, standing.afterVM),
+		f.copies(DiskLost, LacksOtherDisk, escrowFacts.afterDisk),
+		f.copies(VMDeleted, LacksOffHost, escrowFacts.afterVM),
 		f.projectDeleted(),
-		f.copies(OperatorCompromise, LacksProtection, standing.afterOperator),
+		f.copies(OperatorCompromise, LacksProtection, escrowFacts.afterOperator),
 		f.postgresLost(),
 		f.tampered(),
 	}
@@ -95,7 +95,7 @@ type fate struct {
 
 // copies judges a threat that takes the keyfile and the local quarantine: is there an
 // escrow that holds the key and stands?
-func (f facts) copies(t Threat, lack Lack, after func(standing) fate) ThreatVerdict {
+func (f facts) copies(t Threat, lack Lack, after func(escrowFacts) fate) ThreatVerdict {
 	v := ThreatVerdict{Threat: t, Verdict: SurvivesNot, Lacks: lack}
 	k := f.right()
 	if k == "" {
@@ -116,7 +116,7 @@ func (f facts) copies(t Threat, lack Lack, after func(standing) fate) ThreatVerd
 	for _, s := range f.escrows {
 		end := s.after(after)
 		if t == OperatorCompromise && s.parts != nil {
-			end = f.apart(s, end)
+			end = f.afterAdministrator(s, end)
 		}
 		readable, sealed := s.holds(k)
 		switch {
@@ -169,7 +169,7 @@ func (f facts) copies(t Threat, lack Lack, after func(standing) fate) ThreatVerd
 // deleted judges the loss of the keyfile alone: the local quarantine stands too, a start has
 // to choose that key, and prestart must be asked before the daemon makes one.
 func (f facts) deleted() ThreatVerdict {
-	v := f.copies(KeyfileDeleted, LacksCopy, func(standing) fate { return fate{Survives, ""} })
+	v := f.copies(KeyfileDeleted, LacksCopy, func(escrowFacts) fate { return fate{Survives, ""} })
 	k := f.right()
 	if v.Verdict != Survives && k != "" && slices.Contains(f.local, k) {
 		v.Verdict, v.Lacks, v.Evidence = Survives, LacksNothing, []string{"the local quarantine holds it"}
@@ -199,7 +199,7 @@ func (f facts) deleted() ThreatVerdict {
 	return v
 }
 
-func (s standing) afterDisk() fate {
+func (s escrowFacts) afterDisk() fate {
 	switch {
 	case s.exam.SameDisk:
 		return fate{SurvivesNot, "on the keyfile's own disk (" + strings.Join(s.exam.Disks, ", ") + ")"}
@@ -217,7 +217,7 @@ func (s standing) afterDisk() fate {
 	return fate{Survives, s.Place.Domain}
 }
 
-func (s standing) afterVM() fate {
+func (s escrowFacts) afterVM() fate {
 	switch d := s.afterDisk(); {
 	case s.exam.Local:
 		return fate{SurvivesNot, "in a store on this host"}
@@ -231,7 +231,7 @@ func (s standing) afterVM() fate {
 }
 
 func (f facts) projectDeleted() ThreatVerdict {
-	v := f.copies(ProjectDeleted, LacksProject, func(s standing) fate {
+	v := f.copies(ProjectDeleted, LacksProject, func(s escrowFacts) fate {
 		vm := s.afterVM()
 		switch {
 		case s.exam.Project != "" && s.exam.Project == f.project:
@@ -258,7 +258,7 @@ func (f facts) projectDeleted() ThreatVerdict {
 	return v
 }
 
-func (s standing) afterOperator() fate {
+func (s escrowFacts) afterOperator() fate {
 	switch {
 	case len(s.exam.Destroys) > 0:
 		return fate{SurvivesNot, "and this host's credentials can destroy it (" + strings.Join(s.exam.Destroys, ", ") + ")"}

@@ -115,7 +115,7 @@ func Drill(ctx context.Context, h *Host, opts DrillOptions) (DrillResult, error)
 		return DrillResult{}, busy(err)
 	}
 	defer held.Release()
-	if err := h.settled(); err != nil {
+	if err := h.noneRewriting(); err != nil {
 		return DrillResult{}, err
 	}
 	o, err := h.observe()
@@ -145,7 +145,7 @@ func Drill(ctx context.Context, h *Host, opts DrillOptions) (DrillResult, error)
 	}
 	r.Took = time.Since(start)
 	// The rows may have been under one key and the newest copies of another.
-	if err := h.settled(); err != nil {
+	if err := h.noneRewriting(); err != nil {
 		return DrillResult{}, err
 	}
 	o.write(r.entries(opts.Person)...)
@@ -153,8 +153,8 @@ func Drill(ctx context.Context, h *Host, opts DrillOptions) (DrillResult, error)
 	return r, nil
 }
 
-// settled returns ErrBusy while a rotation or a repair is under way or open.
-func (h *Host) settled() error {
+// noneRewriting returns ErrBusy while a rotation or a repair is under way or open.
+func (h *Host) noneRewriting() error {
 	held, err := lock.Held(h.StateDir, lock.Rotate)
 	if err != nil {
 		return err
@@ -211,7 +211,7 @@ func (d *drill) tell(change func(*DrillProgress)) {
 func (d *drill) restoreAll(ctx context.Context) []DrilledCopy {
 	h := d.o.host
 	d.copies = make([][]DrilledCopy, len(h.Escrows))
-	eachEscrow(h, func(i int, s Escrow) { d.copies[i] = d.restore(ctx, s.Reader) })
+	eachEscrow(h, func(i int, s Escrow) { d.copies[i] = d.restoreEscrow(ctx, s.Reader) })
 	var all []DrilledCopy
 	for i, s := range h.Escrows {
 		e := &d.o.evidence.Escrows[i]
@@ -231,9 +231,9 @@ func (d *drill) restoreAll(ctx context.Context) []DrilledCopy {
 	return all
 }
 
-// restore lists one escrow and restores its copies. Where the store itself fails, the
+// restoreEscrow lists one escrow and restores its copies. Where the store itself fails, the
 // copies that are left are not asked for (law 9).
-func (d *drill) restore(ctx context.Context, s escrow.Reader) []DrilledCopy {
+func (d *drill) restoreEscrow(ctx context.Context, s escrow.Reader) []DrilledCopy {
 	start := time.Now()
 	list, err := s.List(ctx)
 	if err != nil {
@@ -272,9 +272,9 @@ func (d *drill) restore(ctx context.Context, s escrow.Reader) []DrilledCopy {
 		}
 		d.tell(func(p *DrillProgress) { p.Done++ })
 	}
-	down := fetchEach(ctx, s, ask, fetching{one: func(ctx context.Context, n int) (key.Key, key.Encoding, error) { return asked[n].fetch(ctx, s) }}, func(f fetched) error {
+	down := fetchEach(ctx, s, ask, fetchOptions{fetch: func(ctx context.Context, n int) (key.Key, key.Encoding, error) { return asked[n].fetch(ctx, s) }}, func(f fetched) error {
 		defer d.tell(func(p *DrillProgress) { p.Done++ })
-		return asked[f.n].restore(f, d.opts.Scratch)
+		return asked[f.n].intoScratch(f, d.opts.Scratch)
 	})
 	for n := range copies {
 		if c := &copies[n]; down != nil && c.ID != "" && (c.Verdict == "" && c.key.IsZero() || errors.Is(c.Err, context.Canceled)) {
@@ -284,9 +284,9 @@ func (d *drill) restore(ctx context.Context, s escrow.Reader) []DrilledCopy {
 	return copies
 }
 
-// restore writes a copy that was fetched to scratch and reads it back. It returns an error
+// intoScratch writes a copy that was fetched to scratch and reads it back. It returns an error
 // where there is no sense in asking the store for others.
-func (c *DrilledCopy) restore(f fetched, scratch string) error {
+func (c *DrilledCopy) intoScratch(f fetched, scratch string) error {
 	start := time.Now()
 	defer func() { c.Took = f.took + time.Since(start) }()
 	defer f.key.Wipe()
@@ -399,7 +399,7 @@ func (d *drill) askRows(ctx context.Context, r *DrillResult) {
 			add(k)
 		}
 	}
-	o := rows.Options{Full: d.opts.Full, StatementTimeout: drillStatement, Settle: d.o.rotating()}
+	o := rows.Options{Full: d.opts.Full, StatementTimeout: drillStatement, HoldRotationLock: d.o.rotating()}
 	table, err := d.o.host.OpenRows(ctx, o)
 	if err != nil {
 		r.Rows = decide.RowsEvidence{State: decide.RowsUnknown, Why: err.Error(), Err: err}

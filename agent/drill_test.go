@@ -208,7 +208,7 @@ func testDrill(t *testing.T, list listing) {
 		},
 			want{drill: "failed", proven: true, copies: map[string]string{"0": "judged failed: no current copy", "1": "judged passed"}}},
 		"Postgres is down": {func(h *host, _ *agent.DrillOptions) { h.up = false },
-			want{drill: "inconclusive", reason: "the rows cannot be asked", errs: []error{rows.ErrRefused},
+			want{drill: "inconclusive", reason: "the rows cannot be asked", errs: []error{rows.ErrNotListening},
 				copies: map[string]string{"0": "judged inconclusive: the rows cannot be asked", "1": "judged inconclusive"}}},
 		"the rows are silent": {func(h *host, _ *agent.DrillOptions) { h.must(h.db.Admin("delete from secrets")) },
 			want{drill: "inconclusive", reason: "no row can prove a key", copies: map[string]string{"0": "judged inconclusive: no row can prove it", "1": "judged inconclusive"}}},

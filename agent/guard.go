@@ -43,12 +43,12 @@ const (
 
 // GuardResult is what was found, decided and done.
 type GuardResult struct {
-	Decision decide.Decision
-	Evidence decide.Evidence
-	Done     bool   // what was decided was done; for Doubt and Lost see Parked
-	Parked   bool   // Doubt, Lost: the daemon starts without a key and cannot mint one
-	Exposed  string // what was loose about the keyfile and was put right: "mode 0644"
-	// Untouched is since when it had stood there as it was seen: until then, where Exposed.
+	Decision  decide.Decision
+	Evidence  decide.Evidence
+	Done      bool   // what was decided was done; for Doubt and Lost see Parked
+	Parked    bool   // Doubt, Lost: the daemon starts without a key and cannot mint one
+	Tightened string // what was loose about the keyfile and was put right: "mode 0644"
+	// Untouched is, where Tightened, when the file had last been changed before that.
 	Untouched time.Time
 	Trouble   []Trouble
 }
@@ -106,7 +106,7 @@ func guard(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error)
 	o.tellStart(r.Decision.Action == decide.Pass)
 	err = o.act(ctx, &r)
 	if errors.Is(err, ErrNotPlaced) && r.Decision.Action == decide.Install {
-		o.keep(r.Decision.Key) // the next start need not ask an escrow for it again (law 9)
+		o.keepKey(r.Decision.Key) // the next start need not ask an escrow for it again (law 9)
 	}
 	if errors.Is(err, ErrNotPlaced) && !o.evidence.Keyfile.Good {
 		err = o.parkInstead(&r, err)
@@ -155,7 +155,7 @@ func (o *observation) act(ctx context.Context, r *GuardResult) error {
 		}
 	}
 	if r.Decision.Settle != decide.SettleNothing {
-		o.settle(r.Decision)
+		o.closeRotation(r.Decision)
 	}
 	return nil
 }
@@ -215,7 +215,7 @@ func (o *observation) tighten(r *GuardResult) {
 		o.complain("cannot tighten the keyfile, "+o.seen.Loose, err)
 		return
 	}
-	r.Exposed, r.Untouched = o.seen.Loose, o.seen.Changed
+	r.Tightened, r.Untouched = o.seen.Loose, o.seen.Changed
 	o.write(ledger.Entry{Event: ledger.Exposed, Fingerprint: o.evidence.Keyfile.Key, Reason: o.seen.Loose})
 }
 

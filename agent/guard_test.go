@@ -51,7 +51,7 @@ func newHost(t testing.TB, db *rowstest.Database, escrows int) *host {
 		h.asked++
 		switch {
 		case !h.up:
-			return nil, rows.ErrRefused
+			return nil, rows.ErrNotListening
 		case h.db == nil:
 			return rows.Open(rows.Location{Absent: true, Why: "no database yet"}, o)
 		}

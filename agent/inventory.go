@@ -14,10 +14,11 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
-// This file is the one place that fetches copies. Which of them is the newest current one
-// decide.EscrowEvidence.NewestCurrent says for everybody: the newest entry of the current
-// shelf, whatever it is. It alone for who saves what the rows prove, the whole shelf where
-// they prove nothing, all copies for who looks, the newest of each shelf for a drill.
+// This file is the one place that fetches copies. How many are fetched depends on what they are
+// for: a save of a key that the rows prove needs the newest current copy alone (askNewest); a
+// save where the rows prove nothing needs the whole current shelf (askShelf); a start, a status
+// and a restore take every copy (askEscrow); and a drill the newest of each shelf. Which copy is
+// the newest current one decide.EscrowEvidence.NewestCurrent says for all of them.
 
 // fetchesAtOnce is how many copies of one escrow are fetched at the same time. A program
 // that is run for each, a password manager's, is not known to bear more than one.
@@ -39,43 +40,43 @@ type fetched struct {
 	took     time.Duration
 }
 
-// fetching is what may be special about it. The zero value is not.
-type fetching struct {
-	had  string                                                          // the id of one that was fetched before
-	last func(id string) time.Duration                                   // when each was asked for last: they come in this order
-	goOn func()                                                          // called before the second
-	one  func(ctx context.Context, n int) (key.Key, key.Encoding, error) // instead of Fetch
+// fetchOptions change how fetchEach goes about it. The zero value fetches all, in their order.
+type fetchOptions struct {
+	skip         string                                                          // the id of a copy that was fetched before
+	lastAsked    func(id string) time.Duration                                   // when a copy was asked for last: the longest ago comes first
+	beforeSecond func()                                                          // called when the first was fetched, before any other
+	fetch        func(ctx context.Context, n int) (key.Key, key.Encoding, error) // instead of the Reader's Fetch
 }
 
 // fetchEach fetches the copies that can be read. The first comes alone: it is mostly the
 // one that is needed, and tells whether the store is there. Then the others follow, several
 // at a time. got is called for each and owns its key, never twice at
 // once; where it returns an error, no more are asked for, and that is returned.
-func fetchEach(ctx context.Context, s escrow.Reader, copies []escrow.Copy, how fetching, got func(fetched) error) error {
+func fetchEach(ctx context.Context, s escrow.Reader, copies []escrow.Copy, how fetchOptions, got func(fetched) error) error {
 	g, ctx := crew.WithContext(ctx)
 	g.SetLimit(atOnce(s))
-	if how.one == nil {
-		how.one = func(ctx context.Context, n int) (key.Key, key.Encoding, error) { return s.Fetch(ctx, copies[n]) }
+	if how.fetch == nil {
+		how.fetch = func(ctx context.Context, n int) (key.Key, key.Encoding, error) { return s.Fetch(ctx, copies[n]) }
 	}
-	var one sync.Mutex
+	var lock sync.Mutex
 	fetch := func(n int) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		start := time.Now()
-		k, encoding, err := how.one(ctx, n)
-		one.Lock()
-		defer one.Unlock()
+		k, encoding, err := how.fetch(ctx, n)
+		lock.Lock()
+		defer lock.Unlock()
 		return got(fetched{n, k, encoding, err, time.Since(start)})
 	}
 	var order []int
 	for n, c := range copies {
-		if c.Unreadable == "" && c.ID != how.had {
+		if c.Unreadable == "" && c.ID != how.skip {
 			order = append(order, n)
 		}
 	}
-	if how.last != nil {
-		slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(how.last(copies[a].ID), how.last(copies[b].ID)) })
+	if how.lastAsked != nil {
+		slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(how.lastAsked(copies[a].ID), how.lastAsked(copies[b].ID)) })
 	}
 	for i, n := range order {
 		if i > 0 {
@@ -85,8 +86,8 @@ func fetchEach(ctx context.Context, s escrow.Reader, copies []escrow.Copy, how f
 		if err := fetch(n); err != nil {
 			return err
 		}
-		if how.goOn != nil {
-			how.goOn()
+		if how.beforeSecond != nil {
+			how.beforeSecond()
 		}
 	}
 	return g.Wait()
@@ -162,15 +163,15 @@ func (o *observation) askEscrow(ctx context.Context, i int) {
 	tell := func(k key.Key) {
 		told := e
 		told.Copies = append([]decide.CopyEvidence(nil), e.Copies...)
-		o.news.tell(i, told, k)
+		o.inbox.tell(i, told, k)
 	}
 	var latest decide.CopyEvidence
 	err := o.askLatest(ctx, s.Reader, func(c decide.CopyEvidence, k key.Key) {
 		latest, e.Copies, e.Seen = c, []decide.CopyEvidence{c}, tellsTop(s.Reader)
 		tell(k)
-		o.news.awaitInterest(ctx, i)
+		o.inbox.awaitInterest(ctx, i)
 	})
-	how := fetching{had: latest.ID, goOn: func() { o.news.awaitInterest(ctx, i) }}
+	how := fetchOptions{skip: latest.ID, beforeSecond: func() { o.inbox.awaitInterest(ctx, i) }}
 	var copies []escrow.Copy
 	if err == nil {
 		err = ctx.Err() // nobody wanted more
@@ -180,7 +181,7 @@ func (o *observation) askEscrow(ctx context.Context, i int) {
 	}
 	if err == nil {
 		if r, ok := s.Reader.(Rememberer); ok {
-			e.Remembered, how.last = r.Remembered(), r.FetchedAt
+			e.Remembered, how.lastAsked = r.Remembered(), r.FetchedAt
 		}
 		if shared, ok := s.Writer.(escrow.Shared); ok {
 			if silent := shared.Unheard(); silent != nil {
@@ -278,7 +279,7 @@ func (o *observation) askShelf(ctx context.Context, i int) {
 			at, ask = append(at, n), append(ask, escrow.Copy{Escrow: s.Name(), ID: c.ID, Shelf: c.Shelf, Fingerprint: c.Key})
 		}
 	}
-	_ = fetchEach(ctx, s.Reader, ask, fetching{}, func(f fetched) error { // what fails is not known
+	_ = fetchEach(ctx, s.Reader, ask, fetchOptions{}, func(f fetched) error { // what fails is not known
 		defer f.key.Wipe()
 		c := &e.Copies[at[f.n]]
 		err := noteFetched(c, f)
@@ -294,8 +295,8 @@ func (o *observation) askNewestAgain(ctx context.Context, i int) {
 	o.askNewest(ctx, i)
 }
 
-// news is what the escrows have told and the observation has not yet taken in.
-type news struct {
+// inbox holds what the escrows have told and the observation has not yet taken in.
+type inbox struct {
 	arrived chan struct{} // holds one where there is something
 
 	lock     sync.Mutex // guards what follows
@@ -305,8 +306,8 @@ type news struct {
 	first    map[int]bool    // the escrows whose first copy was taken in
 }
 
-func newNews(escrows int) *news {
-	n := &news{arrived: make(chan struct{}, 1), told: map[int]decide.EscrowEvidence{}, first: map[int]bool{}}
+func newInbox(escrows int) *inbox {
+	n := &inbox{arrived: make(chan struct{}, 1), told: map[int]decide.EscrowEvidence{}, first: map[int]bool{}}
 	for range escrows {
 		n.interest = append(n.interest, make(chan struct{}))
 	}
@@ -314,7 +315,7 @@ func newNews(escrows int) *news {
 }
 
 // tell replaces what was told of an escrow, and adds a key.
-func (n *news) tell(i int, e decide.EscrowEvidence, k key.Key) {
+func (n *inbox) tell(i int, e decide.EscrowEvidence, k key.Key) {
 	n.lock.Lock()
 	defer n.lock.Unlock()
 	n.told[i] = e
@@ -329,7 +330,7 @@ func (n *news) tell(i int, e decide.EscrowEvidence, k key.Key) {
 
 // awaitInterest returns when the observation wants more after the first copy of an escrow:
 // where that one opens the rows, the store is asked for no other.
-func (n *news) awaitInterest(ctx context.Context, i int) {
+func (n *inbox) awaitInterest(ctx context.Context, i int) {
 	select {
 	case <-n.interest[i]:
 	case <-ctx.Done():
@@ -337,7 +338,7 @@ func (n *news) awaitInterest(ctx context.Context, i int) {
 }
 
 // wanted says that what was taken in was not enough.
-func (n *news) wanted() {
+func (n *inbox) wanted() {
 	n.lock.Lock()
 	defer n.lock.Unlock()
 	for i := range n.first {
@@ -350,7 +351,7 @@ func (n *news) wanted() {
 }
 
 // take hands over all that was told since.
-func (n *news) take() (map[int]decide.EscrowEvidence, []key.Key) {
+func (n *inbox) take() (map[int]decide.EscrowEvidence, []key.Key) {
 	n.lock.Lock()
 	defer n.lock.Unlock()
 	told, keys := n.told, n.keys

@@ -43,7 +43,7 @@ func TestManyCopiesAreFetchedInTime(t *testing.T) {
 			}
 			copies[7].Unreadable = "disabled"
 			began, got := time.Now(), 0
-			err := fetchEach(t.Context(), s, copies, fetching{}, func(f fetched) error { got++; f.key.Wipe(); return nil })
+			err := fetchEach(t.Context(), s, copies, fetchOptions{}, func(f fetched) error { got++; f.key.Wipe(); return nil })
 			if err != nil || got != 259 {
 				t.Errorf("%s: %d copies, %v", kind, got, err)
 			}

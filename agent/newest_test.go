@@ -106,7 +106,7 @@ func testOneNewestCopy(t *testing.T, list listing) {
 			return r.Escrows[0]
 		},
 		"the saver's hourly look": func(t *testing.T, h *host) agent.SaveResult {
-			saved, err := agent.Ask(t.Context(), &h.Host, "usb0")
+			saved, err := agent.Revisit(t.Context(), &h.Host, "usb0")
 			if err != nil || len(saved) != 1 {
 				t.Fatalf("%+v, %v", saved, err)
 			}
@@ -190,13 +190,13 @@ func TestPartIsBroughtAgain(t *testing.T) {
 	if lacks() == nil {
 		t.Fatal("status misses no part")
 	}
-	if saved, err := agent.Ask(t.Context(), &h.Host, "split"); err != nil || len(saved) != 1 {
+	if saved, err := agent.Revisit(t.Context(), &h.Host, "split"); err != nil || len(saved) != 1 {
 		t.Errorf("%+v, %v", saved, err)
 	}
 	if e := lacks(); e != nil {
 		t.Error(e)
 	}
-	if saved, err := agent.Ask(t.Context(), &h.Host, "split"); err != nil || len(saved) != 0 {
+	if saved, err := agent.Revisit(t.Context(), &h.Host, "split"); err != nil || len(saved) != 0 {
 		t.Errorf("all are there: %+v, %v", saved, err)
 	}
 	if r, err := agent.Status(t.Context(), &h.Host); err != nil || r.Escrows[0].Alarm != "" {
@@ -218,7 +218,7 @@ func TestLedgerBeforeTops(t *testing.T) {
 		if r, err := agent.Status(t.Context(), &h.Host); err != nil || r.Health != agent.Green || r.Escrows[0].Alarm != "" {
 			t.Errorf("%s: %s, %v", r.Health, r.Line, err)
 		}
-		if saved, err := agent.Ask(t.Context(), &h.Host, "split"); err != nil || len(saved) != saves || saves == 1 && (saved[0].Alarm || saved[0].Shelf != escrow.Current) {
+		if saved, err := agent.Revisit(t.Context(), &h.Host, "split"); err != nil || len(saved) != saves || saves == 1 && (saved[0].Alarm || saved[0].Shelf != escrow.Current) {
 			t.Errorf("%+v, %v, want %d", saved, err, saves)
 		}
 	}
@@ -370,7 +370,7 @@ func TestAnotherHostsParts(t *testing.T) {
 				t.Errorf("%s: %s", r.Health, r.Line)
 			}
 			// The watcher looks, and writes nothing but quarantine.
-			saved, err := agent.Ask(t.Context(), &h.Host, "split")
+			saved, err := agent.Revisit(t.Context(), &h.Host, "split")
 			if err != nil || len(saved) != 1 || !saved[0].Alarm || saved[0].Shelf != escrow.Quarantine {
 				t.Errorf("%+v, %v", saved, err)
 			}

@@ -34,7 +34,7 @@ type observation struct {
 
 	fetching crew.Group
 	stop     context.CancelFunc
-	news     *news
+	inbox    *inbox
 }
 
 // whileChanging does again, and so observes all again, what found that the keyfile is not what
@@ -104,7 +104,7 @@ func (o *observation) close() {
 	if o.stop != nil {
 		o.stop()
 		_ = o.fetching.Wait() // what went wrong was told
-		_, keys := o.news.take()
+		_, keys := o.inbox.take()
 		for _, k := range keys {
 			k.Wipe()
 		}
@@ -250,7 +250,7 @@ func (o *observation) askLocal() {
 func (o *observation) askRows(ctx context.Context) {
 	e := &o.evidence.Rows
 	if o.table == nil {
-		t, err := o.host.OpenRows(ctx, rows.Options{Settle: o.rotating()})
+		t, err := o.host.OpenRows(ctx, rows.Options{HoldRotationLock: o.rotating()})
 		if err != nil {
 			*e = decide.RowsEvidence{State: decide.RowsUnknown, Why: err.Error(), Err: err}
 			return
@@ -322,23 +322,23 @@ func (o *observation) rotating() bool { return o.evidence.OpenRotation() != nil 
 func (o *observation) awaitEscrows(ctx context.Context) {
 	if o.stop == nil {
 		fetch, stop := context.WithCancel(ctx)
-		o.stop, o.news = stop, newNews(len(o.host.Escrows))
+		o.stop, o.inbox = stop, newInbox(len(o.host.Escrows))
 		for i := range o.host.Escrows {
 			o.fetching.Go(func() error {
 				err := crew.Do(func() error { o.askEscrow(fetch, i); return nil })
 				if err != nil {
 					s := o.host.Escrows[i]
 					failed := decide.EscrowEvidence{Name: s.Name(), Required: s.Required, State: decide.EscrowFailed, Why: err.Error(), Err: err}
-					o.news.tell(i, failed, key.Key{})
+					o.inbox.tell(i, failed, key.Key{})
 				}
 				return nil
 			})
 		}
 	}
-	o.news.wanted()
+	o.inbox.wanted()
 	select {
-	case <-o.news.arrived:
-		told, keys := o.news.take()
+	case <-o.inbox.arrived:
+		told, keys := o.inbox.take()
 		for i, e := range told {
 			o.evidence.Escrows[i] = e
 		}

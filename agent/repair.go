@@ -39,7 +39,7 @@ type RepairResult struct {
 	Unopened  int64               // dependent rows that none of them opens
 	Rows      decide.RowsEvidence // before
 	Escrows   []decide.EscrowEvidence
-	Needed    bool            // a row is under another key, or the keyfile holds another
+	HasWork   bool            // a row is under another key, or the keyfile holds another
 	Staged    []SaveResult    // keys that no escrow had
 	Replaced  key.Fingerprint // what the keyfile held, where it did not hold Target
 	Installed bool
@@ -89,7 +89,7 @@ func repair(ctx context.Context, h *Host, opts RepairOptions, then func(*mend, c
 	m := &mend{opts: opts}
 	m.job = job{h: h, progress: opts.Progress, done: &m.r.Work}
 	err := m.locked(ctx, m.tally, func(ctx context.Context) error {
-		if !m.r.Needed {
+		if !m.r.HasWork {
 			return nil
 		}
 		return then(m, ctx)
@@ -145,7 +145,7 @@ func (m *mend) tally(ctx context.Context) (err error) {
 	switch {
 	case len(m.r.Tally) == 0:
 		return fmt.Errorf("%w: %w (%d tried)", ErrNotRepaired, ErrNoUsableCopy, len(o.keys))
-	case o.answer.Counts.Unknown > 0, m.r.Unopened > 0 && !(m.opts.LeaveUnopenable && m.r.Needed):
+	case o.answer.Counts.Unknown > 0, m.r.Unopened > 0 && !(m.opts.LeaveUnopenable && m.r.HasWork):
 		// Which rows are they? And that before the daemon is stopped.
 		result, err := m.rewrite(ctx, true)
 		m.r.Rewrite = result
@@ -199,10 +199,10 @@ func (m *mend) share(d decide.Decision) {
 		m.r.Target = m.r.Tally[0].Key
 	}
 	for _, s := range m.r.Tally {
-		m.r.Needed = m.r.Needed || s.Key != m.r.Target
+		m.r.HasWork = m.r.HasWork || s.Key != m.r.Target
 	}
 	if !live.Good || live.Key != m.r.Target {
-		m.r.Needed, m.r.Replaced = true, live.Key
+		m.r.HasWork, m.r.Replaced = true, live.Key
 	}
 }
 
@@ -355,7 +355,7 @@ func (m *mend) done() []ledger.Entry {
 	reason := "before: " + strings.Join(was, ", ")
 	if w.Unopenable > 0 {
 		p.Verdict = rows.Partial
-		reason += fmt.Sprintf("; %s that no key opens, left untouched: %s", printable.Count(w.Unopenable, "row"), names(w.Left))
+		reason += fmt.Sprintf("; %s that no key opens, left untouched: %s", printable.Count(w.Unopenable, "row"), rowNames(w.Left))
 	}
 	return []ledger.Entry{{Event: ledger.Repaired, Fingerprint: m.r.Target, Old: m.r.Replaced, Person: m.opts.Person,
 		Checked: p.Checked, Opened: p.Opened, Total: w.Counts.Total(), Took: w.Elapsed, Reason: reason}, provenEntry(p)}

@@ -108,14 +108,14 @@ func Rotate(ctx context.Context, h *Host, opts RotateOptions) (RotateResult, err
 	if opts.Begun == nil {
 		opts.Begun = func(key.Fingerprint, key.Fingerprint) {}
 	}
-	t := &turn{opts: opts, ended: ctx.Done()}
+	t := &rotation{opts: opts, ended: ctx.Done()}
 	t.job = job{h: h, progress: opts.Progress, done: &t.r.Work}
 	err := t.locked(ctx, t.check, t.run)
 	return t.r, err
 }
 
-// turn is one run of Rotate.
-type turn struct {
+// rotation is one run of Rotate.
+type rotation struct {
 	job
 	opts  RotateOptions
 	ended <-chan struct{} // closed when whoever runs it wants its end
@@ -128,7 +128,7 @@ func notRotated(kind error, format string, args ...any) error {
 }
 
 // check is step 0. What an earlier rotation left is settled first.
-func (t *turn) check(ctx context.Context) (err error) {
+func (t *rotation) check(ctx context.Context) (err error) {
 	t.at("checking the present key and its copies")
 	if t.o, err = t.h.observe(); err != nil {
 		return err
@@ -161,7 +161,7 @@ func (t *turn) check(ctx context.Context) (err error) {
 
 // checkEnd rehearses what comes when it is too late to refuse: the rewriting, with the
 // daemon down, and the exchange, with the rows under the new key.
-func (t *turn) checkEnd(ctx context.Context) error {
+func (t *rotation) checkEnd(ctx context.Context) error {
 	if err := t.may(ctx); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotRotated, err)
 	}
@@ -171,7 +171,7 @@ func (t *turn) checkEnd(ctx context.Context) error {
 	return nil
 }
 
-func (t *turn) checkRows(ctx context.Context) error {
+func (t *rotation) checkRows(ctx context.Context) error {
 	o, live := t.o, t.r.Old
 	o.askRows(ctx)
 	t.r.Rows = o.evidence.Rows
@@ -206,7 +206,7 @@ func (t *turn) checkRows(ctx context.Context) error {
 
 // checkEscrows makes sure that nothing that happens to this host from now on takes the
 // present key away, which all rows are under until the commit.
-func (t *turn) checkEscrows(ctx context.Context) error {
+func (t *rotation) checkEscrows(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, rotateSave)
 	defer cancel()
 	o := t.o
@@ -266,7 +266,7 @@ func (t *turn) checkEscrows(ctx context.Context) error {
 
 // unspared says that an escrow is not safe enough for a new key: one of its stores is lost,
 // and the key is. nil where it is, or a person has said that it may be so.
-func (t *turn) unspared(s Escrow) error {
+func (t *rotation) unspared(s Escrow) error {
 	if p, ok := s.Reader.(escrow.Shared); ok && len(p.Members()) == p.Need() && !t.opts.NeedAll {
 		return fmt.Errorf("%w: it needs all %d", ErrNeedAll, p.Need())
 	}
@@ -281,7 +281,7 @@ func orUnknown(f key.Fingerprint) string {
 }
 
 // run is all that follows step 0.
-func (t *turn) run(ctx context.Context) error {
+func (t *rotation) run(ctx context.Context) error {
 	k := key.Generate()
 	t.r.New = t.o.hold(k)
 	if t.opts.DryRun {
@@ -311,7 +311,7 @@ func (t *turn) run(ctx context.Context) error {
 }
 
 // escrow is step 1. A crash after it leaves an unused copy in quarantine.
-func (t *turn) escrow(ctx context.Context) error {
+func (t *rotation) escrow(ctx context.Context) error {
 	t.at("saving the new key")
 	ctx, cancel := context.WithTimeout(ctx, rotateSave)
 	defer cancel()
@@ -360,7 +360,7 @@ func (t *turn) escrow(ctx context.Context) error {
 
 // stage is step 2. From the first entry on, prestart and watcher know that there are two
 // keys, and wait for the lock.
-func (t *turn) stage(ctx context.Context) error {
+func (t *rotation) stage(ctx context.Context) error {
 	t.at("staging it beside the keyfile")
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotRotated, err)
@@ -376,7 +376,7 @@ func (t *turn) stage(ctx context.Context) error {
 }
 
 // begin is the rest of step 3: the daemon is at rest.
-func (t *turn) begin(ctx context.Context) error {
+func (t *rotation) begin(ctx context.Context) error {
 	if err := t.alone(ctx); err != nil {
 		return err
 	}
@@ -385,7 +385,7 @@ func (t *turn) begin(ctx context.Context) error {
 
 // callOff ends a rotation whose commit has not begun: every row is under the old key. What
 // of it fails is made good by the next start (R1).
-func (t *turn) callOff(why error) error {
+func (t *rotation) callOff(why error) error {
 	if err := t.h.Keyfile.KeepNext(t.h.Now()); err != nil {
 		t.complain("cannot put the staged key away", err)
 	}
@@ -398,7 +398,7 @@ func (t *turn) callOff(why error) error {
 
 // commit is steps 4 to 6. A crash in the middle of it leaves the rows all old or all new,
 // and both keys at hand.
-func (t *turn) commit(ctx context.Context) error {
+func (t *rotation) commit(ctx context.Context) error {
 	result, err := t.rewrite(ctx, t.o.keys[t.r.New], false)
 	t.r.Rewrite = result
 	if err == nil {
@@ -426,7 +426,7 @@ func (t *turn) commit(ctx context.Context) error {
 }
 
 // done is step 6.
-func (t *turn) done() []ledger.Entry {
+func (t *rotation) done() []ledger.Entry {
 	w := t.r.Rewrite
 	dependent := w.Counts.Dependent()
 	p := rows.Proof{Fingerprint: t.r.New, Verdict: rows.Opens, Checked: dependent, Opened: dependent - w.Unopenable}
@@ -434,12 +434,12 @@ func (t *turn) done() []ledger.Entry {
 		Checked: p.Checked, Opened: p.Opened, Total: w.Counts.Total(), Took: w.Elapsed}
 	if w.Unopenable > 0 {
 		p.Verdict = rows.Partial
-		rotated.Reason = fmt.Sprintf("%s that the old key did not open, left untouched: %s", printable.Count(w.Unopenable, "row"), names(w.Left))
+		rotated.Reason = fmt.Sprintf("%s that the old key did not open, left untouched: %s", printable.Count(w.Unopenable, "row"), rowNames(w.Left))
 	}
 	return []ledger.Entry{rotated, provenEntry(p)}
 }
 
-func names(list []rows.RowName) string {
+func rowNames(list []rows.RowName) string {
 	var text []string
 	for _, n := range list {
 		text = append(text, n.String())
@@ -448,7 +448,7 @@ func names(list []rows.RowName) string {
 }
 
 // rewrite is step 4.
-func (t *turn) rewrite(ctx context.Context, target key.Key, dryRun bool) (rows.RewriteResult, error) {
+func (t *rotation) rewrite(ctx context.Context, target key.Key, dryRun bool) (rows.RewriteResult, error) {
 	return t.job.rewrite(ctx, rows.RewriteOptions{
 		Target: target, Keys: []key.Key{t.o.keys[t.r.Old]}, LeaveUnopenable: t.opts.LeaveUnopenable, DryRun: dryRun,
 		BeforeCommit: func(context.Context) error { return t.still() },
@@ -457,7 +457,7 @@ func (t *turn) rewrite(ctx context.Context, target key.Key, dryRun bool) (rows.R
 
 // still makes sure that what R1 would need is on disk, as the last thing before the
 // commit: the entry, and both keys where they belong.
-func (t *turn) still() error {
+func (t *rotation) still() error {
 	standing, err := t.h.Ledger.Standing()
 	if err != nil {
 		return err
@@ -472,7 +472,7 @@ func (t *turn) still() error {
 }
 
 // look finds the old key in the keyfile and the new one beside it, or keyfile.ErrChanged.
-func (t *turn) look() (keyfile.Seen, error) {
+func (t *rotation) look() (keyfile.Seen, error) {
 	seen, err := t.h.Keyfile.Look()
 	if err != nil {
 		return seen, err
@@ -484,7 +484,7 @@ func (t *turn) look() (keyfile.Seen, error) {
 }
 
 // exchange is step 5.
-func (t *turn) exchange() error {
+func (t *rotation) exchange() error {
 	t.at("putting the new key in place")
 	seen, err := t.look()
 	defer seen.Key.Wipe()

@@ -115,7 +115,7 @@ func TestSandbox(t *testing.T) {
 			if out, err := ours.CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
-			f := facts{escrows: []standing{{EscrowStatus: EscrowStatus{Name: "e", State: decide.EscrowAnswered, Place: escrow.Place{Kind: "directory", Where: dir + "/keys"}}}}}
+			f := facts{escrows: []escrowFacts{{EscrowStatus: EscrowStatus{Name: "e", State: decide.EscrowAnswered, Place: escrow.Place{Kind: "directory", Where: dir + "/keys"}}}}}
 			f.units.Watcher.MainPID = sandboxed(t, dir, c.theirs)
 			o := DoctorOptions{Files: []ModeWanted{{Path: dir + "/token", Table: "v", Key: "token_file"}}}
 			if c.edit != nil {

@@ -83,11 +83,11 @@ func (o *observation) saveAll(ctx context.Context, i int, due []key.Fingerprint)
 	return saved, err
 }
 
-// Ask asks an escrow to which nothing was brought for long: a store that is gone, and
-// credentials that are no longer taken, are not to be found out by the weekly drill. What
-// the store is to delete by itself soon is stored again, and so is what no longer stands
-// there, by law 4; the results are of that.
-func Ask(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
+// Revisit lists an escrow to which nothing was brought for long, so that a store that is gone,
+// or credentials that are no longer taken, show before the weekly drill. It also renews what
+// the store lets it renew (escrow.Renewer), and saves the keyfile's key again, by law 4, where
+// the store will delete that copy soon or has it no longer. The results are of those saves.
+func Revisit(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 	i, err := h.escrow(name)
 	if err != nil {
 		return nil, err
@@ -145,7 +145,7 @@ func (o *observation) wantsAgain(i int, lacking bool) bool {
 	case !live.Good, saved.Last.Key != live.Key: // what was never saved there is SaveDue's
 		return false
 	case holds && decide.Alarm(o.evidence, i) == nil:
-		return lacking || !o.stored(s.Name, newest.Key, newest.Tops) // a save finds it there, and the ledger is told
+		return lacking || !o.namesTops(s.Name, newest.Key, newest.Tops) // a save finds it there, and the ledger is told
 	}
 	return holds || saved.Last.Verified // else it may not be read
 }

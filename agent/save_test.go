@@ -467,7 +467,7 @@ func testForeignCopyOfTheSameKey(t *testing.T, list listing) {
 			return r.Escrows
 		},
 		"the hourly look": func() []agent.SaveResult {
-			saved, err := agent.Ask(t.Context(), &h.Host, "usb0")
+			saved, err := agent.Revisit(t.Context(), &h.Host, "usb0")
 			h.must(err)
 			return saved
 		},
@@ -501,7 +501,7 @@ func testEscrowMadeAnew(t *testing.T, list listing) {
 	h.must(h.Escrows[0].Writer.Init(t.Context()))
 	list(h)
 	for range 2 { // the second time nothing is to be done
-		_, err := agent.Ask(t.Context(), &h.Host, "usb0")
+		_, err := agent.Revisit(t.Context(), &h.Host, "usb0")
 		h.must(err)
 		h.wants(0, escrow.Current, a)
 		h.wants(0, escrow.Quarantine, older)
@@ -550,7 +550,7 @@ func TestSealedIsNotHeld(t *testing.T) {
 		t.Errorf("%+v, %v", d, err)
 	}
 	green(true)
-	if saved, err := agent.Ask(t.Context(), &h.Host, "usb0"); err != nil || len(saved) > 0 {
+	if saved, err := agent.Revisit(t.Context(), &h.Host, "usb0"); err != nil || len(saved) > 0 {
 		t.Errorf("it is saved again each hour: %+v, %v", saved, err)
 	}
 	// A rotation is of the same mind as status.

@@ -13,7 +13,7 @@ import (
 
 // A rotation that was killed is continued by whoever looks next: a start, the watcher, or
 // another rotate. Rule R1 of decide.Keyfile finds out from the rows which of the two keys holds,
-// the decision is done as any other (act), and settle closes the rotation.
+// the decision is done as any other (act), and closeRotation ends it.
 
 const (
 	// settlePatience is how long a rotation whose transaction broke off asks the rows which
@@ -23,10 +23,10 @@ const (
 	settleAgain    = 500 * time.Millisecond
 )
 
-// settle closes the open rotation: the keyfile is right by now, so what stands in
+// closeRotation closes the open rotation: the keyfile is right by now, so what stands in
 // `.next` goes to the local quarantine, and the ledger says which key holds. Where it
 // cannot go there the rotation stays open, and the rows are asked again (law 9).
-func (o *observation) settle(d decide.Decision) {
+func (o *observation) closeRotation(d decide.Decision) {
 	if o.evidence.Next.There {
 		if err := o.host.Keyfile.KeepNext(o.evidence.Now); err != nil {
 			o.complain("cannot move the staged key of the rotation away", err)
@@ -50,7 +50,7 @@ func (o *observation) settle(d decide.Decision) {
 
 // settle asks the rows which key holds, until they answer, or once where an end is wanted: a
 // host that goes down has stopped Postgres, too, and would wait for us.
-func (t *turn) settle(ctx context.Context) (decide.Settlement, error) {
+func (t *rotation) settle(ctx context.Context) (decide.Settlement, error) {
 	t.at("asking the rows which key holds")
 	ctx, cancel := context.WithTimeout(ctx, settlePatience)
 	defer cancel()
@@ -71,7 +71,7 @@ func (t *turn) settle(ctx context.Context) (decide.Settlement, error) {
 
 // settleOnce does what a start would do if the rows answer (R1, or R3 where nothing tells
 // of the rotation any more), but never parks.
-func (t *turn) settleOnce(ctx context.Context) (decide.Settlement, error) {
+func (t *rotation) settleOnce(ctx context.Context) (decide.Settlement, error) {
 	o, err := t.h.observe()
 	if err != nil {
 		return decide.SettleNothing, err

@@ -79,7 +79,7 @@ func (o *observation) writeSaving(i int, shelf escrow.Shelf, f key.Fingerprint) 
 	}
 }
 
-// put writes the copy that a result is to be of.
+// put saves the result's key on the result's shelf, and notes in it what came of that.
 func (o *observation) put(ctx context.Context, i int, r *SaveResult) {
 	if r.Shelf == "" { // it is due until somebody can tell what stands there
 		r.Why, r.Err = "", cmp.Or(o.evidence.Escrows[i].Err, escrow.ErrTimeout)
@@ -131,8 +131,8 @@ func (o *observation) writeSaved(s SaveResult) {
 	case s.Err != nil && s.Shelf != escrow.Current:
 		return
 	case errors.As(s.Err, &few) && !partly:
-		if !o.stored(s.Escrow, s.Key, few.Stored) {
-			o.write(ledger.Entry{Event: ledger.Saving, Fingerprint: s.Key, Escrow: s.Escrow, Shelf: string(s.Shelf), Tops: namesOf(few.Stored)})
+		if !o.namesTops(s.Escrow, s.Key, few.Stored) {
+			o.write(ledger.Entry{Event: ledger.Saving, Fingerprint: s.Key, Escrow: s.Escrow, Shelf: string(s.Shelf), Tops: topNames(few.Stored)})
 		}
 		return
 	case s.Err != nil && !partly:
@@ -142,11 +142,11 @@ func (o *observation) writeSaved(s SaveResult) {
 	if s.Shelf == escrow.Current {
 		tops = s.Copy.Tops
 	}
-	if last, ok := o.record.LastSaved(s.Escrow); o.evidence.History.Saved[s.Escrow].Copies[s.Copy.ID] == s.Key && o.stored(s.Escrow, s.Key, tops) &&
+	if last, ok := o.record.LastSaved(s.Escrow); o.evidence.History.Saved[s.Escrow].Copies[s.Copy.ID] == s.Key && o.namesTops(s.Escrow, s.Key, tops) &&
 		(s.Shelf != escrow.Current || ok && last.Copy == s.Copy.ID && (last.Reason == "" || s.Unverified || partly)) {
 		return
 	}
-	e := ledger.Entry{Event: ledger.Saved, Fingerprint: s.Key, Escrow: s.Escrow, Copy: s.Copy.ID, Shelf: string(s.Shelf), Tops: namesOf(tops)}
+	e := ledger.Entry{Event: ledger.Saved, Fingerprint: s.Key, Escrow: s.Escrow, Copy: s.Copy.ID, Shelf: string(s.Shelf), Tops: topNames(tops)}
 	switch {
 	case partly:
 		e.Reason = escrow.ErrPartly.Error()
@@ -156,13 +156,13 @@ func (o *observation) writeSaved(s SaveResult) {
 	o.write(e)
 }
 
-// stored tells whether the ledger names all of these, as a key's.
-func (o *observation) stored(name string, f key.Fingerprint, tops []escrow.Top) bool {
+// namesTops tells whether the ledger names all of these tops as ones of a key.
+func (o *observation) namesTops(name string, f key.Fingerprint, tops []escrow.Top) bool {
 	saved := o.evidence.History.Saved[name]
 	return !slices.ContainsFunc(tops, func(top escrow.Top) bool { return !saved.IsTop(top, f) })
 }
 
-func namesOf(tops []escrow.Top) (list []string) {
+func topNames(tops []escrow.Top) (list []string) {
 	for _, t := range tops {
 		list = append(list, t.String())
 	}

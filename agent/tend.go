@@ -173,11 +173,11 @@ func (o *observation) held(d decide.Decision, opts TendOptions) string {
 // keepForLater makes sure of the key that belongs in the keyfile's place and is not put
 // there now: it is kept here, where the savers find it, and the ledger has its proof.
 func (o *observation) keepForLater(d decide.Decision) {
-	o.keep(d.Key)
+	o.keepKey(d.Key)
 	o.writeProof(d)
 }
 
-func (o *observation) keep(f key.Fingerprint) {
+func (o *observation) keepKey(f key.Fingerprint) {
 	if err := o.host.Keyfile.Keep(o.keys[f], o.evidence.Now); err != nil {
 		o.complain(fmt.Sprintf("key %s belongs in the keyfile's place and could not be kept", f), err)
 	}

@@ -54,11 +54,11 @@ func upTo(d time.Duration) time.Duration {
 	return time.Duration(binary.LittleEndian.Uint64(b[:]) % uint64(d))
 }
 
-// apart is the pause after a store has wanted fewer requests: half the usual one, and
+// spreadOut is the pause after a store has wanted fewer requests: half the usual one, and
 // anything up to spread besides. Quotas are counted by the minute and over all hosts of a
 // project, so that those which were refused together are to come back one by one; and it is
 // no longer than any other pause can be.
-func apart(calls int) time.Duration { return wait(calls)/2 + upTo(spread) }
+func spreadOut(calls int) time.Duration { return wait(calls)/2 + upTo(spread) }
 
 // gateEscrows puts a gate before every escrow of a host. What is remembered is read when
 // it is first needed.
@@ -79,14 +79,14 @@ func gateEscrows(h *agent.Host, recall func() *memory) (*agent.Host, func() *mem
 // gate is a Reader that asks the store behind it only when it is time to.
 type gate struct {
 	escrow.Reader
-	recall func() *memory
-	again  bool // the last List was answered from memory
-	began  bool // this start has asked for the latest copy, and may go on with a List
+	recall             func() *memory
+	answeredFromMemory bool // the last List was answered from memory
+	listFollowsLatest  bool // this start has asked for the latest copy, and may go on with a List
 }
 
 func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
 	m := g.recall()
-	done, waited, err := g.turn(ctx, filepath.Dir(m.path))
+	done, waited, err := g.takeTurn(ctx, filepath.Dir(m.path))
 	if err != nil {
 		return nil, err
 	}
@@ -96,11 +96,11 @@ func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
 		m.reload(g.Name())
 	}
 	e := m.Escrows[g.Name()]
-	began := g.began
-	g.began = false
+	began := g.listFollowsLatest
+	g.listFollowsLatest = false
 	if e != nil && g.early(e, waited) && !began {
 		defer m.lock.Unlock()
-		g.again = true
+		g.answeredFromMemory = true
 		if !e.Answered {
 			return nil, fmt.Errorf("%w, for %s more; it said: %s", agent.ErrNotAgain, (e.Next - m.since).Round(time.Second), e.Error)
 		}
@@ -171,7 +171,7 @@ func (g *gate) ask(e *escrowMemory, goesOn bool, call func(now, before *escrowMe
 	case errors.Is(err, context.Canceled):
 		now.Error = "it was asked, and not waited for"
 	case errors.Is(err, escrow.ErrRateLimited):
-		now.Next, now.Error = m.since+apart(now.Calls), err.Error()
+		now.Next, now.Error = m.since+spreadOut(now.Calls), err.Error()
 	default:
 		now.Error = err.Error()
 	}
@@ -188,7 +188,7 @@ type latestGate struct {
 // where one has, the newest copy was not enough.
 func (g *latestGate) FetchLatest(ctx context.Context) (c escrow.Copy, k key.Key, encoding key.Encoding, err error) {
 	m := g.recall()
-	done, waited, err := g.turn(ctx, filepath.Dir(m.path))
+	done, waited, err := g.takeTurn(ctx, filepath.Dir(m.path))
 	if err != nil {
 		return c, k, "", err
 	}
@@ -213,16 +213,17 @@ func (g *latestGate) FetchLatest(ctx context.Context) (c escrow.Copy, k key.Key,
 		now.Fetched = map[string]fetchedKey{c.ID: {At: m.since, Key: k.Fingerprint()}}
 		return nil
 	})
-	g.began = true
+	g.listFollowsLatest = true
 	return c, k, encoding, err
 }
 
 // turnAgain is the pause between two looks whether another process still waits for an escrow.
 const turnAgain = 50 * time.Millisecond
 
-// turn is held while an escrow is asked for its list: a call that another process has
-// under way is no answer, and is waited for within ctx. It tells whether there was one.
-func (g *gate) turn(ctx context.Context, dir string) (done func(), waited bool, err error) {
+// takeTurn waits, within ctx, until no other process asks this escrow, and keeps others
+// waiting until done is called. It tells whether it had to wait: then the other process has
+// left in the memory what the store answered.
+func (g *gate) takeTurn(ctx context.Context, dir string) (done func(), waited bool, err error) {
 	name := fmt.Sprintf("%s.%x", backoffFile, sha256.Sum256([]byte(g.Name())))[:len(backoffFile)+17]
 	f, err := crew.Within(dir, func() (*os.File, error) {
 		return os.OpenFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o600)
@@ -246,7 +247,7 @@ func (g *gate) turn(ctx context.Context, dir string) (done func(), waited bool, 
 }
 
 // Remembered tells whether the last List was answered from memory.
-func (g *gate) Remembered() bool { return g.again }
+func (g *gate) Remembered() bool { return g.answeredFromMemory }
 
 // FetchedAt tells how long after the boot a copy was asked for last, 0 for never: where one
 // start has no time for all of them, or one of them fails, the next goes on with the others.
@@ -259,7 +260,7 @@ func (g *gate) FetchedAt(id string) time.Duration {
 
 func (g *gate) Fetch(ctx context.Context, c escrow.Copy) (key.Key, key.Encoding, error) {
 	m := g.recall()
-	if g.again {
+	if g.answeredFromMemory {
 		m.lock.Lock()
 		defer m.lock.Unlock()
 		f := m.Escrows[g.Name()].Fetched[c.ID]

@@ -93,7 +93,7 @@ func (l *loop) host() *agent.Host {
 		OpenRows: func(_ context.Context, o rows.Options) (agent.Rows, error) {
 			switch {
 			case !l.up:
-				return nil, rows.ErrRefused
+				return nil, rows.ErrNotListening
 			case l.db == nil:
 				return rows.Open(rows.Location{Absent: true, Why: "no database yet"}, o)
 			}

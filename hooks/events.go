@@ -140,8 +140,8 @@ func Events(r agent.GuardResult) []Event {
 		}
 		list = append(list, e)
 	}
-	if r.Exposed != "" {
-		tell(Exposed, d.Key, "the keyfile was loose (%s) and is 0400 again; whoever could read it may have key %s", r.Exposed, d.Key)
+	if r.Tightened != "" {
+		tell(Exposed, d.Key, "the keyfile was loose (%s) and is 0400 again; whoever could read it may have key %s", r.Tightened, d.Key)
 	}
 	if d.Contradicted != "" {
 		tell(Refuted, d.Contradicted, "key %s, known until now, opens none of the rows any more: another database, or another key was used to write them", d.Contradicted)

@@ -254,7 +254,7 @@ func TestHourlyLook(t *testing.T) {
 	look := func() (saved []agent.SaveResult, calls map[string]int) {
 		t.Helper()
 		h.store.Reset()
-		saved, err := agent.Ask(t.Context(), a, "gcp")
+		saved, err := agent.Revisit(t.Context(), a, "gcp")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -38,18 +38,18 @@ type saver struct {
 	asked  time.Duration // since boot: when it was last visited
 	ended  chan struct{}
 
-	failures int
-	next     time.Duration              // since boot: not before
-	done     []key.Fingerprint          // what was due still after the last visit that succeeded
-	doneAt   time.Duration              // since boot
-	saved    map[key.Fingerprint]string // what was told of each key last
-	tried    []key.Fingerprint          // what was due at the last visit that failed
-	told     string                     // the last trouble that was told
-	toldAt   time.Duration              // since boot
+	failures     int
+	next         time.Duration              // since boot: not before
+	done         []key.Fingerprint          // what was due still after the last visit that succeeded
+	doneAt       time.Duration              // since boot
+	toldOf       map[key.Fingerprint]string // what was told of each key last
+	dueAtFailure []key.Fingerprint          // what was due at the last visit that failed
+	told         string                     // the last trouble that was told
+	toldAt       time.Duration              // since boot
 }
 
-// saved is what there is to tell of a visit to an escrow.
-type saved struct {
+// visitResult is what there is to tell of a visit to an escrow.
+type visitResult struct {
 	escrow  string
 	results []agent.SaveResult
 	err     error
@@ -60,7 +60,7 @@ type saved struct {
 
 func newSaver(h *agent.Host, name string, clock Clock) *saver {
 	_, now := clock()
-	return &saver{h: h, escrow: name, clock: clock, woken: make(chan struct{}, 1), saved: map[key.Fingerprint]string{}, ended: make(chan struct{}),
+	return &saver{h: h, escrow: name, clock: clock, woken: make(chan struct{}, 1), toldOf: map[key.Fingerprint]string{}, ended: make(chan struct{}),
 		asked: now - rand.N(saveAsk)} // not all hosts at once
 }
 
@@ -72,7 +72,7 @@ func (s *saver) wake() {
 	}
 }
 
-func (s *saver) run(ctx context.Context, out chan<- saved) {
+func (s *saver) run(ctx context.Context, out chan<- visitResult) {
 	defer close(s.ended)
 	retry := time.NewTimer(time.Hour)
 	retry.Stop()
@@ -100,14 +100,14 @@ func (s *saver) run(ctx context.Context, out chan<- saved) {
 
 // visit brings what is due, unless it is too early. It returns the pause until the next
 // try, 0 for none, and what there is to tell, nil for nothing.
-func (s *saver) visit(ctx context.Context) (time.Duration, *saved) {
+func (s *saver) visit(ctx context.Context) (time.Duration, *visitResult) {
 	_, now := s.clock()
 	rester := s.rester()
 	if now < s.next && rester == nil {
 		return s.next - now, nil
 	}
 	due, err := agent.Due(s.h, s.escrow)
-	if now < s.next && !slices.ContainsFunc(due, func(f key.Fingerprint) bool { return !slices.Contains(s.tried, f) }) {
+	if now < s.next && !slices.ContainsFunc(due, func(f key.Fingerprint) bool { return !slices.Contains(s.dueAtFailure, f) }) {
 		return s.next - now, nil
 	}
 	bring := agent.SaveDue
@@ -116,7 +116,7 @@ func (s *saver) visit(ctx context.Context) (time.Duration, *saved) {
 		if s.failures == 0 && now-s.asked < saveAsk {
 			return 0, nil
 		}
-		bring, longest = agent.Ask, saveAsk
+		bring, longest = agent.Revisit, saveAsk
 	}
 	s.asked = now
 	var results []agent.SaveResult
@@ -134,12 +134,12 @@ func (s *saver) visit(ctx context.Context) (time.Duration, *saved) {
 	}
 	results = slices.DeleteFunc(results, func(r agent.SaveResult) bool {
 		news := fmt.Sprint(r.Copy.ID, r.Unverified)
-		old := s.saved[r.Key] == news
-		s.saved[r.Key] = news
+		old := s.toldOf[r.Key] == news
+		s.toldOf[r.Key] = news
 		return old
 	})
 	if err != nil {
-		s.tried = due
+		s.dueAtFailure = due
 		return s.failed(now, longest, results, err)
 	}
 	recovered := s.told != ""
@@ -152,7 +152,7 @@ func (s *saver) visit(ctx context.Context) (time.Duration, *saved) {
 	}
 	s.done = slices.DeleteFunc(s.done, func(f key.Fingerprint) bool { return !tried[f] })
 	s.doneAt = now
-	return 0, &saved{escrow: s.escrow, results: results, recovered: recovered}
+	return 0, &visitResult{escrow: s.escrow, results: results, recovered: recovered}
 }
 
 // rester is the escrow where it is several stores with a breaker each, else nil.
@@ -165,9 +165,9 @@ func (s *saver) rester() escrow.Rester {
 	return nil
 }
 
-// failed sets the next try, and tells of the trouble when it is new, and once in a while: not
-// later for a try that comes later.
-func (s *saver) failed(now, longest time.Duration, results []agent.SaveResult, err error) (time.Duration, *saved) {
+// failed sets the next try, and tells of the trouble when it is new, and else once every
+// saveAgain: a pause that would end after that is cut short, so that the telling is not late.
+func (s *saver) failed(now, longest time.Duration, results []agent.SaveResult, err error) (time.Duration, *visitResult) {
 	if !errors.Is(err, escrow.ErrNeverLeft) || s.failures == 0 {
 		s.failures++
 	}
@@ -195,5 +195,5 @@ func (s *saver) failed(now, longest time.Duration, results []agent.SaveResult, e
 	if !tell && len(results) == 0 {
 		return pause, nil
 	}
-	return pause, &saved{escrow: s.escrow, results: results, err: err, next: pause}
+	return pause, &visitResult{escrow: s.escrow, results: results, err: err, next: pause}
 }

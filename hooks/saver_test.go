@@ -128,13 +128,13 @@ func TestSaverHour(t *testing.T) {
 					StateDir: path("state"),
 					Now:      time.Now,
 					Escrows:  []agent.Escrow{{Reader: place, Writer: place, Required: true}},
-					OpenRows: func(context.Context, rows.Options) (agent.Rows, error) { return nil, rows.ErrRefused },
+					OpenRows: func(context.Context, rows.Options) (agent.Rows, error) { return nil, rows.ErrNotListening },
 				}
 				must(t, h.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: k.Fingerprint(), Verdict: string(rows.Opens)}))
 				boot := time.Now()
 				s := newSaver(h, "gcp", func() (string, time.Duration) { return "boot", time.Since(boot) })
 				ctx, cancel := context.WithCancel(t.Context())
-				out := make(chan saved)
+				out := make(chan visitResult)
 				go s.run(ctx, out)
 				told, isSaved := 0, time.Duration(-1)
 				heard := make(chan struct{})
@@ -216,7 +216,7 @@ func TestSaverAsks(t *testing.T) {
 				Quarantine: filepath.Join(dir, "quarantine"), Locks: dir},
 			Ledger: ledger.Open(dir, ledger.Options{Host: "test"}), StateDir: dir, Now: time.Now,
 			Escrows:  []agent.Escrow{{Reader: e, Writer: e, Required: true}},
-			OpenRows: func(context.Context, rows.Options) (agent.Rows, error) { return nil, rows.ErrRefused },
+			OpenRows: func(context.Context, rows.Options) (agent.Rows, error) { return nil, rows.ErrNotListening },
 		}
 		boot := time.Now()
 		s := newSaver(h, "idle", func() (string, time.Duration) { return "boot", time.Since(boot) })
@@ -250,7 +250,7 @@ func TestSaverAsks(t *testing.T) {
 		}
 		time.Sleep(3 * time.Minute)
 		e.err = nil
-		var again *saved
+		var again *visitResult
 		for since := time.Now(); again == nil && time.Since(since) < 10*time.Minute; time.Sleep(time.Minute) {
 			_, again = s.visit(t.Context())
 		}
@@ -323,7 +323,7 @@ func TestSaverOfParts(t *testing.T) {
 				Quarantine: path("state/quarantine"), Locks: path("state")},
 			Ledger: ledger.Open(path("state"), ledger.Options{Host: "test"}), StateDir: path("state"), Now: time.Now,
 			Escrows:  []agent.Escrow{{Reader: split, Writer: split, Required: true}},
-			OpenRows: func(context.Context, rows.Options) (agent.Rows, error) { return nil, rows.ErrRefused },
+			OpenRows: func(context.Context, rows.Options) (agent.Rows, error) { return nil, rows.ErrNotListening },
 		}
 		boot := time.Now()
 		s := newSaver(h, "split", func() (string, time.Duration) { return "boot", time.Since(boot) })

@@ -137,13 +137,13 @@ func Watch(ctx context.Context, h *agent.Host, opts WatchOptions) (err error) {
 	ctx, stop := context.WithCancel(ctx)
 	// Without one of its parts it is no watcher, and systemd starts another.
 	w.running, ctx = crew.WithContext(ctx)
-	saves := make(chan saved)
+	saves := make(chan visitResult)
 	for i := range h.Escrows {
 		s := newSaver(h, h.Escrows[i].Name(), opts.Clock)
 		w.savers = append(w.savers, s)
 		w.running.Go(func() error { s.run(ctx, saves); return nil })
 	}
-	journal := make(chan news)
+	journal := make(chan journalNews)
 	w.running.Go(func() error { w.follow(ctx, journal); return nil })
 	defer func() { err = cmp.Or(w.running.Wait(), err) }()
 	defer stop()
@@ -155,7 +155,7 @@ func Watch(ctx context.Context, h *agent.Host, opts WatchOptions) (err error) {
 	return w.loop(ctx, journal, saves)
 }
 
-func (w *watcher) loop(ctx context.Context, journal <-chan news, saves <-chan saved) error {
+func (w *watcher) loop(ctx context.Context, journal <-chan journalNews, saves <-chan visitResult) error {
 	w.o.Ready()
 	rescan := time.NewTicker(w.o.Rescan)
 	defer rescan.Stop()
@@ -255,11 +255,11 @@ func (w *watcher) soon() {
 // rescan tells whether a round is due without any event: the keyfile is not what it
 // was, a proof is due, or nothing is settled yet.
 func (w *watcher) rescan() bool {
-	return w.prove || w.seen == "" || w.due() || present(w.h) != w.seen
+	return w.prove || w.seen == "" || w.proofDue() || present(w.h) != w.seen
 }
 
-// due tells whether the rows are to be asked though nothing has happened.
-func (w *watcher) due() bool {
+// proofDue tells whether the rows are to be asked though nothing has happened.
+func (w *watcher) proofDue() bool {
 	now := w.h.Now()
 	return now.Sub(w.lastLook) >= proofEvery || !w.second.IsZero() && !now.Before(w.second)
 }
@@ -279,7 +279,7 @@ func (w *watcher) round(ctx context.Context) {
 	} else {
 		w.before, w.states = w.states, map[string]bool{}
 	}
-	if w.keep() {
+	if w.keepKeyfile() {
 		// The savers need not wait for a decision, which may wait for one escrow's answer.
 		w.wake()
 	}
@@ -290,7 +290,7 @@ func (w *watcher) round(ctx context.Context) {
 		return recall(w.o.RunDir, w.o.Configuration+" "+there, w.o.Clock)
 	})
 	opts := agent.TendOptions{
-		Prove: w.prove || w.seen == "" || w.due(),
+		Prove: w.prove || w.seen == "" || w.proofDue(),
 		// Before the journal has told, the daemon may have read its key long ago.
 		DaemonRead: !w.daemon.caughtUp || w.daemon.read(),
 		Park:       w.unread(),
@@ -323,7 +323,7 @@ func (w *watcher) land(ctx context.Context, o outcome) {
 	if r.Installed != "" && r.Evidence.Keyfile.Good {
 		w.daemon.replaced, w.daemon.replacedAt = r.Evidence.Keyfile.Key, w.h.Now()
 	}
-	if r.Exposed != "" {
+	if r.Tightened != "" {
 		w.daemon.closed, w.daemon.closedThen = r.Evidence.Keyfile.Key, r.Untouched
 	}
 	for _, understand := range w.waiting {
@@ -355,16 +355,16 @@ func (w *watcher) land(ctx context.Context, o outcome) {
 	if settled && answer && f.invocation == w.daemon.invocation {
 		w.daemon.answered = true
 	}
-	w.told(ctx, r, o.err)
+	w.tellRound(ctx, r, o.err)
 	w.resume(ctx, r)
 	w.pace(settled, r.Waiting)
 	w.wake()
 }
 
-// keep copies a key that is new in the keyfile's place to the local quarantine: whoever
+// keepKeyfile copies a key that is new in the keyfile's place to the local quarantine: whoever
 // put it there may take it away again before any escrow has it (law 3). It tells
 // whether there was one.
-func (w *watcher) keep() bool {
+func (w *watcher) keepKeyfile() bool {
 	k, err := agent.KeepKeyfile(w.h, w.kept)
 	if err != nil {
 		w.say("kept", Event{Urgent: true, Err: err,

@@ -260,7 +260,7 @@ func newModel(t *testing.T, db *rowstest.Database, pool *rowstest.Pool, seed uin
 		Now:      now,
 		OpenRows: func(_ context.Context, o rows.Options) (agent.Rows, error) {
 			if !m.up.Load() {
-				return nil, rows.ErrRefused
+				return nil, rows.ErrNotListening
 			}
 			return rows.Open(rows.Location{URL: pool.URL(db.Name), From: "the test"}, o)
 		},

@@ -61,7 +61,7 @@ func newWatched(t testing.TB, db *rowstest.Database) *watched {
 		Now:      time.Now,
 		OpenRows: func(ctx context.Context, o rows.Options) (agent.Rows, error) {
 			if !w.up.Load() {
-				return nil, rows.ErrRefused
+				return nil, rows.ErrNotListening
 			}
 			if l := w.held.Swap(nil); l != nil {
 				l.began <- ctx

@@ -13,8 +13,8 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
-// news is a line of the daemon's journal, or why there are none.
-type news struct {
+// journalNews is a line of the daemon's journal, or why there are none.
+type journalNews struct {
 	line unit.Line
 	err  error
 }
@@ -29,7 +29,7 @@ type daemon struct {
 	answered   bool            // the rows have said something since it began, and all is well
 	holds      key.Fingerprint // the key it runs on, "" where that is not known
 	recorded   bool            // that it reads it stands in the ledger
-	perhaps    bool            // that it failed may be somebody else's word: no reason is known
+	perhaps    bool            // a line says that it failed to load the key, and nothing is known that would make it fail: others can print that line
 	// replaced is the key that this watcher took out of the keyfile's place during this
 	// start, and when.
 	replaced   key.Fingerprint
@@ -65,19 +65,19 @@ func (w *watcher) unread() bool {
 }
 
 // follow hands on the journal, and begins again when it ends.
-func (w *watcher) follow(ctx context.Context, out chan<- news) {
-	send := func(n news) {
+func (w *watcher) follow(ctx context.Context, out chan<- journalNews) {
+	send := func(n journalNews) {
 		select {
 		case out <- n:
 		case <-ctx.Done():
 		}
 	}
 	for w.o.Follow != nil && ctx.Err() == nil {
-		err := w.o.Follow(ctx, func(l unit.Line) { send(news{line: l}) })
+		err := w.o.Follow(ctx, func(l unit.Line) { send(journalNews{line: l}) })
 		if err == nil {
 			err = errors.New("it ended")
 		}
-		send(news{err: err})
+		send(journalNews{err: err})
 		select {
 		case <-time.After(followAgain):
 		case <-ctx.Done():
@@ -87,7 +87,7 @@ func (w *watcher) follow(ctx context.Context, out chan<- news) {
 
 // heard takes in news of the daemon's journal, and tells whether a round is due. What
 // the journal says of the past is taken in whole before anything is done about it.
-func (w *watcher) heard(n news) bool {
+func (w *watcher) heard(n journalNews) bool {
 	d := &w.daemon
 	if n.err != nil {
 		d.caughtUp = false // it begins again from the past
@@ -153,7 +153,7 @@ func (w *watcher) heard(n news) bool {
 // round under way may be the only one who knows, when that ends, unless the daemon was started
 // again by then.
 func (w *watcher) understand(then func()) {
-	w.daemonRead()
+	w.noteKeyRead()
 	if w.daemon.holds != "" || w.flight == nil {
 		then()
 		return
@@ -161,7 +161,7 @@ func (w *watcher) understand(then func()) {
 	invocation := w.daemon.invocation
 	w.waiting = append(w.waiting, func() {
 		if w.daemon.invocation == invocation {
-			w.daemonRead()
+			w.noteKeyRead()
 			then()
 		}
 	})
@@ -174,10 +174,10 @@ func (w *watcher) record(event ledger.Event) {
 	}
 }
 
-// daemonRead notes which key the daemon has read or made: the one in the keyfile's place,
+// noteKeyRead notes which key the daemon has read or made: the one in the keyfile's place,
 // unless that was replaced since, by this watcher or before it was there.
-func (w *watcher) daemonRead() {
-	w.keep()
+func (w *watcher) noteKeyRead() {
+	w.keepKeyfile()
 	d := &w.daemon
 	switch {
 	case d.holds != "": // it reads its key once, whatever stands there by now

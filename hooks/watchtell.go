@@ -12,8 +12,8 @@ import (
 // stated is a state that was told, and in which words.
 type stated struct{ state, text string }
 
-// told tells what a round found, once for as long as it stays the same.
-func (w *watcher) told(ctx context.Context, r agent.TendResult, err error) {
+// tellRound tells what a round found, once for as long as it stays the same.
+func (w *watcher) tellRound(ctx context.Context, r agent.TendResult, err error) {
 	for _, t := range r.Trouble {
 		w.say("trouble "+t.What, Event{Urgent: true, Text: t.What, Err: t.Err})
 	}
@@ -142,7 +142,7 @@ func (w *watcher) say(state string, e Event) {
 	w.states[state] = true
 }
 
-func (w *watcher) tellSaved(s saved) {
+func (w *watcher) tellSaved(s visitResult) {
 	for _, r := range s.results {
 		e := Event{Name: Saved, Fingerprint: r.Key, Escrow: s.escrow, Copy: r.Copy.ID,
 			Text: fmt.Sprintf("key %s is saved in escrow %q as %s, and read back", r.Key, s.escrow, r.Copy.ID)}

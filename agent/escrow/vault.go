@@ -209,7 +209,7 @@ func (v *Vault) List(ctx context.Context) ([]Copy, error) {
 		}
 		return nil, fmt.Errorf("cannot list %s: %w", v.where(), err)
 	}
-	names, err := v.names(ctx, Current)
+	names, err := v.entryNames(ctx, Current)
 	if err == nil && !names[vaultMarker] {
 		err = v.noMarker()
 	}
@@ -225,7 +225,7 @@ func (v *Vault) List(ctx context.Context) ([]Copy, error) {
 	if err != nil {
 		return fail(Current, err)
 	}
-	if names, err = v.names(ctx, Quarantine); err != nil {
+	if names, err = v.entryNames(ctx, Quarantine); err != nil {
 		return fail(Quarantine, err)
 	}
 	quarantined, err := v.entries(ctx, vaultQuarantineID, names)
@@ -642,7 +642,7 @@ func (v *Vault) there(ctx context.Context, entry string, err error) bool {
 // marked lists the names in the current shelf's folder, if the marker is among them.
 // Where listing is denied the marker itself is asked for, and the names are nil.
 func (v *Vault) marked(ctx context.Context) (map[string]bool, error) {
-	names, err := v.names(ctx, Current)
+	names, err := v.entryNames(ctx, Current)
 	if errors.Is(err, ErrDenied) {
 		_, err = v.read(ctx, v.folder(Current)+"/"+vaultMarker, 0)
 		if errors.Is(err, ErrGone) {
@@ -712,7 +712,7 @@ func (v *Vault) keep(ctx context.Context, s Shelf, name string, fields map[strin
 				n++
 				continue
 			}
-			names, err := v.names(ctx, s)
+			names, err := v.entryNames(ctx, s)
 			if err != nil && !errors.Is(err, ErrDenied) {
 				return name, err
 			}

@@ -214,8 +214,8 @@ func (v *Vault) history(ctx context.Context, entry string) ([]vaultEntry, error)
 	return all, nil
 }
 
-// names lists a shelf's folder: an empty one is a 404.
-func (v *Vault) names(ctx context.Context, s Shelf) (map[string]bool, error) {
+// entryNames lists a shelf's folder: an empty one is a 404.
+func (v *Vault) entryNames(ctx context.Context, s Shelf) (map[string]bool, error) {
 	path, _, err := v.path(ctx, "metadata", v.folder(s))
 	if err != nil {
 		return nil, err

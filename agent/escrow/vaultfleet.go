@@ -123,7 +123,7 @@ func (f *vaultFleet) Look(ctx context.Context, host string) (Shown, error) {
 	if err := f.o.wait(ctx); err != nil {
 		return Shown{}, err
 	}
-	names, err := one.names(ctx, Current)
+	names, err := one.entryNames(ctx, Current)
 	if err != nil {
 		return Shown{}, fmt.Errorf("cannot list %s/%s: %w", o.Mount, one.folder(Current), err)
 	}
@@ -154,7 +154,7 @@ func (f *vaultFleet) Look(ctx context.Context, host string) (Shown, error) {
 	if shown.Missing {
 		return shown, nil
 	}
-	if names, err = one.names(ctx, Quarantine); err != nil {
+	if names, err = one.entryNames(ctx, Quarantine); err != nil {
 		return Shown{}, fmt.Errorf("cannot list %s/%s: %w", o.Mount, one.folder(Quarantine), err)
 	}
 	dated := 0

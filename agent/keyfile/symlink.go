@@ -67,7 +67,7 @@ func (f File) follow(link string) (target, file, why string, err error) {
 				at = "/"
 				passed = append(passed, at)
 			}
-			todo = append(names(text), todo...)
+			todo = append(stepsOf(text), todo...)
 		case len(todo) == 0:
 			at = here
 		case st.Mode&unix.S_IFMT != unix.S_IFDIR:
@@ -104,8 +104,8 @@ func (f File) trusts(st *unix.Stat_t) bool {
 	return (int(st.Uid) == f.Owner || st.Uid == 0) && st.Mode&0o022 == 0
 }
 
-// names splits a path into what has to be walked.
-func names(path string) []string {
+// stepsOf splits a path into the names that have to be walked.
+func stepsOf(path string) []string {
 	var out []string
 	for n := range strings.SplitSeq(path, "/") {
 		if n != "" && n != "." {

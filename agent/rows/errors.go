@@ -18,7 +18,7 @@ import (
 
 // Why the rows could not be asked. None of them says anything about a key (law 6).
 var (
-	ErrRefused      = errors.New("nothing listens there")
+	ErrNotListening = errors.New("nothing listens there")
 	ErrUnreachable  = errors.New("the server cannot be reached")
 	ErrTimeout      = errors.New("no answer in time")
 	ErrLost         = errors.New("the server ended the connection")
@@ -52,16 +52,16 @@ var ErrOtherTable = fmt.Errorf("%w, in another table", ErrElsewhere)
 
 // Why the rows were not rewritten. After all but ErrUnanswered they are what they were.
 var (
-	ErrUnopenable = errors.New("rows that no key opens")
-	ErrHeld       = errors.New("another rotation, or a start that settles one, holds the rows")
-	ErrConcurrent = errors.New("rows changed while they were rewritten")
-	ErrReadBack   = errors.New("what was written does not read back")
-	ErrUnanswered = errors.New("the commit was not answered: the rows are all old or all new")
-	ErrStalled    = errors.New("the connection stays up, nothing comes over it, and the server is not known to work")
-	ErrReadOnly   = errors.New("the server or the role allows no writing")
-	ErrDiskFull   = errors.New("the server's disk is full")
-	ErrPooled     = errors.New("a pooler stands before the server that pools transactions")
-	ErrOldServer  = errors.New("the server is older than Postgres 12")
+	ErrUnopenable    = errors.New("rows that no key opens")
+	ErrRotationHolds = errors.New("another rotation, or a start that settles one, holds the rows")
+	ErrConcurrent    = errors.New("rows changed while they were rewritten")
+	ErrReadBack      = errors.New("what was written does not read back")
+	ErrUnanswered    = errors.New("the commit was not answered: the rows are all old or all new")
+	ErrStalled       = errors.New("the connection stays up, nothing comes over it, and the server is not known to work")
+	ErrReadOnly      = errors.New("the server or the role allows no writing")
+	ErrDiskFull      = errors.New("the server's disk is full")
+	ErrPooled        = errors.New("a pooler stands before the server that pools transactions")
+	ErrOldServer     = errors.New("the server is older than Postgres 12")
 )
 
 // byCode maps SQLSTATE to what it means for us (Postgres documentation, appendix A).
@@ -120,7 +120,7 @@ func (t *Table) explain(err error) error {
 	case errors.As(err, &errno):
 		switch errno {
 		case syscall.ECONNREFUSED, syscall.ENOENT: // ENOENT: the server's unix socket
-			return ErrRefused
+			return ErrNotListening
 		case syscall.ECONNRESET, syscall.EPIPE:
 			return ErrLost
 		}

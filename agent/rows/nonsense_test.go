@@ -83,7 +83,7 @@ func TestNonsense(t *testing.T) {
 		must(t, d.Upsert(k, "u", fmt.Sprint("N", i), []byte("v")))
 	}
 	w := cluster.Wire(t)
-	nonsenseOf(t, w, d, rows.Options{Settle: true}, k)
+	nonsenseOf(t, w, d, rows.Options{HoldRotationLock: true}, k)
 	nonsenseOf(t, w, d, rows.Options{Full: true}, k)
 }
 

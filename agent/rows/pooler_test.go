@@ -24,7 +24,7 @@ func TestPgBouncer(t *testing.T) {
 			daemon, err := pgxpool.New(t.Context(), url(d.Name))
 			must(t, err)
 			must(t, daemon.Ping(t.Context()))
-			for _, o := range []rows.Options{{}, {Full: true}, {Settle: true}} {
+			for _, o := range []rows.Options{{}, {Full: true}, {HoldRotationLock: true}} {
 				if got := ask(t, url(d.Name), o, a, b); got.State != rows.Answered || got.Proofs[0].Verdict != rows.Opens || got.Proofs[0].Checked != many || got.Proofs[1].Verdict != rows.Refuted {
 					t.Errorf("%+v: %+v", o, got)
 				}

@@ -257,7 +257,7 @@ select set_config(name, value, true) from pg_settings join (values ('tcp_keepali
 	}
 	err = w.exec(ctx, "select pg_advisory_xact_lock("+strconv.FormatInt(AdvisoryLock, 10)+")")
 	if errors.Is(err, ErrLocked) {
-		return ErrHeld
+		return ErrRotationHolds
 	}
 	if err != nil {
 		return err

@@ -370,8 +370,8 @@ func TestRewriteFails(t *testing.T) {
 		{name: "a writer", holds: []string{"begin", "update secrets set version = 7"}, err: rows.ErrLocked},
 		{name: "a row that is locked", holds: []string{"begin", "select from secrets for key share"}, err: rows.ErrLocked},
 		{name: "the daemon's start", holds: []string{"begin", "alter table secrets add if not exists delivery text"}, err: rows.ErrLocked},
-		{name: "a start that settles", holds: []string{fmt.Sprintf("select pg_advisory_lock_shared(%d)", rows.AdvisoryLock)}, err: rows.ErrHeld},
-		{name: "another rewrite", holds: []string{"begin", fmt.Sprintf("select pg_advisory_xact_lock(%d)", rows.AdvisoryLock)}, err: rows.ErrHeld},
+		{name: "a start that settles", holds: []string{fmt.Sprintf("select pg_advisory_lock_shared(%d)", rows.AdvisoryLock)}, err: rows.ErrRotationHolds},
+		{name: "another rewrite", holds: []string{"begin", fmt.Sprintf("select pg_advisory_xact_lock(%d)", rows.AdvisoryLock)}, err: rows.ErrRotationHolds},
 		{name: "read only", prepare: admin("alter database DB set default_transaction_read_only = on"), err: rows.ErrReadOnly},
 		{name: "may read only", err: rows.ErrDenied,
 			prepare: admin("alter table secrets owner to postgres; grant select on secrets to containarium")},
@@ -406,7 +406,7 @@ func TestRewriteFails(t *testing.T) {
 			prepare: trigger("before update", "perform pg_sleep(60); return new;")},
 		{name: "no table", err: rows.ErrNoTable, prepare: admin("drop table secrets")},
 		{name: "another table", err: rows.ErrOtherTable, prepare: admin("alter table secrets rename to other")},
-		{name: "nothing listens", err: rows.ErrRefused,
+		{name: "nothing listens", err: rows.ErrNotListening,
 			url: func(*rowstest.Database) string { return "postgres://u:hunter2@127.0.0.1:1/d?sslmode=disable" }},
 	} {
 		t.Run(c.name, func(t *testing.T) {

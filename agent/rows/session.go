@@ -28,10 +28,10 @@ type moment struct {
 	patience time.Duration // what a statement may take besides Options.StatementTimeout
 }
 
-// hold begins the transaction that holds a snapshot, and with Settle the lock.
+// hold begins the transaction that holds a snapshot, and with HoldRotationLock that lock.
 func (t *Table) hold(ctx context.Context) (m moment, err error) {
 	begin := t.begin(moment{}, holdTimeout)
-	if t.options.Settle {
+	if t.options.HoldRotationLock {
 		// Shared: prestart and watcher may settle together.
 		begin = append(begin, "select pg_try_advisory_xact_lock_shared("+strconv.FormatInt(AdvisoryLock, 10)+")")
 	}
@@ -44,7 +44,7 @@ func (t *Table) hold(ctx context.Context) (m moment, err error) {
 			return errForm
 		case statement == len(begin):
 			m.snapshot = string(v[0])
-		case t.options.Settle && statement == len(begin)-1:
+		case t.options.HoldRotationLock && statement == len(begin)-1:
 			locked = len(v[0]) == 1 && v[0][0] == 1
 		}
 		return nil

@@ -29,9 +29,9 @@ type Options struct {
 	LockTimeout      time.Duration // 0: 1 s
 	// Full checks every row, however many there are, and names those that no key opens.
 	Full bool
-	// Settle takes AdvisoryLock for each proof: not free is Unknown, as the rotation's
+	// HoldRotationLock takes AdvisoryLock for each proof: not free is Unknown, as the rotation's
 	// transaction may still commit.
-	Settle bool
+	HoldRotationLock bool
 }
 
 func (o Options) withDefaults() Options {
@@ -140,7 +140,7 @@ func (t *Table) read(ctx context.Context, s *survey, keys []key.Key) (Answer, er
 	if t.options.Full {
 		patience = time.Duration(s.blocks/patienceBlocks) * time.Second
 	}
-	if len(pieces) == 1 && !t.options.Settle {
+	if len(pieces) == 1 && !t.options.HoldRotationLock {
 		return t.ask(ctx, s, moment{patience: patience}, pieces, keys)
 	}
 	m, err := t.hold(ctx)

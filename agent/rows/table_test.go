@@ -249,9 +249,9 @@ func TestAnswers(t *testing.T) {
 			url: func(d *rowstest.Database) string { return strings.Replace(d.URL(), "//containarium", "//locked", 1) }},
 		{name: "no database", state: rows.Unknown, err: rows.ErrNoDatabase, why: "nowhere",
 			url: func(d *rowstest.Database) string { return d.Cluster.URL("nowhere") }},
-		{name: "nothing listens", state: rows.Unknown, err: rows.ErrRefused, why: "127.0.0.1:1 ",
+		{name: "nothing listens", state: rows.Unknown, err: rows.ErrNotListening, why: "127.0.0.1:1 ",
 			url: func(*rowstest.Database) string { return "postgres://u:hunter2@127.0.0.1:1/d?sslmode=disable" }},
-		{name: "no socket", state: rows.Unknown, err: rows.ErrRefused,
+		{name: "no socket", state: rows.Unknown, err: rows.ErrNotListening,
 			url: func(*rowstest.Database) string { return "postgres://u:hunter2@/d?host=/nonexistent" }},
 		{name: "no such name", state: rows.Unknown, err: rows.ErrUnreachable,
 			url: func(*rowstest.Database) string { return "postgres://u:hunter2@host.invalid/d?sslmode=disable" }},
@@ -570,8 +570,8 @@ func TestComing(t *testing.T) {
 	expect(rows.Unknown, "rows may be on their way into the table: subscription other fills it from another server")
 }
 
-// TestSettle: who settles a rotation learns that its transaction may still commit.
-func TestSettle(t *testing.T) {
+// TestHoldRotationLock: who settles a rotation learns that its transaction may still commit.
+func TestHoldRotationLock(t *testing.T) {
 	d := cluster.Database(t)
 	k := key.Generate()
 	must(t, d.Upsert(k, "u", "N", nil))
@@ -583,7 +583,7 @@ func TestSettle(t *testing.T) {
 		must(t, err)
 		return v[0][0]
 	}
-	table, other := open(t, d.URL(), rows.Options{Settle: true}), open(t, d.URL(), rows.Options{Settle: true})
+	table, other := open(t, d.URL(), rows.Options{HoldRotationLock: true}), open(t, d.URL(), rows.Options{HoldRotationLock: true})
 
 	try("select pg_advisory_lock($1)")
 	if got := table.Prove(context.Background(), k); got.State != rows.Unknown || !errors.Is(got.Err, rows.ErrRotating) {
@@ -645,8 +645,8 @@ func TestServerTrouble(t *testing.T) {
 	prove(hung, nil)
 
 	must(t, c.Stop())
-	prove(kept, rows.ErrRefused)
-	prove(open(t, c.SocketURL(d.Name), rows.Options{}), rows.ErrRefused)
+	prove(kept, rows.ErrNotListening)
+	prove(open(t, c.SocketURL(d.Name), rows.Options{}), rows.ErrNotListening)
 	must(t, c.Restart())
 	prove(kept, nil)
 

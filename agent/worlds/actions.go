@@ -370,7 +370,7 @@ func (w *world) repair(h *host, dies int) {
 		before := maps.Clone(h.table.rows)
 		r, err := agent.Repair(ctx, a, agent.RepairOptions{Person: "root"})
 		w.mended(h, r, before)
-		return fmt.Sprintf("to %s: repaired %t, needed %t", r.Target, r.Repaired, r.Needed), err
+		return fmt.Sprintf("to %s: repaired %t, needed %t", r.Target, r.Repaired, r.HasWork), err
 	})
 }
 

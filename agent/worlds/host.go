@@ -471,7 +471,7 @@ func (w *world) save(ctx context.Context, h *host, p *process, a *agent.Host, na
 		return err == nil && !asked
 	})
 	if !asked && !p.dead && time.Since(t.visited[name]) >= time.Hour {
-		saved, err = agent.Ask(ctx, a, name)
+		saved, err = agent.Revisit(ctx, a, name)
 		asked = true
 	}
 	if !asked {

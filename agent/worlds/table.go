@@ -62,7 +62,7 @@ type session struct {
 
 func (s session) answer(ctx context.Context, call string) error {
 	if err := s.p.effect("Postgres", call); err != nil {
-		return errors.Join(rows.ErrRefused, err)
+		return errors.Join(rows.ErrNotListening, err)
 	}
 	if s.slow > 0 {
 		select {
@@ -74,7 +74,7 @@ func (s session) answer(ctx context.Context, call string) error {
 	case ctx.Err() != nil:
 		return errors.Join(rows.ErrTimeout, ctx.Err())
 	case s.down:
-		return rows.ErrRefused
+		return rows.ErrNotListening
 	case s.noTable:
 		return rows.ErrNoTable
 	case !s.answers(): // the statement's timeout

@@ -179,7 +179,7 @@ var remedies = []struct {
 	{rows.ErrElsewhere, exitDoubt, "find out which database the daemon uses and name it in [database], then: keyguard verify"},
 	{rows.ErrComing, exitDoubt, "wait until that transaction is over (pg_stat_activity, pg_prepared_xacts); a subscription that is of no use any more: DROP SUBSCRIPTION; then: keyguard verify"},
 	{rows.ErrChanging, exitDoubt, "try again when less is written: keyguard verify"},
-	{rows.ErrRefused, exitDoubt, "start Postgres, then: keyguard status"},
+	{rows.ErrNotListening, exitDoubt, "start Postgres, then: keyguard status"},
 	{rows.ErrStarting, exitDoubt, "wait until Postgres is up, then: keyguard status"},
 	{rows.ErrCrowded, exitDoubt, "free a connection in Postgres, or raise pool_size of the pooler before it, then: keyguard status"},
 	{rows.ErrUnreachable, exitDoubt, "check network and address of Postgres in [database], then: keyguard status"},
@@ -190,7 +190,7 @@ var remedies = []struct {
 	{rows.ErrConnection, exitDoubt, "check [database] in the configuration, then: keyguard verify"},
 	{rows.ErrMayNot, exitRefused, "use the daemon's own role in [database], or as a superuser: GRANT UPDATE ON secrets, GRANT TEMPORARY ON DATABASE, each to the role that is named; then: keyguard rotate, or keyguard repair"},
 	{rows.ErrUnopenable, exitRefused, "see what every key opens: keyguard verify; bring the key that is missing (keyguard import --escrow-only), or leave them as they are: --leave-unopenable"},
-	{rows.ErrHeld, exitBusy, "wait until it is done, then see: keyguard status"},
+	{rows.ErrRotationHolds, exitBusy, "wait until it is done, then see: keyguard status"},
 	{rows.ErrConcurrent, exitBusy, "nothing was changed; stop what writes to table secrets (pg_stat_activity, \\d secrets), then see: keyguard status"},
 	{rows.ErrReadBack, exitRefused, "nothing was changed; drop what triggers and rules table secrets has (\\d secrets), then see: keyguard status"},
 	{rows.ErrUnanswered, exitDoubt, "see which key the rows are under: keyguard verify"},
@@ -252,7 +252,7 @@ func exitCode(err error) int {
 		input  inputError
 		done   outcome
 		refuse refusal
-		told   said
+		told   exitStatus
 	)
 	switch {
 	case err == nil:
@@ -280,7 +280,7 @@ func (a *app) explain(err error) int {
 		a.explainRefusal(refuse)
 		return refuse.code
 	}
-	if told, ok := errors.AsType[said](err); ok {
+	if told, ok := errors.AsType[exitStatus](err); ok {
 		return int(told)
 	}
 	for _, line := range linesOf(err) {

@@ -11,9 +11,9 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
-// apart tells whether a rotation or a repair goes on in a unit of its own: where there is a
+// inOwnUnit tells whether a rotation or a repair goes on in a unit of its own: where there is a
 // daemon to stop, the terminal may be lost meanwhile.
-func apart(cfg *config.Config, dryRun, here bool) bool {
+func inOwnUnit(cfg *config.Config, dryRun, here bool) bool {
 	return !here && !dryRun && cfg.Daemon.Unit != "" && unit.Booted()
 }
 
@@ -52,12 +52,12 @@ func (a *app) inUnit(ctx context.Context, t unit.Transient, command, person stri
 	case err != nil:
 		return err
 	case status != exitDone:
-		return said(status)
+		return exitStatus(status)
 	}
 	return nil
 }
 
-// said is the exit code of a command that has said all there is to say.
-type said int
+// exitStatus is the error of a command that has said all there is to say: its exit code.
+type exitStatus int
 
-func (s said) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }

@@ -63,7 +63,7 @@ func (a *app) repair(ctx context.Context, opts agent.RepairOptions, here bool) e
 	if !opts.DryRun && !a.yes {
 		a.working("asking the rows%s …", andEscrows(" and ", h))
 		r, err := agent.CheckRepair(ctx, h, opts)
-		if err != nil || !r.Needed {
+		if err != nil || !r.HasWork {
 			return a.printRepair(r, opts, err)
 		}
 		a.printTally(a.say, r)
@@ -71,7 +71,7 @@ func (a *app) repair(ctx context.Context, opts agent.RepairOptions, here bool) e
 			return err
 		}
 	}
-	if apart(cfg, opts.DryRun, here) {
+	if inOwnUnit(cfg, opts.DryRun, here) {
 		t := unit.Transient{Name: repairUnit, Description: "Repair of rows under several containarium master keys"}
 		return a.inUnit(ctx, t, "repair", opts.Person, map[string]bool{"--leave-unopenable": opts.LeaveUnopenable})
 	}
@@ -107,7 +107,7 @@ func repairEvent(r agent.RepairResult, err error) hooks.Event {
 func (a *app) printTally(say func(string, ...any), r agent.RepairResult) {
 	for _, s := range r.Tally {
 		target := ""
-		if s.Key == r.Target && r.Needed {
+		if s.Key == r.Target && r.HasWork {
 			target = ": all others come under it"
 		}
 		say("key %s (%s) opens %d of %s%s", s.Key, s.From, s.Rows, printable.Count(r.Rows.Dependent, "row"), target)
@@ -158,7 +158,7 @@ func (a *app) printRepair(r agent.RepairResult, opts agent.RepairOptions, err er
 		}
 	}
 	if a.json {
-		d := repairDoc{jsonVersion, r.Repaired, r.Needed, opts.DryRun, r.Target, r.Replaced, r.Installed, []shareDoc{}, r.Unopened,
+		d := repairDoc{jsonVersion, r.Repaired, r.HasWork, opts.DryRun, r.Target, r.Replaced, r.Installed, []shareDoc{}, r.Unopened,
 			rewriteDocOf(r.Rewrite), nil, saveDocs(r.Saved.Escrows), r.Stopped, r.Downtime.Milliseconds(), r.Took.Milliseconds(), errorText(err)}
 		for i, s := range saveDocs(r.Staged) {
 			d.Staged = append(d.Staged, stagedDoc{r.Staged[i].Key, s})
@@ -194,9 +194,9 @@ func (a *app) printRepaired(r agent.RepairResult, opts agent.RepairOptions, err 
 		a.saveLines(append(r.Staged, r.Saved.Escrows...))
 		a.line("downtime %s, in all %s", short(r.Downtime), short(r.Took))
 	case err != nil:
-	case !r.Needed && r.Rows.State == decide.RowsSilent:
+	case !r.HasWork && r.Rows.State == decide.RowsSilent:
 		a.line("nothing to repair: %s", r.Rows.Why)
-	case !r.Needed:
+	case !r.HasWork:
 		a.line("nothing to repair: every row that a key opens is under key %s, and this is in place", r.Target)
 		a.printLeft(r.Rewrite)
 	case opts.DryRun:

@@ -130,7 +130,7 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions, here bool) e
 			return err
 		}
 	}
-	if apart(cfg, opts.DryRun, here) {
+	if inOwnUnit(cfg, opts.DryRun, here) {
 		return a.inUnit(ctx, unit.Transient{Name: rotateUnit, Description: "Rotation of the containarium master key"}, "rotate", opts.Person, map[string]bool{"--leave-unopenable": opts.LeaveUnopenable, "--need-all": opts.NeedAll})
 	}
 	show := &progress{app: a, name: "rotate", of: "rows", record: here && cfg.Daemon.Unit != ""}

@@ -70,14 +70,14 @@ func (a *app) again(ctx context.Context, show func(context.Context, *agent.Host,
 	if err != nil {
 		return err
 	}
-	for code := said(exitDone); ; {
+	for code := exitStatus(exitDone); ; {
 		look, cancel := context.WithTimeout(ctx, patience)
 		err := show(look, h, cfg)
 		cancel()
 		if ctx.Err() == nil {
 			code = exitDone
 			if err != nil {
-				code = said(a.explain(err))
+				code = exitStatus(a.explain(err))
 			}
 			a.working("so it was at %s; Ctrl-C ends this", when(time.Now()))
 		}

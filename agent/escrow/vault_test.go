@@ -49,7 +49,7 @@ func startSafe(t testing.TB, kv int, o fake.Options) *safe {
 	s.Policy("keyguard", fake.Keyguard(kv, safeMount, safePath))
 	return &safe{s, kv, escrow.VaultOptions{
 		Name: "vault", Address: s.URL(), Mount: safeMount, Path: safePath, Namespace: o.Namespace,
-		TokenFile: secretFile(t, "token", s.Token(fake.TokenOptions{Policies: []string{"keyguard"}})), Timeout: 5 * time.Second,
+		TokenFile: secretFile(t, "token", s.Token(fake.TokenOptions{Policies: []string{"keyguard"}})), Timeout: time.Minute,
 	}}
 }
 
@@ -301,7 +301,7 @@ func TestVaultHung(t *testing.T) {
 				t.Errorf("%s: %v after %d calls and %v, want ErrTimeout after one and %v", kind, err, puts, took, callTimeout)
 			}
 			s.Heal()
-			s.o.Timeout = 5 * time.Second
+			s.o.Timeout = time.Minute
 			if there := opens(t, s.open(t), escrow.Current, k); there != (kind == fake.HangAfter) {
 				t.Errorf("%s: stored: %v", kind, there)
 			}

@@ -66,13 +66,14 @@ func TestRolledBackPastARotation(t *testing.T) {
 		m.run("keyguard rotate --yes")
 		key := m.key()
 		m.serves(key)
-		m.drop("containarium", "slow", "[Service]\nEnvironment=STANDIN_READ_DELAY=15s\n")
+		m.drop("containarium", "slow", "[Service]\nEnvironment=STANDIN_READ_AFTER=/run/cores\n")
 		m.run(`systemctl stop containarium containarium-keyguard
 			rm -rf /etc/containarium /var/lib/containarium-keyguard
 			mv /root/etc /etc/containarium; mv /root/state /var/lib/containarium-keyguard`)
 		m.want("sha256sum <"+keyfile, old)
 		m.check(m.g.Reboot(m.ctx))
 		m.waitKey(key)
+		m.run("touch /run/cores")
 		m.serves(key)
 		m.want("systemctl show -p NRestarts --value containarium; journalctl -b -q -o cat -u containarium | grep -c '^Started '", "0\n1")
 		// The ledger of before does not know the copy on top: whose it is a person says (law 4).

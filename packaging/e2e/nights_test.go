@@ -48,11 +48,13 @@ started() { until journalctl --sync; journalctl -q -o cat _SYSTEMD_INVOCATION_ID
 # where no watcher sees it.
 between() {
 	systemctl stop $W
-	systemctl set-environment STANDIN_READ_DELAY=3s
+	systemctl set-environment STANDIN_READ_AFTER=/run/cores
 	systemctl restart containarium
 	eval "$1"
+	touch /run/cores
 	started "$2"
-	systemctl unset-environment STANDIN_READ_DELAY
+	rm /run/cores
+	systemctl unset-environment STANDIN_READ_AFTER
 	systemctl start $W
 }
 `

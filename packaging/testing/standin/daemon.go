@@ -68,10 +68,15 @@ func (d *daemon) start(ctx context.Context, h host) {
 		log.Printf("Warning: Failed to connect to incus: %v. App hosting disabled.", err)
 		return
 	}
-	select { // bringing up the core containers
-	case <-time.After(h.readDelay):
-	case <-ctx.Done():
-		return
+	for h.readAfter != "" { // bringing up the core containers
+		if _, err := os.Stat(h.readAfter); err == nil {
+			break
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return
+		}
 	}
 	db, err := h.connect(ctx)
 	if err != nil {

@@ -11,7 +11,7 @@
 // environment variable, so that the unit's ExecStart stays the daemon's own:
 //
 //	STANDIN_KEYFILE     the key file, for sandboxes; the daemon's path is hard-coded
-//	STANDIN_READ_DELAY  a duration: how long bringing up the core containers takes
+//	STANDIN_READ_AFTER  a file: the core containers are up when it is there
 //	STANDIN_INCUS       the incus socket, or "none": an incus that has nothing to say
 //	STANDIN_NO_CIPHER   if set, the cipher cannot be made of the key that was read
 //	STANDIN_SOCKET      where the running daemon answers `secrets set`, `get` and `list`
@@ -39,13 +39,12 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 )
 
 // host is where this daemon finds things.
 type host struct {
 	keyfile   string
-	readDelay time.Duration
+	readAfter string // path of a file
 	incus     string // path of the socket, or "none"
 	socket    string // path of our own socket
 	postgres  string // the --postgres flag
@@ -71,12 +70,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, in io.R
 		incus:   cmp.Or(getenv("STANDIN_INCUS"), "/var/lib/incus/unix.socket"),
 		socket:  cmp.Or(getenv("STANDIN_SOCKET"), "/var/lib/containarium/standin.sock"),
 		getenv:  getenv,
-	}
-	if d := getenv("STANDIN_READ_DELAY"); d != "" {
-		var err error
-		if h.readDelay, err = time.ParseDuration(d); err != nil {
-			return fmt.Errorf("STANDIN_READ_DELAY: %w", err)
-		}
+
+		readAfter: getenv("STANDIN_READ_AFTER"),
 	}
 	if len(args) == 0 {
 		return errUsage

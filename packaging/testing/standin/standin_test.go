@@ -407,10 +407,10 @@ func TestKeyIsNotRead(t *testing.T) {
 	_, stop := b.start("Failed to connect to incus")
 	stop()
 	b.env["STANDIN_INCUS"] = "none"
-	b.env["STANDIN_READ_DELAY"] = "1h"
+	b.env["STANDIN_READ_AFTER"] = filepath.Join(b.dir, "never")
 	_, stop = b.start("")
 	stop()
-	b.env["STANDIN_READ_DELAY"] = ""
+	b.env["STANDIN_READ_AFTER"] = ""
 	_, stop = b.start("", "--app-hosting=false")
 	stop()
 	if left, err := filepath.Glob(filepath.Join(b.dir, "*")); err != nil || len(left) != 0 {

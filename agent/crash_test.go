@@ -20,6 +20,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
@@ -585,6 +586,12 @@ func (w *world) play(plan schedule) []string {
 	switch {
 	case crashed:
 		w.stories.add("died")
+		// The kernel gives back what the dead held. Here they do, on their way out.
+		held, err := lock.Held(w.path("state"), lock.Start)
+		w.must(err)
+		if held {
+			w.fail("it is dead, and nobody else can start the daemon")
+		}
 	case err == nil && !done:
 		w.fail("it says that all went well, and did not do it")
 	case err == nil:

@@ -170,6 +170,7 @@ func (j *job) whileDown(ctx context.Context, commit func(ctx context.Context, st
 	if busy != nil {
 		j.complain("the watcher may start the daemon, too", busy)
 	}
+	defer starting.Release()
 	j.lock.Release() // a start would wait for it
 	if len(units) > 0 {
 		j.at("starting the daemon")

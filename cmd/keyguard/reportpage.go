@@ -323,7 +323,7 @@ var ruleCode = regexp.MustCompile(`^R[1-5]: `)
 
 func historyViewOf(e ledger.Entry) historyView {
 	e.Reason = ruleCode.ReplaceAllString(e.Reason, "")
-	v := historyView{When: when(e.Time), What: cmp.Or(inWords[e.Event], string(e.Event)), Key: string(e.Fingerprint), Where: e.Escrow, Why: e.Reason}
+	v := historyView{When: when(e.Time), What: cmp.Or(inWords[e.Event], string(e.Event)), Key: string(e.Fingerprint), Where: cmp.Or(e.Escrow, e.Unit), Why: e.Reason}
 	if e.Copy != "" {
 		v.Where += " " + e.Copy
 	}

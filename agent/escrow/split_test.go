@@ -898,6 +898,37 @@ func TestSplitLiars(t *testing.T) {
 	}
 }
 
+// TestSplitOlderPart: a part that was spoiled, or is called another key's, does not hide the good
+// one that stands below it on the same member; a drill names it all the same.
+func TestSplitOlderPart(t *testing.T) {
+	t.Parallel()
+	for name, spoil := range map[string]func(other []byte) []byte{
+		"spoiled":      func([]byte) []byte { return []byte("a note, and no key") },
+		"another's":    func(other []byte) []byte { return other },
+		"nothing less": func([]byte) []byte { return nil },
+	} {
+		r := newRack(t, 2, 3)
+		k, other := key.Generate(), key.Generate()
+		mustSave(t, r.open(), escrow.Current, k)
+		mustSave(t, r.open(), escrow.Current, other)
+		c := mustSave(t, r.open(), escrow.Current, k)
+		files := r.files("c")
+		text, err := os.ReadFile(files[1])
+		try(t, err)
+		try(t, os.Remove(files[2]))
+		try(t, os.WriteFile(files[2], spoil(text), 0o400))
+		for _, f := range r.files("a") {
+			try(t, os.Remove(f))
+		}
+		if got, _, err := r.open().Fetch(t.Context(), c); err != nil || !got.Equal(k) {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+		if _, parts, err := r.open().Rebuild(t.Context(), c); err == nil || len(parts) != 3 || parts[2].Err == nil {
+			t.Errorf("%s: a drill says nothing of it: %+v, %v", name, parts, err)
+		}
+	}
+}
+
 // TestSplitWholeKeyBeside: a store's whole copies from before stay copies, below the parts.
 func TestSplitWholeKeyBeside(t *testing.T) {
 	t.Parallel()

@@ -175,30 +175,24 @@ type readPart struct {
 }
 
 // fetch reads the parts of a key on every member that answers, and hands them on as they
-// come. The channel is closed after the last; who reads it reads all.
-func (s *Split) fetch(ctx context.Context, of key.Fingerprint, shares []share) <-chan readPart {
+// come: of each member and need the first of pieces that is what it is called, or else what
+// became of the first. The channel is closed after the last; who reads it reads all.
+func (s *Split) fetch(ctx context.Context, of key.Fingerprint, shares []share, pieces func(share) [][]piece) <-chan readPart {
 	out := make(chan readPart)
 	var wait crew.Group
 	for _, g := range shares {
-		for _, p := range newest(g.pieces) {
+		for _, own := range pieces(g) {
 			wait.Go(func() error {
-				err := crew.Do(func() error {
-					k, _, err := s.o.Members[p.member].Fetch(ctx, p.copy)
-					k.Wipe()
-					return err
-				})
-				r := readPart{piece: p, err: err}
-				var part *key.PartError
-				switch {
-				case errors.As(err, &part) && part.Part.Of == of:
-					r.got, r.err = part.Part, nil
-				case errors.As(err, &part):
-					r.err = fmt.Errorf("%w: it is of key %s", ErrCorrupt, part.Part.Of)
-					part.Part.Wipe()
-				case err == nil:
-					r.err = fmt.Errorf("%w: it is no part", ErrCorrupt)
+				first := s.read(ctx, of, own[0])
+				for _, p := range own[1:] {
+					if first.err == nil || !isAny(first.err, ErrNotKey, ErrCorrupt, ErrUnreadable, ErrGone) {
+						break
+					}
+					if r := s.read(ctx, of, p); r.err == nil {
+						first = r
+					}
 				}
-				out <- r
+				out <- first
 				return nil
 			})
 		}
@@ -207,25 +201,61 @@ func (s *Split) fetch(ctx context.Context, of key.Fingerprint, shares []share) <
 	return out
 }
 
-// newest is, of each member, one piece: one that can be read where there is one.
-func newest(pieces []piece) []piece {
-	best := map[int]piece{}
-	for _, p := range pieces {
-		if was, ok := best[p.member]; !ok || was.wrong != "" && p.wrong == "" {
-			best[p.member] = p
-		}
+// read fetches one piece and makes sure that it is a part of the key.
+func (s *Split) read(ctx context.Context, of key.Fingerprint, p piece) readPart {
+	err := crew.Do(func() error {
+		k, _, err := s.o.Members[p.member].Fetch(ctx, p.copy)
+		k.Wipe()
+		return err
+	})
+	r := readPart{piece: p, err: err}
+	var part *key.PartError
+	switch {
+	case errors.As(err, &part) && part.Part.Of == of:
+		r.got, r.err = part.Part, nil
+	case errors.As(err, &part):
+		r.err = fmt.Errorf("%w: it is of key %s", ErrCorrupt, part.Part.Of)
+		part.Part.Wipe()
+	case err == nil:
+		r.err = fmt.Errorf("%w: it is no part", ErrCorrupt)
 	}
-	return slices.SortedFunc(maps.Values(best), func(a, b piece) int { return cmp.Compare(a.member, b.member) })
+	return r
 }
 
-// gather rebuilds a key. It does not wait for a member once the others have told enough.
+// each are a share's pieces by member: those that can be read where there are such, the newest
+// first.
+func (g share) each() [][]piece {
+	all := map[int][]piece{}
+	for _, p := range g.pieces {
+		own := all[p.member]
+		switch {
+		case len(own) == 0, own[0].wrong != "" && p.wrong == "":
+			all[p.member] = []piece{p}
+		case p.wrong == "":
+			all[p.member] = append(own, p)
+		}
+	}
+	return slices.SortedFunc(maps.Values(all), func(a, b []piece) int { return cmp.Compare(a[0].member, b[0].member) })
+}
+
+// newest is the first of each.
+func (g share) newest() [][]piece {
+	each := g.each()
+	for i := range each {
+		each[i] = each[i][:1]
+	}
+	return each
+}
+
+// gather rebuilds a key. It does not wait for a member once the others have told enough. Of a
+// part that was spoiled, or is called what it is not, an older copy on the same member will do.
 func (s *Split) gather(ctx context.Context, of key.Fingerprint, shares []share, silent []error) (key.Key, error) {
 	ctx, stop := context.WithCancel(ctx)
 	parts := map[int][]key.Part{} // by need
 	var k key.Key
 	var said []error
 	var wrong error
-	for r := range s.fetch(ctx, of, shares) {
+	for r := range s.fetch(ctx, of, shares, share.each) {
 		switch {
 		case r.err != nil:
 			said = append(said, fmt.Errorf("%s: %w", s.o.Members[r.member].Name(), r.err))
@@ -327,7 +357,7 @@ func (s *Split) Rebuild(ctx context.Context, c Copy) (key.Key, []Part, error) {
 		return fail(list, ErrGone)
 	}
 	got, have := map[int][]readPart{}, map[int]int{} // by need
-	for r := range s.fetch(ctx, of, shares) {
+	for r := range s.fetch(ctx, of, shares, share.newest) {
 		if list[r.member].Err = r.err; r.err == nil {
 			got[r.got.Need] = append(got[r.got.Need], r)
 			have[r.got.Need]++

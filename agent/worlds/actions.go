@@ -48,7 +48,9 @@ var actions = []action{
 	{"the machine is cloned", 1, false, 0, (*world).clone},
 	{"another host of that name", 1, false, 0, (*world).namesake},
 	{"systemd is silent", 1, false, 0, func(w *world, h *host, _ int) { h.silent = true }},
-	{"systemd answers", 2, false, 0, func(w *world, h *host, _ int) { h.silent = false }},
+	{"systemd answers", 2, false, 0, func(w *world, h *host, _ int) { h.silent, h.tardy = false, 0 }},
+	{"systemd answers late", 1, false, 0, func(w *world, h *host, _ int) { h.tardy = time.Duration(w.rand.IntN(3000)) * time.Millisecond }},
+	{"the package is upgraded", 1, false, 0, (*world).upgrade},
 
 	// The disk.
 	{"the disk is full", 1, false, 0, func(w *world, h *host, _ int) { h.disk.full = true }},
@@ -68,6 +70,7 @@ var actions = []action{
 	{"rm secrets.key", 6, false, 0, func(w *world, h *host, _ int) { w.rm(h, "etc/secrets.key") }},
 	{"rm -r etc", 2, false, 0, func(w *world, h *host, _ int) { w.rm(h, "etc") }},
 	{"rm the ledger", 2, false, 0, func(w *world, h *host, _ int) { w.rm(h, "state/"+ledger.Name) }},
+	{"the ledger goes, and none can be made", 2, true, 30, (*world).withoutLedger},
 	{"rm the state directory", 2, false, 0, func(w *world, h *host, _ int) { w.rm(h, "state"); h.disk.mkdir(h.path("state")) }},
 	{"a foreign key in the keyfile's place", 4, false, 0, func(w *world, h *host, _ int) { w.put(h, w.makeKey().UnsafeBytes()) }},
 	{"an old key in the keyfile's place", 4, false, 0, func(w *world, h *host, _ int) { w.put(h, w.anyKey().UnsafeBytes()) }},
@@ -88,6 +91,7 @@ var actions = []action{
 		h.table.rows = map[string]key.Fingerprint{}
 		h.table.version++
 	}},
+	{"another dump of that size is loaded", 2, false, 0, (*world).otherDump},
 	{"drop the table", 1, false, 0, func(w *world, h *host, _ int) { h.table.noTable = true }},
 	{"Postgres goes", 4, false, 0, func(w *world, h *host, _ int) { h.table.down = true }},
 	{"Postgres is slow", 1, false, 0, func(w *world, h *host, _ int) { h.table.slow = time.Duration(w.rand.IntN(6)) * time.Second }},
@@ -100,6 +104,7 @@ var actions = []action{
 	{"a store refuses", 2, false, 0, func(w *world, _ *host, _ int) { w.store().denied = true }},
 	{"a store is full", 2, true, 90, (*world).fill},
 	{"a store lists late", 1, false, 0, func(w *world, _ *host, _ int) { w.store().late = time.Duration(w.rand.IntN(60)) * time.Second }},
+	{"a stick is pulled", 2, false, 0, func(w *world, _ *host, _ int) { w.store().gone = true }},
 	{"the stores are back", 6, false, 0, func(w *world, _ *host, _ int) { w.storesBack() }},
 	{"a store is made anew", 1, false, 0, func(w *world, _ *host, _ int) { s := w.store(); s.copies = nil }},
 	{"all keys are lost, and the ledger is not", 2, true, 40, (*world).loseAll},
@@ -109,6 +114,9 @@ var actions = []action{
 	{"a foreign key on top", 2, false, 0, func(w *world, _ *host, _ int) { w.store().add(escrow.Current, w.makeKey().UnsafeBytes(), true) }},
 	{"an old key on top", 2, false, 0, func(w *world, _ *host, _ int) { w.store().add(escrow.Current, w.anyKey().UnsafeBytes(), true) }},
 	{"another host's parts on top", 2, false, 0, (*world).foreignParts},
+	{"an older copy is labelled the newest", 3, false, 0, func(w *world, _ *host, _ int) { w.label() }},
+	{"a copy is called another key", 2, false, 0, (*world).misname},
+	{"a copy is spoiled under its name, or mended", 3, true, 40, (*world).overwrite},
 	{"the newest is disabled", 2, false, 0, func(w *world, _ *host, _ int) { w.mark("disabled") }},
 	{"the newest is destroyed", 1, false, 0, func(w *world, _ *host, _ int) { w.mark("destroyed") }},
 	{"the members change their parts", 2, false, 0, func(w *world, _ *host, _ int) { w.recut(false) }},
@@ -118,6 +126,7 @@ var actions = []action{
 		w.backup(h, dies)
 	}},
 	{"its disk is lost, and some members", 4, true, 40, (*world).loseMembers},
+	{"its disk is lost, and all that is not away", 4, true, 40, (*world).loseTheRest},
 	{"all are enabled", 2, false, 0, func(w *world, _ *host, _ int) { w.enable() }},
 
 	// The operator.
@@ -472,6 +481,24 @@ func (w *world) importSheet(h *host, dies int) {
 	})
 }
 
+// importRight is a person who has the right key elsewhere.
+func (w *world) importRight(h *host, dies int) {
+	best := key.Key{}
+	for _, k := range w.known {
+		if best.IsZero() || h.table.opens(k.Fingerprint()) > h.table.opens(best.Fingerprint()) {
+			best = k
+		}
+	}
+	if best.IsZero() {
+		return
+	}
+	h.word = nil
+	w.command(h, "import", dies, func(ctx context.Context, a *agent.Host) (string, error) {
+		r, err := agent.Import(ctx, a, best.Clone(), agent.ImportOptions{Person: "root"})
+		return fmt.Sprintf("%s: installed %t", r.Key, r.Installed), err
+	})
+}
+
 func (w *world) drill(h *host, dies int) {
 	w.drilled = true
 	w.command(h, "drill", dies, func(ctx context.Context, a *agent.Host) (string, error) {
@@ -690,6 +717,26 @@ func (w *world) loseMembers(h *host, dies int) {
 			s.copies = nil
 		}
 	}
+	w.loseDisk(h, dies)
+}
+
+// loseTheRest takes the host's disk away, and of each store what it has, or the way to it.
+func (w *world) loseTheRest(h *host, dies int) {
+	if len(w.hosts) > 1 {
+		return
+	}
+	for _, s := range w.stores {
+		if w.rand.IntN(2) == 0 {
+			s.down = true
+		} else {
+			s.copies = nil
+		}
+	}
+	w.loseDisk(h, dies)
+}
+
+// loseDisk takes the host's disk away, and the rows perhaps, and starts the daemon.
+func (w *world) loseDisk(h *host, dies int) {
 	for _, name := range []string{"etc/secrets.key", "etc/secrets.key.next", "state/quarantine", "state/" + ledger.Name} {
 		w.rm(h, name)
 	}
@@ -730,18 +777,118 @@ func (w *world) foreignParts(_ *host, _ int) {
 	if n := len(had); n > 0 && w.rand.IntN(3) > 0 {
 		k = had[w.rand.IntN(max(n-1, 1))]
 	}
-	one := w.rand.IntN(2) == 0
+	one, need := w.rand.IntN(2) == 0, 2
+	if w.rand.IntN(3) == 0 {
+		need = 3
+	}
 	for _, s := range w.stores {
 		if s.part == (escrow.PartOf{}) || w.rand.IntN(3) == 0 {
 			continue
 		}
-		part, err := k.Cut(2, w.number(s))
+		part, err := k.Cut(need, w.number(s))
 		must(err)
 		s.add(escrow.Current, part.UnsafeText(), true)
 		part.Wipe()
 		if one {
 			return
 		}
+	}
+}
+
+// label makes an older copy of a store the newest, as a label or an alias that a person moves
+// does: it keeps its id.
+func (w *world) label() {
+	s := w.store()
+	var older []int
+	for i, c := range s.copies {
+		if c.shelf == escrow.Current && c.state != "destroyed" && i < len(s.copies)-1 {
+			older = append(older, i)
+		}
+	}
+	if len(older) == 0 {
+		return
+	}
+	i := older[w.rand.IntN(len(older))]
+	c := s.copies[i]
+	c.byHand = true
+	s.copies = append(slices.Delete(s.copies, i, i+1), c)
+}
+
+// misname has a store call a copy by the name of another key.
+func (w *world) misname(_ *host, _ int) {
+	s := w.store()
+	if n := len(s.copies); n > 0 {
+		c := &s.copies[n-1]
+		c.label, c.byHand = w.anyKey().Fingerprint(), true
+	}
+}
+
+// overwrite is a person's write over the newest copy of a store, which keeps its id: over one
+// that is a key with something else, or over that with a key. Then somebody needs it.
+func (w *world) overwrite(h *host, dies int) {
+	s := w.store()
+	for i := len(s.copies) - 1; i >= 0; i-- {
+		c := &s.copies[i]
+		if c.shelf != escrow.Current || c.state != "" {
+			continue
+		}
+		content := []byte("somebody's note, and no key")
+		if data, good := h.live(); c.of == "" && good && w.rand.IntN(2) == 0 {
+			content = data
+		} else if c.of == "" {
+			content = w.anyKey().UnsafeBytes()
+		}
+		c.bytes, c.byHand = slices.Clone(content), true
+		c.of, c.part = read(content)
+		break
+	}
+	if w.rand.IntN(3) == 0 {
+		w.rm(h, "etc/secrets.key")
+		w.restart(h, dies)
+	}
+}
+
+// upgrade puts a package over the one that is there: the watcher is restarted.
+func (w *world) upgrade(h *host, _ int) {
+	if h.watcher.alive {
+		w.stopWatcher(h)
+		w.watch(h)
+	}
+}
+
+// otherDump loads one that has as many rows as there are, all under another key, of another
+// day or another host.
+func (w *world) otherDump(h *host, _ int) {
+	h.table.dump()
+	k := w.anyKey()
+	for _, name := range slices.Sorted(maps.Keys(h.table.rows)) {
+		h.table.write(name, k.Fingerprint())
+	}
+}
+
+// withoutLedger takes the ledger away where no other can be made, and has somebody save
+// something. A power cut may bring it back.
+func (w *world) withoutLedger(h *host, dies int) {
+	w.rm(h, "state/"+ledger.Name)
+	switch w.rand.IntN(3) {
+	case 0:
+		h.disk.noInodes = true
+	case 1:
+		h.disk.full = true
+	default:
+		h.disk.readOnly = h.path("state")
+	}
+	if w.rand.IntN(2) == 0 {
+		w.put(h, w.anyKey().UnsafeBytes())
+	}
+	if s := w.store(); w.rand.IntN(2) == 0 {
+		s.copies = nil
+	}
+	at := []func(*world, *host, int){(*world).backup, (*world).look, (*world).bring}
+	at[w.rand.IntN(len(at))](w, h, dies)
+	if w.rand.IntN(2) == 0 {
+		w.powerCut(h)
+		h.disk.mend()
 	}
 }
 

@@ -31,6 +31,7 @@ type host struct {
 	boot    int
 	clock   time.Duration    // by which the host's clock is ahead
 	silent  bool             // systemd does not answer: nobody can tell where the database is
+	tardy   time.Duration    // before systemd answers
 	images  []image          // snapshots of the machine
 	off     time.Time        // when it comes up again after a power cut; zero: it is up
 	removed time.Time        // when somebody last took something of it away
@@ -107,6 +108,9 @@ type process struct {
 	starts bool            // it is prestart
 	of     map[string]int  // by store: how often it was called
 	listed map[string]bool // by store
+	// changed are the stores to which it has saved since they showed it what they have.
+	changed map[string]bool
+	failed  bool // a store has failed it
 	// recalled is when it looked up what the starts before had been told.
 	recalled time.Time
 	wrote    map[string]bool // paths
@@ -145,9 +149,9 @@ func (p *process) agent() *agent.Host {
 		Machine:  h.name,
 		StateDir: state,
 		Now:      h.now,
-		OpenRows: func(context.Context, rows.Options) (agent.Rows, error) {
+		OpenRows: func(ctx context.Context, _ rows.Options) (agent.Rows, error) {
 			p.rows = true
-			if h.silent {
+			if h.systemd(ctx, time.Second) != nil || h.silent {
 				return nil, fmt.Errorf("%w: systemd does not answer", rows.ErrElsewhere)
 			}
 			return session{h.table, p}, nil
@@ -162,14 +166,20 @@ func (p *process) agent() *agent.Host {
 		a.Escrows = append(a.Escrows, agent.Escrow{Reader: s, Writer: s, Required: true})
 	}
 	a.Daemon = agent.Daemon{
-		Running: func(context.Context) ([]string, error) {
+		Running: func(ctx context.Context) ([]string, error) {
+			if err := h.systemd(ctx, time.Minute); err != nil {
+				return nil, err
+			}
 			// One that systemd is about to try again is not at rest.
 			if err := p.effect("systemd", "what runs"); err != nil || !h.daemon.up && h.daemon.again.IsZero() {
 				return nil, err
 			}
 			return []string{"containarium.service"}, nil
 		},
-		Stop: func(context.Context) error {
+		Stop: func(ctx context.Context) error {
+			if err := h.systemd(ctx, time.Minute); err != nil {
+				return err
+			}
 			if err := p.effect("systemd", "stop"); err != nil {
 				return err
 			}
@@ -177,6 +187,9 @@ func (p *process) agent() *agent.Host {
 			return nil
 		},
 		Start: func(ctx context.Context, _ []string) error {
+			if err := h.systemd(ctx, time.Minute); err != nil {
+				return err
+			}
 			if err := p.effect("systemd", "start"); err != nil {
 				return err
 			}
@@ -186,9 +199,25 @@ func (p *process) agent() *agent.Host {
 	return a
 }
 
+// systemd waits until it answers, and no longer than patience.
+func (h *host) systemd(ctx context.Context, patience time.Duration) error {
+	if h.tardy == 0 {
+		return nil
+	}
+	select {
+	case <-time.After(min(h.tardy, patience)):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if h.tardy > patience {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
 // run lets a process do something, and buries it if it died of it.
 func (w *world) run(h *host, name string, dies int, do func(context.Context, *process, *agent.Host)) *process {
-	p := &process{w: w, h: h, name: name, dies: dies, at: w.at, wrote: map[string]bool{}, of: map[string]int{}, listed: map[string]bool{}, starts: strings.HasSuffix(name, ": prestart"), made: map[*inode]bool{}, passing: map[*inode]bool{}}
+	p := &process{w: w, h: h, name: name, dies: dies, at: w.at, wrote: map[string]bool{}, of: map[string]int{}, listed: map[string]bool{}, changed: map[string]bool{}, starts: strings.HasSuffix(name, ": prestart"), made: map[*inode]bool{}, passing: map[*inode]bool{}}
 	w.running, w.at = append(w.running, p), phase{}
 	before := w.held()
 	w.settle(before)

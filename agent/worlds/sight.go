@@ -14,6 +14,7 @@ type sight struct {
 	faults faults
 	daemon daemon
 	silent bool
+	tardy  time.Duration
 	clock  time.Duration
 	rows   rowsSight
 	stores [4]storeSight // as many as there are at most
@@ -36,7 +37,7 @@ type storeSight struct {
 
 // sight is what there is to see now.
 func (h *host) sight() sight {
-	s := sight{disk: h.disk.shown, faults: h.disk.faults, daemon: h.daemon, silent: h.silent, clock: h.clock,
+	s := sight{disk: h.disk.shown, faults: h.disk.faults, daemon: h.daemon, silent: h.silent, tardy: h.tardy, clock: h.clock,
 		rows: rowsSight{true, h.table.version, h.table.down, h.table.noTable, h.table.slow}}
 	for i, each := range h.stores {
 		var copies []byte

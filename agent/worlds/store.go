@@ -2,6 +2,7 @@ package worlds
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,10 +48,11 @@ type stored struct {
 	shelf  escrow.Shelf
 	bytes  []byte // what is there; no key where somebody mangled it
 	at     time.Time
-	state  string // "", "disabled", "destroyed"
-	byHand bool   // somebody else than keyguard put it there
-	by     string // the host whose keyguard did, "" for nobody's
-	hidden bool   // it was shut once, where no listing says what it is
+	state  string          // "", "disabled", "destroyed"
+	byHand bool            // somebody else than keyguard put it there
+	by     string          // the host whose keyguard did, "" for nobody's
+	label  key.Fingerprint // of which key a listing says it is, where that is not so
+	hidden bool            // it was shut once, where no listing says what it is
 
 	of   key.Fingerprint // what the bytes are: a key, or this part of one
 	part escrow.PartOf
@@ -106,7 +108,7 @@ func (v view) Place() escrow.Place {
 
 // answer waits as long as the store takes, and says what keeps it from answering. No two
 // calls take equally long, so that those that are made at once end in one order.
-func (v view) answer(ctx context.Context, call, id string) error {
+func (v view) answer(ctx context.Context, call, id string) (err error) {
 	h := fnv.New32a()
 	h.Write([]byte(v.name + call + id)) //nolint:errcheck // a hash
 	wait := v.slow + time.Millisecond + time.Duration(h.Sum32()%1_000_000)
@@ -120,6 +122,7 @@ func (v view) answer(ctx context.Context, call, id string) error {
 	if err := v.p.effect(v.name, call); err != nil {
 		return err
 	}
+	defer func() { v.p.failed = v.p.failed || err != nil }()
 	if v.far {
 		return escrow.ErrNeverLeft
 	}
@@ -197,6 +200,7 @@ func (v view) List(ctx context.Context) ([]escrow.Copy, error) {
 	}
 	v.p.w.turn.Lock()
 	defer v.p.w.turn.Unlock()
+	delete(v.p.changed, v.name)
 	var list []escrow.Copy
 	for _, shelf := range escrow.Shelves {
 		for _, c := range slices.Backward(v.copies) {
@@ -205,7 +209,7 @@ func (v view) List(ctx context.Context) ([]escrow.Copy, error) {
 			}
 			shown := escrow.Copy{Escrow: v.name, ID: c.id, Shelf: shelf, Created: c.at, Unreadable: c.state}
 			if f, part := c.is(); !v.mute {
-				shown.Fingerprint, shown.Part = f, part
+				shown.Fingerprint, shown.Part = cmp.Or(c.label, f), part
 			}
 			list = append(list, shown)
 		}
@@ -226,7 +230,11 @@ func (v view) Fetch(ctx context.Context, want escrow.Copy) (key.Key, key.Encodin
 		case c.state != "":
 			return key.Key{}, "", fmt.Errorf("%w: %s", escrow.ErrUnreadable, c.state)
 		}
-		return key.Decode(c.bytes)
+		k, encoding, err := key.Decode(c.bytes)
+		if err == nil && !v.mute && c.label != "" && c.label != c.of {
+			return key.Key{}, "", &escrow.MisnamedError{Says: c.label, Holds: k}
+		}
+		return k, encoding, err
 	}
 	return key.Key{}, "", escrow.ErrGone
 }
@@ -266,7 +274,7 @@ func (v view) Save(ctx context.Context, shelf escrow.Shelf, k key.Key) (escrow.C
 			if c.shelf != shelf {
 				continue
 			}
-			if c.state == "" && bytes.Equal(c.bytes, content) {
+			if c.state == "" && bytes.Equal(c.bytes, content) && (v.mute || cmp.Or(c.label, c.of) == c.of) {
 				return name(c), nil
 			}
 			if shelf == escrow.Current {
@@ -276,6 +284,10 @@ func (v view) Save(ctx context.Context, shelf escrow.Shelf, k key.Key) (escrow.C
 	}
 	c := v.add(shelf, content, false)
 	v.copies[len(v.copies)-1].by = v.p.h.name
+	if shelf == escrow.Current && v.p.changed[v.name] && !v.addOnly {
+		v.p.w.broken("law 4", "law 4: a copy went onto the current shelf of %s by what stood there before the save before", v.name)
+	}
+	v.p.changed[v.name] = true
 	if v.part == (escrow.PartOf{}) {
 		v.p.w.saved(v.p, v.store, c)
 	} else if shelf == escrow.Current {
@@ -341,6 +353,53 @@ func (v shared) List(ctx context.Context) ([]escrow.Copy, error) {
 		v.p.w.newestShared(v.p.h, copies)
 	}
 	return copies, err
+}
+
+// Fetch holds a key in parts to law 6: it is had where enough parts of it, cut for one need,
+// are there to be read.
+func (v shared) Fetch(ctx context.Context, want escrow.Copy) (key.Key, key.Encoding, error) {
+	well := !slices.ContainsFunc(v.p.h.stores, func(s *store) bool {
+		return s.part != (escrow.PartOf{}) && (!s.answers() || s.slow > 0 || s.late > 0)
+	})
+	k, encoding, err := v.Split.Fetch(ctx, want)
+	if err != nil && well && !v.p.failed && !v.p.dead && ctx.Err() == nil {
+		v.p.w.turn.Lock()
+		defer v.p.w.turn.Unlock()
+		for f, need := range v.p.h.enough(want.Shelf) {
+			if want.ID == string(want.Shelf)+"/"+string(f) {
+				v.p.w.broken("law 6", "law 6: of key %s there are %d parts that fit, and as many are needed; the split says: %v", f, need, err)
+			}
+		}
+	}
+	return k, encoding, err
+}
+
+// enough are the keys of which a shelf has as many parts that fit each other as they need, and
+// how many that is: of each member the newest that can be read.
+func (h *host) enough(shelf escrow.Shelf) map[key.Fingerprint]int {
+	type cut struct {
+		of   key.Fingerprint
+		need int
+	}
+	numbers, enough := map[cut]map[int]bool{}, map[key.Fingerprint]int{}
+	for _, s := range h.stores {
+		seen := map[cut]bool{}
+		for _, c := range slices.Backward(s.copies) {
+			of, part := c.is()
+			at := cut{of, part.Need}
+			if s.part == (escrow.PartOf{}) || part == (escrow.PartOf{}) || c.shelf != shelf || c.state != "" || seen[at] {
+				continue
+			}
+			seen[at] = true
+			if numbers[at] == nil {
+				numbers[at] = map[int]bool{}
+			}
+			if numbers[at][part.Number] = true; len(numbers[at]) >= part.Need {
+				enough[of] = part.Need
+			}
+		}
+	}
+	return enough
 }
 
 // parts counts what members were ever given.

@@ -83,7 +83,7 @@ func (w *world) end() {
 		h.disk.mend()
 		h.removed = time.Now()
 		h.table.down, h.table.noTable, h.table.slow = false, false, 0
-		h.silent, h.watcher.stopped, h.clock = false, false, 0
+		h.silent, h.tardy, h.watcher.stopped, h.clock = false, 0, false, 0
 	}
 	w.pass(2 * time.Minute)
 	for _, h := range w.hosts {
@@ -175,29 +175,55 @@ func (w *world) rest(h *host) bool {
 		w.broken("liveness", "liveness: all faults are over, no person is needed, and status is %s: %s", r.Health, r.Line)
 		return false
 	}
-	remedies := []struct {
-		name string
-		do   func(*world, *host, int)
-	}{{"restore", (*world).restoreKey}, {"repair", (*world).repair}, {"backup", (*world).backup}, {"drill", (*world).drill}, {"accept", (*world).accept}, {"backup", (*world).backup},
-		{"accept --new", (*world).acceptNew}, {"accept", (*world).accept}, {"backup", (*world).backup}}
-	for _, each := range remedies {
-		if w.wrong != nil {
-			return false
-		}
-		w.cutAsEver(h)
-		w.tell("%s is tried, since status is %s: %s", each.name, r.Health, r.Line)
-		each.do(w, h, 0)
-		w.pass(10 * time.Minute)
-		if len(h.table.rows) == 0 { // a new key is current when a row has spoken for it
-			w.tenants(h, 0)
-			w.pass(75 * time.Minute)
-		}
-		if r = w.status(h, 0); r.Health == agent.Green {
+	if w.named != nil {
+		w.follow(h, r)
+		return false
+	}
+	for _, each := range []string{"restore", "repair", "backup", "drill", "accept", "backup", "accept --new", "accept", "backup"} {
+		if r = w.typed(h, r, each); r.Health == agent.Green {
 			return false
 		}
 	}
 	w.broken("liveness", "liveness: all faults are over, and no command makes status green: %s, %s", r.Health, r.Line)
 	return false
+}
+
+// typed has a person type a command because of r, and says what status is a while later.
+func (w *world) typed(h *host, r agent.StatusResult, command string) agent.StatusResult {
+	if w.wrong != nil {
+		return r
+	}
+	w.cutAsEver(h)
+	w.tell("%s is tried, since status is %s: %s", command, r.Health, r.Line)
+	commands[command](w, h, 0)
+	w.pass(10 * time.Minute)
+	if len(h.table.rows) == 0 { // a new key is current when a row has spoken for it
+		w.tenants(h, 0)
+		w.pass(75 * time.Minute)
+	}
+	return w.status(h, 0)
+}
+
+// commands are those that change something.
+var commands = map[string]func(*world, *host, int){
+	"restore": (*world).restoreKey, "repair": (*world).repair, "backup": (*world).backup, "drill": (*world).drill,
+	"accept": (*world).accept, "accept --new": (*world).acceptNew, "rotate": (*world).rotate, "import": (*world).importRight,
+	"start": (*world).restart,
+}
+
+// follow has a person type what status names, and then what it names next, until all is green.
+func (w *world) follow(h *host, r agent.StatusResult) {
+	tried := map[string]bool{} // by what status said
+	for w.wrong == nil && r.Health != agent.Green {
+		i := slices.IndexFunc(w.named(r), func(command string) bool { return commands[command] != nil && !tried[r.Line+command] })
+		if i < 0 {
+			w.broken("liveness", "liveness: all faults are over, status is %s: %s, and what it names does not make it green: %q", r.Health, r.Line, w.named(r))
+			return
+		}
+		command := w.named(r)[i]
+		tried[r.Line+command] = true
+		r = w.typed(h, r, command)
+	}
 }
 
 // person says what only a person can decide about a host, "" where there is nothing.

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -51,6 +52,7 @@ type world struct {
 	drilled bool // by a person
 	killed  bool // who dies is killed, and the power stays
 	calm    bool // nothing happens any more but what keyguard does
+	named   func(agent.StatusResult) []string
 	story   []string
 	last    string // line of it, without its time
 	same    int    // how often it was told again
@@ -75,8 +77,13 @@ func (b *Broken) Error() string { return b.What + "\n" + b.Story }
 // Run plays a plan below dir, which must be on a tmpfs and is emptied, and returns what
 // happened and the first law that was broken, nil for none. It must be called in a bubble of
 // testing/synctest, by one goroutine at a time in the whole process.
-func Run(p Plan, dir string) (story []string, broken *Broken) {
-	w := &world{epoch: time.Now(), lines: map[string]line{}, calls: map[string]int{}, keys: map[key.Fingerprint]key.Key{}, fragile: map[key.Fingerprint]bool{},
+func Run(p Plan, dir string) (story []string, broken *Broken) { return Follow(p, dir, nil) }
+
+// Follow is Run with a person who, in the end, types what named says that status names, and
+// nothing else: each command is one word or two, as "accept --new". Where it is nil, the person
+// tries what there is.
+func Follow(p Plan, dir string, named func(agent.StatusResult) []string) (story []string, broken *Broken) {
+	w := &world{named: named, epoch: time.Now(), lines: map[string]line{}, calls: map[string]int{}, keys: map[key.Fingerprint]key.Key{}, fragile: map[key.Fingerprint]bool{},
 		proven: map[string]map[key.Fingerprint]bool{}, vouched: map[string]vouched{}, rebuilt: map[string][]byte{}}
 	durable.Disk = w.disk
 	defer func() {
@@ -624,14 +631,14 @@ func (w *world) alarm(h *host, s *store, c stored) {
 	}
 	for _, o := range slices.Backward(s.copies) {
 		f := o.whole()
-		if o.shelf == escrow.Current && o.id != c.id && o.state == "destroyed" && slices.ContainsFunc(lines, func(l line) bool { return l.saved() && l.Escrow == s.name && l.Copy == o.id }) {
-			return // nobody has written there since
+		ours := slices.ContainsFunc(lines, func(l line) bool { return l.saved() && l.Escrow == s.name && l.Copy == o.id })
+		if o.shelf == escrow.Current && o.id != c.id && ours && (o.state == "destroyed" || f == "") {
+			return // nobody has written there since, but over what was saved there
 		}
 		if o.shelf != escrow.Current || o.id == c.id || o.state == "destroyed" || time.Now().Before(o.at.Add(s.late)) || f == "" && o.state == "" {
 			continue
 		}
 		data, good := h.live()
-		ours := slices.ContainsFunc(lines, func(l line) bool { return l.saved() && l.Escrow == s.name && l.Copy == o.id })
 		if !ours && !begun[f] && !(good && f != "" && laws.Name(data) == f) {
 			w.broken("law 4", "law 4: a copy went onto the current shelf of %s above %s, which is not this host's", s.name, o.id)
 		}

@@ -22,6 +22,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
+	"github.com/footprintai/containarium-keyguard/agent/internal/durable/durabletest"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
@@ -59,7 +60,7 @@ func newHost(t testing.TB, db *rowstest.Database, escrows int) *host {
 		if h.pool != nil {
 			url = h.pool.URL(h.db.Name)
 		}
-		return rows.Open(rows.Location{URL: url, From: "the test"}, o)
+		return patient(url, o)
 	}
 	h.must(errors.Join(os.Mkdir(h.path("etc"), 0o700), os.Mkdir(h.path("state"), 0o700)))
 	for i := range escrows {
@@ -583,22 +584,8 @@ func TestNothingToReadDoesNotStart(t *testing.T) {
 // watch plays a watcher that lives.
 func watch(h *host) { hold(h.t, h.path("state/watch")) }
 
-// flag sets FS_IMMUTABLE_FL or FS_APPEND_FL of ioctl_iflags(2), whose values are those of
-// statx(2), until the test ends.
-func flag(h *host, name string, flag int) {
-	set := func(to int) error {
-		f, err := os.Open(h.path(name))
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		return unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, to)
-	}
-	if err := set(flag); err != nil {
-		h.t.Fatalf("this test sets a flag that is root's, on a file system that has it: %v", err)
-	}
-	h.t.Cleanup(func() { h.must(set(0)) })
-}
+// flag is durabletest.Flag on a file of the host.
+func flag(h *host, name string, flag int) { durabletest.Flag(h.t, h.path(name), flag) }
 
 // TestReadOnlyStateFromTheBeginning: on a state directory in which no lock was ever made, and
 // that is read-only, nobody holds one: the right key is put in place all the same.

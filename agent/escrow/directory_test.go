@@ -22,6 +22,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest"
+	"github.com/footprintai/containarium-keyguard/agent/internal/durable/durabletest"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
@@ -114,9 +115,10 @@ func TestRehearse(t *testing.T) {
 			for _, shelf := range escrow.Shelves {
 				shelf := filepath.Join(path, string(shelf))
 				for what, flag := range map[string]int{"immutable": unix.STATX_ATTR_IMMUTABLE, "append-only": unix.STATX_ATTR_APPEND} {
-					setFlags(t, shelf, flag)
+					needRoot(t)
+					off := durabletest.Flag(t, shelf, flag)
 					err := rehearse(t.Context())
-					setFlags(t, shelf, 0)
+					off()
 					if !errors.Is(err, escrow.ErrHeld) {
 						t.Errorf("%s is %s: %v", shelf, what, err)
 					}
@@ -128,17 +130,6 @@ func TestRehearse(t *testing.T) {
 			}
 		})
 	}
-}
-
-// setFlags sets FS_IMMUTABLE_FL or FS_APPEND_FL of ioctl_iflags(2), which have the values of
-// statx(2), or neither.
-func setFlags(t *testing.T, path string, flags int) {
-	t.Helper()
-	needRoot(t)
-	f, err := os.Open(path)
-	try(t, err)
-	defer f.Close()
-	try(t, unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags))
 }
 
 func TestDirectoryConforms(t *testing.T) {

@@ -436,11 +436,7 @@ func TestImmutable(t *testing.T) {
 		if dir {
 			path = f.dir()
 		}
-		held, err := os.Open(path)
-		must(t, err)
-		flag := func(to int) error { return unix.IoctlSetPointerInt(int(held.Fd()), unix.FS_IOC_SETFLAGS, to) }
-		must(t, flag(unix.STATX_ATTR_IMMUTABLE))
-		t.Cleanup(func() { must(t, errors.Join(flag(0), held.Close())) })
+		durabletest.Flag(t, path, unix.STATX_ATTR_IMMUTABLE)
 		seen := look(t, f)
 		all := map[string]error{"Install": f.Install(seen, key.Generate(), now), "Park": f.Park(seen, now), "Rehearse": f.Rehearse(seen, now)}
 		if !dir {

@@ -807,22 +807,10 @@ func TestImmutable(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		f, err := os.Open(filepath.Join(l.dir, c.file))
-		if err != nil {
-			t.Fatal(err)
-		}
-		// The flags of ioctl_iflags(2) have the values of statx(2).
-		flag := func(to int) error { return unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, to) }
-		if err := flag(c.flag); err != nil {
-			t.Fatalf("this test sets a flag that is root's, on a file system that has it: %v", err)
-		}
-		t.Cleanup(func() {
-			if err := errors.Join(flag(0), f.Close()); err != nil {
-				t.Error(err)
-			}
-		})
+		path := filepath.Join(l.dir, c.file)
+		durabletest.Flag(t, path, c.flag)
 		switch err := l.Writable(); {
-		case c.refuses && (!errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), f.Name()+":")):
+		case c.refuses && (!errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), path+":")):
 			t.Errorf("%s: it can be written: %v", name, err)
 		case !c.refuses && err != nil:
 			t.Errorf("%s: %v", name, err)

@@ -501,18 +501,7 @@ func owner(t *testing.T, path string) (uid, gid int) {
 // the bytes of a key under another name, try after try.
 func TestAppendOnly(t *testing.T) {
 	dir := t.TempDir()
-	set := func(flags int) {
-		t.Helper()
-		d, err := os.Open(dir)
-		if err == nil {
-			err = errors.Join(unix.IoctlSetPointerInt(int(d.Fd()), unix.FS_IOC_SETFLAGS, flags), d.Close())
-		}
-		if err != nil {
-			t.Fatalf("this test sets a flag that is root's, on a file system that has it: %v", err)
-		}
-	}
-	set(unix.STATX_ATTR_APPEND) // of the same value as FS_APPEND_FL
-	t.Cleanup(func() { set(0) })
+	durabletest.Flag(t, dir, unix.STATX_ATTR_APPEND)
 	for name, write := range map[string]func(path string) error{
 		"WriteFile": func(path string) error { return WriteFile(path, []byte("key"), Attr{UID: -1, GID: -1}) },
 		"CreateNew": func(path string) error { return CreateNew(path, []byte("key"), Attr{UID: -1, GID: -1}) },

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync"
 	"syscall"
 	"testing"
 	"unsafe"
@@ -222,6 +223,35 @@ func TmpFS(t testing.TB, bytes int) string {
 	dir := t.TempDir()
 	mount(t, "tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", bytes))
 	return dir
+}
+
+// Flag sets FS_IMMUTABLE_FL or FS_APPEND_FL of ioctl_iflags(2), which have the values of
+// statx(2), on a file or a directory, until it is cleared or the test ends. The other flags
+// stay: without the one for extents ext4 lays a file out anew, and refuses that
+// (EOPNOTSUPP) while it still writes the file's bytes. It needs root.
+func Flag(t testing.TB, path string, flag int) (off func()) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change := func(to func(flags int) int) {
+		t.Helper()
+		flags, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS)
+		if err == nil {
+			err = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, to(flags))
+		}
+		if err != nil {
+			t.Fatalf("this test sets a flag that is root's, on a file system that has it: %v", err)
+		}
+	}
+	off = sync.OnceFunc(func() {
+		defer f.Close() //nolint:errcheck // only its flags changed
+		change(func(flags int) int { return flags &^ flag })
+	})
+	t.Cleanup(off)
+	change(func(flags int) int { return flags | flag })
+	return off
 }
 
 // Fill leaves no free byte on the file system of dir, and returns the file that takes

@@ -97,7 +97,7 @@ func (l *loop) host() *agent.Host {
 			case l.db == nil:
 				return rows.Open(rows.Location{Absent: true, Why: "no database yet"}, o)
 			}
-			return rows.Open(rows.Location{URL: l.db.URL(), From: "the test"}, o)
+			return patient(l.db.URL(), o)
 		},
 		Escrows: l.escrows,
 	}

@@ -262,7 +262,7 @@ func newModel(t *testing.T, db *rowstest.Database, pool *rowstest.Pool, seed uin
 			if !m.up.Load() {
 				return nil, rows.ErrNotListening
 			}
-			return rows.Open(rows.Location{URL: pool.URL(db.Name), From: "the test"}, o)
+			return patient(pool.URL(db.Name), o)
 		},
 	}
 	m.must(errors.Join(os.Mkdir(m.path("etc"), 0o700), os.Mkdir(m.path("state"), 0o700), os.Mkdir(m.path("run"), 0o700), os.Mkdir(m.path("over"), 0o700)))

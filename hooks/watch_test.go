@@ -67,7 +67,7 @@ func newWatched(t testing.TB, db *rowstest.Database) *watched {
 				l.began <- ctx
 				<-l.goOn
 			}
-			return rows.Open(rows.Location{URL: w.db.URL(), From: "the test"}, o)
+			return patient(w.db.URL(), o)
 		},
 	}
 	for _, d := range []string{"etc", "state", "run", "usb"} {
@@ -101,6 +101,13 @@ func newWatched(t testing.TB, db *rowstest.Database) *watched {
 
 // longest is how long a test waits for what must come, on a machine however busy.
 const longest = 2 * time.Minute
+
+// patient opens rows on a machine that may be busy with other tests: what is late is not
+// what these are about.
+func patient(url string, o rows.Options) (agent.Rows, error) {
+	o.ConnectTimeout, o.StatementTimeout = 20*time.Second, 20*time.Second
+	return rows.Open(rows.Location{URL: url, From: "the test"}, o)
+}
 
 func (w *watched) start() {
 	w.t.Helper()

@@ -137,20 +137,30 @@ func Loadable(h *Host, at time.Time) bool {
 	return o.loadable(at)
 }
 
-// DaemonRead is the key that the daemon read at a time, or made, "" where nobody can tell.
-func DaemonRead(h *Host, at time.Time, minted bool) key.Fingerprint {
+// KeyRead is the key that the daemon read at a time, "" where nobody can tell: the keyfile's, or
+// where the file was touched since, the one that was known then.
+func KeyRead(h *Host, at time.Time) key.Fingerprint {
+	return keyAt(h, at, func(o *observation) key.Fingerprint { return knownAt(*o.history(), at) })
+}
+
+// KeyMinted is the key that the daemon made at a time, "" where the file was touched since:
+// nobody else has seen that key.
+func KeyMinted(h *Host, at time.Time) key.Fingerprint {
+	return keyAt(h, at, func(*observation) key.Fingerprint { return "" })
+}
+
+// keyAt is the keyfile's key where nobody has touched the file since a time, else what touched
+// says.
+func keyAt(h *Host, at time.Time, touched func(*observation) key.Fingerprint) key.Fingerprint {
 	o, err := h.observe()
 	if err != nil {
 		return ""
 	}
 	defer o.close()
-	switch {
-	case o.untouchedSince(at):
+	if o.untouchedSince(at) {
 		return o.evidence.Keyfile.Key
-	case minted:
-		return ""
 	}
-	return knownAt(*o.history(), at)
+	return touched(o)
 }
 
 // knownAt is the key that was known at a time: the one that a start then left in place.

@@ -141,6 +141,12 @@ func (j *job) alone(ctx context.Context) error {
 	}
 }
 
+// tryRewrite is rewrite up to its commit.
+func (j *job) tryRewrite(ctx context.Context, o rows.RewriteOptions) (rows.RewriteResult, error) {
+	o.DryRun = true
+	return j.rewrite(ctx, o)
+}
+
 // rewrite brings the rows under one key.
 func (j *job) rewrite(ctx context.Context, o rows.RewriteOptions) (rows.RewriteResult, error) {
 	table, err := j.table(ctx)

@@ -103,7 +103,11 @@ func guard(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error)
 	}
 	o.sweep()
 	r := GuardResult{Decision: o.decide(ctx)}
-	o.tellStart(r.Decision.Action == decide.Pass)
+	if r.Decision.Action == decide.Pass {
+		o.tellStart(StartRight)
+	} else {
+		o.tellStart(o.wrongStart())
+	}
 	err = o.act(ctx, &r)
 	if errors.Is(err, ErrNotPlaced) && r.Decision.Action == decide.Install {
 		o.keepKey(r.Decision.Key) // the next start need not ask an escrow for it again (law 9)
@@ -112,7 +116,11 @@ func guard(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error)
 		err = o.parkInstead(&r, err)
 	}
 	r.Done = err == nil
-	o.tellStart(r.Done && (r.Decision.Action != decide.Doubt && r.Decision.Action != decide.Lost || r.Parked))
+	if r.Done && (r.Decision.Action != decide.Doubt && r.Decision.Action != decide.Lost || r.Parked) {
+		o.tellStart(StartRight)
+	} else {
+		o.tellStart(o.wrongStart())
+	}
 	if err != nil && !errors.Is(err, ErrNotPlaced) {
 		err = fmt.Errorf("cannot %s: %w", r.Decision.Action, err)
 	}

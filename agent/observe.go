@@ -62,7 +62,11 @@ func (h *Host) observeFor(tell func(Start)) (*observation, error) {
 	}
 	o := &observation{host: h, seen: seen, keys: map[key.Fingerprint]key.Key{}, tell: tell}
 	// Nothing speaks against it yet, and what hangs from here on is our own trouble (law 9).
-	o.tellStart(seen.Kind == keyfile.Good && !seen.NextThere)
+	if seen.Kind == keyfile.Good && !seen.NextThere {
+		o.tellStart(StartRight)
+	} else {
+		o.tellStart(StartUnsure)
+	}
 	o.evidence.Now = h.Now()
 	for _, s := range h.Escrows {
 		o.evidence.Escrows = append(o.evidence.Escrows, decide.EscrowEvidence{Name: s.Name(), Required: s.Required})
@@ -275,21 +279,23 @@ func (o *observation) askRows(ctx context.Context) {
 	}
 	maps.Copy(e.Proofs, said.Proofs)
 	if o.refuted() {
-		o.tellStart(false) // law 1 stands above law 9, and what is asked next may hang
+		o.tellStart(StartRefuted) // law 1 stands above law 9, and what is asked next may hang
 	}
 }
 
 // tellStart tells what a start would be on the keyfile as it stands now.
-func (o *observation) tellStart(may bool) {
-	switch {
-	case o.tell == nil:
-	case may:
-		o.tell(StartRight)
-	case o.refuted():
-		o.tell(StartRefuted)
-	default:
-		o.tell(StartUnsure)
+func (o *observation) tellStart(s Start) {
+	if o.tell != nil {
+		o.tell(s)
 	}
+}
+
+// wrongStart is what a start would be that is not right.
+func (o *observation) wrongStart() Start {
+	if o.refuted() {
+		return StartRefuted
+	}
+	return StartUnsure
 }
 
 // refuted tells whether the rows have just refuted the key that the daemon would read.

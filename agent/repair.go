@@ -147,7 +147,7 @@ func (m *mend) tally(ctx context.Context) (err error) {
 		return fmt.Errorf("%w: %w (%d tried)", ErrNotRepaired, ErrNoUsableCopy, len(o.keys))
 	case o.answer.Counts.Unknown > 0, m.r.Unopened > 0 && !(m.opts.LeaveUnopenable && m.r.HasWork):
 		// Which rows are they? And that before the daemon is stopped.
-		result, err := m.rewrite(ctx, true)
+		result, err := m.tryRewrite(ctx, m.rewriteAll())
 		m.r.Rewrite = result
 		if err != nil {
 			return notRepaired(err)
@@ -215,7 +215,7 @@ func (m *mend) run(ctx context.Context) error {
 		return notRepaired(err)
 	}
 	if m.opts.DryRun {
-		result, err := m.rewrite(ctx, true)
+		result, err := m.tryRewrite(ctx, m.rewriteAll())
 		m.r.Rewrite = result
 		if err != nil {
 			return notRepaired(err)
@@ -306,7 +306,7 @@ func (m *mend) commit(ctx context.Context) error {
 		m.r.Installed = true
 	}
 	// A crash here: the keyfile's key opens the most rows, or is known.
-	m.r.Rewrite, err = m.rewrite(ctx, false)
+	m.r.Rewrite, err = m.rewrite(ctx, m.rewriteAll())
 	if errors.Is(err, rows.ErrUnanswered) {
 		err = m.again(ctx, err)
 	}
@@ -331,7 +331,7 @@ func (m *mend) again(ctx context.Context, unanswered error) error {
 	ctx, cancel := context.WithTimeout(ctx, settlePatience)
 	defer cancel()
 	for {
-		_, err := m.rewrite(ctx, false)
+		_, err := m.rewrite(ctx, m.rewriteAll())
 		if err == nil {
 			return nil
 		}
@@ -361,13 +361,11 @@ func (m *mend) done() []ledger.Entry {
 		Checked: p.Checked, Opened: p.Opened, Total: w.Counts.Total(), Took: w.Elapsed, Reason: reason}, provenEntry(p)}
 }
 
-// rewrite is step 4.
-func (m *mend) rewrite(ctx context.Context, dryRun bool) (rows.RewriteResult, error) {
+// rewriteAll is what step 4 does.
+func (m *mend) rewriteAll() rows.RewriteOptions {
 	var keys []key.Key
 	for _, s := range m.r.Tally {
 		keys = append(keys, m.o.keys[s.Key])
 	}
-	return m.job.rewrite(ctx, rows.RewriteOptions{
-		Target: m.o.keys[m.r.Target], Keys: keys, LeaveUnopenable: m.opts.LeaveUnopenable, DryRun: dryRun,
-	})
+	return rows.RewriteOptions{Target: m.o.keys[m.r.Target], Keys: keys, LeaveUnopenable: m.opts.LeaveUnopenable}
 }

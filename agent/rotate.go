@@ -198,7 +198,7 @@ func (t *rotation) checkRows(ctx context.Context) error {
 		return nil
 	}
 	// Before the daemon is stopped for it: which rows stand in the way?
-	if _, err := t.rewrite(ctx, key.Generate(), true); err != nil {
+	if _, err := t.tryRewrite(ctx, t.rewriteTo(key.Generate())); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotRotated, err)
 	}
 	return notRotated(ErrKeyNotRight, "key %s opened %d of %d a moment ago, and the rows have changed since", live, p.Opened, p.Checked)
@@ -285,7 +285,7 @@ func (t *rotation) run(ctx context.Context) error {
 	k := key.Generate()
 	t.r.New = t.o.hold(k)
 	if t.opts.DryRun {
-		result, err := t.rewrite(ctx, k, true)
+		result, err := t.tryRewrite(ctx, t.rewriteTo(k))
 		t.r.Rewrite = result
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrNotRotated, err)
@@ -399,7 +399,7 @@ func (t *rotation) callOff(why error) error {
 // commit is steps 4 to 6. A crash in the middle of it leaves the rows all old or all new,
 // and both keys at hand.
 func (t *rotation) commit(ctx context.Context) error {
-	result, err := t.rewrite(ctx, t.o.keys[t.r.New], false)
+	result, err := t.rewrite(ctx, t.rewriteTo(t.o.keys[t.r.New]))
 	t.r.Rewrite = result
 	if err == nil {
 		// A crash here: R1 tries both keys on the rows.
@@ -447,12 +447,12 @@ func rowNames(list []rows.RowName) string {
 	return strings.Join(text, ", ")
 }
 
-// rewrite is step 4.
-func (t *rotation) rewrite(ctx context.Context, target key.Key, dryRun bool) (rows.RewriteResult, error) {
-	return t.job.rewrite(ctx, rows.RewriteOptions{
-		Target: target, Keys: []key.Key{t.o.keys[t.r.Old]}, LeaveUnopenable: t.opts.LeaveUnopenable, DryRun: dryRun,
+// rewriteTo is what step 4 does.
+func (t *rotation) rewriteTo(target key.Key) rows.RewriteOptions {
+	return rows.RewriteOptions{
+		Target: target, Keys: []key.Key{t.o.keys[t.r.Old]}, LeaveUnopenable: t.opts.LeaveUnopenable,
 		BeforeCommit: func(context.Context) error { return t.still() },
-	})
+	}
 }
 
 // still makes sure that what R1 would need is on disk, as the last thing before the

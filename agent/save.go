@@ -118,8 +118,7 @@ func Revisit(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 		return slices.Contains(before, f) // SaveDue's
 	})
 	live := o.evidence.Keyfile.Key
-	lacking := partLost(s, copies) || len(copies) > 0 && copies[0].Shelf == escrow.Current && copies[0].Ending(h.Now())
-	if !slices.Contains(due, live) && o.wantsAgain(i, lacking) {
+	if !slices.Contains(due, live) && o.wantsAgain(i, copies) {
 		due = append(due, live)
 	}
 	if len(due) == 0 {
@@ -130,10 +129,11 @@ func Revisit(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 	return saved, errors.Join(err, serr)
 }
 
-// wantsAgain tells whether the keyfile's key, which was saved in an escrow as the last one,
-// no longer stands there as its newest current copy, or stands there as somebody else's;
-// lacking says that it stands there not for long, or not whole.
-func (o *observation) wantsAgain(i int, lacking bool) bool {
+// wantsAgain tells whether the keyfile's key, which was saved in an escrow as the last one, is
+// to be saved there again. It is where these copies, which stand there now, show that it is no
+// longer the newest current one, or is there as somebody else's; that it lacks a part; or that
+// the store will delete it soon.
+func (o *observation) wantsAgain(i int, copies []escrow.Copy) bool {
 	live, s := o.evidence.Keyfile, o.evidence.Escrows[i]
 	saved := o.evidence.History.Saved[s.Name]
 	newest := decide.CopyEvidence{}
@@ -145,7 +145,8 @@ func (o *observation) wantsAgain(i int, lacking bool) bool {
 	case !live.Good, saved.Last.Key != live.Key: // what was never saved there is SaveDue's
 		return false
 	case holds && decide.Alarm(o.evidence, i) == nil:
-		return lacking || !o.namesTops(s.Name, newest.Key, newest.Tops) // a save finds it there, and the ledger is told
+		ends := len(copies) > 0 && copies[0].Shelf == escrow.Current && copies[0].Ending(o.host.Now())
+		return ends || partLost(o.host.Escrows[i], copies) || !o.namesTops(s.Name, newest.Key, newest.Tops) // a save finds it there, and the ledger is told
 	}
 	return holds || saved.Last.Verified // else it may not be read
 }

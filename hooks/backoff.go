@@ -96,9 +96,11 @@ func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
 		m.reload(g.Name())
 	}
 	e := m.Escrows[g.Name()]
-	began := g.listFollowsLatest
-	g.listFollowsLatest = false
-	if e != nil && g.early(e, waited) && !began {
+	calls := e.calls()
+	if !g.listFollowsLatest { // else the two are one call
+		calls++
+	}
+	if e != nil && g.early(e) && !(waited && e.answers()) && !g.listFollowsLatest {
 		defer m.lock.Unlock()
 		g.answeredFromMemory = true
 		if !e.Answered {
@@ -106,8 +108,9 @@ func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
 		}
 		return e.recalled(), nil
 	}
+	g.listFollowsLatest = false
 	var copies []escrow.Copy
-	err = g.ask(e, began, func(now, before *escrowMemory) error {
+	err = g.ask(e, calls, func(now, before *escrowMemory) error {
 		var err error
 		if copies, err = g.Reader.List(ctx); err != nil {
 			return err
@@ -129,25 +132,19 @@ func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
 	return copies, err
 }
 
-// early tells whether it is too early to ask the store again. Whose answer was waited for
-// has the copies, and we have not.
-func (g *gate) early(e *escrowMemory, waited bool) bool {
-	return g.recall().since < e.Next && !(waited && (e.Answered || e.Latest))
-}
+// early tells whether it is too early to ask the store again.
+func (g *gate) early(e *escrowMemory) bool { return g.recall().since < e.Next }
 
-// ask calls the store, and remembers that; goesOn says that this start has called before,
-// which is one with it. The memory is locked, and unlocked after; e is what it has of the
-// escrow, or nil.
-func (g *gate) ask(e *escrowMemory, goesOn bool, call func(now, before *escrowMemory) error) error {
+// ask is called with m.lock held, and returns with it unlocked. It calls the store, and
+// remembers that: e is what the memory has of the escrow, or nil, and calls is how many calls
+// in a row this one makes.
+func (g *gate) ask(e *escrowMemory, calls int, call func(now, before *escrowMemory) error) error {
 	m := g.recall()
 	before := escrowMemory{}
 	if e != nil {
 		before = *e
 	}
-	now := &escrowMemory{Calls: before.Calls + 1, Last: m.since, Error: "it was asked and did not answer"}
-	if goesOn {
-		now.Calls = before.Calls
-	}
+	now := &escrowMemory{Calls: calls, Last: m.since, Error: "it was asked and did not answer"}
 	now.Next = m.since + wait(now.Calls)
 	m.Escrows[g.Name()], m.asked = now, true
 	// On disk before the call: a start that is killed while it waits has asked too.
@@ -198,11 +195,11 @@ func (g *latestGate) FetchLatest(ctx context.Context) (c escrow.Copy, k key.Key,
 		m.reload(g.Name())
 	}
 	e := m.Escrows[g.Name()]
-	if e != nil && (e.Answered || g.early(e, waited)) {
+	if e != nil && (e.Answered || g.early(e) && !(waited && e.answers())) {
 		defer m.lock.Unlock()
 		return c, k, "", agent.ErrNotAgain
 	}
-	err = g.ask(e, false, func(now, _ *escrowMemory) error {
+	err = g.ask(e, e.calls()+1, func(now, _ *escrowMemory) error {
 		var err error
 		if c, k, encoding, err = g.latest.FetchLatest(ctx); err != nil {
 			return err

@@ -46,6 +46,18 @@ type escrowMemory struct {
 	Fetched  map[string]fetchedKey `json:"fetched,omitempty"` // by the copy's id
 }
 
+// calls is how many calls in a row there were; none where nothing is remembered.
+func (e *escrowMemory) calls() int {
+	if e == nil {
+		return 0
+	}
+	return e.Calls
+}
+
+// answers tells whether the store answered: a start that waited for the one that asked has not
+// got the copies of that, and asks for them.
+func (e *escrowMemory) answers() bool { return e.Answered || e.Latest }
+
 // fetchedKey is when a copy was asked for last, and what that said of it: of one before
 // the last List, nothing.
 type fetchedKey struct {

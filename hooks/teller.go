@@ -16,6 +16,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/notify"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
+	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
 // TellerOptions are the ways in which people hear of events. The zero value tells nobody.
@@ -23,7 +24,7 @@ type TellerOptions struct {
 	// Print shows an event to whoever reads what this program prints.
 	Print func(Event)
 	// Record writes an event to the journal with its fields. nil: there is none.
-	Record func(message string, urgent bool, fields map[string]string) error
+	Record func(message string, p unit.Priority, fields map[string]string) error
 	// RecordOnly does not print what the journal has taken: it reads what is printed, too.
 	RecordOnly bool
 	// HooksDir holds the programs that are called for each event, MetricsFile is written for
@@ -85,7 +86,11 @@ func (t *Teller) Tell(e Event) {
 		if remedy := fields["KEYGUARD_REMEDY"]; remedy != "" {
 			message += "\nhint: " + remedy
 		}
-		err := t.o.Record(message, e.IsUrgent(), fields)
+		priority := unit.Informational
+		if e.IsUrgent() {
+			priority = unit.Urgent
+		}
+		err := t.o.Record(message, priority, fields)
 		recorded = err == nil
 		t.complain("an event is not in the journal with its fields", err)
 	}
@@ -179,12 +184,16 @@ func (t *Teller) deliver(ctx context.Context, e Event, s agent.SurveyResult) {
 		})
 	}
 	means := kinds[e.Name].ping
-	if e.Name == Proven && s.Drill.Event != "" && s.Drill.Verdict != "passed" {
+	if e.Name == Proven && s.Drill.Event != "" && s.Drill.Verdict != string(agent.DrillPassed) {
 		means = pingNothing // an hourly proof must not take back what a drill has told
 	}
 	if t.o.PingURL != "" && means != pingNothing {
+		call := notify.PingFailure
+		if means == pingSuccess {
+			call = notify.Ping
+		}
 		both.Go(func() error {
-			t.complain("the dead-man's switch does not hear from us", notify.Ping(ctx, t.o.PingURL, means == pingSuccess))
+			t.complain("the dead-man's switch does not hear from us", call(ctx, t.o.PingURL))
 			return nil
 		})
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
 // listener hears everything that a Teller tells.
@@ -44,8 +45,8 @@ func newListener(t *testing.T) *listener {
 	}
 	l.opts = TellerOptions{
 		Print: func(e Event) { l.printed = append(l.printed, e.Line()) },
-		Record: func(message string, urgent bool, fields map[string]string) error {
-			fields["MESSAGE"], fields["PRIORITY"] = message, fmt.Sprint(urgent)
+		Record: func(message string, p unit.Priority, fields map[string]string) error {
+			fields["MESSAGE"], fields["PRIORITY"] = message, fmt.Sprint(p == unit.Urgent)
 			l.entries = append(l.entries, fields)
 			return nil
 		},
@@ -178,7 +179,7 @@ func TestDeaf(t *testing.T) {
 	place := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-hung }))
 	t.Cleanup(place.Close)
 	t.Cleanup(func() { close(hung) })
-	l.opts.Record = func(string, bool, map[string]string) error { return errors.New("no socket") }
+	l.opts.Record = func(string, unit.Priority, map[string]string) error { return errors.New("no socket") }
 	l.opts.RecordOnly, l.opts.PingURL = true, "http://127.0.0.1:1/id"
 	l.opts.MetricsFile = filepath.Join(l.dir, "none", "keyguard.prom")
 	l.hook("fails", "exit 3")

@@ -347,17 +347,27 @@ func (w *watcher) land(ctx context.Context, o outcome) {
 	case decide.RowsSilent, decide.RowsUnknown:
 		w.seen = "" // nothing is proven: the next rescan looks again
 	}
-	if o.err != nil || r.Held != "" || r.Decision.Action == decide.Doubt || r.Decision.Action == decide.Lost {
+	acted := o.err == nil && r.Held == "" && r.Decision.Action != decide.Doubt && r.Decision.Action != decide.Lost
+	if !acted {
 		w.seen = ""
 	}
-	settled := o.err == nil && r.Held == "" && !r.Waiting && r.Decision.Action != decide.Doubt && r.Decision.Action != decide.Lost
+	keyfile := keyfileAmiss
+	switch {
+	case r.Waiting:
+		keyfile = keyfileAwaited
+	case acted:
+		keyfile = keyfileSettled
+	}
 	answer := r.Evidence.Rows.State == decide.RowsAnswer || r.Evidence.Rows.State == decide.RowsSilent
-	if settled && answer && f.invocation == w.daemon.invocation {
+	if keyfile == keyfileSettled && answer && f.invocation == w.daemon.invocation {
 		w.daemon.answered = true
 	}
-	w.tellRound(ctx, r, o.err)
+	w.tellRound(r, o.err)
+	if acted && !r.Evidence.Ledger.Stopped {
+		w.restart(ctx, r)
+	}
 	w.resume(ctx, r)
-	w.pace(settled, r.Waiting)
+	w.pace(keyfile)
 	w.wake()
 }
 
@@ -385,14 +395,23 @@ func (w *watcher) wake() {
 	}
 }
 
-// pace sets when a keyfile is decided on next that is parked, or that the daemon may read
-// at any moment: until all is well, and the rows have said so since its start, every
-// second.
-func (w *watcher) pace(settled, waiting bool) {
+// keyfileState is how a round left the keyfile.
+type keyfileState string
+
+const (
+	keyfileSettled keyfileState = "right"
+	keyfileAwaited keyfileState = "empty, or in somebody's hands" // agent.TendResult.Waiting
+	keyfileAmiss   keyfileState = "neither"
+)
+
+// pace sets when the keyfile is decided on next without any event: soon where it is parked, and
+// every second where the daemon may read it at any moment, until all is well and the rows have
+// said so since its start.
+func (w *watcher) pace(keyfile keyfileState) {
 	switch about := w.daemon.about(w.h.Now()); {
-	case about && !(settled && w.daemon.answered):
+	case about && !(keyfile == keyfileSettled && w.daemon.answered):
 		w.parked = parkedFirst
-	case !waiting:
+	case keyfile != keyfileAwaited:
 		w.parked = 0
 	case w.parked == 0:
 		w.parked = parkedFirst

@@ -187,8 +187,10 @@ func (w *watcher) noteKeyRead() {
 		d.holds = d.closed
 	case d.readAt.IsZero():
 		d.holds = w.kept
+	case d.said[unit.Minted]:
+		d.holds = agent.KeyMinted(w.h, d.readAt)
 	default:
-		d.holds = agent.DaemonRead(w.h, d.readAt, d.said[unit.Minted])
+		d.holds = agent.KeyRead(w.h, d.readAt)
 	}
 }
 

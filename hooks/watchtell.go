@@ -1,7 +1,6 @@
 package hooks
 
 import (
-	"context"
 	"fmt"
 	"time"
 
@@ -13,7 +12,7 @@ import (
 type stated struct{ state, text string }
 
 // tellRound tells what a round found, once for as long as it stays the same.
-func (w *watcher) tellRound(ctx context.Context, r agent.TendResult, err error) {
+func (w *watcher) tellRound(r agent.TendResult, err error) {
 	for _, t := range r.Trouble {
 		w.say("trouble "+t.What, Event{Urgent: true, Text: t.What, Err: t.Err})
 	}
@@ -77,9 +76,6 @@ func (w *watcher) tellRound(ctx context.Context, r agent.TendResult, err error) 
 		w.say("fine "+string(d.Key), Event{Text: fmt.Sprintf("guarding key %s: %s", d.Key, d.Reason)})
 		if !split {
 			w.proven(r)
-		}
-		if !r.Evidence.Ledger.Stopped {
-			w.restart(ctx, r)
 		}
 	}
 	const warning = "warning"

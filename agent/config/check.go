@@ -20,21 +20,29 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/internal/recipient"
 )
 
+// scope is what a configuration is checked against.
+type scope string
+
+const (
+	textAlone scope = "the text alone"
+	thisHost  scope = "this host, too: owners and the modes of files"
+)
+
 // checker looks at what the values mean. It never repeats a value that could hold a
 // secret (law 8): addresses, URLs, recipients.
 type checker struct {
 	*file
-	host   bool           // look at this host too: owners and modes
-	escrow int            // that is looked at, from 0; noEscrow
-	table  map[string]any // what the file says of it
+	against scope
+	escrow  int            // that is looked at, from 0; noEscrow
+	table   map[string]any // what the file says of it
 }
 
 func (k checker) report(key, format string, a ...any) { k.file.report(k.escrow, key, format, a...) }
 
 // check reports what is wrong with the values of c. Fields whose type was wrong hold
 // their default, so nothing is reported twice.
-func (f *file) check(c *Config, host bool) {
-	k := checker{f, host, noEscrow, nil}
+func (f *file) check(c *Config, against scope) {
+	k := checker{f, against, noEscrow, nil}
 	for _, p := range []struct{ key, value string }{{"keyfile", c.Keyfile}, {"state_dir", c.StateDir}, {"run_dir", c.RunDir}} {
 		if !usablePath(p.value) {
 			k.report(p.key, "%q is no absolute, clean path", p.value)
@@ -123,7 +131,7 @@ func (k checker) owner(c *Config) {
 		k.report("owner", "must name a user")
 		return
 	}
-	if !k.host || c.Owner == "root" { // uid 0 by definition, and no look-up on the healthy path
+	if k.against != thisHost || c.Owner == "root" { // uid 0 by definition, and no look-up on the healthy path
 		return
 	}
 	u, err := user.Lookup(c.Owner)
@@ -189,7 +197,7 @@ func (k checker) secretFile(path, key string) {
 		k.report(key, "%q is no absolute, clean path", path)
 		return
 	}
-	if !k.host {
+	if k.against != thisHost {
 		return
 	}
 	info, err := stat(path)

@@ -383,7 +383,7 @@ func Check(path string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parse(data, path, true)
+	return parse(data, path, thisHost)
 }
 
 // Read reads the file at path, which must be a regular one of at most 1 MiB: no FIFO and no
@@ -425,16 +425,16 @@ func Reach(ctx context.Context, path string) error {
 
 // Parse reads a configuration from memory. It touches nothing of this host: owners
 // and the modes of files are Load's. name is how errors call the file. The error is *Problems.
-func Parse(data []byte, name string) (*Config, error) { return parse(data, name, false) }
+func Parse(data []byte, name string) (*Config, error) { return parse(data, name, textAlone) }
 
 // ParseHere is Parse that looks at this host, too, as Load does.
-func ParseHere(data []byte, name string) (*Config, error) { return parse(data, name, true) }
+func ParseHere(data []byte, name string) (*Config, error) { return parse(data, name, thisHost) }
 
-func parse(data []byte, name string, host bool) (*Config, error) {
+func parse(data []byte, name string, against scope) (*Config, error) {
 	f := &file{text: string(withoutBOM(data))}
 	c := Default()
 	f.decode(c)
-	f.check(c, host)
+	f.check(c, against)
 	whole := &Problems{File: name}
 	mine := false
 	for _, p := range f.sorted() {

@@ -50,9 +50,9 @@ func (l *gcpLink) dialled() error {
 
 // options returns the target and the options of grpc.NewClient: no retries, no service
 // configuration from DNS, no health checks.
-func (l *gcpLink) options(target string, plaintext bool) (string, []grpc.DialOption) {
+func (l *gcpLink) options(target string, o GCPOptions) (string, []grpc.DialOption) {
 	creds := credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS12})
-	if plaintext {
+	if o.Plaintext {
 		creds = insecure.NewCredentials()
 	}
 	opts := []grpc.DialOption{
@@ -88,7 +88,7 @@ func (g *GCP) acquire() (*gcpLink, error) {
 	defer g.mu.Unlock()
 	if g.link == nil {
 		l := &gcpLink{}
-		target, opts := l.options(g.target, g.o.Plaintext)
+		target, opts := l.options(g.target, g.o)
 		conn, err := grpc.NewClient(target, opts...)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %s", ErrUnreachable, clip(err.Error()))
@@ -100,13 +100,14 @@ func (g *GCP) acquire() (*gcpLink, error) {
 	return g.link, nil
 }
 
-// release gives the connection back. The next call makes a new one where it has failed:
-// gRPC would answer from it with the old error for up to its back-off, and how often to
-// ask is our caller's to say. Its state is no witness: it may change after the answer.
-func (g *GCP) release(l *gcpLink, failed bool) {
+// release gives the connection back after a call that ended with err. Where that says that the
+// connection failed the next call makes a new one: gRPC would answer from the old one with the
+// old error for up to its back-off, and how often to ask is our caller's to say. The
+// connection's state is no witness: it may change after the answer.
+func (g *GCP) release(l *gcpLink, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if failed && g.link == l {
+	if status.Code(err) == codes.Unavailable && g.link == l {
 		g.dropLocked()
 	}
 	if l.users--; l.users == 0 && l.stale {
@@ -178,7 +179,7 @@ func (g *GCP) callWith(ctx context.Context, token token, field, route string, f 
 	}
 	var header metadata.MD
 	err = f(ctx, pb.NewSecretManagerServiceClient(l.conn), grpc.Header(&header))
-	g.release(l, status.Code(err) == codes.Unavailable)
+	g.release(l, err)
 	if err == nil {
 		return nil
 	}

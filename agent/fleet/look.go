@@ -146,13 +146,13 @@ func (l *Looker) Look(ctx context.Context) ([]View, error) {
 	where := placesOf(l.Inventory, said)
 	for i, s := range l.Stores {
 		if err := r.store(ctx, s, where, &views[i]); err != nil {
-			return nil, errors.Join(err, r.save(false))
+			return nil, errors.Join(err, r.save())
 		}
 	}
 	if err := r.again(ctx, where, views); err != nil {
-		return nil, errors.Join(err, r.save(false))
+		return nil, errors.Join(err, r.save())
 	}
-	return views, r.save(true)
+	return views, r.finish()
 }
 
 // load reads what an interrupted run has seen. One that ended, or is of long ago, counts
@@ -179,13 +179,21 @@ func (r *look) load() error {
 	return nil
 }
 
-func (r *look) save(done bool) error {
+// finish saves that all was looked at: the next run begins anew.
+func (r *look) finish() error {
+	r.mu.Lock()
+	r.state.Done = true
+	r.mu.Unlock()
+	return r.save()
+}
+
+func (r *look) save() error {
 	if r.State == "" {
 		return nil
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.state.Done, r.fresh = done, 0
+	r.fresh = 0
 	data, err := json.Marshal(r.state)
 	if err == nil {
 		err = crew.Try(filepath.Dir(r.State), func() error {
@@ -275,7 +283,8 @@ func (r *look) each(ctx context.Context, s Store, v *View, kept map[string]*Look
 			if stop {
 				return nil
 			}
-			l, told, err := r.one(gctx, s, name, listed[name], policies)
+			l, err := r.one(gctx, s, name, listed[name])
+			told := err == nil && policies && r.destroyers(gctx, s, name, l)
 			if gctx.Err() != nil {
 				return gctx.Err()
 			}
@@ -307,7 +316,7 @@ func (r *look) each(ctx context.Context, s Store, v *View, kept map[string]*Look
 			full := r.fresh >= saveEvery
 			r.mu.Unlock()
 			if full {
-				return r.save(false)
+				return r.save()
 			}
 			return nil
 		})
@@ -315,27 +324,29 @@ func (r *look) each(ctx context.Context, s Store, v *View, kept map[string]*Look
 	return cmp.Or(g.Wait(), ctx.Err())
 }
 
-// one looks at one host, and asks who may destroy its copies where that is wanted. told
-// says that the store answered this, however much its policies leave open.
-func (r *look) one(ctx context.Context, s Store, name string, shown *escrow.Shown, policies bool) (l *Look, told bool, err error) {
+// one looks at one host.
+func (r *look) one(ctx context.Context, s Store, name string, shown *escrow.Shown) (l *Look, err error) {
 	l = &Look{Times: 1}
 	if shown != nil {
 		l.Shown = *shown
 	} else if l.Shown, err = patiently(ctx, r.Clock, func() (escrow.Shown, error) { return s.Look(ctx, name) }); err != nil {
-		return l, false, err
+		return l, err
 	}
 	l.At = r.Clock.Now()
-	if policies {
-		policied, _ := s.Fleet.(escrow.Policied)
-		l.Policies = true
-		var why error
-		l.Destroyers, why = patiently(ctx, r.Clock, func() ([]string, error) { return policied.Destroyers(ctx, name) })
-		if why != nil {
-			l.PolicyWhy = why.Error() // of what stands there this says nothing
-		}
-		told = why == nil || errors.Is(why, escrow.ErrLeftOpen)
+	return l, nil
+}
+
+// destroyers asks who may destroy the copies of a host that was looked at. It tells whether the
+// store answered that, however much its policies leave open.
+func (r *look) destroyers(ctx context.Context, s Store, name string, l *Look) bool {
+	policied, _ := s.Fleet.(escrow.Policied)
+	l.Policies = true
+	var why error
+	l.Destroyers, why = patiently(ctx, r.Clock, func() ([]string, error) { return policied.Destroyers(ctx, name) })
+	if why != nil {
+		l.PolicyWhy = why.Error() // of what stands there this says nothing
 	}
-	return l, told, nil
+	return why == nil || errors.Is(why, escrow.ErrLeftOpen)
 }
 
 // again looks a second time at what looked wrong in stores that lag, once it is long enough

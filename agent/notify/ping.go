@@ -16,17 +16,22 @@ const pingTimeout = 10 * time.Second
 // text: whoever knows it can send pings (law 8).
 var ErrPing = errors.New("the ping of ping_url was not taken")
 
-// Ping calls a dead-man's switch with GET: its URL on success, and with /fail behind its
-// path otherwise. It follows no redirect, which would hand the URL to another place.
-func Ping(ctx context.Context, address string, success bool) error {
+// Ping tells a dead-man's switch that all is well: a GET of its URL. It follows no redirect,
+// which would hand the URL to another place.
+func Ping(ctx context.Context, address string) error { return ping(ctx, address, "") }
+
+// PingFailure tells it that something failed: the same with /fail behind the URL's path.
+func PingFailure(ctx context.Context, address string) error { return ping(ctx, address, "fail") }
+
+func ping(ctx context.Context, address, below string) error {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	u, err := url.Parse(address)
 	if err != nil {
 		return fmt.Errorf("%w: it is no URL", ErrPing)
 	}
-	if !success {
-		u = u.JoinPath("fail")
+	if below != "" {
+		u = u.JoinPath(below)
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {

@@ -38,7 +38,11 @@ func TestPing(t *testing.T) {
 		{"/gone/secret", true, "GET /gone/secret", "404 Not Found"},
 	} {
 		asked = nil
-		err := Ping(t.Context(), place.URL+c.path, c.success)
+		call := PingFailure
+		if c.success {
+			call = Ping
+		}
+		err := call(t.Context(), place.URL+c.path)
 		if len(asked) != 1 || asked[0] != c.asked {
 			t.Errorf("%s, %t asked for %q", c.path, c.success, asked)
 		}
@@ -48,11 +52,11 @@ func TestPing(t *testing.T) {
 		refused(t, err)
 	}
 	place.Close()
-	refused(t, Ping(t.Context(), place.URL+"/secret", true))
-	refused(t, Ping(t.Context(), "http://nowhere.invalid/secret", true))
+	refused(t, Ping(t.Context(), place.URL+"/secret"))
+	refused(t, Ping(t.Context(), "http://nowhere.invalid/secret"))
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	refused(t, Ping(ended, "http://127.0.0.1/secret", true))
+	refused(t, Ping(ended, "http://127.0.0.1/secret"))
 }
 
 // refused wants an error that does not tell the address: who knows it can send pings.
@@ -71,7 +75,7 @@ func TestPingHangs(t *testing.T) {
 	place := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { cancel(); <-release }))
 	defer place.Close()
 	defer close(release)
-	err := Ping(ctx, place.URL+"/secret", true)
+	err := Ping(ctx, place.URL+"/secret")
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}

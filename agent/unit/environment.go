@@ -49,21 +49,26 @@ func (e *environment) unset(entries []string) {
 	}
 }
 
-// addFiles reads what one EnvironmentFile= names: a path, or a pattern of paths. optional
-// is the '-' before it.
-func (e *environment) addFiles(pattern string, optional bool) error {
-	dir := filepath.Dir(pattern)
-	paths, err := crew.Within(dir, func() ([]string, error) { return filepath.Glob(pattern) }, nil)
+// environmentFile are what one EnvironmentFile= names.
+type environmentFile struct {
+	pattern  string // a path, or a pattern of paths
+	optional bool   // a '-' stands before it
+}
+
+// addFiles reads them.
+func (e *environment) addFiles(files environmentFile) error {
+	dir := filepath.Dir(files.pattern)
+	paths, err := crew.Within(dir, func() ([]string, error) { return filepath.Glob(files.pattern) }, nil)
 	if err != nil {
-		return fmt.Errorf("cannot read %q: %w", pattern, err)
+		return fmt.Errorf("cannot read %q: %w", files.pattern, err)
 	}
 	if len(paths) == 0 {
 		// A directory that cannot be read looks to Glob like an empty one.
 		switch _, err := crew.Lstat(dir); {
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
-			return fmt.Errorf("cannot read %q: %w", pattern, err)
-		case !optional:
-			return fmt.Errorf("cannot read %q: %w", pattern, fs.ErrNotExist)
+			return fmt.Errorf("cannot read %q: %w", files.pattern, err)
+		case !files.optional:
+			return fmt.Errorf("cannot read %q: %w", files.pattern, fs.ErrNotExist)
 		}
 	}
 	for _, path := range paths {

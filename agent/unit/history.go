@@ -19,15 +19,21 @@ type Told struct {
 	Text                             string
 }
 
-// History hands on what keyguard told the journal since a time, the oldest first, and with
-// follow what it tells until ctx ends. Only what root's processes wrote counts (_UID of
-// systemd.journal-fields(7)): anybody can write to the journal under any identifier.
-func History(ctx context.Context, since time.Time, follow bool, tell func(Told)) error {
-	args := []string{"--output=json", "--quiet", "--lines=all", "--since=@" + strconv.FormatInt(since.Unix(), 10),
-		"--output-fields=MESSAGE,KEYGUARD_EVENT,KEYGUARD_FINGERPRINT,KEYGUARD_ESCROW,KEYGUARD_COPY"}
-	if follow {
-		args = append(args, "--follow")
-	}
+// History hands on what keyguard has told the journal since a time, the oldest first. Only what
+// root's processes wrote counts (_UID of systemd.journal-fields(7)): anybody can write to the
+// journal under any identifier.
+func History(ctx context.Context, since time.Time, tell func(Told)) error {
+	return history(ctx, since, tell)
+}
+
+// FollowHistory is History that goes on with what keyguard tells until ctx ends.
+func FollowHistory(ctx context.Context, since time.Time, tell func(Told)) error {
+	return history(ctx, since, tell, "--follow")
+}
+
+func history(ctx context.Context, since time.Time, tell func(Told), flags ...string) error {
+	args := append(flags, "--output=json", "--quiet", "--lines=all", "--since=@"+strconv.FormatInt(since.Unix(), 10),
+		"--output-fields=MESSAGE,KEYGUARD_EVENT,KEYGUARD_FINGERPRINT,KEYGUARD_ESCROW,KEYGUARD_COPY")
 	err := run.Follow(ctx, run.Spec{Path: "journalctl", Args: append(args, "_UID=0", "SYSLOG_IDENTIFIER=keyguard")}, func(text []byte) {
 		if t, ok := parseTold(text); ok {
 			tell(t)

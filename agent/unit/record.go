@@ -13,14 +13,18 @@ func StderrIsJournal() bool {
 	return err == nil && is
 }
 
+// Priority is how much an entry of the journal matters, syslog(3).
+type Priority journal.Priority
+
+const (
+	Informational = Priority(journal.PriInfo)
+	Urgent        = Priority(journal.PriErr)
+)
+
 // Record writes one entry with fields of its own to the journal, as its native protocol
 // does (https://systemd.io/JOURNAL_NATIVE_PROTOCOL). It does not wait for the journal.
-func Record(message string, urgent bool, fields map[string]string) error {
-	priority := journal.PriInfo
-	if urgent {
-		priority = journal.PriErr
-	}
-	if err := journal.Send(message, priority, fields); err != nil {
+func Record(message string, p Priority, fields map[string]string) error {
+	if err := journal.Send(message, journal.Priority(p), fields); err != nil {
 		return fmt.Errorf("cannot write to the journal: %w", err)
 	}
 	return nil

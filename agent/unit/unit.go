@@ -132,12 +132,12 @@ func facts(name string, m manager, p map[string]any) Facts {
 		strange("EnvironmentFiles")
 	}
 	for _, file := range files {
-		path, optional, ok := environmentFile(file)
+		named, ok := environmentFileOf(file)
 		if !ok {
 			strange("EnvironmentFiles")
 			continue
 		}
-		if err := env.addFiles(path, optional); err != nil {
+		if err := env.addFiles(named); err != nil {
 			unread(err)
 		}
 	}
@@ -172,13 +172,13 @@ func successStatus(p map[string]any) (list []int) {
 	return list
 }
 
-func environmentFile(member []any) (path string, optional, ok bool) {
+func environmentFileOf(member []any) (e environmentFile, ok bool) {
 	if len(member) != 2 {
-		return "", false, false
+		return e, false
 	}
-	path, isPath := member[0].(string)
+	pattern, isPath := member[0].(string)
 	optional, isBool := member[1].(bool)
-	return path, optional, isPath && isBool
+	return environmentFile{pattern, optional}, isPath && isBool
 }
 
 // running takes what the daemon's process was given, where it may be looked at: that is

@@ -65,12 +65,12 @@ its keys holds.`,
 			a.forgetBackoff(cfg)
 			others := slices.ContainsFunc(r.Adopted, func(c escrow.Copy) bool { return c.Fingerprint != r.Key })
 			if !others || r.Verdict != rows.Opens || failed(r.Escrows) {
-				return a.printAccept(r, agent.BackupResult{}, nil, fresh)
+				return a.printAccept(accepted{AcceptResult: r, fresh: fresh})
 			}
 			// The present key, which opens every row, goes on top of what was adopted: a person's
 			// word for another host's copy must not leave that as the newest.
 			over, err := agent.Backup(ctx, h)
-			return a.printAccept(r, over, err, fresh)
+			return a.printAccept(accepted{r, fresh, over, err})
 		}),
 	}
 	c.Flags().BoolVar(&fresh, "new", false, "make a key where none is")
@@ -132,14 +132,21 @@ type acceptDoc struct {
 	Saves       []saveDoc       `json:"saves"`
 }
 
-// printAccept prints what was accepted and saved; over is what went on top of what was adopted, if
-// that was tried.
-func (a *app) printAccept(r agent.AcceptResult, over agent.BackupResult, overErr error, fresh bool) error {
+// accepted is what was accepted and saved.
+type accepted struct {
+	agent.AcceptResult
+	fresh   bool               // the key was made
+	over    agent.BackupResult // what went on top of what was adopted, if that was tried
+	overErr error
+}
+
+// printAccept prints it.
+func (a *app) printAccept(r accepted) error {
 	a.explainTrouble(r.Trouble)
-	a.explainTrouble(over.Trouble)
-	saves := slices.Concat(r.Escrows, over.Escrows)
+	a.explainTrouble(r.over.Trouble)
+	saves := slices.Concat(r.Escrows, r.over.Escrows)
 	if a.json {
-		if err := a.printJSON(acceptDoc{jsonVersion, r.Key, fresh, r.Verdict, r.Known, saveDocs(saves)}); err != nil {
+		if err := a.printJSON(acceptDoc{jsonVersion, r.Key, r.fresh, r.Verdict, r.Known, saveDocs(saves)}); err != nil {
 			return err
 		}
 	} else {
@@ -147,9 +154,9 @@ func (a *app) printAccept(r agent.AcceptResult, over agent.BackupResult, overErr
 		a.saveLines(saves)
 	}
 	switch {
-	case overErr != nil:
-		return overErr
-	case failed(r.Escrows), len(over.Escrows) > 0:
+	case r.overErr != nil:
+		return r.overErr
+	case failed(r.Escrows), len(r.over.Escrows) > 0:
 		return lagging(a.judgeSaves(r.Key, r.Rows, saves))
 	}
 	return nil

@@ -30,7 +30,8 @@ const scratchDir = "scratch"
 const drillDeliver = time.Minute
 
 func (a *app) drillCommand() *cobra.Command {
-	full, part := false, ""
+	var opts agent.DrillOptions
+	part := ""
 	c := &cobra.Command{
 		Use:   "drill",
 		Short: "restore every copy and prove it on the rows (weekly)",
@@ -58,18 +59,18 @@ rotation is under way.`,
 			if part != "" {
 				return a.drillPart(c.Context(), part)
 			}
-			return a.drill(c.Context(), full)
+			return a.drill(c.Context(), opts)
 		},
 	}
 	c.Flags().StringVar(&part, "part", "", "prove the part of a key in this `file`, and nothing else")
-	c.Flags().BoolVar(&full, "full", false, "try every row, and name those that no key opens")
+	c.Flags().BoolVar(&opts.Full, "full", false, "try every row, and name those that no key opens")
 	a.identityFlag(c)
 	a.allFlag(c)
 	a.jsonFlag(c)
 	return c
 }
 
-func (a *app) drill(ctx context.Context, full bool) error {
+func (a *app) drill(ctx context.Context, opts agent.DrillOptions) error {
 	if unit.StderrIsJournal() {
 		a.level = "<6>" // informational; sd-daemon(3)
 	}
@@ -77,7 +78,7 @@ func (a *app) drill(ctx context.Context, full bool) error {
 	if err != nil {
 		return err
 	}
-	r, deliver, err := a.runDrill(ctx, h, cfg, full)
+	r, deliver, err := a.runDrill(ctx, h, cfg, opts)
 	if err != nil {
 		return err
 	}
@@ -158,9 +159,8 @@ func (a *app) drillPart(ctx context.Context, file string) error {
 }
 
 // runDrill drills. deliver tells those about it who take their time.
-func (a *app) runDrill(ctx context.Context, h *agent.Host, cfg *config.Config, full bool) (r agent.DrillResult, deliver func(), err error) {
-	opts := agent.DrillOptions{Copies: cfg.Drill.Copies, Full: full,
-		Scratch: filepath.Join(cfg.RunDir, scratchDir), Person: drillPerson()}
+func (a *app) runDrill(ctx context.Context, h *agent.Host, cfg *config.Config, opts agent.DrillOptions) (r agent.DrillResult, deliver func(), err error) {
+	opts.Copies, opts.Scratch, opts.Person = cfg.Drill.Copies, filepath.Join(cfg.RunDir, scratchDir), drillPerson()
 	show := &progress{app: a, name: "drill", of: "copies"}
 	if terminal(os.Stderr) {
 		opts.Progress = show.drill

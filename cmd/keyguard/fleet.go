@@ -148,7 +148,7 @@ func (a *app) fleet(ctx context.Context, f fleetFlags) error {
 			continue // its members are looked at, each for itself
 		}
 		s := fleet.Store{Named: one.Name, Required: one.Required}
-		if s.Fleet, s.Wrong = openFleet(cfg, one, f.assets); s.Wrong != nil {
+		if s.Fleet, s.Wrong = f.open(cfg, one); s.Wrong != nil {
 			s.Fleet = nil
 			a.urgent("escrow %q cannot be looked at: %v", one.Name, s.Wrong)
 			a.hint("correct it in " + a.configPath() + ", and check that: keyguard config --config " + a.configPath())
@@ -244,8 +244,8 @@ func (a *app) fleetConfig() (*config.Config, error) {
 	return cfg, err
 }
 
-// openFleet makes the view of many hosts of one [[escrow]].
-func openFleet(cfg *config.Config, e config.Escrow, assets bool) (escrow.Fleet, error) {
+// open makes the view of many hosts of one [[escrow]].
+func (f *fleetFlags) open(cfg *config.Config, e config.Escrow) (escrow.Fleet, error) {
 	if e.Wrong != nil {
 		return nil, errors.New(e.Wrong.Brief())
 	}
@@ -255,10 +255,10 @@ func openFleet(cfg *config.Config, e config.Escrow, assets bool) (escrow.Fleet, 
 	switch e.Kind {
 	case config.GCPSecretManager:
 		o := pace(gcpPerMinute)
-		if assets {
+		if f.assets {
 			o = pace(assetsPerMinute)
 		}
-		o.Assets = assets
+		o.Assets = f.assets
 		return escrow.NewGCPFleet(gcpOptions(e, nil), o)
 	case config.VaultKV:
 		return escrow.NewVaultFleet(vaultOptions(e, nil), escrow.FleetOptions{})

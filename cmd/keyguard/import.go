@@ -72,7 +72,7 @@ Exit status: 0 done; 2 that is no key; 11 nothing can tell; 12 an escrow failed;
 				saved, unsaved = agent.Backup(ctx, h)
 				r.Trouble = append(r.Trouble, saved.Trouble...)
 			}
-			a.printRestore(r, saved.Escrows, false, err)
+			a.printRestore(agent.RestoreOptions{}, r, saved.Escrows, err)
 			if unsaved == nil {
 				unsaved = a.judgeSaves(r.Key, saved.Rows, saved.Escrows)
 			}

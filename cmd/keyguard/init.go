@@ -336,7 +336,7 @@ type initDoc struct {
 // initDrill restores what was just saved. That nothing could be proven is no fault of a
 // host without rows.
 func (a *app) initDrill(ctx context.Context, h *agent.Host, cfg *config.Config, d *initDoc) (judged, err error) {
-	r, deliver, err := a.runDrill(ctx, h, cfg, false)
+	r, deliver, err := a.runDrill(ctx, h, cfg, agent.DrillOptions{})
 	if errors.Is(err, agent.ErrBusy) {
 		a.urgent("no drill now: %v", err)
 		return nil, nil

@@ -53,7 +53,10 @@ Exit status: 0 done; 2 --since is no day.`,
 			if err != nil {
 				return err
 			}
-			return a.log(c.Context(), h, cfg, from, follow)
+			if follow {
+				return a.followLog(c.Context(), h, cfg, from)
+			}
+			return a.log(c.Context(), h, cfg, from)
 		},
 	}
 	c.Flags().StringVar(&since, "since", "", "begin at this `day`, 2026-01-31, or time, RFC 3339 (default 30 days ago)")
@@ -108,19 +111,20 @@ func told(t unit.Told) (happeningDoc, bool) {
 	return happeningDoc{t.Time.UTC(), t.Event, t.Fingerprint, t.Escrow, t.Copy, t.Text, "journal"}, true
 }
 
-func (a *app) log(ctx context.Context, h *agent.Host, cfg *config.Config, from time.Time, follow bool) error {
+// happenings are all since a time, the oldest first, and how many entries the ledger has.
+func (a *app) happenings(ctx context.Context, h *agent.Host, cfg *config.Config, from time.Time) (list []happeningDoc, entries int, err error) {
 	record, err := h.Ledger.Read()
 	if err != nil {
-		return err
+		return nil, 0, err
 	}
-	list := []happeningDoc{}
+	list = []happeningDoc{}
 	for _, e := range record.Entries {
 		if !e.Time.Before(from) {
 			list = append(list, happeningOf(e))
 		}
 	}
 	if cfg.Daemon.Unit != "" {
-		err := unit.History(ctx, from, false, func(t unit.Told) {
+		err := unit.History(ctx, from, func(t unit.Told) {
 			if one, ok := told(t); ok {
 				list = append(list, one)
 			}
@@ -130,25 +134,35 @@ func (a *app) log(ctx context.Context, h *agent.Host, cfg *config.Config, from t
 		}
 	}
 	slices.SortStableFunc(list, func(x, y happeningDoc) int { return x.At.Compare(y.At) })
-	if !follow {
-		slices.Reverse(list)
-		if a.json {
-			return a.printJSON(logDoc{jsonVersion, list})
-		}
-		a.printHappenings(list)
-		return nil
-	}
-	a.printHappenings(list)
-	return a.followLog(ctx, h, cfg, len(record.Entries))
+	return list, len(record.Entries), nil
 }
 
-// followLog prints what happens from now on; seen entries of the ledger were printed.
-func (a *app) followLog(ctx context.Context, h *agent.Host, cfg *config.Config, seen int) error {
+// log prints what has happened since a time, the newest first.
+func (a *app) log(ctx context.Context, h *agent.Host, cfg *config.Config, from time.Time) error {
+	list, _, err := a.happenings(ctx, h, cfg, from)
+	if err != nil {
+		return err
+	}
+	slices.Reverse(list)
+	if a.json {
+		return a.printJSON(logDoc{jsonVersion, list})
+	}
+	a.printHappenings(list)
+	return nil
+}
+
+// followLog prints what has happened since a time, the oldest first, and goes on.
+func (a *app) followLog(ctx context.Context, h *agent.Host, cfg *config.Config, from time.Time) error {
+	list, seen, err := a.happenings(ctx, h, cfg, from)
+	if err != nil {
+		return err
+	}
+	a.printHappenings(list)
 	journal := make(chan happeningDoc)
 	if cfg.Daemon.Unit != "" {
 		ctx, stop := context.WithCancel(ctx)
 		ended := crew.Go(func() error {
-			return unit.History(ctx, time.Now(), true, func(t unit.Told) {
+			return unit.FollowHistory(ctx, time.Now(), func(t unit.Told) {
 				if one, ok := told(t); ok {
 					select {
 					case journal <- one:

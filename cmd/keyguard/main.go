@@ -192,6 +192,7 @@ type app struct {
 	json       bool
 	yes        bool
 	when       colourWhen       // to colour
+	here       bool             // --here: rotate and repair in this process, which is their unit
 	brief      bool             // -q: the answer, and no more
 	wordy      bool             // -v
 	all        bool             // lists in full

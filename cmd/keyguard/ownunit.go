@@ -11,10 +11,10 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
-// inOwnUnit tells whether a rotation or a repair goes on in a unit of its own: where there is a
-// daemon to stop, the terminal may be lost meanwhile.
-func inOwnUnit(cfg *config.Config, dryRun, here bool) bool {
-	return !here && !dryRun && cfg.Daemon.Unit != "" && unit.Booted()
+// needsUnit tells whether a rotation or a repair that is to change something goes on in a unit
+// of its own: where there is a daemon to stop, the terminal may be lost meanwhile.
+func (a *app) needsUnit(cfg *config.Config) bool {
+	return !a.here && cfg.Daemon.Unit != "" && unit.Booted()
 }
 
 // inUnit has systemd run this command again, in a unit of its own, and ends as that ends.

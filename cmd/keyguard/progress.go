@@ -28,7 +28,7 @@ func (p *progress) rotation(r agent.RotateProgress) { p.show(r.Step, r.Done, r.T
 
 func (p *progress) show(step string, done, total int64) {
 	if p.record && step != p.step {
-		if err := unit.Record(p.name+": "+step, false, nil); err != nil {
+		if err := unit.Record(p.name+": "+step, unit.Informational, nil); err != nil {
 			p.record = false // where there is no journal, nobody looks for it
 		}
 	}

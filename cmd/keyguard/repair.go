@@ -21,7 +21,6 @@ const repairUnit = "containarium-keyguard-repair.service"
 
 func (a *app) repairCommand() *cobra.Command {
 	opts := agent.RepairOptions{}
-	here := false
 	c := &cobra.Command{
 		Use:   "repair",
 		Short: "bring rows that are under several keys under one",
@@ -47,14 +46,14 @@ row is as it was; 15 another one is at work.`,
   keyguard repair --leave-unopenable`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			opts.Person = person()
-			return a.repair(c.Context(), opts, here)
+			return a.repair(c.Context(), opts)
 		},
 	}
-	a.rewriteFlags(c, &opts.DryRun, &opts.LeaveUnopenable, &here)
+	a.rewriteFlags(c, &opts.DryRun, &opts.LeaveUnopenable)
 	return c
 }
 
-func (a *app) repair(ctx context.Context, opts agent.RepairOptions, here bool) error {
+func (a *app) repair(ctx context.Context, opts agent.RepairOptions) error {
 	h, cfg, err := a.open()
 	if err != nil {
 		return err
@@ -71,11 +70,11 @@ func (a *app) repair(ctx context.Context, opts agent.RepairOptions, here bool) e
 			return err
 		}
 	}
-	if inOwnUnit(cfg, opts.DryRun, here) {
+	if !opts.DryRun && a.needsUnit(cfg) {
 		t := unit.Transient{Name: repairUnit, Description: "Repair of rows under several containarium master keys"}
 		return a.inUnit(ctx, t, "repair", opts.Person, map[string]bool{"--leave-unopenable": opts.LeaveUnopenable})
 	}
-	show := &progress{app: a, name: "repair", of: "rows", record: here && cfg.Daemon.Unit != ""}
+	show := &progress{app: a, name: "repair", of: "rows", record: a.here && cfg.Daemon.Unit != ""}
 	opts.Progress = show.rotation
 	r, err := agent.Repair(ctx, h, opts)
 	show.end()

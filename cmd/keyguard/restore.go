@@ -49,7 +49,7 @@ Exit status: 0 the keyfile is right; 11 nothing can tell; 13 no usable copy;
 			opts.Person = person()
 			a.working("asking the rows%s …", andEscrows(" and ", h))
 			r, err := agent.Restore(ctx, h, opts)
-			a.printRestore(r, nil, opts.DryRun, err)
+			a.printRestore(opts, r, nil, err)
 			if !opts.DryRun {
 				a.forgetBackoff(cfg)
 			}
@@ -102,7 +102,7 @@ type restoreDoc struct {
 
 // printRestore shows what was tried and done, the end of a failed one included, and where the
 // key was saved besides.
-func (a *app) printRestore(r agent.RestoreResult, saves []agent.SaveResult, dryRun bool, err error) {
+func (a *app) printRestore(opts agent.RestoreOptions, r agent.RestoreResult, saves []agent.SaveResult, err error) {
 	a.explainTrouble(r.Trouble)
 	remarks := func(answer string) {
 		a.unheard(answer, r.Escrows)
@@ -112,7 +112,7 @@ func (a *app) printRestore(r agent.RestoreResult, saves []agent.SaveResult, dryR
 	}
 	if a.json {
 		remarks("")
-		a.printJSON(restoreDoc{jsonVersion, r.Key, r.Source, r.Installed, dryRun, r.Replaced, rowsDocOf(r.Rows), triedDocs(r.Rows, r.Tried), r.Warning, saveDocs(saves)})
+		a.printJSON(restoreDoc{jsonVersion, r.Key, r.Source, r.Installed, opts.DryRun, r.Replaced, rowsDocOf(r.Rows), triedDocs(r.Rows, r.Tried), r.Warning, saveDocs(saves)})
 		return
 	}
 	answer, colour := "", green
@@ -123,7 +123,7 @@ func (a *app) printRestore(r agent.RestoreResult, saves []agent.SaveResult, dryR
 		answer = fmt.Sprintf("key %s is in place, from %s", r.Key, r.Source)
 	case r.Source == agent.FromKeyfile:
 		answer = fmt.Sprintf("key %s stays: %s", r.Key, opened(r.Rows, r.Key))
-	case dryRun:
+	case opts.DryRun:
 		answer, colour = fmt.Sprintf("key %s would be installed, from %s", r.Key, r.Source), yellow
 	}
 	a.answer(colour, answer)

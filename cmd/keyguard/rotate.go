@@ -27,7 +27,6 @@ const rotateUnit = "containarium-keyguard-rotate.service"
 
 func (a *app) rotateCommand() *cobra.Command {
 	opts := agent.RotateOptions{}
-	here := false
 	c := &cobra.Command{
 		Use:   "rotate",
 		Short: "make a new key and re-encrypt every row under it",
@@ -55,20 +54,20 @@ key stays; 15 another one is at work.`,
   keyguard rotate --yes`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			opts.Person = person()
-			return a.rotate(c.Context(), opts, here)
+			return a.rotate(c.Context(), opts)
 		},
 	}
-	a.rewriteFlags(c, &opts.DryRun, &opts.LeaveUnopenable, &here)
+	a.rewriteFlags(c, &opts.DryRun, &opts.LeaveUnopenable)
 	c.Flags().BoolVar(&opts.NeedAll, "need-all", false, "go on where a key in parts needs all of them, and none may be lost")
 	return c
 }
 
 // rewriteFlags are those of rotate and repair.
-func (a *app) rewriteFlags(c *cobra.Command, dryRun, leaveUnopenable, here *bool) {
+func (a *app) rewriteFlags(c *cobra.Command, dryRun, leaveUnopenable *bool) {
 	c.Flags().BoolVar(dryRun, "dry-run", false, "do everything but the commit, and leave all as it is")
 	c.Flags().BoolVar(leaveUnopenable, "leave-unopenable", false, "leave rows that no key opens as they are, and name them")
 	c.Flags().BoolVar(&a.yes, "yes", false, "answer the confirmation with yes")
-	c.Flags().BoolVar(here, "here", false, "run in this process and in no unit of its own")
+	c.Flags().BoolVar(&a.here, "here", false, "run in this process and in no unit of its own")
 	c.Flags().Lookup("here").Hidden = true
 	a.jsonFlag(c)
 }
@@ -106,13 +105,13 @@ func (a *app) sayUnspared(h *agent.Host) {
 	}
 }
 
-func (a *app) rotate(ctx context.Context, opts agent.RotateOptions, here bool) error {
+func (a *app) rotate(ctx context.Context, opts agent.RotateOptions) error {
 	h, cfg, err := a.open()
 	if err != nil {
 		return err
 	}
 	signal.Ignore(syscall.SIGHUP) // a lost terminal is no reason to stop halfway
-	if opts.NeedAll && !here {
+	if opts.NeedAll && !a.here {
 		a.sayUnspared(h)
 	}
 	if !opts.DryRun && !a.yes {
@@ -130,10 +129,10 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions, here bool) e
 			return err
 		}
 	}
-	if inOwnUnit(cfg, opts.DryRun, here) {
+	if !opts.DryRun && a.needsUnit(cfg) {
 		return a.inUnit(ctx, unit.Transient{Name: rotateUnit, Description: "Rotation of the containarium master key"}, "rotate", opts.Person, map[string]bool{"--leave-unopenable": opts.LeaveUnopenable, "--need-all": opts.NeedAll})
 	}
-	show := &progress{app: a, name: "rotate", of: "rows", record: here && cfg.Daemon.Unit != ""}
+	show := &progress{app: a, name: "rotate", of: "rows", record: a.here && cfg.Daemon.Unit != ""}
 	opts.Progress = show.rotation
 	// What happens is told to hooks and journal, where the terminal may be gone.
 	t := a.teller(h, cfg, wiring{}, nil)

@@ -190,7 +190,7 @@ func (f File) tighten(seen Seen) error {
 	file := os.NewFile(uintptr(fd), seen.file)
 	defer file.Close() //nolint:errcheck // nothing was written
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	if err := durable.Fstat(fd, seen.file, &st); err != nil {
 		return err
 	}
 	now := Seen{}
@@ -206,7 +206,7 @@ func (f File) tighten(seen Seen) error {
 	}
 	// A file system without modes refuses the call, or takes it and changes nothing.
 	if err == nil || errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP) {
-		serr := unix.Fstat(fd, &st)
+		serr := durable.Fstat(fd, seen.file, &st)
 		switch {
 		case serr != nil:
 			err = both(err, serr)

@@ -4,12 +4,14 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/footprintai/containarium-keyguard/agent/crew"
+	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
@@ -122,7 +124,7 @@ func (f File) observeOnce(path string) (Seen, []byte, error) {
 // becomes that of the opened file.
 func (s *Seen) read(st *unix.Stat_t) (content []byte, whole bool, err error) {
 	// O_NONBLOCK: what was a regular file a moment ago may be a FIFO now.
-	fd, err := open(s.file, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY)
+	r, err := durable.OpenRead(s.file, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY)
 	switch err {
 	case nil:
 	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.ENXIO:
@@ -130,21 +132,21 @@ func (s *Seen) read(st *unix.Stat_t) (content []byte, whole bool, err error) {
 	default:
 		return nil, false, err
 	}
-	defer unix.Close(fd) //nolint:errcheck // nothing was written
+	defer r.Close() //nolint:errcheck // nothing was written
 	found := inodeOf(st)
-	if err := unix.Fstat(fd, st); err != nil {
+	if err := r.Stat(st); err != nil {
 		return nil, false, err
 	}
 	if inodeOf(st) != found {
 		return nil, false, errMoved
 	}
 	s.describe(st)
-	return readAll(fd)
+	return readAll(r)
 }
 
 // readAll reads to the end of the file or to maxRead bytes, whatever fstat said: files
 // grow, and those of /proc have no size.
-func readAll(fd int) (content []byte, whole bool, err error) {
+func readAll(r io.Reader) (content []byte, whole bool, err error) {
 	buf := make([]byte, 2*key.Size)
 	n := 0
 	for {
@@ -157,16 +159,13 @@ func readAll(fd int) (content []byte, whole bool, err error) {
 			clear(buf)
 			buf = more
 		}
-		m, err := unix.Read(fd, buf[n:])
-		switch {
-		case err == unix.EINTR:
+		m, err := r.Read(buf[n:])
+		switch n += m; {
+		case err == io.EOF:
+			return buf[:n], true, nil
 		case err != nil:
 			clear(buf)
 			return nil, false, err
-		case m == 0:
-			return buf[:n], true, nil
-		default:
-			n += m
 		}
 	}
 }
@@ -286,13 +285,7 @@ func inodeAt(path string) (inode, error) {
 	return inodeOf(&st), err
 }
 
-func lstat(path string, st *unix.Stat_t) error {
-	for {
-		if err := unix.Lstat(path, st); err != unix.EINTR {
-			return err
-		}
-	}
-}
+func lstat(path string, st *unix.Stat_t) error { return durable.Lstat(path, st) }
 
 func open(path string, flags int) (int, error) {
 	for {

@@ -70,15 +70,15 @@ func (f File) addToQuarantine(content []byte, now time.Time) error {
 	if err := durable.MkdirAll(f.Quarantine, f.attr()); err != nil {
 		return err
 	}
-	entries, err := os.ReadDir(f.Quarantine)
+	names, err := durable.Names(f.Quarantine)
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		if !strings.HasSuffix(e.Name(), suffix) {
+	for _, name := range names {
+		if !strings.HasSuffix(name, suffix) {
 			continue
 		}
-		_, there, err := f.observe(filepath.Join(f.Quarantine, e.Name()))
+		_, there, err := f.observe(filepath.Join(f.Quarantine, name))
 		equal := err == nil && bytes.Equal(there, content)
 		clear(there)
 		if equal {
@@ -122,7 +122,7 @@ func (f File) allKept() ([]Kept, error) {
 		dir   string
 		aside bool
 	}{{f.Quarantine, false}, {f.dir(), true}} {
-		entries, err := os.ReadDir(place.dir)
+		names, err := durable.Names(place.dir)
 		if _, lerr := os.Lstat(place.dir); err != nil && lerr != nil && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR)) {
 			err = nil // it is not there; a file or a dangling symlink of that name would be
 		}
@@ -130,12 +130,12 @@ func (f File) allKept() ([]Kept, error) {
 			wrong = both(wrong, fmt.Errorf("cannot list kept keys: %w", err))
 			continue
 		}
-		for _, e := range entries {
+		for _, name := range names {
 			// In the quarantine a leading dot marks a file that is not whole yet.
-			if isAside(e.Name()) != place.aside || (!place.aside && strings.HasPrefix(e.Name(), ".")) {
+			if isAside(name) != place.aside || (!place.aside && strings.HasPrefix(name, ".")) {
 				continue
 			}
-			s, content, err := f.observe(filepath.Join(place.dir, e.Name()))
+			s, content, err := f.observe(filepath.Join(place.dir, name))
 			clear(content)
 			if err != nil {
 				wrong = both(wrong, fmt.Errorf("cannot list kept keys: %w", err))
@@ -147,11 +147,11 @@ func (f File) allKept() ([]Kept, error) {
 			if s.sum != nil {
 				have[*s.sum] = true
 			}
-			at, ok := stamped(strings.TrimPrefix(e.Name(), asidePrefix))
+			at, ok := stamped(strings.TrimPrefix(name, asidePrefix))
 			if !ok {
 				at = s.ModTime
 			}
-			kept = append(kept, Kept{filepath.Join(place.dir, e.Name()), at, s.Key, s.Encoding, s.Why})
+			kept = append(kept, Kept{filepath.Join(place.dir, name), at, s.Key, s.Encoding, s.Why})
 		}
 	}
 	slices.SortStableFunc(kept, func(a, b Kept) int {
@@ -162,14 +162,14 @@ func (f File) allKept() ([]Kept, error) {
 
 // list returns the paths in dir whose names begin with prefix. A missing dir has none.
 func list(dir, prefix string) ([]string, error) {
-	entries, err := os.ReadDir(dir)
+	names, err := durable.Names(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
 		return nil, err
 	}
 	var paths []string
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), prefix) {
-			paths = append(paths, filepath.Join(dir, e.Name()))
+	for _, name := range names {
+		if strings.HasPrefix(name, prefix) {
+			paths = append(paths, filepath.Join(dir, name))
 		}
 	}
 	return paths, nil

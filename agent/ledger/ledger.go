@@ -210,7 +210,7 @@ func (l *Ledger) append(entries []Entry, ended *ending) error {
 	}
 	defer held.Release()
 
-	f, size, err := l.open(os.O_RDWR | os.O_CREATE | os.O_APPEND)
+	f, size, err := l.open()
 	if err != nil {
 		return err
 	}
@@ -285,7 +285,7 @@ func (l *Ledger) Writable() error {
 
 // mayCut says why a torn line could not be cut off: root itself may only append to the file.
 func (l *Ledger) mayCut() error {
-	f, size, err := l.open(os.O_RDONLY)
+	f, size, err := l.openRead()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -449,25 +449,20 @@ func sum(line []byte) string {
 	return hex.EncodeToString(h[:])
 }
 
-// open opens the file and makes sure that it is one. O_NONBLOCK keeps a FIFO in its
-// place from hanging the daemon's start (law 9).
-func (l *Ledger) open(how int) (*os.File, int64, error) {
-	open := func(path string, flags int) (*os.File, error) { return os.OpenFile(path, flags, 0) }
-	if how&os.O_CREATE != 0 {
-		open = durable.OpenOrNew
-	}
-	f, err := open(l.path(), how|unix.O_NOFOLLOW|unix.O_NONBLOCK)
-	if errors.Is(err, fs.ErrNotExist) && nowhere(l.dir) {
-		err = fmt.Errorf("%s leads nowhere", l.dir) // to what is not mounted: no ledger is not known (law 6)
-	}
+// nonblock keeps a FIFO in the ledger's place from hanging the daemon's start (law 9).
+const nonblock = unix.O_NOFOLLOW | unix.O_NONBLOCK
+
+// open opens the file for appending, makes sure that it is one, and tells its size in bytes.
+func (l *Ledger) open() (*os.File, int64, error) {
+	f, err := durable.OpenOrNew(l.path(), os.O_RDWR|os.O_APPEND|nonblock)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, l.unopened(err)
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a regular file", l.path())
+		err = l.irregular()
 	}
-	if err == nil && how&os.O_RDWR != 0 && info.Mode().Perm() != 0o600 {
+	if err == nil && info.Mode().Perm() != 0o600 {
 		err = durable.Chmod(f, 0o600)
 	}
 	if err != nil {
@@ -476,6 +471,33 @@ func (l *Ledger) open(how int) (*os.File, int64, error) {
 	}
 	return f, info.Size(), nil
 }
+
+// openRead is open for reading.
+func (l *Ledger) openRead() (*durable.Reader, int64, error) {
+	f, err := durable.OpenRead(l.path(), os.O_RDONLY|nonblock)
+	if err != nil {
+		return nil, 0, l.unopened(&fs.PathError{Op: "open", Path: l.path(), Err: err})
+	}
+	var st unix.Stat_t
+	err = f.Stat(&st)
+	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
+		err = l.irregular()
+	}
+	if err != nil {
+		f.Close() //nolint:errcheck // nothing was written
+		return nil, 0, err
+	}
+	return f, st.Size, nil
+}
+
+func (l *Ledger) unopened(err error) error {
+	if errors.Is(err, fs.ErrNotExist) && nowhere(l.dir) {
+		return fmt.Errorf("%s leads nowhere", l.dir) // to what is not mounted: no ledger is not known (law 6)
+	}
+	return err
+}
+
+func (l *Ledger) irregular() error { return fmt.Errorf("%s is not a regular file", l.path()) }
 
 // damage tells whether all that stands in the file is neither a whole line nor what a crash
 // leaves of one.
@@ -544,7 +566,7 @@ func (l *Ledger) Standing() (Standing, error) {
 }
 
 func (l *Ledger) standing() (Standing, error) {
-	f, size, err := l.open(os.O_RDONLY)
+	f, size, err := l.openRead()
 	if errors.Is(err, fs.ErrNotExist) {
 		return Standing{}, nil
 	}

@@ -988,7 +988,7 @@ func (c *counting) ReadAt(b []byte, off int64) (int, error) {
 func TestStandingReadsTheEnd(t *testing.T) {
 	l := years(t, 1)
 	write(t, l, Entry{Event: Saved}, Entry{Event: Parked})
-	f, size, err := l.open(os.O_RDONLY)
+	f, size, err := l.openRead()
 	if err != nil {
 		t.Fatal(err)
 	}

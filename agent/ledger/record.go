@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"time"
 
@@ -45,7 +44,7 @@ func (l *Ledger) Read() (Record, error) {
 }
 
 func (l *Ledger) read() ([]byte, error) {
-	f, size, err := l.open(os.O_RDONLY)
+	f, size, err := l.openRead()
 	if err != nil {
 		return nil, err
 	}

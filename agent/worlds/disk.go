@@ -36,6 +36,7 @@ type disk struct {
 	version int            // of all that is live
 	shown   int            // the same, but for files that the process which made them takes away again
 	kept    int            // the version that is durable whole; 0: none
+	serial  int64          // of inodes, and of what is written to them
 	faults
 }
 
@@ -51,6 +52,18 @@ type inode struct {
 	data, synced []byte
 	mode         fs.FileMode
 	everSynced   bool
+	number       int64 // that of the inode, which no other file had
+	written      int64 // when it was last, in an order
+}
+
+func (d *disk) isNew(f *inode) {
+	d.serial++
+	f.number, f.written = d.serial, d.serial
+}
+
+func (d *disk) wrote(f *inode) {
+	d.serial++
+	f.written = d.serial
 }
 
 // sync makes the content durable. It is not copied: a write adds behind it, and all else
@@ -100,6 +113,7 @@ func (d *disk) lay() {
 		must(os.MkdirAll(dir, 0o700))
 	}
 	for path, f := range d.names {
+		d.isNew(f)
 		must(os.MkdirAll(filepath.Dir(path), 0o700))
 		must(os.WriteFile(path, f.data, 0o600))
 		must(os.Chmod(path, f.mode))
@@ -235,7 +249,9 @@ func (d *disk) note(c durable.Change) error {
 	switch c.Do {
 	case durable.CreateFile:
 		if !there && !d.dirs[c.Path] && d.dirs[filepath.Dir(c.Path)] {
-			d.named(nameChange{do: c.Do, path: c.Path, file: &inode{mode: c.Mode}})
+			f := &inode{mode: c.Mode}
+			d.isNew(f)
+			d.named(nameChange{do: c.Do, path: c.Path, file: f})
 		}
 	case durable.MakeDir:
 		if !d.dirs[c.Path] && !there && (d.dirs[filepath.Dir(c.Path)] || filepath.Dir(c.Path) == d.root) {
@@ -245,11 +261,13 @@ func (d *disk) note(c durable.Change) error {
 		if there && len(c.Data) > 0 {
 			d.version++
 			file.data = append(file.data, c.Data...)
+			d.wrote(file)
 		}
 	case durable.Resize:
 		if there && int(c.Size) < len(file.data) {
 			d.version++
 			file.data = file.data[:c.Size:c.Size]
+			d.wrote(file)
 		}
 	case durable.SetMode:
 		if there && file.mode != c.Mode {
@@ -387,6 +405,7 @@ func (d *disk) sync() { d.keep() }
 // real makes one real file what the live one is.
 func (d *disk) real(path string) {
 	f := d.names[path]
+	d.isNew(f)
 	must(os.RemoveAll(path))
 	must(os.WriteFile(path, f.data, 0o600))
 	must(os.Chmod(path, f.mode))

@@ -85,9 +85,9 @@ func Run(p Plan, dir string) (story []string, broken *Broken) { return Follow(p,
 func Follow(p Plan, dir string, named func(agent.StatusResult) []string) (story []string, broken *Broken) {
 	w := &world{named: named, epoch: time.Now(), lines: map[string]line{}, calls: map[string]int{}, keys: map[key.Fingerprint]key.Key{}, fragile: map[key.Fingerprint]bool{},
 		proven: map[string]map[key.Fingerprint]bool{}, vouched: map[string]vouched{}, rebuilt: map[string][]byte{}}
-	durable.Disk = w.disk
+	durable.Disk, durable.Simulated = w.disk, w
 	defer func() {
-		durable.Disk = nil
+		durable.Disk, durable.Simulated = nil, nil
 		laws.Forget()
 		for _, h := range w.hosts {
 			w.stopWatcher(h)

@@ -1,0 +1,78 @@
+package worlds
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// world is the durable.Image of its hosts' disks: what is read comes from memory, and the
+// real files show at the end that it was the same. It knows regular files, and what is
+// missing from directories that it has; all else is the kernel's to say.
+
+// firstWritten is when the oldest file was written, in seconds since 1970: the clock of the
+// file system is ahead of all others, as that of a real one is here.
+const firstWritten = 4102444800 // 2100-01-01
+
+// files are those of the disk that a path is on, nil for none. They are the world's alone as
+// long as it holds mu.
+func (w *world) files(path string) *disk {
+	for _, h := range w.hosts {
+		if within(h.disk.root, path) {
+			return h.disk
+		}
+	}
+	return nil
+}
+
+var uid, gid = uint32(os.Geteuid()), uint32(os.Getegid())
+
+func (w *world) Stat(path string, st *unix.Stat_t) (known bool, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	d := w.files(path)
+	if d == nil || ours(path) {
+		return false, nil
+	}
+	f := d.names[path]
+	if f == nil {
+		return d.dirs[filepath.Dir(path)] && !d.dirs[path], unix.ENOENT
+	}
+	at := unix.Timespec{Sec: firstWritten, Nsec: f.written}
+	*st = unix.Stat_t{Dev: 1, Ino: uint64(f.number), Nlink: 1, Mode: unix.S_IFREG | uint32(f.mode.Perm()), Uid: uid, Gid: gid,
+		Size: int64(len(f.data)), Mtim: at, Ctim: at}
+	return true, nil
+}
+
+func (w *world) Content(path string) (data []byte, known bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if d := w.files(path); d != nil && !ours(path) && d.names[path] != nil {
+		data := d.names[path].data
+		return data[:len(data):len(data)], true
+	}
+	return nil, false
+}
+
+func (w *world) Names(dir string) (names []string, known bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	d := w.files(dir)
+	if d == nil || !d.dirs[dir] {
+		return nil, false
+	}
+	for path := range d.names {
+		if within(dir, path) && filepath.Dir(path) == dir {
+			names = append(names, filepath.Base(path))
+		}
+	}
+	for path := range d.dirs {
+		if within(dir, path) && filepath.Dir(path) == dir {
+			names = append(names, filepath.Base(path))
+		}
+	}
+	slices.Sort(names)
+	return names, true
+}

@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"sync"
 	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 )
 
 // ErrHangs says that a file system, or what stands in a file's place there, did not answer.
@@ -51,6 +53,14 @@ func within[T any](wait time.Duration, place string, f func() (T, error), late f
 	stuck.Unlock()
 	if n > 0 {
 		return hangs()
+	}
+	if durable.AtOnce() {
+		var value T
+		err := Do(func() (err error) { value, err = f(); return err })
+		if p := (*Panic)(nil); errors.As(err, &p) {
+			panic(p)
+		}
+		return value, err
 	}
 	type result struct {
 		value T

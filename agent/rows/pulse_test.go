@@ -21,9 +21,9 @@ func TestRewriteStalled(t *testing.T) {
 		answered bool   // the server has executed it
 		deaf     bool   // nor is a new connection carried
 	}{
-		{name: "the server never hears of the lock", at: "lock table"},
+		{name: "the server never hears of the locks", at: "select count(*)"},
 		{name: "the old rows are not sent", at: "select ctid"},
-		{name: "the end of the new ones is not heard", at: "end of data"},
+		{name: "the new ones are not heard", at: "update"},
 		{name: "it has updated, and nobody is told", at: "update", answered: true},
 		{name: "and no other connection comes about", at: "update", answered: true, deaf: true},
 		{name: "it never hears of the commit", at: "commit"},

@@ -1,7 +1,6 @@
 package rows
 
 import (
-	"crypto/cipher"
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
@@ -78,18 +77,60 @@ func (s *survey) resealSQL() string {
 	return "select ctid, id, username, name, " + s.kekID + s.others + ", " + s.wrapped + ", nonce, ciphertext from " + s.table
 }
 
-// The rows that are to be written stand in a table of the session, in the binary form of
-// COPY (Postgres documentation, COPY, "Binary Format"), nine columns each: the row's place
-// and id; nonce, length and tag of the ciphertext, and wrapped DEK as they were; and
-// nonce, ciphertext and wrapped DEK as they shall be, NULL where they stay.
-var (
-	copyHeader  = append([]byte("PGCOPY\n\xff\r\n\x00"), make([]byte, 8)...)
-	copyTrailer = []byte{0xff, 0xff}
-)
+// lot is rows that are to be written, as the parameters of one UPDATE, each an array with
+// one value a row: the row's place; nonce, length and tag of the ciphertext, and wrapped DEK
+// as they were; and nonce, ciphertext and wrapped DEK as they shall be, NULL where they stay.
+type lot struct {
+	rows   uint32
+	params [len(writeTypes)][]byte
+}
 
-const copyColumns = 9
+// writeTypes are what the arrays are of, by object id, which is the same in every server: tid,
+// bytea, integer.
+var writeTypes = [...]uint32{27, 17, 23, 17, 17, 17, 17, 17}
 
-// appendCell packs one value the way COPY does: its length, then its bytes; -1 is NULL.
+// arrayHeader is the length of what comes before an array's values in binary: the number of
+// dimensions, whether there may be NULLs, the type of the values, how many there are, and the
+// number of the first (Postgres, array_recv in arrayfuncs.c). The values are as appendCell
+// packs them.
+const arrayHeader = 5 * 4
+
+// empty makes a lot of no rows out of one that was written.
+func (l *lot) empty() {
+	l.rows = 0
+	for i := range l.params {
+		l.params[i] = append(l.params[i][:0], make([]byte, arrayHeader)...)
+	}
+}
+
+// arrays are the parameters of a lot that is complete.
+func (l *lot) arrays() [][]byte {
+	for i, p := range l.params {
+		for at, word := range [arrayHeader / 4]uint32{1, 1, writeTypes[i], l.rows, 1} {
+			binary.BigEndian.PutUint32(p[4*at:], word)
+		}
+	}
+	return l.params[:]
+}
+
+// writeSQL writes a lot into the rows that are what they were when they were read: at the
+// same place, with the same nonce, and with a ciphertext of the same length and tag, which
+// stands for all of it.
+func (s *survey) writeSQL() string {
+	set, same := "", ""
+	if s.wrapped == "wrapped_dek" {
+		set = ", wrapped_dek = coalesce(new.wrapped, old.wrapped_dek)"
+		same = " and old.wrapped_dek is not distinct from new.old_wrapped"
+	}
+	return "update " + s.table + ` old set nonce = coalesce(new.nonce, old.nonce), ciphertext = coalesce(new.ciphertext, old.ciphertext)` + set + `
+  from unnest($1::tid[], $2::bytea[], $3::integer[], $4::bytea[], $5::bytea[], $6::bytea[], $7::bytea[], $8::bytea[])
+    new(place, old_nonce, old_length, old_tag, old_wrapped, nonce, ciphertext, wrapped)
+  where old.ctid = new.place and old.nonce = new.old_nonce and octet_length(old.ciphertext) = new.old_length
+  and substr(old.ciphertext, new.old_length - 15) = new.old_tag` + same
+}
+
+// appendCell packs one value the way Postgres does in binary: its length, then its bytes; -1
+// is NULL.
 func appendCell(b, value []byte) []byte {
 	if value == nil {
 		return append(b, 0xff, 0xff, 0xff, 0xff)
@@ -174,6 +215,7 @@ type resealer struct {
 	seed   maphash.Seed
 	data   []byte // additional data
 	nonces []byte // random, not used yet
+	sealed []byte // what was sealed last
 }
 
 // candidate is a key that rows may be under, with its place in the census.
@@ -192,14 +234,13 @@ func newResealer(target key.Key, others []key.Key, seed maphash.Seed) *resealer 
 	return r
 }
 
-// row takes one row of n columns off in and appends to out, in the form of COPY, what is
-// to be written for it, if anything.
-func (r *resealer) row(in []byte, n int, out []byte) (rest, written []byte) {
+// row takes one row of n columns off in and appends to out what is to be written for it, if
+// anything.
+func (r *resealer) row(in []byte, n int, out *lot) (rest []byte) {
 	var c cells
-	var place, id []byte
-	place, rest = nextCell(in)
+	place, rest := nextCell(in)
 	plain := rest
-	id, rest = nextCell(rest)
+	_, rest = nextCell(rest) // the id
 	c.username, rest = nextCell(rest)
 	c.name, rest = nextCell(rest)
 	c.kekID, rest = nextCell(rest)
@@ -228,14 +269,14 @@ func (r *resealer) row(in []byte, n int, out []byte) (rest, written []byte) {
 	}
 	if o == nil {
 		r.said += r.digest(plain, sealed)
-		return rest, out
+		return rest
 	}
 	r.said += r.digest(plain, o.value)
 	if o != r.target {
-		out = r.write(out, place, id, &c, class, o)
+		r.write(out, place, &c, class, o)
 	}
 	o.wipe()
-	return rest, out
+	return rest
 }
 
 // opener finds the key that opens a row, and leaves it open.
@@ -253,29 +294,24 @@ func (r *resealer) opener(c *cells, class Class) *opener {
 
 // write seals what o has opened under the target: the value of a legacy row, and of an
 // in-process row its DEK alone.
-func (r *resealer) write(out, place, id []byte, c *cells, class Class, o *opener) []byte {
-	out = binary.BigEndian.AppendUint16(out, copyColumns)
-	out = appendCell(appendCell(appendCell(out, place), id), c.nonce)
-	out = binary.BigEndian.AppendUint32(out, 4)
-	out = binary.BigEndian.AppendUint32(out, uint32(len(c.ciphertext)))
-	out = appendCell(out, c.ciphertext[len(c.ciphertext)-tagSize:])
-	out = appendCell(out, c.wrappedDEK)
-	nonce := r.nonce()
-	if class == Legacy {
+func (r *resealer) write(out *lot, place []byte, c *cells, class Class, o *opener) {
+	length := binary.BigEndian.AppendUint32(nil, uint32(len(c.ciphertext)))
+	var nonce, ciphertext, wrapped []byte
+	if fresh := r.nonce(); class == Legacy {
 		r.rewritten++
-		out = appendCell(out, nonce)
-		out = sealCell(out, nil, r.target.master, nonce, o.value, r.data)
-		return appendCell(out, nil)
+		nonce = fresh
+		r.sealed = r.target.master.Seal(r.sealed[:0], fresh, o.value, r.data)
+		ciphertext = r.sealed
+	} else {
+		r.rewrapped++
+		r.sealed = r.target.master.Seal(append(r.sealed[:0], fresh...), fresh, o.dek, inprocData)
+		wrapped = r.sealed
 	}
-	r.rewrapped++
-	out = appendCell(appendCell(out, nil), nil)
-	return sealCell(out, nonce, r.target.master, nonce, o.dek, inprocData)
-}
-
-// sealCell appends a cell with the prefix and the sealed value.
-func sealCell(out, prefix []byte, a cipher.AEAD, nonce, value, additional []byte) []byte {
-	out = binary.BigEndian.AppendUint32(out, uint32(len(prefix)+len(value)+tagSize))
-	return a.Seal(append(out, prefix...), nonce, value, additional)
+	tag := c.ciphertext[len(c.ciphertext)-tagSize:]
+	for i, value := range [len(writeTypes)][]byte{place, c.nonce, length, tag, c.wrappedDEK, nonce, ciphertext, wrapped} {
+		out.params[i] = appendCell(out.params[i], value)
+	}
+	out.rows++
 }
 
 // nonce is 12 fresh random bytes, good until the next.

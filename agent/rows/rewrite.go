@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"io"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -81,8 +81,7 @@ type RewriteStep string
 
 // In this order.
 const (
-	Resealing  RewriteStep = "re-encrypting" // reads all rows
-	Writing    RewriteStep = "writing"       // one statement: nothing is known of how far it is
+	Resealing  RewriteStep = "re-encrypting" // reads all rows, and writes them
 	Checking   RewriteStep = "reading back"  // reads all rows again
 	Committing RewriteStep = "committing"    // one statement, until it is on the server's disk
 )
@@ -139,8 +138,11 @@ type rewrite struct {
 	backends []string       // the processes of both sessions in the server
 	s        *survey
 	total    int64
+	snapshot string // of the old rows, for the reader
 	result   RewriteResult
-	spare    sync.Pool // of *[]byte, chunks that were read
+	vain     atomic.Bool // rows stand in the way, and what is written will be taken back
+	spare    sync.Pool   // of *[]byte, chunks that were read
+	lots     sync.Pool   // of *lot, that were written
 }
 
 // chunk is an empty buffer for one chunk. What it held before was encrypted.
@@ -152,6 +154,16 @@ func (w *rewrite) chunk() []byte {
 }
 
 func (w *rewrite) recycle(chunk []byte) { w.spare.Put(&chunk) }
+
+// lot is one without rows.
+func (w *rewrite) lot() *lot {
+	l, ok := w.lots.Get().(*lot)
+	if !ok {
+		l = new(lot)
+	}
+	l.empty()
+	return l
+}
 
 func (w *rewrite) do(ctx context.Context) (err error) {
 	w.mu.Lock()
@@ -205,15 +217,8 @@ func (w *rewrite) renew(ctx context.Context) error {
 	if err := w.begin(ctx); err != nil {
 		return err
 	}
-	snapshot, err := w.snapshot(ctx)
+	before, err := w.reseal(ctx)
 	if err != nil {
-		return err
-	}
-	before, err := w.reseal(ctx, snapshot)
-	if err != nil {
-		return err
-	}
-	if err := w.write(ctx, before); err != nil {
 		return err
 	}
 	return w.check(ctx, before)
@@ -239,34 +244,56 @@ func (t *Table) unpooled(ctx context.Context, first, second *pgconn.PgConn) ([]s
 	return []string{one, other}, err
 }
 
-// bounds let the transaction that was just begun take its time.
-func (w *rewrite) bounds() string {
-	milliseconds := func(d time.Duration) int64 { return max(d.Milliseconds(), 1) }
-	return fmt.Sprintf("; set local statement_timeout = %d; set local lock_timeout = %d; set local idle_in_transaction_session_timeout = '1min'; set local row_security = off",
-		milliseconds(w.o.Timeout), milliseconds(w.o.LockTimeout))
+// bounds let the transaction that was just begun take its time: timeout for a statement.
+func (w *rewrite) bounds(timeout time.Duration) []string {
+	milliseconds := func(d time.Duration) string { return strconv.FormatInt(max(d.Milliseconds(), 1), 10) }
+	return []string{
+		"set local statement_timeout = " + milliseconds(timeout),
+		"set local lock_timeout = " + milliseconds(w.o.LockTimeout),
+		"set local idle_in_transaction_session_timeout = '1min'",
+		"set local row_security = off",
+	}
 }
 
-// begin opens the transaction and takes both locks. Both sides of it notice within half a
-// minute that the other is gone.
+// begin opens the transaction, takes both locks, counts the rows, and names the view of them
+// for the other session, all in one go. Both sides of it notice within half a minute that
+// the other is gone.
 func (w *rewrite) begin(ctx context.Context) error {
-	err := w.exec(ctx, "begin isolation level read committed"+w.bounds()+`; set local synchronous_commit = on;
-select set_config(name, value, true) from pg_settings join (values ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'),
+	list := append([]string{"begin isolation level read committed"}, w.bounds(w.o.Timeout)...)
+	list = append(list, "set local synchronous_commit = on",
+		// A row is looked up by its place, and nothing is sorted or hashed for it.
+		"set local enable_hashjoin = off", "set local enable_mergejoin = off",
+		`select set_config(name, value, true) from pg_settings join (values ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'),
   ('tcp_keepalives_count', '4'), ('tcp_user_timeout', '30000'), ('client_connection_check_interval', '5000')) v(name, value) using (name)`)
-	if err != nil {
-		return err
-	}
-	err = w.exec(ctx, "select pg_advisory_xact_lock("+strconv.FormatInt(AdvisoryLock, 10)+")")
-	if errors.Is(err, ErrLocked) {
+	advisory := len(list)
+	list = append(list, "select pg_advisory_xact_lock("+strconv.FormatInt(AdvisoryLock, 10)+")",
+		// Not even a row of it can be locked by anybody else; plain reads can go on.
+		"lock table "+w.s.table+" in exclusive mode")
+	last := len(list)
+	list = append(list, "select count(*)::text, pg_export_snapshot() from "+w.s.table)
+	held, locked, total := true, w.s.table, ""
+	timed, cancel := context.WithTimeout(ctx, w.o.Timeout+time.Second)
+	defer cancel()
+	err := w.batch(timed, w.writer, list, nil, func(statement int, v [][]byte) error {
+		switch {
+		case statement == advisory:
+			held = false
+		case statement == last && len(v) != 2:
+			return errForm
+		case statement == last:
+			total, w.snapshot = string(v[0]), string(v[1])
+		}
+		return nil
+	})
+	if held && errors.Is(err, ErrLocked) {
 		return ErrRotationHolds
 	}
 	if err != nil {
 		return err
 	}
-	// Not even a row of it can be locked by anybody else; plain reads can go on.
-	if err := w.exec(ctx, "lock table "+w.s.table+" in exclusive mode"); err != nil {
-		return err
+	if w.total, err = strconv.ParseInt(total, 10, 64); err != nil || !isSnapshot(w.snapshot) {
+		return errForm
 	}
-	locked := w.s.table
 	// It changes no more. The reader knows the catalog, which the writer would read first.
 	if w.s, err = w.survey(ctx, w.conn); err != nil {
 		return err
@@ -277,57 +304,28 @@ select set_config(name, value, true) from pg_settings join (values ('tcp_keepali
 	return nil
 }
 
-// snapshot counts the rows, and names the view of them for the other session.
-func (w *rewrite) snapshot(ctx context.Context) (name string, err error) {
-	err = w.exec(ctx, `create temp table keyguard_rewrite on commit drop as select ctid as place, id, nonce as old_nonce,
-  octet_length(ciphertext) as old_length, ciphertext as old_tag, `+w.s.wrapped+` as old_wrapped, nonce, ciphertext, `+w.s.wrapped+` as wrapped
-  from `+w.s.table+` with no data;
-alter table pg_temp.keyguard_rewrite alter ciphertext set storage external`)
-	if err != nil {
-		return "", err
-	}
-	err = w.rows(ctx, w.writer, `select count(*)::text, pg_export_snapshot() from `+w.s.table, func(v [][]byte) (err error) {
-		if len(v) != 2 {
-			return errForm
-		}
-		name = string(v[1])
-		if w.total, err = strconv.ParseInt(string(v[0]), 10, 64); err != nil {
-			return errForm
-		}
-		return nil
-	})
-	if err == nil && !isSnapshot(name) {
-		err = errForm
-	}
-	return name, err
-}
-
-// reseal reads all rows, and leaves what is to be written in the temporary table.
-func (w *rewrite) reseal(ctx context.Context, snapshot string) (*census, error) {
-	ctx, cancel := context.WithTimeout(ctx, w.o.Timeout)
+// reseal reads all rows as they were, and writes them as they shall be while it reads on.
+func (w *rewrite) reseal(ctx context.Context) (*census, error) {
+	// What reads waits for what is written.
+	patience := 2 * w.o.Timeout
+	ctx, cancel := context.WithTimeout(ctx, patience+time.Second)
 	defer cancel()
 	// The same rows to the last: on another server this snapshot does not exist.
-	err := w.conn.Exec(ctx, "begin isolation level repeatable read read only; set transaction snapshot '"+snapshot+"'"+w.bounds()).Close()
-	if err != nil {
-		return nil, w.explain(err)
-	}
-	sealed := make(chan []byte, chunksAhead)
+	begin := append([]string{"begin isolation level repeatable read, read only", "set transaction snapshot '" + w.snapshot + "'"}, w.bounds(patience)...)
+	sealed := make(chan *lot, chunksAhead)
 	var found *census
+	written := int64(0)
 	g, ctx := crew.WithContext(ctx)
 	g.Go(func() (err error) {
 		defer close(sealed)
-		found, err = w.pass(ctx, w.conn, Resealing, w.o.Keys, sealed)
+		found, err = w.pass(ctx, w.conn, Resealing, begin, w.o.Keys, sealed)
 		return err
 	})
-	g.Go(func() error {
-		_, err := w.writer.CopyFrom(ctx, &chunks{ctx: ctx, from: sealed, next: copyHeader, done: w.recycle},
-			"copy pg_temp.keyguard_rewrite from stdin (format binary)")
-		if err != nil {
-			return w.explain(err)
-		}
-		return nil
+	g.Go(func() (err error) {
+		written, err = w.write(ctx, sealed)
+		return err
 	})
-	err = g.Wait()
+	err := g.Wait()
 	if found != nil {
 		w.report(found)
 	}
@@ -338,9 +336,70 @@ func (w *rewrite) reseal(ctx context.Context, snapshot string) (*census, error) 
 		return nil, err
 	}
 	if !w.o.LeaveUnopenable {
-		err = found.unopenable.err(ErrUnopenable)
+		if err := found.unopenable.err(ErrUnopenable); err != nil {
+			return nil, err
+		}
 	}
-	return found, err
+	if want := found.rewritten + found.rewrapped; written != want {
+		return nil, fmt.Errorf("%w: %d of %d were still as they had been read", ErrConcurrent, written, want)
+	}
+	return found, nil
+}
+
+// write has the server write one lot after the other, and returns how many rows were still
+// as they had been read. While one is written the next is on its way.
+func (w *rewrite) write(ctx context.Context, sealed <-chan *lot) (written int64, err error) {
+	const statement = "keyguard_rewrite"
+	p := w.writer.StartPipeline(ctx)
+	sent := 0
+	for l := range sealed {
+		if sent == 0 {
+			p.SendPrepare(statement, w.s.writeSQL(), nil)
+		}
+		p.SendQueryPrepared(statement, l.arrays(), []int16{1}, nil)
+		err = p.Sync()
+		w.lots.Put(l)
+		if sent++; err == nil && sent > 1 {
+			err = answered(p, &written)
+		}
+		if err != nil {
+			break
+		}
+	}
+	if err == nil && sent > 0 {
+		err = answered(p, &written)
+	}
+	if closed := p.Close(); err == nil {
+		err = closed
+	}
+	if err != nil {
+		return written, w.explain(err)
+	}
+	return written, nil
+}
+
+// answered waits for the answer to what was sent up to one Sync, and adds the rows that it
+// has changed.
+func answered(p *pgconn.Pipeline, changed *int64) error {
+	for {
+		result, err := p.GetResults()
+		if err != nil {
+			return err
+		}
+		switch r := result.(type) {
+		case *pgconn.StatementDescription:
+		case *pgconn.ResultReader:
+			tag, err := r.Close()
+			if err != nil {
+				return err
+			}
+			*changed += tag.RowsAffected()
+		case *pgconn.PipelineSync:
+			return nil
+		default:
+			return errForm
+		}
+	}
 }
 
 func (w *rewrite) report(c *census) {
@@ -357,9 +416,9 @@ func (w *rewrite) report(c *census) {
 	}
 }
 
-// pass reads all rows of the table over c and lets every core reseal them. What is to be
-// written goes to sealed, unless that is nil.
-func (w *rewrite) pass(ctx context.Context, c *pgconn.PgConn, step RewriteStep, keys []key.Key, sealed chan<- []byte) (*census, error) {
+// pass reads all rows of the table over c, after some statements that go before, and lets
+// every core reseal them. What is to be written goes to sealed.
+func (w *rewrite) pass(ctx context.Context, c *pgconn.PgConn, step RewriteStep, before []string, keys []key.Key, sealed chan<- *lot) (*census, error) {
 	raw := make(chan []byte, chunksAhead)
 	columns := 0
 	g, ctx := crew.WithContext(ctx)
@@ -377,7 +436,11 @@ func (w *rewrite) pass(ctx context.Context, c *pgconn.PgConn, step RewriteStep, 
 		}
 		done := int64(0)
 		w.o.Progress(RewriteProgress{step, done, w.total})
-		err := w.rows(ctx, c, w.s.resealSQL(), func(v [][]byte) error {
+		statements := append(slices.Clone(before), w.s.resealSQL())
+		err := w.batch(ctx, c, statements, nil, func(statement int, v [][]byte) error {
+			if statement != len(before) {
+				return errForm
+			}
 			if columns == 0 {
 				columns = len(v) // for the workers, who have no row yet
 			}
@@ -405,15 +468,16 @@ func (w *rewrite) pass(ctx context.Context, c *pgconn.PgConn, step RewriteStep, 
 		hands[i] = r
 		g.Go(func() error {
 			for chunk := range raw {
-				var out []byte
-				if sealed != nil {
-					out = w.chunk()
-				}
+				out := w.lot()
 				for rest := chunk; len(rest) > 0; {
-					rest, out = r.row(rest, columns, out)
+					rest = r.row(rest, columns, out)
 				}
 				w.recycle(chunk)
-				if len(out) == 0 {
+				if r.unknown.count > 0 || r.unopenable.count > 0 && !w.o.LeaveUnopenable {
+					w.vain.Store(true)
+				}
+				if out.rows == 0 || w.vain.Load() {
+					w.lots.Put(out)
 					continue
 				}
 				select {
@@ -433,40 +497,13 @@ func (w *rewrite) pass(ctx context.Context, c *pgconn.PgConn, step RewriteStep, 
 	return sum, err
 }
 
-// write puts the new values into the rows that are what they were when they were read:
-// at the same place, with the same nonce, and with a ciphertext of the same length and
-// tag, which stands for all of it. Each row is looked up by its place, which is neither
-// sorted nor hashed, and so takes no memory of the server however many they are.
-func (w *rewrite) write(ctx context.Context, found *census) error {
-	w.o.Progress(RewriteProgress{Writing, 0, w.total})
-	if err := w.exec(ctx, "set local enable_hashjoin = off; set local enable_mergejoin = off"); err != nil {
-		return err
-	}
-	set, same := "", ""
-	if w.s.wrapped == "wrapped_dek" {
-		set = ", wrapped_dek = coalesce(new.wrapped, old.wrapped_dek)"
-		same = " and old.wrapped_dek is not distinct from new.old_wrapped"
-	}
-	ctx, cancel := context.WithTimeout(ctx, w.o.Timeout)
-	defer cancel()
-	r := w.writer.ExecParams(ctx, "update "+w.s.table+` old set nonce = coalesce(new.nonce, old.nonce), ciphertext = coalesce(new.ciphertext, old.ciphertext)`+set+`
-  from pg_temp.keyguard_rewrite new where old.ctid = new.place and old.id = new.id
-  and old.nonce = new.old_nonce and octet_length(old.ciphertext) = new.old_length
-  and substr(old.ciphertext, new.old_length - 15) = new.old_tag`+same, nil, nil, nil, nil).Read()
-	if r.Err != nil {
-		return w.explain(r.Err)
-	}
-	if want, got := found.rewritten+found.rewrapped, r.CommandTag.RowsAffected(); got != want {
-		return fmt.Errorf("%w: %d of %d were still as they had been read", ErrConcurrent, got, want)
-	}
-	// What is left to the commit, which nobody reads back and a dry run does not come to, is
-	// done now.
-	return w.exec(ctx, "set constraints all immediate")
-}
-
 // check reads all rows as this transaction sees them.
 func (w *rewrite) check(ctx context.Context, before *census) error {
-	after, err := w.pass(ctx, w.writer, Checking, nil, nil)
+	ctx, cancel := context.WithTimeout(ctx, w.o.Timeout+time.Second)
+	defer cancel()
+	// What is left to the commit, which nobody reads back and a dry run does not come to, is
+	// done now.
+	after, err := w.pass(ctx, w.writer, Checking, []string{"set constraints all immediate"}, nil, nil)
 	if err != nil {
 		return err
 	}
@@ -523,46 +560,6 @@ func (w *rewrite) exec(ctx context.Context, sql string) error {
 		return w.Table.explain(err)
 	}
 	return nil
-}
-
-// rows reads the answer of one statement.
-func (w *rewrite) rows(ctx context.Context, c *pgconn.PgConn, sql string, row func([][]byte) error) error {
-	ctx, cancel := context.WithTimeout(ctx, w.o.Timeout+time.Second)
-	defer cancel()
-	return w.query(ctx, c, sql, row)
-}
-
-// chunks is what the workers send, as one stream of COPY.
-type chunks struct {
-	ctx  context.Context
-	from <-chan []byte
-	done func([]byte) // with a chunk
-	last []byte       // the chunk that next is what is left of
-	next []byte
-	end  bool
-}
-
-func (c *chunks) Read(p []byte) (int, error) {
-	for len(c.next) == 0 {
-		if c.end {
-			return 0, io.EOF
-		}
-		if c.last != nil {
-			c.done(c.last)
-		}
-		select {
-		case chunk, ok := <-c.from:
-			c.last, c.next = chunk, chunk
-			if !ok {
-				c.next, c.end = copyTrailer, true
-			}
-		case <-c.ctx.Done():
-			return 0, c.ctx.Err()
-		}
-	}
-	n := copy(p, c.next)
-	c.next = c.next[n:]
-	return n, nil
 }
 
 // Client is a session of the database.

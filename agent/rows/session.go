@@ -259,21 +259,6 @@ func (t *Table) batch(ctx context.Context, c *pgconn.PgConn, statements []string
 	return bad
 }
 
-// query reads the rows of one statement of a transaction that is open.
-func (t *Table) query(ctx context.Context, c *pgconn.PgConn, sql string, row func([][]byte) error) error {
-	r := c.ExecParams(ctx, sql, nil, nil, nil, []int16{1})
-	var bad error
-	for r.NextRow() {
-		if bad == nil {
-			bad = row(r.Values())
-		}
-	}
-	if _, err := r.Close(); err != nil {
-		return t.explain(err)
-	}
-	return bad
-}
-
 // place names what a session is opened to, without the password.
 func place(c *pgconn.Config) string {
 	where := net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))

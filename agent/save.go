@@ -30,7 +30,13 @@ func (o *observation) due(name string) []key.Fingerprint {
 		o.askLocal()
 	}
 	o.history()
-	return decide.Due(o.evidence, name)
+	due := decide.Due(o.evidence, name)
+	if i, err := o.host.escrow(name); err == nil && o.host.Escrows[i].AddOnly {
+		// It is due to be read back, which nobody here ever does.
+		last := o.evidence.History.Saved[name].Last
+		due = slices.DeleteFunc(due, func(f key.Fingerprint) bool { return last.ID != "" && last.Key == f })
+	}
+	return due
 }
 
 // SaveDue brings to one escrow what is due there (Due), each key to the shelf that law
@@ -57,8 +63,8 @@ func SaveDue(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 	if s := o.evidence.Escrows[i]; s.State == decide.EscrowFailed && !errors.Is(s.Err, escrow.ErrDenied) && !errors.Is(s.Err, escrow.ErrPerhaps) {
 		return nil, s.Err
 	}
-	o.askHistory()                                         // another process, a rotation's, has told the ledger of its save before it saved
-	return o.saveAll(ctx, i, decide.Due(o.evidence, name)) // what is not there any more is due, too
+	o.askHistory()                        // another process, a rotation's, has told the ledger of its save before it saved
+	return o.saveAll(ctx, i, o.due(name)) // what is not there any more is due, too
 }
 
 // saveAll is SaveDue of keys that are due.

@@ -26,7 +26,7 @@ type Said string
 // The daemon's own lines (its log, identifier containarium), systemd's that it is being
 // started, and the place where the past ends.
 const (
-	Starting  Said = "starting"      // a new start begins
+	Starting  Said = "starting"      // a new start begins, or has begun
 	Ready     Said = "ready"         // it has read a key: "Secrets store ready"
 	Minted    Said = "minted"        // it made one: "NEW MASTER KEY generated"
 	Loaded    Said = "loaded"        // it has read a key, whatever became of its secrets then
@@ -45,8 +45,13 @@ type Line struct {
 	Time       time.Time // when the journal got it, by this host's clock
 }
 
-// startingMessage is the MESSAGE_ID of "Starting …", SD_MESSAGE_UNIT_STARTING of sd-messages(3).
-const startingMessage = "7d4958e842da4a758f6c1cdc7b36dcc5"
+// The MESSAGE_IDs of "Starting …" and "Started …", SD_MESSAGE_UNIT_STARTING and
+// SD_MESSAGE_UNIT_STARTED of sd-messages(3). Of a unit that is up at once, as the daemon's is
+// without an ExecStartPre=, systemd tells only the second (252).
+const (
+	startingMessage = "7d4958e842da4a758f6c1cdc7b36dcc5"
+	startedMessage  = "39f53479d3a045ac8e11786248231fbf"
+)
 
 // BootID is the id of this boot, 32 hex digits, "" where it cannot be told. The watcher
 // has it from its unit: in a container the /proc of its sandbox shows the host's.
@@ -79,9 +84,20 @@ func follow(ctx context.Context, names []string, main func(ctx context.Context, 
 	for _, n := range names {
 		args = append(args, "--unit="+n)
 	}
-	asked, pid := "", 0
+	asked, pid, began := "", 0, ""
+	begin := func(l Line) {
+		if l.Invocation != began {
+			began = l.Invocation
+			line(Line{Said: Starting, Invocation: l.Invocation, Time: l.Time})
+		}
+	}
 	tell := func(l Line) {
-		if l.Said != Starting && l.Invocation != asked {
+		if l.Said == Starting {
+			begin(l)
+			return
+		}
+		fresh := l.Invocation != asked
+		if fresh {
 			p, err := main(ctx, l.Invocation, names)
 			if err != nil {
 				stop(err)
@@ -89,9 +105,13 @@ func follow(ctx context.Context, names []string, main func(ctx context.Context, 
 			}
 			asked, pid = l.Invocation, p
 		}
-		if l.Said == Starting || l.PID == pid && pid != 0 {
-			line(l)
+		if l.PID != pid || pid == 0 {
+			return
 		}
+		if fresh { // systemd has it as the present start, whatever it has logged of that
+			begin(l)
+		}
+		line(l)
 	}
 	cursor := ""
 	read := func(handle func(Line)) error {
@@ -118,8 +138,8 @@ func follow(ctx context.Context, names []string, main func(ctx context.Context, 
 	// Only of the last start can systemd still tell which process was its main one.
 	var past []Line
 	err := read(func(l Line) {
-		if l.Said == Starting {
-			past = past[:0]
+		if l.Said == Starting { // journald may have got what the daemon said first
+			past = slices.DeleteFunc(past, func(p Line) bool { return p.Invocation != l.Invocation })
 		}
 		same := func(p Line) bool { return p.Said == l.Said && p.Invocation == l.Invocation && p.PID == l.PID }
 		if !slices.ContainsFunc(past, same) {
@@ -188,7 +208,7 @@ func parseLine(text []byte) (l Line, cursor string, ok bool) {
 	}
 	l = Line{Said: said(e.Message), Invocation: e.OfProcess}
 	l.PID, _ = strconv.Atoi(e.PID) // 0 is nobody's
-	if e.ID == startingMessage && e.OfUnit != "" {
+	if (e.ID == startingMessage || e.ID == startedMessage) && e.OfUnit != "" {
 		l = Line{Said: Starting, Invocation: e.OfUnit}
 	}
 	if at, err := strconv.ParseInt(e.Time, 10, 64); err == nil {

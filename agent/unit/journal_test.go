@@ -43,7 +43,8 @@ func TestParseLine(t *testing.T) {
 		{"text before the time stamp", `{"_SYSTEMD_INVOCATION_ID":"abc","_PID":"7","MESSAGE":" 2026/11/27 16:04:28 Secrets store ready (x)"}`, Line{}},
 		{"a row", entry(`"secrets: ciphertext authentication failed (tampered or wrong key?)"`), Line{}},
 		{"systemd starts it", `{"MESSAGE":"Starting containarium.service...","MESSAGE_ID":"7d4958e842da4a758f6c1cdc7b36dcc5","INVOCATION_ID":"def","_SYSTEMD_INVOCATION_ID":"of systemd","__REALTIME_TIMESTAMP":"1790000000123456"}`, Line{Starting, "def", 0, at}},
-		{"systemd of another unit", `{"MESSAGE":"Started.","MESSAGE_ID":"39f53479d3a045ac8e11786248231fbf","INVOCATION_ID":"def"}`, Line{}},
+		{"systemd has started it", `{"MESSAGE":"Started.","MESSAGE_ID":"39f53479d3a045ac8e11786248231fbf","INVOCATION_ID":"def"}`, Line{Said: Starting, Invocation: "def"}},
+		{"systemd stops it", `{"MESSAGE":"Stopping.","MESSAGE_ID":"de5b426a63be47a7b6ac3eaac82e2f6f","INVOCATION_ID":"def"}`, Line{}},
 		{"not UTF-8", entry(`[83,101,99,114,101,116,115,32,115,116,111,114,101,32,114,101,97,100,121,255]`), Line{}},
 		{"several messages of one name", entry(`["Secrets store ready","x"]`), Line{}},
 		{"no message", entry(`null`), Line{}},
@@ -155,5 +156,46 @@ esac
 	err = Follow(context.Background(), nil, func(l Line) { t.Errorf("%+v", l) })
 	if err == nil || !strings.Contains(err.Error(), "no such boot") {
 		t.Error(err)
+	}
+}
+
+// TestFollowWithoutAHook: of a start that has no ExecStartPre= systemd says only that it was
+// made, or journald has dropped even that. What the daemon tells then is of that start, and not
+// of the one before.
+func TestFollowWithoutAHook(t *testing.T) {
+	const ready = `echo '{"_SYSTEMD_INVOCATION_ID":"%","_PID":"%0","MESSAGE":"2026/11/27 16:04:28 Secrets store ready (x)"}'` + "\n"
+	const starting = `echo '{"MESSAGE_ID":"7d4958e842da4a758f6c1cdc7b36dcc5","INVOCATION_ID":"%"}'` + "\n"
+	const started = `echo '{"MESSAGE_ID":"39f53479d3a045ac8e11786248231fbf","INVOCATION_ID":"%"}'` + "\n"
+	of := func(invocation string, lines ...string) string {
+		return strings.ReplaceAll(strings.Join(lines, ""), "%", invocation)
+	}
+	first := of("1", starting, started, ready)
+	for name, tt := range map[string]struct {
+		past, present string
+		want          []string
+	}{
+		"in the past":                           {first + of("2", started, ready), "", []string{"starting 2", "ready 2", "caught up "}},
+		"in the past, told late":                {first + of("2", ready, started), "", []string{"starting 2", "ready 2", "caught up "}},
+		"in the past, not told":                 {first + of("2", ready), "", []string{"starting 1", "starting 2", "ready 2", "caught up "}},
+		"now":                                   {first, of("2", started, ready), []string{"starting 1", "caught up ", "starting 2", "ready 2"}},
+		"now, told late":                        {first, of("2", ready, started), []string{"starting 1", "caught up ", "starting 2", "ready 2"}},
+		"now, and the one before says the last": {first, of("2", ready) + of("1", ready) + of("2", ready), []string{"starting 1", "caught up ", "starting 2", "ready 2", "ready 2"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			script := "#!/bin/sh\ncase \"$*\" in *--follow*)\n" + tt.present + "echo over >&2; exit 1;;\n*)\n" + tt.past + ";;\nesac\n"
+			if err := os.WriteFile(filepath.Join(dir, "journalctl"), []byte(script), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+			main := func(_ context.Context, invocation string, _ []string) (int, error) {
+				return map[string]int{"2": 20}[invocation], nil
+			}
+			var said []string
+			err := follow(t.Context(), nil, main, func(l Line) { said = append(said, string(l.Said)+" "+l.Invocation) })
+			if err == nil || !slices.Equal(said, tt.want) {
+				t.Errorf("%q instead of %q, %v", said, tt.want, err)
+			}
+		})
 	}
 }

@@ -62,18 +62,24 @@ func (o *observation) escrowKey(ctx context.Context, f key.Fingerprint) BackupRe
 	o.history()
 	r := BackupResult{Key: f, Rows: o.evidence.Rows, Escrows: make([]SaveResult, len(o.host.Escrows))}
 	var known sync.Mutex // guards what is known of all, and the ledger
+	alone := func(do func()) {
+		known.Lock()
+		defer known.Unlock() // after a panic, too: the others would wait for ever
+		do()
+	}
 	eachEscrow(o.host, func(i int, _ Escrow) {
 		o.askNewest(ctx, i)
-		known.Lock()
-		s := o.toSave(i, f)
-		o.writeSaving(i, s.Shelf, f)
-		s = o.toSave(i, f)
-		known.Unlock()
+		var s SaveResult
+		alone(func() {
+			s = o.toSave(i, f)
+			o.writeSaving(i, s.Shelf, f)
+			s = o.toSave(i, f)
+		})
 		o.put(ctx, i, &s)
-		known.Lock()
-		defer known.Unlock()
-		r.Escrows[i] = s
-		o.writeSaved(s)
+		alone(func() {
+			r.Escrows[i] = s
+			o.writeSaved(s)
+		})
 	})
 	r.Trouble = o.trouble
 	return r

@@ -181,6 +181,65 @@ func TestGoroutines(t *testing.T) {
 	}
 }
 
+// TestLocksEndWithPanics: whoever holds a lock while it calls something gives it back by a
+// deferred call. Otherwise a panic there, which package crew makes an error of, would have all
+// others wait for ever.
+func TestLocksEndWithPanics(t *testing.T) {
+	builtin := []string{"append", "cap", "clear", "close", "delete", "len", "make", "max", "min", "new"}
+	named := func(n ast.Stmt, name string) bool {
+		e, ok := n.(*ast.ExprStmt)
+		if !ok {
+			return false
+		}
+		c, ok := e.X.(*ast.CallExpr)
+		if !ok {
+			return false
+		}
+		f, ok := c.Fun.(*ast.SelectorExpr)
+		return ok && f.Sel.Name == name
+	}
+	called := func(held ast.Stmt) (is bool) {
+		ast.Inspect(held, func(n ast.Node) bool {
+			if c, ok := n.(*ast.CallExpr); ok {
+				f, ok := c.Fun.(*ast.Ident)
+				is = is || !ok || !slices.Contains(builtin, f.Name)
+			}
+			return !is
+		})
+		return is
+	}
+	for _, s := range sources(t) {
+		function := ""
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			var list []ast.Stmt
+			switch n := n.(type) {
+			case *ast.FuncDecl:
+				function = n.Name.Name
+			case *ast.BlockStmt:
+				list = n.List
+			case *ast.CaseClause:
+				list = n.Body
+			case *ast.CommClause:
+				list = n.Body
+			}
+			for i, stmt := range list {
+				if !named(stmt, "Lock") && !named(stmt, "RLock") {
+					continue
+				}
+				for _, held := range list[i+1:] {
+					if _, deferred := held.(*ast.DeferStmt); deferred || named(held, "Unlock") || named(held, "RUnlock") {
+						break
+					}
+					if called(held) {
+						t.Errorf("%s: in %s something is called under a lock that no deferred call gives back", s.path, function)
+					}
+				}
+			}
+			return true
+		})
+	}
+}
+
 // TestWhatToTypeIsWordedInCmd: agent says what is so, and names no command of keyguard's. The
 // doctor's advice is part of what it finds; a sheet in a safe and a file on a stick have to
 // tell whoever holds them.

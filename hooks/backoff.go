@@ -91,16 +91,16 @@ func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
 		return nil, err
 	}
 	defer done()
-	m.lock.Lock()
 	if waited {
 		m.reload(g.Name())
 	}
-	e := m.Escrows[g.Name()]
+	e := m.escrow(g.Name())
 	calls := e.calls()
 	if !g.listFollowsLatest { // else the two are one call
 		calls++
 	}
 	if e != nil && g.early(e) && !(waited && e.answers()) && !g.listFollowsLatest {
+		m.lock.Lock()
 		defer m.lock.Unlock()
 		g.answeredFromMemory = true
 		if !e.Answered {
@@ -135,24 +135,30 @@ func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
 // early tells whether it is too early to ask the store again.
 func (g *gate) early(e *escrowMemory) bool { return g.recall().since < e.Next }
 
-// ask is called with m.lock held, and returns with it unlocked. It calls the store, and
-// remembers that: e is what the memory has of the escrow, or nil, and calls is how many calls
-// in a row this one makes.
-func (g *gate) ask(e *escrowMemory, calls int, call func(now, before *escrowMemory) error) error {
-	m := g.recall()
-	before := escrowMemory{}
+// begin remembers a call that is about to be made, as ask has it.
+func (g *gate) begin(m *memory, e *escrowMemory, calls int) (now, before *escrowMemory) {
+	m.lock.Lock()
+	defer m.lock.Unlock()
+	before = &escrowMemory{}
 	if e != nil {
-		before = *e
+		*before = *e
 	}
-	now := &escrowMemory{Calls: calls, Last: m.since, Error: "it was asked and did not answer"}
+	now = &escrowMemory{Calls: calls, Last: m.since, Error: "it was asked and did not answer"}
 	now.Next = m.since + wait(now.Calls)
 	m.Escrows[g.Name()], m.asked = now, true
 	// On disk before the call: a start that is killed while it waits has asked too.
 	// That it cannot be written is no reason to keep the daemon from its key; the save
 	// at the end of the start reports it.
 	_ = m.save()
-	m.lock.Unlock()
-	err := call(now, &before)
+	return now, before
+}
+
+// ask calls the store, and remembers that: e is what the memory has of the escrow, or nil, and
+// calls is how many calls in a row this one makes.
+func (g *gate) ask(e *escrowMemory, calls int, call func(now, before *escrowMemory) error) error {
+	m := g.recall()
+	now, before := g.begin(m, e, calls)
+	err := call(now, before)
 	m.lock.Lock()
 	defer m.lock.Unlock()
 	switch {
@@ -163,7 +169,7 @@ func (g *gate) ask(e *escrowMemory, calls int, call func(now, before *escrowMemo
 		if e == nil {
 			delete(m.Escrows, g.Name())
 		} else {
-			m.Escrows[g.Name()] = &before
+			m.Escrows[g.Name()] = before
 		}
 	case errors.Is(err, context.Canceled):
 		now.Error = "it was asked, and not waited for"
@@ -190,13 +196,11 @@ func (g *latestGate) FetchLatest(ctx context.Context) (c escrow.Copy, k key.Key,
 		return c, k, "", err
 	}
 	defer done()
-	m.lock.Lock()
 	if waited {
 		m.reload(g.Name())
 	}
-	e := m.Escrows[g.Name()]
+	e := m.escrow(g.Name())
 	if e != nil && (e.Answered || g.early(e) && !(waited && e.answers())) {
-		defer m.lock.Unlock()
 		return c, k, "", agent.ErrNotAgain
 	}
 	err = g.ask(e, e.calls()+1, func(now, _ *escrowMemory) error {
@@ -275,8 +279,8 @@ func (g *gate) Fetch(ctx context.Context, c escrow.Copy) (key.Key, key.Encoding,
 	}
 	if err == nil || !errors.Is(ctx.Err(), context.Canceled) { // else it was called off, and has its turn
 		m.lock.Lock()
+		defer m.lock.Unlock()
 		m.Escrows[g.Name()].Fetched[c.ID] = f
-		m.lock.Unlock()
 	}
 	return k, encoding, err
 }

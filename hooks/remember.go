@@ -125,9 +125,18 @@ func (m *memory) save() error {
 func (m *memory) reload(name string) {
 	data, err := readMemory(m.path)
 	left := &memory{}
+	m.lock.Lock()
+	defer m.lock.Unlock()
 	if err == nil && json.Unmarshal(data, left) == nil && left.Boot == m.Boot && left.About == m.About && left.Escrows[name] != nil {
 		m.Escrows[name] = left.Escrows[name]
 	}
+}
+
+// escrow is what is remembered of one, or nil.
+func (m *memory) escrow(name string) *escrowMemory {
+	m.lock.Lock()
+	defer m.lock.Unlock()
+	return m.Escrows[name]
 }
 
 // remember keeps for the next time what was answered, or forgets all of it where a key

@@ -76,14 +76,19 @@ func NewPace(c Clock, perMinute int) *Pace {
 
 // Wait returns when a call may be made.
 func (p *Pace) Wait(ctx context.Context) error {
+	return p.clock.Until(ctx, p.turn())
+}
+
+// turn is when the next call may be made.
+func (p *Pace) turn() time.Time {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	at := p.clock.Now()
 	if at.Before(p.next) {
 		at = p.next
 	}
 	p.next = at.Add(p.every)
-	p.mu.Unlock()
-	return p.clock.Until(ctx, at)
+	return at
 }
 
 // Store is one that is to be looked at.
@@ -278,9 +283,9 @@ func (r *look) each(ctx context.Context, s Store, v *View, kept map[string]*Look
 	for _, name := range todo {
 		g.Go(func() error {
 			r.mu.Lock()
-			stop, policies := v.Err != nil || gctx.Err() != nil, v.Policies && blind < enough
+			stop, policies := v.Err != nil, v.Policies && blind < enough
 			r.mu.Unlock()
-			if stop {
+			if stop || gctx.Err() != nil {
 				return nil
 			}
 			l, err := r.one(gctx, s, name, listed[name])
@@ -288,33 +293,35 @@ func (r *look) each(ctx context.Context, s Store, v *View, kept map[string]*Look
 			if gctx.Err() != nil {
 				return gctx.Err()
 			}
-			r.mu.Lock()
-			switch {
-			case told:
-				blind = 0
-			case l.Policies:
-				blind++
-			}
-			if done++; err != nil {
-				l.Why = err.Error()
-				if failed++; failed >= enough {
-					v.Err = err
+			full := func() bool {
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				switch {
+				case told:
+					blind = 0
+				case l.Policies:
+					blind++
 				}
-			} else {
-				failed = 0
-				// One soon after the other, as of a run that was broken off, shows the same.
-				if before := kept[name]; before != nil && r.Again > 0 && l.At.Sub(before.At) >= r.Again {
-					l.Times += before.Times
+				if done++; err != nil {
+					l.Why = err.Error()
+					if failed++; failed >= enough {
+						v.Err = err
+					}
+				} else {
+					failed = 0
+					// One soon after the other, as of a run that was broken off, shows the same.
+					if before := kept[name]; before != nil && r.Again > 0 && l.At.Sub(before.At) >= r.Again {
+						l.Times += before.Times
+					}
+					kept[name] = l
 				}
-				kept[name] = l
-			}
-			v.Hosts[name] = l
-			if r.Progress != nil {
-				r.Progress(v.Name, done, len(todo))
-			}
-			r.fresh++
-			full := r.fresh >= saveEvery
-			r.mu.Unlock()
+				v.Hosts[name] = l
+				if r.Progress != nil {
+					r.Progress(v.Name, done, len(todo))
+				}
+				r.fresh++
+				return r.fresh >= saveEvery
+			}()
 			if full {
 				return r.save()
 			}

@@ -15,6 +15,10 @@ func TestDue(t *testing.T) {
 	u := unverified.Saved["gcp"]
 	u.Last.Verified = false
 	unverified.Saved["gcp"] = u
+	kept := saved("current/1", b)
+	kept.Saved["gcp"].Copies["quarantine/1"] = a
+	remembered := holds("gcp")
+	remembered.Remembered = true
 	for _, test := range []struct {
 		name string
 		e    Evidence
@@ -30,6 +34,11 @@ func TestDue(t *testing.T) {
 		{"it is there, under another name", Evidence{Keyfile: good(a), History: saved("current/1", a), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/2", a))}}, nil},
 		{"it is there, and does not say which key it is", Evidence{Keyfile: good(a), History: saved("current/1", a), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", ""))}}, nil},
 		{"it is not there any more, and another has its name", Evidence{Keyfile: good(a), History: saved("current/1", a), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", c))}}, []key.Fingerprint{a}},
+		{"it is in quarantine there", Evidence{Keyfile: good(a), History: kept}, nil},
+		{"it is in quarantine there, and proven since", Evidence{Keyfile: good(a), Ledger: known(a, time.Hour), History: kept}, []key.Fingerprint{a}},
+		{"it is in the local quarantine and in the one there", Evidence{Keyfile: good(b), Local: local(a), History: kept}, nil},
+		{"another place has nothing", Evidence{Keyfile: good(a), History: saved("current/1", a), Escrows: []EscrowEvidence{holds("other")}}, nil},
+		{"the place was not asked just now", Evidence{Keyfile: good(a), History: saved("current/1", a), Escrows: []EscrowEvidence{remembered}}, nil},
 		{"the place cannot answer", Evidence{Keyfile: good(a), History: saved("current/1", a), Escrows: []EscrowEvidence{down("gcp", true)}}, nil},
 		{"the local quarantine", Evidence{Keyfile: good(a), Local: local(b, a, c), History: saved("current/1", a)}, []key.Fingerprint{b, c}},
 		{"a proven key of the local quarantine", Evidence{Keyfile: missing, Ledger: known(b, time.Hour), Local: local(b), History: saved("current/1", a)}, []key.Fingerprint{b}},

@@ -146,7 +146,7 @@ func TestRings(t *testing.T) {
 				t.Errorf("%s uses %s: nothing listens (law 8)", s.path, call)
 			case "time.DateTime":
 				t.Errorf("%s uses %s, which has no zone: printable.Time", s.path, call)
-			case "durable.Disk", "durable.Simulated":
+			case "durable.Disk", "durable.Simulated", "lock.Find":
 				t.Errorf("%s uses %s: the program's disk is the real one", s.path, call)
 			case "os.Exit", "fmt.Print", "fmt.Printf", "fmt.Println", "log.Print", "log.Printf", "log.Fatal", "os.Stdout", "os.Stderr":
 				if s.dir != "cmd/keyguard" {

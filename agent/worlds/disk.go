@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
+	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 )
 
 // disk is what one host keeps. The files are real ones, on a tmpfs, so that the code under
@@ -37,6 +38,7 @@ type disk struct {
 	shown   int            // the same, but for files that the process which made them takes away again
 	kept    int            // the version that is durable whole; 0: none
 	serial  int64          // of inodes, and of what is written to them
+	locks   map[string]*lock.Simulated
 	faults
 }
 
@@ -78,7 +80,7 @@ type nameChange struct {
 }
 
 func newDisk(root string) *disk {
-	d := &disk{root: root}
+	d := &disk{root: root, locks: map[string]*lock.Simulated{}}
 	d.reset()
 	return d
 }
@@ -107,6 +109,7 @@ func (d *disk) keep() {
 // lay makes the real files what the live ones are.
 func (d *disk) lay() {
 	d.changed()
+	clear(d.locks)
 	must(os.RemoveAll(d.root))
 	must(os.MkdirAll(d.root, 0o700))
 	for _, dir := range slices.Sorted(maps.Keys(d.dirs)) {
@@ -386,6 +389,7 @@ func (d *disk) remove(path string) {
 			delete(d.dirsBefore, dir)
 		}
 	}
+	maps.DeleteFunc(d.locks, func(name string, _ *lock.Simulated) bool { return within(path, name) })
 	must(os.RemoveAll(path))
 }
 

@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 )
 
 // world is the durable.Image of its hosts' disks: what is read comes from memory, and the
@@ -75,4 +77,15 @@ func (w *world) Names(dir string) (names []string, known bool) {
 	}
 	slices.Sort(names)
 	return names, true
+}
+
+// lock is the lock.Find of its hosts' disks.
+func (w *world) lock(path string) *lock.Simulated {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	d := w.files(path)
+	if d.locks[path] == nil {
+		d.locks[path] = new(lock.Simulated)
+	}
+	return d.locks[path]
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
+	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/worlds/laws"
@@ -85,9 +86,9 @@ func Run(p Plan, dir string) (story []string, broken *Broken) { return Follow(p,
 func Follow(p Plan, dir string, named func(agent.StatusResult) []string) (story []string, broken *Broken) {
 	w := &world{named: named, epoch: time.Now(), lines: map[string]line{}, calls: map[string]int{}, keys: map[key.Fingerprint]key.Key{}, fragile: map[key.Fingerprint]bool{},
 		proven: map[string]map[key.Fingerprint]bool{}, vouched: map[string]vouched{}, rebuilt: map[string][]byte{}}
-	durable.Disk, durable.Simulated = w.disk, w
+	durable.Disk, durable.Simulated, lock.Find = w.disk, w, w.lock
 	defer func() {
-		durable.Disk, durable.Simulated = nil, nil
+		durable.Disk, durable.Simulated, lock.Find = nil, nil, nil
 		laws.Forget()
 		for _, h := range w.hosts {
 			w.stopWatcher(h)

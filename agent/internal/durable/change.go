@@ -99,7 +99,7 @@ func OpenNew(path string) (*os.File, error) {
 // OpenOrNew opens a file with the flags given and O_CREAT, mode 0600. It syncs nothing.
 func OpenOrNew(path string, flags int) (*os.File, error) {
 	if Disk != nil {
-		if _, err := os.Lstat(path); err != nil {
+		if err := Lstat(path, new(unix.Stat_t)); err != nil {
 			if err := ask(Change{Do: CreateFile, Path: path, Mode: 0o600}); err != nil {
 				return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 			}

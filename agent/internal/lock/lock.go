@@ -37,7 +37,14 @@ type ErrBusy struct{ Name string }
 func (e ErrBusy) Error() string { return fmt.Sprintf("the lock %q is held by another process", e.Name) }
 
 // Lock is a lock that is held.
-type Lock struct{ f *os.File }
+type Lock struct{ f *file }
+
+// file is the file of a lock, opened.
+type file struct {
+	*os.File            // nil: simulated
+	on       *Simulated // where it is simulated
+	how      int        // of flock(2): what it has of that
+}
 
 // Try takes the lock, or returns ErrBusy. The state directory (0700) and the file
 // are made if they are missing.
@@ -57,7 +64,7 @@ func Try(dir, name string) (*Lock, error) {
 // written: where its file was never made, nobody holds it (law 9). Any other error says
 // nothing of who holds it.
 func Wait(ctx context.Context, dir, name string) (*Lock, error) {
-	f, err := crew.Within(dir, func() (*os.File, error) { return open(dir, name) }, closeLate)
+	f, err := crew.Within(dir, func() (*file, error) { return open(dir, name) }, closeLate)
 	if err != nil {
 		return nil, fmt.Errorf("cannot take the lock %q: %w", name, err)
 	}
@@ -92,19 +99,22 @@ func Wait(ctx context.Context, dir, name string) (*Lock, error) {
 // full or immutable. There two may get the lock at once, if somebody makes room in the same
 // millisecond: an install takes that, being one rename, and so does a second watcher. A
 // rotation does not, nor the ledger, which may have room where no file can be added.
-func open(dir, name string) (*os.File, error) {
+func open(dir, name string) (*file, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
 	path := filepath.Join(dir, name)
+	if Find != nil {
+		return &file{on: Find(path)}, nil
+	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err == nil || !slices.ContainsFunc(unwritable, func(e error) bool { return errors.Is(err, e) }) {
-		return f, err
+		return opened(f, err)
 	}
 	f, readErr := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0) // flock(2) takes that, too
 	switch {
 	case !errors.Is(readErr, fs.ErrNotExist):
-		return f, readErr
+		return opened(f, readErr)
 	case errors.Is(err, unix.EROFS), name == Keyfile, name == Watch:
 		return nil, nil
 	}
@@ -114,7 +124,14 @@ func open(dir, name string) (*os.File, error) {
 // unwritable are the errors of open(2) where nothing can be made or written.
 var unwritable = []error{unix.EROFS, unix.ENOSPC, unix.EDQUOT, unix.EPERM}
 
-func closeLate(f *os.File) { f.Close() } //nolint:errcheck // nothing was written
+func opened(f *os.File, err error) (*file, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &file{File: f}, nil
+}
+
+func closeLate(f *file) { f.Close() } //nolint:errcheck // nothing was written
 
 // Release gives the lock back. It may be called again, and on nil.
 func (l *Lock) Release() {
@@ -128,8 +145,12 @@ func (l *Lock) Release() {
 // Held tells whether somebody, this process included, holds the lock. It creates
 // nothing: where the file is missing, nobody does.
 func Held(dir, name string) (bool, error) {
-	f, err := crew.Within(dir, func() (*os.File, error) {
-		return os.OpenFile(filepath.Join(dir, name), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	f, err := crew.Within(dir, func() (*file, error) {
+		path := filepath.Join(dir, name)
+		if Find != nil {
+			return &file{on: Find(path)}, nil
+		}
+		return opened(os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0))
 	}, closeLate)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -148,13 +169,23 @@ func Held(dir, name string) (bool, error) {
 
 // giveBack unlocks and closes. Closing alone would not unlock while another goroutine
 // starts a program: from fork(2) to execve(2) the child shares every open file.
-func giveBack(f *os.File) {
+func giveBack(f *file) {
+	if f.on != nil {
+		f.Close() //nolint:errcheck // it is simulated
+		return
+	}
 	_ = unix.Flock(int(f.Fd()), unix.LOCK_UN) // fails where nothing is locked, or never
 	f.Close()                                 //nolint:errcheck // nothing was written
 }
 
 // flock takes the lock if it is free, without waiting.
-func flock(f *os.File, how int) (free bool, err error) {
+func flock(f *file, how int) (free bool, err error) {
+	if f.on != nil {
+		if free = f.on.take(how); free {
+			f.how = how
+		}
+		return free, nil
+	}
 	for {
 		switch err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err {
 		case nil:

@@ -264,11 +264,11 @@ func (r *StatusResult) judgeDaemon() {
 	case d.Is == DaemonNoSecrets && d.Told == unit.Disabled:
 		say("the daemon has read its key and runs without secrets all the same; its journal says why")
 	case d.Is == DaemonNoSecrets:
-		say("restart needed: the daemon runs without secrets, since %s; %s", d.why(), r.place())
+		say("restart needed: the daemon runs without secrets, since %s; %s", d.why(), r.inPlace())
 	case d.Is == DaemonOtherKey && d.Minted:
-		say("restart needed: the daemon has made a key of its own and runs on that; %s", r.place())
+		say("restart needed: the daemon has made a key of its own and runs on that; %s", r.inPlace())
 	case d.Is == DaemonOtherKey:
-		say("restart needed: the daemon runs on key %s; %s", d.Key, r.place())
+		say("restart needed: the daemon runs on key %s; %s", d.Key, r.inPlace())
 	}
 }
 
@@ -283,8 +283,8 @@ func (d DaemonStanding) why() string {
 	return "it could not load the keyfile when it started"
 }
 
-// place says what stands in the keyfile's place.
-func (r *StatusResult) place() string {
+// inPlace says what stands in the keyfile's place.
+func (r *StatusResult) inPlace() string {
 	if k := r.Keyfile.Key; r.Keyfile.Good {
 		return fmt.Sprintf("key %s is in place", k)
 	}

@@ -78,8 +78,8 @@ type DrilledCopy struct {
 	Key      key.Fingerprint // of its bytes, or what the store says where they cannot be read
 	Encoding key.Encoding    // how the bytes are written, "" where they could not be read
 	Proof    rows.Proof
-	Parts    []escrow.Part // of a key in parts, what became of each
-	Took     time.Duration // until it was read back
+	Parts    []escrow.PartOutcome // of a key in parts, what became of each
+	Took     time.Duration        // until it was read back
 
 	key key.Key // as the daemon would read it
 }
@@ -354,7 +354,7 @@ func (c *DrilledCopy) judgeParts() {
 }
 
 // Untried are the parts of which nobody can say whether they are right.
-func (c DrilledCopy) Untried() (list []escrow.Part) {
+func (c DrilledCopy) Untried() (list []escrow.PartOutcome) {
 	for _, p := range c.Parts {
 		if p.Err != nil && !p.Wrong() {
 			list = append(list, p)
@@ -363,7 +363,7 @@ func (c DrilledCopy) Untried() (list []escrow.Part) {
 	return list
 }
 
-func untriedText(p escrow.Part) string {
+func untriedText(p escrow.PartOutcome) string {
 	return fmt.Sprintf("part %d, in %s, was not tried", p.Number, p.Member)
 }
 
@@ -522,7 +522,7 @@ func (r *DrillResult) sumUp() {
 
 // Untried are, of keys in parts, those that the drill could not try: their stores did not
 // answer, or have none, and the others were enough.
-func (r DrillResult) Untried() (list []escrow.Part) {
+func (r DrillResult) Untried() (list []escrow.PartOutcome) {
 	for _, c := range r.Copies {
 		list = append(list, c.Untried()...)
 	}

@@ -163,7 +163,7 @@ func (o *observation) askHistory() {
 		o.complain("what was proven and saved is not known", err)
 	}
 	o.record = &r
-	h := decide.HistoryEvidence{Asked: true, Contradicted: r.Contradicted(), Proven: r.EverProven(), Named: r.Named(),
+	h := decide.LedgerWhole{Asked: true, Contradicted: r.Contradicted(), Proven: r.EverProven(), Named: r.Named(),
 		Saved: map[string]decide.SavedEvidence{}}
 	if err != nil {
 		h.Unreadable = err.Error()

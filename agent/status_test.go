@@ -268,7 +268,7 @@ func (refusing) Lacks(escrow.Copy) *escrow.PartsError { return &escrow.PartsErro
 func (refusing) Unheard() error                       { return nil }
 func (refusing) Members() []escrow.Member             { return nil }
 func (refusing) Need() int                            { return 2 }
-func (r refusing) Rebuild(ctx context.Context, c escrow.Copy) (key.Key, []escrow.Part, error) {
+func (r refusing) Rebuild(ctx context.Context, c escrow.Copy) (key.Key, []escrow.PartOutcome, error) {
 	k, _, err := r.Fetch(ctx, c)
 	return k, nil, err
 }

@@ -22,7 +22,8 @@ type PrestartOptions struct {
 	// Configuration changes whenever the configuration does: a change clears the back-off.
 	Configuration string
 	Clock         Clock // nil is BootClock
-	// Tell is that of agent.GuardOptions.
+	// Tell is handed on to agent.Guard (GuardOptions.Tell): it is told, whenever that changes,
+	// what a start on the keyfile would be.
 	Tell func(agent.Start)
 }
 

@@ -20,8 +20,8 @@ type Evidence struct {
 	Now     time.Time
 	Keyfile KeyfileEvidence
 	Next    NextEvidence
-	Ledger  LedgerEvidence
-	History HistoryEvidence
+	Ledger  LedgerEnd
+	History LedgerWhole
 	Local   LocalEvidence
 	Rows    RowsEvidence
 	Escrows []EscrowEvidence // in the order of the configuration
@@ -57,8 +57,8 @@ type Rotation struct {
 	Begun    bool // the ledger says "commit begun"
 }
 
-// LedgerEvidence is keyguard's own record of this host.
-type LedgerEvidence struct {
+// LedgerEnd is how things stand by the end of the ledger, which every start reads.
+type LedgerEnd struct {
 	Known    key.Fingerprint // the known key (design §1), "" for none
 	Accepted bool            // it is known by a person's word, not by a proof
 	Verdict  rows.Verdict    // the verdict of that entry: what it was accepted with
@@ -68,8 +68,8 @@ type LedgerEvidence struct {
 	Stopped  bool // keyguard stopped the daemon and did not start it again
 }
 
-// HistoryEvidence is what the whole ledger tells, behind its end: LedgerEvidence.
-type HistoryEvidence struct {
+// LedgerWhole is what the whole ledger tells, beyond LedgerEnd: it is read where a rule asks.
+type LedgerWhole struct {
 	Asked        bool
 	Unreadable   string                   // why it cannot be read, or not whole; then it may have told more
 	Elsewhere    string                   // the host that wrote it, where that is another machine and no person has accepted it here
@@ -231,8 +231,16 @@ func (e Evidence) OpenRotation() *Rotation {
 	return nil
 }
 
-// silence says why an escrow is not heard now, "" where it has answered. What it answered
-// before is hearsay (law 6): copies that it named then exist, perhaps with others.
+// Why something is not known of the copies, each "" where it is (law 6):
+//
+//	silence     one escrow: it failed, or answered from memory
+//	unheard     of an escrow of several stores: some did not answer, though enough did
+//	unanswered  all of them, for a start: a silence, a copy that cannot be read, or a local
+//	            quarantine that cannot
+//	unseen      one escrow, for a save (shelf.go): what stands on top there
+
+// silence says why an escrow is not heard now. What it answered before is hearsay (law 6):
+// copies that it named then exist, perhaps with others.
 func (s EscrowEvidence) silence() string {
 	switch {
 	case s.State == EscrowFailed:

@@ -68,7 +68,7 @@ type Decision struct {
 // called again with more; each question is asked at most as often as it can be
 // answered, so that the loop ends.
 func Keyfile(e Evidence) Decision {
-	d := decision{Evidence: e, known: e.Ledger.Known}
+	d := reasoning{Evidence: e, known: e.Ledger.Known}
 	if r := d.OpenRotation(); r != nil {
 		if out, done := d.r1(*r); done {
 			return d.finish("R1", out)
@@ -90,16 +90,16 @@ func Keyfile(e Evidence) Decision {
 	return d.finish("R3", ask(AskRows))
 }
 
-// decision carries what the rules find out on the way: the evidence, and the known
-// key, which R1 and R2 may take away.
-type decision struct {
+// reasoning carries what the rules find out on the way to a Decision: the evidence, and the
+// known key, which R1 and R2 may take away.
+type reasoning struct {
 	Evidence
 	known        key.Fingerprint
 	settle       Settlement
 	contradicted key.Fingerprint
 }
 
-func (d *decision) finish(rule string, out Decision) Decision {
+func (d *reasoning) finish(rule string, out Decision) Decision {
 	out.Rule = rule
 	if out.Action == Ask {
 		return out
@@ -120,7 +120,7 @@ func InDoubt(format string, a ...any) Decision {
 
 // r1 settles an open rotation. It reports false when the rotation is closed with
 // neither key known: the rules after it go on.
-func (d *decision) r1(r Rotation) (Decision, bool) {
+func (d *reasoning) r1(r Rotation) (Decision, bool) {
 	switch d.Rows.State {
 	case RowsNotAsked:
 		return ask(AskRows), true
@@ -128,7 +128,7 @@ func (d *decision) r1(r Rotation) (Decision, bool) {
 		return d.neither()
 	case RowsUnknown:
 		if d.Keyfile.Good && d.Keyfile.Key == r.New {
-			return d.place(r.New, "the new key of an open rotation is in place and the rows cannot be asked"), true
+			return d.passOrInstall(r.New, "the new key of an open rotation is in place and the rows cannot be asked"), true
 		}
 		if !r.Begun && r.Old != "" {
 			return d.obtain(r.Old, "the rotation had not begun its commit, so the rows are under the old key"), true
@@ -169,14 +169,14 @@ func (d *decision) r1(r Rotation) (Decision, bool) {
 	return out, true
 }
 
-func (d *decision) neither() (Decision, bool) {
+func (d *reasoning) neither() (Decision, bool) {
 	d.known, d.settle = "", SettleNeither
 	return Decision{}, false
 }
 
 // r2 is the healthy path (law 7). It reports false when the rows refute the known
 // key: then none is known, and the rows decide.
-func (d *decision) r2() (Decision, bool) {
+func (d *reasoning) r2() (Decision, bool) {
 	pass := Decision{Action: Pass, Key: d.known, Reason: "the key is known"}
 	age := d.Now.Sub(d.Ledger.LastLook)
 	switch d.Rows.State {
@@ -234,9 +234,9 @@ func onAWord(v rows.Verdict) string {
 	return fmt.Sprintf("the key passes on a person's word: it opened %s of the rows when it was accepted", opened)
 }
 
-// contradict takes a known key away that the rows refute; a person's word, only where
-// they did not when it was given.
-func (d *decision) contradict(p rows.Proof) {
+// contradict takes a known key away that the rows refute. One that a person vouched for stays
+// known where the rows refuted it already when the word was given.
+func (d *reasoning) contradict(p rows.Proof) {
 	if p.Verdict == rows.Refuted && (!d.Ledger.Accepted || d.Ledger.Verdict != rows.Refuted) {
 		d.contradicted, d.known = d.known, ""
 	}
@@ -263,14 +263,14 @@ func partly(p rows.Proof) string {
 }
 
 // r3 lets the rows choose (law 1).
-func (d *decision) r3() Decision {
+func (d *reasoning) r3() Decision {
 	at := d.atHand()
 	if d.missingProof(at) {
 		return ask(AskRows)
 	}
 	for _, f := range at {
 		if p, _ := d.tried(f); Majority(p) {
-			out := d.place(f, "it opens every row")
+			out := d.passOrInstall(f, "it opens every row")
 			if out.Warning = partly(p); out.Warning != "" {
 				out.Reason = fmt.Sprintf("it opens %v, so that no other key opens more", p)
 			}
@@ -295,12 +295,12 @@ func (d *decision) r3() Decision {
 	case why == "" && p.Opened == 0:
 		return Decision{Action: Lost, Reason: "no key that can be had opens a row"}
 	case why == "":
-		out := d.place(best, fmt.Sprintf("it opens %v, and no other key opens more", p))
+		out := d.passOrInstall(best, fmt.Sprintf("it opens %v, and no other key opens more", p))
 		out.Warning = partly(p)
 		return out
 	case p.Opened > 0 && best == d.known && !d.Ledger.Accepted:
 		// Law 9: it is what the daemon ran on. It is decided again when the escrow answers.
-		out := d.place(best, fmt.Sprintf("it is the known key and opens %v, and no key at hand opens more", p))
+		out := d.passOrInstall(best, fmt.Sprintf("it is the known key and opens %v, and no key at hand opens more", p))
 		out.Warning = fmt.Sprintf("%s; %s, and may hold a key that opens more", partly(p), why)
 		return out
 	}
@@ -308,13 +308,13 @@ func (d *decision) r3() Decision {
 }
 
 // r4 decides where there is positively no dependent row.
-func (d *decision) r4() Decision {
+func (d *reasoning) r4() Decision {
 	if d.Keyfile.Good {
 		return Decision{Action: Pass, Key: d.Keyfile.Key, Reason: "no row depends on a key: " + d.Rows.Why}
 	}
 	if d.known != "" {
 		if d.has(d.known) {
-			return d.place(d.known, "it is the known key")
+			return d.passOrInstall(d.known, "it is the known key")
 		}
 		if q, more := d.search(func() bool { return true }); more {
 			return ask(q)
@@ -335,7 +335,7 @@ func (d *decision) r4() Decision {
 		if !d.History.Asked {
 			return ask(AskHistory)
 		}
-		out := d.place(f, "no row can tell, and it is the first in the order of the copies")
+		out := d.passOrInstall(f, "no row can tell, and it is the first in the order of the copies")
 		out.Warning = d.misgivings(f)
 		return out
 	}
@@ -365,7 +365,7 @@ func (d *decision) r4() Decision {
 
 // misgivings is the warning that comes with a key which R4 takes for its place in the order
 // alone: what is known to speak for another one, or could not be heard. "" is nothing.
-func (d *decision) misgivings(f key.Fingerprint) string {
+func (d *reasoning) misgivings(f key.Fingerprint) string {
 	known, refuted := "", ""
 	if d.known != "" {
 		known = fmt.Sprintf("key %s, the last that was known to be right here, was not found", d.known)
@@ -387,13 +387,13 @@ func (d *decision) misgivings(f key.Fingerprint) string {
 }
 
 // r5 decides while the rows cannot be asked.
-func (d *decision) r5() Decision {
+func (d *reasoning) r5() Decision {
 	if !d.Keyfile.Good {
 		if d.known == "" {
 			return InDoubt("the keyfile is %s, no key is known here, and the rows cannot be asked: %s", d.Keyfile.Why, d.Rows.Why)
 		}
 		if d.has(d.known) {
-			return d.place(d.known, "it is the known key")
+			return d.passOrInstall(d.known, "it is the known key")
 		}
 		if q, more := d.search(func() bool { return true }); more {
 			return ask(q)
@@ -422,8 +422,8 @@ func (d *decision) r5() Decision {
 		Warning: "the key could not be tried on the rows: " + d.Rows.Why}
 }
 
-// place passes when the key is in the keyfile already, and installs it otherwise.
-func (d *decision) place(f key.Fingerprint, reason string) Decision {
+// passOrInstall passes when the key is in the keyfile already, and installs it otherwise.
+func (d *reasoning) passOrInstall(f key.Fingerprint, reason string) Decision {
 	if d.Keyfile.Good && d.Keyfile.Key == f {
 		return Decision{Action: Pass, Key: f, Reason: reason}
 	}
@@ -431,9 +431,9 @@ func (d *decision) place(f key.Fingerprint, reason string) Decision {
 }
 
 // obtain places a key that may first have to be looked for.
-func (d *decision) obtain(f key.Fingerprint, reason string) Decision {
+func (d *reasoning) obtain(f key.Fingerprint, reason string) Decision {
 	if d.has(f) {
-		return d.place(f, reason)
+		return d.passOrInstall(f, reason)
 	}
 	if q, more := d.search(func() bool { return true }); more {
 		return ask(q)
@@ -443,7 +443,7 @@ func (d *decision) obtain(f key.Fingerprint, reason string) Decision {
 
 // search names the next place to look in for a key, as long as want says that one
 // is still missing.
-func (d *decision) search(want func() bool) (Question, bool) {
+func (d *reasoning) search(want func() bool) (Question, bool) {
 	switch {
 	case !want():
 		return "", false
@@ -459,7 +459,7 @@ func (d *decision) search(want func() bool) (Question, bool) {
 
 // atHand lists every key whose bytes are here, in the order in which R3 tries them,
 // each once.
-func (d *decision) atHand() []key.Fingerprint {
+func (d *reasoning) atHand() []key.Fingerprint {
 	var out []key.Fingerprint
 	seen := map[key.Fingerprint]bool{"": true}
 	add := func(f key.Fingerprint) {
@@ -490,28 +490,28 @@ func (d *decision) atHand() []key.Fingerprint {
 	return out
 }
 
-func (d *decision) has(f key.Fingerprint) bool {
+func (d *reasoning) has(f key.Fingerprint) bool {
 	return slices.Contains(d.atHand(), f)
 }
 
-func (d *decision) tried(f key.Fingerprint) (rows.Proof, bool) {
+func (d *reasoning) tried(f key.Fingerprint) (rows.Proof, bool) {
 	p, ok := d.Rows.Proofs[f]
 	return p, ok && f != ""
 }
 
 // untried tells whether a key exists by name but was not tried on the rows.
-func (d *decision) untried(f key.Fingerprint) bool {
+func (d *reasoning) untried(f key.Fingerprint) bool {
 	_, ok := d.tried(f)
 	return f != "" && !ok
 }
 
-func (d *decision) missingProof(at []key.Fingerprint) bool {
+func (d *reasoning) missingProof(at []key.Fingerprint) bool {
 	return slices.ContainsFunc(at, d.untried)
 }
 
 // best is the key that opens most rows. The known key wins ties, then the keyfile's own,
 // then the first by name: not the one that came first.
-func (d *decision) best(at []key.Fingerprint) (best key.Fingerprint, most rows.Proof) {
+func (d *reasoning) best(at []key.Fingerprint) (best key.Fingerprint, most rows.Proof) {
 	own := key.Fingerprint("")
 	if d.Keyfile.Good {
 		own = d.Keyfile.Key
@@ -537,7 +537,7 @@ func (d *decision) best(at []key.Fingerprint) (best key.Fingerprint, most rows.P
 // unanswered says why the copies are not all known: a local quarantine that cannot be
 // read, an escrow without an answer, or a copy that cannot be read (law 6). What was read of
 // it before is hearsay.
-func (d *decision) unanswered() string {
+func (d *reasoning) unanswered() string {
 	if why := d.Local.Unreadable; why != "" {
 		return "the local quarantine cannot be read: " + why
 	}
@@ -562,7 +562,7 @@ func (d *decision) unanswered() string {
 }
 
 // unheard says which stores of an escrow did not answer, though enough others did.
-func (d *decision) unheard() string {
+func (d *reasoning) unheard() string {
 	for _, s := range d.Escrows {
 		if s.Unheard != "" {
 			return fmt.Sprintf("a store of escrow %q that does not answer may have one: %s", s.Name, s.Unheard)
@@ -571,7 +571,7 @@ func (d *decision) unheard() string {
 	return ""
 }
 
-func (d *decision) andUnanswered() string {
+func (d *reasoning) andUnanswered() string {
 	if why := d.unanswered(); why != "" {
 		return " (" + why + ")"
 	}
@@ -580,7 +580,7 @@ func (d *decision) andUnanswered() string {
 
 // traces says where a copy was that is none any more. Somebody destroyed it or wrote
 // other bytes; before a new key is made, a person looks (law 2).
-func (d *decision) traces() string {
+func (d *reasoning) traces() string {
 	for _, s := range d.Escrows {
 		if len(s.Copies) > 0 {
 			return fmt.Sprintf("escrow %q is not empty: copy %s is there and holds no key any more", s.Name, s.Copies[0].ID)
@@ -592,7 +592,7 @@ func (d *decision) traces() string {
 // preferred is the first key of R4's order: the newest current copies in the order
 // of the configuration, what a malformed keyfile decodes to, the local quarantine,
 // the quarantine shelves, and last the older current copies.
-func (d *decision) preferred() key.Fingerprint {
+func (d *reasoning) preferred() key.Fingerprint {
 	for _, s := range d.Escrows {
 		if c, ok := s.NewestKey(); ok && c.Have {
 			return c.Key

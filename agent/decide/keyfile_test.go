@@ -47,24 +47,24 @@ var (
 	unknown = RowsEvidence{State: RowsUnknown, Why: "down"}
 )
 
-func known(f key.Fingerprint, age time.Duration) LedgerEvidence {
-	return LedgerEvidence{Known: f, LastLook: now.Add(-age)}
+func known(f key.Fingerprint, age time.Duration) LedgerEnd {
+	return LedgerEnd{Known: f, LastLook: now.Add(-age)}
 }
 
-func history(contradicted ...key.Fingerprint) HistoryEvidence {
-	h := HistoryEvidence{Asked: true, Contradicted: map[key.Fingerprint]bool{}}
+func history(contradicted ...key.Fingerprint) LedgerWhole {
+	h := LedgerWhole{Asked: true, Contradicted: map[key.Fingerprint]bool{}}
 	for _, f := range contradicted {
 		h.Contradicted[f] = true
 	}
 	return h
 }
 
-func accepted(f key.Fingerprint, v rows.Verdict, age time.Duration) LedgerEvidence {
-	return LedgerEvidence{Known: f, Accepted: true, Verdict: v, LastLook: now.Add(-age)}
+func accepted(f key.Fingerprint, v rows.Verdict, age time.Duration) LedgerEnd {
+	return LedgerEnd{Known: f, Accepted: true, Verdict: v, LastLook: now.Add(-age)}
 }
 
-func rotation(old, fresh key.Fingerprint, begun bool) LedgerEvidence {
-	return LedgerEvidence{Known: old, LastLook: now.Add(-time.Hour), Rotation: &Rotation{old, fresh, begun}}
+func rotation(old, fresh key.Fingerprint, begun bool) LedgerEnd {
+	return LedgerEnd{Known: old, LastLook: now.Add(-time.Hour), Rotation: &Rotation{old, fresh, begun}}
 }
 
 func local(keys ...key.Fingerprint) LocalEvidence { return LocalEvidence{Asked: true, Keys: keys} }
@@ -174,7 +174,7 @@ func TestKeyfile(t *testing.T) {
 			want: Decision{Rule: "R2", Action: Pass, Key: a}},
 		{name: "proof too old: the rows are asked", e: Evidence{Keyfile: good(a), Ledger: known(a, 25*time.Hour+time.Second)},
 			want: Decision{Rule: "R2", Action: Ask, Question: AskRows}},
-		{name: "a proof on a part of the rows that is no majority leaves the question open", e: Evidence{Keyfile: good(a), Ledger: LedgerEvidence{Known: a, Verdict: rows.Partial, LastLook: now}},
+		{name: "a proof on a part of the rows that is no majority leaves the question open", e: Evidence{Keyfile: good(a), Ledger: LedgerEnd{Known: a, Verdict: rows.Partial, LastLook: now}},
 			want: Decision{Rule: "R2", Action: Ask, Question: AskRows}},
 		{name: "a proof from the future is none", e: Evidence{Keyfile: good(a), Ledger: known(a, -time.Second)},
 			want: Decision{Rule: "R2", Action: Ask, Question: AskRows}},
@@ -266,7 +266,7 @@ func TestKeyfile(t *testing.T) {
 			want: Decision{Rule: "R3", Action: Install, Key: b}},
 		{name: "what is called another key opens nothing", e: Evidence{Keyfile: missing, Rows: answers(b, 0), Local: local(), Escrows: []EscrowEvidence{holds("gcp", misnamed(b))}},
 			want: Decision{Rule: "R3", Action: Lost}},
-		{name: "no row can tell which name is right", e: Evidence{Keyfile: missing, Rows: silent, Local: local(), Escrows: []EscrowEvidence{holds("gcp", misnamed(b))}, History: HistoryEvidence{Asked: true}},
+		{name: "no row can tell which name is right", e: Evidence{Keyfile: missing, Rows: silent, Local: local(), Escrows: []EscrowEvidence{holds("gcp", misnamed(b))}, History: LedgerWhole{Asked: true}},
 			want: Decision{Rule: "R4", Action: Doubt}},
 		{name: "not lost: what is said to be a key that opened nothing is not at hand", e: Evidence{Keyfile: missing, Rows: answers(b, 0), Local: local(),
 			Escrows: []EscrowEvidence{holds("gcp", CopyEvidence{ID: "current/1", Shelf: escrow.Current, Key: b})}},
@@ -346,11 +346,11 @@ func TestKeyfile(t *testing.T) {
 			want: Decision{Rule: "R4", Action: Doubt}},
 		{name: "first start: the ledger is asked", e: Evidence{Keyfile: missing, Rows: silent, Local: local(), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
 			want: Decision{Rule: "R4", Action: Ask, Question: AskHistory}},
-		{name: "no first start: the ledger names a key", e: Evidence{Keyfile: missing, Rows: silent, Local: local(), History: HistoryEvidence{Asked: true, Named: []key.Fingerprint{b}}, Escrows: []EscrowEvidence{holds("gcp")}},
+		{name: "no first start: the ledger names a key", e: Evidence{Keyfile: missing, Rows: silent, Local: local(), History: LedgerWhole{Asked: true, Named: []key.Fingerprint{b}}, Escrows: []EscrowEvidence{holds("gcp")}},
 			want: Decision{Rule: "R4", Action: Doubt, Needed: b}},
 		{name: "no first start: a key is known", e: Evidence{Keyfile: missing, Ledger: known(a, time.Hour), Rows: silent, Local: local(), History: history(), Escrows: []EscrowEvidence{holds("gcp")}},
 			want: Decision{Rule: "R4", Action: Doubt, Needed: a}},
-		{name: "no first start: the ledger cannot be read", e: Evidence{Keyfile: missing, Rows: silent, Local: local(), History: HistoryEvidence{Asked: true, Unreadable: "input/output error"}, Escrows: []EscrowEvidence{holds("gcp")}},
+		{name: "no first start: the ledger cannot be read", e: Evidence{Keyfile: missing, Rows: silent, Local: local(), History: LedgerWhole{Asked: true, Unreadable: "input/output error"}, Escrows: []EscrowEvidence{holds("gcp")}},
 			want: Decision{Rule: "R4", Action: Doubt}},
 		{name: "first start", e: Evidence{Keyfile: missing, Rows: silent, Local: local(), History: history(), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
 			want: Decision{Rule: "R4", Action: Make}},
@@ -419,7 +419,7 @@ type world struct {
 	total    int64
 	local    []key.Fingerprint
 	escrows  []EscrowEvidence // answered or failed
-	history  HistoryEvidence
+	history  LedgerWhole
 	asked    []Question
 	order    []int // in which the escrows answer
 }
@@ -527,7 +527,7 @@ func (w *world) answer(e *Evidence, q Question) {
 			if e.Rows.Proofs == nil {
 				e.Rows.Proofs = map[key.Fingerprint]rows.Proof{}
 			}
-			for _, f := range (&decision{Evidence: *e}).atHand() {
+			for _, f := range (&reasoning{Evidence: *e}).atHand() {
 				e.Rows.Proofs[f] = w.proof(f)
 			}
 		}
@@ -601,7 +601,7 @@ func TestKeyfileProperties(t *testing.T) {
 				fail("passes a key that the rows refute (law 1)")
 			}
 		case Install:
-			if !slices.Contains((&decision{Evidence: e}).atHand(), d.Key) {
+			if !slices.Contains((&reasoning{Evidence: e}).atHand(), d.Key) {
 				fail("installs a key that is not at hand")
 			}
 			if e.Keyfile.Good && asked == RowsAnswer && w.opens[own] == w.total {
@@ -646,7 +646,7 @@ func TestKeyfileProperties(t *testing.T) {
 		// Nothing that the rows know to be wrong stays where a better key is at hand.
 		vouched := e.Ledger.Accepted && e.Ledger.Known == own && worth(w.proof(own).Verdict) >= worth(e.Ledger.Verdict)
 		if asked == RowsAnswer && calm && !vouched && d.Action == Pass {
-			for _, f := range (&decision{Evidence: e}).atHand() {
+			for _, f := range (&reasoning{Evidence: e}).atHand() {
 				if w.opens[f] > w.opens[own] {
 					fail("passes although key %s at hand opens more", f)
 				}
@@ -654,7 +654,7 @@ func TestKeyfileProperties(t *testing.T) {
 		}
 		// Whatever opens all rows and is at hand or comes from an answering escrow is found.
 		if asked == RowsAnswer && d.Rule == "R3" && (d.Action == Doubt || d.Action == Lost) {
-			for _, f := range (&decision{Evidence: e}).atHand() {
+			for _, f := range (&reasoning{Evidence: e}).atHand() {
 				if Majority(w.proof(f)) {
 					fail("key %s opens most rows and is not taken", f)
 				}

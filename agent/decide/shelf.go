@@ -139,7 +139,7 @@ func Alarm(e Evidence, i int) error {
 			parts = true
 			switch {
 			case saved.Last.ID == "":
-			case !e.stored(saved, c, top):
+			case !e.storedOn(saved, c, top):
 				return fmt.Errorf("copy %s in its member %q is not from this host: %w", top.ID, top.Member, ErrForeignCopy)
 			case e.MovedOn(i, c, top):
 				return fmt.Errorf("copy %s in its member %q is not the one that this host saved last there, which stands below it: %w", top.ID, top.Member, ErrForeignCopy)
@@ -194,11 +194,11 @@ func (e Evidence) Moved(i int) bool {
 	})
 }
 
-// stored tells whether what a member has on top of a copy is what this host stored there, or
+// storedOn tells whether what a member has on top of a copy is what this host stored there, or
 // may have: a save that has not come to every member may have come to this one without its
 // answer. A whole key may be from when the member was an escrow of its own. Of a member of
 // which the ledger tells nothing, as an earlier version wrote it, the copy of the whole counts.
-func (e Evidence) stored(saved SavedEvidence, c CopyEvidence, top escrow.Top) bool {
+func (e Evidence) storedOn(saved SavedEvidence, c CopyEvidence, top escrow.Top) bool {
 	if saved.IsTop(top, c.Key) || saved.Begun[c.Key] || c.Claims(saved.Last.Key) && !saved.Last.Verified {
 		return true
 	}

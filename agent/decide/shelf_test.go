@@ -9,7 +9,7 @@ import (
 )
 
 // saved is a history in which this host saved a copy in escrow "gcp".
-func saved(id string, f key.Fingerprint, proven ...key.Fingerprint) HistoryEvidence {
+func saved(id string, f key.Fingerprint, proven ...key.Fingerprint) LedgerWhole {
 	h := history()
 	h.Proven = proven
 	h.Saved = map[string]SavedEvidence{"gcp": {
@@ -20,7 +20,7 @@ func saved(id string, f key.Fingerprint, proven ...key.Fingerprint) HistoryEvide
 }
 
 // begun is a history after which a save was begun in escrow "gcp".
-func begun(h HistoryEvidence, f key.Fingerprint) HistoryEvidence {
+func begun(h LedgerWhole, f key.Fingerprint) LedgerWhole {
 	s := h.Saved["gcp"]
 	s.Begun = map[key.Fingerprint]bool{f: true}
 	h.Saved["gcp"] = s
@@ -28,7 +28,7 @@ func begun(h HistoryEvidence, f key.Fingerprint) HistoryEvidence {
 }
 
 // untold is a history that could not be told of a save in escrow "gcp".
-func untold(h HistoryEvidence) HistoryEvidence {
+func untold(h LedgerWhole) LedgerWhole {
 	s := h.Saved["gcp"]
 	s.Untold = "read-only file system"
 	h.Saved = map[string]SavedEvidence{"gcp": s}
@@ -41,7 +41,7 @@ func copyOf(id string, f key.Fingerprint) CopyEvidence {
 }
 
 // parts is a history in which this host stored a key as parts in members one and two.
-func parts(f key.Fingerprint) HistoryEvidence {
+func parts(f key.Fingerprint) LedgerWhole {
 	h := saved("current/"+string(f), f, f)
 	s := h.Saved["gcp"]
 	s.Tops = map[string]key.Fingerprint{"1 current/1": f, "2 current/1": f}
@@ -51,7 +51,7 @@ func parts(f key.Fingerprint) HistoryEvidence {
 }
 
 // stores is a history that tells of these stores' copies, and no others.
-func stores(h HistoryEvidence, tops ...string) HistoryEvidence {
+func stores(h LedgerWhole, tops ...string) LedgerWhole {
 	s := h.Saved["gcp"]
 	s.Tops, s.LastTops = map[string]key.Fingerprint{}, map[int]string{}
 	for _, top := range tops {
@@ -73,7 +73,7 @@ func inParts(f key.Fingerprint, one, two string) CopyEvidence {
 }
 
 // former adds a part that this host stored in member one before the last.
-func former(h HistoryEvidence, id string, f key.Fingerprint) HistoryEvidence {
+func former(h LedgerWhole, id string, f key.Fingerprint) LedgerWhole {
 	h.Saved["gcp"].Tops["1 "+id] = f
 	return h
 }
@@ -85,7 +85,7 @@ func under(c CopyEvidence, id string) CopyEvidence {
 }
 
 // unanswered is a history in which a member did not say whether it has its part.
-func unanswered(h HistoryEvidence) HistoryEvidence {
+func unanswered(h LedgerWhole) LedgerWhole {
 	s := h.Saved["gcp"]
 	s.Last.Verified = false
 	h.Saved["gcp"] = s
@@ -93,7 +93,7 @@ func unanswered(h HistoryEvidence) HistoryEvidence {
 }
 
 // knownIn adds a copy that was saved in another escrow.
-func knownIn(h HistoryEvidence, name, id string) HistoryEvidence {
+func knownIn(h LedgerWhole, name, id string) LedgerWhole {
 	h.Saved[name] = SavedEvidence{Copies: map[string]key.Fingerprint{id: c}}
 	return h
 }
@@ -110,7 +110,7 @@ func seen(s EscrowEvidence, c CopyEvidence) EscrowEvidence {
 }
 
 // before adds a copy that was saved earlier.
-func before(h HistoryEvidence, id string, f key.Fingerprint) HistoryEvidence {
+func before(h LedgerWhole, id string, f key.Fingerprint) LedgerWhole {
 	h.Saved["gcp"].Copies[id] = f
 	return h
 }
@@ -122,7 +122,7 @@ func beside(c CopyEvidence) CopyEvidence {
 }
 
 // proven is a ledger whose last word is that a key opened every row.
-func proven(f key.Fingerprint) LedgerEvidence {
+func proven(f key.Fingerprint) LedgerEnd {
 	l := known(f, time.Hour)
 	l.Verdict = "opens"
 	return l
@@ -166,7 +166,7 @@ func TestShelf(t *testing.T) {
 			want: escrow.Quarantine},
 		{name: "silent, and nothing is anywhere", e: Evidence{Keyfile: good(a), Rows: silent, Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
 			want: escrow.Current},
-		{name: "silent, and another was proven here", e: Evidence{Keyfile: good(a), History: HistoryEvidence{Asked: true, Proven: []key.Fingerprint{b}}, Rows: silent, Escrows: []EscrowEvidence{holds("gcp")}},
+		{name: "silent, and another was proven here", e: Evidence{Keyfile: good(a), History: LedgerWhole{Asked: true, Proven: []key.Fingerprint{b}}, Rows: silent, Escrows: []EscrowEvidence{holds("gcp")}},
 			want: escrow.Quarantine},
 		{name: "silent, proven here, and a stranger's copy stands on top while the ledger has saved nothing there", e: Evidence{Keyfile: good(a), Ledger: proven(a), Rows: silent, Escrows: []EscrowEvidence{holds("gcp", copyOf("current/2", b), copyOf("current/1", a))}},
 			want: escrow.Quarantine},
@@ -174,17 +174,17 @@ func TestShelf(t *testing.T) {
 			want: escrow.Current},
 		{name: "silent, proven here, new in this escrow, and a stranger's copy stands on top of another", e: Evidence{Keyfile: good(a), Ledger: proven(a), Rows: silent, Escrows: []EscrowEvidence{holds("gcp"), holds("usb", copyOf("current/2", b))}},
 			want: escrow.Quarantine},
-		{name: "silent, proven here, and an older key of this host stands there", e: Evidence{Keyfile: good(a), Ledger: proven(a), History: HistoryEvidence{Asked: true, Proven: []key.Fingerprint{b, a}}, Rows: silent, Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", b))}},
+		{name: "silent, proven here, and an older key of this host stands there", e: Evidence{Keyfile: good(a), Ledger: proven(a), History: LedgerWhole{Asked: true, Proven: []key.Fingerprint{b, a}}, Rows: silent, Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", b))}},
 			want: escrow.Current},
 		{name: "silent, its own newest copy was destroyed, and a stranger's stands on top of another escrow", e: Evidence{Keyfile: good(a), Rows: silent, Escrows: []EscrowEvidence{holds("gcp", CopyEvidence{ID: "current/1", Shelf: escrow.Current, Key: a, Unreadable: "destroyed", Worthless: true}), holds("usb", copyOf("current/2", b))}},
 			want: escrow.Quarantine},
-		{name: "the ledger cannot be read, and another copy stands there (law 6)", e: Evidence{Keyfile: good(a), History: HistoryEvidence{Asked: true, Unreadable: "is a directory"}, Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", b))}},
+		{name: "the ledger cannot be read, and another copy stands there (law 6)", e: Evidence{Keyfile: good(a), History: LedgerWhole{Asked: true, Unreadable: "is a directory"}, Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", b))}},
 			want: escrow.Quarantine},
-		{name: "the ledger cannot be read, and the rows are silent (law 6)", e: Evidence{Keyfile: good(a), History: HistoryEvidence{Asked: true, Unreadable: "is a directory"}, Rows: silent, Escrows: []EscrowEvidence{holds("gcp")}},
+		{name: "the ledger cannot be read, and the rows are silent (law 6)", e: Evidence{Keyfile: good(a), History: LedgerWhole{Asked: true, Unreadable: "is a directory"}, Rows: silent, Escrows: []EscrowEvidence{holds("gcp")}},
 			want: escrow.Quarantine},
-		{name: "the ledger cannot be read, and it opens all rows", e: Evidence{Keyfile: good(a), History: HistoryEvidence{Asked: true, Unreadable: "is a directory"}, Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp")}},
+		{name: "the ledger cannot be read, and it opens all rows", e: Evidence{Keyfile: good(a), History: LedgerWhole{Asked: true, Unreadable: "is a directory"}, Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp")}},
 			want: escrow.Current},
-		{name: "this machine is a copy of another", e: Evidence{Keyfile: good(a), History: HistoryEvidence{Asked: true, Elsewhere: "one"}, Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp")}},
+		{name: "this machine is a copy of another", e: Evidence{Keyfile: good(a), History: LedgerWhole{Asked: true, Elsewhere: "one"}, Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp")}},
 			want: escrow.Quarantine, alarm: true},
 		{name: "silent, and another escrow cannot answer (law 6)", e: Evidence{Keyfile: good(a), Rows: silent, Escrows: []EscrowEvidence{holds("gcp"), down("usb", false)}},
 			want: escrow.Quarantine},

@@ -156,7 +156,7 @@ type Shared interface {
 	Unheard() error
 	// Rebuild reads the parts of a copy from all of them, says what became of each, and
 	// returns the key. Parts are nil for a copy that is not kept so.
-	Rebuild(ctx context.Context, c Copy) (key.Key, []Part, error)
+	Rebuild(ctx context.Context, c Copy) (key.Key, []PartOutcome, error)
 	// Members are the stores, and Need how many of them rebuild a key.
 	Members() []Member
 	Need() int

@@ -105,7 +105,7 @@ type request struct {
 	Shelf   Shelf
 }
 
-type answer struct {
+type reply struct {
 	Copies      []Copy
 	Encoding    key.Encoding
 	Examination *Examination
@@ -161,9 +161,9 @@ type relayed struct {
 func (r *relayed) Error() string   { return r.text }
 func (r *relayed) Unwrap() []error { return r.is }
 
-func (i *Isolated) ask(ctx context.Context, req request, k key.Key) (answer, key.Key, error) {
-	fail := func(err error) (answer, key.Key, error) {
-		return answer{}, key.Key{}, fmt.Errorf("cannot %s %s: %w", req.Op, i.dir.o.Path, err)
+func (i *Isolated) ask(ctx context.Context, req request, k key.Key) (reply, key.Key, error) {
+	fail := func(err error) (reply, key.Key, error) {
+		return reply{}, key.Key{}, fmt.Errorf("cannot %s %s: %w", req.Op, i.dir.o.Path, err)
 	}
 	req.Options = i.dir.o
 	if i.program == "" {
@@ -196,7 +196,7 @@ func (i *Isolated) ask(ctx context.Context, req request, k key.Key) (answer, key
 	}
 	defer clear(out)
 	line, rest, whole := bytes.Cut(out, []byte("\n"))
-	var a answer
+	var a reply
 	if !whole || json.Unmarshal(line, &a) != nil {
 		return fail(fmt.Errorf("%w: its reader did not answer", ErrUnreachable))
 	}
@@ -225,7 +225,7 @@ func (i *Isolated) ask(ctx context.Context, req request, k key.Key) (answer, key
 			}
 			r.is = append(r.is, &MisnamedError{f.Claim, k})
 		}
-		return answer{}, key.Key{}, r // its text already says what and where
+		return reply{}, key.Key{}, r // its text already says what and where
 	}
 	if len(rest) == 0 {
 		return a, key.Key{}, nil
@@ -241,11 +241,11 @@ func (i *Isolated) ask(ctx context.Context, req request, k key.Key) (answer, key
 var errLeft = errors.New("it does not answer")
 
 // here makes a call in this process. Its key, if it gets one after all, is nobody's.
-func (i *Isolated) here(ctx context.Context, req request, k key.Key) (answer, key.Key, error) {
+func (i *Isolated) here(ctx context.Context, req request, k key.Key) (reply, key.Key, error) {
 	ctx, cancel := context.WithTimeout(ctx, i.timeout)
 	defer cancel()
 	payload := slices.Clone(k.UnsafeBytes()) // whoever has k may wipe it meanwhile
-	var a answer
+	var a reply
 	var got key.Key
 	ended := crew.Go(func() (err error) {
 		defer clear(payload)
@@ -263,9 +263,9 @@ func (i *Isolated) here(ctx context.Context, req request, k key.Key) (answer, ke
 		return nil
 	})
 	if errors.Is(ctx.Err(), context.Canceled) {
-		return answer{}, key.Key{}, fmt.Errorf("%w: %w", errLeft, ctx.Err())
+		return reply{}, key.Key{}, fmt.Errorf("%w: %w", errLeft, ctx.Err())
 	}
-	return answer{}, key.Key{}, fmt.Errorf("%w: %w", ErrTimeout, errLeft)
+	return reply{}, key.Key{}, fmt.Errorf("%w: %w", ErrTimeout, errLeft)
 }
 
 // ServeDirectory is the child's side of Isolated: it reads one request from in, makes the
@@ -286,7 +286,7 @@ func ServeDirectory(ctx context.Context, in io.Reader, out io.Writer) error {
 	defer k.Wipe()
 	payload := k.UnsafeBytes()
 	if err != nil {
-		a = answer{Failure: &failure{Text: err.Error()}}
+		a = reply{Failure: &failure{Text: err.Error()}}
 		for _, s := range sentinels {
 			if errors.Is(err, s.err) {
 				a.Failure.Is = append(a.Failure.Is, s.name)
@@ -318,7 +318,7 @@ func ServeDirectory(ctx context.Context, in io.Reader, out io.Writer) error {
 	return nil
 }
 
-func (r request) serve(ctx context.Context, payload []byte) (a answer, k key.Key, err error) {
+func (r request) serve(ctx context.Context, payload []byte) (a reply, k key.Key, err error) {
 	d, err := NewDirectory(r.Options)
 	if err != nil {
 		return a, k, err

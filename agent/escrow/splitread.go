@@ -303,8 +303,8 @@ func (s *Split) notRebuilt(shares []share, read map[int]int, said []error, wrong
 	return fmt.Errorf("%w: %d of the %d parts that it needs: %s", ErrUnreadable, have, need, s.missing(shares))
 }
 
-// Part is what became of one member's part of a key.
-type Part struct {
+// PartOutcome is what became of one member's part of a key.
+type PartOutcome struct {
 	Member   string
 	Number   int
 	Required bool
@@ -314,7 +314,7 @@ type Part struct {
 // Wrong tells that what the member keeps is no use: bytes that are no part, or not the
 // key's, or that it gives to nobody. Of one that does not answer, that has no part, or that is
 // sealed to others, it is not known (law 6).
-func (p Part) Wrong() bool {
+func (p PartOutcome) Wrong() bool {
 	return isAny(p.Err, ErrNotKey, ErrCorrupt, ErrUnreadable, ErrPartMoved, ErrRecut)
 }
 
@@ -324,8 +324,8 @@ var errAlone = errors.New("too few others to try it with")
 // Rebuild reads the parts of a copy from every member, and rebuilds the key so often that
 // each part that is right takes part. A part that is not the key's is named as wrong. The
 // error is Fetch's where they are not enough.
-func (s *Split) Rebuild(ctx context.Context, c Copy) (key.Key, []Part, error) {
-	fail := func(list []Part, err error) (key.Key, []Part, error) {
+func (s *Split) Rebuild(ctx context.Context, c Copy) (key.Key, []PartOutcome, error) {
+	fail := func(list []PartOutcome, err error) (key.Key, []PartOutcome, error) {
 		return key.Key{}, list, fmt.Errorf("cannot rebuild %q from %s: %w", clip(c.ID), s.o.Name, err)
 	}
 	shelf, rest, _ := strings.Cut(c.ID, "/")
@@ -342,9 +342,9 @@ func (s *Split) Rebuild(ctx context.Context, c Copy) (key.Key, []Part, error) {
 		return fail(nil, err)
 	}
 	shares := x.shares(Shelf(shelf))[of]
-	list := make([]Part, len(s.o.Members))
+	list := make([]PartOutcome, len(s.o.Members))
 	for i, m := range s.o.Members {
-		list[i] = Part{m.Name(), m.Number, m.Required, fmt.Errorf("%w: it has no part of key %s", ErrGone, of)}
+		list[i] = PartOutcome{m.Name(), m.Number, m.Required, fmt.Errorf("%w: it has no part of key %s", ErrGone, of)}
 		if x.silent[i] != nil {
 			list[i].Err = errors.Unwrap(x.silent[i])
 		}

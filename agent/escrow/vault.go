@@ -565,7 +565,7 @@ func (v *Vault) saveCurrent(ctx context.Context, k key.Key, fields map[string]an
 			return id(top.version), err
 		}
 	}
-	if _, err := v.keep(ctx, Current, name, fields, same); err != nil {
+	if _, err := v.ensure(ctx, Current, name, fields, same); err != nil {
 		return id(top.version), err
 	}
 	return id(top.version), nil
@@ -588,7 +588,7 @@ func (v *Vault) saveQuarantine(ctx context.Context, k key.Key, fields map[string
 	if _, err := v.marked(ctx); err != nil {
 		return Copy{}, err
 	}
-	name, err = v.keep(ctx, Quarantine, name, fields, same)
+	name, err = v.ensure(ctx, Quarantine, name, fields, same)
 	return v.copy(vaultQuarantineID, name), err
 }
 
@@ -682,7 +682,7 @@ func (v *Vault) keepAll(ctx context.Context, top vaultEntry, names map[string]bo
 		if e.gone != "" || e.fields == nil || e.version != top.version && names[entryName(e.stored)] {
 			continue
 		}
-		_, err := v.keep(ctx, Current, entryName(e.stored), e.fields, func(s string) bool { return v.alike(s, e.stored) })
+		_, err := v.ensure(ctx, Current, entryName(e.stored), e.fields, func(s string) bool { return v.alike(s, e.stored) })
 		if err != nil {
 			return err
 		}
@@ -690,11 +690,12 @@ func (v *Vault) keepAll(ctx context.Context, top vaultEntry, names map[string]bo
 	return nil
 }
 
-// keep makes sure that an entry of a value's own holds it, and goes on to, reads it back,
-// and returns the entry's name: the first, or the last that there is, or the next. What
-// stands under a name stays there; a value of somebody's gets, beside it, an entry that
-// says what it is.
-func (v *Vault) keep(ctx context.Context, s Shelf, name string, fields map[string]any, same func(string) bool) (string, error) {
+// ensure makes sure that an entry named after a value holds it, and is not about to be deleted
+// by the store; it reads it back, and returns the entry's name: the plain one where that is free
+// or holds the value, else the last numbered one, or the next. Nothing that stands under a name
+// is written over. Where it is another value, which only somebody else can have put there, that
+// gets an entry named after it besides.
+func (v *Vault) ensure(ctx context.Context, s Shelf, name string, fields map[string]any, same func(string) bool) (string, error) {
 	n, races := 1, 0
 	for range vaultRaces {
 		entry := v.folder(s) + "/" + numbered(name, n)
@@ -704,7 +705,7 @@ func (v *Vault) keep(ctx context.Context, s Shelf, name string, fields map[strin
 			return numbered(name, n), nil
 		case err == nil:
 			if aside := byDigest(e.stored); e.gone == "" && aside != name && !same(e.stored) {
-				if _, err := v.keep(ctx, s, aside, e.fields, func(s string) bool { return s == e.stored }); err != nil {
+				if _, err := v.ensure(ctx, s, aside, e.fields, func(s string) bool { return s == e.stored }); err != nil {
 					return name, err
 				}
 			}
@@ -758,7 +759,7 @@ func (v *Vault) Renew(ctx context.Context) error {
 		}
 		e, _, err := v.find(ctx, c.ID)
 		if err == nil && e.gone == "" {
-			_, err = v.keep(ctx, c.Shelf, entryName(e.stored), e.fields, func(s string) bool { return v.alike(s, e.stored) })
+			_, err = v.ensure(ctx, c.Shelf, entryName(e.stored), e.fields, func(s string) bool { return v.alike(s, e.stored) })
 		}
 		if err != nil {
 			failed = append(failed, fmt.Errorf("cannot renew %s in %s, which the store deletes at %s: %w",

@@ -161,7 +161,7 @@ func groupByHost(e Evidence) byHost {
 			if hosts == nil {
 				hosts = []string{name}
 			}
-			for _, f := range l.names() {
+			for _, f := range l.keysNamed() {
 				for _, h := range hosts {
 					x.keys.add(f, h)
 				}
@@ -217,7 +217,7 @@ func (j judged) row() Row {
 }
 
 // names are all keys that a store shows of a host.
-func (l *Look) names() []key.Fingerprint {
+func (l *Look) keysNamed() []key.Fingerprint {
 	list := slices.Clone(l.Keys)
 	if l.Current != nil && l.Current.Fingerprint != "" && !slices.Contains(list, l.Current.Fingerprint) {
 		list = append(list, l.Current.Fingerprint)
@@ -491,7 +491,7 @@ func (j judged) twins() Cell {
 	}
 	for _, l := range j.looks {
 		if l != nil {
-			mine = append(mine, l.names()...)
+			mine = append(mine, l.keysNamed()...)
 		}
 	}
 	for _, f := range mine {

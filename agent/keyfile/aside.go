@@ -118,7 +118,8 @@ func lease(path string) (quiet bool, unlease func()) {
 	return err != unix.EAGAIN, unlease
 }
 
-// moveAside gives what has the name path a name among the asides.
+// moveAside gives what has the name path a name among the asides. An exchange does not need it:
+// there the new file is made under the aside's name to begin with (File.replace).
 func (f File) moveAside(path string, now time.Time) (aside string, err error) {
 	err = firstFree(now, func(stamp string) error {
 		aside = filepath.Join(f.dir(), asidePrefix+stamp)

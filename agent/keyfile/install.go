@@ -15,8 +15,9 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
-// Install puts k at the keyfile's place, by law 3. seen is what Look found there. The
-// directory is made, 0700, if it is missing.
+// Install puts k at the keyfile's place, by law 3. seen is what Look found there. A symlink
+// there is replaced, and its target left alone: the link itself becomes the aside (aside.go).
+// The directory is made, 0700, if it is missing.
 //
 // ErrChanged: look again. ErrNotKept: k is in place. ErrNotSynced: k is in place,
 // and after a power cut what was there may be back. After any other error the keyfile is
@@ -71,7 +72,7 @@ func (f File) replace(seen Seen, data []byte, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	return f.settle(seen, aside, now)
+	return f.keepAside(seen, aside, now)
 }
 
 // takeName gives temp the keyfile's name, which nothing may have.
@@ -153,8 +154,8 @@ func (f File) exchangeDir(seen Seen, temp string, now time.Time) (aside string, 
 	return aside, nil
 }
 
-// settle makes an exchange durable and copies what came out to the quarantine.
-func (f File) settle(seen Seen, aside string, now time.Time) error {
+// keepAside makes an exchange durable and copies what came out to the quarantine.
+func (f File) keepAside(seen Seen, aside string, now time.Time) error {
 	// A crash before this may undo the exchange: the old file has its name back, and
 	// the new one is aside.
 	err := durable.SyncDir(f.dir())

@@ -82,7 +82,7 @@ func (f File) swapNext(seen Seen, now time.Time) error {
 	err := durable.Exchange(f.next(), f.Path)
 	if err == nil {
 		// A crash from here on leaves the old key as .next.
-		return both(f.settle(seen, f.next(), now), f.nextAside(now))
+		return both(f.keepAside(seen, f.next(), now), f.nextAside(now))
 	}
 	var aside string
 	if errors.Is(err, durable.ErrNoRename2) {
@@ -94,7 +94,7 @@ func (f File) swapNext(seen Seen, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	return f.settle(seen, aside, now)
+	return f.keepAside(seen, aside, now)
 }
 
 // KeepNext puts <keyfile>.next away: it is copied to the local quarantine and moved

@@ -156,9 +156,9 @@ type census struct {
 	byKey      []int64 // dependent rows under each of the others
 	unopenable names
 	unknown    names
-	// said stands for all that the rows say, but for how it is sealed: the sum of a digest
+	// contents stands for all that the rows say, but for how it is sealed: the sum of a digest
 	// of each row's plaintext and of every column that a rewrite leaves alone.
-	said uint64
+	contents uint64
 }
 
 // names are counted, and the first of them kept.
@@ -203,7 +203,7 @@ func (c *census) merge(o *census) {
 	}
 	c.unopenable.merge(o.unopenable)
 	c.unknown.merge(o.unknown)
-	c.said += o.said
+	c.contents += o.contents
 }
 
 // resealer brings rows under one key, or looks whether they are. It is used by one
@@ -268,10 +268,10 @@ func (r *resealer) row(in []byte, n int, out *lot) (rest []byte) {
 		r.unknown.add(&c)
 	}
 	if o == nil {
-		r.said += r.digest(plain, sealed)
+		r.contents += r.digest(plain, sealed)
 		return rest
 	}
-	r.said += r.digest(plain, o.value)
+	r.contents += r.digest(plain, o.value)
 	if o != r.target {
 		r.write(out, place, &c, class, o)
 	}

@@ -511,7 +511,7 @@ func (w *rewrite) check(ctx context.Context, before *census) error {
 	switch {
 	case after.already != dependent || after.unopenable.count != before.unopenable.count || after.counts != before.counts:
 		return fmt.Errorf("%w: %d of %d are under the new key", ErrReadBack, after.already, dependent)
-	case after.said != before.said:
+	case after.contents != before.contents:
 		return fmt.Errorf("%w: not only their encryption changed", ErrReadBack)
 	}
 	return nil

@@ -16,6 +16,8 @@ import (
 )
 
 const (
+	// checkAll is how many dependent rows a proof checks one by one; beyond, a sample.
+	checkAll = 100_000
 	// sampleFill is about how many rows a sample draws at random, besides the oldest and
 	// the newest row and two of every tenant. A key that opens all but one in a thousand
 	// rows passes it once in 70 billion times.
@@ -45,8 +47,8 @@ func (y tally) counts() Counts {
 // span is when the first and the last dependent row were written, in Postgres' own time.
 type span struct{ from, to int64 }
 
-// stretch makes s hold o. The zero span holds nothing.
-func (s *span) stretch(o span) {
+// include makes s hold o. The zero span holds nothing.
+func (s *span) include(o span) {
 	switch {
 	case o == span{}:
 	case *s == span{}:
@@ -113,13 +115,13 @@ func (t *Table) countBy(ctx context.Context, s *survey, m moment, sql, end strin
 				return errColumns
 			}
 			w.tally.add(classes[class], rows)
-			w.span.stretch(span{int64(binary.BigEndian.Uint64(v[2])), int64(binary.BigEndian.Uint64(v[3]))})
+			w.span.include(span{int64(binary.BigEndian.Uint64(v[2])), int64(binary.BigEndian.Uint64(v[3]))})
 			return nil
 		})
 	})
 	for _, w := range hands {
 		y.sum(w.tally)
-		ends.stretch(w.span)
+		ends.include(w.span)
 		others = others || w.others
 	}
 	return y, ends, others, err
@@ -151,7 +153,7 @@ func (d *drawing) ids() []uuid {
 // values are so large that one statement has no time for all of them.
 func (t *Table) draw(ctx context.Context, s *survey, m moment, dependent int64, ends span, keys []key.Key) (found findings, err error) {
 	drawn := &drawing{is: map[uuid]bool{}}
-	pieces := s.drawn(dependent, ends)
+	pieces := s.drawPieces(dependent, ends)
 	if s.small {
 		found, err = t.scan(ctx, s, m, pieces, keys, untimed, drawn)
 		t.sample = drawn.ids()
@@ -170,10 +172,10 @@ func (t *Table) draw(ctx context.Context, s *survey, m moment, dependent int64, 
 	return t.scan(ctx, s, m, s.samplePieces(t.sample, dependent), keys, untimed, nil)
 }
 
-// drawn chooses dependent rows: the one written first and the one written last, of every
+// drawPieces chooses dependent rows: the one written first and the one written last, of every
 // tenant the first and the last by name, and others at random. A row may be in several of
 // these pieces.
-func (s *survey) drawn(dependent int64, ends span) []piece {
+func (s *survey) drawPieces(dependent int64, ends span) []piece {
 	which, rows := s.dependent(), "select * from "+s.table+" where "
 	edge := func(order string) string {
 		return "(" + rows + "username = t.name and " + which + " order by name " + order + " limit 1)"

@@ -80,7 +80,7 @@ type findings struct {
 }
 
 func (f *findings) mergeUnopened(o findings) {
-	f.stretch(o.span)
+	f.include(o.span)
 	f.unopened.merge(o.unopened)
 }
 
@@ -218,21 +218,21 @@ func (w *trier) try(chunk []byte) error {
 		default:
 			written := int64(binary.BigEndian.Uint64(v[6]))
 			w.unopened.add(&r)
-			w.stretch(span{written, written})
+			w.include(span{written, written})
 		}
 	}
 	return nil
 }
 
-// stretch is the least number of rows of which to say that they were written in a
-// stretch: of two side by side chance may be the reason.
-const stretch = 3
+// leastStretch is the least number of rows of which to say that they were written in one
+// stretch: that two stand side by side may be chance.
+const leastStretch = 3
 
 // unopened tells of the rows that no key opened. Of several it looks again when they were
 // written, and who else was in that time.
 func (t *Table) unopened(ctx context.Context, s *survey, m moment, pieces []piece, keys []key.Key, f findings) (Unopened, error) {
 	u := Unopened{Count: f.unopened.count, Rows: f.unopened.first}
-	if u.Count < stretch {
+	if u.Count < leastStretch {
 		return u, nil
 	}
 	f, err := t.scan(ctx, s, m, pieces, keys, timed, nil)

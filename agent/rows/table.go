@@ -19,9 +19,6 @@ import (
 // rotation takes it shared.
 const AdvisoryLock int64 = 0x6b65796775617264
 
-// checkAll is how many dependent rows a proof checks one by one; beyond, a sample.
-const checkAll = 100_000
-
 // Options bound a proof. The zero value is what prestart uses.
 type Options struct {
 	ConnectTimeout   time.Duration // 0: 2 s
@@ -103,8 +100,9 @@ func (t *Table) Close() {
 // Prove tries the keys on the rows. Whatever keeps it from looking makes the answer
 // Unknown and says why; ctx bounds it besides the options. Without keys it counts.
 //
-// A table too large for one statement is read in pieces. If it was written to
-// meanwhile it is read again, so that "all rows" was true of one moment.
+// A table too large for one statement is read in pieces, all of one snapshot, so that "all
+// rows" was true of one moment. Where the table's file was exchanged meanwhile that snapshot
+// shows it empty, and the answer is Unknown (ErrChanging).
 func (t *Table) Prove(ctx context.Context, keys ...key.Key) Answer {
 	if t.place.Absent {
 		return flat(Answer{State: Silent, Why: t.place.Why}, keys)
@@ -132,7 +130,8 @@ func (t *Table) prove(ctx context.Context, keys []key.Key) (Answer, error) {
 	return a, err
 }
 
-// read asks the table, and holds the moment where one statement has no time for it.
+// read asks the table. Where it is too large for one statement, or a rotation's lock is to be
+// held, a transaction keeps one snapshot for all statements meanwhile (hold, release).
 func (t *Table) read(ctx context.Context, s *survey, keys []key.Key) (Answer, error) {
 	pieces := s.pieces()
 	// Every row is asked for by somebody who waits for it, and no start is (law 9).

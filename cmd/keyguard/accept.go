@@ -43,7 +43,7 @@ its keys holds.`,
 			opts := agent.AcceptOptions{Person: person(),
 				Confirm:     func(r agent.AcceptResult) (bool, error) { return a.confirmAccept(ctx, r) },
 				ConfirmRows: func(dependent int64) (bool, error) { return a.confirmRows(ctx, dependent) }}
-			a.working("asking the rows%s …", andEscrows(" and ", h))
+			a.sayWaiting("asking the rows%s …", andEscrows(" and ", h))
 			accept := agent.Accept
 			if fresh {
 				accept = agent.AcceptNew

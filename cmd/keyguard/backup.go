@@ -29,7 +29,7 @@ quarantine, to protect the last good copy.`,
 		Example: `  keyguard backup
   keyguard backup --json | jq '.escrows[] | select(.saved | not)'`,
 		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
-			a.working("asking the rows%s …", andEscrows(" and ", h))
+			a.sayWaiting("asking the rows%s …", andEscrows(" and ", h))
 			r, err := agent.Backup(ctx, h)
 			if err != nil {
 				return err

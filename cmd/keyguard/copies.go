@@ -27,7 +27,7 @@ Exit status: 0 done; 12 an escrow could not answer.`,
 		Example: `  keyguard copies
   keyguard copies --json`,
 		RunE: a.operate(func(ctx context.Context, h *agent.Host, _ *config.Config) error {
-			a.working("asking %s …", printable.Count(int64(len(h.Escrows)), "escrow"))
+			a.sayWaiting("asking %s …", printable.Count(int64(len(h.Escrows)), "escrow"))
 			return a.printCopies(agent.Copies(ctx, h))
 		}),
 	}

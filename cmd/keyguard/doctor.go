@@ -32,7 +32,7 @@ Exit status: 0 nothing to do; 12 a threat is not survived, a check found a
 problem or an escrow lags; 10 lost; 11 doubt.`,
 		Example: `  keyguard doctor --json | jq -r '.threats[].improve // empty'`,
 		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
-			a.working("asking the rows%s and systemd …", andEscrows(", ", h))
+			a.sayWaiting("asking the rows%s and systemd …", andEscrows(", ", h))
 			r, err := agent.Doctor(ctx, h, a.doctorOptions(cfg))
 			if err != nil {
 				return err

@@ -132,7 +132,7 @@ func (a *app) drillPart(ctx context.Context, file string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	a.forgetBackoff(cfg)
-	a.working("looking for key %s …", p.Of)
+	a.sayWaiting("looking for key %s …", p.Of)
 	r, err := agent.DrillPart(ctx, h, p)
 	if err != nil {
 		return err
@@ -261,7 +261,7 @@ func (a *app) printDrill(r agent.DrillResult) error {
 		a.printDrillText(r)
 	}
 	code := exitEscrow
-	untried := slices.ContainsFunc(r.Untried(), func(p escrow.Part) bool { return p.Required })
+	untried := slices.ContainsFunc(r.Untried(), func(p escrow.PartOutcome) bool { return p.Required })
 	switch {
 	case r.Verdict == agent.DrillPassed && (!untried || unit.StderrIsJournal()): // a unit that fails wakes people
 		return nil

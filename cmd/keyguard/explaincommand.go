@@ -120,7 +120,7 @@ type keyDoc struct {
 
 // explainKey says where a key is and was.
 func (a *app) explainKey(ctx context.Context, h *agent.Host, cfg *config.Config, f key.Fingerprint) error {
-	a.working("asking %s …", printable.Count(int64(len(h.Escrows)), "escrow"))
+	a.sayWaiting("asking %s …", printable.Count(int64(len(h.Escrows)), "escrow"))
 	copies := agent.Copies(ctx, h)
 	record, err := h.Ledger.Read()
 	if err != nil {

@@ -163,7 +163,7 @@ func (a *app) fleet(ctx context.Context, f fleetFlags) error {
 	}
 	l.Progress = func(store string, done, all int) {
 		if done%100 == 0 || done == all {
-			a.working("%s: looked at %d of %d hosts", store, done, all)
+			a.sayWaiting("%s: looked at %d of %d hosts", store, done, all)
 		}
 	}
 	if e.Stores, err = l.Look(ctx); err != nil {

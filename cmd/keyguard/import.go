@@ -56,7 +56,7 @@ Exit status: 0 done; 2 that is no key; 11 nothing can tell; 12 an escrow failed;
 			defer cancel()
 			opts := agent.ImportOptions{Person: person()}
 			a.forgetBackoff(cfg)
-			a.working("trying key %s on the rows …", k.Fingerprint())
+			a.sayWaiting("trying key %s on the rows …", k.Fingerprint())
 			if escrowOnly {
 				r, err := agent.Keep(ctx, h, k.Clone(), opts)
 				if err != nil {

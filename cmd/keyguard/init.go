@@ -112,7 +112,7 @@ func (a *app) init(ctx context.Context, added []string) error {
 	}
 	a.recordDatabase(ctx, cfg)
 	a.forgetBackoff(cfg)
-	a.working("making escrows …")
+	a.sayWaiting("making escrows …")
 	r, err := agent.Init(ctx, h)
 	if err != nil {
 		return err
@@ -224,7 +224,7 @@ func (a *app) try(ctx context.Context, all []config.Escrow, name, token string) 
 		}
 		defer os.Remove(e.TokenFile) //nolint:errcheck // the next try removes it first
 	}
-	a.working("trying escrow %q …", name)
+	a.sayWaiting("trying escrow %q …", name)
 	h, err := a.host(cfg, wiring{})
 	if err != nil {
 		return found{}, err
@@ -239,7 +239,7 @@ func (a *app) try(ctx context.Context, all []config.Escrow, name, token string) 
 // another host may keep its own there.
 func (a *app) summary(ctx context.Context, cfg *config.Config, c choices) (unknown bool, err error) {
 	if len(cfg.Escrows) > 0 {
-		a.working("looking at what the escrows hold …")
+		a.sayWaiting("looking at what the escrows hold …")
 	}
 	h, err := a.host(cfg, wiring{})
 	if err != nil {
@@ -361,7 +361,7 @@ func (a *app) initDrill(ctx context.Context, h *agent.Host, cfg *config.Config, 
 // initDoctor shows what this host survives by now, and which checks ask for something.
 // Both are advice: init has done what it was told to.
 func (a *app) initDoctor(ctx context.Context, h *agent.Host, cfg *config.Config, d *initDoc) {
-	a.working("looking at what this host survives …")
+	a.sayWaiting("looking at what this host survives …")
 	r, err := agent.Doctor(ctx, h, a.doctorOptions(cfg))
 	if err != nil {
 		a.urgent("cannot tell what this host survives: %v", err)

@@ -65,7 +65,7 @@ func run(args []string) int {
 	// which are root without a capability: a shell's umask of 0777 would shut them out. A file
 	// that is for others gets its mode by name.
 	syscall.Umask(0o077)
-	out := &answer{File: os.Stdout}
+	out := &stdout{File: os.Stdout}
 	a := &app{in: os.Stdin, out: out, err: os.Stderr}
 	if err := quiet(); err != nil {
 		return a.explain(err)
@@ -157,15 +157,15 @@ func mayHang(args []string) bool {
 	return err == nil && (cfg == nil || !mounts.Local(append(besides(cfg), filepath.Dir(cfg.Keyfile), cfg.StateDir)...))
 }
 
-// answer is standard output, which remembers that something could not be written, and how
+// stdout is standard output, which remembers that something could not be written, and how
 // many lines were.
-type answer struct {
+type stdout struct {
 	*os.File
 	err   error
 	lines int
 }
 
-func (o *answer) Write(p []byte) (int, error) {
+func (o *stdout) Write(p []byte) (int, error) {
 	n, err := o.File.Write(p)
 	o.err = cmp.Or(o.err, err)
 	o.lines += bytes.Count(p, []byte("\n"))
@@ -174,7 +174,7 @@ func (o *answer) Write(p []byte) (int, error) {
 
 // lost is why an answer did not get through. A reader that had enough, or a terminal that
 // is gone, is no reason.
-func (o *answer) lost() error {
+func (o *stdout) lost() error {
 	if o.err == nil || errors.Is(o.err, syscall.EPIPE) {
 		return nil
 	}
@@ -457,8 +457,8 @@ func notAgain(hint, running string) string {
 	return strings.Join(kept, "; ")
 }
 
-// working says what a person waits for, where a person does.
-func (a *app) working(format string, args ...any) {
+// sayWaiting says what a person waits for, where a person does.
+func (a *app) sayWaiting(format string, args ...any) {
 	if (terminal(a.err) || a.wordy) && !a.brief {
 		a.say(format, args...)
 	}

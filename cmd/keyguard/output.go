@@ -186,7 +186,7 @@ func columns(w io.Writer) int {
 // scrolledOff tells whether what was printed first is out of sight on a terminal, when hints
 // and a prompt have followed.
 func (a *app) scrolledOff() bool {
-	o, ok := a.out.(*answer)
+	o, ok := a.out.(*stdout)
 	if !ok || !terminal(o) {
 		return false
 	}

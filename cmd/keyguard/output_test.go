@@ -56,7 +56,7 @@ func TestWrapJoins(t *testing.T) {
 // TestScrolledOff: where the answer is longer than the terminal, its first line is said again.
 func TestScrolledOff(t *testing.T) {
 	_, tty := newTerminal(t, width)
-	o := &answer{File: tty}
+	o := &stdout{File: tty}
 	a := &app{out: o}
 	for n := range 24 {
 		if off := a.scrolledOff(); off != (n > 24-5) {

@@ -60,7 +60,7 @@ func (a *app) repair(ctx context.Context, opts agent.RepairOptions) error {
 	}
 	signal.Ignore(syscall.SIGHUP) // a lost terminal is no reason to stop halfway
 	if !opts.DryRun && !a.yes {
-		a.working("asking the rows%s …", andEscrows(" and ", h))
+		a.sayWaiting("asking the rows%s …", andEscrows(" and ", h))
 		r, err := agent.CheckRepair(ctx, h, opts)
 		if err != nil || !r.HasWork {
 			return a.printRepair(r, opts, err)

@@ -47,7 +47,7 @@ Exit status: 0 the keyfile is right; 11 nothing can tell; 13 no usable copy;
 				}
 			}
 			opts.Person = person()
-			a.working("asking the rows%s …", andEscrows(" and ", h))
+			a.sayWaiting("asking the rows%s …", andEscrows(" and ", h))
 			r, err := agent.Restore(ctx, h, opts)
 			a.printRestore(opts, r, nil, err)
 			if !opts.DryRun {

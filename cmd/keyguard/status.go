@@ -42,12 +42,12 @@ is under way.`,
   keyguard status --json | jq -r .verdict`,
 		RunE: func(c *cobra.Command, args []string) error {
 			show := func(ctx context.Context, h *agent.Host, cfg *config.Config) error {
-				a.working("asking the rows%s …", andEscrows(" and ", h))
+				a.sayWaiting("asking the rows%s …", andEscrows(" and ", h))
 				r, err := agent.Status(ctx, h)
 				if err != nil {
 					return err
 				}
-				if o, ok := a.out.(*answer); ok && watch && !plain(o) {
+				if o, ok := a.out.(*stdout); ok && watch && !plain(o) {
 					fmt.Fprint(o, "\x1b[H\x1b[2J") // the cursor home, the screen empty (ECMA-48)
 					o.lines = 0
 				}
@@ -79,7 +79,7 @@ func (a *app) again(ctx context.Context, show func(context.Context, *agent.Host,
 			if err != nil {
 				code = exitStatus(a.explain(err))
 			}
-			a.working("so it was at %s; Ctrl-C ends this", when(time.Now()))
+			a.sayWaiting("so it was at %s; Ctrl-C ends this", when(time.Now()))
 		}
 		select {
 		case <-ctx.Done():

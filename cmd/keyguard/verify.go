@@ -42,7 +42,7 @@ keyfile does not open all of them.`,
 				h.OpenRows = open
 				judge = func(r agent.VerifyResult) (string, error) { return judgeDatabase(r, database) }
 			}
-			a.working("asking the rows%s …", andEscrows(" and ", h))
+			a.sayWaiting("asking the rows%s …", andEscrows(" and ", h))
 			r, err := agent.Verify(ctx, h)
 			if err != nil {
 				return err

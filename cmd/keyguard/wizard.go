@@ -131,7 +131,7 @@ func (a *app) askEscrows(ctx context.Context, cfg *config.Config, c *choices) er
 	if len(cfg.Escrows) == 0 {
 		a.say("no escrow is configured: the key has no copy off this host.")
 	}
-	a.working("looking at what this host has …")
+	a.sayWaiting("looking at what this host has …")
 	places := a.offers(ctx)
 	for {
 		some := len(cfg.Escrows)+len(c.escrows) > 0

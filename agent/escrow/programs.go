@@ -335,7 +335,7 @@ func (p *onePassword) list(ctx context.Context) ([]stored, error) {
 		ID, Title, Category string
 		Updated             time.Time `json:"updated_at"`
 	}
-	if json.Unmarshal(out, &items) != nil {
+	if json.Unmarshal(out, &items) != nil || items == nil { // null is no list without items
 		return nil, unreadable("op")
 	}
 	var list []stored
@@ -440,7 +440,7 @@ func (p *bitwarden) list(ctx context.Context) ([]stored, error) {
 	}
 	defer clear(out)
 	var items []item
-	if json.Unmarshal(out, &items) != nil {
+	if json.Unmarshal(out, &items) != nil || items == nil { // null is no list without items
 		return nil, unreadable("bw")
 	}
 	var list []stored

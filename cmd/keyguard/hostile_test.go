@@ -20,6 +20,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/footprintai/containarium-keyguard/agent/key/keytest"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 )
@@ -142,6 +144,7 @@ func (m malformed) answerTo(w http.ResponseWriter, r *http.Request) {
 type hostile struct {
 	*testing.T
 	*sandbox
+	kind   string
 	server *httptest.Server
 
 	mu     sync.Mutex
@@ -157,28 +160,54 @@ func (h *hostile) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.wrote = append(h.wrote, r.Method+" "+r.URL.Path+" "+r.Header.Get("X-Amz-Target"))
 	}
 	h.mu.Unlock()
+	if _, version, ok := strings.Cut(h.kind, ", version "); ok && strings.HasPrefix(r.URL.Path, "/v1/sys/internal/ui/mounts/") {
+		fmt.Fprintf(w, `{"data": {"type": "kv", "path": "secret/", "options": {"version": %q}}}`, version)
+		return
+	}
 	answer.answerTo(w, r)
 }
 
-// hostileKinds are the kinds, as configuration. The last two find their answers in files.
+// hostileKinds are the kinds, as configuration. The answers of those that speak no HTTP are
+// in files. The engine of a Vault whose version stands here says what it is, so that what is
+// asked of it next is answered.
 var hostileKinds = map[string]string{
-	"vault": "kind = \"vault-kv\"\naddress = \"http://ADDR\"\nmount = \"secret\"\npath = \"hosts/h1/master\"\ntoken_file = \"DIR/token\"\n",
-	"gcp":   "kind = \"gcp-secret-manager\"\nproject = \"keyguard-test\"\nsecret = \"master\"\nendpoint = \"ADDR\"\nplaintext = true\n",
-	"aws":   "kind = \"aws-secrets-manager\"\nregion = \"eu-central-1\"\nsecret = \"master\"\ncredentials_file = \"DIR/credentials\"\nendpoint = \"ADDR\"\nplaintext = true\n",
+	"vault":            hostileVault,
+	"vault, version 1": hostileVault,
+	"vault, version 2": hostileVault,
+	"gcp":              hostileGCP,
+	"aws":              hostileAWS,
+	"split": "kind = \"split\"\nneed = 2\nmembers = [\"one\", \"two\", \"three\"]\n" +
+		"[[escrow]]\nname = \"one\"\npart = 1\n" + hostileVault +
+		"[[escrow]]\nname = \"two\"\npart = 2\n" + hostileGCP +
+		"[[escrow]]\nname = \"three\"\npart = 3\n" + hostileAWS,
 
 	"command":   "kind = \"command\"\nsave = [\"tee\", \"-a\", \"DIR/saved\"]\nlist = [\"cat\", \"DIR/answer\"]\nfetch = [\"cat\", \"DIR/answer\"]\n",
 	"directory": "kind = \"directory\"\npath = \"DIR/usb\"\nallow_same_disk = true\n",
+	"1password": "kind = \"command\"\npreset = \"1password\"\npath = \"hosts/master\"\n",
+	"bitwarden": "kind = \"command\"\npreset = \"bitwarden\"\npath = \"master\"\n",
+	"pass":      "kind = \"command\"\npreset = \"pass\"\npath = \"master\"\n",
 }
 
+const (
+	hostileVault = "kind = \"vault-kv\"\naddress = \"http://ADDR\"\nmount = \"secret\"\npath = \"hosts/h1/master\"\ntoken_file = \"DIR/token\"\n"
+	hostileGCP   = "kind = \"gcp-secret-manager\"\nproject = \"keyguard-test\"\nsecret = \"master\"\nendpoint = \"ADDR\"\nplaintext = true\n"
+	hostileAWS   = "kind = \"aws-secrets-manager\"\nregion = \"eu-central-1\"\nsecret = \"master\"\ncredentials_file = \"DIR/credentials\"\nendpoint = \"ADDR\"\nplaintext = true\n"
+)
+
+// inFiles tells whether a kind finds its answers in files; listed, whether who lists them is
+// this host, and not who answers.
+func inFiles(kind string) bool { return !strings.Contains(hostileKinds[kind], "ADDR") }
+func listed(kind string) bool  { return kind == "directory" || kind == "pass" }
+
 func newHostile(t *testing.T, kind string) *hostile {
-	h := &hostile{T: t, sandbox: &sandbox{dir: t.TempDir()}}
+	h := &hostile{T: t, sandbox: &sandbox{dir: t.TempDir()}, kind: kind}
 	h.server = httptest.NewUnstartedServer(h)
 	h.server.Config.Protocols = &http.Protocols{}
 	h.server.Config.Protocols.SetHTTP1(true)
 	h.server.Config.Protocols.SetUnencryptedHTTP2(true)
 	h.server.Start()
 	t.Cleanup(h.server.Close)
-	for _, d := range []string{"etc", "state", "run"} {
+	for _, d := range []string{"etc", "state", "run", "bin", "pass"} {
 		h.must(os.Mkdir(h.path(d), 0o700))
 	}
 	escrow := strings.NewReplacer("ADDR", h.server.Listener.Addr().String(), "DIR", h.dir).Replace(hostileKinds[kind])
@@ -187,6 +216,17 @@ func newHostile(t *testing.T, kind string) *hostile {
 	h.must(os.WriteFile(h.path("keyguard.toml"), []byte(config), 0o600))
 	h.must(os.WriteFile(h.path("token"), []byte("hvs.a-token-4711"), 0o600))
 	h.must(os.WriteFile(h.path("credentials"), []byte("[default]\naws_access_key_id = AKIAIOSFODNN7EXAMPLE\naws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY\n"), 0o600))
+	for _, program := range []string{"op", "bw", "pass"} { // which say one thing, whatever they are asked
+		script := "#!/bin/sh\ncase \"$*\" in *create*|*insert*) cat >>\"" + h.path("saved") + "\";; *) cat \"" + h.path("answer") + "\";; esac\n"
+		h.must(os.WriteFile(h.path("bin/"+program), []byte(script), 0o700))
+	}
+	t.Setenv("PATH", h.path("bin")+":"+os.Getenv("PATH"))
+	t.Setenv("PASSWORD_STORE_DIR", h.path("pass"))
+	many := strings.NewReplacer("hosts/h1/master", "{hostname}", `"master"`, `"{hostname}"`, "hosts/master", "hosts/{hostname}", "/usb", "/{hostname}",
+		"/answer", "/answer\", \"{hostname}", "DIR", h.dir, "ADDR", h.server.Listener.Addr().String()).Replace(hostileKinds[kind])
+	h.must(os.WriteFile(h.path("fleet.toml"), []byte("[[escrow]]\nname = \"store\"\n"+many), 0o600))
+	h.must(os.WriteFile(h.path("hosts"), []byte("usb\nweb1\n"), 0o600))
+	h.must(os.WriteFile(h.path("key"), testKey("a").UnsafeBytes(), 0o600))
 	l := ledger.Open(h.path("state"), ledger.Options{Host: "host", Version: "99.0", Now: time.Now})
 	h.must(l.Append(ledger.Entry{Event: ledger.Accepted, Fingerprint: testKey("a").Fingerprint()}))
 	return h
@@ -202,9 +242,16 @@ func (h *hostile) must(err error) {
 // keyguard runs a command in this process.
 func (h *hostile) keyguard(args ...string) (code int, stdout, stderr string) {
 	var out, said bytes.Buffer
-	a := &app{in: os.Stdin, out: &out, err: &said}
+	in, err := os.Open(h.path("key"))
+	h.must(err)
+	defer in.Close()
+	a := &app{in: in, out: &out, err: &said}
 	root := a.commands()
 	root.SetArgs(append([]string{"--config", h.path("keyguard.toml")}, args...))
+	if args[0] == cobra.ShellCompRequestCmd {
+		root.SetArgs(slices.Insert(args, 1, "--config", h.path("keyguard.toml")))
+		root.SetOut(&out)
+	}
 	c, err := root.ExecuteContextC(context.Background())
 	if err != nil {
 		a.command = c.CommandPath()
@@ -250,7 +297,19 @@ var hostileCommands = []struct {
 	{"restore --from store --copy current/1", false, exitDoubt, []int{exitNoCopy, exitDoubt}},
 	{"prestart", true, exitDone, []int{exitDone}},
 	{"prestart", false, exitDoubt, []int{exitDoubt}},
+	{"init --yes", true, exitEscrow, []int{exitDone, exitEscrow, exitRefused}},
+	{"import --escrow-only", true, exitEscrow, []int{exitDone, exitEscrow}},
+	{"explain KEY", true, exitEscrow, []int{exitDone, exitEscrow}},
+	{"accept --yes", true, exitDone, []int{exitDone}}, // it has the person's word
+	{"rotate --here --yes", true, exitRefused, []int{exitRefused}},
+	{"repair --here --yes", true, exitDone, []int{exitDone}}, // no database: nothing to repair
+	{"fleet --config FLEET --inventory HOSTS --iam --again 0s", true, exitDoubt, []int{exitDoubt, exitEscrow}},
+	{"__complete restore --copy c", true, exitDone, []int{exitDone}},
+	{"report", true, exitDone, []int{exitDone}}, {"log", true, exitDone, []int{exitDone}},
 }
+
+// hostileFirst is how many of them are tried on every answer.
+const hostileFirst = 11
 
 const (
 	hostileWords  = 16 << 10  // bytes that a command says at most
@@ -269,22 +328,31 @@ func TestHostile(t *testing.T) {
 				if strings.HasPrefix(answer.name, "gRPC") && kind != "gcp" || testing.Short() && i%4 != 0 {
 					continue
 				}
-				sound := strings.Contains(answer.sound, kind)
-				if kind == "command" || kind == "directory" {
+				base, _, _ := strings.Cut(kind, ",")
+				sound := strings.Contains(answer.sound, base) || kind == "split" && strings.Contains(answer.sound, "vault")
+				if inFiles(kind) {
 					if answer.serve != nil || answer.status != 200 {
 						continue
 					}
 					h.file(answer.body)
-					sound = kind == "directory" // it is there, whatever is in its files
+					sound = listed(kind) || answer.name == "[]" && kind != "command" // whatever is in it
 				}
 				h.mu.Lock()
 				h.answer = answer
 				h.mu.Unlock()
-				for _, c := range hostileCommands {
-					if kind == "directory" && (i%12 != 0 || !slices.Contains([]string{"copies", "backup", "restore"}, c.line)) {
+				for n, c := range hostileCommands {
+					switch {
+					case kind == "directory" && (i%12 != 0 || !slices.Contains([]string{"copies", "backup", "restore"}, c.line)):
 						continue // each starts another process, twice
+					case strings.HasPrefix(c.line, "fleet") && strings.HasPrefix(answer.name, "429"):
+						continue // it waits for a quota, minutes
+					case n >= hostileFirst && (n+i)%4 != 0: // of these each answer has some, and each of them some answers
+						continue
+					case kind == "split" && n%3 != i%3, strings.Contains(hostileKinds[kind], "preset") && n%4 != i%4:
+						continue
 					}
-					h.try(kind+", "+answer.name, c.line, c.keyfile, sound, c.code, c.sound)
+					// Any text is a listing of a script's, and mostly of a place that is still to be made.
+					h.try(kind+", "+answer.name, c.line, c.keyfile, sound || kind == "command" && n >= hostileFirst, c.code, c.sound)
 				}
 			}
 		})
@@ -299,6 +367,9 @@ func (h *hostile) file(body string) {
 	h.must(os.RemoveAll(h.path("usb")))
 	h.must(os.MkdirAll(h.path("usb/current"), 0o700))
 	h.must(os.WriteFile(h.path("usb/README.txt"), []byte("keyguard escrow directory\n"), 0o600))
+	h.must(os.MkdirAll(h.path("pass/master"), 0o700))
+	h.must(os.WriteFile(h.path("pass/master/keyguard.gpg"), nil, 0o600))
+	h.must(os.WriteFile(h.path("pass/master/20260101T000000.000Z-"+string(testKey("b").Fingerprint())+".key.gpg"), nil, 0o600))
 	for _, name := range []string{"20260101T000000.000Z-" + string(testKey("b").Fingerprint()) + ".key", "\x1b[2J\nkeyguard: all is well\u202e\xff.key"} {
 		h.must(os.WriteFile(h.path("usb/current/"+name), []byte(body), 0o600))
 	}
@@ -317,7 +388,8 @@ func (h *hostile) try(what, line string, keyfile, sound bool, code int, codes []
 	before := h.present()
 	var then, now runtime.MemStats
 	runtime.ReadMemStats(&then)
-	got, stdout, stderr := h.keyguard(strings.Fields(line)...)
+	args := strings.Fields(strings.NewReplacer("FLEET", h.path("fleet.toml"), "HOSTS", h.path("hosts"), "KEY", string(testKey("a").Fingerprint())).Replace(line))
+	got, stdout, stderr := h.keyguard(args...)
 	runtime.ReadMemStats(&now)
 	if took := now.TotalAlloc - then.TotalAlloc; took > hostileMemory {
 		h.Errorf("%s: it asks for %d MB of memory", what, took>>20)
@@ -349,9 +421,10 @@ func (h *hostile) try(what, line string, keyfile, sound bool, code int, codes []
 		h.Errorf("%s: it hands out the key: %s", what, h.wrote)
 	}
 	h.wrote = nil
-	if _, err := os.Stat(h.path("saved")); err == nil {
+	if _, err := os.Stat(h.path("saved")); err == nil && !sound {
 		h.Errorf("%s: it saves", what)
 	}
+	os.Remove(h.path("saved"))
 }
 
-var ownLine = regexp.MustCompile(`^(keyguard: |hint: | {2})`)
+var ownLine = regexp.MustCompile(`^(keyguard: |hint: | {2}|Completion ended with directive: \w+\n$)`)

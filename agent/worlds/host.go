@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
@@ -110,7 +111,7 @@ type process struct {
 	listed map[string]bool // by store
 	// changed are the stores to which it has saved since they showed it what they have.
 	changed map[string]bool
-	failed  bool // a store has failed it
+	failed  atomic.Bool // a store has failed it
 	// recalled is when it looked up what the starts before had been told.
 	recalled time.Time
 	wrote    map[string]bool // paths

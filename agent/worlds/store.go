@@ -122,7 +122,11 @@ func (v view) answer(ctx context.Context, call, id string) (err error) {
 	if err := v.p.effect(v.name, call); err != nil {
 		return err
 	}
-	defer func() { v.p.failed = v.p.failed || err != nil }()
+	defer func() {
+		if err != nil {
+			v.p.failed.Store(true)
+		}
+	}()
 	if v.far {
 		return escrow.ErrNeverLeft
 	}
@@ -362,7 +366,7 @@ func (v shared) Fetch(ctx context.Context, want escrow.Copy) (key.Key, key.Encod
 		return s.part != (escrow.PartOf{}) && (!s.answers() || s.slow > 0 || s.late > 0)
 	})
 	k, encoding, err := v.Split.Fetch(ctx, want)
-	if err != nil && well && !v.p.failed && !v.p.dead && ctx.Err() == nil {
+	if err != nil && well && !v.p.failed.Load() && !v.p.dead && ctx.Err() == nil {
 		v.p.w.turn.Lock()
 		defer v.p.w.turn.Unlock()
 		for f, need := range v.p.h.enough(want.Shelf) {

@@ -113,12 +113,13 @@ var actions = []action{
 	}},
 	{"a foreign key on top", 2, false, 0, func(w *world, _ *host, _ int) { w.store().add(escrow.Current, w.makeKey().UnsafeBytes(), true) }},
 	{"an old key on top", 2, false, 0, func(w *world, _ *host, _ int) { w.store().add(escrow.Current, w.anyKey().UnsafeBytes(), true) }},
-	{"another host's parts on top", 2, false, 0, (*world).foreignParts},
-	{"an older copy is labelled the newest", 3, false, 0, func(w *world, _ *host, _ int) { w.label() }},
+	{"another host's parts on top", 5, false, 0, (*world).foreignParts},
+	{"an older copy is the newest again", 5, false, 0, func(w *world, _ *host, _ int) { w.label() }},
 	{"a copy is called another key", 2, false, 0, (*world).misname},
 	{"a copy is spoiled under its name, or mended", 3, true, 40, (*world).overwrite},
 	{"the newest is disabled", 2, false, 0, func(w *world, _ *host, _ int) { w.mark("disabled") }},
 	{"the newest is destroyed", 1, false, 0, func(w *world, _ *host, _ int) { w.mark("destroyed") }},
+	{"an odd part on one store", 5, true, 30, (*world).oddPart},
 	{"the members change their parts", 2, false, 0, func(w *world, _ *host, _ int) { w.recut(false) }},
 	{"the need changes", 1, false, 0, func(w *world, _ *host, _ int) { w.recut(true) }},
 	{"the need changes, and somebody backs up", 1, true, 20, func(w *world, h *host, dies int) {
@@ -796,7 +797,7 @@ func (w *world) foreignParts(_ *host, _ int) {
 }
 
 // label makes an older copy of a store the newest, as a label or an alias that a person moves
-// does: it keeps its id.
+// does: it keeps its id. Or a person writes it there once more.
 func (w *world) label() {
 	s := w.store()
 	var older []int
@@ -810,6 +811,10 @@ func (w *world) label() {
 	}
 	i := older[w.rand.IntN(len(older))]
 	c := s.copies[i]
+	if w.rand.IntN(2) == 0 {
+		s.add(escrow.Current, c.bytes, true)
+		return
+	}
 	c.byHand = true
 	s.copies = append(slices.Delete(s.copies, i, i+1), c)
 }
@@ -890,6 +895,37 @@ func (w *world) withoutLedger(h *host, dies int) {
 		w.powerCut(h)
 		h.disk.mend()
 	}
+}
+
+// oddPart is a person who writes a part onto one of the split's stores that fits none of the
+// others' newest: of the key before a rotation, or of the present one and cut for another need.
+// Then somebody looks.
+func (w *world) oddPart(h *host, dies int) {
+	members := slices.DeleteFunc(slices.Clone(w.stores), func(s *store) bool { return s.part == (escrow.PartOf{}) })
+	if len(members) == 0 {
+		return
+	}
+	s := members[w.rand.IntN(len(members))]
+	data, good := h.live()
+	if w.rand.IntN(2) == 0 {
+		w.rotate(h, 0)
+		w.pass(5 * time.Second) // the watcher brings the new key
+		for _, c := range s.copies {
+			if good && c.of == laws.Name(data) && c.part != (escrow.PartOf{}) && c.shelf == escrow.Current {
+				s.add(escrow.Current, c.bytes, true)
+				break
+			}
+		}
+	} else if good {
+		k, err := key.New(data)
+		must(err)
+		part, err := k.Cut(5-s.part.Need, w.number(s))
+		must(err)
+		s.add(escrow.Current, part.UnsafeText(), true)
+		part.Wipe()
+		k.Wipe()
+	}
+	w.status(h, dies)
 }
 
 // recut is a configuration of the split that is wrong by now: other numbers, or another need.

@@ -80,7 +80,11 @@ func TestRotationBroken(t *testing.T) {
 		m.serves(key)
 		m.wait("keyguard status")
 
-		// The power goes in the middle of a step: of each of them in one of the suites.
+		// The power goes in the middle of a step: of each of them in one of the suites. The
+		// daemon gives up on a Postgres that needs more than 12 s to recover, and stays without
+		// secrets: not what this is about.
+		m.drop("containarium", "recovery", "[Service]\nEnvironment=STANDIN_READ_AFTER=/run/recovered\n")
+		m.run("touch /run/recovered")
 		for i := slices.Index(guest.Suites, path.Base(m.Name())); i < len(rotateSteps); i += len(guest.Suites) {
 			step := rotateSteps[i]
 			m.run(`mkfifo /run/steps
@@ -94,6 +98,8 @@ systemd-run --quiet --collect --unit=stepper sh /run/rotate
 until grep -q '^State:.T' /proc/$pid/status; do :; done`)
 			m.g.Kill()
 			m.check(m.g.Boot(m.ctx))
+			m.wait("pg_isready -q -h 127.0.0.1")
+			m.run("touch /run/recovered")
 			m.wait("containarium secrets get alice TOKEN")
 			chosen, served := m.key(), time.Now()
 			// Where Postgres came up after the start was decided, the watcher settles it at its

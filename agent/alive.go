@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -23,7 +24,7 @@ type DaemonIs string
 // What the daemon can be.
 const (
 	DaemonNotAsked  DaemonIs = ""                // no unit is configured
-	DaemonUnknown   DaemonIs = "unknown"         // systemd does not answer, or the journal
+	DaemonUnknown   DaemonIs = "unknown"         // systemd does not answer, or the journal, or nobody can tell on which key it runs
 	DaemonAbsent    DaemonIs = "not installed"   // systemd has loaded no unit of it
 	DaemonDown      DaemonIs = "not running"     // it would start on what a start decides
 	DaemonUp        DaemonIs = "running"         // on the keyfile's key, or it has not read it yet
@@ -35,9 +36,14 @@ const (
 // DaemonStates are all that a daemon which is asked about can be.
 var DaemonStates = []DaemonIs{DaemonUnknown, DaemonAbsent, DaemonDown, DaemonUp, DaemonParked, DaemonNoSecrets, DaemonOtherKey}
 
+// ErrUntold says that what stood in the keyfile's place when the daemon read it has gone, and
+// nobody wrote down which key it was.
+var ErrUntold = errors.New("the keyfile was changed since the daemon read it, and no record says what it held then")
+
 // RestartNeeded tells whether only a restart brings the daemon to the key that is in place.
+// Where nobody can tell on which key it runs, only a restart brings that to light, too.
 func (d DaemonStanding) RestartNeeded() bool {
-	return d.Is == DaemonOtherKey || d.Is == DaemonNoSecrets && d.Told != unit.Disabled
+	return errors.Is(d.Err, ErrUntold) || d.Is == DaemonOtherKey || d.Is == DaemonNoSecrets && d.Told != unit.Disabled
 }
 
 // DaemonStanding is how the daemon stands to the key.
@@ -91,26 +97,50 @@ func (o *observation) askDaemon(ctx context.Context) (d DaemonStanding) {
 		d.Is = DaemonUp // somebody else's word
 	case d.Told == unit.Empty, d.Told == unit.Failed, d.Told == unit.Untouched, d.Told == unit.Disabled:
 		d.Is = DaemonNoSecrets
-	case d.Told == "":
-		d.Is = DaemonUp
-	case o.untouchedSince(d.ToldAt):
-		d.Is, d.Key = DaemonUp, file.Key
 	default:
-		d.Is = DaemonUp
-		left := knownAt(*o.history(), d.ToldAt)
-		if !d.Minted {
-			d.Key = left
-		}
-		if file.Good && left != "" && (d.Minted || left != file.Key) {
+		d.Is, d.Key = DaemonUp, o.keyRead(d.Invocation, d.ToldAt)
+		switch {
+		case !file.Good, d.Key == file.Key:
+		case d.Key != "", d.Minted && o.namedBefore(d.ToldAt): // what it makes nobody had before
 			d.Is = DaemonOtherKey
+		case d.Told != "":
+			d.Is, d.Err = DaemonUnknown, ErrUntold
 		}
 	}
 	return d
 }
 
-// untouchedSince tells whether what the daemon read at a time is what is there. Where the
-// file was touched since it has read what the last start left there, unless it made a key
-// of its own, which nobody saw.
+// keyRead is the key that the daemon read, or made, at a start of which it told at a time, ""
+// where nobody can tell: the keyfile's, where nobody has touched it since; else what the
+// watcher wrote down of that start, or what keyguard found in place when it was the first to
+// touch it. What was known then is no answer: that start need not have asked keyguard.
+func (o *observation) keyRead(invocation string, at time.Time) key.Fingerprint {
+	if o.untouchedSince(at) {
+		return o.evidence.Keyfile.Key
+	}
+	for _, e := range o.history().Entries {
+		stood := e.Old
+		if e.Event == ledger.Exposed {
+			stood = e.Fingerprint
+		}
+		switch {
+		case (e.Event == ledger.StartedOn || e.Event == ledger.Minted) && e.Invocation == invocation && invocation != "" && e.Fingerprint != "":
+			return e.Fingerprint
+		case stood != "" && e.Time.After(at) && !e.Untouched.IsZero() && !e.Untouched.After(at):
+			return stood
+		}
+	}
+	return ""
+}
+
+// namedBefore tells whether the ledger named the keyfile's key before a time.
+func (o *observation) namedBefore(at time.Time) bool {
+	return slices.ContainsFunc(o.history().Entries, func(e ledger.Entry) bool {
+		return e.Fingerprint == o.evidence.Keyfile.Key && e.Time.Before(at)
+	})
+}
+
+// untouchedSince tells whether what the daemon read at a time is what is there.
 func (o *observation) untouchedSince(at time.Time) bool {
 	return o.evidence.Keyfile.Good && !o.seen.Changed.After(at)
 }
@@ -137,46 +167,28 @@ func Loadable(h *Host, at time.Time) bool {
 	return o.loadable(at)
 }
 
-// KeyRead is the key that the daemon read at a time, "" where nobody can tell: the keyfile's, or
-// where the file was touched since, the one that was known then.
-func KeyRead(h *Host, at time.Time) key.Fingerprint {
-	return keyAt(h, at, func(o *observation) key.Fingerprint { return knownAt(*o.history(), at) })
-}
-
-// KeyMinted is the key that the daemon made at a time, "" where the file was touched since:
-// nobody else has seen that key.
-func KeyMinted(h *Host, at time.Time) key.Fingerprint {
-	return keyAt(h, at, func(*observation) key.Fingerprint { return "" })
-}
-
-// keyAt is the keyfile's key where nobody has touched the file since a time, else what touched
-// says.
-func keyAt(h *Host, at time.Time, touched func(*observation) key.Fingerprint) key.Fingerprint {
+// KeyRead is the key that the daemon read, or made, at a start of which it told at a time, ""
+// where nobody can tell.
+func KeyRead(h *Host, invocation string, at time.Time) key.Fingerprint {
 	o, err := h.observe()
 	if err != nil {
 		return ""
 	}
 	defer o.close()
-	if o.untouchedSince(at) {
-		return o.evidence.Keyfile.Key
-	}
-	return touched(o)
+	return o.keyRead(invocation, at)
 }
 
-// knownAt is the key that was known at a time: the one that a start then left in place.
-func knownAt(r ledger.Record, at time.Time) key.Fingerprint {
-	for _, e := range slices.Backward(r.Entries) {
-		if e.Time.After(at) {
-			continue
-		}
-		switch e.Event {
-		case ledger.Proven, ledger.Accepted, ledger.Made, ledger.Installed, ledger.Rotated, ledger.RotationClosed:
-			return e.Fingerprint
-		case ledger.Contradicted:
-			return ""
-		}
+// NoteKeyRead has the ledger take down, once for each start of the daemon, which key it read
+// (ledger.StartedOn) or made (ledger.Minted).
+func NoteKeyRead(h *Host, event ledger.Event, invocation string, f key.Fingerprint) error {
+	r, err := h.Ledger.Read()
+	if err != nil {
+		return err
 	}
-	return ""
+	if slices.ContainsFunc(r.Entries, func(e ledger.Entry) bool { return e.Event == event && e.Invocation == invocation }) {
+		return nil
+	}
+	return h.Ledger.Append(ledger.Entry{Event: event, Fingerprint: f, Invocation: invocation})
 }
 
 // Working is a rotation or a repair that is at work.
@@ -237,7 +249,7 @@ func (r *StatusResult) judgeAlive() {
 	if d := r.Daemon; d.Unasked != "" {
 		say(AilsUnasked, "nothing looks at the key before the daemon starts: %s", d.Unasked)
 	}
-	if !r.Units || r.Daemon.Is == DaemonUnknown { // systemd would not tell of these, either
+	if !r.Units || r.Daemon.Is == DaemonUnknown && r.Daemon.Name == "" { // systemd would not tell of these, either
 		return
 	}
 	switch w := r.Watcher; {
@@ -257,6 +269,8 @@ func (r *StatusResult) judgeAlive() {
 func (r *StatusResult) judgeDaemon() {
 	say := func(format string, a ...any) { r.ail(AilsDaemon, Amiss, format, a...) }
 	switch d := r.Daemon; {
+	case errors.Is(d.Err, ErrUntold):
+		say("restart needed: nobody can tell on which key the daemon runs: %v; %s", d.Err, r.inPlace())
 	case d.Is == DaemonUnknown:
 		say("nobody can tell on which key the daemon runs: %v", d.Err)
 	case d.Is == DaemonParked:

@@ -224,7 +224,7 @@ func (o *observation) tighten(r *GuardResult) {
 		return
 	}
 	r.Tightened, r.Untouched = o.seen.Loose, o.seen.Changed
-	o.write(ledger.Entry{Event: ledger.Exposed, Fingerprint: o.evidence.Keyfile.Key, Reason: o.seen.Loose})
+	o.write(ledger.Entry{Event: ledger.Exposed, Fingerprint: o.evidence.Keyfile.Key, Untouched: o.seen.Changed, Reason: o.seen.Loose})
 }
 
 // busy makes ErrBusy of a lock that somebody else holds.
@@ -241,7 +241,7 @@ func (o *observation) install(f key.Fingerprint, reason string) error {
 	if err = o.inPlace(err, "the key is in place"); err != nil {
 		return err
 	}
-	o.write(ledger.Entry{Event: ledger.Installed, Fingerprint: f, Old: o.evidence.Keyfile.Key, Reason: reason})
+	o.write(ledger.Entry{Event: ledger.Installed, Fingerprint: f, Old: o.evidence.Keyfile.Key, Untouched: o.seen.Changed, Reason: reason})
 	return nil
 }
 
@@ -335,7 +335,7 @@ func (o *observation) putEmpty(r *GuardResult) error {
 			o.complain("the keyfile cannot be parked", err)
 			return nil
 		}
-		o.write(ledger.Entry{Event: ledger.Parked, Old: o.evidence.Keyfile.Key, Reason: r.Decision.Reason})
+		o.write(ledger.Entry{Event: ledger.Parked, Old: o.evidence.Keyfile.Key, Untouched: o.seen.Changed, Reason: r.Decision.Reason})
 	}
 	r.Parked = true
 	return nil

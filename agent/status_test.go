@@ -41,6 +41,11 @@ func TestStatusOfTheDaemon(t *testing.T) {
 	const before, after = -time.Hour, time.Hour // when the daemon told, against when the keyfile was written
 	up := unit.State{Loaded: true, Enabled: "enabled", Active: "active"}
 	down := unit.State{Loaded: true, Enabled: "enabled", Active: "inactive"}
+	const nobody = "restart needed: nobody can tell on which key the daemon runs"
+	read := func(invocation string, k key.Key) []ledger.Entry {
+		return []ledger.Entry{{Event: ledger.StartedOn, Invocation: invocation, Fingerprint: k.Fingerprint()}}
+	}
+	installed := []ledger.Entry{{Event: ledger.Installed, Fingerprint: a.Fingerprint(), Old: b.Fingerprint()}}
 	for name, tt := range map[string]struct {
 		daemon         unit.State
 		told           unit.Said
@@ -49,37 +54,47 @@ func TestStatusOfTheDaemon(t *testing.T) {
 		unread, silent error  // of the journal, of systemd
 		unasked        string // why its start does not ask keyguard
 		watcher, timer unit.State
-		known          []key.Key // proven two hours before the keyfile was written, and since
-		stopped        bool      // for a rotation that is not at work any more
+		known          []key.Key      // proven two hours before the keyfile was written, and since
+		noted          []ledger.Entry // Time and Untouched are filled in
+		untouched      time.Duration  // against when the keyfile was written; 0 is never
+		stopped        bool           // for a rotation that is not at work any more
 		health         agent.Health
 		line           string
 		on             string // the key that it runs on
 		restart        bool
 	}{
-		"it has read what is there":        {daemon: up, told: unit.Ready, at: after, watcher: up, timer: up, health: agent.Green, line: "is in place", on: nameA},
-		"with its KMS wrong":               {daemon: up, told: unit.Loaded, at: after, watcher: up, timer: up, health: agent.Green, on: nameA},
-		"it has not read it yet":           {daemon: up, watcher: up, timer: up, health: agent.Green},
-		"it is down":                       {daemon: down, watcher: up, timer: up, health: agent.Green},
-		"it is down since a rotation":      {daemon: down, stopped: true, watcher: up, timer: up, health: agent.Amiss, line: "was stopped for a rotation or a repair, and was not started again"},
-		"it is up again since a rotation":  {daemon: up, stopped: true, told: unit.Ready, at: after, watcher: up, timer: up, health: agent.Green, on: nameA},
-		"it is not installed":              {watcher: up, timer: up, health: agent.Green},
-		"it minted what is there":          {daemon: up, told: unit.Ready, minted: true, at: after, watcher: up, timer: up, health: agent.Green, on: nameA},
-		"the same key was put back":        {daemon: up, told: unit.Ready, at: before, known: []key.Key{a}, watcher: up, timer: up, health: agent.Green, on: nameA},
-		"touched, and no key was known":    {daemon: up, told: unit.Ready, at: before, watcher: up, timer: up, health: agent.Green},
-		"another key was put there":        {daemon: up, told: unit.Ready, at: before, known: []key.Key{b, a}, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs on key " + nameB + "; key " + nameA + " is in place", on: nameB, restart: true},
-		"it minted, and the key came back": {daemon: up, told: unit.Ready, minted: true, at: before, known: []key.Key{a}, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon has made a key of its own", restart: true},
-		"it found an empty keyfile":        {daemon: up, told: unit.Empty, at: before, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs without secrets, since the keyfile was empty", restart: true},
-		"it could not load the keyfile":    {daemon: up, told: unit.Failed, at: before, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs without secrets, since it could not load", restart: true},
-		"a tenant says that it was empty":  {daemon: up, told: unit.Empty, at: after, watcher: up, timer: up, health: agent.Green},
-		"Postgres came late":               {daemon: up, told: unit.Untouched, at: after, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs without secrets, since Postgres did not answer", restart: true},
-		"its store does not open":          {daemon: up, told: unit.Disabled, at: after, watcher: up, timer: up, health: agent.Amiss, line: "runs without secrets all the same"},
-		"the journal cannot be read":       {daemon: up, unread: errors.New("no journal"), watcher: up, timer: up, health: agent.Amiss, line: "nobody can tell on which key the daemon runs: no journal"},
-		"systemd does not answer":          {silent: errors.New("no bus"), watcher: up, timer: up, health: agent.Amiss, line: "nobody can tell on which key the daemon runs: no bus"},
-		"its start does not ask":           {daemon: up, told: unit.Ready, at: after, unasked: "masked", watcher: up, timer: up, health: agent.Amiss, line: "nothing looks at the key before the daemon starts: masked", on: nameA},
-		"it is down, and will not ask":     {daemon: down, unasked: "masked", watcher: up, timer: up, health: agent.Amiss, line: "nothing looks at the key before the daemon starts: masked"},
-		"the watcher is stopped":           {daemon: up, told: unit.Ready, at: after, watcher: down, timer: up, health: agent.Amiss, line: "the watcher does not run (inactive)", on: nameA},
-		"the watcher is not installed":     {daemon: up, told: unit.Ready, at: after, timer: up, health: agent.Amiss, line: "the watcher does not run (not installed)", on: nameA},
-		"the timer is stopped":             {daemon: up, told: unit.Ready, at: after, watcher: up, timer: down, health: agent.Amiss, line: "its timer is inactive", on: nameA},
+		"it has read what is there":         {daemon: up, told: unit.Ready, at: after, watcher: up, timer: up, health: agent.Green, line: "is in place", on: nameA},
+		"with its KMS wrong":                {daemon: up, told: unit.Loaded, at: after, watcher: up, timer: up, health: agent.Green, on: nameA},
+		"it has not read it yet":            {daemon: up, watcher: up, timer: up, health: agent.Green},
+		"it is down":                        {daemon: down, watcher: up, timer: up, health: agent.Green},
+		"it is down since a rotation":       {daemon: down, stopped: true, watcher: up, timer: up, health: agent.Amiss, line: "was stopped for a rotation or a repair, and was not started again"},
+		"it is up again since a rotation":   {daemon: up, stopped: true, told: unit.Ready, at: after, watcher: up, timer: up, health: agent.Green, on: nameA},
+		"it is not installed":               {watcher: up, timer: up, health: agent.Green},
+		"it minted what is there":           {daemon: up, told: unit.Ready, minted: true, at: after, watcher: up, timer: up, health: agent.Green, on: nameA},
+		"the same key was put back":         {daemon: up, told: unit.Ready, at: before, noted: read("1", a), watcher: up, timer: up, health: agent.Green, on: nameA},
+		"touched, and no key was known":     {daemon: up, told: unit.Ready, at: before, watcher: up, timer: up, health: agent.Amiss, line: nobody, restart: true},
+		"touched, and nobody saw the start": {daemon: up, told: unit.Ready, at: before, known: []key.Key{a}, noted: read("0", a), watcher: up, timer: up, health: agent.Amiss, line: nobody, restart: true},
+		"another key was put there":         {daemon: up, told: unit.Ready, at: before, known: []key.Key{b, a}, noted: read("1", b), watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs on key " + nameB + "; key " + nameA + " is in place", on: nameB, restart: true},
+		"keyguard put another there":        {daemon: up, told: unit.Ready, at: before, known: []key.Key{a, a}, noted: installed, untouched: 2 * before, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs on key " + nameB, on: nameB, restart: true},
+		"and somebody else did before":      {daemon: up, told: unit.Ready, at: before, known: []key.Key{a, a}, noted: installed, untouched: before / 2, watcher: up, timer: up, health: agent.Amiss, line: nobody, restart: true},
+		"keyguard closed it":                {daemon: up, told: unit.Ready, at: before, noted: []ledger.Entry{{Event: ledger.Exposed, Fingerprint: a.Fingerprint()}}, untouched: 2 * before, watcher: up, timer: up, health: agent.Green, on: nameA},
+		"its journal is lost":               {daemon: up, noted: read("1", a), watcher: up, timer: up, health: agent.Green, on: nameA},
+		"its journal is lost, on another":   {daemon: up, noted: read("1", b), watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs on key " + nameB, on: nameB, restart: true},
+		"it minted, and that was noted":     {daemon: up, told: unit.Ready, minted: true, at: before, noted: []ledger.Entry{{Event: ledger.Minted, Invocation: "1", Fingerprint: b.Fingerprint()}}, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon has made a key of its own", on: nameB, restart: true},
+		"it minted, and nobody knows what":  {daemon: up, told: unit.Ready, minted: true, at: 2 * before, known: []key.Key{b}, watcher: up, timer: up, health: agent.Amiss, line: nobody, restart: true},
+		"it minted, and the key came back":  {daemon: up, told: unit.Ready, minted: true, at: before, known: []key.Key{a}, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon has made a key of its own", restart: true},
+		"it found an empty keyfile":         {daemon: up, told: unit.Empty, at: before, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs without secrets, since the keyfile was empty", restart: true},
+		"it could not load the keyfile":     {daemon: up, told: unit.Failed, at: before, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs without secrets, since it could not load", restart: true},
+		"a tenant says that it was empty":   {daemon: up, told: unit.Empty, at: after, watcher: up, timer: up, health: agent.Green},
+		"Postgres came late":                {daemon: up, told: unit.Untouched, at: after, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs without secrets, since Postgres did not answer", restart: true},
+		"its store does not open":           {daemon: up, told: unit.Disabled, at: after, watcher: up, timer: up, health: agent.Amiss, line: "runs without secrets all the same"},
+		"the journal cannot be read":        {daemon: up, unread: errors.New("no journal"), watcher: up, timer: up, health: agent.Amiss, line: "nobody can tell on which key the daemon runs: no journal"},
+		"systemd does not answer":           {silent: errors.New("no bus"), watcher: up, timer: up, health: agent.Amiss, line: "nobody can tell on which key the daemon runs: no bus"},
+		"its start does not ask":            {daemon: up, told: unit.Ready, at: after, unasked: "masked", watcher: up, timer: up, health: agent.Amiss, line: "nothing looks at the key before the daemon starts: masked", on: nameA},
+		"it is down, and will not ask":      {daemon: down, unasked: "masked", watcher: up, timer: up, health: agent.Amiss, line: "nothing looks at the key before the daemon starts: masked"},
+		"the watcher is stopped":            {daemon: up, told: unit.Ready, at: after, watcher: down, timer: up, health: agent.Amiss, line: "the watcher does not run (inactive)", on: nameA},
+		"the watcher is not installed":      {daemon: up, told: unit.Ready, at: after, timer: up, health: agent.Amiss, line: "the watcher does not run (not installed)", on: nameA},
+		"the timer is stopped":              {daemon: up, told: unit.Ready, at: after, watcher: up, timer: down, health: agent.Amiss, line: "its timer is inactive", on: nameA},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t, nil, 1)
@@ -90,6 +105,12 @@ func TestStatusOfTheDaemon(t *testing.T) {
 				at := time.Now().Add(-2*time.Hour + time.Duration(i)*110*time.Minute)
 				h.must(h.Ledger.Append(ledger.Entry{Time: at, Event: ledger.Proven, Fingerprint: k.Fingerprint(), Verdict: string(rows.Opens), Checked: 1, Opened: 1}))
 			}
+			for _, e := range tt.noted {
+				if tt.untouched != 0 {
+					e.Untouched = time.Now().Add(tt.untouched)
+				}
+				h.must(h.Ledger.Append(e))
+			}
 			if tt.stopped {
 				h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Stopped, Stopped: []string{"containarium.service"}}))
 			}
@@ -97,7 +118,11 @@ func TestStatusOfTheDaemon(t *testing.T) {
 				if _, limited := ctx.Deadline(); !limited {
 					t.Error("systemd is asked without a deadline")
 				}
-				s := unit.DaemonState{State: tt.daemon, Told: tt.told, Minted: tt.minted, ToldAt: time.Now().Add(tt.at), Unread: tt.unread, Unasked: tt.unasked}
+				told := time.Now().Add(tt.at)
+				if tt.told == "" {
+					told = time.Time{}
+				}
+				s := unit.DaemonState{State: tt.daemon, Told: tt.told, Minted: tt.minted, Invocation: "1", ToldAt: told, Unread: tt.unread, Unasked: tt.unasked}
 				if tt.daemon.Loaded {
 					s.Name = "containarium.service"
 				}

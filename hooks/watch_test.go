@@ -308,6 +308,7 @@ func TestWatch(t *testing.T) {
 		w := guarded(t, nil)
 		w.stop()
 		w.must(w.host.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: a.Fingerprint(), Verdict: string(rows.Opens)}))
+		w.must(agent.NoteKeyRead(w.host, ledger.StartedOn, "1", a.Fingerprint())) // by the watcher before
 		read := time.Now()
 		for { // the kernel's time of a change may lie a tick back
 			w.write(b)

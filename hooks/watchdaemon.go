@@ -100,8 +100,8 @@ func (w *watcher) heard(n journalNews) bool {
 	l := n.line
 	if l.Said == unit.CaughtUp {
 		d.caughtUp, d.trouble = true, ""
-		if d.read() {
-			w.understand(func() {})
+		if d.read() { // nobody may have been there to write that down
+			w.understand(w.recordStart)
 		}
 		return true
 	}
@@ -139,12 +139,7 @@ func (w *watcher) heard(n journalNews) bool {
 			w.o.Tell(Event{Name: Minted, Fingerprint: d.holds, Text: fmt.Sprintf("the daemon found no key and made one, %s", d.holds)})
 		})
 	case unit.Ready, unit.Loaded, unit.Disabled:
-		w.understand(func() {
-			if !d.recorded && d.holds != "" {
-				d.recorded = true
-				w.record(ledger.StartedOn)
-			}
-		})
+		w.understand(w.recordStart)
 	}
 	return true
 }
@@ -167,9 +162,18 @@ func (w *watcher) understand(then func()) {
 	})
 }
 
-// record has the ledger take down what the daemon did with a key, for a report.
+// recordStart has the ledger take down which key the daemon has read.
+func (w *watcher) recordStart() {
+	if d := &w.daemon; !d.recorded && d.holds != "" {
+		d.recorded = true
+		w.record(ledger.StartedOn)
+	}
+}
+
+// record has the ledger take down what the daemon did with a key: for status, whatever becomes
+// of the keyfile, and for a report.
 func (w *watcher) record(event ledger.Event) {
-	if err := w.h.Ledger.Append(ledger.Entry{Event: event, Fingerprint: w.daemon.holds}); err != nil {
+	if err := agent.NoteKeyRead(w.h, event, w.daemon.invocation, w.daemon.holds); err != nil {
 		w.say("trouble ledger", Event{Urgent: true, Text: "the ledger cannot take down which key the daemon reads", Err: err})
 	}
 }
@@ -187,10 +191,8 @@ func (w *watcher) noteKeyRead() {
 		d.holds = d.closed
 	case d.readAt.IsZero():
 		d.holds = w.kept
-	case d.said[unit.Minted]:
-		d.holds = agent.KeyMinted(w.h, d.readAt)
 	default:
-		d.holds = agent.KeyRead(w.h, d.readAt)
+		d.holds = agent.KeyRead(w.h, d.invocation, d.readAt)
 	}
 }
 

@@ -79,7 +79,7 @@ const (
 	Installed  Event = "installed"   // put into the keyfile's place, where Old was
 	Parked     Event = "parked"      // the daemon started without a key
 	Minted     Event = "minted"      // the daemon made a key of its own
-	StartedOn  Event = "started-on"  // the key that the daemon has read
+	StartedOn  Event = "started-on"  // the key that the daemon has read at this start
 	Exposed    Event = "exposed"     // the keyfile's mode or owner was loose
 	Restored   Event = "restored"    // a person put a key back from a copy
 	Imported   Event = "imported"    // a person brought a key
@@ -112,6 +112,8 @@ type Entry struct {
 	Full        bool            `json:"full,omitempty"`    // every row was to be tried, no sample
 	Untried     []int           `json:"untried,omitempty"` // of a key in parts: the numbers of those that the drill could not try
 	Unit        string          `json:"unit,omitempty"`
+	Invocation  string          `json:"invocation,omitempty"` // of the daemon's start that StartedOn and Minted tell of, $INVOCATION_ID of systemd.exec(5)
+	Untouched   time.Time       `json:"untouched,omitzero"`   // Installed, Parked, Exposed: since when nobody had touched the keyfile until then (st_ctim)
 	Person      string          `json:"person,omitempty"`
 	Reason      string          `json:"reason,omitempty"` // longer than 2 KiB, it is cut
 	Host        string          `json:"host,omitempty"`

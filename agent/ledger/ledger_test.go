@@ -1026,7 +1026,7 @@ func BenchmarkRead(b *testing.B) {
 // every line to the same entry.
 func TestPlain(t *testing.T) {
 	e := Entry{Event: Drilled, Fingerprint: keyA, Old: keyB, Escrow: "gcp", Copy: "current/1", Shelf: "current", Verdict: "passed", Checked: 7,
-		Opened: 6, Total: 8, Took: time.Second, Drill: "d", Judged: true, Full: true, Unit: "u", Person: "ada", Reason: "so", Machine: "m", Config: "c", Broken: 3}
+		Opened: 6, Total: 8, Took: time.Second, Drill: "d", Judged: true, Full: true, Unit: "u", Person: "ada", Reason: "so", Invocation: "i", Untouched: time.Unix(1, 2).UTC(), Machine: "m", Config: "c", Broken: 3}
 	l := hourly(t)
 	write(t, l, e, Entry{Event: Parked}, proven(keyA))
 	for line := range bytes.Lines(content(t, l)) {

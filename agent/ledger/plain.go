@@ -37,9 +37,7 @@ func (r *reader) field(e *Entry, name []byte) (ok bool) {
 	case "seq":
 		e.Seq, ok = count[uint64](r)
 	case "time":
-		var text []byte
-		text, ok = r.text()
-		ok = ok && e.Time.UnmarshalText(text) == nil
+		e.Time, ok = r.time()
 	case "event":
 		e.Event, ok = word[Event](r)
 	case "fingerprint":
@@ -70,6 +68,10 @@ func (r *reader) field(e *Entry, name []byte) (ok bool) {
 		e.Full, ok = true, r.isTrue()
 	case "unit":
 		e.Unit, ok = word[string](r)
+	case "invocation":
+		e.Invocation, ok = word[string](r)
+	case "untouched":
+		e.Untouched, ok = r.time()
 	case "person":
 		e.Person, ok = word[string](r)
 	case "reason":
@@ -153,6 +155,11 @@ func count[T ~int | ~int64 | ~uint64](r *reader) (T, bool) {
 	}
 	r.rest = r.rest[i:]
 	return n, true
+}
+
+func (r *reader) time() (t time.Time, ok bool) {
+	text, ok := r.text()
+	return t, ok && t.UnmarshalText(text) == nil
 }
 
 func (r *reader) isTrue() (ok bool) {

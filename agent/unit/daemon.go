@@ -19,7 +19,8 @@ import (
 type DaemonState struct {
 	Name string // its unit; "" where none is loaded
 	State
-	Since time.Time // when the unit became active; zero while it is not
+	Since      time.Time // when the unit became active; zero while it is not
+	Invocation string    // of that start, $INVOCATION_ID of systemd.exec(5)
 	// Unasked is why its next start does not ask keyguard, "" where it does, and Over are the
 	// files that may be the reason (Before).
 	Unasked string
@@ -64,7 +65,8 @@ func ReadDaemon(ctx context.Context, names ...string) (DaemonState, error) {
 		d.Since = realtime(p["ActiveEnterTimestamp"])
 		main, _ := service["MainPID"].(uint32)
 		invocation, _ := p["InvocationID"].([]byte)
-		d.Unread = d.read(ctx, hex.EncodeToString(invocation), int(main))
+		d.Invocation = hex.EncodeToString(invocation)
+		d.Unread = d.read(ctx, d.Invocation, int(main))
 		break
 	}
 	return d, nil

@@ -375,14 +375,14 @@ func onAnother(r agent.StatusResult) bool {
 	case agent.DaemonUp, agent.DaemonOtherKey:
 		return d.Told != "" && d.Key != r.Decision.Key
 	}
-	return false
+	return r.Daemon.RestartNeeded()
 }
 
 // mendDaemon says what brings the daemon to the key that is in place.
 func mendDaemon(r agent.StatusResult, _ agent.Ailment) []string {
 	d := r.Daemon
 	switch {
-	case d.Is == agent.DaemonUnknown:
+	case d.Is == agent.DaemonUnknown && !d.RestartNeeded():
 		return []string{"systemctl status " + unit.Names[0]}
 	case d.Is == agent.DaemonNoSecrets && !mended(r):
 		return []string{"see why: journalctl -u " + d.Name + "; when it is put right: systemctl restart " + d.Name}

@@ -99,6 +99,7 @@ var remedies = []struct {
 	{agent.ErrNotRepaired, exitRefused, ""},
 	{agent.ErrNoEscrow, exitUsage, "name a place for copies: add an [[escrow]] to the configuration, then run: keyguard init"},
 	{agent.ErrKeyNotRight, exitRefused, "see what every key opens: keyguard verify; put the right one in place: keyguard restore"},
+	{agent.ErrSplitRows, exitRefused, "bring them under one key first: keyguard repair"},
 	{agent.ErrNoRows, exitRefused, "there is nothing to re-encrypt; see: keyguard status"},
 	{decide.ErrForeignCopy, 0, "if that copy is this host's own after all: keyguard accept; else give each host a place of its own in the configuration"},
 	{agent.ErrNeedAll, exitRefused, "add a member with a part of its own, or lower need, in the configuration, then: keyguard rotate; or go on as it is: keyguard rotate --need-all"},
@@ -106,6 +107,7 @@ var remedies = []struct {
 	{agent.ErrCannotEnd, exitRefused, "see what holds the keyfile, its directory or the state directory (lsattr -d, findmnt --target, df, df -i), free it (chattr -i -a, umount), then: keyguard rotate, or keyguard repair"},
 	{agent.ErrEnded, exitDoubt, "nothing is to be done: the daemon's next start, or the watcher, finds out from the rows which key holds; when the host is up again: keyguard status"},
 	{agent.ErrNotStarted, exitInternal, "see why: systemctl status containarium; then: systemctl start containarium"},
+	{agent.ErrUntold, 0, "systemctl restart containarium; then see: keyguard status"},
 	{agent.ErrBusy, exitBusy, "wait until the other process is done, then see: keyguard status"},
 	{agent.ErrNotAgain, 0, "to ask at once: keyguard restore"},
 

@@ -23,6 +23,9 @@ var (
 	ErrNotRotated = errors.New("not rotated, and the present key stays")
 	// ErrKeyNotRight says that the keyfile's key is not the one that opens every row.
 	ErrKeyNotRight = errors.New("the keyfile does not hold the key that opens every row")
+	// ErrSplitRows says that the rows are under several keys that are at hand: a further one
+	// would not mend that.
+	ErrSplitRows = errors.New("the rows are split between keys of this host")
 	// ErrNoRows says that no row depends on the key.
 	ErrNoRows = errors.New("no row depends on the key, so there is nothing to re-encrypt")
 	// ErrNotSafe says that the present key is not the newest current copy where it must be.
@@ -189,6 +192,8 @@ func (t *rotation) checkRows(ctx context.Context) error {
 		return nil
 	case p.Verdict == rows.Refuted:
 		return notRotated(ErrKeyNotRight, "key %s opens none of %d", live, p.Checked)
+	case p.Verdict == rows.Partial && t.opensOthers(ctx):
+		return notRotated(ErrSplitRows, "key %s opens %d of %d", live, p.Opened, p.Checked)
 	case t.opts.LeaveUnopenable && !known:
 		return notRotated(ErrKeyNotRight, "key %s opens %d of %d, and was never proven or accepted here", live, p.Opened, p.Checked)
 	case t.opts.LeaveUnopenable && !strange:
@@ -202,6 +207,19 @@ func (t *rotation) checkRows(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", ErrNotRotated, err)
 	}
 	return notRotated(ErrKeyNotRight, "key %s opened %d of %d a moment ago, and the rows have changed since", live, p.Opened, p.Checked)
+}
+
+// opensOthers tells whether a key of the local quarantine opens rows that are not under the
+// present one: no row opens under two keys.
+func (t *rotation) opensOthers(ctx context.Context) bool {
+	t.o.askLocal()
+	t.o.askRows(ctx)
+	for f, p := range t.o.evidence.Rows.Proofs {
+		if f != t.r.Old && p.Opened > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // checkEscrows makes sure that nothing that happens to this host from now on takes the

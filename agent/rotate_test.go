@@ -296,3 +296,28 @@ func TestRotateWantsASpare(t *testing.T) {
 		})
 	}
 }
+
+// TestRotateOfASplitTable: rows under another key of this host are not left under it, nor told
+// as rows that no key opens.
+func TestRotateOfASplitTable(t *testing.T) {
+	cluster := rowstest.New(t)
+	r := rotation{testKey("old")}
+	db := cluster.Database(t)
+	h := newHost(t, db, 1)
+	h.must(r.rows(db))
+	h.must(r.furnish(&h.Host, false))
+	h.must(db.Upsert(testKey("other"), "probe", "PROBE", []byte("v")))
+	for _, leave := range []bool{false, true} {
+		_, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{LeaveUnopenable: leave, DryRun: true})
+		if !leave && !errors.Is(err, rows.ErrUnopenable) || errors.Is(err, agent.ErrSplitRows) {
+			t.Errorf("under a key that is nowhere, leave %t: %v", leave, err)
+		}
+	}
+	h.must(h.Keyfile.Keep(testKey("other"), h.Now()))
+	for _, leave := range []bool{false, true} {
+		got, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{LeaveUnopenable: leave})
+		if !errors.Is(err, agent.ErrSplitRows) || got.Rotated {
+			t.Errorf("under a key of the local quarantine, leave %t: %+v, %v", leave, got, err)
+		}
+	}
+}

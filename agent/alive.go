@@ -12,6 +12,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
@@ -278,12 +279,24 @@ func (r *StatusResult) judgeDaemon() {
 	case d.Is == DaemonNoSecrets && d.Told == unit.Disabled:
 		say("the daemon has read its key and runs without secrets all the same; its journal says why")
 	case d.Is == DaemonNoSecrets:
-		say("restart needed: the daemon runs without secrets, since %s; %s", d.why(), r.inPlace())
+		now := ""
+		if d.Told == unit.Untouched && r.Rows.State == decide.RowsUnknown {
+			now = ", nor can keyguard now: " + r.Rows.Why
+		}
+		say("restart needed: the daemon runs without secrets, since %s%s; %s", d.why(), now, r.inPlace())
 	case d.Is == DaemonOtherKey && d.Minted:
 		say("restart needed: the daemon has made a key of its own and runs on that; %s", r.inPlace())
+	case d.Is == DaemonOtherKey && r.Untried():
+		say("the daemon runs on key %s; key %s is in place on a person's word alone, and no row was ever tried with it", d.Key, r.Keyfile.Key)
 	case d.Is == DaemonOtherKey:
 		say("restart needed: the daemon runs on key %s; %s", d.Key, r.inPlace())
 	}
+}
+
+// Untried tells whether the keyfile's key stands there on a person's word that no row has borne
+// out, then or now.
+func (r *StatusResult) Untried() bool {
+	return r.Accepted && r.Known == r.Keyfile.Key && r.Look == rows.Unknown && r.Rows.State == decide.RowsUnknown
 }
 
 // why says why a daemon that runs keeps no secrets.
@@ -292,7 +305,7 @@ func (d DaemonStanding) why() string {
 	case unit.Empty:
 		return "the keyfile was empty when it started"
 	case unit.Untouched:
-		return "Postgres did not answer when it started"
+		return "it could not connect to Postgres when it started"
 	}
 	return "it could not load the keyfile when it started"
 }

@@ -86,7 +86,7 @@ func TestStatusOfTheDaemon(t *testing.T) {
 		"it found an empty keyfile":         {daemon: up, told: unit.Empty, at: before, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs without secrets, since the keyfile was empty", restart: true},
 		"it could not load the keyfile":     {daemon: up, told: unit.Failed, at: before, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs without secrets, since it could not load", restart: true},
 		"a tenant says that it was empty":   {daemon: up, told: unit.Empty, at: after, watcher: up, timer: up, health: agent.Green},
-		"Postgres came late":                {daemon: up, told: unit.Untouched, at: after, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs without secrets, since Postgres did not answer", restart: true},
+		"Postgres came late":                {daemon: up, told: unit.Untouched, at: after, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs without secrets, since it could not connect to Postgres when it started; key", restart: true},
 		"its store does not open":           {daemon: up, told: unit.Disabled, at: after, watcher: up, timer: up, health: agent.Amiss, line: "runs without secrets all the same"},
 		"the journal cannot be read":        {daemon: up, unread: errors.New("no journal"), watcher: up, timer: up, health: agent.Amiss, line: "nobody can tell on which key the daemon runs: no journal"},
 		"systemd does not answer":           {silent: errors.New("no bus"), watcher: up, timer: up, health: agent.Amiss, line: "nobody can tell on which key the daemon runs: no bus"},

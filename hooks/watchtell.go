@@ -39,7 +39,10 @@ func (w *watcher) tellRound(r agent.TendResult, err error) {
 		w.o.Status(text)
 		w.say("held "+r.Held, Event{Name: Replaced, Fingerprint: d.Key, Text: text})
 	case r.Held != "" && d.Action == decide.Install:
-		text := r.Held + "; to put it there: systemctl restart containarium"
+		text := r.Held + "; to put it there: keyguard restore; then: systemctl restart containarium"
+		if holds := w.daemon.holds; holds != "" {
+			text = fmt.Sprintf("restart needed: the daemon runs on key %s; %s", holds, text)
+		}
 		w.o.Status(text)
 		w.say("held "+r.Held, Event{Name: RestartNeeded, Fingerprint: d.Key, Text: text})
 	case r.Held != "":

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -237,7 +238,12 @@ var mends = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []string{
 	agent.AilsTimer: func(r agent.StatusResult, _ agent.Ailment) []string {
 		return []string{enable(unit.DrillTimer, r.Drill.Next.State)}
 	},
-	agent.AilsUnproven: func(r agent.StatusResult, _ agent.Ailment) []string { return []string{remedyOf(r.Rows.Err)} },
+	agent.AilsUnproven: func(r agent.StatusResult, _ agent.Ailment) []string {
+		if r.Accepted && r.Known == r.Keyfile.Key && errors.Is(r.Rows.Err, rows.ErrNoTable) { // accepted for the daemon that is to make it
+			return []string{"wait until the daemon has made its table, which it does when it starts, then: keyguard status; if it never does: is this the daemon's database ([database])?"}
+		}
+		return []string{remedyOf(r.Rows.Err)}
+	},
 	agent.AilsUnread: func(r agent.StatusResult, _ agent.Ailment) []string {
 		if r.Broken != nil {
 			return []string{seenToLedger}
@@ -330,8 +336,9 @@ func mendKeyfile(r agent.StatusResult, _ agent.Ailment) []string {
 	switch {
 	case r.Split():
 		return []string{"keyguard repair"} // which puts the key in place, too
-	case onAnother(r) && r.Keyfile.Good && r.Known == r.Keyfile.Key:
-		// A start passes a key that was proven a short while ago, and asks no row (law 7).
+	case onAnother(r) && r.Keyfile.Good && (r.Known == r.Keyfile.Key || r.Daemon.Unasked != ""):
+		// A start passes a key that was proven a short while ago, and asks no row (law 7); or it
+		// does not even ask keyguard.
 		return []string{"keyguard restore; then: systemctl restart " + r.Daemon.Name}
 	case onAnother(r):
 		return []string{"systemctl restart " + r.Daemon.Name} // and it reads that
@@ -384,8 +391,12 @@ func mendDaemon(r agent.StatusResult, _ agent.Ailment) []string {
 	switch {
 	case d.Is == agent.DaemonUnknown && !d.RestartNeeded():
 		return []string{"systemctl status " + unit.Names[0]}
+	case d.Told == unit.Untouched && d.Is == agent.DaemonNoSecrets && r.Rows.State == decide.RowsUnknown:
+		return []string{remedyOf(r.Rows.Err), "then: systemctl restart " + d.Name}
 	case d.Is == agent.DaemonNoSecrets && !mended(r):
 		return []string{"see why: journalctl -u " + d.Name + "; when it is put right: systemctl restart " + d.Name}
+	case d.Is == agent.DaemonOtherKey && r.Untried(): // which may be the wrong one
+		return []string{remedyOf(r.Rows.Err), "a start asks the rows, then: systemctl restart " + d.Name}
 	case d.RestartNeeded() && r.Decision.Action == decide.Pass:
 		return []string{"systemctl restart " + d.Name}
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
@@ -40,6 +41,24 @@ func TestStatusScreen(t *testing.T) {
 		"parked":        {func(r *agent.StatusResult) { r.Daemon = daemon(agent.DaemonParked, unit.Empty) }, exitEscrow, "parked: on an empty keyfile", "", agent.AilsDaemon},
 		"Postgres late": {func(r *agent.StatusResult) { r.Daemon = daemon(agent.DaemonNoSecrets, unit.Untouched) }, exitEscrow, "without secrets; restart needed", "systemctl restart containarium.service", agent.AilsDaemon},
 		"another key":   {func(r *agent.StatusResult) { r.Daemon = daemon(agent.DaemonOtherKey, unit.Ready) }, exitEscrow, "restart needed", "systemctl restart containarium.service", agent.AilsDaemon},
+		"another key, and what is there was never tried": {func(r *agent.StatusResult) {
+			r.Daemon = daemon(agent.DaemonOtherKey, unit.Ready)
+			r.Rows = decide.RowsEvidence{State: decide.RowsUnknown, Err: rows.ErrNotListening}
+			r.Known, r.Accepted, r.Look = r.Keyfile.Key, true, rows.Unknown
+		}, exitEscrow, "", "start Postgres, then: keyguard status", agent.AilsDaemon},
+		"Postgres refuses still": {func(r *agent.StatusResult) {
+			r.Daemon = daemon(agent.DaemonNoSecrets, unit.Untouched)
+			r.Rows = decide.RowsEvidence{State: decide.RowsUnknown, Err: rows.ErrPassword}
+		}, exitEscrow, "", "check the password where the daemon's database URL stands ([database] url_file), then: keyguard verify", agent.AilsDaemon},
+		"accepted, and the daemon has not made its table": {func(r *agent.StatusResult) {
+			r.Rows = decide.RowsEvidence{State: decide.RowsUnknown, Err: rows.ErrNoTable}
+			r.Known, r.Accepted = r.Keyfile.Key, true
+		}, exitEscrow, "", "wait until the daemon has made its table, which it does when it starts, then: keyguard status; if it never does: is this the daemon's database ([database])?", agent.AilsUnproven},
+		"a minted key is there, and a start does not ask": {func(r *agent.StatusResult) {
+			r.Health, r.Decision = agent.Unsure, decide.Decision{Action: decide.Install, Key: "bbbbbbbbbbbbbbbb"}
+			r.Daemon, r.Known, r.Keyfile = daemon(agent.DaemonUp, unit.Ready), "bbbbbbbbbbbbbbbb", decide.KeyfileEvidence{Good: true, Key: "aaaaaaaaaaaaaaaa"}
+			r.Daemon.Unasked = "overridden"
+		}, exitDoubt, "", "keyguard restore; then: systemctl restart containarium.service", agent.AilsKeyfile},
 		"no answer": {func(r *agent.StatusResult) {
 			r.Daemon = agent.DaemonStanding{Is: agent.DaemonUnknown, Err: errors.New("no bus")}
 		}, exitEscrow, "unknown: no bus", "systemctl status containarium.service", agent.AilsDaemon},

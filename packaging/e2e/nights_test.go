@@ -114,7 +114,7 @@ systemctl stop postgresql
 systemctl restart containarium
 started 'Failed to connect to Postgres'
 systemctl start postgresql`,
-		line: `^amiss: restart needed: the daemon runs without secrets, since Postgres did not answer`, code: 12,
+		line: `^amiss: restart needed: the daemon runs without secrets, since it could not connect to Postgres`, code: 12,
 		typed: []typed{{named: "systemctl restart containarium.service"}}},
 	{name: "Postgres is down, and the key is gone", broken: "systemctl stop $W postgresql; rm $K",
 		line: `^doubt: the keyfile is not right: key [0-9a-f]{16} belongs there \(it is the known key\)`, code: 11,

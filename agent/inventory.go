@@ -98,7 +98,7 @@ func listedEvidence(copies []escrow.Copy) []decide.CopyEvidence {
 	var list []decide.CopyEvidence
 	for _, c := range copies {
 		list = append(list, decide.CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Fingerprint, Unreadable: c.Unreadable,
-			Worthless: c.Unreadable == "destroyed", // nothing brings it back, unlike one that is disabled
+			Worthless: c.Unreadable == escrow.Destroyed, // nothing brings it back, unlike one that is disabled
 			Withheld:  c.Unreadable != "" && !c.Sealed, Sealed: c.Sealed, Ends: !c.Ends.IsZero(), Beside: c.Beside, Tops: c.Tops, Under: c.Under})
 	}
 	return list

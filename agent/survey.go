@@ -89,14 +89,14 @@ func Survey(h *Host) (SurveyResult, error) {
 		r.Begun = record.Entries[0].Time
 	}
 	r.Drill = last(func(e ledger.Entry) bool { return e.Event == ledger.DrillEnded })
-	r.Passed = last(func(e ledger.Entry) bool { return e.Event == ledger.DrillEnded && e.Verdict == "passed" }).Time
+	r.Passed = last(func(e ledger.Entry) bool { return e.Event == ledger.DrillEnded && e.Verdict == string(DrillPassed) }).Time
 	for _, s := range h.Escrows {
 		e := EscrowSurvey{Name: s.Name(), Required: s.Required}
 		due := o.due(e.Name)
 		if saved, ok := record.LastSaved(e.Name); ok {
 			e.Saved, e.Unverified = saved.Time, saved.Reason != "" && !partly(saved)
 			if i := slices.Index(due, saved.Fingerprint); e.Unverified && i >= 0 {
-				due = slices.Delete(due, i, i+1) // as a read only, and perhaps for ever
+				due = slices.Delete(due, i, i+1) // the copy is there; only reading it back is due, which may never be granted
 			}
 			e.Unverified = e.Unverified && !s.AddOnly // that is as it should be there
 		}

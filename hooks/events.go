@@ -104,7 +104,7 @@ type Event struct {
 
 	Fingerprint            key.Fingerprint
 	Escrow, Copy           string
-	Verdict                string // of the rows, or of a drill
+	Verdict                string // a proof's (rows.Verdict), a drill's (agent.DrillVerdict), or for Undecided, Parked and Refused what was decided (decide.Action)
 	Checked, Opened, Total int64  // rows
 	Took                   time.Duration
 	Unit                   string    // that failed

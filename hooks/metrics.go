@@ -7,12 +7,13 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/notify"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
 // verdicts are those that a proof on record, and a drill, can have.
 var (
-	proofVerdicts = []string{"opens", "partial"}
-	drillVerdicts = []string{"passed", "failed", "inconclusive"}
+	proofVerdicts = []string{string(rows.Opens), string(rows.Partial)}
+	drillVerdicts = []string{string(agent.DrillPassed), string(agent.DrillFailed), string(agent.DrillInconclusive)}
 )
 
 // metrics are what Prometheus gets to know. Escrows and the daemon's states are the only

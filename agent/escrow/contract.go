@@ -29,6 +29,9 @@ import (
 // Shelf says where in an escrow a copy stands.
 type Shelf string
 
+// Destroyed is the Copy.Unreadable of a copy whose bytes nothing brings back.
+const Destroyed = "destroyed"
+
 const (
 	Current    Shelf = "current"    // the newest copy here is what the runbook's `latest` returns
 	Quarantine Shelf = "quarantine" // keys that have not opened a row (law 4), or no longer do
@@ -54,7 +57,7 @@ type Copy struct {
 	Part PartOf
 	// Created is the store's time, to the precision it keeps.
 	Created time.Time
-	// Unreadable is "", or why Fetch would fail: "disabled", "destroyed", "sealed to age1…".
+	// Unreadable is "", or why Fetch would fail: "disabled", Destroyed, "sealed to age1…".
 	Unreadable string
 	// Ends is when the store will delete the copy by itself; zero for never, or not told.
 	Ends time.Time

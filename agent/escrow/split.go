@@ -386,7 +386,7 @@ func (s *Split) lookAt(ctx context.Context, i int, m Member) ([]piece, error) {
 	place := map[Shelf]int{}
 	var unknown []int
 	for n, c := range copies {
-		pieces[n] = piece{held{c.Fingerprint, c.Part, c.Unreadable, c.Unreadable == "destroyed"}, i, c, place[c.Shelf]}
+		pieces[n] = piece{held{c.Fingerprint, c.Part, c.Unreadable, c.Unreadable == Destroyed}, i, c, place[c.Shelf]}
 		place[c.Shelf]++
 		if c.Part.whole() && c.Unreadable == "" {
 			s.mu.Lock()

@@ -27,7 +27,7 @@ type vaultEntry struct {
 	fields  map[string]any // all of them
 	version uint64         // 0 on version 1
 	created time.Time
-	gone    string    // "deleted" or "destroyed": it is there and cannot be read
+	gone    string    // "deleted" or Destroyed: it is there and cannot be read
 	ends    time.Time // when the engine will delete it by itself, zero for never
 }
 
@@ -170,7 +170,7 @@ func (e *vaultEntry) describe(metadata map[string]any) {
 	// A time ahead is when it will be deleted (delete_version_after).
 	switch t := text("deletion_time"); {
 	case metadata["destroyed"] == true:
-		e.gone = "destroyed"
+		e.gone = Destroyed
 	case t.After(time.Now()):
 		e.ends = t
 	case !t.IsZero():

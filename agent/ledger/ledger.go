@@ -102,7 +102,7 @@ type Entry struct {
 	Copy        string          `json:"copy,omitempty"`    // its id in Escrow
 	Shelf       string          `json:"shelf,omitempty"`   // current or quarantine
 	Tops        []string        `json:"tops,omitempty"`    // of a key in parts: what each store has of it, by its number there
-	Verdict     string          `json:"verdict,omitempty"` // of a proof; of a drill: passed, failed, inconclusive
+	Verdict     string          `json:"verdict,omitempty"` // of a proof (rows.Verdict), or of a drill (agent.DrillVerdict): the event says which
 	Checked     int64           `json:"checked,omitempty"` // rows tried
 	Opened      int64           `json:"opened,omitempty"`  // rows opened, of those
 	Total       int64           `json:"total,omitempty"`   // rows there are

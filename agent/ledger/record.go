@@ -12,8 +12,10 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
-// current is the shelf whose copies count as saved: escrow.Current.
-const current = "current"
+const (
+	current = "current" // the shelf whose copies count as saved: escrow.Current
+	passed  = "passed"  // what a drill says of a copy that opened the rows: agent.DrillPassed
+)
 
 // Record is the whole ledger.
 type Record struct {
@@ -189,7 +191,7 @@ func (r Record) LastProven(escrow string) (Entry, bool) {
 	if n := len(r.Breaks); n > 0 {
 		sound = r.Breaks[n-1].Line
 	}
-	return r.lastDrilled(escrow, func(e Entry) bool { return e.Verdict == "passed" && e.Line >= sound })
+	return r.lastDrilled(escrow, func(e Entry) bool { return e.Verdict == passed && e.Line >= sound })
 }
 
 func (r Record) lastDrilled(escrow string, fits func(Entry) bool) (Entry, bool) {

@@ -66,7 +66,8 @@ var remedies = []struct {
 	code int
 	hint string
 }{
-	// Before what it makes everything else look like.
+	// It stands before errors that it brings about: with no instance left, watching any directory
+	// fails like one that is full or not there.
 	{unit.ErrInotifyInstances, 0, "until then it looks at every rescan; to raise the limit: sysctl -w fs.inotify.max_user_instances=1024, and the same in a file of /etc/sysctl.d; then: keyguard doctor"},
 	{unit.ErrInotifyWatches, 0, "until then it looks at every rescan; to raise the limit: sysctl -w fs.inotify.max_user_watches=524288, and the same in a file of /etc/sysctl.d; then: keyguard doctor"},
 	{syscall.EISDIR, 0, "a directory stands in the place of a file: see what is in it, move it away, then: keyguard status"},

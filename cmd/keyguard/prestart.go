@@ -122,8 +122,8 @@ func checked(text string) (files []string) {
 	return files
 }
 
-// inherited is what the daemon's environment says of its database. The flag is systemd's to
-// tell, and on the healthy path nobody is asked (law 7).
+// inherited is what the daemon's environment says of its database. Whether --postgres stands on
+// the daemon's command line only systemd knows, and on the healthy path nobody is asked (law 7).
 func inherited() rows.LocateOptions {
 	return rows.LocateOptions{Environ: os.Environ(), Inherited: true, Unread: rows.ErrUnread}
 }

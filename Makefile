@@ -24,6 +24,8 @@
 #                  SEED=1 N=20000 (five minutes)
 #   make mutants   plants the faults of agent/worlds/mutants.txt one by one, and has the
 #                  worlds look for each: N=5000 of them at most (an hour)
+#   make flips     turns each comparison, "and", "or" and sum of PKG=./agent/decide into
+#                  another, and lists those that the package's tests (RUN=REGEXP) miss
 #   make soak      crashes and random histories for hours, ROUNDS=10 times as many, every
 #                  byte of every connection, and SOAKTIME (5m) of every fuzz target
 #   make fuzz      every fuzz target for FUZZTIME (30s) each
@@ -40,7 +42,7 @@
 # VERSION, DIST, ARCHS and CMD (the program that is packaged) may be given.
 
 .DELETE_ON_ERROR:
-.PHONY: build test booted calculated check style unit race volume crashes worlds mutants soak fuzz bench demo package build-package lint-package release repository deps lint vuln e2e guest clean clean-guests
+.PHONY: build test booted calculated check style unit race volume crashes worlds mutants flips soak fuzz bench demo package build-package lint-package release repository deps lint vuln e2e guest clean clean-guests
 
 # What the calls of make in here inherit.
 ifeq ($(MAKELEVEL),0)
@@ -164,6 +166,9 @@ worlds:
 # What the worlds do not find they would not find in the code either.
 mutants:
 	nice go run ./packaging/mutants -worlds $(or $(N),5000) -seed $(or $(SEED),1) -run '$(RUN)'
+
+flips:
+	nice go run ./packaging/flips -files '$(FILES)' -run '$(RUN)' $(PKG)
 
 # For hours: what chance leaves out of make test.
 soak: export KEYGUARD_MUST_RUN := 1

@@ -310,3 +310,21 @@ func TestShelf(t *testing.T) {
 		})
 	}
 }
+
+// TestTop: the newest current copy is what the runbook's latest returns, whatever else is there,
+// and a key in it is well written as its 32 bytes alone.
+func TestTop(t *testing.T) {
+	kept, beside := copyOf("quarantine/9", b), copyOf("current/8", b)
+	kept.Shelf, beside.Beside = escrow.Quarantine, true
+	if c, there := holds("gcp", kept, beside, copyOf("current/2", a), copyOf("current/1", c)).NewestCurrent(); !there || c.ID != "current/2" {
+		t.Errorf("%t, %+v", there, c)
+	}
+	if c, there := holds("gcp", kept, beside).NewestCurrent(); there {
+		t.Errorf("there is none, and it is %+v", c)
+	}
+	for encoding, want := range map[key.Encoding]bool{"": false, key.Raw: false, key.Base64: true} {
+		if got := (CopyEvidence{Encoding: encoding}).Miswritten(); got != want {
+			t.Errorf("%q: %t", encoding, got)
+		}
+	}
+}

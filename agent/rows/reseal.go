@@ -103,6 +103,14 @@ func (l *lot) empty() {
 	}
 }
 
+// bytes is about how long it is.
+func (l *lot) bytes() (n int) {
+	for _, p := range l.params {
+		n += len(p)
+	}
+	return n
+}
+
 // arrays are the parameters of a lot that is complete.
 func (l *lot) arrays() [][]byte {
 	for i, p := range l.params {

@@ -29,6 +29,11 @@ const (
 	// and starts.
 	chunkBytes  = 256 << 10
 	chunksAhead = 8
+	// A lot is written when it has so many rows or so many bytes: of fewer the server spends
+	// more on the statement than on its rows. 64 KiB a row, it takes a fifth longer by the
+	// quarter of a megabyte.
+	lotRows  = 128
+	lotBytes = 1 << 20
 	// commitTimeout bounds the wait for the answer to a commit, which syncs what is left
 	// of the log to disk. After it nobody knows.
 	commitTimeout = time.Minute
@@ -467,8 +472,21 @@ func (w *rewrite) pass(ctx context.Context, c *pgconn.PgConn, step RewriteStep, 
 		r := newResealer(w.o.Target, keys, w.seed)
 		hands[i] = r
 		g.Go(func() error {
+			out := w.lot()
+			send := func() error {
+				if out.rows == 0 || w.vain.Load() {
+					out.empty()
+					return nil
+				}
+				select {
+				case sealed <- out:
+					out = w.lot()
+					return nil
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
 			for chunk := range raw {
-				out := w.lot()
 				for rest := chunk; len(rest) > 0; {
 					rest = r.row(rest, columns, out)
 				}
@@ -476,17 +494,14 @@ func (w *rewrite) pass(ctx context.Context, c *pgconn.PgConn, step RewriteStep, 
 				if r.unknown.count > 0 || r.unopenable.count > 0 && !w.o.LeaveUnopenable {
 					w.vain.Store(true)
 				}
-				if out.rows == 0 || w.vain.Load() {
-					w.lots.Put(out)
+				if out.rows < lotRows && out.bytes() < lotBytes {
 					continue
 				}
-				select {
-				case sealed <- out:
-				case <-ctx.Done():
-					return ctx.Err()
+				if err := send(); err != nil {
+					return err
 				}
 			}
-			return nil
+			return send()
 		})
 	}
 	err := g.Wait()

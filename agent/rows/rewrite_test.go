@@ -185,7 +185,7 @@ func TestRewriteCut(t *testing.T) {
 	d := cluster.Database(t)
 	now, next := key.Generate(), key.Generate()
 	must(t, d.Upsert(now, "a", "LEGACY", []byte("one")), d.UpsertEnvelope(now, "b", "ENVELOPE", []byte("two")),
-		d.Fill(now, 0, 12, 4, 64<<10)) // more than is written at once
+		d.Fill(now, 0, 300, 4, 1800)) // more than is written at once
 	wire := cluster.Wire(t)
 	table := open(t, wire.URL(d.Name), rows.Options{})
 	cuts, unanswered := 0, map[bool]int{}

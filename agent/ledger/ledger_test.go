@@ -1026,9 +1026,11 @@ func BenchmarkRead(b *testing.B) {
 // every line to the same entry.
 func TestPlain(t *testing.T) {
 	e := Entry{Event: Drilled, Fingerprint: keyA, Old: keyB, Escrow: "gcp", Copy: "current/1", Shelf: "current", Verdict: "passed", Checked: 7,
-		Opened: 6, Total: 8, Took: time.Second, Drill: "d", Judged: true, Full: true, Unit: "u", Person: "ada", Reason: "so", Invocation: "i", Untouched: time.Unix(1, 2).UTC(), Machine: "m", Config: "c", Broken: 3}
+		Opened: 6, Total: 8, Took: time.Second, Drill: "d", Judged: true, Full: true, Unit: "u", Person: "ada", Reason: "so", Invocation: "i", Untouched: time.Unix(1, 2).UTC(), Machine: "m", Config: "c", Broken: 3,
+		Tops: []string{"1 current/1", "2 current/3"}, Untried: []int{1, 3}}
 	l := hourly(t)
-	write(t, l, e, Entry{Event: Parked}, proven(keyA))
+	write(t, l, e, Entry{Event: Parked}, proven(keyA), Entry{Event: RotationOpen, Old: keyA, Fingerprint: keyB},
+		Entry{Event: Stopped, Stopped: []string{"a.service", "b.service"}}, Entry{Event: CommitBegun}, proven(keyB), Entry{Event: Started}, Entry{Event: Rotated, Fingerprint: keyB})
 	for line := range bytes.Lines(content(t, l)) {
 		line = bytes.TrimSuffix(line, []byte("\n"))
 		if got, ok := new(reader).plain(line); !ok || !reflect.DeepEqual(got, slowly(t, line)) {
@@ -1037,13 +1039,14 @@ func TestPlain(t *testing.T) {
 	}
 	v := reflect.ValueOf(read(t, l).Entries[0])
 	for i := range v.NumField() {
-		if name := v.Type().Field(i).Name; v.Field(i).IsZero() && !slices.Contains([]string{"Rotation", "Stopped", "Prev", "Tops", "Untried"}, name) {
+		if name := v.Type().Field(i).Name; v.Field(i).IsZero() && !slices.Contains([]string{"Rotation", "Stopped", "Prev"}, name) {
 			t.Errorf("%s is not tried", name)
 		}
 	}
 	for _, line := range []string{``, `{`, `{}`, `{"event":"a"`, `{"event":"a"}}`, `{"event":"a",}`, `{ "event":"a"}`, `{"event":"a\u0062"}`, `{"event":"é"}`,
 		`{"event":"a","seq":01}`, `{"event":"a","seq":-1}`, `{"event":"a","seq":1234567890123456789}`, `{"event":"a","seq":1e3}`, `{"event":"a","seq":}`,
-		`{"event":"a","full":false}`, `{"event":"a","full":truely}`, `{"event":"a","time":"yesterday"}`, `{"event":"a","Seq":1}`, `{"event":"a","rotation":null}`, `{"event":"a","tops":["1 current/1"]}`, `{"event":"a","untried":[1]}`, `["event"]`} {
+		`{"event":"a","full":false}`, `{"event":"a","full":truely}`, `{"event":"a","time":"yesterday"}`, `{"event":"a","Seq":1}`, `{"event":"a","rotation":null}`, `{"event":"a","rotation":{}}`, `{"event":"a","rotation":{"old":"a","new":"b","commit_begun":false}}`, `{"event":"a","rotation":{"old":"a"`, `{"event":"a","rotation":{"else":"a"}}`, `{"event":"a","rotation":{"old":"a"},"rotation":{"new":"b"}}`,
+		`{"event":"a","tops":[]}`, `{"event":"a","tops":["1 current/1",]}`, `{"event":"a","tops":["1 current/1"}`, `{"event":"a","untried":[true]}`, `{"event":"a","untried":null}`, `["event"]`} {
 		if got, ok := new(reader).plain([]byte(line)); ok {
 			t.Errorf("%q is read as %+v", line, got)
 		}
@@ -1065,6 +1068,7 @@ func FuzzRead(f *testing.F) {
 	l := hourly(f)
 	write(f, l, proven(keyA), Entry{Event: RotationOpen, Old: keyA, Fingerprint: keyB}, Entry{Event: Contradicted, Fingerprint: keyA})
 	good := content(f, l)
+	good = append(good, `{"event":"saved","tops":["1 a","2 b"],"untried":[1,2],"daemon_stopped":["u"],"rotation":{"old":"aaaaaaaaaaaaaaaa","new":"bbbbbbbbbbbbbbbb","commit_begun":true}}`+"\n"...)
 	seeds := [][]byte{nil, good, good[:len(good)-5], append([]byte("garbage\n"), good...), []byte("\n\n"), []byte("{}\n"), []byte("\x00"),
 		[]byte(`{"event":"proven","fingerprint":"aaaaaaaaaaaaaaaa"}` + "\n"), []byte(`{"event":"rotation-closed","rotation":{}}` + "\n")}
 	for _, s := range seeds {

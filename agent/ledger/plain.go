@@ -16,8 +16,9 @@ type reader struct {
 	words map[string]string // texts that stand in many lines, kept once
 }
 
-// plain reads a line that is one object of texts without escapes, counts and what is true,
-// without a space between them. It reports false for any other, whether an entry or none.
+// plain reads a line that is one object of texts without escapes, counts, what is true, and
+// lists of such, without a space between them. It reports false for any other, whether an
+// entry or none.
 func (r *reader) plain(line []byte) (e Entry, ok bool) {
 	r.rest = line
 	for open := byte('{'); r.next(open); open = ',' {
@@ -84,6 +85,17 @@ func (r *reader) field(e *Entry, name []byte) (ok bool) {
 		e.Version, ok = word[string](r)
 	case "config":
 		e.Config, ok = word[string](r)
+	case "tops":
+		e.Tops, ok = list(r, word[string])
+	case "untried":
+		e.Untried, ok = list(r, count[int])
+	case "daemon_stopped":
+		e.Stopped, ok = list(r, word[string])
+	case "rotation":
+		ok = e.Rotation == nil // encoding/json would add to it
+		if ok {
+			e.Rotation, ok = r.rotation()
+		}
 	case "broken":
 		e.Broken, ok = count[int](r)
 	case "prev":
@@ -160,6 +172,47 @@ func count[T ~int | ~int64 | ~uint64](r *reader) (T, bool) {
 func (r *reader) time() (t time.Time, ok bool) {
 	text, ok := r.text()
 	return t, ok && t.UnmarshalText(text) == nil
+}
+
+// list takes a list of at least one.
+func list[T any](r *reader, one func(*reader) (T, bool)) (all []T, ok bool) {
+	for open := byte('['); r.next(open); open = ',' {
+		v, ok := one(r)
+		if !ok {
+			return nil, false
+		}
+		if all = append(all, v); r.next(']') {
+			return all, true
+		}
+	}
+	return nil, false
+}
+
+func (r *reader) rotation() (*Rotation, bool) {
+	var rot Rotation
+	for open := byte('{'); r.next(open); open = ',' {
+		name, ok := r.text()
+		if !ok || !r.next(':') {
+			return nil, false
+		}
+		switch string(name) {
+		case "old":
+			rot.Old, ok = word[key.Fingerprint](r)
+		case "new":
+			rot.New, ok = word[key.Fingerprint](r)
+		case "commit_begun":
+			rot.CommitBegun, ok = true, r.isTrue()
+		default:
+			ok = false
+		}
+		if !ok {
+			return nil, false
+		}
+		if r.next('}') {
+			return &rot, true
+		}
+	}
+	return nil, false
 }
 
 func (r *reader) isTrue() (ok bool) {

@@ -21,7 +21,7 @@
 #   make volume    what is played in volume, without it
 #   make crashes   rotations and repairs that die at every step, in every way (minutes)
 #   make worlds    simulated hosts with simulated accidents around the real code:
-#                  SEED=1 N=20000 (five minutes)
+#                  SEED=1 N=20000 (three minutes)
 #   make mutants   plants the faults of agent/worlds/mutants.txt one by one, and has the
 #                  worlds look for each: N=5000 of them at most (an hour)
 #   make flips     turns each comparison, "and", "or" and sum of PKG=./agent/decide into
@@ -130,7 +130,7 @@ test: export KEYGUARD_MUST_RUN := 1
 test: export KEYGUARD_HISTORIES := 60
 test: export KEYGUARD_MODEL_OPS := 100000
 test: export KEYGUARD_EVERY_MANAGER := 1
-test: export KEYGUARD_WORLDS := 500
+test: export KEYGUARD_WORLDS := 800
 test: deps
 	@go build -o bin/phase ./packaging/testing/phase
 	@rm -f bin/phases.json

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -123,8 +122,11 @@ func (f File) allKept() ([]Kept, error) {
 		aside bool
 	}{{f.Quarantine, false}, {f.dir(), true}} {
 		names, err := durable.Names(place.dir)
-		if _, lerr := os.Lstat(place.dir); err != nil && lerr != nil && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR)) {
-			err = nil // it is not there; a file or a dangling symlink of that name would be
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+			var st unix.Stat_t
+			if lstat(place.dir, &st) != nil {
+				err = nil // it is not there; a file or a dangling symlink of that name would be
+			}
 		}
 		if err != nil {
 			wrong = both(wrong, fmt.Errorf("cannot list kept keys: %w", err))

@@ -11,8 +11,8 @@ import (
 )
 
 // world is the durable.Image of its hosts' disks: what is read comes from memory, and the
-// real files show at the end that it was the same. It knows regular files, and what is
-// missing from directories that it has; all else is the kernel's to say.
+// real files show at the end that it was the same. It knows what is in directories
+// that it has, and what is missing there; all else is the kernel's to say.
 
 // firstWritten is when the oldest file was written, in seconds since 1970: the clock of the
 // file system is ahead of all others, as that of a real one is here.
@@ -38,9 +38,13 @@ func (w *world) Stat(path string, st *unix.Stat_t) (known bool, err error) {
 	if d == nil || ours(path) {
 		return false, nil
 	}
+	if d.dirs[path] {
+		*st = unix.Stat_t{Dev: 1, Nlink: 2, Mode: unix.S_IFDIR | 0o700, Uid: uid, Gid: gid}
+		return true, nil
+	}
 	f := d.names[path]
 	if f == nil {
-		return d.dirs[filepath.Dir(path)] && !d.dirs[path], unix.ENOENT
+		return d.dirs[filepath.Dir(path)], unix.ENOENT
 	}
 	at := unix.Timespec{Sec: firstWritten, Nsec: f.written}
 	*st = unix.Stat_t{Dev: 1, Ino: uint64(f.number), Nlink: 1, Mode: unix.S_IFREG | uint32(f.mode.Perm()), Uid: uid, Gid: gid,

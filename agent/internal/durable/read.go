@@ -2,6 +2,7 @@ package durable
 
 import (
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 
@@ -51,6 +52,9 @@ func Names(dir string) ([]string, error) {
 	if Simulated != nil {
 		if names, known := Simulated.Names(dir); known {
 			return names, nil
+		}
+		if known, err := Simulated.Stat(dir, new(unix.Stat_t)); known && err != nil {
+			return nil, &fs.PathError{Op: "open", Path: dir, Err: err}
 		}
 	}
 	d, err := os.Open(dir)

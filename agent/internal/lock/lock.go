@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/footprintai/containarium-keyguard/agent/crew"
+	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 )
 
 // The locks, each a file of this name in the state directory.
@@ -100,8 +101,11 @@ func Wait(ctx context.Context, dir, name string) (*Lock, error) {
 // millisecond: an install takes that, being one rename, and so does a second watcher. A
 // rotation does not, nor the ledger, which may have room where no file can be added.
 func open(dir, name string) (*file, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
+	var st unix.Stat_t
+	if err := durable.Lstat(dir, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
 	}
 	path := filepath.Join(dir, name)
 	if Find != nil {

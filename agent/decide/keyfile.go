@@ -183,8 +183,11 @@ func (d *reasoning) r2() (Decision, bool) {
 	case RowsNotAsked:
 		// A look that lies in the future is no look: the clock was wrong then or is now.
 		// And one that found less than most of the rows leaves the question open.
+		// One that was accepted when the rows could not be asked was never looked at.
 		l := d.Ledger
-		if split := !l.Accepted && l.Verdict == rows.Partial && !l.Majority; !split && !l.LastLook.IsZero() && age >= 0 && age <= ProofLife {
+		split := !l.Accepted && l.Verdict == rows.Partial && !l.Majority
+		untried := l.Accepted && l.Verdict == rows.Unknown
+		if !split && !untried && !l.LastLook.IsZero() && age >= 0 && age <= ProofLife {
 			if l.Accepted {
 				pass.Warning = onAWord(l.Verdict)
 			}

@@ -208,6 +208,12 @@ func TestKeyfile(t *testing.T) {
 			want: Decision{Rule: "R2", Action: Pass, Key: a}, warn: true},
 		{name: "accepted a while ago while it opened all", e: Evidence{Keyfile: good(a), Ledger: accepted(a, rows.Opens, time.Hour)},
 			want: Decision{Rule: "R2", Action: Pass, Key: a}},
+		{name: "accepted a while ago, and never tried: no proof at all", e: Evidence{Keyfile: good(a), Ledger: accepted(a, rows.Unknown, time.Minute)},
+			want: Decision{Rule: "R2", Action: Ask, Question: AskRows}},
+		{name: "accepted, never tried, and the rows are down still", e: Evidence{Keyfile: good(a), Ledger: accepted(a, rows.Unknown, time.Minute), Rows: unknown},
+			want: Decision{Rule: "R2", Action: Pass, Key: a}, warn: true},
+		{name: "accepted, never tried, and refuted now", e: Evidence{Keyfile: good(a), Ledger: accepted(a, rows.Unknown, time.Minute), Rows: answers(a, 0, b, 10), Local: local(b)},
+			want: Decision{Rule: "R3", Action: Install, Key: b, Contradicted: a}},
 		{name: "accepted while silent, refuted now: worse", e: Evidence{Keyfile: good(a), Ledger: accepted(a, rows.Silent, 2*day), Rows: answers(a, 0, b, 10), Local: local(b)},
 			want: Decision{Rule: "R3", Action: Install, Key: b, Contradicted: a}},
 
@@ -664,9 +670,10 @@ func TestKeyfileProperties(t *testing.T) {
 				}
 			}
 		}
-		// Law 7.
+		// Law 7: a person's word that no row was asked about is no proof.
+		untried := e.Ledger.Accepted && e.Ledger.Verdict == rows.Unknown
 		age := now.Sub(e.Ledger.LastLook)
-		if calm && e.Keyfile.Good && own == e.Ledger.Known && age >= 0 && age <= ProofLife && (len(w.asked) > 0 || d.Action != Pass) {
+		if calm && !untried && e.Keyfile.Good && own == e.Ledger.Known && age >= 0 && age <= ProofLife && (len(w.asked) > 0 || d.Action != Pass) {
 			fail("the healthy path asks")
 		}
 	}

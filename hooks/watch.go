@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"runtime/debug"
 	"time"
@@ -70,6 +72,8 @@ type watcher struct {
 	o   WatchOptions
 	fs  *fsnotify.Watcher // nil: the kernel has none left, and everything is polled
 	dir string
+	// stateDir is what the state directory was when the watch began; nil: nobody could tell.
+	stateDir fs.FileInfo
 	// names are the directories that are watched, as they were then.
 	names map[string]inode
 	// deaf is why a directory is not watched, as it was told.
@@ -134,6 +138,7 @@ func Watch(ctx context.Context, h *agent.Host, opts WatchOptions) (err error) {
 	}
 	w := &watcher{h: h, o: opts, dir: filepath.Dir(h.Keyfile.Path), names: map[string]inode{}, deaf: map[string]string{},
 		daemon: daemon{caughtUp: opts.Follow == nil, said: map[unit.Said]bool{}}, restarts: make(chan error), resumes: make(chan resumed), landed: make(chan outcome)}
+	w.stateDir, _ = crew.Stat(h.StateDir)
 	ctx, stop := context.WithCancel(ctx)
 	// Without one of its parts it is no watcher, and systemd starts another.
 	w.running, ctx = crew.WithContext(ctx)
@@ -197,6 +202,9 @@ func (w *watcher) loop(ctx context.Context, journal <-chan journalNews, saves <-
 		case <-w.debounce.C:
 			w.round(ctx)
 		case <-rescan.C:
+			if err := w.sameStateDir(); err != nil {
+				return err
+			}
 			w.rewatch()
 			if w.rescan() {
 				w.round(ctx)
@@ -238,6 +246,17 @@ func (w *watcher) loop(ctx context.Context, journal <-chan journalNews, saves <-
 			debug.FreeOSMemory()
 		}
 	}
+}
+
+// sameStateDir tells that the state directory is another one than when the watch began. A
+// sandbox shows the process that it was made for what was there then, and what is made since
+// cannot be written: systemd gives it to the next watcher.
+func (w *watcher) sameStateDir() error {
+	now, err := crew.Stat(w.h.StateDir)
+	if w.stateDir == nil || err == nil && os.SameFile(w.stateDir, now) || errors.Is(err, crew.ErrHangs) {
+		return nil
+	}
+	return fmt.Errorf("the state directory %s was taken away or made anew under the watcher, which must be started again for it: systemctl restart containarium-keyguard", w.h.StateDir)
 }
 
 // soon makes a round due when nothing has happened for a debounce: who writes a file

@@ -565,6 +565,26 @@ func TestWatch(t *testing.T) {
 		default:
 		}
 	})
+	t.Run("the daemon could not use its database", func(t *testing.T) {
+		w := guarded(t, nil)
+		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1"}
+		w.journal <- unit.Line{Said: unit.Untouched, Invocation: "1"}
+		w.await("restart needed", "could not use its database", fa)
+	})
+	t.Run("the state directory is made anew", func(t *testing.T) {
+		w := newWatched(t, cluster.Database(t))
+		w.options.Rescan = 10 * time.Millisecond
+		ready := make(chan struct{})
+		w.options.Ready = func() { close(ready) }
+		ended := make(chan error, 1)
+		go func() { ended <- hooks.Watch(t.Context(), w.host, w.options) }()
+		<-ready
+		w.must(os.Rename(w.path("state"), w.path("gone")))
+		w.must(os.MkdirAll(w.path("state"), 0o700))
+		if err := <-ended; err == nil || !strings.Contains(err.Error(), "made anew") {
+			t.Errorf("a watcher that may not be able to write there goes on: %v", err)
+		}
+	})
 	t.Run("parked, and in time", func(t *testing.T) {
 		w := guarded(t, nil)
 		w.stop()

@@ -101,15 +101,25 @@ func TestWatcher(t *testing.T) {
 			"truncated":      "head -c 31 " + keyfile + " >/root/short; install -m 0400 /root/short " + keyfile,
 			"world-readable": "chmod 0644 " + keyfile,
 			"a directory":    "rm " + keyfile + "; mkdir " + keyfile,
+			"another's":      "install -o daemon -m 0444 " + keyfile + " /etc/containarium/other; mv /etc/containarium/other " + keyfile,
 		} {
 			m.untouched(name, func() {
 				m.run(damage)
-				m.wait("[ \"$(stat -c '%F %a %s' " + keyfile + ")\" = 'regular file 400 32' ]")
+				m.wait("[ \"$(stat -c '%F %U %a %s' " + keyfile + ")\" = 'regular file root 400 32' ]")
 				m.waitKey(key)
 			})
 		}
 		m.want("containarium secrets get alice TOKEN", "tea")
-		m.want("grep -c '\"exposed\"' /var/lib/containarium-keyguard/ledger.jsonl", "1")
+		m.want("grep -c '\"exposed\"' /var/lib/containarium-keyguard/ledger.jsonl", "2")
+
+		// The state directory is taken away under the watcher, whose sandbox would show it the
+		// new one read-only for ever.
+		m.run("sed -i 's/^rescan = .*/rescan = \"1s\"/' " + configFile)
+		m.reload()
+		m.untouched("without its state", func() {
+			m.run("rm -r /var/lib/containarium-keyguard")
+			m.wait("[ -e /var/lib/containarium-keyguard/watch ] && grep -q '\"proven\"' /var/lib/containarium-keyguard/ledger.jsonl")
+		})
 
 		// The daemon is uninstalled: nothing is put into a directory that is gone. It is
 		// installed again, and its start finds the key.

@@ -215,6 +215,10 @@ func (w *watcher) restart(ctx context.Context, r agent.TendResult) {
 		w.say("restart", Event{Name: RestartNeeded, Fingerprint: r.Decision.Key,
 			Text: fmt.Sprintf("restart needed: the daemon could not read the keyfile when it started and runs without secrets; key %s is in place now: systemctl restart containarium", r.Decision.Key)})
 		return
+	case said[unit.Untouched]:
+		w.say("restart", Event{Name: RestartNeeded, Fingerprint: r.Decision.Key,
+			Text: fmt.Sprintf("restart needed: the daemon could not use its database when it started and runs without secrets; key %s is in place. When the database can be used (keyguard verify tells): systemctl restart containarium", r.Decision.Key)})
+		return
 	default:
 		return
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
@@ -136,14 +137,16 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions) error {
 	opts.Progress = show.rotation
 	// What happens is told to hooks and journal, where the terminal may be gone.
 	t := a.teller(h, cfg, wiring{}, nil)
-	begun := false
+	delivering, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	var begun <-chan error // hands on that it has begun: what kills it later tells nobody
 	opts.Begun = func(old, fresh key.Fingerprint) {
-		begun = true
 		t.Tell(hooks.Event{Name: hooks.RotationBegun, Fingerprint: fresh, Text: fmt.Sprintf("a rotation from key %s to key %s has begun: the daemon is stopped for it", old, fresh)})
+		begun = crew.Go(func() error { t.Deliver(delivering); return nil })
 	}
 	r, err := agent.Rotate(ctx, h, opts)
 	show.end()
-	if begun {
+	if begun != nil {
 		t.Tell(rotationEvent(r, err))
 	}
 	a.forgetBackoff(cfg)
@@ -151,9 +154,12 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions) error {
 	if r.Rotated {
 		err = a.drillAfter(ctx, h, cfg, t, err)
 	}
-	deliver, cancel := context.WithTimeout(context.WithoutCancel(ctx), rotateDeliver)
-	defer cancel()
-	t.Deliver(deliver)
+	last := time.AfterFunc(rotateDeliver, cancel)
+	defer last.Stop()
+	if begun != nil {
+		<-begun
+	}
+	t.Deliver(delivering)
 	return err
 }
 

@@ -10,8 +10,10 @@ import (
 // ErrMayNot says that the role lacks a right that Rewrite needs.
 var ErrMayNot = errors.New("the database role may not rewrite the rows")
 
-// MayRewrite asks whether the role has what Rewrite needs besides reading: UPDATE on the
-// table, and sessions of its own. It returns ErrMayNot, ErrPooled, or why that cannot be told.
+// MayRewrite asks whether the role has the rights that a rotation is to have besides reading:
+// UPDATE on the table, sessions of its own, and TEMPORARY on the database, without which an
+// earlier release that somebody goes back to could not end what this one has begun. It returns
+// ErrMayNot, ErrPooled, or why that cannot be told.
 func (t *Table) MayRewrite(ctx context.Context) error {
 	if t.place.Absent {
 		return nil
@@ -24,17 +26,21 @@ func (t *Table) MayRewrite(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		v, err := t.one(ctx, t.conn, 3, `select has_table_privilege($1, 'UPDATE')::text, current_user, current_setting('default_transaction_read_only')`, [][]byte{[]byte(s.table)})
+		v, err := t.one(ctx, t.conn, 5, `select has_table_privilege($1, 'UPDATE')::text, has_database_privilege(current_database(), 'TEMP')::text,
+current_user, current_database(), current_setting('default_transaction_read_only')`, [][]byte{[]byte(s.table)})
 		if err != nil {
 			return err
 		}
 		lacks = nil
-		mayUpdate, role, readOnly := v[0], v[1], v[2]
+		mayUpdate, mayTemp, role, database, readOnly := v[0], v[1], v[2], v[3], v[4]
 		if mayUpdate != "true" {
 			lacks = append(lacks, fmt.Sprintf("UPDATE on table %s is not granted to %q", s.table, role))
 		}
 		if readOnly == "on" {
 			lacks = append(lacks, "default_transaction_read_only is on, which somebody has set")
+		}
+		if mayTemp != "true" {
+			lacks = append(lacks, fmt.Sprintf("TEMPORARY on database %q is not granted to %q", database, role))
 		}
 		other, err := t.another(ctx)
 		if err != nil {

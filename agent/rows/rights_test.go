@@ -18,7 +18,7 @@ func TestMayRewrite(t *testing.T) {
 	}{
 		{name: "all rights"},
 		{"no UPDATE", "revoke update on secrets from current_user", []string{"UPDATE on table"}},
-		{name: "no TEMP", sql: "do $$ begin execute format('revoke temporary on database %I from public, %I', current_database(), current_user); end $$"},
+		{"no TEMP", "do $$ begin execute format('revoke temporary on database %I from public, %I', current_database(), current_user); end $$", []string{"TEMPORARY on database"}},
 		{"read-only by default", "do $$ begin execute format('alter database %I set default_transaction_read_only = on', current_database()); end $$", []string{"default_transaction_read_only"}},
 		{"neither", "revoke update on secrets from current_user; do $$ begin execute format('alter database %I set default_transaction_read_only = on', current_database()); end $$",
 			[]string{"UPDATE on table", "default_transaction_read_only"}},

@@ -225,7 +225,8 @@ func TestHintsOfTheirOwn(t *testing.T) {
 		err       error
 		want, not string
 	}{
-		{rows.ErrMayNot, "GRANT UPDATE", "needs SELECT"},
+		{rows.ErrMayNot, "GRANT TEMPORARY", "needs SELECT"},
+		{rows.ErrMayNot, "RESET default_transaction_read_only", "needs SELECT"},
 		{escrow.ErrGnuPG, "gpg --edit-key", "firewall"},
 		{&fs.PathError{Op: "rename", Path: "/x", Err: syscall.EBUSY}, "findmnt", "should not happen"},
 		{fmt.Errorf("%w: %w", unit.ErrInotifyWatches, syscall.ENOSPC), "max_user_watches", "df"},

@@ -45,7 +45,7 @@ func TestAborted(t *testing.T) {
 		{"doctor", ""},
 		{"rotate --dry-run", ""},
 		{"repair --dry-run", ""},
-		{"rotate --yes", "copy"},
+		{"rotate --yes", "update"},
 		{"rotate --yes", "commit"},
 		{"repair --yes", "commit"},
 	} {

@@ -137,8 +137,8 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions) error {
 	opts.Progress = show.rotation
 	// What happens is told to hooks and journal, where the terminal may be gone.
 	t := a.teller(h, cfg, wiring{}, nil)
-	delivering, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
+	delivering, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
 	var begun <-chan error // hands on that it has begun: what kills it later tells nobody
 	opts.Begun = func(old, fresh key.Fingerprint) {
 		t.Tell(hooks.Event{Name: hooks.RotationBegun, Fingerprint: fresh, Text: fmt.Sprintf("a rotation from key %s to key %s has begun: the daemon is stopped for it", old, fresh)})
@@ -154,12 +154,17 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions) error {
 	if r.Rotated {
 		err = a.drillAfter(ctx, h, cfg, t, err)
 	}
-	last := time.AfterFunc(rotateDeliver, cancel)
-	defer last.Stop()
+	deliver, cancel := context.WithTimeout(context.WithoutCancel(ctx), rotateDeliver)
+	defer cancel()
 	if begun != nil {
-		<-begun
+		select {
+		case <-begun:
+		case <-deliver.Done():
+			stop()
+			<-begun
+		}
 	}
-	t.Deliver(delivering)
+	t.Deliver(deliver)
 	return err
 }
 

@@ -53,6 +53,7 @@ func TestStatusOfTheDaemon(t *testing.T) {
 		at             time.Duration
 		unread, silent error  // of the journal, of systemd
 		unasked        string // why its start does not ask keyguard
+		asked          bool   // its present start did
 		watcher, timer unit.State
 		known          []key.Key      // proven two hours before the keyfile was written, and since
 		noted          []ledger.Entry // Time and Untouched are filled in
@@ -73,6 +74,8 @@ func TestStatusOfTheDaemon(t *testing.T) {
 		"it minted what is there":           {daemon: up, told: unit.Ready, minted: true, at: after, watcher: up, timer: up, health: agent.Green, on: nameA},
 		"the same key was put back":         {daemon: up, told: unit.Ready, at: before, noted: read("1", a), watcher: up, timer: up, health: agent.Green, on: nameA},
 		"touched, and no key was known":     {daemon: up, told: unit.Ready, at: before, watcher: up, timer: up, health: agent.Amiss, line: nobody, restart: true},
+		"touched, and keyguard was asked":   {daemon: up, told: unit.Ready, at: before, asked: true, known: []key.Key{a}, watcher: up, timer: up, health: agent.Green, on: nameA},
+		"replaced, and keyguard was asked":  {daemon: up, told: unit.Ready, at: before, asked: true, known: []key.Key{b, a}, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs on key " + nameB, on: nameB, restart: true},
 		"touched, and nobody saw the start": {daemon: up, told: unit.Ready, at: before, known: []key.Key{a}, noted: read("0", a), watcher: up, timer: up, health: agent.Amiss, line: nobody, restart: true},
 		"another key was put there":         {daemon: up, told: unit.Ready, at: before, known: []key.Key{b, a}, noted: read("1", b), watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs on key " + nameB + "; key " + nameA + " is in place", on: nameB, restart: true},
 		"keyguard put another there":        {daemon: up, told: unit.Ready, at: before, known: []key.Key{a, a}, noted: installed, untouched: 2 * before, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs on key " + nameB, on: nameB, restart: true},
@@ -122,7 +125,7 @@ func TestStatusOfTheDaemon(t *testing.T) {
 				if tt.told == "" {
 					told = time.Time{}
 				}
-				s := unit.DaemonState{State: tt.daemon, Told: tt.told, Minted: tt.minted, Invocation: "1", ToldAt: told, Unread: tt.unread, Unasked: tt.unasked}
+				s := unit.DaemonState{State: tt.daemon, Told: tt.told, Minted: tt.minted, Invocation: "1", ToldAt: told, Unread: tt.unread, Unasked: tt.unasked, Asked: tt.asked}
 				if tt.daemon.Loaded {
 					s.Name = "containarium.service"
 				}

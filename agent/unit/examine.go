@@ -40,6 +40,9 @@ type Hook struct {
 	Privileged bool
 	// IgnoreFailure is the '-' in front: a refusal would not keep the unit from starting.
 	IgnoreFailure bool
+	// Done: it ran at the unit's present start, and ended with 0. systemd forgets that at a
+	// daemon-reload.
+	Done bool
 }
 
 // Before is what systemd does before it starts the daemon.
@@ -72,6 +75,11 @@ func (b Before) Unasked() string {
 	return "prestart is not in its ExecStartPre="
 }
 
+// passed tells whether keyguard let the unit start as it runs.
+func (b Before) passed() bool {
+	return slices.ContainsFunc(b.Hooks, func(h Hook) bool { return isPrestart(h.Argv) && h.Done })
+}
+
 // isPrestart recognises our hook, or the program called directly.
 func isPrestart(argv []string) bool {
 	return len(argv) > 0 && (strings.HasSuffix(argv[0], "/containarium-keyguard/prestart") ||
@@ -80,6 +88,9 @@ func isPrestart(argv []string) bool {
 
 // DropIn is the file with our hook, in a directory named after the unit.
 const DropIn = "zz-keyguard.conf"
+
+// cldExited is CLD_EXITED of waitid(2): it ended by itself, and has a status.
+const cldExited = 1
 
 // before picks from the properties of org.freedesktop.systemd1.Unit and .Service.
 func before(name string, unit, service map[string]any) (b Before) {
@@ -100,6 +111,12 @@ func before(name string, unit, service map[string]any) (b Before) {
 		h := Hook{Argv: argv, Privileged: old || slices.Contains(flags, "privileged"), IgnoreFailure: slices.Contains(flags, "ignore-failure")}
 		if ignored, _ := c[2].(bool); ignored {
 			h.IgnoreFailure = true
+		}
+		if len(c) > 9 {
+			began, _ := c[3].(uint64)
+			code, _ := c[8].(int32)
+			status, _ := c[9].(int32)
+			h.Done = began > 0 && code == cldExited && status == 0
 		}
 		b.Hooks = append(b.Hooks, h)
 	}

@@ -122,7 +122,7 @@ func startStore(t testing.TB, o sm.Options, roles ...sm.Role) *store {
 	s.Grant("host", roles...)
 	return &store{s, escrow.GCPOptions{
 		Name: "gcp", Project: "my-project", Location: o.Location, Secret: "containarium-h1-secrets-master",
-		Endpoint: s.Addr(), Plaintext: o.TLS == nil, CredentialsFile: credentials(t, s, "host", "service_account"), Timeout: time.Minute,
+		Endpoint: s.Addr(), Plaintext: o.TLS == nil, CredentialsFile: credentials(t, s, "host", "service_account"), Timeout: 5 * time.Second,
 	}}
 }
 

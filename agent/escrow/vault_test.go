@@ -49,7 +49,7 @@ func startSafe(t testing.TB, kv int, o fake.Options) *safe {
 	s.Policy("keyguard", fake.Keyguard(kv, safeMount, safePath))
 	return &safe{s, kv, escrow.VaultOptions{
 		Name: "vault", Address: s.URL(), Mount: safeMount, Path: safePath, Namespace: o.Namespace,
-		TokenFile: secretFile(t, "token", s.Token(fake.TokenOptions{Policies: []string{"keyguard"}})), Timeout: time.Minute,
+		TokenFile: secretFile(t, "token", s.Token(fake.TokenOptions{Policies: []string{"keyguard"}})), Timeout: 5 * time.Second,
 	}}
 }
 
@@ -301,7 +301,7 @@ func TestVaultHung(t *testing.T) {
 				t.Errorf("%s: %v after %d calls and %v, want ErrTimeout after one and %v", kind, err, puts, took, callTimeout)
 			}
 			s.Heal()
-			s.o.Timeout = time.Minute
+			s.o.Timeout = 5 * time.Second
 			if there := opens(t, s.open(t), escrow.Current, k); there != (kind == fake.HangAfter) {
 				t.Errorf("%s: stored: %v", kind, there)
 			}
@@ -1020,6 +1020,7 @@ func TestVaultFlooded(t *testing.T) {
 // has no end is told for what it is.
 func TestVaultLongNames(t *testing.T) {
 	s := startSafe(t, 1, fake.Options{})
+	s.o.Timeout = time.Minute // of six thousand names a busy machine makes more than a few seconds' work
 	e := s.ready(t)
 	long := strings.Repeat("x", 245)
 	for i := range 6_000 {

@@ -349,7 +349,7 @@ func AskAgain(daemon string, over []string) string {
 	if len(over) > 0 {
 		what += " in " + strings.Join(over, ", ")
 	}
-	return what + " (systemctl cat " + daemon + "), or install the package again where that file is missing; then: systemctl daemon-reload"
+	return what + " (systemctl cat " + daemon + "), or install the package again where that file or prestart is missing; then: systemctl daemon-reload"
 }
 
 func (f facts) checkUnits() []Check {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -52,6 +53,8 @@ type Before struct {
 	// Over are the files that are read in the place of our drop-in, or after it, and so may
 	// take our hook out.
 	Over []string
+	// Broken is why our hook cannot be run, so that the daemon never starts; "" where it can.
+	Broken string
 }
 
 // Unasked says why the daemon's start does not ask keyguard, "" where it does.
@@ -70,7 +73,7 @@ func (b Before) Unasked() string {
 				return fmt.Sprintf("SuccessExitStatus=%d turns a refusal into a start", status)
 			}
 		}
-		return ""
+		return b.Broken
 	}
 	return "prestart is not in its ExecStartPre="
 }
@@ -78,6 +81,22 @@ func (b Before) Unasked() string {
 // passed tells whether keyguard let the unit start as it runs.
 func (b Before) passed() bool {
 	return slices.ContainsFunc(b.Hooks, func(h Hook) bool { return isPrestart(h.Argv) && h.Done })
+}
+
+// look finds out whether our hook can be run.
+func (b *Before) look() {
+	for _, h := range b.Hooks {
+		if !isPrestart(h.Argv) {
+			continue
+		}
+		info, err := crew.Stat(h.Argv[0])
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			b.Broken = h.Argv[0] + " is not there, so that systemd cannot start it"
+		case err == nil && info.Mode()&0o111 == 0:
+			b.Broken = h.Argv[0] + " is not executable, so that systemd cannot start it"
+		}
+	}
 }
 
 // isPrestart recognises our hook, or the program called directly.
@@ -187,6 +206,7 @@ func Examine(ctx context.Context, names ...string) (Examination, error) {
 			return e, fmt.Errorf("cannot ask systemd about %s: %w", name, err)
 		}
 		e.examine(name, unit, service)
+		e.look()
 		break
 	}
 	if e.Watcher, err = watcherState(ctx, conn); err != nil {

@@ -1,7 +1,10 @@
 package unit
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -98,5 +101,34 @@ func TestPassed(t *testing.T) {
 		if got := before("containarium.service", nil, map[string]any{"ExecStartPreEx": [][]any{tt.command}}).passed(); got != tt.want {
 			t.Errorf("%s: %v", name, got)
 		}
+	}
+}
+
+// TestBrokenHook: a hook that cannot be run is no hook, and keeps the daemon down.
+func TestBrokenHook(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "containarium-keyguard")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "prestart")
+	look := func() string {
+		b := Before{Hooks: []Hook{{Argv: []string{path}, Privileged: true}}}
+		b.look()
+		return b.Unasked()
+	}
+	if why := look(); !strings.Contains(why, "is not there") {
+		t.Errorf("%q", why)
+	}
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if why := look(); !strings.Contains(why, "is not executable") {
+		t.Errorf("%q", why)
+	}
+	if err := os.Chmod(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if why := look(); why != "" {
+		t.Errorf("%q", why)
 	}
 }

@@ -77,6 +77,9 @@ ln -s /dev/null /etc/systemd/system/containarium.service.d/zz-keyguard.conf
 systemctl daemon-reload`,
 		line: `^amiss: nothing looks at the key before the daemon starts: prestart is not in its ExecStartPre=`, code: 12,
 		typed: []typed{{named: "rm /etc/systemd/system/containarium.service.d/zz-keyguard.conf; systemctl daemon-reload"}}},
+	{name: "prestart is gone", broken: `mv /usr/lib/containarium-keyguard/prestart /root/prestart`,
+		line: `^amiss: nothing looks at the key before the daemon starts: /usr/lib/containarium-keyguard/prestart is not there`, code: 12,
+		typed: []typed{{"or install the package again where that file or prestart is missing", "mv /root/prestart /usr/lib/containarium-keyguard/prestart"}}},
 	{name: "a drop-in resets the hook", broken: `
 printf '[Service]\nExecStartPre=\n' >/etc/systemd/system/containarium.service.d/zzz.conf
 systemctl daemon-reload`,

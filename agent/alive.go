@@ -100,8 +100,8 @@ func (o *observation) askDaemon(ctx context.Context) (d DaemonStanding) {
 		d.Is = DaemonNoSecrets
 	default:
 		d.Is, d.Key = DaemonUp, o.keyRead(d.Invocation, d.ToldAt)
-		if d.Key == "" && d.Asked && !d.Minted {
-			d.Key = knownAt(o.history(), d.ToldAt) // as prestart left it
+		if d.Key == "" && !d.Minted {
+			d.Key = leftFor(o.host, d.Invocation)
 		}
 		switch {
 		case !file.Good, d.Key == file.Key:
@@ -117,7 +117,7 @@ func (o *observation) askDaemon(ctx context.Context) (d DaemonStanding) {
 // keyRead is the key that the daemon read, or made, at a start of which it told at a time, ""
 // where nobody can tell: the keyfile's, where nobody has touched it since; else what the
 // watcher wrote down of that start, or what keyguard found in place when it was the first to
-// touch it. What was known then is no answer but for a start that asked keyguard.
+// touch it. What was known then is no answer: that start need not have asked keyguard.
 func (o *observation) keyRead(invocation string, at time.Time) key.Fingerprint {
 	if o.untouchedSince(at) {
 		return o.evidence.Keyfile.Key
@@ -132,22 +132,6 @@ func (o *observation) keyRead(invocation string, at time.Time) key.Fingerprint {
 			return e.Fingerprint
 		case stood != "" && e.Time.After(at) && !e.Untouched.IsZero() && !e.Untouched.After(at):
 			return stood
-		}
-	}
-	return ""
-}
-
-// knownAt is the key that was known at a time, "" for none.
-func knownAt(r *ledger.Record, at time.Time) key.Fingerprint {
-	for _, e := range slices.Backward(r.Entries) {
-		if e.Time.After(at) {
-			continue
-		}
-		switch e.Event {
-		case ledger.Proven, ledger.Accepted, ledger.Made, ledger.Installed, ledger.Rotated, ledger.RotationClosed:
-			return e.Fingerprint
-		case ledger.Contradicted:
-			return ""
 		}
 	}
 	return ""

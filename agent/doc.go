@@ -4,7 +4,8 @@
 // a result and an error, and neither prints nor exits.
 //
 //	guard      puts the keyfile right before the daemon starts: observe, decide, act
-//	tend       the same while it runs, and less; alive says how the daemon stands to the key
+//	tend       the same while it runs, and less; alive says how the daemon stands to the key,
+//	           started which one a start found
 //	observe    gathers the evidence that decide asks for, cheapest first; inventory is the
 //	           one place that fetches copies from escrows
 //	save       brings to an escrow what is due there; backup does it for the present key now,

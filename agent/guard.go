@@ -64,20 +64,23 @@ func Guard(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error)
 	return whileChanging(func() (GuardResult, error) { return guard(ctx, h, opts) })
 }
 
-// Healthy tells whether Guard would find the key known and proven lately, and have nothing
-// to do or to say. It looks at the keyfile and the state directory, and writes nothing.
-func Healthy(h *Host) bool {
+// Healthy is the key that Guard would find known and proven lately, with nothing to do or to
+// say, else "". It looks at the keyfile and the state directory, and writes nothing.
+func Healthy(h *Host) key.Fingerprint {
 	o, err := h.observe()
 	if err != nil {
-		return false
+		return ""
 	}
 	defer o.close()
 	l := o.evidence.Ledger
 	if l.Rotation != nil || l.Stopped || o.seen.Loose != "" || len(o.trouble) > 0 || !h.Keyfile.Swept() {
-		return false
+		return ""
 	}
 	d := decide.Keyfile(o.evidence)
-	return d.Action == decide.Pass && d.Warning == ""
+	if d.Action != decide.Pass || d.Warning != "" {
+		return ""
+	}
+	return d.Key
 }
 
 func guard(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error) {

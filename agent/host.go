@@ -28,6 +28,9 @@ type Host struct {
 	// Its error says in a sentence why the rows cannot be asked.
 	OpenRows func(context.Context, rows.Options) (Rows, error)
 	Daemon   Daemon
+	// Left is the file in which prestart takes down what it left for the daemon's start. It is
+	// gone with the boot. "": none.
+	Left string
 	// NextDrill says when the weekly drill runs. nil: there is no systemd.
 	NextDrill func(context.Context) (unit.DrillState, error)
 	// Watcher says how the watcher runs. nil: there is no systemd.

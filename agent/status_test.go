@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -51,9 +52,9 @@ func TestStatusOfTheDaemon(t *testing.T) {
 		told           unit.Said
 		minted         bool
 		at             time.Duration
-		unread, silent error  // of the journal, of systemd
-		unasked        string // why its start does not ask keyguard
-		asked          bool   // its present start did
+		unread, silent error   // of the journal, of systemd
+		unasked        string  // why its start does not ask keyguard
+		left           key.Key // by prestart for this start
 		watcher, timer unit.State
 		known          []key.Key      // proven two hours before the keyfile was written, and since
 		noted          []ledger.Entry // Time and Untouched are filled in
@@ -74,8 +75,8 @@ func TestStatusOfTheDaemon(t *testing.T) {
 		"it minted what is there":           {daemon: up, told: unit.Ready, minted: true, at: after, watcher: up, timer: up, health: agent.Green, on: nameA},
 		"the same key was put back":         {daemon: up, told: unit.Ready, at: before, noted: read("1", a), watcher: up, timer: up, health: agent.Green, on: nameA},
 		"touched, and no key was known":     {daemon: up, told: unit.Ready, at: before, watcher: up, timer: up, health: agent.Amiss, line: nobody, restart: true},
-		"touched, and keyguard was asked":   {daemon: up, told: unit.Ready, at: before, asked: true, known: []key.Key{a}, watcher: up, timer: up, health: agent.Green, on: nameA},
-		"replaced, and keyguard was asked":  {daemon: up, told: unit.Ready, at: before, asked: true, known: []key.Key{b, a}, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs on key " + nameB, on: nameB, restart: true},
+		"touched, and keyguard was asked":   {daemon: up, told: unit.Ready, at: before, left: a, watcher: up, timer: up, health: agent.Green, on: nameA},
+		"replaced, and keyguard was asked":  {daemon: up, told: unit.Ready, at: before, left: b, known: []key.Key{b, a}, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs on key " + nameB, on: nameB, restart: true},
 		"touched, and nobody saw the start": {daemon: up, told: unit.Ready, at: before, known: []key.Key{a}, noted: read("0", a), watcher: up, timer: up, health: agent.Amiss, line: nobody, restart: true},
 		"another key was put there":         {daemon: up, told: unit.Ready, at: before, known: []key.Key{b, a}, noted: read("1", b), watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs on key " + nameB + "; key " + nameA + " is in place", on: nameB, restart: true},
 		"keyguard put another there":        {daemon: up, told: unit.Ready, at: before, known: []key.Key{a, a}, noted: installed, untouched: 2 * before, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs on key " + nameB, on: nameB, restart: true},
@@ -84,7 +85,7 @@ func TestStatusOfTheDaemon(t *testing.T) {
 		"its journal is lost":               {daemon: up, noted: read("1", a), watcher: up, timer: up, health: agent.Green, on: nameA},
 		"its journal is lost, on another":   {daemon: up, noted: read("1", b), watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs on key " + nameB, on: nameB, restart: true},
 		"it minted, and that was noted":     {daemon: up, told: unit.Ready, minted: true, at: before, noted: []ledger.Entry{{Event: ledger.Minted, Invocation: "1", Fingerprint: b.Fingerprint()}}, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon has made a key of its own", on: nameB, restart: true},
-		"it minted, and nobody knows what":  {daemon: up, told: unit.Ready, minted: true, at: 2 * before, known: []key.Key{b}, watcher: up, timer: up, health: agent.Amiss, line: nobody, restart: true},
+		"it minted, and nobody knows what":  {daemon: up, told: unit.Ready, minted: true, at: 2 * before, left: b, known: []key.Key{b}, watcher: up, timer: up, health: agent.Amiss, line: nobody, restart: true},
 		"it minted, and the key came back":  {daemon: up, told: unit.Ready, minted: true, at: before, known: []key.Key{a}, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon has made a key of its own", restart: true},
 		"it found an empty keyfile":         {daemon: up, told: unit.Empty, at: before, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs without secrets, since the keyfile was empty", restart: true},
 		"it could not load the keyfile":     {daemon: up, told: unit.Failed, at: before, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs without secrets, since it could not load", restart: true},
@@ -117,6 +118,11 @@ func TestStatusOfTheDaemon(t *testing.T) {
 			if tt.stopped {
 				h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Stopped, Stopped: []string{"containarium.service"}}))
 			}
+			h.Left = filepath.Join(t.TempDir(), "started.json")
+			h.must(agent.NoteLeft(&h.Host, "0", a.Fingerprint())) // of an earlier start
+			if !tt.left.IsZero() {
+				h.must(agent.NoteLeft(&h.Host, "1", tt.left.Fingerprint()))
+			}
 			h.Daemon.State = func(ctx context.Context) (unit.DaemonState, error) {
 				if _, limited := ctx.Deadline(); !limited {
 					t.Error("systemd is asked without a deadline")
@@ -125,7 +131,7 @@ func TestStatusOfTheDaemon(t *testing.T) {
 				if tt.told == "" {
 					told = time.Time{}
 				}
-				s := unit.DaemonState{State: tt.daemon, Told: tt.told, Minted: tt.minted, Invocation: "1", ToldAt: told, Unread: tt.unread, Unasked: tt.unasked, Asked: tt.asked}
+				s := unit.DaemonState{State: tt.daemon, Told: tt.told, Minted: tt.minted, Invocation: "1", ToldAt: told, Unread: tt.unread, Unasked: tt.unasked}
 				if tt.daemon.Loaded {
 					s.Name = "containarium.service"
 				}

@@ -25,8 +25,6 @@ type DaemonState struct {
 	// files that may be the reason (Before).
 	Unasked string
 	Over    []string
-	// Asked: its present start asked keyguard, which let it start.
-	Asked bool
 	// Told is what became of the key: "" where the daemon has not come to it, or does not
 	// keep secrets. It reads its key once.
 	Told   Said
@@ -65,7 +63,6 @@ func ReadDaemon(ctx context.Context, names ...string) (DaemonState, error) {
 		if d = this; !d.Up() {
 			continue
 		}
-		d.Asked = next.passed()
 		d.Since = realtime(p["ActiveEnterTimestamp"])
 		main, _ := service["MainPID"].(uint32)
 		invocation, _ := p["InvocationID"].([]byte)

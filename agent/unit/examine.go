@@ -41,9 +41,6 @@ type Hook struct {
 	Privileged bool
 	// IgnoreFailure is the '-' in front: a refusal would not keep the unit from starting.
 	IgnoreFailure bool
-	// Done: it ran at the unit's present start, and ended with 0. systemd forgets that at a
-	// daemon-reload.
-	Done bool
 }
 
 // Before is what systemd does before it starts the daemon.
@@ -78,11 +75,6 @@ func (b Before) Unasked() string {
 	return "prestart is not in its ExecStartPre="
 }
 
-// passed tells whether keyguard let the unit start as it runs.
-func (b Before) passed() bool {
-	return slices.ContainsFunc(b.Hooks, func(h Hook) bool { return isPrestart(h.Argv) && h.Done })
-}
-
 // look finds out whether our hook can be run.
 func (b *Before) look() {
 	for _, h := range b.Hooks {
@@ -108,9 +100,6 @@ func isPrestart(argv []string) bool {
 // DropIn is the file with our hook, in a directory named after the unit.
 const DropIn = "zz-keyguard.conf"
 
-// cldExited is CLD_EXITED of waitid(2): it ended by itself, and has a status.
-const cldExited = 1
-
 // before picks from the properties of org.freedesktop.systemd1.Unit and .Service.
 func before(name string, unit, service map[string]any) (b Before) {
 	// ExecStartPreEx is a(sasasttttuii): path, arguments, flags, and when it ran last. Before
@@ -130,12 +119,6 @@ func before(name string, unit, service map[string]any) (b Before) {
 		h := Hook{Argv: argv, Privileged: old || slices.Contains(flags, "privileged"), IgnoreFailure: slices.Contains(flags, "ignore-failure")}
 		if ignored, _ := c[2].(bool); ignored {
 			h.IgnoreFailure = true
-		}
-		if len(c) > 9 {
-			began, _ := c[3].(uint64)
-			code, _ := c[8].(int32)
-			status, _ := c[9].(int32)
-			h.Done = began > 0 && code == cldExited && status == 0
 		}
 		b.Hooks = append(b.Hooks, h)
 	}

@@ -81,29 +81,6 @@ func TestRealtime(t *testing.T) {
 	}
 }
 
-// TestPassed: only a prestart that ran at the present start and ended with 0 has let it start.
-func TestPassed(t *testing.T) {
-	const hook = "/usr/lib/containarium-keyguard/prestart"
-	ran := func(path string, began uint64, code, status int32) []any {
-		return []any{path, []string{path}, []string{"privileged"}, began, began, began + 1, began + 1, uint32(7), code, status}
-	}
-	for name, tt := range map[string]struct {
-		command []any
-		want    bool
-	}{
-		"it let it start":        {ran(hook, 1, cldExited, 0), true},
-		"it did not run":         {ran(hook, 0, 0, 0), false},
-		"it refused":             {ran(hook, 1, cldExited, 11), false},
-		"it was killed":          {ran(hook, 1, 2, 0), false},
-		"something else did run": {ran("/bin/true", 1, cldExited, 0), false},
-		"an answer too short":    {ran(hook, 1, cldExited, 0)[:9], false},
-	} {
-		if got := before("containarium.service", nil, map[string]any{"ExecStartPreEx": [][]any{tt.command}}).passed(); got != tt.want {
-			t.Errorf("%s: %v", name, got)
-		}
-	}
-}
-
 // TestBrokenHook: a hook that cannot be run is no hook, and keeps the daemon down.
 func TestBrokenHook(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "containarium-keyguard")

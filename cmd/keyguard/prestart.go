@@ -17,6 +17,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
+	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
@@ -82,7 +83,19 @@ func (a *app) healthy() bool {
 		return false
 	}
 	h, err := a.host(cfg, wiring{prestart: true})
-	return err == nil && len(a.wrong) == 0 && rows.Recorded(filepath.Join(cfg.RunDir, databaseRecord), inherited()) && agent.Healthy(h)
+	if err != nil || len(a.wrong) > 0 || !rows.Recorded(filepath.Join(cfg.RunDir, databaseRecord), inherited()) {
+		return false
+	}
+	f := agent.Healthy(h)
+	if f != "" {
+		_ = noteLeft(h, f) // what is not known of it later, status says
+	}
+	return f != ""
+}
+
+// noteLeft takes down which key the daemon finds that systemd starts now.
+func noteLeft(h *agent.Host, f key.Fingerprint) error {
+	return agent.NoteLeft(h, os.Getenv("INVOCATION_ID"), f)
 }
 
 // local is the configuration, and what is mounted here. It is nil where that, or what is
@@ -213,6 +226,9 @@ func (a *app) prestart(ctx context.Context) (err error) {
 	t := a.teller(h, cfg, wiring{prestart: true}, a.printEvent)
 	err = a.explainGuard(ctx, cfg, result, t)
 	a.outside.Status(exitCode(err))
+	if f := result.Decision.Key; err == nil && f != "" && !result.Parked {
+		ending(left, crew.Go(func() error { return noteLeft(h, f) })) // as where it is healthy
+	}
 	a.deliver(left, t)
 	return err
 }

@@ -32,6 +32,8 @@ const (
 	databaseRecord = "database.json"
 	// hooksEnded, beside it, says how the hooks ended that were called last.
 	hooksEnded = "hooks.json"
+	// startRecord, beside it, is what prestart left for the daemon's last start.
+	startRecord = "started.json"
 	// quarantineDir, in the state directory, is the local quarantine.
 	quarantineDir = "quarantine"
 )
@@ -119,6 +121,7 @@ func (a *app) host(cfg *config.Config, w wiring) (*agent.Host, error) {
 			Quarantine: filepath.Join(cfg.StateDir, quarantineDir), Locks: cfg.StateDir},
 		Ledger:   ledger.Open(cfg.StateDir, ledger.Options{Host: hostname(), Machine: id, Version: version, Config: cfg.Digest}),
 		StateDir: cfg.StateDir,
+		Left:     filepath.Join(cfg.RunDir, startRecord),
 		Besides:  besides(cfg),
 		Machine:  id,
 		Now:      time.Now,

@@ -240,7 +240,7 @@ func (o *observation) askLocal() {
 	kept, err := o.host.Keyfile.Kept()
 	if err != nil {
 		o.complain("cannot read the local quarantine", err)
-		o.evidence.Local.Unreadable = err.Error()
+		o.evidence.Local.Unreadable, o.evidence.Local.Err = err.Error(), err
 	}
 	o.kept = kept
 	for _, k := range kept {

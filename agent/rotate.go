@@ -180,6 +180,15 @@ func (t *rotation) checkRows(ctx context.Context) error {
 	t.r.Rows = o.evidence.Rows
 	p := o.evidence.Rows.Proofs[live]
 	strange := o.answer.Counts.Unknown > 0 // rows of an unknown class
+	if p.Verdict == rows.Partial {
+		others, err := t.opensOthers(ctx)
+		switch {
+		case err != nil:
+			return fmt.Errorf("%w: key %s opens %d of %d, and nobody can tell whether another key of this host opens the others: %w", ErrNotRotated, live, p.Opened, p.Checked, err)
+		case others:
+			return notRotated(ErrSplitRows, "key %s opens %d of %d", live, p.Opened, p.Checked)
+		}
+	}
 	switch known := o.evidence.Ledger.Known == live; {
 	case o.evidence.Rows.State == decide.RowsUnknown:
 		return fmt.Errorf("%w: the rows cannot be asked: %w", ErrNotRotated, o.evidence.Rows.Err)
@@ -192,8 +201,6 @@ func (t *rotation) checkRows(ctx context.Context) error {
 		return nil
 	case p.Verdict == rows.Refuted:
 		return notRotated(ErrKeyNotRight, "key %s opens none of %d", live, p.Checked)
-	case p.Verdict == rows.Partial && t.opensOthers(ctx):
-		return notRotated(ErrSplitRows, "key %s opens %d of %d", live, p.Opened, p.Checked)
 	case t.opts.LeaveUnopenable && !known:
 		return notRotated(ErrKeyNotRight, "key %s opens %d of %d, and was never proven or accepted here", live, p.Opened, p.Checked)
 	case t.opts.LeaveUnopenable && !strange:
@@ -210,16 +217,19 @@ func (t *rotation) checkRows(ctx context.Context) error {
 }
 
 // opensOthers tells whether a key of the local quarantine opens rows that are not under the
-// present one: no row opens under two keys.
-func (t *rotation) opensOthers(ctx context.Context) bool {
+// present one: no row opens under two keys. What cannot be read or asked may (law 6).
+func (t *rotation) opensOthers(ctx context.Context) (bool, error) {
 	t.o.askLocal()
 	t.o.askRows(ctx)
+	if e := t.o.evidence.Rows; e.State == decide.RowsUnknown {
+		return false, fmt.Errorf("the rows cannot be asked: %w", e.Err)
+	}
 	for f, p := range t.o.evidence.Rows.Proofs {
 		if f != t.r.Old && p.Opened > 0 {
-			return true
+			return true, nil
 		}
 	}
-	return false
+	return false, t.o.evidence.Local.Err
 }
 
 // checkEscrows makes sure that nothing that happens to this host from now on takes the

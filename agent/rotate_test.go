@@ -12,6 +12,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
+	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 )
@@ -320,4 +321,37 @@ func TestRotateOfASplitTable(t *testing.T) {
 			t.Errorf("under a key of the local quarantine, leave %t: %+v, %v", leave, got, err)
 		}
 	}
+	cannotTell := func(what string) {
+		t.Helper()
+		for _, leave := range []bool{false, true} {
+			got, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{LeaveUnopenable: leave, DryRun: true})
+			if !errors.Is(err, agent.ErrNotRotated) || errors.Is(err, rows.ErrUnopenable) || got.New != "" {
+				t.Errorf("%s, leave %t: %+v, %v", what, leave, got, err)
+			}
+		}
+	}
+	open := h.OpenRows
+	h.OpenRows = func(ctx context.Context, o rows.Options) (agent.Rows, error) {
+		table, err := open(ctx, o)
+		return &once{Rows: table}, err
+	}
+	cannotTell("the rows answer once")
+	h.OpenRows = open
+	h.must(os.Rename(h.Keyfile.Quarantine, h.path("elsewhere")))
+	h.must(os.WriteFile(h.Keyfile.Quarantine, nil, 0o600))
+	cannotTell("the local quarantine cannot be listed")
+}
+
+// once is a table that answers once.
+type once struct {
+	agent.Rows
+	asked bool
+}
+
+func (o *once) Prove(ctx context.Context, keys ...key.Key) rows.Answer {
+	if o.asked {
+		return rows.NoAnswer(rows.ErrTimeout, keys...)
+	}
+	o.asked = true
+	return o.Rows.Prove(ctx, keys...)
 }

@@ -135,6 +135,7 @@ type LocalEvidence struct {
 	Keys  []key.Fingerprint
 	// Unreadable is why it cannot be read whole; then it may hold any key (law 6).
 	Unreadable string
+	Err        error // the same, for errors.Is
 }
 
 // RowsEvidence is what the rows said.

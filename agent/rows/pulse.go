@@ -20,7 +20,24 @@ import (
 const silence = 10 * time.Second
 
 // pulse counts what goes over the sessions of a table, in either direction.
-type pulse struct{ beats atomic.Int64 }
+type pulse struct {
+	beats atomic.Int64
+	deaf  atomic.Bool // what goes now tells nothing
+}
+
+func (p *pulse) beat(n int) {
+	if n > 0 && !p.deaf.Load() {
+		p.beats.Add(1)
+	}
+}
+
+// unheard does what says that we are here and no more: of the work that is waited for it tells
+// nothing.
+func (p *pulse) unheard(do func()) {
+	p.deaf.Store(true)
+	defer p.deaf.Store(false)
+	do()
+}
 
 // over has connections counted.
 func (p *pulse) over(dial pgconn.DialFunc) pgconn.DialFunc {
@@ -40,17 +57,13 @@ type beating struct {
 
 func (b beating) Read(to []byte) (int, error) {
 	n, err := b.Conn.Read(to)
-	if n > 0 {
-		b.p.beats.Add(1)
-	}
+	b.p.beat(n)
 	return n, err
 }
 
 func (b beating) Write(from []byte) (int, error) {
 	n, err := b.Conn.Write(from)
-	if n > 0 {
-		b.p.beats.Add(1)
-	}
+	b.p.beat(n)
 	return n, err
 }
 

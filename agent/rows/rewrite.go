@@ -37,6 +37,10 @@ const (
 	// commitTimeout bounds the wait for the answer to a commit, which syncs what is left
 	// of the log to disk. After it nobody knows.
 	commitTimeout = time.Minute
+	// idle is how long the server bears a transaction with locks on the table of which it hears
+	// nothing: where a proxy holds a connection open whose other side has gone, nothing else ends
+	// it before a statement's timeout does.
+	idle = time.Minute
 	// endTimeout bounds a rollback, which is instant.
 	endTimeout = 5 * time.Second
 )
@@ -58,6 +62,9 @@ type RewriteOptions struct {
 	// Silence is how long nothing may come and go until the server is asked, over another
 	// connection, whether it works. Where it twice does not, that is the end. 0: 10 s.
 	Silence time.Duration
+	// Idle is how long the server bears to hear nothing of the transaction. It is told several
+	// times meanwhile that there is nothing to write yet. 0: 1 min.
+	Idle time.Duration
 	// Progress is told every few hundred kilobytes, by one goroutine at a time.
 	Progress func(RewriteProgress)
 	// BeforeCommit is asked when all is done but the commit. The rows are locked meanwhile.
@@ -73,6 +80,9 @@ func (o RewriteOptions) withDefaults() RewriteOptions {
 	}
 	if o.Silence <= 0 {
 		o.Silence = silence
+	}
+	if o.Idle <= 0 {
+		o.Idle = idle
 	}
 	if o.Progress == nil {
 		o.Progress = func(RewriteProgress) {}
@@ -255,7 +265,7 @@ func (w *rewrite) bounds(timeout time.Duration) []string {
 	return []string{
 		"set local statement_timeout = " + milliseconds(timeout),
 		"set local lock_timeout = " + milliseconds(w.o.LockTimeout),
-		"set local idle_in_transaction_session_timeout = '1min'",
+		"set local idle_in_transaction_session_timeout = " + milliseconds(w.o.Idle),
 		"set local row_security = off",
 	}
 }
@@ -313,14 +323,14 @@ func (w *rewrite) begin(ctx context.Context) error {
 func (w *rewrite) reseal(ctx context.Context) (*census, error) {
 	// What reads waits for what is written.
 	patience := 2 * w.o.Timeout
-	ctx, cancel := context.WithTimeout(ctx, patience+time.Second)
+	within, cancel := context.WithTimeout(ctx, patience+time.Second)
 	defer cancel()
 	// The same rows to the last: on another server this snapshot does not exist.
 	begin := append([]string{"begin isolation level repeatable read, read only", "set transaction snapshot '" + w.snapshot + "'"}, w.bounds(patience)...)
 	sealed := make(chan *lot, chunksAhead)
 	var found *census
 	written := int64(0)
-	g, ctx := crew.WithContext(ctx)
+	g, ctx := crew.WithContext(within)
 	g.Go(func() (err error) {
 		defer close(sealed)
 		found, err = w.pass(ctx, w.conn, Resealing, begin, w.o.Keys, sealed)
@@ -333,17 +343,13 @@ func (w *rewrite) reseal(ctx context.Context) (*census, error) {
 	err := g.Wait()
 	if found != nil {
 		w.report(found)
+		// Whatever became of what is written: these would have stopped it.
+		if stands := w.inTheWay(found); stands != nil && within.Err() == nil {
+			return nil, stands
+		}
 	}
 	if err != nil {
 		return nil, err
-	}
-	if err := found.unknown.err(ErrUnknownClass); err != nil {
-		return nil, err
-	}
-	if !w.o.LeaveUnopenable {
-		if err := found.unopenable.err(ErrUnopenable); err != nil {
-			return nil, err
-		}
 	}
 	if want := found.rewritten + found.rewrapped; written != want {
 		return nil, fmt.Errorf("%w: %d of %d were still as they had been read", ErrConcurrent, written, want)
@@ -351,27 +357,49 @@ func (w *rewrite) reseal(ctx context.Context) (*census, error) {
 	return found, nil
 }
 
+// inTheWay says which rows keep the others from being rewritten, nil for none.
+func (w *rewrite) inTheWay(c *census) error {
+	if err := c.unknown.err(ErrUnknownClass); err != nil || w.o.LeaveUnopenable {
+		return err
+	}
+	return c.unopenable.err(ErrUnopenable)
+}
+
 // write has the server write one lot after the other, and returns how many rows were still
-// as they had been read. While one is written the next is on its way.
+// as they had been read. While one is written the next is on its way; while none is, the server
+// hears that we are still here.
 func (w *rewrite) write(ctx context.Context, sealed <-chan *lot) (written int64, err error) {
 	const statement = "keyguard_rewrite"
 	p := w.writer.StartPipeline(ctx)
-	sent := 0
-	for l := range sealed {
-		if sent == 0 {
-			p.SendPrepare(statement, w.s.writeSQL(), nil)
-		}
-		p.SendQueryPrepared(statement, l.arrays(), []int16{1}, nil)
-		err = p.Sync()
-		w.lots.Put(l)
-		if sent++; err == nil && sent > 1 {
+	alive := time.NewTicker(w.o.Idle / 8)
+	defer alive.Stop()
+	prepared, waits := false, false // for an answer
+	next := func() error {
+		err := p.Sync()
+		if err == nil && waits {
 			err = answered(p, &written)
 		}
-		if err != nil {
-			break
+		waits = true
+		return err
+	}
+	for more := true; more && err == nil; {
+		select {
+		case l, ok := <-sealed:
+			if more = ok; !more {
+				break
+			}
+			if !prepared {
+				p.SendPrepare(statement, w.s.writeSQL(), nil)
+				prepared = true
+			}
+			p.SendQueryPrepared(statement, l.arrays(), []int16{1}, nil)
+			err = next()
+			w.lots.Put(l)
+		case <-alive.C:
+			w.pulse.unheard(func() { err = next() })
 		}
 	}
-	if err == nil && sent > 0 {
+	if err == nil && waits {
 		err = answered(p, &written)
 	}
 	if closed := p.Close(); err == nil {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -308,6 +309,64 @@ func TestRewriteTakesItsTime(t *testing.T) {
 		}
 	}})
 	must(t, err)
+	noSession(t, d)
+}
+
+// TestRewriteWaits has what reads take longer than the server bears a transaction of which it
+// hears nothing, with nothing to write meanwhile.
+func TestRewriteWaits(t *testing.T) {
+	t.Parallel() // it waits
+	d := cluster.Database(t)
+	now, next := key.Generate(), key.Generate()
+	must(t, d.Upsert(now, "a", "LEGACY", []byte("one")))
+	before := secrets(t, d, now)
+	wire := cluster.Wire(t)
+	idle, heard := 4*time.Second, make(chan struct{}, 1000)
+	var waiting atomic.Bool
+	wire.Restart(func(_ int, _ string, answered bool) bool {
+		if answered && waiting.Load() { // all that is answered now is that the writer is still here
+			heard <- struct{}{}
+		}
+		return true
+	})
+	slow := func(p rows.RewriteProgress) {
+		if p.Step != rows.Resealing || p.Done > 0 {
+			return
+		}
+		waiting.Store(true)
+		defer waiting.Store(false)
+		for range 10 { // an eighth of what the server bears after another
+			select {
+			case <-heard:
+			case <-time.After(3 * idle):
+				t.Error("the server hears nothing of the transaction")
+				return
+			}
+		}
+	}
+	table := open(t, wire.URL(d.Name), rows.Options{})
+	_, err := table.Rewrite(context.Background(), rows.RewriteOptions{Target: next, Keys: []key.Key{now}, Idle: idle, Silence: time.Hour, Progress: slow})
+	must(t, err)
+	compare(t, secrets(t, d, next), under(before, next))
+	noSession(t, d)
+}
+
+// TestRewriteInVain has the server end the writer's session when rows stand in the way: what
+// is told are the rows.
+func TestRewriteInVain(t *testing.T) {
+	d := cluster.Database(t)
+	must(t, d.Upsert(key.Generate(), "a", "LOST", []byte("one")))
+	was := state(t, d)
+	table := open(t, d.URL(), rows.Options{})
+	r, err := table.Rewrite(context.Background(), rows.RewriteOptions{Target: key.Generate(), Progress: func(p rows.RewriteProgress) {
+		if p.Step == rows.Resealing && p.Done == p.Total {
+			must(t, d.Admin("select pg_terminate_backend(pid, 5000) from pg_locks where relation = 'secrets'::regclass and mode = 'ExclusiveLock'"))
+		}
+	}})
+	if !errors.Is(err, rows.ErrUnopenable) || r.Unopenable != 1 {
+		t.Errorf("%v, %+v", err, r)
+	}
+	unchanged(t, d, was)
 	noSession(t, d)
 }
 

@@ -277,6 +277,8 @@ func (r *StatusResult) judgeDaemon() {
 		say("restart needed: nobody can tell on which key the daemon runs: %v; %s", d.Err, r.inPlace())
 	case d.Is == DaemonUnknown:
 		say("nobody can tell on which key the daemon runs: %v", d.Err)
+	case d.Is == DaemonDown && d.Failing:
+		say("the daemon does not stay up: systemd starts it again and again")
 	case d.Is == DaemonParked:
 		say("the daemon is parked: it runs on an empty keyfile, without secrets")
 	case d.Is == DaemonNoSecrets && d.Told == unit.Disabled:

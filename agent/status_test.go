@@ -55,6 +55,7 @@ func TestStatusOfTheDaemon(t *testing.T) {
 		unread, silent error   // of the journal, of systemd
 		unasked        string  // why its start does not ask keyguard
 		left           key.Key // by prestart for this start
+		failing        bool    // systemd is about to start it again
 		watcher, timer unit.State
 		known          []key.Key      // proven two hours before the keyfile was written, and since
 		noted          []ledger.Entry // Time and Untouched are filled in
@@ -69,6 +70,7 @@ func TestStatusOfTheDaemon(t *testing.T) {
 		"with its KMS wrong":                {daemon: up, told: unit.Loaded, at: after, watcher: up, timer: up, health: agent.Green, on: nameA},
 		"it has not read it yet":            {daemon: up, watcher: up, timer: up, health: agent.Green},
 		"it is down":                        {daemon: down, watcher: up, timer: up, health: agent.Green},
+		"it does not stay up":               {daemon: down, failing: true, watcher: up, timer: up, health: agent.Amiss, line: "the daemon does not stay up"},
 		"it is down since a rotation":       {daemon: down, stopped: true, watcher: up, timer: up, health: agent.Amiss, line: "was stopped for a rotation or a repair, and was not started again"},
 		"it is up again since a rotation":   {daemon: up, stopped: true, told: unit.Ready, at: after, watcher: up, timer: up, health: agent.Green, on: nameA},
 		"it is not installed":               {watcher: up, timer: up, health: agent.Green},
@@ -131,7 +133,7 @@ func TestStatusOfTheDaemon(t *testing.T) {
 				if tt.told == "" {
 					told = time.Time{}
 				}
-				s := unit.DaemonState{State: tt.daemon, Told: tt.told, Minted: tt.minted, Invocation: "1", ToldAt: told, Unread: tt.unread, Unasked: tt.unasked}
+				s := unit.DaemonState{State: tt.daemon, Told: tt.told, Minted: tt.minted, Invocation: "1", ToldAt: told, Unread: tt.unread, Unasked: tt.unasked, Failing: tt.failing}
 				if tt.daemon.Loaded {
 					s.Name = "containarium.service"
 				}

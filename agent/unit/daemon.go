@@ -19,6 +19,7 @@ import (
 type DaemonState struct {
 	Name string // its unit; "" where none is loaded
 	State
+	Failing    bool      // it ended, or never came up, and systemd is about to start it again
 	Since      time.Time // when the unit became active; zero while it is not
 	Invocation string    // of that start, $INVOCATION_ID of systemd.exec(5)
 	// Unasked is why its next start does not ask keyguard, "" where it does, and Over are the
@@ -47,7 +48,7 @@ func ReadDaemon(ctx context.Context, names ...string) (DaemonState, error) {
 		if err != nil {
 			return DaemonState{}, fmt.Errorf("cannot ask systemd about %s: %w", name, err)
 		}
-		this := DaemonState{Name: name, State: stateOf(p)}
+		this := DaemonState{Name: name, State: stateOf(p), Failing: p["SubState"] == "auto-restart"}
 		if !this.Loaded || d.Name != "" && !this.Up() {
 			continue
 		}

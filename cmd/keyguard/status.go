@@ -391,6 +391,8 @@ func mendDaemon(r agent.StatusResult, _ agent.Ailment) []string {
 	switch {
 	case d.Is == agent.DaemonUnknown && !d.RestartNeeded():
 		return []string{"systemctl status " + unit.Names[0]}
+	case d.Is == agent.DaemonDown:
+		return []string{"see why: journalctl -u " + d.Name + " -e; when it is put right: systemctl restart " + d.Name}
 	case d.Told == unit.Untouched && d.Is == agent.DaemonNoSecrets && r.Rows.State == decide.RowsUnknown:
 		return []string{remedyOf(r.Rows.Err), "then: systemctl restart " + d.Name}
 	case d.Is == agent.DaemonNoSecrets && !mended(r):

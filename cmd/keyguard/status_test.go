@@ -35,6 +35,9 @@ func TestStatusScreen(t *testing.T) {
 		"stopped": {func(r *agent.StatusResult) {
 			r.Health, r.Daemon.Is, r.Daemon.Active = agent.Green, agent.DaemonDown, "inactive"
 		}, exitDone, "not running (inactive)", "", ""},
+		"never up": {func(r *agent.StatusResult) {
+			r.Daemon.Is, r.Daemon.Active, r.Daemon.Failing = agent.DaemonDown, "activating", true
+		}, exitEscrow, "not running (activating)", "see why: journalctl -u containarium.service -e; when it is put right: systemctl restart containarium.service", agent.AilsDaemon},
 		"left stopped": {func(r *agent.StatusResult) {
 			r.LeftDown, r.Daemon.Is, r.Daemon.Active = true, agent.DaemonDown, "inactive"
 		}, exitEscrow, "not running (inactive)", "systemctl start containarium.service", agent.AilsLeftDown},

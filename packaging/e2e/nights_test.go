@@ -80,6 +80,16 @@ systemctl daemon-reload`,
 	{name: "prestart is gone", broken: `mv /usr/lib/containarium-keyguard/prestart /root/prestart`,
 		line: `^amiss: nothing looks at the key before the daemon starts: /usr/lib/containarium-keyguard/prestart is not there`, code: 12,
 		typed: []typed{{"or install the package again where that file or prestart is missing", "mv /root/prestart /usr/lib/containarium-keyguard/prestart"}}},
+	{name: "the daemon's program is gone", broken: `
+mkdir -p /etc/systemd/system/containarium.service.d
+printf '[Service]\nRestart=always\nRestartSec=1h\n' >/etc/systemd/system/containarium.service.d/again.conf
+systemctl daemon-reload
+mv /usr/local/bin/containarium /root/containarium
+systemctl restart containarium || true
+until [ "$(systemctl show -p SubState --value containarium)" = auto-restart ]; do sleep 0.1; done`,
+		line: `^amiss: the daemon does not stay up: systemd starts it again and again`, code: 12,
+		typed: []typed{{"systemctl restart containarium.service", "mv /root/containarium /usr/local/bin/containarium; systemctl restart containarium.service"}},
+		after: "rm /etc/systemd/system/containarium.service.d/again.conf; systemctl daemon-reload"},
 	{name: "a drop-in resets the hook", broken: `
 printf '[Service]\nExecStartPre=\n' >/etc/systemd/system/containarium.service.d/zzz.conf
 systemctl daemon-reload`,

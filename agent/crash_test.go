@@ -685,9 +685,9 @@ func (w *world) reboot() {
 		w.must(os.RemoveAll(w.path(name)))
 	}
 	if b.parks {
-		release, err := agent.HoldWatch(w.other())
+		hold, err := agent.HoldWatch(w.other())
 		w.must(err)
-		defer release()
+		defer hold.Release()
 	}
 	if b.again {
 		w.dieInGuard()

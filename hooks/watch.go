@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"runtime/debug"
 	"time"
@@ -58,6 +56,9 @@ type WatchOptions struct {
 	Tell func(Event)
 	// Status sets the status line of the unit, sd_notify(3).
 	Status func(string)
+	// Stands tells that the state directory is the one that this process was started with; nil:
+	// it is not looked at.
+	Stands func() bool
 	// Ready is called before any network or database is touched.
 	Ready func()
 	// Beat is called by a loop that is alive, every BeatEvery; 0 is never.
@@ -72,8 +73,6 @@ type watcher struct {
 	o   WatchOptions
 	fs  *fsnotify.Watcher // nil: the kernel has none left, and everything is polled
 	dir string
-	// stateDir is what the state directory was when the watch began; nil: nobody could tell.
-	stateDir fs.FileInfo
 	// names are the directories that are watched, as they were then.
 	names map[string]inode
 	// deaf is why a directory is not watched, as it was told.
@@ -138,7 +137,6 @@ func Watch(ctx context.Context, h *agent.Host, opts WatchOptions) (err error) {
 	}
 	w := &watcher{h: h, o: opts, dir: filepath.Dir(h.Keyfile.Path), names: map[string]inode{}, deaf: map[string]string{},
 		daemon: daemon{caughtUp: opts.Follow == nil, said: map[unit.Said]bool{}}, restarts: make(chan error), resumes: make(chan resumed), landed: make(chan outcome)}
-	w.stateDir, _ = crew.Stat(h.StateDir)
 	ctx, stop := context.WithCancel(ctx)
 	// Without one of its parts it is no watcher, and systemd starts another.
 	w.running, ctx = crew.WithContext(ctx)
@@ -202,8 +200,8 @@ func (w *watcher) loop(ctx context.Context, journal <-chan journalNews, saves <-
 		case <-w.debounce.C:
 			w.round(ctx)
 		case <-rescan.C:
-			if err := w.sameStateDir(); err != nil {
-				return err
+			if w.o.Stands != nil && !w.o.Stands() {
+				return fmt.Errorf("%w: %s", ErrStateDir, w.h.StateDir)
 			}
 			w.rewatch()
 			if w.rescan() {
@@ -248,16 +246,10 @@ func (w *watcher) loop(ctx context.Context, journal <-chan journalNews, saves <-
 	}
 }
 
-// sameStateDir tells that the state directory is another one than when the watch began. A
-// sandbox shows the process that it was made for what was there then, and what is made since
-// cannot be written: systemd gives it to the next watcher.
-func (w *watcher) sameStateDir() error {
-	now, err := crew.Stat(w.h.StateDir)
-	if w.stateDir == nil || err == nil && os.SameFile(w.stateDir, now) || errors.Is(err, crew.ErrHangs) {
-		return nil
-	}
-	return fmt.Errorf("the state directory %s was taken away or made anew under the watcher, which must be started again for it: systemctl restart containarium-keyguard", w.h.StateDir)
-}
+// ErrStateDir says that a watcher must be started again, as the state directory is another one
+// than at its start. A sandbox shows the process that it was made for what was there then, and
+// what is made since cannot be written: systemd gives it to the next watcher.
+var ErrStateDir = errors.New("the state directory was taken away or made anew under the watcher")
 
 // soon makes a round due when nothing has happened for a debounce: who writes a file
 // may not be done yet. Who never stops is not waited for.

@@ -391,12 +391,12 @@ func (w *world) read(h *host) {
 func (w *world) watch(h *host) {
 	p := &process{w: w, h: h, name: h.name + ": watcher"}
 	a := p.agent()
-	release, err := agent.HoldWatch(a)
+	hold, err := agent.HoldWatch(a)
 	if err != nil {
 		w.tell("    %s: the watcher does not start: %v", h.name, err)
 		return
 	}
-	h.watcher = watcher{alive: true, since: time.Now(), release: release, next: time.Now(), retry: map[string]time.Time{}, failed: map[string]int{}, quiet: map[string]int{}, visited: map[string]time.Time{}}
+	h.watcher = watcher{alive: true, since: time.Now(), release: hold.Release, next: time.Now(), retry: map[string]time.Time{}, failed: map[string]int{}, quiet: map[string]int{}, visited: map[string]time.Time{}}
 	for _, s := range a.Escrows {
 		h.watcher.visited[s.Name()] = time.Now()
 	}

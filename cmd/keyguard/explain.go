@@ -21,6 +21,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/notify"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
+	"github.com/footprintai/containarium-keyguard/hooks"
 )
 
 // usageError is a command line that says nothing we can do.
@@ -77,6 +78,8 @@ var remedies = []struct {
 
 	{escrow.ErrExposed, 0, "chown root and chmod go-rwx what is named; a stick without modes (FAT): mount it with umask=077; or seal its copies (recipients); then: keyguard backup"},
 	{keyfile.ErrExposed, 0, "mount that file system (findmnt --target shows which, FAT or one of FUSE) with umask=077, or put another one there, then: systemctl restart containarium; where a key stood there, whoever could read it may have it; to have another one: keyguard rotate"},
+
+	{hooks.ErrStateDir, exitInternal, "systemd starts it again within seconds; elsewhere: keyguard watch"},
 
 	// What operations refuse.
 	{agent.ErrNoEscrowNamed, exitUsage, "the names are those of the [[escrow]] tables: keyguard config"},

@@ -46,11 +46,11 @@ func (a *app) watch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	release, err := agent.HoldWatch(h)
+	hold, err := agent.HoldWatch(h)
 	if err != nil {
 		return err
 	}
-	defer release()
+	defer hold.Release()
 	defer unit.Notify(unit.Stopping)
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
@@ -58,7 +58,7 @@ func (a *app) watch(ctx context.Context) error {
 	var line statusLine
 	for {
 		running, stop := context.WithCancel(ctx)
-		ended := crew.Go(func() error { return a.watchAndTell(running, h, cfg, &line) })
+		ended := crew.Go(func() error { return a.watchAndTell(running, h, cfg, hold, &line) })
 		reload := false
 		for !reload {
 			select {
@@ -103,12 +103,12 @@ func (a *app) watch(ctx context.Context) error {
 }
 
 // watchAndTell watches, and delivers what is told meanwhile.
-func (a *app) watchAndTell(ctx context.Context, h *agent.Host, cfg *config.Config, line *statusLine) error {
+func (a *app) watchAndTell(ctx context.Context, h *agent.Host, cfg *config.Config, hold agent.WatchHold, line *statusLine) error {
 	t := a.teller(h, cfg, wiring{}, a.printEvent)
 	ctx, stop := context.WithCancel(ctx)
 	telling, ctx := crew.WithContext(ctx)
 	telling.Go(func() error { t.Run(ctx); return nil })
-	err := crew.Do(func() error { return hooks.Watch(ctx, h, a.watchOptions(cfg, t, line)) })
+	err := crew.Do(func() error { return hooks.Watch(ctx, h, a.watchOptions(cfg, t, hold, line)) })
 	stop()
 	return cmp.Or(err, telling.Wait())
 }
@@ -142,7 +142,7 @@ func (l *statusLine) show() {
 	unit.Notify(unit.Status(strings.ReplaceAll(text, "\n", "; ")))
 }
 
-func (a *app) watchOptions(cfg *config.Config, t *hooks.Teller, line *statusLine) hooks.WatchOptions {
+func (a *app) watchOptions(cfg *config.Config, t *hooks.Teller, hold agent.WatchHold, line *statusLine) hooks.WatchOptions {
 	o := hooks.WatchOptions{
 		Debounce: cfg.Watch.Debounce, Rescan: cfg.Watch.Rescan, Heal: cfg.Watch.Heal,
 		RunDir: cfg.RunDir, Configuration: cfg.Digest,
@@ -151,6 +151,7 @@ func (a *app) watchOptions(cfg *config.Config, t *hooks.Teller, line *statusLine
 		Beat:      func() { unit.Notify(unit.Alive) },
 		BeatEvery: unit.WatchdogEvery() / 2,
 		Tell:      t.Tell,
+		Stands:    hold.Stands,
 	}
 	if cfg.Daemon.Unit != "" {
 		names := daemonUnits(cfg)

@@ -137,6 +137,20 @@ func opened(f *os.File, err error) (*file, error) {
 
 func closeLate(f *file) { f.Close() } //nolint:errcheck // nothing was written
 
+// Stands tells whether the file that is locked still has the name. Where nobody can tell, it
+// does.
+func (l *Lock) Stands(dir, name string) bool {
+	if l.f == nil || l.f.File == nil {
+		return true // no file could be made, or it is simulated
+	}
+	held, err := l.f.Stat()
+	if err != nil {
+		return true
+	}
+	there, err := crew.Lstat(filepath.Join(dir, name))
+	return err == nil && os.SameFile(held, there) || err != nil && !errors.Is(err, fs.ErrNotExist)
+}
+
 // Release gives the lock back. It may be called again, and on nil.
 func (l *Lock) Release() {
 	if l == nil || l.f == nil {

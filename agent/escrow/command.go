@@ -43,6 +43,10 @@ type CommandOptions struct {
 	Save, List, Fetch []string
 	// EnvironmentFile has lines NAME=value for the programs. It is read at every run.
 	EnvironmentFile string
+	// Keyfile is where the key is, and AllowSameDisk takes it for granted that a password store
+	// lies on its disk.
+	Keyfile       string
+	AllowSameDisk bool
 	// SealTo are recipients as age(1) takes them; IdentityFiles let this host open what is sealed.
 	SealTo        []string
 	IdentityFiles []string

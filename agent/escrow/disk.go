@@ -17,24 +17,12 @@ func (d *Directory) checkDisk(dir *os.File) error {
 	if d.o.AllowSameDisk || d.o.Keyfile == "" {
 		return nil
 	}
-	keyfile, err := nearest(filepath.Dir(d.o.Keyfile))
-	if err != nil {
+	var e Examination
+	if err := e.placed(dir, d.o.Keyfile); err != nil {
 		return err
 	}
-	defer keyfile.Close()
-	m := disks{sys: "/sys", proc: "/proc"}
-	ours, err := m.under(dir)
-	if err != nil {
-		return err
-	}
-	theirs, err := m.under(keyfile)
-	if err != nil {
-		return err
-	}
-	for name := range ours {
-		if theirs[name] {
-			return fmt.Errorf("%w (%s): not a backup", ErrSameDisk, name)
-		}
+	if e.SameDisk {
+		return fmt.Errorf("%w (%s): not a backup", ErrSameDisk, strings.Join(e.Disks, ", "))
 	}
 	return nil
 }

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
@@ -326,11 +327,63 @@ func (v *Vault) capabilities(ctx context.Context, paths []string) (map[string][]
 // a directory of this host, with its GnuPG key beside it, and perhaps both elsewhere too;
 // of a program of the operator's nothing is known.
 func (c *Command) Examine(context.Context) (Examination, error) {
-	switch c.program.(type) {
+	switch p := c.program.(type) {
 	case *onePassword, *bitwarden:
 		return Examination{}, nil
+	case *pass:
+		return p.examine(c.o)
 	}
 	return Examination{Unplaced: true}, nil
+}
+
+// examine tells which disks the password store lies on. One that git(1) keeps may be elsewhere
+// too.
+func (p *pass) examine(o CommandOptions) (Examination, error) {
+	dir, err := p.dir()
+	if err != nil {
+		return Examination{Unplaced: true}, err
+	}
+	e, err := crew.Within(dir, func() (Examination, error) {
+		e := Examination{Unplaced: true}
+		if _, err := os.Lstat(filepath.Join(dir, ".git")); err == nil {
+			return e, nil
+		}
+		store, err := nearest(dir)
+		if err != nil {
+			return e, err
+		}
+		defer store.Close()
+		return e, e.placed(store, o.Keyfile)
+	}, nil)
+	if err != nil {
+		return e, fmt.Errorf("cannot look at the password store: %w", err)
+	}
+	if e.SameDisk && !o.AllowSameDisk {
+		e.Trouble = fmt.Sprintf("the password store %s lies on the keyfile's own disk (%s): not a backup", dir, strings.Join(e.Disks, ", "))
+		e.Remedy = "move it to another disk (PASSWORD_STORE_DIR in environment_file), have git(1) push it elsewhere (pass git init), or configure another escrow beside it: keyguard init"
+	}
+	return e, nil
+}
+
+// placed finds the disks that an open directory lies on, and whether the keyfile does too.
+func (e *Examination) placed(dir *os.File, keyfile string) error {
+	m := disks{sys: "/sys", proc: "/proc"}
+	ours, err := m.under(dir)
+	if err != nil {
+		return err
+	}
+	e.Disks = slices.Sorted(maps.Keys(ours))
+	above, err := nearest(filepath.Dir(keyfile))
+	if err != nil {
+		return fmt.Errorf("cannot look at the keyfile's directory: %w", err)
+	}
+	defer above.Close()
+	theirs, err := m.under(above)
+	if err != nil {
+		return fmt.Errorf("cannot look at the keyfile's directory: %w", err)
+	}
+	e.SameDisk = slices.ContainsFunc(e.Disks, func(name string) bool { return theirs[name] })
+	return nil
 }
 
 // Examine tells which disks the directory lies on.
@@ -340,13 +393,11 @@ func (d *Directory) Examine(ctx context.Context) (Examination, error) {
 		return Examination{}, fmt.Errorf("cannot look at %s: %w", d.o.Path, err)
 	}
 	defer root.Close()
-	m := disks{sys: "/sys", proc: "/proc"}
-	ours, err := m.under(root)
-	if err != nil {
-		return Examination{}, fmt.Errorf("cannot look at %s: %w", d.o.Path, err)
+	var e Examination
+	if err := e.placed(root, d.o.Keyfile); err != nil {
+		return e, fmt.Errorf("cannot look at %s: %w", d.o.Path, err)
 	}
-	e := Examination{Disks: slices.Sorted(maps.Keys(ours))}
-	switch kind, _, _ := m.mount(root); kind {
+	switch kind, _, _ := (disks{sys: "/sys", proc: "/proc"}).mount(root); kind {
 	case "nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "virtiofs", "fuse.sshfs":
 		e.Remote = true
 	case "tmpfs", "ramfs":
@@ -357,18 +408,6 @@ func (d *Directory) Examine(ctx context.Context) (Examination, error) {
 	}
 	if err = d.held(ctx, root, &e); err != nil {
 		return e, fmt.Errorf("cannot look at %s: %w", d.o.Path, err)
-	}
-	keyfile, err := nearest(filepath.Dir(d.o.Keyfile))
-	if err != nil {
-		return e, fmt.Errorf("cannot look at the keyfile's directory: %w", err)
-	}
-	defer keyfile.Close()
-	theirs, err := m.under(keyfile)
-	if err != nil {
-		return e, fmt.Errorf("cannot look at the keyfile's directory: %w", err)
-	}
-	for name := range theirs {
-		e.SameDisk = e.SameDisk || ours[name]
 	}
 	return e, nil
 }

@@ -3,6 +3,7 @@ package escrow_test
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -151,7 +152,7 @@ func TestDirectoryExamineHeld(t *testing.T) {
 // TestCommandExamine: only of an account with a service is it known that it is elsewhere.
 func TestCommandExamine(t *testing.T) {
 	for preset, unplaced := range map[string]bool{"1password": false, "bitwarden": false, "pass": true, "": true} {
-		o := escrow.CommandOptions{Name: "c", Preset: preset, Path: "hosts/web1"}
+		o := escrow.CommandOptions{Name: "c", Preset: preset, Path: "hosts/web1", Keyfile: filepath.Join(t.TempDir(), "key")}
 		if preset == "" {
 			o = escrow.CommandOptions{Name: "c", Save: []string{"s"}, List: []string{"l"}, Fetch: []string{"f"}}
 		}
@@ -162,5 +163,42 @@ func TestCommandExamine(t *testing.T) {
 		if e, err := c.Examine(t.Context()); err != nil || e.Unplaced != unplaced {
 			t.Errorf("%q: %+v, %v", preset, e, err)
 		}
+	}
+}
+
+// TestPassOnTheKeyfilesDisk: a password store is as much of a backup as a directory is.
+func TestPassOnTheKeyfilesDisk(t *testing.T) {
+	keyfile := filepath.Join(t.TempDir(), "key")
+	elsewhere := t.TempDir()
+	if err := unix.Mount("tmpfs", elsewhere, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(elsewhere, unix.MNT_DETACH) })
+	git := t.TempDir()
+	if err := os.Mkdir(filepath.Join(git, ".git"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		store       string
+		allow       bool
+		same, wrong bool
+	}{
+		"on its disk":             {store: t.TempDir(), same: true, wrong: true},
+		"not made yet":            {store: filepath.Join(t.TempDir(), "a", "b"), same: true, wrong: true},
+		"on its disk, for a test": {store: t.TempDir(), allow: true, same: true},
+		"on another":              {store: elsewhere},
+		"kept by git":             {store: git},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("PASSWORD_STORE_DIR", tt.store)
+			c, err := escrow.NewCommand(escrow.CommandOptions{Name: "c", Preset: "pass", Path: "hosts/web1", Keyfile: keyfile, AllowSameDisk: tt.allow})
+			if err != nil {
+				t.Fatal(err)
+			}
+			e, err := c.Examine(t.Context())
+			if err != nil || e.SameDisk != tt.same || strings.Contains(e.Trouble, "the keyfile's own disk") != tt.wrong || tt.wrong == (e.Remedy == "") {
+				t.Errorf("%+v, %v", e, err)
+			}
+		})
 	}
 }

@@ -268,8 +268,8 @@ func (p *pass) where() (where, domain string) {
 	return "pass " + p.path, "the password store and its GnuPG key"
 }
 
-// list has find(1) look, since pass itself draws a tree, without times.
-func (p *pass) list(ctx context.Context) ([]stored, error) {
+// dir is where the password store is.
+func (p *pass) dir() (string, error) {
 	dir, err := p.variable("PASSWORD_STORE_DIR")
 	if err == nil && dir == "" {
 		dir, err = p.variable("HOME")
@@ -278,6 +278,12 @@ func (p *pass) list(ctx context.Context) ([]stored, error) {
 	if err == nil && !filepath.IsAbs(dir) {
 		err = fmt.Errorf("%w: neither PASSWORD_STORE_DIR nor HOME says where the password store is", ErrNoPlace)
 	}
+	return dir, err
+}
+
+// list has find(1) look, since pass itself draws a tree, without times.
+func (p *pass) list(ctx context.Context) ([]stored, error) {
+	dir, err := p.dir()
 	if err != nil {
 		return nil, err
 	}

@@ -267,7 +267,7 @@ func (f *fleetFlags) open(cfg *config.Config, e config.Escrow) (escrow.Fleet, er
 	case config.Directory:
 		return escrow.NewDirectoryFleet(directoryOptions(cfg, e, nil), escrow.FleetOptions{})
 	}
-	return escrow.NewCommandFleet(commandOptions(e, nil), escrow.FleetOptions{})
+	return escrow.NewCommandFleet(commandOptions(cfg, e, nil), escrow.FleetOptions{})
 }
 
 // fleetCode is what the exit code says of a fleet.

@@ -274,7 +274,7 @@ func (a *app) openEscrow(cfg *config.Config, e config.Escrow) (escrow.Escrow, er
 		}
 		return escrow.NewIsolated(self, []string{serveDirectory}, directoryOptions(cfg, e, identities), 0)
 	}
-	return escrow.NewCommand(commandOptions(e, identities))
+	return escrow.NewCommand(commandOptions(cfg, e, identities))
 }
 
 func partOf(e config.Escrow) escrow.PartOf {
@@ -316,10 +316,10 @@ func directoryOptions(cfg *config.Config, e config.Escrow, identities []string) 
 	}
 }
 
-func commandOptions(e config.Escrow, identities []string) escrow.CommandOptions {
+func commandOptions(cfg *config.Config, e config.Escrow, identities []string) escrow.CommandOptions {
 	return escrow.CommandOptions{
 		Name: e.Name, Preset: e.Preset, Path: commandPath(e), Save: e.Save, List: e.List, Fetch: e.Fetch,
-		EnvironmentFile: e.EnvironmentFile, SealTo: e.Sealed(), IdentityFiles: identities, Part: partOf(e),
+		EnvironmentFile: e.EnvironmentFile, Keyfile: cfg.Keyfile, AllowSameDisk: e.AllowSameDisk, SealTo: e.Sealed(), IdentityFiles: identities, Part: partOf(e),
 	}
 }
 

@@ -214,30 +214,58 @@ func since(at time.Time, person string) string {
 	return printable.Time(at) + ", asked for by " + person
 }
 
-// working finds the one that is at work: the ledger tells that it has begun, and the lock
-// that it lives. The ledger was read before; one that has ended since holds no lock.
+// working finds the one that is at work: a lock tells that it lives, and the ledger, read after
+// that, what it is. Until it is over, the last saves of its key included, nothing is to be judged.
 func (o *observation) working() *Working {
-	l := o.evidence.Ledger
-	if l.Rotation == nil && !l.Stopped {
-		return nil
-	}
 	rotating, _ := lock.Held(o.host.StateDir, lock.Rotate)
-	starting, _ := lock.Held(o.host.StateDir, lock.Start)
-	if !rotating && !starting {
+	ending, _ := lock.Held(o.host.StateDir, lock.Start)
+	if !rotating && !ending {
 		return nil // or nobody can tell, and then what it left is judged
 	}
+	l, err := o.host.Ledger.Standing()
+	if err != nil || l.Rotation == nil && len(l.Stopped) == 0 && !ending {
+		return nil // it has changed nothing yet, or ended just now
+	}
+	record, _ := o.host.Ledger.Read() // what can be read of it
+	rotation := l.Rotation != nil
 	w := &Working{What: "repair"}
-	for _, e := range slices.Backward(o.history().Entries) {
-		switch {
-		case e.Event == ledger.RotationOpen:
-			return &Working{What: "rotation", Since: e.Time, Person: e.Person}
-		case e.Event == ledger.Stopped:
-			w.Since, w.Person = e.Time, e.Person
-		case e.Event == ledger.Started && l.Rotation == nil:
+	for _, e := range slices.Backward(record.Entries) {
+		switch e.Event {
+		case ledger.Rotated, ledger.RotationClosed:
+			rotation = rotation || w.Since.IsZero()
+		case ledger.RotationOpen:
+			if rotation {
+				return &Working{What: "rotation", Since: e.Time, Person: e.Person}
+			}
 			return w
+		case ledger.Repaired:
+			w.Since, w.Person = e.Time.Add(-e.Took), e.Person
+		case ledger.Stopped:
+			if w.Since, w.Person = e.Time, e.Person; !rotation {
+				return w
+			}
+		case ledger.Started:
+			if !rotation && !w.Since.IsZero() {
+				return w
+			}
 		}
 	}
 	return w
+}
+
+// overtaken tells whether a rotation or a repair began or ended while others were asked: what
+// they said is of one moment, and what stands here of another.
+func (o *observation) overtaken() bool {
+	seen, err := o.host.Keyfile.Look()
+	if err != nil {
+		return false
+	}
+	defer seen.Key.Wipe()
+	defer seen.Next.Wipe()
+	now, err := o.host.Ledger.Standing()
+	before := o.evidence.Ledger
+	return err == nil && (seen.Key.Fingerprint() != o.evidence.Keyfile.Key || now.Known != before.Known ||
+		(now.Rotation != nil) != (before.Rotation != nil) || (len(now.Stopped) > 0) != before.Stopped)
 }
 
 // judgeAlive judges the daemon, the watcher and the timer. Where the keyfile is not right

@@ -187,9 +187,9 @@ func (j *job) whileDown(ctx context.Context, commit func(ctx context.Context, st
 			j.complain("cannot write that the daemon is started again; the watcher does", err)
 		}
 	}
-	starting.Release()
 	j.done.Downtime = time.Since(down)
 	if started != nil {
+		starting.Release() // the watcher tries again
 		started = fmt.Errorf("%w: %w", ErrNotStarted, started)
 	}
 	if err != nil {

@@ -146,12 +146,24 @@ func (s EscrowStatus) failedDrill() bool {
 // Status says how the key and its copies stand, by the same rules as a start of the
 // daemon, and changes nothing.
 func Status(ctx context.Context, h *Host) (StatusResult, error) {
+	const attempts = 3 // whoever changes it more often than that is at work all the time
+	for attempt := 1; ; attempt++ {
+		r, again, err := statusOnce(ctx, h)
+		if err != nil || !again || attempt == attempts {
+			return r, err
+		}
+	}
+}
+
+// statusOnce tells, too, whether all is to be asked again.
+func statusOnce(ctx context.Context, h *Host) (r StatusResult, again bool, err error) {
 	o, err := h.observe()
 	if err != nil {
-		return StatusResult{}, err
+		return r, false, err
 	}
 	defer o.close()
-	return o.status(ctx), nil
+	r = o.status(ctx)
+	return r, r.Working == nil && o.overtaken(), nil
 }
 
 // status asks all that can be asked.

@@ -327,3 +327,51 @@ func TestStatusOfAnEscrowThatRefuses(t *testing.T) {
 		})
 	}
 }
+
+// TestStatusOvertaken: from its first change until its last save a rotation is under way, and
+// one that begins and ends while status asks is no reason to judge half of what was before it.
+func TestStatusOvertaken(t *testing.T) {
+	r := rotation{testKey("old")}
+	db := rowstest.New(t).Database(t)
+	h := newHost(t, db, 1)
+	h.must(r.rows(db))
+	h.must(r.furnish(&h.Host, false))
+	status := func() agent.StatusResult {
+		t.Helper()
+		s, err := agent.Status(t.Context(), &h.Host)
+		h.must(err)
+		return s
+	}
+	last := ""
+	rotate := func() {
+		began := false
+		_, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{Person: "olga",
+			Begun: func(key.Fingerprint, key.Fingerprint) { began = true },
+			Progress: func(p agent.RotateProgress) {
+				if !began || p.Step == last {
+					return
+				}
+				last = p.Step
+				if s := status(); s.Health != agent.Busy || !strings.Contains(s.Line, "a rotation is under way") || !strings.Contains(s.Line, "olga") {
+					t.Errorf("%s: %s: %s", p.Step, s.Health, s.Line)
+				}
+			}})
+		h.must(err)
+	}
+	rotate()
+	if last != "saving the key as the current one" {
+		t.Errorf("the last step was %q", last)
+	}
+	open, before := h.OpenRows, h.content()
+	h.OpenRows = func(ctx context.Context, o rows.Options) (agent.Rows, error) {
+		h.OpenRows = open
+		rotate()
+		return open(ctx, o)
+	}
+	if s := status(); s.Health != agent.Green {
+		t.Errorf("%s: %s", s.Health, s.Line)
+	}
+	if string(h.content()) == string(before) {
+		t.Error("it was not rotated meanwhile")
+	}
+}

@@ -26,7 +26,7 @@ const (
 	Keyfile = "keyfile" // an install: milliseconds, never during a network call
 	Ledger  = "ledger"  // an append: milliseconds, never during a network call
 	Drill   = "drill"   // a drill, for its length
-	Start   = "start"   // starting the daemon after a rotation or a repair stopped it
+	Start   = "start"   // starting the daemon after a rotation or a repair stopped it, and what these do then
 )
 
 // poll is how often a lock that somebody holds is tried again.

@@ -23,7 +23,7 @@ type Health string
 const (
 	Green   Health = "green"   // the key is right, and every escrow that must hold it does
 	Lagging Health = "lagging" // an escrow does not hold the key
-	Amiss   Health = "amiss"   // the daemon, the watcher or the drill's timer is not as it should be
+	Amiss   Health = "amiss"   // something on this host is not as it should be: daemon, watcher, timer, ledger, a mode
 	Unsure  Health = "doubt"   // the key is not in place, opens only a part, or cannot be judged
 	Gone    Health = "lost"    // no key that can be had opens a row
 	Busy    Health = "busy"    // a rotation or a repair is under way, and nothing is to be judged
@@ -367,10 +367,10 @@ func (r *StatusResult) judgeKey() bool {
 	switch at := printable.Time(r.Other.Time); {
 	case r.Other.Event == "":
 	case r.Nameless:
-		r.ail(AilsCopied, Lagging, "this machine has no id (/etc/machine-id), so nobody can tell whether it is the one that wrote the ledger, called %s, last at %s, or a copy of it",
+		r.ail(AilsCopied, Amiss, "this machine has no id (/etc/machine-id), so nobody can tell whether it is the one that wrote the ledger, called %s, last at %s, or a copy of it",
 			r.Other.Host, at)
 	default:
-		r.ail(AilsCopied, Lagging, "the ledger is another machine's, called %s, which wrote to it last at %s: this one is a copy of it, and nobody has accepted its key here",
+		r.ail(AilsCopied, Amiss, "the ledger is another machine's, called %s, which wrote to it last at %s: this one is a copy of it, and nobody has accepted its key here",
 			r.Other.Host, at)
 	}
 	if r.Halfway != nil {
@@ -382,22 +382,22 @@ func (r *StatusResult) judgeKey() bool {
 // judgeRecord judges what is on record of a key that is in place, and the file it is in.
 func (r *StatusResult) judgeRecord(now time.Time) {
 	if why := r.unproven(now); r.Rows.State == decide.RowsUnknown && why != "" {
-		r.ail(AilsUnproven, Lagging, "key %s is in place, and nobody knows whether it opens the rows: they cannot be asked, and %s", r.Keyfile.Key, why)
+		r.ail(AilsUnproven, Amiss, "key %s is in place, and nobody knows whether it opens the rows: they cannot be asked, and %s", r.Keyfile.Key, why)
 	}
 	switch {
 	case r.Damaged != "":
-		r.ail(AilsUnread, Lagging, "key %s is in place, and the ledger cannot tell what was proven and saved here: %s", r.Keyfile.Key, r.Damaged)
+		r.ail(AilsUnread, Amiss, "key %s is in place, and the ledger cannot tell what was proven and saved here: %s", r.Keyfile.Key, r.Damaged)
 	case r.Unwritable != nil:
-		r.ail(AilsUnwritable, Lagging, "key %s is in place, and nothing that becomes of it can be recorded: %v", r.Keyfile.Key, r.Unwritable)
+		r.ail(AilsUnwritable, Amiss, "key %s is in place, and nothing that becomes of it can be recorded: %v", r.Keyfile.Key, r.Unwritable)
 	}
 	if r.Broken != nil && r.Damaged == "" {
-		r.ail(AilsBroken, Lagging, "key %s is in place, and the ledger's chain is broken at line %d: somebody edited it or a disk damaged it, and what stands before proves nothing", r.Keyfile.Key, r.Broken.Line)
+		r.ail(AilsBroken, Amiss, "key %s is in place, and the ledger's chain is broken at line %d: somebody edited it or a disk damaged it, and what stands before proves nothing", r.Keyfile.Key, r.Broken.Line)
 	}
 	if len(r.Hanging) > 0 {
-		r.ail(AilsHanging, Lagging, "key %s is in place, and a directory that keyguard needs hangs: %v", r.Keyfile.Key, r.Hanging[0])
+		r.ail(AilsHanging, Amiss, "key %s is in place, and a directory that keyguard needs hangs: %v", r.Keyfile.Key, r.Hanging[0])
 	}
 	if r.Loose != "" {
-		r.ail(AilsLoose, Lagging, "the daemon refuses a keyfile that is loose (%s)", r.Loose)
+		r.ail(AilsLoose, Amiss, "the daemon refuses a keyfile that is loose (%s)", r.Loose)
 	}
 }
 
@@ -411,7 +411,11 @@ func (r *StatusResult) judgeEscrows(now time.Time) {
 		s := &r.Escrows[i]
 		held = held || s.Holds
 		if what, line := s.lags(r.Keyfile.Key, now); what != "" {
-			r.Ailments = append(r.Ailments, Ailment{what, Lagging, fmt.Sprintf("escrow %q", s.Name) + line, s})
+			health := Lagging
+			if what == AilsReadable { // it does hold the key
+				health = Amiss
+			}
+			r.Ailments = append(r.Ailments, Ailment{what, health, fmt.Sprintf("escrow %q", s.Name) + line, s})
 		}
 	}
 	if !held {

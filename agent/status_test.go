@@ -275,12 +275,12 @@ func TestStatusOfWhatNobodyKnows(t *testing.T) {
 		line    string
 	}{
 		"proven":                 {func(h *host) { look(h, rows.Opens, 10) }, agent.Green, ""},
-		"the ledger is gone":     {func(h *host) { h.must(os.Remove(h.path("state/ledger.jsonl"))) }, agent.Lagging, "no look at them is on record"},
-		"most rows, a while ago": {func(h *host) { look(h, rows.Partial, 9) }, agent.Lagging, "only a part"},
+		"the ledger is gone":     {func(h *host) { h.must(os.Remove(h.path("state/ledger.jsonl"))) }, agent.Amiss, "no look at them is on record"},
+		"most rows, a while ago": {func(h *host) { look(h, rows.Partial, 9) }, agent.Amiss, "only a part"},
 		"long ago": {func(h *host) {
 			look(h, rows.Opens, 10)
 			h.now = h.now.Add(decide.ProofLife + time.Second)
-		}, agent.Lagging, "too old"},
+		}, agent.Amiss, "too old"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t, nil, 1)

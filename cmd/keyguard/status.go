@@ -46,7 +46,7 @@ is under way.`,
 				a.sayWaiting("asking the rows%s …", andEscrows(" and ", h))
 				r, err := agent.Status(ctx, h)
 				if err != nil {
-					return err
+					return a.unjudged(err)
 				}
 				if o, ok := a.out.(*stdout); ok && watch && !plain(o) {
 					fmt.Fprint(o, "\x1b[H\x1b[2J") // the cursor home, the screen empty (ECMA-48)
@@ -54,10 +54,16 @@ is under way.`,
 				}
 				return a.printStatus(r)
 			}
-			if watch {
-				return a.again(c.Context(), show)
+			h, cfg, err := a.open()
+			switch {
+			case err != nil:
+				return a.unjudged(err)
+			case watch:
+				return a.again(c.Context(), h, cfg, show)
 			}
-			return a.operate(show)(c, args)
+			ctx, cancel := context.WithTimeout(c.Context(), patience)
+			defer cancel()
+			return show(ctx, h, cfg)
 		},
 	}
 	c.Flags().BoolVar(&watch, "watch", false, "ask again every few seconds, until Ctrl-C")
@@ -66,11 +72,7 @@ is under way.`,
 }
 
 // again shows something until a person has seen enough, and ends as it was at last.
-func (a *app) again(ctx context.Context, show func(context.Context, *agent.Host, *config.Config) error) error {
-	h, cfg, err := a.open()
-	if err != nil {
-		return err
-	}
+func (a *app) again(ctx context.Context, h *agent.Host, cfg *config.Config, show func(context.Context, *agent.Host, *config.Config) error) error {
 	for code := exitStatus(exitDone); ; {
 		look, cancel := context.WithTimeout(ctx, patience)
 		err := show(look, h, cfg)
@@ -88,6 +90,26 @@ func (a *app) again(ctx context.Context, show func(context.Context, *agent.Host,
 		case <-time.After(statusAgain):
 		}
 	}
+}
+
+// unjudged prints the verdict where nothing could be looked at, and returns why.
+func (a *app) unjudged(err error) error {
+	if usage := (usageError{}); errors.As(err, &usage) { // nobody has asked for one yet
+		return err
+	}
+	r := agent.StatusResult{Health: agent.Amiss}
+	if exitCode(err) == exitDoubt {
+		r.Health = agent.Unsure
+	}
+	r.Line = "nothing can be judged: " + strings.Join(strings.Fields(err.Error()), " ")
+	if a.json {
+		if unprinted := a.printJSON(statusDocOf(r)); unprinted != nil {
+			return unprinted
+		}
+		return err
+	}
+	a.verdict(r)
+	return err
 }
 
 type statusDoc struct {

@@ -71,12 +71,12 @@ func TestStatusScreen(t *testing.T) {
 		}, exitEscrow, "unknown: the keyfile was changed since the daemon read it", "systemctl restart containarium.service", agent.AilsDaemon},
 		"watcher stopped": {func(r *agent.StatusResult) { r.Watcher.Active = "inactive" }, exitEscrow, "watcher   inactive", "systemctl enable --now containarium-keyguard.service", agent.AilsWatcher},
 		"timer stopped":   {func(r *agent.StatusResult) { r.Drill.Next.Active = "inactive" }, exitEscrow, "its timer is inactive", "systemctl enable --now containarium-keyguard-drill.timer", agent.AilsTimer},
-		"loose":           {func(r *agent.StatusResult) { r.Health, r.Loose, r.Path = agent.Lagging, "mode 0644", "/k" }, exitEscrow, "(mode 0644)", "chown root /k; chmod 0400 /k", agent.AilsLoose},
+		"loose":           {func(r *agent.StatusResult) { r.Health, r.Loose, r.Path = agent.Amiss, "mode 0644", "/k" }, exitEscrow, "(mode 0644)", "chown root /k; chmod 0400 /k", agent.AilsLoose},
 		"immutable": {func(r *agent.StatusResult) {
 			r.Health, r.Decision, r.Immutable = agent.Unsure, decide.Decision{Action: decide.Install, Key: "bbbbbbbbbbbbbbbb"}, "/k"
 		}, exitDoubt, "", "chattr -i /k, first: nobody can change it as it is, root neither", agent.AilsKeyfile},
-		"a broken ledger": {func(r *agent.StatusResult) { r.Health, r.Damaged = agent.Lagging, "rubbish" }, exitEscrow, "", "look at the ledger (keyguard report --verify), keep what is left of it elsewhere, then: keyguard backup", agent.AilsUnread},
-		"read-only state": {func(r *agent.StatusResult) { r.Health, r.Unwritable = agent.Lagging, syscall.EROFS }, exitEscrow, "", "the file system is read-only; see dmesg, remount it writable (mount -o remount,rw), then see: keyguard status", agent.AilsUnwritable},
+		"a broken ledger": {func(r *agent.StatusResult) { r.Health, r.Damaged = agent.Amiss, "rubbish" }, exitEscrow, "", "look at the ledger (keyguard report --verify), keep what is left of it elsewhere, then: keyguard backup", agent.AilsUnread},
+		"read-only state": {func(r *agent.StatusResult) { r.Health, r.Unwritable = agent.Amiss, syscall.EROFS }, exitEscrow, "", "the file system is read-only; see dmesg, remount it writable (mount -o remount,rw), then see: keyguard status", agent.AilsUnwritable},
 		"a dump of before, not looked at": {func(r *agent.StatusResult) {
 			r.Health, r.Decision = agent.Unsure, decide.Decision{Action: decide.Install, Key: "bbbbbbbbbbbbbbbb"}
 			r.Daemon, r.Known, r.Keyfile = daemon(agent.DaemonUp, unit.Ready), "aaaaaaaaaaaaaaaa", decide.KeyfileEvidence{Good: true, Key: "aaaaaaaaaaaaaaaa"}
@@ -88,9 +88,9 @@ func TestStatusScreen(t *testing.T) {
 		"no copy of a key that was in use": {func(r *agent.StatusResult) {
 			r.Health, r.Decision, r.Rows.State = agent.Unsure, decide.Decision{Rule: "R4", Action: decide.Doubt}, decide.RowsSilent
 		}, exitDoubt, "", noCopy, agent.AilsDoubt},
-		"an edited ledger": {func(r *agent.StatusResult) { r.Health, r.Broken = agent.Lagging, &ledger.Break{Line: 3} }, exitEscrow, "", seenToLedger, agent.AilsBroken},
+		"an edited ledger": {func(r *agent.StatusResult) { r.Health, r.Broken = agent.Amiss, &ledger.Break{Line: 3} }, exitEscrow, "", seenToLedger, agent.AilsBroken},
 		"rubbish for a ledger": {func(r *agent.StatusResult) {
-			r.Health, r.Damaged, r.Broken = agent.Lagging, "rubbish", &ledger.Break{Line: 1}
+			r.Health, r.Damaged, r.Broken = agent.Amiss, "rubbish", &ledger.Break{Line: 1}
 		}, exitEscrow, "", seenToLedger, agent.AilsUnread},
 		"nothing in its place, and no watcher": {func(r *agent.StatusResult) {
 			r.Health, r.Decision, r.Watcher.Active = agent.Unsure, decide.Decision{Action: decide.Install, Key: "aaaaaaaaaaaaaaaa"}, "inactive"

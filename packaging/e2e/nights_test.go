@@ -168,7 +168,7 @@ systemctl reload $W
 chmod 0755 /mnt/read /mnt/read/current; chmod 0644 /mnt/read/current/*
 runuser -u nobody -- sh -c 'cat /mnt/read/current/*.key' >/root/stolen
 cmp /root/stolen $K`,
-		line: `^lagging: escrow "usb": others can read current/\S+ \(mode 0644\)`, code: 12,
+		line: `^amiss: escrow "usb": others can read current/\S+ \(mode 0644\)`, code: 12,
 		// Whoever has the key has an old one then.
 		typed: []typed{{"chown -R root /mnt/read; chmod -R go-rwx /mnt/read", `
 chown -R root /mnt/read; chmod -R go-rwx /mnt/read
@@ -230,7 +230,7 @@ systemctl start containarium`,
 		line: `^lost: no key that can be had opens a row`, code: 10,
 		typed: []typed{{"keyguard import", "keyguard import </root/safe"}}},
 	{name: "the ledger was edited", broken: `sed -i '2s/"time":"2/"time":"1/' ` + ledgerFile,
-		line: `^lagging: key [0-9a-f]{16} is in place, and the ledger's chain is broken at line 3`, code: 12,
+		line: `^amiss: key [0-9a-f]{16} is in place, and the ledger's chain is broken at line 3`, code: 12,
 		typed: []typed{answers("keyguard accept", `y\n`)}},
 	{name: "the key changes, and no watcher looks", broken: `
 systemctl stop $W containarium
@@ -274,7 +274,7 @@ func TestNights(t *testing.T) {
 	m.check(m.g.Reboot(m.ctx))
 	m.part("this machine is a copy of another", func(m machine) {
 		m.want("code=0; keyguard doctor >/root/doctor 2>&1 || code=$?; echo $code; grep -c 'ledger: it is another machine' /root/doctor", "12\n1")
-		m.night(night{line: `^lagging: the ledger is another machine's`, code: 12, typed: []typed{answers("keyguard accept", `y\n`)}})
+		m.night(night{line: `^amiss: the ledger is another machine's`, code: 12, typed: []typed{answers("keyguard accept", `y\n`)}})
 		m.daemonMade(0) // a journal of its own
 	})
 }

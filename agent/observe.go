@@ -78,7 +78,7 @@ func (h *Host) observeFor(tell func(Start)) (*observation, error) {
 		Why:  seen.Why,
 	}
 	if seen.Kind == keyfile.Missing {
-		o.evidence.Keyfile.Why = "missing"
+		o.evidence.Keyfile.Why = cmp.Or(seen.Why, "missing")
 	}
 	o.evidence.Next = decide.NextEvidence{There: seen.NextThere, Key: o.hold(seen.Next)}
 

@@ -98,6 +98,7 @@ type EscrowStatus struct {
 	Ending     string              // this host's credentials there end soon, and who sees to it; "" for not
 	Lacks      *escrow.PartsError  // of a key in parts: which stores cannot give theirs; nil for none
 	Refuses    error               // of a key in parts: why it is not saved there as the configuration stands
+	Held, Free string              // of a directory: why it takes no further copy, and what frees it; "" for it does
 	Readable   string              // which copies, not sealed, others on this host can read; "" for none
 	Beside     string              // a copy of the keyfile's key that stands there whole, beside the parts; "" for none
 	SavedAt    time.Time           // when this host last saved there; zero for never
@@ -193,6 +194,7 @@ func (o *observation) status(ctx context.Context) StatusResult {
 		if x, ok := s.Reader.(escrow.Examiner); ok && s.Place().Kind == "directory" && e.State == decide.EscrowAnswered {
 			exam, _ := x.Examine(ctx) // it has just answered, and doctor says what is wrong with it
 			e.Readable = strings.Join(exam.Readable, "; ")
+			e.Held, e.Free = exam.Trouble, exam.Remedy
 			e.Place.Domain = strings.Join(exam.Domains(e.Place), ", ")
 		}
 		if s, ok := s.Reader.(escrow.Shared); ok && e.Newest.ID != "" {
@@ -291,6 +293,7 @@ const (
 	AilsUngiven    Ails = "ungiven"    // nothing is read from there, and it was not given the key yet
 	AilsForeign    Ails = "foreign"    // another host writes to the same place
 	AilsAway       Ails = "away"       // it is required, and cannot answer
+	AilsHeld       Ails = "held"       // it is required, and takes no further copy
 	AilsMiswritten Ails = "miswritten" // the key is on top, and not as its 32 bytes
 	AilsUnopened   Ails = "unopened"   // what is on top is the key by its own word alone
 	AilsRefuses    Ails = "refuses"    // it takes no part of the key as it is configured
@@ -326,10 +329,14 @@ func (r *StatusResult) judge(now time.Time) {
 		return
 	}
 	r.Health, r.Line = Green, fmt.Sprintf("key %s is in place and in every escrow that answers", r.Keyfile.Key)
-	switch {
-	case r.Decision.Action == decide.Make:
+	if r.Decision.Action == decide.Make {
 		r.Line = fmt.Sprintf("no key yet: the daemon's first start makes one (%s)", r.Decision.Reason)
-	case r.Rows.State == decide.RowsUnknown:
+		return
+	}
+	if r.Drill.Last.Verdict == string(DrillFailed) { // else an escrow would ail with it
+		r.Line += fmt.Sprintf("; the last drill failed, at %s (%s), and what it found was saved anew since: keyguard drill tries that", printable.Time(r.Drill.Last.Time), r.Drill.Last.Reason)
+	}
+	if r.Rows.State == decide.RowsUnknown {
 		r.Line += "; the rows cannot be asked just now: " + r.Rows.Why
 	}
 }
@@ -412,7 +419,7 @@ func (r *StatusResult) judgeEscrows(now time.Time) {
 		held = held || s.Holds
 		if what, line := s.lags(r.Keyfile.Key, now); what != "" {
 			health := Lagging
-			if what == AilsReadable { // it does hold the key
+			if what == AilsReadable || what == AilsHeld && s.Holds {
 				health = Amiss
 			}
 			r.Ailments = append(r.Ailments, Ailment{what, health, fmt.Sprintf("escrow %q", s.Name) + line, s})
@@ -432,6 +439,8 @@ func (s *EscrowStatus) lags(own key.Fingerprint, now time.Time) (Ails, string) {
 		return AilsForeign, ": " + s.Alarm
 	case s.State == decide.EscrowFailed && s.Required:
 		return AilsAway, " cannot answer: " + s.Why
+	case s.Held != "" && s.Required: // before what a save would mend
+		return AilsHeld, ": " + s.Held
 	case s.State == decide.EscrowAnswered && s.Newest.Miswritten() && s.Newest.Key == own:
 		return AilsMiswritten, fmt.Sprintf(" has copy %s on top, which is key %s as %s, not as its 32 bytes: keyguard restores it, the runbook's commands would not",
 			s.Newest.ID, own, s.Newest.Encoding)

@@ -375,3 +375,68 @@ func TestStatusOvertaken(t *testing.T) {
 		t.Error("it was not rotated meanwhile")
 	}
 }
+
+// examined is a directory whose examination has that trouble.
+type examined struct {
+	place
+	exam escrow.Examination
+}
+
+func (examined) Place() escrow.Place { return escrow.Place{Kind: "directory"} }
+
+func (e examined) Examine(context.Context) (escrow.Examination, error) { return e.exam, nil }
+
+// TestStatusOfADirectoryThatIsHeld: that a required one takes no further copy is told before one
+// is due, and before what it lacks.
+func TestStatusOfADirectoryThatIsHeld(t *testing.T) {
+	a := testKey("a")
+	for name, tt := range map[string]struct {
+		on       key.Key
+		required bool
+		health   agent.Health
+	}{
+		"it holds the key":               {a, true, agent.Amiss},
+		"it holds another key":           {testKey("b"), true, agent.Lagging},
+		"it holds the key, and need not": {a, false, agent.Green},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, nil, 0)
+			h.write(a.UnsafeBytes())
+			e := examined{place{store: &store{name: "usb"}, call: plain}, escrow.Examination{Trouble: "it is read-only", Remedy: "remount it"}}
+			e.save(escrow.Current, tt.on)
+			h.Escrows = []agent.Escrow{{Reader: e, Writer: e, Required: tt.required}}
+			h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Accepted, Fingerprint: a.Fingerprint(), Verdict: string(rows.Silent)}))
+			r, err := agent.Status(t.Context(), &h.Host)
+			if err != nil || r.Health != tt.health || r.Escrows[0].Held != "it is read-only" || r.Escrows[0].Free != "remount it" {
+				t.Fatalf("%s: %s, %+v, %v", r.Health, r.Line, r.Escrows, err)
+			}
+			if told := len(r.Ailments) > 0 && r.Ailments[0].Ails == agent.AilsHeld; told != tt.required {
+				t.Errorf("%+v", r.Ailments)
+			}
+		})
+	}
+}
+
+// TestStatusAfterAFailedDrill: what a drill found wrong is told until it was saved anew, and then
+// that no drill has tried it since.
+func TestStatusAfterAFailedDrill(t *testing.T) {
+	a := testKey("a")
+	h := newHost(t, nil, 1)
+	h.write(a.UnsafeBytes())
+	h.must(save(&h.Host, a))
+	failed := ledger.Entry{Fingerprint: a.Fingerprint(), Escrow: "usb0", Drill: "1", Judged: true, Verdict: string(agent.DrillFailed), Reason: "it opened 0 of 7"}
+	drilled, ended := failed, failed
+	drilled.Event, drilled.Copy, drilled.Shelf = ledger.Drilled, "current/1", string(escrow.Current)
+	ended.Event, ended.Escrow, ended.Fingerprint, ended.Judged = ledger.DrillEnded, "", "", false
+	h.must(h.Ledger.Append(drilled, ended))
+	look := func(health agent.Health, line string) {
+		t.Helper()
+		if r, err := agent.Status(t.Context(), &h.Host); err != nil || r.Health != health || !strings.Contains(r.Line, line) {
+			t.Errorf("%s: %s, %v", r.Health, r.Line, err)
+		}
+	}
+	look(agent.Lagging, "failed its last drill: it opened 0 of 7")
+	h.now = h.now.Add(time.Minute)
+	h.must(save(&h.Host, a))
+	look(agent.Green, "in every escrow that answers; the last drill failed, at 2026-03-01 12:00")
+}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 
 	"github.com/footprintai/containarium-keyguard/agent/crew"
@@ -46,7 +47,7 @@ type TendResult struct {
 
 // Tend looks after the keyfile while the daemon runs. It decides as a start would, and
 // does less than was decided, never more: nothing while a rotation holds its lock, no
-// key where the directory is gone (the daemon was uninstalled, unless it is just starting), no first key but in
+// key where the directory is gone and no daemon runs or is just starting (it was uninstalled), no first key but in
 // place of a parked one, and no other key than the one that the daemon has read unless
 // it may heal. It parks only with Park, and only where no keyfile stands. It does nothing
 // more when it is called off, and returns context.Canceled.
@@ -79,7 +80,7 @@ func tend(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err err
 		o.locked = unlocked == nil
 	}
 	if dir := filepath.Dir(h.Keyfile.Path); o.seen.Kind == keyfile.Missing && !opts.Starting {
-		if _, err := crew.Stat(dir); err != nil {
+		if _, err := crew.Stat(dir); err != nil && !(errors.Is(err, fs.ErrNotExist) && o.needed(ctx)) {
 			r.Held = dir + " is gone, so the daemon is not there to need a key"
 			return r, nil
 		}
@@ -136,6 +137,19 @@ func tend(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err err
 		r.Installed, r.Waiting = r.Decision.Key, false
 	}
 	return r, nil
+}
+
+// needed tells whether the keyfile's directory, which is gone, was taken away under a daemon
+// that runs: its uninstaller stops it first. Where the directory above is gone, too, or empty as
+// one is on which nothing is mounted, a key would come to lie on another disk.
+func (o *observation) needed(ctx context.Context) bool {
+	if above, err := crew.ReadDir(filepath.Dir(filepath.Dir(o.host.Keyfile.Path))); err != nil || len(above) == 0 || o.host.Daemon.Running == nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, aliveTimeout)
+	defer cancel()
+	run, err := o.host.Daemon.Running(ctx)
+	return err == nil && len(run) > 0
 }
 
 // parkBlind is Tend where nobody can tell whether a rotation is under way: what was decided is

@@ -378,6 +378,31 @@ func TestWatch(t *testing.T) {
 		w.must(os.Remove(w.host.Keyfile.Path))
 		w.await(fa, "in place")
 	})
+	t.Run("the directory goes under a daemon that runs", func(t *testing.T) {
+		w := guarded(t, func(w *watched) {
+			w.host.Daemon.Running = func(context.Context) ([]string, error) { return []string{"containarium.service"}, nil }
+		})
+		w.must(os.RemoveAll(w.path("etc")))
+		w.await("missing, with its directory", fa, "in place")
+		if info, err := os.Stat(w.path("etc")); err != nil || info.Mode().Perm() != 0o700 {
+			t.Errorf("%v, %v", info, err)
+		}
+	})
+	t.Run("the file system of the directory goes under a daemon that runs", func(t *testing.T) {
+		// It comes back, and what had been written below would be covered.
+		w := guarded(t, func(w *watched) {
+			w.must(os.Mkdir(w.path("etc/mounted"), 0o700))
+			w.must(os.Mkdir(w.path("etc/mounted/on"), 0o700))
+			w.must(os.Rename(w.host.Keyfile.Path, w.path("etc/mounted/on/secrets.key")))
+			w.host.Keyfile.Path = w.path("etc/mounted/on/secrets.key")
+			w.host.Daemon.Running = func(context.Context) ([]string, error) { return []string{"containarium.service"}, nil }
+		})
+		w.must(os.Rename(w.path("etc/mounted/on"), w.path("old")))
+		w.await("is gone")
+		if left, err := os.ReadDir(w.path("etc/mounted")); err != nil || len(left) > 0 {
+			t.Errorf("%v, %v", left, err)
+		}
+	})
 	t.Run("the directory goes while the daemon starts", func(t *testing.T) {
 		// Somebody cleans up behind a prestart: the daemon would make the directory, and a key.
 		w := guarded(t, nil)

@@ -414,6 +414,10 @@ func (d *Directory) Examine(ctx context.Context) (Examination, error) {
 
 // held looks whether the next copy would be taken, and writes nothing for that.
 func (d *Directory) held(ctx context.Context, root *os.File, e *Examination) error {
+	at, _, err := d.find()
+	if err != nil {
+		return err
+	}
 	for _, s := range Shelves {
 		shelf, err := d.shelf(ctx, root, s)
 		if err != nil {
@@ -423,9 +427,9 @@ func (d *Directory) held(ctx context.Context, root *os.File, e *Examination) err
 		err = unix.Fstatfs(int(shelf.Fd()), &st)
 		switch {
 		case err == nil && st.Flags&unix.ST_RDONLY != 0:
-			e.Trouble, e.Remedy = d.shelfPath(s)+" takes no further copy: its file system is read-only", "mount it writable, then: keyguard doctor"
+			e.Trouble, e.Remedy = d.shelfPath(s)+" takes no further copy: its file system is read-only", "mount -o remount,rw $(findmnt -no TARGET --target "+filepath.Join(at, string(s))+"), and see why it was not (dmesg)"
 		case err == nil && durable.Immutable(within(shelf, ".")):
-			e.Trouble, e.Remedy = d.shelfPath(s)+" takes no further copy: it is immutable", "chattr -i "+d.shelfPath(s)+"; then: keyguard doctor"
+			e.Trouble, e.Remedy = d.shelfPath(s)+" takes no further copy: it is immutable", "chattr -i "+filepath.Join(at, string(s))
 		}
 		if shelf.Close(); err != nil {
 			return err

@@ -34,6 +34,11 @@ func (f File) look() (Seen, error) {
 	if err != nil {
 		return Seen{}, err
 	}
+	if s.Kind == Missing {
+		if _, err := inodeAt(f.dir()); err == unix.ENOENT {
+			s.Why = "missing, with its directory"
+		}
+	}
 	next, content, err := f.observe(f.next())
 	clear(content)
 	if err != nil {

@@ -289,6 +289,7 @@ var mends = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []string{
 		return []string{"where its identity is, prove it: keyguard drill --identity FILE"}
 	},
 	agent.AilsRefuses:    func(_ agent.StatusResult, a agent.Ailment) []string { return []string{remedyOf(a.Escrow.Refuses)} },
+	agent.AilsHeld:       func(_ agent.StatusResult, a agent.Ailment) []string { return []string{a.Escrow.Free} },
 	agent.AilsMiswritten: mendTop,
 	agent.AilsBarred:     mendTop,
 	agent.AilsUnheld:     mendTop,
@@ -684,6 +685,9 @@ func escrowLines(s agent.EscrowStatus, above string) []string {
 	}
 	if s.Readable != "" && !strings.Contains(above, s.Readable) {
 		lines = append(lines, s.Readable)
+	}
+	if s.Held != "" && !strings.Contains(above, s.Held) {
+		lines = append(lines, s.Held)
 	}
 	if s.Beside != "" {
 		lines = append(lines, "the key stands there whole, too, as "+s.Beside+": whoever reads that has it; keyguard doctor")

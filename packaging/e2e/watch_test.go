@@ -98,6 +98,7 @@ func TestWatcher(t *testing.T) {
 		m.reload()
 		for name, damage := range map[string]string{
 			"deleted":        "rm " + keyfile,
+			"with its place": "mv /etc/containarium /etc/elsewhere; rm /etc/elsewhere/secrets.key",
 			"truncated":      "head -c 31 " + keyfile + " >/root/short; install -m 0400 /root/short " + keyfile,
 			"world-readable": "chmod 0644 " + keyfile,
 			"a directory":    "rm " + keyfile + "; mkdir " + keyfile,

@@ -28,11 +28,14 @@ func (f File) Rehearse(seen Seen, now time.Time) error {
 		return err
 	}
 	// Three files of the quarantine and a dozen entries of the ledger; .next, and what one
-	// more file needs.
+	// more file needs. Where neither has room, it is the quarantine that is told of.
 	const block = 4096
-	for dir, files := range map[string]int{f.Quarantine: 6, f.dir(): 2} {
-		if err := durable.Room(dir, files, block, f.attr()); err != nil {
-			return fmt.Errorf("nothing can be written to %s: %w", dir, f.named(err))
+	for _, needs := range []struct {
+		dir   string
+		files int
+	}{{f.Quarantine, 6}, {f.dir(), 2}} {
+		if err := durable.Room(needs.dir, needs.files, block, f.attr()); err != nil {
+			return fmt.Errorf("nothing can be written to %s: %w", needs.dir, f.named(err))
 		}
 	}
 	return f.named(f.rehearseExchange(seen, now))

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 )
@@ -59,6 +62,26 @@ func TestRehearse(t *testing.T) {
 	}
 	if after := snapshot(t, f.dir()); after != before {
 		t.Errorf("another keyfile: %s\ninstead of\n%s", after, before)
+	}
+}
+
+// TestRehearseTellsTheSame: where no place has room, it is the quarantine that is told of, each
+// time.
+func TestRehearseTellsTheSame(t *testing.T) {
+	f := newFile(t)
+	put(t, f.Path, old)
+	seen := look(t, f)
+	durable.Disk = func(c durable.Change) error {
+		if c.Do == durable.Write {
+			return unix.ENOSPC
+		}
+		return nil
+	}
+	t.Cleanup(func() { durable.Disk = nil })
+	for range 20 {
+		if err := f.Rehearse(seen, now); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), f.Quarantine) {
+			t.Fatalf("a full disk: %v", err)
+		}
 	}
 }
 

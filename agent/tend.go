@@ -80,7 +80,7 @@ func tend(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err err
 		o.locked = unlocked == nil
 	}
 	if dir := filepath.Dir(h.Keyfile.Path); o.seen.Kind == keyfile.Missing && !opts.Starting {
-		if _, err := crew.Stat(dir); err != nil && !(errors.Is(err, fs.ErrNotExist) && o.needed(ctx)) {
+		if err := crew.There(dir); err != nil && !(errors.Is(err, fs.ErrNotExist) && o.needed(ctx)) {
 			r.Held = dir + " is gone, so the daemon is not there to need a key"
 			return r, nil
 		}

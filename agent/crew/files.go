@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 )
 
 // What looks at a file of others does so through these: os.Stat and the like, where a file
@@ -18,6 +20,12 @@ import (
 // Stat is os.Stat. It may be this path alone that hangs: where a file system is mounted.
 func Stat(path string) (fs.FileInfo, error) {
 	return Within(path, func() (fs.FileInfo, error) { return os.Stat(path) }, nil)
+}
+
+// There is nil where a path leads to something.
+func There(path string) error {
+	_, err := Within(path, func() (struct{}, error) { return struct{}{}, durable.Access(path, unix.F_OK) }, nil)
+	return err
 }
 
 // Lstat is os.Lstat.

@@ -2,7 +2,6 @@ package keyfile
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -50,7 +49,8 @@ func (f File) sweepAll(now time.Time) error {
 	}
 	for _, path := range temps {
 		// It is a part of a copy whose original never went (law 5).
-		if info, lerr := os.Lstat(path); lerr == nil && info.Mode().IsRegular() && now.Sub(info.ModTime()) > sweepAge {
+		var st unix.Stat_t
+		if lstat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && now.Sub(time.Unix(st.Mtim.Unix())) > sweepAge {
 			err = both(err, remove(path))
 		}
 	}

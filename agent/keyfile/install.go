@@ -182,17 +182,16 @@ func (f File) tighten(seen Seen) error {
 	if seen.Kind == Missing || !seen.Mode.IsRegular() {
 		return errors.New("it is no regular file")
 	}
-	fd, err := open(seen.file, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY)
+	file, err := durable.Open(seen.file, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY)
 	if err == unix.ENOENT || err == unix.ELOOP || err == unix.ENXIO {
 		return ErrChanged
 	}
 	if err != nil {
 		return err
 	}
-	file := os.NewFile(uintptr(fd), seen.file)
 	defer file.Close() //nolint:errcheck // nothing was written
 	var st unix.Stat_t
-	if err := durable.Fstat(fd, seen.file, &st); err != nil {
+	if err := file.Stat(&st); err != nil {
 		return err
 	}
 	now := Seen{}
@@ -204,14 +203,14 @@ func (f File) tighten(seen Seen) error {
 	// which takes a right that the units do not have.
 	err = durable.Chmod(file, mode)
 	if int(st.Uid) != f.Owner {
-		err = both(err, both(file.Chown(f.Owner, f.Group), durable.Chmod(file, mode)))
+		err = both(err, both(durable.Chown(file, f.Owner, f.Group), durable.Chmod(file, mode)))
 	}
 	if errors.Is(err, unix.EPERM) && int(st.Uid) != f.Owner {
 		return err // of a right that is not had, and not of the file system
 	}
 	// A file system without modes refuses the call, or takes it and changes nothing.
 	if err == nil || errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP) {
-		serr := durable.Fstat(fd, seen.file, &st)
+		serr := file.Stat(&st)
 		switch {
 		case serr != nil:
 			err = both(err, serr)

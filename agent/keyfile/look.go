@@ -129,7 +129,7 @@ func (f File) observeOnce(path string) (Seen, []byte, error) {
 // becomes that of the opened file.
 func (s *Seen) read(st *unix.Stat_t) (content []byte, whole bool, err error) {
 	// O_NONBLOCK: what was a regular file a moment ago may be a FIFO now.
-	r, err := durable.OpenRead(s.file, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY)
+	r, err := durable.Open(s.file, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY)
 	switch err {
 	case nil:
 	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.ENXIO:

@@ -268,7 +268,7 @@ func (l *Ledger) Try() error {
 func (l *Ledger) Writable() error {
 	_, err := crew.Within(l.dir, func() (struct{}, error) {
 		err := l.mayWrite(l.path())
-		if path := filepath.Join(l.dir, lock.Ledger); err == nil && unix.Access(path, unix.R_OK) != nil {
+		if path := filepath.Join(l.dir, lock.Ledger); err == nil && durable.Access(path, unix.R_OK) != nil {
 			err = l.mayWrite(path)
 		}
 		if err == nil {
@@ -302,11 +302,11 @@ func (l *Ledger) mayCut() error {
 	if _, err := f.ReadAt(last[:], size-1); err != nil || last[0] == '\n' {
 		return err
 	}
-	w, err := os.OpenFile(l.path(), os.O_WRONLY|unix.O_NOFOLLOW, 0) // open(2): EPERM without O_APPEND
-	if err == nil {
-		err = w.Close()
+	w, err := durable.Open(l.path(), unix.O_WRONLY|unix.O_NOFOLLOW) // open(2): EPERM without O_APPEND
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: l.path(), Err: err}
 	}
-	return err
+	return w.Close()
 }
 
 // room says that a file system has no block or no inode left. One that counts none has them.
@@ -322,10 +322,10 @@ func room(dir string) error {
 // is missing. access(2) does; what x/sys makes of faccessat(2) with flags answers EPERM, as
 // an immutable file has it, by the mode alone, and root may do anything by that.
 func (l *Ledger) mayWrite(path string) error {
-	err := unix.Access(path, unix.W_OK)
+	err := durable.Access(path, unix.W_OK)
 	if err == unix.ENOENT {
 		path = l.dir
-		err = unix.Access(path, unix.W_OK)
+		err = durable.Access(path, unix.W_OK)
 	}
 	switch err {
 	case nil, unix.ENOENT: // the first entry makes the directory
@@ -455,28 +455,29 @@ func sum(line []byte) string {
 const nonblock = unix.O_NOFOLLOW | unix.O_NONBLOCK
 
 // open opens the file for appending, makes sure that it is one, and tells its size in bytes.
-func (l *Ledger) open() (*os.File, int64, error) {
+func (l *Ledger) open() (*durable.File, int64, error) {
 	f, err := durable.OpenOrNew(l.path(), os.O_RDWR|os.O_APPEND|nonblock)
 	if err != nil {
 		return nil, 0, l.unopened(err)
 	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
+	var st unix.Stat_t
+	err = f.Stat(&st)
+	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
 		err = l.irregular()
 	}
-	if err == nil && info.Mode().Perm() != 0o600 {
+	if err == nil && st.Mode&0o777 != 0o600 {
 		err = durable.Chmod(f, 0o600)
 	}
 	if err != nil {
 		f.Close() //nolint:errcheck // nothing was written
 		return nil, 0, err
 	}
-	return f, info.Size(), nil
+	return f, st.Size, nil
 }
 
 // openRead is open for reading.
-func (l *Ledger) openRead() (*durable.Reader, int64, error) {
-	f, err := durable.OpenRead(l.path(), os.O_RDONLY|nonblock)
+func (l *Ledger) openRead() (*durable.File, int64, error) {
+	f, err := durable.Open(l.path(), os.O_RDONLY|nonblock)
 	if err != nil {
 		return nil, 0, l.unopened(&fs.PathError{Op: "open", Path: l.path(), Err: err})
 	}

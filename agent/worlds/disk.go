@@ -18,14 +18,15 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 )
 
-// disk is what one host keeps. The files are real ones, on a tmpfs, so that the code under
-// test reads them as ever; beside them it is known which of it would survive a crash.
+// disk is what one host keeps: its files are in memory, and it is known which of them would
+// survive a crash.
 //
 // Names survive by the rules of a journal (ext4, xfs): those of the first n changes do, for
 // some n, and a sync makes n at least the last change of what was synced. Contents survive
 // as they were last synced, or torn.
 type disk struct {
 	root  string
+	real  bool              // the files are on a tmpfs as well, for the kernel to change and to read
 	names map[string]*inode // live
 	dirs  map[string]bool   // live
 	// The state of the names before journal, and the changes since.
@@ -79,8 +80,8 @@ type nameChange struct {
 	file     *inode
 }
 
-func newDisk(root string) *disk {
-	d := &disk{root: root, locks: map[string]*lock.Simulated{}}
+func newDisk(root string, real bool) *disk {
+	d := &disk{root: root, real: real, locks: map[string]*lock.Simulated{}}
 	d.reset()
 	return d
 }
@@ -106,21 +107,33 @@ func (d *disk) keep() {
 	}
 }
 
-// lay makes the real files what the live ones are.
+// lay makes new files of the live ones.
 func (d *disk) lay() {
 	d.changed()
 	clear(d.locks)
+	for _, path := range slices.Sorted(maps.Keys(d.names)) {
+		d.isNew(d.names[path])
+	}
+	if !d.real {
+		return
+	}
 	must(os.RemoveAll(d.root))
 	must(os.MkdirAll(d.root, 0o700))
 	for _, dir := range slices.Sorted(maps.Keys(d.dirs)) {
 		must(os.MkdirAll(dir, 0o700))
 	}
-	for path, f := range d.names {
-		d.isNew(f)
-		must(os.MkdirAll(filepath.Dir(path), 0o700))
-		must(os.WriteFile(path, f.data, 0o600))
-		must(os.Chmod(path, f.mode))
+	for path := range d.names {
+		d.write(path)
 	}
+}
+
+// write makes a real file what the live one is.
+func (d *disk) write(path string) {
+	f := d.names[path]
+	must(os.MkdirAll(filepath.Dir(path), 0o700))
+	must(os.RemoveAll(path))
+	must(os.WriteFile(path, f.data, 0o600))
+	must(os.Chmod(path, f.mode))
 }
 
 // image is all that survives a power cut just now if all of it was synced.
@@ -160,7 +173,8 @@ func (d *disk) crash(r *rand.Rand) {
 		change(d.before, d.dirsBefore, c)
 	}
 	d.names, d.dirs = d.before, d.dirsBefore
-	for path, f := range d.names {
+	for _, path := range slices.Sorted(maps.Keys(d.names)) {
+		f := d.names[path]
 		f.data = f.survives(r)
 		for dir := filepath.Dir(path); dir != d.root; dir = filepath.Dir(dir) {
 			d.dirs[dir] = true // it was there when its file was
@@ -209,21 +223,23 @@ func (d *disk) well() bool { return d.faults == faults{} }
 // mend ends what is wrong with it.
 func (d *disk) mend() { d.faults = faults{} }
 
-// ask is the durable.Disk of this host: it says whether the change can be made, and takes
-// note of it.
-func (d *disk) ask(c durable.Change) error {
+// make makes a change, or says why it cannot be made.
+func (d *disk) make(c durable.Change) error {
 	if err := d.refuses(c); err != nil {
 		return err
 	}
 	before := d.version
-	err := d.note(c)
+	err := d.change(c)
 	if d.version != before {
 		d.touched[c.Path], d.touched[c.To] = d.version, d.version
+	}
+	if d.real && err != nil {
+		return nil // the kernel is to say so itself
 	}
 	return err
 }
 
-// refuses says why a change cannot be made.
+// refuses says what is wrong with the disk that keeps a change from being made.
 func (d *disk) refuses(c durable.Change) error {
 	changes := c.Do != durable.SyncFile && c.Do != durable.SyncNames
 	readOnly := func(path string) bool { return d.readOnly != "" && within(d.readOnly, path) }
@@ -244,21 +260,26 @@ func (d *disk) refuses(c durable.Change) error {
 	return nil
 }
 
-// note takes in a change that is made. What the kernel would refuse is not noted.
-func (d *disk) note(c durable.Change) error {
+// change makes a change, with the error by which the kernel would refuse it. What is done to a
+// file that has lost its name nobody sees.
+func (d *disk) change(c durable.Change) error {
 	file, there := d.names[c.Path]
 	_, taken := d.names[c.To]
+	inDir := func(path string) bool { dir := filepath.Dir(path); return d.dirs[dir] || dir == d.root }
 	named := func() { d.named(nameChange{do: c.Do, path: c.Path, to: c.To, file: d.names[c.Path]}) }
 	switch c.Do {
-	case durable.CreateFile:
-		if !there && !d.dirs[c.Path] && d.dirs[filepath.Dir(c.Path)] {
+	case durable.CreateFile, durable.MakeDir:
+		switch {
+		case there, d.dirs[c.Path]:
+			return unix.EEXIST
+		case !inDir(c.Path):
+			return unix.ENOENT
+		case c.Do == durable.MakeDir:
+			named()
+		default:
 			f := &inode{mode: c.Mode}
 			d.isNew(f)
 			d.named(nameChange{do: c.Do, path: c.Path, file: f})
-		}
-	case durable.MakeDir:
-		if !d.dirs[c.Path] && !there && (d.dirs[filepath.Dir(c.Path)] || filepath.Dir(c.Path) == d.root) {
-			named()
 		}
 	case durable.Write:
 		if there && len(c.Data) > 0 {
@@ -286,18 +307,16 @@ func (d *disk) note(c durable.Change) error {
 		d.commit(func(n nameChange) bool {
 			return filepath.Dir(n.path) == c.Path || n.to != "" && filepath.Dir(n.to) == c.Path
 		})
-	case durable.RenameFile, durable.RemoveFile:
-		if there {
-			named()
+	case durable.RemoveFile, durable.RenameFile, durable.NoReplaceRename, durable.HardLink, durable.ExchangeNames:
+		switch {
+		case d.dirs[c.Path], d.dirs[c.To]:
+			return unix.EISDIR // no directory is ever moved
+		case !there, c.To != "" && !inDir(c.To), c.Do == durable.ExchangeNames && !taken:
+			return unix.ENOENT
+		case taken && (c.Do == durable.NoReplaceRename || c.Do == durable.HardLink):
+			return unix.EEXIST
 		}
-	case durable.NoReplaceRename, durable.HardLink:
-		if there && !taken {
-			named()
-		}
-	case durable.ExchangeNames:
-		if there && taken {
-			named()
-		}
+		named()
 	default:
 		return fmt.Errorf("the simulated disk does not know the change %q", c.Do)
 	}
@@ -361,7 +380,10 @@ func (d *disk) put(path string, data []byte, mode fs.FileMode) {
 		f = d.names[path]
 	}
 	f.data, f.mode = bytes.Clone(data), mode
-	d.real(path)
+	d.isNew(f)
+	if d.real {
+		d.write(path)
+	}
 }
 
 // mkdir makes a directory where it is missing.
@@ -370,7 +392,9 @@ func (d *disk) mkdir(dir string) {
 	if !d.dirs[dir] && dir != d.root {
 		d.mkdir(filepath.Dir(dir))
 		d.named(nameChange{do: durable.MakeDir, path: dir})
-		must(os.MkdirAll(dir, 0o700))
+		if d.real {
+			must(os.MkdirAll(dir, 0o700))
+		}
 	}
 }
 
@@ -390,7 +414,9 @@ func (d *disk) remove(path string) {
 		}
 	}
 	maps.DeleteFunc(d.locks, func(name string, _ *lock.Simulated) bool { return within(path, name) })
-	must(os.RemoveAll(path))
+	if d.real {
+		must(os.RemoveAll(path))
+	}
 }
 
 // chmod is somebody's.
@@ -399,25 +425,22 @@ func (d *disk) chmod(path string, mode fs.FileMode) {
 	d.touched[path] = d.version
 	if f := d.names[path]; f != nil {
 		f.mode = mode
-		d.real(path)
+		d.isNew(f)
+		if d.real {
+			d.write(path)
+		}
 	}
 }
 
 // sync is a minute that passes: the kernel writes everything back.
 func (d *disk) sync() { d.keep() }
 
-// real makes one real file what the live one is.
-func (d *disk) real(path string) {
-	f := d.names[path]
-	d.isNew(f)
-	must(os.RemoveAll(path))
-	must(os.WriteFile(path, f.data, 0o600))
-	must(os.Chmod(path, f.mode))
-}
-
 // check compares the real files with the live ones: a change that did not come by here
 // would be one that no crash can undo.
 func (d *disk) check() error {
+	if !d.real {
+		return nil
+	}
 	var wrong []error
 	seen := map[string]bool{}
 	err := filepath.WalkDir(d.root, func(path string, e fs.DirEntry, err error) error {

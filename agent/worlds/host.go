@@ -260,8 +260,10 @@ func (w *world) powerCut(h *host) {
 	h.disk.crash(w.rand)
 	must(os.RemoveAll(h.path("run")))
 	must(os.MkdirAll(h.path("run"), 0o700))
-	must(os.MkdirAll(h.path("state"), 0o700)) // tmpfiles.d
-	h.disk.dirs[h.path("state")] = true
+	h.disk.dirs[h.path("state")] = true // tmpfiles.d
+	if h.disk.real {
+		must(os.MkdirAll(h.path("state"), 0o700))
+	}
 	h.daemon = daemon{start: h.daemon.start}
 	h.boot++
 	h.off = time.Now().Add(5 * time.Second)

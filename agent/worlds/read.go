@@ -10,9 +10,8 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 )
 
-// world is the durable.Image of its hosts' disks: what is read comes from memory, and the
-// real files show at the end that it was the same. It knows what is in directories
-// that it has, and what is missing there; all else is the kernel's to say.
+// world is the durable.Image of its hosts' disks: it knows what is in directories that it has,
+// and what is missing there. All else is the kernel's to say, and all where files are real.
 
 // firstWritten is when the oldest file was written, in seconds since 1970: the clock of the
 // file system is ahead of all others, as that of a real one is here.
@@ -22,7 +21,7 @@ const firstWritten = 4102444800 // 2100-01-01
 // long as it holds mu.
 func (w *world) files(path string) *disk {
 	for _, h := range w.hosts {
-		if within(h.disk.root, path) {
+		if path == h.disk.root || within(h.disk.root, path) {
 			return h.disk
 		}
 	}
@@ -35,16 +34,16 @@ func (w *world) Stat(path string, st *unix.Stat_t) (known bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	d := w.files(path)
-	if d == nil || ours(path) {
+	if d == nil || d.real || ours(path) {
 		return false, nil
 	}
-	if d.dirs[path] {
+	if d.dirs[path] || path == d.root {
 		*st = unix.Stat_t{Dev: 1, Nlink: 2, Mode: unix.S_IFDIR | 0o700, Uid: uid, Gid: gid}
 		return true, nil
 	}
 	f := d.names[path]
 	if f == nil {
-		return d.dirs[filepath.Dir(path)], unix.ENOENT
+		return true, unix.ENOENT
 	}
 	at := unix.Timespec{Sec: firstWritten, Nsec: f.written}
 	*st = unix.Stat_t{Dev: 1, Ino: uint64(f.number), Nlink: 1, Mode: unix.S_IFREG | uint32(f.mode.Perm()), Uid: uid, Gid: gid,
@@ -55,7 +54,7 @@ func (w *world) Stat(path string, st *unix.Stat_t) (known bool, err error) {
 func (w *world) Content(path string) (data []byte, known bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if d := w.files(path); d != nil && !ours(path) && d.names[path] != nil {
+	if d := w.files(path); d != nil && !d.real && !ours(path) && d.names[path] != nil {
 		data := d.names[path].data
 		return data[:len(data):len(data)], true
 	}
@@ -66,7 +65,7 @@ func (w *world) Names(dir string) (names []string, known bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	d := w.files(dir)
-	if d == nil || !d.dirs[dir] {
+	if d == nil || d.real || !d.dirs[dir] {
 		return nil, false
 	}
 	for path := range d.names {

@@ -26,6 +26,7 @@ import (
 
 // world is one history as it goes on.
 type world struct {
+	real    bool // its disks have real files
 	hosts   []*host
 	stores  []*store
 	rand    *rand.Rand // of the step that is played
@@ -75,20 +76,26 @@ type Broken struct {
 
 func (b *Broken) Error() string { return b.What + "\n" + b.Story }
 
-// Run plays a plan below dir, which must be on a tmpfs and is emptied, and returns what
-// happened and the first law that was broken, nil for none. It must be called in a bubble of
-// testing/synctest, by one goroutine at a time in the whole process.
+// Run plays a plan and returns what happened and the first law that was broken, nil for none.
+// It must be called in a bubble of testing/synctest, by one goroutine at a time in the whole
+// process. dir must be on a tmpfs and is emptied: there is what the hosts have in memory alone,
+// /run.
 func Run(p Plan, dir string) (story []string, broken *Broken) { return Follow(p, dir, nil) }
 
 // Follow is Run with a person who, in the end, types what named says that status names, and
 // nothing else: each command is one word or two, as "accept --new". Where it is nil, the person
 // tries what there is.
 func Follow(p Plan, dir string, named func(agent.StatusResult) []string) (story []string, broken *Broken) {
-	w := &world{named: named, epoch: time.Now(), lines: map[string]line{}, calls: map[string]int{}, keys: map[key.Fingerprint]key.Key{}, fragile: map[key.Fingerprint]bool{},
+	return follow(p, dir, named, false)
+}
+
+// follow is Follow, with real files below dir where the disks are to be real.
+func follow(p Plan, dir string, named func(agent.StatusResult) []string, real bool) (story []string, broken *Broken) {
+	w := &world{named: named, real: real, epoch: time.Now(), lines: map[string]line{}, calls: map[string]int{}, keys: map[key.Fingerprint]key.Key{}, fragile: map[key.Fingerprint]bool{},
 		proven: map[string]map[key.Fingerprint]bool{}, vouched: map[string]vouched{}, rebuilt: map[string][]byte{}}
-	durable.Disk, durable.Simulated, lock.Find = w.disk, w, w.lock
+	durable.Simulated, lock.Find = w, w.lock
 	defer func() {
-		durable.Disk, durable.Simulated, lock.Find = nil, nil, nil
+		durable.Simulated, lock.Find = nil, nil
 		laws.Forget()
 		for _, h := range w.hosts {
 			w.stopWatcher(h)
@@ -233,7 +240,7 @@ func (w *world) trouble(s *store) {
 
 func (w *world) host(root, name string) *host {
 	must(os.RemoveAll(root))
-	h := &host{w: w, name: name, disk: newDisk(root), table: &table{rows: map[string]key.Fingerprint{}}, stores: w.stores, asked: map[string]asked{}}
+	h := &host{w: w, name: name, disk: newDisk(root, w.real), table: &table{rows: map[string]key.Fingerprint{}}, stores: w.stores, asked: map[string]asked{}}
 	h.disk.mkdir(h.path("etc"))
 	h.disk.mkdir(h.path("state"))
 	must(os.MkdirAll(h.path("run"), 0o700))
@@ -242,21 +249,24 @@ func (w *world) host(root, name string) *host {
 	return h
 }
 
-// disk is the durable.Disk of the process that runs.
-func (w *world) disk(c durable.Change) error {
-	if len(w.running) == 0 {
-		return nil
+// Make has the process that runs make a change, unless it dies.
+func (w *world) Make(c durable.Change) (known bool, err error) {
+	d := w.files(c.Path)
+	if d == nil || ours(c.Path) {
+		return false, nil // of what no crash spares
+	}
+	if c.Path == d.root {
+		return !d.real, nil
 	}
 	p := w.running[len(w.running)-1]
-	if !within(p.h.disk.root, c.Path) {
-		return nil // the checker's, or of a directory that no crash spares
-	}
-	if ours(c.Path) {
-		return nil
-	}
 	if err := p.effect(string(c.Do), c.Path); err != nil {
-		return err
+		return true, err
 	}
+	return !d.real, w.makes(p, c)
+}
+
+// makes makes a change that a process makes, and holds it to law 3.
+func (w *world) makes(p *process, c durable.Change) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	p.wrote[c.Path], p.wrote[c.To] = true, true
@@ -270,7 +280,7 @@ func (w *world) disk(c durable.Change) error {
 	}
 	d, f := p.h.disk, p.h.disk.names[c.Path]
 	version := d.version
-	err := d.ask(c)
+	err := d.make(c)
 	if c.Do == durable.CreateFile && err == nil {
 		f = d.names[c.Path]
 		p.made[f] = true
@@ -291,7 +301,7 @@ func (w *world) disk(c durable.Change) error {
 func (w *world) tell(format string, args ...any) {
 	w.telling.Lock()
 	defer w.telling.Unlock()
-	line := strings.ReplaceAll(fmt.Sprintf(format, args...), w.hosts[0].disk.root, "")
+	line := w.plain(fmt.Sprintf(format, args...))
 	if line == w.last {
 		w.same++
 		return
@@ -303,9 +313,21 @@ func (w *world) tell(format string, args ...any) {
 	w.story = append(w.story, fmt.Sprintf("%8.1f s  %s", time.Since(w.epoch).Seconds(), line))
 }
 
+// plain leaves out of a line what is another whenever the same world is played: where it is
+// played, and the names of temporary files.
+func (w *world) plain(line string) string {
+	line = strings.ReplaceAll(line, w.hosts[0].disk.root, "")
+	line = strings.ReplaceAll(line, filepath.Dir(w.hosts[0].disk.root), "")
+	parts := strings.Split(line, durable.TempPrefix)
+	for i, part := range parts[1:] {
+		parts[i+1] = strings.TrimLeft(part, "0123456789abcdefghijklmnopqrstuvwxyz")
+	}
+	return strings.Join(parts, durable.TempPrefix)
+}
+
 func (w *world) broken(law, format string, args ...any) {
 	if w.wrong == nil {
-		w.wrong = &Broken{Law: law, What: fmt.Sprintf(format, args...)}
+		w.wrong = &Broken{Law: law, What: w.plain(fmt.Sprintf(format, args...))}
 		w.tell("BROKEN: %s", w.wrong.What)
 	}
 }

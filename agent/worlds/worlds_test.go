@@ -24,10 +24,12 @@ var (
 
 // play plays a plan in a bubble. Its keys come from its seed: in which order two of them are
 // saved follows their names.
-func play(t *testing.T, p Plan) (story []string, broken *Broken) {
+func play(t *testing.T, p Plan) (story []string, broken *Broken) { return playOn(t, p, false) }
+
+func playOn(t *testing.T, p Plan, real bool) (story []string, broken *Broken) {
 	synctest.Test(t, func(t *testing.T) {
 		cryptotest.SetGlobalRandom(t, p.Seed)
-		story, broken = Run(p, scratch)
+		story, broken = follow(p, scratch, nil, real)
 	})
 	return story, broken
 }
@@ -167,13 +169,25 @@ func TestBrokenOnce(t *testing.T) {
 
 // TestSameSeedSameWorld: a history that broke a law can be played again.
 func TestSameSeedSameWorld(t *testing.T) {
-	tell := func(seed uint64) string {
-		story, _ := play(t, Imagine(seed))
-		return strings.Join(story, "\n")
-	}
 	for seed := range uint64(10) {
-		if once, again := tell(seed), tell(seed); once != again {
+		if once, again := storyOf(t, seed, false), storyOf(t, seed, false); once != again {
 			t.Errorf("seed %d:\n%s\n\nand again:\n%s", seed, once, again)
 		}
 	}
+}
+
+// TestRealFiles: on a disk in memory a history goes on as it does on one whose files the kernel
+// has, to the letter of its errors, and both end with the same files.
+func TestRealFiles(t *testing.T) {
+	for seed := uint64(1000); seed < 1040; seed++ {
+		if memory, kernel := storyOf(t, seed, false), storyOf(t, seed, true); memory != kernel {
+			t.Errorf("seed %d, in memory:\n%s\n\nand with real files:\n%s", seed, memory, kernel)
+		}
+	}
+}
+
+// storyOf plays a world and returns its story.
+func storyOf(t *testing.T, seed uint64, real bool) string {
+	story, _ := playOn(t, Imagine(seed), real)
+	return strings.Join(story, "\n")
 }

@@ -47,38 +47,58 @@ func (e *ShortWrite) Error() string { return e.Err.Error() }
 func (e *ShortWrite) Unwrap() error { return e.Err }
 
 // Disk is asked before each change: an error is the change's, which then is not made. It
-// is nil in the program; the worlds of package worlds have disks that lose what was not
-// synced, and that are full, read-only and immutable.
+// is nil in the program; tests have changes fail by it.
 var Disk func(Change) error
 
-// ask returns the disk's error.
-func ask(c Change) error {
-	if Disk == nil {
-		return nil
+// ask returns the disk's error, and whether a simulated disk has made the change.
+func ask(c Change) (made bool, err error) {
+	if Disk != nil {
+		if err := Disk(c); err != nil {
+			return false, err
+		}
 	}
-	return Disk(c)
+	if Simulated != nil {
+		return Simulated.Make(c)
+	}
+	return false, nil
+}
+
+// onPath is an error of a call by its path, nil for none.
+func onPath(op, path string, err error) error {
+	if err != nil {
+		return &fs.PathError{Op: op, Path: path, Err: err}
+	}
+	return nil
+}
+
+// onPaths is onPath of a call with two.
+func onPaths(op, old, name string, err error) error {
+	if err != nil {
+		return &os.LinkError{Op: op, Old: old, New: name, Err: err}
+	}
+	return nil
 }
 
 // Link gives a file a second name, link(2). It never replaces, and syncs nothing.
 func Link(old, name string) error {
-	if err := ask(Change{Do: HardLink, Path: old, To: name}); err != nil {
-		return &os.LinkError{Op: "link", Old: old, New: name, Err: err}
+	if made, err := ask(Change{Do: HardLink, Path: old, To: name}); made || err != nil {
+		return onPaths("link", old, name, err)
 	}
 	return os.Link(old, name) // linkat(2) without AT_SYMLINK_FOLLOW
 }
 
 // Rename is rename(2), which replaces. It syncs nothing.
 func Rename(old, name string) error {
-	if err := ask(Change{Do: RenameFile, Path: old, To: name}); err != nil {
-		return &os.LinkError{Op: "rename", Old: old, New: name, Err: err}
+	if made, err := ask(Change{Do: RenameFile, Path: old, To: name}); made || err != nil {
+		return onPaths("rename", old, name, err)
 	}
 	return os.Rename(old, name)
 }
 
 // Remove is unlink(2). It syncs nothing.
 func Remove(path string) error {
-	if err := ask(Change{Do: RemoveFile, Path: path}); err != nil {
-		return &fs.PathError{Op: "remove", Path: path, Err: err}
+	if made, err := ask(Change{Do: RemoveFile, Path: path}); made || err != nil {
+		return onPath("remove", path, err)
 	}
 	return os.Remove(path)
 }
@@ -86,51 +106,80 @@ func Remove(path string) error {
 // OpenNew opens a new file for writing and reading, with O_CREAT and O_EXCL: the error is
 // fs.ErrExist where the name is taken, and fs.ErrPermission in a directory to which names
 // can only be added. It syncs nothing.
-func OpenNew(path string) (*os.File, error) {
+func OpenNew(path string) (*File, error) {
 	if appendOnly(filepath.Dir(path)) {
-		return nil, &fs.PathError{Op: "open", Path: path, Err: ErrAppendOnly}
+		return nil, onPath("open", path, ErrAppendOnly)
 	}
-	if err := ask(Change{Do: CreateFile, Path: path, Mode: 0o600}); err != nil {
-		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
-	}
-	return os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	return create(path, unix.O_RDWR|unix.O_EXCL)
 }
 
 // OpenOrNew opens a file with the flags given and O_CREAT, mode 0600. It syncs nothing.
-func OpenOrNew(path string, flags int) (*os.File, error) {
-	if Disk != nil {
-		if err := Lstat(path, new(unix.Stat_t)); err != nil {
-			if err := ask(Change{Do: CreateFile, Path: path, Mode: 0o600}); err != nil {
-				return nil, &fs.PathError{Op: "open", Path: path, Err: err}
-			}
-		}
+func OpenOrNew(path string, flags int) (*File, error) {
+	if Disk == nil && Simulated == nil {
+		return kernelCreate(path, flags)
 	}
-	return os.OpenFile(path, flags|os.O_CREATE, 0o600)
+	switch f, err := Open(path, flags); err { // only what is new is a change
+	case nil:
+		return f, nil
+	case unix.ENOENT:
+		return create(path, flags)
+	default:
+		return nil, onPath("open", path, err)
+	}
+}
+
+func create(path string, flags int) (*File, error) {
+	made, err := ask(Change{Do: CreateFile, Path: path, Mode: 0o600})
+	switch {
+	case err != nil:
+		return nil, onPath("open", path, err)
+	case made:
+		return &File{path: path, fd: -1}, nil
+	}
+	return kernelCreate(path, flags)
+}
+
+func kernelCreate(path string, flags int) (*File, error) {
+	f, err := kernelOpen(path, flags|unix.O_CREAT)
+	return f, onPath("open", path, err)
 }
 
 // Truncate sets a file's size in bytes, ftruncate(2). It syncs nothing.
-func Truncate(f *os.File, size int64) error {
-	if err := ask(Change{Do: Resize, Path: f.Name(), Size: size}); err != nil {
-		return &fs.PathError{Op: "truncate", Path: f.Name(), Err: err}
+func Truncate(f *File, size int64) error {
+	made, err := ask(Change{Do: Resize, Path: f.path, Size: size})
+	if !made && err == nil {
+		err = retry(func() error { return unix.Ftruncate(f.fd, size) })
 	}
-	return f.Truncate(size)
+	return onPath("truncate", f.path, err)
 }
 
 // Chmod sets a file's mode, fchmod(2). It syncs nothing.
-func Chmod(f *os.File, mode fs.FileMode) error {
-	if err := ask(Change{Do: SetMode, Path: f.Name(), Mode: mode}); err != nil {
-		return &fs.PathError{Op: "chmod", Path: f.Name(), Err: err}
+func Chmod(f *File, mode fs.FileMode) error {
+	made, err := ask(Change{Do: SetMode, Path: f.path, Mode: mode})
+	if !made && err == nil {
+		err = retry(func() error { return unix.Fchmod(f.fd, uint32(mode.Perm())) })
 	}
-	return f.Chmod(mode)
+	return onPath("chmod", f.path, err)
+}
+
+// Chown sets a file's owner, fchown(2). It syncs nothing. On simulated disks all is one owner's.
+func Chown(f *File, uid, gid int) error {
+	if f.fd < 0 {
+		return nil
+	}
+	return onPath("chown", f.path, retry(func() error { return unix.Fchown(f.fd, uid, gid) }))
 }
 
 // Sync is fsync(2) of a file.
-func Sync(f *os.File) error {
-	if err := ask(Change{Do: SyncFile, Path: f.Name()}); err != nil {
-		return &fs.PathError{Op: "sync", Path: f.Name(), Err: err}
+func Sync(f *File) error {
+	made, err := ask(Change{Do: SyncFile, Path: f.path})
+	if !made && err == nil {
+		err = f.sync()
 	}
-	return f.Sync()
+	return onPath("sync", f.path, err)
 }
+
+func (f *File) sync() error { return retry(func() error { return unix.Fsync(f.fd) }) }
 
 // ErrAppendOnly says that names can be added to a directory and not be taken away. It is an
 // fs.ErrPermission too.
@@ -152,6 +201,9 @@ func Immutable(path string) bool { return attributes(path)&unix.STATX_ATTR_IMMUT
 
 func attributes(path string) uint64 {
 	var st unix.Statx_t
+	if Simulated != nil {
+		return 0 // it says so itself when it is to change
+	}
 	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC, 0, &st); err != nil {
 		return 0
 	}

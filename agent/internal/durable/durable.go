@@ -133,7 +133,7 @@ func cannot(err error) bool {
 }
 
 func viaTemp(path string, data []byte, a Attr, rename func(temp, path string) error) error {
-	dir, err := os.Open(filepath.Dir(path))
+	dir, err := openDir(filepath.Dir(path))
 	if err != nil {
 		return err
 	}
@@ -152,7 +152,7 @@ func viaTemp(path string, data []byte, a Attr, rename func(temp, path string) er
 }
 
 // openTemp opens a new temporary file in dir.
-func openTemp(dir string) (*os.File, error) {
+func openTemp(dir string) (*File, error) {
 	for {
 		f, err := OpenNew(filepath.Join(dir, TempPrefix+strconv.FormatUint(rand.Uint64(), 36)))
 		if !errors.Is(err, fs.ErrExist) {
@@ -173,7 +173,7 @@ func Create(path string, data []byte, a Attr) error {
 }
 
 // fill writes, syncs and closes f, or removes it.
-func fill(f *os.File, data []byte, a Attr) (err error) {
+func fill(f *File, data []byte, a Attr) (err error) {
 	defer func() {
 		if cerr := f.Close(); err == nil {
 			err = cerr
@@ -186,11 +186,11 @@ func fill(f *os.File, data []byte, a Attr) (err error) {
 		a.Mode = 0o600
 	}
 	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+	if err := f.Stat(&st); err != nil {
 		return fmt.Errorf("cannot stat %s: %w", f.Name(), err)
 	}
 	if (a.UID >= 0 && a.UID != int(st.Uid)) || (a.GID >= 0 && a.GID != int(st.Gid)) {
-		if err := f.Chown(a.UID, a.GID); err != nil {
+		if err := Chown(f, a.UID, a.GID); err != nil {
 			return err
 		}
 	}
@@ -198,7 +198,7 @@ func fill(f *os.File, data []byte, a Attr) (err error) {
 		return err
 	}
 	// A mode that is taken and changes nothing shows only now, and here it costs nothing yet.
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+	if err := f.Stat(&st); err != nil {
 		return fmt.Errorf("cannot stat %s: %w", f.Name(), err)
 	}
 	if got := fs.FileMode(st.Mode & 0o777); got&^a.Mode&0o044 != 0 && !a.Public && len(data) > 0 {
@@ -209,7 +209,7 @@ func fill(f *os.File, data []byte, a Attr) (err error) {
 
 // Append writes data to f and syncs it. A torn write is possible only by a crash or
 // a full disk; then the error says so and the caller knows what part is there.
-func Append(f *os.File, data []byte) error {
+func Append(f *File, data []byte) error {
 	if len(data) > 0 {
 		if err := write(f, data); err != nil {
 			return err
@@ -218,17 +218,15 @@ func Append(f *os.File, data []byte) error {
 	return Sync(f)
 }
 
-func write(f *os.File, data []byte) error {
-	err := ask(Change{Do: Write, Path: f.Name(), Data: data})
+func write(f *File, data []byte) error {
+	made, err := ask(Change{Do: Write, Path: f.Name(), Data: data})
 	if short := (*ShortWrite)(nil); errors.As(err, &short) {
-		_, werr := f.Write(data[:short.Written])
-		return errors.Join(&fs.PathError{Op: "write", Path: f.Name(), Err: short.Err}, werr)
+		return errors.Join(onPath("write", f.Name(), short.Err), onPath("write", f.Name(), f.write(data[:short.Written])))
 	}
-	if err != nil {
-		return &fs.PathError{Op: "write", Path: f.Name(), Err: err}
+	if !made && err == nil {
+		err = f.write(data)
 	}
-	_, err = f.Write(data)
-	return err
+	return onPath("write", f.Name(), err)
 }
 
 // Exchange swaps two names that must both exist, whatever they name. It syncs
@@ -244,8 +242,8 @@ func rename2(from, to string, flags uint) error {
 	if flags == unix.RENAME_EXCHANGE {
 		do = ExchangeNames
 	}
-	if err := ask(Change{Do: do, Path: from, To: to}); err != nil {
-		return &os.LinkError{Op: "renameat2", Old: from, New: to, Err: err}
+	if made, err := ask(Change{Do: do, Path: from, To: to}); made || err != nil {
+		return onPaths("renameat2", from, to, err)
 	}
 	err := retry(func() error { return unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, flags) })
 	if err == nil {
@@ -288,8 +286,8 @@ func MkdirAll(dir string, a Attr) error {
 }
 
 func mkdir(dir string) error {
-	if err := ask(Change{Do: MakeDir, Path: dir, Mode: 0o700}); err != nil {
-		return &fs.PathError{Op: "mkdir", Path: dir, Err: err}
+	if made, err := ask(Change{Do: MakeDir, Path: dir, Mode: 0o700}); made || err != nil {
+		return onPath("mkdir", dir, err)
 	}
 	return os.Mkdir(dir, 0o700)
 }
@@ -300,7 +298,7 @@ func SyncDir(dir string) error { return notSynced(SyncFound(dir)) }
 
 // SyncFound is SyncDir for who has changed nothing that lasts, and relies on what was found.
 func SyncFound(dir string) error {
-	d, err := os.Open(dir)
+	d, err := openDir(dir)
 	if err != nil {
 		return err
 	}
@@ -308,10 +306,15 @@ func SyncFound(dir string) error {
 	return syncFound(d)
 }
 
-func syncFound(dir *os.File) error {
-	err := ask(Change{Do: SyncNames, Path: dir.Name()})
-	if err == nil {
-		err = dir.Sync()
+func openDir(dir string) (*File, error) {
+	d, err := Open(dir, unix.O_RDONLY)
+	return d, onPath("open", dir, err)
+}
+
+func syncFound(dir *File) error {
+	made, err := ask(Change{Do: SyncNames, Path: dir.Name()})
+	if !made && err == nil {
+		err = onPath("sync", dir.Name(), dir.sync())
 	}
 	if err != nil {
 		return fmt.Errorf("cannot sync the directory %s: %w", dir.Name(), err)
@@ -319,7 +322,7 @@ func syncFound(dir *os.File) error {
 	return nil
 }
 
-func syncNames(dir *os.File) error { return notSynced(syncFound(dir)) }
+func syncNames(dir *File) error { return notSynced(syncFound(dir)) }
 
 func notSynced(err error) error {
 	if err != nil {

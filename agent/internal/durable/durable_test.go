@@ -429,7 +429,7 @@ func TestModeless(t *testing.T) {
 
 func TestAppend(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	f, err := OpenOrNew(path, os.O_WRONLY|os.O_APPEND)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -441,7 +441,7 @@ func TestAppend(t *testing.T) {
 	}
 	want(t, path, []byte("one two"))
 
-	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	full, err := Open("/dev/full", os.O_WRONLY)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Image is what a simulated disk has. It answers at once what the kernel would, or says by
-// known that the kernel is to be asked.
+// Image is a simulated disk. It answers at once what the kernel would, or says by known that
+// the kernel is to be asked.
 type Image interface {
 	// Stat is lstat(2), and fstat(2) of what was opened as path.
 	Stat(path string, st *unix.Stat_t) (known bool, err error)
@@ -18,10 +18,12 @@ type Image interface {
 	Content(path string) (data []byte, known bool)
 	// Names are those in a directory, sorted.
 	Names(dir string) (names []string, known bool)
+	// Make makes a change, with the kernel's error where it would refuse it.
+	Make(Change) (known bool, err error)
 }
 
-// Simulated is asked before the kernel by whoever reads. It is nil in the program; package
-// worlds plays thousands of histories, which mostly read what has not changed.
+// Simulated is asked before the kernel. It is nil in the program; package worlds plays
+// thousands of histories on disks in memory.
 var Simulated Image
 
 // AtOnce tells that no file hangs whoever touches it: they are simulated.
@@ -37,14 +39,14 @@ func Lstat(path string, st *unix.Stat_t) error {
 	return retry(func() error { return unix.Lstat(path, st) })
 }
 
-// Fstat is fstat(2) of a file that was opened as path.
-func Fstat(fd int, path string, st *unix.Stat_t) error {
+// Access is access(2).
+func Access(path string, mode uint32) error {
 	if Simulated != nil {
-		if known, err := Simulated.Stat(path, st); known {
+		if known, err := Simulated.Stat(path, new(unix.Stat_t)); known {
 			return err
 		}
 	}
-	return retry(func() error { return unix.Fstat(fd, st) })
+	return unix.Access(path, mode)
 }
 
 // Names lists the names in a directory, sorted.
@@ -67,53 +69,68 @@ func Names(dir string) ([]string, error) {
 	return names, err
 }
 
-// Reader is a file that is open for reading. Its errors are bare numbers of errno(3), or
-// io.EOF.
-type Reader struct {
+// File is a file or a directory that is open. The errors of its methods are bare numbers of
+// errno(3), or io.EOF.
+type File struct {
 	path string
-	fd   int // -1: simulated
-	data []byte
-	off  int
+	fd   int    // -1: simulated
+	data []byte // where it is: what stood there when it was opened
+	off  int    // of the next Read
 }
 
-// OpenRead opens a file with O_CLOEXEC and the flags given.
-func OpenRead(path string, flags int) (*Reader, error) {
+// Open opens a file that is there with O_CLOEXEC and the flags given. Its errors are bare
+// numbers, too.
+func Open(path string, flags int) (*File, error) {
 	if Simulated != nil {
-		if data, known := Simulated.Content(path); known {
-			return &Reader{path: path, fd: -1, data: data}, nil
-		}
-		if known, err := Simulated.Stat(path, new(unix.Stat_t)); known && err != nil {
-			return nil, err
+		if known, err := Simulated.Stat(path, new(unix.Stat_t)); known {
+			if err != nil {
+				return nil, err
+			}
+			data, _ := Simulated.Content(path)
+			return &File{path: path, fd: -1, data: data}, nil
 		}
 	}
-	r := &Reader{path: path}
-	return r, retry(func() (err error) {
-		r.fd, err = unix.Open(path, flags|unix.O_CLOEXEC, 0)
+	return kernelOpen(path, flags)
+}
+
+func kernelOpen(path string, flags int) (*File, error) {
+	f := &File{path: path}
+	return f, retry(func() (err error) {
+		f.fd, err = unix.Open(path, flags|unix.O_CLOEXEC, 0o600)
 		return err
 	})
 }
 
-// Stat is fstat(2).
-func (r *Reader) Stat(st *unix.Stat_t) error { return Fstat(r.fd, r.path, st) }
+// Name is the path by which it was opened.
+func (f *File) Name() string { return f.path }
 
-// Close gives the file back.
-func (r *Reader) Close() error {
-	if r.fd < 0 {
+// Stat is fstat(2).
+func (f *File) Stat(st *unix.Stat_t) error {
+	if f.fd < 0 {
+		_, err := Simulated.Stat(f.path, st)
+		return err
+	}
+	return retry(func() error { return unix.Fstat(f.fd, st) })
+}
+
+// Close gives the file back. What was written is synced by then, or nobody relies on it.
+func (f *File) Close() error {
+	if f.fd < 0 {
 		return nil
 	}
-	return unix.Close(r.fd)
+	return unix.Close(f.fd)
 }
 
 // Read is read(2), as an io.Reader.
-func (r *Reader) Read(b []byte) (n int, err error) {
+func (f *File) Read(b []byte) (n int, err error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
-	if r.fd < 0 {
-		n = copy(b, r.data[r.off:])
-		r.off += n
+	if f.fd < 0 {
+		n = copy(b, f.data[f.off:])
+		f.off += n
 	} else {
-		err = retry(func() (err error) { n, err = unix.Read(r.fd, b); return err })
+		err = retry(func() (err error) { n, err = unix.Read(f.fd, b); return err })
 	}
 	if err != nil {
 		return 0, err
@@ -125,13 +142,13 @@ func (r *Reader) Read(b []byte) (n int, err error) {
 }
 
 // ReadAt is pread(2), as an io.ReaderAt.
-func (r *Reader) ReadAt(b []byte, off int64) (n int, err error) {
+func (f *File) ReadAt(b []byte, off int64) (n int, err error) {
 	for n < len(b) {
 		var m int
-		if r.fd < 0 {
-			m = copy(b[n:], r.data[min(off, int64(len(r.data))):])
+		if f.fd < 0 {
+			m = copy(b[n:], f.data[min(off, int64(len(f.data))):])
 		} else {
-			err = retry(func() (err error) { m, err = unix.Pread(r.fd, b[n:], off); return err })
+			err = retry(func() (err error) { m, err = unix.Pread(f.fd, b[n:], off); return err })
 		}
 		if err != nil {
 			return n, err
@@ -142,4 +159,16 @@ func (r *Reader) ReadAt(b []byte, off int64) (n int, err error) {
 		n, off = n+m, off+int64(m)
 	}
 	return n, nil
+}
+
+// write is write(2), of all of it.
+func (f *File) write(data []byte) error {
+	for len(data) > 0 {
+		var n int
+		if err := retry(func() (err error) { n, err = unix.Write(f.fd, data); return err }); err != nil {
+			return err
+		}
+		data = data[n:]
+	}
+	return nil
 }

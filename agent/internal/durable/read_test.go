@@ -33,6 +33,13 @@ func (i image) Content(path string) ([]byte, bool) {
 
 func (i image) Names(dir string) ([]string, bool) { return []string{i.name}, dir == i.dir }
 
+func (i image) Make(c Change) (bool, error) {
+	if filepath.Dir(c.Path) != i.dir {
+		return false, nil
+	}
+	return true, unix.EROFS
+}
+
 // TestReader: a simulated disk reads as the kernel's does.
 func TestReader(t *testing.T) {
 	dir := t.TempDir()
@@ -44,12 +51,12 @@ func TestReader(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			Simulated = simulated
 			defer func() { Simulated = nil }()
-			r, err := OpenRead(path, os.O_RDONLY)
+			r, err := Open(path, os.O_RDONLY)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer r.Close()
-			if err := iotest.TestReader(struct{ *Reader }{r}, after); err != nil {
+			if err := iotest.TestReader(struct{ *File }{r}, after); err != nil {
 				t.Error(err)
 			}
 			var opened, named unix.Stat_t
@@ -62,7 +69,7 @@ func TestReader(t *testing.T) {
 			if names, err := Names(dir); err != nil || !slices.Equal(names, []string{"file"}) {
 				t.Errorf("names %q, %v", names, err)
 			}
-			if _, err := OpenRead(path+"x", os.O_RDONLY); err != unix.ENOENT {
+			if _, err := Open(path+"x", os.O_RDONLY); err != unix.ENOENT {
 				t.Errorf("what is missing: %v", err)
 			}
 			if err := Lstat(path+"x", &named); err != unix.ENOENT {

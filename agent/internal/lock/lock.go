@@ -101,15 +101,15 @@ func Wait(ctx context.Context, dir, name string) (*Lock, error) {
 // millisecond: an install takes that, being one rename, and so does a second watcher. A
 // rotation does not, nor the ledger, which may have room where no file can be added.
 func open(dir, name string) (*file, error) {
+	path := filepath.Join(dir, name)
+	if Find != nil {
+		return &file{on: Find(path)}, nil
+	}
 	var st unix.Stat_t
 	if err := durable.Lstat(dir, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err
 		}
-	}
-	path := filepath.Join(dir, name)
-	if Find != nil {
-		return &file{on: Find(path)}, nil
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err == nil || !slices.ContainsFunc(unwritable, func(e error) bool { return errors.Is(err, e) }) {

@@ -64,6 +64,15 @@ var (
 	ErrOldServer     = errors.New("the server is older than Postgres 12")
 )
 
+// PlaceError is ErrPassword or ErrNoDatabase, with where what is wrong came from.
+type PlaceError struct {
+	From string // Location.From
+	Err  error
+}
+
+func (e *PlaceError) Error() string { return e.Err.Error() + " (from " + printable.Line(e.From) + ")" }
+func (e *PlaceError) Unwrap() error { return e.Err }
+
 // byCode maps SQLSTATE to what it means for us (Postgres documentation, appendix A).
 var byCode = map[string]error{
 	"28P01": ErrPassword,
@@ -100,6 +109,8 @@ func (t *Table) explain(err error) error {
 			return fmt.Errorf("%w: %s (SQLSTATE %s)", ErrServer, printable.Line(t.redact(server.Message)), printable.Line(server.Code))
 		case ErrDenied:
 			return fmt.Errorf("%w: %s", kind, printable.Line(t.redact(server.Message)))
+		case ErrPassword, ErrNoDatabase:
+			return &PlaceError{t.place.From, kind}
 		default:
 			return kind
 		}

@@ -238,7 +238,7 @@ func TestAnswers(t *testing.T) {
 			}},
 		{name: "denied", state: rows.Unknown, err: rows.ErrDenied, why: "permission denied",
 			prepare: func(d *rowstest.Database) error { return d.Admin("alter table secrets owner to postgres") }},
-		{name: "wrong password", state: rows.Unknown, err: rows.ErrPassword,
+		{name: "wrong password", state: rows.Unknown, err: rows.ErrPassword, why: "wrong password (from a test)",
 			url: func(d *rowstest.Database) string { return strings.Replace(d.URL(), rowstest.Password, "hunter2", 1) }},
 		{name: "no such role", state: rows.Unknown, err: rows.ErrPassword, // Postgres does not tell
 			url: func(d *rowstest.Database) string { return strings.Replace(d.URL(), "//containarium", "//nobody", 1) }},

@@ -19,6 +19,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/notify"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 	"github.com/footprintai/containarium-keyguard/hooks"
@@ -349,6 +350,9 @@ func (a *app) remedy(err error) {
 
 // remedyOf is the first hint that fits, "" for none.
 func remedyOf(err error) string {
+	if at, ok := errors.AsType[*rows.PlaceError](err); ok {
+		return remedyAt(at)
+	}
 	for _, r := range remedies {
 		if r.hint != "" && errors.Is(err, r.err) {
 			if r.err == fs.ErrPermission && os.Geteuid() == 0 {
@@ -358,6 +362,21 @@ func remedyOf(err error) string {
 		}
 	}
 	return ""
+}
+
+// remedyAt names the place at which what is wrong with the database's URL stands.
+func remedyAt(at *rows.PlaceError) string {
+	where := printable.Line(at.From)
+	switch {
+	case strings.HasPrefix(where, "CONTAINARIUM_"), strings.HasPrefix(where, "the daemon's"):
+		where += ", which stands in the daemon's unit or a file that this names (systemctl cat containarium.service)"
+	case strings.HasPrefix(where, "incus"):
+		where += ": it is what CONTAINARIUM_POSTGRES_PASSWORD_FILE or CONTAINARIUM_POSTGRES_PASSWORD of the daemon's unit says (systemctl cat containarium.service), else the word containarium"
+	}
+	if errors.Is(at, rows.ErrPassword) {
+		return "the password is from " + where + "; put that right, or have the role take it (ALTER ROLE … PASSWORD), then: keyguard verify"
+	}
+	return "the database's name is from " + where + "; put that right, then: keyguard verify"
 }
 
 // refusedToRoot is the hint where what is denied is denied to root, whom no mode stops.

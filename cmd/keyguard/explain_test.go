@@ -270,3 +270,25 @@ func TestRemedyOfTooFewFiles(t *testing.T) {
 		}
 	}
 }
+
+// TestRemedyNamesWhereTheURLCameFrom: not where it might have come from.
+func TestRemedyNamesWhereTheURLCameFrom(t *testing.T) {
+	for _, tt := range []struct {
+		from string
+		err  error
+		want []string
+	}{
+		{"url_file /etc/keyguard/url", rows.ErrPassword, []string{"the password is from url_file /etc/keyguard/url;", "ALTER ROLE"}},
+		{"CONTAINARIUM_POSTGRES_URL_FILE, /etc/pg.url", rows.ErrPassword, []string{"/etc/pg.url, which stands in the daemon's unit", "systemctl cat containarium.service"}},
+		{"the daemon's flag --postgres", rows.ErrNoDatabase, []string{"name is from the daemon's flag --postgres, which stands"}},
+		{"incus, container x", rows.ErrPassword, []string{"CONTAINARIUM_POSTGRES_PASSWORD_FILE"}},
+		{"a\nb", rows.ErrNoDatabase, []string{`a\nb`}},
+	} {
+		got := remedyOf(fmt.Errorf("cannot ask: %w", &rows.PlaceError{From: tt.from, Err: tt.err}))
+		for _, want := range tt.want {
+			if !strings.Contains(got, want) {
+				t.Errorf("%s: %s", tt.from, got)
+			}
+		}
+	}
+}

@@ -8,7 +8,6 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
-	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
@@ -60,7 +59,7 @@ func Doctor(ctx context.Context, h *Host, o DoctorOptions) (DoctorResult, error)
 	}
 	defer seen.close()
 	s := seen.status(ctx)
-	f := facts{status: s, now: h.Now(), record: *seen.history(), local: seen.evidence.Local.Keys, kept: seen.kept, unlogged: seen.answer.Unlogged, escrows: make([]escrowFacts, len(h.Escrows))}
+	f := facts{status: s, now: h.Now(), record: *seen.history(), local: seen.evidence.Local.Keys, unlogged: seen.answer.Unlogged, escrows: make([]escrowFacts, len(h.Escrows))}
 	eachEscrow(h, func(i int, e Escrow) {
 		f.escrows[i] = escrowFacts{EscrowStatus: s.Escrows[i], evidence: seen.evidence.Escrows[i]}
 		f.escrows[i].examine(ctx, e.Reader)
@@ -91,7 +90,6 @@ type facts struct {
 	now        time.Time
 	record     ledger.Record
 	local      []key.Fingerprint // in the local quarantine
-	kept       []keyfile.Kept    // the same, with their times
 	unlogged   bool              // the table of the rows
 	missing    decide.Decision   // what a start would do without the keyfile
 	escrows    []escrowFacts

@@ -268,16 +268,7 @@ func TestChecks(t *testing.T) {
 		"a broken chain": {func(f *facts, _ *DoctorOptions) {
 			f.record.Breaks, f.status.Broken = []ledger.Break{{Line: 7}}, &ledger.Break{Line: 7}
 		}, "ledger problem"},
-		"a deleted ledger": {func(f *facts, _ *DoctorOptions) { f.kept = []keyfile.Kept{{Time: noon(30)}, {Time: noon(29)}} }, "ledger problem"},
-		"one that began since": {func(f *facts, _ *DoctorOptions) {
-			f.kept, f.record.Entries = []keyfile.Kept{{Time: noon(29)}}, []ledger.Entry{{Time: noon(30), Event: ledger.Proven}}
-		}, "ledger problem"},
-		"one for which a person vouches": {func(f *facts, _ *DoctorOptions) {
-			f.kept, f.record.Entries = []keyfile.Kept{{Time: noon(29)}}, []ledger.Entry{{Time: noon(30), Event: ledger.Accepted}}
-		}, ""},
-		"a quarantine that is younger": {func(f *facts, _ *DoctorOptions) {
-			f.kept, f.record.Entries = []keyfile.Kept{{Time: noon(30).Add(-time.Minute)}}, []ledger.Entry{{Time: noon(30), Event: ledger.Proven}}
-		}, ""},
+		"a deleted ledger":                         {func(f *facts, _ *DoctorOptions) { f.status.Unrecorded = noon(29) }, "ledger problem"},
 		"a broken chain, and a key accepted since": {func(f *facts, _ *DoctorOptions) { f.record.Breaks = []ledger.Break{{Line: 7}} }, ""},
 		"a hook that is not run":                   {func(_ *facts, o *DoctorOptions) { o.HooksDir = hooks }, "hooks problem"},
 		"no hooks":                                 {func(_ *facts, o *DoctorOptions) { o.HooksDir = dir + "/none" }, ""},
@@ -419,5 +410,34 @@ func TestPartsAndWhoAdministersThem(t *testing.T) {
 				t.Errorf("%s: %s; want %s: %s", c.State, c.Text, tt.check, tt.text)
 			}
 		})
+	}
+}
+
+// TestUnrecorded: a quarantine that is older than the ledger tells that this has lost its
+// beginning, until somebody vouches for the key.
+func TestUnrecorded(t *testing.T) {
+	kept := func(at ...time.Time) (list []keyfile.Kept) {
+		for _, at := range at {
+			list = append(list, keyfile.Kept{Time: at})
+		}
+		return list
+	}
+	began := func(with ledger.Event) ledger.Record {
+		return ledger.Record{Entries: []ledger.Entry{{Time: noon(30), Event: with}}}
+	}
+	for name, tt := range map[string]struct {
+		record ledger.Record
+		kept   []keyfile.Kept
+		want   time.Time
+	}{
+		"it is empty":               {ledger.Record{}, kept(noon(30), noon(29)), noon(29)},
+		"it began since":            {began(ledger.Proven), kept(noon(29)), noon(29)},
+		"a person vouches":          {began(ledger.Accepted), kept(noon(29)), time.Time{}},
+		"they began together":       {began(ledger.Proven), kept(noon(30).Add(-time.Minute)), time.Time{}},
+		"it is empty, and the host": {ledger.Record{}, nil, time.Time{}},
+	} {
+		if got := unrecorded(tt.record, tt.kept, noon(31)); !got.Equal(tt.want) {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }

@@ -18,7 +18,6 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
-	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/notify"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
@@ -266,31 +265,12 @@ func checkTmpfs(dir string) Check {
 	return c
 }
 
-// unrecorded is when the local quarantine kept a key that is older than the ledger: that was
-// deleted, until a person vouches for the key. Zero for never.
-func (f facts) unrecorded() (oldest time.Time) {
-	const together = time.Hour // a first start does both
-	begins := f.now
-	if len(f.record.Entries) > 0 {
-		begins = f.record.Entries[0].Time
-	}
-	for _, k := range f.kept {
-		if k.Time.Add(together).Before(begins) && (oldest.IsZero() || k.Time.Before(oldest)) {
-			oldest = k.Time
-		}
-	}
-	if slices.ContainsFunc(f.record.Entries, func(e ledger.Entry) bool { return e.Event == ledger.Accepted }) {
-		return time.Time{}
-	}
-	return oldest
-}
-
 func (f facts) checkLedger() Check {
 	if f.status.Damaged != "" {
 		return Check{Name: "ledger", State: CheckUnknown, Text: f.status.Damaged}
 	}
 	c := Check{Name: "ledger", State: CheckOK, Text: "its chain is whole, of " + printable.Count(int64(len(f.record.Entries)), "line")}
-	if since := f.unrecorded(); !since.IsZero() {
+	if since := f.status.Unrecorded; !since.IsZero() {
 		c.State, c.Fix = CheckProblem, "find out who took it away (what it held: journalctl -t keyguard); then, to vouch for the key that is there: keyguard accept"
 		c.Text = "its beginning is gone: keys were kept here at " + printable.Time(since) + " already, and of that it says nothing"
 	}

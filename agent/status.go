@@ -3,13 +3,19 @@ package agent
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -47,6 +53,7 @@ type StatusResult struct {
 	WatcherErr error // why systemd cannot be asked about it
 	Decision   decide.Decision
 	Path       string // of the keyfile
+	StateDir   string
 	Keyfile    decide.KeyfileEvidence
 	Loose      string
 	Immutable  string // the keyfile, or its directory, where it is to be changed and nobody can; "" for not
@@ -61,6 +68,11 @@ type StatusResult struct {
 	Damaged    string     // why the ledger cannot be read, "" where it can
 	Unwritable error      // why it cannot be written
 	Hanging    []error    // directories of ours that do not answer (crew.ErrHangs)
+	// Unrecorded is when the local quarantine kept a key that is older than the ledger, whose
+	// beginning is gone then, until somebody has accepted a key since; zero for never.
+	Unrecorded time.Time
+	// Forgets: what is mounted on the state directory is gone with the next boot.
+	Forgets bool
 	// Broken is where the ledger's chain is broken, if nobody has accepted a key since.
 	Broken  *ledger.Break
 	Escrows []EscrowStatus
@@ -179,7 +191,7 @@ func (o *observation) status(ctx context.Context) StatusResult {
 		o.askRows(ctx) // which of the keys at hand opens the others
 	}
 	r := StatusResult{
-		Decision: d, Path: h.Keyfile.Path, Keyfile: o.evidence.Keyfile, Loose: o.seen.Loose, Halfway: o.halfway(),
+		Decision: d, Path: h.Keyfile.Path, StateDir: h.StateDir, Keyfile: o.evidence.Keyfile, Loose: o.seen.Loose, Halfway: o.halfway(),
 		Look: o.evidence.Ledger.Verdict, Known: o.evidence.Ledger.Known, Accepted: o.evidence.Ledger.Accepted, LastLook: o.evidence.Ledger.LastLook,
 		Rows: o.evidence.Rows, Proof: o.evidence.Rows.Proofs[own], Kept: len(o.kept),
 	}
@@ -221,10 +233,42 @@ func (o *observation) status(ctx context.Context) StatusResult {
 		r.Damaged = o.evidence.History.Unreadable
 	}
 	r.Unwritable = h.Ledger.Writable()
+	r.Unrecorded = unrecorded(*o.history(), o.kept, h.Now())
+	r.Forgets = forgets(h.StateDir)
 	r.Hanging = h.hanging()
 	r.judge(h.Now())
 	r.Trouble = o.trouble
 	return r
+}
+
+// unrecorded finds the time of StatusResult.Unrecorded. Where the local quarantine went with the
+// ledger, nothing here tells a host that has lost both from one that was built anew.
+func unrecorded(record ledger.Record, kept []keyfile.Kept, now time.Time) (oldest time.Time) {
+	const together = time.Hour // a first start does both
+	begins := now
+	if len(record.Entries) > 0 {
+		begins = record.Entries[0].Time
+	}
+	for _, k := range kept {
+		if k.Time.Add(together).Before(begins) && (oldest.IsZero() || k.Time.Before(oldest)) {
+			oldest = k.Time
+		}
+	}
+	if slices.ContainsFunc(record.Entries, func(e ledger.Entry) bool { return e.Event == ledger.Accepted }) {
+		return time.Time{}
+	}
+	return oldest
+}
+
+// forgets tells whether a file system in memory is mounted on a directory, on another one.
+func forgets(dir string) bool {
+	here, err := crew.Stat(dir)
+	above, aerr := crew.Stat(filepath.Dir(dir))
+	if err != nil || aerr != nil || here.Sys().(*syscall.Stat_t).Dev == above.Sys().(*syscall.Stat_t).Dev {
+		return false
+	}
+	st, err := crew.Within(dir, func() (st unix.Statfs_t, err error) { err = unix.Statfs(dir, &st); return st, err }, nil)
+	return err == nil && (st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC)
 }
 
 func (o *observation) escrowStatus(i int, s Escrow) EscrowStatus {
@@ -281,6 +325,8 @@ const (
 	AilsUnproven   Ails = "unproven"   // the rows cannot be asked, and nothing on record vouches for the key
 	AilsUnread     Ails = "unread"     // the ledger cannot be read
 	AilsBroken     Ails = "broken"     // its chain is broken, and nobody has seen to it
+	AilsUnrecorded Ails = "unrecorded" // its beginning is gone
+	AilsForgets    Ails = "forgets"    // what it is kept in does not last
 	AilsUnwritable Ails = "unwritable" // it cannot be written
 	AilsHanging    Ails = "hanging"    // a directory of ours hangs
 	AilsLoose      Ails = "loose"      // the keyfile's mode or owner
@@ -399,6 +445,13 @@ func (r *StatusResult) judgeRecord(now time.Time) {
 	}
 	if r.Broken != nil && r.Damaged == "" {
 		r.ail(AilsBroken, Amiss, "key %s is in place, and the ledger's chain is broken at line %d: somebody edited it or a disk damaged it, and what stands before proves nothing", r.Keyfile.Key, r.Broken.Line)
+	}
+	if r.Damaged == "" && r.Broken == nil && !r.Unrecorded.IsZero() {
+		r.ail(AilsUnrecorded, Amiss, "key %s is in place, and the ledger was emptied or taken away: keys were kept here at %s already, and what was proven, saved and drilled then is not on record",
+			r.Keyfile.Key, printable.Time(r.Unrecorded))
+	}
+	if r.Forgets {
+		r.ail(AilsForgets, Amiss, "key %s is in place, and something in memory is mounted on the state directory: ledger and local quarantine go with the next boot, and the ones below are covered", r.Keyfile.Key)
 	}
 	if len(r.Hanging) > 0 {
 		r.ail(AilsHanging, Amiss, "key %s is in place, and a directory that keyguard needs hangs: %v", r.Keyfile.Key, r.Hanging[0])

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
@@ -439,4 +441,53 @@ func TestStatusAfterAFailedDrill(t *testing.T) {
 	h.now = h.now.Add(time.Minute)
 	h.must(save(&h.Host, a))
 	look(agent.Green, "in every escrow that answers; the last drill failed, at 2026-03-01 12:00")
+}
+
+// TestStatusOfALostLedger: that what was on record is gone, or is about to go, is not green.
+func TestStatusOfALostLedger(t *testing.T) {
+	a := testKey("a")
+	for name, tt := range map[string]struct {
+		lose func(*host)
+		ails agent.Ails
+	}{
+		"nothing is lost": {func(*host) {}, ""},
+		"it was emptied": {func(h *host) {
+			h.must(os.Truncate(h.path("state/ledger.jsonl"), 0))
+			h.now = h.now.Add(2 * time.Hour)
+		}, agent.AilsUnrecorded},
+		"and begins anew": {func(h *host) {
+			h.must(os.Remove(h.path("state/ledger.jsonl")))
+			h.now = h.now.Add(2 * time.Hour)
+			h.must(prove(&h.Host, a))
+		}, agent.AilsUnrecorded},
+		"a mount covers it": {func(h *host) {
+			h.must(unix.Mount("keyguard-test", h.StateDir, "tmpfs", 0, "mode=0700"))
+			h.t.Cleanup(func() { h.must(unix.Unmount(h.StateDir, unix.MNT_DETACH)) })
+		}, agent.AilsForgets},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, nil, 1)
+			h.write(a.UnsafeBytes())
+			h.must(h.Keyfile.Keep(a, h.now))
+			h.must(prove(&h.Host, a))
+			h.must(save(&h.Host, a))
+			tt.lose(h)
+			r, err := agent.Status(t.Context(), &h.Host)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tt.ails == "" && r.Health == agent.Green {
+				return
+			}
+			if len(r.Ailments) == 0 || r.Ailments[0].Ails != tt.ails || r.Health != agent.Amiss {
+				t.Fatalf("%s: %s, %+v", r.Health, r.Line, r.Ailments)
+			}
+			if tt.ails == agent.AilsUnrecorded {
+				h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Accepted, Fingerprint: a.Fingerprint(), Verdict: string(rows.Silent)}))
+				if r, err := agent.Status(t.Context(), &h.Host); err != nil || r.Health != agent.Green {
+					t.Errorf("accepted: %s: %s, %v", r.Health, r.Line, err)
+				}
+			}
+		})
+	}
 }

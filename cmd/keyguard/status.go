@@ -272,7 +272,13 @@ var mends = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []string{
 		}
 		return []string{"look at the ledger (keyguard report --verify), keep what is left of it elsewhere, then: keyguard backup"}
 	},
-	agent.AilsBroken:     func(agent.StatusResult, agent.Ailment) []string { return []string{seenToLedger} },
+	agent.AilsBroken: func(agent.StatusResult, agent.Ailment) []string { return []string{seenToLedger} },
+	agent.AilsUnrecorded: func(agent.StatusResult, agent.Ailment) []string {
+		return []string{"find out who took it away (what it held: journalctl -t keyguard); then, to vouch for the key that is there: keyguard accept"}
+	},
+	agent.AilsForgets: func(r agent.StatusResult, _ agent.Ailment) []string {
+		return []string{"systemctl stop " + unit.Watcher + "; umount " + r.StateDir + "; systemctl start " + unit.Watcher}
+	},
 	agent.AilsUnwritable: func(r agent.StatusResult, _ agent.Ailment) []string { return []string{remedyOf(r.Unwritable)} },
 	agent.AilsHanging:    func(r agent.StatusResult, _ agent.Ailment) []string { return []string{remedyOf(r.Hanging[0])} },
 	agent.AilsLoose: func(r agent.StatusResult, _ agent.Ailment) []string {

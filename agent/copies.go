@@ -59,10 +59,10 @@ func listed(ctx context.Context, s Escrow) EscrowCopies {
 	}
 	// What one copy fails with says nothing of the next, for people who look.
 	_ = fetchEach(ctx, s.Reader, copies, fetchOptions{}, func(f fetched) error {
+		defer f.key.Wipe()
 		l := &e.Copies[f.n]
 		if l.Err = f.err; f.err == nil {
 			l.Fingerprint, l.Encoding, l.Read = f.key.Fingerprint(), f.encoding, true
-			f.key.Wipe()
 		}
 		return nil
 	})

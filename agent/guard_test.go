@@ -306,6 +306,84 @@ func checkShelves(t *testing.T, h *host, under map[string]int) {
 	}
 }
 
+// handed is an escrow that keeps hold of every key that it has given.
+type handed struct {
+	escrow.Reader
+	keys *[]key.Key
+}
+
+func (h handed) Fetch(ctx context.Context, c escrow.Copy) (key.Key, key.Encoding, error) {
+	k, encoding, err := h.Reader.Fetch(ctx, c)
+	*h.keys = append(*h.keys, k)
+	return k, encoding, err
+}
+
+// TestCopyUnderAnotherName: the only copy that opens the rows is called another key. It is told
+// by whoever looks, put in place by a start, and left in nobody's memory.
+func TestCopyUnderAnotherName(t *testing.T) {
+	db := rowstest.New(t).Database(t)
+	right, other := testKey("right"), testKey("other")
+	h := newHost(t, db, 1)
+	h.upsert(right, "ONE")
+	h.save(0, escrow.Current, other)
+	copies, err := h.Escrows[0].List(t.Context())
+	h.must(err)
+	h.must(os.WriteFile(h.path("usb0/"+copies[0].ID), right.UnsafeBytes(), 0o600))
+	var given []key.Key
+	h.Escrows[0].Reader = handed{h.Escrows[0].Reader, &given}
+	wiped, err := key.New(make([]byte, key.Size))
+	h.must(err)
+	for _, op := range []struct {
+		name string
+		do   func() error
+	}{
+		{"copies", func() error {
+			r := agent.Copies(t.Context(), &h.Host)
+			if l := r.Escrows[0].Copies[0]; l.Read || !errors.Is(l.Err, escrow.ErrCorrupt) {
+				return fmt.Errorf("%+v", l)
+			}
+			return nil
+		}},
+		{"drill", func() error {
+			r, err := agent.Drill(t.Context(), &h.Host, agent.DrillOptions{Scratch: scratch(t)})
+			if err == nil && r.Verdict != agent.DrillFailed {
+				err = fmt.Errorf("%+v", r)
+			}
+			return err
+		}},
+		{"verify", func() error { _, err := agent.Verify(t.Context(), &h.Host); return err }},
+		{"status", func() error { _, err := agent.Status(t.Context(), &h.Host); return err }},
+		{"guard", func() error {
+			r, err := h.guard()
+			if err == nil && (r.Decision.Action != decide.Install || r.Decision.Key != right.Fingerprint() || !h.holds(right)) {
+				err = fmt.Errorf("%+v", r.Decision)
+			}
+			return err
+		}},
+		{"save", func() error {
+			r, err := agent.SaveDue(t.Context(), &h.Host, "usb0")
+			if err == nil && (len(r) != 1 || r[0].Err != nil || r[0].Key != right.Fingerprint() || r[0].Shelf != escrow.Current) {
+				err = fmt.Errorf("%+v", r)
+			}
+			return err
+		}},
+	} {
+		given = nil
+		if err := op.do(); err != nil {
+			t.Errorf("%s: %v", op.name, err)
+		}
+		left := 0
+		for _, k := range given {
+			if !k.IsZero() && !k.Equal(wiped) {
+				left++
+			}
+		}
+		if left > 0 || len(given) == 0 {
+			t.Errorf("%s: %d of %d keys that the escrow gave are still there", op.name, left, len(given))
+		}
+	}
+}
+
 // TestHealthyPath is law 7: a known key with a fresh proof asks nobody, and writes nothing.
 func TestHealthyPath(t *testing.T) {
 	db := rowstest.New(t).Database(t)

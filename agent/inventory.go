@@ -143,6 +143,7 @@ func (o *observation) askLatest(ctx context.Context, s escrow.Reader, got func(d
 	}
 	e := decide.CopyEvidence{ID: c.ID, Shelf: c.Shelf}
 	if err := noteFetched(&e, fetched{key: k, encoding: encoding, err: err}); err != nil || !e.Have {
+		k.Wipe()
 		return err
 	}
 	got(e, k)
@@ -199,7 +200,7 @@ func (o *observation) askEscrow(ctx context.Context, i int) {
 			c := &e.Copies[f.n]
 			err := noteFetched(c, f)
 			if other := (*escrow.MisnamedError)(nil); errors.As(f.err, &other) {
-				c.Misnamed, f.key = other.Holds.Fingerprint(), other.Holds
+				c.Misnamed = other.Holds
 			}
 			if err == nil {
 				tell(f.key)

@@ -23,6 +23,7 @@ type observation struct {
 	evidence decide.Evidence
 	seen     keyfile.Seen
 	keys     map[key.Fingerprint]key.Key
+	again    []key.Key // of which the bytes are in keys too
 	kept     []keyfile.Kept
 	record   *ledger.Record // nil until the history was asked for
 	trouble  []Trouble
@@ -119,6 +120,9 @@ func (o *observation) close() {
 	for _, k := range o.keys {
 		k.Wipe()
 	}
+	for _, k := range o.again {
+		k.Wipe()
+	}
 }
 
 func (o *observation) complain(what string, err error) {
@@ -131,7 +135,9 @@ func (o *observation) complain(what string, err error) {
 // hold keeps a key for as long as the observation lives and names it.
 func (o *observation) hold(k key.Key) key.Fingerprint {
 	f := k.Fingerprint()
-	if _, ok := o.keys[f]; !ok && f != "" {
+	if _, ok := o.keys[f]; ok {
+		o.again = append(o.again, k)
+	} else if f != "" {
 		o.keys[f] = k
 	}
 	return f

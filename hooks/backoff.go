@@ -271,7 +271,10 @@ func (g *gate) Fetch(ctx context.Context, c escrow.Copy) (key.Key, key.Encoding,
 		return key.Key{}, "", agent.ErrNotAgain
 	}
 	k, encoding, err := g.Reader.Fetch(ctx, c)
-	f := fetchedKey{At: m.since, Key: k.Fingerprint()}
+	f := fetchedKey{At: m.since}
+	if err == nil {
+		f.Key = k.Fingerprint()
+	}
 	for name, class := range classes {
 		if errors.Is(err, class) {
 			f.Class, f.Error = name, err.Error()

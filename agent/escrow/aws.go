@@ -327,9 +327,9 @@ func (a *AWS) Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, error) 
 		return fail(err)
 	}
 	if fp, _ := awsClaim(v.VersionStages); fp != "" && fp != k.Fingerprint() {
-		return fail(&MisnamedError{fp, k})
+		_, _, err = fail(&MisnamedError{fp, k.Fingerprint()})
 	}
-	return k, enc, nil
+	return k, enc, err
 }
 
 // FetchLatest needs secretsmanager:GetSecretValue, and no other.
@@ -349,7 +349,8 @@ func (a *AWS) FetchLatest(ctx context.Context) (Copy, key.Key, key.Encoding, err
 		return fail(err)
 	}
 	if fp, _ := awsClaim(v.VersionStages); fp != "" && fp != k.Fingerprint() {
-		return fail(&MisnamedError{fp, k})
+		defer k.Wipe() // who may list gets it by its id
+		return fail(&MisnamedError{fp, k.Fingerprint()})
 	}
 	return Copy{Escrow: a.o.Name, ID: string(Current) + "/" + v.VersionID, Shelf: Current}, k, enc, nil
 }

@@ -96,6 +96,17 @@ func TestAWSConforms(t *testing.T) {
 						Put: func(t *testing.T, shelf escrow.Shelf, data []byte) string {
 							return string(shelf) + "/" + s.Put(s.secret(shelf), data, utf8.Valid(data))
 						},
+						Misname: func(_ *testing.T, id string, data []byte) string {
+							secret := s.secret(escrow.Quarantine)
+							_, version, _ := strings.Cut(id, "/")
+							put := s.Put(secret, data, false)
+							for _, stage := range s.Stages(secret)[version] {
+								if strings.HasPrefix(stage, "keyguard-") {
+									s.Move(secret, stage, put)
+								}
+							}
+							return string(escrow.Quarantine) + "/" + put
+						},
 						Faults: awsFaults(s),
 					}
 				},

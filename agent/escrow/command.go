@@ -274,9 +274,9 @@ func (c *Command) Fetch(ctx context.Context, copy Copy) (key.Key, key.Encoding, 
 	}
 	_, name, _ := strings.Cut(copy.ID, "/")
 	if _, fp, _, ours := parseName(name); ours && fp != k.Fingerprint() {
-		return fail(&MisnamedError{fp, k})
+		_, _, err = fail(&MisnamedError{fp, k.Fingerprint()})
 	}
-	return k, enc, nil
+	return k, enc, err
 }
 
 // read returns the bytes of the copy with an id.

@@ -175,6 +175,12 @@ func TestCommandConforms(t *testing.T) {
 							m.put(t, id, base64.StdEncoding.EncodeToString(data)+"\n")
 							return id
 						},
+						Misname: func(t *testing.T, id string, data []byte) string {
+							_, key, _ := strings.Cut(id, "-") // two entries of one name are none that can be read
+							id = string(escrow.Quarantine) + "/20260102T030405.000Z-" + key
+							m.put(t, id, base64.StdEncoding.EncodeToString(data)+"\n")
+							return id
+						},
 						Faults: m.faults(),
 					}
 				},

@@ -123,8 +123,9 @@ type Reader interface {
 	// listed whole, so that no copies means no copies (law 6); with an error the copies
 	// are nil. A copy that cannot be read is a copy.
 	List(ctx context.Context) ([]Copy, error)
-	// Fetch reads one copy; of c only ID is used. The caller wipes the key.
-	// The encoding is Raw for everything that keyguard itself has saved.
+	// Fetch reads one copy; of c only ID is used. The caller wipes the key, which a
+	// MisnamedError has beside it, too; with any other error there is none. The encoding is
+	// Raw for everything that keyguard itself has saved.
 	Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, error)
 }
 
@@ -315,14 +316,13 @@ func (e *SealedError) Is(target error) bool { return target == ErrSealed }
 
 // MisnamedError is the ErrCorrupt of a copy that is a key, and not the one that it is called:
 // raw bytes have no other checksum than their name. Rows alone can tell which of the two is
-// wrong (law 1). Whoever has the error has the key, and wipes it.
+// wrong (law 1), and so Fetch returns the key beside it.
 type MisnamedError struct {
-	Says  key.Fingerprint
-	Holds key.Key
+	Says, Holds key.Fingerprint
 }
 
 func (e *MisnamedError) Error() string {
-	return fmt.Sprintf("%v: it holds key %s, and is called key %s", ErrCorrupt, e.Holds.Fingerprint(), e.Says)
+	return fmt.Sprintf("%v: it holds key %s, and is called key %s", ErrCorrupt, e.Holds, e.Says)
 }
 
 // Is makes errors.Is(err, ErrCorrupt) true.

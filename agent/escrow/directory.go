@@ -170,9 +170,9 @@ func (d *Directory) Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, e
 	}
 	// The name's fingerprint is all the checksum that raw bytes have.
 	if _, fp, _, ours := parseName(name); ours && fp != k.Fingerprint() {
-		return fail(&MisnamedError{fp, k})
+		_, _, err = fail(&MisnamedError{fp, k.Fingerprint()})
 	}
-	return k, enc, nil
+	return k, enc, err
 }
 
 // Init makes the directory (not what is above it: that is somebody else's mount), both

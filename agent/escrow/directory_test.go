@@ -200,6 +200,10 @@ func TestDirectoryConforms(t *testing.T) {
 								}
 							}
 						},
+						Misname: func(t *testing.T, id string, data []byte) string {
+							try(t, os.WriteFile(filepath.Join(o.Path, id), data, 0o600))
+							return id
+						},
 						Faults: tt.faults(o.Path, &open),
 					}
 				},

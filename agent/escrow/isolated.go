@@ -120,7 +120,7 @@ type failure struct {
 	Claim key.Fingerprint // of a SealedError, a MisnamedError
 	To    []string
 	Part  bool // it is a key.PartError, whose part's line comes in the place of a key
-	Other bool // it is a MisnamedError, whose key comes as one that was asked for
+	Other bool // it is a MisnamedError, whose key comes as one that was asked for does
 }
 
 // sentinels are the contract's errors, under the names that travel.
@@ -223,7 +223,8 @@ func (i *Isolated) ask(ctx context.Context, req request, k key.Key) (reply, key.
 			if err != nil {
 				return fail(fmt.Errorf("%w: its reader's answer is broken: %w", ErrUnreachable, err))
 			}
-			r.is = append(r.is, &MisnamedError{f.Claim, k})
+			r.is = append(r.is, &MisnamedError{f.Claim, k.Fingerprint()})
+			return a, k, r
 		}
 		return reply{}, key.Key{}, r // its text already says what and where
 	}
@@ -286,7 +287,7 @@ func ServeDirectory(ctx context.Context, in io.Reader, out io.Writer) error {
 	defer k.Wipe()
 	payload := k.UnsafeBytes()
 	if err != nil {
-		a = reply{Failure: &failure{Text: err.Error()}}
+		a = reply{Encoding: a.Encoding, Failure: &failure{Text: err.Error()}}
 		for _, s := range sentinels {
 			if errors.Is(err, s.err) {
 				a.Failure.Is = append(a.Failure.Is, s.name)
@@ -301,8 +302,7 @@ func ServeDirectory(ctx context.Context, in io.Reader, out io.Writer) error {
 			part.Part.Wipe()
 		}
 		if other := (*MisnamedError)(nil); errors.As(err, &other) {
-			a.Failure.Other, a.Failure.Claim, payload = true, other.Says, other.Holds.UnsafeBytes()
-			defer other.Holds.Wipe()
+			a.Failure.Other, a.Failure.Claim = true, other.Says
 		}
 	}
 	head, err := json.Marshal(a)

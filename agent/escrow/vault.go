@@ -387,9 +387,9 @@ func (v *Vault) Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, error
 	}
 	// In an entry of ours the name is all the checksum that raw bytes have.
 	if fp, _ := vaultClaim(name); fp != "" && fp != k.Fingerprint() {
-		return fail(&MisnamedError{fp, k})
+		_, _, err = fail(&MisnamedError{fp, k.Fingerprint()})
 	}
-	return k, enc, nil
+	return k, enc, err
 }
 
 // FetchLatest needs the capability read on <path>, and no other.

@@ -138,6 +138,11 @@ func (s *safe) place() escrowtest.Place {
 			}
 			return copies[0].ID
 		},
+		Misname: func(t *testing.T, id string, data []byte) string {
+			_, name, _ := strings.Cut(id, "/")
+			try(t, s.Put(safeMount, safePath+"-quarantine/"+name, map[string]any{"value": base64.StdEncoding.EncodeToString(data)}))
+			return id
+		},
 		Faults: faults,
 	}
 }

@@ -236,7 +236,7 @@ func (v view) Fetch(ctx context.Context, want escrow.Copy) (key.Key, key.Encodin
 		}
 		k, encoding, err := key.Decode(c.bytes)
 		if err == nil && !v.mute && c.label != "" && c.label != c.of {
-			return key.Key{}, "", &escrow.MisnamedError{Says: c.label, Holds: k}
+			err = &escrow.MisnamedError{Says: c.label, Holds: k.Fingerprint()}
 		}
 		return k, encoding, err
 	}

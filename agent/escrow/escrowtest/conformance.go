@@ -40,6 +40,10 @@ type Place struct {
 	Open func(t *testing.T) escrow.Escrow
 	// Put adds bytes as a person does by hand, and returns the copy's id.
 	Put func(t *testing.T, s escrow.Shelf, data []byte) string
+	// Misname gives bytes the name of a copy in quarantine, as a person may who copies one over
+	// the other, and returns the id that they have. nil for a store where no copy is called
+	// after its key.
+	Misname func(t *testing.T, id string, data []byte) string
 	// Faults are what can go wrong.
 	Faults []Fault
 }
@@ -72,6 +76,7 @@ func Run(t *testing.T, h Harness) {
 		{"Latest", latest},
 		{"UnknownIDs", unknownIDs},
 		{"ByHand", byHand},
+		{"Misnamed", misnamed},
 		{"Refusals", refusals},
 		{"Contexts", contexts},
 		{"Concurrent", concurrent},
@@ -350,6 +355,29 @@ func byHand(t *testing.T, h Harness) {
 	}
 }
 
+// misnamed: a key under another one's name is had, with an error beside it that says so (law 1).
+func misnamed(t *testing.T, h Harness) {
+	p, e := open(t, h)
+	if p.Misname == nil {
+		return
+	}
+	says, holds := key.Generate(), key.Generate()
+	id := p.Misname(t, e.save(t, escrow.Quarantine, says).ID, holds.UnsafeBytes())
+	e = reopen(t, p)
+	got, enc, err := e.Fetch(t.Context(), escrow.Copy{ID: id})
+	var named *escrow.MisnamedError
+	if !errors.As(err, &named) || !errors.Is(err, escrow.ErrCorrupt) || named.Says != says.Fingerprint() || named.Holds != holds.Fingerprint() {
+		t.Errorf("Fetch of %s: %v, want that it is called key %s and holds key %s", id, err, says.Fingerprint(), holds.Fingerprint())
+	}
+	if !got.Equal(holds) || enc != key.Raw {
+		t.Errorf("Fetch of %s: key %s as %q, want key %s", id, got.Fingerprint(), enc, holds.Fingerprint())
+	}
+	got.Wipe()
+	if err != nil && !strings.Contains(err.Error(), string(holds.Fingerprint())) {
+		t.Errorf("when the key is wiped, the error is %v", err)
+	}
+}
+
 func refusals(t *testing.T, h Harness) {
 	_, e := open(t, h)
 	if _, err := e.Save(t.Context(), escrow.Current, key.Key{}); err == nil {
@@ -444,10 +472,7 @@ func faults(t *testing.T, h Harness) {
 			case "save":
 				_, err = e.Save(t.Context(), escrow.Current, k)
 			case "fetch":
-				var got key.Key
-				if got, _, err = e.Fetch(t.Context(), c); err != nil && !got.IsZero() {
-					t.Errorf("a key beside the error %v", err)
-				}
+				_, _, err = e.Fetch(t.Context(), c)
 				if h.Sealed && errors.Is(err, escrow.ErrSealed) {
 					err = nil
 				}
@@ -521,6 +546,9 @@ func (g *guarded) List(ctx context.Context) ([]escrow.Copy, error) {
 func (g *guarded) Fetch(ctx context.Context, c escrow.Copy) (key.Key, key.Encoding, error) {
 	k, enc, err := g.Escrow.Fetch(ctx, c)
 	g.check(err)
+	if named := (*escrow.MisnamedError)(nil); err != nil && !k.IsZero() && !errors.As(err, &named) {
+		g.t.Errorf("a key beside the error %v", err)
+	}
 	return k, enc, err
 }
 

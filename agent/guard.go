@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/decide"
@@ -224,10 +223,11 @@ func provenEntry(p rows.Proof) ledger.Entry {
 
 func (o *observation) tighten(r *GuardResult) {
 	err := o.host.Keyfile.Tighten(o.seen)
-	if errors.Is(err, fs.ErrPermission) {
-		// To change an owner takes a right that the watcher does not have. To put the same
-		// key there in a file of its own takes none.
+	if errors.Is(err, keyfile.ErrNotOwner) {
+		// That takes a right that the watcher does not have. To put the same key there in a file
+		// of its own takes none.
 		err = busy(o.host.Keyfile.Install(o.seen, o.keys[o.evidence.Keyfile.Key], o.evidence.Now))
+		err = o.inPlace(err, "the keyfile is tightened")
 	}
 	if err != nil {
 		o.complain("cannot tighten the keyfile, "+o.seen.Loose, err)

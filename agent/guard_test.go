@@ -613,6 +613,60 @@ func TestNotSynced(t *testing.T) {
 	}
 }
 
+// TestTightenedInAFileOfItsOwn: who may not change owners puts the same key there in a file of
+// its own, and what was exposed is taken down, also where the copy of what came out failed.
+func TestTightenedInAFileOfItsOwn(t *testing.T) {
+	db := rowstest.New(t).Database(t)
+	a := testKey("a")
+	h := newHost(t, db, 1)
+	h.upsert(a, "ONE")
+	h.write(a.UnsafeBytes())
+	h.backup()
+	exposures := func() (n int) {
+		record, err := h.Ledger.Read()
+		h.must(err)
+		for _, e := range record.Entries {
+			if e.Event == ledger.Exposed {
+				n++
+			}
+		}
+		return n
+	}
+	for _, c := range []struct {
+		fails durable.Change
+		want  error // of the trouble; nil for none
+		fixed bool
+	}{
+		{durable.Change{Do: durable.SetMode, Path: h.Keyfile.Path}, nil, true},
+		{durable.Change{Do: durable.SyncNames, Path: h.path("etc")}, keyfile.ErrNotSynced, true},
+		{durable.Change{Do: durable.CreateFile, Path: h.Keyfile.Quarantine}, keyfile.ErrNotKept, true},
+		{durable.Change{Do: durable.ExchangeNames, Path: h.path("etc")}, unix.EIO, false},
+	} {
+		h.write(a.UnsafeBytes())
+		h.must(errors.Join(os.Chmod(h.Keyfile.Path, 0o644), os.Chown(h.Keyfile.Path, 1, -1)))
+		h.must(os.RemoveAll(h.Keyfile.Quarantine))
+		exposed := exposures()
+		durable.Disk = func(d durable.Change) error {
+			switch {
+			case d.Do == durable.SetMode && d.Path == h.Keyfile.Path:
+				return unix.EPERM
+			case d.Do == c.fails.Do && strings.HasPrefix(d.Path, c.fails.Path):
+				return unix.EIO
+			}
+			return nil
+		}
+		r, err := h.guard()
+		durable.Disk = nil
+		if err != nil || !r.Done || (r.Tightened != "") != c.fixed || !h.holds(a) || c.want == nil && len(r.Trouble) > 0 ||
+			c.want != nil && !slices.ContainsFunc(r.Trouble, func(t agent.Trouble) bool { return errors.Is(t.Err, c.want) }) {
+			t.Errorf("%s fails: tightened %q, trouble %v, %v", c.fails.Do, r.Tightened, r.Trouble, err)
+		}
+		if more := exposures() - exposed; (more == 1) != c.fixed {
+			t.Errorf("%s fails: %d entries say that it was exposed", c.fails.Do, more)
+		}
+	}
+}
+
 // TestNothingToReadDoesNotStart: where no keyfile stands, an empty one is put there if that
 // is all there is room for; where not even that can be made, the daemon does not start.
 func TestNothingToReadDoesNotStart(t *testing.T) {

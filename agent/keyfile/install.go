@@ -169,8 +169,7 @@ func (f File) keepAside(seen Seen, aside string, now time.Time) error {
 }
 
 // Tighten gives the very file that was seen mode 0400 and the right owner. ErrChanged
-// if another one is there; fs.ErrPermission where it is somebody else's, and only who may
-// change owners can close it.
+// if another one is there; ErrNotOwner where only who may change owners can close it.
 func (f File) Tighten(seen Seen) error {
 	if err := f.tighten(seen); err != nil {
 		return fmt.Errorf("cannot tighten %s: %w", f.Path, f.named(err))
@@ -206,7 +205,7 @@ func (f File) tighten(seen Seen) error {
 		err = both(err, both(durable.Chown(file, f.Owner, f.Group), durable.Chmod(file, mode)))
 	}
 	if errors.Is(err, unix.EPERM) && int(st.Uid) != f.Owner {
-		return err // of a right that is not had, and not of the file system
+		return fmt.Errorf("%w: %w", ErrNotOwner, err) // a right that is not had, and not the file system
 	}
 	// A file system without modes refuses the call, or takes it and changes nothing.
 	if err == nil || errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP) {

@@ -51,6 +51,10 @@ var ErrExposed = durable.ErrExposed
 // change, root neither (chattr +i).
 var ErrImmutable = errors.New("immutable")
 
+// ErrNotOwner says that the keyfile is somebody else's, and that whoever asks may not change
+// owners. Another file may be put in its place all the same.
+var ErrNotOwner = errors.New("its owner cannot be changed from here")
+
 // ErrNoNext says that UseNext found no key in <keyfile>.next.
 var ErrNoNext = errors.New("no key stands beside the keyfile")
 

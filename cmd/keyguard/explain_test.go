@@ -29,6 +29,7 @@ var noRemedy = map[string]string{
 	"key.ErrMarshal":        "a fault of ours: whoever marshals a key finds out in a test",
 	"ledger.ErrEntry":       "a fault of ours: an entry that operations never make",
 	"keyfile.ErrNoNext":     "a fault of ours: only a rotation that staged a key uses it",
+	"keyfile.ErrNotOwner":   "agent puts the key in a file of its own then",
 	"lock.ErrBusy":          "agent makes its own ErrBusy of it",
 	"durable.ErrAppendOnly": "it is fs.ErrPermission, and escrow makes ErrHeld of it",
 	"durable.ErrNoRename2":  "keyfile takes law 3's other way then",

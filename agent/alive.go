@@ -99,10 +99,11 @@ func (o *observation) askDaemon(ctx context.Context) (d DaemonStanding) {
 	case d.Told == unit.Empty, d.Told == unit.Failed, d.Told == unit.Untouched, d.Told == unit.Disabled:
 		d.Is = DaemonNoSecrets
 	default:
-		d.Is, d.Key = DaemonUp, o.keyRead(d.Invocation, d.ToldAt)
-		if d.Key == "" && !d.Minted {
-			d.Key = leftFor(o.host, d.Invocation)
+		event := ledger.StartedOn
+		if d.Minted {
+			event = ledger.Minted
 		}
+		d.Is, d.Key = DaemonUp, o.keyRead(event, d.Invocation, d.ToldAt)
 		switch {
 		case !file.Good, d.Key == file.Key:
 		case d.Key != "", d.Minted && o.namedBefore(d.ToldAt): // what it makes nobody had before
@@ -114,11 +115,12 @@ func (o *observation) askDaemon(ctx context.Context) (d DaemonStanding) {
 	return d
 }
 
-// keyRead is the key that the daemon read, or made, at a start of which it told at a time, ""
-// where nobody can tell: the keyfile's, where nobody has touched it since; else what the
-// watcher wrote down of that start, or what keyguard found in place when it was the first to
-// touch it. What was known then is no answer: that start need not have asked keyguard.
-func (o *observation) keyRead(invocation string, at time.Time) key.Fingerprint {
+// keyRead is the key that the daemon read (ledger.StartedOn), or made (ledger.Minted), at a start
+// of which it told at a time, "" where nobody can tell: the keyfile's, where nobody has touched it
+// since; else what the watcher wrote down of that start, or what keyguard found in place when it
+// was the first to touch it; else, of one that it read, what prestart left for that start. What
+// was known then is no answer: that start need not have asked keyguard.
+func (o *observation) keyRead(event ledger.Event, invocation string, at time.Time) key.Fingerprint {
 	if o.untouchedSince(at) {
 		return o.evidence.Keyfile.Key
 	}
@@ -134,7 +136,10 @@ func (o *observation) keyRead(invocation string, at time.Time) key.Fingerprint {
 			return stood
 		}
 	}
-	return ""
+	if event == ledger.Minted {
+		return ""
+	}
+	return o.leftFor(invocation, at)
 }
 
 // namedBefore tells whether the ledger named the keyfile's key before a time.
@@ -171,15 +176,15 @@ func Loadable(h *Host, at time.Time) bool {
 	return o.loadable(at)
 }
 
-// KeyRead is the key that the daemon read, or made, at a start of which it told at a time, ""
-// where nobody can tell.
-func KeyRead(h *Host, invocation string, at time.Time) key.Fingerprint {
+// KeyRead is the key that the daemon read (ledger.StartedOn), or made (ledger.Minted), at a start
+// of which it told at a time, "" where nobody can tell.
+func KeyRead(h *Host, event ledger.Event, invocation string, at time.Time) key.Fingerprint {
 	o, err := h.observe()
 	if err != nil {
 		return ""
 	}
 	defer o.close()
-	return o.keyRead(invocation, at)
+	return o.keyRead(event, invocation, at)
 }
 
 // NoteKeyRead has the ledger take down, once for each start of the daemon, which key it read

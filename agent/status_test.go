@@ -49,6 +49,8 @@ func TestStatusOfTheDaemon(t *testing.T) {
 		return []ledger.Entry{{Event: ledger.StartedOn, Invocation: invocation, Fingerprint: k.Fingerprint()}}
 	}
 	installed := []ledger.Entry{{Event: ledger.Installed, Fingerprint: a.Fingerprint(), Old: b.Fingerprint()}}
+	malformed := []ledger.Entry{{Event: ledger.Installed, Fingerprint: a.Fingerprint()}}
+	between := []ledger.Entry{{Time: time.Now().Add(3 * before / 2), Event: ledger.Installed, Fingerprint: b.Fingerprint(), Old: a.Fingerprint()}}
 	for name, tt := range map[string]struct {
 		daemon         unit.State
 		told           unit.Said
@@ -81,6 +83,9 @@ func TestStatusOfTheDaemon(t *testing.T) {
 		"touched, and no key was known":     {daemon: up, told: unit.Ready, at: before, watcher: up, timer: up, health: agent.Amiss, line: nobody, restart: true},
 		"touched, and keyguard was asked":   {daemon: up, told: unit.Ready, at: before, left: a, watcher: up, timer: up, health: agent.Green, on: nameA},
 		"replaced, and keyguard was asked":  {daemon: up, told: unit.Ready, at: before, left: b, known: []key.Key{b, a}, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs on key " + nameB, on: nameB, restart: true},
+		"asked, and then it was replaced":   {daemon: up, told: unit.Ready, at: before, left: a, known: []key.Key{a}, noted: between, watcher: up, timer: up, health: agent.Amiss, line: nobody, restart: true},
+		"asked, and then it was malformed":  {daemon: up, told: unit.Ready, at: before, left: a, known: []key.Key{a}, noted: malformed, untouched: 3 * before / 2, watcher: up, timer: up, health: agent.Amiss, line: nobody, restart: true},
+		"asked, and its journal is lost":    {daemon: up, left: b, known: []key.Key{b, a}, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs on key " + nameB, on: nameB, restart: true},
 		"touched, and nobody saw the start": {daemon: up, told: unit.Ready, at: before, known: []key.Key{a}, noted: read("0", a), watcher: up, timer: up, health: agent.Amiss, line: nobody, restart: true},
 		"another key was put there":         {daemon: up, told: unit.Ready, at: before, known: []key.Key{b, a}, noted: read("1", b), watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs on key " + nameB + "; key " + nameA + " is in place", on: nameB, restart: true},
 		"keyguard put another there":        {daemon: up, told: unit.Ready, at: before, known: []key.Key{a, a}, noted: installed, untouched: 2 * before, watcher: up, timer: up, health: agent.Amiss, line: "restart needed: the daemon runs on key " + nameB, on: nameB, restart: true},
@@ -125,7 +130,9 @@ func TestStatusOfTheDaemon(t *testing.T) {
 			h.Left = filepath.Join(t.TempDir(), "started.json")
 			h.must(agent.NoteLeft(&h.Host, "0", a.Fingerprint())) // of an earlier start
 			if !tt.left.IsZero() {
+				h.now = h.now.Add(2 * before)
 				h.must(agent.NoteLeft(&h.Host, "1", tt.left.Fingerprint()))
+				h.now = time.Now()
 			}
 			h.Daemon.State = func(ctx context.Context) (unit.DaemonState, error) {
 				if _, limited := ctx.Deadline(); !limited {
@@ -153,6 +160,15 @@ func TestStatusOfTheDaemon(t *testing.T) {
 			}
 			if d := r.Daemon; string(d.Key) != tt.on || d.RestartNeeded() != tt.restart {
 				t.Errorf("%s, on key %q, restart needed: %v", d.Is, d.Key, d.RestartNeeded())
+			}
+			if d := r.Daemon; d.Err == nil && (tt.told == unit.Ready || tt.told == unit.Loaded) {
+				event := ledger.StartedOn
+				if tt.minted {
+					event = ledger.Minted
+				}
+				if k := agent.KeyRead(&h.Host, event, "1", d.ToldAt); k != d.Key {
+					t.Errorf("the watcher takes it for key %q, and status for %q", k, d.Key)
+				}
 			}
 			s, err := agent.Survey(&h.Host)
 			if err != nil || s.Daemon.Is != r.Daemon.Is {

@@ -26,8 +26,6 @@ const (
 	// parkedFirst is how often a parked keyfile is decided on at first; the pause doubles up
 	// to the rescan once the daemon has tried to read its key.
 	parkedFirst = time.Second
-	// startTakes is how long after its start the daemon may be about to read its key.
-	startTakes = 15 * time.Minute
 	// secondLook is how long after another key took the keyfile's place the rows are asked
 	// again: who still writes under the one before shows by then.
 	secondLook = 5 * time.Minute

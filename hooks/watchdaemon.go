@@ -53,7 +53,7 @@ func (d *daemon) tried() bool {
 
 // about tells whether the daemon may read its key, or make one, at any moment.
 func (d *daemon) about(now time.Time) bool {
-	return d.invocation != "" && !d.tried() && now.Sub(d.began) < startTakes
+	return d.invocation != "" && !d.tried() && now.Sub(d.began) < agent.StartTakes
 }
 
 // unread tells whether the daemon was started and has not tried to read its key yet, as
@@ -192,7 +192,11 @@ func (w *watcher) noteKeyRead() {
 	case d.readAt.IsZero():
 		d.holds = w.kept
 	default:
-		d.holds = agent.KeyRead(w.h, d.invocation, d.readAt)
+		event := ledger.StartedOn
+		if d.said[unit.Minted] {
+			event = ledger.Minted
+		}
+		d.holds = agent.KeyRead(w.h, event, d.invocation, d.readAt)
 	}
 }
 

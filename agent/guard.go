@@ -47,7 +47,7 @@ type GuardResult struct {
 	Evidence  decide.Evidence
 	Done      bool   // what was decided was done; for Doubt and Lost see Parked
 	Parked    bool   // Doubt, Lost: the daemon starts without a key and cannot mint one
-	Tightened string // what was loose about the keyfile and was put right: "mode 0644"
+	Tightened string // what was loose about the keyfile and was put right, or gave way to the key: "mode 0644"
 	// Untouched is, where Tightened, when the file had last been changed before that.
 	Untouched time.Time
 	Trouble   []Trouble
@@ -156,6 +156,9 @@ func (o *observation) act(ctx context.Context, r *GuardResult) error {
 		if err := o.install(d.Key, d.Rule+": "+d.Reason); err != nil {
 			return notPlaced(d.Key, err)
 		}
+		if o.seen.Loose != "" && !o.evidence.Keyfile.Good && (o.evidence.Keyfile.Key != "" || o.seen.Unread()) {
+			o.exposed(r) // what stood there was or may have been a key, and others could read it
+		}
 	case decide.Make:
 		if err := o.makeFirst(ctx, r); err != nil {
 			return err
@@ -233,6 +236,11 @@ func (o *observation) tighten(r *GuardResult) {
 		o.complain("cannot tighten the keyfile, "+o.seen.Loose, err)
 		return
 	}
+	o.exposed(r)
+}
+
+// exposed takes down that others could read what stood in the keyfile's place.
+func (o *observation) exposed(r *GuardResult) {
 	r.Tightened, r.Untouched = o.seen.Loose, o.seen.Changed
 	o.write(ledger.Entry{Event: ledger.Exposed, Fingerprint: o.evidence.Keyfile.Key, Untouched: o.seen.Changed, Reason: o.seen.Loose})
 }

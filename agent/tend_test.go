@@ -1,11 +1,13 @@
 package agent_test
 
 import (
+	"encoding/base64"
 	"os"
 	"testing"
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 )
 
@@ -43,5 +45,28 @@ func TestTendParksBlind(t *testing.T) {
 				t.Error("parked though the daemon has read its key")
 			}
 		})
+	}
+}
+
+// TestTendTellsWhatOthersCouldRead: that a key took the place of a file that held it, and that
+// others could read, is an exposure all the same.
+func TestTendTellsWhatOthersCouldRead(t *testing.T) {
+	a := testKey("a")
+	for mode, loose := range map[os.FileMode]string{0o400: "", 0o644: "mode 0644"} {
+		h := newHost(t, nil, 1)
+		h.must(prove(&h.Host, a))
+		h.must(h.Keyfile.Keep(a, h.now))
+		h.write([]byte(base64.StdEncoding.EncodeToString(a.UnsafeBytes())))
+		h.must(os.Chmod(h.Keyfile.Path, mode))
+		r, err := agent.Tend(t.Context(), &h.Host, agent.TendOptions{})
+		if err != nil || r.Installed != a.Fingerprint() || r.Tightened != loose {
+			t.Errorf("%04o: %+v, %v", mode, r, err)
+		}
+		record, err := h.Ledger.Read()
+		h.must(err)
+		last := record.Entries[len(record.Entries)-1]
+		if told := last.Event == ledger.Exposed && last.Fingerprint == a.Fingerprint() && last.Reason == loose; told != (loose != "") {
+			t.Errorf("%04o: %+v", mode, last)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -141,7 +142,8 @@ func Events(r agent.GuardResult) []Event {
 		list = append(list, e)
 	}
 	if r.Tightened != "" {
-		tell(Exposed, d.Key, "the keyfile was loose (%s) and is 0400 again; whoever could read it may have key %s", r.Tightened, d.Key)
+		f := cmp.Or(r.Evidence.Keyfile.Key, d.Key) // it could not be read, or was d.Key
+		tell(Exposed, f, "the keyfile was loose (%s) and is 0400 again; whoever could read it may have key %s", r.Tightened, f)
 	}
 	if d.Contradicted != "" {
 		tell(Refuted, d.Contradicted, "key %s, known until now, opens none of the rows any more: another database, or another key was used to write them", d.Contradicted)

@@ -332,7 +332,7 @@ func (w *watcher) land(ctx context.Context, o outcome) {
 	if r.Installed != "" && r.Evidence.Keyfile.Good {
 		w.daemon.replaced, w.daemon.replacedAt = r.Evidence.Keyfile.Key, w.h.Now()
 	}
-	if r.Tightened != "" {
+	if r.Tightened != "" && r.Evidence.Keyfile.Good {
 		w.daemon.closed, w.daemon.closedThen = r.Evidence.Keyfile.Key, r.Untouched
 	}
 	for _, understand := range w.waiting {

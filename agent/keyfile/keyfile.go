@@ -102,7 +102,7 @@ type Seen struct {
 	Encoding key.Encoding // of Key
 	Mangled  bool         // destroyed by a conversion to UTF-8 (key.ErrMangled)
 	Empty    bool         // a regular file of 0 bytes: parked, or a mint that crashed
-	Why      string       // of Malformed, for people, one clause: "31 bytes instead of 32"
+	Why      string       // of Malformed, and of Missing with its directory, for people, one clause: "31 bytes instead of 32"
 	Loose    string       // "", or what Tighten can put right: "mode 0644", "owned by uid 1000"
 
 	// What was observed. Of a trusted symlink to a regular file they describe that
@@ -123,6 +123,9 @@ type Seen struct {
 	link inode              // what has the name itself
 	sum  *[sha256.Size]byte // of the content, nil where it was not read
 }
+
+// Unread tells that a regular file is there whose content could not be read.
+func (s Seen) Unread() bool { return s.Mode.IsRegular() && s.sum == nil }
 
 // same tells whether o is the thing that s was. The time of the last change of the
 // inode (ctime) is left out: a rename sets it. A symlink through which nothing was

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
+	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -220,14 +223,33 @@ func (f File) loose(st *unix.Stat_t) string {
 	case wide:
 		return fmt.Sprintf("mode %04o", st.Mode&0o7777)
 	case foreign:
-		return fmt.Sprintf("owned by uid %d", st.Uid)
+		return "owned by " + user(st.Uid)
 	}
 	return ""
 }
 
 func ownership(st *unix.Stat_t) string {
-	return fmt.Sprintf("mode %04o, owned by uid %d", st.Mode&0o7777, st.Uid)
+	return fmt.Sprintf("mode %04o, owned by %s", st.Mode&0o7777, user(st.Uid))
 }
+
+// nobody is the uid of all whom a user namespace does not show, user_namespaces(7).
+const nobody = 65534
+
+// user names the owner of a file, as far as that can be seen from here.
+func user(uid uint32) string {
+	name := fmt.Sprintf("uid %d", uid)
+	if uid == nobody && hides() {
+		name += ", or a user whom this sandbox does not show (PrivateUsers=)"
+	}
+	return name
+}
+
+// hides tells whether this process sees users in a namespace that lacks some.
+var hides = sync.OnceValue(func() bool {
+	shown, err := os.ReadFile("/proc/self/uid_map")
+	f := strings.Fields(string(shown))
+	return err == nil && !(len(f) == 3 && f[0] == "0" && f[2] == "4294967295")
+})
 
 func typeOf(st *unix.Stat_t) string {
 	switch st.Mode & unix.S_IFMT {

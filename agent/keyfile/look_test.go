@@ -63,19 +63,19 @@ func TestLook(t *testing.T) {
 
 func TestLookMissing(t *testing.T) {
 	f := newFile(t)
-	check := func(what string) {
+	check := func(what, why string) {
 		t.Helper()
-		if s := look(t, f); s.Kind != Missing || s.NextThere || s.Why != "" || !s.Key.IsZero() {
+		if s := look(t, f); s.Kind != Missing || s.NextThere || s.Why != why || !s.Key.IsZero() {
 			t.Errorf("%s: %+v", what, s)
 		}
 	}
-	check("file")
+	check("file", "")
 	put(t, filepath.Join(f.dir(), ".containarium-doctor-1"), old)
-	check("file, with a file of the daemon's")
+	check("file, with a file of the daemon's", "")
 	must(t, os.RemoveAll(f.dir()))
-	check("directory")
+	check("directory", "missing, with its directory")
 	must(t, os.Symlink("nowhere", f.dir()))
-	check("directory, behind a dangling symlink")
+	check("directory, behind a dangling symlink", "")
 	must(t, os.Remove(f.dir()))
 	put(t, f.dir(), old)
 	if s := look(t, f); s.Kind != Malformed || s.Why != "below something that is no directory" {
@@ -283,5 +283,25 @@ func TestMangledTo32Bytes(t *testing.T) {
 	must(t, f.Install(seen, oldKey(t), now))
 	if kept := keptOf(t, f); len(kept) == 0 || !kept[0].Key.Equal(seen.Key) {
 		t.Errorf("kept are %v", kept)
+	}
+}
+
+// TestOwnerThatIsNotShown: in a namespace that lacks a user, the kernel answers for him with nobody's
+// number, and who reads of that number alone looks for the wrong user.
+func TestOwnerThatIsNotShown(t *testing.T) {
+	defer func(as func() bool) { hides = as }(hides)
+	for _, tt := range []struct {
+		uid   uint32
+		hides bool
+		want  string
+	}{
+		{1000, true, "uid 1000"},
+		{nobody, false, "uid 65534"},
+		{nobody, true, "uid 65534, or a user whom this sandbox does not show (PrivateUsers=)"},
+	} {
+		hides = func() bool { return tt.hides }
+		if got := user(tt.uid); got != tt.want {
+			t.Errorf("%d: %s", tt.uid, got)
+		}
 	}
 }

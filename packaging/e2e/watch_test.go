@@ -102,6 +102,7 @@ func TestWatcher(t *testing.T) {
 			"truncated":      "head -c 31 " + keyfile + " >/root/short; install -m 0400 /root/short " + keyfile,
 			"world-readable": "chmod 0644 " + keyfile,
 			"a directory":    "rm " + keyfile + "; mkdir " + keyfile,
+			"another's own":  "chown daemon " + keyfile, // root without a capability may not even read it
 			"another's":      "install -o daemon -m 0444 " + keyfile + " /etc/containarium/other; mv /etc/containarium/other " + keyfile,
 		} {
 			m.untouched(name, func() {
@@ -111,7 +112,8 @@ func TestWatcher(t *testing.T) {
 			})
 		}
 		m.want("containarium secrets get alice TOKEN", "tea")
-		m.want("grep -c '\"exposed\"' /var/lib/containarium-keyguard/ledger.jsonl", "2")
+		m.want("grep -c '\"exposed\"' /var/lib/containarium-keyguard/ledger.jsonl", "3")
+		m.want("journalctl --sync; journalctl -q -o json -t keyguard | grep -c 'owned by uid 65534, or a user whom this sandbox does not show.*0400 again; whoever could read it may have key "+key, "2")
 
 		// The state directory is taken away under the watcher, whose sandbox would show it the
 		// new one read-only for ever.

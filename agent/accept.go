@@ -170,7 +170,11 @@ func AcceptNew(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, 
 		r.Rows.Proofs[r.Key] = rows.Proof{Fingerprint: r.Key, Verdict: rows.Refuted, Checked: r.Rows.Dependent}
 	}
 	r.Verdict = r.Rows.VerdictOf(r.Key)
-	// Law 5: the person's word is on disk before the key is anywhere.
+	// Law 5: the key that the word is of is not to be lost with this process, and the word is on
+	// disk before the key is anywhere else.
+	if err := h.Keyfile.Keep(k, o.evidence.Now); err != nil {
+		return r, fmt.Errorf("cannot keep key %s before it is accepted: %w", r.Key, err)
+	}
 	if err := h.Ledger.Append(ledger.Entry{Event: ledger.Accepted, Fingerprint: r.Key, Old: r.Known,
 		Person: opts.Person, Verdict: string(r.Verdict), Reason: "a new key"}); err != nil {
 		return r, fmt.Errorf("cannot write that key %s is accepted: %w", r.Key, err)

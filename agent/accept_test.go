@@ -5,13 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
@@ -133,6 +137,27 @@ func TestAcceptNewLocksNothingWhileItAsks(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 	h.wants(0, escrow.Current)
+}
+
+// TestAcceptNewIsNotLost: what keeps the accepted key from its place, where no escrow has it, does
+// not leave a word for a key that nobody has.
+func TestAcceptNewIsNotLost(t *testing.T) {
+	h := newHost(t, rowstest.New(t).Database(t), 0)
+	durable.Disk = func(c durable.Change) error {
+		if c.Do == durable.CreateFile && filepath.Dir(c.Path) == h.path("etc") {
+			return unix.EIO
+		}
+		return nil
+	}
+	r, err := agent.AcceptNew(t.Context(), &h.Host, agent.AcceptOptions{Confirm: yes})
+	durable.Disk = nil
+	if err == nil || r.Done || r.Key == "" {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	g, err := h.guard()
+	if err != nil || g.Decision.Action != decide.Install || g.Decision.Key != r.Key || len(h.content()) != key.Size {
+		t.Errorf("%+v, %v", g.Decision, err)
+	}
 }
 
 // TestLedgerSpeaksBeforeAFirstStart: a key that was proven and saved here is not forgotten

@@ -190,6 +190,9 @@ func KeyRead(h *Host, event ledger.Event, invocation string, at time.Time) key.F
 // NoteKeyRead has the ledger take down, once for each start of the daemon, which key it read
 // (ledger.StartedOn) or made (ledger.Minted).
 func NoteKeyRead(h *Host, event ledger.Event, invocation string, f key.Fingerprint) error {
+	if invocation == "" {
+		return nil // nobody could tell which start that was
+	}
 	r, err := h.Ledger.Read()
 	if err != nil {
 		return err

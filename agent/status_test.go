@@ -178,6 +178,21 @@ func TestStatusOfTheDaemon(t *testing.T) {
 	}
 }
 
+// TestNoteKeyRead: which key a start has read is taken down once, and of a start that nobody can
+// tell from another not at all.
+func TestNoteKeyRead(t *testing.T) {
+	h := newHost(t, nil, 0)
+	f := testKey("a").Fingerprint()
+	for _, invocation := range []string{"", "1", "1", "", "2"} {
+		h.must(agent.NoteKeyRead(&h.Host, ledger.StartedOn, invocation, f))
+	}
+	record, err := h.Ledger.Read()
+	h.must(err)
+	if e := record.Entries; len(e) != 2 || e[0].Invocation != "1" || e[1].Invocation != "2" {
+		t.Errorf("%+v", e)
+	}
+}
+
 // TestStatusWithoutSystemd: where no unit is configured nothing of it is judged.
 func TestStatusWithoutSystemd(t *testing.T) {
 	h := newHost(t, nil, 1)

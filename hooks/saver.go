@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
@@ -123,7 +124,8 @@ func (s *saver) visit(ctx context.Context) (time.Duration, *visitResult) {
 	if err == nil {
 		visit, cancel := context.WithTimeout(ctx, saveTimeout)
 		defer cancel()
-		results, err = bring(visit, s.h, s.escrow)
+		// A panic, too, is this escrow's failure alone.
+		err = crew.Do(func() (err error) { results, err = bring(visit, s.h, s.escrow); return err })
 	}
 	if ctx.Err() != nil {
 		return 0, nil

@@ -186,12 +186,16 @@ func TestSaverHour(t *testing.T) {
 type idleEscrow struct {
 	asked, renewed int
 	err            error
+	panics         bool
 }
 
 func (e *idleEscrow) Name() string        { return "idle" }
 func (e *idleEscrow) Place() escrow.Place { return escrow.Place{} }
 func (e *idleEscrow) List(context.Context) ([]escrow.Copy, error) {
 	e.asked++
+	if e.panics {
+		panic("what the store has sent")
+	}
 	return nil, e.err
 }
 func (e *idleEscrow) Fetch(context.Context, escrow.Copy) (key.Key, key.Encoding, error) {
@@ -238,6 +242,11 @@ func TestSaverAsks(t *testing.T) {
 		if told := day(); told != 24 || e.asked < 24+6 || e.asked > 24+14 {
 			t.Errorf("asked %d times on a day of failures, told %d", e.asked, told)
 		}
+		e.panics, e.asked = true, 0
+		if told := day(); told != 24 || e.asked < 24 || e.asked > 24+14 {
+			t.Errorf("a panic: asked %d times on a day, told %d", e.asked, told)
+		}
+		e.panics = false
 		e.err = escrow.ErrNoPlace
 		h.Escrows[0].Required = false
 		e.asked = 0

@@ -156,15 +156,12 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions) error {
 	}
 	deliver, cancel := context.WithTimeout(context.WithoutCancel(ctx), rotateDeliver)
 	defer cancel()
-	if begun != nil {
-		select {
-		case <-begun:
-		case <-deliver.Done():
+	if begun != nil { // one at a time
+		if _, over := ending(deliver, begun); !over {
 			stop()
-			<-begun
 		}
 	}
-	t.Deliver(deliver)
+	a.deliver(deliver, t)
 	return err
 }
 

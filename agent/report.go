@@ -343,7 +343,7 @@ func SaveReport(path string, data []byte) error {
 }
 
 // ErrNotReplaced says that a file is to be written where something else than a file stands.
-var ErrNotReplaced = durable.ErrNotFile
+var ErrNotReplaced = durable.ErrNotReplaced
 
 // Replaceable says why nothing could be written at a path that a person named, as far as that
 // shows before: what is to stand there may take an hour to find out.

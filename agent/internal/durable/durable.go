@@ -55,9 +55,9 @@ var ErrNotSynced = errors.New("the change is made, but a power cut may undo it")
 // another mode than it was asked for. Nothing was written to it.
 var ErrExposed = errors.New("the file system takes no modes, and others can read what stands there")
 
-// ErrNotFile says that something else than a regular file has the name: a device, a directory,
+// ErrNotReplaced says that something else than a regular file has the name: a device, a directory,
 // a FIFO, a socket, a symlink. To replace it would take it from everybody who uses it.
-var ErrNotFile = errors.New("it is there and no regular file")
+var ErrNotReplaced = errors.New("it is there and no regular file")
 
 // Attr is what a file is to have besides its bytes. Mode 0 stands for 0600. UID and
 // GID of -1 leave the owner as the file system chooses, as in chown(2); the zero
@@ -73,25 +73,31 @@ type Attr struct {
 }
 
 // WriteFile puts data at path, replacing a regular file that is there: anything else is
-// ErrNotFile. On any error but ErrNotSynced path is untouched and nothing is left behind.
+// ErrNotReplaced. On any error but ErrNotSynced path is untouched and nothing is left behind.
 func WriteFile(path string, data []byte, a Attr) error {
-	if err := Replaceable(path); err != nil {
+	if err := replaceable(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return viaTemp(path, data, a, Rename)
 }
 
 // Replaceable says why WriteFile would refuse to put a file at path, as far as that shows
-// before: ErrNotFile, or that its directory is not there. A name that somebody takes after
+// before: ErrNotReplaced, or that its directory is not there. A name that somebody takes after
 // this look is replaced, as rename(2) does: it is to keep from mistakes, and whoever can
 // change the directory needs none of ours.
 func Replaceable(path string) error {
-	info, err := os.Lstat(path)
-	switch {
-	case err == nil && !info.Mode().IsRegular():
-		return &fs.PathError{Op: "replace", Path: path, Err: ErrNotFile}
-	case errors.Is(err, fs.ErrNotExist):
+	err := replaceable(path)
+	if errors.Is(err, fs.ErrNotExist) {
 		_, err = os.Stat(filepath.Dir(path))
+	}
+	return err
+}
+
+// replaceable is fs.ErrNotExist where there is nothing to replace.
+func replaceable(path string) error {
+	info, err := os.Lstat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		err = &fs.PathError{Op: "replace", Path: path, Err: ErrNotReplaced}
 	}
 	return err
 }

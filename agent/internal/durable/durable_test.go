@@ -206,8 +206,8 @@ func TestWriteFile(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := WriteFile(there, before, Attr{}); !errors.Is(err, ErrNotFile) {
-				t.Errorf("%v, want ErrNotFile", err)
+			if err := WriteFile(there, before, Attr{}); !errors.Is(err, ErrNotReplaced) {
+				t.Errorf("%v, want ErrNotReplaced", err)
 			}
 			if is, err := os.Lstat(there); err != nil || !os.SameFile(was, is) || is.Mode() != was.Mode() {
 				t.Errorf("%v, %v", is, err)

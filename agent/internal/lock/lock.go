@@ -47,6 +47,19 @@ type file struct {
 	how      int        // of flock(2): what it has of that
 }
 
+// Close gives back what it has.
+func (f *file) Close() error {
+	if f == nil {
+		return nil
+	}
+	if f.on == nil {
+		return f.File.Close()
+	}
+	f.on.giveBack(f.how)
+	f.how = 0
+	return nil
+}
+
 // Try takes the lock, or returns ErrBusy. The state directory (0700) and the file
 // are made if they are missing.
 func Try(dir, name string) (*Lock, error) {

@@ -44,16 +44,3 @@ func (s *Simulated) giveBack(how int) {
 		s.shared--
 	}
 }
-
-// Close gives back what it has.
-func (f *file) Close() error {
-	if f == nil {
-		return nil
-	}
-	if f.on == nil {
-		return f.File.Close()
-	}
-	f.on.giveBack(f.how)
-	f.how = 0
-	return nil
-}

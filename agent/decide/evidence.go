@@ -192,7 +192,7 @@ type CopyEvidence struct {
 	Shelf      escrow.Shelf
 	Key        key.Fingerprint // "" when nobody can tell
 	Have       bool            // its bytes are at hand
-	Misnamed   key.Fingerprint // what is at hand of one that is called another key: for the rows to judge, and for no other rule
+	Misnamed   key.Fingerprint // the key at hand of one that is called another: a candidate that the rows judge (R3), and no copy of either key
 	Unreadable string          // why its bytes cannot be had: sealed, disabled
 	Worthless  bool            // positively no key: destroyed, or bytes that are none
 	Withheld   bool            // nobody is given its bytes: disabled, deleted, parts of it missing

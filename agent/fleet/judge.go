@@ -216,7 +216,7 @@ func (j judged) row() Row {
 	return row
 }
 
-// names are all keys that a store shows of a host.
+// keysNamed are all keys that a store shows of a host.
 func (l *Look) keysNamed() []key.Fingerprint {
 	list := slices.Clone(l.Keys)
 	if l.Current != nil && l.Current.Fingerprint != "" && !slices.Contains(list, l.Current.Fingerprint) {

@@ -7,13 +7,14 @@ import (
 	"strings"
 )
 
-// ErrMayNot says that the role lacks a right that Rewrite needs.
+// ErrMayNot says that the role lacks a right that a rotation is to have.
 var ErrMayNot = errors.New("the database role may not rewrite the rows")
 
 // MayRewrite asks whether the role has the rights that a rotation is to have besides reading:
-// UPDATE on the table, sessions of its own, and TEMPORARY on the database, without which an
-// earlier release that somebody goes back to could not end what this one has begun. It returns
-// ErrMayNot, ErrPooled, or why that cannot be told.
+// UPDATE on the table, sessions of its own, and TEMPORARY on the database. Rewrite itself makes
+// no temporary table any more; that the right is asked for is what is promised (design §6, step
+// 0), and the daemon's role, which owns the database, has it. It returns ErrMayNot, ErrPooled, or
+// why that cannot be told.
 func (t *Table) MayRewrite(ctx context.Context) error {
 	if t.place.Absent {
 		return nil

@@ -57,7 +57,7 @@ func ReadDaemon(ctx context.Context, names ...string) (DaemonState, error) {
 			return DaemonState{}, fmt.Errorf("cannot ask systemd about %s: %w", name, err)
 		}
 		next := before(name, p, service)
-		next.look()
+		next.lookAtHook()
 		if this.Unasked = next.Unasked(); this.Unasked != "" {
 			this.Over = next.Over
 		}

@@ -75,8 +75,8 @@ func (b Before) Unasked() string {
 	return "prestart is not in its ExecStartPre="
 }
 
-// look finds out whether our hook can be run.
-func (b *Before) look() {
+// lookAtHook finds out whether our hook can be run.
+func (b *Before) lookAtHook() {
 	for _, h := range b.Hooks {
 		if !isPrestart(h.Argv) {
 			continue
@@ -189,7 +189,7 @@ func Examine(ctx context.Context, names ...string) (Examination, error) {
 			return e, fmt.Errorf("cannot ask systemd about %s: %w", name, err)
 		}
 		e.examine(name, unit, service)
-		e.look()
+		e.lookAtHook()
 		break
 	}
 	if e.Watcher, err = watcherState(ctx, conn); err != nil {

@@ -90,7 +90,7 @@ func TestBrokenHook(t *testing.T) {
 	path := filepath.Join(dir, "prestart")
 	look := func() string {
 		b := Before{Hooks: []Hook{{Argv: []string{path}, Privileged: true}}}
-		b.look()
+		b.lookAtHook()
 		return b.Unasked()
 	}
 	if why := look(); !strings.Contains(why, "is not there") {

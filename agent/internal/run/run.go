@@ -39,7 +39,7 @@ const (
 	keptStderr = 64 << 10
 	tailSize   = 512
 
-	// lingering is how long a command that has ended may keep its output open
+	// lingering is how long a command that has ended may keep its input open
 	// through a program that left its process group (an agent it started).
 	lingering = 250 * time.Millisecond
 	// dying is how long a killed command has to go before it is abandoned.
@@ -134,13 +134,28 @@ func Command(ctx context.Context, s Spec) ([]byte, error) {
 	stderr := &tail{max: keptStderr}
 	cmd := exec.Command(path, s.Args...)
 	cmd.Dir, cmd.Env = s.Dir, environ(s.Env)
-	cmd.Stdout, cmd.Stderr = stdout, stderr
+	outlets := [2]outlet{{into: stdout}, {into: stderr}}
+	drain := func() {
+		for i := range outlets {
+			outlets[i].drain()
+		}
+	}
+	if err := errors.Join(outlets[0].open(), outlets[1].open()); err != nil {
+		drain()
+		return nil, fail(err)
+	}
+	cmd.Stdout, cmd.Stderr = outlets[0].w, outlets[1].w
 	if s.Stdin != nil {
 		cmd.Stdin = bytes.NewReader(s.Stdin)
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.WaitDelay = lingering
-	if err := cmd.Start(); err != nil {
+	err = cmd.Start()
+	for _, o := range outlets {
+		o.w.Close() //nolint:errcheck // the command has it
+	}
+	if err != nil {
+		drain()
 		if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
 			err = pathErr.Err // the name stands in Error.Command
 		}
@@ -152,6 +167,7 @@ func Command(ctx context.Context, s Spec) ([]byte, error) {
 		// Not reaped yet, so the number still names this group and no other. What the
 		// command left running in it would hold its output open.
 		killGroup(cmd.Process.Pid)
+		defer drain()
 		return cmd.Wait()
 	})
 
@@ -182,7 +198,7 @@ func Command(ctx context.Context, s Spec) ([]byte, error) {
 		why = ErrOutput // it ended while, or just after, its last byte too many was read
 	}
 	if errors.Is(err, exec.ErrWaitDelay) {
-		err = nil // it did end well; only an agent that it left behind has our pipe
+		err = nil // it did end well; only an agent that it left behind has our input
 	}
 	if why == nil && err == nil {
 		return stdout.b, nil
@@ -256,6 +272,41 @@ func awaitExit(pid int) {
 // there is nothing left is no error.
 func killGroup(pid int) { _ = unix.Kill(-pid, unix.SIGKILL) }
 
+// outlet is where a command's output comes out: a pipe, and what reads it.
+type outlet struct {
+	into io.ReaderFrom
+	r, w *os.File // w is the command's end
+	read <-chan error
+}
+
+// open makes the pipe, and reads it.
+func (o *outlet) open() (err error) {
+	if o.r, o.w, err = os.Pipe(); err != nil {
+		return fmt.Errorf("cannot make a pipe: %w", err)
+	}
+	o.read = crew.Go(func() error { _, err := o.into.ReadFrom(o.r); return err })
+	return nil
+}
+
+// drain reads what is left of a command that has ended. All that it wrote is in the pipe by
+// now, on however busy a machine. Where an agent that it left behind has the pipe too, the
+// pipe has no end, and what the agent writes is not waited for.
+func (o *outlet) drain() {
+	if o.r == nil {
+		return
+	}
+	defer o.r.Close()                   //nolint:errcheck // nothing was written
+	defer o.w.Close()                   //nolint:errcheck // closed already, but where nothing was started
+	_ = o.r.SetReadDeadline(time.Now()) // a pipe takes it
+	if err := <-o.read; !errors.Is(err, os.ErrDeadlineExceeded) {
+		return
+	}
+	_ = o.r.SetReadDeadline(time.Time{})
+	if n, err := unix.IoctlGetInt(int(o.r.Fd()), unix.TIOCINQ); err == nil {
+		_, _ = o.into.ReadFrom(io.LimitReader(o.r, int64(n)))
+	}
+}
+
 // capped holds standard output up to a limit, and no copy of it elsewhere: what a
 // growing buffer leaves behind is wiped.
 type capped struct {
@@ -263,12 +314,6 @@ type capped struct {
 	max  int
 	full bool
 	over chan<- struct{}
-}
-
-// Write is not used by os/exec, which finds ReadFrom.
-func (c *capped) Write(p []byte) (int, error) {
-	n, err := c.ReadFrom(bytes.NewReader(p))
-	return int(n), err
 }
 
 // ReadFrom reads until the end, or until there is one byte more than the limit.
@@ -301,6 +346,11 @@ func (c *capped) ReadFrom(r io.Reader) (int64, error) {
 type tail struct {
 	b   []byte
 	max int
+}
+
+// ReadFrom reads until the end.
+func (t *tail) ReadFrom(r io.Reader) (int64, error) {
+	return io.Copy(struct{ io.Writer }{t}, r)
 }
 
 func (t *tail) Write(p []byte) (int, error) {

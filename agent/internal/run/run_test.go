@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -252,6 +253,38 @@ func TestAgentKeepsPipes(t *testing.T) {
 	}
 	if took := time.Since(started); took > time.Minute {
 		t.Errorf("took %v", took)
+	}
+}
+
+// starved reads nothing before the command has ended, as on a machine that is busy.
+type starved struct {
+	capped
+	fed bool
+}
+
+func (s *starved) ReadFrom(r io.Reader) (int64, error) {
+	if !s.fed {
+		s.fed = true
+		return 0, os.ErrDeadlineExceeded
+	}
+	return s.capped.ReadFrom(r)
+}
+
+// What a command wrote is read to the last byte, however late, and though an agent of its keeps
+// the pipe: half a listing would be a place without copies.
+func TestReadLate(t *testing.T) {
+	s := &starved{capped: capped{max: 100}}
+	o := outlet{into: s}
+	if err := o.open(); err != nil {
+		t.Fatal(err)
+	}
+	defer o.w.Close()
+	if _, err := o.w.WriteString("the whole of it"); err != nil {
+		t.Fatal(err)
+	}
+	o.drain()
+	if string(s.b) != "the whole of it" {
+		t.Errorf("%q", s.b)
 	}
 }
 

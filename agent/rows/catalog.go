@@ -71,7 +71,7 @@ var (
 // before anything else whether the table is locked. row_security_active is true where
 // a policy would hide rows from this role. The columns are each a name, the object id of
 // its type, of a domain that of what it is made of, as the driver is told it, and that
-// type's name.
+// type's name. A generated column says what the others say; before Postgres 12 there was none.
 const surveySQL = `
 select pg_is_in_recovery()::text, current_setting('row_security'), current_setting('server_version_num'),
   current_setting('block_size'), case when c.oid is not null then format('%I.%I', n.nspname, c.relname) end, c.relkind::text,
@@ -80,8 +80,8 @@ select pg_is_in_recovery()::text, current_setting('row_security'), current_setti
     select attname, coalesce(nullif(typbasetype, 0), t.oid) b from pg_attribute a join pg_type t on t.oid = atttypid
       where attrelid = c.oid and attnum > 0 and not attisdropped and attname in ('id', 'username', 'name', 'nonce', 'ciphertext',
         'updated_at', 'wrapped_dek', 'kek_id')) a),
-  coalesce(pg_relation_filenode(c.oid)::text, ''), (select string_agg(', ' || quote_ident(attname), '' order by attnum) from pg_attribute
-    where attrelid = c.oid and attnum > 0 and not attisdropped
+  coalesce(pg_relation_filenode(c.oid)::text, ''), (select string_agg(', ' || quote_ident(attname), '' order by attnum) from pg_attribute a
+    where attrelid = c.oid and attnum > 0 and not attisdropped and coalesce(to_jsonb(a) ->> 'attgenerated', '') = ''
     and attname not in ('id', 'username', 'name', 'nonce', 'ciphertext', 'wrapped_dek', 'kek_id')),
   pg_client_encoding()::text, getdatabaseencoding()::text, c.relpersistence::text
 from (select to_regclass('secrets')::oid as oid) here left join pg_class c on c.oid = here.oid

@@ -90,6 +90,8 @@ var byCode = map[string]error{
 	"53100": ErrDiskFull,
 	"25006": ErrReadOnly,
 	"25P03": ErrLost, // idle in the transaction for too long
+	"57P05": ErrLost, // idle between two for too long
+	"25P04": ErrTimeout,
 }
 
 // explain makes a sentence of a driver's error, and nothing of it can hold the

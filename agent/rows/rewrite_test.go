@@ -286,12 +286,47 @@ func TestRewriteKept(t *testing.T) {
 	alone()
 	end()
 	prove()
-	end()
 	_, err = table.Rewrite(context.Background(), rows.RewriteOptions{Target: next, Keys: []key.Key{now}})
 	must(t, err)
 	compare(t, secrets(t, d, next), under(before, next))
 	must(t, other.Close())
 	noSession(t, d)
+}
+
+// TestGenerated is a column that the server makes of what is rewritten.
+func TestGenerated(t *testing.T) {
+	d := cluster.Database(t)
+	now, next := key.Generate(), key.Generate()
+	must(t, d.Admin("alter table secrets add text text generated always as (encode(ciphertext, 'hex')) stored"))
+	must(t, d.Upsert(now, "a", "LEGACY", []byte("one")))
+	table := open(t, d.URL(), rows.Options{})
+	if _, err := table.Rewrite(t.Context(), rows.RewriteOptions{Target: next, Keys: []key.Key{now}}); err != nil {
+		t.Error(err)
+	}
+	if a := table.Prove(t.Context(), next); a.Proofs[0].Opened != 1 {
+		t.Errorf("%+v", a)
+	}
+}
+
+// TestIdleSession is a server that ends sessions which wait for longer than the daemon takes to
+// stop.
+func TestIdleSession(t *testing.T) {
+	t.Parallel() // it waits
+	d := cluster.Database(t)
+	must(t, d.Admin("alter database "+d.Name+" set idle_session_timeout = '2s'"))
+	must(t, d.Upsert(key.Generate(), "a", "LEGACY", nil))
+	table := open(t, d.URL(), rows.Options{})
+	if a := table.Prove(t.Context(), key.Generate()); a.State != rows.Answered {
+		t.Fatal(a.Err)
+	}
+	for left := "?"; left != "0"; {
+		r, err := d.Exec("select count(*)::text from pg_stat_activity, pg_sleep(0.1) where datname = current_database() and application_name = 'keyguard'")
+		must(t, err)
+		left = r[0][0]
+	}
+	if _, err := table.OtherClients(t.Context()); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestRewriteTakesItsTime reads the old rows for longer than a proof's statement may take.

@@ -179,7 +179,7 @@ var remedies = []struct {
 	{rows.ErrDenied, exitDoubt, "the role needs SELECT on table secrets; check [database], then: keyguard verify"},
 	{rows.ErrRowSecurity, exitDoubt, "use a role that owns the table or has BYPASSRLS in [database], then: keyguard verify"},
 	{rows.ErrRecovery, exitDoubt, "point [database] at the primary, then: keyguard verify"},
-	{rows.ErrLocked, exitDoubt, "wait for the other session (pg_stat_activity), then: keyguard verify"},
+	{rows.ErrLocked, exitDoubt, "wait for the other session (pg_stat_activity), or end the transaction that was prepared (pg_prepared_xacts), then: keyguard verify"},
 	{rows.ErrRotating, exitDoubt, "wait for the rotation to end, then: keyguard status"},
 	{rows.ErrUnknownClass, exitDoubt, "a newer daemon may have written them: update this program, then: keyguard verify"},
 	{rows.ErrOtherTable, exitDoubt, "see whose rows that table holds: psql; the daemon's: give it its name back (ALTER TABLE … RENAME TO secrets), attach it, or name its schema first in the role's search_path; nobody's: DROP TABLE; then: keyguard verify"},

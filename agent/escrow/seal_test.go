@@ -99,6 +99,9 @@ func TestSealedOpensWithAge(t *testing.T) {
 func TestCheckIdentities(t *testing.T) {
 	_, good := identityFile(t)
 	_, locked := sshKey(t, "ed25519", "correct horse")
+	text, err := os.ReadFile(good)
+	try(t, err)
+	const token = "AGE-PLUGIN-YUBIKEY-1QQQSYQCYQ5RQWZQFPG9SCRGWPUGPZYSNK08YXA\n"
 	dir := t.TempDir()
 	write := func(name, text string) string {
 		file := filepath.Join(dir, name)
@@ -107,6 +110,8 @@ func TestCheckIdentities(t *testing.T) {
 	}
 	for _, tt := range []struct{ name, file, want string }{
 		{"good", good, ""},
+		{"a token's beside it", write("beside", token+"# a comment\n"+string(text)+token), ""},
+		{"a token's alone", write("alone", "# a comment\n"+token), "but those of plugins"},
 		{"missing", filepath.Join(dir, "nothing"), "no such file"},
 		{"a directory", dir, "a directory"},
 		{"a passphrase", locked, "has a passphrase"},

@@ -122,6 +122,9 @@ var sayings = []struct {
 	text string
 	is   error
 }{
+	// What the host says is the cause of what a program says after it.
+	{"no space left", ErrFull}, {"read-only file system", ErrReadOnly},
+
 	{"rate limit", ErrRateLimited}, {"too many requests", ErrRateLimited}, {"(429)", ErrRateLimited},
 
 	{"no such host", ErrNeverLeft}, {"enotfound", ErrNeverLeft}, {"eai_again", ErrNeverLeft}, {"network is unreachable", ErrNeverLeft},
@@ -140,7 +143,6 @@ var sayings = []struct {
 	{"isn't an item", ErrGone}, {"is not in the password store", ErrGone}, {"not found", ErrGone},
 	{"more than one", ErrUnreadable},
 	{"forbidden", ErrDenied}, {"permission", ErrDenied}, {"not authorized", ErrDenied},
-	{"no space left", ErrFull}, {"read-only file system", ErrReadOnly},
 }
 
 // sentinel finds what a failed program means. A program that asks a question, whoever it

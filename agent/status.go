@@ -110,7 +110,7 @@ type EscrowStatus struct {
 	Ending     string              // this host's credentials there end soon, and who sees to it; "" for not
 	Lacks      *escrow.PartsError  // of a key in parts: which stores cannot give theirs; nil for none
 	Refuses    error               // of a key in parts: why it is not saved there as the configuration stands
-	Held, Free string              // of a directory: why it takes no further copy, and what frees it; "" for it does
+	Held, Free string              // of what is on this host: why it takes no further copy, or is no place for one, and what frees it; "" for it is well
 	Readable   string              // which copies, not sealed, others on this host can read; "" for none
 	Beside     string              // a copy of the keyfile's key that stands there whole, beside the parts; "" for none
 	SavedAt    time.Time           // when this host last saved there; zero for never
@@ -203,7 +203,7 @@ func (o *observation) status(ctx context.Context) StatusResult {
 		if c, ok := s.Reader.(escrow.Credentialed); ok {
 			e.Ending = c.Credential(ctx).Ends(h.Now())
 		}
-		if x, ok := s.Reader.(escrow.Examiner); ok && s.Place().Kind == "directory" && e.State == decide.EscrowAnswered {
+		if x, ok := s.Reader.(escrow.Examiner); ok && local(s.Place()) && e.State == decide.EscrowAnswered {
 			exam, _ := x.Examine(ctx) // it has just answered, and doctor says what is wrong with it
 			e.Readable = strings.Join(exam.Readable, "; ")
 			e.Held, e.Free = exam.Trouble, exam.Remedy
@@ -270,6 +270,9 @@ func forgets(dir string) bool {
 	st, err := crew.Within(dir, func() (st unix.Statfs_t, err error) { err = unix.Statfs(dir, &st); return st, err }, nil)
 	return err == nil && (st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC)
 }
+
+// local tells of an escrow that its examination asks nobody over a network.
+func local(p escrow.Place) bool { return p.Kind == "directory" || p.Kind == "command" }
 
 func (o *observation) escrowStatus(i int, s Escrow) EscrowStatus {
 	e := o.evidence.Escrows[i]
@@ -339,7 +342,7 @@ const (
 	AilsUngiven    Ails = "ungiven"    // nothing is read from there, and it was not given the key yet
 	AilsForeign    Ails = "foreign"    // another host writes to the same place
 	AilsAway       Ails = "away"       // it is required, and cannot answer
-	AilsHeld       Ails = "held"       // it is required, and takes no further copy
+	AilsHeld       Ails = "held"       // it is required, and takes no further copy, or is no place for one
 	AilsMiswritten Ails = "miswritten" // the key is on top, and not as its 32 bytes
 	AilsUnopened   Ails = "unopened"   // what is on top is the key by its own word alone
 	AilsRefuses    Ails = "refuses"    // it takes no part of the key as it is configured

@@ -25,7 +25,8 @@
 #   make mutants   plants the faults of agent/worlds/mutants.txt one by one, and has the
 #                  worlds look for each: N=5000 of them at most (an hour)
 #   make flips     turns each comparison, "and", "or" and sum of PKG=./agent/decide into
-#                  another, and lists those that the package's tests (RUN=REGEXP) miss
+#                  another, and lists those that the package's tests (RUN=REGEXP) miss;
+#                  ONLY=12,13 tries these alone
 #   make soak      crashes and random histories for hours, ROUNDS=10 times as many, every
 #                  byte of every connection, and SOAKTIME (5m) of every fuzz target
 #   make fuzz      every fuzz target for FUZZTIME (30s) each
@@ -168,7 +169,7 @@ mutants:
 	nice go run ./packaging/mutants -worlds $(or $(N),5000) -seed $(or $(SEED),1) -run '$(RUN)'
 
 flips:
-	nice go run ./packaging/flips -files '$(FILES)' -run '$(RUN)' $(PKG)
+	nice go run ./packaging/flips -files '$(FILES)' -run '$(RUN)' -only '$(ONLY)' $(PKG)
 
 # For hours: what chance leaves out of make test.
 soak: export KEYGUARD_MUST_RUN := 1

@@ -246,12 +246,12 @@ func (p *pack) text(n ast.Node, from, to token.Pos) string {
 		if !is || x.Pos() < from || x.End() > to {
 			return true
 		}
-		flipped := p.flip(x)
-		if flipped == "" {
+		turned := p.flip(x)
+		if turned == "" {
 			return true
 		}
 		b.Write(source[offset(at):offset(x.Pos())])
-		b.WriteString(flipped)
+		b.WriteString(turned)
 		at = x.End()
 		return false
 	})

@@ -24,18 +24,19 @@ type DaemonIs string
 
 // What the daemon can be.
 const (
-	DaemonNotAsked  DaemonIs = ""                // no unit is configured
-	DaemonUnknown   DaemonIs = "unknown"         // systemd does not answer, or the journal, or nobody can tell on which key it runs
-	DaemonAbsent    DaemonIs = "not installed"   // systemd has loaded no unit of it
-	DaemonDown      DaemonIs = "not running"     // it would start on what a start decides
-	DaemonUp        DaemonIs = "running"         // on the keyfile's key, or it has not read it yet
-	DaemonParked    DaemonIs = "parked"          // on the empty keyfile that is still there
-	DaemonNoSecrets DaemonIs = "without secrets" // it runs, and keeps and gives none
-	DaemonOtherKey  DaemonIs = "on another key"  // than the keyfile's
+	DaemonNotAsked  DaemonIs = ""                  // no unit is configured
+	DaemonUnknown   DaemonIs = "unknown"           // systemd does not answer, or the journal
+	DaemonAbsent    DaemonIs = "not installed"     // systemd has loaded no unit of it
+	DaemonDown      DaemonIs = "not running"       // it would start on what a start decides
+	DaemonUp        DaemonIs = "running"           // on the keyfile's key, or it has not read it yet
+	DaemonParked    DaemonIs = "parked"            // on the empty keyfile that is still there
+	DaemonNoSecrets DaemonIs = "without secrets"   // it runs, and keeps and gives none
+	DaemonOtherKey  DaemonIs = "on another key"    // than the keyfile's
+	DaemonUntold    DaemonIs = "on an unknown key" // ErrUntold
 )
 
 // DaemonStates are all that a daemon which is asked about can be.
-var DaemonStates = []DaemonIs{DaemonUnknown, DaemonAbsent, DaemonDown, DaemonUp, DaemonParked, DaemonNoSecrets, DaemonOtherKey}
+var DaemonStates = []DaemonIs{DaemonUnknown, DaemonAbsent, DaemonDown, DaemonUp, DaemonParked, DaemonNoSecrets, DaemonOtherKey, DaemonUntold}
 
 // ErrUntold says that what stood in the keyfile's place when the daemon read it has gone, and
 // nobody wrote down which key it was.
@@ -44,7 +45,7 @@ var ErrUntold = errors.New("the keyfile was changed since the daemon read it, an
 // RestartNeeded tells whether only a restart brings the daemon to the key that is in place.
 // Where nobody can tell on which key it runs, only a restart brings that to light, too.
 func (d DaemonStanding) RestartNeeded() bool {
-	return errors.Is(d.Err, ErrUntold) || d.Is == DaemonOtherKey || d.Is == DaemonNoSecrets && d.Told != unit.Disabled
+	return d.Is == DaemonUntold || d.Is == DaemonOtherKey || d.Is == DaemonNoSecrets && d.Told != unit.Disabled
 }
 
 // DaemonStanding is how the daemon stands to the key.
@@ -109,7 +110,7 @@ func (o *observation) askDaemon(ctx context.Context) (d DaemonStanding) {
 		case d.Key != "", d.Minted && o.namedBefore(d.ToldAt): // what it makes nobody had before
 			d.Is = DaemonOtherKey
 		case d.Told != "":
-			d.Is, d.Err = DaemonUnknown, ErrUntold
+			d.Is, d.Err = DaemonUntold, ErrUntold
 		}
 	}
 	return d
@@ -309,7 +310,7 @@ func (r *StatusResult) judgeAlive() {
 func (r *StatusResult) judgeDaemon() {
 	say := func(format string, a ...any) { r.ail(AilsDaemon, Amiss, format, a...) }
 	switch d := r.Daemon; {
-	case errors.Is(d.Err, ErrUntold):
+	case d.Is == DaemonUntold:
 		say("restart needed: nobody can tell on which key the daemon runs: %v; %s", d.Err, r.inPlace())
 	case d.Is == DaemonUnknown:
 		say("nobody can tell on which key the daemon runs: %v", d.Err)

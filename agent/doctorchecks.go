@@ -368,11 +368,9 @@ func (f facts) checkUnits() []Check {
 	switch d := f.status.Daemon; d.Is {
 	case DaemonNotAsked, DaemonAbsent:
 	case DaemonUnknown:
-		fix := "systemctl status " + unit.Names[0]
-		if d.RestartNeeded() {
-			fix = "systemctl restart " + d.Name
-		}
-		list = append(list, Check{Name: "daemon", State: CheckUnknown, Text: d.Err.Error(), Fix: fix})
+		list = append(list, Check{Name: "daemon", State: CheckUnknown, Text: d.Err.Error(), Fix: "systemctl status " + unit.Names[0]})
+	case DaemonUntold:
+		list = append(list, Check{Name: "daemon", State: CheckUnknown, Text: d.Err.Error(), Fix: "systemctl restart " + d.Name})
 	case DaemonParked, DaemonNoSecrets:
 		add("daemon", false, "", "it runs without secrets", "keyguard status")
 	case DaemonOtherKey:

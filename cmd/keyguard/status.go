@@ -418,7 +418,7 @@ func onAnother(r agent.StatusResult) bool {
 func mendDaemon(r agent.StatusResult, _ agent.Ailment) []string {
 	d := r.Daemon
 	switch {
-	case d.Is == agent.DaemonUnknown && !d.RestartNeeded():
+	case d.Is == agent.DaemonUnknown:
 		return []string{"systemctl status " + unit.Names[0]}
 	case d.Is == agent.DaemonDown:
 		return []string{"see why: journalctl -u " + d.Name + " -e; when it is put right: systemctl restart " + d.Name}
@@ -584,7 +584,7 @@ func daemonLine(d agent.DaemonStanding, decided decide.Decision) string {
 		return line + ": " + d.Err.Error()
 	case agent.DaemonDown:
 		return line + " (" + d.Active + ")"
-	case agent.DaemonUp, agent.DaemonParked, agent.DaemonNoSecrets, agent.DaemonOtherKey:
+	case agent.DaemonUp, agent.DaemonParked, agent.DaemonNoSecrets, agent.DaemonOtherKey, agent.DaemonUntold:
 		line = "running since " + when(d.Since)
 	}
 	switch {
@@ -598,6 +598,8 @@ func daemonLine(d agent.DaemonStanding, decided decide.Decision) string {
 		line += "; it has not read its key"
 	case d.Is == agent.DaemonUp:
 		line += ", on which key nobody can tell"
+	case d.Is == agent.DaemonUntold:
+		line += ", on which key nobody can tell: " + d.Err.Error()
 	}
 	if d.Minted {
 		line += "; it made a key of its own when it started"

@@ -66,9 +66,9 @@ func TestStatusScreen(t *testing.T) {
 			r.Daemon = agent.DaemonStanding{Is: agent.DaemonUnknown, Err: errors.New("no bus")}
 		}, exitEscrow, "unknown: no bus", "systemctl status containarium.service", agent.AilsDaemon},
 		"on which key nobody knows": {func(r *agent.StatusResult) {
-			r.Daemon = daemon(agent.DaemonUnknown, unit.Ready)
+			r.Daemon = daemon(agent.DaemonUntold, unit.Ready)
 			r.Daemon.Err = agent.ErrUntold
-		}, exitEscrow, "unknown: the keyfile was changed since the daemon read it", "systemctl restart containarium.service", agent.AilsDaemon},
+		}, exitEscrow, "on which key nobody can tell: the keyfile was", "systemctl restart containarium.service", agent.AilsDaemon},
 		"watcher stopped": {func(r *agent.StatusResult) { r.Watcher.Active = "inactive" }, exitEscrow, "watcher   inactive", "systemctl enable --now containarium-keyguard.service", agent.AilsWatcher},
 		"timer stopped":   {func(r *agent.StatusResult) { r.Drill.Next.Active = "inactive" }, exitEscrow, "its timer is inactive", "systemctl enable --now containarium-keyguard-drill.timer", agent.AilsTimer},
 		"loose":           {func(r *agent.StatusResult) { r.Health, r.Loose, r.Path = agent.Amiss, "mode 0644", "/k" }, exitEscrow, "(mode 0644)", "chown root /k; chmod 0400 /k", agent.AilsLoose},

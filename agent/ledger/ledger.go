@@ -589,7 +589,7 @@ func standing(f io.ReaderAt, size int64) (s Standing, err error) {
 	if err := b.skipTorn(); err != nil {
 		return s, err
 	}
-	var after *Entry // the entry behind the line in hand
+	prev, first := "", true // what the entry behind the line in hand says of it, if there is one
 	contradicted := map[key.Fingerprint]bool{}
 	var r reader
 	for broken := false; ; {
@@ -599,15 +599,15 @@ func standing(f io.ReaderAt, size int64) (s Standing, err error) {
 		}
 		e, err := r.decode(line)
 		if err != nil {
-			if after != nil {
+			if !first {
 				return s, nil
 			}
 			broken = true // and look for an entry that carries what is open
 			continue
 		}
-		if after == nil {
+		if first {
 			s.Rotation, s.Stopped = e.Rotation, e.Stopped
-		} else if after.Prev != sum(line) {
+		} else if prev != sum(line) {
 			broken = true
 		}
 		if broken {
@@ -625,7 +625,7 @@ func standing(f io.ReaderAt, size int64) (s Standing, err error) {
 			}
 			return s, nil
 		}
-		after = &e
+		prev, first = e.Prev, false
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -322,7 +321,7 @@ func (w *world) clone(h *host, _ int) {
 	}
 	twin := w.host(filepath.Join(filepath.Dir(h.disk.root), "two"), "two")
 	twin.disk.restore(h.disk.image(), h.disk.root)
-	must(os.MkdirAll(twin.path("run"), 0o700))
+	twin.boots()
 	twin.table.rows, twin.table.version = maps.Clone(h.table.rows), h.table.version
 	w.proven[twin.name], w.vouched[twin.name] = maps.Clone(w.proven[h.name]), w.vouched[h.name]
 	w.watch(twin)
@@ -539,9 +538,7 @@ func (w *world) startsOn(h *host, p *process, r agent.GuardResult) {
 	if !good || r.Evidence.Rows.State != decide.RowsAnswer {
 		return
 	}
-	k, _ := key.New(data)
-	f := k.Fingerprint()
-	k.Wipe()
+	f := laws.Name(data)
 	sure := true
 	for _, s := range h.stores {
 		sure = sure && !s.down && !s.far && !s.hangs && s.slow < time.Second && !s.denied && s.late == 0 && !s.gone && !s.addOnly
@@ -569,9 +566,7 @@ func (w *world) before(h *host) (b beforeStart) {
 	if !good {
 		return b
 	}
-	k, _ := key.New(data)
-	b.key = k.Fingerprint()
-	k.Wipe()
+	b.key = laws.Name(data)
 	for path := range h.disk.names {
 		if strings.HasPrefix(path, h.path("etc")+"/") && path != h.keyfile() {
 			return b // there is something to clear away

@@ -26,6 +26,7 @@ import (
 // as they were last synced, or torn.
 type disk struct {
 	root  string
+	run   string            // the directory below it that a boot makes anew
 	real  bool              // the files are on a tmpfs as well, for the kernel to change and to read
 	names map[string]*inode // live
 	dirs  map[string]bool   // live
@@ -81,7 +82,7 @@ type nameChange struct {
 }
 
 func newDisk(root string, real bool) *disk {
-	d := &disk{root: root, real: real, locks: map[string]*lock.Simulated{}}
+	d := &disk{root: root, run: root + "/run", real: real, locks: map[string]*lock.Simulated{}}
 	d.reset()
 	return d
 }
@@ -444,7 +445,7 @@ func (d *disk) check() error {
 	var wrong []error
 	seen := map[string]bool{}
 	err := filepath.WalkDir(d.root, func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() || ours(path) {
+		if err != nil || e.IsDir() || d.volatile(path) {
 			return err
 		}
 		seen[path] = true
@@ -467,14 +468,8 @@ func within(dir, path string) bool {
 	return len(path) > len(dir) && path[len(dir)] == '/' && path[:len(dir)] == dir
 }
 
-// ours are files that nothing relies on after a crash: locks, and what goes with a reboot.
-func ours(path string) bool {
-	switch filepath.Base(path) {
-	case "watch", "rotate", "keyfile", "ledger", "drill", "start":
-		return true
-	}
-	return strings.Contains(path, "/run/")
-}
+// volatile tells whether a path is of what goes with a reboot.
+func (d *disk) volatile(path string) bool { return path == d.run || within(d.run, path) }
 
 func must(err error) {
 	if err != nil {

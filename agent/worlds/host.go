@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,6 +40,10 @@ type host struct {
 	rolled  bool             // back, once
 	word    *word            // what a person accepted here, as long as nobody has done anything about it since
 	asked   map[string]asked // by store: when a start asked it last
+	read    struct {         // of the ledger, last
+		number, written int64 // of the file
+		lines           []line
+	}
 }
 
 // word is a person's for a key.
@@ -258,8 +263,7 @@ func (w *world) powerCut(h *host) {
 	}
 	w.stopWatcher(h)
 	h.disk.crash(w.rand)
-	must(os.RemoveAll(h.path("run")))
-	must(os.MkdirAll(h.path("run"), 0o700))
+	h.boots()
 	h.disk.dirs[h.path("state")] = true // tmpfiles.d
 	if h.disk.real {
 		must(os.MkdirAll(h.path("state"), 0o700))
@@ -267,6 +271,18 @@ func (w *world) powerCut(h *host) {
 	h.daemon = daemon{start: h.daemon.start}
 	h.boot++
 	h.off = time.Now().Add(5 * time.Second)
+}
+
+// boots makes /run anew, which no disk keeps: it is real.
+func (h *host) boots() {
+	left, err := os.ReadDir(h.disk.run)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = os.MkdirAll(h.disk.run, 0o700)
+	}
+	must(err)
+	for _, e := range left {
+		must(os.RemoveAll(filepath.Join(h.disk.run, e.Name())))
+	}
 }
 
 func (w *world) stopWatcher(h *host) {

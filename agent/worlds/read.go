@@ -2,8 +2,8 @@ package worlds
 
 import (
 	"os"
-	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -34,7 +34,7 @@ func (w *world) Stat(path string, st *unix.Stat_t) (known bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	d := w.files(path)
-	if d == nil || d.real || ours(path) {
+	if d == nil || d.real || d.volatile(path) {
 		return false, nil
 	}
 	if d.dirs[path] || path == d.root {
@@ -54,7 +54,7 @@ func (w *world) Stat(path string, st *unix.Stat_t) (known bool, err error) {
 func (w *world) Content(path string) (data []byte, known bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if d := w.files(path); d != nil && !d.real && !ours(path) && d.names[path] != nil {
+	if d := w.files(path); d != nil && !d.real && !d.volatile(path) && d.names[path] != nil {
 		data := d.names[path].data
 		return data[:len(data):len(data)], true
 	}
@@ -68,15 +68,16 @@ func (w *world) Names(dir string) (names []string, known bool) {
 	if d == nil || d.real || !d.dirs[dir] {
 		return nil, false
 	}
-	for path := range d.names {
-		if within(dir, path) && filepath.Dir(path) == dir {
-			names = append(names, filepath.Base(path))
+	here := func(path string) {
+		if within(dir, path) && strings.IndexByte(path[len(dir)+1:], '/') < 0 {
+			names = append(names, path[len(dir)+1:])
 		}
 	}
+	for path := range d.names {
+		here(path)
+	}
 	for path := range d.dirs {
-		if within(dir, path) && filepath.Dir(path) == dir {
-			names = append(names, filepath.Base(path))
-		}
+		here(path)
 	}
 	slices.Sort(names)
 	return names, true

@@ -93,7 +93,7 @@ func (s session) Prove(ctx context.Context, keys ...key.Key) rows.Answer {
 	}
 	s.p.looked = true
 	for _, k := range keys {
-		f := k.Fingerprint()
+		f := laws.Name(k.UnsafeBytes())
 		p := rows.Proof{Fingerprint: f, Verdict: rows.Silent}
 		if len(s.rows) > 0 {
 			p = rows.Proof{Fingerprint: f, Verdict: rows.Partial, Checked: int64(len(s.rows)), Opened: s.opens(f)}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -239,11 +238,10 @@ func (w *world) trouble(s *store) {
 }
 
 func (w *world) host(root, name string) *host {
-	must(os.RemoveAll(root))
 	h := &host{w: w, name: name, disk: newDisk(root, w.real), table: &table{rows: map[string]key.Fingerprint{}}, stores: w.stores, asked: map[string]asked{}}
 	h.disk.mkdir(h.path("etc"))
 	h.disk.mkdir(h.path("state"))
-	must(os.MkdirAll(h.path("run"), 0o700))
+	h.boots()
 	h.disk.keep()
 	w.hosts = append(w.hosts, h)
 	return h
@@ -252,7 +250,7 @@ func (w *world) host(root, name string) *host {
 // Make has the process that runs make a change, unless it dies.
 func (w *world) Make(c durable.Change) (known bool, err error) {
 	d := w.files(c.Path)
-	if d == nil || ours(c.Path) {
+	if d == nil || d.volatile(c.Path) {
 		return false, nil // of what no crash spares
 	}
 	if c.Path == d.root {
@@ -318,6 +316,9 @@ func (w *world) tell(format string, args ...any) {
 func (w *world) plain(line string) string {
 	line = strings.ReplaceAll(line, w.hosts[0].disk.root, "")
 	line = strings.ReplaceAll(line, filepath.Dir(w.hosts[0].disk.root), "")
+	if !strings.Contains(line, durable.TempPrefix) {
+		return line
+	}
 	parts := strings.Split(line, durable.TempPrefix)
 	for i, part := range parts[1:] {
 		parts[i+1] = strings.TrimLeft(part, "0123456789abcdefghijklmnopqrstuvwxyz")
@@ -672,7 +673,7 @@ func (w *world) alarm(h *host, s *store, c stored) {
 // covered is alarm for one store of a split, on which c has just gone: what stood there on top
 // was this host's, or adopted, or may have been of a save of its own that is not over.
 func (w *world) covered(h *host, s *store, c stored) {
-	lines := slices.DeleteFunc(h.ledger(), func(l line) bool {
+	lines := slices.DeleteFunc(slices.Clone(h.ledger()), func(l line) bool {
 		return l.Escrow != "split" || l.Shelf != string(escrow.Current) && l.Event != "adopted"
 	})
 	if !slices.ContainsFunc(lines, func(l line) bool { return l.saved() && l.Shelf == string(escrow.Current) }) {
@@ -772,12 +773,16 @@ type line struct {
 
 func (l line) saved() bool { return l.Event == "saved" || l.Event == "adopted" }
 
-// ledger is what stands in the ledger's file.
+// ledger is what stands in the ledger's file. It is not to be changed.
 func (h *host) ledger() (lines []line) {
 	f := h.disk.names[h.path("state/"+ledger.Name)]
 	if f == nil {
 		return nil
 	}
+	if h.read.number == f.number && h.read.written == f.written {
+		return h.read.lines
+	}
+	defer func() { h.read.number, h.read.written, h.read.lines = f.number, f.written, lines }()
 	for text := range bytes.Lines(f.data) {
 		l, read := h.w.lines[string(text)]
 		if !read && (!bytes.HasSuffix(text, []byte("}\n")) || json.Unmarshal(text, &l) != nil) {

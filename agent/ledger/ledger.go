@@ -448,7 +448,9 @@ func (r *reader) decode(line []byte) (Entry, error) {
 
 func sum(line []byte) string {
 	h := sha256.Sum256(line)
-	return hex.EncodeToString(h[:])
+	var text [2 * len(h)]byte
+	hex.Encode(text[:], h[:])
+	return string(text[:])
 }
 
 // nonblock keeps a FIFO in the ledger's place from hanging the daemon's start (law 9).

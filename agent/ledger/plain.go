@@ -1,7 +1,7 @@
 package ledger
 
 import (
-	"bytes"
+	"strings"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -10,17 +10,16 @@ import (
 // reader decodes lines. A ledger of years is read whole on the way of every save and of
 // unhealthy starts, and encoding/json takes most of that time. So a line as Append writes
 // nearly all of them is read here, and any other by encoding/json, to the same entry. The
-// zero value is ready.
+// texts of an entry are parts of one copy of its line.
 type reader struct {
-	rest  []byte            // of the line
-	words map[string]string // texts that stand in many lines, kept once
+	rest string // of the line
 }
 
 // plain reads a line that is one object of texts without escapes, counts, what is true, and
 // lists of such, without a space between them. It reports false for any other, whether an
 // entry or none.
 func (r *reader) plain(line []byte) (e Entry, ok bool) {
-	r.rest = line
+	r.rest = string(line)
 	for open := byte('{'); r.next(open); open = ',' {
 		name, ok := r.text()
 		if !ok || !r.next(':') || !r.field(&e, name) {
@@ -33,8 +32,8 @@ func (r *reader) plain(line []byte) (e Entry, ok bool) {
 	return e, false
 }
 
-func (r *reader) field(e *Entry, name []byte) (ok bool) {
-	switch string(name) {
+func (r *reader) field(e *Entry, name string) (ok bool) {
+	switch name {
 	case "seq":
 		e.Seq, ok = count[uint64](r)
 	case "time":
@@ -99,9 +98,7 @@ func (r *reader) field(e *Entry, name []byte) (ok bool) {
 	case "broken":
 		e.Broken, ok = count[int](r)
 	case "prev":
-		var text []byte
-		text, ok = r.text()
-		e.Prev = string(text)
+		e.Prev, ok = r.text()
 	}
 	return ok
 }
@@ -116,43 +113,26 @@ func (r *reader) next(b byte) bool {
 }
 
 // text takes a text of printable ASCII, which means itself.
-func (r *reader) text() ([]byte, bool) {
+func (r *reader) text() (string, bool) {
 	if !r.next('"') {
-		return nil, false
+		return "", false
 	}
-	for i, b := range r.rest {
-		switch {
+	for i := range len(r.rest) {
+		switch b := r.rest[i]; {
 		case b == '"':
 			text := r.rest[:i]
 			r.rest = r.rest[i+1:]
 			return text, true
 		case b < ' ' || b > '~' || b == '\\':
-			return nil, false
+			return "", false
 		}
 	}
-	return nil, false
+	return "", false
 }
-
-// maxWords bounds the texts that are kept once. A ledger has some dozens, and as many ids
-// of copies.
-const maxWords = 1 << 10
 
 func word[T ~string](r *reader) (T, bool) {
 	text, ok := r.text()
-	if !ok {
-		return "", false
-	}
-	if w, there := r.words[string(text)]; there {
-		return T(w), true
-	}
-	w := string(text)
-	if r.words == nil {
-		r.words = map[string]string{}
-	}
-	if len(r.words) < maxWords {
-		r.words[w] = w
-	}
-	return T(w), true
+	return T(text), ok
 }
 
 // count takes a whole number of at most 18 digits, without a sign.
@@ -171,7 +151,7 @@ func count[T ~int | ~int64 | ~uint64](r *reader) (T, bool) {
 
 func (r *reader) time() (t time.Time, ok bool) {
 	text, ok := r.text()
-	return t, ok && t.UnmarshalText(text) == nil
+	return t, ok && t.UnmarshalText([]byte(text)) == nil
 }
 
 // list takes a list of at least one.
@@ -195,7 +175,7 @@ func (r *reader) rotation() (*Rotation, bool) {
 		if !ok || !r.next(':') {
 			return nil, false
 		}
-		switch string(name) {
+		switch name {
 		case "old":
 			rot.Old, ok = word[key.Fingerprint](r)
 		case "new":
@@ -216,6 +196,6 @@ func (r *reader) rotation() (*Rotation, bool) {
 }
 
 func (r *reader) isTrue() (ok bool) {
-	r.rest, ok = bytes.CutPrefix(r.rest, []byte("true"))
+	r.rest, ok = strings.CutPrefix(r.rest, "true")
 	return ok
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
@@ -245,6 +246,9 @@ func (w *world) person(h *host) string {
 	if h.damaged() {
 		return "the ledger was damaged"
 	}
+	if h.beheaded() {
+		return "the ledger was emptied or taken away"
+	}
 	if w.recutKept(h) {
 		return "a key was cut for another need"
 	}
@@ -267,6 +271,29 @@ func (w *world) person(h *host) string {
 		}
 	}
 	return ""
+}
+
+// beheaded tells whether the host has kept a key since long before its ledger begins, and nobody
+// has accepted one since.
+func (h *host) beheaded() bool {
+	lines, begins := h.ledger(), h.now()
+	if len(lines) > 0 {
+		begins = lines[0].Time
+	}
+	if slices.ContainsFunc(lines, func(l line) bool { return l.Event == "accepted" }) {
+		return false
+	}
+	const stamp = "20060102T150405.000000Z"
+	for path := range h.disk.names {
+		name, kept := strings.CutPrefix(path, h.path("state/quarantine/"))
+		if !kept || len(name) < len(stamp) {
+			continue
+		}
+		if at, err := time.Parse(stamp, name[:len(stamp)]); err == nil && at.Add(time.Hour).Before(begins) {
+			return true
+		}
+	}
+	return false
 }
 
 // told tells whether a ledger names a copy on a current shelf as its host's own.

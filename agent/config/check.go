@@ -212,7 +212,7 @@ func (k checker) secretFile(path, key string) {
 	case !mode.IsRegular():
 		k.report(key, "%s is not a regular file", path)
 	case mode.Perm()&^fs.FileMode(0o600) != 0:
-		k.report(key, "%s has mode %04o; a file with a secret must have 0600 or tighter", path, mode.Perm())
+		k.report(key, "%s has mode %04o; a file with a secret must have 0600 or tighter: chmod 0600 %s", path, mode.Perm(), path)
 	}
 }
 

@@ -218,6 +218,9 @@ var (
 	// ErrHeld: a file system refuses, whoever asks: a directory that is immutable or append-only,
 	// another machine's that does not trust our root, a sandbox. It is an ErrDenied too.
 	ErrHeld = fmt.Errorf("%w by the file system", ErrDenied)
+	// ErrVaultToken and ErrVaultLogin are ErrUnauthenticated, by what this host shows to Vault.
+	ErrVaultToken = fmt.Errorf("%w by a token", ErrUnauthenticated)
+	ErrVaultLogin = fmt.Errorf("%w by AppRole", ErrUnauthenticated)
 	// ErrUnauthenticated: no credentials, or the store does not accept them.
 	ErrUnauthenticated = errors.New("not authenticated")
 	// ErrClock: credentials were refused, and this host's clock is why (pitfall: a wrong

@@ -94,7 +94,7 @@ func (t *vaultTokens) refused(bad vaultToken, err error) bool {
 		if t.o.TokenFile == "" {
 			return false
 		}
-		if value, err := secretLine(t.o.TokenFile); err != nil || value == bad.value {
+		if value, err := secretLine(t.o.TokenFile, ErrVaultToken); err != nil || value == bad.value {
 			return false
 		}
 	}
@@ -131,7 +131,7 @@ func (t *vaultTokens) ask(ctx context.Context) (vaultToken, error) {
 	if t.o.TokenFile == "" {
 		return t.login(ctx)
 	}
-	value, err := secretLine(t.o.TokenFile)
+	value, err := secretLine(t.o.TokenFile, ErrVaultToken)
 	if err != nil {
 		return vaultToken{}, err
 	}
@@ -158,26 +158,26 @@ func (t *vaultTokens) ask(ctx context.Context) (vaultToken, error) {
 // notAccepted is the server's word on a token that is none, or none any more.
 func (t *vaultTokens) notAccepted() error {
 	if t.o.TokenFile == "" {
-		return fmt.Errorf("%w: the token of this login is not accepted any more", ErrUnauthenticated)
+		return fmt.Errorf("%w: the token of this login is not accepted any more", ErrVaultLogin)
 	}
-	return fmt.Errorf("%w: the token in %s is not accepted", ErrUnauthenticated, t.o.TokenFile)
+	return fmt.Errorf("%w: the token in %s is not accepted", ErrVaultToken, t.o.TokenFile)
 }
 
 // login gets a token by AppRole
 // (https://developer.hashicorp.com/vault/api-docs/auth/approle#login-with-approle).
 func (t *vaultTokens) login(ctx context.Context) (vaultToken, error) {
-	role, err := secretLine(t.o.RoleIDFile)
+	role, err := secretLine(t.o.RoleIDFile, ErrVaultLogin)
 	if err != nil {
 		return vaultToken{}, err
 	}
-	secret, err := secretLine(t.o.SecretIDFile)
+	secret, err := secretLine(t.o.SecretIDFile, ErrVaultLogin)
 	if err != nil {
 		return vaultToken{}, err
 	}
 	a, err := t.wire.send(ctx, "", appRole, nil, map[string]any{"role_id": role, "secret_id": secret})
 	switch {
 	case isAny(err, ErrRefused, ErrDenied, ErrNoPlace):
-		return vaultToken{}, fmt.Errorf("%w: AppRole with %s and %s: %v", ErrUnauthenticated, t.o.RoleIDFile, t.o.SecretIDFile, err)
+		return vaultToken{}, fmt.Errorf("%w: with %s and %s: %v", ErrVaultLogin, t.o.RoleIDFile, t.o.SecretIDFile, err)
 	case err != nil:
 		return vaultToken{}, err
 	case a.Auth == nil || a.Auth.ClientToken == "":
@@ -188,16 +188,16 @@ func (t *vaultTokens) login(ctx context.Context) (vaultToken, error) {
 	return got, nil
 }
 
-// secretLine reads a file that holds one secret.
-func secretLine(path string) (string, error) {
+// secretLine reads a file that holds one secret; without one it is the error unfit.
+func secretLine(path string, unfit error) (string, error) {
 	b, err := readSmall(path)
 	if err != nil {
-		return "", fmt.Errorf("%s: %w: %w", path, ErrUnauthenticated, err)
+		return "", fmt.Errorf("%s: %w: %w", path, unfit, err)
 	}
 	defer clear(b)
 	line := strings.TrimSpace(string(b))
 	if line == "" || strings.ContainsFunc(line, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return "", fmt.Errorf("%s: %w: it is not one line of text", path, ErrUnauthenticated)
+		return "", fmt.Errorf("%s: %w: it is not one line of text", path, unfit)
 	}
 	return line, nil
 }

@@ -240,6 +240,18 @@ func (t *Teller) print(e Event) {
 	t.o.Print(e)
 }
 
+// Failed tells whether a way of telling people fails, as it was tried last.
+func (t *Teller) Failed() bool {
+	t.lock.Lock()
+	defer t.lock.Unlock()
+	for _, text := range t.trouble {
+		if text != fmt.Sprint([]error{}) {
+			return true
+		}
+	}
+	return false
+}
+
 // complain tells of trouble with a way, once for as long as it stays the same. No error
 // is no trouble.
 func (t *Teller) complain(what string, errs ...error) {

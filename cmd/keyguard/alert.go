@@ -30,7 +30,8 @@ keyguard's failed. systemd calls it.
 Of the unit "test" it tells journal and hooks alone, and that it is a test: an
 urgent event of that name, which is in no metrics and no report.
 
-Exit status: 0 it was told; 2 usage.`,
+Exit status: 0 it was told; 1 a test did not reach all whom it should have,
+which is said; 2 usage.`,
 		Example: `  keyguard alert test             # does it reach you? And from its sandbox:
   systemctl start containarium-keyguard-alert@test.service`,
 		Args: func(c *cobra.Command, args []string) error {
@@ -58,15 +59,20 @@ func (a *app) alert(ctx context.Context, name string) error {
 		}
 	}
 	t := a.teller(h, cfg, wiring{}, a.printEvent)
-	defer func() {
+	deliver := func() {
 		telling, cancel := context.WithTimeout(ctx, alertTelling)
 		defer cancel()
 		t.Deliver(telling)
-	}()
+	}
 	if name == testAlert {
 		t.Tell(hooks.Event{Name: hooks.Test, Text: "this is a test of keyguard's alerts, by " + person() + ": nothing has failed"})
+		deliver()
+		if t.Failed() {
+			return outcome{exitInternal, "the test did not reach all whom it should have", []string{"put right what is named above, then: keyguard alert test"}}
+		}
 		return nil
 	}
+	defer deliver()
 	// systemd.exec(5): of a unit that OnFailure= started.
 	how := strings.TrimRight(os.Getenv("MONITOR_SERVICE_RESULT")+" "+os.Getenv("MONITOR_EXIT_STATUS"), " ")
 	e := hooks.Event{Name: hooks.UnitFailed, Unit: name, Text: name + " failed"}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/signal"
@@ -57,11 +58,13 @@ func relay(t *unit.Transient) (end func(whole bool), err error) {
 		}
 	})
 	dropped := make(chan struct{})
+	unended := false // the line that was shown last, of progress
 	shown := crew.Go(func() error {
 		for piece := range pieces {
 			select {
 			case <-dropped:
 			default:
+				unended = !bytes.HasSuffix(piece, []byte("\n")) && !bytes.HasSuffix(piece, []byte("\x1b[K"))
 				_, _ = screen.Write(piece) // a terminal that is gone is no reason to stop reading
 			}
 		}
@@ -75,6 +78,9 @@ func relay(t *unit.Transient) (end func(whole bool), err error) {
 		}
 		<-read
 		<-shown
+		if unended { // what this program says begins a line of its own
+			_, _ = screen.Write([]byte("\n"))
+		}
 		control.Close()
 	}, nil
 }

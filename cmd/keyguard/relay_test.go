@@ -77,6 +77,26 @@ func TestRelay(t *testing.T) {
 	}
 }
 
+// TestRelayEndsALine: what is said after a unit that ended in the middle of a line of progress,
+// as one does that is killed, begins its own.
+func TestRelayEndsALine(t *testing.T) {
+	control := onScreen(t)
+	work := unit.Transient{Stderr: os.Stderr}
+	end, err := relay(&work)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const shown = "\r\x1b[Kkeyguard: writing …"
+	if _, err := io.WriteString(work.Stderr, shown); err != nil {
+		t.Fatal(err)
+	}
+	end(true)
+	os.Stderr.Close()
+	if got, _ := io.ReadAll(control); string(got) != shown+"\n" {
+		t.Errorf("%q", got)
+	}
+}
+
 // TestRelayIsLeft: once a person has left, nothing more gets into that terminal, and the
 // unit, which has lost its own, is told so and not held up.
 func TestRelayIsLeft(t *testing.T) {

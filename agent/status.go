@@ -403,9 +403,9 @@ func (r *StatusResult) judgeKey() bool {
 	}
 	switch r.Decision.Action {
 	case decide.Lost:
-		r.ail(AilsLost, Gone, "%s", r.Decision.Reason)
+		r.ail(AilsLost, Gone, "%s%s", r.Decision.Reason, r.needed())
 	case decide.Doubt:
-		r.ail(AilsDoubt, Unsure, "%s", r.Decision.Reason)
+		r.ail(AilsDoubt, Unsure, "%s%s", r.Decision.Reason, r.needed())
 	case decide.Install:
 		r.ail(AilsKeyfile, Unsure, "the keyfile is not right: key %s belongs there (%s)", r.Decision.Key, r.Decision.Reason)
 	case decide.Pass:
@@ -552,6 +552,15 @@ func (r *StatusResult) Split() bool {
 		}
 	}
 	return open > 1
+}
+
+// needed names the key that was last known to be right, where that is not at hand.
+func (r *StatusResult) needed() string {
+	f := r.Decision.Needed
+	if f == "" || strings.Contains(r.Decision.Reason, string(f)) {
+		return ""
+	}
+	return fmt.Sprintf("; needed is key %s", f)
 }
 
 // word says that the keyfile's key stands there because a person accepted it.

@@ -522,3 +522,25 @@ func TestStatusOfALostLedger(t *testing.T) {
 		})
 	}
 }
+
+// TestStatusNamesTheKey: whoever looks for the key that is needed is told which one.
+func TestStatusNamesTheKey(t *testing.T) {
+	a := testKey("a")
+	db := rowstest.New(t).Database(t)
+	for name, tt := range map[string]struct {
+		up     bool
+		health agent.Health
+	}{"no key opens a row": {true, agent.Gone}, "the rows cannot be asked": {false, agent.Unsure}} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, db, 1)
+			h.must(db.Admin("delete from secrets"))
+			h.upsert(a, "ONE")
+			h.must(prove(&h.Host, a))
+			h.up = tt.up
+			r, err := agent.Status(t.Context(), &h.Host)
+			if err != nil || r.Health != tt.health || strings.Count(r.Line, string(a.Fingerprint())) != 1 {
+				t.Errorf("%s: %s, %v", r.Health, r.Line, err)
+			}
+		})
+	}
+}

@@ -50,6 +50,9 @@ func ReadDaemon(ctx context.Context, names ...string) (DaemonState, error) {
 		}
 		this := DaemonState{Name: name, State: stateOf(p), Failing: p["SubState"] == "auto-restart"}
 		if !this.Loaded || d.Name != "" && !this.Up() {
+			if d.Enabled == "" {
+				d.Enabled = this.Enabled // "masked", which is not loaded, and there
+			}
 			continue
 		}
 		service, err := conn.GetUnitTypePropertiesContext(ctx, name, "Service")

@@ -322,11 +322,15 @@ func (a *app) explainGuard(ctx context.Context, cfg *config.Config, r agent.Guar
 	case decide.Install, decide.Make:
 		return nil
 	}
+	needed := ""
+	if f := d.Needed; f != "" && !strings.Contains(d.Reason, string(f)) {
+		needed = fmt.Sprintf("; needed is key %s", f)
+	}
 	e := hooks.Event{Name: hooks.Parked, Fingerprint: d.Needed, Verdict: string(d.Action),
-		Text: "parked: the daemon starts with secrets disabled and makes no key; " + d.Reason}
+		Text: "parked: the daemon starts with secrets disabled and makes no key; " + d.Reason + needed}
 	if !r.Parked {
 		refused := a.refuse(ctx, cfg, r)
-		e.Name, e.Text = hooks.Refused, "the daemon is not started: "+refused.Error()
+		e.Name, e.Text = hooks.Refused, "the daemon is not started: "+refused.Error()+needed
 		t.Tell(e)
 		return refused
 	}

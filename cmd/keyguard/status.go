@@ -582,6 +582,10 @@ func daemonLine(d agent.DaemonStanding, decided decide.Decision) string {
 	switch d.Is {
 	case agent.DaemonUnknown:
 		return line + ": " + d.Err.Error()
+	case agent.DaemonAbsent:
+		if d.Enabled == "masked" {
+			return "masked: systemd starts it for nobody (systemctl unmask " + unit.Names[0] + ")"
+		}
 	case agent.DaemonDown:
 		return line + " (" + d.Active + ")"
 	case agent.DaemonUp, agent.DaemonParked, agent.DaemonNoSecrets, agent.DaemonOtherKey, agent.DaemonUntold:

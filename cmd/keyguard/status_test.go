@@ -32,6 +32,10 @@ func TestStatusScreen(t *testing.T) {
 	}{
 		"green":        {func(r *agent.StatusResult) { r.Health = agent.Green; r.Daemon.Key = "0123456789abcdef" }, exitDone, "on key 0123456789abcdef\nwatcher   active\n", "", ""},
 		"not read yet": {func(r *agent.StatusResult) { r.Health, r.Daemon = agent.Green, daemon(agent.DaemonUp, "") }, exitDone, "it has not read its key", "", ""},
+		"masked": {func(r *agent.StatusResult) {
+			r.Health, r.Daemon = agent.Green, agent.DaemonStanding{Is: agent.DaemonAbsent}
+			r.Daemon.Enabled = "masked"
+		}, exitDone, "masked: systemd starts it for nobody", "", ""},
 		"stopped": {func(r *agent.StatusResult) {
 			r.Health, r.Daemon.Is, r.Daemon.Active = agent.Green, agent.DaemonDown, "inactive"
 		}, exitDone, "not running (inactive)", "", ""},

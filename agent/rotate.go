@@ -18,9 +18,9 @@ import (
 
 // Errors of Rotate.
 var (
-	// ErrNotRotated says that every row is under the old key, and that this stands in the
-	// keyfile. The error beside it says why.
-	ErrNotRotated = errors.New("not rotated, and the present key stays")
+	// ErrNotRotated says that every row is under the old key, and that the keyfile is what it was.
+	// The error beside it says why.
+	ErrNotRotated = errors.New("not rotated, and the rows stay under the key that they are under")
 	// ErrKeyNotRight says that the keyfile's key is not the one that opens every row.
 	ErrKeyNotRight = errors.New("the keyfile does not hold the key that opens every row")
 	// ErrSplitRows says that the rows are under several keys that are at hand: a further one

@@ -12,6 +12,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/footprintai/containarium-keyguard/agent/internal/run"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
@@ -73,7 +74,8 @@ type CommandOptions struct {
 // {name} in an argument is replaced by the name; where no argument has it, the name is
 // the last one. Status 0 is success; of sysexits.h(3head) 77 means denied or not logged
 // in, 66 no such entry, 75 try again later, 78 the place is not there, and any other that
-// the store failed. No shell runs them and no key stands in an argument or a variable
+// the store failed. What a fetch ends with is that entry's trouble where "keyguard" can be
+// fetched, and the store's where it cannot. No shell runs them and no key stands in an argument or a variable
 // (law 8). There is no terminal: whoever asks a question gets no answer, and fails. Every
 // run has a deadline, an environment that is listed (common in programs.go, and
 // EnvironmentFile), and no other run of this process beside it.
@@ -89,6 +91,7 @@ type Command struct {
 
 	mu    sync.Mutex
 	known map[string]stored // mu: by name, as last listed
+	mark  stored            // mu: the entry that marks the place
 }
 
 // program is one password manager.
@@ -187,11 +190,11 @@ func (c *Command) list(ctx context.Context) ([]Copy, error) {
 	if err != nil {
 		return nil, err
 	}
-	marked := false
+	marked, mark := false, stored{}
 	count, known, copies := map[string]int{}, map[string]stored{}, map[string]Copy{}
 	for _, e := range entries {
 		if e.name == commandMarker {
-			marked = true
+			marked, mark = true, e
 			continue
 		}
 		shelf, name, _ := strings.Cut(e.name, "/")
@@ -227,7 +230,7 @@ func (c *Command) list(ctx context.Context) ([]Copy, error) {
 		}
 	}
 	c.mu.Lock()
-	c.known = known
+	c.known, c.mark = known, mark
 	c.mu.Unlock()
 	var all []Copy
 	for _, s := range Shelves {
@@ -303,9 +306,31 @@ func (c *Command) read(ctx context.Context, id string) ([]byte, error) {
 	}
 	text, err := c.program.fetch(ctx, e)
 	if err != nil {
-		return nil, err
+		return nil, c.blame(ctx, err)
 	}
 	return payload(text), nil
+}
+
+// blame tells what is wrong with one entry from what is wrong with the store: it is the
+// entry's where the one that marks the place can be read. Programs word both alike: GnuPG has
+// no secret key where its home is another, and where one entry is for somebody else; and what
+// is locked now, for all of them, may be read later.
+func (c *Command) blame(ctx context.Context, err error) error {
+	if ctx.Err() != nil || isAny(err, ErrGone, ErrUnreadable, ErrTimeout, ErrRateLimited, ErrNeverLeft, ErrProgram) {
+		return err
+	}
+	c.mu.Lock()
+	mark := c.mark
+	c.mu.Unlock()
+	text, other := c.program.fetch(ctx, mark)
+	clear(text)
+	if other != nil {
+		return err
+	}
+	if e := (*run.Error)(nil); errors.As(err, &e) && !errors.Is(err, ErrDenied) { // not by what that means of a store
+		err = e
+	}
+	return fmt.Errorf("%w: %w", ErrUnreadable, err)
 }
 
 // payload takes the base64 off a text: what keyguard saves has it, and what people save

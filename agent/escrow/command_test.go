@@ -359,6 +359,89 @@ func TestPass(t *testing.T) {
 	if got, _, err := m.open(t).Fetch(t.Context(), saved); err != nil || !got.Equal(k) {
 		t.Errorf("%v, %v", got, err)
 	}
+	for n, test := range []struct {
+		name  string
+		entry []byte
+	}{{"empty", nil}, {"garbage", []byte("garbage")}, {"for another key", toAnotherKey(t)}} {
+		t.Run(test.name, func(t *testing.T) {
+			bad := fmt.Sprintf("hosts/web1/current/299%d0101T000000.000Z-%s.key.gpg", n, k.Fingerprint())
+			try(t, os.WriteFile(filepath.Join(m.Dir, bad), test.entry, 0o600))
+			oneBadEntry(t, m.open(t), k)
+		})
+	}
+}
+
+// toAnotherKey is an entry that somebody made for a GnuPG key that is not here.
+func toAnotherKey(t *testing.T) []byte {
+	m := newStore(t)
+	m.put(t, "theirs", base64.StdEncoding.EncodeToString(key.Generate().UnsafeBytes())+"\n")
+	entry, err := os.ReadFile(filepath.Join(m.Dir, "hosts/web1/theirs.gpg"))
+	try(t, err)
+	return entry
+}
+
+// oneBadEntry: the newest copy of k cannot be read, and is one that cannot be read: the others
+// can, and the next save goes on top.
+func oneBadEntry(t *testing.T, c *escrow.Command, k key.Key) {
+	t.Helper()
+	copies, err := c.List(t.Context())
+	try(t, err)
+	bad := copies[0]
+	if _, _, err := c.Fetch(t.Context(), bad); !errors.Is(err, escrow.ErrUnreadable) || errors.Is(err, escrow.ErrUnreachable) || errors.Is(err, escrow.ErrUnauthenticated) {
+		t.Errorf("the copy that cannot be read: %v", err)
+	}
+	if got, _, err := c.Fetch(t.Context(), copies[1]); err != nil || !got.Equal(k) {
+		t.Errorf("the one below: %v", err)
+	}
+	saved := mustSave(t, c, escrow.Current, k)
+	copies, err = c.List(t.Context())
+	try(t, err)
+	if saved.ID == bad.ID || copies[0].ID != saved.ID {
+		t.Errorf("saved as %s, and on top stands %s", saved.ID, copies[0].ID)
+	}
+}
+
+// TestCommandOneBadEntry: whatever a program ends with, what it says of one entry says nothing
+// of the others; what it says of each of them, the mark among them, is the store's, and a save
+// adds nothing there.
+func TestCommandOneBadEntry(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		status int
+		store  error // what that means of the store
+	}{{1, escrow.ErrUnreachable}, {75, escrow.ErrUnreachable}, {77, escrow.ErrDenied}, {78, escrow.ErrNoPlace}} {
+		t.Run(fmt.Sprint(test.status), func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			for _, sub := range []string{"current", "quarantine"} {
+				try(t, os.Mkdir(filepath.Join(dir, sub), 0o700))
+			}
+			script := func(body string) []string { return []string{"sh", "-c", "cd " + dir + " && " + body, "sh", "{name}"} }
+			open := func(bad string) *escrow.Command {
+				c, err := escrow.NewCommand(escrow.CommandOptions{Name: "x", Save: script(`cat > "$1"`), List: script(`find . -type f -printf '%P\n'`),
+					Fetch: script(fmt.Sprintf(`case $1 in (%s) exit %d; esac; cat "$1"`, bad, test.status))})
+				try(t, err)
+				return c
+			}
+			k := key.Generate()
+			bad := "current/29990101T000000.000Z-" + string(k.Fingerprint()) + ".key"
+			c := open(bad)
+			try(t, c.Init(t.Context()))
+			mustSave(t, c, escrow.Current, k)
+			try(t, os.WriteFile(filepath.Join(dir, bad), nil, 0o600))
+			oneBadEntry(t, c, k)
+			all := open("*")
+			if _, _, err := all.Fetch(t.Context(), escrow.Copy{ID: bad}); !errors.Is(err, test.store) || errors.Is(err, escrow.ErrUnreadable) {
+				t.Errorf("of each entry: %v", err)
+			}
+			_, err := all.Save(t.Context(), escrow.Current, k)
+			copies, lerr := c.List(t.Context())
+			try(t, lerr)
+			if want := map[bool]int{true: 4, false: 3}[test.store == escrow.ErrDenied]; err == nil || len(copies) != want { // whoever may not read adds
+				t.Errorf("saved where nothing can be read: %v, and %d copies instead of %d", err, len(copies), want)
+			}
+		})
+	}
 }
 
 // TestPassEncryptsToNobody: a key that GnuPG has no trust in, that is expired, or that is

@@ -716,13 +716,15 @@ func (w *world) loseMembers(h *host, dies int) {
 	w.loseDisk(h, dies)
 }
 
-// loseTheRest takes the host's disk away, and of each store what it has, or the way to it.
+// loseTheRest takes the host's disk away, and of each store what it has, or the way to it. Often
+// all of the key is where nobody answers: of those that have parts one was made anew, and shows none.
 func (w *world) loseTheRest(h *host, dies int) {
 	if len(w.hosts) > 1 {
 		return
 	}
+	apart, anew := w.rand.IntN(2) == 0, w.store()
 	for _, s := range w.stores {
-		if w.rand.IntN(2) == 0 {
+		if away := w.rand.IntN(2) == 0; away && !apart || apart && s.part != (escrow.PartOf{}) && s != anew {
 			s.down = true
 		} else {
 			s.copies = nil

@@ -95,9 +95,9 @@ func (h *host) wakes() time.Time {
 	}
 	at := t.looked.Add(20 * time.Second << (6 * min(t.same, 2)))
 	for name, asked := range t.visited { // not for an hour, or it failed and is to be tried again
-		again, failed := t.retry[name]
-		if !failed {
-			again = asked.Add(time.Hour)
+		again := asked.Add(time.Hour)
+		if retry := t.retry[name]; retry.After(t.looked) {
+			again = retry
 		}
 		if again.After(t.looked) && again.Before(at) {
 			at = again

@@ -351,7 +351,7 @@ func (v shared) Save(ctx context.Context, shelf escrow.Shelf, k key.Key) (escrow
 func (v shared) List(ctx context.Context) ([]escrow.Copy, error) {
 	failing := slices.ContainsFunc(v.p.h.stores, func(s *store) bool { return s.fails > 0 })
 	copies, err := v.Split.List(ctx)
-	if err == nil && !failing {
+	if err == nil && !failing && !v.p.dead {
 		v.p.w.turn.Lock()
 		defer v.p.w.turn.Unlock()
 		v.p.w.newestShared(v.p.h, copies)

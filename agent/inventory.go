@@ -112,7 +112,7 @@ func noteFetched(c *decide.CopyEvidence, f fetched) error {
 	case err == nil:
 		c.Key, c.Have, c.Encoding = f.key.Fingerprint(), true, f.encoding
 	case errors.As(err, &sealed):
-		c.Unreadable, c.Key, c.Sealed = err.Error(), sealed.Fingerprint, true
+		c.Unreadable, c.Key, c.Sealed, c.Locked = err.Error(), sealed.Fingerprint, true, sealed.Unusable != nil
 	case errors.Is(err, escrow.ErrUnreadable):
 		c.Unreadable, c.Withheld = err.Error(), true
 	case errors.Is(err, escrow.ErrSealed):

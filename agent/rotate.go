@@ -254,8 +254,11 @@ func (t *rotation) checkEscrows(ctx context.Context) error {
 		why = ErrNoEscrow
 	}
 	for i, s := range o.evidence.Escrows {
+		newest, there := s.NewestCurrent()
 		switch {
 		case s.State != decide.EscrowAnswered:
+		case untaken[i] == nil && there && newest.Sealed: // as the new one would be
+			why = fmt.Errorf("what escrow %q keeps is sealed, and cannot be opened here: %s", s.Name, newest.Unreadable)
 		case untaken[i] == nil:
 			takes++
 		case s.Required:
@@ -264,7 +267,6 @@ func (t *rotation) checkEscrows(ctx context.Context) error {
 			why = fmt.Errorf("escrow %q takes no further key: %w", s.Name, untaken[i])
 			t.complain(fmt.Sprintf("escrow %q takes no further key", s.Name), untaken[i])
 		}
-		newest, there := s.NewestCurrent()
 		switch {
 		case !s.Required:
 		case s.State != decide.EscrowAnswered:
@@ -367,6 +369,7 @@ func (t *rotation) escrow(ctx context.Context) error {
 		}
 		var parts *escrow.PartsError
 		switch {
+		case s.Err == nil && s.Sealed: // nobody here can tell what is stored there, and another one is to be safe
 		case s.Err == nil:
 			safe++
 		case errors.As(s.Err, &parts) && parts.Safe: // one more store may be lost

@@ -517,9 +517,10 @@ func TestSealedIsNotHeld(t *testing.T) {
 	h.write(a.UnsafeBytes())
 	id, err := age.GenerateX25519Identity()
 	h.must(err)
+	to := id.Recipient().String()
 	sealed := func(identities ...string) agent.Escrow {
 		d, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: "usb0", Path: h.path("usb0"), Keyfile: h.Keyfile.Path, AllowSameDisk: true,
-			Recipients: []string{id.Recipient().String()}, IdentityFiles: identities})
+			Recipients: []string{to}, IdentityFiles: identities})
 		h.must(err)
 		return agent.Escrow{Reader: d, Writer: d, Required: true, Sealed: true}
 	}
@@ -550,9 +551,35 @@ func TestSealedIsNotHeld(t *testing.T) {
 		t.Errorf("%+v, %v", d, err)
 	}
 	green(true)
-	if saved, err := agent.Revisit(t.Context(), &h.Host, "usb0"); err != nil || len(saved) > 0 {
-		t.Errorf("it is saved again each hour: %+v, %v", saved, err)
+	revisit := func() {
+		t.Helper()
+		if saved, err := agent.Revisit(t.Context(), &h.Host, "usb0"); err != nil || len(saved) > 0 {
+			t.Errorf("it is saved again each hour: %+v, %v", saved, err)
+		}
 	}
+	revisit()
+	// That a drill opened it tells what it is, and not that this host can have a key from there
+	// (design §6, step 0).
+	notRotated := func(o agent.RotateOptions, want error) {
+		t.Helper()
+		if r, err := agent.Rotate(t.Context(), &h.Host, o); !errors.Is(err, agent.ErrNotRotated) || !errors.Is(err, want) || r.Rotated || !h.holds(a) {
+			t.Errorf("%+v, %v, want %v", r, err, want)
+		}
+	}
+	notRotated(agent.RotateOptions{DryRun: true}, agent.ErrNoHome)
+	h.Escrows[0] = sealed(h.path("gone"))
+	green(false)
+	revisit()
+	notRotated(agent.RotateOptions{DryRun: true}, agent.ErrNotSafe)
+	h.Escrows[0] = sealed(h.path("id"))
+	green(true)
+	somebody, err := age.GenerateX25519Identity()
+	h.must(err)
+	to = somebody.Recipient().String() // what is saved from now on
+	h.Escrows[0] = sealed(h.path("id"))
+	notRotated(agent.RotateOptions{}, agent.ErrNoHome)
+	to = id.Recipient().String()
+	h.Escrows[0] = sealed()
 	// A rotation is of the same mind as status.
 	h.must(os.Mkdir(h.path("usb1"), 0o700))
 	other, err := usbIn(h.dir, "usb1")

@@ -345,6 +345,7 @@ const (
 	AilsHeld       Ails = "held"       // it is required, and takes no further copy, or is no place for one
 	AilsMiswritten Ails = "miswritten" // the key is on top, and not as its 32 bytes
 	AilsUnopened   Ails = "unopened"   // what is on top is the key by its own word alone
+	AilsLocked     Ails = "locked"     // the same, and an identity that this host is given for it cannot be used
 	AilsRefuses    Ails = "refuses"    // it takes no part of the key as it is configured
 	AilsBarred     Ails = "barred"     // it does not hold the key, and law 4 keeps the key from there
 	AilsUnheld     Ails = "unheld"     // it does not hold the key
@@ -500,6 +501,8 @@ func (s *EscrowStatus) lags(own key.Fingerprint, now time.Time) (Ails, string) {
 	case s.State == decide.EscrowAnswered && s.Newest.Miswritten() && s.Newest.Key == own:
 		return AilsMiswritten, fmt.Sprintf(" has copy %s on top, which is key %s as %s, not as its 32 bytes: keyguard restores it, the runbook's commands would not",
 			s.Newest.ID, own, s.Newest.Encoding)
+	case s.unopened(own) && s.Newest.Locked:
+		return AilsLocked, fmt.Sprintf(" has copy %s on top, which says that it is key %s and cannot be opened here: %s", s.Newest.ID, own, s.Newest.Unreadable)
 	case s.unopened(own):
 		return AilsUnopened, fmt.Sprintf(" has copy %s on top, which says that it is key %s and is sealed: no identity has opened it here", s.Newest.ID, own)
 	case s.Refuses != nil: // before what a save would mend

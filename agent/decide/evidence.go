@@ -197,6 +197,7 @@ type CopyEvidence struct {
 	Worthless  bool            // positively no key: destroyed, or bytes that are none
 	Withheld   bool            // nobody is given its bytes: disabled, deleted, parts of it missing
 	Sealed     bool            // its bytes are for others to open; Key is what it says of itself
+	Locked     bool            // and an identity that this host is given to open it with cannot be used
 	Ends       bool            // the store deletes it by itself one day
 	Beside     bool            // it stands beside the keys in parts, and is never the newest current copy
 	Tops       []escrow.Top    // of the escrow's members, where it is on top
@@ -208,10 +209,11 @@ type CopyEvidence struct {
 // Holds tells whether a copy in escrow i is what a save of a key leaves, and can be had. A
 // key that is written otherwise, with a newline too many or as text, is at hand here, and the
 // runbook's `latest` would put it in place as it is written. Of a copy that is sealed to
-// others nobody here can tell, unless a drill opened it once. It wants the history.
+// others nobody here can tell, unless a drill opened it once; that it did is no word on what this
+// host, which is to open it, can do now. It wants the history.
 func (e Evidence) Holds(i int, c CopyEvidence, f key.Fingerprint) bool {
 	return c.Claims(f) && !c.Worthless && !c.Withheld && !c.Miswritten() &&
-		(!c.Sealed || e.History.Saved[e.Escrows[i].Name].Opened[c.ID])
+		(!c.Sealed || !c.Locked && e.History.Saved[e.Escrows[i].Name].Opened[c.ID])
 }
 
 // Claims tells whether a copy is of a key, by what was read of it or by its own word.

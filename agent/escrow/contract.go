@@ -304,12 +304,18 @@ type SealedError struct {
 	// To are the recipients that this escrow is configured to seal to. Whether this very
 	// copy is sealed to them the age format does not tell.
 	To []string
+	// Unusable is why identities that this host is given cannot be used: whether they would
+	// open it nobody can tell. nil where all of them were tried.
+	Unusable error
 }
 
 func (e *SealedError) Error() string {
 	s := "sealed, and no identity of this host opens it"
 	if e.Fingerprint != "" {
 		s = "key " + string(e.Fingerprint) + " " + s
+	}
+	if e.Unusable != nil {
+		s += ": " + e.Unusable.Error()
 	}
 	return s
 }

@@ -119,8 +119,10 @@ type failure struct {
 	Is    []string
 	Claim key.Fingerprint // of a SealedError, a MisnamedError
 	To    []string
-	Part  bool // it is a key.PartError, whose part's line comes in the place of a key
-	Other bool // it is a MisnamedError, whose key comes as one that was asked for does
+	// Unusable is a SealedError's, "" for none.
+	Unusable string
+	Part     bool // it is a key.PartError, whose part's line comes in the place of a key
+	Other    bool // it is a MisnamedError, whose key comes as one that was asked for does
 }
 
 // sentinels are the contract's errors, under the names that travel.
@@ -205,7 +207,11 @@ func (i *Isolated) ask(ctx context.Context, req request, k key.Key) (reply, key.
 		for _, name := range f.Is {
 			for _, s := range sentinels {
 				if s.name == name && s.err == ErrSealed {
-					r.is = append(r.is, &SealedError{Fingerprint: f.Claim, To: f.To})
+					shut := &SealedError{Fingerprint: f.Claim, To: f.To}
+					if f.Unusable != "" {
+						shut.Unusable = errors.New(f.Unusable)
+					}
+					r.is = append(r.is, shut)
 				} else if s.name == name {
 					r.is = append(r.is, s.err)
 				}
@@ -295,6 +301,9 @@ func ServeDirectory(ctx context.Context, in io.Reader, out io.Writer) error {
 		}
 		if shut := (*SealedError)(nil); errors.As(err, &shut) {
 			a.Failure.Claim, a.Failure.To = shut.Fingerprint, shut.To
+			if shut.Unusable != nil {
+				a.Failure.Unusable = shut.Unusable.Error()
+			}
 		}
 		if part := (*key.PartError)(nil); errors.As(err, &part) {
 			a.Failure.Part, payload = true, part.Part.UnsafeText()

@@ -304,11 +304,9 @@ func (s *sealer) open(stored []byte) ([]byte, error) {
 		}
 		ids = append(ids, some...)
 	}
-	if len(ids) == 0 && unusable == nil {
-		return nil, shut
-	}
+	shut.Unusable = unusable
 	if len(ids) == 0 {
-		return nil, fmt.Errorf("%w: %w", shut, unusable)
+		return nil, shut
 	}
 	var in io.Reader = bytes.NewReader(stored)
 	if armored(stored) {
@@ -316,9 +314,6 @@ func (s *sealer) open(stored []byte) ([]byte, error) {
 	}
 	r, err := age.Decrypt(in, ids...)
 	if _, ok := errors.AsType[*age.NoIdentityMatchError](err); ok {
-		if unusable != nil {
-			return nil, fmt.Errorf("%w: %w", shut, unusable)
-		}
 		return nil, shut
 	}
 	if err != nil {

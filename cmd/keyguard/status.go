@@ -294,6 +294,9 @@ var mends = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []string{
 	agent.AilsUnopened: func(agent.StatusResult, agent.Ailment) []string {
 		return []string{"where its identity is, prove it: keyguard drill --identity FILE"}
 	},
+	agent.AilsLocked: func(agent.StatusResult, agent.Ailment) []string {
+		return []string{"put the identity file that is named back where it was, 0600, or name another in identity_file, then: keyguard drill"}
+	},
 	agent.AilsRefuses:    func(_ agent.StatusResult, a agent.Ailment) []string { return []string{remedyOf(a.Escrow.Refuses)} },
 	agent.AilsHeld:       func(_ agent.StatusResult, a agent.Ailment) []string { return []string{a.Escrow.Free} },
 	agent.AilsMiswritten: mendTop,
@@ -663,6 +666,8 @@ func escrowState(s agent.EscrowStatus, live key.Fingerprint) string {
 		return "cannot answer: " + s.Why
 	case s.Alarm != "":
 		return s.Alarm
+	case s.Newest.Locked && s.Newest.Claims(live) && !s.Holds:
+		return "has a sealed copy on top, " + s.Newest.ID + ", which says that it is the key and cannot be opened here: " + s.Newest.Unreadable
 	case s.Newest.Sealed && s.Newest.Claims(live) && !s.Holds:
 		return "has a sealed copy on top, " + s.Newest.ID + ", which says that it is the key; no identity has opened it here"
 	case s.Holds:

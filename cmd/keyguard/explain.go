@@ -136,7 +136,7 @@ var remedies = []struct {
 	{escrow.ErrHeld, 0, "see what holds its directories, and whose they are (lsattr -d, ls -ld, findmnt --target), free them (chattr -i -a, mount without root_squash), then: keyguard backup"},
 	{escrow.ErrDenied, 0, "grant this host the role (for Secret Manager: secretmanager.secretAccessor, secretVersionAdder and viewer; for Vault: the policy in the README; for AWS: that in the manual), then: keyguard status"},
 	{escrow.ErrClock, 0, "set the clock (timedatectl status), then: keyguard status"},
-	{escrow.ErrVaultToken, 0, "have a token with the README's policy made where Vault is administered (vault token create -policy=…), put it into the file that is named, chmod 0600, which is read again by itself; then: keyguard status"},
+	{escrow.ErrVaultToken, 0, "have a token with the README's policy made where Vault is administered (vault token create -policy=…), put it into token_file, which is named, and close that (chmod 0600); it is read again by itself; then: keyguard status"},
 	{escrow.ErrVaultLogin, 0, "have a secret id made where Vault is administered (vault write -f auth/approle/role/…/secret-id), put it into secret_id_file, chmod 0600; role_id_file holds what auth/approle/role/…/role-id says; then: keyguard status"},
 	{escrow.ErrUnauthenticated, 0, "check credentials_file of this escrow, token_file, role_id_file and secret_id_file, or the token in environment_file: keyguard config; whether the watcher, too, sees that file: keyguard doctor"},
 	{escrow.ErrNeverLeft, 0, "bring the network up, then: keyguard status"},

@@ -384,7 +384,7 @@ func (r *StatusResult) judge(now time.Time) {
 		return
 	}
 	if r.Drill.Last.Verdict == string(DrillFailed) { // else an escrow would ail with it
-		r.Line += fmt.Sprintf("; the last drill failed, at %s (%s), and what it found was saved anew since: keyguard drill tries that", printable.Time(r.Drill.Last.Time), r.Drill.Last.Reason)
+		r.Line += fmt.Sprintf("; the last drill failed, at %s (%s), and what it found was saved anew since, which no drill has tried", printable.Time(r.Drill.Last.Time), r.Drill.Last.Reason)
 	}
 	if r.Rows.State == decide.RowsUnknown {
 		r.Line += "; the rows cannot be asked just now: " + r.Rows.Why

@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/dbus"
-
 	"github.com/footprintai/containarium-keyguard/agent/internal/run"
 )
 
@@ -37,14 +35,14 @@ type DaemonState struct {
 // ReadDaemon asks systemd about the daemon: under the first of the names that is up, else
 // the first that is loaded. Where it is up, it reads what that process has told.
 func ReadDaemon(ctx context.Context, names ...string) (DaemonState, error) {
-	conn, err := dbus.NewWithContext(ctx)
+	conn, err := dial(ctx)
 	if err != nil {
 		return DaemonState{}, fmt.Errorf("cannot ask systemd: %w", err)
 	}
 	defer conn.Close()
 	var d DaemonState
 	for _, name := range names {
-		p, err := conn.GetUnitPropertiesContext(ctx, name)
+		p, err := conn.properties(ctx, name)
 		if err != nil {
 			return DaemonState{}, fmt.Errorf("cannot ask systemd about %s: %w", name, err)
 		}
@@ -55,7 +53,7 @@ func ReadDaemon(ctx context.Context, names ...string) (DaemonState, error) {
 			}
 			continue
 		}
-		service, err := conn.GetUnitTypePropertiesContext(ctx, name, "Service")
+		service, err := conn.typeProperties(ctx, name, "Service")
 		if err != nil {
 			return DaemonState{}, fmt.Errorf("cannot ask systemd about %s: %w", name, err)
 		}

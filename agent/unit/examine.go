@@ -12,8 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/dbus"
-
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 )
 
@@ -171,20 +169,20 @@ type DrillState struct {
 // and about our units. A unit that is not loaded is no error.
 func Examine(ctx context.Context, names ...string) (Examination, error) {
 	var e Examination
-	conn, err := dbus.NewWithContext(ctx)
+	conn, err := dial(ctx)
 	if err != nil {
 		return e, fmt.Errorf("cannot ask systemd: %w", err)
 	}
 	defer conn.Close()
 	for _, name := range names {
-		unit, err := conn.GetUnitPropertiesContext(ctx, name)
+		unit, err := conn.properties(ctx, name)
 		if err != nil {
 			return e, fmt.Errorf("cannot ask systemd about %s: %w", name, err)
 		}
 		if unit["LoadState"] != "loaded" {
 			continue
 		}
-		service, err := conn.GetUnitTypePropertiesContext(ctx, name, "Service")
+		service, err := conn.typeProperties(ctx, name, "Service")
 		if err != nil {
 			return e, fmt.Errorf("cannot ask systemd about %s: %w", name, err)
 		}
@@ -201,7 +199,7 @@ func Examine(ctx context.Context, names ...string) (Examination, error) {
 
 // NextDrill asks systemd about the weekly drill.
 func NextDrill(ctx context.Context) (DrillState, error) {
-	conn, err := dbus.NewWithContext(ctx)
+	conn, err := dial(ctx)
 	if err != nil {
 		return DrillState{}, fmt.Errorf("cannot ask systemd: %w", err)
 	}
@@ -211,7 +209,7 @@ func NextDrill(ctx context.Context) (DrillState, error) {
 
 // ReadWatcher asks systemd about the watcher.
 func ReadWatcher(ctx context.Context) (WatcherState, error) {
-	conn, err := dbus.NewWithContext(ctx)
+	conn, err := dial(ctx)
 	if err != nil {
 		return WatcherState{}, fmt.Errorf("cannot ask systemd: %w", err)
 	}
@@ -219,8 +217,8 @@ func ReadWatcher(ctx context.Context) (WatcherState, error) {
 	return watcherState(ctx, conn)
 }
 
-func state(ctx context.Context, conn *dbus.Conn, name string) (State, error) {
-	p, err := conn.GetUnitPropertiesContext(ctx, name)
+func state(ctx context.Context, conn *bus, name string) (State, error) {
+	p, err := conn.properties(ctx, name)
 	if err != nil {
 		return State{}, fmt.Errorf("cannot ask systemd about %s: %w", name, err)
 	}
@@ -236,11 +234,11 @@ func stateOf(p map[string]any) State {
 }
 
 // watcherState has no process while the unit starts: its sandbox may not stand yet.
-func watcherState(ctx context.Context, conn *dbus.Conn) (w WatcherState, err error) {
+func watcherState(ctx context.Context, conn *bus) (w WatcherState, err error) {
 	if w.State, err = state(ctx, conn, Watcher); err != nil || !w.Up() {
 		return w, err
 	}
-	p, err := conn.GetServicePropertyContext(ctx, Watcher, "MainPID")
+	p, err := conn.serviceProperty(ctx, Watcher, "MainPID")
 	if err != nil {
 		return w, fmt.Errorf("cannot ask systemd about %s: %w", Watcher, err)
 	}
@@ -252,16 +250,16 @@ func watcherState(ctx context.Context, conn *dbus.Conn) (w WatcherState, err err
 	return w, nil
 }
 
-func drillState(ctx context.Context, conn *dbus.Conn) (d DrillState, err error) {
+func drillState(ctx context.Context, conn *bus) (d DrillState, err error) {
 	if d.State, err = state(ctx, conn, DrillTimer); err != nil || !d.Loaded {
 		return d, err
 	}
-	timer, err := conn.GetUnitTypePropertiesContext(ctx, DrillTimer, "Timer")
+	timer, err := conn.typeProperties(ctx, DrillTimer, "Timer")
 	if err != nil {
 		return d, fmt.Errorf("cannot ask systemd about %s: %w", DrillTimer, err)
 	}
 	d.Next, d.Last = realtime(timer["NextElapseUSecRealtime"]), realtime(timer["LastTriggerUSec"])
-	service, err := conn.GetUnitTypePropertiesContext(ctx, Drill, "Service")
+	service, err := conn.typeProperties(ctx, Drill, "Service")
 	if err != nil {
 		return d, fmt.Errorf("cannot ask systemd about %s: %w", Drill, err)
 	}

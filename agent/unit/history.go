@@ -39,8 +39,11 @@ func history(ctx context.Context, since time.Time, tell func(Told), flags ...str
 			tell(t)
 		}
 	})
-	if err == nil || errors.Is(err, io.EOF) || ctx.Err() != nil {
+	switch {
+	case err == nil, errors.Is(err, io.EOF), errors.Is(ctx.Err(), context.Canceled):
 		return nil
+	case ctx.Err() != nil: // what was told is not all
+		err = ctx.Err()
 	}
 	return fmt.Errorf("cannot read keyguard's journal: %w", err)
 }

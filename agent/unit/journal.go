@@ -15,8 +15,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/dbus"
-
 	"github.com/footprintai/containarium-keyguard/agent/internal/run"
 )
 
@@ -167,20 +165,20 @@ func follow(ctx context.Context, names []string, main func(ctx context.Context, 
 // that has ended included (ExecMainPID of org.freedesktop.systemd1(5)). It is 0 where the
 // unit has been started anew since.
 func mainPID(ctx context.Context, invocation string, names []string) (int, error) {
-	conn, err := dbus.NewWithContext(ctx)
+	conn, err := dial(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("cannot ask systemd which process is the daemon: %w", err)
 	}
 	defer conn.Close()
 	for _, name := range names {
-		id, err := conn.GetUnitPropertyContext(ctx, name, "InvocationID")
+		id, err := conn.property(ctx, name, "InvocationID")
 		if err != nil {
 			return 0, fmt.Errorf("cannot ask systemd which process is %s: %w", name, err)
 		}
 		if bytes, _ := id.Value.Value().([]byte); hex.EncodeToString(bytes) != invocation {
 			continue
 		}
-		pid, err := conn.GetServicePropertyContext(ctx, name, "ExecMainPID")
+		pid, err := conn.serviceProperty(ctx, name, "ExecMainPID")
 		if err != nil {
 			return 0, fmt.Errorf("cannot ask systemd which process is %s: %w", name, err)
 		}

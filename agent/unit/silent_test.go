@@ -1,115 +1,45 @@
 package unit
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
+	"maps"
 	"net"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/footprintai/containarium-keyguard/agent/unit/unittest"
 )
 
-// bus is a systemd that answers when it is let, on a socket that the test's process takes
-// for the system's bus: of each unit that it is not loaded and inactive.
-type bus struct {
-	t     *testing.T
-	knows bool          // who asks is told that he is known
+// fake is a systemd that answers when it is let: of each unit that it is not loaded and
+// inactive.
+type fake struct {
 	goOn  chan struct{} // closed, or given one for each call that is answered
 	asked chan string   // the calls that came
 }
 
-func newBus(t *testing.T, knows bool) *bus {
-	path := filepath.Join(t.TempDir(), "bus")
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
+// newFake is one that tells who asks that he is known, or not even that.
+func newFake(t *testing.T, knows bool) *fake {
+	b := &fake{goOn: make(chan struct{}), asked: make(chan string, 100)}
+	if !knows {
+		unittest.Listen(t, unittest.Silent)
+		return b
 	}
-	t.Cleanup(func() { l.Close() })
-	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+path)
-	b := &bus{t: t, knows: knows, goOn: make(chan struct{}), asked: make(chan string, 100)}
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
+	unittest.Listen(t, func(conn net.Conn) {
+		unittest.Serve(t, conn, func(call *godbus.Message) unittest.Answer {
+			if member := call.Headers[godbus.FieldMember].Value(); member != "Get" {
+				t.Errorf("%v is asked, which this bus does not know", member)
+				return unittest.Answer{Bytes: []byte{}}
 			}
-			go b.serve(conn)
-		}
-	}()
-	return b
-}
-
-// serve speaks as much of D-Bus as a client of one bus needs (D-Bus Specification,
-// "Authentication Protocol" and "Message Protocol").
-func (b *bus) serve(conn net.Conn) {
-	defer conn.Close()
-	from := bufio.NewReader(conn)
-	if !b.knows {
-		from.Peek(1 << 10) //nolint:errcheck // until it is closed
-		return
-	}
-	for {
-		line, err := from.ReadString('\n')
-		if err != nil {
-			return
-		}
-		word := strings.Fields(strings.TrimPrefix(line, "\x00"))
-		switch {
-		case word[0] == "AUTH" && len(word) == 1:
-			conn.Write([]byte("REJECTED EXTERNAL\r\n")) //nolint:errcheck // the next read tells
-		case word[0] == "AUTH" && len(word) == 2:
-			conn.Write([]byte("DATA\r\n")) //nolint:errcheck // as above
-		case word[0] == "AUTH", word[0] == "DATA":
-			conn.Write([]byte("OK 0123456789abcdef0123456789abcdef\r\n")) //nolint:errcheck // as above
-		case word[0] == "NEGOTIATE_UNIX_FD":
-			conn.Write([]byte("ERROR\r\n")) //nolint:errcheck // as above
-		}
-		if word[0] == "BEGIN" {
-			break
-		}
-	}
-	for serial := uint32(1); ; serial++ {
-		call, err := godbus.DecodeMessage(from)
-		if err != nil {
-			return
-		}
-		member, _ := call.Headers[godbus.FieldMember].Value().(string)
-		var answer []any
-		switch member {
-		case "Hello":
-			answer = []any{":1.1"}
-		case "Get":
-			b.asked <- call.Body[1].(string)
+			property := call.Body[1].(string)
+			b.asked <- property
 			<-b.goOn
-			answer = []any{godbus.MakeVariant(map[string]string{"LoadState": "not-found", "ActiveState": "inactive"}[call.Body[1].(string)])}
-		case "AddMatch":
-		default:
-			b.t.Errorf("%s is asked, which this bus does not know", member)
-			return
-		}
-		reply := &godbus.Message{Type: godbus.TypeMethodReply, Body: answer, Headers: map[godbus.HeaderField]godbus.Variant{
-			godbus.FieldReplySerial: godbus.MakeVariant(call.Serial()),
-			godbus.FieldSender:      godbus.MakeVariant("org.freedesktop.DBus"),
-		}}
-		if len(answer) > 0 {
-			reply.Headers[godbus.FieldSignature] = godbus.MakeVariant(godbus.SignatureOf(answer...))
-		}
-		var text bytes.Buffer
-		if err := reply.EncodeTo(&text, binary.LittleEndian); err != nil {
-			b.t.Error(err)
-			return
-		}
-		binary.LittleEndian.PutUint32(text.Bytes()[8:], serial)
-		if _, err := conn.Write(text.Bytes()); err != nil {
-			return
-		}
-	}
+			return unittest.Answer{Values: []any{godbus.MakeVariant(map[string]string{"LoadState": "not-found", "ActiveState": "inactive"}[property])}}
+		})
+	})
+	return b
 }
 
 // questions are what is asked of systemd about the daemon.
@@ -125,7 +55,7 @@ var questions = map[string]func(context.Context) error{
 // and nobody waits for it longer than he may (law 9).
 func TestSilentSystemd(t *testing.T) {
 	for _, knows := range []bool{false, true} {
-		b := newBus(t, knows)
+		b := newFake(t, knows)
 		for name, ask := range questions {
 			ctx, cancel := context.WithCancel(t.Context())
 			if knows { // it is waited for
@@ -142,9 +72,52 @@ func TestSilentSystemd(t *testing.T) {
 	}
 }
 
+// TestSystemdNeverAnswers: nobody waits longer for a question than patience, whoever asks: not
+// for the way onto the bus, and not for an answer there.
+func TestSystemdNeverAnswers(t *testing.T) {
+	defer func(was time.Duration) { patience = was }(patience)
+	patience = 20 * time.Millisecond
+	over := make(chan struct{})
+	defer close(over)
+	for name, serve := range map[string]func(net.Conn){
+		"nobody is greeted": unittest.Silent,
+		"no call is answered": func(conn net.Conn) {
+			unittest.Serve(t, conn, func(*godbus.Message) unittest.Answer { <-over; return unittest.Answer{Bytes: []byte{}} })
+		},
+	} {
+		unittest.Listen(t, serve)
+		all := map[string]func(context.Context) error{
+			"Examine":     func(ctx context.Context) error { _, err := Examine(ctx, Names...); return err },
+			"NextDrill":   func(ctx context.Context) error { _, err := NextDrill(ctx); return err },
+			"ReadWatcher": func(ctx context.Context) error { _, err := ReadWatcher(ctx); return err },
+			"ReadDaemon":  func(ctx context.Context) error { _, err := ReadDaemon(ctx, Names...); return err },
+			"mainPID":     func(ctx context.Context) error { _, err := mainPID(ctx, "1", Names); return err },
+			"Start":       func(ctx context.Context) error { return Start(ctx, Names...) },
+			"Transient": func(ctx context.Context) error {
+				_, err := Transient{Name: "x.service", Command: []string{"/bin/true"}}.Run(ctx)
+				return err
+			},
+			"manager": func(ctx context.Context) error {
+				conn, err := dial(ctx)
+				if err != nil {
+					return err
+				}
+				defer conn.Close()
+				return managerOf(conn).err
+			},
+		}
+		maps.Copy(all, questions)
+		for what, ask := range all {
+			if err := ask(context.Background()); !errors.Is(err, ErrSilent) {
+				t.Errorf("%s, %s: %v", name, what, err)
+			}
+		}
+	}
+}
+
 // TestLateSystemd: whoever answers late is heard.
 func TestLateSystemd(t *testing.T) {
-	b := newBus(t, true)
+	b := newFake(t, true)
 	go func() {
 		for range b.asked {
 			time.Sleep(30 * time.Millisecond)

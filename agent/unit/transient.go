@@ -40,15 +40,18 @@ const transientAgain = 100 * time.Millisecond
 // Run starts the service and returns the exit status of its command when it has ended.
 // When ctx ends the service goes on. It returns ErrExists and ErrKilled.
 func (t Transient) Run(ctx context.Context) (status int, err error) {
-	conn, err := dbus.NewWithContext(ctx)
+	conn, err := dial(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("cannot ask systemd: %w", err)
 	}
 	defer conn.Close()
 	// One that failed stays, for people, until it is wanted again.
-	_ = conn.ResetFailedUnitContext(ctx, t.Name) // there is none, as a rule
+	_ = conn.ask(func() error { return conn.conn.ResetFailedUnitContext(ctx, t.Name) }) // there is none, as a rule
 	done := make(chan string, 1)
-	_, err = conn.StartTransientUnitContext(ctx, t.Name, "fail", t.properties(), done)
+	err = conn.ask(func() error {
+		_, err := conn.conn.StartTransientUnitContext(ctx, t.Name, "fail", t.properties(), done)
+		return err
+	})
 	var refused godbus.Error
 	if errors.As(err, &refused) && refused.Name == "org.freedesktop.systemd1.UnitExists" {
 		return 0, fmt.Errorf("%w: %s", ErrExists, t.Name)
@@ -81,15 +84,15 @@ func (t Transient) Run(ctx context.Context) (status int, err error) {
 }
 
 // ended is the exit status of a unit that is at rest. One that succeeded is gone by then.
-func ended(ctx context.Context, conn *dbus.Conn, name string) (int, error) {
-	load, err := conn.GetUnitPropertyContext(ctx, name, "LoadState")
+func ended(ctx context.Context, conn *bus, name string) (int, error) {
+	load, err := conn.property(ctx, name, "LoadState")
 	if err != nil {
 		return 0, fmt.Errorf("cannot ask systemd about %s: %w", name, err)
 	}
 	if load.Value.Value() != "loaded" {
 		return 0, nil
 	}
-	p, err := conn.GetUnitTypePropertiesContext(ctx, name, "Service")
+	p, err := conn.typeProperties(ctx, name, "Service")
 	if err != nil {
 		return 0, fmt.Errorf("cannot ask systemd about %s: %w", name, err)
 	}
@@ -99,7 +102,7 @@ func ended(ctx context.Context, conn *dbus.Conn, name string) (int, error) {
 	if code != exited && (code != 0 || p["Result"] != "success") {
 		return 0, fmt.Errorf("%s: %w (%v, signal %d)", name, ErrKilled, p["Result"], status)
 	}
-	_ = conn.ResetFailedUnitContext(ctx, name) // what it had to say was said
+	_ = conn.ask(func() error { return conn.conn.ResetFailedUnitContext(ctx, name) }) // what it had to say was said
 	return int(status), nil
 }
 

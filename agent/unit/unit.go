@@ -16,7 +16,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/coreos/go-systemd/v22/dbus"
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/footprintai/containarium-keyguard/agent/crew"
@@ -49,20 +48,20 @@ type Facts struct {
 // Read asks about the first of the names that is loaded. It returns ErrNoUnit when
 // none is, and other errors when systemd cannot be asked.
 func Read(ctx context.Context, names ...string) (Facts, error) {
-	conn, err := dbus.NewWithContext(ctx)
+	conn, err := dial(ctx)
 	if err != nil {
 		return Facts{}, fmt.Errorf("cannot ask systemd: %w", err)
 	}
 	defer conn.Close()
 	for _, name := range names {
-		load, err := conn.GetUnitPropertyContext(ctx, name, "LoadState")
+		load, err := conn.property(ctx, name, "LoadState")
 		if err != nil {
 			return Facts{}, fmt.Errorf("cannot ask systemd about %s: %w", name, err)
 		}
 		if load.Value.Value() != "loaded" {
 			continue
 		}
-		properties, err := conn.GetUnitTypePropertiesContext(ctx, name, "Service")
+		properties, err := conn.typeProperties(ctx, name, "Service")
 		if err != nil {
 			return Facts{}, fmt.Errorf("cannot ask systemd about %s: %w", name, err)
 		}
@@ -78,10 +77,10 @@ type manager struct {
 	err         error
 }
 
-func managerOf(conn *dbus.Conn) (m manager) {
+func managerOf(conn *bus) (m manager) {
 	// The library hands these out in D-Bus' own text form.
 	get := func(name string) any {
-		text, err := conn.GetManagerProperty(name)
+		text, err := asked(conn, func() (string, error) { return conn.conn.GetManagerProperty(name) })
 		if err != nil {
 			m.err = fmt.Errorf("cannot ask systemd for its %s: %w", name, err)
 			return nil
@@ -181,16 +180,19 @@ func environmentFileOf(member []any) (e environmentFile, ok bool) {
 	return environmentFile{pattern, optional}, isPath && isBool
 }
 
+// mostGiven is what a process can be given at all, in bytes: execve(2), "Limits on size".
+const mostGiven = 6 << 20
+
 // running takes what the daemon's process was given, where it may be looked at: that is
 // the truth, whatever the unit has become since. For a moment a unit of Type=simple counts
 // as started, and its main process is still systemd's own, with systemd's environment: what
 // a service was given names its invocation, systemd.exec(5) $INVOCATION_ID.
 func (f *Facts) running(proc string) {
-	environ, err := crew.ReadFile(filepath.Join(proc, "environ"))
+	environ, err := crew.Read(filepath.Join(proc, "environ"), mostGiven)
 	if err != nil || !strings.Contains("\x00"+string(environ), "\x00INVOCATION_ID=") { // a process that is ending has none at all
 		return
 	}
-	cmdline, err := crew.ReadFile(filepath.Join(proc, "cmdline"))
+	cmdline, err := crew.Read(filepath.Join(proc, "cmdline"), mostGiven)
 	if err != nil || len(cmdline) == 0 {
 		return
 	}
@@ -220,27 +222,27 @@ func flag(argv []string, name string) string {
 // invocation that is meant, and returns when systemd has done so. Where none is active,
 // or it was started again since, nothing is restarted, and that is no error.
 func Restart(ctx context.Context, invocation string, names ...string) error {
-	conn, err := dbus.NewWithContext(ctx)
+	conn, err := dial(ctx)
 	if err != nil {
 		return fmt.Errorf("cannot ask systemd: %w", err)
 	}
 	defer conn.Close()
 	for _, name := range names {
-		state, err := conn.GetUnitPropertyContext(ctx, name, "ActiveState")
+		state, err := conn.property(ctx, name, "ActiveState")
 		if err != nil {
 			return fmt.Errorf("cannot ask systemd about %s: %w", name, err)
 		}
 		if state.Value.Value() != "active" {
 			continue
 		}
-		id, err := conn.GetUnitPropertyContext(ctx, name, "InvocationID")
+		id, err := conn.property(ctx, name, "InvocationID")
 		if err != nil {
 			return fmt.Errorf("cannot ask systemd about %s: %w", name, err)
 		}
 		if b, ok := id.Value.Value().([]byte); ok && hex.EncodeToString(b) != invocation {
 			return nil
 		}
-		return job(ctx, name, "restart", conn.RestartUnitContext)
+		return conn.job(ctx, name, "restart", conn.conn.RestartUnitContext)
 	}
 	return nil
 }
@@ -248,7 +250,7 @@ func Restart(ctx context.Context, invocation string, names ...string) error {
 // Running lists those of the names that are not at rest: up, on their way up or down,
 // or between two tries of a restart.
 func Running(ctx context.Context, names ...string) ([]string, error) {
-	conn, err := dbus.NewWithContext(ctx)
+	conn, err := dial(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("cannot ask systemd: %w", err)
 	}
@@ -256,9 +258,9 @@ func Running(ctx context.Context, names ...string) ([]string, error) {
 	return running(ctx, conn, names)
 }
 
-func running(ctx context.Context, conn *dbus.Conn, names []string) (list []string, err error) {
+func running(ctx context.Context, conn *bus, names []string) (list []string, err error) {
 	for _, name := range names {
-		state, err := conn.GetUnitPropertyContext(ctx, name, "ActiveState")
+		state, err := conn.property(ctx, name, "ActiveState")
 		if err != nil {
 			return nil, fmt.Errorf("cannot ask systemd about %s: %w", name, err)
 		}
@@ -272,14 +274,14 @@ func running(ctx context.Context, conn *dbus.Conn, names []string) (list []strin
 // Stop stops all of the names, whatever they are about to do, and returns when they
 // are at rest.
 func Stop(ctx context.Context, names ...string) error {
-	conn, err := dbus.NewWithContext(ctx)
+	conn, err := dial(ctx)
 	if err != nil {
 		return fmt.Errorf("cannot ask systemd: %w", err)
 	}
 	defer conn.Close()
 	for {
 		for _, name := range names {
-			load, err := conn.GetUnitPropertyContext(ctx, name, "LoadState")
+			load, err := conn.property(ctx, name, "LoadState")
 			if err != nil {
 				return fmt.Errorf("cannot ask systemd about %s: %w", name, err)
 			}
@@ -291,7 +293,7 @@ func Stop(ctx context.Context, names ...string) error {
 			if load.Value.Value() != "loaded" && len(up) == 0 {
 				continue
 			}
-			if err := job(ctx, name, "stop", conn.StopUnitContext); err != nil {
+			if err := conn.job(ctx, name, "stop", conn.conn.StopUnitContext); err != nil {
 				return err
 			}
 		}
@@ -303,13 +305,13 @@ func Stop(ctx context.Context, names ...string) error {
 
 // Start starts all of the names, and returns when they are up.
 func Start(ctx context.Context, names ...string) error {
-	conn, err := dbus.NewWithContext(ctx)
+	conn, err := dial(ctx)
 	if err != nil {
 		return fmt.Errorf("cannot ask systemd: %w", err)
 	}
 	defer conn.Close()
 	for _, name := range names {
-		if err := job(ctx, name, "start", conn.StartUnitContext); err != nil {
+		if err := conn.job(ctx, name, "start", conn.conn.StartUnitContext); err != nil {
 			return err
 		}
 	}
@@ -317,9 +319,9 @@ func Start(ctx context.Context, names ...string) error {
 }
 
 // job has systemd do something to a unit, and waits until it is done.
-func job(ctx context.Context, name, what string, order func(context.Context, string, string, chan<- string) (int, error)) error {
+func (b *bus) job(ctx context.Context, name, what string, order func(context.Context, string, string, chan<- string) (int, error)) error {
 	done := make(chan string, 1)
-	if _, err := order(ctx, name, "replace", done); err != nil {
+	if err := b.ask(func() error { _, err := order(ctx, name, "replace", done); return err }); err != nil {
 		return fmt.Errorf("cannot %s %s: %w", what, name, err)
 	}
 	select {
@@ -335,19 +337,19 @@ func job(ctx context.Context, name, what string, order func(context.Context, str
 
 // Reload makes a unit read its configuration again, if it is active.
 func Reload(ctx context.Context, name string) error {
-	conn, err := dbus.NewWithContext(ctx)
+	conn, err := dial(ctx)
 	if err != nil {
 		return fmt.Errorf("cannot ask systemd: %w", err)
 	}
 	defer conn.Close()
-	state, err := conn.GetUnitPropertyContext(ctx, name, "ActiveState")
+	state, err := conn.property(ctx, name, "ActiveState")
 	if err != nil {
 		return fmt.Errorf("cannot ask systemd about %s: %w", name, err)
 	}
 	if state.Value.Value() != "active" {
 		return nil
 	}
-	if _, err := conn.ReloadUnitContext(ctx, name, "replace", nil); err != nil {
+	if err := conn.ask(func() error { _, err := conn.conn.ReloadUnitContext(ctx, name, "replace", nil); return err }); err != nil {
 		return fmt.Errorf("cannot reload %s: %w", name, err)
 	}
 	return nil

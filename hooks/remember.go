@@ -22,6 +22,9 @@ import (
 // backoffFile stands in the runtime directory, 0600, and goes with it at a reboot.
 const backoffFile = "backoff.json"
 
+// mostMemory bounds it, in bytes: thousands of copies.
+const mostMemory = 16 << 20
+
 // memory is what one start leaves for the next: when each escrow was asked, and what it
 // answered. Fingerprints only, never a key.
 type memory struct {
@@ -99,7 +102,7 @@ func recall(runDir, about string, clock Clock) *memory {
 }
 
 func readMemory(path string) ([]byte, error) {
-	return crew.ReadFile(path)
+	return crew.Read(path, mostMemory)
 }
 
 // save is not synced: what a crash of the machine loses, a reboot would have lost.

@@ -33,11 +33,6 @@ func Lstat(path string) (fs.FileInfo, error) {
 	return Within(filepath.Dir(path), func() (fs.FileInfo, error) { return os.Lstat(path) }, nil)
 }
 
-// ReadFile is os.ReadFile.
-func ReadFile(path string) ([]byte, error) {
-	return Within(filepath.Dir(path), func() ([]byte, error) { return os.ReadFile(path) }, func(b []byte) { clear(b) })
-}
-
 // ReadDir is os.ReadDir.
 func ReadDir(dir string) ([]fs.DirEntry, error) {
 	return Within(dir, func() ([]fs.DirEntry, error) { return os.ReadDir(dir) }, nil)

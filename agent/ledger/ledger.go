@@ -467,6 +467,9 @@ func (l *Ledger) open() (*durable.File, int64, error) {
 	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
 		err = l.irregular()
 	}
+	if err == nil && st.Size > most {
+		err = l.large()
+	}
 	if err == nil && st.Mode&0o777 != 0o600 {
 		err = durable.Chmod(f, 0o600)
 	}
@@ -488,6 +491,9 @@ func (l *Ledger) openRead() (*durable.File, int64, error) {
 	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
 		err = l.irregular()
 	}
+	if err == nil && st.Size > most {
+		err = l.large()
+	}
 	if err != nil {
 		f.Close() //nolint:errcheck // nothing was written
 		return nil, 0, err
@@ -499,10 +505,29 @@ func (l *Ledger) unopened(err error) error {
 	if errors.Is(err, fs.ErrNotExist) && nowhere(l.dir) {
 		return fmt.Errorf("%s leads nowhere", l.dir) // to what is not mounted: no ledger is not known (law 6)
 	}
+	// A symlink, which is not followed; a socket, or a device that nobody drives; a directory,
+	// where it is to be written to. In the end of the path, that is.
+	if odd := errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) || errors.Is(err, unix.EISDIR); odd {
+		if info, lerr := os.Lstat(l.path()); lerr == nil && !info.Mode().IsRegular() {
+			return l.irregular()
+		}
+	}
 	return err
 }
 
-func (l *Ledger) irregular() error { return fmt.Errorf("%s is not a regular file", l.path()) }
+// ErrNoLedger says that something else stands in the ledger's place. It is left alone.
+var ErrNoLedger = errors.New("no ledger of keyguard's")
+
+func (l *Ledger) irregular() error {
+	return fmt.Errorf("%s is %w: not a regular file", l.path(), ErrNoLedger)
+}
+
+// most bounds the file, in bytes. Entries have some hundred, and a host writes some a day.
+const most = 256 << 20
+
+func (l *Ledger) large() error {
+	return fmt.Errorf("%s is %w: larger than %d MiB", l.path(), ErrNoLedger, most>>20)
+}
 
 // damage tells whether all that stands in the file is neither a whole line nor what a crash
 // leaves of one.

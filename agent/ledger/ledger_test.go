@@ -368,11 +368,15 @@ func TestRecordAcrossBreaks(t *testing.T) {
 // Whatever stands in its place, nothing hangs, and nothing but a missing file is empty.
 func TestUnreadable(t *testing.T) {
 	for name, make := range map[string]func(path string) error{
-		"a directory":          func(p string) error { return os.MkdirAll(p, 0o700) },
-		"a FIFO":               func(p string) error { return unix.Mkfifo(p, 0o600) },
-		"a symlink":            func(p string) error { return os.Symlink("/etc/passwd", p) },
-		"a dangling symlink":   func(p string) error { return os.Symlink("/nonexistent", p) },
-		"a device":             func(p string) error { return unix.Mknod(p, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 5))) },
+		"a directory":        func(p string) error { return os.MkdirAll(p, 0o700) },
+		"a FIFO":             func(p string) error { return unix.Mkfifo(p, 0o600) },
+		"a symlink":          func(p string) error { return os.Symlink("/etc/passwd", p) },
+		"a dangling symlink": func(p string) error { return os.Symlink("/nonexistent", p) },
+		"a device":           func(p string) error { return unix.Mknod(p, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 5))) },
+		"a socket":           func(p string) error { return unix.Mknod(p, unix.S_IFSOCK|0o600, 0) },
+		"a TiB": func(p string) error {
+			return errors.Join(os.WriteFile(p, []byte("{}\n"), 0o600), os.Truncate(p, 1<<40))
+		},
 		"a file for its place": func(p string) error { os.Remove(filepath.Dir(p)); return os.WriteFile(filepath.Dir(p), nil, 0o600) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -383,14 +387,17 @@ func TestUnreadable(t *testing.T) {
 			if err := make(l.path()); err != nil {
 				t.Fatal(err)
 			}
-			if s, err := l.Standing(); err == nil || !reflect.DeepEqual(s, Standing{}) {
+			wrong := func(err error) bool {
+				return err == nil || errors.Is(err, ErrNoLedger) == (name == "a file for its place")
+			}
+			if s, err := l.Standing(); wrong(err) || !reflect.DeepEqual(s, Standing{}) {
 				t.Errorf("standing %+v, %v", s, err)
 			}
-			if r, err := l.Read(); err == nil || r.Entries != nil {
+			if r, err := l.Read(); wrong(err) || r.Entries != nil {
 				t.Errorf("read %+v, %v", r, err)
 			}
-			if err := l.Append(proven(keyA)); err == nil {
-				t.Error("appended")
+			if err := l.Append(proven(keyA)); wrong(err) {
+				t.Errorf("appended: %v", err)
 			}
 		})
 	}

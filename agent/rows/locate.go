@@ -28,6 +28,9 @@ var ErrLoose = errors.New("its mode lets others read it")
 // ErrRecord says that the record of where the database is cannot be understood.
 var ErrRecord = errors.New("not a record of where the database is")
 
+// ErrInTheWay says that something else stands where that record is to be written.
+var ErrInTheWay = errors.New("something stands in its place")
+
 // Location is where the daemon's database is.
 type Location struct {
 	URL    string // may hold a password: every way of printing a Location leaves it out
@@ -237,8 +240,10 @@ func readRecord(path string) (r record, err error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return r, nil
-	case err != nil:
+	case errors.Is(err, crew.ErrHangs), errors.Is(err, fs.ErrPermission):
 		return r, err
+	case err != nil:
+		return r, fmt.Errorf("%w: %w", ErrRecord, err)
 	case json.Unmarshal(b, &r) != nil || r.From == "":
 		return record{}, ErrRecord
 	}
@@ -323,6 +328,9 @@ func (o LocateOptions) save(path string) error {
 		return err
 	}
 	if err := durable.WriteFile(path, append(want, '\n'), durable.Attr{Mode: 0o600, UID: -1, GID: -1}); err != nil {
+		if errors.Is(err, durable.ErrNotReplaced) {
+			err = fmt.Errorf("%w: %w", ErrInTheWay, err)
+		}
 		return fmt.Errorf("cannot record where the database is: %w", err)
 	}
 	return nil
@@ -365,7 +373,7 @@ func readOwn(path string, flags int) ([]byte, error) {
 		return nil, err
 	}
 	if !st.Mode().IsRegular() {
-		return nil, errors.New("not a regular file")
+		return nil, ErrNotFile
 	}
 	if p := st.Mode().Perm(); p&0o077 != 0 {
 		return nil, fmt.Errorf("%w (%04o)", ErrLoose, p)

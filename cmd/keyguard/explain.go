@@ -18,6 +18,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/fleet"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/notify"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -87,6 +88,7 @@ var remedies = []struct {
 	{agent.ErrNoCopyNamed, exitNoCopy, "the ids are listed by: keyguard copies"},
 	{agent.ErrNoKeyfile, exitRefused, "put the key back first: keyguard restore"},
 	{agent.ErrNoUsableCopy, exitNoCopy, "see what every copy opens: keyguard verify; or bring a key yourself: keyguard import"},
+	{rows.ErrInTheWay, 0, "see what it is and move it away, then have it written: keyguard init"},
 	{crew.ErrNotFile, 0, "put what is meant into a file that only its owner can read (/dev/shm keeps none on a disk), and name that; which files the configuration names: keyguard config"},
 	{agent.ErrNotReplaced, 0, "name a path where nothing is, or a file that may be replaced (metrics_file: \"\" writes none); which files the configuration names: keyguard config"},
 	{crew.ErrLarge, 0, "see what is in it, and name the right file; which files the configuration names: keyguard config"},
@@ -176,7 +178,7 @@ var remedies = []struct {
 	{rows.ErrEncoding, exitDoubt, "take client_encoding out of the database URL or PGOPTIONS, or as a superuser: ALTER ROLE … RESET client_encoding, ALTER DATABASE … RESET client_encoding; then: keyguard verify"},
 	{rows.ErrURL, exitUsage, "check url or url_file in [database]: keyguard config"},
 	{rows.ErrNotFile, exitDoubt, "name the right file there (in [database], or in the daemon's unit as the PG* variable of that name), then: keyguard verify"},
-	{rows.ErrRecord, exitDoubt, "write it anew: keyguard init"},
+	{rows.ErrRecord, exitDoubt, "move it away, and have it written anew: keyguard init"},
 	{rows.ErrLoose, exitDoubt, "chmod 0600 the file that it names, then: keyguard verify"},
 	{rows.ErrDenied, exitDoubt, "the role needs SELECT on table secrets; check [database], then: keyguard verify"},
 	{rows.ErrRowSecurity, exitDoubt, "use a role that owns the table or has BYPASSRLS in [database], then: keyguard verify"},
@@ -224,12 +226,14 @@ var remedies = []struct {
 	{keyfile.ErrNotMemory, exitDoubt, "put run_dir on a tmpfs (keyguard config prints its place), or let systemd do it: systemctl start containarium-keyguard-drill"},
 	{keyfile.ErrNotKept, 0, "what was there stays beside the keyfile, under a name with a dot and a time; see what keeps the state directory from taking it (df, lsattr -d, findmnt --target), then: keyguard status"},
 	{keyfile.ErrNotSynced, 0, "see what is wrong with the disk (dmesg), put it right, then do the same again, or see: keyguard status"},
+	{ledger.ErrNoLedger, exitDoubt, "see what stands there and move it away; then, if you are sure of the key that is in place: keyguard accept"},
 	{notify.ErrUnsafe, 0, "make it root's own: chown root and chmod go-w what is named; then: keyguard status"},
 	{notify.ErrMetrics, 0, "name a metrics_file in a directory that keyguard's units may write to, or let them write there: keyguard doctor says how"},
 	{notify.ErrNotRun, 0, "chmod 0755 the hook and name it with letters, digits, _ and - alone, or take it out of hooks_dir: keyguard config"},
 	{unit.ErrKilled, exitDoubt, "what was begun is settled by the watcher, or by the daemon's next start; see how it ended: keyguard status"},
 	{unit.ErrExists, exitBusy, "wait until it is done, then see: keyguard status"},
 	{notify.ErrPing, 0, "check ping_url: keyguard config; and whether this host gets there: curl"},
+	{unit.ErrSilent, 0, "see what keeps it (systemctl status, systemctl status dbus), and, where nothing helps, restart this machine; then: keyguard status"},
 	{unit.ErrNoUnit, 0, "name the daemon's unit in [daemon] of the configuration, or \"\" for none, then: keyguard config"},
 	{syscall.ENOSPC, 0, "make room on the disk (df), then try again"},
 	{syscall.EIO, 0, "see what is wrong with the disk (dmesg), put it right, then do the same again, or see: keyguard status"},
@@ -330,6 +334,9 @@ func (a *app) explain(err error) int {
 	code := exitCode(err)
 	if !a.hinted.Load() {
 		a.hint(lastWord[code])
+	}
+	if !a.hinted.Load() { // which would have been to type the same again
+		a.hint("how the key stands all the same: keyguard status")
 	}
 	return code
 }

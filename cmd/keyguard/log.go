@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -111,11 +112,19 @@ func told(t unit.Told) (happeningDoc, bool) {
 	return happeningDoc{t.Time.UTC(), t.Event, t.Fingerprint, t.Escrow, t.Copy, t.Text, "journal"}, true
 }
 
-// happenings are all since a time, the oldest first, and how many entries the ledger has.
-func (a *app) happenings(ctx context.Context, h *agent.Host, cfg *config.Config, from time.Time) (list []happeningDoc, entries int, err error) {
+// journalPatience is how long the journal of years is read at most.
+const journalPatience = 15 * time.Second
+
+// happenings are all since a time, the oldest first, and how many entries the ledger has;
+// unsure says that there may be more, and nobody has seen to that.
+func (a *app) happenings(ctx context.Context, h *agent.Host, cfg *config.Config, from time.Time) (list []happeningDoc, entries int, unsure, err error) {
 	record, err := h.Ledger.Read()
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, nil, err
+	}
+	if b, broken := record.Broken(); broken {
+		a.urgent("the ledger's chain is broken at line %d: %s", b.Line, b.Why)
+		unsure = outcome{exitDoubt, "this may not be all that happened", []string{seenToLedger}}
 	}
 	list = []happeningDoc{}
 	for _, e := range record.Entries {
@@ -124,7 +133,9 @@ func (a *app) happenings(ctx context.Context, h *agent.Host, cfg *config.Config,
 		}
 	}
 	if cfg.Daemon.Unit != "" {
-		err := unit.History(ctx, from, func(t unit.Told) {
+		reading, cancel := context.WithTimeout(ctx, journalPatience)
+		defer cancel()
+		err := unit.History(reading, from, func(t unit.Told) {
 			if one, ok := told(t); ok {
 				list = append(list, one)
 			}
@@ -134,26 +145,26 @@ func (a *app) happenings(ctx context.Context, h *agent.Host, cfg *config.Config,
 		}
 	}
 	slices.SortStableFunc(list, func(x, y happeningDoc) int { return x.At.Compare(y.At) })
-	return list, len(record.Entries), nil
+	return list, len(record.Entries), unsure, nil
 }
 
 // log prints what has happened since a time, the newest first.
 func (a *app) log(ctx context.Context, h *agent.Host, cfg *config.Config, from time.Time) error {
-	list, _, err := a.happenings(ctx, h, cfg, from)
+	list, _, unsure, err := a.happenings(ctx, h, cfg, from)
 	if err != nil {
 		return err
 	}
 	slices.Reverse(list)
 	if a.json {
-		return a.printJSON(logDoc{jsonVersion, list})
+		return cmp.Or(a.printJSON(logDoc{jsonVersion, list}), unsure)
 	}
 	a.printHappenings(list)
-	return nil
+	return unsure
 }
 
 // followLog prints what has happened since a time, the oldest first, and goes on.
 func (a *app) followLog(ctx context.Context, h *agent.Host, cfg *config.Config, from time.Time) error {
-	list, seen, err := a.happenings(ctx, h, cfg, from)
+	list, seen, _, err := a.happenings(ctx, h, cfg, from)
 	if err != nil {
 		return err
 	}

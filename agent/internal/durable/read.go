@@ -59,7 +59,8 @@ func Names(dir string) ([]string, error) {
 			return nil, &fs.PathError{Op: "open", Path: dir, Err: err}
 		}
 	}
-	d, err := os.Open(dir)
+	// A FIFO in its place would be waited for.
+	d, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package durable
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -76,5 +77,16 @@ func TestReader(t *testing.T) {
 				t.Errorf("what is missing: %v", err)
 			}
 		})
+	}
+}
+
+// TestNamesOfNoDirectory: what stands in a directory's place is not waited for.
+func TestNamesOfNoDirectory(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "it")
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if names, err := Names(path); !errors.Is(err, unix.ENOTDIR) {
+		t.Errorf("%q, %v", names, err)
 	}
 }

@@ -178,7 +178,7 @@ soak:
 	KEYGUARD_SPOIL=1 KEYGUARD_SEED=$$(date +%s) go test -count 1 -timeout 24h -v -run TestSpoiled ./agent
 	$(MAKE) --no-print-directory worlds N=$(ROUNDS)00000 SEED=$$(date +%s)
 	KEYGUARD_HISTORIES=$(ROUNDS)000 KEYGUARD_MODEL_OPS=$(ROUNDS)000000 go test -count 1 -timeout 24h -run 'TestHistories|Model' ./agent ./hooks
-	go test -race -count 1 -timeout $(LONGEST) -run '$(PROGRAMS)' ./cmd/keyguard
+	KEYGUARD_EVERY_ANSWER=1 go test -race -count 1 -timeout $(LONGEST) -run '$(PROGRAMS)' ./cmd/keyguard
 	KEYGUARD_HOSTS=$(ROUNDS)0000 go test -count 1 -timeout 24h -v -run TestNobodyDisagrees ./agent
 	KEYGUARD_FLEET=10000 go test -count 1 -timeout 24h -v -run 'TestManyHosts|TestHerd' ./agent/fleet ./hooks
 	$(MAKE) --no-print-directory fuzz FUZZTIME=$(SOAKTIME)

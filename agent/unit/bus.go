@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
+
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 )
 
 // ErrSilent says that systemd, or the bus, took a question and did not answer. That is no
@@ -23,16 +25,17 @@ var patience = 10 * time.Second
 // ends it.
 type bus struct {
 	conn *dbus.Conn
-	end  context.CancelCauseFunc
-	ctx  context.Context
+	end  context.CancelFunc
+	// silent: it ended so.
+	silent bool
 }
 
 func dial(ctx context.Context) (*bus, error) {
 	b := &bus{}
-	b.ctx, b.end = context.WithCancelCause(ctx)
-	err := b.ask(func() (err error) { b.conn, err = dbus.NewWithContext(b.ctx); return err })
+	ctx, b.end = context.WithCancel(ctx)
+	err := b.ask(func() (err error) { b.conn, err = dbus.NewWithContext(ctx); return err })
 	if err != nil {
-		b.end(nil)
+		b.end()
 		return nil, err
 	}
 	return b, nil
@@ -41,18 +44,26 @@ func dial(ctx context.Context) (*bus, error) {
 // Close gives the connection back.
 func (b *bus) Close() {
 	b.conn.Close()
-	b.end(nil)
+	b.end()
 }
 
-// ask asks one question.
+// ask asks one question. Where it is silent the connection ends, and with it the question.
 func (b *bus) ask(question func() error) error {
-	late := time.AfterFunc(patience, func() { b.end(ErrSilent) })
+	late := time.NewTimer(patience)
 	defer late.Stop()
-	err := question()
-	if err != nil && errors.Is(context.Cause(b.ctx), ErrSilent) {
-		return ErrSilent
+	ended := crew.Go(question)
+	select {
+	case err := <-ended:
+		if b.silent {
+			return ErrSilent
+		}
+		return err
+	case <-late.C:
 	}
-	return err
+	b.silent = true
+	b.end()
+	<-ended
+	return ErrSilent
 }
 
 // asked is ask for one that has a value.

@@ -238,7 +238,18 @@ func TestOperatorsManual(t *testing.T) {
 	})
 }
 
-// TestThreatModel: each line of SECURITY.md's table of attackers names tests that exist.
+// noNight says of the lines of SECURITY.md's table, by what is tried there, which leave nothing
+// on the host that somebody could be woken for.
+var noNight = map[string]string{
+	"reads arguments, environment, journal, errors, core dumps": "nothing is there",
+	"writes names and values that confuse":                      "they are shown, and no more",
+	"has the daemon print a line of its journal that he chose":  "it steers nothing",
+	"listens, redirects, plays a store":                         "such a store cannot answer, as one that cannot be reached",
+	"serves a package that was tampered with":                   "it is not installed",
+}
+
+// TestThreatModel: each line of SECURITY.md's table of attackers names tests that exist, and has
+// a night in TestNights where it is a state of a host.
 func TestThreatModel(t *testing.T) {
 	document, err := os.ReadFile("../../SECURITY.md")
 	if err != nil {
@@ -264,7 +275,18 @@ func TestThreatModel(t *testing.T) {
 	if len(lines) < 10 {
 		t.Fatalf("the table has only %q", lines)
 	}
+	told := map[string]bool{}
+	for _, n := range nights {
+		for _, tried := range n.threats {
+			told[tried] = true
+		}
+	}
 	for _, line := range lines {
+		tried := strings.TrimSpace(strings.Split(line, "|")[2])
+		if told[tried] == (noNight[tried] != "") {
+			t.Errorf("a night must have it, or noNight a reason that none has, and not both: %s", line)
+		}
+		delete(told, tried)
 		names := regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(line, -1)
 		if len(names) == 0 {
 			t.Errorf("no test shows that %s", line)
@@ -274,5 +296,8 @@ func TestThreatModel(t *testing.T) {
 				t.Errorf("there is no %s, which is to show that %s", name[1], line)
 			}
 		}
+	}
+	for tried := range told {
+		t.Errorf("a night is of a line that is not there: %s", tried)
 	}
 }

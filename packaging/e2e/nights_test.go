@@ -16,11 +16,16 @@ import (
 type night struct {
 	name   string
 	broken string // the script that breaks it
-	line   string // a regular expression for the first line of keyguard status
-	code   int    // its exit status
-	typed  []typed
-	mints  int    // keys that the daemon makes in it, where prestart has passed and no watcher lives
-	after  string // what else holds then; and what only this night had goes again
+	// threats are lines of SECURITY.md's table, by what is tried there, that come to this.
+	threats []string
+	// check is the doctor's check that tells of it, where keyguard status is green: line is for its
+	// text, and what it says to do names what is typed.
+	check string
+	line  string // a regular expression for the first line of keyguard status
+	code  int    // its exit status
+	typed []typed
+	mints int    // keys that the daemon makes in it, where prestart has passed and no watcher lives
+	after string // what else holds then; and what only this night had goes again
 }
 
 // typed is a command that the screen names, and nothing else is typed.
@@ -119,8 +124,9 @@ until keyguard status 2>&1 | grep -q '^hint: systemctl restart'; do sleep 0.1; d
 	{name: "the daemon has made a key of its own", broken: `between 'rm $K' 'NEW MASTER KEY'`, mints: 1,
 		line: `^doubt: the keyfile is not right`, code: 11,
 		typed: []typed{{named: "systemctl restart containarium.service"}}},
-	{name: "the keyfile was loose when the daemon read it", broken: `between 'chmod 0644 $K' 'insecure permissions'`,
-		line: `^amiss: restart needed: the daemon runs without secrets, since it could not load the keyfile`, code: 12,
+	{name: "the keyfile was loose when the daemon read it", threats: []string{"reads a key file that is loose"},
+		broken: `between 'chmod 0644 $K' 'insecure permissions'`,
+		line:   `^amiss: restart needed: the daemon runs without secrets, since it could not load the keyfile`, code: 12,
 		typed: []typed{{named: "systemctl restart containarium.service"}}},
 	{name: "Postgres came late", broken: `
 systemctl stop postgresql
@@ -144,22 +150,26 @@ started 'Failed to construct secrets cipher'
 systemctl unset-environment STANDIN_NO_CIPHER`,
 		line: `^amiss: the daemon has read its key and runs without secrets all the same`, code: 12,
 		typed: []typed{{named: "systemctl restart containarium.service"}}},
-	{name: "another host writes to the same place", broken: "head -c 32 /dev/urandom | on_top",
-		line: `^lagging: escrow "gcp": copy current/[0-9]+ there is not from this host`, code: 12,
+	{name: "another host writes to the same place", threats: []string{"puts another key on top"},
+		broken: "head -c 32 /dev/urandom | on_top",
+		line:   `^lagging: escrow "gcp": copy current/[0-9]+ there is not from this host`, code: 12,
 		typed: []typed{answers("keyguard accept", `y\n`)}},
-	{name: "rubbish on top of the shelf", broken: "head -c 31 /dev/urandom | on_top",
-		line: `^lagging: escrow "gcp" does not hold key`, code: 12,
+	{name: "rubbish on top of the shelf", threats: []string{"answers with wrong bytes"},
+		broken: "head -c 31 /dev/urandom | on_top",
+		line:   `^lagging: escrow "gcp" does not hold key`, code: 12,
 		typed: []typed{{named: "keyguard backup"}}},
 	{name: "the key on top as the runbook would not restore it", broken: "base64 $K | on_top",
 		line: `^lagging: escrow "gcp" has copy current/[0-9]+ on top, which is key [0-9a-f]{16} as base64`, code: 12,
 		typed: []typed{{named: "keyguard backup"}}},
-	{name: "the newest copy is destroyed", broken: `curl -sf -X POST "` + control + `/state?secret=projects/stories/secrets/` + secret + `&version=$(newest)&state=DESTROYED"`,
-		line: `^lagging: escrow "gcp" does not hold key`, code: 12,
+	{name: "the newest copy is destroyed", threats: []string{"evicts the copies"},
+		broken: `curl -sf -X POST "` + control + `/state?secret=projects/stories/secrets/` + secret + `&version=$(newest)&state=DESTROYED"`,
+		line:   `^lagging: escrow "gcp" does not hold key`, code: 12,
 		typed: []typed{{named: "keyguard backup"}}},
 	{name: "the place is gone", broken: "curl -sf -X DELETE '" + control + "/secret?secret=projects/stories/secrets/" + secret + "'",
 		line: `^lagging: escrow "gcp" cannot answer: .* no such place`, code: 12,
 		typed: []typed{answers("keyguard init", `\ny\n`)}},
-	{name: "a store is read", broken: `
+	{name: "a store is read", threats: []string{"reads the copies"},
+		broken: `
 cp -p $C /root/good.toml
 mkdir -p /mnt/read; mount -t tmpfs -o mode=0700 read /mnt/read
 printf '[[escrow]]\nname = "usb"\nkind = "directory"\npath = "/mnt/read"\n' >>$C
@@ -176,6 +186,46 @@ grep -q 'to have another one: keyguard rotate' /root/said && printf 'y\n' | scri
 		after: `
 if cmp /root/stolen $K || runuser -u nobody -- ls /mnt/read/current; then exit 1; fi
 cp -p /root/good.toml $C; umount --lazy /mnt/read; systemctl reload $W`},
+	{name: "a link in the key's way, and no watcher looks", threats: []string{"puts a link or a file in the key's way"},
+		broken: `
+systemctl stop $W
+install -d -m 1777 /var/tmp/others; install -o daemon -m 0400 $K /var/tmp/others/key
+rm $K; ln -s /var/tmp/others/key $K`,
+		line: `^doubt: the keyfile is not right: key [0-9a-f]{16} belongs there`, code: 11,
+		typed: []typed{{named: "systemctl enable --now containarium-keyguard.service"}},
+		after: `[ ! -L $K ]; rm -r /var/tmp/others`},
+	{name: "the power went in a rotation, and no watcher looks", threats: []string{"goes at any moment"},
+		broken: `systemctl stop $W; head -c 32 /dev/urandom >/root/next; install -m 0400 /root/next $K.next`,
+		line:   `^amiss: a rotation stopped halfway`, code: 12,
+		typed: []typed{{"systemctl restart containarium", "systemctl restart containarium"}, {named: "systemctl enable --now containarium-keyguard.service"}},
+		after: `[ ! -e $K.next ]`},
+	{name: "a hook that others may change", threats: []string{"has a hook run that he may change"},
+		broken: `install -m 0777 /bin/true /etc/containarium-keyguard/hooks.d/loose`,
+		check:  "hooks", line: `loose: others may write to it`,
+		typed: []typed{{"chown root and chmod go-w what is named", "chmod go-w /etc/containarium-keyguard/hooks.d/loose"}},
+		after: "rm /etc/containarium-keyguard/hooks.d/loose"},
+	{name: "an escrow's directory is another's", threats: []string{"owns an escrow's directory, or may write to it"},
+		broken: `
+cp -p $C /root/good.toml
+mkdir -p /mnt/theirs; mount -t tmpfs -o mode=0700 theirs /mnt/theirs
+printf '[[escrow]]\nname = "theirs"\nkind = "directory"\npath = "/mnt/theirs"\n' >>$C
+keyguard init --yes
+systemctl reload $W
+chown -R daemon /mnt/theirs`,
+		check: `escrow "theirs"`, line: `/mnt/theirs`,
+		typed: []typed{{"chown root and chmod go-rwx what is named", "chown -R root /mnt/theirs"}},
+		after: "cp -p /root/good.toml $C; umount --lazy /mnt/theirs; systemctl reload $W"},
+	{name: "a pipe is planted on top of the shelf", threats: []string{"plants files, links, names"},
+		broken: `
+cp -p $C /root/good.toml
+mkdir -p /mnt/planted; mount -t tmpfs -o mode=0700 planted /mnt/planted
+printf '[[escrow]]\nname = "planted"\nkind = "directory"\npath = "/mnt/planted"\n' >>$C
+keyguard init --yes
+systemctl reload $W
+ln -s /etc/shadow /mnt/planted/current/link; mkfifo /mnt/planted/current/pipe`,
+		line: `^lagging: escrow "planted": copy current/(pipe|link) there is not from this host`, code: 12,
+		typed: []typed{answers("keyguard accept", `y\n`)},
+		after: "cp -p /root/good.toml $C; umount --lazy /mnt/planted; systemctl reload $W"},
 	{name: "no escrow is configured", broken: `
 cp -p $C /root/good.toml; sed -i '/^\[\[escrow/,$d' $C
 mkdir -p /mnt/keys; mount -t tmpfs -o mode=0700 keys /mnt/keys
@@ -183,12 +233,14 @@ systemctl reload $W`,
 		line: `^lagging: key [0-9a-f]{16} is in place, and no escrow is configured`, code: 12,
 		typed: []typed{answers("keyguard init", `\n\n\n\n\ny\n`)},
 		after: "cp -p /root/good.toml $C; umount --lazy /mnt/keys; systemctl reload $W"},
-	{name: "a row was tampered with", broken: `
+	{name: "a row was tampered with", threats: []string{"tampers with rows"},
+		broken: `
 containarium secrets set bob OTHER milk
 sql "update secrets set ciphertext = set_byte(ciphertext, 0, get_byte(ciphertext, 0) # 1) where username = 'bob'"`,
 		line: `^doubt: the table is split, or rows were tampered with: key [0-9a-f]{16} opens 1 of 2 rows`, code: 11,
 		typed: []typed{{named: "keyguard drill --full"}, {named: "containarium secrets set", how: "containarium secrets set bob OTHER milk"}}},
-	{name: "the table is split", broken: `between 'rm $K' 'NEW MASTER KEY'
+	{name: "the table is split", threats: []string{"empties or splits the table"},
+		broken: `between 'rm $K' 'NEW MASTER KEY'
 containarium secrets set carol THIRD wine`, mints: 1,
 		line: `^doubt: the keyfile is not right: .* opens 2 of 3 rows`, code: 11,
 		typed: []typed{answers("keyguard repair", `y\n`)}},
@@ -212,7 +264,8 @@ touch /run/enough
 while systemctl is-active -q operator; do sleep 0.1; done`}},
 		after: `grep -q 'rotate goes on without this terminal' /root/typescript
 if grep 'committing' /root/typescript || systemctl is-failed -q containarium-keyguard-rotate; then exit 1; fi`},
-	{name: "no copy can be reached, and the daemon is parked", broken: `
+	{name: "no copy can be reached, and the daemon is parked", threats: []string{"breaks, delays or turns bits, at any byte"},
+		broken: `
 systemctl stop containarium fake-secret-manager
 rm -f ` + quarantine + `/* $K
 systemctl start containarium`,
@@ -282,6 +335,10 @@ func TestNights(t *testing.T) {
 func (m machine) night(n night) {
 	m.Helper()
 	m.run(nightWords + n.broken)
+	if n.check != "" {
+		m.doctored(n)
+		return
+	}
 	said := m.status(n)
 	for i, c := range n.typed {
 		for began := time.Now(); i > 0 && !strings.Contains(said, c.named) && time.Since(began) < step; {
@@ -300,6 +357,29 @@ func (m machine) night(n night) {
 	}
 	// The watcher saves what is due, and restarts a daemon that was parked.
 	m.green(said)
+}
+
+// doctored is a night of which the doctor tells.
+func (m machine) doctored(n night) {
+	m.Helper()
+	if n.after != "" {
+		defer m.run(nightWords + n.after)
+	}
+	check := func() doctorCheck {
+		list := m.doctorChecks(n.check)
+		if len(list) != 1 {
+			m.Fatalf("the doctor says of %s: %+v", n.check, list)
+		}
+		return list[0]
+	}
+	m.green("")
+	if c := check(); c.State != "problem" || !regexp.MustCompile(n.line).MatchString(c.Text) || !strings.Contains(c.Improve, n.typed[0].named) {
+		m.Fatalf("the doctor says %+v", c)
+	}
+	m.run(n.typed[0].how)
+	if c := check(); c.State == "problem" {
+		m.Fatalf("after what was typed the doctor says %+v", c)
+	}
 }
 
 // green waits until keyguard status is.

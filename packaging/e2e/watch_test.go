@@ -113,7 +113,7 @@ func TestWatcher(t *testing.T) {
 		}
 		m.want("containarium secrets get alice TOKEN", "tea")
 		m.want("grep -c '\"exposed\"' /var/lib/containarium-keyguard/ledger.jsonl", "3")
-		m.want("journalctl --sync; journalctl -q -o json -t keyguard | grep -c 'owned by uid 65534, or a user whom this sandbox does not show.*0400 again; whoever could read it may have key "+key, "2")
+		m.want("journalctl --sync; journalctl -q -o cat -t keyguard | grep -c 'or a user whom this sandbox does not show (PrivateUsers=)) and is 0400 again'", "2")
 
 		// The state directory is taken away under the watcher, whose sandbox would show it the
 		// new one read-only for ever.
@@ -271,15 +271,15 @@ func TestHangingWatcher(t *testing.T) {
 	})
 }
 
-// sandboxChecks are what the doctor says of the watcher's sandbox.
-func (m machine) sandboxChecks() (list []sandboxCheck) {
+// doctorChecks are what the doctor says of one thing, "sandbox" for what the watcher may reach.
+func (m machine) doctorChecks(name string) (list []doctorCheck) {
 	m.Helper()
-	var doc struct{ Checks []sandboxCheck }
+	var doc struct{ Checks []doctorCheck }
 	m.check(json.Unmarshal([]byte(m.run("keyguard doctor --json 2>/dev/null || true")), &doc))
-	return slices.DeleteFunc(doc.Checks, func(c sandboxCheck) bool { return c.Check != "sandbox" })
+	return slices.DeleteFunc(doc.Checks, func(c doctorCheck) bool { return c.Check != name })
 }
 
-type sandboxCheck struct{ Check, State, Text, Improve string }
+type doctorCheck struct{ Check, State, Text, Improve string }
 
 // reaches: `init`, without a sandbox, reaches a directory and a file that the service does
 // not. The doctor names both, and what it says to type, typed as it stands, opens them.
@@ -296,7 +296,7 @@ func (m machine) reaches(key string) {
 	foreign := m.run(minted)
 	m.waitJournal(watcher, "cannot save to /backup/keys/quarantine: read-only")
 
-	list := m.sandboxChecks()
+	list := m.doctorChecks("sandbox")
 	if len(list) != 2 || list[0].Text != `the watcher sees /backup/keys, escrow "backup", read-only` ||
 		list[1].Text != `the watcher does not see /root/gcp.json, credentials_file of "gcp": ProtectHome= of its unit hides it` {
 		m.Fatalf("the doctor says %+v", list)
@@ -315,20 +315,20 @@ func (m machine) reaches(key string) {
 	}
 	m.run(typed[1] + "; sed -i 's|^" + typed[3] + " = .*|" + typed[3] + ` = "` + typed[2] + `"|' ` + config + "; " + typed[4])
 	m.waitQuarantined(foreign)
-	well := []sandboxCheck{{"sandbox", "ok", "the watcher can use every path of the configuration", ""}}
-	if list := m.sandboxChecks(); !slices.Equal(list, well) {
+	well := []doctorCheck{{"sandbox", "ok", "the watcher can use every path of the configuration", ""}}
+	if list := m.doctorChecks("sandbox"); !slices.Equal(list, well) {
 		m.Errorf("the doctor says %+v", list)
 	}
 
 	// As another program leaves it that renews it.
 	m.run("chown daemon " + typed[2])
-	list = m.sandboxChecks()
+	list = m.doctorChecks("sandbox")
 	if len(list) != 1 || !strings.Contains(list[0].Text, "which belongs to uid 1") {
 		m.Fatalf("the doctor says %+v", list)
 	}
 	own, _, _ := strings.Cut(list[0].Improve, ", ")
 	m.run(own)
-	if list := m.sandboxChecks(); !slices.Equal(list, well) {
+	if list := m.doctorChecks("sandbox"); !slices.Equal(list, well) {
 		m.Errorf("the doctor says %+v", list)
 	}
 	m.run("cp -p " + config + " /root/better.toml")

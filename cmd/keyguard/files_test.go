@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -60,6 +61,12 @@ func TestNamedFiles(t *testing.T) {
 	if code, _, said := h.keyguard("report", "--output", h.path("reports/r.html")); code != exitDone {
 		t.Fatalf("%d: %s", code, said)
 	}
+	before := h.present()
+	defer func() {
+		if after := h.present(); !maps.Equal(before, after) {
+			t.Errorf("of %d files that keyguard guards and keeps there are %d, or others", len(before), len(after))
+		}
+	}()
 	for kind, odd := range oddFiles {
 		for _, c := range namedLines {
 			if strings.Contains(c.but, kind) {

@@ -486,8 +486,8 @@ func (w *world) newestShared(h *host, copies []escrow.Copy) {
 			return
 		}
 		of, part := s.copies[top].is()
-		if part.Need != 2 {
-			return
+		if said := s.copies[top].label; part.Need != 2 || said != "" && said != of {
+			return // of another one's name a listing knows no better
 		}
 		on[of]++
 	}

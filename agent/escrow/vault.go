@@ -606,18 +606,29 @@ func (v *Vault) saveBlind(ctx context.Context, path, own, name string, fields ma
 		return Copy{}, err
 	}
 	first := uint64(0)
+	if _, err := v.write(ctx, own, fields, &first); err != nil && !errors.Is(err, errChanged) && !v.there(ctx, own, err) {
+		return Copy{}, err
+	}
 	v.mu.Lock()
 	last := v.blind[path]
 	v.mu.Unlock()
 	// What this process put there is not put there again only because it cannot be compared.
 	if path != "" && last.name != name {
-		// Who may create and not update leaves what stands there the newest.
-		if last.version, err = v.write(ctx, path, fields, nil); err != nil && !v.there(ctx, path, err) {
+		// An engine may want to be told what a write replaces (cas_required), which who may not
+		// read the value may mostly ask.
+		var replaces *uint64
+		switch all, err := v.history(ctx, path); {
+		case err == nil && len(all) > 0:
+			replaces = &all[0].version
+		case err == nil:
+			replaces = &first
+		case !errors.Is(err, ErrDenied):
 			return Copy{}, err
 		}
-	}
-	if _, err := v.write(ctx, own, fields, &first); err != nil && !errors.Is(err, errChanged) && !v.there(ctx, own, err) {
-		return Copy{}, err
+		// Who may create and not update leaves what stands there the newest.
+		if last.version, err = v.write(ctx, path, fields, replaces); err != nil && !v.there(ctx, path, err) {
+			return Copy{}, err
+		}
 	}
 	v.mu.Lock()
 	v.blind[path] = vaultStored{name, last.version}

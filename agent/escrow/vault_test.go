@@ -643,6 +643,43 @@ func TestVaultBlind(t *testing.T) {
 	})
 }
 
+// TestVaultBlindChecksAndSets: an engine that wants to be told what a write replaces is told by
+// who may read the metadata alone; who may not even do that keeps the key in its own entry.
+func TestVaultBlindChecksAndSets(t *testing.T) {
+	t.Parallel()
+	for _, told := range []bool{true, false} {
+		s := startSafe(t, 2, fake.Options{})
+		s.ready(t)
+		s.RequireCAS(safeMount)
+		p := fake.Keyguard(2, safeMount, safePath)
+		for path := range p {
+			if strings.HasPrefix(path, safeMount+"/data/") {
+				p[path] = []string{"create", "update"}
+			} else if !told {
+				delete(p, path)
+			}
+		}
+		p[safeMount+"/data/"+safePath+"-keys/keyguard"] = []string{"read"}
+		s.Policy("keyguard", p)
+		keys := []key.Key{key.Generate(), key.Generate()}
+		for _, k := range keys {
+			c, err := s.open(t).Save(t.Context(), escrow.Current, k)
+			if told && (!errors.Is(err, escrow.ErrUnverified) || !strings.HasPrefix(c.ID, "current/")) || !told && !errors.Is(err, escrow.ErrRefused) {
+				t.Errorf("metadata %t: %+v, %v", told, c, err)
+			}
+		}
+		s.Policy("keyguard", fake.Keyguard(2, safeMount, safePath))
+		for _, k := range keys {
+			if !opens(t, s.open(t), escrow.Current, k) {
+				t.Errorf("metadata %t: key %s is not there", told, k.Fingerprint())
+			}
+		}
+		if told != (s.Get(safeMount, safePath) != nil) {
+			t.Errorf("metadata %t: what stands on top: %v", told, s.Get(safeMount, safePath) != nil)
+		}
+	}
+}
+
 // TestVaultDeletesByItself: what an engine with delete_version_after is to delete is told,
 // and renewed before, by the README's policy, for as long as it takes.
 func TestVaultDeletesByItself(t *testing.T) {

@@ -254,6 +254,13 @@ func testSaveDue(t *testing.T, list listing) {
 			}
 			h.saveDue(0)
 		}
+		for range 2 { // nor does a person's save add another
+			r, err := agent.Backup(t.Context(), &h.Host)
+			h.must(err)
+			if s := r.Escrows[0]; s.Err != nil || !s.Unverified {
+				t.Errorf("%+v", s)
+			}
+		}
 		if e.saves != 1 {
 			t.Errorf("%d saves", e.saves)
 		}

@@ -92,6 +92,10 @@ func (o *observation) put(ctx context.Context, i int, r *SaveResult) {
 			return
 		}
 	}
+	if c, ok := o.stillUnread(ctx, i, *r); ok {
+		r.Copy, r.Unverified = c, true
+		return
+	}
 	r.Copy, r.Err = o.host.Escrows[i].Writer.Save(ctx, r.Shelf, o.keys[r.Key])
 	if errors.Is(r.Err, escrow.ErrUnverified) {
 		r.Unverified, r.Err = true, nil
@@ -101,6 +105,20 @@ func (o *observation) put(ctx context.Context, i int, r *SaveResult) {
 		r.Sealed = errors.Is(err, escrow.ErrSealed)
 		k.Wipe()
 	}
+}
+
+// stillUnread is the copy that the result is to be of, where it was the last that was saved as
+// current there and could not be read back, and cannot now: a Save, which could not compare,
+// would add another.
+func (o *observation) stillUnread(ctx context.Context, i int, r SaveResult) (escrow.Copy, bool) {
+	last, ok := o.history().LastSaved(r.Escrow)
+	if !ok || r.Shelf != escrow.Current || last.Fingerprint != r.Key || last.Reason != escrow.ErrUnverified.Error() {
+		return escrow.Copy{}, false
+	}
+	c := escrow.Copy{Escrow: last.Escrow, ID: last.Copy, Shelf: escrow.Current, Fingerprint: last.Fingerprint, Created: last.Time}
+	k, _, err := o.host.Escrows[i].Fetch(ctx, c)
+	k.Wipe()
+	return c, errors.Is(err, escrow.ErrDenied)
 }
 
 // added is the copy that the result is to be of, where the ledger says that it was stored: on

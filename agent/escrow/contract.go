@@ -211,6 +211,8 @@ type Escrow interface {
 var (
 	// ErrNoPlace: nothing is initialised or mounted there, or another host's name is meant.
 	ErrNoPlace = errors.New("no such place")
+	// ErrNoEngine: Vault has nothing mounted under that name. It is an ErrNoPlace too.
+	ErrNoEngine = fmt.Errorf("%w: nothing is mounted there", ErrNoPlace)
 	// ErrAmbiguous: two devices have the name by which the place is to be found.
 	ErrAmbiguous = errors.New("more than one such place")
 	// ErrDenied: the store knows who asks, and refuses.
@@ -244,6 +246,10 @@ var (
 	// ErrStoreSealed: Vault runs, and is locked until people unseal it. It is an
 	// ErrUnreachable too.
 	ErrStoreSealed = fmt.Errorf("%w: the store itself is sealed", ErrUnreachable)
+	// ErrNotServing: the store answers, and says that it cannot do its work: a standby without
+	// an active server, a namespace that is locked, a log that it must write. It is an
+	// ErrUnreachable too.
+	ErrNotServing = fmt.Errorf("%w: the store itself is in trouble", ErrUnreachable)
 	// ErrTimeout: no answer in time. The store may have done what was asked.
 	ErrTimeout = errors.New("no answer in time")
 	// ErrRateLimited: the store wants fewer requests.

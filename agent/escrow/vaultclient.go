@@ -240,7 +240,7 @@ func (w *vaultWire) send(ctx context.Context, token, path string, query url.Valu
 func notFound(said *vault.ResponseError, resp *vault.Response) (*vault.Secret, error) {
 	text := clip(strings.Join(said.Errors, "; "))
 	if strings.Contains(text, "no handler for route") || strings.Contains(text, "unsupported path") {
-		return nil, fmt.Errorf("%w: nothing is mounted there (%s)", ErrNoPlace, text)
+		return nil, fmt.Errorf("%w (%s)", ErrNoEngine, text)
 	}
 	if said.RawError {
 		return nil, fmt.Errorf("%w: a 404 that is not Vault's", ErrNotStore)
@@ -286,6 +286,8 @@ func vaultSentinel(said *vault.ResponseError, header http.Header) error {
 			return wrap(errChanged)
 		case strings.Contains(text, "missing client token"):
 			return wrap(errNoToken)
+		case strings.Contains(text, "Upgrading from non-versioned"), strings.Contains(text, "DR secondary"):
+			return wrap(ErrNotServing)
 		}
 		return wrap(ErrRefused)
 	case http.StatusTooManyRequests:
@@ -297,12 +299,14 @@ func vaultSentinel(said *vault.ResponseError, header http.Header) error {
 		if strings.Contains(text, "sealed") {
 			return wrap(ErrStoreSealed)
 		}
-		return wrap(ErrUnreachable)
 	case http.StatusPreconditionFailed: // a performance standby that is behind
 		return wrap(ErrUnreachable)
 	}
+	if said.StatusCode >= 500 && !said.RawError {
+		return wrap(ErrNotServing) // a standby without an active server is a 500
+	}
 	if said.StatusCode >= 500 {
-		return wrap(ErrUnreachable) // a standby without an active server is a 500
+		return wrap(ErrUnreachable)
 	}
 	return wrap(ErrRefused)
 }

@@ -131,6 +131,7 @@ var remedies = []struct {
 	{key.ErrFingerprint, exitUsage, "fingerprints are listed by: keyguard copies"},
 
 	// Escrows.
+	{escrow.ErrNoEngine, 0, "enable it (vault secrets enable -path=… -version=2 kv), or correct mount and namespace of this escrow (keyguard config), then: keyguard init"},
 	{escrow.ErrNoPlace, 0, "a stick must be mounted first; where it was never made, or is gone for good: keyguard init"},
 	{escrow.ErrMisconfigured, 0, "correct what is named, in the configuration or, of a file's mode, with the chmod that stands there, and check it: keyguard config"},
 	{escrow.ErrAmbiguous, 0, "unplug one of them, or name the right one by UUID= in path of this escrow (lsblk --fs shows both), then: keyguard status"},
@@ -146,6 +147,7 @@ var remedies = []struct {
 	{escrow.ErrUntrusted, 0, "name the authority that signed the server's certificate in ca_file of this escrow, or have the certificate renewed, then: keyguard status"},
 	{escrow.ErrNotStore, 0, "see what answers at address or endpoint of this escrow (a proxy, a log-in page, another server): curl; put that right, or the name (keyguard config), then: keyguard status"},
 	{escrow.ErrStoreSealed, 0, "have it unsealed (vault operator unseal), or initialised where it never was (vault operator init), then: keyguard status"},
+	{escrow.ErrNotServing, 0, "have what it says put right where it runs (its own log; vault status), or wait, then: keyguard status"},
 	{escrow.ErrUnreachable, 0, "check network and firewall towards it (a stick: plug it in and mount it again), then: keyguard status"},
 	{escrow.ErrTimeout, 0, "it did not answer in time; try: keyguard copies"},
 	{escrow.ErrRateLimited, 0, "wait a minute, then: keyguard status"},

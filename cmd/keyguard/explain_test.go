@@ -234,6 +234,8 @@ func TestHintsOfTheirOwn(t *testing.T) {
 		{fmt.Errorf("%w: %w", unit.ErrInotifyInstances, syscall.EMFILE), "max_user_instances", "df"},
 		{fmt.Errorf("%w: %w", notify.ErrMetrics, syscall.EROFS), "metrics_file", "dmesg"},
 		{escrow.ErrUnreadable, "keyguard backup", ""},
+		{escrow.ErrNotServing, "keyguard status", "firewall"},
+		{escrow.ErrNoEngine, "vault secrets enable", "stick"},
 		{agent.ErrNoCopyNamed, "keyguard copies", ""},
 		{escrow.ErrPartly, "keyguard backup", ""},
 		{fmt.Errorf("%w: %w", key.ErrPartDamaged, key.ErrNotKey), "take that part again", "32 raw bytes"},

@@ -319,3 +319,16 @@ func (h host) furnish(t *testing.T, files map[string]string) {
 		}
 	}
 }
+
+// TestPrestartTuning: how the daemon's runtime is tuned is not how keyguard's is. All else
+// that the daemon is given keyguard is given.
+func TestPrestartTuning(t *testing.T) {
+	h := newHost(t)
+	for _, name := range []string{"GOMAXPROCS", "GOGC", "GOMEMLIMIT", "GODEBUG", "GOTRACEBACK"} {
+		t.Setenv(name, "100000")
+	}
+	t.Setenv("PGPASSFILE", "/x")
+	if status, said := h.run(t, `[ -z "${GOMAXPROCS+x}${GOGC+x}${GOMEMLIMIT+x}${GODEBUG+x}${GOTRACEBACK+x}" ] && [ "$PGPASSFILE" = /x ] || exit 10`); status != 0 {
+		t.Errorf("%d: %s", status, said)
+	}
+}

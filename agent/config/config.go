@@ -526,9 +526,12 @@ func KeyfileOf(data []byte) string {
 	return DefaultKeyfile
 }
 
+// pathMax is PATH_MAX of Linux, in bytes with the 0 at the end.
+const pathMax = 4096
+
 // usablePath tells whether a path is one that a file can have.
 func usablePath(p string) bool {
-	return filepath.IsAbs(p) && filepath.Clean(p) == p && p != "/" && !strings.ContainsAny(p, "\x00\n")
+	return filepath.IsAbs(p) && filepath.Clean(p) == p && p != "/" && !strings.ContainsAny(p, "\x00\n") && len(p) < pathMax
 }
 
 // NamesNobody tells whether a host's name is one that others have as well: what stands

@@ -252,8 +252,35 @@ func TestReportsOfManyHosts(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, "z.json"), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if err := a.mergeReports(dir, ""); exitCode(err) != exitUsage || !strings.Contains(err.Error(), "z.json") {
+		out.Reset()
+		errs.Reset()
+		if err := a.mergeReports(dir, ""); exitCode(err) != exitDoubt || !strings.Contains(errs.String(), "z.json") {
 			t.Errorf("%s: %v", name, err)
+		}
+		if got := strings.Split(out.String(), "\n"); len(got) != 7 || !strings.HasSuffix(got[0], "on 1 of 5 hosts.") || !strings.HasPrefix(got[1], "z: It is no report.") || !strings.HasPrefix(got[5], "quiet: 5 escrows") {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+	// None of these is well: nobody has heard of the first for long.
+	os.Remove(filepath.Join(dir, "z.json"))
+	well := func(d *reportDoc) {
+		d.Gaps = nil
+		for i := range d.Escrows {
+			d.Escrows[i].Gaps = nil
+		}
+	}
+	early, late := new(time.Time), new(time.Time)
+	write("gone", func(d *reportDoc) { well(d); *early = d.Until.AddDate(-5, 0, 0); d.Until = early })
+	write("ahead", func(d *reportDoc) { well(d); *late = time.Now().AddDate(1, 0, 0); d.Until = late })
+	write("twice", well)
+	write("copy", func(d *reportDoc) { well(d); d.Host = "twice" })
+	out.Reset()
+	if err := a.mergeReports(dir, ""); exitCode(err) != exitDoubt {
+		t.Errorf("%v", err)
+	}
+	for _, want := range []string{"on 1 of 8 hosts.", "\ngone: 5 escrows proven, without a gap. It says nothing since ", "\nahead: 5 escrows proven, without a gap. Its report is of a day to come", "\ntwice: 5 escrows proven, without a gap. 2 files are of this host."} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is missing:\n%s", want, &out)
 		}
 	}
 	if err := a.mergeReports(t.TempDir(), ""); exitCode(err) != exitUsage {

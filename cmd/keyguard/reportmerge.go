@@ -31,9 +31,48 @@ type (
 		Why                       []string
 		Since, Until, Proven, Key string
 		File                      string
-		badness                   int // 0 is well, 3 a record that is damaged
+		until                     time.Time
+		badness                   int // 0 is well, 3 a record that is damaged, noReport none
 	}
 )
+
+const (
+	noReport = 4
+	// silence is how much older than the newest a report may be: hosts drill weekly.
+	silence = 8 * aDay
+	aDay    = 24 * time.Hour
+)
+
+// doubt takes back what is said well of a host that has said nothing for long, or whose report
+// is of a day to come or one of several.
+func (p *hostsPage) doubt(now time.Time) {
+	var newest time.Time
+	files := map[string]int{}
+	for _, h := range p.Hosts {
+		if files[h.Host]++; h.until.After(newest) && !h.until.After(now.Add(aDay)) {
+			newest = h.until
+		}
+	}
+	for i := range p.Hosts {
+		h := &p.Hosts[i]
+		var why []string
+		if h.badness == noReport {
+			continue
+		}
+		if newest.Sub(h.until) > silence {
+			why = append(why, "It says nothing since "+h.Until+".")
+		}
+		if h.until.After(now.Add(aDay)) {
+			why = append(why, "Its report is of a day to come: its clock, or the file, is wrong.")
+		}
+		if n := files[h.Host]; n > 1 {
+			why = append(why, printable.Count(int64(n), "file")+" are of this host.")
+		}
+		if h.Why = append(h.Why, why...); len(why) > 0 && h.badness == 0 {
+			h.Class, h.badness = "dim", 1
+		}
+	}
+}
 
 // mergeReports sums up the reports of many hosts.
 func (a *app) mergeReports(dir, output string) error {
@@ -45,17 +84,23 @@ func (a *app) mergeReports(dir, output string) error {
 		return usageError{fmt.Errorf("--merge: %w", err)}
 	}
 	now := time.Now()
+	unread := 0
 	p := hostsPage{Now: when(now), Zone: now.Format("MST (UTC-07:00)"), Keyguard: version}
 	for _, f := range files {
 		if filepath.Ext(f.Name()) != ".json" {
 			continue
 		}
 		d, err := readReport(filepath.Join(dir, f.Name()))
-		if err != nil {
-			return usageError{fmt.Errorf("--merge: %w", err)}
+		if err != nil { // of one host nobody knows anything: the others' say counts (law 10)
+			a.urgent("--merge: %v", err)
+			unread++
+			p.Hosts = append(p.Hosts, hostView{Host: strings.TrimSuffix(f.Name(), ".json"), File: f.Name(), Class: "bad",
+				Verdict: "It is no report.", Why: []string{err.Error()}, badness: noReport})
+			continue
 		}
 		p.Hosts = append(p.Hosts, hostViewOf(d, f.Name()))
 	}
+	p.doubt(now)
 	if len(p.Hosts) == 0 {
 		return usageError{fmt.Errorf("--merge: there is no report in %s: keyguard report --output makes one, and the .json beside it", dir)}
 	}
@@ -77,6 +122,10 @@ func (a *app) mergeReports(dir, output string) error {
 		for _, h := range p.Hosts {
 			a.line("%s: %s", h.Host, strings.Join(append([]string{h.Verdict}, h.Why...), " "))
 		}
+	}
+	if unread > 0 {
+		return outcome{exitDoubt, printable.Count(int64(unread), "file") + " to merge: no report of this program's",
+			[]string{"make it anew there (keyguard report --output FILE.html), or take it out of the directory"}}
 	}
 	if damaged > 0 {
 		return outcome{exitDoubt, "the record of " + printable.Count(int64(damaged), "host") + " is damaged",
@@ -104,7 +153,7 @@ func readReport(file string) (d reportDoc, err error) {
 }
 
 func hostViewOf(d reportDoc, file string) hostView {
-	v := hostView{Host: d.Host, File: file, Since: day(*d.Since), Until: day(*d.Until)}
+	v := hostView{Host: d.Host, File: file, Since: day(*d.Since), Until: day(*d.Until), until: *d.Until}
 	if first := d.Chain.First; first != nil && first.After(*d.Since) && first.Before(*d.Until) {
 		v.Since = day(*first)
 	}
@@ -157,7 +206,7 @@ func (p *hostsPage) sumUp() (damaged int) {
 		}
 		worst = max(worst, h.badness)
 	}
-	p.Class = []string{"good", "dim", "bad", "bad"}[worst]
+	p.Class = []string{"good", "dim", "bad", "bad", "bad"}[worst]
 	p.Verdict = fmt.Sprintf("Every escrow was proven, without a gap, on %d of %s.", well, printable.Count(int64(len(p.Hosts)), "host"))
 	if damaged > 0 {
 		p.Verdict = "The record of " + printable.Count(int64(damaged), "host") + " is damaged. " + p.Verdict

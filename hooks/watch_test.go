@@ -628,6 +628,19 @@ func TestWatch(t *testing.T) {
 		default:
 		}
 	})
+	t.Run("a tenant's line says that the daemon made a key", func(t *testing.T) {
+		w := guarded(t, nil)
+		for _, said := range []unit.Said{unit.Starting, unit.Ready, unit.Minted, unit.CaughtUp} {
+			w.journal <- unit.Line{Said: said, Invocation: "1", Time: time.Now()}
+		}
+		w.write(b)
+		w.awaitAll([]string{"heal is off", fa})
+		record, err := w.host.Ledger.Read()
+		w.must(err)
+		if slices.ContainsFunc(record.Entries, func(e ledger.Entry) bool { return e.Event == ledger.Minted }) {
+			t.Error("the ledger says that the daemon made a key")
+		}
+	})
 	t.Run("the daemon mints under our eyes", func(t *testing.T) {
 		// Its line is there before the round that sees the key, as the daemon writes it at once.
 		w := guarded(t, nil)

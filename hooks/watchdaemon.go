@@ -116,8 +116,8 @@ func (w *watcher) heard(n journalNews) bool {
 	if l.Invocation != d.invocation {
 		return false // of an earlier start
 	}
-	if d.read() && (l.Said == unit.Empty || l.Said == unit.Failed || l.Said == unit.Untouched) {
-		return false // a daemon reads its key once
+	if d.read() && (l.Said == unit.Minted || l.Said == unit.Empty || l.Said == unit.Failed || l.Said == unit.Untouched) {
+		return false // a daemon reads its key, or makes it, once
 	}
 	if (l.Said == unit.Empty || l.Said == unit.Failed) && agent.Loadable(w.h, l.Time) {
 		if l.Said == unit.Empty {

@@ -156,12 +156,15 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions) error {
 	}
 	deliver, cancel := context.WithTimeout(context.WithoutCancel(ctx), rotateDeliver)
 	defer cancel()
-	if begun != nil { // one at a time
-		if _, over := ending(deliver, begun); !over {
+	if begun != nil {
+		select {
+		case <-begun:
+		case <-deliver.Done():
 			stop()
+			<-begun
 		}
 	}
-	a.deliver(deliver, t)
+	t.Deliver(deliver)
 	return err
 }
 

@@ -371,7 +371,7 @@ func TestProblems(t *testing.T) {
 
 		// Values.
 		{"relative keyfile", "keyfile = \"secrets.key\"", []string{`line 1: keyfile: "secrets.key" is no absolute, clean path`}},
-		{"a keyfile of a path that is too long", "keyfile = \"" + strings.Repeat("/k", 2048) + "\"", []string{`k" is no absolute, clean path`}},
+		{"a keyfile of a path that is too long", "keyfile = \"" + strings.Repeat("/k", 2048) + "\"", []string{`line 1: keyfile: "` + strings.Repeat("/k", 2048) + `" is no absolute, clean path`}},
 		{"no keyfile", "keyfile = \"\"", []string{`line 1: keyfile: "" is no absolute, clean path`}},
 		{"no owner", "owner = \"\"", []string{"line 1: owner: must name a user"}},
 		{"dots", "state_dir = \"/var/lib/../x\"", []string{"line 1: state_dir: "}},

@@ -461,7 +461,7 @@ func testForeignCopyOfTheSameKey(t *testing.T, list listing) {
 	h.now = h.now.Add(time.Hour)
 	h.plant(0, escrow.Current, a.UnsafeBytes())
 	list(h)
-	if r, err := agent.Status(t.Context(), &h.Host); err != nil || r.Health != agent.Lagging || r.Escrows[0].Alarm == "" {
+	if r, err := agent.Status(t.Context(), &h.Host); err != nil || r.Health != agent.Lagging || !strings.Contains(r.Escrows[0].Alarm, "duplicate") {
 		t.Errorf("%s: %s, %v", r.Health, r.Line, err)
 	}
 	if _, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{DryRun: true}); !errors.Is(err, agent.ErrNotSafe) {

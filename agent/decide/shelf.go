@@ -161,6 +161,9 @@ func Alarm(e Evidence, i int) error {
 	if e.Keyfile.Good && newest.Claims(e.Keyfile.Key) && newest.Miswritten() {
 		return nil
 	}
+	if e.Keyfile.Good && newest.Claims(e.Keyfile.Key) && newest.Encoding != "" { // it was read
+		return fmt.Errorf("copy %s there is not from this host, and holds its key: somebody has put a duplicate there, or %w", newest.ID, ErrForeignCopy)
+	}
 	return fmt.Errorf("copy %s there is not from this host: %w", newest.ID, ErrForeignCopy)
 }
 

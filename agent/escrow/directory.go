@@ -481,9 +481,11 @@ func path(c Copy) string {
 }
 
 // copyName tells names of copies from what is nobody's copy: hidden files (our
-// temporary ones, a file manager's) and names that are no single path element.
+// temporary ones, a file manager's; Windows hides them without a dot) and names that are no
+// single path element.
 func copyName(name string) bool {
-	return name != "" && name[0] != '.' && !strings.ContainsAny(name, "/\x00")
+	return name != "" && name[0] != '.' && !strings.ContainsAny(name, "/\x00") &&
+		!strings.EqualFold(name, "Thumbs.db") && !strings.EqualFold(name, "desktop.ini")
 }
 
 // comparable are the copies of a shelf, newest first, that a Save of k compares with: the

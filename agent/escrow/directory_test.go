@@ -336,6 +336,8 @@ func TestDirectoryPlanted(t *testing.T) {
 		unix.Mknod(filepath.Join(shelf, "device"), unix.S_IFCHR|0o600, int(unix.Mkdev(1, 5))), // /dev/zero never ends
 		os.WriteFile(filepath.Join(shelf, ".keyguard-tmp-1"), make([]byte, 32), 0o600),
 		os.WriteFile(filepath.Join(shelf, ".DS_Store"), []byte("x"), 0o600),
+		os.WriteFile(filepath.Join(shelf, "Thumbs.db"), []byte("x"), 0o600),
+		os.WriteFile(filepath.Join(shelf, "desktop.ini"), []byte("x"), 0o600),
 	} {
 		if err != nil {
 			t.Fatal(err)

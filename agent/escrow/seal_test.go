@@ -140,6 +140,22 @@ func agePlugin() int {
 	return p.Main()
 }
 
+// TestSealToTokens: the recipients of tokens are taken, and the program that one needs is named.
+func TestSealToTokens(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	for _, name := range []string{"yubikey", "se"} {
+		to := plugin.EncodeRecipient(name, make([]byte, 33))
+		if !strings.HasPrefix(to, "age1"+name+"1") {
+			t.Fatal(to)
+		}
+		d := openDirectory(t, escrow.DirectoryOptions{Path: t.TempDir(), Recipients: []string{to}})
+		try(t, d.Init(t.Context()))
+		if _, err := d.Save(t.Context(), escrow.Current, key.Generate()); !errors.Is(err, escrow.ErrProgram) || !strings.Contains(err.Error(), "age-plugin-"+name+" is not in PATH") {
+			t.Errorf("%s: %v", to, err)
+		}
+	}
+}
+
 // TestSealPlugin: a recipient of a plugin is sealed to where the plugin is, and named where
 // it is not. Making the escrow starts nothing.
 func TestSealPlugin(t *testing.T) {

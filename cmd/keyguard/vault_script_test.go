@@ -39,6 +39,7 @@ const (
 //	vault remove [PATH]             an entry, or all
 //	vault unmount
 //	vault stop                      nothing listens any more
+//	vault deletes DURATION          the engine deletes by itself what is written from now on
 //	vault calls [N]                 so many calls were made since the last vault calls
 //	vault newest NAME               `<path>` holds this key
 //	vault entries N                 so many entries
@@ -109,6 +110,10 @@ func cmdVault(ts *testscript.TestScript, neg bool, args []string) {
 		by, err := time.ParseDuration(args[1])
 		ts.Check(err)
 		s.vault.Age(by)
+	case "deletes":
+		after, err := time.ParseDuration(args[1])
+		ts.Check(err)
+		s.vault.DeleteAfter(vaultMount, after)
 	case "standby":
 		standby, err := vault.Start(vault.Options{})
 		ts.Check(err)

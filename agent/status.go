@@ -57,6 +57,7 @@ type StatusResult struct {
 	Keyfile    decide.KeyfileEvidence
 	Loose      string
 	Immutable  string // the keyfile, or its directory, where it is to be changed and nobody can; "" for not
+	Full       string // its directory, where it is to be changed and there is no room; "" for not
 	Halfway    error  // ErrRotationOpen, and which one; nil for none
 	Known      key.Fingerprint
 	Accepted   bool
@@ -196,7 +197,7 @@ func (o *observation) status(ctx context.Context) StatusResult {
 		Rows: o.evidence.Rows, Proof: o.evidence.Rows.Proofs[own], Kept: len(o.kept),
 	}
 	if r.Loose != "" || d.Action != decide.Pass {
-		r.Immutable = h.Keyfile.Immutable()
+		r.Immutable, r.Full = h.Keyfile.Immutable(), h.Keyfile.Full()
 	}
 	for i, s := range h.Escrows {
 		e := o.escrowStatus(i, s)

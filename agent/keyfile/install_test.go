@@ -426,6 +426,20 @@ func TestModeless(t *testing.T) {
 	})
 }
 
+// TestFullIsSeen: that there is no room for a key is told before one is put there.
+func TestFullIsSeen(t *testing.T) {
+	f := File{Path: filepath.Join(durabletest.TmpFS(t, 1<<20), "key")}
+	if full := f.Full(); full != "" {
+		t.Errorf("%s is full", full)
+	}
+	if err := os.WriteFile(f.Path, make([]byte, 2<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatal(err)
+	}
+	if f.Full() != f.dir() {
+		t.Error("it is not full")
+	}
+}
+
 // TestImmutable: what refuses is named.
 func TestImmutable(t *testing.T) {
 	for _, dir := range []bool{false, true} {

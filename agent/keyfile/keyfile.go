@@ -159,6 +159,15 @@ func (f File) Immutable() string {
 	return ""
 }
 
+// Full returns the keyfile's directory where its file system has no room for another file, ""
+// otherwise.
+func (f File) Full() string {
+	if durable.Full(f.dir()) {
+		return f.dir()
+	}
+	return ""
+}
+
 // named adds to the kernel's refusal of a change what it is that refuses.
 func (f File) named(err error) error {
 	if errors.Is(err, unix.EPERM) && !errors.Is(err, ErrImmutable) {

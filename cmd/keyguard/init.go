@@ -412,7 +412,7 @@ func (a *app) printInit(ctx context.Context, r agent.InitResult, h *agent.Host, 
 			judged = drilled
 		}
 	} else if !a.json && len(cfg.Escrows) > 0 {
-		a.line("there is no key in %s yet: the daemon's first start makes one, or restores it", cfg.Keyfile)
+		a.line("there is no key in %s: the daemon's next start puts back the one that its rows are under, and makes one where there is none", cfg.Keyfile)
 	}
 	if len(cfg.Escrows) == 0 {
 		a.urgent("no escrow is configured: there is no copy off this host, and that is no backup")

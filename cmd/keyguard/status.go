@@ -327,6 +327,9 @@ func statusHints(r agent.StatusResult) (hints []string) {
 	if r.Immutable != "" {
 		hints = append(hints, "chattr -i "+r.Immutable+", first: nobody can change it as it is, root neither")
 	}
+	if r.Full != "" {
+		hints = append(hints, "make room in "+r.Full+" (df, df -i), first: it is full, and no key can be put there")
+	}
 	for _, ailment := range r.Ailments {
 		for _, hint := range mends[ailment.Ails](r, ailment) {
 			if hint != "" && !slices.Contains(hints, hint) {

@@ -79,6 +79,9 @@ func TestStatusScreen(t *testing.T) {
 		"immutable": {func(r *agent.StatusResult) {
 			r.Health, r.Decision, r.Immutable = agent.Unsure, decide.Decision{Action: decide.Install, Key: "bbbbbbbbbbbbbbbb"}, "/k"
 		}, exitDoubt, "", "chattr -i /k, first: nobody can change it as it is, root neither", agent.AilsKeyfile},
+		"full": {func(r *agent.StatusResult) {
+			r.Health, r.Decision, r.Full = agent.Unsure, decide.Decision{Action: decide.Install, Key: "bbbbbbbbbbbbbbbb"}, "/etc/c"
+		}, exitDoubt, "", "make room in /etc/c (df, df -i), first: it is full, and no key can be put there", agent.AilsKeyfile},
 		"a broken ledger": {func(r *agent.StatusResult) { r.Health, r.Damaged = agent.Amiss, "rubbish" }, exitEscrow, "", "look at the ledger (keyguard report --verify), keep what is left of it elsewhere, then: keyguard backup", agent.AilsUnread},
 		"read-only state": {func(r *agent.StatusResult) { r.Health, r.Unwritable = agent.Amiss, syscall.EROFS }, exitEscrow, "", "the file system is read-only; see dmesg, remount it writable (mount -o remount,rw), then see: keyguard status", agent.AilsUnwritable},
 		"a dump of before, not looked at": {func(r *agent.StatusResult) {

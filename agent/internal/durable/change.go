@@ -199,6 +199,16 @@ func appendOnly(dir string) bool { return attributes(dir)&unix.STATX_ATTR_APPEND
 // ioctl_iflags(2), chattr +i. Where the file system does not say, it is not.
 func Immutable(path string) bool { return attributes(path)&unix.STATX_ATTR_IMMUTABLE != 0 }
 
+// Full tells whether a directory's file system has no block, or no inode, for one file more,
+// root's reserve included: statfs(2). Where it does not say, it is not.
+func Full(dir string) bool {
+	var st unix.Statfs_t
+	if Simulated != nil || unix.Statfs(dir, &st) != nil {
+		return false // as above
+	}
+	return st.Blocks > 0 && st.Bfree == 0 || st.Files > 0 && st.Ffree == 0
+}
+
 func attributes(path string) uint64 {
 	var st unix.Statx_t
 	if Simulated != nil {

@@ -101,7 +101,7 @@ func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, err
 			} else if ok && len(c.Tops) < len(shared.Members()) { // the others' parts of this key are adopted, too
 				reason = escrow.ErrPartly.Error()
 			}
-			r.Adopted = append(r.Adopted, escrow.Copy{Escrow: s.Name, ID: c.ID, Shelf: c.Shelf, Fingerprint: c.Key})
+			r.Adopted = append(r.Adopted, escrow.Copy{Escrow: s.Name, ID: c.ID, Shelf: c.Shelf, Fingerprint: c.Key, Unreadable: c.Unreadable})
 			entries = append(entries, ledger.Entry{Event: ledger.Adopted, Fingerprint: c.Key, Person: opts.Person,
 				Escrow: s.Name, Copy: c.ID, Shelf: shelf, Tops: tops, Reason: reason})
 		}

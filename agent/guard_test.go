@@ -360,6 +360,15 @@ func TestCopyUnderAnotherName(t *testing.T) {
 			}
 			return err
 		}},
+		{"accept", func() error {
+			_, err := agent.Accept(t.Context(), &h.Host, agent.AcceptOptions{Confirm: func(r agent.AcceptResult) (bool, error) {
+				if len(r.Adopted) != 1 || !strings.Contains(r.Adopted[0].Unreadable, string(right.Fingerprint())) {
+					return false, fmt.Errorf("%+v", r.Adopted)
+				}
+				return false, nil
+			}})
+			return err
+		}},
 		{"save", func() error {
 			r, err := agent.SaveDue(t.Context(), &h.Host, "usb0")
 			if err == nil && (len(r) != 1 || r[0].Err != nil || r[0].Key != right.Fingerprint() || r[0].Shelf != escrow.Current) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -91,17 +92,17 @@ func (a *app) confirmAccept(ctx context.Context, r agent.AcceptResult) (bool, er
 		a.say("the ledger's chain is broken at line %d: %s; what stands before proves nothing, and your word takes its place", b.Line, b.Why)
 	}
 	for _, c := range r.Adopted {
-		a.say("copy %s in escrow %q (%s) counts as this host's own from now on", c.ID, c.Escrow, whoseKey(c.Fingerprint))
+		a.say("copy %s in escrow %q (%s) counts as this host's own from now on", c.ID, c.Escrow, holding(c))
 	}
 	return a.confirm(ctx, fmt.Sprintf("Vouch for key %s?", r.Key))
 }
 
-// whoseKey names a copy's key, which may be one that cannot be read.
-func whoseKey(f key.Fingerprint) string {
-	if f == "" {
-		return "it holds no key that can be read"
+// holding names a copy's key, or says why none can be named.
+func holding(c escrow.Copy) string {
+	if c.Fingerprint == "" {
+		return cmp.Or(c.Unreadable, "it holds no key that can be read")
 	}
-	return "key " + string(f)
+	return "key " + string(c.Fingerprint)
 }
 
 // confirmRows takes nothing but the number itself, so --yes does not answer it.

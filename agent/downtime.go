@@ -90,7 +90,7 @@ func (j *job) table(ctx context.Context) (Rows, error) {
 }
 
 // may makes sure, while the daemon still runs, that the rows can be rewritten: the role has
-// the rights for it. It returns rows.ErrMayNot and rows.ErrPooled.
+// the rights for it. It returns rows.ErrMayNot, rows.ErrPooled and rows.ErrNoStandby.
 func (j *job) may(ctx context.Context) error {
 	table, err := j.table(ctx)
 	if err != nil {

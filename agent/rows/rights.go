@@ -10,11 +10,14 @@ import (
 // ErrMayNot says that the role lacks a right that a rotation is to have.
 var ErrMayNot = errors.New("the database role may not rewrite the rows")
 
+// ErrNoStandby says that a commit would wait for a standby that is not connected.
+var ErrNoStandby = errors.New("synchronous_standby_names names a standby, and none is connected: a commit would wait for it")
+
 // MayRewrite asks whether the role has the rights that a rotation is to have besides reading:
 // UPDATE on the table, sessions of its own, and TEMPORARY on the database. Rewrite itself makes
 // no temporary table any more; that the right is asked for is what is promised (design §6, step
-// 0), and the daemon's role, which owns the database, has it. It returns ErrMayNot, ErrPooled, or
-// why that cannot be told.
+// 0), and the daemon's role, which owns the database, has it. It returns ErrMayNot, ErrPooled,
+// ErrNoStandby, or why that cannot be told.
 func (t *Table) MayRewrite(ctx context.Context) error {
 	if t.place.Absent {
 		return nil
@@ -27,10 +30,14 @@ func (t *Table) MayRewrite(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		v, err := t.one(ctx, t.conn, 5, `select has_table_privilege($1, 'UPDATE')::text, has_database_privilege(current_database(), 'TEMP')::text,
-current_user, current_database(), current_setting('default_transaction_read_only')`, [][]byte{[]byte(s.table)})
+		v, err := t.one(ctx, t.conn, 6, `select has_table_privilege($1, 'UPDATE')::text, has_database_privilege(current_database(), 'TEMP')::text,
+current_user, current_database(), current_setting('default_transaction_read_only'),
+(current_setting('synchronous_standby_names') <> '' and not exists (select from pg_stat_replication))::text`, [][]byte{[]byte(s.table)})
 		if err != nil {
 			return err
+		}
+		if v[5] == "true" {
+			return ErrNoStandby
 		}
 		lacks = nil
 		mayUpdate, mayTemp, role, database, readOnly := v[0], v[1], v[2], v[3], v[4]
@@ -52,6 +59,8 @@ current_user, current_database(), current_setting('default_transaction_read_only
 		return err
 	})
 	switch {
+	case errors.Is(err, ErrNoStandby):
+		return fmt.Errorf("%w, at %s", err, place(t.config))
 	case err != nil:
 		return fmt.Errorf("cannot tell what may be done to the rows at %s: %w", place(t.config), err)
 	case len(lacks) > 0:

@@ -9,6 +9,33 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 )
 
+// TestNoStandby: a standby that is away would hold the commit, with the daemon stopped for it.
+func TestNoStandby(t *testing.T) {
+	db := rowstest.New(t).Database(t)
+	table, err := rows.Open(rows.Location{URL: db.URL(), From: "the test"}, rows.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer table.Close()
+	for _, change := range []struct {
+		sql string
+		err error
+	}{{"alter system set synchronous_standby_names = 'away'", rows.ErrNoStandby}, {"alter system reset synchronous_standby_names", nil}} {
+		if err := errors.Join(db.Admin(change.sql), db.Admin("select pg_reload_conf()")); err != nil {
+			t.Fatal(err)
+		}
+		for { // the server reads it by and by
+			err := table.MayRewrite(t.Context())
+			if errors.Is(err, change.err) {
+				break
+			}
+			if err != nil && !errors.Is(err, rows.ErrNoStandby) {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 // TestMayRewrite tells, before a daemon is stopped for it, that the role may not rewrite.
 func TestMayRewrite(t *testing.T) {
 	cluster := rowstest.New(t)

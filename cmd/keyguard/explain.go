@@ -201,6 +201,7 @@ var remedies = []struct {
 	{rows.ErrServer, exitDoubt, "see Postgres' own log, then: keyguard verify"},
 	{rows.ErrNonsense, exitDoubt, "see what answers there: it speaks like Postgres and is none, or something between spoils it; check [database], then: keyguard verify"},
 	{rows.ErrConnection, exitDoubt, "check [database] in the configuration, then: keyguard verify"},
+	{rows.ErrNoStandby, exitRefused, "connect the standby, or take it out: ALTER SYSTEM RESET synchronous_standby_names, SELECT pg_reload_conf(); then: keyguard rotate, or keyguard repair"},
 	{rows.ErrMayNot, exitRefused, "use the daemon's own role in [database], or as a superuser: GRANT UPDATE ON secrets, GRANT TEMPORARY ON DATABASE, each to the role that is named, and where transactions are read-only: ALTER DATABASE (or ROLE) ... RESET default_transaction_read_only; then: keyguard rotate, or keyguard repair"},
 	{rows.ErrUnopenable, exitRefused, "see what every key opens: keyguard verify; bring the key that is missing (keyguard import --escrow-only), or leave them as they are: --leave-unopenable"},
 	{rows.ErrRotationHolds, exitBusy, "wait until it is done, then see: keyguard status"},

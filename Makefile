@@ -104,7 +104,7 @@ build:
 # it, and so is what starts the program a thousand times, each start three times as dear
 # with it: make soak plays that with it. agent/volume_test.go looks that all stands here.
 PROGRAMS := TestScripts|TestHostile
-VOLUME := TestWatchModel|TestStatusNamesWhatMends|TestHerd|TestWatchGrows|TestHistories|TestSpoiled|TestWorlds|TestCommandConforms|TestVaultConforms|TestEveryWrongWord|TestWrongLineIsNamed|$(PROGRAMS)
+VOLUME := TestWatchModel|TestSameSeedSameWorld|TestRealFiles|TestStatusNamesWhatMends|TestHerd|TestWatchGrows|TestHistories|TestSpoiled|TestWorlds|TestCommandConforms|TestVaultConforms|TestEveryWrongWord|TestWrongLineIsNamed|$(PROGRAMS)
 VOLUME_IN := ./agent ./agent/escrow ./agent/key ./agent/worlds ./cmd/keyguard ./hooks
 
 # What hangs has a bound of its own in its test. All of a package's are as long as the machine

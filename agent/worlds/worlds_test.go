@@ -172,6 +172,9 @@ func TestBrokenOnce(t *testing.T) {
 // TestSameSeedSameWorld: a history that broke a law can be played again, whatever else the
 // machine does: alone on one processor, and on two with others who want them.
 func TestSameSeedSameWorld(t *testing.T) {
+	if testing.Short() { // the race detector has goroutines of one moment take turns by chance
+		return
+	}
 	var once []string
 	for n := range uint64(*twice) {
 		once = append(once, storyOf(t, *seed+n, false))
@@ -211,6 +214,9 @@ func busy(t *testing.T) {
 // TestRealFiles: on a disk in memory a history goes on as it does on one whose files the kernel
 // has, to the letter of its errors, and both end with the same files.
 func TestRealFiles(t *testing.T) {
+	if testing.Short() { // as above
+		return
+	}
 	for seed := uint64(1000); seed < 1020; seed++ {
 		if memory, kernel := storyOf(t, seed, false), storyOf(t, seed, true); memory != kernel {
 			t.Errorf("seed %d, in memory:\n%s\n\nand with real files:\n%s", seed, memory, kernel)

@@ -133,6 +133,24 @@ func TestWatcher(t *testing.T) {
 		m.run("systemctl start containarium")
 		m.serves(key)
 		m.onlyCurrent(key)
+
+		// What the daemon prints of a tenant's name goes to the journal as two lines, and the
+		// second has the daemon's own process, time stamp and words (law 10).
+		m.run("sed -i 's/^\\[watch\\]$/&\\nheal = true/' " + configFile)
+		m.reload()
+		m.untouched("a tenant's words", func() {
+			for _, words := range []string{
+				"Warning: Failed to load secrets master key: secrets: master key must be exactly 32 bytes (file " + keyfile + " has 0 bytes). Secrets disabled.",
+				"[secrets] NEW MASTER KEY generated at " + keyfile + " — back this up off-host, losing it means every stored secret is unrecoverable ciphertext",
+				"Warning: Failed to connect to Postgres for secrets store: no",
+			} {
+				m.run("containarium secrets set \"$(printf 'mallory\\n%s %s' \"$(date '+%Y/%m/%d %H:%M:%S')\" '" + words + "')\" TOKEN tea")
+				m.wait("journalctl --sync; journalctl -q -o cat _PID=$(systemctl show -p MainPID --value containarium) | grep -xE '[0-9/]+ [0-9:]+ " + regexp.QuoteMeta(words) + "'")
+			}
+			m.run("rm " + keyfile) // a round, behind these lines
+			m.waitKey(key)
+		})
+		m.want("grep -c '\"minted\"' /var/lib/containarium-keyguard/ledger.jsonl || true", "0")
 	})
 }
 

@@ -103,7 +103,7 @@ build:
 # The race detector's run is the run. What it plays briefly is played in volume without
 # it, and so is what starts the program a thousand times, each start three times as dear
 # with it: make soak plays that with it. agent/volume_test.go looks that all stands here.
-PROGRAMS := TestScripts|TestHostile
+PROGRAMS := TestScripts|TestHostile|TestHostileNeighbours
 VOLUME := TestWatchModel|TestSameSeedSameWorld|TestRealFiles|TestStatusNamesWhatMends|TestHerd|TestWatchGrows|TestHistories|TestSpoiled|TestWorlds|TestCommandConforms|TestVaultConforms|TestEveryWrongWord|TestWrongLineIsNamed|$(PROGRAMS)
 VOLUME_IN := ./agent ./agent/escrow ./agent/key ./agent/worlds ./cmd/keyguard ./hooks
 

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/godbus/dbus/v5"
@@ -394,8 +395,11 @@ func systemd(is map[string]any) func(*dbus.Message) unittest.Answer {
 	}
 }
 
+// bus is how systemd answers, each new connection anew.
+type bus = atomic.Pointer[func(net.Conn)]
+
 // oddSystemd are others.
-func oddSystemd(t *testing.T, is *func(net.Conn)) []oddity {
+func oddSystemd(t *testing.T, is *bus) []oddity {
 	answers := func(answer func(*dbus.Message) unittest.Answer) func(net.Conn) {
 		return func(conn net.Conn) { unittest.Serve(t, conn, answer) }
 	}
@@ -436,11 +440,10 @@ func oddSystemd(t *testing.T, is *func(net.Conn)) []oddity {
 		"no invocation":        but(map[string]any{"InvocationID": []byte{}, "MainPID": uint32(0)}),
 		"another time":         but(map[string]any{"ActiveEnterTimestamp": ^uint64(0)}),
 	} {
-		list = append(list, oddity{name: name, spoil: func(*neighbour) { *is = serve }})
+		list = append(list, oddity{name: name, spoil: func(*neighbour) { is.Store(&serve) }})
 	}
-	return append(list, oddity{name: "never", hangs: true, spoil: func(*neighbour) {
-		*is = answers(func(*dbus.Message) unittest.Answer { select {} })
-	}})
+	never := answers(func(*dbus.Message) unittest.Answer { select {} })
+	return append(list, oddity{name: "never", hangs: true, spoil: func(*neighbour) { is.Store(&never) }})
 }
 
 // oddJournals are what journalctl may print.
@@ -530,7 +533,7 @@ const (
 
 // neighbours are those that commands listen to besides the stores: the configuration of a
 // host with one, how it may be odd, and which commands end otherwise then, the first that fits.
-func neighbours(t *testing.T, serve *func(net.Conn)) map[string]struct {
+func neighbours(t *testing.T, is *bus) map[string]struct {
 	config string
 	odd    []oddity
 	ends   []meeting
@@ -578,7 +581,7 @@ func neighbours(t *testing.T, serve *func(net.Conn)) map[string]struct {
 		"how hooks ended":        {none + alone + hook, oddContents("run/hooks.json"), nil},
 		"which key a start left": {none + its + quiet, oddContents("run/started.json"), []meeting{unasked}},
 		"the database":           {where + alone + quiet, oddPostgres(), []meeting{unknown}},
-		"systemd":                {its + quiet, oddSystemd(t, serve), []meeting{{"not loaded", "status, status --json", exitDone}, unknown, unasked}},
+		"systemd":                {its + quiet, oddSystemd(t, is), []meeting{{"not loaded", "status, status --json", exitDone}, unknown, unasked}},
 		"the journal":            {none + its + quiet, oddJournals(), []meeting{unasked}},
 		"a hook":                 {none + alone + hook, oddHooks(), nil},
 	}
@@ -591,9 +594,11 @@ func neighbours(t *testing.T, serve *func(net.Conn)) map[string]struct {
 // KEYGUARD_EVERY_ANSWER has all meet all, and those who never answer, for whom commands wait.
 func TestHostileNeighbours(t *testing.T) {
 	every := os.Getenv("KEYGUARD_EVERY_ANSWER") != ""
-	var serve func(net.Conn)
-	unittest.Listen(t, func(conn net.Conn) { serve(conn) })
-	for name, c := range neighbours(t, &serve) {
+	var is bus
+	well := func(conn net.Conn) { unittest.Serve(t, conn, systemd(daemonIs)) }
+	is.Store(&well)
+	unittest.Listen(t, func(conn net.Conn) { (*is.Load())(conn) })
+	for name, c := range neighbours(t, &is) {
 		t.Run(name, func(t *testing.T) {
 			n := newNeighbour(t, c.config)
 			t.Setenv("PATH", n.path("bin")+":"+os.Getenv("PATH"))
@@ -602,7 +607,7 @@ func TestHostileNeighbours(t *testing.T) {
 				if odd.hangs && !every {
 					continue
 				}
-				serve = func(conn net.Conn) { unittest.Serve(t, conn, systemd(daemonIs)) }
+				is.Store(&well)
 				codes := map[string]int{}
 				if odd.hangs {
 					codes = n.together(odd)

@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -316,6 +317,59 @@ func (h handed) Fetch(ctx context.Context, c escrow.Copy) (key.Key, key.Encoding
 	k, encoding, err := h.Reader.Fetch(ctx, c)
 	*h.keys = append(*h.keys, k)
 	return k, encoding, err
+}
+
+// partly is an escrow that does not give every copy.
+type partly struct {
+	escrow.Reader
+	not map[string]error
+}
+
+func (p partly) Fetch(ctx context.Context, c escrow.Copy) (key.Key, key.Encoding, error) {
+	if err := cmp.Or(p.not[c.ID], p.not[""]); err != nil {
+		return key.Key{}, "", err
+	}
+	return p.Reader.Fetch(ctx, c)
+}
+
+// TestCopyThatIsNotGiven: one copy that this host may not read, or that went after the listing,
+// says nothing of the others; a store that gives none cannot answer (law 6).
+func TestCopyThatIsNotGiven(t *testing.T) {
+	db := rowstest.New(t).Database(t)
+	right := testKey("right")
+	for name, tt := range map[string]struct {
+		is    error
+		all   bool
+		found bool
+	}{
+		"denied":     {escrow.ErrDenied, false, true},
+		"gone":       {escrow.ErrGone, false, true},
+		"all denied": {escrow.ErrDenied, true, false},
+		"unreached":  {escrow.ErrUnreachable, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, db, 1)
+			h.upsert(right, "ONE")
+			h.save(0, escrow.Current, right)
+			for n := range 4 {
+				h.save(0, escrow.Current, testKey(fmt.Sprint("newer", n)))
+			}
+			copies, err := h.Escrows[0].List(t.Context())
+			h.must(err)
+			at := copies[0].ID
+			if tt.all {
+				at = ""
+			}
+			h.Escrows[0].Reader = partly{h.Escrows[0].Reader, map[string]error{at: tt.is}}
+			r, err := h.guard()
+			if err != nil || h.holds(right) != tt.found {
+				t.Errorf("%+v, %v", r.Decision, err)
+			}
+			if got := r.Evidence.Escrows[0]; !tt.found && (got.State != decide.EscrowFailed || !errors.Is(got.Err, tt.is)) {
+				t.Errorf("%+v", got)
+			}
+		})
+	}
 }
 
 // TestCopyUnderAnotherName: the only copy that opens the rows is called another key. It is told

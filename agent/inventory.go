@@ -24,6 +24,9 @@ import (
 // that is run for each, a password manager's, is not known to bear more than one.
 const fetchesAtOnce = 8
 
+// mostDenials is how many copies are asked for where the store denies each.
+const mostDenials = 3
+
 func atOnce(s escrow.Reader) int {
 	if s.Place().Kind == "command" {
 		return 1
@@ -196,9 +199,24 @@ func (o *observation) askEscrow(ctx context.Context, i int) {
 				e.Copies[n] = latest
 			}
 		}
+		var refused error // of every copy so far
+		denials, given := 0, latest.Have
 		err = fetchEach(ctx, s.Reader, copies, how, func(f fetched) error {
 			c := &e.Copies[f.n]
 			err := noteFetched(c, f)
+			given = given || c.Have
+			switch {
+			case errors.Is(err, escrow.ErrGone): // since it was listed
+				c.Unreadable, c.Withheld, err = err.Error(), true, nil
+			case errors.Is(err, escrow.ErrDenied):
+				// That copy's alone, where others are given; and nothing is asked a hundred times of
+				// a store that gives none.
+				if denials++; denials == mostDenials && !given {
+					return err
+				}
+				refused = err
+				c.Unreadable, c.Withheld, err = err.Error(), true, nil
+			}
 			if other := (*escrow.MisnamedError)(nil); errors.As(f.err, &other) {
 				c.Misnamed = other.Holds
 			}
@@ -207,6 +225,9 @@ func (o *observation) askEscrow(ctx context.Context, i int) {
 			}
 			return err
 		})
+		if err == nil && !given {
+			err = refused
+		}
 	}
 	e.State = decide.EscrowAnswered
 	if err != nil {

@@ -202,7 +202,9 @@ rm $K; ln -s /var/tmp/others/key $K`,
 	{name: "a hook that others may change", threats: []string{"has a hook run that he may change"},
 		broken: `install -m 0777 /bin/true /etc/containarium-keyguard/hooks.d/loose`,
 		check:  "hooks", line: `loose: others may write to it`,
-		typed: []typed{{"chown root and chmod go-w what is named", "chmod go-w /etc/containarium-keyguard/hooks.d/loose"}},
+		// Something may have happened meanwhile that the hook was not told of: then the doctor
+		// has the other command named, too.
+		typed: []typed{{"chown root and chmod go-w what is named", "chmod go-w /etc/containarium-keyguard/hooks.d/loose; keyguard alert test"}},
 		after: "rm /etc/containarium-keyguard/hooks.d/loose"},
 	{name: "an escrow's directory is another's", threats: []string{"owns an escrow's directory, or may write to it"},
 		broken: `
@@ -273,12 +275,13 @@ systemctl start containarium`,
 		typed: []typed{{"check network and firewall", "systemctl start fake-secret-manager"}}},
 	{name: "every copy is lost, and a sheet is in the safe", broken: `
 cp $K /root/safe
-systemctl stop containarium
+systemctl stop $W containarium
 rm -f $K ` + quarantine + `/*
 curl -sf -X DELETE '` + control + `/secret?secret=projects/stories/secrets/` + secret + `'
 curl -sf -X DELETE '` + control + `/secret?secret=projects/stories/secrets/` + secret + `-quarantine'
 keyguard init --yes || true
 rm -f ` + quarantine + `/*
+systemctl start $W
 systemctl start containarium`,
 		line: `^lost: no key that can be had opens a row`, code: 10,
 		typed: []typed{{"keyguard import", "keyguard import </root/safe"}}},

@@ -483,6 +483,7 @@ name = "pass"
 kind = "command"
 preset = "pass"
 path = "hosts/h1"
+allow_same_disk = true
 environment_file = %q
 `, google.Addr(), s.path("credentials.json"), s.path("pass.env")); err != nil {
 		return err

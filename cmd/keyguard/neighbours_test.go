@@ -21,6 +21,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/vault"
 	"github.com/footprintai/containarium-keyguard/agent/key/keytest"
+	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 	"github.com/footprintai/containarium-keyguard/agent/unit/unittest"
 )
 
@@ -343,22 +344,7 @@ func oddPostgres() []oddity {
 // atDatabase has a server stand where the host's database should be.
 func atDatabase(serve func(net.Conn)) func(*neighbour) {
 	return func(n *neighbour) {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		n.must(err)
-		n.Cleanup(func() { l.Close() })
-		go func() {
-			for {
-				conn, err := l.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					defer conn.Close()
-					serve(conn)
-				}()
-			}
-		}()
-		n.must(os.WriteFile(n.path("url"), []byte("postgres://keyguard:word@"+l.Addr().String()+"/d?sslmode=disable"), 0o600))
+		n.must(os.WriteFile(n.path("url"), []byte("postgres://keyguard:word@"+rowstest.Listen(n, serve)+"/d?sslmode=disable"), 0o600))
 	}
 }
 

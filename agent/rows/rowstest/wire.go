@@ -56,6 +56,16 @@ func (p *Pool) Wire(tb testing.TB) *Wire {
 	return wire(tb, p.addr)
 }
 
+// Listen has what is no Postgres, or not a sound one, serve clients until the test ends, and
+// says where.
+func Listen(tb testing.TB, serve func(client net.Conn)) (addr string) {
+	tb.Helper()
+	return wiretest.Listen(tb, func(_ context.Context, client net.Conn) {
+		defer client.Close()
+		serve(client)
+	})
+}
+
 func wire(tb testing.TB, to string) *Wire {
 	tb.Helper()
 	w := &Wire{to: to}

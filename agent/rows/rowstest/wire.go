@@ -60,7 +60,8 @@ func (p *Pool) Wire(tb testing.TB) *Wire {
 // says where.
 func Listen(tb testing.TB, serve func(client net.Conn)) (addr string) {
 	tb.Helper()
-	return wiretest.Listen(tb, func(_ context.Context, client net.Conn) {
+	return wiretest.Listen(tb, func(closing context.Context, client net.Conn) {
+		defer context.AfterFunc(closing, func() { client.Close() })() // who still waits for it has gone
 		defer client.Close()
 		serve(client)
 	})

@@ -111,7 +111,8 @@ type EscrowStatus struct {
 	Ending     string              // this host's credentials there end soon, and who sees to it; "" for not
 	Lacks      *escrow.PartsError  // of a key in parts: which stores cannot give theirs; nil for none
 	Refuses    error               // of a key in parts: why it is not saved there as the configuration stands
-	Held, Free string              // of what is on this host: why it takes no further copy, or is no place for one, and what frees it; "" for it is well
+	Held, Free string              // of a directory: why it takes no further copy, and what frees it; "" for it does
+	Here, Move string              // why it is no place off this host, and what to do about it; "" for it is one
 	Readable   string              // which copies, not sealed, others on this host can read; "" for none
 	Beside     string              // a copy of the keyfile's key that stands there whole, beside the parts; "" for none
 	SavedAt    time.Time           // when this host last saved there; zero for never
@@ -207,7 +208,11 @@ func (o *observation) status(ctx context.Context) StatusResult {
 		if x, ok := s.Reader.(escrow.Examiner); ok && local(s.Place()) && e.State == decide.EscrowAnswered {
 			exam, _ := x.Examine(ctx) // it has just answered, and doctor says what is wrong with it
 			e.Readable = strings.Join(exam.Readable, "; ")
-			e.Held, e.Free = exam.Trouble, exam.Remedy
+			if s.Place().Kind == "directory" {
+				e.Held, e.Free = exam.Trouble, exam.Remedy
+			} else {
+				e.Here, e.Move = exam.Trouble, exam.Remedy
+			}
 			e.Place.Domain = strings.Join(exam.Domains(e.Place), ", ")
 		}
 		if s, ok := s.Reader.(escrow.Shared); ok && e.Newest.ID != "" {
@@ -343,7 +348,8 @@ const (
 	AilsUngiven    Ails = "ungiven"    // nothing is read from there, and it was not given the key yet
 	AilsForeign    Ails = "foreign"    // another host writes to the same place
 	AilsAway       Ails = "away"       // it is required, and cannot answer
-	AilsHeld       Ails = "held"       // it is required, and takes no further copy, or is no place for one
+	AilsHeld       Ails = "held"       // it is required, and takes no further copy
+	AilsHere       Ails = "here"       // it alone holds the key, and lies on the keyfile's own disk
 	AilsMiswritten Ails = "miswritten" // the key is on top, and not as its 32 bytes
 	AilsUnopened   Ails = "unopened"   // what is on top is the key by its own word alone
 	AilsLocked     Ails = "locked"     // the same, and an identity that this host is given for it cannot be used
@@ -471,10 +477,13 @@ func (r *StatusResult) judgeEscrows(now time.Time) {
 		r.ail(AilsNoEscrow, Lagging, "key %s is in place, and no escrow is configured: it has no copy off this host", r.Keyfile.Key)
 		return
 	}
-	held := false
+	held, here := false, (*EscrowStatus)(nil)
 	for i := range r.Escrows {
 		s := &r.Escrows[i]
-		held = held || s.Holds
+		held = held || s.Holds && s.Here == ""
+		if s.Holds && s.Here != "" {
+			here = s
+		}
 		if what, line := s.lags(r.Keyfile.Key, now); what != "" {
 			health := Lagging
 			if what == AilsReadable || what == AilsHeld && s.Holds {
@@ -483,7 +492,11 @@ func (r *StatusResult) judgeEscrows(now time.Time) {
 			r.Ailments = append(r.Ailments, Ailment{what, health, fmt.Sprintf("escrow %q", s.Name) + line, s})
 		}
 	}
-	if !held {
+	switch {
+	case held:
+	case here != nil:
+		r.Ailments = append(r.Ailments, Ailment{AilsHere, Amiss, fmt.Sprintf("key %s has no copy off this host: escrow %q: %s", r.Keyfile.Key, here.Name, here.Here), here})
+	default:
 		r.ail(AilsNowhere, Lagging, "key %s is in place, and no escrow that answers holds it", r.Keyfile.Key)
 	}
 }

@@ -450,6 +450,36 @@ func TestStatusOfADirectoryThatIsHeld(t *testing.T) {
 	}
 }
 
+// onOurDisk is a password store on the keyfile's own disk.
+type onOurDisk struct{ examined }
+
+func (onOurDisk) Place() escrow.Place { return escrow.Place{Kind: "command"} }
+
+// TestStatusOfACopyOnOurDisk: what is lost with the keyfile is no copy off this host (design §8),
+// and is well beside one that is.
+func TestStatusOfACopyOnOurDisk(t *testing.T) {
+	a := testKey("a")
+	for name, beside := range map[string]bool{"alone": false, "beside another": true} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, nil, 1)
+			h.write(a.UnsafeBytes())
+			h.save(0, escrow.Current, a)
+			e := onOurDisk{examined{place{store: &store{name: "pass"}, call: plain}, escrow.Examination{Trouble: "on our disk", Remedy: "move it"}}}
+			e.save(escrow.Current, a)
+			if !beside {
+				h.Escrows = nil
+			}
+			h.Escrows = append(h.Escrows, agent.Escrow{Reader: e, Writer: e, Required: true})
+			h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Accepted, Fingerprint: a.Fingerprint(), Verdict: string(rows.Silent)}))
+			r, err := agent.Status(t.Context(), &h.Host)
+			h.must(err)
+			if green := r.Health == agent.Green; green != beside || !beside && (r.Health != agent.Amiss || r.Ailments[0].Ails != agent.AilsHere || r.Ailments[0].Escrow.Move != "move it") {
+				t.Errorf("%s: %s, %+v", r.Health, r.Line, r.Ailments)
+			}
+		})
+	}
+}
+
 // TestStatusAfterAFailedDrill: what a drill found wrong is told until it was saved anew, and then
 // that no drill has tried it since.
 func TestStatusAfterAFailedDrill(t *testing.T) {

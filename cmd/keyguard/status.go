@@ -298,6 +298,7 @@ var mends = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []string{
 		return []string{"put the identity file that is named back where it was, 0600, or name another in identity_file, then: keyguard drill"}
 	},
 	agent.AilsRefuses:    func(_ agent.StatusResult, a agent.Ailment) []string { return []string{remedyOf(a.Escrow.Refuses)} },
+	agent.AilsHere:       func(_ agent.StatusResult, a agent.Ailment) []string { return []string{a.Escrow.Move} },
 	agent.AilsHeld:       func(_ agent.StatusResult, a agent.Ailment) []string { return []string{a.Escrow.Free} },
 	agent.AilsMiswritten: mendTop,
 	agent.AilsBarred:     mendTop,
@@ -706,8 +707,8 @@ func escrowLines(s agent.EscrowStatus, above string) []string {
 	if s.Readable != "" && !strings.Contains(above, s.Readable) {
 		lines = append(lines, s.Readable)
 	}
-	if s.Held != "" && !strings.Contains(above, s.Held) {
-		lines = append(lines, s.Held)
+	if what := cmp.Or(s.Held, s.Here); what != "" && !strings.Contains(above, what) {
+		lines = append(lines, what)
 	}
 	if s.Beside != "" {
 		lines = append(lines, "the key stands there whole, too, as "+s.Beside+": whoever reads that has it; keyguard doctor")

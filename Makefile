@@ -2,7 +2,7 @@
 #
 #   make build     bin/keyguard
 #   make demo      the story of the README, told by the real programs      (as root)
-#   make test      everything that must hold: deps, lint, unit tests, the race detector,
+#   make test      everything that must hold: deps, lint, the demo, unit tests, the race detector,
 #                  fuzzing, packages and guests; at its end a table of what it
 #                  cost, and again what failed                              (as root)
 #   make package   dist/*.deb and dist/*.rpm, for amd64 and arm64
@@ -136,6 +136,7 @@ test: deps
 	@go build -o bin/phase ./packaging/testing/phase
 	@rm -f bin/phases.json
 	@$(PHASE) lint $(MAKE) --no-print-directory lint RINGS=: # race has it
+	@$(PHASE) demo sh -c '$(MAKE) --no-print-directory demo >bin/demo.log 2>&1 || { cat bin/demo.log; exit 1; }'
 	@$(MAKE) --no-print-directory -j2 booted calculated; red=$$?; $(PHASE) && exit $$red
 	@echo 'make test: everything passed'
 

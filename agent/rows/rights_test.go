@@ -12,27 +12,32 @@ import (
 // TestNoStandby: a standby that is away would hold the commit, with the daemon stopped for it.
 func TestNoStandby(t *testing.T) {
 	db := rowstest.New(t).Database(t)
-	table, err := rows.Open(rows.Location{URL: db.URL(), From: "the test"}, rows.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer table.Close()
 	for _, change := range []struct {
-		sql string
-		err error
-	}{{"alter system set synchronous_standby_names = 'away'", rows.ErrNoStandby}, {"alter system reset synchronous_standby_names", nil}} {
+		sql, shown string
+		err        error
+	}{{"alter system set synchronous_standby_names = 'away'", "away", rows.ErrNoStandby}, {"alter system reset synchronous_standby_names", "", nil}} {
 		if err := errors.Join(db.Admin(change.sql), db.Admin("select pg_reload_conf()")); err != nil {
 			t.Fatal(err)
 		}
-		for { // the server reads it by and by
-			err := table.MayRewrite(t.Context())
-			if errors.Is(err, change.err) {
-				break
-			}
-			if err != nil && !errors.Is(err, rows.ErrNoStandby) {
+		for shown := "?"; shown != change.shown; { // the server reads it by and by, and has new sessions know
+			s, err := db.Session()
+			if err != nil {
 				t.Fatal(err)
 			}
+			r, err := s.Exec("show synchronous_standby_names")
+			if err = errors.Join(err, s.Close()); err != nil {
+				t.Fatal(err)
+			}
+			shown = r[0][0]
 		}
+		table, err := rows.Open(rows.Location{URL: db.URL(), From: "the test"}, rows.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := table.MayRewrite(t.Context()); !errors.Is(err, change.err) {
+			t.Errorf("%s: %v", change.sql, err)
+		}
+		table.Close()
 	}
 }
 

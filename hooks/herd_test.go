@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,7 +31,7 @@ type herd struct {
 	t     *testing.T
 	dir   string
 	store *secretmanager.Server
-	now   time.Time
+	at    atomic.Int64 // the time, in ns since 1970: a store may still end a call whose caller has gone
 	hosts []*sheep
 	queue []*sheep
 }
@@ -77,13 +78,16 @@ func (oneKey) MayRewrite(context.Context) error                    { return nil 
 func (oneKey) OtherClients(context.Context) ([]rows.Client, error) { return nil, nil }
 func (oneKey) Close()                                              {}
 
+func (h *herd) now() time.Time { return time.Unix(0, h.at.Load()).UTC() }
+
 // newHerd makes n hosts that have saved their key; of each tenth an older one opens the
 // rows, which come from an old dump.
 func newHerd(t *testing.T, n int, dumps bool) *herd {
 	t.Helper()
-	h := &herd{t: t, dir: t.TempDir(), now: time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)}
+	h := &herd{t: t, dir: t.TempDir()}
+	h.at.Store(time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC).UnixNano())
 	var err error
-	h.store, err = secretmanager.Start(secretmanager.Options{Anonymous: true, Now: func() time.Time { return h.now }})
+	h.store, err = secretmanager.Start(secretmanager.Options{Anonymous: true, Now: h.now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,9 +126,9 @@ func (h *herd) host(s *sheep) (*agent.Host, func()) {
 	return &agent.Host{
 		Keyfile: keyfile.File{Path: filepath.Join(s.dir, "etc/secrets.key"), Owner: os.Getuid(), Group: os.Getgid(),
 			Quarantine: filepath.Join(state, "quarantine"), Locks: state},
-		Ledger:   ledger.Open(state, ledger.Options{Host: strconv.Itoa(s.n), Now: func() time.Time { return h.now }}),
+		Ledger:   ledger.Open(state, ledger.Options{Host: strconv.Itoa(s.n), Now: h.now}),
 		StateDir: state,
-		Now:      func() time.Time { return h.now },
+		Now:      h.now,
 		OpenRows: func(context.Context, rows.Options) (agent.Rows, error) { return oneKey{s.right.Fingerprint()}, nil },
 		Escrows:  []agent.Escrow{{Reader: g, Writer: g, Required: true}},
 	}, func() { g.Close() }
@@ -136,7 +140,7 @@ func (h *herd) start(s *sheep) bool {
 	a, end := h.host(s)
 	defer end()
 	r, err := hooks.Prestart(h.t.Context(), a, hooks.PrestartOptions{Budget: time.Minute, RunDir: filepath.Join(s.dir, "run"), Configuration: "c",
-		Clock: func() (string, time.Duration) { return "boot", time.Duration(h.now.UnixNano()) }})
+		Clock: func() (string, time.Duration) { return "boot", time.Duration(h.at.Load()) }})
 	if err != nil {
 		h.t.Fatalf("host %d: %v", s.n, err)
 	}
@@ -158,7 +162,7 @@ func (h *herd) start(s *sheep) bool {
 // is in place. It returns how long that took until the last one had it.
 func (h *herd) all() time.Duration {
 	h.t.Helper()
-	begun := h.now
+	begun := h.now()
 	for i, s := range h.hosts {
 		s.done, s.starts = time.Time{}, 0
 		s.next = begun.Add(time.Duration(i) * 30 * time.Second / time.Duration(len(h.hosts)))
@@ -167,15 +171,15 @@ func (h *herd) all() time.Duration {
 	var last time.Time
 	for h.Len() > 0 {
 		s := heap.Pop(h).(*sheep)
-		h.now = s.next
+		h.at.Store(s.next.UnixNano())
 		if h.start(s) {
-			s.done, last = h.now, h.now
+			s.done, last = h.now(), h.now()
 			continue
 		}
-		if h.now.Sub(begun) > 24*time.Hour {
+		if h.now().Sub(begun) > 24*time.Hour {
 			h.t.Fatalf("host %d has no key after a day and %d starts", s.n, s.starts)
 		}
-		s.next = h.now.Add(30 * time.Second)
+		s.next = h.now().Add(30 * time.Second)
 		heap.Push(h, s)
 	}
 	return last.Sub(begun)
@@ -203,7 +207,7 @@ func TestHerd(t *testing.T) {
 			t.Errorf("it took %s, and calls %v, not one access a host", took, calls)
 		}
 		h.store.Reset()
-		h.now = h.now.Add(time.Hour)
+		h.at.Add(int64(time.Hour))
 		h.all()
 		if calls := h.store.Calls(); len(calls) != 0 {
 			t.Errorf("%d healthy hosts were rebooted, and the store was asked: %v", n, calls)

@@ -60,17 +60,25 @@ func (f *file) Close() error {
 	return nil
 }
 
-// Try takes the lock, or returns ErrBusy. The state directory (0700) and the file
-// are made if they are missing.
+// lookers is how long Try waits for those who only look whether the lock is held (Held). They
+// borrow it for microseconds, unless the machine is too busy to let them go on.
+const lookers = 5 * time.Second
+
+// Try takes the lock, or returns ErrBusy where somebody holds it. The state directory (0700)
+// and the file are made if they are missing.
 func Try(dir, name string) (*Lock, error) {
-	// Three tries, because Held borrows the lock for some microseconds.
-	ctx, cancel := context.WithTimeout(context.Background(), 2*poll)
-	defer cancel()
-	l, err := Wait(ctx, dir, name)
-	if busy := (ErrBusy{}); errors.As(err, &busy) {
-		return nil, busy
+	for began := time.Now(); ; {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*poll)
+		l, err := Wait(ctx, dir, name)
+		cancel()
+		busy, held := errors.AsType[ErrBusy](err)
+		if !held {
+			return l, err
+		}
+		if held, err := Held(dir, name); held || err != nil || time.Since(began) > lookers {
+			return nil, busy
+		}
 	}
-	return l, err
 }
 
 // Wait takes the lock, waiting for it until ctx ends; then the error wraps ErrBusy

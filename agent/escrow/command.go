@@ -77,7 +77,7 @@ type CommandOptions struct {
 // the store failed. What a fetch ends with is that entry's trouble where "keyguard" can be
 // fetched, and the store's where it cannot. No shell runs them and no key stands in an argument or a variable
 // (law 8). There is no terminal: whoever asks a question gets no answer, and fails. Every
-// run has a deadline, an environment that is listed (common in programs.go, and
+// run has a deadline, an environment that is listed (common in commandrun.go, and
 // EnvironmentFile), and no other run of this process beside it.
 //
 // Two entries of one name are one copy that cannot be read: nobody can say which of them

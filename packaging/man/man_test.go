@@ -155,13 +155,13 @@ func TestEventsAreWhole(t *testing.T) {
 	if used = slices.Compact(used); !slices.Equal(known, used) {
 		t.Errorf("the page has the variables %q, and hooks get %q", known, used)
 	}
-	programs, err := os.ReadFile("../../agent/escrow/programs.go")
+	programs, err := os.ReadFile("../../agent/escrow/commandrun.go")
 	if err != nil {
 		t.Fatal(err)
 	}
 	statuses := regexp.MustCompile(`statuses = map\[int\]error\{(.*)\}`).FindStringSubmatch(string(programs))
 	if statuses == nil {
-		t.Fatal("programs.go has no statuses")
+		t.Fatal("commandrun.go has no statuses")
 	}
 	for _, code := range regexp.MustCompile(`\d+`).FindAllString(statuses[1], -1) {
 		if !slices.ContainsFunc(programStatuses, func(s [2]string) bool { return s[0] == code }) {

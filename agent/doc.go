@@ -17,7 +17,8 @@
 //	           settle closes a rotation that stopped halfway
 //	drill      restores copies into scratch and proves them; drillpart, a part of a key
 //	verify     tries every key on the rows; copies lists what every escrow holds
-//	status     the verdict for people, from all that can be asked; survey, from this host alone
+//	status     what of the key can be told to people, from all that can be asked; statusverdict
+//	           words its first line; survey, from this host alone
 //	report     what the ledger can show an auditor
 //	doctor     what is wrong with this host: doctorthreats, which of the runbook's threats it
 //	           survives, doctorchecks, what to put right, doctorparts, of a key in parts;

@@ -8,6 +8,7 @@ import (
 	"github.com/coreos/go-systemd/v22/dbus"
 
 	"github.com/footprintai/containarium-keyguard/agent/crew"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
 // ErrSilent says that systemd, or the bus, took a question and did not answer. That is no
@@ -54,10 +55,13 @@ func (b *bus) ask(question func() error) error {
 	ended := crew.Go(question)
 	select {
 	case err := <-ended:
-		if b.silent {
+		switch {
+		case b.silent:
 			return ErrSilent
+		case err != nil:
+			return refusal{err}
 		}
-		return err
+		return nil
 	case <-late.C:
 	}
 	b.silent = true
@@ -65,6 +69,12 @@ func (b *bus) ask(question func() error) error {
 	<-ended
 	return ErrSilent
 }
+
+// refusal is an error of systemd's, whose words are of any length and form (law 10).
+type refusal struct{ error }
+
+func (r refusal) Error() string { return printable.Line(r.error.Error()) }
+func (r refusal) Unwrap() error { return r.error }
 
 // asked is ask for one that has a value.
 func asked[T any](b *bus, question func() (T, error)) (value T, err error) {

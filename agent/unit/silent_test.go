@@ -3,13 +3,16 @@ package unit
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
 
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/unit/unittest"
 )
 
@@ -111,6 +114,21 @@ func TestSystemdNeverAnswers(t *testing.T) {
 			if err := ask(context.Background()); !errors.Is(err, ErrSilent) {
 				t.Errorf("%s, %s: %v", name, what, err)
 			}
+		}
+	}
+}
+
+// TestSystemdsWords: what systemd says is told bounded and on one line (law 10).
+func TestSystemdsWords(t *testing.T) {
+	unittest.Listen(t, func(conn net.Conn) {
+		unittest.Serve(t, conn, func(*godbus.Message) unittest.Answer {
+			return unittest.Answer{Error: "org.freedesktop.DBus.Error.Failed", Values: []any{strings.Repeat("no\n\x1b[2J", 1<<16)}}
+		})
+	})
+	for name, ask := range questions {
+		err := ask(t.Context())
+		if err == nil || len(err.Error()) > 2*printable.Max || strings.ContainsAny(err.Error(), "\n\x1b") {
+			t.Errorf("%s: %d bytes, %.200q", name, len(fmt.Sprint(err)), fmt.Sprint(err))
 		}
 	}
 }

@@ -27,22 +27,6 @@ func (b *backwards) more() error {
 	return nil
 }
 
-// skipTorn passes over what stands behind the last newline. It must be called first.
-func (b *backwards) skipTorn() error {
-	for {
-		if i := bytes.LastIndexByte(b.buf, '\n'); i >= 0 {
-			b.buf = b.buf[:i+1]
-			return nil
-		}
-		if b.buf = nil; b.off == 0 { // a torn line may be as long as it likes
-			return nil
-		}
-		if err := b.more(); err != nil {
-			return err
-		}
-	}
-}
-
 // line returns the line before, without its newline, until there is none. Of a line
 // that is longer than maxLine it returns maxLine bytes and one more, which is all
 // that is ever kept of it. The bytes are good until the next call.

@@ -32,7 +32,6 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
-	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
@@ -49,91 +48,6 @@ const (
 	// It stands in the way of the daemon's start (law 9).
 	patience = 2 * time.Second
 )
-
-// Event is what an entry tells of.
-type Event string
-
-// The events. A newer keyguard may write others: they are kept and count as history.
-const (
-	// Accepted, Proven and Contradicted say which key is known. An Accepted or Proven
-	// key is known until another one is, or until it is Contradicted.
-	Accepted     Event = "accepted"     // a person's word, with the verdict at that time
-	Proven       Event = "proven"       // it opened rows
-	Contradicted Event = "contradicted" // it opened none any more
-
-	// A rotation is open from RotationOpen until Rotated or RotationClosed.
-	RotationOpen   Event = "rotation-open"   // Old, and Fingerprint is the new key
-	CommitBegun    Event = "commit-begun"    // from here on the rows may be under either key
-	Rotated        Event = "rotated"         // all is under the new key
-	RotationClosed Event = "rotation-closed" // settled by the rows: Fingerprint is the key that holds; "" is neither, and then no key is known
-
-	// Between Stopped and Started it is keyguard that keeps the daemon down.
-	Stopped Event = "stopped" // Entry.Stopped names the units
-	Started Event = "started"
-
-	// The rest is history for people.
-	Made       Event = "made"        // the host's first key
-	Saving     Event = "saving"      // about to be stored in Escrow, on the current shelf
-	Saved      Event = "saved"       // stored in Escrow as Copy, on Shelf
-	Adopted    Event = "adopted"     // a person took over a Copy in Escrow that another host wrote
-	Installed  Event = "installed"   // put into the keyfile's place, where Old was
-	Parked     Event = "parked"      // the daemon started without a key
-	Minted     Event = "minted"      // the daemon made a key of its own
-	StartedOn  Event = "started-on"  // the key that the daemon has read at this start
-	Exposed    Event = "exposed"     // the keyfile's mode or owner was loose
-	Restored   Event = "restored"    // a person put a key back from a copy
-	Imported   Event = "imported"    // a person brought a key
-	Printed    Event = "printed"     // a person took a key out, on paper
-	Drilled    Event = "drilled"     // a copy was restored into scratch and tried; without a Copy, the escrow or its shelf could not answer
-	DrillEnded Event = "drill-ended" // what a drill came to; its Drilled entries stand before it
-	Repaired   Event = "repaired"    // rows under several keys were brought under one
-	UnitFailed Event = "unit-failed" // systemd says that Unit, one of ours, failed
-)
-
-// Entry is one line. Event is all that every entry must have; Append fills in Seq,
-// Rotation, Stopped and Prev, and Time, Host, Machine, Version and Config where they are zero.
-type Entry struct {
-	Seq         uint64          `json:"seq"` // counts from 1
-	Time        time.Time       `json:"time"`
-	Event       Event           `json:"event"`
-	Fingerprint key.Fingerprint `json:"fingerprint,omitempty"`
-	Old         key.Fingerprint `json:"old,omitempty"` // the key that stood there before
-	Escrow      string          `json:"escrow,omitempty"`
-	Copy        string          `json:"copy,omitempty"`    // its id in Escrow
-	Shelf       string          `json:"shelf,omitempty"`   // current or quarantine
-	Tops        []string        `json:"tops,omitempty"`    // of a key in parts: what each store has of it, by its number there
-	Verdict     string          `json:"verdict,omitempty"` // of a proof (rows.Verdict), or of a drill (agent.DrillVerdict): the event says which
-	Checked     int64           `json:"checked,omitempty"` // rows tried
-	Opened      int64           `json:"opened,omitempty"`  // rows opened, of those
-	Total       int64           `json:"total,omitempty"`   // rows there are
-	Took        time.Duration   `json:"took_ns,omitempty"`
-	Drill       string          `json:"drill,omitempty"`   // names one drill, and is the same in all its entries
-	Judged      bool            `json:"judged,omitempty"`  // the drill's verdict depends on this copy; the others are only reported
-	Full        bool            `json:"full,omitempty"`    // every row was to be tried, no sample
-	Untried     []int           `json:"untried,omitempty"` // of a key in parts: the numbers of those that the drill could not try
-	Unit        string          `json:"unit,omitempty"`
-	Invocation  string          `json:"invocation,omitempty"` // of the daemon's start that StartedOn and Minted tell of, $INVOCATION_ID of systemd.exec(5)
-	Untouched   time.Time       `json:"untouched,omitzero"`   // Installed, Parked, Exposed: since when nobody had touched the keyfile until then (st_ctim)
-	Person      string          `json:"person,omitempty"`
-	Reason      string          `json:"reason,omitempty"` // longer than 2 KiB, it is cut
-	Host        string          `json:"host,omitempty"`
-	Machine     string          `json:"machine,omitempty"` // Options.Machine
-	Version     string          `json:"version,omitempty"` // of keyguard
-	Config      string          `json:"config,omitempty"`  // SHA-256, hex, of the configuration in force
-	Rotation    *Rotation       `json:"rotation,omitempty"`
-	Broken      int             `json:"broken,omitempty"`         // Accepted: the chain's last break that the person was told of, by its line
-	Stopped     []string        `json:"daemon_stopped,omitempty"` // the daemon's units that are to be started again; every entry until Started carries them
-	Prev        string          `json:"prev,omitempty"`           // SHA-256, hex, of the line before without its newline; "" begins a chain
-	Line        int             `json:"-"`                        // where it stands in the file, from 1; only Read knows
-}
-
-// Rotation is a rotation that is under way. Every entry carries the one that is open
-// when it is written, so that the last one tells.
-type Rotation struct {
-	Old         key.Fingerprint `json:"old"`
-	New         key.Fingerprint `json:"new"`
-	CommitBegun bool            `json:"commit_begun,omitempty"`
-}
 
 // Options say who writes.
 type Options struct {
@@ -160,9 +74,6 @@ func Open(stateDir string, opts Options) *Ledger {
 }
 
 func (l *Ledger) path() string { return filepath.Join(l.dir, Name) }
-
-// ErrEntry says that an entry cannot be written as it is.
-var ErrEntry = errors.New("not a ledger entry")
 
 // Append writes entries, in this order, and syncs them: when it returns nil they are
 // on disk (law 5). On error none counts that was not whole on disk before a crash, and
@@ -285,30 +196,6 @@ func (l *Ledger) Writable() error {
 	return nil
 }
 
-// mayCut says why a torn line could not be cut off: root itself may only append to the file.
-func (l *Ledger) mayCut() error {
-	f, size, err := l.openRead()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer f.Close() //nolint:errcheck // nothing was written
-	if size == 0 {
-		return nil
-	}
-	var last [1]byte
-	if _, err := f.ReadAt(last[:], size-1); err != nil || last[0] == '\n' {
-		return err
-	}
-	w, err := durable.Open(l.path(), unix.O_WRONLY|unix.O_NOFOLLOW) // open(2): EPERM without O_APPEND
-	if err != nil {
-		return &fs.PathError{Op: "open", Path: l.path(), Err: err}
-	}
-	return w.Close()
-}
-
 // room says that a file system has no block or no inode left. One that counts none has them.
 func room(dir string) error {
 	var st unix.Statfs_t
@@ -373,62 +260,6 @@ func (l *Ledger) lines(entries []Entry, last Entry, prev string) ([]byte, error)
 		last, prev = e, sum(line)
 	}
 	return text, nil
-}
-
-// rotation is the one that is open after e, where before was before it.
-func (e Entry) rotation(before *Rotation) *Rotation {
-	switch e.Event {
-	case RotationOpen:
-		return &Rotation{Old: e.Old, New: e.Fingerprint}
-	case CommitBegun:
-		if before == nil {
-			return nil
-		}
-		begun := *before
-		begun.CommitBegun = true
-		return &begun
-	case Rotated, RotationClosed:
-		return nil
-	}
-	return before
-}
-
-// stopped are the units that are down after e, where before were before it.
-func (e Entry) stopped(before []string) []string {
-	switch e.Event {
-	case Stopped:
-		return e.Stopped
-	case Started:
-		return nil
-	}
-	return before
-}
-
-// check refuses what a reader would not take for an entry, or would misread.
-func (e Entry) check() error {
-	if e.Event == "" {
-		return fmt.Errorf("%w: it has no event", ErrEntry)
-	}
-	for _, f := range []key.Fingerprint{e.Fingerprint, e.Old} {
-		if f == "" {
-			continue
-		}
-		if _, err := key.ParseFingerprint(string(f)); err != nil {
-			return fmt.Errorf("%w: %w", ErrEntry, err)
-		}
-	}
-	needs := e.Fingerprint == ""
-	switch e.Event {
-	case RotationOpen:
-		needs = needs || e.Old == ""
-	case Accepted, Proven, Contradicted:
-	default:
-		return nil
-	}
-	if needs {
-		return fmt.Errorf("%w: %q without a fingerprint", ErrEntry, e.Event)
-	}
-	return nil
 }
 
 // decode reads a line without its newline.
@@ -529,17 +360,6 @@ func (l *Ledger) large() error {
 	return fmt.Errorf("%s is %w: larger than %d MiB", l.path(), ErrNoLedger, most>>20)
 }
 
-// damage tells whether all that stands in the file is neither a whole line nor what a crash
-// leaves of one.
-func damage(f io.ReaderAt, end, size int64) (bool, error) {
-	if end > 0 || size == 0 {
-		return false, nil
-	}
-	line := make([]byte, min(size, maxLine+1))
-	_, err := f.ReadAt(line, 0)
-	return !torn(line), err
-}
-
 // nowhere tells whether a symlink stands in the place of a directory, and what it leads to is
 // not there.
 func nowhere(dir string) bool {
@@ -571,90 +391,3 @@ func lastEntry(f io.ReaderAt, size int64) (end int64, last Entry, prev string, e
 		}
 	}
 }
-
-// Standing is what the ledger says now.
-type Standing struct {
-	Known    key.Fingerprint // the known key; "" where none is
-	By       Event           // Accepted or Proven
-	Verdict  string          // that entry's
-	Checked  int64           // and of how many rows it was
-	Opened   int64
-	LastLook time.Time // that entry's; it may lie in the future, and then proves nothing
-	Rotation *Rotation // the one that is open, or nil
-	Stopped  []string  // the daemon's units that keyguard stopped and did not start again
-}
-
-// Standing reads the ledger from its end, only as far back as the last word on the
-// known key: it stands on the path of every healthy start (law 7). No ledger is no
-// error, and says nothing; one that cannot be read is an error.
-//
-// The chain is checked as far as it is read. A break hides what stands before it,
-// but for an open rotation, and for a daemon that is down: which key holds is for the
-// rows to say, and whoever forgot it would not ask them.
-func (l *Ledger) Standing() (Standing, error) {
-	return crew.Within(l.dir, l.standing, nil)
-}
-
-func (l *Ledger) standing() (Standing, error) {
-	f, size, err := l.openRead()
-	if errors.Is(err, fs.ErrNotExist) {
-		return Standing{}, nil
-	}
-	if err != nil {
-		return Standing{}, fmt.Errorf("cannot read the ledger: %w", err)
-	}
-	defer f.Close() //nolint:errcheck // nothing was written
-	s, err := standing(f, size)
-	if err != nil {
-		return Standing{}, fmt.Errorf("cannot read the ledger: %w", err)
-	}
-	return s, nil
-}
-
-func standing(f io.ReaderAt, size int64) (s Standing, err error) {
-	b := backwards{f: f, off: size}
-	if err := b.skipTorn(); err != nil {
-		return s, err
-	}
-	prev, first := "", true // what the entry behind the line in hand says of it, if there is one
-	contradicted := map[key.Fingerprint]bool{}
-	var r reader
-	for broken := false; ; {
-		line, ok, err := b.line()
-		if !ok || err != nil {
-			return s, err
-		}
-		e, err := r.decode(line)
-		if err != nil {
-			if !first {
-				return s, nil
-			}
-			broken = true // and look for an entry that carries what is open
-			continue
-		}
-		if first {
-			s.Rotation, s.Stopped = e.Rotation, e.Stopped
-		} else if prev != sum(line) {
-			broken = true
-		}
-		if broken {
-			return s, nil
-		}
-		switch {
-		case e.Event == Contradicted:
-			contradicted[e.Fingerprint] = true
-		case e.Event == RotationClosed && e.Fingerprint == "":
-			return s, nil
-		case e.known():
-			if !contradicted[e.Fingerprint] {
-				s.Known, s.By, s.Verdict, s.LastLook = e.Fingerprint, e.Event, e.Verdict, e.Time
-				s.Checked, s.Opened = e.Checked, e.Opened
-			}
-			return s, nil
-		}
-		prev, first = e.Prev, false
-	}
-}
-
-// known tells whether the entry makes its key the known one.
-func (e Entry) known() bool { return e.Event == Accepted || e.Event == Proven }

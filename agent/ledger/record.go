@@ -95,10 +95,6 @@ func parse(data []byte) Record {
 	return r
 }
 
-// torn tells whether this may be what a crash has left of an entry. Anything else without a
-// newline is damage, such as a file of zeros, and there may have been a ledger (law 6).
-func torn(line []byte) bool { return len(line) <= maxLine && bytes.HasPrefix(line, []byte("{")) }
-
 // Contradicted are the keys on which the last word is that they opened no row: of a proof, or
 // of a drill that read a copy of one. It looks across breaks: a word against a key is taken
 // from hearsay too.

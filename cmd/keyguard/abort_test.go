@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,13 +12,14 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/footprintai/containarium-keyguard/agent/key/keytest"
 )
 
-// TestAborted ends operations by SIGABRT while they have keys in memory, with all that the
+// TestAborted ends every command by SIGABRT while it has keys in memory, with all that the
 // runtime prints at a crash or a panic (GOTRACEBACK=crash: the stacks of all goroutines, and
 // registers) and without a limit on core dumps. No key is in either, and the next attempt
 // goes well and leaves none behind (law 8).
@@ -27,9 +29,13 @@ func TestAborted(t *testing.T) {
 	if !dumped(limitless(t.TempDir(), nil, "sh", "-c", "kill -ABRT $$").Run()) {
 		t.Log("nobody leaves a core dump here (core(5)), so that none is left shows little")
 	}
+	seen := map[string]bool{ // what reads no key, and prints nothing of a host
+		"alert": true, "explain": true, "version": true, "help": true, "completion": true,
+		"describe": true, // of the commands, for their manual
+	}
 	for _, tt := range []struct {
 		command string
-		at      string // what the statement begins with
+		at      string // what the statement begins with, or answering
 	}{
 		{"prestart", ""},
 		{"watch", ""},
@@ -48,10 +54,20 @@ func TestAborted(t *testing.T) {
 		{"rotate --yes", "update"},
 		{"rotate --yes", "commit"},
 		{"repair --yes", "commit"},
+		{"paper", ""},
+		{"paper", answering},
+		{"paper --split 2 --of 3", answering},
+		{"copies", answering},
+		{"config", answering},
+		{"report", answering},
+		{"log", answering},
+		{"fleet --inventory -", answering},
+		{serveDirectory, answering},
 	} {
+		name, _, _ := strings.Cut(tt.command, " ")
+		seen[name] = true
 		t.Run(strings.TrimSpace(tt.command+" "+tt.at), func(t *testing.T) {
 			t.Parallel()
-			name, _, _ := strings.Cut(tt.command, " ")
 			v := newVictim(t, shared, name, t.Name())
 			if name == "prestart" || name == "restore" { // so that they have to look further
 				v.must(os.Remove(v.path("etc/secrets.key")))
@@ -64,33 +80,25 @@ func TestAborted(t *testing.T) {
 				c := limitless(v.dir, []string{"GOTRACEBACK=crash", "KEYGUARD_CONFIG=" + v.path("keyguard.toml")}, "keyguard", strings.Fields(tt.command)...)
 				out := &bytes.Buffer{}
 				c.Stdin, c.Stdout, c.Stderr = bytes.NewReader(testKey("a").UnsafeBytes()), out, out
+				switch name {
+				case serveDirectory:
+					save := fmt.Sprintf(`{"Op": "save", "Shelf": "current", "Options": {"Path": %q, "Keyfile": %q, "AllowSameDisk": true}}`, v.path("usb"), v.path("etc/secrets.key"))
+					c.Stdin = strings.NewReader(save + "\n" + string(testKey("a").UnsafeBytes()))
+				case "fleet":
+					c.Stdin = strings.NewReader("web1\n")
+				case "paper": // which prints the key
+					c.Stdout = nil
+				}
 				return c, out
 			}
-			wire := v.db.Cluster.Wire(t)
-			v.must(os.WriteFile(v.path("url"), []byte(wire.URL(v.db.Name)), 0o600))
 			c, out := command()
-			// A crash that tells of every thread stops none of them at once: whoever goes on is
-			// told nothing.
-			var started, aborted, ended sync.Mutex
-			started.Lock()
-			ended.Lock()
-			wire.Restart(func(number int, statement string, answered bool) bool {
-				if answered || number == 1 || !strings.HasPrefix(statement, tt.at) || !aborted.TryLock() {
-					return true
-				}
-				started.Lock()
-				defer started.Unlock()
-				abort(c.Process.Pid)
-				ended.Lock()
-				defer ended.Unlock()
-				return false
-			})
-			err := c.Start()
-			started.Unlock()
-			v.must(err)
-			err = c.Wait()
-			ended.Unlock()
-			if aborted.TryLock() || !bytes.Contains(out.Bytes(), []byte("SIGABRT: abort")) {
+			var err error
+			if tt.at == answering {
+				err = abortAnswering(v, c)
+			} else {
+				err = abortAsking(v, c, tt.at)
+			}
+			if !bytes.Contains(out.Bytes(), []byte("SIGABRT: abort")) {
 				t.Fatalf("it was not aborted: %v\n%s", err, out)
 			}
 			if dumped(err) {
@@ -116,11 +124,83 @@ func TestAborted(t *testing.T) {
 				v.run("backup")
 			}
 			next, said := command()
-			if err := next.Run(); err != nil && name != "doctor" { // which finds fault with the sandbox
+			if err := next.Run(); err != nil && name != "doctor" && name != "fleet" { // which find fault with the sandbox
 				t.Errorf("the next attempt: %v\n%s", err, said)
 			}
 			keytest.NoLeak(t, "what the next attempt prints", said.Bytes(), v.keys()...)
 		})
+	}
+	for _, c := range new(app).commands().Commands() {
+		if !seen[c.Name()] {
+			t.Errorf("nobody aborts keyguard %s", c.Name())
+		}
+	}
+}
+
+// answering is where a command has made its answer, and nobody takes it.
+const answering = "answering"
+
+// abortAsking aborts a command at its first statement that begins with at, and is not the one
+// that says hello.
+func abortAsking(v victim, c *exec.Cmd, at string) error {
+	wire := v.db.Cluster.Wire(v.T)
+	v.must(os.WriteFile(v.path("url"), []byte(wire.URL(v.db.Name)), 0o600))
+	// A crash that tells of every thread stops none of them at once: whoever goes on is
+	// told nothing.
+	var started, aborted, ended sync.Mutex
+	started.Lock()
+	ended.Lock()
+	wire.Restart(func(number int, statement string, answered bool) bool {
+		if answered || number == 1 || !strings.HasPrefix(statement, at) || !aborted.TryLock() {
+			return true
+		}
+		started.Lock()
+		defer started.Unlock()
+		abort(c.Process.Pid)
+		ended.Lock()
+		defer ended.Unlock()
+		return false
+	})
+	err := c.Start()
+	started.Unlock()
+	v.must(err)
+	err = c.Wait()
+	ended.Unlock()
+	if aborted.TryLock() {
+		v.Fatalf("it says nothing at which to abort it: %v\n%s", err, c.Stderr)
+	}
+	return err
+}
+
+// abortAnswering aborts a command while it waits for whoever reads its standard output, a
+// pipe that is full.
+func abortAnswering(v victim, c *exec.Cmd) error {
+	unread, answer, err := os.Pipe()
+	v.must(err)
+	defer unread.Close()
+	defer answer.Close()
+	size, err := unix.FcntlInt(answer.Fd(), unix.F_SETPIPE_SZ, 4096)
+	v.must(err)
+	_, err = answer.Write(make([]byte, size))
+	v.must(err)
+	c.Stdout = answer
+	v.must(c.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- c.Wait() }()
+	for {
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/syscall", c.Process.Pid))
+		for _, thread := range threads {
+			// The number of the system call, and its first argument (proc(5)).
+			if in, _ := os.ReadFile(thread); bytes.HasPrefix(in, fmt.Appendf(nil, "%d 0x1 ", unix.SYS_WRITE)) {
+				abort(c.Process.Pid)
+				return <-ended
+			}
+		}
+		select {
+		case err := <-ended:
+			v.Fatalf("it does not wait for its reader: %v\n%s", err, c.Stderr)
+		case <-time.After(5 * time.Millisecond):
+		}
 	}
 }
 

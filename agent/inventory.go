@@ -217,7 +217,7 @@ func (o *observation) askEscrow(ctx context.Context, i int) {
 				refused = err
 				c.Unreadable, c.Withheld, err = err.Error(), true, nil
 			}
-			if other := (*escrow.MisnamedError)(nil); errors.As(f.err, &other) {
+			if other, ok := errors.AsType[*escrow.MisnamedError](f.err); ok {
 				c.Misnamed = other.Holds
 			}
 			if err == nil {

@@ -369,7 +369,7 @@ func (b *brittle) broken(run func(context.Context, *brittle) (any, error)) (said
 		}
 		return err
 	})
-	if p := (*crew.Panic)(nil); errors.As(err, &p) {
+	if p, ok := errors.AsType[*crew.Panic](err); ok {
 		said += string(p.Stack)
 	}
 	return fmt.Sprint(said, err), err

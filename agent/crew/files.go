@@ -105,7 +105,7 @@ func tooLarge(most int64) error { return fmt.Errorf("%w: more than %d bytes", Er
 
 // bare is an error without the path, which stands in the caller's message.
 func bare(err error) error {
-	if p := (*fs.PathError)(nil); errors.As(err, &p) {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
 		return p.Err
 	}
 	return err

@@ -57,7 +57,7 @@ func within[T any](wait time.Duration, place string, f func() (T, error), late f
 	if durable.AtOnce() {
 		var value T
 		err := Do(func() (err error) { value, err = f(); return err })
-		if p := (*Panic)(nil); errors.As(err, &p) {
+		if p, ok := errors.AsType[*Panic](err); ok {
 			panic(p)
 		}
 		return value, err
@@ -78,7 +78,7 @@ func within[T any](wait time.Duration, place string, f func() (T, error), late f
 	defer patience.Stop()
 	select {
 	case r := <-ended:
-		if p := (*Panic)(nil); errors.As(r.err, &p) {
+		if p, ok := errors.AsType[*Panic](r.err); ok {
 			panic(p)
 		}
 		if r.left {

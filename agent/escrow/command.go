@@ -327,7 +327,7 @@ func (c *Command) blame(ctx context.Context, err error) error {
 	if other != nil {
 		return err
 	}
-	if e := (*run.Error)(nil); errors.As(err, &e) && !errors.Is(err, ErrDenied) { // not by what that means of a store
+	if e, ok := errors.AsType[*run.Error](err); ok && !errors.Is(err, ErrDenied) { // not by what that means of a store
 		err = e
 	}
 	return fmt.Errorf("%w: %w", ErrUnreadable, err)

@@ -145,8 +145,8 @@ var sayings = []struct {
 // sentinel finds what a failed program means. A program that asks a question, whoever it
 // is, has nobody to answer it.
 func sentinel(err error) error {
-	var e *run.Error
-	if !errors.As(err, &e) {
+	e, ok := errors.AsType[*run.Error](err)
+	if !ok {
 		return err
 	}
 	said := strings.ToLower(e.Tail)

@@ -299,18 +299,18 @@ func ServeDirectory(ctx context.Context, in io.Reader, out io.Writer) error {
 				a.Failure.Is = append(a.Failure.Is, s.name)
 			}
 		}
-		if shut := (*SealedError)(nil); errors.As(err, &shut) {
+		if shut, ok := errors.AsType[*SealedError](err); ok {
 			a.Failure.Claim, a.Failure.To = shut.Fingerprint, shut.To
 			if shut.Unusable != nil {
 				a.Failure.Unusable = shut.Unusable.Error()
 			}
 		}
-		if part := (*key.PartError)(nil); errors.As(err, &part) {
+		if part, ok := errors.AsType[*key.PartError](err); ok {
 			a.Failure.Part, payload = true, part.Part.UnsafeText()
 			defer clear(payload)
 			part.Part.Wipe()
 		}
-		if other := (*MisnamedError)(nil); errors.As(err, &other) {
+		if other, ok := errors.AsType[*MisnamedError](err); ok {
 			a.Failure.Other, a.Failure.Claim = true, other.Says
 		}
 	}

@@ -108,7 +108,7 @@ func newSealer(part PartOf, to []string, identityFiles ...string) (*sealer, erro
 
 // sealError is an error of sealing to these recipients.
 func sealError(to []string, err error) error {
-	if missing := (*plugin.NotFoundError)(nil); errors.As(err, &missing) {
+	if missing, ok := errors.AsType[*plugin.NotFoundError](err); ok {
 		return fmt.Errorf("cannot seal to %s: %w: age-plugin-%s is not in PATH", shown(to), ErrProgram, missing.Name)
 	}
 	return fmt.Errorf("cannot seal to %s: %s", shown(to), clip(err.Error()))
@@ -240,7 +240,7 @@ func (s *sealer) same(stored []byte, k key.Key) bool {
 		return false
 	}
 	o, _, err := s.key(bytes.Clone(stored))
-	if part := (*key.PartError)(nil); errors.As(err, &part) {
+	if part, ok := errors.AsType[*key.PartError](err); ok {
 		return s.cuts(k, part.Part)
 	}
 	if err != nil {

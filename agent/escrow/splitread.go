@@ -162,7 +162,7 @@ func newestPart(ctx context.Context, e Escrow) (key.Part, error) {
 }
 
 func wipePart(err error) {
-	if part := (*key.PartError)(nil); errors.As(err, &part) {
+	if part, ok := errors.AsType[*key.PartError](err); ok {
 		part.Part.Wipe()
 	}
 }

@@ -45,7 +45,7 @@ func ping(ctx context.Context, address, below string) error {
 	}
 	answer, err := client.Do(request)
 	if err != nil {
-		if with := (*url.Error)(nil); errors.As(err, &with) {
+		if with, ok := errors.AsType[*url.Error](err); ok {
 			err = with.Err // without the address
 		}
 		return fmt.Errorf("%w: %w", ErrPing, err)

@@ -52,8 +52,7 @@ func (t Transient) Run(ctx context.Context) (status int, err error) {
 		_, err := conn.conn.StartTransientUnitContext(ctx, t.Name, "fail", t.properties(), done)
 		return err
 	})
-	var refused godbus.Error
-	if errors.As(err, &refused) && refused.Name == "org.freedesktop.systemd1.UnitExists" {
+	if refused, ok := errors.AsType[godbus.Error](err); ok && refused.Name == "org.freedesktop.systemd1.UnitExists" {
 		return 0, fmt.Errorf("%w: %s", ErrExists, t.Name)
 	}
 	if err != nil {

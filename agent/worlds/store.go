@@ -72,7 +72,7 @@ func (c stored) whole() key.Fingerprint {
 // read names what bytes are.
 func read(bytes []byte) (key.Fingerprint, escrow.PartOf) {
 	k, _, err := key.Decode(bytes)
-	if part := (*key.PartError)(nil); errors.As(err, &part) {
+	if part, ok := errors.AsType[*key.PartError](err); ok {
 		defer part.Part.Wipe()
 		return part.Part.Of, escrow.PartOf{Need: part.Part.Need, Number: part.Part.Number}
 	}

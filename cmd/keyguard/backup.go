@@ -119,7 +119,7 @@ func saveLine(s agent.SaveResult) string {
 // lagging is what judgeSaves says where something else was done first: that stands, whatever
 // became of the copies, and exit code 14 would say that it does not.
 func lagging(err error) error {
-	if o := (outcome{}); errors.As(err, &o) {
+	if o, ok := errors.AsType[outcome](err); ok {
 		o.code = exitEscrow
 		return o
 	}

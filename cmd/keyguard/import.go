@@ -301,8 +301,7 @@ func wrongLine(n int, err error) string {
 // belongs if it opens no row.
 func (a *app) printKept(r agent.BackupResult) error {
 	err := a.printBackup(r)
-	var done outcome
-	if errors.As(err, &done) && done.code == exitRefused {
+	if done, ok := errors.AsType[outcome](err); ok && done.code == exitRefused {
 		for _, s := range r.Escrows {
 			if s.Err != nil {
 				return outcome{exitEscrow, fmt.Sprintf("key %s is not kept in every escrow", r.Key), nil}

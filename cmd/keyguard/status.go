@@ -88,7 +88,7 @@ func (a *app) again(ctx context.Context, h *agent.Host, cfg *config.Config, show
 
 // unjudged prints the verdict where nothing could be looked at, and returns why.
 func (a *app) unjudged(err error) error {
-	if usage := (usageError{}); errors.As(err, &usage) { // nobody has asked for one yet
+	if _, ok := errors.AsType[usageError](err); ok { // nobody has asked for one yet
 		return err
 	}
 	r := agent.StatusResult{Health: agent.Amiss}

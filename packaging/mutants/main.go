@@ -177,8 +177,7 @@ func (m *mutant) hunt(dir string) (world, broke string, err error) {
 	if found := broken.FindSubmatch(out); found != nil {
 		return string(found[1]), string(found[2]), nil
 	}
-	exit := (*exec.ExitError)(nil)
-	if errors.As(err, &exit) { // it panicked, or did not end: that is found, too
+	if _, ok := errors.AsType[*exec.ExitError](err); ok { // it panicked, or did not end: that is found, too
 		return "?", "it does not end well", nil
 	}
 	return "", "", err

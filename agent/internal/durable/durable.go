@@ -226,7 +226,7 @@ func Append(f *File, data []byte) error {
 
 func write(f *File, data []byte) error {
 	made, err := ask(Change{Do: Write, Path: f.Name(), Data: data})
-	if short := (*ShortWrite)(nil); errors.As(err, &short) {
+	if short, ok := errors.AsType[*ShortWrite](err); ok {
 		return errors.Join(onPath("write", f.Name(), short.Err), onPath("write", f.Name(), f.write(data[:short.Written])))
 	}
 	if !made && err == nil {
@@ -347,7 +347,7 @@ func (e *unsynced) Is(target error) bool { return target == ErrNotSynced }
 // NotDone is an error for who takes the change back: without the word of ErrNotSynced that it
 // is made.
 func NotDone(err error) error {
-	if e := (*unsynced)(nil); errors.As(err, &e) {
+	if e, ok := errors.AsType[*unsynced](err); ok {
 		return e.why
 	}
 	return err

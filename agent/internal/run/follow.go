@@ -73,8 +73,7 @@ func Follow(ctx context.Context, s Spec, line func([]byte)) error {
 	case err == nil:
 		return fail(io.EOF)
 	}
-	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.Exited() {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.Exited() {
 		return &Error{Command: filepath.Base(s.Path), Status: exit.ExitCode(), Tail: stderr.line(), Err: ErrExit}
 	}
 	return fail(err)

@@ -52,7 +52,7 @@ func run(suite, deb, daemon string) (err error) {
 	}
 	fmt.Fprintln(os.Stderr, "the daemon is installed and not started: systemctl start containarium")
 	err = g.Shell(ctx)
-	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+	if _, ok := errors.AsType[*exec.ExitError](err); ok {
 		return nil // the status of the last command typed
 	}
 	return err

@@ -9,7 +9,6 @@
 package key
 
 import (
-	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -96,15 +95,33 @@ func (k Key) Wipe() {
 	}
 }
 
+// fingerprinted is what the HMAC of a fingerprint is of.
+const fingerprinted = "keyguard fingerprint v1"
+
 // Fingerprint is the key's public name: the first 8 bytes, as 16 hex digits, of
 // HMAC-SHA256(key, "keyguard fingerprint v1") (RFC 2104). It is "" for the zero Key.
+//
+// crypto/hmac leaves two copies of the key on the heap, xored with a byte, and nobody can
+// wipe them. These are wiped.
 func (k Key) Fingerprint() Fingerprint {
 	if k.b == nil {
 		return ""
 	}
-	m := hmac.New(sha256.New, (*k.b)[:])
-	m.Write([]byte("keyguard fingerprint v1"))
-	return Fingerprint(hex.EncodeToString(m.Sum(nil)[:8]))
+	var inner [sha256.BlockSize + len(fingerprinted)]byte
+	var outer [sha256.BlockSize + sha256.Size]byte
+	defer clear(inner[:])
+	defer clear(outer[:])
+	copy(inner[:], (*k.b)[:])
+	copy(outer[:], (*k.b)[:])
+	for i := range sha256.BlockSize {
+		inner[i] ^= 0x36
+		outer[i] ^= 0x5c
+	}
+	copy(inner[sha256.BlockSize:], fingerprinted)
+	sum := sha256.Sum256(inner[:])
+	copy(outer[sha256.BlockSize:], sum[:])
+	sum = sha256.Sum256(outer[:])
+	return Fingerprint(hex.EncodeToString(sum[:8]))
 }
 
 // String names the key by its fingerprint, or says that there is none.

@@ -2,6 +2,8 @@ package key
 
 import (
 	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"testing"
@@ -23,6 +25,18 @@ func TestFingerprint(t *testing.T) {
 		if got, err := ParseFingerprint(string(want)); err != nil || got != want {
 			t.Errorf("ParseFingerprint: %v, %v", got, err)
 		}
+	}
+	for range 1000 {
+		k := Generate()
+		m := hmac.New(sha256.New, k.UnsafeBytes())
+		m.Write([]byte("keyguard fingerprint v1"))
+		if got, want := string(k.Fingerprint()), hex.EncodeToString(m.Sum(nil)[:8]); got != want {
+			t.Fatalf("%s, and crypto/hmac says %s", got, want)
+		}
+	}
+	k := Generate()
+	if n := testing.AllocsPerRun(100, func() { k.Fingerprint() }); n > 1 { // the text
+		t.Errorf("what holds the key is on the heap: %v allocations", n)
 	}
 	if got := (Key{}).Fingerprint(); got != "" {
 		t.Errorf("zero Key: %q", got)

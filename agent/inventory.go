@@ -264,8 +264,11 @@ func (o *observation) newestOf(ctx context.Context, i int, copies []escrow.Copy,
 			if c.Unreadable == "" {
 				k, encoding, ferr := s.Fetch(ctx, copies[n])
 				err = noteFetched(c, fetched{key: k, encoding: encoding, err: ferr})
-				if errors.Is(err, escrow.ErrDenied) || errors.Is(err, escrow.ErrGone) {
+				switch {
+				case errors.Is(err, escrow.ErrDenied):
 					c.Unreadable, err = err.Error(), nil
+				case errors.Is(err, escrow.ErrGone): // since it was listed
+					c.Unreadable, c.Withheld, err = err.Error(), true, nil
 				}
 				c.Have = false
 				k.Wipe()

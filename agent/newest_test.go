@@ -44,6 +44,17 @@ func (w withheld) Fetch(ctx context.Context, c escrow.Copy) (key.Key, key.Encodi
 	return w.Reader.Fetch(ctx, c)
 }
 
+// vanishing is a store from which somebody deletes a copy as soon as it was listed.
+type vanishing struct {
+	escrow.Reader
+	path string
+}
+
+func (v vanishing) List(ctx context.Context) ([]escrow.Copy, error) {
+	copies, err := v.Reader.List(ctx)
+	return copies, errors.Join(err, os.RemoveAll(v.path))
+}
+
 // newestCopy is what stands on top of escrow 0, as everybody sees it who looks: whether it
 // is the keyfile's key, and which copy it is.
 type newestCopy struct {
@@ -170,6 +181,36 @@ func testOneNewestCopy(t *testing.T, list listing) {
 			})
 		}
 	}
+}
+
+// TestGoneSinceListed: what a listing calls the keyfile's key and nobody can fetch any more holds
+// no key: no rotation relies on it, and the hourly look saves it again.
+func TestGoneSinceListed(t *testing.T) {
+	db := rowstest.New(t).Database(t)
+	a := testKey("a")
+	gone := func(t *testing.T) *host {
+		h := newHost(t, db, 1)
+		h.must(db.Admin("delete from secrets"))
+		h.upsert(a, "ONE")
+		h.write(a.UnsafeBytes())
+		r, err := agent.Backup(t.Context(), &h.Host)
+		h.must(err)
+		h.now = h.now.Add(time.Hour)
+		h.Escrows[0].Reader = vanishing{h.Escrows[0].Reader, h.path("usb0/" + r.Escrows[0].Copy.ID)}
+		return h
+	}
+	t.Run("a rotation", func(t *testing.T) {
+		if _, err := agent.Rotate(t.Context(), &gone(t).Host, agent.RotateOptions{DryRun: true}); !errors.Is(err, agent.ErrNotSafe) {
+			t.Errorf("%v", err)
+		}
+	})
+	t.Run("the hourly look", func(t *testing.T) {
+		h := gone(t)
+		saved, err := agent.Revisit(t.Context(), &h.Host, "usb0")
+		if err != nil || len(saved) != 1 || saved[0].Err != nil || saved[0].Shelf != escrow.Current {
+			t.Errorf("%+v, %v", saved, err)
+		}
+	})
 }
 
 // TestPartIsBroughtAgain: of a key in parts, a member lost its own. The others are enough to

@@ -353,13 +353,26 @@ func (m machine) night(n night) {
 		if c.how == "" {
 			c.how = c.named
 		}
-		said = m.run("{ " + c.how + "\n} 2>&1 || true")
+		said = m.types(c.how)
 	}
 	if n.after != "" {
 		defer m.run(nightWords + n.after)
 	}
 	// The watcher saves what is due, and restarts a daemon that was parked.
 	m.green(said)
+}
+
+// types types what was named, and returns what that says. Where it could not be told (11) or
+// somebody was at work (15), as on a machine that is busy, it is typed again, as a person would.
+func (m machine) types(how string) string {
+	m.Helper()
+	for began := time.Now(); ; {
+		out := m.run("code=0; { " + how + "\n} >/root/typed 2>&1 || code=$?; cat /root/typed; printf '\\nexit status %s' $code")
+		said, code, _ := strings.Cut(out, "\nexit status ")
+		if code != "11" && code != "15" || time.Since(began) > step {
+			return said
+		}
+	}
 }
 
 // doctored is a night of which the doctor tells.

@@ -41,6 +41,7 @@ type survey struct {
 	small    bool  // most of the table lies in its blocks
 	wrapped  string
 	kekID    string
+	backend  string // the session's process in the server
 	others   string // the columns that say nothing of encryption, each after a comma
 }
 
@@ -83,12 +84,12 @@ select pg_is_in_recovery()::text, current_setting('row_security'), current_setti
   coalesce(pg_relation_filenode(c.oid)::text, ''), (select string_agg(', ' || quote_ident(attname), '' order by attnum) from pg_attribute a
     where attrelid = c.oid and attnum > 0 and not attisdropped and coalesce(to_jsonb(a) ->> 'attgenerated', '') = ''
     and attname not in ('id', 'username', 'name', 'nonce', 'ciphertext', 'wrapped_dek', 'kek_id')),
-  pg_client_encoding()::text, getdatabaseencoding()::text, c.relpersistence::text
+  pg_client_encoding()::text, getdatabaseencoding()::text, c.relpersistence::text, pg_backend_pid()::text
 from (select to_regclass('secrets')::oid as oid) here left join pg_class c on c.oid = here.oid
   left join pg_namespace n on n.oid = c.relnamespace`
 
 func (t *Table) survey(ctx context.Context, c *pgconn.PgConn) (*survey, error) {
-	v, err := t.one(ctx, c, 15, surveySQL, nil)
+	v, err := t.one(ctx, c, 16, surveySQL, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +125,7 @@ func (t *Table) survey(ctx context.Context, c *pgconn.PgConn) (*survey, error) {
 			return nil, fmt.Errorf("%w: column %s of %s is of type %s, in which a value is not what the daemon wrote", ErrShape, c.name, table, printable.Line(is))
 		}
 	}
-	s := &survey{table: table, file: v[10], unlogged: v[14] == "u", others: v[11], wrapped: "null::bytea", kekID: "null::text"}
+	s := &survey{table: table, file: v[10], unlogged: v[14] == "u", others: v[11], backend: v[15], wrapped: "null::bytea", kekID: "null::text"}
 	if types["wrapped_dek"] != "" {
 		s.wrapped = "wrapped_dek"
 	}

@@ -184,12 +184,14 @@ func (w *rewrite) do(ctx context.Context) (err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	defer w.drop()
+	kept := w.beside
+	w.beside = nil
 	var both crew.Group
 	both.Go(func() error {
 		return w.over(ctx, func() (err error) { w.s, err = w.survey(ctx, w.conn); return err })
 	})
 	both.Go(func() (err error) {
-		w.writer, err = w.connect(ctx, w.config)
+		w.writer, err = w.again(ctx, kept)
 		return err
 	})
 	err = both.Wait()
@@ -202,7 +204,7 @@ func (w *rewrite) do(ctx context.Context) (err error) {
 	if w.s.version < rewriteVersion {
 		return ErrOldServer
 	}
-	if w.backends, err = w.unpooled(ctx, w.conn, w.writer); err != nil {
+	if w.backends, err = w.unpooled(ctx, w.s, w.conn, w.writer); err != nil {
 		return err
 	}
 	open := true
@@ -242,15 +244,15 @@ func (w *rewrite) renew(ctx context.Context) error {
 // unpooled refuses a pooler that gives a session of the server away between transactions:
 // what we lock and whom we see connected would not be ours. The first of two connections
 // has just ended a transaction, and its session is handed to the second there. It returns
-// the processes of both in the server.
-func (t *Table) unpooled(ctx context.Context, first, second *pgconn.PgConn) ([]string, error) {
+// the processes of both in the server. s is the survey that the first one gave.
+func (t *Table) unpooled(ctx context.Context, s *survey, first, second *pgconn.PgConn) ([]string, error) {
 	number := func(c *pgconn.PgConn) string { return strconv.FormatUint(uint64(c.PID()), 10) }
+	if s.backend == number(first) { // the server itself
+		return []string{s.backend, number(second)}, nil
+	}
 	one, err := t.backend(ctx, first)
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
-	case one == number(first): // the server itself
-		return []string{one, number(second)}, nil
 	}
 	other, err := t.backend(ctx, second)
 	if err == nil && one == other {

@@ -18,6 +18,9 @@ var ErrNoStandby = errors.New("synchronous_standby_names names a standby, and no
 // no temporary table any more; that the right is asked for is what is promised (design §6, step
 // 0), and the daemon's role, which owns the database, has it. It returns ErrMayNot, ErrPooled,
 // ErrNoStandby, or why that cannot be told.
+//
+// The session that it asks over is kept for Rewrite to write over: it knows the catalog by then,
+// and what it costs to open one is not of the time in which the daemon is down.
 func (t *Table) MayRewrite(ctx context.Context) error {
 	if t.place.Absent {
 		return nil
@@ -25,12 +28,17 @@ func (t *Table) MayRewrite(ctx context.Context) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var lacks []string
-	err := t.over(ctx, func() error {
-		s, err := t.survey(ctx, t.conn)
+	err := t.over(ctx, func() (err error) {
+		if t.beside == nil {
+			if t.beside, err = t.another(ctx); err != nil {
+				return err
+			}
+		}
+		s, err := t.survey(ctx, t.beside)
 		if err != nil {
 			return err
 		}
-		v, err := t.one(ctx, t.conn, 6, `select has_table_privilege($1, 'UPDATE')::text, has_database_privilege(current_database(), 'TEMP')::text,
+		v, err := t.one(ctx, t.beside, 6, `select has_table_privilege($1, 'UPDATE')::text, has_database_privilege(current_database(), 'TEMP')::text,
 current_user, current_database(), current_setting('default_transaction_read_only'),
 (current_setting('synchronous_standby_names') <> '' and not exists (select from pg_stat_replication))::text`, [][]byte{[]byte(s.table)})
 		if err != nil {
@@ -50,12 +58,7 @@ current_user, current_database(), current_setting('default_transaction_read_only
 		if mayTemp != "true" {
 			lacks = append(lacks, fmt.Sprintf("TEMPORARY on database %q is not granted to %q", database, role))
 		}
-		other, err := t.another(ctx)
-		if err != nil {
-			return err
-		}
-		defer hangUp(other)
-		_, err = t.unpooled(ctx, t.conn, other)
+		_, err = t.unpooled(ctx, s, t.beside, t.conn)
 		return err
 	})
 	switch {

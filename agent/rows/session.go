@@ -115,6 +115,19 @@ func (t *Table) another(ctx context.Context) (*pgconn.PgConn, error) {
 	return nil, err
 }
 
+// again is the session c, where it still answers, or a new one.
+func (t *Table) again(ctx context.Context, c *pgconn.PgConn) (*pgconn.PgConn, error) {
+	if c != nil {
+		timed, cancel := context.WithTimeout(ctx, t.options.ConnectTimeout)
+		defer cancel()
+		if c.Ping(timed) == nil {
+			return c, nil
+		}
+		hangUp(c)
+	}
+	return t.connect(ctx, t.config)
+}
+
 // over does something over the session that is kept, or a new one: where the kept one is
 // lost, as after a restart of the server, only that can tell.
 func (t *Table) over(ctx context.Context, do func() error) error {
@@ -141,6 +154,10 @@ func (t *Table) drop() {
 	if t.conn != nil {
 		hangUp(t.conn)
 		t.conn, t.alone = nil, false
+	}
+	if t.beside != nil {
+		hangUp(t.beside)
+		t.beside = nil
 	}
 }
 

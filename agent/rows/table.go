@@ -56,8 +56,9 @@ type Table struct {
 
 	mu     sync.Mutex // one call at a time; guards what follows
 	conn   *pgconn.PgConn
-	alone  bool   // the server has no other session for us
-	sample []uuid // nil until needed
+	beside *pgconn.PgConn // another, which MayRewrite leaves to Rewrite
+	alone  bool           // the server has no other session for us
+	sample []uuid         // nil until needed
 }
 
 type uuid [16]byte

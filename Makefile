@@ -21,7 +21,7 @@
 #   make volume    what is played in volume, without it
 #   make crashes   rotations and repairs that die at every step, in every way (minutes)
 #   make worlds    simulated hosts with simulated accidents around the real code:
-#                  SEED=1 N=20000 (three minutes)
+#                  SEED=1 N=20000 (a minute, on every core)
 #   make mutants   plants the faults of agent/worlds/mutants.txt one by one, and has the
 #                  worlds look for each: N=5000 of them at most (an hour)
 #   make flips     turns each comparison, "and", "or" and sum of PKG=./agent/decide into
@@ -161,9 +161,13 @@ unit:
 crashes:
 	KEYGUARD_CRASHES=1 go test $(or $(JSON),-v) -count 1 -timeout $(LONGEST) -run 'Test(Crashes|Killed)$$' ./agent ./cmd/keyguard
 
-# Each world is its seed. A law that breaks is told by the shortest history that breaks it.
+# Each world is its seed, and every core plays its part of them. A law that breaks is told by
+# the shortest history that breaks it.
 worlds:
-	go test -count 1 -timeout 24h -v -run TestWorlds ./agent/worlds -worlds $(or $(N),20000) -seed $(or $(SEED),1)
+	go test -c -o bin/worlds.test ./agent/worlds
+	@cores=$$(nproc); part=$$(( ($(or $(N),20000) + cores - 1) / cores )); \
+	seq 0 $$((cores - 1)) | xargs -P $$cores -I{} sh -c 'cd agent/worlds && exec ../../bin/worlds.test \
+		-test.v -test.timeout 24h -test.run TestWorlds -worlds '$$part' -seed $$(( $(or $(SEED),1) + {} * '$$part' ))'
 
 # What the worlds do not find they would not find in the code either.
 mutants:

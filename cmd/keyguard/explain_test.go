@@ -235,6 +235,7 @@ func TestHintsOfTheirOwn(t *testing.T) {
 		{fmt.Errorf("%w: %w", notify.ErrMetrics, syscall.EROFS), "metrics_file", "dmesg"},
 		{escrow.ErrUnreadable, "keyguard backup", ""},
 		{escrow.ErrNotServing, "keyguard status", "firewall"},
+		{fmt.Errorf("%w: %w", rows.ErrRecord, rows.ErrLoose), "chmod 0600", "move it away"},
 		{escrow.ErrNoEngine, "vault secrets enable", "stick"},
 		{agent.ErrNoCopyNamed, "keyguard copies", ""},
 		{escrow.ErrPartly, "keyguard backup", ""},

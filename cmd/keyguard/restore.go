@@ -117,7 +117,8 @@ func (a *app) printRestore(opts agent.RestoreOptions, r agent.RestoreResult, sav
 	}
 	answer, colour := "", green
 	switch {
-	case err != nil: // what ends the command says it at the end
+	case err != nil && len(r.Tried) == 0: // stderr says it
+	case err != nil: // what ends the command says it again below what was tried
 		answer, colour = err.Error(), red
 	case r.Installed:
 		answer = fmt.Sprintf("key %s is in place, from %s", r.Key, r.Source)

@@ -10,6 +10,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -269,8 +270,14 @@ func (o *observation) replace(ctx context.Context, w replacement) (RestoreResult
 		return r, err
 	}
 	word, err := w.vouch(best)
-	if err != nil || w.dryRun {
+	if err != nil {
 		return r, err
+	}
+	if w.dryRun {
+		if path := o.host.Keyfile.Immutable(); path != "" {
+			return r, fmt.Errorf("cannot install key %s: %s is %w", best.Key, path, keyfile.ErrImmutable)
+		}
+		return r, nil
 	}
 	l, err := lock.Try(o.host.StateDir, lock.Rotate)
 	if err != nil {

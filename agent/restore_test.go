@@ -6,9 +6,12 @@ import (
 	"os"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
@@ -72,6 +75,22 @@ func TestRestoreHearsNoSilence(t *testing.T) {
 				t.Errorf("%+v, %v", r, err)
 			}
 		})
+	}
+}
+
+// TestRestoreDryOfAnImmutableKeyfile: what would not go in is not said to.
+func TestRestoreDryOfAnImmutableKeyfile(t *testing.T) {
+	h := newHost(t, rowstest.New(t).Database(t), 1)
+	a, other := testKey("a"), testKey("other")
+	h.upsert(a, "ONE")
+	h.save(0, escrow.Current, a)
+	h.write(other.UnsafeBytes())
+	flag(h, "etc/secrets.key", unix.STATX_ATTR_IMMUTABLE)
+	for _, dry := range []bool{true, false} {
+		r, err := agent.Restore(t.Context(), &h.Host, agent.RestoreOptions{DryRun: dry})
+		if !errors.Is(err, keyfile.ErrImmutable) || r.Installed {
+			t.Errorf("dry %t: %+v, %v", dry, r, err)
+		}
 	}
 }
 

@@ -69,6 +69,7 @@ type Candidate struct {
 	Shelf      escrow.Shelf
 	Key        key.Fingerprint // "" when it could not be read
 	Unreadable string
+	Sealed     bool // its bytes are for others to open
 	Proof      rows.Proof
 }
 
@@ -424,7 +425,7 @@ func (o *observation) candidates() []Candidate {
 				found := Candidate{
 					Source: fmt.Sprintf("escrow %q, copy %s", s.Name, c.ID),
 					Escrow: s.Name, Copy: c.ID, Shelf: c.Shelf, Key: c.Key,
-					Unreadable: c.Unreadable, Proof: o.evidence.Rows.Proofs[c.Key],
+					Unreadable: c.Unreadable, Sealed: c.Sealed, Proof: o.evidence.Rows.Proofs[c.Key],
 				}
 				if c.Misnamed != "" {
 					found.Source += ", which is called another key"

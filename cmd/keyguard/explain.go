@@ -481,7 +481,7 @@ func (a *app) explainSearch(r agent.GuardResult) {
 				a.urgent("escrow %q, copy %s: %s", s.Name, c.ID, c.Unreadable)
 				switch {
 				case c.Worthless:
-				case strings.Contains(c.Unreadable, escrow.ErrSealed.Error()):
+				case c.Sealed:
 					a.remedy(escrow.ErrSealed)
 				default:
 					a.remedy(escrow.ErrUnreadable)

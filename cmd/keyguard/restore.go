@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -188,7 +187,7 @@ func (a *app) printTried(e decide.RowsEvidence, tried []agent.Candidate) (lines 
 	if lines < len(tried) {
 		a.line("(each of %d: --all)", len(tried))
 	}
-	if slices.ContainsFunc(tried, func(c agent.Candidate) bool { return strings.Contains(c.Unreadable, escrow.ErrSealed.Error()) }) {
+	if slices.ContainsFunc(tried, func(c agent.Candidate) bool { return c.Sealed }) {
 		a.remedy(escrow.ErrSealed)
 	}
 	return lines

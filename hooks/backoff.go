@@ -287,6 +287,3 @@ func (g *gate) Fetch(ctx context.Context, c escrow.Copy) (key.Key, key.Encoding,
 	}
 	return k, encoding, err
 }
-
-func (r remembered) Error() string { return r.text }
-func (r remembered) Unwrap() error { return r.class }

@@ -202,3 +202,6 @@ type remembered struct {
 	text  string
 	class error
 }
+
+func (r remembered) Error() string { return r.text }
+func (r remembered) Unwrap() error { return r.class }

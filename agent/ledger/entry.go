@@ -126,7 +126,7 @@ func (e Entry) stopped(before []string) []string {
 }
 
 // check refuses what a reader would not take for an entry, or would misread.
-func (e Entry) check() error {
+func (e *Entry) check() error {
 	if e.Event == "" {
 		return fmt.Errorf("%w: it has no event", ErrEntry)
 	}

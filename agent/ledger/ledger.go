@@ -263,25 +263,31 @@ func (l *Ledger) lines(entries []Entry, last Entry, prev string) ([]byte, error)
 }
 
 // decode reads a line without its newline.
-func (r *reader) decode(line []byte) (Entry, error) {
+func (r *reader) decode(line []byte, e *Entry) error {
 	if len(line) > maxLine {
-		return Entry{}, fmt.Errorf("%w: more than %d bytes long", ErrEntry, maxLine)
+		return fmt.Errorf("%w: more than %d bytes long", ErrEntry, maxLine)
 	}
-	if e, ok := r.plain(line); ok {
-		return e, e.check()
+	if *e = (Entry{}); r.plain(line, e) {
+		return e.check()
 	}
-	var e Entry
-	if err := json.Unmarshal(line, &e); err != nil {
-		return Entry{}, fmt.Errorf("%w: %w", ErrEntry, err)
+	var odd Entry
+	err := json.Unmarshal(line, &odd)
+	if *e = odd; err != nil {
+		return fmt.Errorf("%w: %w", ErrEntry, err)
 	}
-	return e, e.check()
+	return e.check()
 }
 
 func sum(line []byte) string {
-	h := sha256.Sum256(line)
-	var text [2 * len(h)]byte
-	hex.Encode(text[:], h[:])
+	text := sumText(line)
 	return string(text[:])
+}
+
+// sumText is sum for whoever compares it and does not keep it.
+func sumText(line []byte) (text [2 * sha256.Size]byte) {
+	h := sha256.Sum256(line)
+	hex.Encode(text[:], h[:])
+	return text
 }
 
 // nonblock keeps a FIFO in the ledger's place from hanging the daemon's start (law 9).
@@ -383,11 +389,11 @@ func lastEntry(f io.ReaderAt, size int64) (end int64, last Entry, prev string, e
 		if !ok || err != nil {
 			return end, Entry{}, "", err
 		}
-		if e, err := r.decode(line); err == nil {
+		if r.decode(line, &last) == nil {
 			if nearest {
 				prev = sum(line)
 			}
-			return end, e, prev, nil
+			return end, last, prev, nil
 		}
 	}
 }

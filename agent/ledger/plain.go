@@ -16,20 +16,20 @@ type reader struct {
 }
 
 // plain reads a line that is one object of texts without escapes, counts, what is true, and
-// lists of such, without a space between them. It reports false for any other, whether an
-// entry or none.
-func (r *reader) plain(line []byte) (e Entry, ok bool) {
+// lists of such, without a space between them, into an empty entry. It reports false for any
+// other, whether an entry or none.
+func (r *reader) plain(line []byte, e *Entry) (ok bool) {
 	r.rest = string(line)
 	for open := byte('{'); r.next(open); open = ',' {
 		name, ok := r.text()
-		if !ok || !r.next(':') || !r.field(&e, name) {
-			return e, false
+		if !ok || !r.next(':') || !r.field(e, name) {
+			return false
 		}
 		if r.next('}') {
-			return e, len(r.rest) == 0
+			return len(r.rest) == 0
 		}
 	}
-	return e, false
+	return false
 }
 
 func (r *reader) field(e *Entry, name string) (ok bool) {
@@ -117,12 +117,12 @@ func (r *reader) text() (string, bool) {
 	if !r.next('"') {
 		return "", false
 	}
-	for i := range len(r.rest) {
-		switch b := r.rest[i]; {
+	rest := r.rest
+	for i := range len(rest) {
+		switch b := rest[i]; {
 		case b == '"':
-			text := r.rest[:i]
-			r.rest = r.rest[i+1:]
-			return text, true
+			r.rest = rest[i+1:]
+			return rest[:i], true
 		case b < ' ' || b > '~' || b == '\\':
 			return "", false
 		}

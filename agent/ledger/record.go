@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -58,7 +59,8 @@ func (l *Ledger) read() ([]byte, error) {
 
 func parse(data []byte) Record {
 	var r Record
-	prev, garbage := "", false
+	var before [2 * sha256.Size]byte
+	prev, garbage := before[:0], false // "" begins a chain
 	var lines reader
 	r.Entries = slices.Grow(r.Entries, min(bytes.Count(data, []byte("\n")), len(data)/128)) // no line of ours is shorter
 	for n := 1; len(data) > 0; n++ {
@@ -70,14 +72,17 @@ func parse(data []byte) Record {
 			break
 		}
 		data = rest
-		e, err := lines.decode(line)
+		r.Entries = append(r.Entries, Entry{})
+		e := &r.Entries[len(r.Entries)-1]
+		err := lines.decode(line, e)
 		switch {
 		case err != nil:
+			r.Entries = r.Entries[:len(r.Entries)-1]
 			r.Breaks = append(r.Breaks, Break{n, err.Error()})
-			prev, garbage = "", true
+			prev, garbage = before[:0], true
 			continue
 		case garbage && e.Prev == "": // the break was told at the line before
-		case e.Prev != prev:
+		case e.Prev != string(prev):
 			why := "it does not continue the line before, which was changed, or lines between were taken out"
 			switch {
 			case n == 1:
@@ -88,10 +93,10 @@ func parse(data []byte) Record {
 			r.Breaks = append(r.Breaks, Break{n, why})
 		}
 		e.Line = n
-		r.Entries = append(r.Entries, e)
-		prev, garbage = sum(line), false
+		before = sumText(line)
+		prev, garbage = before[:], false
 	}
-	r.Sum = prev
+	r.Sum = string(prev)
 	return r
 }
 

@@ -58,13 +58,13 @@ func standing(f io.ReaderAt, size int64) (s Standing, err error) {
 	prev, first := "", true // what the entry behind the line in hand says of it, if there is one
 	contradicted := map[key.Fingerprint]bool{}
 	var r reader
+	var e Entry
 	for broken := false; ; {
 		line, ok, err := b.line()
 		if !ok || err != nil {
 			return s, err
 		}
-		e, err := r.decode(line)
-		if err != nil {
+		if err := r.decode(line, &e); err != nil {
 			if !first {
 				return s, nil
 			}
@@ -73,7 +73,7 @@ func standing(f io.ReaderAt, size int64) (s Standing, err error) {
 		}
 		if first {
 			s.Rotation, s.Stopped = e.Rotation, e.Stopped
-		} else if prev != sum(line) {
+		} else if text := sumText(line); prev != string(text[:]) {
 			broken = true
 		}
 		if broken {

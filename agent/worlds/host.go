@@ -42,6 +42,7 @@ type host struct {
 	asked   map[string]asked // by store: when a start asked it last
 	read    struct {         // of the ledger, last
 		number, written int64 // of the file
+		data            []byte
 		lines           []line
 	}
 }
@@ -165,7 +166,8 @@ func (p *process) agent() *agent.Host {
 	}
 	for _, s := range h.stores {
 		if s.part == (escrow.PartOf{}) {
-			a.Escrows = append(a.Escrows, agent.Escrow{Reader: view{s, p}, Writer: view{s, p}, Required: !s.optional})
+			v := &view{s, p}
+			a.Escrows = append(a.Escrows, agent.Escrow{Reader: v, Writer: v, Required: !s.optional})
 		}
 	}
 	if s, there := p.split(); there {

@@ -37,6 +37,9 @@ func (w *world) Stat(path string, st *unix.Stat_t) (known bool, err error) {
 	if d == nil || d.real || d.volatile(path) {
 		return false, nil
 	}
+	if st == nil {
+		st = new(unix.Stat_t)
+	}
 	if d.dirs[path] || path == d.root {
 		*st = unix.Stat_t{Dev: 1, Nlink: 2, Mode: unix.S_IFDIR | 0o700, Uid: uid, Gid: gid}
 		return true, nil

@@ -364,12 +364,17 @@ func (w *world) know(k key.Key) {
 // state is what laws look at, of the world as one host has it. It is good until the world
 // changes.
 func (w *world) state(h *host) laws.State {
-	s := laws.State{Files: map[string][]byte{}, Rows: h.table.rows}
+	s := laws.State{Files: map[string][]byte{}, Rows: h.table.rows, Copies: w.copies()}
 	for _, each := range w.hosts {
 		for path, f := range each.disk.names {
 			s.Files[path] = f.data
 		}
 	}
+	return s
+}
+
+// copies are what the stores have.
+func (w *world) copies() (copies []laws.Copy) {
 	for _, each := range w.stores {
 		if each.gone {
 			continue
@@ -380,12 +385,11 @@ func (w *world) state(h *host) laws.State {
 			}
 			// Among parts a whole key is below them all.
 			current := c.shelf == escrow.Current && each.part == (escrow.PartOf{})
-			s.Copies = append(s.Copies, laws.Copy{Store: each.name, Current: current, Bytes: c.bytes, Destroyed: c.state == "destroyed", Shut: c.state != "",
+			copies = append(copies, laws.Copy{Store: each.name, Current: current, Bytes: c.bytes, Destroyed: c.state == "destroyed", Shut: c.state != "",
 				Late: time.Now().Before(c.at.Add(each.late))})
 		}
 	}
-	s.Copies = append(s.Copies, w.shared()...)
-	return s
+	return append(copies, w.shared()...)
 }
 
 // shared are the keys that are there in parts, the one last whose parts are on top.
@@ -394,6 +398,9 @@ func (w *world) shared() (copies []laws.Copy) {
 		shelf escrow.Shelf
 		of    key.Fingerprint
 		need  int
+	}
+	if !slices.ContainsFunc(w.stores, func(s *store) bool { return s.part != (escrow.PartOf{}) }) {
+		return nil
 	}
 	parts, visible, top := map[share]map[int][]byte{}, map[share]map[int]bool{}, map[share]int{}
 	for _, s := range w.stores {
@@ -532,8 +539,18 @@ func (w *world) apart() {
 	}
 }
 
-// held are the keys that can be had in the world.
-func (w *world) held() map[key.Fingerprint]string { return w.state(w.hosts[0]).Held() }
+// held are the keys that can be had in the world, and where each can.
+func (w *world) held() map[key.Fingerprint]string {
+	held := laws.State{Copies: w.copies()}.Held()
+	for _, h := range w.hosts {
+		for path, f := range h.disk.names {
+			if name := laws.Name(f.data); name != "" {
+				held[name] = path
+			}
+		}
+	}
+	return held
+}
 
 // judge holds what a process has done to the laws.
 func (w *world) judge(p *process, before map[key.Fingerprint]string) {
@@ -570,7 +587,7 @@ func (w *world) opens(h *host, f key.Fingerprint) {
 
 // durable tells whether a power cut would leave the key.
 func (w *world) durable(f key.Fingerprint) bool {
-	if (laws.State{Copies: w.state(w.hosts[0]).Copies}).Held()[f] != "" {
+	if (laws.State{Copies: w.copies()}).Held()[f] != "" {
 		return true
 	}
 	for _, h := range w.hosts {
@@ -782,8 +799,14 @@ func (h *host) ledger() (lines []line) {
 	if h.read.number == f.number && h.read.written == f.written {
 		return h.read.lines
 	}
-	defer func() { h.read.number, h.read.written, h.read.lines = f.number, f.written, lines }()
-	for text := range bytes.Lines(f.data) {
+	rest := f.data
+	if more, longer := bytes.CutPrefix(f.data, h.read.data); longer && bytes.HasSuffix(h.read.data, []byte("\n")) {
+		rest, lines = more, h.read.lines
+	}
+	defer func() {
+		h.read.number, h.read.written, h.read.data, h.read.lines = f.number, f.written, f.data[:len(f.data):len(f.data)], lines
+	}()
+	for text := range bytes.Lines(rest) {
 		l, read := h.w.lines[string(text)]
 		if !read && (!bytes.HasSuffix(text, []byte("}\n")) || json.Unmarshal(text, &l) != nil) {
 			continue

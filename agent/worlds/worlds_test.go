@@ -46,8 +46,9 @@ var scratch string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	debug.SetGCPercent(800) // a world leaves little behind
-	runtime.GOMAXPROCS(1)   // in a world one thing happens after the other
+	debug.SetGCPercent(1600)   // a world leaves little behind
+	runtime.MemProfileRate = 0 // but for -test.memprofilerate
+	runtime.GOMAXPROCS(1)      // in a world one thing happens after the other
 	dir, err := os.MkdirTemp("/dev/shm", "keyguard-worlds-*")
 	if err != nil {
 		panic(err)

@@ -24,7 +24,9 @@ func (i image) Stat(path string, st *unix.Stat_t) (bool, error) {
 	case filepath.Base(path) != i.name:
 		return true, unix.ENOENT
 	}
-	st.Size = int64(len(i.data))
+	if st != nil {
+		st.Size = int64(len(i.data))
+	}
 	return true, nil
 }
 

@@ -49,6 +49,7 @@ func TestMain(m *testing.M) {
 	debug.SetGCPercent(1600)   // a world leaves little behind
 	runtime.MemProfileRate = 0 // but for -test.memprofilerate
 	runtime.GOMAXPROCS(1)      // in a world one thing happens after the other
+	deepen()
 	dir, err := os.MkdirTemp("/dev/shm", "keyguard-worlds-*")
 	if err != nil {
 		panic(err)
@@ -57,6 +58,25 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	os.RemoveAll(dir) //nolint:errcheck // it is in memory
 	os.Exit(code)
+}
+
+// deepen has goroutines begin with stacks that need not grow. A world has hundreds of them, and
+// copying their stacks as they grew took a twentieth of all. The runtime begins them with as
+// much as those that are there use in the mean (gcComputeStartingStackSize of runtime/stack.go):
+// these use much, for ever, and take no time.
+func deepen() {
+	var there sync.WaitGroup
+	for range 16 {
+		there.Add(1)
+		go func() {
+			var frame [12 << 10]byte
+			there.Done()
+			<-make(chan int)
+			runtime.KeepAlive(&frame)
+		}()
+	}
+	there.Wait()
+	runtime.GC()
 }
 
 // TestWorlds plays random histories. A law that breaks is shown by the shortest history

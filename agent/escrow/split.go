@@ -255,10 +255,11 @@ type held struct {
 	none  bool            // positively no key and no part
 }
 
-// pieceID names one copy of one member.
+// pieceID names one copy of one member, as its listing calls it.
 type pieceID struct {
 	member int
 	id     string
+	called key.Fingerprint
 }
 
 // piece is a copy on a member's shelf.
@@ -266,7 +267,8 @@ type piece struct {
 	held
 	member int
 	copy   Copy
-	place  int // in the member's shelf, from 0, the newest
+	place  int  // in the member's shelf, from 0, the newest
+	read   bool // it was, and held does not only say what the listing calls it
 }
 
 // splitIndex is what the members hold, as they last said.
@@ -324,6 +326,7 @@ func (s *Split) Rests() time.Duration {
 // nothing while another may have some: ErrPerhaps.
 func (s *Split) look(ctx context.Context) (*splitIndex, error) {
 	x := s.lookBut(ctx, func(int) error { return nil })
+	s.seeThrough(ctx, x)
 	if err := s.answers(x, s.enough(x)); err != nil {
 		return nil, err
 	}
@@ -386,17 +389,18 @@ func (s *Split) lookAt(ctx context.Context, i int, m Member) ([]piece, error) {
 	place := map[Shelf]int{}
 	var unknown []int
 	for n, c := range copies {
-		pieces[n] = piece{held{c.Fingerprint, c.Part, c.Unreadable, c.Unreadable == Destroyed}, i, c, place[c.Shelf]}
+		pieces[n] = piece{held{c.Fingerprint, c.Part, c.Unreadable, c.Unreadable == Destroyed}, i, c, place[c.Shelf], false}
 		place[c.Shelf]++
-		if c.Part.whole() && c.Unreadable == "" {
-			s.mu.Lock()
-			was, ok := s.known[pieceID{i, c.ID}]
-			s.mu.Unlock()
-			if ok {
-				pieces[n].held = was
-			} else {
-				unknown = append(unknown, n)
-			}
+		if c.Unreadable != "" {
+			continue
+		}
+		s.mu.Lock()
+		was, ok := s.known[pieceID{i, c.ID, c.Fingerprint}]
+		s.mu.Unlock()
+		if ok {
+			pieces[n].held, pieces[n].read = was, true
+		} else if c.Part.whole() {
+			unknown = append(unknown, n)
 		}
 	}
 	// A member's errors end the look at it: which key a copy is of may decide which is
@@ -419,11 +423,7 @@ func (s *Split) lookAt(ctx context.Context, i int, m Member) ([]piece, error) {
 				return nil
 			}
 			pieces[n].held = was
-			if was.wrong == "" { // else it may be enabled, or opened, later
-				s.mu.Lock()
-				s.known[pieceID{i, copies[n].ID}] = was
-				s.mu.Unlock()
-			}
+			s.learn(i, copies[n], was)
 			return nil
 		})
 	}
@@ -431,6 +431,72 @@ func (s *Split) lookAt(ctx context.Context, i int, m Member) ([]piece, error) {
 		return nil, first
 	}
 	return pieces, nil
+}
+
+// learn remembers what was read of a copy.
+func (s *Split) learn(i int, c Copy, was held) {
+	if was.wrong != "" {
+		return // it may be enabled, or opened, later
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.known[pieceID{i, c.ID, c.Fingerprint}] = was
+}
+
+// seeThrough reads parts that may not be what their listing calls them: a name is hearsay
+// (law 1), and the part of a key that seems to lack one may lie under the name of another.
+func (s *Split) seeThrough(ctx context.Context, x *splitIndex) {
+	for doubted := x.doubted(); len(doubted) > 0; doubted = x.doubted() {
+		turns := make(chan struct{}, splitLooks)
+		errs := make([]error, len(doubted))
+		crew.Each(len(doubted), func(n int) {
+			turns <- struct{}{}
+			defer func() { <-turns }()
+			p := doubted[n]
+			was, err := s.identify(ctx, s.o.Members[p.member], p.copy)
+			if p.read = true; err == nil && was.wrong == "" {
+				p.held = was
+				s.learn(p.member, p.copy, was)
+			}
+			errs[n] = err
+		})
+		for n, err := range errs {
+			if i := doubted[n].member; err != nil && x.silent[i] == nil {
+				x.silent[i] = fmt.Errorf("%s: %w", s.o.Members[i].Name(), err)
+			}
+		}
+		x.pieces = slices.DeleteFunc(x.pieces, func(p piece) bool { return x.silent[p.member] != nil })
+	}
+}
+
+// doubted are parts that nobody has read, of members that show none of a key of which too few
+// are there.
+func (x *splitIndex) doubted() (list []*piece) {
+	doubt := map[*piece]bool{}
+	for _, shelf := range Shelves {
+		for _, shares := range x.shares(shelf) {
+			if have, need := best(shares); have >= need {
+				continue
+			}
+			shows := map[int]bool{}
+			for _, g := range shares {
+				for _, p := range g.pieces {
+					shows[p.member] = shows[p.member] || p.wrong == ""
+				}
+			}
+			for i := range x.pieces {
+				if p := &x.pieces[i]; p.copy.Shelf == shelf && !p.part.whole() && p.wrong == "" && !p.read && !shows[p.member] {
+					doubt[p] = true
+				}
+			}
+		}
+	}
+	for i := range x.pieces { // in the order of the listings
+		if p := &x.pieces[i]; doubt[p] {
+			list = append(list, p)
+		}
+	}
+	return list
 }
 
 // identify reads a copy to learn which key it is of. The error is one that may go away.

@@ -929,6 +929,38 @@ func TestSplitOlderPart(t *testing.T) {
 	}
 }
 
+// TestSplitPartUnderAnotherName: what a store calls a part is hearsay. One that lies under the name
+// of another key is found where its own key lacks it, and the other key is rebuilt all the same.
+func TestSplitPartUnderAnotherName(t *testing.T) {
+	t.Parallel()
+	for name, former := range map[string]key.Key{"one that is there": key.Generate(), "one that is nowhere else": key.Generate()} {
+		r := newRack(t, 2, 3)
+		k := key.Generate()
+		there := name == "one that is there"
+		if there {
+			mustSave(t, r.open(), escrow.Current, former)
+		}
+		mustSave(t, r.open(), escrow.Current, k)
+		files := r.files("b")
+		last := files[len(files)-1]
+		try(t, os.Rename(last, strings.Replace(last, string(k.Fingerprint()), string(former.Fingerprint()), 1)))
+		for _, f := range r.files("a") {
+			try(t, os.Remove(f))
+		}
+		s := r.open()
+		holdsKey(t, s, k)
+		if copies, err := s.List(t.Context()); err != nil || len(copies) != 1 && !there || there && (len(copies) != 2 || copies[1].Unreadable != "") {
+			t.Errorf("%s: %+v, %v", name, copies, err)
+		}
+		r.dead["a"] = escrow.ErrUnreachable
+		holdsKey(t, r.open(), k)
+		r.dead["c"] = escrow.ErrUnreachable
+		if _, err := r.open().List(t.Context()); !errors.Is(err, escrow.ErrUnreachable) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestSplitWholeKeyBeside: a store's whole copies from before stay copies, below the parts.
 func TestSplitWholeKeyBeside(t *testing.T) {
 	t.Parallel()

@@ -347,14 +347,20 @@ func (v shared) Save(ctx context.Context, shelf escrow.Shelf, k key.Key) (escrow
 }
 
 // List holds a listing to what the newest copy in parts is: that of the key whose part is on
-// top of as many members as it needs.
+// top of as many members as it needs. And it shows no key as one that cannot be had of which
+// parts enough are there.
 func (v shared) List(ctx context.Context) ([]escrow.Copy, error) {
-	failing := slices.ContainsFunc(v.p.h.stores, func(s *store) bool { return s.fails > 0 })
+	failing, well := slices.ContainsFunc(v.p.h.stores, func(s *store) bool { return s.fails > 0 }), v.p.h.well()
 	copies, err := v.Split.List(ctx)
 	if err == nil && !failing && !v.p.dead {
 		v.p.w.turn.Lock()
 		defer v.p.w.turn.Unlock()
 		v.p.w.newestShared(v.p.h, copies)
+		for _, c := range copies {
+			if need, there := v.p.h.enough(c.Shelf)[c.Fingerprint]; there && well && !v.p.failed.Load() && !c.Beside && c.Unreadable != "" {
+				v.p.w.broken("law 6", "law 6: of key %s there are %d parts that fit, and as many are needed; the split lists: %s", c.Fingerprint, need, c.Unreadable)
+			}
+		}
 	}
 	return copies, err
 }
@@ -362,9 +368,7 @@ func (v shared) List(ctx context.Context) ([]escrow.Copy, error) {
 // Fetch holds a key in parts to law 6: it is had where enough parts of it, cut for one need,
 // are there to be read.
 func (v shared) Fetch(ctx context.Context, want escrow.Copy) (key.Key, key.Encoding, error) {
-	well := !slices.ContainsFunc(v.p.h.stores, func(s *store) bool {
-		return s.part != (escrow.PartOf{}) && (!s.answers() || s.slow > 0 || s.late > 0)
-	})
+	well := v.p.h.well()
 	k, encoding, err := v.Split.Fetch(ctx, want)
 	if err != nil && well && !v.p.failed.Load() && !v.p.dead && ctx.Err() == nil {
 		v.p.w.turn.Lock()
@@ -376,6 +380,13 @@ func (v shared) Fetch(ctx context.Context, want escrow.Copy) (key.Key, key.Encod
 		}
 	}
 	return k, encoding, err
+}
+
+// well tells that every member of the split shows all that it has, and at once.
+func (h *host) well() bool {
+	return !slices.ContainsFunc(h.stores, func(s *store) bool {
+		return s.part != (escrow.PartOf{}) && (!s.answers() || s.slow > 0 || s.late > 0)
+	})
 }
 
 // enough are the keys of which a shelf has as many parts that fit each other as they need, and

@@ -181,6 +181,10 @@ func TestBrokenOnce(t *testing.T) {
 			{Do: "another host of that name", Arg: 0xc119da3a446375fe},
 			{Do: "start, and start again", Arg: 0x665f88e1abfb8fa3},
 		}},
+		"a store of a split calls a part another key's, and half of the rows hang on it": {Seed: 2582, Steps: []Step{
+			{Do: "its disk is lost, and all that is not away", Arg: 0x77a5772fe67ec2e7},
+			{Do: "a copy is called another key", Arg: 0x21b912921c7385c0},
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if b := replay(t, p); b != nil {

@@ -323,7 +323,7 @@ func (w *world) clone(h *host, _ int) {
 	twin.disk.restore(h.disk.image(), h.disk.root)
 	twin.boots()
 	twin.table.rows, twin.table.version = maps.Clone(h.table.rows), h.table.version
-	w.proven[twin.name], w.vouched[twin.name] = maps.Clone(w.proven[h.name]), w.vouched[h.name]
+	w.proven[twin.name], w.vouched[twin.name] = maps.Clone(w.proven[h.name]), slices.Clone(w.vouched[h.name])
 	w.watch(twin)
 	w.start(twin) //nolint:errcheck // it tells
 }
@@ -391,7 +391,7 @@ func (w *world) mended(h *host, r agent.RepairResult, before map[string]key.Fing
 	for _, f := range before {
 		opened[f]++
 	}
-	if !r.Repaired || w.vouched[h.name].key == r.Target {
+	if !r.Repaired || w.vouchedFor(h, r.Target) >= 0 {
 		return
 	}
 	for _, s := range r.Tally {
@@ -425,7 +425,7 @@ func (w *world) accept(h *host, dies int) {
 	w.command(h, "accept", dies, func(ctx context.Context, a *agent.Host) (string, error) {
 		r, err := agent.Accept(ctx, a, agent.AcceptOptions{Person: "root", Confirm: func(agent.AcceptResult) (bool, error) { return true, nil }})
 		if r.Key != "" {
-			w.vouched[h.name] = vouched{r.Key, int(r.Proof.Opened)}
+			w.vouch(h, vouched{r.Key, int(r.Proof.Opened)}, r.Done)
 		}
 		if r.Done {
 			h.word = &word{r.Key, map[rows.Verdict]int{rows.Opens: 2, rows.Partial: 1, rows.Silent: 1, rows.Unknown: 1}[r.Verdict], h.rotating()}
@@ -455,7 +455,7 @@ func (w *world) acceptNew(h *host, dies int) {
 			Confirm:     func(agent.AcceptResult) (bool, error) { return true, nil },
 			ConfirmRows: func(int64) (bool, error) { return true, nil }})
 		if r.Key != "" {
-			w.vouched[h.name] = vouched{r.Key, 0}
+			w.vouch(h, vouched{r.Key, 0}, err == nil)
 		}
 		return string(r.Key), err
 	})
@@ -548,11 +548,7 @@ func (w *world) startsOn(h *host, p *process, r agent.GuardResult) {
 			sure = sure && c.state == ""
 		}
 	}
-	opened := -1
-	if v := w.vouched[h.name]; v.key == f {
-		opened = v.opened
-	}
-	w.hold(laws.Started(w.state(h), f, sure, opened))
+	w.hold(laws.Started(w.state(h), f, sure, w.vouchedFor(h, f)))
 }
 
 // beforeStart is what a start finds.
@@ -624,6 +620,10 @@ func (w *world) did(h *host, p *process, was beforeStart, r agent.GuardResult) {
 		w.hold(laws.Lacking(w.state(h)))
 	}
 	data, _ := h.live()
+	if s := h.word; s != nil && was.key != s.key && p.looked && len(h.table.rows) > 0 && r.Decision.Key != s.key &&
+		(r.Decision.Action == decide.Pass || r.Decision.Action == decide.Install && r.Done) {
+		h.word = nil // another key was in its place, and by the rows it is that one now, or a third
+	}
 	if s := h.word; s != nil && was.key == s.key && p.looked && h.worth(s.key) >= s.worth && laws.Name(data) != s.key &&
 		(!s.open || h.table.opens(laws.Name(data)) <= h.table.opens(s.key)) {
 		w.broken("accept", "accept: key %s stood on a person's word, the rows say no less of it than then, and key %q is in its place", s.key, laws.Name(data))

@@ -41,7 +41,7 @@ type world struct {
 	known   []key.Key                           // the same, in the order in which they came
 	fragile map[key.Fingerprint]bool            // only ever in files of others that nobody synced
 	proven  map[string]map[key.Fingerprint]bool // by host: which opened all rows, or most, to a process of ours
-	vouched map[string]vouched                  // by host
+	vouched map[string][]vouched                // by host: the last one, and what came to no end after it
 	printed []key.Key                           // on paper
 	mortal  int                                 // the next process that is started by itself dies before this effect
 	at      phase                               // and the next process of all before this one
@@ -64,6 +64,25 @@ type world struct {
 type vouched struct {
 	key    key.Fingerprint
 	opened int
+}
+
+// vouch notes a person's word, of a command that was done or not: one that died may have been
+// heard, or not.
+func (w *world) vouch(h *host, v vouched, done bool) {
+	if done {
+		w.vouched[h.name] = nil
+	}
+	w.vouched[h.name] = append(w.vouched[h.name], v)
+}
+
+// vouchedFor is how many rows a key opened when a person vouched for it, -1 where nobody did.
+func (w *world) vouchedFor(h *host, f key.Fingerprint) int {
+	for _, v := range slices.Backward(w.vouched[h.name]) {
+		if v.key == f {
+			return v.opened
+		}
+	}
+	return -1
 }
 
 // Broken is a law that was.
@@ -91,7 +110,7 @@ func Follow(p Plan, dir string, named func(agent.StatusResult) []string) (story 
 // follow is Follow, with real files below dir where the disks are to be real.
 func follow(p Plan, dir string, named func(agent.StatusResult) []string, real bool) (story []string, broken *Broken) {
 	w := &world{named: named, real: real, epoch: time.Now(), lines: map[string]line{}, calls: map[string]int{}, keys: map[key.Fingerprint]key.Key{}, fragile: map[key.Fingerprint]bool{},
-		proven: map[string]map[key.Fingerprint]bool{}, vouched: map[string]vouched{}, rebuilt: map[string][]byte{}}
+		proven: map[string]map[key.Fingerprint]bool{}, vouched: map[string][]vouched{}, rebuilt: map[string][]byte{}}
 	durable.Simulated, lock.Find = w, w.lock
 	defer func() {
 		durable.Simulated, lock.Find = nil, nil
@@ -706,14 +725,20 @@ func (w *world) covered(h *host, s *store, c stored) {
 		}
 		open := false
 		for _, l := range lines {
-			if l.saved() && l.Shelf == string(escrow.Current) {
-				open = l.Fingerprint == of && l.Reason != ""
-			} else if l.Event == "saving" {
-				open = open || l.Fingerprint == of
+			switch {
+			case l.Event == "saving", l.saved() && l.Shelf == string(escrow.Current) && l.Reason != "":
+				open = open || l.Fingerprint == of // not every member has said what became of it
+			case l.saved() && l.Shelf == string(escrow.Current):
+				open = false
 			}
 		}
-		name := fmt.Sprintf("%d %s", s.part.Number, o.id)
-		adopted := slices.ContainsFunc(lines, func(l line) bool { return slices.Contains(l.Tops, name) })
+		adopted := slices.ContainsFunc(lines, func(l line) bool {
+			return slices.ContainsFunc(l.Tops, func(top string) bool {
+				number, id, _ := strings.Cut(top, " ")
+				// Where the numbers were wrong, the person's word was of the copy.
+				return id == o.id && (number == fmt.Sprint(s.part.Number) || l.Event == "adopted" && l.Fingerprint == of)
+			})
+		})
 		if !open && !adopted {
 			w.broken("law 4", "law 4: a part went onto the current shelf of %s above %s, of key %s, which is not this host's", s.name, o.id, of)
 		}

@@ -326,7 +326,6 @@ func (s *Split) Rests() time.Duration {
 // nothing while another may have some: ErrPerhaps.
 func (s *Split) look(ctx context.Context) (*splitIndex, error) {
 	x := s.lookBut(ctx, func(int) error { return nil })
-	s.seeThrough(ctx, x)
 	if err := s.answers(x, s.enough(x)); err != nil {
 		return nil, err
 	}
@@ -351,6 +350,7 @@ func (s *Split) lookBut(ctx context.Context, but func(i int) error) *splitIndex 
 		return err
 	})}
 	x.pieces = slices.Concat(found...)
+	s.seeThrough(ctx, x)
 	return x
 }
 
@@ -422,7 +422,7 @@ func (s *Split) lookAt(ctx context.Context, i int, m Member) ([]piece, error) {
 				first = cmp.Or(first, err)
 				return nil
 			}
-			pieces[n].held = was
+			pieces[n].held, pieces[n].read = was, true
 			s.learn(i, copies[n], was)
 			return nil
 		})
@@ -443,8 +443,9 @@ func (s *Split) learn(i int, c Copy, was held) {
 	s.known[pieceID{i, c.ID, c.Fingerprint}] = was
 }
 
-// seeThrough reads parts that may not be what their listing calls them: a name is hearsay
-// (law 1), and the part of a key that seems to lack one may lie under the name of another.
+// seeThrough reads parts that may not be what their listing calls them, where the names do not
+// add up: a name is hearsay (law 1). The part that a key seems to lack may lie under the name of
+// another, and one that seems to be cut for another need may be another key's.
 func (s *Split) seeThrough(ctx context.Context, x *splitIndex) {
 	for doubted := x.doubted(); len(doubted) > 0; doubted = x.doubted() {
 		turns := make(chan struct{}, splitLooks)
@@ -469,12 +470,26 @@ func (s *Split) seeThrough(ctx context.Context, x *splitIndex) {
 	}
 }
 
-// doubted are parts that nobody has read, of members that show none of a key of which too few
-// are there.
+// doubted are parts that nobody has read: of a key of which too few are there, and of members
+// that show none of it; and of a key that shows parts which were cut for different needs.
 func (x *splitIndex) doubted() (list []*piece) {
 	doubt := map[*piece]bool{}
+	doubts := func(which func(p *piece) bool) {
+		for i := range x.pieces {
+			if p := &x.pieces[i]; !p.read && p.wrong == "" && !p.part.whole() && which(p) {
+				doubt[p] = true
+			}
+		}
+	}
+	needs := map[key.Fingerprint]int{}
 	for _, shelf := range Shelves {
-		for _, shares := range x.shares(shelf) {
+		for of, shares := range x.shares(shelf) {
+			for _, g := range shares {
+				if was, there := needs[of]; there && was != g.need {
+					doubts(func(p *piece) bool { return p.of == of })
+				}
+				needs[of] = g.need
+			}
 			if have, need := best(shares); have >= need {
 				continue
 			}
@@ -484,11 +499,7 @@ func (x *splitIndex) doubted() (list []*piece) {
 					shows[p.member] = shows[p.member] || p.wrong == ""
 				}
 			}
-			for i := range x.pieces {
-				if p := &x.pieces[i]; p.copy.Shelf == shelf && !p.part.whole() && p.wrong == "" && !p.read && !shows[p.member] {
-					doubt[p] = true
-				}
-			}
+			doubts(func(p *piece) bool { return p.copy.Shelf == shelf && (p.of == of || !shows[p.member]) })
 		}
 	}
 	for i := range x.pieces { // in the order of the listings

@@ -952,12 +952,36 @@ func TestSplitPartUnderAnotherName(t *testing.T) {
 		if copies, err := s.List(t.Context()); err != nil || len(copies) != 1 && !there || there && (len(copies) != 2 || copies[1].Unreadable != "") {
 			t.Errorf("%s: %+v, %v", name, copies, err)
 		}
+		mustSave(t, r.open(), escrow.Current, k)
 		r.dead["a"] = escrow.ErrUnreachable
 		holdsKey(t, r.open(), k)
 		r.dead["c"] = escrow.ErrUnreachable
 		if _, err := r.open().List(t.Context()); !errors.Is(err, escrow.ErrUnreachable) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestSplitCutByItsName: nor does a name keep a key from being saved. Another key's part that is
+// called one of it, cut for another need, is no part of it.
+func TestSplitCutByItsName(t *testing.T) {
+	t.Parallel()
+	for _, saved := range []bool{true, false} {
+		r := newRack(t, 2, 3)
+		k := key.Generate()
+		if saved {
+			mustSave(t, r.open(), escrow.Current, k)
+		}
+		part, err := key.Generate().Cut(3, 3)
+		try(t, err)
+		path := filepath.Join(r.path("c"), "current", "20400101T000000.000Z-"+string(k.Fingerprint())+".need3.part3")
+		try(t, os.WriteFile(path, part.UnsafeText(), 0o400))
+		s := r.open()
+		if _, err := s.List(t.Context()); err != nil || s.Refuses(k.Fingerprint()) != nil {
+			t.Errorf("%v, %v", err, s.Refuses(k.Fingerprint()))
+		}
+		mustSave(t, r.open(), escrow.Current, k)
+		holdsKey(t, r.open(), k)
 	}
 }
 

@@ -161,22 +161,21 @@ func (m *mend) tally(ctx context.Context) (err error) {
 func (m *mend) share(d decide.Decision) {
 	o := m.o
 	found := map[key.Fingerprint]*Share{}
-	see := func(f key.Fingerprint, from string, escrowed bool) {
+	see := func(f key.Fingerprint, from string) {
 		p := o.evidence.Rows.Proofs[f]
 		if f == "" || p.Opened == 0 {
 			return
 		}
 		if found[f] == nil {
-			found[f] = &Share{Key: f, Rows: p.Opened, From: from}
+			found[f] = &Share{Key: f, Rows: p.Opened, From: from, Escrowed: m.escrowed(f)}
 		}
-		found[f].Escrowed = found[f].Escrowed || escrowed
 	}
 	live := o.evidence.Keyfile
 	if live.Good {
-		see(live.Key, FromKeyfile, false)
+		see(live.Key, FromKeyfile)
 	}
 	for _, c := range o.candidates() {
-		see(c.Key, c.Source, c.Escrow != "" && c.Unreadable == "")
+		see(c.Key, c.Source)
 	}
 	m.r.Unopened = o.evidence.Rows.Dependent
 	for _, s := range found {

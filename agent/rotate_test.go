@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -263,6 +264,25 @@ func TestRepairRefused(t *testing.T) {
 			}
 			h.must(r.check(&h.Host, db))
 		})
+	}
+}
+
+// TestRepairSavesWhatIsListed: a copy that a store lists and does not give is no word that the key
+// is safe there; it is saved before rows are taken from it (law 5).
+func TestRepairSavesWhatIsListed(t *testing.T) {
+	h := newHost(t, rowstest.New(t).Database(t), 1)
+	a, other := testKey("a"), testKey("other")
+	h.upsert(a, "ONE")
+	h.upsert(a, "TWO")
+	h.upsert(other, "THREE")
+	h.write(a.UnsafeBytes())
+	h.must(h.Keyfile.Keep(other, h.now))
+	h.saveDue(0)
+	e := trouble(h, 0)
+	e.fetch, e.saves = escrow.ErrUnreachable, 0
+	r, err := agent.Repair(t.Context(), &h.Host, agent.RepairOptions{})
+	if err != nil || !slices.ContainsFunc(r.Staged, func(s agent.SaveResult) bool { return s.Key == other.Fingerprint() && s.Err == nil }) {
+		t.Errorf("%+v, %v", r.Staged, err)
 	}
 }
 

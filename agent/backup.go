@@ -70,12 +70,14 @@ func (o *observation) escrowKey(ctx context.Context, f key.Fingerprint) BackupRe
 	eachEscrow(o.host, func(i int, _ Escrow) {
 		o.askNewest(ctx, i)
 		var s SaveResult
-		alone(func() {
-			s = o.toSave(i, f)
-			o.writeSaving(i, s.Shelf, f)
-			s = o.toSave(i, f)
-		})
-		o.put(ctx, i, &s)
+		alone(func() { s = o.toSave(i, f) })
+		if !o.stands(ctx, i, &s) {
+			alone(func() {
+				o.writeSaving(i, s.Shelf, f)
+				s = o.toSave(i, f)
+			})
+			o.add(ctx, i, &s)
+		}
 		alone(func() {
 			r.Escrows[i] = s
 			o.writeSaved(s)
@@ -91,6 +93,7 @@ func (o *observation) escrowRead(ctx context.Context, f key.Fingerprint) BackupR
 	if l := o.evidence.Ledger; f != l.Known || l.Accepted {
 		return o.escrowKey(ctx, f)
 	}
+	o.history()
 	eachEscrow(o.host, func(i int, _ Escrow) { o.askNewest(ctx, i) })
 	return o.saveEverywhere(ctx, f)
 }
@@ -98,11 +101,22 @@ func (o *observation) escrowRead(ctx context.Context, f key.Fingerprint) BackupR
 func (o *observation) saveEverywhere(ctx context.Context, f key.Fingerprint) BackupResult {
 	r := BackupResult{Key: f, Rows: o.evidence.Rows, Escrows: make([]SaveResult, len(o.host.Escrows))}
 	o.history()
-	for i := range o.host.Escrows {
-		shelf, _ := decide.Shelf(o.evidence, i, f)
-		o.writeSaving(i, shelf, f)
+	stands := make([]bool, len(o.host.Escrows))
+	eachEscrow(o.host, func(i int, _ Escrow) {
+		r.Escrows[i] = o.toSave(i, f)
+		stands[i] = o.stands(ctx, i, &r.Escrows[i])
+	})
+	for i, s := range r.Escrows {
+		if !stands[i] {
+			o.writeSaving(i, s.Shelf, f)
+			r.Escrows[i] = o.toSave(i, f)
+		}
 	}
-	eachEscrow(o.host, func(i int, _ Escrow) { r.Escrows[i] = o.store(ctx, i, f) })
+	eachEscrow(o.host, func(i int, _ Escrow) {
+		if !stands[i] {
+			o.add(ctx, i, &r.Escrows[i])
+		}
+	})
 	for _, s := range r.Escrows {
 		o.writeSaved(s)
 	}

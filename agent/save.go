@@ -186,9 +186,11 @@ func (o *observation) saveDue(ctx context.Context, i int, f key.Fingerprint) Sav
 	if last, ok := o.record.LastSaved(s.Name()); ok && last.Fingerprint == f && last.Reason != "" && !partly(last) && o.verify(ctx, i, last, &r) {
 		return r
 	}
-	o.writeSaving(i, r.Shelf, f)
-	r.Shelf, r.Why = decide.DueShelf(o.evidence, i, f)
-	o.put(ctx, i, &r)
+	if !o.stands(ctx, i, &r) {
+		o.writeSaving(i, r.Shelf, f)
+		r.Shelf, r.Why = decide.DueShelf(o.evidence, i, f)
+		o.add(ctx, i, &r)
+	}
 	o.writeSaved(r)
 	return r
 }

@@ -261,10 +261,15 @@ func testSaveDue(t *testing.T, list listing) {
 				t.Errorf("%+v", s)
 			}
 		}
-		if e.saves != 1 {
-			t.Errorf("%d saves", e.saves)
+		e.list = escrow.ErrDenied // nothing is begun by that which a stranger's copy could be of
+		h.backup()
+		record, err := h.Ledger.Read()
+		h.must(err)
+		begun := slices.DeleteFunc(record.Entries, func(e ledger.Entry) bool { return e.Event != ledger.Saving || e.Escrow != "usb0" })
+		if e.saves != 1 || len(begun) != 1 {
+			t.Errorf("%d saves, %d of them begun", e.saves, len(begun))
 		}
-		e.fetch = nil
+		e.list, e.fetch = nil, nil
 		h.saveDue(0)
 		if e.saves != 1 {
 			t.Errorf("%d saves", e.saves)

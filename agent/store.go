@@ -34,18 +34,13 @@ type SaveResult struct {
 // save stores a key in one escrow and records it.
 func (o *observation) save(ctx context.Context, i int, f key.Fingerprint) SaveResult {
 	o.history()
-	shelf, _ := decide.Shelf(o.evidence, i, f)
-	o.writeSaving(i, shelf, f)
-	s := o.store(ctx, i, f)
-	o.writeSaved(s)
-	return s
-}
-
-// store is the part of save that may run for several escrows at once: it reads the
-// evidence and writes nothing but the copy.
-func (o *observation) store(ctx context.Context, i int, f key.Fingerprint) SaveResult {
 	r := o.toSave(i, f)
-	o.put(ctx, i, &r)
+	if !o.stands(ctx, i, &r) {
+		o.writeSaving(i, r.Shelf, f)
+		r = o.toSave(i, f)
+		o.add(ctx, i, &r)
+	}
+	o.writeSaved(r)
 	return r
 }
 
@@ -79,21 +74,37 @@ func (o *observation) writeSaving(i int, shelf escrow.Shelf, f key.Fingerprint) 
 	}
 }
 
-// put saves the result's key on the result's shelf, and notes in it what came of that.
+// put saves the result's key on the result's shelf where nothing on a current shelf is begun by
+// that, and notes in it what came of that.
 func (o *observation) put(ctx context.Context, i int, r *SaveResult) {
+	if !o.stands(ctx, i, r) {
+		o.add(ctx, i, r)
+	}
+}
+
+// stands tells whether the copy that the result is to be of is there, as far as anybody can say,
+// and notes it. A Save, which could not compare, would add another each time.
+func (o *observation) stands(ctx context.Context, i int, r *SaveResult) bool {
+	c, there := escrow.Copy{}, false
+	if o.host.Escrows[i].AddOnly {
+		c, there = o.added(*r)
+	}
+	if !there {
+		c, there = o.stillUnread(ctx, i, *r)
+	}
+	if there {
+		r.Copy, r.Unverified, r.AddOnly = c, true, o.host.Escrows[i].AddOnly
+	}
+	return there
+}
+
+// add has the escrow save the result's key on the result's shelf, and notes in it what came of
+// that. It reads the evidence and writes nothing but the copy, so that it may run for several
+// escrows at once.
+func (o *observation) add(ctx context.Context, i int, r *SaveResult) {
+	r.AddOnly = o.host.Escrows[i].AddOnly
 	if r.Shelf == "" { // it is due until somebody can tell what stands there
 		r.Why, r.Err = "", cmp.Or(o.evidence.Escrows[i].Err, escrow.ErrTimeout)
-		return
-	}
-	if r.AddOnly = o.host.Escrows[i].AddOnly; r.AddOnly {
-		// A Save cannot compare there, and would add another each time.
-		if c, ok := o.added(*r); ok {
-			r.Copy, r.Unverified = c, true
-			return
-		}
-	}
-	if c, ok := o.stillUnread(ctx, i, *r); ok {
-		r.Copy, r.Unverified = c, true
 		return
 	}
 	r.Copy, r.Err = o.host.Escrows[i].Writer.Save(ctx, r.Shelf, o.keys[r.Key])
@@ -108,8 +119,7 @@ func (o *observation) put(ctx context.Context, i int, r *SaveResult) {
 }
 
 // stillUnread is the copy that the result is to be of, where it was the last that was saved as
-// current there and could not be read back, and cannot now: a Save, which could not compare,
-// would add another.
+// current there and could not be read back, and cannot now.
 func (o *observation) stillUnread(ctx context.Context, i int, r SaveResult) (escrow.Copy, bool) {
 	last, ok := o.history().LastSaved(r.Escrow)
 	if !ok || r.Shelf != escrow.Current || last.Fingerprint != r.Key || last.Reason != escrow.ErrUnverified.Error() {

@@ -160,6 +160,17 @@ func tellsTop(s escrow.Reader) bool {
 	return !parts
 }
 
+// unheard says why some of an escrow's stores did not answer to the last listing, "" where all
+// did.
+func unheard(s Escrow) string {
+	if shared, ok := s.Writer.(escrow.Shared); ok {
+		if silent := shared.Unheard(); silent != nil {
+			return silent.Error()
+		}
+	}
+	return ""
+}
+
 // askEscrow lists one escrow and fetches its copies, and tells the observation of each.
 func (o *observation) askEscrow(ctx context.Context, i int) {
 	s := o.host.Escrows[i]
@@ -187,11 +198,7 @@ func (o *observation) askEscrow(ctx context.Context, i int) {
 		if r, ok := s.Reader.(Rememberer); ok {
 			e.Remembered, how.lastAsked = r.Remembered(), r.FetchedAt
 		}
-		if shared, ok := s.Writer.(escrow.Shared); ok {
-			if silent := shared.Unheard(); silent != nil {
-				e.Unheard = silent.Error()
-			}
-		}
+		e.Unheard = unheard(s)
 		e.Copies, e.Seen = listedEvidence(copies), true
 		for n := range e.Copies {
 			if e.Copies[n].ID == latest.ID {
@@ -236,9 +243,10 @@ func (o *observation) askEscrow(ctx context.Context, i int) {
 	tell(key.Key{})
 }
 
-// askNewest lists an escrow, once, and makes sure of what its newest current copy is, and
-// where that is no key, of the one below: all that law 4 has to know. A copy that this
-// identity may not read is there all the same.
+// askNewest lists an escrow, once, and makes sure of what its newest current copy is, where
+// that is no key, of the one below, and where it is not the one that was saved there last, of
+// that: all that law 4 has to know. A copy that this identity may not read is there all the same.
+// It wants the history.
 func (o *observation) askNewest(ctx context.Context, i int) {
 	e := &o.evidence.Escrows[i]
 	if e.State != decide.EscrowPending {
@@ -252,29 +260,32 @@ func (o *observation) askNewest(ctx context.Context, i int) {
 func (o *observation) newestOf(ctx context.Context, i int, copies []escrow.Copy, err error) {
 	e, s := &o.evidence.Escrows[i], o.host.Escrows[i]
 	if err == nil {
-		e.Copies = listedEvidence(copies)
-		for n := range copies {
-			if copies[n].Shelf != escrow.Current || err != nil {
-				break
-			}
+		e.Copies, e.Unheard = listedEvidence(copies), unheard(s)
+		read := func(n int) {
 			c := &e.Copies[n]
-			if c.Beside {
-				continue
+			if c.Unreadable != "" {
+				return
 			}
-			if c.Unreadable == "" {
-				k, encoding, ferr := s.Fetch(ctx, copies[n])
-				err = noteFetched(c, fetched{key: k, encoding: encoding, err: ferr})
-				switch {
-				case errors.Is(err, escrow.ErrDenied):
-					c.Unreadable, err = err.Error(), nil
-				case errors.Is(err, escrow.ErrGone): // since it was listed
-					c.Unreadable, c.Withheld, err = err.Error(), true, nil
-				}
-				c.Have = false
-				k.Wipe()
+			k, encoding, ferr := s.Fetch(ctx, copies[n])
+			err = noteFetched(c, fetched{key: k, encoding: encoding, err: ferr})
+			switch {
+			case errors.Is(err, escrow.ErrDenied):
+				c.Unreadable, err = err.Error(), nil
+			case errors.Is(err, escrow.ErrGone): // since it was listed
+				c.Unreadable, c.Withheld, err = err.Error(), true, nil
 			}
-			if !c.Worthless {
+			c.Have = false
+			k.Wipe()
+		}
+		last, _ := o.history().LastSaved(e.Name)
+		below := false // what follows stands below the newest that is, or may be, a key
+		for n, c := range copies {
+			if c.Shelf != escrow.Current || err != nil {
 				break
+			}
+			if !c.Beside && (!below || c.ID == last.Copy && !e.Copies[n].InParts()) {
+				read(n)
+				below = below || !e.Copies[n].Worthless
 			}
 		}
 	}

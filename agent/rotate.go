@@ -238,6 +238,7 @@ func (t *rotation) checkEscrows(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, rotateSave)
 	defer cancel()
 	o := t.o
+	o.history()
 	untaken := make([]error, len(t.h.Escrows)) // why an escrow that answers takes no further key, which step 8 would find out
 	eachEscrow(t.h, func(i int, s Escrow) {
 		o.askNewest(ctx, i)
@@ -248,7 +249,6 @@ func (t *rotation) checkEscrows(ctx context.Context) error {
 			untaken[i] = t.unspared(s)
 		}
 	})
-	o.history()
 	takes, why := 0, errors.New("no escrow answers")
 	if len(t.h.Escrows) == 0 {
 		why = ErrNoEscrow

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -493,6 +494,38 @@ func testForeignCopyOfTheSameKey(t *testing.T, list listing) {
 	}
 	if r, err := agent.Status(t.Context(), &h.Host); err != nil || r.Health != agent.Green {
 		t.Errorf("accepted: %s: %s, %v", r.Health, r.Line, err)
+	}
+}
+
+// upsideDown is an escrow in which a person has put the older copies on top.
+type upsideDown struct{ escrow.Reader }
+
+func (u upsideDown) List(ctx context.Context) ([]escrow.Copy, error) {
+	copies, err := u.Reader.List(ctx)
+	slices.Reverse(copies)
+	return copies, err
+}
+
+// TestSpoiledBelowAnOlderOne: where the copy that was saved last is none any more, the older one on
+// top is no stranger's, and a save puts the right one there.
+func TestSpoiledBelowAnOlderOne(t *testing.T) {
+	h := newHost(t, rowstest.New(t).Database(t), 1)
+	old, a := testKey("old"), testKey("a")
+	h.upsert(old, "ONE")
+	h.write(old.UnsafeBytes())
+	h.backup()
+	h.now = h.now.Add(time.Hour)
+	h.db.Exec("DELETE FROM secrets")
+	h.upsert(a, "ONE")
+	h.write(a.UnsafeBytes())
+	h.backup()
+	files, err := filepath.Glob(h.path("usb0/current/*"))
+	h.must(err)
+	h.must(os.WriteFile(files[1], []byte("somebody's note, and no key"), 0o600))
+	h.Escrows[0].Reader = upsideDown{h.Escrows[0].Reader}
+	saved, err := agent.Revisit(t.Context(), &h.Host, "usb0")
+	if err != nil || len(saved) != 1 || saved[0].Alarm || saved[0].Shelf != escrow.Current {
+		t.Errorf("%+v, %v", saved, err)
 	}
 }
 

@@ -67,6 +67,9 @@ func (e Evidence) Holds(i int, c CopyEvidence, f key.Fingerprint) bool {
 // Claims tells whether a copy is of a key, by what was read of it or by its own word.
 func (c CopyEvidence) Claims(f key.Fingerprint) bool { return f != "" && c.Key == f }
 
+// InParts tells whether several stores have it together.
+func (c CopyEvidence) InParts() bool { return len(c.Tops)+len(c.Under) > 0 }
+
 // Miswritten tells whether the bytes are a key, and not as its 32 bytes.
 func (c CopyEvidence) Miswritten() bool { return c.Encoding != "" && c.Encoding != key.Raw }
 

@@ -55,7 +55,9 @@ func deserves(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 	if e.Rows.VerdictOf(f) == rows.Refuted { // though it may stand there already: a part of it that lacks is not to be made anew
 		return escrow.Quarantine, "it opens no row"
 	}
-	if newest, there := e.Escrows[i].NewestCurrent(); there && e.Holds(i, newest, f) {
+	// Nor is what lacks of a key that opens the lesser part: a save would put it on top.
+	minor := e.Rows.VerdictOf(f) == rows.Partial && !Majority(e.Rows.Proofs[f])
+	if newest, there := e.Escrows[i].NewestCurrent(); there && e.Holds(i, newest, f) && !(minor && newest.InParts()) {
 		return escrow.Current, ""
 	}
 	if why := e.History.Unreadable; why != "" {
@@ -92,6 +94,9 @@ func deserves(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 		if s.State != EscrowAnswered {
 			// Law 6: what cannot be heard of may be there.
 			return escrow.Quarantine, fmt.Sprintf("the rows do not prove it, and escrow %q cannot say whether it holds another key: %s", s.Name, s.Why)
+		}
+		if s.Unheard != "" {
+			return escrow.Quarantine, fmt.Sprintf("the rows do not prove it, and a store of escrow %q cannot say whether it holds another key: %s", s.Name, s.Unheard)
 		}
 		for _, c := range s.Copies {
 			if c.Shelf == escrow.Current && !c.Worthless && c.Key != f {

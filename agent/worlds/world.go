@@ -220,7 +220,11 @@ func (w *world) splitTable(h *host) {
 // store, or in the quarantine of a host.
 func (w *world) keepSomewhere(h *host, k key.Key) {
 	if h != nil && w.rand.IntN(2) == 0 {
-		h.disk.put(h.path("state/quarantine/20000101T000000.000000Z-"+string(k.Fingerprint())+".key"), k.UnsafeBytes(), 0o400)
+		path := h.path("state/quarantine/20000101T000000.000000Z-" + string(k.Fingerprint()) + ".key")
+		h.disk.put(path, k.UnsafeBytes(), 0o400)
+		for _, c := range []durable.Change{{Do: durable.SyncFile, Path: path}, {Do: durable.SyncNames, Path: filepath.Dir(path)}, {Do: durable.SyncNames, Path: h.path("state")}} {
+			h.disk.make(c) //nolint:errcheck // it has lain there for long, unless the disk is broken
+		}
 		return
 	}
 	shelf := escrow.Shelves[w.rand.IntN(len(escrow.Shelves))]
@@ -720,8 +724,8 @@ func (w *world) covered(h *host, s *store, c stored) {
 		if o.shelf == escrow.Current && o.id != c.id && o.by == h.name {
 			return
 		}
-		if o.shelf != escrow.Current || o.id == c.id || o.state == "destroyed" || time.Now().Before(o.at.Add(s.late+time.Minute)) || of == "" && o.state == "" {
-			continue // it is none, or whoever looked did not see it yet
+		if o.shelf != escrow.Current || o.id == c.id || o.state == "destroyed" || of == "" && o.state == "" {
+			continue // it is none
 		}
 		open := false
 		for _, l := range lines {
@@ -739,6 +743,9 @@ func (w *world) covered(h *host, s *store, c stored) {
 				return id == o.id && (number == fmt.Sprint(s.part.Number) || l.Event == "adopted" && l.Fingerprint == of)
 			})
 		})
+		if !open && !adopted && time.Now().Before(o.at.Add(s.late+time.Minute)) {
+			continue // whoever looked did not see it yet
+		}
 		if !open && !adopted {
 			w.broken("law 4", "law 4: a part went onto the current shelf of %s above %s, of key %s, which is not this host's", s.name, o.id, of)
 		}

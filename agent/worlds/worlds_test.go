@@ -185,6 +185,46 @@ func TestBrokenOnce(t *testing.T) {
 			{Do: "its disk is lost, and all that is not away", Arg: 0x77a5772fe67ec2e7},
 			{Do: "a copy is called another key", Arg: 0x21b912921c7385c0},
 		}},
+		"a copy that nobody may read is backed up again, and somebody writes a duplicate": {Seed: 12204, Steps: []Step{
+			{Do: "backup", Arg: 0xc99ff05c23496661},
+			{Do: "the stores are back", Arg: 0x1512343cf81013fe},
+			{Do: "a foreign key in the keyfile's place", Arg: 0xbe1783572b17b628},
+			{Do: "an old key in the keyfile's place", Arg: 0xfacda3b5cf452488},
+			{Do: "an older copy is the newest again", Arg: 0xe171ec69dbb9ebed},
+			{Do: "rotate", Arg: 0x5dea8ad6e33ec8ea},
+		}},
+		"an older copy is put above the last one, which is a note by then": {Seed: 20144, Steps: []Step{
+			{Do: "repair", Arg: 0x1ad03373176f14bf},
+			{Do: "a copy is spoiled under its name, or mended", Arg: 0x8032a6dc8674c45e},
+			{Do: "a key is put there while nobody watches", Arg: 0x28968655ef15e7d7, Dies: 6},
+			{Do: "an older copy is the newest again", Arg: 0x327cc6534a0f041b},
+		}},
+		"another key's part is called one of the present key, cut for another need": {Seed: 122481, Steps: []Step{
+			{Do: "another host's parts on top", Arg: 0x22f47cba0bfaa26d},
+			{Do: "a copy is called another key", Arg: 0xc090ac1a405a0616},
+		}},
+		"a store of a split lists what it does not give, and a repair takes rows from that key": {Seed: 321075, Steps: []Step{
+			{Do: "a copy is spoiled under its name, or mended", Arg: 0x7eaf74885b4df03c},
+			{Do: "repair", Arg: 0x90d1b8491db26571},
+		}},
+		"a key that opens the lesser part of the rows seems to be the newest of a split, and lacks a part": {Seed: 422212, Steps: []Step{
+			{Do: "tenants delete", Arg: 0xc608dfca0585e9f9},
+			{Do: "the watcher looks", Arg: 0x17a8f0b12b48a2f5},
+			{Do: "a store is away", Arg: 0xb789c93a38acb071},
+			{Do: "the ledger goes, and none can be made", Arg: 0x956d16fde2dfe4c8},
+			{Do: "all are enabled", Arg: 0x7be835a5df3646bc},
+			{Do: "the ledger goes, and none can be made", Arg: 0xe1e4e76c08f52599},
+			{Do: "pg_dump", Arg: 0x3fc78f8157dd6d9b},
+			{Do: "wait", Arg: 0x2daadb2f0909c33c},
+			{Do: "a store is away", Arg: 0xf8b9383a2ab7cfc},
+			{Do: "the disk is well", Arg: 0xebdcc78d82dfdd26},
+			{Do: "rotate, and be killed", Arg: 0xf94eeb2d4173d757},
+		}},
+		"a store of a split that does not answer has another key, whole, and no row speaks": {Seed: 30928, Steps: []Step{
+			{Do: "a foreign key on top", Arg: 0xbae105e2d06bf6db},
+			{Do: "an old key in the keyfile's place", Arg: 0x8dbfbe33791fa025},
+			{Do: "a foreign key in the keyfile's place", Arg: 0x6c4fa9739f3fbfd8},
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if b := replay(t, p); b != nil {

@@ -265,6 +265,8 @@ func (w *world) person(h *host) string {
 				return "the machine was rolled back, and does not know what it has saved in " + s.name
 			case s.part != (escrow.PartOf{}) && c.shelf == escrow.Current && !told(lines, s, c) && slices.ContainsFunc(s.copies, func(c stored) bool { return c.state == "destroyed" }):
 				return "the ledger was lost, and then the newest part in " + s.name
+			case s.part != (escrow.PartOf{}) && c.shelf == escrow.Current && !told(lines, s, c) && len(lines) > 0 && c.at.Before(lines[0].Time):
+				return "the ledger that named what stands in " + s.name + " was lost, and another begun"
 			case s.part != (escrow.PartOf{}) && !slices.ContainsFunc(lines, func(l line) bool { return l.Fingerprint == c.of }):
 				return "the ledger that named what stands in " + s.name + " was lost"
 			}

@@ -506,11 +506,13 @@ func withoutBOM(data []byte) []byte {
 func KeyfileOf(data []byte) string {
 	text := string(withoutBOM(data))
 	said := map[string]any{}
-	if _, err := toml.Decode(text, &said); err == nil {
-		if path, ok := said["keyfile"].(string); ok && usablePath(path) {
-			return path
+	if tooDeep(text) == 0 {
+		if _, err := toml.Decode(text, &said); err == nil {
+			if path, ok := said["keyfile"].(string); ok && usablePath(path) {
+				return path
+			}
+			return DefaultKeyfile
 		}
-		return DefaultKeyfile
 	}
 	// What is no TOML may still have the line, even if that is the one which is none.
 	for line := range strings.Lines(text) {

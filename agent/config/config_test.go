@@ -297,6 +297,9 @@ func TestProblems(t *testing.T) {
 		{"root key in a table", "[watch]\nkeyfile = \"/a\"", []string{`line 2: watch.keyfile: unknown key; it belongs before the first table`}},
 		{"deeper", "[watch.more]\na = 1", []string{`line 1: watch.more: unknown key`}},
 		{"in braces", "watch = {rescan = \"1m\", hela = true}", []string{`line 1: watch.hela: unknown key; did you mean "heal"?`}},
+		// What the library reads for minutes, in gigabytes.
+		{"brackets in each other", "keyfile = \"/a\"\na=" + strings.Repeat("{x=", 20_000), []string{"line 2: more than 64 brackets or names in each other"}},
+		{"a name of names", strings.Repeat("a.", 100_000) + "a = 1", []string{"line 1: more than 64 brackets or names in each other"}},
 		{"a very long key", strings.Repeat("k", 500) + " = 1", []string{"line 1: kkk"}},
 		{"kind", "[[escrow]]\nname = \"a\"\nkind = \"gcp-secrets-manager\"",
 			[]string{`line 3: escrow.kind: unknown kind "gcp-secrets-manager"; did you mean "gcp-secret-manager"?`}},
@@ -707,6 +710,7 @@ func TestKeyfileOf(t *testing.T) {
 		"keyfiles = \"/a\"":              DefaultKeyfile,
 		"\xef\xbb\xbfkeyfile = \"/a\"":   "/a",
 		"\xff\xfe\x00k":                  DefaultKeyfile,
+		"keyfile = \"/a\"\n" + strings.Repeat("a.", 100_000) + "a = 1": "/a",
 	} {
 		if got := KeyfileOf([]byte(text)); got != want {
 			t.Errorf("%q: %q, want %q", text, got, want)

@@ -37,6 +37,10 @@ func (f *file) report(escrow int, key, format string, a ...any) {
 // decode puts what the file says into c. All that has a wrong type or an unknown name is
 // reported, and c keeps its defaults there; a syntax error ends the reading.
 func (f *file) decode(c *Config) {
+	if line := tooDeep(f.text); line > 0 {
+		f.problems = append(f.problems, problem{Problem{Line: line, What: fmt.Sprintf("more than %d brackets or names in each other", deepest)}, noEscrow})
+		return
+	}
 	md, err := toml.Decode(f.text, &f.said)
 	if err != nil {
 		f.syntax(err)
@@ -69,6 +73,32 @@ func (f *file) decode(c *Config) {
 			c.Escrows[i].Required = false
 		}
 	}
+}
+
+// deepest is how many brackets may stand open, and dots in one line: the format needs three.
+// What the library takes to read them grows with their square, to minutes and gigabytes.
+const deepest = 64
+
+// tooDeep is the line, from 1, in which more of them are; 0 for none.
+func tooDeep(text string) int {
+	code, _ := scan(text)
+	line, open, dots := 1, 0, 0
+	for _, c := range []byte(code) {
+		switch c {
+		case '[', '{':
+			open++
+		case ']', '}':
+			open--
+		case '.':
+			dots++
+		case '\n':
+			line, dots = line+1, 0
+		}
+		if open > deepest || dots > deepest {
+			return line
+		}
+	}
+	return 0
 }
 
 // syntax reports why the file is no TOML, with the hint that fits the commonest mistake:

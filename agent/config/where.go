@@ -75,13 +75,16 @@ func scan(text string) (code string, values [][2]int) {
 				}
 			}
 		default:
-			for end < i+lineLength(text[i:]) && text[end] != c {
-				if text[end] == '\\' && c == '"' {
+			for end < len(text) && text[end] != '\n' && text[end] != c {
+				if text[end] == '\\' && c == '"' && !strings.HasPrefix(text[end+1:], "\n") {
 					end++
 				}
 				end++
 			}
-			end = min(end+1, i+lineLength(text[i:]))
+			end = min(end, len(text))
+			if strings.HasPrefix(text[end:], string(c)) {
+				end++
+			}
 		}
 		if c != '#' {
 			if rest := strings.TrimLeft(text[end:], " \t"); rest != "" && strings.Contains("=.", rest[:1]) {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
@@ -534,14 +535,14 @@ func (j judged) version() Cell {
 }
 
 // described is what git describe puts behind the release before.
-var described = regexp.MustCompile(`^-[0-9]+-g[0-9a-f]+$`)
+var described = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^-[0-9]+-g[0-9a-f]+$`) })
 
 // parseVersion reads "1.2.3", with "v" in front. Of what stands behind, "+5.g0123456" and
 // "-5-g0123456" were built after it, and "-dev.5" before.
 func parseVersion(text string) (numbers []int, before, ok bool) {
 	text = strings.TrimPrefix(text, "v")
 	if i := strings.IndexAny(text, "-+~"); i >= 0 {
-		before = text[i] != '+' && !described.MatchString(text[i:])
+		before = text[i] != '+' && !described().MatchString(text[i:])
 		text = text[:i]
 	}
 	for part := range strings.SplitSeq(text, ".") {

@@ -90,7 +90,7 @@ func happeningOf(e ledger.Entry) happeningDoc {
 	if e.Old != "" && e.Old != e.Fingerprint {
 		about = append(about, "in place of key "+string(e.Old))
 	}
-	if why := ruleCode.ReplaceAllString(e.Reason, ""); why != "" {
+	if why := ruleCode().ReplaceAllString(e.Reason, ""); why != "" {
 		about = append(about, why)
 	}
 	if e.Person != "" {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -223,7 +224,8 @@ func wrap(text string, width int) []string {
 	return append(lines, line)
 }
 
-var date, clock = regexp.MustCompile(`^\d{4}-\d\d-\d\d$`), regexp.MustCompile(`^\d\d:\d\d:\d\d$`)
+// dated is a date and a time of day.
+var dated = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$`) })
 
 // joined puts words together that are read as one: a time with its zone, as printable.Time
 // writes it, and what to type of this program.
@@ -234,7 +236,7 @@ func joined(words []string) []string {
 		switch {
 		case word == "keyguard" && i+1 < len(words):
 			more = 1
-		case i+2 < len(words) && date.MatchString(word) && clock.MatchString(words[i+1]):
+		case i+2 < len(words) && dated().MatchString(word+" "+words[i+1]):
 			more = 2
 		}
 		list = append(list, strings.Join(words[i:i+1+more], " "))

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
@@ -319,10 +320,10 @@ var inWords = map[ledger.Event]string{
 }
 
 // ruleCode is the name of a rule of decide in front of a reason: it says nothing to auditors.
-var ruleCode = regexp.MustCompile(`^R[1-5]: `)
+var ruleCode = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^R[1-5]: `) })
 
 func historyViewOf(e ledger.Entry) historyView {
-	e.Reason = ruleCode.ReplaceAllString(e.Reason, "")
+	e.Reason = ruleCode().ReplaceAllString(e.Reason, "")
 	v := historyView{When: when(e.Time), What: cmp.Or(inWords[e.Event], string(e.Event)), Key: string(e.Fingerprint), Where: cmp.Or(e.Escrow, e.Unit), Why: e.Reason}
 	if e.Copy != "" {
 		v.Where += " " + e.Copy

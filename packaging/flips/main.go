@@ -224,11 +224,47 @@ func flipOr(n int, x bool, y func() bool) bool {
 	return x || y()
 }
 
-func flipSum[T any](n int, is, other T) T {
+type flipInteger interface {
+	~int | ~int8 | ~int16 | ~int32 | ~int64 | ~uint | ~uint8 | ~uint16 | ~uint32 | ~uint64 | ~uintptr
+}
+
+type flipNumber interface {
+	flipInteger | ~float32 | ~float64
+}
+
+func flipADD[T flipNumber](n int, x, y T) T {
 	if flipIs(n) {
-		return other
+		return x - y
 	}
-	return is
+	return x + y
+}
+
+func flipSUB[T flipNumber](n int, x, y T) T {
+	if flipIs(n) {
+		return x + y
+	}
+	return x - y
+}
+
+func flipMUL[T flipNumber](n int, x, y T) T {
+	if flipIs(n) {
+		return x + y
+	}
+	return x * y
+}
+
+func flipQUO[T flipNumber](n int, x, y T) T {
+	if flipIs(n) {
+		return x * y
+	}
+	return x / y
+}
+
+func flipREM[T flipInteger](n int, x, y T) T {
+	if flipIs(n) {
+		return x * y
+	}
+	return x - x/y*y // the remainder: what follows a percent sign is filled in here
 }
 `
 
@@ -259,9 +295,15 @@ func (p *pack) text(n ast.Node, from, to token.Pos) string {
 	return b.String()
 }
 
-// sums are what becomes of a number's operators. All of them are calculated, so that none
-// may divide.
-var sums = map[token.Token]token.Token{token.ADD: token.SUB, token.SUB: token.ADD, token.MUL: token.ADD, token.QUO: token.MUL, token.REM: token.MUL}
+// sums are what becomes of a number's operators, and by which function of inForce: the operands
+// may be calls, and are made once.
+var sums = map[token.Token]struct {
+	by string
+	to token.Token
+}{
+	token.ADD: {"ADD", token.SUB}, token.SUB: {"SUB", token.ADD}, token.MUL: {"MUL", token.ADD},
+	token.QUO: {"QUO", token.MUL}, token.REM: {"REM", token.MUL},
+}
 
 // flip is an expression with its flips, "" where it has none.
 func (p *pack) flip(e *ast.BinaryExpr) string {
@@ -292,6 +334,5 @@ func (p *pack) flip(e *ast.BinaryExpr) string {
 	if b, basic := is.Type.Underlying().(*types.Basic); !sum || !basic || b.Info()&types.IsNumeric == 0 {
 		return ""
 	}
-	x, y := operand(e.X), operand(e.Y)
-	return fmt.Sprintf("flipSum(%d, %s %s %s, %s %s %s)", add(other.String()), x, e.Op, y, x, other, y)
+	return fmt.Sprintf("flip%s(%d, %s, %s)", other.by, add(other.to.String()), operand(e.X), operand(e.Y))
 }

@@ -19,6 +19,8 @@ const limit = 3 + 4
 func f(a, b int, s string) (string, bool) {
 	return s + "x", a < b && a+b != limit || !(a >= 2*b)
 }
+
+func next() int { return next()%7 - 1 }
 `
 	check := func(fset *token.FileSet, texts ...string) (files []*ast.File, info *types.Info) {
 		t.Helper()
@@ -45,7 +47,10 @@ func f(a, b int, s string) (string, bool) {
 		what = append(what, f.what)
 	}
 	slices.Sort(what)
-	if got := strings.Join(what, ", "); got != "!= to its opposite, && to ||, * to +, + to -, < to <=, < to its opposite, >= to >, >= to its opposite, || to &&" {
+	if got := strings.Join(what, ", "); got != "!= to its opposite, % to *, && to ||, * to +, + to -, - to +, < to <=, < to its opposite, >= to >, >= to its opposite, || to &&" {
 		t.Errorf("%s\n%s", got, text)
+	}
+	if n := strings.Count(text, "next()"); n != 2 {
+		t.Errorf("what is called once is called %d times:\n%s", n-1, text)
 	}
 }

@@ -63,7 +63,7 @@ const (
 func TestLocateOrder(t *testing.T) {
 	record := filepath.Join(t.TempDir(), "database")
 	must(t, rows.SaveRecord(record, rows.LocateOptions{PostgresFlag: recordURL}))
-	urlFile, ownFile := file(t, 0o600, fileURL+"\n"), file(t, 0o400, " postgres://u:hunter2@ownfile/d\n")
+	urlFile, ownFile := file(t, 0o600, fileURL+strings.Repeat("\n", 64<<10-len(fileURL))), file(t, 0o400, " postgres://u:hunter2@ownfile/d\n")
 	variables := map[string]string{"CONTAINARIUM_POSTGRES_URL_FILE": urlFile, "CONTAINARIUM_POSTGRES_URL": varURL}
 	o := rows.LocateOptions{
 		URL: ownURL, PostgresFlag: flagURL, Environ: environ(variables), Record: record, IncusSockets: noIncus(t),
@@ -137,7 +137,7 @@ func TestLocateRefuses(t *testing.T) {
 		{"file for others", urlFile(file(t, 0o604, fileURL)), rows.ErrLoose},
 		{"no file", urlFile(loose + "x"), fs.ErrNotExist},
 		{"empty file", urlFile(file(t, 0o600, "")), rows.ErrURL},
-		{"large file", urlFile(file(t, 0o600, strings.Repeat("x", 70_000))), nil},
+		{"large file", urlFile(file(t, 0o600, fileURL+strings.Repeat(" ", 64<<10-len(fileURL)+1))), nil},
 		{"directory", urlFile(t.TempDir()), nil},
 		{"FIFO", urlFile(fifo), rows.ErrNotFile},
 		{"record that is a FIFO", rows.LocateOptions{Record: fifo}, rows.ErrRecord},
@@ -232,7 +232,13 @@ func TestRecord(t *testing.T) {
 			knowing.Environ = environ(c.variables)
 		}
 		// A prestart that saves first is not misled by an older record.
+		if rows.Recorded(record, knowing) {
+			t.Errorf("%v is recorded before", c.want)
+		}
 		must(t, rows.SaveRecord(record, knowing))
+		if !rows.Recorded(record, knowing) {
+			t.Errorf("%v is not recorded", c.want)
+		}
 		before := inode()
 		must(t, rows.SaveRecord(record, knowing))
 		if inode() != before {

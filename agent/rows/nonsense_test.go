@@ -134,7 +134,8 @@ func TestNamesAreShown(t *testing.T) {
 	d := cluster.Database(t)
 	a, b := key.Generate(), key.Generate()
 	long := strings.Repeat("x", 200_000)
-	for _, username := range []string{"<0>mallory\n<0>keyguard: all is lost", "\x1b[2J\u202e\u0085", "tenant " + long} {
+	whole := strings.Repeat("y", 256)
+	for _, username := range []string{whole, "<0>mallory\n<0>keyguard: all is lost", "\x1b[2J\u202e\u0085", "tenant " + long} {
 		must(t, d.Upsert(a, username, "N", nil))
 	}
 	plain := func(what, text string) {
@@ -144,7 +145,7 @@ func TestNamesAreShown(t *testing.T) {
 		}
 	}
 	got := ask(t, d.URL(), rows.Options{Full: true}, b)
-	if len(got.Unopened.Rows) != 3 {
+	if len(got.Unopened.Rows) != 4 || !slices.Contains(got.Unopened.Rows, rows.RowName{Username: whole, Name: "N"}) {
 		t.Fatalf("%+v", got)
 	}
 	for _, r := range got.Unopened.Rows {

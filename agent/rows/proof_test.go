@@ -84,6 +84,13 @@ func TestClassify(t *testing.T) {
 	}
 }
 
+func TestCounts(t *testing.T) {
+	c := rows.Counts{Legacy: 1, InProc: 2, External: 4, Unknown: 8}
+	if c.Dependent() != 3 || c.Total() != 15 {
+		t.Errorf("%d dependent ones of %d", c.Dependent(), c.Total())
+	}
+}
+
 // FuzzOpens: no row, however broken, panics or opens under a key that did not seal it.
 func FuzzOpens(f *testing.F) {
 	a, _, vectors := rowstest.Vectors()

@@ -453,6 +453,17 @@ func TestRewriteOtherTable(t *testing.T) {
 	noSession(t, d)
 }
 
+// TestRowsError names ten rows, and says that there are others only where there are.
+func TestRowsError(t *testing.T) {
+	for n, others := range map[int]bool{1: false, 10: false, 11: true} {
+		e := &rows.RowsError{Kind: rows.ErrUnopenable, Count: int64(n), Rows: make([]rows.RowName, n)}
+		text := e.Error()
+		if !errors.Is(e, rows.ErrUnopenable) || strings.HasSuffix(text, " and others") != others || strings.Count(text, `""`) != min(n, 10) {
+			t.Errorf("%d: %s", n, text)
+		}
+	}
+}
+
 // TestRewriteFails is everything that keeps a rewrite from being done, and that nothing
 // was changed then.
 func TestRewriteFails(t *testing.T) {
@@ -497,6 +508,8 @@ func TestRewriteFails(t *testing.T) {
 			prepare: trigger("before update", "if new.username = 'a' then return null; end if; return new;")},
 		{name: "another column changes", err: rows.ErrReadBack, says: "not only their encryption",
 			prepare: trigger("before update", "new.updated_at = now(); return new;")},
+		{name: "no wrapped key becomes an empty one", err: rows.ErrReadBack, says: "not only their encryption",
+			prepare: trigger("before update", "if new.wrapped_dek is null then new.wrapped_dek = ''; end if; return new;")},
 		{name: "what is written is lost", err: rows.ErrReadBack, says: "1 of 2",
 			prepare: trigger("before update", "if new.username = 'a' then return old; end if; return new;")},
 		{name: "a row comes back as another's", err: rows.ErrReadBack, says: "1 of 2",

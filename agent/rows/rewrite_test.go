@@ -119,7 +119,7 @@ func TestRewrite(t *testing.T) {
 					d.UpsertEnvelope(a, "u", "ENVELOPE", []byte(strings.Repeat("y", 65536))),
 					d.Upsert(target, odd, "THERE", []byte("z")), d.UpsertEnvelope(target, odd, "THERE_TOO", nil))
 			},
-			keys: []key.Key{a},
+			keys: []key.Key{target, a},
 			want: rows.RewriteResult{
 				Counts: rows.Counts{Legacy: 2, InProc: 2}, Rewritten: 1, Rewrapped: 1, AlreadyUnder: 2,
 				ByKey: map[key.Fingerprint]int64{a.Fingerprint(): 2, target.Fingerprint(): 2},

@@ -683,14 +683,15 @@ func TestServerTrouble(t *testing.T) {
 	noSession(t, d)
 }
 
-// many rows of 250 bytes are 12 MB: several pieces, and too many to read unseen.
-const many = 32_000
+// many rows of large bytes are 50 MB outside the table's blocks: more pieces than two cores have
+// sessions.
+const many, large = 5_000, 10_000
 
 // TestLargeTable is read in pieces by several sessions.
 func TestLargeTable(t *testing.T) {
 	d := cluster.Database(t)
 	a, b, _ := rowstest.Vectors()
-	must(t, d.Fill(a, 0, many, 50, 250))
+	must(t, d.Fill(a, 0, many, 50, large))
 	prove := func(o rows.Options) rows.Answer {
 		t.Helper()
 		table := open(t, d.URL(), o)
@@ -723,6 +724,7 @@ func TestLargeTable(t *testing.T) {
 // TestCountedLikeRead: what the server counts of a large table is what reading it counts,
 // also of rows of every class.
 func TestCountedLikeRead(t *testing.T) {
+	const many = 32_000 // 12 MB: too many to read unseen
 	d := cluster.Database(t)
 	a, _, _ := rowstest.Vectors()
 	must(t, d.Fill(a, 0, many, 50, 250))
@@ -749,7 +751,7 @@ func TestCountedLikeRead(t *testing.T) {
 func TestBusyTable(t *testing.T) {
 	d, other := cluster.Database(t), cluster.Database(t)
 	k := key.Generate()
-	must(t, d.Fill(k, 0, many, 50, 250))
+	must(t, d.Fill(k, 0, many, 50, large))
 	for _, busy := range []*rowstest.Database{other, d} {
 		s, err := busy.Session()
 		must(t, err)

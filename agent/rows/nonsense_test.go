@@ -297,3 +297,39 @@ func TestRewriteNonsense(t *testing.T) {
 		}
 	}
 }
+
+// TestCommitAnswers: a rewrite is done where the server says so. What the server rolled back or
+// refused is not, and of all else nobody knows.
+func TestCommitAnswers(t *testing.T) {
+	d := cluster.Database(t)
+	now := key.Generate()
+	must(t, d.Upsert(now, "a", "LEGACY", []byte("one")))
+	w := cluster.Wire(t)
+	for name, c := range map[string]struct {
+		kind    byte // of the message
+		says    string
+		is      error
+		unknown bool
+	}{
+		"done":         {'C', "COMMIT\x00", nil, false},
+		"rolled back":  {'C', "ROLLBACK\x00", rows.ErrServer, false},
+		"another word": {'C', "CREATE\x00", rows.ErrNonsense, true},
+		"refused":      {'E', "SERROR\x00VERROR\x00C40001\x00Mno\x00\x00", rows.ErrServer, false},
+		"ended":        {'E', "SFATAL\x00VFATAL\x00C57P01\x00Mno\x00\x00", rows.ErrUnanswered, true},
+	} {
+		var commits atomic.Bool
+		w.Distort('C', func(m []byte) []byte {
+			if !commits.Load() {
+				return m
+			}
+			return append(binary.BigEndian.AppendUint32([]byte{c.kind}, uint32(4+len(c.says))), c.says...)
+		})
+		next := key.Generate()
+		_, err := open(t, w.URL(d.Name), rows.Options{}).Rewrite(t.Context(), rows.RewriteOptions{Target: next, Keys: []key.Key{now},
+			BeforeCommit: func(context.Context) error { commits.Store(true); return nil }})
+		if !errors.Is(err, c.is) || errors.Is(err, rows.ErrUnanswered) != c.unknown {
+			t.Errorf("%s: %v", name, err)
+		}
+		now = next // the wire alone says something else
+	}
+}

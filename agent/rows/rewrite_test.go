@@ -105,7 +105,7 @@ func TestRewrite(t *testing.T) {
 			prepare: func(d *rowstest.Database) error {
 				return errors.Join(d.Upsert(a, odd, "A", []byte("x")), d.Upsert(a, "", "B", nil))
 			},
-			keys: []key.Key{a},
+			keys: []key.Key{b, a},
 			want: rows.RewriteResult{
 				Counts: rows.Counts{Legacy: 2}, Rewritten: 2, ByKey: map[key.Fingerprint]int64{a.Fingerprint(): 2},
 			},

@@ -51,7 +51,7 @@ func (d *Database) session(do func(*Session) error) error {
 func (d *Database) Copy() (*Database, error) {
 	d.Cluster.forget(d.Name)
 	c := &Database{Cluster: d.Cluster, Name: "copy" + strconv.FormatInt(d.Cluster.databases.Add(1), 10)}
-	return c, d.Cluster.Admin("postgres", fmt.Sprintf(`create database "%s" owner %s template "%s"`, c.Name, Role, d.Name))
+	return c, d.Cluster.copy(d.Name, c.Name)
 }
 
 // Admin executes statements, separated by semicolons, as the superuser.

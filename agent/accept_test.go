@@ -18,7 +18,6 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
-	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 )
 
 func yes(agent.AcceptResult) (bool, error) { return true, nil }
@@ -28,7 +27,7 @@ func yes(agent.AcceptResult) (bool, error) { return true, nil }
 func TestAcceptStaysAPersonsWord(t *testing.T) { bothListings(t, testAcceptStaysAPersonsWord) }
 
 func testAcceptStaysAPersonsWord(t *testing.T, list listing) {
-	h := list(newHost(t, rowstest.New(t).Database(t), 1))
+	h := list(newHost(t, server.Cluster(t).Database(t), 1))
 	a, b := testKey("a"), testKey("b")
 	h.upsert(a, "ONE")
 	h.upsert(b, "TWO")
@@ -57,7 +56,7 @@ func testAcceptStaysAPersonsWord(t *testing.T, list listing) {
 // TestSettledStaysAPersonsWord: nor does a rotation that is settled on such a key, be it one that
 // only a staged key beside the keyfile tells of.
 func TestSettledStaysAPersonsWord(t *testing.T) {
-	h := newHost(t, rowstest.New(t).Database(t), 1)
+	h := newHost(t, server.Cluster(t).Database(t), 1)
 	a, b := testKey("a"), testKey("b")
 	h.upsert(a, "ONE")
 	h.upsert(b, "TWO")
@@ -89,7 +88,7 @@ func TestSettledStaysAPersonsWord(t *testing.T) {
 func TestAcceptedIsNotGreen(t *testing.T) { bothListings(t, testAcceptedIsNotGreen) }
 
 func testAcceptedIsNotGreen(t *testing.T, list listing) {
-	cluster := rowstest.New(t)
+	cluster := server.Cluster(t)
 	a, b := testKey("a"), testKey("b")
 	for _, test := range []struct {
 		name string
@@ -122,7 +121,7 @@ func testAcceptedIsNotGreen(t *testing.T, list listing) {
 // TestAcceptNewLocksNothingWhileItAsks: a question that stands overnight holds no start
 // up, and what changed meanwhile is seen.
 func TestAcceptNewLocksNothingWhileItAsks(t *testing.T) {
-	h := newHost(t, rowstest.New(t).Database(t), 1)
+	h := newHost(t, server.Cluster(t).Database(t), 1)
 	opts := agent.AcceptOptions{Confirm: func(agent.AcceptResult) (bool, error) {
 		l, err := lock.Try(h.StateDir, lock.Rotate)
 		if err != nil {
@@ -142,7 +141,7 @@ func TestAcceptNewLocksNothingWhileItAsks(t *testing.T) {
 // TestAcceptNewIsNotLost: what keeps the accepted key from its place, where no escrow has it, does
 // not leave a word for a key that nobody has.
 func TestAcceptNewIsNotLost(t *testing.T) {
-	h := newHost(t, rowstest.New(t).Database(t), 0)
+	h := newHost(t, server.Cluster(t).Database(t), 0)
 	durable.Disk = func(c durable.Change) error {
 		if c.Do == durable.CreateFile && filepath.Dir(c.Path) == h.path("etc") {
 			return unix.EIO
@@ -180,7 +179,7 @@ func TestLedgerSpeaksBeforeAFirstStart(t *testing.T) {
 func TestMostRowsWin(t *testing.T) { bothListings(t, testMostRowsWin) }
 
 func testMostRowsWin(t *testing.T, list listing) {
-	h := list(newHost(t, rowstest.New(t).Database(t), 1))
+	h := list(newHost(t, server.Cluster(t).Database(t), 1))
 	a, b := testKey("a"), testKey("b")
 	h.upsert(a, "ONE")
 	for _, name := range []string{"TWO", "THREE"} {
@@ -223,7 +222,7 @@ func testMostRowsWin(t *testing.T, list listing) {
 func TestAcceptAdoptsBelowRubbish(t *testing.T) { bothListings(t, testAcceptAdoptsBelowRubbish) }
 
 func testAcceptAdoptsBelowRubbish(t *testing.T, list listing) {
-	h := list(newHost(t, rowstest.New(t).Database(t), 1))
+	h := list(newHost(t, server.Cluster(t).Database(t), 1))
 	a := testKey("a")
 	h.upsert(a, "ONE")
 	h.write(a.UnsafeBytes())

@@ -822,7 +822,7 @@ func TestCrashes(t *testing.T) {
 	if n, err := strconv.Atoi(os.Getenv("KEYGUARD_CRASHES")); err == nil {
 		every = n
 	}
-	cluster := rowstest.New(t)
+	cluster := server.Cluster(t)
 	played := 0
 	for _, op := range operations {
 		t.Run(op.name, func(t *testing.T) { played += playAll(t, cluster, op, every) })

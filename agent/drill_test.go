@@ -25,7 +25,6 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
-	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 )
 
 // scratch is a directory on a tmpfs.
@@ -94,7 +93,7 @@ func (h *host) seal(i int, open bool) string {
 func TestDrill(t *testing.T) { bothListings(t, testDrill) }
 
 func testDrill(t *testing.T, list listing) {
-	db := rowstest.New(t).Database(t)
+	db := server.Cluster(t).Database(t)
 	a, b := testKey("a"), testKey("b")
 	mangled := []byte(strings.ToValidUTF8(string(a.UnsafeBytes()), "\uFFFD"))
 	type want struct {
@@ -364,7 +363,7 @@ func (h *host) wantsEvidence(r agent.DrillResult) {
 
 // A sample is shared by all copies, and the entry says of how many rows it is.
 func TestDrillSample(t *testing.T) {
-	cluster := rowstest.New(t)
+	cluster := server.Cluster(t)
 	h := newHost(t, cluster.Database(t), 1)
 	a, b := testKey("a"), testKey("b")
 	h.write(a.UnsafeBytes())
@@ -440,7 +439,7 @@ func TestDrillProgress(t *testing.T) {
 // What is positively wrong fails the drill. A store that was away does not, and leaves nothing
 // that ails once it is back; unless it was away from one drill after the other.
 func TestDrillOfParts(t *testing.T) {
-	db, a := rowstest.New(t).Database(t), testKey("a")
+	db, a := server.Cluster(t).Database(t), testKey("a")
 	away := func(i int) func(*host) {
 		return func(h *host) { h.must(os.Rename(h.path(fmt.Sprint("usb", i)), h.path(fmt.Sprint("away", i)))) }
 	}

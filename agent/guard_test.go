@@ -194,7 +194,7 @@ func TestHistories(t *testing.T) {
 	if n, err := strconv.Atoi(os.Getenv("KEYGUARD_HISTORIES")); err == nil {
 		histories = n // make test
 	}
-	cluster := rowstest.New(t)
+	cluster := server.Cluster(t)
 	pool := cluster.Pool(t)
 	r := rand.New(rand.NewPCG(3, 4))
 	actions := map[decide.Action]int{}
@@ -335,7 +335,7 @@ func (p partly) Fetch(ctx context.Context, c escrow.Copy) (key.Key, key.Encoding
 // TestCopyThatIsNotGiven: one copy that this host may not read, or that went after the listing,
 // says nothing of the others; a store that gives none cannot answer (law 6).
 func TestCopyThatIsNotGiven(t *testing.T) {
-	db := rowstest.New(t).Database(t)
+	db := server.Cluster(t).Database(t)
 	right := testKey("right")
 	for name, tt := range map[string]struct {
 		is    error
@@ -375,7 +375,7 @@ func TestCopyThatIsNotGiven(t *testing.T) {
 // TestCopyUnderAnotherName: the only copy that opens the rows is called another key. It is told
 // by whoever looks, put in place by a start, and left in nobody's memory.
 func TestCopyUnderAnotherName(t *testing.T) {
-	db := rowstest.New(t).Database(t)
+	db := server.Cluster(t).Database(t)
 	right, other := testKey("right"), testKey("other")
 	h := newHost(t, db, 1)
 	h.upsert(right, "ONE")
@@ -449,7 +449,7 @@ func TestCopyUnderAnotherName(t *testing.T) {
 
 // TestHealthyPath is law 7: a known key with a fresh proof asks nobody, and writes nothing.
 func TestHealthyPath(t *testing.T) {
-	db := rowstest.New(t).Database(t)
+	db := server.Cluster(t).Database(t)
 	h := newHost(t, db, 1)
 	h.write(testKey("a").UnsafeBytes())
 	h.must(db.Upsert(testKey("a"), "tenant", "SECRET", []byte("v")))
@@ -538,7 +538,7 @@ func testFirstStart(t *testing.T, list listing) {
 // TestOwnTrouble is law 9: a full disk under the state directory keeps no daemon from a
 // keyfile of 32 bytes, and no right key from its place.
 func TestOwnTrouble(t *testing.T) {
-	db := rowstest.New(t).Database(t)
+	db := server.Cluster(t).Database(t)
 	h := newHost(t, db, 1)
 	h.must(db.Upsert(testKey("a"), "tenant", "SECRET", []byte("v")))
 	h.write(testKey("a").UnsafeBytes())
@@ -576,7 +576,7 @@ func TestOwnTrouble(t *testing.T) {
 // pass because the right one cannot be put in its place, whatever keeps that out (laws 1
 // and 2 above law 9).
 func TestRefutedDoesNotStart(t *testing.T) {
-	cluster := rowstest.New(t)
+	cluster := server.Cluster(t)
 	a, b := testKey("a"), testKey("b")
 	for name, hold := range map[string]func(h *host){
 		"immutable":   func(h *host) { flag(h, "etc/secrets.key", unix.STATX_ATTR_IMMUTABLE) },
@@ -638,7 +638,7 @@ func TestRefutedDoesNotStart(t *testing.T) {
 // TestNotSynced: a key that is in place starts the daemon, and people are told that its
 // directory could not be synced: what a power cut undoes, the next start does again.
 func TestNotSynced(t *testing.T) {
-	cluster := rowstest.New(t)
+	cluster := server.Cluster(t)
 	a, b := testKey("a"), testKey("b")
 	for name, stands := range map[string]func(h *host){
 		"missing":     func(h *host) { h.must(os.Remove(h.Keyfile.Path)) },
@@ -679,7 +679,7 @@ func TestNotSynced(t *testing.T) {
 // TestTightenedInAFileOfItsOwn: who may not change owners puts the same key there in a file of
 // its own, and what was exposed is taken down, also where the copy of what came out failed.
 func TestTightenedInAFileOfItsOwn(t *testing.T) {
-	db := rowstest.New(t).Database(t)
+	db := server.Cluster(t).Database(t)
 	a := testKey("a")
 	h := newHost(t, db, 1)
 	h.upsert(a, "ONE")
@@ -733,7 +733,7 @@ func TestTightenedInAFileOfItsOwn(t *testing.T) {
 // TestNothingToReadDoesNotStart: where no keyfile stands, an empty one is put there if that
 // is all there is room for; where not even that can be made, the daemon does not start.
 func TestNothingToReadDoesNotStart(t *testing.T) {
-	cluster := rowstest.New(t)
+	cluster := server.Cluster(t)
 	a := testKey("a")
 	for _, c := range []struct {
 		name, tmpfs string
@@ -785,7 +785,7 @@ func flag(h *host, name string, flag int) { durabletest.Flag(h.t, h.path(name), 
 // TestReadOnlyStateFromTheBeginning: on a state directory in which no lock was ever made, and
 // that is read-only, nobody holds one: the right key is put in place all the same.
 func TestReadOnlyStateFromTheBeginning(t *testing.T) {
-	db := rowstest.New(t).Database(t)
+	db := server.Cluster(t).Database(t)
 	a := testKey("a")
 	h := newHost(t, db, 1)
 	h.must(db.Upsert(a, "tenant", "SECRET", []byte("v")))
@@ -800,7 +800,7 @@ func TestReadOnlyStateFromTheBeginning(t *testing.T) {
 // TestReadOnlyState: where nothing can be written to the state directory, nothing says that
 // somebody else is at work there: the rotation that stands open is decided by the rows.
 func TestReadOnlyState(t *testing.T) {
-	db := rowstest.New(t).Database(t)
+	db := server.Cluster(t).Database(t)
 	a, b := testKey("a"), testKey("b")
 	for _, locks := range []bool{true, false} {
 		h := newHost(t, db, 1)
@@ -822,7 +822,7 @@ func TestReadOnlyState(t *testing.T) {
 // TestOwnCopyOfAReadOnlyState: what is saved while the ledger cannot be told of it is no
 // stranger's afterwards: it goes to quarantine, and is current when the disk is well.
 func TestOwnCopyOfAReadOnlyState(t *testing.T) {
-	db := rowstest.New(t).Database(t)
+	db := server.Cluster(t).Database(t)
 	a, b := testKey("a"), testKey("b")
 	h := newHost(t, db, 1)
 	mount(t, h.path("state"), "")
@@ -848,7 +848,7 @@ func TestOwnCopyOfAReadOnlyState(t *testing.T) {
 
 // TestRotationLock waits for a rotation under way, and says so when it does not end.
 func TestRotationLock(t *testing.T) {
-	db := rowstest.New(t).Database(t)
+	db := server.Cluster(t).Database(t)
 	h := newHost(t, db, 1)
 	a, b := testKey("a"), testKey("b")
 	h.must(db.Upsert(a, "tenant", "SECRET", []byte("v")))
@@ -877,7 +877,7 @@ func TestRotationLock(t *testing.T) {
 func TestRefutedIsNoCurrentCopy(t *testing.T) { bothListings(t, testRefutedIsNoCurrentCopy) }
 
 func testRefutedIsNoCurrentCopy(t *testing.T, list listing) {
-	db := rowstest.New(t).Database(t)
+	db := server.Cluster(t).Database(t)
 	h := list(newHost(t, db, 1))
 	h.must(db.Upsert(testKey("a"), "tenant", "SECRET", []byte("v")))
 	h.write(testKey("b").UnsafeBytes())
@@ -893,7 +893,7 @@ func TestAlarm(t *testing.T) { bothListings(t, testAlarm) }
 
 func testAlarm(t *testing.T, list listing) {
 	ctx := context.Background()
-	db := rowstest.New(t).Database(t)
+	db := server.Cluster(t).Database(t)
 	h := list(newHost(t, db, 1))
 	a, other := testKey("a"), testKey("other")
 	h.must(db.Upsert(a, "tenant", "SECRET", []byte("v")))

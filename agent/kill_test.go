@@ -24,10 +24,18 @@ const (
 	envURL       = "KEYGUARD_TEST_URL"
 )
 
+// server is for every test that does not stop it.
+var server rowstest.Shared
+
 func TestMain(m *testing.M) {
 	name := os.Getenv(envOperation)
 	if name == "" {
-		os.Exit(m.Run())
+		code := m.Run()
+		if err := server.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+		os.Exit(code)
 	}
 	if err := perform(name, os.Getenv(envDir), os.Getenv(envURL)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -61,7 +69,7 @@ func TestKilled(t *testing.T) {
 	if os.Getenv("KEYGUARD_CRASHES") != "" {
 		kills = 60 // and as many in cmd/keyguard
 	}
-	cluster := rowstest.New(t)
+	cluster := server.Cluster(t)
 	for _, op := range operations {
 		t.Run(op.name, func(t *testing.T) { killAll(t, cluster.Database(t), op, max(2, kills/op.share)) })
 	}

@@ -18,7 +18,6 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
-	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 )
 
 // withheld is an escrow that lists a copy and does not give it.
@@ -107,7 +106,7 @@ func (n newestCopy) want(t *testing.T, right bool, id string) {
 func TestOneNewestCopy(t *testing.T) { bothListings(t, testOneNewestCopy) }
 
 func testOneNewestCopy(t *testing.T, list listing) {
-	db := rowstest.New(t).Database(t)
+	db := server.Cluster(t).Database(t)
 	a := testKey("a")
 	mangled := []byte(strings.ToValidUTF8(string(a.UnsafeBytes()), "\uFFFD"))
 	savers := map[string]func(*testing.T, *host) agent.SaveResult{
@@ -186,7 +185,7 @@ func testOneNewestCopy(t *testing.T, list listing) {
 // TestGoneSinceListed: what a listing calls the keyfile's key and nobody can fetch any more holds
 // no key: no rotation relies on it, and the hourly look saves it again.
 func TestGoneSinceListed(t *testing.T) {
-	db := rowstest.New(t).Database(t)
+	db := server.Cluster(t).Database(t)
 	a := testKey("a")
 	gone := func(t *testing.T) *host {
 		h := newHost(t, db, 1)
@@ -317,7 +316,7 @@ func TestLostAnswerOfAMember(t *testing.T) {
 // inParts is a host with that key in the keyfile and one row, and splitOver's escrow.
 func inParts(t *testing.T, k key.Key) (*host, *escrow.Split) {
 	t.Helper()
-	h := newHost(t, rowstest.New(t).Database(t), 0)
+	h := newHost(t, server.Cluster(t).Database(t), 0)
 	s := splitOver(h)
 	h.upsert(k, "ONE")
 	h.write(k.UnsafeBytes())
@@ -358,7 +357,7 @@ func (m movedBack) List(ctx context.Context) ([]escrow.Copy, error) {
 // something there. The ids of copies in parts are their keys' names, so that a former key of
 // this host's own looks as if it were from here; what the stores have on top does not.
 func TestAnotherHostsParts(t *testing.T) {
-	cluster := rowstest.New(t)
+	cluster := server.Cluster(t)
 	former, a, c := testKey("former"), testKey("a"), testKey("c")
 	for name, other := range map[string]func(h *host, s *escrow.Split) error{
 		"a former key of this host, in parts": func(h *host, s *escrow.Split) error {
@@ -524,7 +523,7 @@ func TestFirstSaveWithoutOneStore(t *testing.T) {
 
 // TestDisabledIsNotHeld: this host's own newest copy, which the store gives to nobody.
 func TestDisabledIsNotHeld(t *testing.T) {
-	h := newHost(t, rowstest.New(t).Database(t), 1)
+	h := newHost(t, server.Cluster(t).Database(t), 1)
 	h.upsert(testKey("a"), "ONE")
 	h.write(testKey("a").UnsafeBytes())
 	h.backup()
@@ -540,7 +539,7 @@ func TestDisabledIsNotHeld(t *testing.T) {
 func TestTwoVersionsAreOneKey(t *testing.T) { bothListings(t, testTwoVersionsAreOneKey) }
 
 func testTwoVersionsAreOneKey(t *testing.T, list listing) {
-	h := newHost(t, rowstest.New(t).Database(t), 2)
+	h := newHost(t, server.Cluster(t).Database(t), 2)
 	a := testKey("a")
 	h.upsert(a, "ONE")
 	h.must(save(&h.Host, a))

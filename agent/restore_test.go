@@ -14,7 +14,6 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
-	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 )
 
 // TestRestoreBesideTheWatcher: the watcher puts the key back while a person restores or
@@ -30,7 +29,7 @@ func TestRestoreBesideTheWatcher(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := newHost(t, rowstest.New(t).Database(t), 1)
+			h := newHost(t, server.Cluster(t).Database(t), 1)
 			h.upsert(a, "ONE")
 			h.must(save(&h.Host, a))
 			open := h.OpenRows
@@ -51,7 +50,7 @@ func TestRestoreBesideTheWatcher(t *testing.T) {
 // TestRestoreHearsNoSilence: a copy may be where nobody answers, so that nobody is told that
 // there is none (law 6).
 func TestRestoreHearsNoSilence(t *testing.T) {
-	db := rowstest.New(t).Database(t)
+	db := server.Cluster(t).Database(t)
 	for name, test := range map[string]struct {
 		opts agent.RestoreOptions
 		also bool // another escrow answers, with a key that opens nothing
@@ -80,7 +79,7 @@ func TestRestoreHearsNoSilence(t *testing.T) {
 
 // TestRestoreDryOfAnImmutableKeyfile: what would not go in is not said to.
 func TestRestoreDryOfAnImmutableKeyfile(t *testing.T) {
-	h := newHost(t, rowstest.New(t).Database(t), 1)
+	h := newHost(t, server.Cluster(t).Database(t), 1)
 	a, other := testKey("a"), testKey("other")
 	h.upsert(a, "ONE")
 	h.save(0, escrow.Current, a)
@@ -96,7 +95,7 @@ func TestRestoreDryOfAnImmutableKeyfile(t *testing.T) {
 
 // TestRestoreDuringARotation: what a person names goes in only where a start would take it.
 func TestRestoreDuringARotation(t *testing.T) {
-	db := rowstest.New(t).Database(t)
+	db := server.Cluster(t).Database(t)
 	old, fresh := testKey("old"), testKey("new")
 	for name, test := range map[string]struct {
 		under   key.Key

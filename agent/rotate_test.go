@@ -24,7 +24,7 @@ import (
 func TestRotationUnwritten(t *testing.T) {
 	t.Parallel() // it waits for the ledger
 	r := rotation{testKey("old")}
-	db := rowstest.New(t).Database(t)
+	db := server.Cluster(t).Database(t)
 	h := newHost(t, db, 2)
 	h.must(r.rows(db))
 	h.must(r.furnish(&h.Host, false))
@@ -76,7 +76,7 @@ func TestRotationUnwritten(t *testing.T) {
 // TestRotationRefused: what would fail after the rows are under the new key is refused
 // before the daemon is stopped, by a dry run too, and nothing is changed.
 func TestRotationRefused(t *testing.T) {
-	cluster := rowstest.New(t)
+	cluster := server.Cluster(t)
 	inMemory := func(h *host, name, options string) {
 		// All that is there moves to a file system that this test may fill.
 		h.must(os.Rename(h.path(name), h.path(name+"-before")))
@@ -197,7 +197,7 @@ func TestRotationFetches(t *testing.T) { bothListings(t, testRotationFetches) }
 
 func testRotationFetches(t *testing.T, list listing) {
 	r := rotation{testKey("old")}
-	db := rowstest.New(t).Database(t)
+	db := server.Cluster(t).Database(t)
 	h := list(newHost(t, db, 2))
 	h.must(r.rows(db))
 	h.must(r.furnish(&h.Host, false))
@@ -243,7 +243,7 @@ func TestRotationEnded(t *testing.T) {
 
 // TestRepairRefused: a repair, too, rehearses what it does when the daemon is down.
 func TestRepairRefused(t *testing.T) {
-	cluster := rowstest.New(t)
+	cluster := server.Cluster(t)
 	for name, path := range map[string]string{"the keyfile is immutable": "etc/secrets.key", "the ledger is immutable": "state/ledger.jsonl"} {
 		t.Run(name, func(t *testing.T) {
 			r := repair{target: testKey("most rows"), other: testKey("other"), older: testKey("older")}
@@ -321,7 +321,7 @@ func TestRotateWantsASpare(t *testing.T) {
 // TestRotateOfASplitTable: rows under another key of this host are not left under it, nor told
 // as rows that no key opens.
 func TestRotateOfASplitTable(t *testing.T) {
-	cluster := rowstest.New(t)
+	cluster := server.Cluster(t)
 	r := rotation{testKey("old")}
 	db := cluster.Database(t)
 	h := newHost(t, db, 1)

@@ -16,7 +16,6 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
-	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 )
 
 // troubled is an escrow with a trouble of its own.
@@ -156,7 +155,7 @@ func (h *host) upsert(k key.Key, name string) {
 func TestSaveDue(t *testing.T) { bothListings(t, testSaveDue) }
 
 func testSaveDue(t *testing.T, list listing) {
-	cluster := rowstest.New(t)
+	cluster := server.Cluster(t)
 	a, b := testKey("a"), testKey("b")
 	start := func(t *testing.T) *host {
 		h := list(newHost(t, cluster.Database(t), 2))
@@ -459,7 +458,7 @@ func testSaveDue(t *testing.T, list listing) {
 func TestForeignCopyOfTheSameKey(t *testing.T) { bothListings(t, testForeignCopyOfTheSameKey) }
 
 func testForeignCopyOfTheSameKey(t *testing.T, list listing) {
-	h := newHost(t, rowstest.New(t).Database(t), 1)
+	h := newHost(t, server.Cluster(t).Database(t), 1)
 	a := testKey("a")
 	h.upsert(a, "ONE")
 	h.write(a.UnsafeBytes())
@@ -509,7 +508,7 @@ func (u upsideDown) List(ctx context.Context) ([]escrow.Copy, error) {
 // TestSpoiledBelowAnOlderOne: where the copy that was saved last is none any more, the older one on
 // top is no stranger's, and a save puts the right one there.
 func TestSpoiledBelowAnOlderOne(t *testing.T) {
-	h := newHost(t, rowstest.New(t).Database(t), 1)
+	h := newHost(t, server.Cluster(t).Database(t), 1)
 	old, a := testKey("old"), testKey("a")
 	h.upsert(old, "ONE")
 	h.write(old.UnsafeBytes())
@@ -534,7 +533,7 @@ func TestSpoiledBelowAnOlderOne(t *testing.T) {
 func TestEscrowMadeAnew(t *testing.T) { bothListings(t, testEscrowMadeAnew) }
 
 func testEscrowMadeAnew(t *testing.T, list listing) {
-	h := newHost(t, rowstest.New(t).Database(t), 1)
+	h := newHost(t, server.Cluster(t).Database(t), 1)
 	a, older := testKey("a"), testKey("older")
 	h.upsert(a, "ONE")
 	h.write(a.UnsafeBytes())
@@ -556,7 +555,7 @@ func testEscrowMadeAnew(t *testing.T, list listing) {
 // TestSealedIsNotHeld: a copy that nobody here opens is the key by its own word alone, who
 // ever wrote it, until a drill has opened it with an identity.
 func TestSealedIsNotHeld(t *testing.T) {
-	h := newHost(t, rowstest.New(t).Database(t), 1)
+	h := newHost(t, server.Cluster(t).Database(t), 1)
 	a := testKey("a")
 	h.upsert(a, "ONE")
 	h.write(a.UnsafeBytes())
@@ -650,7 +649,7 @@ func (t told) FetchLatest(ctx context.Context) (escrow.Copy, key.Key, key.Encodi
 
 // TestUnseen: a listing that fails does not say that nobody else writes there (laws 4, 6).
 func TestUnseen(t *testing.T) {
-	h := newHost(t, rowstest.New(t).Database(t), 1)
+	h := newHost(t, server.Cluster(t).Database(t), 1)
 	a, b, foreign := testKey("a"), testKey("b"), testKey("of another host")
 	backup := func() agent.SaveResult {
 		t.Helper()

@@ -19,7 +19,6 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
-	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
@@ -263,7 +262,7 @@ func TestStatusWhileARotationRuns(t *testing.T) {
 // ledger knows of that is told, too, and by a trial of a rotation as well.
 func TestStatusOfAStagedKey(t *testing.T) {
 	a, b := testKey("a"), testKey("b")
-	db := rowstest.New(t).Database(t)
+	db := server.Cluster(t).Database(t)
 	for name, tt := range map[string]struct {
 		next   []byte
 		opened bool // the ledger has it open
@@ -365,7 +364,7 @@ func TestStatusOfAnEscrowThatRefuses(t *testing.T) {
 // one that begins and ends while status asks is no reason to judge half of what was before it.
 func TestStatusOvertaken(t *testing.T) {
 	r := rotation{testKey("old")}
-	db := rowstest.New(t).Database(t)
+	db := server.Cluster(t).Database(t)
 	h := newHost(t, db, 1)
 	h.must(r.rows(db))
 	h.must(r.furnish(&h.Host, false))
@@ -556,7 +555,7 @@ func TestStatusOfALostLedger(t *testing.T) {
 // TestStatusNamesTheKey: whoever looks for the key that is needed is told which one.
 func TestStatusNamesTheKey(t *testing.T) {
 	a := testKey("a")
-	db := rowstest.New(t).Database(t)
+	db := server.Cluster(t).Database(t)
 	for name, tt := range map[string]struct {
 		up     bool
 		health agent.Health

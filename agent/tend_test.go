@@ -8,14 +8,13 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
-	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 )
 
 // TestTendParksBlind (law 2): where nobody can tell whether a rotation is under way the daemon,
 // which may read its key at any moment, finds an empty file all the same. Nothing else is
 // touched, and the lock is not said to be held.
 func TestTendParksBlind(t *testing.T) {
-	db := rowstest.New(t).Database(t)
+	db := server.Cluster(t).Database(t)
 	for _, test := range []struct {
 		name  string
 		spoil func(h *host)

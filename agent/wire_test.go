@@ -399,13 +399,13 @@ func TestSpoiled(t *testing.T) {
 	seed, _ := strconv.ParseUint(os.Getenv("KEYGUARD_SEED"), 10, 64)
 	chance := rand.New(rand.NewPCG(seed, 0))
 
-	cluster := rowstest.New(t)
-	server := httptest.NewTLSServer(nil) // for its certificate
-	server.Close()
+	cluster := server.Cluster(t)
+	web := httptest.NewTLSServer(nil) // for its certificate
+	web.Close()
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	pool := cluster.Pool(t)
 	var pemText bytes.Buffer
-	err := errors.Join(pem.Encode(&pemText, &pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), os.WriteFile(ca, pemText.Bytes(), 0o600))
+	err := errors.Join(pem.Encode(&pemText, &pem.Block{Type: "CERTIFICATE", Bytes: web.Certificate().Raw}), os.WriteFile(ca, pemText.Bytes(), 0o600))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -426,7 +426,7 @@ func TestSpoiled(t *testing.T) {
 		if _, err := db.Exec("create table seed as select * from secrets"); err != nil {
 			t.Fatal(err)
 		}
-		hosts <- &wired{db: db, root: root, pool: pool, tls: server.TLS, ca: ca}
+		hosts <- &wired{db: db, root: root, pool: pool, tls: web.TLS, ca: ca}
 	}
 
 	var mu sync.Mutex // guards what came of it

@@ -719,11 +719,17 @@ func (s *Server) caller(header []string, name string) ([]Role, error) {
 }
 
 var (
-	projectForm  = regexp.MustCompile(`^([a-z][a-z0-9-]{4,28}[a-z0-9]|[0-9]{1,19})$`)
-	locationForm = regexp.MustCompile(`^[a-z]+(-[a-z]+)*[0-9]*$`)
-	secretForm   = regexp.MustCompile(`^[A-Za-z0-9_-]{1,255}$`)
-	versionForm  = regexp.MustCompile(`^(latest|[1-9][0-9]{0,18})$`)
+	projectForm  = form(`^([a-z][a-z0-9-]{4,28}[a-z0-9]|[0-9]{1,19})$`)
+	locationForm = form(`^[a-z]+(-[a-z]+)*[0-9]*$`)
+	secretForm   = form(`^[A-Za-z0-9_-]{1,255}$`)
+	versionForm  = form(`^(latest|[1-9][0-9]{0,18})$`)
 )
+
+// form compiles an expression when it is first needed. A test's program starts itself a
+// thousand times, as keyguard and others, and need not pay for a server each time.
+func form(expression string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
+}
 
 // checkName checks a name of any kind: a parent, a secret, a version.
 func (s *Server) checkName(name string) error {
@@ -731,13 +737,13 @@ func (s *Server) checkName(name string) error {
 		return status.Errorf(codes.InvalidArgument, "Invalid resource field value in the request: %s in %q.", what, name)
 	}
 	p := strings.Split(name, "/")
-	if len(p) < 2 || len(p)%2 != 0 || p[0] != "projects" || !projectForm.MatchString(p[1]) {
+	if len(p) < 2 || len(p)%2 != 0 || p[0] != "projects" || !projectForm().MatchString(p[1]) {
 		return bad("the project")
 	}
 	p = p[2:]
 	location := ""
 	if len(p) > 0 && p[0] == "locations" {
-		if !locationForm.MatchString(p[1]) {
+		if !locationForm().MatchString(p[1]) {
 			return bad("the location")
 		}
 		location = p[1]
@@ -746,10 +752,10 @@ func (s *Server) checkName(name string) error {
 	if location != s.o.Location {
 		return bad("a location that this endpoint does not serve")
 	}
-	if len(p) > 0 && (p[0] != "secrets" || !secretForm.MatchString(p[1])) {
+	if len(p) > 0 && (p[0] != "secrets" || !secretForm().MatchString(p[1])) {
 		return bad("the secret")
 	}
-	if len(p) > 2 && (p[2] != "versions" || !versionForm.MatchString(p[3])) || len(p) > 4 {
+	if len(p) > 2 && (p[2] != "versions" || !versionForm().MatchString(p[3])) || len(p) > 4 {
 		return bad("the version")
 	}
 	return nil
@@ -871,7 +877,7 @@ func checkLabels(labels map[string]string) error {
 func (s *Server) CreateSecret(_ context.Context, r *pb.CreateSecretRequest) (*pb.Secret, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !secretForm.MatchString(r.SecretId) {
+	if !secretForm().MatchString(r.SecretId) {
 		return nil, status.Errorf(codes.InvalidArgument, "The secret id %q does not match the expected format [[a-zA-Z_0-9-]+].", r.SecretId)
 	}
 	if strings.Contains(r.Parent, "/secrets") || r.Secret == nil {

@@ -114,7 +114,7 @@ func newStore(t testing.TB) *manager {
 		run("", "gpgconf", "--kill", "all")
 		try(t, os.RemoveAll(dir))
 	})
-	run("", "gpg", "--batch", "--quiet", "--passphrase", "", "--quick-generate-key", "keyguard@example.com")
+	run("", "gpg", "--batch", "--quiet", "--passphrase", "", "--quick-generate-key", "keyguard@example.com", "future-default")
 	run("", "pass", "init", "keyguard@example.com")
 	m := &manager{Account: pm.Account{Dir: store}}
 	m.o = escrow.CommandOptions{Name: "pass", Preset: "pass", Path: "hosts/web1",
@@ -460,7 +460,7 @@ func TestPassEncryptsToNobody(t *testing.T) {
 		}
 		return string(out)
 	}
-	gpg("", "--faked-system-time", "20200101T000000", "--passphrase", "", "--quick-generate-key", "old@example.com", "default", "default", "1d")
+	gpg("", "--faked-system-time", "20200101T000000", "--passphrase", "", "--quick-generate-key", "old@example.com", "future-default", "default", "1d")
 	_, rest, _ := strings.Cut(gpg("", "--with-colons", "--list-keys", "keyguard@example.com"), "\nfpr:::::::::")
 	mine, _, _ := strings.Cut(rest, ":")
 	gpg(mine+":3:\n", "--import-ownertrust")

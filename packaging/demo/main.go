@@ -461,7 +461,7 @@ func (s *stage) everywhere(ctx context.Context) error {
 		return err
 	}
 	for _, command := range []string{
-		"gpg --batch --quiet --passphrase= --quick-generate-key h1@demo", "pass init h1@demo",
+		"gpg --batch --quiet --passphrase= --quick-generate-key h1@demo future-default", "pass init h1@demo",
 	} {
 		if err := s.program(ctx, command, pass...); err != nil {
 			return err

@@ -65,7 +65,7 @@ func read(path string, most int64, also fs.FileMode) ([]byte, error) {
 		}
 		info, err := f.Stat()
 		if err == nil && !info.Mode().IsRegular() && info.Mode().Type() != also {
-			err = fmt.Errorf("%w, but %s", ErrNotFile, kindOf(info.Mode()))
+			err = fmt.Errorf("%w, but %s", ErrNotFile, KindOf(info.Mode()))
 		}
 		if err == nil && info.Mode().IsRegular() && info.Size() > most { // and nobody waits for that
 			err = tooLarge(most)
@@ -111,14 +111,19 @@ func bare(err error) error {
 	return err
 }
 
-func kindOf(m fs.FileMode) string {
+// KindOf says what something is that is no regular file.
+func KindOf(m fs.FileMode) string {
 	switch {
+	case m&fs.ModeSymlink != 0:
+		return "a symbolic link"
 	case m.IsDir():
 		return "a directory"
 	case m&fs.ModeNamedPipe != 0:
 		return "a pipe"
+	case m&fs.ModeSocket != 0:
+		return "a socket"
 	case m&fs.ModeDevice != 0:
 		return "a device"
 	}
-	return "something else"
+	return "not a regular file"
 }

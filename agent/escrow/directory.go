@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
@@ -460,7 +461,7 @@ func (d *Directory) entry(shelf *os.File, s Shelf, e fs.DirEntry) (Copy, error) 
 	c := d.copy(s, e.Name(), at.UTC(), fp)
 	c.Part = part
 	if t := e.Type(); !t.IsRegular() {
-		c.Unreadable, c.Sealed = notRegular(t), false
+		c.Unreadable, c.Sealed = crew.KindOf(t), false
 	}
 	return c, nil
 }
@@ -553,9 +554,9 @@ func readRegular(dir int, name string) ([]byte, error) {
 	switch err {
 	case nil:
 	case unix.ELOOP:
-		return nil, fmt.Errorf("%w: %s", ErrUnreadable, notRegular(fs.ModeSymlink))
+		return nil, fmt.Errorf("%w: %s", ErrUnreadable, crew.KindOf(fs.ModeSymlink))
 	case unix.ENXIO: // open(2): a socket
-		return nil, fmt.Errorf("%w: %s", ErrUnreadable, notRegular(fs.ModeSocket))
+		return nil, fmt.Errorf("%w: %s", ErrUnreadable, crew.KindOf(fs.ModeSocket))
 	default:
 		return nil, err
 	}
@@ -566,7 +567,7 @@ func readRegular(dir int, name string) ([]byte, error) {
 		return nil, err
 	}
 	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("%w: %s", ErrUnreadable, notRegular(st.Mode().Type()))
+		return nil, fmt.Errorf("%w: %s", ErrUnreadable, crew.KindOf(st.Mode().Type()))
 	}
 	if st.Size() > maxPayload {
 		return nil, fmt.Errorf("%w: %d bytes", ErrNotKey, st.Size())
@@ -587,22 +588,6 @@ func readRegular(dir int, name string) ([]byte, error) {
 	}
 	clear(b)
 	return nil, fmt.Errorf("%w: more than %d bytes", ErrNotKey, maxPayload)
-}
-
-func notRegular(t fs.FileMode) string {
-	switch {
-	case t&fs.ModeSymlink != 0:
-		return "a symbolic link"
-	case t.IsDir():
-		return "a directory"
-	case t&fs.ModeNamedPipe != 0:
-		return "a FIFO"
-	case t&fs.ModeSocket != 0:
-		return "a socket"
-	case t&fs.ModeDevice != 0:
-		return "a device"
-	}
-	return "not a regular file"
 }
 
 func openDir(at int, name string, flags int) (*os.File, error) {

@@ -348,7 +348,7 @@ func TestDirectoryPlanted(t *testing.T) {
 		t.Fatal(err)
 	}
 	planted := map[string]string{
-		"link": "a symbolic link", "dangling": "a symbolic link", "loop": "a symbolic link", "fifo": "a FIFO", "directory": "a directory",
+		"link": "a symbolic link", "dangling": "a symbolic link", "loop": "a symbolic link", "fifo": "a pipe", "directory": "a directory",
 		"device": "a device", "socket": "a socket", "20990101T000000.000Z-0123456789abcdef.key": "a symbolic link",
 	}
 	if len(copies) != len(planted)+1 {

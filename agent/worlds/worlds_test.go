@@ -2,7 +2,9 @@ package worlds
 
 import (
 	"flag"
+	"fmt"
 	"os"
+	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -21,7 +23,7 @@ var (
 	seed  = flag.Uint64("seed", 1, "the first one's seed; the others' follow it")
 	found = flag.Bool("found", false, "say what breaks first, and do not look for the shortest history that does it")
 	twice = flag.Int("twice", 20, "how many to play twice, to see that they are the same")
-	tally = flag.Bool("tally", false, "name and count all that breaks instead of stopping at the first")
+	tally = flag.Bool("tally", false, "name and count all that breaks instead of stopping at the first, each on standard error as it does, and there how far it is")
 )
 
 // play plays a plan in a bubble. Its keys come from its seed: in which order two of them are
@@ -55,6 +57,13 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	scratch = dir
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, unix.SIGINT, unix.SIGTERM)
+	go func() {
+		<-ended
+		os.RemoveAll(dir) //nolint:errcheck // as below
+		os.Exit(1)
+	}()
 	code := m.Run()
 	os.RemoveAll(dir) //nolint:errcheck // it is in memory
 	os.Exit(code)
@@ -97,6 +106,9 @@ func TestWorlds(t *testing.T) {
 	}
 	began, spent, broke := time.Now(), processorTime(), map[string]int{}
 	for n := range *count {
+		if *tally && n > 0 && n%5000 == 0 {
+			fmt.Fprintf(os.Stderr, "%d worlds from seed %d in %s of processor time, broken: %v\n", n, *seed, (processorTime() - spent).Round(time.Second), broke)
+		}
 		p := Imagine(*seed + uint64(n))
 		broken := replay(t, p)
 		if broken == nil {
@@ -104,7 +116,7 @@ func TestWorlds(t *testing.T) {
 		}
 		if *tally {
 			broke[broken.Law]++
-			t.Logf("world %d: %s", p.Seed, broken.What)
+			fmt.Fprintf(os.Stderr, "world %d: %s\n", p.Seed, broken.What) // t.Logf would keep it to the end, which may not come
 			continue
 		}
 		if *found {

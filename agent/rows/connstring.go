@@ -66,7 +66,15 @@ func withVariables(conn string, pg map[string]string) (string, error) {
 		}
 	}
 	_, err := parseURL(conn)
-	return conn, err
+	return conn, orVariables(err, names)
+}
+
+// orVariables names, beside a URL that cannot be used, the variables that may be to blame.
+func orVariables(err error, names []string) error {
+	if !errors.Is(err, ErrURL) || len(names) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w, or a variable is not what it should be (%s)", err, strings.Join(names, ", "))
 }
 
 // checkPassfile refuses a password file that others can read, as the daemon's own are
@@ -234,8 +242,12 @@ func parseURL(conn string) (*pgconn.Config, error) {
 	if errors.Is(err, crew.ErrHangs) || errors.Is(err, ErrNotFile) {
 		return nil, err
 	}
-	if err != nil || conn == "" {
+	if conn == "" {
 		return nil, ErrURL
+	}
+	if err != nil {
+		// The driver takes from this process's environment what the URL does not say.
+		return nil, orVariables(ErrURL, slices.DeleteFunc(slices.Sorted(maps.Keys(pgSettings)), func(name string) bool { return os.Getenv(name) == "" }))
 	}
 	c := &pool.ConnConfig.Config
 	for name := range c.RuntimeParams {

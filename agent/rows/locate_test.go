@@ -740,3 +740,18 @@ func TestSettingsWithoutEnd(t *testing.T) {
 		})
 	}
 }
+
+// TestVariableToBlame: where the URL is right and a variable that the driver reads is not, it
+// is named, and what it says is not.
+func TestVariableToBlame(t *testing.T) {
+	const url = "postgres://u@h/d"
+	for name, value := range map[string]string{"PGCONNECT_TIMEOUT": "-5hunter2", "PGTARGETSESSIONATTRS": "hunter2", "PGSERVICE": "hunter2"} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv(name, value)
+			_, err := rows.Open(rows.Location{URL: url, From: "a test"}, rows.Options{})
+			if !errors.Is(err, rows.ErrURL) || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/crew"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
@@ -360,18 +361,18 @@ func (a *app) initDrill(ctx context.Context, h *agent.Host, cfg *config.Config, 
 
 // initDoctor shows what this host survives by now, and which checks ask for something.
 // Both are advice: init has done what it was told to.
-func (a *app) initDoctor(ctx context.Context, h *agent.Host, cfg *config.Config, d *initDoc) {
+func (a *app) initDoctor(ctx context.Context, h *agent.Host, cfg *config.Config, d *initDoc) agent.StatusResult {
 	a.sayWaiting("looking at what this host survives …")
 	r, err := agent.Doctor(ctx, h, a.doctorOptions(cfg))
 	if err != nil {
 		a.urgent("cannot tell what this host survives: %v", err)
 		a.remedy(err)
-		return
+		return r.Status
 	}
 	doc := doctorDocOf(r)
 	d.Doctor = &doc
 	if a.json {
-		return
+		return r.Status
 	}
 	fmt.Fprintln(a.out, "\nwhat this host survives:")
 	a.printThreats(r.Threats)
@@ -379,6 +380,20 @@ func (a *app) initDoctor(ctx context.Context, h *agent.Host, cfg *config.Config,
 	if len(asking) > 0 {
 		fmt.Fprintln(a.out)
 		a.printChecks(r.Status, asking)
+	}
+	return r.Status
+}
+
+// sayKeyless says what becomes of a host without a key.
+func (a *app) sayKeyless(keyfile string, found agent.StatusResult) {
+	switch found.Decision.Action {
+	case decide.Lost, decide.Doubt:
+		a.urgent("there is no key in %s, and the daemon's next start finds none: %s", keyfile, found.Line)
+		a.hint("keyguard status")
+	default:
+		if !a.json {
+			a.line("there is no key in %s: the daemon's next start puts back the one that its rows are under, and makes one where there is none", keyfile)
+		}
 	}
 }
 
@@ -411,14 +426,15 @@ func (a *app) printInit(ctx context.Context, r agent.InitResult, h *agent.Host, 
 		if judged == nil {
 			judged = drilled
 		}
-	} else if !a.json && len(cfg.Escrows) > 0 {
-		a.line("there is no key in %s: the daemon's next start puts back the one that its rows are under, and makes one where there is none", cfg.Keyfile)
 	}
 	if len(cfg.Escrows) == 0 {
 		a.urgent("no escrow is configured: there is no copy off this host, and that is no backup")
 		a.hint("keyguard init --escrow name=usb,kind=directory,path=/mnt/keys, or add an [[escrow]] to " + a.configPath())
 	}
-	a.initDoctor(ctx, h, cfg, &d)
+	found := a.initDoctor(ctx, h, cfg, &d)
+	if r.Backup == nil && len(cfg.Escrows) > 0 {
+		a.sayKeyless(cfg.Keyfile, found)
+	}
 	if a.json {
 		if err := a.printJSON(d); err != nil {
 			return err

@@ -435,6 +435,8 @@ func TestUnrecorded(t *testing.T) {
 		"a person vouches":          {began(ledger.Accepted), kept(noon(29)), time.Time{}},
 		"they began together":       {began(ledger.Proven), kept(noon(30).Add(-time.Minute)), time.Time{}},
 		"it is empty, and the host": {ledger.Record{}, nil, time.Time{}},
+		"the clock was behind for a while": {ledger.Record{Entries: []ledger.Entry{{Time: noon(30)}, {Time: time.Unix(1e6, 0)}, {Time: noon(30)}}},
+			kept(time.Unix(1e6, 0)), time.Time{}},
 	} {
 		if got := unrecorded(tt.record, tt.kept, noon(31)); !got.Equal(tt.want) {
 			t.Errorf("%s: %v", name, got)

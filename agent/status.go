@@ -252,8 +252,10 @@ func (o *observation) status(ctx context.Context) StatusResult {
 func unrecorded(record ledger.Record, kept []keyfile.Kept, now time.Time) (oldest time.Time) {
 	const together = time.Hour // a first start does both
 	begins := now
-	if len(record.Entries) > 0 {
-		begins = record.Entries[0].Time
+	for i, e := range record.Entries {
+		if i == 0 || e.Time.Before(begins) { // the clock may have been behind for a while since it began
+			begins = e.Time
+		}
 	}
 	for _, k := range kept {
 		if k.Time.Add(together).Before(begins) && (oldest.IsZero() || k.Time.Before(oldest)) {

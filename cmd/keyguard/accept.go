@@ -92,7 +92,7 @@ func (a *app) confirmAccept(ctx context.Context, r agent.AcceptResult) (bool, er
 		a.say("the ledger's chain is broken at line %d: %s; what stands before proves nothing, and your word takes its place", b.Line, b.Why)
 	}
 	for _, c := range r.Adopted {
-		a.say("copy %s in escrow %q (%s) counts as this host's own from now on", c.ID, c.Escrow, holding(c))
+		a.say("copy %s in escrow %q (%s) is to count as this host's own", c.ID, c.Escrow, holding(c))
 	}
 	return a.confirm(ctx, fmt.Sprintf("Vouch for key %s?", r.Key))
 }

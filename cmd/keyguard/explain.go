@@ -115,7 +115,7 @@ var remedies = []struct {
 	{agent.ErrEnded, exitDoubt, "nothing is to be done: the daemon's next start, or the watcher, finds out from the rows which key holds; when the host is up again: keyguard status"},
 	{agent.ErrNotStarted, exitInternal, "see why: systemctl status containarium; then: systemctl start containarium"},
 	{agent.ErrUntold, 0, "systemctl restart containarium; then see: keyguard status"},
-	{agent.ErrBusy, exitBusy, "wait until the other process is done, then see: keyguard status"},
+	{agent.ErrBusy, exitBusy, "wait until the other process is done, then see: keyguard status; one that never ends waits for a file system that hangs (findmnt, dmesg)"},
 	{agent.ErrNotAgain, 0, "to ask at once: keyguard restore"},
 
 	{config.ErrTrust, exitUsage, "look at what it says: keyguard config; then make it root's own: chown root and chmod go-w what is named"},
@@ -183,7 +183,7 @@ var remedies = []struct {
 	{rows.ErrLoose, exitDoubt, "chmod 0600 the file that it names, then: keyguard verify"},
 	{rows.ErrRecord, exitDoubt, "move it away, and have it written anew: keyguard init"},
 	{rows.ErrDenied, exitDoubt, "the role needs SELECT on table secrets; check [database], then: keyguard verify"},
-	{rows.ErrRowSecurity, exitDoubt, "use a role that owns the table or has BYPASSRLS in [database], then: keyguard verify"},
+	{rows.ErrRowSecurity, exitDoubt, "use a role that owns the table or, where its policies are forced, has BYPASSRLS in [database], then: keyguard verify"},
 	{rows.ErrRecovery, exitDoubt, "point [database] at the primary, then: keyguard verify"},
 	{rows.ErrLocked, exitDoubt, "wait for the other session (pg_stat_activity), or end the transaction that was prepared (pg_prepared_xacts), then: keyguard verify"},
 	{rows.ErrRotating, exitDoubt, "wait for the rotation to end, then: keyguard status"},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
@@ -30,13 +31,18 @@ type observation struct {
 	locked   bool // the rotate lock is held for as long as this is used
 
 	tell   func(Start) // of GuardOptions, or nil
+	late   func()      // called where the escrows take longer than soon, once; or nil
 	table  Rows
 	answer rows.Answer
 
 	fetching crew.Group
 	stop     context.CancelFunc
 	inbox    *inbox
+	soon     *time.Timer
 }
+
+// soon is how long escrows may take to answer while the daemon could make a key.
+const soon = time.Second
 
 // whileChanging does again, and so observes all again, what found that the keyfile is not what
 // it had seen (law 3): daemon, watcher and people change it, too. Whoever changes it more often
@@ -107,6 +113,7 @@ func (o *observation) close() {
 		return
 	}
 	if o.stop != nil {
+		o.soon.Stop()
 		o.stop()
 		_ = o.fetching.Wait() // what went wrong was told
 		_, keys := o.inbox.take()
@@ -334,7 +341,7 @@ func (o *observation) rotating() bool { return o.evidence.OpenRotation() != nil 
 func (o *observation) awaitEscrows(ctx context.Context) {
 	if o.stop == nil {
 		fetch, stop := context.WithCancel(ctx)
-		o.stop, o.inbox = stop, newInbox(len(o.host.Escrows))
+		o.stop, o.inbox, o.soon = stop, newInbox(len(o.host.Escrows)), time.NewTimer(soon)
 		for i := range o.host.Escrows {
 			o.fetching.Go(func() error {
 				err := crew.Do(func() error { o.askEscrow(fetch, i); return nil })
@@ -349,6 +356,10 @@ func (o *observation) awaitEscrows(ctx context.Context) {
 	}
 	o.inbox.wanted()
 	select {
+	case <-o.soon.C:
+		if o.late != nil {
+			o.late()
+		}
 	case <-o.inbox.arrived:
 		told, keys := o.inbox.take()
 		for i, e := range told {

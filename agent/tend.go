@@ -92,6 +92,9 @@ func tend(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err err
 	if opts.Prove {
 		o.askRows(ctx)
 	}
+	if opts.Park && o.mintable() {
+		o.late = func() { o.parkMeanwhile(&r.GuardResult) }
+	}
 	r.Decision = o.decide(ctx)
 	if err := ctx.Err(); errors.Is(err, context.Canceled) {
 		return r, err // what was not asked any more is no ground to act on
@@ -132,7 +135,7 @@ func tend(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err err
 		}
 		return r, fmt.Errorf("cannot %s: %w", r.Decision.Action, err)
 	}
-	r.Done = true
+	r.Done, r.Parked = true, false
 	if a := r.Decision.Action; a == decide.Install || a == decide.Make {
 		r.Installed, r.Waiting = r.Decision.Key, false
 	}
@@ -163,6 +166,23 @@ func (o *observation) parkBlind(r *TendResult, opts TendOptions, why error) erro
 		r.Waiting = r.Parked
 	}
 	return fmt.Errorf("cannot tell whether a rotation is under way: %w", why)
+}
+
+// parkMeanwhile parks while nobody has decided yet: a store may hang for as long as the daemon
+// takes to read what is there, and to make a key where nothing is (law 2).
+func (o *observation) parkMeanwhile(r *GuardResult) {
+	r.Decision = decide.InDoubt("no key is in place, and the escrows have not answered yet")
+	if err := o.putEmpty(r); err != nil || !r.Parked {
+		return // who changes it, or keeps it from being changed, is found out by what was decided
+	}
+	seen, err := o.host.Keyfile.Look()
+	if err != nil || !seen.Empty {
+		seen.Key.Wipe()
+		seen.Next.Wipe()
+		return
+	}
+	seen.Next.Wipe()
+	o.seen, o.evidence.Keyfile.Why = seen, seen.Why
 }
 
 // mintable tells whether the daemon would make a key: at the keyfile's place, or where a

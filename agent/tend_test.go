@@ -1,11 +1,14 @@
 package agent_test
 
 import (
+	"context"
 	"encoding/base64"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 )
@@ -67,5 +70,44 @@ func TestTendTellsWhatOthersCouldRead(t *testing.T) {
 		if told := last.Event == ledger.Exposed && last.Fingerprint == a.Fingerprint() && last.Reason == loose; told != (loose != "") {
 			t.Errorf("%04o: %+v", mode, last)
 		}
+	}
+}
+
+// lateStore answers when the keyfile's place is taken.
+type lateStore struct {
+	escrow.Reader
+	path string
+}
+
+func (s lateStore) List(ctx context.Context) ([]escrow.Copy, error) {
+	for {
+		if _, err := os.Lstat(s.path); err == nil {
+			return s.Reader.List(ctx)
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// TestTendParksMeanwhile (law 2): while a store takes its time the daemon, which may read its
+// key at any moment, finds an empty file; and the key, when the store has answered.
+func TestTendParksMeanwhile(t *testing.T) {
+	a := testKey("a")
+	h := newHost(t, nil, 1)
+	h.must(save(&h.Host, a))
+	h.Escrows[0].Reader = lateStore{h.Escrows[0].Reader, h.Keyfile.Path}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	r, err := agent.Tend(ctx, &h.Host, agent.TendOptions{Park: true})
+	if err != nil || r.Parked || r.Waiting || r.Installed != a.Fingerprint() || string(h.content()) != string(a.UnsafeBytes()) {
+		t.Errorf("%+v, %v", r, err)
+	}
+	record, err := h.Ledger.Read()
+	h.must(err)
+	if n := len(record.Entries); n < 2 || record.Entries[n-2].Event != ledger.Parked || record.Entries[n-1].Event != ledger.Installed {
+		t.Errorf("%+v", record.Entries)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -72,17 +73,19 @@ type watcher struct {
 	release func()
 	next    time.Time // its next look
 	kept    key.Fingerprint
-	pace    time.Duration        // of its looks, as long as they find the same
-	looked  time.Time            // its last look
-	saw     *sight               // what that depended on, where there was nothing to do
-	same    int                  // how many looks before that found the same
-	since   time.Time            // it lives
-	asked   bool                 // the rows have answered since the daemon's last start
-	restart int                  // the start of the daemon that it has restarted
-	retry   map[string]time.Time // by escrow
-	failed  map[string]int       // by escrow: how often in a row
-	visited map[string]time.Time // by escrow: when the store was asked last
-	quiet   map[string]int       // by what asks the disk alone: its version when there was nothing to do
+	refused int                          // looks in a row in which a store did not take a first key
+	pace    time.Duration                // of its looks, as long as they find the same
+	looked  time.Time                    // its last look
+	saw     *sight                       // what that depended on, where there was nothing to do
+	same    int                          // how many looks before that found the same
+	since   time.Time                    // it lives
+	asked   bool                         // the rows have answered since the daemon's last start
+	restart int                          // the start of the daemon that it has restarted
+	retry   map[string]time.Time         // by escrow
+	failed  map[string]int               // by escrow: how often in a row
+	visited map[string]time.Time         // by escrow: when the store was asked last
+	left    map[string][]key.Fingerprint // by escrow: what was due there still after a visit that succeeded
+	quiet   map[string]int               // by what asks the disk alone: its version when there was nothing to do
 }
 
 func (h *host) path(name string) string { return h.disk.root + "/" + name }
@@ -381,6 +384,7 @@ func (w *world) start(h *host) error {
 
 // read is the daemon's look at its key, the only one: it mints where none is.
 func (w *world) read(h *host) {
+	due := h.daemon.reads
 	h.daemon.reads = time.Time{}
 	if h.table.down { // after five tries it goes on without secrets
 		w.tell("    %s: the daemon does not reach Postgres and runs without secrets", h.name)
@@ -400,7 +404,7 @@ func (w *world) read(h *host) {
 		h.daemon.holds = k.Fingerprint()
 		h.disk.put(h.keyfile(), k.UnsafeBytes(), 0o400)
 		w.tell("    %s: the daemon finds no key and mints %s", h.name, h.daemon.holds)
-		w.minted(h, h.daemon.holds)
+		w.minted(h, h.daemon.holds, due)
 	default:
 		h.daemon.failed = true
 		w.tell("    %s: the daemon finds %d bytes and runs without secrets", h.name, len(data))
@@ -416,7 +420,7 @@ func (w *world) watch(h *host) {
 		w.tell("    %s: the watcher does not start: %v", h.name, err)
 		return
 	}
-	h.watcher = watcher{alive: true, since: time.Now(), release: hold.Release, next: time.Now(), retry: map[string]time.Time{}, failed: map[string]int{}, quiet: map[string]int{}, visited: map[string]time.Time{}}
+	h.watcher = watcher{alive: true, since: time.Now(), release: hold.Release, next: time.Now(), retry: map[string]time.Time{}, failed: map[string]int{}, quiet: map[string]int{}, visited: map[string]time.Time{}, left: map[string][]key.Fingerprint{}}
 	for _, s := range a.Escrows {
 		h.watcher.visited[s.Name()] = time.Now()
 	}
@@ -471,6 +475,13 @@ func (w *world) look(h *host, dies int) {
 		if r.Waiting || unread || err != nil || h.daemon.up && !t.asked {
 			t.next = time.Now().Add(time.Second)
 		}
+		// Nobody says again that there is no copy before the store may be asked again, and so
+		// makes no other first key.
+		if t.refused++; !strings.HasPrefix(r.Decision.Reason, "a first key was made") {
+			t.refused = 0
+		} else {
+			t.next = time.Now().Add(min(5*time.Second<<min(t.refused, 5), 2*time.Minute))
+		}
 		t.unlessQuiet(h, "resume", func() bool {
 			units, err := agent.Resume(ctx, a)
 			if err != nil || units != nil {
@@ -511,6 +522,12 @@ func (w *world) save(ctx context.Context, h *host, p *process, a *agent.Host, na
 	if p.dead || time.Now().Before(t.retry[name]) {
 		return false
 	}
+	// What a visit leaves due is not due because of the store.
+	if left := t.left[name]; len(left) > 0 && time.Since(t.visited[name]) < time.Hour {
+		if due, err := agent.Due(a, name); err == nil && slices.Equal(due, left) {
+			return false
+		}
+	}
 	var saved []agent.SaveResult
 	var err error
 	asked := false
@@ -535,8 +552,13 @@ func (w *world) save(ctx context.Context, h *host, p *process, a *agent.Host, na
 	}
 	if err == nil {
 		t.failed[name] = 0
+		due, _ := agent.Due(a, name) // the ledger is asked again next time
+		t.left[name] = slices.DeleteFunc(due, func(f key.Fingerprint) bool {
+			return !slices.ContainsFunc(saved, func(s agent.SaveResult) bool { return s.Key == f })
+		})
 		return true
 	}
+	delete(t.left, name)
 	t.retry[name] = time.Now().Add(30 * time.Second << min(t.failed[name]-1, 4))
 	return true
 }

@@ -857,10 +857,11 @@ func (h *host) damaged() bool {
 	return f != nil && !bytes.HasPrefix(f.data, []byte("{"))
 }
 
-// minted is a key that the daemon made.
-func (w *world) minted(h *host, f key.Fingerprint) {
-	// What was taken away within the last second, or with nobody there, nobody can put back.
-	if t := time.Now().Add(-time.Second); h.removed.Before(t) && h.watcher.alive && h.watcher.since.Before(t) {
+// minted is a key that the daemon made when it was due to read one. It may be later by now:
+// what another host waited for took its time, and nobody else had a turn.
+func (w *world) minted(h *host, f key.Fingerprint, due time.Time) {
+	// What was taken away within the second before, or with nobody there, nobody can put back.
+	if t := due.Add(-time.Second); h.removed.Before(t) && h.watcher.alive && h.watcher.since.Before(t) {
 		s := w.state(h)
 		delete(s.Files, h.keyfile())
 		w.hold(laws.Minted(s, f))

@@ -48,7 +48,8 @@ type GuardResult struct {
 	Done      bool   // what was decided was done; for Doubt and Lost see Parked
 	Parked    bool   // Doubt, Lost: the daemon starts without a key and cannot mint one
 	Tightened string // what was loose about the keyfile and was put right, or gave way to the key: "mode 0644"
-	// Untouched is, where Tightened, when the file had last been changed before that.
+	// Untouched is when the file had last been changed before it was, where it was Tightened or
+	// another key was put in its place.
 	Untouched time.Time
 	Trouble   []Trouble
 }

@@ -137,7 +137,7 @@ func tend(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err err
 	}
 	r.Done, r.Parked = true, false
 	if a := r.Decision.Action; a == decide.Install || a == decide.Make {
-		r.Installed, r.Waiting = r.Decision.Key, false
+		r.Installed, r.Untouched, r.Waiting = r.Decision.Key, o.seen.Changed, false
 	}
 	return r, nil
 }

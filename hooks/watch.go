@@ -330,7 +330,7 @@ func (w *watcher) land(ctx context.Context, o outcome) {
 		defer w.round(ctx)
 	}
 	if r.Installed != "" && r.Evidence.Keyfile.Good {
-		w.daemon.replaced, w.daemon.replacedAt = r.Evidence.Keyfile.Key, w.h.Now()
+		w.daemon.replaced, w.daemon.replacedThen, w.daemon.replacedAt = r.Evidence.Keyfile.Key, r.Untouched, w.h.Now()
 	}
 	if r.Tightened != "" && r.Evidence.Keyfile.Good {
 		w.daemon.closed, w.daemon.closedThen = r.Evidence.Keyfile.Key, r.Untouched

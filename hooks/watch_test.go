@@ -190,6 +190,19 @@ func (w *watched) write(k key.Key) {
 	w.must(os.Rename(temp, w.host.Keyfile.Path))
 }
 
+// writeAfter is write so that the kernel's time of it, which may lie a tick back, is after another.
+func (w *watched) writeAfter(at time.Time, k key.Key) {
+	w.t.Helper()
+	for {
+		w.write(k)
+		info, err := os.Stat(w.host.Keyfile.Path)
+		w.must(err)
+		if st := info.Sys().(*syscall.Stat_t); time.Unix(st.Ctim.Unix()).After(at) {
+			return
+		}
+	}
+}
+
 func (w *watched) holds(k key.Key) bool {
 	content, err := os.ReadFile(w.host.Keyfile.Path)
 	return err == nil && bytes.Equal(content, k.UnsafeBytes())
@@ -310,14 +323,7 @@ func TestWatch(t *testing.T) {
 		w.must(w.host.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: a.Fingerprint(), Verdict: string(rows.Opens)}))
 		w.must(agent.NoteKeyRead(w.host, ledger.StartedOn, "1", a.Fingerprint())) // by the watcher before
 		read := time.Now()
-		for { // the kernel's time of a change may lie a tick back
-			w.write(b)
-			info, err := os.Stat(w.host.Keyfile.Path)
-			w.must(err)
-			if st := info.Sys().(*syscall.Stat_t); time.Unix(st.Ctim.Unix()).After(read) {
-				break
-			}
-		}
+		w.writeAfter(read, b)
 		w.options.Follow = func(ctx context.Context, line func(unit.Line)) error {
 			line(unit.Line{Said: unit.Starting, Invocation: "1", Time: read})
 			line(unit.Line{Said: unit.Ready, Invocation: "1", Time: read})
@@ -327,6 +333,28 @@ func TestWatch(t *testing.T) {
 		}
 		w.start()
 		w.await("the daemon runs on key "+fa, "only the file differs")
+	})
+	t.Run("foreign since the daemon has read its key, of which the journal tells late", func(t *testing.T) {
+		w := guarded(t, func(w *watched) { w.host.Left = w.path("run/left") })
+		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1"}
+		w.must(agent.NoteLeft(w.host, "1", a.Fingerprint()))
+		read := time.Now()
+		w.writeAfter(read, b)
+		w.await(fa, "in place")
+		w.journal <- unit.Line{Said: unit.Ready, Invocation: "1", Time: read}
+		told := false
+		for began := time.Now(); !told && time.Since(began) < longest; {
+			r, err := w.host.Ledger.Read()
+			w.must(err)
+			for _, e := range r.Entries {
+				if told = e.Event == ledger.StartedOn; told && e.Fingerprint != a.Fingerprint() {
+					t.Errorf("it is told to run on the key that came after: %+v", e)
+				}
+			}
+		}
+		if !told {
+			t.Error("nothing is told of its start")
+		}
 	})
 	t.Run("lost, while nobody is asked again yet", func(t *testing.T) {
 		w := newWatched(t, cluster.Database(t))

@@ -31,9 +31,10 @@ type daemon struct {
 	recorded   bool            // that it reads it stands in the ledger
 	perhaps    bool            // a line says that it failed to load the key, and nothing is known that would make it fail: others can print that line
 	// replaced is the key that this watcher took out of the keyfile's place during this
-	// start, and when.
-	replaced   key.Fingerprint
-	replacedAt time.Time
+	// start, since when it had stood there, and when it was taken.
+	replaced     key.Fingerprint
+	replacedThen time.Time
+	replacedAt   time.Time
 	// closed is the key whose file this watcher has closed to others, and since when it had
 	// stood there until then.
 	closed     key.Fingerprint
@@ -185,7 +186,7 @@ func (w *watcher) noteKeyRead() {
 	d := &w.daemon
 	switch {
 	case d.holds != "": // it reads its key once, whatever stands there by now
-	case d.replaced != "" && !d.readAt.After(d.replacedAt):
+	case d.replaced != "" && (d.readAt.IsZero() || !d.replacedThen.After(d.readAt) && !d.readAt.After(d.replacedAt)):
 		d.holds = d.replaced
 	case d.closed != "" && d.closed == w.kept && !d.closedThen.After(d.readAt):
 		d.holds = d.closed

@@ -49,6 +49,8 @@ newest() { curl -sf '` + control + `/version?secret=projects/stories/secrets/` +
 sql() { printf '%s\n' "$1" | su postgres -c 'psql -qAt -v ON_ERROR_STOP=1 containarium'; }
 # started waits until the present start of the daemon, or of another unit, has said that.
 started() { until journalctl --sync; journalctl -q -o cat _SYSTEMD_INVOCATION_ID=$(systemctl show -p InvocationID --value ${2:-containarium}) | grep -qF "$1"; do sleep 0.1; done; }
+# noted waits until the watcher has written down on which key the daemon runs: it leaves the keyfile alone from then on.
+noted() { until grep -F "$(systemctl show -p InvocationID --value containarium)" ` + ledgerFile + ` | grep -q '"started-on"'; do sleep 0.1; done; }
 # between does something after prestart has passed the key and before the daemon reads it,
 # where no watcher sees it.
 between() {
@@ -109,7 +111,7 @@ systemctl daemon-reload`,
 	{name: "the key is mangled by a tool, and no watcher looks", broken: "systemctl stop $W; base64 $K >/root/mangled; install -m 0400 /root/mangled $K",
 		line: `^doubt: the keyfile is not right: key [0-9a-f]{16} belongs there`, code: 11,
 		typed: []typed{{named: "systemctl enable --now containarium-keyguard.service"}}},
-	{name: "the key of before a rotation, put back by hand", broken: "cp $K /root/before; keyguard rotate --yes; started 'Secrets store ready'; install -m 0400 /root/before $K",
+	{name: "the key of before a rotation, put back by hand", broken: "cp $K /root/before; keyguard rotate --yes; noted; install -m 0400 /root/before $K",
 		line: `^doubt: the keyfile is not right`, code: 11,
 		typed: []typed{{named: "keyguard restore"}}},
 	{name: "a dump of before a rotation is loaded", broken: `

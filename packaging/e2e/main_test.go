@@ -223,7 +223,7 @@ func (m machine) waitJournal(unit, line string) {
 	m.Helper()
 	m.wait(fmt.Sprintf(`journalctl --sync
 { journalctl -q -o cat _SYSTEMD_INVOCATION_ID=$(systemctl show -p InvocationID --value %[1]s)
-journalctl -q -o cat | awk '/^Starting %[1]s.service/ { on = 1; n = 0 } on { said[n++] = $0 } END { for (i = 0; i < n; i++) print said[i] }'
+journalctl -q -o cat | awk '/^(Starting|Stopped) %[1]s.service/ { on = 1; n = 0 } on { said[n++] = $0 } END { for (i = 0; i < n; i++) print said[i] }'
 } | grep -F '%[2]s'`, unit, line))
 }
 

@@ -621,8 +621,8 @@ func (w *world) did(h *host, p *process, was beforeStart, r agent.GuardResult) {
 	}
 	data, _ := h.live()
 	if s := h.word; s != nil && was.key != s.key && p.looked && len(h.table.rows) > 0 && r.Decision.Key != s.key &&
-		(r.Decision.Action == decide.Pass || r.Decision.Action == decide.Install && r.Done) {
-		h.word = nil // another key was in its place, and by the rows it is that one now, or a third
+		(r.Decision.Action == decide.Pass || r.Decision.Action == decide.Install) {
+		h.word = nil // another key was in its place, and by the rows it is that one now, or a third, which may be left to a person
 	}
 	if s := h.word; s != nil && was.key == s.key && p.looked && h.worth(s.key) >= s.worth && laws.Name(data) != s.key &&
 		(!s.open || h.table.opens(laws.Name(data)) <= h.table.opens(s.key)) {

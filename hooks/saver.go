@@ -36,7 +36,7 @@ type saver struct {
 	escrow string
 	clock  Clock
 	woken  chan struct{}
-	asked  time.Duration // since boot: when it was last visited
+	asked  time.Duration // since boot: when it was last visited without anything left due, or asked all the same
 	ended  chan struct{}
 
 	failures     int
@@ -113,13 +113,13 @@ func (s *saver) visit(ctx context.Context) (time.Duration, *visitResult) {
 	}
 	bring := agent.SaveDue
 	longest := saveLongest
-	if err == nil && (len(due) == 0 || slices.Equal(due, s.done) && now-s.doneAt < saveAgain) {
+	nothing := err == nil && (len(due) == 0 || slices.Equal(due, s.done) && now-s.doneAt < saveAgain)
+	if nothing {
 		if s.failures == 0 && now-s.asked < saveAsk {
 			return 0, nil
 		}
-		bring, longest = agent.Revisit, saveAsk
+		bring, longest, s.asked = agent.Revisit, saveAsk, now
 	}
-	s.asked = now
 	var results []agent.SaveResult
 	if err == nil {
 		visit, cancel := context.WithTimeout(ctx, saveTimeout)
@@ -146,15 +146,25 @@ func (s *saver) visit(ctx context.Context) (time.Duration, *visitResult) {
 	}
 	recovered := s.told != ""
 	s.failures, s.next, s.told = 0, 0, ""
-	// What is due still after it was saved is not due because of the escrow: law 4 keeps
-	// it in quarantine, or it may not be read back. A key that came while the others were
-	// saved was not tried, and does not wait.
-	if s.done, err = agent.Due(s.h, s.escrow); err != nil {
-		s.done = nil
+	if !nothing {
+		s.leave(now, tried)
 	}
-	s.done = slices.DeleteFunc(s.done, func(f key.Fingerprint) bool { return !tried[f] })
-	s.doneAt = now
 	return 0, &visitResult{escrow: s.escrow, results: results, recovered: recovered}
+}
+
+// leave notes what is due still after it was saved: that is not because of the escrow. Law 4
+// keeps it in quarantine, or it may not be read back. A key that came while the others were
+// saved was not tried, and does not wait.
+func (s *saver) leave(now time.Duration, tried map[key.Fingerprint]bool) {
+	due, err := agent.Due(s.h, s.escrow)
+	if err != nil {
+		due = nil
+	}
+	if len(due) == 0 { // else it is asked all the same: what stays due is no reason to renew nothing
+		s.asked = now
+	}
+	s.done = slices.DeleteFunc(due, func(f key.Fingerprint) bool { return !tried[f] })
+	s.doneAt = now
 }
 
 // rester is the escrow where it is several stores with a breaker each, else nil.

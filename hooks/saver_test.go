@@ -411,3 +411,66 @@ func must(t *testing.T, err error) {
 		t.Fatal(err)
 	}
 }
+
+// renewed is a place of which something is renewed when it is asked with nothing to save.
+type renewed struct {
+	escrow.Writer
+	times *int
+}
+
+func (r renewed) Renew(context.Context) error { *r.times++; return nil }
+
+// TestSaverRenewsBesideWhatStaysDue: where another host writes to the same place a new key stays in
+// quarantine, and is due until a person has spoken. The store is asked all the same: what it gave,
+// a token, would end meanwhile.
+func TestSaverRenewsBesideWhatStaysDue(t *testing.T) {
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	for _, d := range []string{"etc", "usb"} {
+		must(t, os.Mkdir(path(d), 0o700))
+	}
+	named := func(name string) key.Key {
+		sum := sha256.Sum256([]byte(name))
+		k, err := key.New(sum[:])
+		must(t, err)
+		return k
+	}
+	old, k := named("old"), named("new")
+	must(t, os.WriteFile(path("etc/secrets.key"), k.UnsafeBytes(), 0o400))
+	usb, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: "usb", Path: path("usb"), Keyfile: path("etc/secrets.key"), AllowSameDisk: true})
+	must(t, err)
+	must(t, usb.Init(t.Context()))
+	c, err := usb.Save(t.Context(), escrow.Current, old)
+	must(t, err)
+	_, err = usb.Save(t.Context(), escrow.Current, named("of another host"))
+	must(t, err)
+	synctest.Test(t, func(t *testing.T) {
+		times := 0
+		h := &agent.Host{
+			Keyfile: keyfile.File{Path: path("etc/secrets.key"), Owner: os.Getuid(), Group: os.Getgid(),
+				Quarantine: path("state/quarantine"), Locks: path("state")},
+			Ledger:   ledger.Open(path("state"), ledger.Options{Host: "test"}),
+			StateDir: path("state"),
+			Now:      time.Now,
+			Escrows:  []agent.Escrow{{Reader: usb, Writer: renewed{usb, &times}, Required: true}},
+			OpenRows: func(context.Context, rows.Options) (agent.Rows, error) { return nil, rows.ErrNotListening },
+		}
+		must(t, h.Ledger.Append(ledger.Entry{Event: ledger.Saved, Fingerprint: old.Fingerprint(), Escrow: "usb", Copy: c.ID, Shelf: string(escrow.Current)}))
+		must(t, h.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: k.Fingerprint(), Verdict: string(rows.Opens)}))
+		boot := time.Now()
+		s := newSaver(h, "usb", func() (string, time.Duration) { return "boot", time.Since(boot) })
+		for range 10 * 60 {
+			_, v := s.visit(t.Context())
+			if v != nil && v.err != nil {
+				t.Fatal(v.err)
+			}
+			time.Sleep(time.Minute)
+		}
+		if due, err := agent.Due(h, "usb"); err != nil || len(due) != 1 {
+			t.Fatalf("due: %v, %v", due, err)
+		}
+		if times < 9 || times > 11 {
+			t.Errorf("renewed %d times in ten hours", times)
+		}
+	})
+}

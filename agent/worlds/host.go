@@ -85,6 +85,7 @@ type watcher struct {
 	failed  map[string]int               // by escrow: how often in a row
 	visited map[string]time.Time         // by escrow: when the store was asked last
 	left    map[string][]key.Fingerprint // by escrow: what was due there still after a visit that succeeded
+	leftAt  map[string]time.Time         // and when that was
 	quiet   map[string]int               // by what asks the disk alone: its version when there was nothing to do
 }
 
@@ -420,7 +421,7 @@ func (w *world) watch(h *host) {
 		w.tell("    %s: the watcher does not start: %v", h.name, err)
 		return
 	}
-	h.watcher = watcher{alive: true, since: time.Now(), release: hold.Release, next: time.Now(), retry: map[string]time.Time{}, failed: map[string]int{}, quiet: map[string]int{}, visited: map[string]time.Time{}, left: map[string][]key.Fingerprint{}}
+	h.watcher = watcher{alive: true, since: time.Now(), release: hold.Release, next: time.Now(), retry: map[string]time.Time{}, failed: map[string]int{}, quiet: map[string]int{}, visited: map[string]time.Time{}, left: map[string][]key.Fingerprint{}, leftAt: map[string]time.Time{}}
 	for _, s := range a.Escrows {
 		h.watcher.visited[s.Name()] = time.Now()
 	}
@@ -522,29 +523,29 @@ func (w *world) save(ctx context.Context, h *host, p *process, a *agent.Host, na
 	if p.dead || time.Now().Before(t.retry[name]) {
 		return false
 	}
-	// What a visit leaves due is not due because of the store.
-	if left := t.left[name]; len(left) > 0 && time.Since(t.visited[name]) < time.Hour {
-		if due, err := agent.Due(a, name); err == nil && slices.Equal(due, left) {
-			return false
-		}
-	}
 	var saved []agent.SaveResult
 	var err error
-	asked := false
-	t.unlessQuiet(h, "due "+name, func() bool {
-		before := p.calls
-		saved, err = agent.SaveDue(ctx, a, name)
-		asked = p.calls > before
-		return err == nil && !asked
-	})
-	if !asked && !p.dead && time.Since(t.visited[name]) >= time.Hour {
-		saved, err = agent.Revisit(ctx, a, name)
-		asked = true
+	asked, more := false, true
+	// What a visit leaves due is not due because of the store.
+	if left := t.left[name]; len(left) > 0 && time.Since(t.leftAt[name]) < time.Hour {
+		due, err := agent.Due(a, name)
+		more = err != nil || !slices.Equal(due, left)
 	}
-	if !asked {
+	if more {
+		t.unlessQuiet(h, "due "+name, func() bool {
+			before := p.calls
+			saved, err = agent.SaveDue(ctx, a, name)
+			asked = p.calls > before
+			return err == nil && !asked
+		})
+	}
+	revisit := !asked && !p.dead && time.Since(t.visited[name]) >= time.Hour
+	if revisit {
+		saved, err = agent.Revisit(ctx, a, name)
+	}
+	if !asked && !revisit {
 		return false
 	}
-	t.visited[name] = time.Now()
 	delete(t.retry, name)
 	t.failed[name]++
 	for _, s := range saved {
@@ -552,13 +553,22 @@ func (w *world) save(ctx context.Context, h *host, p *process, a *agent.Host, na
 	}
 	if err == nil {
 		t.failed[name] = 0
+		if revisit {
+			t.visited[name] = time.Now()
+			return true
+		}
 		due, _ := agent.Due(a, name) // the ledger is asked again next time
+		if len(due) == 0 {
+			t.visited[name] = time.Now()
+		}
+		t.leftAt[name] = time.Now()
 		t.left[name] = slices.DeleteFunc(due, func(f key.Fingerprint) bool {
 			return !slices.ContainsFunc(saved, func(s agent.SaveResult) bool { return s.Key == f })
 		})
 		return true
 	}
 	delete(t.left, name)
+	t.visited[name] = time.Now()
 	t.retry[name] = time.Now().Add(30 * time.Second << min(t.failed[name]-1, 4))
 	return true
 }

@@ -23,8 +23,8 @@ const (
 	// saveAgain is how long what an escrow took without its being over (law 4 kept it in
 	// quarantine) is left alone, and how long a trouble that goes on is not told again.
 	saveAgain = time.Hour
-	// saveAsk is how often an escrow to which nothing is due is asked all the same. One that
-	// does not answer is asked again after a pause that doubles up to that.
+	// saveAsk is how often an escrow is asked all the same, whatever was saved there meanwhile. One
+	// that does not answer is asked again after a pause that doubles up to that.
 	saveAsk = time.Hour
 )
 
@@ -36,7 +36,7 @@ type saver struct {
 	escrow string
 	clock  Clock
 	woken  chan struct{}
-	asked  time.Duration // since boot: when it was last visited without anything left due, or asked all the same
+	asked  time.Duration // since boot: when it was last asked all the same
 	ended  chan struct{}
 
 	failures     int
@@ -159,9 +159,6 @@ func (s *saver) leave(now time.Duration, tried map[key.Fingerprint]bool) {
 	due, err := agent.Due(s.h, s.escrow)
 	if err != nil {
 		due = nil
-	}
-	if len(due) == 0 { // else it is asked all the same: what stays due is no reason to renew nothing
-		s.asked = now
 	}
 	s.done = slices.DeleteFunc(due, func(f key.Fingerprint) bool { return !tried[f] })
 	s.doneAt = now

@@ -558,9 +558,6 @@ func (w *world) save(ctx context.Context, h *host, p *process, a *agent.Host, na
 			return true
 		}
 		due, _ := agent.Due(a, name) // the ledger is asked again next time
-		if len(due) == 0 {
-			t.visited[name] = time.Now()
-		}
 		t.leftAt[name] = time.Now()
 		t.left[name] = slices.DeleteFunc(due, func(f key.Fingerprint) bool {
 			return !slices.ContainsFunc(saved, func(s agent.SaveResult) bool { return s.Key == f })

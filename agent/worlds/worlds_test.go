@@ -149,6 +149,12 @@ func processorTime() time.Duration {
 // TestBrokenOnce plays the shortest histories that broke a law before the code was mended.
 func TestBrokenOnce(t *testing.T) {
 	for name, p := range map[string]Plan{
+		"the newest copy is destroyed, and the hourly look is put off by a save of another key": {Seed: 519727, Steps: []Step{
+			{Do: "state is read-only", Arg: 0xb1dac14c79e364bc},
+			{Do: "a foreign key in the keyfile's place", Arg: 0x7809aa054b0897b6},
+			{Do: "restart the daemon", Arg: 0x8fd8c75ad049140c},
+			{Do: "the newest is destroyed", Arg: 0x2106cd772ee2f183},
+		}},
 		"a rotation is killed before it starts the daemon, and status is green": {Seed: 15, Steps: []Step{
 			{Do: "rotate, and be killed", Arg: 0xc5},
 			{Do: "status", Arg: 0x3},

@@ -555,11 +555,13 @@ func (w *world) startsOn(h *host, p *process, r agent.GuardResult) {
 
 // beforeStart is what a start finds.
 type beforeStart struct {
+	at     time.Time
 	key    key.Fingerprint // the keyfile's, "" for none that the daemon would load
 	proven bool            // by the ledger it is known, and opened all rows within a day
 }
 
 func (w *world) before(h *host) (b beforeStart) {
+	b.at = time.Now()
 	data, good := h.live()
 	if !good {
 		return b
@@ -619,7 +621,7 @@ func (w *world) did(h *host, p *process, was beforeStart, r agent.GuardResult) {
 		}
 	}
 	if r.Decision.Action == decide.Lost && p.looked {
-		w.hold(laws.Lacking(w.state(h)))
+		w.hold(laws.Lacking(w.stateFor(h, was.at)))
 	}
 	data, _ := h.live()
 	if s := h.word; s != nil && was.key != s.key && p.looked && len(h.table.rows) > 0 && r.Decision.Key != s.key &&

@@ -387,7 +387,12 @@ func (w *world) know(k key.Key) {
 // state is what laws look at, of the world as one host has it. It is good until the world
 // changes.
 func (w *world) state(h *host) laws.State {
-	s := laws.State{Files: map[string][]byte{}, Rows: h.table.rows, Copies: w.copies()}
+	return w.stateFor(h, time.Now())
+}
+
+// stateFor is state for who asked the stores at a time: what was late then they have not shown.
+func (w *world) stateFor(h *host, asked time.Time) laws.State {
+	s := laws.State{Files: map[string][]byte{}, Rows: h.table.rows, Copies: w.copies(asked)}
 	for _, each := range w.hosts {
 		for path, f := range each.disk.names {
 			s.Files[path] = f.data
@@ -397,7 +402,7 @@ func (w *world) state(h *host) laws.State {
 }
 
 // copies are what the stores have.
-func (w *world) copies() (copies []laws.Copy) {
+func (w *world) copies(asked time.Time) (copies []laws.Copy) {
 	for _, each := range w.stores {
 		if each.gone {
 			continue
@@ -409,7 +414,7 @@ func (w *world) copies() (copies []laws.Copy) {
 			// Among parts a whole key is below them all.
 			current := c.shelf == escrow.Current && each.part == (escrow.PartOf{})
 			copies = append(copies, laws.Copy{Store: each.name, Current: current, Bytes: c.bytes, Destroyed: c.state == "destroyed", Shut: c.state != "",
-				Late: time.Now().Before(c.at.Add(each.late))})
+				Late: asked.Before(c.at.Add(each.late))})
 		}
 	}
 	return append(copies, w.shared()...)
@@ -564,7 +569,7 @@ func (w *world) apart() {
 
 // held are the keys that can be had in the world, and where each can.
 func (w *world) held() map[key.Fingerprint]string {
-	held := laws.State{Copies: w.copies()}.Held()
+	held := laws.State{Copies: w.copies(time.Now())}.Held()
 	for _, h := range w.hosts {
 		for path, f := range h.disk.names {
 			if name := laws.Name(f.data); name != "" {
@@ -610,7 +615,7 @@ func (w *world) opens(h *host, f key.Fingerprint) {
 
 // durable tells whether a power cut would leave the key.
 func (w *world) durable(f key.Fingerprint) bool {
-	if (laws.State{Copies: w.copies()}).Held()[f] != "" {
+	if (laws.State{Copies: w.copies(time.Now())}).Held()[f] != "" {
 		return true
 	}
 	for _, h := range w.hosts {

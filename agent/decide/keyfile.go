@@ -139,7 +139,7 @@ func (d *reasoning) r1(r Rotation) (Decision, bool) {
 	fresh, _ := d.tried(r.New)
 	// A key without a name, of a `.next` that was half written, can be nowhere.
 	missing := func() bool { return d.untried(r.Old) || d.untried(r.New) }
-	if !Majority(old) && !Majority(fresh) && missing() {
+	if !Majority(old) && !Majority(fresh) && missing() && !d.underAnother(r) {
 		if q, more := d.search(missing); more {
 			return ask(q), true
 		}
@@ -167,6 +167,17 @@ func (d *reasoning) r1(r Rotation) (Decision, bool) {
 		d.settle = SettleNeither
 	}
 	return out, true
+}
+
+// underAnother tells whether a key that is not of a rotation opens every row: then neither of
+// its two opens any, tried or not.
+func (d *reasoning) underAnother(r Rotation) bool {
+	for f, p := range d.Rows.Proofs {
+		if f != r.Old && f != r.New && p.Verdict == rows.Opens {
+			return true
+		}
+	}
+	return false
 }
 
 func (d *reasoning) neither() (Decision, bool) {

@@ -170,6 +170,10 @@ func TestKeyfile(t *testing.T) {
 			want: Decision{Rule: "R1", Action: Ask, Question: AskEscrows}},
 		{name: "the old key cannot be tried: doubt", e: Evidence{Keyfile: good(b), Ledger: rotation(a, b, true), Rows: answers(b, 5), Local: local(), Escrows: []EscrowEvidence{down("gcp", true)}},
 			want: Decision{Rule: "R1", Action: Doubt, Needed: a}},
+		{name: "neither key can be tried, and a third opens all", e: Evidence{Keyfile: good(c), Ledger: rotation(a, b, true), Rows: answers(c, 10), Local: local(), Escrows: []EscrowEvidence{down("gcp", true)}},
+			want: Decision{Rule: "R3", Action: Pass, Key: c, Settle: SettleNeither}},
+		{name: "neither key can be tried, and a third opens most: doubt", e: Evidence{Keyfile: good(c), Ledger: rotation(a, b, true), Rows: answers(c, 9), Local: local(), Escrows: []EscrowEvidence{down("gcp", true)}},
+			want: Decision{Rule: "R1", Action: Doubt, Needed: a}},
 		{name: "the old key cannot be tried, the new one opens all", e: Evidence{Keyfile: good(b), Ledger: rotation(a, b, true), Rows: answers(b, 10)},
 			want: Decision{Rule: "R1", Action: Pass, Key: b, Settle: SettleNew}},
 

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -175,19 +174,6 @@ func (o *observation) act(ctx context.Context, r *GuardResult) error {
 	return nil
 }
 
-// parkInstead parks where a key cannot be put in place and none stands there: an empty
-// file may need less. why is returned where that cannot be done either.
-func (o *observation) parkInstead(r *GuardResult, why error) error {
-	if err := o.park(r); err != nil || !r.Parked {
-		return cmp.Or(err, why)
-	}
-	o.complain(fmt.Sprintf("key %s belongs in the keyfile's place", r.Decision.Key), why)
-	d := decide.InDoubt("key %s belongs in the keyfile's place and cannot be put there yet", r.Decision.Key)
-	d.Rule, d.Needed = r.Decision.Rule, r.Decision.Key
-	r.Decision = d
-	return nil
-}
-
 // write appends to the ledger. That it cannot is trouble, and no reason to keep the
 // daemon from its key (law 9).
 func (o *observation) write(entries ...ledger.Entry) {
@@ -324,38 +310,4 @@ func notPlaced(f key.Fingerprint, err error) error {
 		return err
 	}
 	return fmt.Errorf("%w: key %s: %w", ErrNotPlaced, f, err)
-}
-
-// park makes the keyfile an empty one, on which the daemon runs without secrets and
-// cannot mint, if a watcher lives that will put the key in. It proves that by the
-// lock that the watcher holds for life. Where it cannot, the result is not Parked.
-func (o *observation) park(r *GuardResult) error {
-	alive, err := lock.Held(o.host.StateDir, lock.Watch)
-	if err != nil {
-		o.complain("cannot tell whether the watcher lives", err)
-		return nil
-	}
-	if !alive {
-		return nil
-	}
-	return o.putEmpty(r)
-}
-
-// putEmpty is park where the watcher is known to live.
-func (o *observation) putEmpty(r *GuardResult) error {
-	if !o.seen.Empty {
-		err := busy(o.host.Keyfile.Park(o.seen, o.evidence.Now))
-		err = o.inPlace(err, "the keyfile is parked")
-		switch {
-		case err == nil:
-		case errors.Is(err, ErrBusy), errors.Is(err, keyfile.ErrChanged):
-			return err
-		default:
-			o.complain("the keyfile cannot be parked", err)
-			return nil
-		}
-		o.write(ledger.Entry{Event: ledger.Parked, Old: o.evidence.Keyfile.Key, Untouched: o.seen.Changed, Reason: r.Decision.Reason})
-	}
-	r.Parked = true
-	return nil
 }

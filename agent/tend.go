@@ -86,7 +86,8 @@ func tend(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err err
 		}
 	}
 	if unlocked != nil {
-		return r, o.parkBlind(&r, opts, unlocked)
+		err = o.parkBlind(&r, opts, unlocked)
+		return r, err
 	}
 	o.sweep()
 	if opts.Prove {
@@ -120,7 +121,8 @@ func tend(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err err
 			r.Held = underWay
 			return r, nil
 		case err != nil:
-			return r, o.parkBlind(&r, opts, err)
+			err = o.parkBlind(&r, opts, err)
+			return r, err
 		}
 		defer l.Release()
 		if s, err := h.Ledger.Standing(); err == nil && (s.Rotation != nil || s.Known != o.evidence.Ledger.Known) {
@@ -153,42 +155,6 @@ func (o *observation) needed(ctx context.Context) bool {
 	defer cancel()
 	run, err := o.host.Daemon.Running(ctx)
 	return err == nil && len(run) > 0
-}
-
-// parkBlind is Tend where nobody can tell whether a rotation is under way: what was decided is
-// not done. An empty file where none stands undoes nobody's work, and without one the daemon
-// would make a key (law 2).
-func (o *observation) parkBlind(r *TendResult, opts TendOptions, why error) error {
-	if opts.Park && o.seen.Kind == keyfile.Missing {
-		if err := o.putEmpty(&r.GuardResult); err != nil {
-			return err
-		}
-		r.Waiting = r.Parked
-	}
-	return fmt.Errorf("cannot tell whether a rotation is under way: %w", why)
-}
-
-// parkMeanwhile parks while nobody has decided yet: a store may hang for as long as the daemon
-// takes to read what is there, and to make a key where nothing is (law 2).
-func (o *observation) parkMeanwhile(r *GuardResult) {
-	r.Decision = decide.InDoubt("no key is in place, and the escrows have not answered yet")
-	if err := o.putEmpty(r); err != nil || !r.Parked {
-		return // who changes it, or keeps it from being changed, is found out by what was decided
-	}
-	seen, err := o.host.Keyfile.Look()
-	if err != nil || !seen.Empty {
-		seen.Key.Wipe()
-		seen.Next.Wipe()
-		return
-	}
-	seen.Next.Wipe()
-	o.seen, o.evidence.Keyfile.Why = seen, seen.Why
-}
-
-// mintable tells whether the daemon would make a key: at the keyfile's place, or where a
-// symlink there leads.
-func (o *observation) mintable() bool {
-	return o.seen.Kind == keyfile.Missing || o.seen.Kind != keyfile.Good && o.seen.Target != ""
 }
 
 // held says why a decision is not for the watcher to carry out.

@@ -1,5 +1,5 @@
 // Package hooks holds the moments at which systemd calls keyguard: when, and within
-// what budget. What is right is decided in agent; what people read is in cmd.
+// what budget. What is right is decided in agent; what to type next is worded in cmd.
 //
 // Prestart is the moment before the daemon starts (ExecStartPre). The script
 // `prestart` beside this file is what systemd really runs: it calls `keyguard

@@ -41,8 +41,8 @@ type saver struct {
 
 	failures     int
 	next         time.Duration              // since boot: not before
-	done         []key.Fingerprint          // what was due still after the last visit that succeeded
-	doneAt       time.Duration              // since boot
+	keptBack     []key.Fingerprint          // what was due still after the last visit that succeeded
+	keptBackAt   time.Duration              // since boot
 	toldOf       map[key.Fingerprint]string // what was told of each key last
 	dueAtFailure []key.Fingerprint          // what was due at the last visit that failed
 	told         string                     // the last trouble that was told
@@ -113,7 +113,7 @@ func (s *saver) visit(ctx context.Context) (time.Duration, *visitResult) {
 	}
 	bring := agent.SaveDue
 	longest := saveLongest
-	nothing := err == nil && (len(due) == 0 || slices.Equal(due, s.done) && now-s.doneAt < saveAgain)
+	nothing := err == nil && (len(due) == 0 || slices.Equal(due, s.keptBack) && now-s.keptBackAt < saveAgain)
 	if nothing {
 		if s.failures == 0 && now-s.asked < saveAsk {
 			return 0, nil
@@ -147,21 +147,21 @@ func (s *saver) visit(ctx context.Context) (time.Duration, *visitResult) {
 	recovered := s.told != ""
 	s.failures, s.next, s.told = 0, 0, ""
 	if !nothing {
-		s.leave(now, tried)
+		s.noteKeptBack(now, tried)
 	}
 	return 0, &visitResult{escrow: s.escrow, results: results, recovered: recovered}
 }
 
-// leave notes what is due still after it was saved: that is not because of the escrow. Law 4
+// noteKeptBack notes what is due still after it was saved: that is not because of the escrow. Law 4
 // keeps it in quarantine, or it may not be read back. A key that came while the others were
 // saved was not tried, and does not wait.
-func (s *saver) leave(now time.Duration, tried map[key.Fingerprint]bool) {
+func (s *saver) noteKeptBack(now time.Duration, tried map[key.Fingerprint]bool) {
 	due, err := agent.Due(s.h, s.escrow)
 	if err != nil {
 		due = nil
 	}
-	s.done = slices.DeleteFunc(due, func(f key.Fingerprint) bool { return !tried[f] })
-	s.doneAt = now
+	s.keptBack = slices.DeleteFunc(due, func(f key.Fingerprint) bool { return !tried[f] })
+	s.keptBackAt = now
 }
 
 // rester is the escrow where it is several stores with a breaker each, else nil.

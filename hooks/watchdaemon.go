@@ -149,7 +149,7 @@ func (w *watcher) heard(n journalNews) bool {
 // round under way may be the only one who knows, when that ends, unless the daemon was started
 // again by then.
 func (w *watcher) understand(then func()) {
-	w.noteKeyRead()
+	w.findKeyRead()
 	if w.daemon.holds != "" || w.flight == nil {
 		then()
 		return
@@ -157,7 +157,7 @@ func (w *watcher) understand(then func()) {
 	invocation := w.daemon.invocation
 	w.waiting = append(w.waiting, func() {
 		if w.daemon.invocation == invocation {
-			w.noteKeyRead()
+			w.findKeyRead()
 			then()
 		}
 	})
@@ -179,9 +179,9 @@ func (w *watcher) record(event ledger.Event) {
 	}
 }
 
-// noteKeyRead notes which key the daemon has read or made: the one in the keyfile's place,
+// findKeyRead finds which key the daemon has read or made: the one in the keyfile's place,
 // unless that was replaced since, by this watcher or before it was there.
-func (w *watcher) noteKeyRead() {
+func (w *watcher) findKeyRead() {
 	w.keepKeyfile()
 	d := &w.daemon
 	switch {

@@ -36,7 +36,7 @@
 #   make lint      gofmt, go vet, staticcheck, vuln, shellcheck, actionlint, hclfmt, go mod tidy,
 #                  and the import rules
 #   make vuln      known vulnerabilities that are reached, from the module proxy alone
-#   make e2e       the guests alone: RUN='-run TestGuest/13/Remove' narrows it (as root)
+#   make e2e       the guests alone: RUN='-run TestWatcher/trixie' narrows it (as root)
 #   make guest     a booted guest with keyguard, the stand-in daemon and a shell; its
 #                  systemd goes down when you leave. SUITE=bookworm for Debian 12 (as root)
 #

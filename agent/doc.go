@@ -3,11 +3,12 @@
 // It holds one operation a file: a function of a context, a Host and options, that returns
 // a result and an error, and neither prints nor exits.
 //
-//	guard      puts the keyfile right before the daemon starts: observe, decide, act
+//	guard      puts the keyfile right before the daemon starts: observe, decide, act; park
+//	           puts an empty one there where nobody can decide
 //	tend       the same while it runs, and less; alive says how the daemon stands to the key,
 //	           started which one a start found
 //	observe    gathers the evidence that decide asks for, cheapest first; inventory is the
-//	           one place that fetches copies from escrows
+//	           one place that fetches copies as evidence
 //	save       brings to an escrow what is due there; backup does it for the present key now,
 //	           init makes the places first; store is how one key gets into one escrow
 //	restore    puts a copy back, and imports a key that a person brings

@@ -516,6 +516,9 @@ func (w *world) status(h *host, dies int) (r agent.StatusResult) {
 		r, err = agent.Status(ctx, a)
 		return fmt.Sprintf("%s: %s", r.Health, r.Line), err
 	})
+	if dies > 0 {
+		return r // of what it says before it dies nobody hears
+	}
 	if r.Health == agent.Green && !h.daemon.up && h.daemon.again.IsZero() && h.off.IsZero() {
 		w.broken("green", "green: the daemon is down, and nobody starts it")
 	}

@@ -887,11 +887,11 @@ func (w *world) withoutLedger(h *host, dies int) {
 	default:
 		h.disk.readOnly = h.path("state")
 	}
-	if w.rand.IntN(2) == 0 {
-		w.put(h, w.anyKey().UnsafeBytes())
-	}
 	if s := w.store(); w.rand.IntN(2) == 0 {
 		s.copies = nil
+	}
+	if w.rand.IntN(2) == 0 { // what only the store had is in a file then that nobody has synced
+		w.put(h, w.anyKey().UnsafeBytes())
 	}
 	at := []func(*world, *host, int){(*world).backup, (*world).look, (*world).bring}
 	at[w.rand.IntN(len(at))](w, h, dies)

@@ -180,7 +180,7 @@ func AcceptNew(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, 
 		return r, fmt.Errorf("cannot write that key %s is accepted: %w", r.Key, err)
 	}
 	for i := range h.Escrows {
-		r.Escrows = append(r.Escrows, o.save(ctx, i, r.Key))
+		r.Escrows = append(r.Escrows, o.save(ctx, i, r.Key, decide.Shelf))
 	}
 	if err := o.install(r.Key, opts.Person+" asked for a new key"); err != nil {
 		return r, fmt.Errorf("cannot install key %s: %w", r.Key, err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -54,37 +53,12 @@ func backup(ctx context.Context, h *Host, how func(*observation, context.Context
 // and none waits for another that hangs.
 func (o *observation) escrowKey(ctx context.Context, f key.Fingerprint) BackupResult {
 	o.askRows(ctx)
-	if o.evidence.Rows.VerdictOf(f) != rows.Opens {
+	if o.evidence.Rows.VerdictOf(f) == rows.Opens {
+		o.write(provenEntry(o.evidence.Rows.Proofs[f]))
+	} else {
 		o.awaitAllEscrows(ctx)
-		return o.saveEverywhere(ctx, f)
 	}
-	o.write(provenEntry(o.evidence.Rows.Proofs[f]))
-	o.history()
-	r := BackupResult{Key: f, Rows: o.evidence.Rows, Escrows: make([]SaveResult, len(o.host.Escrows))}
-	var known sync.Mutex // guards what is known of all, and the ledger
-	alone := func(do func()) {
-		known.Lock()
-		defer known.Unlock() // after a panic, too: the others would wait for ever
-		do()
-	}
-	eachEscrow(o.host, func(i int, _ Escrow) {
-		o.askNewest(ctx, i)
-		var s SaveResult
-		alone(func() { s = o.toSave(i, f) })
-		if !o.stands(ctx, i, &s) {
-			alone(func() {
-				o.writeSaving(i, s.Shelf, f)
-				s = o.toSave(i, f)
-			})
-			o.add(ctx, i, &s)
-		}
-		alone(func() {
-			r.Escrows[i] = s
-			o.writeSaved(s)
-		})
-	})
-	r.Trouble = o.trouble
-	return r
+	return o.saveEverywhere(ctx, f)
 }
 
 // escrowRead is escrowKey for a key under which all rows have just been read: the ledger
@@ -98,28 +72,14 @@ func (o *observation) escrowRead(ctx context.Context, f key.Fingerprint) BackupR
 	return o.saveEverywhere(ctx, f)
 }
 
+// saveEverywhere saves a key in every escrow, and asks those first that were not asked.
 func (o *observation) saveEverywhere(ctx context.Context, f key.Fingerprint) BackupResult {
 	r := BackupResult{Key: f, Rows: o.evidence.Rows, Escrows: make([]SaveResult, len(o.host.Escrows))}
 	o.history()
-	stands := make([]bool, len(o.host.Escrows))
 	eachEscrow(o.host, func(i int, _ Escrow) {
-		r.Escrows[i] = o.toSave(i, f)
-		stands[i] = o.stands(ctx, i, &r.Escrows[i])
+		o.askNewest(ctx, i)
+		r.Escrows[i] = o.save(ctx, i, f, decide.Shelf)
 	})
-	for i, s := range r.Escrows {
-		if !stands[i] {
-			o.writeSaving(i, s.Shelf, f)
-			r.Escrows[i] = o.toSave(i, f)
-		}
-	}
-	eachEscrow(o.host, func(i int, _ Escrow) {
-		if !stands[i] {
-			o.add(ctx, i, &r.Escrows[i])
-		}
-	})
-	for _, s := range r.Escrows {
-		o.writeSaved(s)
-	}
 	r.Trouble = o.trouble
 	return r
 }

@@ -290,7 +290,7 @@ func (o *observation) makeFirst(ctx context.Context, r *GuardResult) error {
 		return unsure("a first key cannot be made before the ledger names it: %v", err)
 	}
 	for i, s := range o.host.Escrows {
-		saved := o.save(ctx, i, f)
+		saved := o.save(ctx, i, f, decide.Shelf)
 		if saved.Err == nil {
 			continue
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/crew"
@@ -18,7 +19,7 @@ import (
 )
 
 // observation gathers the evidence that package decide asks for, and holds the bytes of the
-// keys that the evidence names. It is used by one goroutine and must be closed.
+// keys that the evidence names. It is used by one goroutine, but for save, and must be closed.
 type observation struct {
 	host     *Host
 	evidence decide.Evidence
@@ -29,6 +30,8 @@ type observation struct {
 	record   *ledger.Record // nil until the history was asked for
 	trouble  []Trouble
 	locked   bool // the rotate lock is held for as long as this is used
+
+	saving sync.Mutex // guards, while several escrows are saved to, what is known of all, and the ledger
 
 	tell   func(Start) // of GuardOptions, or nil
 	late   func()      // called where the escrows take longer than soon, once; or nil

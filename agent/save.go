@@ -177,22 +177,14 @@ func (o *observation) saveDue(ctx context.Context, i int, f key.Fingerprint) Sav
 	case rows.Unknown:
 		o.askOthers(ctx, i, o.askNewest)
 	}
-	s := o.host.Escrows[i]
-	r := SaveResult{Escrow: s.Name(), Required: s.Required, Key: f}
-	r.Shelf, r.Why = decide.DueShelf(o.evidence, i, f)
-	r.Alarm = decide.Alarm(o.evidence, i) != nil
 	// A copy that is there, unverified, is only read again: a Save could not compare, and
 	// would add another.
-	if last, ok := o.record.LastSaved(s.Name()); ok && last.Fingerprint == f && last.Reason != "" && !partly(last) && o.verify(ctx, i, last, &r) {
-		return r
+	if last, ok := o.record.LastSaved(o.host.Escrows[i].Name()); ok && last.Fingerprint == f && last.Reason != "" && !partly(last) {
+		if r := o.toSave(i, f, decide.DueShelf); o.verify(ctx, i, last, &r) {
+			return r
+		}
 	}
-	if !o.stands(ctx, i, &r) {
-		o.writeSaving(i, r.Shelf, f)
-		r.Shelf, r.Why = decide.DueShelf(o.evidence, i, f)
-		o.add(ctx, i, &r)
-	}
-	o.writeSaved(r)
-	return r
+	return o.save(ctx, i, f, decide.DueShelf)
 }
 
 // verify reads back a copy that could not be read when it was saved. It tells whether

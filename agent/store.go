@@ -31,24 +31,38 @@ type SaveResult struct {
 	Err            error
 }
 
-// save stores a key in one escrow and records it.
-func (o *observation) save(ctx context.Context, i int, f key.Fingerprint) SaveResult {
-	o.history()
-	r := o.toSave(i, f)
+// shelfRule says on which shelf of an escrow a key may be saved, and why not on the current one
+// (law 4): decide.Shelf, or decide.DueShelf for a key that may not be the keyfile's.
+type shelfRule func(e decide.Evidence, i int, f key.Fingerprint) (escrow.Shelf, string)
+
+// save brings a key to one escrow, unless the copy stands there, and records it. Several escrows
+// may be saved to at once: what is known of all, and the ledger, are one's alone at a time.
+func (o *observation) save(ctx context.Context, i int, f key.Fingerprint, rule shelfRule) (r SaveResult) {
+	o.inTurn(func() { r = o.toSave(i, f, rule) })
 	if !o.stands(ctx, i, &r) {
-		o.writeSaving(i, r.Shelf, f)
-		r = o.toSave(i, f)
+		o.inTurn(func() {
+			o.writeSaving(i, r.Shelf, f)
+			r = o.toSave(i, f, rule)
+		})
+		// A crash from here on: what then stands there is known for this host's own.
 		o.add(ctx, i, &r)
 	}
-	o.writeSaved(r)
+	o.inTurn(func() { o.writeSaved(r) })
 	return r
 }
 
+func (o *observation) inTurn(do func()) {
+	o.saving.Lock()
+	defer o.saving.Unlock() // after a panic, too: the others would wait for ever
+	do()
+}
+
 // toSave is where a key is to go in one escrow, and why.
-func (o *observation) toSave(i int, f key.Fingerprint) SaveResult {
+func (o *observation) toSave(i int, f key.Fingerprint, rule shelfRule) SaveResult {
+	o.history()
 	s := o.host.Escrows[i]
 	r := SaveResult{Escrow: s.Name(), Required: s.Required, Key: f}
-	r.Shelf, r.Why = decide.Shelf(o.evidence, i, f)
+	r.Shelf, r.Why = rule(o.evidence, i, f)
 	r.Alarm, r.Halfway = decide.Alarm(o.evidence, i) != nil, o.evidence.OpenRotation() != nil
 	return r
 }

@@ -524,8 +524,10 @@ func (s *Split) identify(ctx context.Context, m Member, c Copy) (held, error) {
 		return held{of: part.Part.Of, part: PartOf{part.Part.Need, part.Part.Number}}, nil
 	case errors.As(err, &shut) && shut.Fingerprint != "": // what keyguard seals here is this part
 		return held{of: shut.Fingerprint, part: PartOf{s.o.Need, m.Number}, wrong: err.Error()}, nil
-	case isAny(err, ErrNotKey, ErrCorrupt, ErrSealed, ErrUnreadable, ErrGone, ErrDenied):
-		return held{of: c.Fingerprint, wrong: err.Error(), none: errors.Is(err, ErrNotKey)}, nil
+	case isAny(err, ErrNotKey, ErrCorrupt): // what it says of itself is not so
+		return held{wrong: err.Error(), none: errors.Is(err, ErrNotKey)}, nil
+	case isAny(err, ErrSealed, ErrUnreadable, ErrGone, ErrDenied):
+		return held{of: c.Fingerprint, wrong: err.Error()}, nil
 	}
 	return held{}, err
 }

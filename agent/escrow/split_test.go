@@ -1006,6 +1006,16 @@ func TestSplitWholeKeyBeside(t *testing.T) {
 	if got, _, err := s.Fetch(t.Context(), copies[1]); err != nil || !got.Equal(old) {
 		t.Errorf("%v, %v", got, err)
 	}
+	// Called another key, it is a copy of neither, to who lists it as to who fetches it.
+	for _, f := range r.files("a") {
+		if as := strings.Replace(f, string(old.Fingerprint()), string(key.Generate().Fingerprint()), 1); as != f {
+			try(t, os.Rename(f, as))
+		}
+	}
+	copies, err = r.open().List(t.Context())
+	if err != nil || len(copies) != 2 || !copies[1].Beside || copies[1].Fingerprint != "" {
+		t.Errorf("%+v, %v", copies, err)
+	}
 }
 
 // TestSplitByHand: with the files and base64(1), as the manual says it.

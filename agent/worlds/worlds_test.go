@@ -243,6 +243,12 @@ func TestBrokenOnce(t *testing.T) {
 			{Do: "an old key in the keyfile's place", Arg: 0x8dbfbe33791fa025},
 			{Do: "a foreign key in the keyfile's place", Arg: 0x6c4fa9739f3fbfd8},
 		}},
+		"a whole key on a store of a split is accepted, and then called another key": {Seed: 797981, Steps: []Step{
+			{Do: "power cut", Arg: 0x28ced66ff105109d},
+			{Do: "a foreign key on top", Arg: 0xc7b83cecb26afba6},
+			{Do: "rotate, and be killed", Arg: 0x574f30b6bba8e9ab},
+			{Do: "a copy is called another key", Arg: 0xfa57c2cb61e0ea70},
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if b := replay(t, p); b != nil {

@@ -551,9 +551,7 @@ func (w *world) startsOn(h *host, p *process, r agent.GuardResult) {
 			sure = sure && c.state == ""
 		}
 	}
-	s := w.state(h)
-	maps.DeleteFunc(s.Files, func(name string, _ []byte) bool { return !strings.HasPrefix(name, h.path("")) }) // at another host no key is at hand
-	w.hold(laws.Started(s, f, sure, w.vouchedFor(h, f)))
+	w.hold(laws.Started(w.stateHere(h), f, sure, w.vouchedFor(h, f)))
 }
 
 // beforeStart is what a start finds.

@@ -1,6 +1,7 @@
 package worlds
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -180,6 +181,7 @@ func (w *world) rest(h *host) bool {
 		w.follow(h, r)
 		return false
 	}
+	w.carry(h)
 	for _, each := range []string{"restore", "repair", "backup", "drill", "accept", "backup", "accept --new", "accept", "backup"} {
 		if r = w.typed(h, r, each); r.Health == agent.Green {
 			return false
@@ -189,6 +191,25 @@ func (w *world) rest(h *host) bool {
 		w.broken("liveness", "liveness: all faults are over, and no command makes status green: %s, %s", r.Health, r.Line)
 	}
 	return false
+}
+
+// carry is a person who brings to a host's stores the keys that rows of it are under and only
+// another host has: by themselves they come from nowhere.
+func (w *world) carry(h *host) {
+	here := w.stateHere(h).Held()
+	all := w.state(h).Held()
+	for _, f := range slices.Sorted(maps.Values(h.table.rows)) {
+		if here[f] != "" || all[f] == "" {
+			continue
+		}
+		k, _, err := key.Decode(w.state(h).Files[all[f]])
+		must(err)
+		here[f] = all[f]
+		w.command(h, "import --escrow-only", 0, func(ctx context.Context, a *agent.Host) (string, error) {
+			_, err := agent.Keep(ctx, a, k, agent.ImportOptions{Person: "root"})
+			return fmt.Sprintf("%s, which only %s had", f, all[f]), err
+		})
+	}
 }
 
 // typed has a person type a command because of r, and says what status is a while later.

@@ -401,6 +401,13 @@ func (w *world) stateFor(h *host, asked time.Time) laws.State {
 	return s
 }
 
+// stateHere is state where the files of other hosts are not at hand.
+func (w *world) stateHere(h *host) laws.State {
+	s := w.state(h)
+	maps.DeleteFunc(s.Files, func(path string, _ []byte) bool { return !within(h.disk.root, path) })
+	return s
+}
+
 // copies are what the stores have.
 func (w *world) copies(asked time.Time) (copies []laws.Copy) {
 	for _, each := range w.stores {

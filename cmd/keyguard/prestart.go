@@ -67,6 +67,7 @@ func (a *app) startOutside() (code int, ended bool) {
 // startWorker does the work of a start, and tells who waits outside how things stand.
 func (a *app) startWorker(ctx context.Context) int {
 	a.outside = outside.Worker()
+	debug.SetGCPercent(400) // it lives for a moment, and has no garbage to look for before 16 MB
 	code := exitDone
 	if err := a.prestart(ctx); err != nil {
 		code = a.explain(err)

@@ -602,8 +602,8 @@ func (w *world) after(h *host, p *process, was beforeStart, r agent.GuardResult,
 			w.broken("law 1", "law 1: the daemon was started on key %s, which opens no row, and the key %s of an open rotation, which does, stands beside it", f, g)
 		}
 	}
-	if was.proven && p.calls > 0 {
-		w.broken("law 7", "law 7: a start on a key that was proven today called stores %d times", p.calls)
+	if was.proven && (p.calls > 0 || p.rows) {
+		w.broken("law 7", "law 7: a start on a key that was proven today called stores %d times, and asked the rows: %t", p.calls, p.rows)
 	}
 	if n := h.table.opens(was.key); p.looked && was.key != "" && 2*n > int64(len(h.table.rows)) && (!may || r.Parked) {
 		w.broken("law 9", "law 9: the start on key %s was refused or parked, which opens %d of %d rows", was.key, n, len(h.table.rows))

@@ -997,6 +997,8 @@ func (w *world) startAgain(h *host, dies int) {
 		w.stopWatcher(h)
 	}
 	if w.rand.IntN(4) == 0 { // a first start, which a store keeps from being one
+		h.recovers()
+		w.storesBack()
 		w.bare(h)
 		w.rm(h, "state/"+ledger.Name)
 		switch s := w.store(); w.rand.IntN(3) {
@@ -1007,6 +1009,7 @@ func (w *world) startAgain(h *host, dies int) {
 		default: // a cold boot; what the others said by then may have changed when it is there
 			s.far = true
 			w.restart(h, 0)
+			w.restart(h, 0) // where the one before has parked, it found another keyfile than this one
 			w.keepSomewhere(nil, w.makeKey())
 			w.storesBack()
 		}

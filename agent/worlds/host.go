@@ -104,6 +104,14 @@ func (h *host) live() (data []byte, ok bool) {
 
 func (h *host) now() time.Time { return time.Now().Add(h.clock) }
 
+// recovers ends what ails its disk, its rows and systemd.
+func (h *host) recovers() {
+	h.disk.mend()
+	h.removed = time.Now() // what is missing by now can be put back only from now on
+	h.table.down, h.table.noTable, h.table.slow = false, false, 0
+	h.silent, h.tardy = false, 0
+}
+
 // process is one run of keyguard. It may die before any of its effects.
 type process struct {
 	w      *world

@@ -82,10 +82,8 @@ func (w *world) end() {
 	w.enable()
 	w.cutAsEver(w.hosts[0])
 	for _, h := range w.hosts {
-		h.disk.mend()
-		h.removed = time.Now()
-		h.table.down, h.table.noTable, h.table.slow = false, false, 0
-		h.silent, h.tardy, h.watcher.stopped, h.clock = false, 0, false, 0
+		h.recovers()
+		h.watcher.stopped, h.clock = false, 0
 	}
 	w.pass(2 * time.Minute)
 	for _, h := range w.hosts {

@@ -162,6 +162,9 @@ func (p *process) called(s *store, call string) {
 	p.calls++
 	p.of[s.name]++
 	p.w.calls[p.h.name+s.name]++
+	if call == "save" {
+		p.w.saves[p.h.name+s.name]++
+	}
 	if !p.starts {
 		return
 	}

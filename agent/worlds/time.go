@@ -96,17 +96,17 @@ func (w *world) end() {
 		}
 	}
 	w.calm = true
-	w.pass(70 * time.Minute) // what is done hourly was done, and has taken effect
-	before := maps.Clone(w.calls)
+	w.pass(90 * time.Minute) // what is done hourly was done, and has taken effect, and what that has put off
+	before, saves := maps.Clone(w.calls), maps.Clone(w.saves)
 	w.pass(time.Hour)
-	after := maps.Clone(w.calls)
+	after, saved := maps.Clone(w.calls), maps.Clone(w.saves)
 	for _, h := range w.hosts {
 		if well := w.rest(h); !well || len(w.hosts) > 1 || w.recutKept(h) {
 			continue
 		}
 		for _, s := range w.stores {
 			name := h.name + s.name
-			w.hold(laws.Rested(s.name, after[name]-before[name], len(s.copies)))
+			w.hold(laws.Rested(s.name, after[name]-before[name], saved[name]-saves[name], len(s.copies)))
 		}
 	}
 	for _, h := range w.hosts {

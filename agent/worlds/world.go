@@ -49,6 +49,7 @@ type world struct {
 	rebuilt map[string][]byte // keys of their parts
 
 	calls map[string]int // by host and store
+	saves map[string]int // and those to save something
 
 	drilled bool // by a person
 	killed  bool // who dies is killed, and the power stays
@@ -109,7 +110,7 @@ func Follow(p Plan, dir string, named func(agent.StatusResult) []string) (story 
 
 // follow is Follow, with real files below dir where the disks are to be real.
 func follow(p Plan, dir string, named func(agent.StatusResult) []string, real bool) (story []string, broken *Broken) {
-	w := &world{named: named, real: real, epoch: time.Now(), lines: map[string]line{}, calls: map[string]int{}, keys: map[key.Fingerprint]key.Key{}, fragile: map[key.Fingerprint]bool{},
+	w := &world{named: named, real: real, epoch: time.Now(), lines: map[string]line{}, calls: map[string]int{}, saves: map[string]int{}, keys: map[key.Fingerprint]key.Key{}, fragile: map[key.Fingerprint]bool{},
 		proven: map[string]map[key.Fingerprint]bool{}, vouched: map[string][]vouched{}, rebuilt: map[string][]byte{}}
 	durable.Simulated, lock.Find = w, w.lock
 	defer func() {

@@ -254,8 +254,11 @@ func Called(store string, calls, copies int) error {
 }
 
 // Rested is law 9 towards a store in an hour in which all was well: it was asked whether it is
-// there, and for what it has on top, and nothing else.
-func Rested(store string, calls, copies int) error {
+// there, and for what it has on top, and nothing else. No key was brought to it.
+func Rested(store string, calls, saves, copies int) error {
+	if saves > 0 {
+		return fmt.Errorf("law 9: %s was given a key %d times in an hour in which all was well", store, saves)
+	}
 	if calls > 2*(2+copies) {
 		return fmt.Errorf("law 9: %s was called %d times in an hour in which all was well, and has %d copies", store, calls, copies)
 	}

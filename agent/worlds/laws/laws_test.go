@@ -80,8 +80,9 @@ func TestLaws(t *testing.T) {
 		"asked for ever too soon":            {laws.Asked("gcp", 40, 119*time.Second), true},
 		"called for each copy":               {laws.Called("gcp", 7, 3), false},
 		"called twice for a copy":            {laws.Called("gcp", 8, 3), true},
-		"called for what is on top":          {laws.Rested("gcp", 6, 1), false},
-		"called every few minutes":           {laws.Rested("gcp", 7, 1), true},
+		"called for what is on top":          {laws.Rested("gcp", 6, 0, 1), false},
+		"called every few minutes":           {laws.Rested("gcp", 7, 0, 1), true},
+		"given what it has":                  {laws.Rested("gcp", 3, 1, 1), true},
 	} {
 		if (c.err != nil) != c.broken {
 			t.Errorf("%s: %v", name, c.err)

@@ -17,6 +17,8 @@ type table struct {
 	rows    map[string]key.Fingerprint // by name
 	version int                        // of all that is in it
 	dumps   []map[string]key.Fingerprint
+	// rewritten is the key under which keyguard brought the rows last.
+	rewritten key.Fingerprint
 
 	down     bool
 	slow     time.Duration
@@ -158,7 +160,7 @@ func (s session) Rewrite(ctx context.Context, o rows.RewriteOptions) (rows.Rewri
 	}
 	h := s.p.h
 	s.p.w.hold(laws.Rewritten(s.p.w.state(h), slices.Collect(maps.Values(h.disk.survivors())), o.Target.Fingerprint(), slices.Sorted(maps.Keys(result.ByKey))))
-	s.table.rows = after
+	s.table.rows, s.rewritten = after, o.Target.Fingerprint()
 	s.version++
 	if result.Unopenable == 0 { // it was read back
 		s.p.w.opens(h, o.Target.Fingerprint())

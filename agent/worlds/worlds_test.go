@@ -146,7 +146,8 @@ func processorTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// TestBrokenOnce plays the shortest histories that broke a law before the code was mended.
+// TestBrokenOnce plays the shortest histories that broke a law before the code was mended, or what holds
+// it to the law.
 func TestBrokenOnce(t *testing.T) {
 	for name, p := range map[string]Plan{
 		"the newest copy is destroyed, and the hourly look is put off by a save of another key": {Seed: 519727, Steps: []Step{
@@ -248,6 +249,12 @@ func TestBrokenOnce(t *testing.T) {
 			{Do: "a foreign key on top", Arg: 0xc7b83cecb26afba6},
 			{Do: "rotate, and be killed", Arg: 0x574f30b6bba8e9ab},
 			{Do: "a copy is called another key", Arg: 0xfa57c2cb61e0ea70},
+		}},
+		"a dump of before is loaded after the commit of a rotation that was killed, and no row speaks": {Seed: 3, Steps: []Step{
+			{Do: "pg_dump"},
+			{Do: "rotate, and be killed", Arg: 0xed32b2},
+			{Do: "load a dump", Arg: 0x1},
+			{Do: "restart the daemon", Arg: 0x1},
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {

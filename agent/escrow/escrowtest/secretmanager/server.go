@@ -17,6 +17,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -1172,3 +1173,24 @@ const stateFile = "secretmanager.json"
 func (s *Server) load() error { return kept.Load(s.o.Dir, stateFile, &s.state) }
 
 func (s *Server) save() { kept.Save(s.o.Dir, stateFile, s.state) }
+
+// Snapshot is all that is kept.
+func (s *Server) Snapshot() (kept []byte, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return json.Marshal(s.state)
+}
+
+// Restore has it keep what it kept at a Snapshot, and nothing else. Calls are counted anew.
+func (s *Server) Restore(snapshot []byte) error {
+	var old state
+	if err := json.Unmarshal(snapshot, &old); err != nil {
+		return err
+	}
+	s.Reset()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state = old
+	s.save()
+	return nil
+}

@@ -245,3 +245,23 @@ func TestRegional(t *testing.T) {
 		t.Errorf("a global name at a regional server: %v", err)
 	}
 }
+
+// TestSnapshot: what was done since is undone, and a snapshot is good for more than once.
+func TestSnapshot(t *testing.T) {
+	s, _ := start(t, Options{})
+	s.Put(name, []byte("old"))
+	snapshot, err := s.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		s.Put(name, []byte("new"))
+		s.Put(project+"/secrets/other", nil)
+		if err := s.Restore(snapshot); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Versions(name); len(got) != 1 || string(got[0]) != "old" || s.Versions(project+"/secrets/other") != nil {
+			t.Errorf("%q", got)
+		}
+	}
+}

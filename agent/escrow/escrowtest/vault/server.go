@@ -1044,3 +1044,20 @@ const stateFile = "vault.json"
 func (s *Server) load() error { return kept.Load(s.o.Dir, stateFile, &s.state) }
 
 func (s *Server) save() { kept.Save(s.o.Dir, stateFile, s.state) }
+
+// Snapshot is all that is kept.
+func (s *Server) Snapshot() (kept []byte, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return json.Marshal(s.state)
+}
+
+// Restore has it keep what it kept at a Snapshot, and nothing else.
+func (s *Server) Restore(snapshot []byte) error {
+	var old state
+	if err := json.Unmarshal(snapshot, &old); err != nil {
+		return err
+	}
+	s.change(func() { s.state = old })
+	return nil
+}

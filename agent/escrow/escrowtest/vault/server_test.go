@@ -226,3 +226,28 @@ func TestStrict(t *testing.T) {
 		}
 	}
 }
+
+// TestSnapshot: what was done since is undone, and a snapshot is good for more than once.
+func TestSnapshot(t *testing.T) {
+	s, c := start(t)
+	if err := s.Put("two", "a", map[string]any{"value": "old"}); err != nil {
+		t.Fatal(err)
+	}
+	snapshot, err := s.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := c.KVv2("two").Put(t.Context(), "a", map[string]any{"value": "new"}); err != nil {
+			t.Fatal(err)
+		}
+		s.Unmount("one")
+		if err := s.Restore(snapshot); err != nil {
+			t.Fatal(err)
+		}
+		got, err := c.KVv2("two").Get(t.Context(), "a")
+		if err != nil || got.Data["value"] != "old" || got.VersionMetadata.Version != 1 || !s.Mounted("one") {
+			t.Errorf("%v, %v", got, err)
+		}
+	}
+}

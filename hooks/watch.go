@@ -77,8 +77,9 @@ type watcher struct {
 	deaf map[string]string
 
 	debounce *time.Timer
-	pending  time.Time // since when the debounce runs; zero: it does not
-	prove    bool      // the next round asks the rows
+	repeat   *time.Timer // until a parked keyfile is decided on again
+	pending  time.Time   // since when the debounce runs; zero: it does not
+	prove    bool        // the next round asks the rows
 
 	seen     string // what the keyfile was at the last round; "": nothing is settled
 	kept     key.Fingerprint
@@ -90,13 +91,13 @@ type watcher struct {
 	provenAs string          // what was told of the last proof, and when
 	provenAt time.Time
 	emptied  key.Fingerprint // the key in whose place this watcher has put an empty keyfile; "" for none
-	parked   time.Duration   // until a parked keyfile is decided on again; 0: none is
+	parked   time.Duration   // between two decisions on a parked keyfile; 0: none is
 
 	daemon daemon
 
 	flight *flight      // the round that is under way, or nil
 	landed chan outcome // of that round
-	again  bool         // another one is due after it
+	next   bool         // another one is due when it has ended
 	// waiting is what the journal has told of a key that nobody can name before the round
 	// ends: it may have touched the keyfile, and then only it knows what was there.
 	waiting []func()
@@ -167,82 +168,63 @@ func (w *watcher) loop(ctx context.Context, journal <-chan journalNews, saves <-
 		defer t.Stop()
 		beat = t.C
 	}
-	w.debounce = time.NewTimer(time.Hour)
-	w.debounce.Stop()
-	parked := time.NewTimer(time.Hour)
-	parked.Stop()
+	w.debounce, w.repeat = stoppedTimer(), stoppedTimer()
 	w.prove = true
 	w.round(ctx)
 	for {
-		var events <-chan fsnotify.Event
-		var lost <-chan error
-		if w.fs != nil {
-			events, lost = w.fs.Events, w.fs.Errors
-		}
+		events, lost := w.events()
 		select {
 		case <-ctx.Done():
 			return nil
 		case e, ok := <-events:
 			if !ok {
-				return errors.New("the kernel ended the watch")
+				return errUnwatched
 			}
 			w.event(e)
 		case err, ok := <-lost:
 			if !ok {
-				return errors.New("the kernel ended the watch")
+				return errUnwatched
 			}
-			// An overflow, above all: what happened is unknown, so everything is read again.
-			w.o.Tell(Event{Text: "changes in " + w.dir + " came too fast to be told one by one; everything is read again", Err: err})
-			w.names = map[string]inode{}
-			w.soon()
+			w.overflowed(err)
 		case <-w.debounce.C:
 			w.round(ctx)
 		case <-rescan.C:
-			if w.o.Stands != nil && !w.o.Stands() {
-				return fmt.Errorf("%w: %s", ErrStateDir, w.h.StateDir)
-			}
-			w.rewatch()
-			if w.rescan() {
-				w.round(ctx)
+			if err := w.rescan(ctx); err != nil {
+				return err
 			}
 		case <-beat:
-			// A round that does not even end when its time is over hangs, and so do we.
-			if w.flight == nil || time.Since(w.flight.began) < 2*roundBudget {
+			if !w.hangs() {
 				w.o.Beat()
 			}
-		case <-parked.C:
+		case <-w.repeat.C:
 			w.prove = true
 			w.round(ctx)
 		case o := <-w.landed:
 			w.land(ctx, o)
-			if w.parked > 0 {
-				parked.Reset(w.parked)
-			} else {
-				parked.Stop()
-			}
+			w.setRepeat()
 		case n := <-journal:
 			if w.heard(n) {
 				w.prove = true
 				w.soon()
 			}
 		case err := <-w.restarts:
-			if err != nil {
-				w.o.Tell(Event{Name: RestartNeeded, Text: "the daemon could not be restarted, and runs without the key that is in place: systemctl restart containarium", Err: err})
-			}
+			w.tellRestarted(err)
 		case r := <-w.resumes:
 			w.resuming = false
 			w.tellResumed(r)
-		case s := <-saves:
-			if len(s.results) > 0 { // what an escrow answered before is not what it holds now
-				_ = ForgetBackoff(w.o.RunDir) // what cannot be taken away is hearsay, and no more
-			}
-			w.tellSaved(s)
-			// A save is rare, and what it took besides is not needed for weeks: without
-			// this the runtime keeps most of it, a tenth of all that is resident.
-			debug.FreeOSMemory()
+		case v := <-saves:
+			w.visited(v)
 		}
 	}
 }
+
+func stoppedTimer() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
+}
+
+var errUnwatched = errors.New("the kernel ended the watch")
 
 // ErrStateDir says that a watcher must be started again, as the state directory is another one
 // than at its start. A sandbox shows the process that it was made for what was there then, and
@@ -261,9 +243,45 @@ func (w *watcher) soon() {
 	}
 }
 
-// rescan tells whether a round is due without any event: the keyfile is not what it
+// overflowed takes in that the kernel has dropped events: what happened is unknown, so
+// everything is read again.
+func (w *watcher) overflowed(err error) {
+	w.o.Tell(Event{Text: "changes in " + w.dir + " came too fast to be told one by one; everything is read again", Err: err})
+	w.names = map[string]inode{}
+	w.soon()
+}
+
+// hangs tells whether a round does not even end when its time is over: so does the watcher then.
+func (w *watcher) hangs() bool {
+	return w.flight != nil && time.Since(w.flight.began) >= 2*roundBudget
+}
+
+// visited takes in what came of a saver's visit to its escrow.
+func (w *watcher) visited(v visitResult) {
+	if len(v.results) > 0 { // what an escrow answered before is not what it holds now
+		_ = ForgetBackoff(w.o.RunDir) // what cannot be taken away is hearsay, and no more
+	}
+	w.tellSaved(v)
+	// A save is rare, and what it took besides is not needed for weeks: without
+	// this the runtime keeps most of it, a tenth of all that is resident.
+	debug.FreeOSMemory()
+}
+
+// rescan compares everything again, and begins a round where one is due. It returns ErrStateDir.
+func (w *watcher) rescan(ctx context.Context) error {
+	if w.o.Stands != nil && !w.o.Stands() {
+		return fmt.Errorf("%w: %s", ErrStateDir, w.h.StateDir)
+	}
+	w.rewatch()
+	if w.roundDue() {
+		w.round(ctx)
+	}
+	return nil
+}
+
+// roundDue tells whether a round is due without any event: the keyfile is not what it
 // was, a proof is due, or nothing is settled yet.
-func (w *watcher) rescan() bool {
+func (w *watcher) roundDue() bool {
 	return w.prove || w.seen == "" || w.proofDue() || present(w.h) != w.seen
 }
 
@@ -281,7 +299,7 @@ func (w *watcher) round(ctx context.Context) {
 	w.rewatch()
 	there := present(w.h)
 	if w.flight != nil {
-		w.again = true
+		w.next = true
 		if there != w.flight.there {
 			w.flight.stop()
 		}
@@ -325,8 +343,8 @@ func (w *watcher) round(ctx context.Context) {
 func (w *watcher) land(ctx context.Context, o outcome) {
 	f, r := w.flight, o.r
 	w.flight = nil
-	if again := w.again; again {
-		w.again = false
+	if w.next {
+		w.next = false
 		defer w.round(ctx)
 	}
 	if r.Installed != "" && r.Evidence.Keyfile.Good {
@@ -426,5 +444,13 @@ func (w *watcher) pace(keyfile keyfileState) {
 		w.parked = parkedFirst
 	default:
 		w.parked = min(2*w.parked, w.o.Rescan)
+	}
+}
+
+func (w *watcher) setRepeat() {
+	if w.parked > 0 {
+		w.repeat.Reset(w.parked)
+	} else {
+		w.repeat.Stop()
 	}
 }

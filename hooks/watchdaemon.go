@@ -243,6 +243,12 @@ func (w *watcher) restart(ctx context.Context, r agent.TendResult) {
 	})
 }
 
+func (w *watcher) tellRestarted(err error) {
+	if err != nil {
+		w.o.Tell(Event{Name: RestartNeeded, Text: "the daemon could not be restarted, and runs without the key that is in place: systemctl restart containarium", Err: err})
+	}
+}
+
 // resumed is how starting a daemon that was left stopped ended.
 type resumed struct {
 	units []string

@@ -15,6 +15,15 @@ import (
 
 type inode struct{ dev, ino uint64 }
 
+// events are what the kernel tells of the directories, and why it lost some; nil where it has no
+// watcher left.
+func (w *watcher) events() (<-chan fsnotify.Event, <-chan error) {
+	if w.fs == nil {
+		return nil, nil
+	}
+	return w.fs.Events, w.fs.Errors
+}
+
 // event takes in what happened to a name: the keyfile's, its staged successor's, or a
 // directory's on the way to it. The daemon's self-check and our own asides are not
 // ours to mind.

@@ -98,10 +98,10 @@ var kinds = map[EventName]kind{
 // Event is one thing that happened, for people. Only Text must be set: an event without
 // a name is a line for the journal and nothing more.
 type Event struct {
-	Name   EventName
-	Text   string // one sentence: what happened, to which key, and what to type next
-	Err    error  // what went wrong, for its text and its remedy
-	Urgent bool   // of an event without a name
+	Name EventName
+	Text string // one sentence: what happened, to which key, and what to type next
+	Err  error  // what went wrong, for its text and its remedy
+	Loud bool   // of an event without a name: it stands out in the journal, as an urgent one does
 
 	Fingerprint            key.Fingerprint
 	Escrow, Copy           string
@@ -119,7 +119,7 @@ func MessageID(name EventName) string { return kinds[name].id }
 func EventNames() []EventName { return slices.Sorted(maps.Keys(kinds)) }
 
 // IsUrgent tells whether a person should see it even in a long journal.
-func (e Event) IsUrgent() bool { return e.Urgent || kinds[e.Name].urgent }
+func (e Event) IsUrgent() bool { return e.Loud || kinds[e.Name].urgent }
 
 // Line is the text with what went wrong, printable whoever was quoted in it (law 10).
 func (e Event) Line() string {

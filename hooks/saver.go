@@ -75,8 +75,7 @@ func (s *saver) wake() {
 
 func (s *saver) run(ctx context.Context, out chan<- visitResult) {
 	defer close(s.ended)
-	retry := time.NewTimer(time.Hour)
-	retry.Stop()
+	retry := stoppedTimer()
 	for {
 		select {
 		case <-ctx.Done():

@@ -404,7 +404,7 @@ func (w *watcher) land(ctx context.Context, o outcome) {
 func (w *watcher) keepKeyfile() bool {
 	k, err := agent.KeepKeyfile(w.h, w.kept)
 	if err != nil {
-		w.say("kept", Event{Urgent: true, Err: err,
+		w.say("kept", Event{Loud: true, Err: err,
 			Text: fmt.Sprintf("key %s stands in the keyfile's place and could not be copied to the local quarantine", k)})
 		return false
 	}

@@ -94,7 +94,7 @@ func (w *watcher) heard(n journalNews) bool {
 		d.caughtUp = false // it begins again from the past
 		if text := n.err.Error(); d.trouble != text {
 			d.trouble = text
-			w.o.Tell(Event{Urgent: true, Text: "cannot follow the daemon's journal, so a keyfile that is not right stays until the daemon starts again", Err: n.err})
+			w.o.Tell(Event{Loud: true, Text: "cannot follow the daemon's journal, so a keyfile that is not right stays until the daemon starts again", Err: n.err})
 		}
 		return false
 	}
@@ -175,7 +175,7 @@ func (w *watcher) recordStart() {
 // of the keyfile, and for a report.
 func (w *watcher) record(event ledger.Event) {
 	if err := agent.NoteKeyRead(w.h, event, w.daemon.invocation, w.daemon.holds); err != nil {
-		w.say("trouble ledger", Event{Urgent: true, Text: "the ledger cannot take down which key the daemon reads", Err: err})
+		w.say("trouble ledger", Event{Loud: true, Text: "the ledger cannot take down which key the daemon reads", Err: err})
 	}
 }
 
@@ -228,7 +228,7 @@ func (w *watcher) restart(ctx context.Context, r agent.TendResult) {
 		return
 	}
 	w.restarted = w.daemon.invocation
-	w.o.Tell(Event{Urgent: true, Text: fmt.Sprintf("restarting the daemon, which does not run on key %s yet", r.Decision.Key)})
+	w.o.Tell(Event{Loud: true, Text: fmt.Sprintf("restarting the daemon, which does not run on key %s yet", r.Decision.Key)})
 	// Its start runs our own prestart, which must not find the loop waiting for it.
 	invocation := w.daemon.invocation
 	w.running.Go(func() error {
@@ -279,8 +279,8 @@ func (w *watcher) tellResumed(r resumed) {
 	switch {
 	case r.err != nil:
 		w.seen = "" // it is tried again
-		w.say("resume", Event{Urgent: true, Text: "the daemon was stopped for a rotation or a repair, and nothing tells that it was started again; to start it: systemctl start containarium", Err: r.err})
+		w.say("resume", Event{Loud: true, Text: "the daemon was stopped for a rotation or a repair, and nothing tells that it was started again; to start it: systemctl start containarium", Err: r.err})
 	case r.units != nil:
-		w.o.Tell(Event{Urgent: true, Text: fmt.Sprintf("the daemon was stopped for a rotation or a repair that did not start it again, and is started now: %s", strings.Join(r.units, ", "))})
+		w.o.Tell(Event{Loud: true, Text: fmt.Sprintf("the daemon was stopped for a rotation or a repair that did not start it again, and is started now: %s", strings.Join(r.units, ", "))})
 	}
 }

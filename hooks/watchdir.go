@@ -88,7 +88,7 @@ func (w *watcher) tellDeaf(dir string, err error) {
 		return
 	}
 	if w.deaf[dir] = text; err != nil {
-		w.o.Tell(Event{Urgent: true, Text: fmt.Sprintf("cannot watch %s; changes there are noticed only every %s", cmp.Or(dir, w.dir), w.o.Rescan), Err: err})
+		w.o.Tell(Event{Loud: true, Text: fmt.Sprintf("cannot watch %s; changes there are noticed only every %s", cmp.Or(dir, w.dir), w.o.Rescan), Err: err})
 	}
 }
 

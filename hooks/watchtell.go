@@ -14,7 +14,7 @@ type stated struct{ state, text string }
 // tellRound tells what a round found, once for as long as it stays the same.
 func (w *watcher) tellRound(r agent.TendResult, err error) {
 	for _, t := range r.Trouble {
-		w.say("trouble "+t.What, Event{Urgent: true, Text: t.What, Err: t.Err})
+		w.say("trouble "+t.What, Event{Loud: true, Text: t.What, Err: t.Err})
 	}
 	split := false
 	for _, e := range Events(r.GuardResult) {
@@ -30,49 +30,12 @@ func (w *watcher) tellRound(r agent.TendResult, err error) {
 	case err != nil:
 		w.provenAs = ""
 		w.o.Status("trouble: " + err.Error())
-		w.say("error "+string(d.Action), Event{Urgent: true, Text: "the keyfile could not be looked after", Err: err})
+		w.say("error "+string(d.Action), Event{Loud: true, Text: "the keyfile could not be looked after", Err: err})
 		return
-	case r.Held != "" && d.Action == decide.Install && !w.daemon.caughtUp && w.daemon.trouble == "":
-		w.o.Status(r.Held) // on which key the daemon runs its journal is about to tell
-	case r.Held != "" && d.Action == decide.Install && w.daemon.holds == d.Key:
-		text := fmt.Sprintf("the daemon runs on key %s, and only the file differs: %s; to put key %s back: keyguard restore", d.Key, r.Held, d.Key)
-		w.o.Status(text)
-		w.say("held "+r.Held, Event{Name: Replaced, Fingerprint: d.Key, Text: text})
-	case r.Held != "" && d.Action == decide.Install:
-		text := r.Held + "; to put it there: keyguard restore; then: systemctl restart containarium"
-		if holds := w.daemon.holds; holds != "" {
-			text = fmt.Sprintf("restart needed: the daemon runs on key %s; %s", holds, text)
-		}
-		w.o.Status(text)
-		w.say("held "+r.Held, Event{Name: RestartNeeded, Fingerprint: d.Key, Text: text})
 	case r.Held != "":
-		w.o.Status(r.Held)
-		w.say("held "+r.Held, Event{Urgent: true, Text: r.Held})
+		w.tellHeld(r)
 	case d.Action == decide.Doubt, d.Action == decide.Lost:
-		w.provenAs = ""
-		if r.Parked {
-			why := "there was no keyfile, and on an empty one the daemon makes no key"
-			if k := r.Evidence.Keyfile; k.Good {
-				w.emptied = k.Key
-				why = fmt.Sprintf("key %s opens no row and was in place for the daemon to read; it is kept, and on an empty keyfile the daemon keeps no secrets", k.Key)
-			}
-			w.o.Tell(Event{Name: Parked, Fingerprint: d.Needed, Verdict: string(d.Action), Text: "parked: " + why + "; " + d.Reason})
-		}
-		if w.lost.state != "" && hearsay(r) {
-			// Nobody was asked again: what was found when all were is all there is to say.
-			w.states[w.lost.state] = true
-			w.o.Status(w.lost.text)
-			break
-		}
-		text := string(d.Action) + ": " + d.Reason
-		if d.Needed != "" {
-			text += fmt.Sprintf("; key %s is needed", d.Needed)
-		}
-		if w.lost = (stated{}); d.Action == decide.Lost {
-			w.lost = stated{w.undecided(r), text}
-		}
-		w.o.Status(text)
-		w.say(w.undecided(r), Event{Name: Undecided, Fingerprint: d.Needed, Verdict: string(d.Action), Text: text + "; see keyguard status"})
+		w.tellUndecided(r)
 	default:
 		w.lost = stated{}
 		w.o.Status("guarding key " + string(d.Key))
@@ -84,12 +47,64 @@ func (w *watcher) tellRound(r agent.TendResult, err error) {
 	const warning = "warning"
 	switch {
 	case d.Warning != "" && !split:
-		w.say(warning, Event{Urgent: true, Text: d.Warning})
+		w.say(warning, Event{Loud: true, Text: d.Warning})
 	case r.Evidence.Rows.State == decide.RowsNotAsked:
 		for _, state := range []string{warning, "split"} {
 			w.states[state] = w.before[state] // it was not looked at again
 		}
 	}
+}
+
+// tellHeld tells why what was decided was not done.
+func (w *watcher) tellHeld(r agent.TendResult) {
+	key, holds := r.Decision.Key, w.daemon.holds
+	e := Event{Name: RestartNeeded, Fingerprint: key}
+	switch {
+	case r.Decision.Action != decide.Install:
+		e = Event{Loud: true, Text: r.Held}
+	case !w.daemon.caughtUp && w.daemon.trouble == "":
+		w.o.Status(r.Held) // on which key the daemon runs its journal is about to tell
+		return
+	case holds == key:
+		e.Name = Replaced
+		e.Text = fmt.Sprintf("the daemon runs on key %s, and only the file differs: %s; to put key %s back: keyguard restore", key, r.Held, key)
+	default:
+		e.Text = r.Held + "; to put it there: keyguard restore; then: systemctl restart containarium"
+		if holds != "" {
+			e.Text = fmt.Sprintf("restart needed: the daemon runs on key %s; %s", holds, e.Text)
+		}
+	}
+	w.o.Status(e.Text)
+	w.say("held "+r.Held, e)
+}
+
+// tellUndecided tells that nobody can say which key is right, or that none is to be had.
+func (w *watcher) tellUndecided(r agent.TendResult) {
+	d := r.Decision
+	w.provenAs = ""
+	if r.Parked {
+		why := "there was no keyfile, and on an empty one the daemon makes no key"
+		if k := r.Evidence.Keyfile; k.Good {
+			w.emptied = k.Key
+			why = fmt.Sprintf("key %s opens no row and was in place for the daemon to read; it is kept, and on an empty keyfile the daemon keeps no secrets", k.Key)
+		}
+		w.o.Tell(Event{Name: Parked, Fingerprint: d.Needed, Verdict: string(d.Action), Text: "parked: " + why + "; " + d.Reason})
+	}
+	if w.lost.state != "" && hearsay(r) {
+		// Nobody was asked again: what was found when all were is all there is to say.
+		w.states[w.lost.state] = true
+		w.o.Status(w.lost.text)
+		return
+	}
+	text := string(d.Action) + ": " + d.Reason
+	if d.Needed != "" {
+		text += fmt.Sprintf("; key %s is needed", d.Needed)
+	}
+	if w.lost = (stated{}); d.Action == decide.Lost {
+		w.lost = stated{w.undecided(r), text}
+	}
+	w.o.Status(text)
+	w.say(w.undecided(r), Event{Name: Undecided, Fingerprint: d.Needed, Verdict: string(d.Action), Text: text + "; see keyguard status"})
 }
 
 // proven tells that the rows were asked and have nothing against the key: once an hour,

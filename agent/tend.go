@@ -79,11 +79,8 @@ func tend(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err err
 		defer l.Release()
 		o.locked = unlocked == nil
 	}
-	if dir := filepath.Dir(h.Keyfile.Path); o.seen.Kind == keyfile.Missing && !opts.Starting {
-		if err := crew.There(dir); err != nil && !(errors.Is(err, fs.ErrNotExist) && o.needed(ctx)) {
-			r.Held = dir + " is gone, so the daemon is not there to need a key"
-			return r, nil
-		}
+	if r.Held = o.unneeded(ctx, opts); r.Held != "" {
+		return r, nil
 	}
 	if unlocked != nil {
 		err = o.parkBlind(&r, opts, unlocked)
@@ -103,14 +100,7 @@ func tend(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err err
 	r.Waiting = o.seen.Empty
 	r.Held = o.held(r.Decision, opts)
 	if r.Held != "" || r.Decision.Action == decide.Doubt || r.Decision.Action == decide.Lost {
-		o.writeContradiction(r.Decision)
-		if r.Decision.Action == decide.Install {
-			o.keepForLater(r.Decision)
-		}
-		if opts.Park && r.Held == "" && o.mintable() || opts.Starting && r.Held == "" && o.refuted() {
-			err = o.putEmpty(&r.GuardResult)
-			r.Waiting = r.Parked
-		}
+		err = o.leave(&r, opts)
 		return r, err
 	}
 	if r.Decision.Action == decide.Install && o.evidence.Ledger.Rotation == nil {
@@ -129,19 +119,51 @@ func tend(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err err
 			return r, keyfile.ErrChanged
 		}
 	}
+	err = o.carryOut(ctx, &r, opts)
+	return r, err
+}
+
+// leave does what is to be done where the key that belongs there, if anybody can tell, is not put
+// in the keyfile's place.
+func (o *observation) leave(r *TendResult, opts TendOptions) (err error) {
+	o.writeContradiction(r.Decision)
+	if r.Decision.Action == decide.Install {
+		o.keepForLater(r.Decision)
+	}
+	if opts.Park && r.Held == "" && o.mintable() || opts.Starting && r.Held == "" && o.refuted() {
+		err = o.putEmpty(&r.GuardResult)
+		r.Waiting = r.Parked
+	}
+	return err
+}
+
+// carryOut does what was decided.
+func (o *observation) carryOut(ctx context.Context, r *TendResult, opts TendOptions) error {
 	if err := o.act(ctx, &r.GuardResult); err != nil {
 		if opts.Park && o.mintable() && errors.Is(err, ErrNotPlaced) {
 			perr := o.putEmpty(&r.GuardResult)
 			r.Waiting = r.Parked
 			err = cmp.Or(perr, err)
 		}
-		return r, fmt.Errorf("cannot %s: %w", r.Decision.Action, err)
+		return fmt.Errorf("cannot %s: %w", r.Decision.Action, err)
 	}
 	r.Done, r.Parked = true, false
 	if a := r.Decision.Action; a == decide.Install || a == decide.Make {
 		r.Installed, r.Untouched, r.Waiting = r.Decision.Key, o.seen.Changed, false
 	}
-	return r, nil
+	return nil
+}
+
+// unneeded says why nobody needs a key here, "" where somebody does, or may.
+func (o *observation) unneeded(ctx context.Context, opts TendOptions) string {
+	if o.seen.Kind != keyfile.Missing || opts.Starting {
+		return ""
+	}
+	dir := filepath.Dir(o.host.Keyfile.Path)
+	if err := crew.There(dir); err != nil && !(errors.Is(err, fs.ErrNotExist) && o.needed(ctx)) {
+		return dir + " is gone, so the daemon is not there to need a key"
+	}
+	return ""
 }
 
 // needed tells whether the keyfile's directory, which is gone, was taken away under a daemon

@@ -44,23 +44,18 @@ func program(name string, args []string) {
 	case "unkillable":
 		// A child in a session of its own traces us. A traced process that is killed
 		// stays unreaped until its tracer has seen it: for the parent that is what a
-		// process in an endless system call looks like.
-		cmd := exec.Command(os.Args[0], marker, "trace", strconv.Itoa(os.Getpid()), args[0])
+		// process in an endless system call looks like. From then on any signal stops us, one
+		// of our own runtime included, so that the tracer tells the test.
+		cmd := exec.Command(os.Args[0], marker, "trace", strconv.Itoa(os.Getpid()), args[0], args[1])
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		cmd.Stderr = os.Stderr
-		out, err := cmd.StdoutPipe()
-		must(err)
-		must(cmd.Start())
-		_, err = out.Read(make([]byte, 1)) // it traces us now
-		must(err)
-		must(os.WriteFile(args[1], []byte(strconv.Itoa(os.Getpid())), 0o600))
-		select {}
+		must(cmd.Run())
 	case "trace":
 		pid, err := strconv.Atoi(args[0])
 		must(err)
 		must(unix.PtraceSeize(pid))
-		fmt.Print("t")
 		os.Stderr.Close()
+		must(os.WriteFile(args[2], []byte(args[0]), 0o600))
 		f, err := os.Open(args[1]) // a FIFO: until the test lets us go
 		must(err)
 		f.Close()

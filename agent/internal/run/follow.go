@@ -23,10 +23,9 @@ const maxFollowed = 1 << 20
 // and Abandon do not apply. Every error is an *Error; the command ending by itself is
 // one too, even with status 0: who follows does not expect an end.
 func Follow(ctx context.Context, s Spec, line func([]byte)) error {
-	fail := func(err error) error { return &Error{Command: filepath.Base(s.Path), Status: -1, Err: err} }
 	path, err := lookPath(s.Path)
 	if err != nil {
-		return fail(err)
+		return s.fail(err)
 	}
 	if s.Dir == "" {
 		s.Dir = "/"
@@ -40,10 +39,10 @@ func Follow(ctx context.Context, s Spec, line func([]byte)) error {
 	cmd.Stderr = stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return fail(err)
+		return s.fail(err)
 	}
 	if err := cmd.Start(); err != nil {
-		return fail(err)
+		return s.fail(err)
 	}
 	read := make(chan struct{})
 	closed := crew.Go(func() error {
@@ -67,14 +66,14 @@ func Follow(ctx context.Context, s Spec, line func([]byte)) error {
 	err = cmd.Wait()
 	switch {
 	case ctx.Err() != nil:
-		return fail(ctx.Err())
+		return s.fail(ctx.Err())
 	case lines.Err() != nil && !errors.Is(lines.Err(), os.ErrClosed):
-		return fail(lines.Err())
+		return s.fail(lines.Err())
 	case err == nil:
-		return fail(io.EOF)
+		return s.fail(io.EOF)
 	}
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.Exited() {
 		return &Error{Command: filepath.Base(s.Path), Status: exit.ExitCode(), Tail: stderr.line(), Err: ErrExit}
 	}
-	return fail(err)
+	return s.fail(err)
 }

@@ -107,12 +107,9 @@ func (e *Error) Unwrap() error { return e.Err }
 // is no output with an error. When ctx ends or the timeout passes, the command's process
 // group is killed. The output is the caller's to wipe.
 func Command(ctx context.Context, s Spec) ([]byte, error) {
-	fail := func(err error) error {
-		return &Error{Command: filepath.Base(s.Path), Status: -1, Err: err}
-	}
 	path, err := lookPath(s.Path)
 	if err != nil {
-		return nil, fail(err)
+		return nil, s.fail(err)
 	}
 	if s.Timeout <= 0 {
 		s.Timeout = defaultTimeout
@@ -126,99 +123,130 @@ func Command(ctx context.Context, s Spec) ([]byte, error) {
 	ctx, stop := context.WithTimeout(ctx, s.Timeout)
 	defer stop()
 	if err := ctx.Err(); err != nil {
-		return nil, fail(err)
+		return nil, s.fail(err)
 	}
-
-	over := make(chan struct{}) // closed by stdout when it is full
-	stdout := &capped{max: s.MaxOutput, over: over}
-	stderr := &tail{max: keptStderr}
-	cmd := exec.Command(path, s.Args...)
-	cmd.Dir, cmd.Env = s.Dir, environ(s.Env)
-	outlets := [2]outlet{{into: stdout}, {into: stderr}}
-	drain := func() {
-		for i := range outlets {
-			outlets[i].drain()
-		}
-	}
-	if err := errors.Join(outlets[0].open(), outlets[1].open()); err != nil {
-		drain()
-		return nil, fail(err)
-	}
-	cmd.Stdout, cmd.Stderr = outlets[0].w, outlets[1].w
-	if s.Stdin != nil {
-		cmd.Stdin = bytes.NewReader(s.Stdin)
-	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	cmd.WaitDelay = lingering
-	err = cmd.Start()
-	for _, o := range outlets {
-		o.w.Close() //nolint:errcheck // the command has it
-	}
+	c, err := start(path, s)
 	if err != nil {
-		drain()
-		if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
-			err = pathErr.Err // the name stands in Error.Command
-		}
-		return nil, fail(fmt.Errorf("cannot start: %w", err))
+		return nil, s.fail(err)
 	}
-
-	ended := crew.Go(func() error {
-		awaitExit(cmd.Process.Pid)
-		// Not reaped yet, so the number still names this group and no other. What the
-		// command left running in it would hold its output open.
-		killGroup(cmd.Process.Pid)
-		defer drain()
-		return cmd.Wait()
-	})
-
-	var why error // we ended it, and why
-	select {
-	case err = <-ended:
-	case <-over:
-		why = ErrOutput
-	case <-ctx.Done():
-		why = ctx.Err()
+	err, why := c.await(ctx)
+	if errors.Is(why, ErrAbandoned) { // whoever copies still owns both buffers
+		return nil, s.fail(why)
 	}
-	if why != nil {
-		killGroup(cmd.Process.Pid)
-		if !s.Abandon {
-			err = <-ended
-		} else {
-			t := time.NewTimer(dying)
-			defer t.Stop()
-			select {
-			case err = <-ended:
-			case <-t.C:
-				// The copying goroutines still own both buffers.
-				return nil, fail(fmt.Errorf("%w: %w", ErrAbandoned, why))
-			}
-		}
-	}
-	if why == nil && stdout.full {
+	if why == nil && c.stdout.full {
 		why = ErrOutput // it ended while, or just after, its last byte too many was read
 	}
 	if errors.Is(err, exec.ErrWaitDelay) {
 		err = nil // it did end well; only an agent that it left behind has our input
 	}
 	if why == nil && err == nil {
-		return stdout.b, nil
+		return c.stdout.b, nil
 	}
+	return nil, c.failure(why, err)
+}
 
-	e := &Error{Command: filepath.Base(s.Path), Status: -1, Err: why}
-	e.Tail = stderr.line(append(s.Secrets, s.Stdin, stdout.b)...)
-	clear(stdout.b)
-	if why == nil {
-		var exit *exec.ExitError
-		switch {
-		case !errors.As(err, &exit):
-			e.Err = err
-		case exit.Exited():
-			e.Err, e.Status = ErrExit, exit.ExitCode()
-		default:
-			e.Err = fmt.Errorf("%w: %s", ErrExit, exit) // "signal: killed"
-		}
+func (s Spec) fail(err error) error {
+	return &Error{Command: filepath.Base(s.Path), Status: -1, Err: err}
+}
+
+// command is one that was started.
+type command struct {
+	spec    Spec
+	cmd     *exec.Cmd
+	stdout  *capped
+	stderr  *tail
+	over    <-chan struct{} // stdout is full
+	outlets [2]outlet
+	ended   <-chan error // it has, and was reaped, and its output is read
+}
+
+func start(path string, s Spec) (*command, error) {
+	over := make(chan struct{})
+	c := &command{spec: s, cmd: exec.Command(path, s.Args...), over: over,
+		stdout: &capped{max: s.MaxOutput, over: over}, stderr: &tail{max: keptStderr}}
+	c.outlets = [2]outlet{{into: c.stdout}, {into: c.stderr}}
+	if err := errors.Join(c.outlets[0].open(), c.outlets[1].open()); err != nil {
+		c.drain()
+		return nil, err
 	}
-	return nil, e
+	c.cmd.Dir, c.cmd.Env = s.Dir, environ(s.Env)
+	c.cmd.Stdout, c.cmd.Stderr = c.outlets[0].w, c.outlets[1].w
+	if s.Stdin != nil {
+		c.cmd.Stdin = bytes.NewReader(s.Stdin)
+	}
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	c.cmd.WaitDelay = lingering
+	err := c.cmd.Start()
+	for _, o := range c.outlets {
+		o.w.Close() //nolint:errcheck // the command has it
+	}
+	if err != nil {
+		c.drain()
+		if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
+			err = pathErr.Err // the name stands in Error.Command
+		}
+		return nil, fmt.Errorf("cannot start: %w", err)
+	}
+	c.ended = crew.Go(func() error {
+		awaitExit(c.cmd.Process.Pid)
+		// Not reaped yet, so the number still names this group and no other. What the
+		// command left running in it would hold its output open.
+		killGroup(c.cmd.Process.Pid)
+		defer c.drain()
+		return c.cmd.Wait()
+	})
+	return c, nil
+}
+
+func (c *command) drain() {
+	for i := range c.outlets {
+		c.outlets[i].drain()
+	}
+}
+
+// await returns how the command ended, and why we ended it; nil where it did so by itself. Where
+// it was abandoned that is ErrAbandoned, too, and it has not ended.
+func (c *command) await(ctx context.Context) (err, why error) {
+	select {
+	case err = <-c.ended:
+		return err, nil
+	case <-c.over:
+		why = ErrOutput
+	case <-ctx.Done():
+		why = ctx.Err()
+	}
+	killGroup(c.cmd.Process.Pid)
+	if !c.spec.Abandon {
+		return <-c.ended, why
+	}
+	t := time.NewTimer(dying)
+	defer t.Stop()
+	select {
+	case err = <-c.ended:
+		return err, why
+	case <-t.C:
+		return nil, fmt.Errorf("%w: %w", ErrAbandoned, why)
+	}
+}
+
+// failure is the error for a command that has ended, and not well. It wipes what it wrote.
+func (c *command) failure(why, err error) error {
+	e := &Error{Command: filepath.Base(c.spec.Path), Status: -1, Err: why}
+	e.Tail = c.stderr.line(append(c.spec.Secrets, c.spec.Stdin, c.stdout.b)...)
+	clear(c.stdout.b)
+	if why != nil {
+		return e
+	}
+	var exit *exec.ExitError
+	switch {
+	case !errors.As(err, &exit):
+		e.Err = err
+	case exit.Exited():
+		e.Err, e.Status = ErrExit, exit.ExitCode()
+	default:
+		e.Err = fmt.Errorf("%w: %s", ErrExit, exit) // "signal: killed"
+	}
+	return e
 }
 
 // lookPath finds the program as Spec.Path describes.

@@ -74,68 +74,66 @@ func Follow(ctx context.Context, names []string, line func(Line)) error {
 }
 
 // follow is Follow where main tells the main process of an invocation, 0 of an earlier one.
-func follow(ctx context.Context, names []string, main func(ctx context.Context, invocation string, names []string) (int, error), line func(Line)) error {
+func follow(ctx context.Context, names []string, main mainProcess, line func(Line)) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	args := []string{"--lines=all", "--output=json", "--quiet",
-		"--output-fields=MESSAGE,MESSAGE_ID,INVOCATION_ID,_SYSTEMD_INVOCATION_ID,_PID"}
+	j := journalctl{args: []string{"--lines=all", "--output=json", "--quiet",
+		"--output-fields=MESSAGE,MESSAGE_ID,INVOCATION_ID,_SYSTEMD_INVOCATION_ID,_PID"}}
 	for _, n := range names {
-		args = append(args, "--unit="+n)
-	}
-	asked, pid, began := "", 0, ""
-	begin := func(l Line) {
-		if l.Invocation != began {
-			began = l.Invocation
-			line(Line{Said: Starting, Invocation: l.Invocation, Time: l.Time})
-		}
-	}
-	tell := func(l Line) {
-		if l.Said == Starting {
-			begin(l)
-			return
-		}
-		fresh := l.Invocation != asked
-		if fresh {
-			p, err := main(ctx, l.Invocation, names)
-			if err != nil {
-				stop(err)
-				return
-			}
-			asked, pid = l.Invocation, p
-		}
-		if l.PID != pid || pid == 0 {
-			return
-		}
-		if fresh { // systemd has it as the present start, whatever it has logged of that
-			begin(l)
-		}
-		line(l)
-	}
-	cursor := ""
-	read := func(handle func(Line)) error {
-		err := run.Follow(ctx, run.Spec{Path: "journalctl", Args: args}, func(text []byte) {
-			l, at, ok := parseLine(text)
-			if at != "" {
-				cursor = at
-			}
-			if ok && ctx.Err() == nil {
-				handle(l)
-			}
-		})
-		if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
-			return cause
-		}
-		return err
+		j.args = append(j.args, "--unit="+n)
 	}
 	// --follow alone means this boot too (systemd 252), by the id that /proc shows.
 	boot := "--boot"
 	if id := BootID(); id != "" {
 		boot += "=" + id
 	}
-	args = append(args, boot)
-	// Only of the last start can systemd still tell which process was its main one.
-	var past []Line
-	err := read(func(l Line) {
+	j.args = append(j.args, boot)
+	past, err := j.readPast(ctx)
+	if err != nil {
+		return err
+	}
+	l := listener{names: names, main: main, line: line, stop: stop}
+	for _, p := range past {
+		l.tell(ctx, p)
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	line(Line{Said: CaughtUp})
+	j.args = append(j.args, "--follow")
+	if j.cursor != "" { // else nothing was ever logged
+		j.args = append(j.args, "--after-cursor="+j.cursor)
+	}
+	return j.read(ctx, func(p Line) { l.tell(ctx, p) })
+}
+
+// journalctl reads the journal of some units.
+type journalctl struct {
+	args   []string
+	cursor string // of the last entry that was read
+}
+
+// read hands on what can be understood, until the journal or ctx ends.
+func (j *journalctl) read(ctx context.Context, handle func(Line)) error {
+	err := run.Follow(ctx, run.Spec{Path: "journalctl", Args: j.args}, func(text []byte) {
+		l, at, ok := parseLine(text)
+		if at != "" {
+			j.cursor = at
+		}
+		if ok && ctx.Err() == nil {
+			handle(l)
+		}
+	})
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return err
+}
+
+// readPast is what the last start has told: only of that one can systemd still tell which
+// process was its main one.
+func (j *journalctl) readPast(ctx context.Context) (past []Line, err error) {
+	err = j.read(ctx, func(l Line) {
 		if l.Said == Starting { // journald may have got what the daemon said first
 			past = slices.DeleteFunc(past, func(p Line) bool { return p.Invocation != l.Invocation })
 		}
@@ -144,21 +142,56 @@ func follow(ctx context.Context, names []string, main func(ctx context.Context, 
 			past = append(past, l)
 		}
 	})
-	if !errors.Is(err, io.EOF) {
-		return err
+	if errors.Is(err, io.EOF) {
+		err = nil
 	}
-	for _, l := range past {
-		tell(l)
+	return past, err
+}
+
+// mainProcess tells the main process of an invocation of one of these units, 0 where the unit has
+// been started anew since.
+type mainProcess func(ctx context.Context, invocation string, names []string) (pid int, err error)
+
+// listener hands on what the main process said (law 10).
+type listener struct {
+	names []string
+	main  mainProcess
+	line  func(Line)
+	stop  context.CancelCauseFunc // where that cannot be asked
+
+	asked string // the invocation of which pid is the main process
+	pid   int
+	began string // the one that was told of last
+}
+
+func (l *listener) tell(ctx context.Context, p Line) {
+	if p.Said == Starting {
+		l.begin(p)
+		return
 	}
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
+	fresh := p.Invocation != l.asked
+	if fresh {
+		pid, err := l.main(ctx, p.Invocation, l.names)
+		if err != nil {
+			l.stop(err)
+			return
+		}
+		l.asked, l.pid = p.Invocation, pid
 	}
-	line(Line{Said: CaughtUp})
-	args = append(args, "--follow")
-	if cursor != "" { // else nothing was ever logged
-		args = append(args, "--after-cursor="+cursor)
+	if p.PID != l.pid || l.pid == 0 {
+		return
 	}
-	return read(tell)
+	if fresh { // systemd has it as the present start, whatever it has logged of that
+		l.begin(p)
+	}
+	l.line(p)
+}
+
+func (l *listener) begin(p Line) {
+	if p.Invocation != l.began {
+		l.began = p.Invocation
+		l.line(Line{Said: Starting, Invocation: p.Invocation, Time: p.Time})
+	}
 }
 
 // mainPID asks systemd for the main process of an invocation of one of these units, one

@@ -84,27 +84,35 @@ func deserves(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 	case e.Keyfile.Good && e.Keyfile.Key != f:
 		return escrow.Quarantine, "it is not the keyfile's key"
 	}
-	// Silent proves too little to stand above any other key.
+	if other := rival(e, f); other != "" { // Silent proves too little to stand above it
+		return escrow.Quarantine, "the rows do not prove it, and " + other
+	}
+	return escrow.Current, ""
+}
+
+// rival says where another key than f was proven, or stands on a current shelf, or may; "" for
+// nowhere.
+func rival(e Evidence, f key.Fingerprint) string {
 	for _, other := range e.History.Proven {
 		if other != f {
-			return escrow.Quarantine, fmt.Sprintf("the rows do not prove it, and key %s was proven here before", other)
+			return fmt.Sprintf("key %s was proven here before", other)
 		}
 	}
 	for _, s := range e.Escrows {
 		if s.State != EscrowAnswered {
 			// Law 6: what cannot be heard of may be there.
-			return escrow.Quarantine, fmt.Sprintf("the rows do not prove it, and escrow %q cannot say whether it holds another key: %s", s.Name, s.Why)
+			return fmt.Sprintf("escrow %q cannot say whether it holds another key: %s", s.Name, s.Why)
 		}
 		if s.Unheard != "" {
-			return escrow.Quarantine, fmt.Sprintf("the rows do not prove it, and a store of escrow %q cannot say whether it holds another key: %s", s.Name, s.Unheard)
+			return fmt.Sprintf("a store of escrow %q cannot say whether it holds another key: %s", s.Name, s.Unheard)
 		}
 		for _, c := range s.Copies {
 			if c.Shelf == escrow.Current && !c.Worthless && c.Key != f {
-				return escrow.Quarantine, fmt.Sprintf("the rows do not prove it, and copy %s in escrow %q is of another key", c.ID, s.Name)
+				return fmt.Sprintf("copy %s in escrow %q is of another key", c.ID, s.Name)
 			}
 		}
 	}
-	return escrow.Current, ""
+	return ""
 }
 
 // strange says where the newest current copy is of another key than f, and of one that was

@@ -80,6 +80,19 @@ func (f File) follow(link string) (target, file, why string, err error) {
 	if links == 0 {
 		return "", "", "", errMoved // it is no symlink any more
 	}
+	d, is, err := f.changeable(passed, home, at)
+	switch {
+	case err != nil:
+		return "", "", "", errMoved
+	case d != "":
+		return target, "", fmt.Sprintf("a symlink to %s that others can change (%s is %s)", target, d, is), nil
+	}
+	return target, at, "", nil
+}
+
+// changeable finds a directory that others can change, and says how it is owned, among those that
+// were passed between home, where the link is, and what it leads to; "" for none.
+func (f File) changeable(passed []string, home, at string) (dir, is string, err error) {
 	top := shared(home, filepath.Dir(at))
 	for d := home; d != top; d = filepath.Dir(d) {
 		passed = append(passed, d)
@@ -90,13 +103,13 @@ func (f File) follow(link string) (target, file, why string, err error) {
 		}
 		var st unix.Stat_t
 		if err := lstat(d, &st); err != nil {
-			return "", "", "", errMoved
+			return "", "", err
 		}
 		if !f.trusts(&st) {
-			return target, "", fmt.Sprintf("a symlink to %s that others can change (%s is %s)", target, d, ownership(&st)), nil
+			return d, ownership(&st), nil
 		}
 	}
-	return target, at, "", nil
+	return "", "", nil
 }
 
 // trusts tells whether nobody but the owner and root can change what st describes.

@@ -174,73 +174,89 @@ func unheard(s Escrow) string {
 // askEscrow lists one escrow and fetches its copies, and tells the observation of each.
 func (o *observation) askEscrow(ctx context.Context, i int) {
 	s := o.host.Escrows[i]
-	e := decide.EscrowEvidence{Name: s.Name(), Required: s.Required}
-	tell := func(k key.Key) {
-		told := e
-		told.Copies = append([]decide.CopyEvidence(nil), e.Copies...)
-		o.inbox.tell(i, told, k)
-	}
-	var latest decide.CopyEvidence
+	a := asking{i: i, s: s, inbox: o.inbox, e: decide.EscrowEvidence{Name: s.Name(), Required: s.Required}}
 	err := o.askLatest(ctx, s.Reader, func(c decide.CopyEvidence, k key.Key) {
-		latest, e.Copies, e.Seen = c, []decide.CopyEvidence{c}, tellsTop(s.Reader)
-		tell(k)
-		o.inbox.awaitInterest(ctx, i)
+		a.latest, a.e.Copies, a.e.Seen = c, []decide.CopyEvidence{c}, tellsTop(s.Reader)
+		a.tell(k)
+		a.inbox.awaitInterest(ctx, i)
 	})
-	how := fetchOptions{skip: latest.ID, beforeSecond: func() { o.inbox.awaitInterest(ctx, i) }}
-	var copies []escrow.Copy
 	if err == nil {
 		err = ctx.Err() // nobody wanted more
 	}
 	if err == nil {
-		copies, err = s.List(ctx)
+		err = a.all(ctx)
 	}
-	if err == nil {
-		if r, ok := s.Reader.(Rememberer); ok {
-			e.Remembered, how.lastAsked = r.Remembered(), r.FetchedAt
-		}
-		e.Unheard = unheard(s)
-		e.Copies, e.Seen = listedEvidence(copies), true
-		for n := range e.Copies {
-			if e.Copies[n].ID == latest.ID {
-				latest.Tops, latest.Under = e.Copies[n].Tops, e.Copies[n].Under
-				e.Copies[n] = latest
-			}
-		}
-		var refused error // of every copy so far
-		denials, given := 0, latest.Have
-		err = fetchEach(ctx, s.Reader, copies, how, func(f fetched) error {
-			c := &e.Copies[f.n]
-			err := noteFetched(c, f)
-			given = given || c.Have
-			switch {
-			case errors.Is(err, escrow.ErrGone): // since it was listed
-				c.Unreadable, c.Withheld, err = err.Error(), true, nil
-			case errors.Is(err, escrow.ErrDenied):
-				// That copy's alone, where others are given; and nothing is asked a hundred times of
-				// a store that gives none.
-				if denials++; denials == mostDenials && !given {
-					return err
-				}
-				refused = err
-				c.Unreadable, c.Withheld, err = err.Error(), true, nil
-			}
-			if other, ok := errors.AsType[*escrow.MisnamedError](f.err); ok {
-				c.Misnamed = other.Holds
-			}
-			if err == nil {
-				tell(f.key)
-			}
-			return err
-		})
-		if err == nil && !given {
-			err = refused
-		}
-	}
-	e.State = decide.EscrowAnswered
+	a.e.State = decide.EscrowAnswered
 	if err != nil {
-		e.State, e.Why, e.Err = decide.EscrowFailed, err.Error(), err
+		a.e.State, a.e.Why, a.e.Err = decide.EscrowFailed, err.Error(), err
 	}
-	tell(key.Key{})
+	a.tell(key.Key{})
+}
+
+// asking is one run of askEscrow.
+type asking struct {
+	i      int
+	s      Escrow
+	inbox  *inbox
+	e      decide.EscrowEvidence // so far
+	latest decide.CopyEvidence   // that was had without a listing
+}
+
+// tell tells the observation what is known by now, and hands it a key.
+func (a *asking) tell(k key.Key) {
+	told := a.e
+	told.Copies = append([]decide.CopyEvidence(nil), a.e.Copies...)
+	a.inbox.tell(a.i, told, k)
+}
+
+// all lists the escrow, and fetches what was not fetched yet.
+func (a *asking) all(ctx context.Context) error {
+	copies, err := a.s.List(ctx)
+	if err != nil {
+		return err
+	}
+	how := fetchOptions{skip: a.latest.ID, beforeSecond: func() { a.inbox.awaitInterest(ctx, a.i) }}
+	if r, ok := a.s.Reader.(Rememberer); ok {
+		a.e.Remembered, how.lastAsked = r.Remembered(), r.FetchedAt
+	}
+	a.e.Unheard = unheard(a.s)
+	a.e.Copies, a.e.Seen = listedEvidence(copies), true
+	for n := range a.e.Copies {
+		if a.e.Copies[n].ID == a.latest.ID {
+			a.latest.Tops, a.latest.Under = a.e.Copies[n].Tops, a.e.Copies[n].Under
+			a.e.Copies[n] = a.latest
+		}
+	}
+	var refused error // of every copy so far
+	denials, given := 0, a.latest.Have
+	err = fetchEach(ctx, a.s.Reader, copies, how, func(f fetched) error {
+		c := &a.e.Copies[f.n]
+		err := noteFetched(c, f)
+		given = given || c.Have
+		switch {
+		case errors.Is(err, escrow.ErrGone): // since it was listed
+			c.Unreadable, c.Withheld, err = err.Error(), true, nil
+		case errors.Is(err, escrow.ErrDenied):
+			// That copy's alone, where others are given; and nothing is asked a hundred times of
+			// a store that gives none.
+			if denials++; denials == mostDenials && !given {
+				return err
+			}
+			refused = err
+			c.Unreadable, c.Withheld, err = err.Error(), true, nil
+		}
+		if other, ok := errors.AsType[*escrow.MisnamedError](f.err); ok {
+			c.Misnamed = other.Holds
+		}
+		if err == nil {
+			a.tell(f.key)
+		}
+		return err
+	})
+	if err == nil && !given {
+		err = refused
+	}
+	return err
 }
 
 // askNewest lists an escrow, once, and makes sure of what its newest current copy is, where

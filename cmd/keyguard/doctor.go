@@ -99,7 +99,7 @@ func (a *app) project(ctx context.Context) (string, error) {
 // improvements is what to type for what is lacking.
 var improvements = map[agent.Lack]string{
 	agent.LacksHook:       "see what took prestart away: systemctl cat containarium.service; put it back, then: systemctl daemon-reload",
-	agent.LacksKey:        "see what every key opens: keyguard verify",
+	agent.LacksKey:        seeKeys,
 	agent.LacksWord:       "if you are sure of the key that is there: keyguard accept",
 	agent.LacksCopy:       "name a place for copies in the configuration ([[escrow]]), then: keyguard init; or save the key where it lacks: keyguard backup",
 	agent.LacksAnswer:     "see why: keyguard copies",

@@ -60,6 +60,16 @@ type refusal struct {
 
 func (r refusal) Error() string { return r.verdict + ": " + r.result.Decision.Reason }
 
+// What several errors, verdicts and exit codes have for a hint.
+const (
+	seeKeys      = "see what every key opens: keyguard verify"
+	seeCopies    = "see what every copy opens: keyguard verify; or bring a key yourself: keyguard import"
+	keyElsewhere = "if you have the key elsewhere (a printed sheet, another store): keyguard import"
+	saveOver     = "save a good copy over it: keyguard backup"
+	mendDisk     = "see what is wrong with the disk (dmesg), put it right, then do the same again, or see: keyguard status"
+	awaitIt      = "wait until it is done, then see: keyguard status"
+)
+
 // remedies maps errors to what to type next, and, where the error is the end of a
 // command, to the exit code; 0 leaves that to an error further down, or to
 // exitInternal, as "" leaves what to type. errors.Is finds them under any wrapping; the first that fits is
@@ -87,7 +97,7 @@ var remedies = []struct {
 	{agent.ErrNoEscrowNamed, exitUsage, "the names are those of the [[escrow]] tables: keyguard config"},
 	{agent.ErrNoCopyNamed, exitNoCopy, "the ids are listed by: keyguard copies"},
 	{agent.ErrNoKeyfile, exitRefused, "put the key back first: keyguard restore"},
-	{agent.ErrNoUsableCopy, exitNoCopy, "see what every copy opens: keyguard verify; or bring a key yourself: keyguard import"},
+	{agent.ErrNoUsableCopy, exitNoCopy, seeCopies},
 	{rows.ErrInTheWay, 0, "see what it is and move it away, then have it written: keyguard init"},
 	{crew.ErrNotFile, 0, "put what is meant into a file that only its owner can read (/dev/shm keeps none on a disk), and name that; which files the configuration names: keyguard config"},
 	{agent.ErrNotReplaced, 0, "name a path where nothing is, or a file that may be replaced (metrics_file: \"\" writes none); which files the configuration names: keyguard config"},
@@ -158,8 +168,8 @@ var remedies = []struct {
 	{escrow.ErrUnreadable, 0, "where the key is in place, put it on top again: keyguard backup; else enable the version in the store (in Vault: vault kv undelete; in AWS: aws secretsmanager restore-secret), or delete the entry that wrongly has the same name"},
 	{escrow.ErrGone, 0, "list what is there: keyguard copies"},
 	{escrow.ErrSealed, 0, "bring its identity: keyguard restore --identity FILE; or open it elsewhere (age --decrypt) and feed it to: keyguard import"},
-	{escrow.ErrCorrupt, 0, "save a good copy over it: keyguard backup"},
-	{escrow.ErrNotKey, 0, "save a good copy over it: keyguard backup"},
+	{escrow.ErrCorrupt, 0, saveOver},
+	{escrow.ErrNotKey, 0, saveOver},
 	{escrow.ErrSameDisk, 0, "a copy on the keyfile's own disk goes with it: name a path on another disk in the configuration, then: keyguard init"},
 	{escrow.ErrReadOnly, 0, "mount it writable; or it lies outside of what the watcher's unit may write: keyguard doctor tells which; then: keyguard backup"},
 	{escrow.ErrFull, 0, "make room there, then: keyguard backup"},
@@ -204,7 +214,7 @@ var remedies = []struct {
 	{rows.ErrNoStandby, exitRefused, "connect the standby, or take it out: ALTER SYSTEM RESET synchronous_standby_names, SELECT pg_reload_conf(); then: keyguard rotate, or keyguard repair"},
 	{rows.ErrMayNot, exitRefused, "use the daemon's own role in [database], or as a superuser: GRANT UPDATE ON secrets, GRANT TEMPORARY ON DATABASE, each to the role that is named, and where transactions are read-only: ALTER DATABASE (or ROLE) ... RESET default_transaction_read_only; then: keyguard rotate, or keyguard repair"},
 	{rows.ErrUnopenable, exitRefused, "see what every key opens: keyguard verify; bring the key that is missing (keyguard import --escrow-only), or leave them as they are: --leave-unopenable"},
-	{rows.ErrRotationHolds, exitBusy, "wait until it is done, then see: keyguard status"},
+	{rows.ErrRotationHolds, exitBusy, awaitIt},
 	{rows.ErrConcurrent, exitBusy, "nothing was changed; stop what writes to table secrets (pg_stat_activity, \\d secrets), then see: keyguard status"},
 	{rows.ErrReadBack, exitRefused, "nothing was changed; drop what triggers and rules table secrets has (\\d secrets), then see: keyguard status"},
 	{rows.ErrUnanswered, exitDoubt, "see which key the rows are under: keyguard verify"},
@@ -228,18 +238,18 @@ var remedies = []struct {
 	{keyfile.ErrChanged, exitBusy, "somebody else writes the keyfile at this moment; look who, then: keyguard status"},
 	{keyfile.ErrNotMemory, exitDoubt, "put run_dir on a tmpfs (keyguard config prints its place), or let systemd do it: systemctl start containarium-keyguard-drill"},
 	{keyfile.ErrNotKept, 0, "what was there stays beside the keyfile, under a name with a dot and a time; see what keeps the state directory from taking it (df, lsattr -d, findmnt --target), then: keyguard status"},
-	{keyfile.ErrNotSynced, 0, "see what is wrong with the disk (dmesg), put it right, then do the same again, or see: keyguard status"},
+	{keyfile.ErrNotSynced, 0, mendDisk},
 	{ledger.ErrNoLedger, exitDoubt, "see what stands there and move it away; then, if you are sure of the key that is in place: keyguard accept"},
 	{notify.ErrUnsafe, 0, "make it root's own: chown root and chmod go-w what is named; then: keyguard status"},
 	{notify.ErrMetrics, 0, "name a metrics_file in a directory that keyguard's units may write to, or let them write there: keyguard doctor says how"},
 	{notify.ErrNotRun, 0, "chmod 0755 the hook and name it with letters, digits, _ and - alone, or take it out of hooks_dir: keyguard config"},
 	{unit.ErrKilled, exitDoubt, "what was begun is settled by the watcher, or by the daemon's next start; see how it ended: keyguard status"},
-	{unit.ErrExists, exitBusy, "wait until it is done, then see: keyguard status"},
+	{unit.ErrExists, exitBusy, awaitIt},
 	{notify.ErrPing, 0, "check ping_url: keyguard config; and whether this host gets there: curl"},
 	{unit.ErrSilent, 0, "see what keeps it (systemctl status, systemctl status dbus), and, where nothing helps, restart this machine; then: keyguard status"},
 	{unit.ErrNoUnit, 0, "name the daemon's unit in [daemon] of the configuration, or \"\" for none, then: keyguard config"},
 	{syscall.ENOSPC, 0, "make room on the disk (df), then try again"},
-	{syscall.EIO, 0, "see what is wrong with the disk (dmesg), put it right, then do the same again, or see: keyguard status"},
+	{syscall.EIO, 0, mendDisk},
 	{syscall.EROFS, 0, "the file system is read-only; see dmesg, remount it writable (mount -o remount,rw), then see: keyguard status"},
 	{errRefuted, exitDoubt, "see what is wrong, then: keyguard status"},
 	{agent.ErrNotPlaced, exitDoubt, "see what holds the keyfile, its directory or the state directory (lsattr -d, ls -ld, findmnt --target) and free it (chattr -i -a, umount), then: systemctl start containarium"},
@@ -252,11 +262,11 @@ var remedies = []struct {
 var lastWord = map[int]string{
 	exitInternal: "this should not happen; see how the key stands: keyguard status",
 	exitUsage:    "see what there is: keyguard --help",
-	exitLost:     "if you have the key elsewhere (a printed sheet, another store): keyguard import",
-	exitDoubt:    "see what every key opens: keyguard verify",
+	exitLost:     keyElsewhere,
+	exitDoubt:    seeKeys,
 	exitEscrow:   "see what every escrow says: keyguard copies; and all else: keyguard status",
-	exitNoCopy:   "see what every copy opens: keyguard verify; or bring a key yourself: keyguard import",
-	exitRefused:  "see what every key opens: keyguard verify",
+	exitNoCopy:   seeCopies,
+	exitRefused:  seeKeys,
 	exitBusy:     "wait until the other process is done, then see: keyguard status",
 }
 
@@ -423,7 +433,7 @@ func (a *app) hintAtKey(r agent.GuardResult) {
 	e := r.Evidence
 	switch {
 	case r.Decision.Action == decide.Lost:
-		a.hint("if you have the key elsewhere (a printed sheet, another store): keyguard import")
+		a.hint(keyElsewhere)
 		a.hint("what every key opens: keyguard verify")
 	case e.Rows.State == decide.RowsUnknown:
 		a.remedy(e.Rows.Err)

@@ -146,7 +146,7 @@ func unproven(e decide.RowsEvidence, name string) string {
 	case decide.RowsSilent:
 		return fmt.Sprintf("where another host keeps its copies there, name a place of its own for this one in escrow %q of the configuration, then: keyguard init; else store a secret, which proves the key (containarium secrets set), then: keyguard backup", name)
 	}
-	return "see what every key opens: keyguard verify"
+	return seeKeys
 }
 
 // verdict prints the answer of status.

@@ -24,7 +24,7 @@ var mends = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []string{
 		return []string{"follow it: journalctl -fu " + map[string]string{"rotation": rotateUnit, "repair": repairUnit}[r.Working.What] + "; when it is done: keyguard status"}
 	},
 	agent.AilsLost: func(r agent.StatusResult, _ agent.Ailment) []string {
-		return []string{"if you have the key elsewhere (a printed sheet, another store): keyguard import"}
+		return []string{keyElsewhere}
 	},
 	agent.AilsDoubt:   mendDoubt,
 	agent.AilsKeyfile: mendKeyfile,

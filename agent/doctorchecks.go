@@ -295,7 +295,7 @@ func (f facts) checkLedger() Check {
 // checkHooks also looks how they ended when something happened last: whom they should have told
 // does not know of it.
 func checkHooks(dir, ended string) Check {
-	n, errs := notify.Fit(dir)
+	n, errs := notify.Runnable(dir)
 	c := Check{Name: "hooks", State: CheckOK, Text: fmt.Sprintf("%d in %s", n, dir)}
 	if len(errs) > 0 {
 		c.State, c.Text, c.Err = CheckProblem, errs[0].Error(), errs[0]

@@ -5,8 +5,9 @@
 // Each kind is one file: gcp.go (Google Secret Manager), vault.go (Vault and OpenBao),
 // aws.go (AWS Secrets Manager), directory.go (a USB stick, NFS, another disk), command.go (a
 // password manager), and split.go over several of these. What all of them share is here, in
-// seal.go (age) and in isolated.go (reading a directory that may hang, so that it can be
-// left). Every kind passes the conformance suite in escrowtest.
+// listing.go (how much of a shelf is shown), names.go, seal.go (age) and isolated.go (reading
+// a directory that may hang, so that it can be left). Every kind passes the conformance suite
+// in escrowtest.
 //
 // Making an escrow opens no socket and no file: that is on the healthy path (law 7).
 // Every call takes a context, and has a deadline of its own besides. Nothing is

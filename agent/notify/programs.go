@@ -43,7 +43,7 @@ var environment = []string{"HOME", "LANG", "TZ", "http_proxy", "https_proxy", "n
 // A directory that is not there has no programs, and nobody waits for one that hangs. The errors are one for each that was
 // not run or did not end well, sorted.
 func Programs(ctx context.Context, dir string, variables []string) []error {
-	all := fitIn(dir)
+	all := runnableIn(dir)
 	var (
 		running crew.Group
 		lock    sync.Mutex

@@ -10,15 +10,15 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 )
 
-// Fit counts the programs in dir that Programs would run, and says why it would not run
+// Runnable counts the programs in dir that Programs would run, and says why it would not run
 // others: crew.ErrHangs where the directory does. It runs none.
-func Fit(dir string) (n int, errs []error) {
-	all := fitIn(dir)
+func Runnable(dir string) (n int, errs []error) {
+	all := runnableIn(dir)
 	return len(all.programs), all.errs
 }
 
-// fit are the programs in a directory, and what is wrong with others there.
-type fit struct {
+// runnable are the programs in a directory, and what is wrong with others there.
+type runnable struct {
 	programs []named
 	errs     []error
 }
@@ -26,17 +26,19 @@ type fit struct {
 // named is a program by its name among the hooks, and where it really stands.
 type named struct{ name, path string }
 
-func fitIn(dir string) fit {
-	all, err := crew.Within(dir, func() (fit, error) { return look(dir), nil }, nil)
+func runnableIn(dir string) runnable {
+	all, err := crew.Within(dir, func() (runnable, error) { return look(dir), nil }, nil)
 	if err != nil {
-		return noneFit(err)
+		return noneRuns(err)
 	}
 	return all
 }
 
-func noneFit(why error) fit { return fit{errs: []error{fmt.Errorf("no hook is run: %w", why)}} }
+func noneRuns(why error) runnable {
+	return runnable{errs: []error{fmt.Errorf("no hook is run: %w", why)}}
+}
 
-func look(dir string) (all fit) {
+func look(dir string) (all runnable) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
 		return all
@@ -45,7 +47,7 @@ func look(dir string) (all fit) {
 		err = safe(dir)
 	}
 	if err != nil {
-		return noneFit(err)
+		return noneRuns(err)
 	}
 	for _, e := range entries {
 		path, err := program(filepath.Join(dir, e.Name()))

@@ -63,18 +63,18 @@ func SaveDue(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 	if s := o.evidence.Escrows[i]; s.State == decide.EscrowFailed && !errors.Is(s.Err, escrow.ErrDenied) && !errors.Is(s.Err, escrow.ErrPerhaps) {
 		return nil, s.Err
 	}
-	o.askHistory()                        // another process, a rotation's, has told the ledger of its save before it saved
-	return o.saveAll(ctx, i, o.due(name)) // what is not there any more is due, too
+	o.askHistory()                         // another process, a rotation's, has told the ledger of its save before it saved
+	return o.bringAll(ctx, i, o.due(name)) // what is not there any more is due, too
 }
 
-// saveAll is SaveDue of keys that are due.
-func (o *observation) saveAll(ctx context.Context, i int, due []key.Fingerprint) (saved []SaveResult, err error) {
+// bringAll is SaveDue of keys that are due.
+func (o *observation) bringAll(ctx context.Context, i int, due []key.Fingerprint) (saved []SaveResult, err error) {
 	for n, f := range due {
 		if n > 0 { // what the save before has changed there counts (law 4)
 			o.askNewestAgain(ctx, i)
 			o.askHistory()
 		}
-		r := o.saveDue(ctx, i, f)
+		r := o.bring(ctx, i, f)
 		if r.Err != nil {
 			if err == nil {
 				err = fmt.Errorf("key %s: %w", f, r.Err)
@@ -131,7 +131,7 @@ func Revisit(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 		return nil, err
 	}
 	o.askRows(ctx)
-	saved, serr := o.saveAll(ctx, i, due)
+	saved, serr := o.bringAll(ctx, i, due)
 	return saved, errors.Join(err, serr)
 }
 
@@ -168,8 +168,8 @@ func partLost(s Escrow, copies []escrow.Copy) bool {
 	return lacks != nil && !(lacks.Safe && !slices.ContainsFunc(lacks.Errors, func(err error) bool { return !errors.Is(err, escrow.ErrNoPlace) }))
 }
 
-// saveDue brings one key to one escrow and records it.
-func (o *observation) saveDue(ctx context.Context, i int, f key.Fingerprint) SaveResult {
+// bring saves one key in one escrow by what law 4 says of a key that is due, and records it.
+func (o *observation) bring(ctx context.Context, i int, f key.Fingerprint) SaveResult {
 	switch o.evidence.Rows.VerdictOf(f) {
 	case rows.Silent:
 		o.askOthers(ctx, i, o.askShelf)

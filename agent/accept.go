@@ -84,27 +84,9 @@ func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, err
 	if r.Broken = o.broken(); r.Broken != nil {
 		entries[0].Broken, entries[0].Reason = r.Broken.Line, fmt.Sprintf("the ledger's chain is broken at line %d", r.Broken.Line)
 	}
-	for i, s := range o.evidence.Escrows {
-		newest, there := s.NewestKey()
-		for _, c := range s.Copies {
-			own := there && c.ID == newest.ID
-			saved := o.evidence.History.Saved[s.Name]
-			tops := topNames(slices.DeleteFunc(slices.Clone(c.Tops), func(top escrow.Top) bool {
-				return saved.IsTop(top, c.Key) && !o.evidence.MovedOn(i, c, top)
-			}))
-			if len(tops) == 0 && !(own && (!saved.Is(c) || o.evidence.Moved(i))) {
-				continue
-			}
-			shelf, reason := string(c.Shelf), ""
-			if shared, ok := h.Escrows[i].Reader.(escrow.Shared); !own { // of one of several stores: it is not the newest of the escrow
-				shelf = ""
-			} else if ok && len(c.Tops) < len(shared.Members()) { // the others' parts of this key are adopted, too
-				reason = escrow.ErrPartly.Error()
-			}
-			r.Adopted = append(r.Adopted, escrow.Copy{Escrow: s.Name, ID: c.ID, Shelf: c.Shelf, Fingerprint: c.Key, Unreadable: c.Unreadable})
-			entries = append(entries, ledger.Entry{Event: ledger.Adopted, Fingerprint: c.Key, Person: opts.Person,
-				Escrow: s.Name, Copy: c.ID, Shelf: shelf, Tops: tops, Reason: reason})
-		}
+	for i := range o.evidence.Escrows {
+		copies, adopted := o.adoptable(i, opts.Person)
+		r.Adopted, entries = append(r.Adopted, copies...), append(entries, adopted...)
 	}
 	r.Trouble = o.trouble
 	if ok, err := opts.Confirm(r); err != nil || !ok {
@@ -128,6 +110,33 @@ func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, err
 	}
 	r.Done = true
 	return r, nil
+}
+
+// adoptable is what stands newest on the current shelf of an escrow, on each of its stores, and is
+// not known for this host's own, with the entries that make it so.
+func (o *observation) adoptable(i int, person string) (copies []escrow.Copy, entries []ledger.Entry) {
+	s := o.evidence.Escrows[i]
+	newest, there := s.NewestKey()
+	for _, c := range s.Copies {
+		own := there && c.ID == newest.ID
+		saved := o.evidence.History.Saved[s.Name]
+		tops := topNames(slices.DeleteFunc(slices.Clone(c.Tops), func(top escrow.Top) bool {
+			return saved.IsTop(top, c.Key) && !o.evidence.MovedOn(i, c, top)
+		}))
+		if len(tops) == 0 && !(own && (!saved.Is(c) || o.evidence.Moved(i))) {
+			continue
+		}
+		shelf, reason := string(c.Shelf), ""
+		if shared, ok := o.host.Escrows[i].Reader.(escrow.Shared); !own { // of one of several stores: it is not the newest of the escrow
+			shelf = ""
+		} else if ok && len(c.Tops) < len(shared.Members()) { // the others' parts of this key are adopted, too
+			reason = escrow.ErrPartly.Error()
+		}
+		copies = append(copies, escrow.Copy{Escrow: s.Name, ID: c.ID, Shelf: c.Shelf, Fingerprint: c.Key, Unreadable: c.Unreadable})
+		entries = append(entries, ledger.Entry{Event: ledger.Adopted, Fingerprint: c.Key, Person: person,
+			Escrow: s.Name, Copy: c.ID, Shelf: shelf, Tops: tops, Reason: reason})
+	}
+	return copies, entries
 }
 
 // acceptable says why a person's word would not count, nil where it does.

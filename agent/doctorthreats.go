@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/decide"
+	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -96,21 +97,11 @@ type fate struct {
 // copies judges a threat that takes the keyfile and the local quarantine: is there an
 // escrow that holds the key and stands?
 func (f facts) copies(t Threat, lack Lack, after func(escrowFacts) fate) ThreatVerdict {
-	v := ThreatVerdict{Threat: t, Verdict: SurvivesNot, Lacks: lack}
 	k := f.right()
 	if k == "" {
-		v.Evidence, v.Lacks = []string{"nobody can tell which key is right"}, LacksKey
-		if t == KeyfileDeleted { // the same for all of them
-			v.Evidence[0] += ": " + f.status.Decision.Reason
-		}
-		if f.status.Decision.Action != decide.Lost {
-			v.Verdict = SurvivalUnsure
-		}
-		if f.status.Decision.Action == decide.Make {
-			v.Verdict, v.Lacks, v.Evidence = Survives, LacksNothing, []string{"there is no key yet, and nothing to lose"}
-		}
-		return v
+		return f.withoutKey(t)
 	}
+	v := ThreatVerdict{Threat: t, Verdict: SurvivesNot, Lacks: lack}
 	var stand, perhaps, gone []string
 	unanswered, some := false, false
 	for _, s := range f.escrows {
@@ -119,32 +110,16 @@ func (f facts) copies(t Threat, lack Lack, after func(escrowFacts) fate) ThreatV
 			end = f.afterAdministrator(s, end)
 		}
 		readable, sealed := s.holds(k)
-		switch {
-		case s.State == decide.EscrowFailed && end.verdict != SurvivesNot:
-			perhaps, unanswered = append(perhaps, fmt.Sprintf("%q cannot answer: %s", s.Name, s.Why)), true
-		case s.State == decide.EscrowFailed:
-			some = true // for all that is known
-			gone = append(gone, fmt.Sprintf("%q cannot answer, %s", s.Name, end.why))
-		case readable != "":
-			some = true
-			line := fmt.Sprintf("%q holds it (%s)", s.Name, readable)
-			if end.why != "" {
-				line += ", " + end.why
-			}
-			switch end.verdict {
-			case Survives:
-				stand = append(stand, line)
-			case SurvivalUnsure:
-				perhaps = append(perhaps, line)
-			default:
-				gone = append(gone, line)
-			}
-		case sealed != "" && end.verdict != SurvivesNot:
-			perhaps = append(perhaps, fmt.Sprintf("%q holds it sealed (%s), which this host cannot prove", s.Name, sealed))
-		case sealed != "":
-			gone = append(gone, fmt.Sprintf("%q holds it sealed (%s), %s", s.Name, sealed, end.why))
+		failed := s.State == decide.EscrowFailed
+		unanswered = unanswered || failed && end.verdict != SurvivesNot
+		some = some || failed && end.verdict == SurvivesNot || !failed && readable != "" // for all that is known
+		switch end = s.keeps(k, readable, sealed, end); end.verdict {
+		case Survives:
+			stand = append(stand, end.why)
+		case SurvivalUnsure:
+			perhaps = append(perhaps, end.why)
 		default:
-			gone = append(gone, fmt.Sprintf("%q does not hold key %s", s.Name, k))
+			gone = append(gone, end.why)
 		}
 	}
 	switch {
@@ -164,6 +139,44 @@ func (f facts) copies(t Threat, lack Lack, after func(escrowFacts) fate) ThreatV
 		}
 	}
 	return v
+}
+
+// withoutKey judges a threat where nobody can tell which key is right.
+func (f facts) withoutKey(t Threat) ThreatVerdict {
+	v := ThreatVerdict{Threat: t, Verdict: SurvivesNot, Lacks: LacksKey, Evidence: []string{"nobody can tell which key is right"}}
+	if t == KeyfileDeleted { // the same for all of them
+		v.Evidence[0] += ": " + f.status.Decision.Reason
+	}
+	switch f.status.Decision.Action {
+	case decide.Lost:
+	case decide.Make:
+		v.Verdict, v.Lacks, v.Evidence = Survives, LacksNothing, []string{"there is no key yet, and nothing to lose"}
+	default:
+		v.Verdict = SurvivalUnsure
+	}
+	return v
+}
+
+// keeps tells whether an escrow, of which that becomes, keeps a key: in the copy that can be read,
+// or in one that is sealed.
+func (s escrowFacts) keeps(k key.Fingerprint, readable, sealed string, end fate) fate {
+	switch {
+	case s.State == decide.EscrowFailed && end.verdict != SurvivesNot:
+		return fate{SurvivalUnsure, fmt.Sprintf("%q cannot answer: %s", s.Name, s.Why)}
+	case s.State == decide.EscrowFailed:
+		return fate{SurvivesNot, fmt.Sprintf("%q cannot answer, %s", s.Name, end.why)}
+	case readable != "":
+		line := fmt.Sprintf("%q holds it (%s)", s.Name, readable)
+		if end.why != "" {
+			line += ", " + end.why
+		}
+		return fate{end.verdict, line}
+	case sealed != "" && end.verdict != SurvivesNot:
+		return fate{SurvivalUnsure, fmt.Sprintf("%q holds it sealed (%s), which this host cannot prove", s.Name, sealed)}
+	case sealed != "":
+		return fate{SurvivesNot, fmt.Sprintf("%q holds it sealed (%s), %s", s.Name, sealed, end.why)}
+	}
+	return fate{SurvivesNot, fmt.Sprintf("%q does not hold key %s", s.Name, k)}
 }
 
 // deleted judges the loss of the keyfile alone: the local quarantine stands too, a start has

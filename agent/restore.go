@@ -346,24 +346,7 @@ func (o *observation) chooseBest(_ context.Context, r *RestoreResult, w replacem
 	}
 	switch o.evidence.Rows.State {
 	case decide.RowsAnswer:
-		var best Candidate
-		for _, c := range readable {
-			if c.Proof.Opened > best.Proof.Opened {
-				best = c
-			}
-		}
-		switch {
-		case good && own.Proof.Opened > 0 && own.Proof.Opened >= best.Proof.Opened && !w.named:
-			return own, nil
-		case good && own.Proof.Opened > best.Proof.Opened:
-			return own, fmt.Errorf("%w: key %s in the keyfile opens %v, the best of the others %d",
-				ErrRefused, own.Key, own.Proof, best.Proof.Opened)
-		case best.Proof.Opened == 0:
-			return own, o.unusable("(%d tried): none opens a row", len(w.offered))
-		case best.Proof.Verdict == rows.Partial:
-			r.Warning = fmt.Sprintf("key %s opens only %v", best.Key, best.Proof)
-		}
-		return best, nil
+		return o.opensMost(r, w, readable)
 	case decide.RowsSilent:
 		if good && !w.named {
 			return own, nil
@@ -399,6 +382,29 @@ func (o *observation) chooseBest(_ context.Context, r *RestoreResult, w replacem
 		}
 	}
 	return readable[0], nil
+}
+
+// opensMost is chooseBest where the rows answer.
+func (o *observation) opensMost(r *RestoreResult, w replacement, readable []Candidate) (Candidate, error) {
+	own, good := o.live(), o.evidence.Keyfile.Good
+	var best Candidate
+	for _, c := range readable {
+		if c.Proof.Opened > best.Proof.Opened {
+			best = c
+		}
+	}
+	switch {
+	case good && own.Proof.Opened > 0 && own.Proof.Opened >= best.Proof.Opened && !w.named:
+		return own, nil
+	case good && own.Proof.Opened > best.Proof.Opened:
+		return own, fmt.Errorf("%w: key %s in the keyfile opens %v, the best of the others %d",
+			ErrRefused, own.Key, own.Proof, best.Proof.Opened)
+	case best.Proof.Opened == 0:
+		return own, o.unusable("(%d tried): none opens a row", len(w.offered))
+	case best.Proof.Verdict == rows.Partial:
+		r.Warning = fmt.Sprintf("key %s opens only %v", best.Key, best.Proof)
+	}
+	return best, nil
 }
 
 // candidates lists what was found, in the order of R4: the newest current copies,

@@ -64,19 +64,11 @@ func Survey(h *Host) (SurveyResult, error) {
 		Contradicted: o.evidence.History.Contradicted[o.evidence.Keyfile.Key], Rotation: l.Rotation != nil,
 		Kept: len(o.kept), Breaks: len(record.Breaks),
 	}
-	last := func(is func(ledger.Entry) bool) ledger.Entry {
-		for _, e := range slices.Backward(record.Entries) {
-			if is(e) {
-				return e
-			}
-		}
-		return ledger.Entry{}
-	}
 	if l.Known != "" {
-		r.Proof = last(func(e ledger.Entry) bool { return e.Event == ledger.Proven && e.Fingerprint == l.Known })
+		r.Proof = lastEntry(record, func(e ledger.Entry) bool { return e.Event == ledger.Proven && e.Fingerprint == l.Known })
 	}
 	if own := o.evidence.Keyfile.Key; own != "" {
-		r.Installed = last(func(e ledger.Entry) bool {
+		r.Installed = lastEntry(record, func(e ledger.Entry) bool {
 			return e.Fingerprint == own && (e.Event == ledger.Installed || e.Event == ledger.Rotated || e.Event == ledger.Made)
 		}).Time
 		if r.Installed.IsZero() { // it stood there before keyguard did
@@ -88,29 +80,10 @@ func Survey(h *Host) (SurveyResult, error) {
 	if len(record.Entries) > 0 {
 		r.Begun = record.Entries[0].Time
 	}
-	r.Drill = last(func(e ledger.Entry) bool { return e.Event == ledger.DrillEnded })
-	r.Passed = last(func(e ledger.Entry) bool { return e.Event == ledger.DrillEnded && e.Verdict == string(DrillPassed) }).Time
+	r.Drill = lastEntry(record, func(e ledger.Entry) bool { return e.Event == ledger.DrillEnded })
+	r.Passed = lastEntry(record, func(e ledger.Entry) bool { return e.Event == ledger.DrillEnded && e.Verdict == string(DrillPassed) }).Time
 	for _, s := range h.Escrows {
-		e := EscrowSurvey{Name: s.Name(), Required: s.Required}
-		due := o.due(e.Name)
-		if saved, ok := record.LastSaved(e.Name); ok {
-			e.Saved, e.Unverified = saved.Time, saved.Reason != "" && !partly(saved)
-			if i := slices.Index(due, saved.Fingerprint); e.Unverified && i >= 0 {
-				due = slices.Delete(due, i, i+1) // the copy is there; only reading it back is due, which may never be granted
-			}
-			e.Unverified = e.Unverified && !s.AddOnly // that is as it should be there
-		}
-		e.Due = len(due)
-		e.Drilled = last(func(d ledger.Entry) bool { return d.Event == ledger.Drilled && d.Escrow == e.Name && d.Judged })
-		if proven, ok := record.LastProven(e.Name); ok {
-			e.Proven = proven.Time
-		}
-		for _, p := range untried(record, s.Reader) {
-			if e.Untried.IsZero() || p.Since.Before(e.Untried) {
-				e.Untried = p.Since
-			}
-		}
-		r.Escrows = append(r.Escrows, e)
+		r.Escrows = append(r.Escrows, o.surveyEscrow(s))
 	}
 	r.Failed = map[string]time.Time{}
 	for _, e := range record.Entries {
@@ -123,4 +96,37 @@ func Survey(h *Host) (SurveyResult, error) {
 	r.Daemon = o.askDaemon(ctx)
 	r.Trouble = o.trouble
 	return r, nil
+}
+
+func lastEntry(record *ledger.Record, is func(ledger.Entry) bool) ledger.Entry {
+	for _, e := range slices.Backward(record.Entries) {
+		if is(e) {
+			return e
+		}
+	}
+	return ledger.Entry{}
+}
+
+func (o *observation) surveyEscrow(s Escrow) EscrowSurvey {
+	record := o.history()
+	e := EscrowSurvey{Name: s.Name(), Required: s.Required}
+	due := o.due(e.Name)
+	if saved, ok := record.LastSaved(e.Name); ok {
+		e.Saved, e.Unverified = saved.Time, saved.Reason != "" && !partly(saved)
+		if i := slices.Index(due, saved.Fingerprint); e.Unverified && i >= 0 {
+			due = slices.Delete(due, i, i+1) // the copy is there; only reading it back is due, which may never be granted
+		}
+		e.Unverified = e.Unverified && !s.AddOnly // that is as it should be there
+	}
+	e.Due = len(due)
+	e.Drilled = lastEntry(record, func(d ledger.Entry) bool { return d.Event == ledger.Drilled && d.Escrow == e.Name && d.Judged })
+	if proven, ok := record.LastProven(e.Name); ok {
+		e.Proven = proven.Time
+	}
+	for _, p := range untried(record, s.Reader) {
+		if e.Untried.IsZero() || p.Since.Before(e.Untried) {
+			e.Untried = p.Since
+		}
+	}
+	return e
 }

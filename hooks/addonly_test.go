@@ -15,7 +15,6 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/vault"
 	"github.com/footprintai/containarium-keyguard/agent/key"
-	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
@@ -121,7 +120,7 @@ func TestAddOnlyDays(t *testing.T) {
 
 			synctest.Test(t, func(t *testing.T) {
 				book := ledger.Open(path("state"), ledger.Options{Host: "test"})
-				boot := time.Now()
+				clock := booted()
 				var told []visitResult
 				for day, place := range mornings {
 					if day == 0 || day == 3 { // a new key
@@ -130,16 +129,8 @@ func TestAddOnlyDays(t *testing.T) {
 						must(t, os.WriteFile(path("etc/secrets.key"), k.UnsafeBytes(), 0o400))
 						must(t, book.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: k.Fingerprint(), Verdict: string(rows.Opens)}))
 					}
-					h := &agent.Host{
-						Keyfile: keyfile.File{Path: path("etc/secrets.key"), Owner: os.Getuid(), Group: os.Getgid(),
-							Quarantine: path("state/quarantine"), Locks: path("state")},
-						Ledger:   book,
-						StateDir: path("state"),
-						Now:      time.Now,
-						Escrows:  []agent.Escrow{{Reader: escrow.NewUnread(place), Writer: place, AddOnly: true}},
-						OpenRows: func(context.Context, rows.Options) (agent.Rows, error) { return nil, rows.ErrNotListening },
-					}
-					s := newSaver(h, "store", func() (string, time.Duration) { return "boot", time.Since(boot) })
+					h := hostOf(dir, agent.Escrow{Reader: escrow.NewUnread(place), Writer: place, AddOnly: true})
+					s := newSaver(h, "store", clock)
 					ctx, cancel := context.WithCancel(t.Context())
 					out := make(chan visitResult)
 					heard := make(chan struct{})

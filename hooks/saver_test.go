@@ -22,6 +22,32 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
+// hostOf is a host below dir, with one escrow, whose rows cannot be asked.
+func hostOf(dir string, e agent.Escrow) *agent.Host {
+	state := filepath.Join(dir, "state")
+	return &agent.Host{
+		Keyfile: keyfile.File{Path: filepath.Join(dir, "etc/secrets.key"), Owner: os.Getuid(), Group: os.Getgid(),
+			Quarantine: filepath.Join(state, "quarantine"), Locks: state},
+		Ledger: ledger.Open(state, ledger.Options{Host: "test"}), StateDir: state, Now: time.Now,
+		Escrows:  []agent.Escrow{e},
+		OpenRows: func(context.Context, rows.Options) (agent.Rows, error) { return nil, rows.ErrNotListening },
+	}
+}
+
+// booted is the clock of a machine that has booted just now.
+func booted() Clock {
+	boot := time.Now()
+	return func() (string, time.Duration) { return "boot", time.Since(boot) }
+}
+
+func keyNamed(t *testing.T, name string) key.Key {
+	t.Helper()
+	sum := sha256.Sum256([]byte(name))
+	k, err := key.New(sum[:])
+	must(t, err)
+	return k
+}
+
 // outside calls an escrow on a goroutine that lives in real time: synctest stops the
 // clock for as long as one inside waits for it, and it does not have to know of the
 // connections that the escrow keeps.
@@ -105,9 +131,7 @@ func TestSaverHour(t *testing.T) {
 			must(t, err)
 			must(t, gcp.Init(t.Context()))
 			place := newOutside(t, gcp)
-			sum := sha256.Sum256([]byte("saver"))
-			k, err := key.New(sum[:])
-			must(t, err)
+			k := keyNamed(t, "saver")
 			must(t, errors.Join(os.Mkdir(path("etc"), 0o700), os.WriteFile(path("etc/secrets.key"), k.UnsafeBytes(), 0o400)))
 			fake.Break(c.fault)
 			fake.Reset()
@@ -121,18 +145,10 @@ func TestSaverHour(t *testing.T) {
 			}
 
 			synctest.Test(t, func(t *testing.T) {
-				h := &agent.Host{
-					Keyfile: keyfile.File{Path: path("etc/secrets.key"), Owner: os.Getuid(), Group: os.Getgid(),
-						Quarantine: path("state/quarantine"), Locks: path("state")},
-					Ledger:   ledger.Open(path("state"), ledger.Options{Host: "test"}),
-					StateDir: path("state"),
-					Now:      time.Now,
-					Escrows:  []agent.Escrow{{Reader: place, Writer: place, Required: true}},
-					OpenRows: func(context.Context, rows.Options) (agent.Rows, error) { return nil, rows.ErrNotListening },
-				}
+				h := hostOf(dir, agent.Escrow{Reader: place, Writer: place, Required: true})
 				must(t, h.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: k.Fingerprint(), Verdict: string(rows.Opens)}))
-				boot := time.Now()
-				s := newSaver(h, "gcp", func() (string, time.Duration) { return "boot", time.Since(boot) })
+				began := time.Now()
+				s := newSaver(h, "gcp", booted())
 				ctx, cancel := context.WithCancel(t.Context())
 				out := make(chan visitResult)
 				go s.run(ctx, out)
@@ -145,7 +161,7 @@ func TestSaverHour(t *testing.T) {
 							told++
 						}
 						if len(v.results) > 0 {
-							isSaved = time.Since(boot)
+							isSaved = time.Since(began)
 						}
 					}
 				}()
@@ -215,15 +231,8 @@ func TestSaverAsks(t *testing.T) {
 	must(t, os.Mkdir(filepath.Join(dir, "etc"), 0o700))
 	synctest.Test(t, func(t *testing.T) {
 		e := &idleEscrow{}
-		h := &agent.Host{
-			Keyfile: keyfile.File{Path: filepath.Join(dir, "etc/secrets.key"), Owner: os.Getuid(), Group: os.Getgid(),
-				Quarantine: filepath.Join(dir, "quarantine"), Locks: dir},
-			Ledger: ledger.Open(dir, ledger.Options{Host: "test"}), StateDir: dir, Now: time.Now,
-			Escrows:  []agent.Escrow{{Reader: e, Writer: e, Required: true}},
-			OpenRows: func(context.Context, rows.Options) (agent.Rows, error) { return nil, rows.ErrNotListening },
-		}
-		boot := time.Now()
-		s := newSaver(h, "idle", func() (string, time.Duration) { return "boot", time.Since(boot) })
+		h := hostOf(dir, agent.Escrow{Reader: e, Writer: e, Required: true})
+		s := newSaver(h, "idle", booted())
 		day := func() (told int) {
 			for range 24 * 60 {
 				time.Sleep(time.Minute)
@@ -315,9 +324,7 @@ func TestSaverOfParts(t *testing.T) {
 	}
 	split := open(2)
 	live := func(name string) key.Fingerprint {
-		sum := sha256.Sum256([]byte(name))
-		k, err := key.New(sum[:])
-		must(t, err)
+		k := keyNamed(t, name)
 		must(t, errors.Join(os.RemoveAll(path("etc/secrets.key")), os.WriteFile(path("etc/secrets.key"), k.UnsafeBytes(), 0o400)))
 		return k.Fingerprint()
 	}
@@ -327,15 +334,9 @@ func TestSaverOfParts(t *testing.T) {
 		return len(files) > 0
 	}
 	synctest.Test(t, func(t *testing.T) {
-		h := &agent.Host{
-			Keyfile: keyfile.File{Path: path("etc/secrets.key"), Owner: os.Getuid(), Group: os.Getgid(),
-				Quarantine: path("state/quarantine"), Locks: path("state")},
-			Ledger: ledger.Open(path("state"), ledger.Options{Host: "test"}), StateDir: path("state"), Now: time.Now,
-			Escrows:  []agent.Escrow{{Reader: split, Writer: split, Required: true}},
-			OpenRows: func(context.Context, rows.Options) (agent.Rows, error) { return nil, rows.ErrNotListening },
-		}
-		boot := time.Now()
-		s := newSaver(h, "split", func() (string, time.Duration) { return "boot", time.Since(boot) })
+		h := hostOf(dir, agent.Escrow{Reader: split, Writer: split, Required: true})
+		clock := booted()
+		s := newSaver(h, "split", clock)
 		told := 0
 		minutes := func(n int) {
 			for range n {
@@ -396,7 +397,7 @@ func TestSaverOfParts(t *testing.T) {
 		minutes(1)
 		split = open(3)
 		h.Escrows[0].Reader, h.Escrows[0].Writer = split, split
-		s = newSaver(h, "split", func() (string, time.Duration) { return "boot", time.Since(boot) })
+		s = newSaver(h, "split", clock)
 		told = 0
 		minutes(119)
 		if n := parts[0].asked; n > 2*2 || told == 0 || told > 2 { // a visit lists, and its Save does
@@ -429,36 +430,21 @@ func TestSaverRenewsBesideWhatStaysDue(t *testing.T) {
 	for _, d := range []string{"etc", "usb"} {
 		must(t, os.Mkdir(path(d), 0o700))
 	}
-	named := func(name string) key.Key {
-		sum := sha256.Sum256([]byte(name))
-		k, err := key.New(sum[:])
-		must(t, err)
-		return k
-	}
-	old, k := named("old"), named("new")
+	old, k := keyNamed(t, "old"), keyNamed(t, "new")
 	must(t, os.WriteFile(path("etc/secrets.key"), k.UnsafeBytes(), 0o400))
 	usb, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: "usb", Path: path("usb"), Keyfile: path("etc/secrets.key"), AllowSameDisk: true})
 	must(t, err)
 	must(t, usb.Init(t.Context()))
 	c, err := usb.Save(t.Context(), escrow.Current, old)
 	must(t, err)
-	_, err = usb.Save(t.Context(), escrow.Current, named("of another host"))
+	_, err = usb.Save(t.Context(), escrow.Current, keyNamed(t, "of another host"))
 	must(t, err)
 	synctest.Test(t, func(t *testing.T) {
 		times := 0
-		h := &agent.Host{
-			Keyfile: keyfile.File{Path: path("etc/secrets.key"), Owner: os.Getuid(), Group: os.Getgid(),
-				Quarantine: path("state/quarantine"), Locks: path("state")},
-			Ledger:   ledger.Open(path("state"), ledger.Options{Host: "test"}),
-			StateDir: path("state"),
-			Now:      time.Now,
-			Escrows:  []agent.Escrow{{Reader: usb, Writer: renewed{usb, &times}, Required: true}},
-			OpenRows: func(context.Context, rows.Options) (agent.Rows, error) { return nil, rows.ErrNotListening },
-		}
+		h := hostOf(dir, agent.Escrow{Reader: usb, Writer: renewed{usb, &times}, Required: true})
 		must(t, h.Ledger.Append(ledger.Entry{Event: ledger.Saved, Fingerprint: old.Fingerprint(), Escrow: "usb", Copy: c.ID, Shelf: string(escrow.Current)}))
 		must(t, h.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: k.Fingerprint(), Verdict: string(rows.Opens)}))
-		boot := time.Now()
-		s := newSaver(h, "usb", func() (string, time.Duration) { return "boot", time.Since(boot) })
+		s := newSaver(h, "usb", booted())
 		for range 10 * 60 {
 			_, v := s.visit(t.Context())
 			if v != nil && v.err != nil {

@@ -3,7 +3,6 @@ package escrow_test
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -20,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew/crewtest"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest"
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable/durabletest"
@@ -746,50 +746,19 @@ func hung(t *testing.T, i *escrow.Isolated, more map[string]func() error) {
 	}
 }
 
-// hungMount mounts a FUSE file system whose server takes requests and answers none but
-// the first, FUSE_INIT (fuse(4), include/uapi/linux/fuse.h): what NFS is whose server has
-// gone.
+// hungMount is a directory on a file system that hangs.
 func hungMount(t *testing.T) string {
 	t.Helper()
 	needRoot(t)
 	path := t.TempDir()
-	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	served, err := crewtest.Hang(path)
 	try(t, err)
-	try(t, unix.Mount("keyguard-test", path, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fd)))
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		b := make([]byte, 1<<17)
-		for {
-			n, err := unix.Read(fd, b)
-			if err == unix.EINTR {
-				continue
-			}
-			if err != nil {
-				return
-			}
-			const init = 26
-			if n < 40 || binary.LittleEndian.Uint32(b[4:]) != init {
-				continue
-			}
-			reply := make([]byte, 16+64) // fuse_out_header, fuse_init_out
-			binary.LittleEndian.PutUint32(reply, uint32(len(reply)))
-			copy(reply[8:16], b[8:16])                         // unique
-			binary.LittleEndian.PutUint32(reply[16:], 7)       // major
-			binary.LittleEndian.PutUint32(reply[20:], 31)      // minor
-			binary.LittleEndian.PutUint32(reply[16+20:], 4096) // max_write
-			if _, err := unix.Write(fd, reply); err != nil {
-				return
-			}
-		}
-	}()
 	t.Cleanup(func() {
 		// Forced: every request in flight fails, and the children die.
 		if err := unix.Unmount(path, unix.MNT_FORCE|unix.MNT_DETACH); err != nil {
 			t.Error(err)
 		}
 		<-served
-		unix.Close(fd)
 	})
 	return path
 }

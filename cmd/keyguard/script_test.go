@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -26,6 +25,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew/crewtest"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/awssecrets"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/passwordmanager"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
@@ -571,7 +571,9 @@ func cmdDisk(ts *testscript.TestScript, _ bool, args []string) {
 		s.mounts = append(s.mounts, dir)
 		ts.Check(unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 	case "hung":
-		ts.Check(s.hang(dir))
+		_, err := crewtest.Hang(dir)
+		ts.Check(err)
+		s.mounts, s.hung = append(s.mounts, dir), dir
 	case "gone":
 		// Forced: what waits for an answer fails, and the processes that do die.
 		ts.Check(unix.Unmount(dir, unix.MNT_FORCE|unix.MNT_DETACH))
@@ -579,48 +581,6 @@ func cmdDisk(ts *testscript.TestScript, _ bool, args []string) {
 	default:
 		ts.Fatalf("no disk %s", args[0])
 	}
-}
-
-// hang mounts a FUSE file system whose server answers the first request, FUSE_INIT, and
-// no other (fuse(4), include/uapi/linux/fuse.h).
-func (s *sandbox) hang(dir string) error {
-	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	err = unix.Mount("keyguard-test", dir, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fd))
-	if err != nil {
-		unix.Close(fd)
-		return err
-	}
-	s.mounts, s.hung = append(s.mounts, dir), dir
-	go func() { // until it is unmounted
-		defer unix.Close(fd)
-		b := make([]byte, 1<<17)
-		for {
-			n, err := unix.Read(fd, b)
-			if err == unix.EINTR {
-				continue
-			}
-			if err != nil {
-				return
-			}
-			const init = 26
-			if n < 40 || binary.LittleEndian.Uint32(b[4:]) != init {
-				continue
-			}
-			reply := make([]byte, 16+64) // fuse_out_header, fuse_init_out
-			binary.LittleEndian.PutUint32(reply, uint32(len(reply)))
-			copy(reply[8:16], b[8:16])                         // unique
-			binary.LittleEndian.PutUint32(reply[16:], 7)       // major
-			binary.LittleEndian.PutUint32(reply[20:], 31)      // minor
-			binary.LittleEndian.PutUint32(reply[16+20:], 4096) // max_write
-			if _, err := unix.Write(fd, reply); err != nil {
-				return
-			}
-		}
-	}()
-	return nil
 }
 
 func cmdTraced(ts *testscript.TestScript, _ bool, _ []string) { of(ts).traced = true }

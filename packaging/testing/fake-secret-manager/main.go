@@ -24,27 +24,16 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
 	"github.com/footprintai/containarium-keyguard/packaging/testing/control"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "fake-secret-manager:", err)
-		os.Exit(1)
-	}
-}
+func main() { control.Main("fake-secret-manager", run) }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	var o secretmanager.Options
@@ -59,15 +48,12 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags.BoolVar(&o.Unlimited, "unlimited", false, "no rate limits")
 	cert := flags.String("tls-cert", "", "serve gRPC by TLS with this certificate, PEM")
 	certKey := flags.String("tls-key", "", "and this private key")
-	if err := flags.Parse(args); err != nil {
+	err := flags.Parse(args)
+	if err != nil {
 		return err
 	}
-	if *cert != "" {
-		pair, err := tls.LoadX509KeyPair(*cert, *certKey)
-		if err != nil {
-			return err
-		}
-		o.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
+	if o.TLS, err = control.TLS(*cert, *certKey); err != nil {
+		return err
 	}
 	web, err := control.Listen(*controlListen)
 	if err != nil {

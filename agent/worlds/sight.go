@@ -99,6 +99,9 @@ func (h *host) wakes() time.Time {
 		if retry := t.retry[name]; retry.After(t.looked) {
 			again = retry
 		}
+		if left := t.leftAt[name].Add(time.Hour); len(t.left[name]) > 0 && left.After(t.looked) && left.Before(again) {
+			again = left // what was due there still is tried again
+		}
 		if again.After(t.looked) && again.Before(at) {
 			at = again
 		}

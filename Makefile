@@ -15,9 +15,10 @@
 #
 # and while working:
 #
-#   make check     before every commit: the source's form, and go test -short ./...
+#   make check     before every commit: the source's form, and go test -short ./..., which
+#                  leaves variants, and programs by the hundred, to make test
 #   make unit      go test ./...; RUN='-run Name' and PKG=./agent/rows narrow it
-#   make race      the same under the race detector, what is played in volume briefly
+#   make race      the same under the race detector, only what is played in volume briefly
 #   make volume    what is played in volume, without it
 #   make crashes   rotations and repairs that die at every step, in every way (minutes)
 #   make worlds    simulated hosts with simulated accidents around the real code:
@@ -151,8 +152,9 @@ calculated:
 	@$(PHASE) volume $(MAKE) --no-print-directory volume JSON=-json
 	@nice $(PHASE) fuzz $(MAKE) --no-print-directory fuzz FUZZTIME=6s
 
+# Tests wait as long as they calculate: two packages leave two cores idle.
 check: style
-	go test -short $(PKG)
+	go test -short -p 4 $(PKG)
 
 unit:
 	go test $(RUN) $(PKG)
@@ -189,7 +191,7 @@ soak:
 	$(MAKE) --no-print-directory fuzz FUZZTIME=$(SOAKTIME)
 
 race:
-	CGO_ENABLED=1 KEYGUARD_HISTORIES= KEYGUARD_MODEL_OPS=1000 KEYGUARD_EVERY_MANAGER= go test $(JSON) -race -short -timeout $(LONGEST) -skip '$(WITHOUT)' $(RUN) $(PKG)
+	CGO_ENABLED=1 KEYGUARD_MUST_RUN=1 KEYGUARD_HISTORIES= KEYGUARD_MODEL_OPS=1000 KEYGUARD_EVERY_MANAGER= go test $(JSON) -race -short -timeout $(LONGEST) -skip '$(WITHOUT)' $(RUN) $(PKG)
 
 volume:
 	go test $(JSON) -timeout $(LONGEST) -run '$(VOLUME)' $(VOLUME_IN)

@@ -28,6 +28,11 @@ func TestVolume(t *testing.T) {
 		t.Fatal("the Makefile has no VOLUME")
 	}
 	programs, volume, packages := strings.Split(string(list[1]), "|"), strings.Split(string(list[2]), "|"), strings.Fields(string(list[3]))
+	for _, runs := range []string{`^test: export KEYGUARD_MUST_RUN := 1$`, `^\tCGO_ENABLED=1 KEYGUARD_MUST_RUN=1 .* -race -short `} {
+		if !regexp.MustCompile(`(?m)` + runs).Match(makefile) {
+			t.Errorf("the Makefile has no %s: its run would be as brief as make check's", runs)
+		}
+	}
 	brief := regexp.MustCompile(`^"KEYGUARD_(HISTORIES|MODEL_OPS|EVERY_MANAGER|WORLDS)"$`)
 	calls := map[string]map[string][]string{} // of each package's functions, what it calls in it
 	asks := map[string]map[string]bool{}

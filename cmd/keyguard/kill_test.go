@@ -15,6 +15,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
+	"github.com/footprintai/containarium-keyguard/packaging/testing/brief"
 )
 
 // victim is a sandbox in which the real program is killed while it rotates or repairs.
@@ -144,6 +145,8 @@ func TestKilled(t *testing.T) {
 	every := 27
 	if n, err := strconv.Atoi(os.Getenv("KEYGUARD_CRASHES")); err == nil {
 		every = n
+	} else if brief.Run() {
+		every *= 2
 	}
 	shared := &server{}
 	t.Cleanup(shared.stop)

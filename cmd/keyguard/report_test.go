@@ -202,9 +202,10 @@ func BenchmarkReportOfAYear(b *testing.B) {
 // TestReportsOfManyHosts: one page, the worst first, of what each host says of itself.
 func TestReportsOfManyHosts(t *testing.T) {
 	dir := t.TempDir()
+	report := reportOf(t, year(t))
 	write := func(name string, change func(*reportDoc)) {
 		t.Helper()
-		d := reportDocOf(reportOf(t, year(t)))
+		d := reportDocOf(report)
 		d.Host = name
 		change(&d)
 		data, err := json.Marshal(d)

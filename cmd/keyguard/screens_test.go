@@ -13,6 +13,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"github.com/footprintai/containarium-keyguard/packaging/testing/brief"
 )
 
 // screen is what a terminal of 80 columns was sent by a command, which answers were typed to.
@@ -62,6 +64,9 @@ func TestScreens(t *testing.T) {
 		"dumb":     {[]string{"TERM=dumb", "NO_COLOR="}, false, false, false},
 		"no TERM":  {[]string{"TERM=", "NO_COLOR="}, false, false, false},
 	} {
+		if brief.Run() && !tt.all {
+			continue
+		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := &sandbox{dir: t.TempDir(), shared: shared}

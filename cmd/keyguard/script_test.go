@@ -34,6 +34,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/key/keytest"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
+	"github.com/footprintai/containarium-keyguard/packaging/testing/brief"
 )
 
 func TestMain(m *testing.M) {
@@ -85,6 +86,14 @@ const longest = 2 * time.Minute
 func TestScripts(t *testing.T) {
 	shared := &server{}
 	t.Cleanup(shared.stop)
+	if brief.Run() {
+		main := scripts("", shared, nil)
+		for _, name := range mainScripts {
+			main.Files = append(main.Files, filepath.Join("testdata/script", name+".txtar"))
+		}
+		testscript.Run(t, main)
+		return
+	}
 	testscript.Run(t, scripts("testdata/script", shared, nil))
 	if _, err := exec.LookPath("aws"); err != nil && os.Getenv("KEYGUARD_MUST_RUN") != "" {
 		t.Errorf("%v: Debian's awscli, which packaging/deps installs, is missing", err)
@@ -95,6 +104,10 @@ func TestScripts(t *testing.T) {
 		testscript.Run(t, scripts("testdata/gcloud", shared, map[string]string{"GCLOUD": program}))
 	}
 }
+
+// mainScripts are what a brief run plays of testdata/script: the commands that everybody types,
+// and a start.
+var mainScripts = []string{"backup", "drill", "first-start", "repair-target", "restore-at-start", "rotate", "usage"}
 
 // scripts are those of a directory, with these variables set besides.
 func scripts(dir string, shared *server, variables map[string]string) testscript.Params {

@@ -24,6 +24,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest"
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable/durabletest"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/packaging/testing/brief"
 )
 
 // needRoot is for tests that mount something.
@@ -176,6 +177,9 @@ func TestDirectoryConforms(t *testing.T) {
 		{"in process", nil, "", inProcess, onDisk},
 		{"like FAT", nil, "", inChild("serve-poor"), inTheChild},
 	} {
+		if brief.Run() && tt.name != "plain" && tt.name != "isolated" {
+			continue
+		}
 		t.Run(tt.name, func(t *testing.T) {
 			escrowtest.Run(t, escrowtest.Harness{
 				Seals: tt.to != nil, Sealed: tt.to != nil && tt.identity == "",
@@ -724,10 +728,14 @@ func TestDirectoryHung(t *testing.T) {
 	here, err := escrow.NewInProcess(o, callTimeout)
 	try(t, err)
 	t.Run("a child", func(t *testing.T) {
+		t.Parallel()
 		hung(t, child, map[string]func() error{"Init": func() error { return child.Init(t.Context()) }})
 	})
 	// A start makes no place: what is left behind here would make it below the mount, later.
-	t.Run("in process", func(t *testing.T) { hung(t, here, nil) })
+	t.Run("in process", func(t *testing.T) {
+		t.Parallel()
+		hung(t, here, nil)
+	})
 }
 
 func hung(t *testing.T, i *escrow.Isolated, more map[string]func() error) {
@@ -738,11 +746,14 @@ func hung(t *testing.T, i *escrow.Isolated, more map[string]func() error) {
 	}
 	maps.Copy(calls, more)
 	for name, call := range calls {
-		start := time.Now()
-		err := call()
-		if took := time.Since(start); !errors.Is(err, escrow.ErrTimeout) || took > 10*callTimeout {
-			t.Errorf("%s: %v after %v, want ErrTimeout after %v", name, err, took, callTimeout)
-		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // they wait together
+			start := time.Now()
+			err := call()
+			if took := time.Since(start); !errors.Is(err, escrow.ErrTimeout) || took > 10*callTimeout {
+				t.Errorf("%v after %v, want ErrTimeout after %v", err, took, callTimeout)
+			}
+		})
 	}
 }
 

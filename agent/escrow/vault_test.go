@@ -290,30 +290,33 @@ func TestVaultErrors(t *testing.T) {
 // deadline.
 func TestVaultHung(t *testing.T) {
 	both(t, func(t *testing.T, kv int) {
-		s := startSafe(t, kv, fake.Options{})
-		s.ready(t)
 		for _, kind := range []fake.Kind{fake.Hang, fake.HangAfter} {
-			s.Break(fake.Fault{Kind: kind, Method: http.MethodPut})
-			s.o.Timeout = callTimeout
-			k := key.Generate()
-			s.Reset()
-			start := time.Now()
-			_, err := s.open(t).Save(t.Context(), escrow.Current, k)
-			took := time.Since(start)
-			puts := 0
-			for call, n := range s.Calls() {
-				if strings.HasPrefix(call, http.MethodPut) {
-					puts += n
+			t.Run(fmt.Sprint(kind), func(t *testing.T) {
+				t.Parallel()
+				s := startSafe(t, kv, fake.Options{})
+				s.ready(t)
+				s.Break(fake.Fault{Kind: kind, Method: http.MethodPut})
+				s.o.Timeout = callTimeout
+				k := key.Generate()
+				s.Reset()
+				start := time.Now()
+				_, err := s.open(t).Save(t.Context(), escrow.Current, k)
+				took := time.Since(start)
+				puts := 0
+				for call, n := range s.Calls() {
+					if strings.HasPrefix(call, http.MethodPut) {
+						puts += n
+					}
 				}
-			}
-			if !errors.Is(err, escrow.ErrTimeout) || puts != 1 || took > 20*callTimeout {
-				t.Errorf("%s: %v after %d calls and %v, want ErrTimeout after one and %v", kind, err, puts, took, callTimeout)
-			}
-			s.Heal()
-			s.o.Timeout = 5 * time.Second
-			if there := opens(t, s.open(t), escrow.Current, k); there != (kind == fake.HangAfter) {
-				t.Errorf("%s: stored: %v", kind, there)
-			}
+				if !errors.Is(err, escrow.ErrTimeout) || puts != 1 || took > 20*callTimeout {
+					t.Errorf("%v after %d calls and %v, want ErrTimeout after one and %v", err, puts, took, callTimeout)
+				}
+				s.Heal()
+				s.o.Timeout = 5 * time.Second
+				if there := opens(t, s.open(t), escrow.Current, k); there != (kind == fake.HangAfter) {
+					t.Errorf("stored: %v", there)
+				}
+			})
 		}
 	})
 }

@@ -697,6 +697,7 @@ func TestPasswordInTheUnit(t *testing.T) {
 // TestSettingsThatHang: a file that a setting names may never answer, and nobody hangs there:
 // where the database is, is not known then.
 func TestSettingsThatHang(t *testing.T) {
+	t.Parallel() // it waits
 	fifo := filepath.Join(t.TempDir(), "fifo")
 	must(t, unix.Mkfifo(fifo, 0o600))
 	locate := func() error {

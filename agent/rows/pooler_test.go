@@ -74,7 +74,7 @@ func TestPgBouncerOfOne(t *testing.T) {
 			if got.State != rows.Answered || got.Proofs[0].Verdict != rows.Opens || got.Proofs[0].Checked != 300 || got.Proofs[1].Verdict != rows.Refuted {
 				t.Errorf("%+v", got)
 			}
-			if err := open(t, url(d.Name), rows.Options{ConnectTimeout: time.Second}).MayRewrite(t.Context()); mode == "session" && !errors.Is(err, rows.ErrCrowded) && !errors.Is(err, rows.ErrTimeout) {
+			if err := open(t, url(d.Name), rows.Options{ConnectTimeout: time.Second, StatementTimeout: time.Second}).MayRewrite(t.Context()); mode == "session" && !errors.Is(err, rows.ErrCrowded) && !errors.Is(err, rows.ErrTimeout) {
 				t.Error(err)
 			}
 		})

@@ -43,6 +43,20 @@ func state(t *testing.T, d *rowstest.Database) string {
 	return r[0][0]
 }
 
+// content is every row of every table to the last byte, as pg_dump(1) would have it, which is
+// dear for a test of many databases.
+func content(t *testing.T, d *rowstest.Database) (all string) {
+	t.Helper()
+	tables, err := d.Exec("select format('%I.%I', schemaname, tablename) from pg_tables where schemaname not in ('pg_catalog', 'information_schema') order by 1")
+	must(t, err)
+	for _, table := range tables {
+		list, err := d.Exec("select coalesce(string_agg(r::text, E'\\n' order by r::text), '') from " + table[0] + " r")
+		must(t, err)
+		all += table[0] + "\n" + list[0][0] + "\n"
+	}
+	return all
+}
+
 // unchanged fails unless every row is what it was.
 func unchanged(t *testing.T, d *rowstest.Database, was string) {
 	t.Helper()
@@ -543,8 +557,7 @@ func TestRewriteFails(t *testing.T) {
 			if c.prepare != nil {
 				c.prepare(t, d)
 			}
-			was, err := d.Dump("--data-only")
-			must(t, err)
+			was := content(t, d)
 			other, err := d.Session()
 			must(t, err)
 			for _, sql := range c.holds {
@@ -564,9 +577,7 @@ func TestRewriteFails(t *testing.T) {
 			if !errors.Is(err, c.err) || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("%v, not %v with %q", err, c.err, c.says)
 			}
-			now, err := d.Dump("--data-only")
-			must(t, err)
-			if now != was {
+			if now := content(t, d); now != was {
 				t.Errorf("the database changed:\n%s\n\nwas\n\n%s", now, was)
 			}
 			noSession(t, d)

@@ -17,6 +17,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/notify"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
+	"github.com/footprintai/containarium-keyguard/packaging/testing/brief"
 )
 
 const (
@@ -96,6 +97,7 @@ func TestMetrics(t *testing.T) {
 
 // TestRules has Prometheus itself try the alert rules that are shipped.
 func TestRules(t *testing.T) {
+	brief.Skip(t)
 	t.Parallel()
 	for _, args := range [][]string{{"check", "rules", "keyguard.rules.yml"}, {"test", "rules", "keyguard.rules_test.yml"}} {
 		c := exec.Command("promtool", args...)

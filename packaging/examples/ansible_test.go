@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/footprintai/containarium-keyguard/packaging/testing/brief"
 )
 
 // sshHere is an ssh(1) that goes nowhere: a host is a directory of programs that come first.
@@ -44,6 +46,7 @@ esac
 // TestAnsibleRotates: one host, then two, then five; the first that is not green, before or
 // after, or does not answer, ends it, and no further one is begun.
 func TestAnsibleRotates(t *testing.T) {
+	brief.Skip(t)
 	t.Parallel()
 	if _, err := exec.LookPath("ansible-playbook"); err != nil {
 		if os.Getenv("KEYGUARD_MUST_RUN") != "" {

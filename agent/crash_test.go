@@ -24,6 +24,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
+	"github.com/footprintai/containarium-keyguard/packaging/testing/brief"
 )
 
 // fault is what happens at a point of an operation.
@@ -821,6 +822,8 @@ func TestCrashes(t *testing.T) {
 	every := 211
 	if n, err := strconv.Atoi(os.Getenv("KEYGUARD_CRASHES")); err == nil {
 		every = n
+	} else if brief.Run() {
+		every *= 5
 	}
 	cluster := server.Cluster(t)
 	played := 0

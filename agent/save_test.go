@@ -152,7 +152,10 @@ func (h *host) upsert(k key.Key, name string) {
 }
 
 // TestSaveDue shows which shelf a key comes to, and what is due after it (law 4).
-func TestSaveDue(t *testing.T) { bothListings(t, testSaveDue) }
+func TestSaveDue(t *testing.T) {
+	t.Parallel() // it waits
+	bothListings(t, testSaveDue)
+}
 
 func testSaveDue(t *testing.T, list listing) {
 	cluster := server.Cluster(t)
@@ -207,6 +210,7 @@ func testSaveDue(t *testing.T, list listing) {
 		h.wants(0, escrow.Current, a)
 	})
 	t.Run("no rows, and the other escrow hangs", func(t *testing.T) {
+		t.Parallel()
 		h := start(t)
 		trouble(h, 1).hang = true
 		began := time.Now()

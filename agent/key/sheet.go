@@ -31,8 +31,8 @@ func (e *LineError) Error() string {
 
 func (e *LineError) Unwrap() error { return ErrChecksum }
 
-// UnsafeSheet returns the key as the lines of a sheet, of five words each. Unsafe, as
-// UnsafeWords is. It is nil for the zero Key.
+// UnsafeSheet returns the key as the lines of a sheet, of five words each. Unsafe, as UnsafeBytes
+// is; and strings cannot be wiped. It is nil for the zero Key.
 func (k Key) UnsafeSheet() [][]string {
 	if k.b == nil {
 		return nil

@@ -46,19 +46,6 @@ func (e *WordError) Error() string {
 
 func (e *WordError) Unwrap() error { return ErrNotKey }
 
-// UnsafeWords returns the key as 24 words. Unsafe, as UnsafeBytes is; and strings
-// cannot be wiped. It is nil for the zero Key.
-func (k Key) UnsafeWords() []string {
-	if k.b == nil {
-		return nil
-	}
-	words := make([]string, wordCount)
-	for i, n := range k.numbers() {
-		words[i] = wordList()[n]
-	}
-	return words
-}
-
 // numbers are those of the key's words in the list.
 func (k Key) numbers() (list [wordCount]uint16) {
 	bits := checked(k)

@@ -42,16 +42,6 @@ const (
 // never the verdict of a proof.
 const Answered Verdict = "answered"
 
-// Row is a row of the table as far as encryption goes. Username and Name are taken
-// verbatim into the additional data.
-type Row struct {
-	Username, Name string
-	Nonce          []byte
-	Ciphertext     []byte  // followed by the 16-byte tag
-	WrappedDEK     []byte  // nil or empty: the master key encrypts the value itself
-	KEKID          *string // nil is SQL NULL; tells nothing about a row without WrappedDEK
-}
-
 // Class says whose key a row needs.
 type Class string
 
@@ -93,17 +83,9 @@ const base64Form = `(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{2}==|
 
 var inprocData = []byte(inprocID)
 
-// Classify tells whose key a row needs. A row is called external only where both its
+// classify tells whose key a row needs. A row is called external only where both its
 // key's name and its wrapped key have the form of a known KMS: whatever else is there
 // is of an unknown class, and must stop who counts on knowing all.
-func Classify(r Row) Class {
-	var id []byte
-	if r.KEKID != nil {
-		id = []byte(*r.KEKID)
-	}
-	return classify(r.WrappedDEK, id)
-}
-
 func classify(wrapped, kekID []byte) Class {
 	switch {
 	case len(wrapped) == 0:
@@ -116,16 +98,6 @@ func classify(wrapped, kekID []byte) Class {
 		return External
 	}
 	return UnknownClass
-}
-
-// OpensUnder tells whether k opens r. A row that does not depend on the keyfile, or
-// whose nonce has not the daemon's size, opens under no key.
-func (r Row) OpensUnder(k key.Key) bool {
-	c := cells{
-		username: []byte(r.Username), name: []byte(r.Name),
-		nonce: r.Nonce, ciphertext: r.Ciphertext, wrappedDEK: r.WrappedDEK,
-	}
-	return newOpener(k).opens(&c, Classify(r), c.additionalData(nil))
 }
 
 // cells are the columns of a row as they stand in the driver's buffer: a million rows

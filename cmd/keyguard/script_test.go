@@ -274,7 +274,7 @@ func form(ts *testscript.TestScript, k key.Key, form string) []byte {
 	case "hex":
 		return []byte(hex.EncodeToString(raw))
 	case "words":
-		return []byte(strings.Join(k.UnsafeWords(), " ") + "\n")
+		return []byte(strings.Join(keytest.Words(k), " ") + "\n")
 	case "sheet": // six lines, with their check words
 		var lines []byte
 		for _, words := range k.UnsafeSheet() {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/key/keytest"
 )
 
 // Harness sets up one kind of escrow.
@@ -308,7 +309,7 @@ func byHand(t *testing.T, h Harness) {
 		{"CR LF", append(bytes.Clone(raw), "\r\n"...), key.Newline, nil},
 		{"base64", []byte(base64.StdEncoding.EncodeToString(raw) + "\n"), key.Base64, nil},
 		{"hex", []byte(hex.EncodeToString(raw)), key.Hex, nil},
-		{"words", []byte(strings.Join(k.UnsafeWords(), " ")), key.Words, nil},
+		{"words", []byte(strings.Join(keytest.Words(k), " ")), key.Words, nil},
 		{"mangled", []byte(each), "", key.ErrMangled},
 		{"mangled to 32 bytes", []byte(inOne), "", key.ErrMangled},
 		{"31 bytes", raw[:31], "", escrow.ErrNotKey},

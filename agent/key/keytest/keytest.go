@@ -1,5 +1,5 @@
 // Package keytest looks for keys where none may be (law 8): it is the one search of all
-// tests, and shares no code with package key.
+// tests, and shares no code with package key. It also writes them as words, as others do.
 package keytest
 
 import (
@@ -79,14 +79,22 @@ func needlesOf(k key.Key) *needles {
 	backwards := slices.Clone(raw)
 	slices.Reverse(backwards)
 	n.add(backwards, ", backwards")
-	if text, err := bip39.NewMnemonic(raw); err == nil {
-		words := strings.Fields(text)
+	if words := Words(k); words != nil {
 		for at := range len(words) - wordsInARow + 1 {
 			n.words = append(n.words, needle{"words", []byte(strings.Join(words[at:at+wordsInARow], " "))})
 		}
 	}
 	made.Store([key.Size]byte(raw), n)
 	return n
+}
+
+// Words are the key as BIP-39 writes it, nil for the zero Key.
+func Words(k key.Key) []string {
+	text, err := bip39.NewMnemonic(k.UnsafeBytes())
+	if err != nil {
+		return nil
+	}
+	return strings.Fields(text)
 }
 
 func (n *needles) add(raw []byte, how string) {

@@ -309,38 +309,11 @@ func (a *app) printDrillText(r agent.DrillResult) {
 	if a.brief {
 		return
 	}
-	others := false
 	shown := r.Copies
 	if len(shown) > foldAfter && !a.all {
-		// Of those that are only reported, one of each key.
-		keys := map[key.Fingerprint]bool{}
-		for _, c := range r.Copies {
-			if c.Judged {
-				keys[c.Key] = true
-			}
-		}
-		shown = slices.DeleteFunc(slices.Clone(shown), func(c agent.DrilledCopy) bool {
-			known := keys[c.Key] && c.Key != ""
-			keys[c.Key] = true
-			return known && !c.Judged
-		})
+		shown = oneOfEachKey(r.Copies)
 	}
-	if len(shown) > 0 {
-		a.table("ESCROW\tCOPY\tKEY\tOPENED\tVERDICT\tWHY", func(row func(...string)) {
-			for _, c := range shown {
-				opened := "-"
-				if c.Proof.Checked > 0 {
-					opened = fmt.Sprintf("%d of %d", c.Proof.Opened, c.Proof.Checked)
-				}
-				verdict := string(c.Verdict)
-				if !c.Judged {
-					others = true
-					verdict = "(" + verdict + ")"
-				}
-				row(c.Escrow, orDash(c.ID), orNone(c.Key), opened, verdict, c.Reason)
-			}
-		})
-	}
+	others := a.drilledTable(shown)
 	if n := len(r.Copies) - len(shown); n > 0 {
 		a.line("(and %d more of the same keys: --all)", n)
 	}
@@ -350,16 +323,7 @@ func (a *app) printDrillText(r agent.DrillResult) {
 		}
 	}
 	for _, c := range r.Copies {
-		for _, p := range c.Parts {
-			switch {
-			case p.Wrong():
-				a.line("%s, part %d: %v", p.Member, p.Number, p.Err)
-			case p.Err != nil:
-				a.line("%s, part %d: not tried: %v", p.Member, p.Number, p.Err)
-			default:
-				a.line("%s, part %d: right, it rebuilds key %s", p.Member, p.Number, c.Key)
-			}
-		}
+		a.partLines(c)
 	}
 	if others {
 		a.line("(in parentheses: only reported, as it is not its escrow's newest current copy)")
@@ -378,6 +342,56 @@ func (a *app) printDrillText(r agent.DrillResult) {
 	a.line("drill %s: %s, in %s", r.ID, r.Verdict, short(r.Took))
 	if r.Verdict == agent.DrillPassed && len(shown) > foldAfter { // else it is on the screen, or the error says it
 		a.line("%s", r.Reason)
+	}
+}
+
+// oneOfEachKey leaves of the copies that are only reported one of each key.
+func oneOfEachKey(all []agent.DrilledCopy) []agent.DrilledCopy {
+	keys := map[key.Fingerprint]bool{}
+	for _, c := range all {
+		if c.Judged {
+			keys[c.Key] = true
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(c agent.DrilledCopy) bool {
+		known := keys[c.Key] && c.Key != ""
+		keys[c.Key] = true
+		return known && !c.Judged
+	})
+}
+
+// drilledTable lists copies, and tells whether some of them are only reported.
+func (a *app) drilledTable(copies []agent.DrilledCopy) (others bool) {
+	if len(copies) == 0 {
+		return false
+	}
+	a.table("ESCROW\tCOPY\tKEY\tOPENED\tVERDICT\tWHY", func(row func(...string)) {
+		for _, c := range copies {
+			opened := "-"
+			if c.Proof.Checked > 0 {
+				opened = fmt.Sprintf("%d of %d", c.Proof.Opened, c.Proof.Checked)
+			}
+			verdict := string(c.Verdict)
+			if !c.Judged {
+				others = true
+				verdict = "(" + verdict + ")"
+			}
+			row(c.Escrow, orDash(c.ID), orNone(c.Key), opened, verdict, c.Reason)
+		}
+	})
+	return others
+}
+
+func (a *app) partLines(c agent.DrilledCopy) {
+	for _, p := range c.Parts {
+		switch {
+		case p.Wrong():
+			a.line("%s, part %d: %v", p.Member, p.Number, p.Err)
+		case p.Err != nil:
+			a.line("%s, part %d: not tried: %v", p.Member, p.Number, p.Err)
+		default:
+			a.line("%s, part %d: right, it rebuilds key %s", p.Member, p.Number, c.Key)
+		}
 	}
 }
 

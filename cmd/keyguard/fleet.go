@@ -128,15 +128,8 @@ func (a *app) fleet(ctx context.Context, f fleetFlags) error {
 	if e.Retired, err = a.readInventories(f.retired); err != nil {
 		return usageError{fmt.Errorf("--retired: %w", err)}
 	}
-	for _, dir := range f.status {
-		said, err := readStatuses(dir)
-		if err != nil {
-			return usageError{fmt.Errorf("--status: %w", err)}
-		}
-		if len(said) == 0 {
-			a.urgent("%s has no file HOST.json: nothing that hosts said is there", dir)
-		}
-		e.Said = append(e.Said, said...)
+	if e.Said, err = a.readSaid(f.status); err != nil {
+		return usageError{fmt.Errorf("--status: %w", err)}
 	}
 	cfg, err := a.fleetConfig()
 	if err != nil {
@@ -147,17 +140,9 @@ func (a *app) fleet(ctx context.Context, f fleetFlags) error {
 		if one.Kind == config.Split {
 			continue // its members are looked at, each for itself
 		}
-		s := fleet.Store{Named: one.Name, Required: one.Required}
-		if s.Fleet, s.Wrong = f.open(cfg, one); s.Wrong != nil {
-			s.Fleet = nil
-			a.urgent("escrow %q cannot be looked at: %v", one.Name, s.Wrong)
-			a.hint("correct it in " + a.configPath() + ", and check that: keyguard config --config " + a.configPath())
-		} else {
+		s := a.fleetStore(cfg, one, f, len(e.Inventory))
+		if s.Fleet != nil {
 			defer s.Close() //nolint:errcheck // nothing was written
-		}
-		if one.Kind == config.GCPSecretManager && !f.assets && len(e.Inventory) > manyHosts {
-			a.say("%s: %d hosts take about %s at %d calls a minute; --asset-inventory takes a few", one.Name,
-				len(e.Inventory), time.Duration(2*len(e.Inventory)/gcpPerMinute)*time.Minute, gcpPerMinute)
 		}
 		l.Stores = append(l.Stores, s)
 	}
@@ -174,6 +159,36 @@ func (a *app) fleet(ctx context.Context, f fleetFlags) error {
 	}
 	q.Now = time.Now() // looking may have taken an hour
 	return a.printFleet(fleet.Judge(e, q), e, q, f)
+}
+
+// fleetStore opens an escrow to be looked at for so many hosts.
+func (a *app) fleetStore(cfg *config.Config, one config.Escrow, f fleetFlags, hosts int) fleet.Store {
+	s := fleet.Store{Named: one.Name, Required: one.Required}
+	if s.Fleet, s.Wrong = f.open(cfg, one); s.Wrong != nil {
+		s.Fleet = nil
+		a.urgent("escrow %q cannot be looked at: %v", one.Name, s.Wrong)
+		a.hint("correct it in " + a.configPath() + ", and check that: keyguard config --config " + a.configPath())
+	}
+	if one.Kind == config.GCPSecretManager && !f.assets && hosts > manyHosts {
+		a.say("%s: %d hosts take about %s at %d calls a minute; --asset-inventory takes a few", one.Name,
+			hosts, time.Duration(2*hosts/gcpPerMinute)*time.Minute, gcpPerMinute)
+	}
+	return s
+}
+
+// readSaid reads what hosts said, from several directories.
+func (a *app) readSaid(dirs []string) (all []fleet.Said, err error) {
+	for _, dir := range dirs {
+		said, err := readStatuses(dir)
+		if err != nil {
+			return nil, err
+		}
+		if len(said) == 0 {
+			a.urgent("%s has no file HOST.json: nothing that hosts said is there", dir)
+		}
+		all = append(all, said...)
+	}
+	return all, nil
 }
 
 // readInventories reads the names of hosts from several files, each once.

@@ -64,31 +64,35 @@ Exit status: 0 done; 2 that is no key; 11 nothing can tell; 12 an escrow failed;
 				}
 				return a.printKept(r)
 			}
-			r, err := agent.Import(ctx, h, k.Clone(), opts)
-			var saved agent.BackupResult
-			var unsaved error
-			if r.Installed && r.Rows.VerdictOf(r.Key) == rows.Opens && len(h.Escrows) > 0 {
-				// It may be in no store, and the watcher does not look into them at once.
-				saved, unsaved = agent.Backup(ctx, h)
-				r.Trouble = append(r.Trouble, saved.Trouble...)
-			}
-			a.printRestore(agent.RestoreOptions{}, r, saved.Escrows, err)
-			if unsaved == nil {
-				unsaved = a.judgeSaves(r.Key, saved.Rows, saved.Escrows)
-			}
-			if unsaved != nil {
-				a.explain(unsaved) // and no more: it is in place, which was asked for
-			}
-			if r.Installed && encoding == key.Words && len(r.Tried) > 0 && r.Tried[0].Proof.Opened == 0 {
-				a.urgent("24 words of a list let one mistake in 256 pass, and no row says that key %s is the one that was meant", r.Key)
-				a.hint("compare that with the fingerprint on the sheet; if it is another one: keyguard import, with the check words")
-			}
-			return err
+			return a.importKey(ctx, h, k.Clone(), encoding, opts)
 		},
 	}
 	c.Flags().BoolVar(&escrowOnly, "escrow-only", false, "save it in the escrows and leave the keyfile alone")
 	a.jsonFlag(c)
 	return c
+}
+
+func (a *app) importKey(ctx context.Context, h *agent.Host, k key.Key, encoding key.Encoding, opts agent.ImportOptions) error {
+	r, err := agent.Import(ctx, h, k, opts)
+	var saved agent.BackupResult
+	var unsaved error
+	if r.Installed && r.Rows.VerdictOf(r.Key) == rows.Opens && len(h.Escrows) > 0 {
+		// It may be in no store, and the watcher does not look into them at once.
+		saved, unsaved = agent.Backup(ctx, h)
+		r.Trouble = append(r.Trouble, saved.Trouble...)
+	}
+	a.printRestore(agent.RestoreOptions{}, r, saved.Escrows, err)
+	if unsaved == nil {
+		unsaved = a.judgeSaves(r.Key, saved.Rows, saved.Escrows)
+	}
+	if unsaved != nil {
+		a.explain(unsaved) // and no more: it is in place, which was asked for
+	}
+	if r.Installed && encoding == key.Words && len(r.Tried) > 0 && r.Tried[0].Proof.Opened == 0 {
+		a.urgent("24 words of a list let one mistake in 256 pass, and no row says that key %s is the one that was meant", r.Key)
+		a.hint("compare that with the fingerprint on the sheet; if it is another one: keyguard import, with the check words")
+	}
+	return err
 }
 
 // readKey reads and decodes standard input, or asks a person.

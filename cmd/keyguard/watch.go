@@ -75,23 +75,12 @@ func (a *app) watch(ctx context.Context) error {
 				return err
 			case <-hangup:
 				unit.Notify(unit.Reloading())
-				newHost, newCfg, err := a.open()
-				switch {
-				case err != nil:
-					a.explain(err)
-					a.urgent("the configuration is not reloaded; what was in force stays")
-					line.note("the changed configuration is not in force: " + err.Error())
-				case newCfg.StateDir != cfg.StateDir:
-					const restart = "state_dir has changed, and that takes a restart: systemctl restart containarium-keyguard"
-					a.urgent(restart)
-					line.note(restart)
-				default:
-					h, cfg, reload = newHost, newCfg, true
-					line.note("")
-				}
-				if !reload {
+				newHost, newCfg := a.reload(cfg, &line)
+				if newCfg == nil {
 					unit.Notify(unit.NowReady)
+					break
 				}
+				h, cfg, reload = newHost, newCfg, true
 			}
 		}
 		stop()
@@ -100,6 +89,25 @@ func (a *app) watch(ctx context.Context) error {
 		}
 		a.say("the configuration is reloaded")
 	}
+}
+
+// reload opens what the configuration names now; nothing where what is in force stays.
+func (a *app) reload(inForce *config.Config, line *statusLine) (*agent.Host, *config.Config) {
+	h, cfg, err := a.open()
+	switch {
+	case err != nil:
+		a.explain(err)
+		a.urgent("the configuration is not reloaded; what was in force stays")
+		line.note("the changed configuration is not in force: " + err.Error())
+		return nil, nil
+	case cfg.StateDir != inForce.StateDir:
+		const restart = "state_dir has changed, and that takes a restart: systemctl restart containarium-keyguard"
+		a.urgent(restart)
+		line.note(restart)
+		return nil, nil
+	}
+	line.note("")
+	return h, cfg
 }
 
 // watchAndTell watches, and delivers what is told meanwhile.

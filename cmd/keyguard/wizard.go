@@ -186,19 +186,11 @@ func (a *app) askEscrow(ctx context.Context, cfg *config.Config, p place, c *cho
 	questions := append([]question{{setting: "name", text: "name for it", preset: p.name}}, p.ask...)
 	answers := map[string]string{}
 	for {
-		settings := []string{"kind=" + p.kind}
-		for i, q := range questions {
-			if _, right := answers[q.setting]; !right {
-				answer, err := a.askSetting(ctx, q)
-				if err != nil {
-					return err
-				}
-				answers[q.setting] = answer
-				questions[i].preset = answer
-			}
-			settings = append(settings, q.setting+"="+answers[q.setting])
+		settings, err := a.askSettings(ctx, questions, answers)
+		if err != nil {
+			return err
 		}
-		e, err := config.NewEscrow(settings...)
+		e, err := config.NewEscrow(append([]string{"kind=" + p.kind}, settings...)...)
 		if err != nil {
 			return err
 		}
@@ -250,6 +242,22 @@ func (a *app) askEscrow(ctx context.Context, cfg *config.Config, p place, c *cho
 		}
 		clear(answers) // what was typed is offered again
 	}
+}
+
+// askSettings asks what was not answered rightly yet, and returns all answers as settings.
+func (a *app) askSettings(ctx context.Context, questions []question, answers map[string]string) (settings []string, err error) {
+	for i, q := range questions {
+		if _, right := answers[q.setting]; !right {
+			answer, err := a.askSetting(ctx, q)
+			if err != nil {
+				return nil, err
+			}
+			answers[q.setting] = answer
+			questions[i].preset = answer
+		}
+		settings = append(settings, q.setting+"="+answers[q.setting])
+	}
+	return settings, nil
 }
 
 // preset is what a question of the place offers by itself.

@@ -57,7 +57,9 @@ var actions = []action{
 	{"etc is read-only", 2, false, 0, func(w *world, h *host, _ int) { h.disk.readOnly = h.path("etc") }},
 	{"state is read-only", 1, false, 0, func(w *world, h *host, _ int) { h.disk.readOnly = h.path("state") }},
 	{"chattr +i", 2, true, 90, func(w *world, h *host, dies int) {
-		h.disk.immutable = h.keyfile()
+		if h.disk.names[h.keyfile()] != nil {
+			h.disk.immutable = h.keyfile()
+		}
 		if w.rand.IntN(2) == 0 {
 			w.rotate(h, dies)
 		}
@@ -206,7 +208,16 @@ func (w *world) rm(h *host, name string) {
 		h.disk.immutable != "" && strings.HasPrefix(h.disk.immutable+"/", path+"/") {
 		return
 	}
+	safe := map[key.Fingerprint]bool{}
+	for f := range w.held() {
+		safe[f] = w.durable(f)
+	}
 	h.disk.remove(path)
+	for f := range w.held() {
+		if safe[f] && !w.durable(f) {
+			w.fragile[f] = true // what is left of it is in a file that nobody has synced
+		}
+	}
 	if strings.HasPrefix(h.path("state/"+ledger.Name), path) && !h.daemon.up && h.daemon.again.IsZero() {
 		// Nobody knows any more that it was keyguard that stopped the daemon: who took the
 		// ledger away starts it.
@@ -508,7 +519,7 @@ func (w *world) drill(h *host, dies int) {
 }
 
 func (w *world) status(h *host, dies int) (r agent.StatusResult) {
-	unheard := map[string]bool{} // nothing is said of what these have, and nobody requires them
+	began, unheard := time.Now(), map[string]bool{} // nothing is said of what these have, and nobody requires them
 	for _, s := range h.stores {
 		unheard[s.name] = s.optional && !s.answers()
 	}
@@ -523,9 +534,9 @@ func (w *world) status(h *host, dies int) (r agent.StatusResult) {
 		w.broken("green", "green: the daemon is down, and nobody starts it")
 	}
 	if data, good := h.live(); good && r.Health == agent.Green {
-		s := w.state(h)
+		s := w.stateFor(h, began)
 		s.Copies = slices.DeleteFunc(s.Copies, func(c laws.Copy) bool { return unheard[c.Store] })
-		if (h.silent || !h.table.answers()) && w.proven[h.name][laws.Name(data)] {
+		if (h.silent || h.tardy > time.Second || !h.table.answers()) && w.proven[h.name][laws.Name(data)] {
 			s.Rows = nil // what became of them since they were last asked nobody can know
 		}
 		if !slices.ContainsFunc(s.Copies, func(c laws.Copy) bool { return c.Late }) {

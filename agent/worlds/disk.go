@@ -188,9 +188,12 @@ func (d *disk) crash(r *rand.Rand) {
 
 // survivors are the files that a power cut just now would leave in any case.
 func (d *disk) survivors() map[string][]byte {
-	all := map[string][]byte{}
-	for path, f := range d.before {
-		if f.everSynced && bytes.Equal(f.data, f.synced) {
+	all, live := map[string][]byte{}, map[*inode]bool{}
+	for _, f := range d.names {
+		live[f] = true
+	}
+	for path, f := range d.before { // one that was taken away may come back, or not
+		if live[f] && f.everSynced && bytes.Equal(f.data, f.synced) {
 			all[path] = f.data
 		}
 	}

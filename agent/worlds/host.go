@@ -132,6 +132,7 @@ type process struct {
 	failed  atomic.Bool // a store has failed it
 	// recalled is when it looked up what the starts before had been told.
 	recalled time.Time
+	found    [2]int          // and what it found then in the keyfile's place
 	wrote    map[string]bool // paths
 	made     map[*inode]bool // files that were not there before
 	// passing are those of made that nobody else has seen anything of yet, unless it dies.
@@ -324,15 +325,12 @@ func (w *world) prestart(h *host, dies int) (may bool) {
 	p := w.run(h, h.name+": prestart", dies, func(ctx context.Context, p *process, a *agent.Host) {
 		result, err = hooks.Prestart(ctx, a, hooks.PrestartOptions{Budget: budget, RunDir: h.path("run"), Configuration: "c",
 			Clock: func() (string, time.Duration) {
-				p.recalled = time.Now()
+				p.recalled, p.found = time.Now(), h.present()
 				return fmt.Sprint(h.boot), time.Since(w.epoch)
 			}})
 	})
 	if took := time.Since(began); took > budget+5*time.Second {
 		w.broken("budget", "prestart took %s of %s", took, budget)
-	}
-	if err == nil && (result.Decision.Action == decide.Install || result.Decision.Action == decide.Make) {
-		clear(h.asked) // it forgets, too
 	}
 	data, good := h.live()
 	_, staged := h.disk.names[h.keyfile()+".next"]
@@ -369,6 +367,9 @@ func (w *world) prestart(h *host, dies int) (may bool) {
 		if !errors.Is(err, agent.ErrBusy) {
 			w.after(h, p, was, result, may)
 		}
+	}
+	if err == nil && (result.Decision.Action == decide.Install || result.Decision.Action == decide.Make) {
+		clear(h.asked) // it forgets, too
 	}
 	return may
 }

@@ -177,7 +177,7 @@ func (p *process) called(s *store, call string) {
 		return
 	}
 	p.listed[s.name] = true
-	now := asked{p.recalled, 1, p.h.boot, p.h.present()}
+	now := asked{p.recalled, 1, p.h.boot, p.found}
 	was, there := p.h.asked[s.name]
 	if there && was.boot == now.boot && was.found == now.found && now.at.Sub(was.at) <= 10*time.Minute {
 		now.n = was.n + 1

@@ -559,18 +559,21 @@ func (w *world) sharedSaved(p *process, shelf escrow.Shelf, f key.Fingerprint, a
 // apart: no store alone has parts enough for a key, nor parts that were cut otherwise.
 func (w *world) apart() {
 	for _, s := range w.stores {
-		had := map[key.Fingerprint]escrow.PartOf{}
-		for _, c := range s.copies {
+		had := map[key.Fingerprint]*stored{}
+		for i := range s.copies {
+			c := &s.copies[i]
 			of, part := c.is()
-			if c.hidden {
-				continue // nobody could tell whose part it is
+			if c.hidden || c.byHand || part == (escrow.PartOf{}) {
+				continue // nobody could tell whose part it is, or it is none of ours
 			}
-			if was, there := had[of]; there && !c.byHand && part != (escrow.PartOf{}) && part != was {
-				w.broken("law 8", "law 8: %s has part %d of %d and part %d of %d of key %s", s.name, was.Number, was.Need, part.Number, part.Need, of)
+			switch was := had[of]; {
+			case was == nil || was.part == part:
+			case s.late > 0 && c.at.Before(was.at.Add(s.late+time.Minute)):
+				was.hidden = true // no listing showed it yet to who saved the other
+			default:
+				w.broken("law 8", "law 8: %s has part %d of %d and part %d of %d of key %s", s.name, was.part.Number, was.part.Need, part.Number, part.Need, of)
 			}
-			if part != (escrow.PartOf{}) && !c.byHand {
-				had[of] = part
-			}
+			had[of] = c
 		}
 	}
 }
@@ -660,8 +663,8 @@ func (w *world) saved(p *process, s *store, c stored) {
 		}
 	}
 	for _, other := range p.h.stores {
-		if other.gone {
-			continue
+		if other.gone || ours[f] && !other.answers() {
+			continue // what nobody is told of keeps no key of ours back
 		}
 		for _, o := range other.copies {
 			if g := o.whole(); g != "" && o.id != c.id && o.shelf == escrow.Current && o.state == "" && !time.Now().Before(o.at.Add(other.late)) && g != f && (!ours[f] || !ours[g] && newest(other, o)) {

@@ -79,6 +79,7 @@ type Top struct {
 	Member string // its name in the configuration
 	Number int    // of its parts: its name for ever
 	ID     string // of the copy, as the member has it
+	Shut   bool   // nobody is given it, so that a save puts another above it
 }
 
 // maxTop is how long an id may be that String shows, in bytes: others choose it.

@@ -549,7 +549,7 @@ func (s *Split) stand(x *splitIndex) func(c *Copy, p piece) {
 		if p.copy.ID == tops[p.member] {
 			where = &c.Tops
 		}
-		*where = append(*where, Top{m.Name(), m.Number, p.copy.ID})
+		*where = append(*where, Top{m.Name(), m.Number, p.copy.ID, p.wrong != "" && !p.copy.Sealed})
 	}
 }
 
@@ -763,7 +763,7 @@ func (s *Split) Save(ctx context.Context, shelf Shelf, k key.Key) (Copy, error) 
 		if made[i].Created.After(c.Created) {
 			c.Created = made[i].Created
 		}
-		e.Stored = append(e.Stored, Top{s.o.Members[i].Name(), s.o.Members[i].Number, made[i].ID})
+		e.Stored = append(e.Stored, Top{Member: s.o.Members[i].Name(), Number: s.o.Members[i].Number, ID: made[i].ID})
 	}
 	c.Tops = e.Stored
 	e.Saved += unverified

@@ -55,9 +55,8 @@ func deserves(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 	if e.Rows.VerdictOf(f) == rows.Refuted { // though it may stand there already: a part of it that lacks is not to be made anew
 		return escrow.Quarantine, "it opens no row"
 	}
-	// Nor is what lacks of a key that opens the lesser part: a save would put it on top.
-	minor := e.Rows.VerdictOf(f) == rows.Partial && !Majority(e.Rows.Proofs[f])
-	if newest, there := e.Escrows[i].NewestCurrent(); there && e.Holds(i, newest, f) && !(minor && newest.InParts()) {
+	// Where a part of it lacks, a save makes a copy of what was none, and is judged as any other.
+	if newest, there := e.Escrows[i].NewestCurrent(); there && e.Holds(i, newest, f) && !newest.InParts() {
 		return escrow.Current, ""
 	}
 	if why := e.History.Unreadable; why != "" {

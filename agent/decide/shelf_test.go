@@ -239,6 +239,10 @@ func TestShelf(t *testing.T) {
 		{name: "in parts, and one had not answered to its save", e: Evidence{Keyfile: good(a), History: unanswered(parts(a)), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "current/2", "current/1"))}},
 			want: escrow.Current},
 		{name: "in parts, and a save was killed", e: Evidence{Keyfile: good(b), Ledger: proven(b), History: begun(parts(a), b), Rows: answers(b, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "", "current/1"), inParts(b, "current/2", ""))}},
+			want: escrow.Quarantine}, // it was not tried, and a part of it lacks; but there is no alarm
+		{name: "in parts, of which one lacks, and the rows cannot be asked", e: Evidence{Keyfile: good(a), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp", inParts(a, "", "current/1"))}},
+			want: escrow.Quarantine},
+		{name: "in parts, of which one lacks, proven here, and the rows cannot be asked", e: Evidence{Keyfile: good(a), Ledger: proven(a), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp", inParts(a, "", "current/1"))}},
 			want: escrow.Current},
 		{name: "in parts, and one is back with what it had not answered to before the last save", e: Evidence{Keyfile: good(a), History: begun(parts(a), b), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "", "current/1"), inParts(b, "current/2", ""))}},
 			want: escrow.Current},

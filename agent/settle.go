@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -23,8 +24,8 @@ const (
 	settleAgain    = 500 * time.Millisecond
 )
 
-// closeRotation closes the open rotation: the keyfile is right by now, so what stands in
-// `.next` goes to the local quarantine, and the ledger says which key holds. Where it
+// closeRotation closes the open rotation: the keyfile is right by now, or is left to the rules
+// after it, so what stands in `.next` goes to the local quarantine, and the ledger says which key holds. Where it
 // cannot go there the rotation stays open, and the rows are asked again (law 9).
 func (o *observation) closeRotation(d decide.Decision) {
 	if o.evidence.Next.There {
@@ -39,9 +40,10 @@ func (o *observation) closeRotation(d decide.Decision) {
 		o.write(closed)
 		return
 	}
-	closed.Fingerprint = d.Key
-	p, l := o.evidence.Rows.Proofs[d.Key], o.evidence.Ledger
-	if l.Accepted && l.Known == d.Key && p.Verdict != rows.Opens {
+	f := cmp.Or(d.Key, d.Needed) // in doubt it is what is known by now
+	closed.Fingerprint = f
+	p, l := o.evidence.Rows.Proofs[f], o.evidence.Ledger
+	if l.Accepted && l.Known == f && p.Verdict != rows.Opens {
 		o.write(closed) // a person's word stays one
 		return
 	}
@@ -84,7 +86,7 @@ func (t *rotation) settleOnce(ctx context.Context) (decide.Settlement, error) {
 	}
 	g := GuardResult{Decision: o.decide(ctx)}
 	switch d := g.Decision; {
-	case d.Action != decide.Pass && d.Action != decide.Install && d.Settle == decide.SettleNothing:
+	case d.Action != decide.Pass && d.Action != decide.Install && d.Settle != decide.SettleNeither:
 		return decide.SettleNothing, o.unusable("(%s)", d.Reason)
 	case d.Action != decide.Pass && d.Action != decide.Install:
 		return d.Settle, nil // a start sees to it

@@ -134,6 +134,9 @@ func (o *observation) leave(r *TendResult, opts TendOptions) (err error) {
 		err = o.putEmpty(&r.GuardResult)
 		r.Waiting = r.Parked
 	}
+	if r.Held == "" && err == nil && r.Decision.Settle != decide.SettleNothing {
+		o.closeRotation(r.Decision)
+	}
 	return err
 }
 

@@ -158,12 +158,11 @@ func (d *reasoning) r1(r Rotation) (Decision, bool) {
 	if won, _ := d.tried(d.known); Majority(won) {
 		return d.obtain(d.known, "of the two keys of the open rotation the rows are under this one"), true
 	}
-	// Neither has most of the rows: the table is split, and another key may have them (law 1).
+	// Neither has most of the rows: the table is split, and another key may have them (law 1). Where
+	// nobody can tell, the rows have chosen between these two all the same: what is in doubt is a
+	// repair's, which an open rotation would be in the way of.
 	out := d.r3()
-	switch {
-	case out.Action != Pass && out.Action != Install:
-		d.settle = SettleNothing
-	case out.Key != d.known:
+	if (out.Action == Pass || out.Action == Install) && out.Key != d.known {
 		d.settle = SettleNeither
 	}
 	return out, true

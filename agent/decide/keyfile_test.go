@@ -139,7 +139,7 @@ func TestKeyfile(t *testing.T) {
 		{name: "rotation open, neither has most rows, and who may have another does not answer", e: Evidence{Keyfile: good(a), Next: next(b), Ledger: rotation(a, b, true), Rows: answers(a, 1, b, 0), Local: local(), Escrows: []EscrowEvidence{down("gcp", true)}},
 			want: Decision{Rule: "R1", Action: Pass, Key: a, Settle: SettleOld}, warn: true},
 		{name: "rotation open, another key opens more, and who may have the right one does not answer", e: Evidence{Keyfile: good(a), Next: next(b), Ledger: rotation(a, b, true), Rows: answers(a, 1, b, 0, c, 3), Local: local(c), Escrows: []EscrowEvidence{down("gcp", true)}},
-			want: Decision{Rule: "R1", Action: Doubt, Needed: a}},
+			want: Decision{Rule: "R1", Action: Doubt, Needed: a, Settle: SettleOld}},
 		{name: "rotation open, silent: closed, and R4 goes on", e: Evidence{Keyfile: good(a), Next: next(b), Ledger: rotation(a, b, true), Rows: silent},
 			want: Decision{Rule: "R4", Action: Pass, Key: a, Settle: SettleNeither}},
 		{name: "rotation open, neither opens a row: closed, and R3 goes on", e: Evidence{Keyfile: good(a), Next: next(b), Ledger: rotation(a, b, true), Rows: answers(a, 0, b, 0), Local: local(c)},

@@ -256,6 +256,22 @@ func TestBrokenOnce(t *testing.T) {
 			{Do: "load a dump", Arg: 0x1},
 			{Do: "restart the daemon", Arg: 0x1},
 		}},
+		"a part is disabled, and the backup that puts another above it dies before the ledger names it": {Seed: 59325, Steps: []Step{
+			{Do: "the newest is disabled", Arg: 0x8f51ae1431470ac3},
+			{Do: "backup", Arg: 0xdb2633b4e1d31484, Dies: 18},
+		}},
+		"a rotation is killed, the ledger goes, and the parts that lack of a key that opens few rows are saved while Postgres is silent": {Seed: 78325, Steps: []Step{
+			{Do: "rows of another key are merged in", Arg: 0x36d8eecd28d3acbe},
+			{Do: "another host of that name", Arg: 0x7e14bac0427467e5},
+			{Do: "rows of another key are merged in", Arg: 0x60ee5201770783e7},
+			{Do: "wait", Arg: 0x572f340af108579},
+			{Do: "rotate, and be killed", Arg: 0xf66a8f4a93ea9dee},
+		}},
+		"a rotation stops in its commit, rows of other keys come, and a copy that nobody can read may be another": {Seed: 87785, Steps: []Step{
+			{Do: "rotate, and be killed", Arg: 0x21e78258f5bbd0},
+			{Do: "repair", Arg: 0xaf200dca33fe3c9c},
+			{Do: "a copy is spoiled under its name, or mended", Arg: 0x254fa78b3e8417b},
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if b := replay(t, p); b != nil {

@@ -2,60 +2,19 @@ package paper
 
 import (
 	"bytes"
+	_ "embed"
 	"fmt"
-	"html/template"
 	"strings"
+
+	g "maragu.dev/gomponents"
+	h "maragu.dev/gomponents/html"
 )
 
-// layout is black on white, without anything that a browser would fetch, and with
-// margins that leave it one page of A4 as of Letter. It is parsed when needed, and not at
-// every start of the daemon.
-const layout = `<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>{{.Title}}</title>
-<style>
-@page { margin: 12mm }
-* { color: #000; background: #fff }
-body { font: 9.5pt/1.35 sans-serif; max-width: 184mm; margin: 0 auto }
-h1 { font-size: 15pt; margin: 0 0 3mm; border-bottom: .6mm solid #000 }
-h2 { font-size: 10.5pt; margin: 2.6mm 0 .4mm }
-p { margin: 0 }
-th { text-align: left; padding-right: 5mm; vertical-align: top }
-.key { display: flex; gap: 8mm; align-items: center; border: .4mm solid #000; padding: 3mm; margin: 3mm 0 }
-.key svg { width: 50mm; height: 50mm; flex: none }
-.words { border-collapse: collapse; font: bold 11.5pt/1.5 monospace }
-.words td { padding: 0 2.4mm 0 0 }
-.words td:first-child { font-weight: normal }
-.words td:last-child { border-left: .3mm solid #000; padding-left: 2.4mm }
-.note { font-size: 8.5pt; margin: 1mm 0 }
-code, pre { font: 9pt/1.4 monospace }
-pre { margin: .6mm 0 0 6mm }
-</style>
-</head>
-<body>
-<h1>{{.Title}}</h1>
-<table>{{range .Facts}}
-<tr><th>{{.Name}}</th><td>{{.Value}}</td></tr>{{end}}
-</table>
-<div class="key">
-<svg viewBox="0 0 {{.Size}} {{.Size}}" shape-rendering="crispEdges" role="img" aria-label="QR code"><path d="{{.Path}}"/></svg>
-<div>
-<table class="words">{{range .Lines}}
-<tr>{{range .}}<td>{{.}}</td>{{end}}</tr>{{end}}
-</table>
-<p class="note">{{.WordsNote}}</p>
-<p class="note">{{.CodeNote}}{{range .Code}}<br><code>{{.}}</code>{{end}}</p>
-</div>
-</div>{{range .Sections}}
-<h2>{{.Title}}</h2>
-<p>{{.Text}}</p>{{with .Code}}
-<pre>{{range .}}{{.}}
-{{end}}</pre>{{end}}{{end}}
-</body>
-</html>
-`
+// sheetCSS is black on white, without anything that a browser would fetch, and with
+// margins that leave the sheet one page of A4 as of Letter.
+//
+//go:embed sheet.css
+var sheetCSS string
 
 // UnsafeHTML returns the page as HTML that stands alone.
 func (s Sheet) UnsafeHTML() ([]byte, error) {
@@ -63,6 +22,33 @@ func (s Sheet) UnsafeHTML() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	var b bytes.Buffer
+	err = h.Doctype(h.HTML(h.Lang("en"),
+		h.Head(
+			h.Meta(h.Charset("utf-8")),
+			h.TitleEl(g.Text(s.title())),
+			h.StyleEl(g.Raw(sheetCSS)),
+		),
+		h.Body(
+			h.H1(g.Text(s.title())),
+			h.Table(g.Map(s.facts(), func(f fact) g.Node { return h.Tr(h.Th(g.Text(f.Name)), h.Td(g.Text(f.Value))) })),
+			h.Div(h.Class("key"),
+				drawHTML(m),
+				h.Div(
+					h.Table(h.Class("words"), s.wordsHTML()),
+					h.P(h.Class("note"), g.Text(s.wordsNote())),
+					h.P(h.Class("note"), g.Text(s.codeNote()),
+						g.Map(s.printed(), func(line string) g.Node { return g.Group{h.Br(), h.Code(g.Text(line))} })),
+				),
+			),
+			g.Map(s.sections(), sectionHTML),
+		),
+	)).Render(&b)
+	return b.Bytes(), err
+}
+
+// drawHTML draws the code as one path, a stroke for each run of black in a row.
+func drawHTML(m [][]bool) g.Node {
 	var path strings.Builder
 	for y, row := range m {
 		for x := 0; x < len(row); x++ {
@@ -76,18 +62,23 @@ func (s Sheet) UnsafeHTML() ([]byte, error) {
 			}
 		}
 	}
-	var lines [][]string
+	return h.SVG(g.Attr("viewBox", fmt.Sprintf("0 0 %d %d", len(m), len(m))), g.Attr("shape-rendering", "crispEdges"),
+		h.Role("img"), h.Aria("label", "QR code"), g.El("path", g.Attr("d", path.String())))
+}
+
+// wordsHTML are the rows of words, each with its number.
+func (s Sheet) wordsHTML() g.Node {
+	var rows g.Group
 	for i, words := range s.words() {
-		lines = append(lines, append([]string{fmt.Sprint(i + 1)}, words...))
+		rows = append(rows, h.Tr(h.Td(g.Text(fmt.Sprint(i+1))), g.Map(words, func(w string) g.Node { return h.Td(g.Text(w)) })))
 	}
-	page, err := template.New("sheet").Parse(layout)
-	if err != nil {
-		return nil, err
+	return rows
+}
+
+func sectionHTML(s section) g.Node {
+	return g.Group{
+		h.H2(g.Text(s.Title)),
+		h.P(g.Text(s.Text)),
+		g.If(len(s.Code) > 0, h.Pre(g.Text(strings.Join(s.Code, "\n")+"\n"))),
 	}
-	var b bytes.Buffer
-	err = page.Execute(&b, map[string]any{
-		"Title": s.title(), "Facts": s.facts(), "Size": len(m), "Path": path.String(), "Lines": lines,
-		"WordsNote": s.wordsNote(), "CodeNote": s.codeNote(), "Code": s.printed(), "Sections": s.sections(),
-	})
-	return b.Bytes(), err
 }

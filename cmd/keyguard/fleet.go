@@ -1,13 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	_ "embed"
 	"errors"
 	"fmt"
-	"html/template"
 	"io"
 	"io/fs"
 	"os"
@@ -26,9 +23,6 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/notify"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
-
-//go:embed fleet.html
-var fleetHTML string
 
 const (
 	// gcpPerMinute leaves two thirds of a project's 600 reads a minute to its hosts
@@ -509,46 +503,4 @@ func fleetMetrics(r fleet.Report, e fleet.Evidence, q fleet.Questions) []notify.
 	strangers.Samples = []notify.Sample{{Value: float64(len(r.Strangers))}}
 	written.Samples = []notify.Sample{{Value: float64(q.Now.UnixMilli()) / 1000}}
 	return []notify.Metric{hosts, lost, columns, host, stores, strangers, written}
-}
-
-// The page's view of a fleet.
-type (
-	fleetView struct {
-		Made, Verdict, Keyguard string
-		Counts                  []fleetCount
-		Columns                 []string
-		Stores                  []fleetStore
-		Rows                    []fleet.Row
-		Strangers               []fleet.Stranger
-	}
-	fleetCount struct {
-		Is fleet.Is
-		N  string
-	}
-	fleetStore struct {
-		Name, Where, Domain string
-		fleet.Cell
-	}
-)
-
-// fleetPage escapes whatever stores and hosts say for the place where it stands.
-func fleetPage(r fleet.Report, e fleet.Evidence, q fleet.Questions) ([]byte, error) {
-	page, err := template.New("fleet").Parse(fleetHTML)
-	if err != nil {
-		return nil, err
-	}
-	v := fleetView{Made: q.Now.UTC().Format("2006-01-02 15:04 UTC"), Verdict: fleetLine(r), Keyguard: version,
-		Columns: r.Columns, Rows: r.Rows, Strangers: r.Strangers}
-	for _, is := range []fleet.Is{fleet.Bad, fleet.Unknown, fleet.Good} {
-		v.Counts = append(v.Counts, fleetCount{is, count(int64(r.Counts[is]))})
-	}
-	for i, c := range r.Stores {
-		s := e.Stores[i]
-		v.Stores = append(v.Stores, fleetStore{s.Name, s.Place.Where, s.Place.Domain, c})
-	}
-	var b bytes.Buffer
-	if err := page.Execute(&b, v); err != nil {
-		return nil, fmt.Errorf("cannot make the page: %w", err)
-	}
-	return []byte(printable.Page(b.String())), nil
 }

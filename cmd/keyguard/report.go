@@ -236,7 +236,7 @@ func (a *app) report(h *agent.Host, o agent.ReportOptions, output string) error 
 	doc := reportDocOf(r)
 	switch {
 	case output != "":
-		page, err := reportPage(r)
+		page, err := pageOf(r).html()
 		if err != nil {
 			return err
 		}

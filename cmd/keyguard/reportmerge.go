@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
@@ -109,11 +108,11 @@ func (a *app) mergeReports(dir, output string) error {
 	})
 	damaged := p.sumUp()
 	if output != "" {
-		var b bytes.Buffer
-		if err := reportTemplate().ExecuteTemplate(&b, "hosts", p); err != nil {
-			return fmt.Errorf("cannot make the page: %w", err)
+		page, err := p.html()
+		if err != nil {
+			return err
 		}
-		if err := agent.SaveReport(output, []byte(printable.Page(b.String()))); err != nil {
+		if err := agent.SaveReport(output, page); err != nil {
 			return err
 		}
 		a.say("wrote %s", output)

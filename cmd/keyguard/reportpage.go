@@ -1,11 +1,8 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
-	_ "embed"
 	"fmt"
-	"html/template"
 	"regexp"
 	"slices"
 	"strings"
@@ -17,9 +14,6 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
-//go:embed report.html
-var reportHTML string
-
 // The page's view of a report: everything is text by now, and positions are percent of
 // the window's width.
 type (
@@ -29,8 +23,8 @@ type (
 		Class, Verdict                          string
 		Why, Proven, Unproven, Gaps             []string
 		Rows                                    []timeline
-		Keys                                    []bar
-		Ticks                                   []bar
+		Keys                                    []keyBar
+		Ticks                                   []tick
 		Drills                                  []drillRun
 		Spans                                   []spanView
 		History                                 []historyView
@@ -43,8 +37,16 @@ type (
 		Marks       []mark
 	}
 	bar struct {
-		X, W        float64
-		Name, Title string
+		X, W  float64
+		Title string
+	}
+	keyBar struct {
+		bar
+		Name string // "" where no key was known
+	}
+	tick struct {
+		X    float64
+		Name string
 	}
 	mark struct {
 		X            float64
@@ -61,26 +63,6 @@ type (
 	spanView    struct{ Key, From, To, By string }
 	historyView struct{ When, What, Key, Where, Why string }
 )
-
-// reportTemplate parses the pages, for a command that makes one: every other is spared it.
-func reportTemplate() *template.Template {
-	return template.Must(template.New("report").Funcs(template.FuncMap{"breaks": breaks}).Parse(reportHTML))
-}
-
-// breaks lets a long name break behind a stroke, and nowhere within a word.
-func breaks(name string) template.HTML {
-	return template.HTML(strings.NewReplacer("/", "/<wbr>", "-", "-<wbr>").Replace(template.HTMLEscapeString(name))) //nolint:gosec // it is escaped
-}
-
-func reportPage(r agent.ReportResult) ([]byte, error) {
-	var b bytes.Buffer
-	// It escapes whatever the ledger says for the place where it stands.
-	page := reportTemplate()
-	if err := page.Execute(&b, pageOf(r)); err != nil {
-		return nil, fmt.Errorf("cannot make the page: %w", err)
-	}
-	return []byte(printable.Page(b.String())), nil
-}
 
 func pageOf(r agent.ReportResult) page {
 	zone := r.Now.Local().Format("MST (UTC-07:00)")
@@ -101,15 +83,15 @@ func pageOf(r agent.ReportResult) page {
 		x := 100 * float64(t.Sub(r.Since)) / float64(max(span, 1))
 		return float64(int(100*min(max(x, 0), 100))) / 100
 	}
-	stretch := func(from, to time.Time, name, title string) bar {
+	stretch := func(from, to time.Time, title string) bar {
 		x := at(from)
 		w := float64(int(100*(at(to)-x)+0.5)) / 100
-		return bar{x, max(w, 0.3), name, title}
+		return bar{x, max(w, 0.3), title}
 	}
 	for _, s := range r.Escrows {
 		row := timeline{Name: s.Name, Label: fmt.Sprintf("drills of %s: %d", s.Name, len(s.Tries))}
 		for _, g := range s.Gaps {
-			row.Gaps = append(row.Gaps, stretch(g.From, g.To, "", fmt.Sprintf("%d days without proof", g.Days())))
+			row.Gaps = append(row.Gaps, stretch(g.From, g.To, fmt.Sprintf("%d days without proof", g.Days())))
 		}
 		for _, t := range s.Tries {
 			row.Marks = append(row.Marks, mark{at(t.Time), shape(t.Verdict), strings.TrimSuffix(when(t.Time)+" "+string(t.Verdict)+": "+t.Reason, ": "), t.Hearsay})
@@ -125,7 +107,7 @@ func pageOf(r agent.ReportResult) page {
 		if s.Key != "" {
 			title = fmt.Sprintf("key %s, %s to %s", s.Key, day(s.From), day(s.To))
 		}
-		p.Keys = append(p.Keys, stretch(from, s.To, string(s.Key), title))
+		p.Keys = append(p.Keys, keyBar{stretch(from, s.To, title), string(s.Key)})
 		p.Spans = append(p.Spans, spanView{orNone(s.Key), when(s.From), when(s.To), spanBy(s)})
 	}
 	p.Ticks = ticks(r.Since, r.Until, at)
@@ -148,15 +130,13 @@ func (r drillRun) alike(v drillView) bool {
 	return r.Drills[0].Class == v.Class && r.Drills[0].Line == v.Line
 }
 
-// First is the newest; Count and Span are for a run of several.
-func (r drillRun) First() drillView { return r.Drills[0] }
-func (r drillRun) Count() int       { return len(r.Drills) }
-func (r drillRun) Span() string {
-	return r.Drills[len(r.Drills)-1].Day() + " to " + r.Drills[0].Day()
+// days are those of the first drill and of the last.
+func (r drillRun) days() string {
+	return r.Drills[len(r.Drills)-1].day() + " to " + r.Drills[0].day()
 }
 
-// Day is the day alone.
-func (v drillView) Day() string { return v.When[:len(time.DateOnly)] }
+// day is the day alone.
+func (v drillView) day() string { return v.When[:len(time.DateOnly)] }
 
 func shape(verdict agent.DrillVerdict) string {
 	switch verdict {
@@ -181,8 +161,8 @@ func spanBy(s agent.KeySpan) string {
 }
 
 // ticks are the months in the window; the days in one that is short.
-func ticks(since, until time.Time, at func(time.Time) float64) []bar {
-	var list []bar
+func ticks(since, until time.Time, at func(time.Time) float64) []tick {
+	var list []tick
 	s := since.Local()
 	next, form := func(t time.Time) time.Time { return t.AddDate(0, 1, 0) }, "Jan"
 	t := time.Date(s.Year(), s.Month(), 1, 0, 0, 0, 0, time.Local)
@@ -200,7 +180,7 @@ func ticks(since, until time.Time, at func(time.Time) float64) []bar {
 	}
 	for ; !t.After(until); t = next(t) {
 		if x := at(t); !t.Before(since) && x < 96 {
-			list = append(list, bar{X: x, Name: t.Format(form)})
+			list = append(list, tick{x, t.Format(form)})
 		}
 	}
 	return list

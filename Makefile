@@ -35,7 +35,7 @@
 #                  WRITE=-write puts it into docs/performance.md. RUN='-bench Rotate' and
 #                  PKG run benchmarks alone
 #   make lint      gofmt, go vet, staticcheck, vuln, shellcheck, actionlint, hclfmt, go mod tidy,
-#                  and the import rules
+#                  the import rules, and what the linker keeps
 #   make vuln      known vulnerabilities that are reached, from the module proxy alone
 #   make e2e       the guests alone: RUN='-run TestWatcher/trixie' narrows it (as root)
 #   make guest     a booted guest with keyguard, the stand-in daemon and a shell; its
@@ -79,7 +79,7 @@ VERSION ?= $(or \
 export SOURCE_DATE_EPOCH ?= $(or $(shell $(GIT) log -1 --format=%ct 2>/dev/null),$(shell stat -c %Y CHANGELOG.md))
 
 # Leaves out gRPC's debugging pages, which would listen for nobody and cost every start
-# of the program a good part of a millisecond.
+# of the program a good part of a millisecond. They are templates, too: see lint.
 TAGS := grpcnotrace
 
 # Tools of other people, by version, built once and outside the checkout.
@@ -261,6 +261,8 @@ lint: $(ACTIONLINT) $(STATICCHECK) $(HCLFMT) style vuln
 	$(ACTIONLINT) .github/workflows/*.yml
 	@$(HCLFMT) -check -require-no-change packaging/terraform/*/*.tf >/dev/null || { echo 'lint: hclfmt -w packaging/terraform/*/*.tf' >&2; exit 1; }
 	$(RINGS)
+	@! CGO_ENABLED=0 go build -tags '$(TAGS)' -ldflags=-dumpdep -o /dev/null $(CMD) 2>&1 | grep -m 1 '<ReflectMethod>' >&2 || \
+		{ echo 'lint: this may call any method by its name, and so the linker keeps all of them: a quarter of the program' >&2; exit 1; }
 
 # What needs no program that has to be built first.
 style:

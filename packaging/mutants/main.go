@@ -1,6 +1,9 @@
 // Command mutants plants the faults of agent/worlds/mutants.txt one by one, has the worlds
 // look for each, and prints a table of what found it. `make mutants` runs it from the
 // project's root.
+//
+// All of them are compiled into one program, and the environment says which is in force: a
+// fault costs what the worlds cost until the first that breaks.
 package main
 
 import (
@@ -9,12 +12,19 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 )
+
+// chosen, in the environment of the worlds, is the number of the fault that is in force.
+const chosen = "KEYGUARD_MUTANT"
 
 const list = "agent/worlds/mutants.txt"
 
@@ -50,19 +60,26 @@ func run() error {
 		return err
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // it is temporary
+	program, err := build(dir, mutants)
+	if err != nil {
+		return err
+	}
+	if world, law, err := hunt(program, 0); err != nil || world != "" {
+		return fmt.Errorf("world %q breaks %q without a fault, %w", world, law, err)
+	}
 	fmt.Println("| planted fault | found in world | what it breaks |")
 	fmt.Println("|---|---|---|")
 	survived := 0
-	for _, m := range mutants {
+	for n, m := range mutants {
 		if !pattern.MatchString(m.name) {
 			continue
 		}
-		world, law, err := m.hunt(dir)
+		world, law, err := hunt(program, n+1)
 		switch {
 		case err != nil:
 			survived++
 			fmt.Fprintf(os.Stderr, "mutants: %s: %v\n", m.name, err)
-			world = "not planted"
+			world = "not played"
 		case world == "":
 			survived++
 			world = fmt.Sprintf("not in %d", *worlds)
@@ -140,39 +157,157 @@ func (m *mutant) plant() (map[string][]byte, error) {
 	return files, nil
 }
 
-// hunt builds the worlds with the fault below dir and plays them: in which world something
-// broke, and what; "" for in none.
-func (m *mutant) hunt(dir string) (world, broke string, err error) {
-	files, err := m.plant()
+// function is one of a file.
+type function struct {
+	name      string
+	signature string // up to the brace, but for the name, for which a %s stands
+	body      string // what stands in its braces
+	call      string // by itself with what it was called with, and again a %s for the name
+}
+
+// functions are those of a file by their signatures, and what stands outside of them.
+func functions(text []byte) (all map[string]function, rest string, err error) {
+	set := token.NewFileSet()
+	f, err := parser.ParseFile(set, "", text, 0)
 	if err != nil {
-		return "", "", err
+		return nil, "", err
+	}
+	offset := func(at token.Pos) int { return set.Position(at).Offset }
+	all = map[string]function{}
+	at := 0
+	for _, d := range f.Decls {
+		d, is := d.(*ast.FuncDecl)
+		if !is || d.Body == nil {
+			continue
+		}
+		begins, ends := offset(d.Body.Lbrace)+1, offset(d.Body.Rbrace)
+		one := function{name: d.Name.Name, body: string(text[begins:ends])}
+		one.signature = string(text[offset(d.Pos()):offset(d.Name.Pos())]) + "%s" + string(text[offset(d.Name.End()):begins])
+		one.call = called(d)
+		all[fmt.Sprintf(one.signature, one.name)] = one
+		rest, at = rest+string(text[at:begins]), ends
+	}
+	return all, rest + string(text[at:]), nil
+}
+
+// called is how a function calls another one that has its parameters.
+func called(d *ast.FuncDecl) string {
+	var with []string
+	for _, p := range d.Type.Params.List {
+		for _, name := range p.Names {
+			with = append(with, name.Name)
+		}
+		if _, variadic := p.Type.(*ast.Ellipsis); variadic {
+			with[len(with)-1] += "..."
+		}
+	}
+	call := "%s(" + strings.Join(with, ", ") + ")"
+	if d.Recv != nil && len(d.Recv.List[0].Names) > 0 {
+		call = d.Recv.List[0].Names[0].Name + "." + call
+	}
+	if d.Type.Results != nil {
+		return "return " + call
+	}
+	return call + "; return"
+}
+
+// weave returns the files as they are with all the faults in them, of which that is in force
+// whose number mutantInForce is: a function that one changes calls itself as it is with that.
+func weave(mutants []*mutant) (map[string][]byte, error) {
+	woven := map[string][]byte{}
+	for n, m := range mutants {
+		planted, err := m.plant()
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", m.name, err)
+		}
+		for file, text := range planted {
+			original, err := os.ReadFile(file)
+			if err != nil {
+				return nil, err
+			}
+			if woven[file] == nil {
+				woven[file] = original
+			}
+			was, outside, err := functions(original)
+			if err != nil {
+				return nil, err
+			}
+			is, outsideNow, err := functions(text)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", m.name, err)
+			}
+			if outsideNow != outside {
+				return nil, fmt.Errorf("%s: it changes more of %s than what functions do", m.name, file)
+			}
+			for head, f := range is {
+				if f.body == was[head].body {
+					continue
+				}
+				name := fmt.Sprintf("%sMutant%d", f.name, n+1)
+				asks := fmt.Sprintf("%s if mutantInForce == %d { %s }\n", head, n+1, fmt.Sprintf(f.call, name))
+				woven[file] = bytes.Replace(woven[file], []byte(head), []byte(asks), 1)
+				woven[file] = fmt.Appendf(woven[file], "\n"+f.signature+"%s}\n", name, f.body)
+			}
+		}
+	}
+	return woven, nil
+}
+
+// inForce is what the faults ask, in each package that has any.
+const inForce = `package %s
+
+import (
+	"os"
+	"strconv"
+)
+
+var mutantInForce, _ = strconv.Atoi(os.Getenv(%q))
+`
+
+// build makes the worlds with all the faults in them, below dir.
+func build(dir string, mutants []*mutant) (program string, err error) {
+	woven, err := weave(mutants)
+	if err != nil {
+		return "", err
+	}
+	for file, text := range maps.Clone(woven) {
+		f, err := parser.ParseFile(token.NewFileSet(), "", text, parser.PackageClauseOnly)
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", file, err)
+		}
+		woven[filepath.Join(filepath.Dir(file), "mutant_in_force.go")] = fmt.Appendf(nil, inForce, f.Name, chosen)
 	}
 	overlay := struct{ Replace map[string]string }{map[string]string{}}
-	for name, text := range files {
-		path, err := filepath.Abs(name)
+	for file, text := range woven {
+		path, err := filepath.Abs(file)
 		if err != nil {
-			return "", "", err
+			return "", err
 		}
-		mutated := filepath.Join(dir, strings.ReplaceAll(name, "/", "_"))
-		if err := os.WriteFile(mutated, text, 0o600); err != nil {
-			return "", "", err
+		overlay.Replace[path] = filepath.Join(dir, strings.ReplaceAll(file, "/", "_"))
+		if err := os.WriteFile(overlay.Replace[path], text, 0o600); err != nil {
+			return "", err
 		}
-		overlay.Replace[path] = mutated
 	}
 	text, err := json.Marshal(overlay)
 	if err != nil {
-		return "", "", err
+		return "", err
 	}
 	where, program := filepath.Join(dir, "overlay.json"), filepath.Join(dir, "worlds.test")
 	if err := os.WriteFile(where, text, 0o600); err != nil {
-		return "", "", err
+		return "", err
 	}
-	build := exec.Command("go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-overlay", where, "-o", program, "./agent/worlds")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", "", fmt.Errorf("%w\n%s", err, out)
+	c := exec.Command("go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-overlay", where, "-o", program, "./agent/worlds")
+	if out, err := c.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w\n%s", err, out)
 	}
+	return program, nil
+}
+
+// hunt plays the worlds with the fault of a number, 0 for none: in which of them something
+// broke, and what; "" for in none.
+func hunt(program string, n int) (world, broke string, err error) {
 	play := exec.Command(program, "-test.run", "^TestWorlds$", "-test.timeout", "1h", "-found", "-worlds", fmt.Sprint(*worlds), "-seed", fmt.Sprint(*seed))
-	play.Dir = "agent/worlds"
+	play.Dir, play.Env = "agent/worlds", append(os.Environ(), fmt.Sprintf("%s=%d", chosen, n))
 	out, err := play.CombinedOutput()
 	if found := broken.FindSubmatch(out); found != nil {
 		return string(found[1]), string(found[2]), nil

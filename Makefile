@@ -24,7 +24,7 @@
 #   make worlds    simulated hosts with simulated accidents around the real code:
 #                  SEED=1 N=20000 (a minute, on every core)
 #   make mutants   plants the faults of agent/worlds/mutants.txt one by one, and has the
-#                  worlds look for each: N=5000 of them at most (an hour)
+#                  worlds look for each: N=5000 of them at most (minutes)
 #   make flips     turns each comparison, "and", "or" and sum of PKG=./agent/decide into
 #                  another, and lists those that the package's tests (RUN=REGEXP) miss;
 #                  ONLY=12,13 tries these alone

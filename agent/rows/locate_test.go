@@ -630,12 +630,15 @@ func TestVariables(t *testing.T) {
 // own, and only where the password comes from it.
 func TestPassfile(t *testing.T) {
 	const line = "*:*:*:*:hunter2\n"
-	loose, tight := file(t, 0o640, line), file(t, 0o600, line)
+	loose, tight, others := file(t, 0o640, line), file(t, 0o600, line), file(t, 0o640, "elsewhere:*:*:*:hunter2\n")
 	t.Setenv("HOME", t.TempDir())
+	t.Setenv("PGPASSFILE", loose) // where nothing names another
 	for _, c := range []struct {
 		conn, variable string
 		err            error
 	}{
+		{"postgres://u@h/d?sslmode=disable", "", rows.ErrLoose},
+		{"postgres://u@h/d?sslmode=disable", others, nil},
 		{"postgres://u@h/d?sslmode=disable", loose, rows.ErrLoose},
 		{"postgres://u@h/d?sslmode=disable", tight, nil},
 		{"postgres://u:p@h/d?sslmode=disable", loose, nil},
@@ -645,7 +648,11 @@ func TestPassfile(t *testing.T) {
 		{"host=h user=u password=p", loose, nil},
 		{"host=h user=u passfile='" + loose + "'", tight, rows.ErrLoose},
 	} {
-		l, err := rows.Locate(t.Context(), rows.LocateOptions{PostgresFlag: c.conn, Environ: environ(map[string]string{"PGPASSFILE": c.variable})})
+		env := map[string]string{}
+		if c.variable != "" {
+			env["PGPASSFILE"] = c.variable
+		}
+		l, err := rows.Locate(t.Context(), rows.LocateOptions{PostgresFlag: c.conn, Environ: environ(env)})
 		if !errors.Is(err, c.err) || (err == nil) != (c.err == nil) {
 			t.Errorf("%s with %s: %v, %v", c.conn, c.variable, l, err)
 		}

@@ -274,16 +274,24 @@ func (d *Directory) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) 
 			return c, nil
 		}
 	}
-
-	data, err := d.seal.bytes(k)
-	if err != nil {
-		return fail(err)
-	}
-	defer clear(data)
 	now, err := after(copies)
 	if err != nil {
 		return fail(err)
 	}
+	made, err := d.create(ctx, shelf, s, k, now)
+	if err != nil {
+		return fail(err)
+	}
+	return made, nil
+}
+
+// create writes the file of a copy of this time, or the next that is free, and reads it back.
+func (d *Directory) create(ctx context.Context, shelf *os.File, s Shelf, k key.Key, now time.Time) (Copy, error) {
+	data, err := d.seal.bytes(k)
+	if err != nil {
+		return Copy{}, err
+	}
+	defer clear(data)
 	var name string
 	for {
 		name = d.seal.name(now, k)
@@ -294,17 +302,17 @@ func (d *Directory) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) 
 			break
 		}
 		if !errors.Is(err, fs.ErrExist) || ctx.Err() != nil {
-			return fail(err)
+			return Copy{}, err
 		}
 		now = now.Add(time.Millisecond) // somebody saves the same key in this very millisecond
 	}
 	back, err := d.read(ctx, shelf, name)
 	if err != nil {
-		return fail(fmt.Errorf("reading back %s: %w", name, err))
+		return Copy{}, fmt.Errorf("reading back %s: %w", name, err)
 	}
 	defer clear(back)
 	if !bytes.Equal(back, data) {
-		return fail(fmt.Errorf("reading back %s: %w: other bytes", name, ErrCorrupt))
+		return Copy{}, fmt.Errorf("reading back %s: %w: other bytes", name, ErrCorrupt)
 	}
 	made := d.copy(s, name, now, k.Fingerprint())
 	made.Part = d.o.Part

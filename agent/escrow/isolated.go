@@ -202,37 +202,15 @@ func (i *Isolated) ask(ctx context.Context, req request, k key.Key) (reply, key.
 	if !whole || json.Unmarshal(line, &a) != nil {
 		return fail(fmt.Errorf("%w: its reader did not answer", ErrUnreachable))
 	}
-	if f := a.Failure; f != nil {
-		r := &relayed{text: f.Text}
-		for _, name := range f.Is {
-			for _, s := range sentinels {
-				if s.name == name && s.err == ErrSealed {
-					shut := &SealedError{Fingerprint: f.Claim, To: f.To}
-					if f.Unusable != "" {
-						shut.Unusable = errors.New(f.Unusable)
-					}
-					r.is = append(r.is, shut)
-				} else if s.name == name {
-					r.is = append(r.is, s.err)
-				}
-			}
+	if a.Failure != nil {
+		other, said, err := a.Failure.relay(rest)
+		if err != nil {
+			return fail(err)
 		}
-		if f.Part {
-			p, err := key.ParsePart(rest)
-			if err != nil {
-				return fail(fmt.Errorf("%w: its reader's answer is broken: %w", ErrUnreachable, err))
-			}
-			r.is = append(r.is, &key.PartError{Part: p})
+		if other.IsZero() {
+			a = reply{}
 		}
-		if f.Other {
-			k, err := key.New(rest)
-			if err != nil {
-				return fail(fmt.Errorf("%w: its reader's answer is broken: %w", ErrUnreachable, err))
-			}
-			r.is = append(r.is, &MisnamedError{f.Claim, k.Fingerprint()})
-			return a, k, r
-		}
-		return reply{}, key.Key{}, r // its text already says what and where
+		return a, other, said // its text already says what and where
 	}
 	if len(rest) == 0 {
 		return a, key.Key{}, nil
@@ -242,6 +220,39 @@ func (i *Isolated) ask(ctx context.Context, req request, k key.Key) (reply, key.
 		return fail(fmt.Errorf("%w: %w", ErrUnreachable, err))
 	}
 	return a, got, nil
+}
+
+// relay makes of it the error that the other process had, and the key of a copy that is called
+// another one, which came behind it as rest.
+func (f *failure) relay(rest []byte) (other key.Key, r *relayed, err error) {
+	r = &relayed{text: f.Text}
+	for _, name := range f.Is {
+		for _, s := range sentinels {
+			if s.name == name && s.err == ErrSealed {
+				shut := &SealedError{Fingerprint: f.Claim, To: f.To}
+				if f.Unusable != "" {
+					shut.Unusable = errors.New(f.Unusable)
+				}
+				r.is = append(r.is, shut)
+			} else if s.name == name {
+				r.is = append(r.is, s.err)
+			}
+		}
+	}
+	if f.Part {
+		p, err := key.ParsePart(rest)
+		if err != nil {
+			return key.Key{}, nil, fmt.Errorf("%w: its reader's answer is broken: %w", ErrUnreachable, err)
+		}
+		r.is = append(r.is, &key.PartError{Part: p})
+	}
+	if f.Other {
+		if other, err = key.New(rest); err != nil {
+			return key.Key{}, nil, fmt.Errorf("%w: its reader's answer is broken: %w", ErrUnreachable, err)
+		}
+		r.is = append(r.is, &MisnamedError{f.Claim, other.Fingerprint()})
+	}
+	return other, r, nil
 }
 
 // errLeft says that a call was left behind.

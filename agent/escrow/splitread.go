@@ -70,27 +70,6 @@ func (s *Split) FetchLatest(ctx context.Context) (Copy, key.Key, key.Encoding, e
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	type newest struct {
-		part key.Part
-		err  error
-	}
-	came := make(chan newest)
-	var wait crew.Group
-	for _, m := range s.o.Members {
-		wait.Go(func() error {
-			var n newest
-			n.err = crew.Do(func() (err error) {
-				n.part, err = newestPart(ctx, m.Escrow)
-				return err
-			})
-			if n.err != nil {
-				n.err = fmt.Errorf("%s: %w", m.Name(), n.err)
-			}
-			came <- n
-			return nil
-		})
-	}
-	crew.Go(func() error { defer close(came); return wait.Wait() })
 	type cut struct {
 		of   key.Fingerprint
 		need int
@@ -99,7 +78,7 @@ func (s *Split) FetchLatest(ctx context.Context) (Copy, key.Key, key.Encoding, e
 	var k key.Key
 	var silent []error
 	fewer := false // are enough, for a key that was cut when fewer were needed
-	for n := range came {
+	for n := range s.newestParts(ctx) {
 		switch c := (cut{n.part.Of, n.part.Need}); {
 		case n.err != nil && !isAny(n.err, ErrNotKey, ErrCorrupt, ErrUnreadable, ErrGone, ErrSealed, errNoNewest):
 			silent = append(silent, n.err)
@@ -134,6 +113,34 @@ func (s *Split) FetchLatest(ctx context.Context) (Copy, key.Key, key.Encoding, e
 
 // errNoNewest: only a listing tells which copy is the newest.
 var errNoNewest = fmt.Errorf("%w: no newest copy without a listing", ErrNoPlace)
+
+// topPart is what a member has on top of its current shelf, or why that cannot be had.
+type topPart struct {
+	part key.Part
+	err  error
+}
+
+// newestParts asks all members at once.
+func (s *Split) newestParts(ctx context.Context) <-chan topPart {
+	came := make(chan topPart)
+	var wait crew.Group
+	for _, m := range s.o.Members {
+		wait.Go(func() error {
+			var n topPart
+			n.err = crew.Do(func() (err error) {
+				n.part, err = newestPart(ctx, m.Escrow)
+				return err
+			})
+			if n.err != nil {
+				n.err = fmt.Errorf("%s: %w", m.Name(), n.err)
+			}
+			came <- n
+			return nil
+		})
+	}
+	crew.Go(func() error { defer close(came); return wait.Wait() })
+	return came
+}
 
 // newestPart reads the part that a member has on top of its current shelf.
 func newestPart(ctx context.Context, e Escrow) (key.Part, error) {
@@ -369,33 +376,13 @@ func (s *Split) Rebuild(ctx context.Context, c Copy) (key.Key, []PartOutcome, er
 	var none error // of enough parts no combination is the key
 	var few []readPart
 	for need, read := range got {
-		var parts []key.Part
-		for _, r := range read {
-			parts = append(parts, r.got)
-		}
-		found, wrong, err := key.Rebuild(parts)
+		found, err := s.judge(of, need, read, list)
 		switch {
 		case err == nil:
 		case errors.Is(err, key.ErrWrongParts):
 			none = cmp.Or(none, err)
 		default:
 			few = append(few, read...)
-		}
-		for i, r := range read {
-			m := s.o.Members[r.member]
-			switch e := &list[r.member].Err; {
-			case err != nil:
-				*e = errAlone
-			case slices.Contains(wrong, i):
-				*e = fmt.Errorf("%w: part %d is not that of key %s, though it says so", ErrCorrupt, r.got.Number, of)
-			case r.got.Number != m.Number:
-				*e = fmt.Errorf("%w: it is part %d, and the configuration says part %d", ErrPartMoved, r.got.Number, m.Number)
-			case !sameKey(found, rebuiltWith(parts, wrong, i, need)):
-				*e = fmt.Errorf("%w: with part %d the key is not rebuilt", ErrCorrupt, r.got.Number)
-			}
-		}
-		for _, p := range parts {
-			p.Wipe()
 		}
 		if k.IsZero() {
 			k = found
@@ -412,6 +399,33 @@ func (s *Split) Rebuild(ctx context.Context, c Copy) (key.Key, []PartOutcome, er
 		return fail(list, s.notRebuilt(shares, have, said, none))
 	}
 	return k, list, nil
+}
+
+// judge rebuilds the key from parts that were cut for one need, wipes them, and says in the list
+// which of them are not that key's. The error is key.Rebuild's.
+func (s *Split) judge(of key.Fingerprint, need int, read []readPart, list []PartOutcome) (key.Key, error) {
+	var parts []key.Part
+	for _, r := range read {
+		parts = append(parts, r.got)
+	}
+	found, wrong, err := key.Rebuild(parts)
+	for i, r := range read {
+		m := s.o.Members[r.member]
+		switch e := &list[r.member].Err; {
+		case err != nil:
+			*e = errAlone
+		case slices.Contains(wrong, i):
+			*e = fmt.Errorf("%w: part %d is not that of key %s, though it says so", ErrCorrupt, r.got.Number, of)
+		case r.got.Number != m.Number:
+			*e = fmt.Errorf("%w: it is part %d, and the configuration says part %d", ErrPartMoved, r.got.Number, m.Number)
+		case !sameKey(found, rebuiltWith(parts, wrong, i, need)):
+			*e = fmt.Errorf("%w: with part %d the key is not rebuilt", ErrCorrupt, r.got.Number)
+		}
+	}
+	for _, p := range parts {
+		p.Wipe()
+	}
+	return found, err
 }
 
 // sameKey compares, and wipes the second.

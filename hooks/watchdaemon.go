@@ -13,6 +13,13 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
+const (
+	// resumeTimeout bounds a start of the daemon, which systemd gives 90 s.
+	resumeTimeout = 2 * time.Minute
+	// followAgain is the pause before the journal is followed again after it ended.
+	followAgain = 10 * time.Second
+)
+
 // journalNews is a line of the daemon's journal, or why there are none.
 type journalNews struct {
 	line unit.Line

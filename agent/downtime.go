@@ -7,7 +7,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
+	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
@@ -35,7 +37,7 @@ type job struct {
 	lock     *lock.Lock
 	progress func(RotateProgress)
 	o        *observation // as things were before; it holds all keys
-	done     *Work
+	work     *Work
 }
 
 // locked takes the lock, and does one step after the other until one fails.
@@ -64,16 +66,16 @@ func (j *job) locked(ctx context.Context, steps ...func(context.Context) error) 
 		}
 	}
 	if j.o != nil {
-		j.done.Trouble = append(j.o.trouble, j.done.Trouble...)
+		j.work.Trouble = append(j.o.trouble, j.work.Trouble...)
 	}
-	j.done.Took = time.Since(began)
+	j.work.Took = time.Since(began)
 	return err
 }
 
 func (j *job) at(step string) { j.progress(RotateProgress{Step: step}) }
 
 func (j *job) complain(what string, err error) {
-	j.done.Trouble = append(j.done.Trouble, Trouble{What: what, Err: err})
+	j.work.Trouble = append(j.work.Trouble, Trouble{What: what, Err: err})
 }
 
 // table is the one that the keys were tried on, with the session that it keeps, until the
@@ -170,28 +172,19 @@ func (j *job) whileDown(ctx context.Context, commit func(ctx context.Context, st
 	down := time.Now()
 	j.at("stopping the daemon")
 	units, err := j.h.stopDaemon(ctx)
-	j.done.Stopped = units
+	j.work.Stopped = units
 	err = commit(ctx, err)
-	starting, busy := lock.Try(j.h.StateDir, lock.Start)
+	starting, busy := lock.Try(j.h.StateDir, lock.Start) // until the end of all that is done here
 	if busy != nil {
 		j.complain("the watcher may start the daemon, too", busy)
 	}
 	defer starting.Release()
 	j.lock.Release() // a start would wait for it
-	if len(units) > 0 {
-		j.at("starting the daemon")
-	}
-	started := j.h.startDaemon(ctx, units)
-	if started == nil && len(units) > 0 {
-		if err := j.h.noteStarted(); err != nil {
-			j.complain("cannot write that the daemon is started again; the watcher does", err)
-		}
-	}
-	j.done.Downtime = time.Since(down)
+	started := j.startAgain(ctx, units)
 	if started != nil {
 		starting.Release() // the watcher tries again
-		started = fmt.Errorf("%w: %w", ErrNotStarted, started)
 	}
+	j.work.Downtime = time.Since(down)
 	if err != nil {
 		if started != nil {
 			j.complain("beside that", started)
@@ -202,6 +195,39 @@ func (j *job) whileDown(ctx context.Context, commit func(ctx context.Context, st
 	ctx, cancel := context.WithTimeout(ctx, rotateBackup)
 	defer cancel()
 	// What fails is due until the watcher has done it.
-	j.done.Saved, j.done.SavedErr = backup(ctx, j.h, (*observation).escrowRead)
+	j.work.Saved, j.work.SavedErr = backup(ctx, j.h, (*observation).escrowRead)
 	return started
+}
+
+// startAgain starts the daemon's units. It returns ErrNotStarted.
+func (j *job) startAgain(ctx context.Context, units []string) error {
+	if len(units) > 0 {
+		j.at("starting the daemon")
+	}
+	if err := j.h.startDaemon(ctx, units); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotStarted, err)
+	}
+	if len(units) > 0 {
+		if err := j.h.noteStarted(); err != nil {
+			j.complain("cannot write that the daemon is started again; the watcher does", err)
+		}
+	}
+	return nil
+}
+
+// keepApart saves a key on the quarantine shelf of every escrow but those that are passed over,
+// with why: no row is to be under it alone, or taken from it, before it is safe off this host.
+func (j *job) keepApart(ctx context.Context, f key.Fingerprint, why string, passOver func(i int) error) []SaveResult {
+	j.o.history()
+	saves := make([]SaveResult, len(j.h.Escrows))
+	eachEscrow(j.h, func(i int, s Escrow) {
+		saves[i] = SaveResult{Escrow: s.Name(), Required: s.Required, Key: f, Shelf: escrow.Quarantine, Why: why}
+		if saves[i].Err = passOver(i); saves[i].Err == nil {
+			j.o.put(ctx, i, &saves[i])
+		}
+	})
+	for _, s := range saves {
+		j.o.writeSaved(s)
+	}
+	return saves
 }

@@ -87,7 +87,7 @@ func CheckRepair(ctx context.Context, h *Host, opts RepairOptions) (RepairResult
 
 func repair(ctx context.Context, h *Host, opts RepairOptions, then func(*mend, context.Context) error) (RepairResult, error) {
 	m := &mend{opts: opts}
-	m.job = job{h: h, progress: opts.Progress, done: &m.r.Work}
+	m.job = job{h: h, progress: opts.Progress, work: &m.r.Work}
 	err := m.locked(ctx, m.tally, func(ctx context.Context) error {
 		if !m.r.HasWork {
 			return nil
@@ -248,20 +248,12 @@ func (m *mend) escrow(ctx context.Context) error {
 	m.at("saving the keys")
 	ctx, cancel := context.WithTimeout(ctx, rotateSave)
 	defer cancel()
-	o := m.o
-	o.history()
 	for _, s := range append(slices.Clone(m.r.Tally), Share{Key: m.r.Target, Escrowed: m.escrowed(m.r.Target)}) {
 		if s.Escrowed || slices.ContainsFunc(m.r.Staged, func(r SaveResult) bool { return r.Key == s.Key }) {
 			continue
 		}
-		saves := make([]SaveResult, len(m.h.Escrows))
-		eachEscrow(m.h, func(i int, e Escrow) {
-			saves[i] = SaveResult{Escrow: e.Name(), Required: e.Required, Key: s.Key, Shelf: escrow.Quarantine, Why: "it does not open all rows"}
-			o.put(ctx, i, &saves[i])
-		})
 		safe, why := false, error(ErrNoEscrow)
-		for _, r := range saves {
-			o.writeSaved(r)
+		for _, r := range m.keepApart(ctx, s.Key, "it does not open all rows", func(int) error { return nil }) {
 			m.r.Staged = append(m.r.Staged, r)
 			switch {
 			case r.Err == nil && !r.Unverified:
@@ -307,7 +299,7 @@ func (m *mend) commit(ctx context.Context) error {
 	// A crash here: the keyfile's key opens the most rows, or is known.
 	m.r.Rewrite, err = m.rewrite(ctx, m.rewriteAll())
 	if errors.Is(err, rows.ErrUnanswered) {
-		err = m.again(ctx, err)
+		err = m.rewriteAgain(ctx, err)
 	}
 	if err != nil {
 		if errors.Is(err, rows.ErrUnanswered) {
@@ -317,15 +309,15 @@ func (m *mend) commit(ctx context.Context) error {
 	}
 	// And here: it opens them all.
 	m.r.Repaired = true
-	if err := m.h.Ledger.Append(m.done()...); err != nil {
+	if err := m.h.Ledger.Append(m.repaired()...); err != nil {
 		m.complain("cannot write that the rows are repaired", err)
 	}
 	return nil
 }
 
-// again repeats a rewrite whose commit was not answered, until one is: what the first has
+// rewriteAgain repeats a rewrite whose commit was not answered, until one is: what the first has
 // committed the next finds under the target.
-func (m *mend) again(ctx context.Context, unanswered error) error {
+func (m *mend) rewriteAgain(ctx context.Context, unanswered error) error {
 	m.at("asking the rows whether it is done")
 	ctx, cancel := context.WithTimeout(ctx, settlePatience)
 	defer cancel()
@@ -342,8 +334,8 @@ func (m *mend) again(ctx context.Context, unanswered error) error {
 	}
 }
 
-// done is step 5.
-func (m *mend) done() []ledger.Entry {
+// repaired is step 5.
+func (m *mend) repaired() []ledger.Entry {
 	w := m.r.Rewrite
 	dependent := w.Counts.Dependent()
 	p := rows.Proof{Fingerprint: m.r.Target, Verdict: rows.Opens, Checked: dependent, Opened: dependent - w.Unopenable}

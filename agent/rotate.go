@@ -91,15 +91,17 @@ type RotateResult struct {
 // is durable before the next, so that it may be interrupted anywhere: the next start, or
 // the watcher, finds out from the rows which of the two keys holds (R1).
 //
-//	0  the present key is right, and safe off this host
-//	1  the new key is on the quarantine shelf of every escrow that answers
-//	2  ledger "rotation open", the new key as <keyfile>.next
-//	3  the daemon is stopped, nobody else writes; ledger "commit begun"
-//	4  all rows in one transaction
-//	5  <keyfile>.next and the keyfile are exchanged
-//	6  ledger "rotated"; the lock is released
-//	7  the daemon is started
-//	8  the new key is on the current shelves, and proven
+//	0  the present key is right, and safe off this host                      check
+//	1  the new key is on the quarantine shelf of every escrow that answers    escrow
+//	2  ledger "rotation open", the new key as <keyfile>.next                  stage
+//	3  the daemon is stopped, nobody else writes; ledger "commit begun"       whileDown, beginCommit
+//	4  all rows in one transaction                                            commit, rewrite
+//	5  <keyfile>.next and the keyfile are exchanged                           commit, exchange
+//	6  ledger "rotated"; the lock is released                                 commit; whileDown
+//	7  the daemon is started                                                  startAgain
+//	8  the new key is on the current shelves, and proven                      whileDown
+//
+// whileDown, rewrite and startAgain are what a repair does, too (downtime.go).
 //
 // ctx ends it up to step 3. From there on the daemon is down, and to go on is the
 // quickest way to have it up again.
@@ -112,7 +114,7 @@ func Rotate(ctx context.Context, h *Host, opts RotateOptions) (RotateResult, err
 		opts.Begun = func(key.Fingerprint, key.Fingerprint) {}
 	}
 	t := &rotation{opts: opts, ended: ctx.Done()}
-	t.job = job{h: h, progress: opts.Progress, done: &t.r.Work}
+	t.job = job{h: h, progress: opts.Progress, work: &t.r.Work}
 	err := t.locked(ctx, t.check, t.run)
 	return t.r, err
 }
@@ -140,7 +142,7 @@ func (t *rotation) check(ctx context.Context) (err error) {
 		if t.opts.DryRun {
 			return fmt.Errorf("%w: %w", ErrNotRotated, open)
 		}
-		if _, err := t.settleOnce(ctx); err != nil {
+		if _, err := t.settleOpen(ctx); err != nil {
 			return notRotated(open, "%w", err)
 		}
 		t.o.close()
@@ -331,7 +333,7 @@ func (t *rotation) run(ctx context.Context) error {
 	t.opts.Begun(t.r.Old, t.r.New)
 	return t.whileDown(ctx, func(ctx context.Context, err error) error {
 		if err == nil {
-			err = t.begin(ctx)
+			err = t.beginCommit(ctx)
 		}
 		if err != nil {
 			return t.callOff(err)
@@ -345,22 +347,14 @@ func (t *rotation) escrow(ctx context.Context) error {
 	t.at("saving the new key")
 	ctx, cancel := context.WithTimeout(ctx, rotateSave)
 	defer cancel()
-	o := t.o
-	o.history()
-	saves := make([]SaveResult, len(t.h.Escrows))
-	eachEscrow(t.h, func(i int, s Escrow) {
-		saves[i] = SaveResult{Escrow: s.Name(), Required: s.Required, Key: t.r.New, Shelf: escrow.Quarantine,
-			Why: "it is new, and no row is under it yet"}
-		if e := o.evidence.Escrows[i]; e.State != decide.EscrowAnswered {
-			saves[i].Err = e.Err
-			return
+	t.r.Staged = t.keepApart(ctx, t.r.New, "it is new, and no row is under it yet", func(i int) error {
+		if e := t.o.evidence.Escrows[i]; e.State != decide.EscrowAnswered {
+			return e.Err
 		}
-		o.put(ctx, i, &saves[i])
+		return nil
 	})
-	t.r.Staged = saves
 	safe := 0
-	for i, s := range saves {
-		o.writeSaved(s)
+	for i, s := range t.r.Staged {
 		if s.Unverified {
 			s.Err = escrow.ErrUnverified
 		}
@@ -406,8 +400,8 @@ func (t *rotation) stage(ctx context.Context) error {
 	return nil
 }
 
-// begin is the rest of step 3: the daemon is at rest.
-func (t *rotation) begin(ctx context.Context) error {
+// beginCommit is the rest of step 3: the daemon is at rest.
+func (t *rotation) beginCommit(ctx context.Context) error {
 	if err := t.alone(ctx); err != nil {
 		return err
 	}
@@ -427,7 +421,7 @@ func (t *rotation) callOff(why error) error {
 	return fmt.Errorf("%w: %w", ErrNotRotated, why)
 }
 
-// commit is steps 4 to 6. A crash in the middle of it leaves the rows all old or all new,
+// commit is steps 4 to 6, but for the lock. A crash in the middle of it leaves the rows all old or all new,
 // and both keys at hand.
 func (t *rotation) commit(ctx context.Context) error {
 	result, err := t.rewrite(ctx, t.rewriteTo(t.o.keys[t.r.New]))
@@ -437,14 +431,14 @@ func (t *rotation) commit(ctx context.Context) error {
 		if err = t.exchange(); err == nil {
 			// And here: the keyfile opens the rows.
 			t.r.Rotated = true
-			if err := t.h.Ledger.Append(t.done()...); err != nil {
+			if err := t.h.Ledger.Append(t.rotated()...); err != nil {
 				t.complain("cannot write that the rotation is done; the next start finds out", err)
 			}
 			return nil
 		}
 		t.complain("cannot exchange the keys, and the rows are under the new one", err)
 	}
-	switch settled, serr := t.settle(ctx); {
+	switch settled, serr := t.settleWhich(ctx); {
 	case serr != nil:
 		return fmt.Errorf("%w: the rotation stopped in its commit: %w; and then: %w", ErrUnsure, err, serr)
 	case settled == decide.SettleNew:
@@ -456,18 +450,18 @@ func (t *rotation) commit(ctx context.Context) error {
 	return fmt.Errorf("%w: the rotation stopped in its commit, and no row is under either of its keys: %w", ErrUnsure, err)
 }
 
-// done is step 6.
-func (t *rotation) done() []ledger.Entry {
+// rotated is what step 6 writes.
+func (t *rotation) rotated() []ledger.Entry {
 	w := t.r.Rewrite
 	dependent := w.Counts.Dependent()
 	p := rows.Proof{Fingerprint: t.r.New, Verdict: rows.Opens, Checked: dependent, Opened: dependent - w.Unopenable}
-	rotated := ledger.Entry{Event: ledger.Rotated, Fingerprint: t.r.New, Old: t.r.Old, Person: t.opts.Person,
+	e := ledger.Entry{Event: ledger.Rotated, Fingerprint: t.r.New, Old: t.r.Old, Person: t.opts.Person,
 		Checked: p.Checked, Opened: p.Opened, Total: w.Counts.Total(), Took: w.Elapsed}
 	if w.Unopenable > 0 {
 		p.Verdict = rows.Partial
-		rotated.Reason = fmt.Sprintf("%s that the old key did not open, left untouched: %s", printable.Count(w.Unopenable, "row"), rowNames(w.Left))
+		e.Reason = fmt.Sprintf("%s that the old key did not open, left untouched: %s", printable.Count(w.Unopenable, "row"), rowNames(w.Left))
 	}
-	return []ledger.Entry{rotated, provenEntry(p)}
+	return []ledger.Entry{e, provenEntry(p)}
 }
 
 func rowNames(list []rows.RowName) string {

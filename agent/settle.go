@@ -50,14 +50,14 @@ func (o *observation) closeRotation(d decide.Decision) {
 	o.write(closed, provenEntry(p))
 }
 
-// settle asks the rows which key holds, until they answer, or once where an end is wanted: a
+// settleWhich asks the rows which key holds, until they answer, or once where an end is wanted: a
 // host that goes down has stopped Postgres, too, and would wait for us.
-func (t *rotation) settle(ctx context.Context) (decide.Settlement, error) {
+func (t *rotation) settleWhich(ctx context.Context) (decide.Settlement, error) {
 	t.at("asking the rows which key holds")
 	ctx, cancel := context.WithTimeout(ctx, settlePatience)
 	defer cancel()
 	for {
-		settled, err := t.settleOnce(ctx)
+		settled, err := t.settleOpen(ctx)
 		if err == nil {
 			return settled, nil
 		}
@@ -71,9 +71,9 @@ func (t *rotation) settle(ctx context.Context) (decide.Settlement, error) {
 	}
 }
 
-// settleOnce does what a start would do if the rows answer (R1, or R3 where nothing tells
+// settleOpen does what a start would do if the rows answer (R1, or R3 where nothing tells
 // of the rotation any more), but never parks.
-func (t *rotation) settleOnce(ctx context.Context) (decide.Settlement, error) {
+func (t *rotation) settleOpen(ctx context.Context) (decide.Settlement, error) {
 	o, err := t.h.observe()
 	if err != nil {
 		return decide.SettleNothing, err

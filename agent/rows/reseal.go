@@ -281,7 +281,7 @@ func (r *resealer) row(in []byte, n int, out *lot) (rest []byte) {
 	}
 	r.contents += r.digest(plain, o.value)
 	if o != r.target {
-		r.write(out, place, &c, class, o)
+		r.seal(out, place, &c, class, o)
 	}
 	o.wipe()
 	return rest
@@ -300,9 +300,9 @@ func (r *resealer) opener(c *cells, class Class) *opener {
 	return nil
 }
 
-// write seals what o has opened under the target: the value of a legacy row, and of an
+// seal seals what o has opened under the target: the value of a legacy row, and of an
 // in-process row its DEK alone.
-func (r *resealer) write(out *lot, place []byte, c *cells, class Class, o *opener) {
+func (r *resealer) seal(out *lot, place []byte, c *cells, class Class, o *opener) {
 	length := binary.BigEndian.AppendUint32(nil, uint32(len(c.ciphertext)))
 	var nonce, ciphertext, wrapped []byte
 	if fresh := r.nonce(); class == Legacy {

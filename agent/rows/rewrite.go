@@ -226,12 +226,12 @@ func (w *rewrite) do(ctx context.Context) (err error) {
 	}
 	open = false
 	w.o.Progress(RewriteProgress{Committing, 0, w.total})
-	return w.commit(ctx)
+	return w.commitTransaction(ctx)
 }
 
 // renew is all of the transaction but its end.
 func (w *rewrite) renew(ctx context.Context) error {
-	if err := w.begin(ctx); err != nil {
+	if err := w.beginTransaction(ctx); err != nil {
 		return err
 	}
 	before, err := w.reseal(ctx)
@@ -272,10 +272,10 @@ func (w *rewrite) bounds(timeout time.Duration) []string {
 	}
 }
 
-// begin opens the transaction, takes both locks, counts the rows, and names the view of them
+// beginTransaction opens the transaction, takes both locks, counts the rows, and names the view of them
 // for the other session, all in one go. Both sides of it notice within half a minute that
 // the other is gone.
-func (w *rewrite) begin(ctx context.Context) error {
+func (w *rewrite) beginTransaction(ctx context.Context) error {
 	list := append([]string{"begin isolation level read committed"}, w.bounds(w.o.Timeout)...)
 	list = append(list, "set local synchronous_commit = on",
 		// A row is looked up by its place, and nothing is sorted or hashed for it.
@@ -341,7 +341,7 @@ func (w *rewrite) reseal(ctx context.Context) (*census, error) {
 		return err
 	})
 	g.Go(func() (err error) {
-		written, err = w.write(ctx, sealed)
+		written, err = w.writeRows(ctx, sealed)
 		return err
 	})
 	err := g.Wait()
@@ -369,10 +369,10 @@ func (w *rewrite) inTheWay(c *census) error {
 	return c.unopenable.err(ErrUnopenable)
 }
 
-// write has the server write one lot after the other, and returns how many rows were still
+// writeRows has the server write one lot after the other, and returns how many rows were still
 // as they had been read. While one is written the next is on its way; while none is, the server
 // hears that we are still here.
-func (w *rewrite) write(ctx context.Context, sealed <-chan *lot) (written int64, err error) {
+func (w *rewrite) writeRows(ctx context.Context, sealed <-chan *lot) (written int64, err error) {
 	const statement = "keyguard_rewrite"
 	p := w.writer.StartPipeline(ctx)
 	alive := time.NewTicker(w.o.Idle / 8)
@@ -564,8 +564,8 @@ func (w *rewrite) check(ctx context.Context, before *census) error {
 	return nil
 }
 
-// commit is not interrupted by ctx: that would only make the outcome unknown.
-func (w *rewrite) commit(ctx context.Context) error {
+// commitTransaction is not interrupted by ctx: that would only make the outcome unknown.
+func (w *rewrite) commitTransaction(ctx context.Context) error {
 	switch {
 	case ctx.Err() != nil:
 		return w.explain(ctx.Err())

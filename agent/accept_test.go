@@ -29,9 +29,7 @@ func TestAcceptStaysAPersonsWord(t *testing.T) { bothListings(t, testAcceptStays
 func testAcceptStaysAPersonsWord(t *testing.T, list listing) {
 	h := list(newHost(t, server.Cluster(t).Database(t), 1))
 	a, b := testKey("a"), testKey("b")
-	h.upsert(a, "ONE")
-	h.upsert(b, "TWO")
-	h.upsert(b, "THREE")
+	h.rowsUnder(a, b, b)
 	h.write(a.UnsafeBytes())
 	if _, err := agent.Accept(t.Context(), &h.Host, agent.AcceptOptions{Confirm: yes}); err != nil {
 		t.Fatal(err)
@@ -58,9 +56,7 @@ func testAcceptStaysAPersonsWord(t *testing.T, list listing) {
 func TestSettledStaysAPersonsWord(t *testing.T) {
 	h := newHost(t, server.Cluster(t).Database(t), 1)
 	a, b := testKey("a"), testKey("b")
-	h.upsert(a, "ONE")
-	h.upsert(b, "TWO")
-	h.upsert(b, "THREE")
+	h.rowsUnder(a, b, b)
 	h.write(a.UnsafeBytes())
 	_, err := agent.Accept(t.Context(), &h.Host, agent.AcceptOptions{Confirm: yes})
 	h.must(err)

@@ -151,8 +151,7 @@ func testOneNewestCopy(t *testing.T, list listing) {
 		for who, save := range savers {
 			t.Run(test.name+", "+who, func(t *testing.T) {
 				h := newHost(t, db, 1)
-				h.must(db.Admin("delete from secrets"))
-				h.upsert(a, "ONE")
+				h.rowsUnder(a)
 				h.write(a.UnsafeBytes())
 				h.backup()
 				h.now = h.now.Add(time.Hour)
@@ -189,8 +188,7 @@ func TestGoneSinceListed(t *testing.T) {
 	a := testKey("a")
 	gone := func(t *testing.T) *host {
 		h := newHost(t, db, 1)
-		h.must(db.Admin("delete from secrets"))
-		h.upsert(a, "ONE")
+		h.rowsUnder(a)
 		h.write(a.UnsafeBytes())
 		r, err := agent.Backup(t.Context(), &h.Host)
 		h.must(err)

@@ -62,8 +62,7 @@ func TestRestoreHearsNoSilence(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t, db, 2)
-			h.must(db.Admin("delete from secrets"))
-			h.upsert(testKey("a"), "ONE")
+			h.rowsUnder(testKey("a"))
 			h.up = test.up
 			if test.also {
 				h.save(1, escrow.Current, testKey("b"))
@@ -115,8 +114,7 @@ func TestRestoreDuringARotation(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t, db, 1)
-			h.must(db.Admin("delete from secrets"))
-			h.upsert(test.under, "ONE")
+			h.rowsUnder(test.under)
 			h.save(0, escrow.Current, old)
 			h.must(prove(&h.Host, old))
 			h.must(h.Ledger.Append(ledger.Entry{Event: ledger.RotationOpen, Old: old.Fingerprint(), Fingerprint: fresh.Fingerprint()},

@@ -272,9 +272,7 @@ func TestRepairRefused(t *testing.T) {
 func TestRepairSavesWhatIsListed(t *testing.T) {
 	h := newHost(t, rowstest.New(t).Database(t), 1)
 	a, other := testKey("a"), testKey("other")
-	h.upsert(a, "ONE")
-	h.upsert(a, "TWO")
-	h.upsert(other, "THREE")
+	h.rowsUnder(a, a, other)
 	h.write(a.UnsafeBytes())
 	h.must(h.Keyfile.Keep(other, h.now))
 	h.saveDue(0)

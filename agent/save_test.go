@@ -146,6 +146,15 @@ func (h *host) wants(i int, s escrow.Shelf, keys ...key.Key) {
 	}
 }
 
+// rowsUnder makes one row under each of these keys, ONE, TWO and so on, and none beside them.
+func (h *host) rowsUnder(keys ...key.Key) {
+	h.t.Helper()
+	h.must(h.db.Admin("delete from secrets"))
+	for i, name := range []string{"ONE", "TWO", "THREE"}[:len(keys)] {
+		h.upsert(keys[i], name)
+	}
+}
+
 func (h *host) upsert(k key.Key, name string) {
 	h.t.Helper()
 	h.must(h.db.Upsert(k, "tenant", name, []byte("v")))
@@ -301,9 +310,7 @@ func testSaveDue(t *testing.T, list listing) {
 		e := trouble(h, 0)
 		e.fetch = escrow.ErrDenied
 		h.saveDue(0)
-		_, err := h.db.Exec("delete from secrets")
-		h.must(err)
-		h.upsert(b, "ONE")
+		h.rowsUnder(b)
 		h.must(errors.Join(os.RemoveAll(h.path("usb0/current")), os.Mkdir(h.path("usb0/current"), 0o700)))
 		e.fetch = nil
 		if saved := h.saveDue(0); len(saved) != 1 || saved[0].Shelf != escrow.Quarantine || saved[0].Why == "" {
@@ -333,9 +340,7 @@ func testSaveDue(t *testing.T, list listing) {
 		h.must(h.Keyfile.Keep(b, h.now))
 		h.saveDue(0)
 		h.wants(0, escrow.Quarantine, b)
-		_, err := h.db.Exec("delete from secrets")
-		h.must(err)
-		h.upsert(b, "ONE") // a dump was restored
+		h.rowsUnder(b) // a dump was restored
 		r, err := agent.Tend(context.Background(), &h.Host, agent.TendOptions{Prove: true, DaemonRead: true})
 		h.must(err)
 		if r.Held == "" || !h.holds(a) {
@@ -355,9 +360,7 @@ func testSaveDue(t *testing.T, list listing) {
 		_, err := h.Escrows[0].Writer.Save(context.Background(), escrow.Current, foreign)
 		h.must(err)
 		h.write(b.UnsafeBytes())
-		_, err = h.db.Exec("delete from secrets")
-		h.must(err)
-		h.upsert(b, "ONE")
+		h.rowsUnder(b)
 		for range 3 {
 			saved := h.saveDue(0)
 			if len(saved) != 1 || !saved[0].Alarm || saved[0].Shelf != escrow.Quarantine {
@@ -374,12 +377,10 @@ func testSaveDue(t *testing.T, list listing) {
 		h.upsert(a, "ONE")
 		h.saveDue(0)
 		h.write(b.UnsafeBytes())
-		_, err := h.db.Exec("delete from secrets")
-		h.must(err)
-		h.upsert(b, "ONE")
+		h.rowsUnder(b)
 		h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: b.Fingerprint()}))
 		h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Saving, Fingerprint: b.Fingerprint(), Escrow: h.Escrows[0].Name(), Shelf: "current"}))
-		_, err = h.Escrows[0].Writer.Save(context.Background(), escrow.Current, b)
+		_, err := h.Escrows[0].Writer.Save(context.Background(), escrow.Current, b)
 		h.must(err)
 		if saved := h.saveDue(0); len(saved) != 1 || saved[0].Alarm {
 			t.Errorf("our own copy was taken for another host's: %+v", saved)
@@ -393,9 +394,7 @@ func testSaveDue(t *testing.T, list listing) {
 		h := start(t)
 		h.upsert(a, "ONE")
 		h.saveDue(0)
-		_, err := h.db.Exec("delete from secrets")
-		h.must(err)
-		h.upsert(b, "ONE")
+		h.rowsUnder(b)
 		h.write(b.UnsafeBytes())
 		h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: b.Fingerprint()}))
 		e := h.Escrows[0]
@@ -672,9 +671,7 @@ func TestUnseen(t *testing.T) {
 			t.Errorf("%v: %+v after %d saves", e.list, s, e.saves)
 		}
 	}
-	_, err = h.db.Exec("delete from secrets")
-	h.must(err)
-	h.upsert(b, "ONE")
+	h.rowsUnder(b)
 	h.write(b.UnsafeBytes())
 	if saved, err := agent.SaveDue(t.Context(), &h.Host, e.Name()); !errors.Is(err, escrow.ErrDenied) || len(saved)+e.saves > 0 {
 		t.Errorf("%+v, %v after %d saves", saved, err, e.saves)

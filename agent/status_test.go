@@ -275,8 +275,7 @@ func TestStatusOfAStagedKey(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t, db, 1)
-			h.must(db.Admin("delete from secrets"))
-			h.upsert(a, "ONE")
+			h.rowsUnder(a)
 			h.write(a.UnsafeBytes())
 			h.backup()
 			h.must(os.WriteFile(h.Keyfile.Path+".next", tt.next, 0o400))
@@ -562,8 +561,7 @@ func TestStatusNamesTheKey(t *testing.T) {
 	}{"no key opens a row": {true, agent.Gone}, "the rows cannot be asked": {false, agent.Unsure}} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t, db, 1)
-			h.must(db.Admin("delete from secrets"))
-			h.upsert(a, "ONE")
+			h.rowsUnder(a)
 			h.must(prove(&h.Host, a))
 			h.up = tt.up
 			r, err := agent.Status(t.Context(), &h.Host)

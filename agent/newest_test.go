@@ -351,6 +351,51 @@ func (m movedBack) List(ctx context.Context) ([]escrow.Copy, error) {
 	return copies, err
 }
 
+// disabled is a store that shows its copies and gives none of them.
+type disabled struct{ escrow.Escrow }
+
+func (d disabled) List(ctx context.Context) ([]escrow.Copy, error) {
+	copies, err := d.Escrow.List(ctx)
+	for i := range copies {
+		copies[i].Unreadable = "disabled"
+	}
+	return copies, err
+}
+
+// TestSavingAboveDisabledPart: where a part that a store has on top is disabled, a save puts
+// another above it, and so the ledger is told before (law 4).
+func TestSavingAboveDisabledPart(t *testing.T) {
+	cluster := server.Cluster(t)
+	h := newHost(t, cluster.Database(t), 0)
+	s, a := splitOver(h), testKey("a")
+	h.upsert(a, "ONE")
+	h.write(a.UnsafeBytes())
+	told := func() (n int) {
+		t.Helper()
+		r, err := h.Ledger.Read()
+		h.must(err)
+		for _, e := range r.Entries {
+			if e.Event == ledger.Saving {
+				n++
+			}
+		}
+		return n
+	}
+	for i, want := range []int{1, 1, 2} { // a save, one that finds it there, and one that does not
+		if i == 2 {
+			members := slices.Clone(s.Members())
+			members[1].Escrow = disabled{members[1].Escrow}
+			shut, err := escrow.NewSplit(escrow.SplitOptions{Name: s.Name(), Need: s.Need(), Members: members})
+			h.must(err)
+			h.Escrows = []agent.Escrow{{Reader: shut, Writer: shut, Required: true}}
+		}
+		h.backup()
+		if n := told(); n != want {
+			t.Errorf("backup %d: the ledger was told of %d saves, not %d", i, n, want)
+		}
+	}
+}
+
 // TestAnotherHostsParts: two hosts share the stores of a split by mistake, or somebody puts
 // something there. The ids of copies in parts are their keys' names, so that a former key of
 // this host's own looks as if it were from here; what the stores have on top does not.

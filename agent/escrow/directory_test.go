@@ -177,7 +177,7 @@ func TestDirectoryConforms(t *testing.T) {
 		{"in process", nil, "", inProcess, onDisk},
 		{"like FAT", nil, "", inChild("serve-poor"), inTheChild},
 	} {
-		if brief.Run() && tt.name != "plain" && tt.name != "isolated" {
+		if brief.Run() && tt.name != "plain" {
 			continue
 		}
 		t.Run(tt.name, func(t *testing.T) {

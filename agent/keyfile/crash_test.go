@@ -13,6 +13,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable/durabletest"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/packaging/testing/brief"
 )
 
 // fresh is the key that goes in, in the crash tests.
@@ -147,6 +148,7 @@ func TestCrash(t *testing.T) { crash(t, scenarios()) }
 
 // TestCrashWithoutRename2 does the same on a kernel without renameat2's flags.
 func TestCrashWithoutRename2(t *testing.T) {
+	brief.Skip(t)
 	t.Setenv(envNoRename2, "1")
 	list := slices.DeleteFunc(scenarios(), func(s scenario) bool {
 		return s.name != "install over a key" && s.name != "use .next" && s.name != "install, missing"

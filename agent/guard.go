@@ -217,7 +217,7 @@ func (o *observation) tighten(r *GuardResult) {
 		// That takes a right that the watcher does not have. To put the same key there in a file
 		// of its own takes none.
 		err = busy(o.host.Keyfile.Install(o.seen, o.keys[o.evidence.Keyfile.Key], o.evidence.Now))
-		err = o.inPlace(err, "the keyfile is tightened")
+		err = o.unlessMade(err, "the keyfile is tightened")
 	}
 	if err != nil {
 		o.complain("cannot tighten the keyfile, "+o.seen.Loose, err)
@@ -243,17 +243,17 @@ func busy(err error) error {
 // install puts a key at hand in the keyfile's place.
 func (o *observation) install(f key.Fingerprint, reason string) error {
 	err := busy(o.host.Keyfile.Install(o.seen, o.keys[f], o.evidence.Now))
-	if err = o.inPlace(err, "the key is in place"); err != nil {
+	if err = o.unlessMade(err, "the key is in place"); err != nil {
 		return err
 	}
 	o.write(ledger.Entry{Event: ledger.Installed, Fingerprint: f, Old: o.evidence.Keyfile.Key, Untouched: o.seen.Changed, Reason: reason})
 	return nil
 }
 
-// inPlace takes out of the error of a change to the keyfile what leaves it made: its copy in
+// unlessMade takes out of the error of a change to the keyfile what leaves it made: its copy in
 // the local quarantine is missing, and the aside stays until Sweep; or its directory was not
 // synced, and what a power cut undoes the next start does again.
-func (o *observation) inPlace(err error, done string) error {
+func (o *observation) unlessMade(err error, done string) error {
 	switch {
 	case errors.Is(err, keyfile.ErrNotKept):
 		o.complain(done+", but what was there is kept only beside it", err)

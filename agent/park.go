@@ -39,7 +39,7 @@ func (o *observation) park(r *GuardResult) error {
 func (o *observation) putEmpty(r *GuardResult) error {
 	if !o.seen.Empty {
 		err := busy(o.host.Keyfile.Park(o.seen, o.evidence.Now))
-		err = o.inPlace(err, "the keyfile is parked")
+		err = o.unlessMade(err, "the keyfile is parked")
 		switch {
 		case err == nil:
 		case errors.Is(err, ErrBusy), errors.Is(err, keyfile.ErrChanged):

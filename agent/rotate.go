@@ -518,5 +518,5 @@ func (t *rotation) exchange() error {
 		return err
 	}
 	err = busy(t.h.Keyfile.UseNext(seen, t.h.Now()))
-	return t.o.inPlace(err, "the new key is in place")
+	return t.o.unlessMade(err, "the new key is in place")
 }

@@ -31,7 +31,7 @@ func (o *observation) due(name string) []key.Fingerprint {
 	}
 	o.history()
 	due := decide.Due(o.evidence, name)
-	if i, err := o.host.escrow(name); err == nil && o.host.Escrows[i].AddOnly {
+	if i, err := o.host.escrowNamed(name); err == nil && o.host.Escrows[i].AddOnly {
 		// It is due to be read back, which nobody here ever does.
 		last := o.evidence.History.Saved[name].Last
 		due = slices.DeleteFunc(due, func(f key.Fingerprint) bool { return last.ID != "" && last.Key == f })
@@ -45,7 +45,7 @@ func (o *observation) due(name string) []key.Fingerprint {
 // waits for another. The results are of what was saved; the error, of the first that
 // was not. One key that fails does not keep the others from being saved.
 func SaveDue(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
-	i, err := h.escrow(name)
+	i, err := h.escrowNamed(name)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +94,7 @@ func (o *observation) bringAll(ctx context.Context, i int, due []key.Fingerprint
 // the store lets it renew (escrow.Renewer), and saves the keyfile's key again, by law 4, where
 // the store will delete that copy soon or has it no longer. The results are of those saves.
 func Revisit(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
-	i, err := h.escrow(name)
+	i, err := h.escrowNamed(name)
 	if err != nil {
 		return nil, err
 	}
@@ -225,8 +225,8 @@ func (o *observation) askOthers(ctx context.Context, but int, ask func(context.C
 	})
 }
 
-// escrow finds an escrow by its name.
-func (h *Host) escrow(name string) (int, error) {
+// escrowNamed finds an escrow by its name.
+func (h *Host) escrowNamed(name string) (int, error) {
 	for i, s := range h.Escrows {
 		if s.Name() == name {
 			return i, nil

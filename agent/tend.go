@@ -163,16 +163,16 @@ func (o *observation) unneeded(ctx context.Context, opts TendOptions) string {
 		return ""
 	}
 	dir := filepath.Dir(o.host.Keyfile.Path)
-	if err := crew.There(dir); err != nil && !(errors.Is(err, fs.ErrNotExist) && o.needed(ctx)) {
+	if err := crew.There(dir); err != nil && !(errors.Is(err, fs.ErrNotExist) && o.takenAway(ctx)) {
 		return dir + " is gone, so the daemon is not there to need a key"
 	}
 	return ""
 }
 
-// needed tells whether the keyfile's directory, which is gone, was taken away under a daemon
+// takenAway tells whether the keyfile's directory, which is gone, was taken away under a daemon
 // that runs: its uninstaller stops it first. Where the directory above is gone, too, or empty as
 // one is on which nothing is mounted, a key would come to lie on another disk.
-func (o *observation) needed(ctx context.Context) bool {
+func (o *observation) takenAway(ctx context.Context) bool {
 	if above, err := crew.ReadDir(filepath.Dir(filepath.Dir(o.host.Keyfile.Path))); err != nil || len(above) == 0 || o.host.Daemon.Running == nil {
 		return false
 	}

@@ -138,7 +138,7 @@ func (w *watcher) loop(ctx context.Context, journal <-chan journalNews, saves <-
 	w.prove = true
 	w.round(ctx)
 	for {
-		events, lost := w.events()
+		events, lost := w.kernelEvents()
 		select {
 		case <-ctx.Done():
 			return nil

@@ -15,9 +15,9 @@ import (
 
 type inode struct{ dev, ino uint64 }
 
-// events are what the kernel tells of the directories, and why it lost some; nil where it has no
+// kernelEvents are what the kernel tells of the directories, and why it lost some; nil where it has no
 // watcher left.
-func (w *watcher) events() (<-chan fsnotify.Event, <-chan error) {
+func (w *watcher) kernelEvents() (<-chan fsnotify.Event, <-chan error) {
 	if w.fs == nil {
 		return nil, nil
 	}

@@ -158,7 +158,7 @@ func (a *app) fleet(ctx context.Context, f fleetFlags) error {
 // fleetStore opens an escrow to be looked at for so many hosts.
 func (a *app) fleetStore(cfg *config.Config, one config.Escrow, f fleetFlags, hosts int) fleet.Store {
 	s := fleet.Store{Named: one.Name, Required: one.Required}
-	if s.Fleet, s.Wrong = f.open(cfg, one); s.Wrong != nil {
+	if s.Fleet, s.Wrong = f.openStore(cfg, one); s.Wrong != nil {
 		s.Fleet = nil
 		a.urgent("escrow %q cannot be looked at: %v", one.Name, s.Wrong)
 		a.hint("correct it in " + a.configPath() + ", and check that: keyguard config --config " + a.configPath())
@@ -253,8 +253,8 @@ func (a *app) fleetConfig() (*config.Config, error) {
 	return cfg, err
 }
 
-// open makes the view of many hosts of one [[escrow]].
-func (f *fleetFlags) open(cfg *config.Config, e config.Escrow) (escrow.Fleet, error) {
+// openStore makes the view of many hosts of one [[escrow]].
+func (f *fleetFlags) openStore(cfg *config.Config, e config.Escrow) (escrow.Fleet, error) {
 	if e.Wrong != nil {
 		return nil, errors.New(e.Wrong.Brief())
 	}

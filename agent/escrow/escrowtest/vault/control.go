@@ -1,21 +1,19 @@
 package vault
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/switches"
 )
 
-// Control returns the handler that flips the switches from another process, for one
-// engine. A policy here is the one that an escrow at a path needs; without a path, root.
+// Control returns the handler that flips the switches from another process, those of package
+// switches and, for one engine, these. A policy here is the one that an escrow at a path needs;
+// without a path, root.
 //
-//	GET    /calls                       counters, JSON
-//	DELETE /calls                       set them to zero
-//	POST   /faults                      a Fault as JSON
-//	DELETE /faults                      Heal
 //	POST   /seal?sealed=true            seal or unseal
 //	GET    /token?path=P&ttl=720h       a token, renewable
 //	DELETE /token                       revoke all tokens
@@ -24,14 +22,7 @@ import (
 //	DELETE /entry?path=P                an entry and its history
 //	POST   /state?path=P&version=N&to=S deleted, destroyed, undeleted
 func (s *Server) Control(mount string) http.Handler {
-	mux := http.NewServeMux()
-	handle := func(pattern string, f func(w http.ResponseWriter, r *http.Request) error) {
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			if err := f(w, r); err != nil {
-				http.Error(w, err.Error(), http.StatusBadRequest)
-			}
-		})
-	}
+	mux := switches.New[Fault](s)
 	// options reads a token's from the query, and makes the policy that they name.
 	options := func(r *http.Request) (TokenOptions, error) {
 		o := TokenOptions{Policies: []string{Root}, Renewable: true}
@@ -45,33 +36,22 @@ func (s *Server) Control(mount string) http.Handler {
 		}
 		return o, err
 	}
-	handle("GET /calls", func(w http.ResponseWriter, _ *http.Request) error { return json.NewEncoder(w).Encode(s.Calls()) })
-	handle("DELETE /calls", func(http.ResponseWriter, *http.Request) error { s.Reset(); return nil })
-	handle("POST /faults", func(_ http.ResponseWriter, r *http.Request) error {
-		var f Fault
-		if err := json.NewDecoder(r.Body).Decode(&f); err != nil {
-			return err
-		}
-		s.Break(f)
-		return nil
-	})
-	handle("DELETE /faults", func(http.ResponseWriter, *http.Request) error { s.Heal(); return nil })
-	handle("POST /seal", func(_ http.ResponseWriter, r *http.Request) error {
+	mux.On("POST /seal", func(_ http.ResponseWriter, r *http.Request) error {
 		sealed, err := strconv.ParseBool(r.FormValue("sealed"))
 		if err == nil {
 			s.Seal(sealed)
 		}
 		return err
 	})
-	handle("GET /token", func(w http.ResponseWriter, r *http.Request) error {
+	mux.On("GET /token", func(w http.ResponseWriter, r *http.Request) error {
 		o, err := options(r)
 		if err == nil {
 			_, err = io.WriteString(w, s.Token(o))
 		}
 		return err
 	})
-	handle("DELETE /token", func(http.ResponseWriter, *http.Request) error { s.Revoke(); return nil })
-	handle("GET /approle", func(w http.ResponseWriter, r *http.Request) error {
+	mux.On("DELETE /token", func(http.ResponseWriter, *http.Request) error { s.Revoke(); return nil })
+	mux.On("GET /approle", func(w http.ResponseWriter, r *http.Request) error {
 		uses, err := strconv.Atoi(r.FormValue("uses"))
 		if err != nil {
 			return err
@@ -83,7 +63,7 @@ func (s *Server) Control(mount string) http.Handler {
 		}
 		return err
 	})
-	handle("POST /entry", func(_ http.ResponseWriter, r *http.Request) error {
+	mux.On("POST /entry", func(_ http.ResponseWriter, r *http.Request) error {
 		path := r.URL.Query().Get("path")
 		value, err := io.ReadAll(io.LimitReader(r.Body, maxBody))
 		if err == nil {
@@ -91,11 +71,11 @@ func (s *Server) Control(mount string) http.Handler {
 		}
 		return err
 	})
-	handle("DELETE /entry", func(_ http.ResponseWriter, r *http.Request) error {
+	mux.On("DELETE /entry", func(_ http.ResponseWriter, r *http.Request) error {
 		s.Remove(mount, r.FormValue("path"))
 		return nil
 	})
-	handle("POST /state", func(_ http.ResponseWriter, r *http.Request) error {
+	mux.On("POST /state", func(_ http.ResponseWriter, r *http.Request) error {
 		n, err := strconv.Atoi(r.FormValue("version"))
 		if err == nil {
 			err = s.Set(mount, r.FormValue("path"), n, r.FormValue("to"))

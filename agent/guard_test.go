@@ -546,9 +546,7 @@ func TestOwnTrouble(t *testing.T) {
 	h := newHost(t, db, 1)
 	h.must(db.Upsert(testKey("a"), "tenant", "SECRET", []byte("v")))
 	h.write(testKey("a").UnsafeBytes())
-	if _, err := agent.Backup(context.Background(), &h.Host); err != nil {
-		t.Fatal(err)
-	}
+	h.backup()
 	mount(t, h.path("state"), "size=16k,nr_inodes=12")
 	for _, lock := range []string{"keyfile", "ledger", "rotate", "watch"} {
 		h.must(os.WriteFile(h.path("state/"+lock), nil, 0o600))
@@ -615,9 +613,7 @@ func TestRefutedDoesNotStart(t *testing.T) {
 			h := newHost(t, db, 1)
 			h.must(db.Upsert(a, "tenant", "SECRET", []byte("v")))
 			h.write(a.UnsafeBytes())
-			if _, err := agent.Backup(context.Background(), &h.Host); err != nil {
-				t.Fatal(err)
-			}
+			h.backup()
 			h.write(b.UnsafeBytes())
 			watch(h)
 			hold(h)
@@ -653,9 +649,7 @@ func TestNotSynced(t *testing.T) {
 			h := newHost(t, db, 1)
 			h.must(db.Upsert(a, "tenant", "SECRET", []byte("v")))
 			h.write(a.UnsafeBytes())
-			if _, err := agent.Backup(context.Background(), &h.Host); err != nil {
-				t.Fatal(err)
-			}
+			h.backup()
 			stands(h)
 			durable.Disk = func(c durable.Change) error {
 				if c.Do == durable.SyncNames && c.Path == h.path("etc") {
@@ -756,9 +750,7 @@ func TestNothingToReadDoesNotStart(t *testing.T) {
 			h := newHost(t, db, 1)
 			h.must(db.Upsert(a, "tenant", "SECRET", []byte("v")))
 			h.write(a.UnsafeBytes())
-			if _, err := agent.Backup(context.Background(), &h.Host); err != nil {
-				t.Fatal(err)
-			}
+			h.backup()
 			if h.up = c.up; !h.up {
 				h.must(os.Rename(h.path("usb0"), h.path("away")))
 				h.must(os.RemoveAll(h.path("state/ledger.jsonl")))

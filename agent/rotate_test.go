@@ -148,11 +148,7 @@ func TestRotationRefused(t *testing.T) {
 			h := newHost(t, db, 1)
 			h.must(r.rows(db))
 			h.must(r.furnish(&h.Host, false))
-			h.Daemon = agent.Daemon{
-				Running: func(context.Context) ([]string, error) { t.Error("the daemon is looked for"); return nil, nil },
-				Stop:    func(context.Context) error { t.Error("the daemon is stopped"); return nil },
-				Start:   func(context.Context, []string) error { return nil },
-			}
+			h.Daemon = leftRunning(t)
 			hold(h, db)
 			entries := func() int {
 				record, err := h.Ledger.Read()
@@ -241,6 +237,15 @@ func TestRotationEnded(t *testing.T) {
 	}
 }
 
+// leftRunning is a daemon that nobody may look for or stop.
+func leftRunning(t *testing.T) agent.Daemon {
+	return agent.Daemon{
+		Running: func(context.Context) ([]string, error) { t.Error("the daemon is looked for"); return nil, nil },
+		Stop:    func(context.Context) error { t.Error("the daemon is stopped"); return nil },
+		Start:   func(context.Context, []string) error { return nil },
+	}
+}
+
 // TestRepairRefused: a repair, too, rehearses what it does when the daemon is down.
 func TestRepairRefused(t *testing.T) {
 	cluster := server.Cluster(t)
@@ -251,11 +256,7 @@ func TestRepairRefused(t *testing.T) {
 			h := newHost(t, db, 1)
 			h.must(r.rows(db))
 			h.must(r.furnish(&h.Host, false))
-			h.Daemon = agent.Daemon{
-				Running: func(context.Context) ([]string, error) { t.Error("the daemon is looked for"); return nil, nil },
-				Stop:    func(context.Context) error { t.Error("the daemon is stopped"); return nil },
-				Start:   func(context.Context, []string) error { return nil },
-			}
+			h.Daemon = leftRunning(t)
 			flag(h, path, unix.STATX_ATTR_IMMUTABLE)
 			for _, dry := range []bool{true, false} {
 				if _, err := agent.Repair(t.Context(), &h.Host, agent.RepairOptions{DryRun: dry}); !errors.Is(err, agent.ErrNotRepaired) || !errors.Is(err, agent.ErrCannotEnd) {

@@ -129,7 +129,8 @@ type process struct {
 	listed map[string]bool // by store
 	// changed are the stores to which it has saved since they showed it what they have.
 	changed map[string]bool
-	failed  atomic.Bool // a store has failed it
+	shown   map[string]time.Time // by store: when it showed it last what it has
+	failed  atomic.Bool          // a store has failed it
 	// recalled is when it looked up what the starts before had been told.
 	recalled time.Time
 	found    [2]int          // and what it found then in the keyfile's place
@@ -238,7 +239,7 @@ func (h *host) systemd(ctx context.Context, patience time.Duration) error {
 
 // run lets a process do something, and buries it if it died of it.
 func (w *world) run(h *host, name string, dies int, do func(context.Context, *process, *agent.Host)) *process {
-	p := &process{w: w, h: h, name: name, dies: dies, at: w.at, wrote: map[string]bool{}, of: map[string]int{}, listed: map[string]bool{}, changed: map[string]bool{}, starts: strings.HasSuffix(name, ": prestart"), made: map[*inode]bool{}, passing: map[*inode]bool{}}
+	p := &process{w: w, h: h, name: name, dies: dies, at: w.at, wrote: map[string]bool{}, of: map[string]int{}, listed: map[string]bool{}, changed: map[string]bool{}, shown: map[string]time.Time{}, starts: strings.HasSuffix(name, ": prestart"), made: map[*inode]bool{}, passing: map[*inode]bool{}}
 	w.running, w.at = append(w.running, p), phase{}
 	before := w.held()
 	w.settle(before)

@@ -208,6 +208,7 @@ func (v view) List(ctx context.Context) ([]escrow.Copy, error) {
 	v.p.w.turn.Lock()
 	defer v.p.w.turn.Unlock()
 	delete(v.p.changed, v.name)
+	v.p.shown[v.name] = time.Now()
 	list := make([]escrow.Copy, 0, len(v.copies))
 	for _, shelf := range escrow.Shelves {
 		for _, c := range slices.Backward(v.copies) {

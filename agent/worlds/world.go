@@ -672,17 +672,17 @@ func (w *world) saved(p *process, s *store, c stored) {
 			}
 		}
 	}
-	if s.shows(c) == f {
+	if s.showed(p.shown[s.name]) == f {
 		return // it stands there already, by all that anybody was told
 	}
 	standing, err := ledger.Open(p.h.path("state"), ledger.Options{}).Standing()
 	w.hold(laws.Saved(w.state(p.h), f, rival, err == nil && standing.Rotation != nil))
 }
 
-// shows is the key that a listing showed as the newest current one before c came, "" for none.
-func (s *store) shows(c stored) key.Fingerprint {
+// showed is the key that a listing showed at a time as the newest current one, "" for none.
+func (s *store) showed(at time.Time) key.Fingerprint {
 	for _, o := range slices.Backward(s.copies) {
-		if o.shelf == escrow.Current && o.id != c.id && o.state != "destroyed" && !time.Now().Before(o.at.Add(s.late)) {
+		if o.shelf == escrow.Current && o.state != "destroyed" && !at.Before(o.at.Add(s.late)) {
 			return o.whole()
 		}
 	}

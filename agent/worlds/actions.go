@@ -693,8 +693,13 @@ func (w *world) rotateKilled(h *host, dies int) {
 		w.rm(h, "state/"+ledger.Name)
 	}
 	switch s := w.store(); w.rand.IntN(6) {
-	case 0:
+	case 0: // it was made anew, and somebody brings the key there before the rotation is settled
 		s.copies = nil
+		if w.rand.IntN(3) > 0 {
+			h.table.down = false
+			w.backup(h, 0)
+			return
+		}
 	case 1:
 		w.mark("disabled")
 	case 2:

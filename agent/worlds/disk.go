@@ -188,16 +188,23 @@ func (d *disk) crash(r *rand.Rand) {
 
 // survivors are the files that a power cut just now would leave in any case.
 func (d *disk) survivors() map[string][]byte {
-	all, live := map[string][]byte{}, map[*inode]bool{}
-	for _, f := range d.names {
-		live[f] = true
-	}
-	for path, f := range d.before { // one that was taken away may come back, or not
-		if live[f] && f.everSynced && bytes.Equal(f.data, f.synced) {
+	all := map[string][]byte{}
+	for path, f := range d.before {
+		if f.everSynced && bytes.Equal(f.data, f.synced) && (d.names[path] == f || d.has(f)) {
 			all[path] = f.data
 		}
 	}
 	return all
+}
+
+// has tells whether a file is there. One that was taken away a power cut may bring back, or not.
+func (d *disk) has(f *inode) bool {
+	for _, live := range d.names {
+		if live == f {
+			return true
+		}
+	}
+	return false
 }
 
 // survives is what a crash leaves of the content.

@@ -94,7 +94,8 @@ func (h *host) seal(i int, open bool) string {
 func TestDrill(t *testing.T) { bothListings(t, testDrill) }
 
 func testDrill(t *testing.T, list listing) {
-	db := server.Cluster(t).Database(t)
+	cluster := server.Cluster(t)
+	db, pool := cluster.Database(t), cluster.Pool(t)
 	a, b := testKey("a"), testKey("b")
 	mangled := []byte(strings.ToValidUTF8(string(a.UnsafeBytes()), "\uFFFD"))
 	type want struct {
@@ -289,6 +290,7 @@ func testDrill(t *testing.T, list listing) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := list(newHost(t, db, 2))
+			h.pool = pool
 			h.write(a.UnsafeBytes())
 			h.must(errors.Join(db.Admin("delete from secrets"), db.Fill(a, 0, 10, 1, 1)))
 			h.backup()

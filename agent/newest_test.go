@@ -107,7 +107,8 @@ func (n newestCopy) want(t *testing.T, right bool, id string) {
 func TestOneNewestCopy(t *testing.T) { bothListings(t, testOneNewestCopy) }
 
 func testOneNewestCopy(t *testing.T, list listing) {
-	db := server.Cluster(t).Database(t)
+	cluster := server.Cluster(t)
+	db, pool := cluster.Database(t), cluster.Pool(t)
 	a := testKey("a")
 	mangled := []byte(strings.ToValidUTF8(string(a.UnsafeBytes()), "\uFFFD"))
 	savers := map[string]func(*testing.T, *host) agent.SaveResult{
@@ -155,6 +156,7 @@ func testOneNewestCopy(t *testing.T, list listing) {
 			}
 			t.Run(test.name+", "+who, func(t *testing.T) {
 				h := newHost(t, db, 1)
+				h.pool = pool
 				h.rowsUnder(a)
 				h.write(a.UnsafeBytes())
 				h.backup()

@@ -16,8 +16,9 @@
 # and while working:
 #
 #   make check     before every commit: the source's form, and go test -short ./..., which
-#                  leaves variants, and programs by the hundred, to make test
-#   make unit      go test ./...; RUN='-run Name' and PKG=./agent/rows narrow it
+#                  leaves variants, and programs by the hundred, to make test: two minutes
+#                  of processor time, on a busy machine
+#   make unit      go test ./..., which leaves nothing out; RUN='-run Name' and PKG=./agent/rows narrow it
 #   make race      the same under the race detector, only what is played in volume briefly
 #   make volume    what is played in volume, without it
 #   make crashes   rotations and repairs that die at every step, in every way (minutes)

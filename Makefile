@@ -18,7 +18,7 @@
 #   make check     before every commit: the source's form, and go test -short ./..., which
 #                  leaves variants, and programs by the hundred, to make test: two minutes
 #                  of processor time, on a busy machine
-#   make unit      go test ./..., which leaves nothing out; RUN='-run Name' and PKG=./agent/rows narrow it
+#   make unit      go test ./..., which is not brief; RUN='-run Name' and PKG=./agent/rows narrow it
 #   make race      the same under the race detector, only what is played in volume briefly
 #   make volume    what is played in volume, without it
 #   make crashes   rotations and repairs that die at every step, in every way (minutes)

@@ -123,16 +123,17 @@ func (l *lot) arrays() [][]byte {
 
 // writeSQL writes a lot into the rows that are what they were when they were read: at the
 // same place, with the same nonce, and with a ciphertext of the same length and tag, which
-// stands for all of it.
+// stands for all of it. The new ciphertext is taken out of its array by number: what is listed
+// the server copies twice more.
 func (s *survey) writeSQL() string {
 	set, same := "", ""
 	if s.wrapped == "wrapped_dek" {
 		set = ", wrapped_dek = coalesce(new.wrapped, old.wrapped_dek)"
 		same = " and old.wrapped_dek is not distinct from new.old_wrapped"
 	}
-	return "update " + s.table + ` old set nonce = coalesce(new.nonce, old.nonce), ciphertext = coalesce(new.ciphertext, old.ciphertext)` + set + `
-  from unnest($1::tid[], $2::bytea[], $3::integer[], $4::bytea[], $5::bytea[], $6::bytea[], $7::bytea[], $8::bytea[])
-    new(place, old_nonce, old_length, old_tag, old_wrapped, nonce, ciphertext, wrapped)
+	return "update " + s.table + ` old set nonce = coalesce(new.nonce, old.nonce), ciphertext = coalesce(($7::bytea[])[new.number::integer], old.ciphertext)` + set + `
+  from unnest($1::tid[], $2::bytea[], $3::integer[], $4::bytea[], $5::bytea[], $6::bytea[], $8::bytea[]) with ordinality
+    new(place, old_nonce, old_length, old_tag, old_wrapped, nonce, wrapped, number)
   where old.ctid = new.place and old.nonce = new.old_nonce and octet_length(old.ciphertext) = new.old_length
   and substr(old.ciphertext, new.old_length - 15) = new.old_tag` + same
 }

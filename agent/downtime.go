@@ -7,9 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
-	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
@@ -213,21 +211,4 @@ func (j *job) startAgain(ctx context.Context, units []string) error {
 		}
 	}
 	return nil
-}
-
-// keepApart saves a key on the quarantine shelf of every escrow but those that are passed over,
-// with why: no row is to be under it alone, or taken from it, before it is safe off this host.
-func (j *job) keepApart(ctx context.Context, f key.Fingerprint, why string, passOver func(i int) error) []SaveResult {
-	j.o.history()
-	saves := make([]SaveResult, len(j.h.Escrows))
-	eachEscrow(j.h, func(i int, s Escrow) {
-		saves[i] = SaveResult{Escrow: s.Name(), Required: s.Required, Key: f, Shelf: escrow.Quarantine, Why: why}
-		if saves[i].Err = passOver(i); saves[i].Err == nil {
-			j.o.put(ctx, i, &saves[i])
-		}
-	})
-	for _, s := range saves {
-		j.o.writeSaved(s)
-	}
-	return saves
 }

@@ -253,7 +253,7 @@ func (m *mend) escrow(ctx context.Context) error {
 			continue
 		}
 		safe, why := false, error(ErrNoEscrow)
-		for _, r := range m.keepApart(ctx, s.Key, "it does not open all rows", func(int) error { return nil }) {
+		for _, r := range m.o.keepApart(ctx, s.Key, "it does not open all rows", func(int) error { return nil }) {
 			m.r.Staged = append(m.r.Staged, r)
 			switch {
 			case r.Err == nil && !r.Unverified:

@@ -342,7 +342,7 @@ func (t *rotation) escrow(ctx context.Context) error {
 	t.at("saving the new key")
 	ctx, cancel := context.WithTimeout(ctx, rotateSave)
 	defer cancel()
-	t.r.Staged = t.keepApart(ctx, t.r.New, "it is new, and no row is under it yet", func(i int) error {
+	t.r.Staged = t.o.keepApart(ctx, t.r.New, "it is new, and no row is under it yet", func(i int) error {
 		if e := t.o.evidence.Escrows[i]; e.State != decide.EscrowAnswered {
 			return e.Err
 		}

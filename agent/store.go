@@ -88,12 +88,21 @@ func (o *observation) writeSaving(i int, shelf escrow.Shelf, f key.Fingerprint) 
 	}
 }
 
-// put saves the result's key on the result's shelf where nothing on a current shelf is begun by
-// that, and notes in it what came of that.
-func (o *observation) put(ctx context.Context, i int, r *SaveResult) {
-	if !o.stands(ctx, i, r) {
-		o.add(ctx, i, r)
+// keepApart saves a key on the quarantine shelf of every escrow but those that are passed over,
+// with why: no row is to be under it alone, or taken from it, before it is safe off this host.
+func (o *observation) keepApart(ctx context.Context, f key.Fingerprint, why string, passOver func(i int) error) []SaveResult {
+	o.history()
+	saves := make([]SaveResult, len(o.host.Escrows))
+	eachEscrow(o.host, func(i int, s Escrow) {
+		saves[i] = SaveResult{Escrow: s.Name(), Required: s.Required, Key: f, Shelf: escrow.Quarantine, Why: why}
+		if saves[i].Err = passOver(i); saves[i].Err == nil && !o.stands(ctx, i, &saves[i]) {
+			o.add(ctx, i, &saves[i]) // nothing on a current shelf is begun by that
+		}
+	})
+	for _, s := range saves {
+		o.writeSaved(s)
 	}
+	return saves
 }
 
 // stands tells whether the copy that the result is to be of is there, as far as anybody can say,

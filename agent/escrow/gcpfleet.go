@@ -199,25 +199,8 @@ const (
 // assets asks Cloud Asset Inventory for every secret and every version of the project, a
 // thousand at a time. It needs cloudasset.assets.listResource (roles/cloudasset.viewer).
 func (f *gcpFleet) assets(ctx context.Context) (map[string]*Shown, error) {
-	all := map[string]*Shown{}
-	of := func(id string) (*Shown, Shelf) {
-		host, ok := hostIn(f.pattern, id)
-		s := Current
-		if base, quarantine := strings.CutSuffix(id, quarantined); quarantine {
-			if other, also := hostIn(f.pattern, base); also {
-				host, ok, s = other, true, Quarantine
-			}
-		}
-		if !ok {
-			return nil, s
-		}
-		if all[host] == nil {
-			all[host] = &Shown{Missing: true}
-		}
-		return all[host], s
-	}
+	all := gcpAssetsOf{f, map[string]*Shown{}}
 	query := url.Values{"assetTypes": {secretAsset, versionAsset}, "contentType": {"RESOURCE"}, "pageSize": {fmt.Sprint(gcpAssets)}}
-	prefix := strings.TrimPrefix(f.g.parent(), "projects/"+f.g.o.Project) + "/secrets/" // "/locations/l/secrets/"
 	for range maxListed {
 		var page struct {
 			Assets        []asset `json:"assets"`
@@ -228,42 +211,76 @@ func (f *gcpFleet) assets(ctx context.Context) (map[string]*Shown, error) {
 			return nil, fmt.Errorf("cannot list the assets of project %s: %w", f.g.o.Project, err)
 		}
 		for _, a := range page.Assets {
-			_, rest, _ := strings.Cut(a.Name, "/projects/") // //secretmanager.googleapis.com/projects/123/secrets/…
-			_, rest, _ = strings.Cut(rest, "/")
-			rest, ours := strings.CutPrefix("/"+rest, prefix)
-			id, _, _ := strings.Cut(rest, "/versions/")
-			shown, s := of(id)
-			if !ours || shown == nil {
-				continue
-			}
-			if a.AssetType == secretAsset {
-				shown.Missing = shown.Missing && s != Current
-				continue
-			}
-			d := a.Resource.Data
-			c, err := f.version(s, a.Name, d.CreateTime, d.State, d.ScheduledDestroyTime)
-			if err != nil {
+			if err := all.take(a); err != nil {
 				return nil, err
-			}
-			newest := &shown.Current
-			if s == Quarantine {
-				newest = &shown.Quarantine
-			}
-			if *newest == nil || gcpNumber((*newest).ID) < gcpNumber(c.ID) {
-				*newest = c
 			}
 		}
 		if page.NextPageToken == "" {
-			for host, shown := range all {
+			for host, shown := range all.hosts {
 				if shown.Missing && shown.Current == nil {
-					delete(all, host) // a quarantine alone is no host's place
+					delete(all.hosts, host) // a quarantine alone is no host's place
 				}
 			}
-			return all, nil
+			return all.hosts, nil
 		}
 		query.Set("pageToken", page.NextPageToken)
 	}
 	return nil, fmt.Errorf("cannot list the assets of project %s: %w: a listing without end", f.g.o.Project, ErrCorrupt)
+}
+
+// gcpAssetsOf is what assets show of hosts.
+type gcpAssetsOf struct {
+	f     *gcpFleet
+	hosts map[string]*Shown
+}
+
+// of is what is shown of the host that has a secret, nil for none's, and which shelf that is.
+func (all gcpAssetsOf) of(id string) (*Shown, Shelf) {
+	host, ok := hostIn(all.f.pattern, id)
+	s := Current
+	if base, quarantine := strings.CutSuffix(id, quarantined); quarantine {
+		if other, also := hostIn(all.f.pattern, base); also {
+			host, ok, s = other, true, Quarantine
+		}
+	}
+	if !ok {
+		return nil, s
+	}
+	if all.hosts[host] == nil {
+		all.hosts[host] = &Shown{Missing: true}
+	}
+	return all.hosts[host], s
+}
+
+// take takes in a secret or a version.
+func (all gcpAssetsOf) take(a asset) error {
+	g := all.f.g
+	prefix := strings.TrimPrefix(g.parent(), "projects/"+g.o.Project) + "/secrets/" // "/locations/l/secrets/"
+	_, rest, _ := strings.Cut(a.Name, "/projects/")                                 // //secretmanager.googleapis.com/projects/123/secrets/…
+	_, rest, _ = strings.Cut(rest, "/")
+	rest, ours := strings.CutPrefix("/"+rest, prefix)
+	id, _, _ := strings.Cut(rest, "/versions/")
+	shown, s := all.of(id)
+	if !ours || shown == nil {
+		return nil
+	}
+	if a.AssetType == secretAsset {
+		shown.Missing = shown.Missing && s != Current
+		return nil
+	}
+	d := a.Resource.Data
+	c, err := all.f.version(s, a.Name, d.CreateTime, d.State, d.ScheduledDestroyTime)
+	if err != nil {
+		return err
+	}
+	newest := &shown.Current
+	if s == Quarantine {
+		newest = &shown.Quarantine
+	}
+	if *newest == nil || gcpNumber((*newest).ID) < gcpNumber(c.ID) {
+		*newest = c
+	}
+	return nil
 }
 
 // rest makes one call of an API in JSON, with the credentials of the store.

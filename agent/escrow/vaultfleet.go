@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
 // vaultDated is how many quarantined entries are asked for their time; of more, the first
@@ -154,31 +156,42 @@ func (f *vaultFleet) Look(ctx context.Context, host string) (Shown, error) {
 	if shown.Missing {
 		return shown, nil
 	}
-	if names, err = one.entryNames(ctx, Quarantine); err != nil {
-		return Shown{}, fmt.Errorf("cannot list %s/%s: %w", o.Mount, one.folder(Quarantine), err)
+	shown.Quarantine, err = one.newestApart(ctx, kv, shown.Keys)
+	if err != nil {
+		return Shown{}, err
+	}
+	return shown, nil
+}
+
+// newestApart is the newest copy in quarantine, but for those of keys that became current later:
+// they are no news. nil is none.
+func (v *Vault) newestApart(ctx context.Context, kv int, current []key.Fingerprint) (newest *Copy, err error) {
+	names, err := v.entryNames(ctx, Quarantine)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list %s/%s: %w", v.o.Mount, v.folder(Quarantine), err)
 	}
 	dated := 0
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		fp, _ := vaultClaim(name)
-		if !vaultName(name) || slices.Contains(shown.Keys, fp) {
-			continue // what became a current key later is no news
+		if !vaultName(name) || slices.Contains(current, fp) {
+			continue
 		}
-		c := &Copy{Escrow: o.Name, Shelf: Quarantine, ID: vaultQuarantineID + name, Fingerprint: fp}
+		c := &Copy{Escrow: v.o.Name, Shelf: Quarantine, ID: vaultQuarantineID + name, Fingerprint: fp}
 		if dated++; kv == 2 && dated <= vaultDated {
-			all, err := one.history(ctx, one.folder(Quarantine)+"/"+name)
+			all, err := v.history(ctx, v.folder(Quarantine)+"/"+name)
 			if err != nil {
-				return Shown{}, fmt.Errorf("cannot read the metadata of %s/%s: %w", one.folder(Quarantine), name, err)
+				return nil, fmt.Errorf("cannot read the metadata of %s/%s: %w", v.folder(Quarantine), name, err)
 			}
 			if len(all) > 0 {
-				c = one.newest(Quarantine, name, all)
+				c = v.newest(Quarantine, name, all)
 				c.Fingerprint = fp
 			}
 		}
-		if shown.Quarantine == nil || c.Created.After(shown.Quarantine.Created) {
-			shown.Quarantine = c
+		if newest == nil || c.Created.After(newest.Created) {
+			newest = c
 		}
 	}
-	return shown, nil
+	return newest, nil
 }
 
 // newest is the newest version of an entry, as its metadata tells of it.

@@ -456,85 +456,14 @@ func (w *rewrite) report(c *census) {
 // pass reads all rows of the table over c, after some statements that go before, and lets
 // every core reseal them. What is to be written goes to sealed.
 func (w *rewrite) pass(ctx context.Context, c *pgconn.PgConn, step RewriteStep, before []string, keys []key.Key, sealed chan<- *lot) (*census, error) {
-	raw := make(chan []byte, chunksAhead)
-	columns := 0
+	p := &reading{rewrite: w, step: step, raw: make(chan []byte, chunksAhead), sealed: sealed}
 	g, ctx := crew.WithContext(ctx)
-	g.Go(func() error {
-		defer close(raw)
-		chunk := w.chunk()
-		send := func() error {
-			select {
-			case raw <- chunk:
-				chunk = w.chunk()
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-		done := int64(0)
-		w.o.Progress(RewriteProgress{step, done, w.total})
-		statements := append(slices.Clone(before), w.s.resealSQL())
-		err := w.batch(ctx, c, statements, nil, func(statement int, v [][]byte) error {
-			if statement != len(before) {
-				return errForm
-			}
-			if columns == 0 {
-				columns = len(v) // for the workers, who have no row yet
-			}
-			if len(v) != columns || columns <= kekIDAt+wrappedFromEnd {
-				return errForm
-			}
-			for _, cell := range v {
-				chunk = appendCell(chunk, cell)
-			}
-			if done++; len(chunk) < chunkBytes {
-				return nil
-			}
-			w.o.Progress(RewriteProgress{step, done, w.total})
-			return send()
-		})
-		if err == nil && len(chunk) > 0 {
-			err = send()
-		}
-		w.o.Progress(RewriteProgress{step, done, w.total})
-		return err
-	})
+	g.Go(func() error { return p.read(ctx, c, before) })
 	hands := make([]*resealer, runtime.GOMAXPROCS(0))
 	for i := range hands {
 		r := newResealer(w.o.Target, keys, w.seed)
 		hands[i] = r
-		g.Go(func() error {
-			out := w.lot()
-			send := func() error {
-				if out.rows == 0 || w.vain.Load() {
-					out.empty()
-					return nil
-				}
-				select {
-				case sealed <- out:
-					out = w.lot()
-					return nil
-				case <-ctx.Done():
-					return ctx.Err()
-				}
-			}
-			for chunk := range raw {
-				for rest := chunk; len(rest) > 0; {
-					rest = r.row(rest, columns, out)
-				}
-				w.recycle(chunk)
-				if r.unknown.count > 0 || r.unopenable.count > 0 && !w.o.LeaveUnopenable {
-					w.vain.Store(true)
-				}
-				if out.rows < lotRows && out.bytes() < lotBytes {
-					continue
-				}
-				if err := send(); err != nil {
-					return err
-				}
-			}
-			return send()
-		})
+		g.Go(func() error { return p.reseal(ctx, r) })
 	}
 	err := g.Wait()
 	sum := &hands[0].census
@@ -542,6 +471,91 @@ func (w *rewrite) pass(ctx context.Context, c *pgconn.PgConn, step RewriteStep, 
 		sum.merge(&r.census)
 	}
 	return sum, err
+}
+
+// reading is one pass over the whole table.
+type reading struct {
+	*rewrite
+	step    RewriteStep
+	raw     chan []byte // chunks of rows, as appendCell packs them
+	columns int         // of a row; known once there is a chunk
+	sealed  chan<- *lot
+}
+
+// read brings all rows to raw.
+func (p *reading) read(ctx context.Context, c *pgconn.PgConn, before []string) error {
+	defer close(p.raw)
+	chunk := p.chunk()
+	send := func() error {
+		select {
+		case p.raw <- chunk:
+			chunk = p.chunk()
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	done := int64(0)
+	p.o.Progress(RewriteProgress{p.step, done, p.total})
+	statements := append(slices.Clone(before), p.s.resealSQL())
+	err := p.batch(ctx, c, statements, nil, func(statement int, v [][]byte) error {
+		if statement != len(before) {
+			return errForm
+		}
+		if p.columns == 0 {
+			p.columns = len(v)
+		}
+		if len(v) != p.columns || p.columns <= kekIDAt+wrappedFromEnd {
+			return errForm
+		}
+		for _, cell := range v {
+			chunk = appendCell(chunk, cell)
+		}
+		if done++; len(chunk) < chunkBytes {
+			return nil
+		}
+		p.o.Progress(RewriteProgress{p.step, done, p.total})
+		return send()
+	})
+	if err == nil && len(chunk) > 0 {
+		err = send()
+	}
+	p.o.Progress(RewriteProgress{p.step, done, p.total})
+	return err
+}
+
+// reseal has one hand reseal what is read, as long as there is any use in it.
+func (p *reading) reseal(ctx context.Context, r *resealer) error {
+	out := p.lot()
+	send := func() error {
+		if out.rows == 0 || p.vain.Load() {
+			out.empty()
+			return nil
+		}
+		select {
+		case p.sealed <- out:
+			out = p.lot()
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	for chunk := range p.raw {
+		for rest := chunk; len(rest) > 0; {
+			rest = r.row(rest, p.columns, out)
+		}
+		p.recycle(chunk)
+		if r.unknown.count > 0 || r.unopenable.count > 0 && !p.o.LeaveUnopenable {
+			p.vain.Store(true)
+		}
+		if out.rows < lotRows && out.bytes() < lotBytes {
+			continue
+		}
+		if err := send(); err != nil {
+			return err
+		}
+	}
+	return send()
 }
 
 // check reads all rows as this transaction sees them.

@@ -34,10 +34,7 @@ func Backup(ctx context.Context, h *Host) (BackupResult, error) {
 }
 
 func backup(ctx context.Context, h *Host, how func(*observation, context.Context, key.Fingerprint) BackupResult) (BackupResult, error) {
-	if len(h.Escrows) == 0 {
-		return BackupResult{}, ErrNoEscrow
-	}
-	o, err := h.observe()
+	o, err := h.observeToSave()
 	if err != nil {
 		return BackupResult{}, err
 	}
@@ -46,6 +43,14 @@ func backup(ctx context.Context, h *Host, how func(*observation, context.Context
 		return BackupResult{}, fmt.Errorf("%w: the keyfile is %s", ErrNoKeyfile, o.evidence.Keyfile.Why)
 	}
 	return how(o, ctx, o.evidence.Keyfile.Key), nil
+}
+
+// observeToSave observes a host that has an escrow. It returns ErrNoEscrow.
+func (h *Host) observeToSave() (*observation, error) {
+	if len(h.Escrows) == 0 {
+		return nil, ErrNoEscrow
+	}
+	return h.observe()
 }
 
 // escrowKey proves a key at hand and saves it in every escrow. Where the key opens all rows, law

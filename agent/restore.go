@@ -223,10 +223,7 @@ func importKey(ctx context.Context, h *Host, k key.Key, opts ImportOptions) (Res
 // Keep saves a key that a person brought in every escrow, by law 4, and leaves the
 // keyfile alone. It returns ErrNoEscrow.
 func Keep(ctx context.Context, h *Host, k key.Key, opts ImportOptions) (BackupResult, error) {
-	if len(h.Escrows) == 0 {
-		return BackupResult{}, ErrNoEscrow
-	}
-	o, err := h.observe()
+	o, err := h.observeToSave()
 	if err != nil {
 		return BackupResult{}, err
 	}

@@ -139,6 +139,16 @@ type look struct {
 	goOn  chan struct{}
 }
 
+// notRestarted fails with why where the daemon was restarted.
+func (w *watched) notRestarted(why string) {
+	w.t.Helper()
+	select {
+	case <-w.restart:
+		w.t.Error(why)
+	default:
+	}
+}
+
 // hold holds up the next look.
 func (w *watched) hold() *look {
 	l := &look{make(chan context.Context), make(chan struct{})}
@@ -599,11 +609,7 @@ func TestWatch(t *testing.T) {
 		w.journal <- unit.Line{Said: unit.Failed, Invocation: "1"}
 		w.must(os.Remove(w.host.Keyfile.Path))
 		w.await(fa, "in place")
-		select {
-		case <-w.restart:
-			t.Error("a line that is not the daemon's word restarted it")
-		default:
-		}
+		w.notRestarted("a line that is not the daemon's word restarted it")
 	})
 	t.Run("a tenant's line says that the keyfile was empty, or not loaded", func(t *testing.T) {
 		w := guarded(t, func(w *watched) { w.options.Heal = true })
@@ -612,11 +618,7 @@ func TestWatch(t *testing.T) {
 			w.journal <- unit.Line{Said: said, Invocation: "1", Time: later}
 		}
 		w.await("restart needed", "could not read the keyfile")
-		select {
-		case <-w.restart:
-			t.Error("a line that cannot be the daemon's word restarted it")
-		default:
-		}
+		w.notRestarted("a line that cannot be the daemon's word restarted it")
 	})
 	t.Run("the daemon could not use its database", func(t *testing.T) {
 		w := guarded(t, nil)
@@ -650,11 +652,7 @@ func TestWatch(t *testing.T) {
 		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1"}
 		w.await(fa, "in place")
 		w.journal <- unit.Line{Said: unit.Ready, Invocation: "1"}
-		select {
-		case <-w.restart:
-			t.Error("a daemon that read the right key was restarted")
-		default:
-		}
+		w.notRestarted("a daemon that read the right key was restarted")
 	})
 	t.Run("a tenant's line says that the daemon made a key", func(t *testing.T) {
 		w := guarded(t, nil)

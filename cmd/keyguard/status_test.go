@@ -11,6 +11,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
+	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
@@ -95,6 +96,10 @@ func TestStatusScreen(t *testing.T) {
 		"no copy of a key that was in use": {func(r *agent.StatusResult) {
 			r.Health, r.Decision, r.Rows.State = agent.Unsure, decide.Decision{Rule: "R4", Action: decide.Doubt}, decide.RowsSilent
 		}, exitDoubt, "", noCopy, agent.AilsDoubt},
+		"a split table, and a copy that nobody can read": {func(r *agent.StatusResult) {
+			r.Health, r.Decision = agent.Unsure, decide.Decision{Rule: "R3", Action: decide.Doubt}
+			r.Rows = decide.RowsEvidence{State: decide.RowsAnswer, Proofs: map[key.Fingerprint]rows.Proof{"aaaaaaaaaaaaaaaa": {Checked: 14, Opened: 4}, "bbbbbbbbbbbbbbbb": {Checked: 14, Opened: 7}}}
+		}, exitDoubt, "", "keyguard repair", agent.AilsDoubt},
 		"an edited ledger": {func(r *agent.StatusResult) { r.Health, r.Broken = agent.Amiss, &ledger.Break{Line: 3} }, exitEscrow, "", seenToLedger, agent.AilsBroken},
 		"rubbish for a ledger": {func(r *agent.StatusResult) {
 			r.Health, r.Damaged, r.Broken = agent.Amiss, "rubbish", &ledger.Break{Line: 1}

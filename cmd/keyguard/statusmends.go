@@ -153,7 +153,10 @@ func mendDoubt(r agent.StatusResult, _ agent.Ailment) []string {
 		return append([]string{remedyOf(r.Rows.Err)}, mendEscrows(r)...)
 	}
 	hints := mendEscrows(r)
-	if len(hints) == 0 && r.Rows.State == decide.RowsSilent {
+	switch {
+	case r.Split():
+		hints = append(hints, "keyguard repair") // of the keys that are at hand one may have most rows by then
+	case len(hints) == 0 && r.Rows.State == decide.RowsSilent:
 		hints = []string{noCopy}
 	}
 	return hints

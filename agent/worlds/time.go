@@ -175,11 +175,11 @@ func (w *world) rest(h *host) bool {
 		w.broken("liveness", "liveness: all faults are over, no person is needed, and status is %s: %s", r.Health, r.Line)
 		return false
 	}
+	w.carry(h)
 	if w.named != nil {
 		w.follow(h, r)
 		return false
 	}
-	w.carry(h)
 	for _, each := range []string{"restore", "repair", "backup", "drill", "accept", "backup", "accept --new", "accept", "backup"} {
 		if r = w.typed(h, r, each); r.Health == agent.Green {
 			return false

@@ -494,8 +494,13 @@ func (w *world) importSheet(h *host, dies int) {
 
 // importRight is a person who has the right key elsewhere.
 func (w *world) importRight(h *host, dies int) {
-	best := key.Key{}
-	for _, k := range w.known {
+	best, known := key.Key{}, slices.Clone(w.known)
+	for _, c := range w.state(h).Copies { // and those that keyguard made are in stores
+		if k, _, err := key.Decode(c.Bytes); err == nil {
+			known = append(known, k)
+		}
+	}
+	for _, k := range known {
 		if best.IsZero() || h.table.opens(k.Fingerprint()) > h.table.opens(best.Fingerprint()) {
 			best = k
 		}

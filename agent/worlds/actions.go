@@ -651,6 +651,20 @@ func (w *world) did(h *host, p *process, was beforeStart, r agent.GuardResult) {
 		(!s.open || h.table.opens(laws.Name(data)) <= h.table.opens(s.key)) {
 		w.broken("accept", "accept: key %s stood on a person's word, the rows say no less of it than then, and key %q is in its place", s.key, laws.Name(data))
 	}
+	if s := h.word; s != nil && p.looked && h.worth(s.key) == 2 && h.provenLast(s.key) {
+		h.word = nil // it opened every row, and stands on that from then on
+	}
+}
+
+// provenLast tells whether the ledger's last word on which key is known is that this one opened
+// every row.
+func (h *host) provenLast(f key.Fingerprint) bool {
+	for _, l := range slices.Backward(h.ledger()) {
+		if l.Event == "proven" || l.Event == "accepted" {
+			return l.Event == "proven" && l.Fingerprint == f && l.Verdict == "opens"
+		}
+	}
+	return false
 }
 
 // worth orders what the rows say of a key: all, some or nothing, and none.

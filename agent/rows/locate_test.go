@@ -290,6 +290,8 @@ func TestIncus(t *testing.T) {
 	must(t, os.Mkdir(filepath.Join(full, "incus"), 0o700))
 	formatted := t.TempDir()
 	must(t, os.Mkdir(filepath.Join(formatted, "lost+found"), 0o700))
+	used := t.TempDir() // by what is listed behind it
+	must(t, os.Mkdir(filepath.Join(used, "lost+found"), 0o700), os.Mkdir(filepath.Join(used, "pools"), 0o700))
 	rescued := t.TempDir()
 	must(t, os.MkdirAll(filepath.Join(rescued, "lost+found", "#12"), 0o700))
 	body := func(text string) func(string, http.ResponseWriter, *http.Request) bool {
@@ -338,6 +340,7 @@ func TestIncus(t *testing.T) {
 			volumes: map[string][]rowstest.Volume{"default": {{Name: "tenant-1", Type: "container"}}, "with space": nil}},
 		{what: "an empty directory", dir: t.TempDir(), absent: true},
 		{what: "a file system just made", dir: formatted, absent: true},
+		{what: "a file system with something besides", dir: used, err: rows.ErrRemains},
 		{what: "a file system that was repaired", dir: rescued, err: rows.ErrRemains},
 		{what: "the data disk of before", dir: full, err: rows.ErrRemains},
 		{what: "a directory that is none", dir: file(t, 0o600, ""), err: errAny},
@@ -365,9 +368,12 @@ func TestIncus(t *testing.T) {
 		{what: "an answer of no type", intercept: body(`{"metadata":[]}`), err: rows.ErrIncus},
 		{what: "an answer without metadata", intercept: body(`{"type":"sync","status_code":200}`), err: rows.ErrIncus},
 		{what: "an operation", intercept: body(`{"type":"async","status_code":100,"metadata":[]}`), err: rows.ErrIncus},
+		{what: "a type of its own", intercept: body(`{"type":"async","status_code":200,"metadata":[]}`), err: rows.ErrIncus},
 		{what: "a map instead of a list", intercept: body(`{"type":"sync","status_code":200,"metadata":{}}`), err: rows.ErrIncus},
 		{what: "names instead of objects", intercept: body(`{"type":"sync","status_code":200,"metadata":["/1.0/instances/db"]}`), err: rows.ErrIncus},
 		{what: "an instance of nothing", intercept: only("/1.0/instances", body(`{"type":"sync","status_code":200,"metadata":[{}]}`)), err: rows.ErrIncus},
+		{what: "an instance without a name", intercept: only("/1.0/instances", body(`{"type":"sync","status_code":200,"metadata":[{"status":"Running"}]}`)), err: rows.ErrIncus},
+		{what: "an instance without a status", intercept: only("/1.0/instances", body(`{"type":"sync","status_code":200,"metadata":[{"name":"db"}]}`)), err: rows.ErrIncus},
 		{what: "a pool of nothing", intercept: only("/1.0/storage-pools", body(`{"type":"sync","status_code":200,"metadata":[{}]}`)), err: rows.ErrIncus},
 		{what: "a volume of nothing", intercept: only("/1.0/storage-pools/default/volumes", body(`{"type":"sync","status_code":200,"metadata":[{}]}`)), err: rows.ErrIncus,
 			volumes: map[string][]rowstest.Volume{"default": nil}},
@@ -600,7 +606,7 @@ func TestVariables(t *testing.T) {
 		"PGPASSWORD": `p'a\s s&=%+w`, "PGSSLMODE": "disable", "PGOPTIONS": "-c work_mem=1MB", "PGTZ": "UTC",
 		"PGTARGETSESSIONATTRS": "read-write", "PGAPPNAME": "daemon"}
 	for _, conn := range []string{
-		"postgres://", "postgres:///", "postgres://h", "postgres://h/d", "postgres://u@h/d", "postgres://u:p@h/d", "postgres://:p@h", "postgres://u:@h",
+		"postgres://", "postgres:///", "postgres://@/d", "postgres://h", "postgres://h/d", "postgres://u@h/d", "postgres://u:p@h/d", "postgres://:p@h", "postgres://u:@h",
 		"postgres://h:1/d", "postgres://:1/d", "postgres://h:/d", "postgres://[::1]/d", "postgres://[::1]:7/d", "postgres://a,b/d", "postgres://a:1,b:2/d",
 		"postgresql://u@/d?host=/run/pg", "postgres://h/d?", "postgres://h?sslmode=require", "postgres://h/d?ssl=true", "postgres://u@h/d?password=q&user=z",
 		"postgres://h/d?dbname=e&port=9", "postgres://u@h/d?p%61ssword=q", "postgres://h/d?user=", "postgres://u%40x:a%2Fb@h/d?timezone=CET",

@@ -332,7 +332,7 @@ const silence = 9 * time.Second
 func (w *wired) host(s spoil, relay *wiretest.Relay) (h *agent.Host, hangUp func(), err error) {
 	// What must succeed has more time than a busy machine takes. What never answers is
 	// waited for as long as the configuration may say at least.
-	patience := 20 * time.Second
+	patience := 2 * time.Minute
 	if relay != nil && s.fault != nil && s.fault.Kind.Silent() {
 		patience = silence / 3
 	}

@@ -280,6 +280,8 @@ func (w *world) person(h *host) string {
 	for _, s := range w.stores {
 		for _, c := range s.copies {
 			switch {
+			case newest(s, c) && !told(lines, s, c) && len(lines) > 0 && c.at.Before(lines[0].Time):
+				return "the ledger that named what " + s.name + " showed only later was lost, and another begun"
 			case c.byHand:
 				return "somebody else wrote to " + s.name
 			case h.rolled && c.shelf == escrow.Current && !told(lines, s, c):

@@ -493,13 +493,13 @@ func (x *splitIndex) doubted() (list []*piece) {
 			if have, need := best(shares); have >= need {
 				continue
 			}
-			shows := map[int]bool{}
-			for _, g := range shares {
+			for _, g := range shares { // one that is cut for another need is of no use to it
+				shows := map[int]bool{}
 				for _, p := range g.pieces {
 					shows[p.member] = shows[p.member] || p.wrong == ""
 				}
+				doubts(func(p *piece) bool { return p.copy.Shelf == shelf && (p.of == of || !shows[p.member]) })
 			}
-			doubts(func(p *piece) bool { return p.copy.Shelf == shelf && (p.of == of || !shows[p.member]) })
 		}
 	}
 	for i := range x.pieces { // in the order of the listings

@@ -949,6 +949,14 @@ func TestSplitPartUnderAnotherName(t *testing.T) {
 		}
 		s := r.open()
 		holdsKey(t, s, k)
+		odd, err := k.Cut(3, 2) // beside one that was cut for another need, too
+		try(t, err)
+		path := filepath.Join(r.path("b"), "current", "20400101T000000.000Z-"+string(k.Fingerprint())+".need3.part2")
+		try(t, os.WriteFile(path, odd.UnsafeText(), 0o400))
+		if copies, err := r.open().List(t.Context()); err != nil || slices.ContainsFunc(copies, func(c escrow.Copy) bool { return c.Fingerprint == k.Fingerprint() && c.Unreadable != "" }) {
+			t.Errorf("%s, beside another cut: %+v, %v", name, copies, err)
+		}
+		try(t, os.Remove(path))
 		if copies, err := s.List(t.Context()); err != nil || len(copies) != 1 && !there || there && (len(copies) != 2 || copies[1].Unreadable != "") {
 			t.Errorf("%s: %+v, %v", name, copies, err)
 		}

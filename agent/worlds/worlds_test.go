@@ -272,6 +272,14 @@ func TestBrokenOnce(t *testing.T) {
 			{Do: "repair", Arg: 0xaf200dca33fe3c9c},
 			{Do: "a copy is spoiled under its name, or mended", Arg: 0x254fa78b3e8417b},
 		}},
+		"a part is called another key, and one of its own that is cut for another need stands above it": {Seed: 826506, Steps: []Step{
+			{Do: "rotate, and be killed", Arg: 0xb92b4fcb0c69d91b, Dies: 6},
+			{Do: "rm -r etc", Arg: 0x54f40a12cd179c88},
+			{Do: "a copy is called another key", Arg: 0x53497e66fc50d286},
+			{Do: "an odd part on one store", Arg: 0xf8f36a1aebfe0130},
+			{Do: "power cut", Arg: 0x5e587c88771bc4d6},
+			{Do: "rotate, and be killed", Arg: 0x5dbe671d585b64b5},
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if b := replay(t, p); b != nil {

@@ -880,6 +880,7 @@ func (w *world) minted(h *host, f key.Fingerprint, due time.Time) {
 	if t := due.Add(-time.Second); h.removed.Before(t) && h.watcher.alive && h.watcher.since.Before(t) {
 		s := w.state(h)
 		delete(s.Files, h.keyfile())
+		s.Copies = slices.DeleteFunc(s.Copies, func(c laws.Copy) bool { return c.Late }) // nobody is told of them
 		w.hold(laws.Minted(s, f))
 	}
 }

@@ -244,6 +244,11 @@ func TestBrokenOnce(t *testing.T) {
 			{Do: "an old key in the keyfile's place", Arg: 0x8dbfbe33791fa025},
 			{Do: "a foreign key in the keyfile's place", Arg: 0x6c4fa9739f3fbfd8},
 		}},
+		"a daemon mints where the only copy is listed late": {Seed: 854285, Steps: []Step{
+			{Do: "the ledger goes, and none can be made", Arg: 0xdbb42aeccb9c22ca},
+			{Do: "rm secrets.key", Arg: 0x5b444b3f79755f90},
+			{Do: "pg_dump", Arg: 0xf976781d3344daad},
+		}},
 		"a whole key on a store of a split is accepted, and then called another key": {Seed: 797981, Steps: []Step{
 			{Do: "power cut", Arg: 0x28ced66ff105109d},
 			{Do: "a foreign key on top", Arg: 0xc7b83cecb26afba6},

@@ -541,7 +541,8 @@ func (w *world) status(h *host, dies int) (r agent.StatusResult) {
 	if data, good := h.live(); good && r.Health == agent.Green {
 		s := w.stateFor(h, began)
 		s.Copies = slices.DeleteFunc(s.Copies, func(c laws.Copy) bool { return unheard[c.Store] })
-		if (h.silent || h.tardy > time.Second || !h.table.answers()) && w.proven[h.name][laws.Name(data)] {
+		hangs := r.Rows.State == decide.RowsUnknown && slices.ContainsFunc(h.stores, func(s *store) bool { return s.hangs }) // and left no time for them
+		if (hangs || h.silent || h.tardy > time.Second || !h.table.answers()) && w.proven[h.name][laws.Name(data)] {
 			s.Rows = nil // what became of them since they were last asked nobody can know
 		}
 		if !slices.ContainsFunc(s.Copies, func(c laws.Copy) bool { return c.Late }) {
@@ -643,7 +644,8 @@ func (w *world) did(h *host, p *process, was beforeStart, r agent.GuardResult) {
 		w.hold(laws.Lacking(w.stateFor(h, was.at)))
 	}
 	data, _ := h.live()
-	if s := h.word; s != nil && was.key != s.key && p.looked && len(h.table.rows) > 0 && r.Decision.Key != s.key &&
+	rowsSay := p.looked && len(h.table.rows) > 0 || h.provenLast(r.Decision.Key) // to a start before, which may have died
+	if s := h.word; s != nil && was.key != s.key && rowsSay && r.Decision.Key != s.key &&
 		(r.Decision.Action == decide.Pass || r.Decision.Action == decide.Install) {
 		h.word = nil // another key was in its place, and by the rows it is that one now, or a third, which may be left to a person
 	}

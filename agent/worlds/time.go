@@ -99,6 +99,10 @@ func (w *world) end() {
 	w.pass(90 * time.Minute) // what is done hourly was done, and has taken effect, and what that has put off
 	before, saves := maps.Clone(w.calls), maps.Clone(w.saves)
 	w.pass(time.Hour)
+	if !maps.Equal(saves, w.saves) { // what a copy is that was on top, and is called another key, the next look does not see
+		before, saves = maps.Clone(w.calls), maps.Clone(w.saves)
+		w.pass(time.Hour)
+	}
 	after, saved := maps.Clone(w.calls), maps.Clone(w.saves)
 	for _, h := range w.hosts {
 		if well := w.rest(h); !well || len(w.hosts) > 1 || w.recutKept(h) {

@@ -244,6 +244,18 @@ func TestBrokenOnce(t *testing.T) {
 			{Do: "an old key in the keyfile's place", Arg: 0x8dbfbe33791fa025},
 			{Do: "a foreign key in the keyfile's place", Arg: 0x6c4fa9739f3fbfd8},
 		}},
+		"a person's word ends in a start that dies": {Seed: 625180, Steps: []Step{
+			{Do: "another host's parts on top", Arg: 0x1e3ae114f05a7189},
+			{Do: "tenants write", Arg: 0x296cc70da976edae},
+			{Do: "accept", Arg: 0x435084fba1463247},
+			{Do: "a key is put there while nobody watches", Arg: 0x3dd31c1ec107023c, Dies: 15},
+			{Do: "an old key in the keyfile's place", Arg: 0x6ec6714fb4a9bdc9},
+		}},
+		"a copy on top is called another key": {Seed: 113972, Steps: []Step{
+			{Do: "accept", Arg: 0x86a4882b30c6df91},
+			{Do: "an older copy is the newest again", Arg: 0xaf9c8d83fdea2028},
+			{Do: "a copy is called another key", Arg: 0xc744aa9165ef5df4},
+		}},
 		"a daemon mints where the only copy is listed late": {Seed: 854285, Steps: []Step{
 			{Do: "the ledger goes, and none can be made", Arg: 0xdbb42aeccb9c22ca},
 			{Do: "rm secrets.key", Arg: 0x5b444b3f79755f90},

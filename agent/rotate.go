@@ -1,14 +1,12 @@
 package agent
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
 
-	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -160,15 +158,22 @@ func (t *rotation) check(ctx context.Context) (err error) {
 	if err := t.checkRows(ctx); err != nil {
 		return err
 	}
-	// What comes when it is too late to refuse: the rewriting, with the daemon down, and the
-	// exchange, with the rows under the new key. The server is asked meanwhile.
-	may := crew.Go(func() error { return t.may(ctx) })
-	rehearsed := t.rehearse()
-	notSafe := t.checkEscrows(ctx)
-	if err := cmp.Or(<-may, rehearsed); err != nil {
+	if err := t.checkEnd(ctx); err != nil {
+		return err
+	}
+	return t.checkEscrows(ctx)
+}
+
+// checkEnd rehearses what comes when it is too late to refuse: the rewriting, with the
+// daemon down, and the exchange, with the rows under the new key.
+func (t *rotation) checkEnd(ctx context.Context) error {
+	if err := t.may(ctx); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotRotated, err)
 	}
-	return notSafe
+	if err := t.rehearse(); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotRotated, err)
+	}
+	return nil
 }
 
 func (t *rotation) checkRows(ctx context.Context) error {

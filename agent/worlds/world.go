@@ -753,11 +753,14 @@ func (w *world) covered(h *host, s *store, c stored) {
 			}
 		}
 		adopted := slices.ContainsFunc(lines, func(l line) bool {
+			word := l.Event == "adopted" && l.Fingerprint == of // of the copy, whatever its numbers
+			here := false                                       // a part on this store is named
 			return slices.ContainsFunc(l.Tops, func(top string) bool {
 				number, id, _ := strings.Cut(top, " ")
-				// Where the numbers were wrong, the person's word was of the copy.
-				return id == o.id && (number == fmt.Sprint(s.part.Number) || l.Event == "adopted" && l.Fingerprint == of)
-			})
+				ours := number == fmt.Sprint(s.part.Number)
+				here = here || ours
+				return id == o.id && (ours || word)
+			}) || word && len(l.Tops) > 0 && !here // the store did not answer to that person
 		})
 		if !open && !adopted && time.Now().Before(o.at.Add(s.late+time.Minute)) {
 			continue // whoever looked did not see it yet

@@ -256,6 +256,12 @@ func TestBrokenOnce(t *testing.T) {
 			{Do: "an older copy is the newest again", Arg: 0xaf9c8d83fdea2028},
 			{Do: "a copy is called another key", Arg: 0xc744aa9165ef5df4},
 		}},
+		"a copy in parts is accepted while a store of it does not answer": {Seed: 417833, Steps: []Step{
+			{Do: "an older copy is the newest again", Arg: 0xfd21effc1e8353fa},
+			{Do: "rotate, and be killed", Arg: 0x1ca688230618c561},
+			{Do: "an older copy is the newest again", Arg: 0xca4176f1010f8c14},
+			{Do: "accept", Arg: 0x930b1627bb988df8},
+		}},
 		"a daemon mints where the only copy is listed late": {Seed: 854285, Steps: []Step{
 			{Do: "the ledger goes, and none can be made", Arg: 0xdbb42aeccb9c22ca},
 			{Do: "rm secrets.key", Arg: 0x5b444b3f79755f90},

@@ -9,8 +9,8 @@
 //	           started which one a start found
 //	observe    gathers the evidence that decide asks for, cheapest first; inventory is the
 //	           one place that fetches copies as evidence
-//	save       brings to an escrow what is due there; backup does it for the present key now,
-//	           init makes the places first; store is how one key gets into one escrow
+//	due        brings to an escrow what is due there; backup does it for the present key now,
+//	           init makes the places first; save is how one key gets into one escrow
 //	restore    puts a copy back, and imports a key that a person brings
 //	accept     takes a person's word for a key; paper takes the key out for a printed sheet
 //	rotate     a new key, and every row under it; repair, one key for a table that is split;

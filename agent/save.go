@@ -1,262 +1,224 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
-	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
-	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
-// Due lists the keys on this host that one escrow does not hold (decide.Due). It asks
-// nobody, so that what is due survives every restart.
-func Due(h *Host, escrow string) ([]key.Fingerprint, error) {
-	o, err := h.observe()
-	if err != nil {
-		return nil, err
-	}
-	defer o.close()
-	return o.due(escrow), nil
+// SaveResult is what became of one key in one escrow.
+type SaveResult struct {
+	Escrow   string
+	Required bool
+	Key      key.Fingerprint
+	Shelf    escrow.Shelf
+	Why      string // why it went to quarantine and not to current (law 4)
+	Copy     escrow.Copy
+	// Unverified: it was stored, and this identity may not read it back. AddOnly: as the
+	// configuration has it.
+	Unverified, AddOnly bool
+	// Sealed: no identity of this host opens it, so that nobody here can tell what it is.
+	Sealed bool
+	// Why it is no current copy, where a person has to do something about it. Alarm: another
+	// host writes to the same place. Halfway: a rotation is open that has stopped (law 4).
+	Alarm, Halfway bool
+	Err            error
 }
 
-func (o *observation) due(name string) []key.Fingerprint {
-	if !o.evidence.Local.Asked {
-		o.askLocal()
+// shelfRule says on which shelf of an escrow a key may be saved, and why not on the current one
+// (law 4): decide.Shelf, or decide.DueShelf for a key that may not be the keyfile's.
+type shelfRule func(e decide.Evidence, i int, f key.Fingerprint) (escrow.Shelf, string)
+
+// save brings a key to one escrow, unless the copy stands there, and records it. Several escrows
+// may be saved to at once: what is known of all, and the ledger, are one's alone at a time.
+func (o *observation) save(ctx context.Context, i int, f key.Fingerprint, rule shelfRule) (r SaveResult) {
+	o.inTurn(func() { r = o.toSave(i, f, rule) })
+	if !o.stands(ctx, i, &r) {
+		o.inTurn(func() {
+			o.writeSaving(i, r.Shelf, f)
+			r = o.toSave(i, f, rule)
+		})
+		// A crash from here on: what then stands there is known for this host's own.
+		o.add(ctx, i, &r)
 	}
+	o.inTurn(func() { o.writeSaved(r) })
+	return r
+}
+
+func (o *observation) inTurn(do func()) {
+	o.saving.Lock()
+	defer o.saving.Unlock() // after a panic, too: the others would wait for ever
+	do()
+}
+
+// toSave is where a key is to go in one escrow, and why.
+func (o *observation) toSave(i int, f key.Fingerprint, rule shelfRule) SaveResult {
 	o.history()
-	due := decide.Due(o.evidence, name)
-	if i, err := o.host.escrowNamed(name); err == nil && o.host.Escrows[i].AddOnly {
-		// It is due to be read back, which nobody here ever does.
-		last := o.evidence.History.Saved[name].Last
-		due = slices.DeleteFunc(due, func(f key.Fingerprint) bool { return last.ID != "" && last.Key == f })
-	}
-	return due
+	s := o.host.Escrows[i]
+	r := SaveResult{Escrow: s.Name(), Required: s.Required, Key: f}
+	r.Shelf, r.Why = rule(o.evidence, i, f)
+	r.Alarm, r.Halfway = decide.Alarm(o.evidence, i) != nil, o.evidence.OpenRotation() != nil
+	return r
 }
 
-// SaveDue brings to one escrow what is due there (Due), each key to the shelf that law
-// 4 allows, and reads it back. Other escrows are asked only where the rows prove
-// nothing, since then their current shelves have a say, and not for long: no escrow
-// waits for another. The results are of what was saved; the error, of the first that
-// was not. One key that fails does not keep the others from being saved.
-func SaveDue(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
-	i, err := h.escrowNamed(name)
-	if err != nil {
-		return nil, err
+// writeSaving records that a key is about to be put on a current shelf: what stands there
+// after a crash is then known for this host's own. It is no news where the key stands there
+// already, or a save of it was begun before. Where it cannot be told, the key is judged anew.
+func (o *observation) writeSaving(i int, shelf escrow.Shelf, f key.Fingerprint) {
+	name := o.host.Escrows[i].Name()
+	newest, there := o.evidence.Escrows[i].NewestCurrent()
+	again := newest.Ends
+	if shared, ok := o.host.Escrows[i].Writer.(escrow.Shared); ok { // where it is not on top, to be read, it is stored
+		again = slices.ContainsFunc(newest.Tops, func(top escrow.Top) bool { return top.Shut }) || len(newest.Tops) < len(shared.Members())
 	}
-	o, err := h.observe()
-	if err != nil {
-		return nil, err
+	if shelf != escrow.Current || there && o.evidence.Holds(i, newest, f) && !again || o.evidence.History.Saved[name].Begun[f] {
+		return
 	}
-	defer o.close()
-	due := o.due(name)
-	if len(due) == 0 {
-		return nil, nil
+	if err := o.host.Ledger.Append(ledger.Entry{Event: ledger.Saving, Fingerprint: f, Escrow: name, Shelf: string(shelf)}); err != nil {
+		o.complain("cannot write the ledger", busy(err))
+		s := o.evidence.History.Saved[name]
+		s.Untold = err.Error()
+		o.evidence.History.Saved[name] = s
 	}
-	o.askRows(ctx)
-	o.askNewest(ctx, i)
-	if s := o.evidence.Escrows[i]; s.State == decide.EscrowFailed && !errors.Is(s.Err, escrow.ErrDenied) && !errors.Is(s.Err, escrow.ErrPerhaps) {
-		return nil, s.Err
-	}
-	o.askHistory()                         // another process, a rotation's, has told the ledger of its save before it saved
-	return o.bringAll(ctx, i, o.due(name)) // what is not there any more is due, too
 }
 
-// bringAll is SaveDue of keys that are due.
-func (o *observation) bringAll(ctx context.Context, i int, due []key.Fingerprint) (saved []SaveResult, err error) {
-	for n, f := range due {
-		if n > 0 { // what the save before has changed there counts (law 4)
-			o.askNewestAgain(ctx, i)
-			o.askHistory()
+// keepApart saves a key on the quarantine shelf of every escrow but those that are passed over,
+// with why: no row is to be under it alone, or taken from it, before it is safe off this host.
+func (o *observation) keepApart(ctx context.Context, f key.Fingerprint, why string, passOver func(i int) error) []SaveResult {
+	o.history()
+	saves := make([]SaveResult, len(o.host.Escrows))
+	eachEscrow(o.host, func(i int, s Escrow) {
+		saves[i] = SaveResult{Escrow: s.Name(), Required: s.Required, Key: f, Shelf: escrow.Quarantine, Why: why}
+		if saves[i].Err = passOver(i); saves[i].Err == nil && !o.stands(ctx, i, &saves[i]) {
+			o.add(ctx, i, &saves[i]) // nothing on a current shelf is begun by that
 		}
-		r := o.bring(ctx, i, f)
-		if r.Err != nil {
-			if err == nil {
-				err = fmt.Errorf("key %s: %w", f, r.Err)
-			}
-			if errors.Is(r.Err, escrow.ErrUnreachable) || errors.Is(r.Err, escrow.ErrTimeout) || errors.Is(r.Err, escrow.ErrRateLimited) || ctx.Err() != nil {
-				break // the others would fail as well
-			}
+	})
+	for _, s := range saves {
+		o.writeSaved(s)
+	}
+	return saves
+}
+
+// stands tells whether the copy that the result is to be of is there, as far as anybody can say,
+// and notes it. A Save, which could not compare, would add another each time.
+func (o *observation) stands(ctx context.Context, i int, r *SaveResult) bool {
+	c, there := escrow.Copy{}, false
+	if o.host.Escrows[i].AddOnly {
+		c, there = o.added(*r)
+	}
+	if !there {
+		c, there = o.stillUnread(ctx, i, *r)
+	}
+	if there {
+		r.Copy, r.Unverified, r.AddOnly = c, true, o.host.Escrows[i].AddOnly
+	}
+	return there
+}
+
+// add has the escrow save the result's key on the result's shelf, and notes in it what came of
+// that. It reads the evidence and writes nothing but the copy, so that it may run for several
+// escrows at once.
+func (o *observation) add(ctx context.Context, i int, r *SaveResult) {
+	r.AddOnly = o.host.Escrows[i].AddOnly
+	if r.Shelf == "" { // it is due until somebody can tell what stands there
+		r.Why, r.Err = "", cmp.Or(o.evidence.Escrows[i].Err, escrow.ErrTimeout)
+		return
+	}
+	r.Copy, r.Err = o.host.Escrows[i].Writer.Save(ctx, r.Shelf, o.keys[r.Key])
+	if errors.Is(r.Err, escrow.ErrUnverified) {
+		r.Unverified, r.Err = true, nil
+	}
+	if r.Err == nil && !r.Unverified && o.host.Escrows[i].Sealed {
+		k, _, err := o.host.Escrows[i].Fetch(ctx, r.Copy)
+		r.Sealed = errors.Is(err, escrow.ErrSealed)
+		k.Wipe()
+	}
+}
+
+// stillUnread is the copy that the result is to be of, where it was the last that was saved as
+// current there and could not be read back, and cannot now.
+func (o *observation) stillUnread(ctx context.Context, i int, r SaveResult) (escrow.Copy, bool) {
+	last, ok := o.history().LastSaved(r.Escrow)
+	if !ok || r.Shelf != escrow.Current || last.Fingerprint != r.Key || last.Reason != escrow.ErrUnverified.Error() {
+		return escrow.Copy{}, false
+	}
+	c := escrow.Copy{Escrow: last.Escrow, ID: last.Copy, Shelf: escrow.Current, Fingerprint: last.Fingerprint, Created: last.Time}
+	k, _, err := o.host.Escrows[i].Fetch(ctx, c)
+	k.Wipe()
+	return c, errors.Is(err, escrow.ErrDenied)
+}
+
+// added is the copy that the result is to be of, where the ledger says that it was stored: on
+// the current shelf as the last one.
+func (o *observation) added(r SaveResult) (escrow.Copy, bool) {
+	for _, e := range slices.Backward(o.history().Entries) {
+		if e.Event != ledger.Saved || e.Escrow != r.Escrow || e.Shelf != string(r.Shelf) {
 			continue
 		}
-		saved = append(saved, r)
+		if e.Fingerprint == r.Key {
+			return escrow.Copy{Escrow: e.Escrow, ID: e.Copy, Shelf: r.Shelf, Fingerprint: e.Fingerprint, Created: e.Time}, true
+		}
+		if r.Shelf == escrow.Current {
+			break
+		}
 	}
-	return saved, err
+	return escrow.Copy{}, false
 }
 
-// Revisit lists an escrow to which nothing was brought for long, so that a store that is gone,
-// or credentials that are no longer taken, show before the weekly drill. It also renews what
-// the store lets it renew (escrow.Renewer), and saves the keyfile's key again, by law 4, where
-// the store will delete that copy soon or has it no longer. The results are of those saves.
-func Revisit(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
-	i, err := h.escrowNamed(name)
-	if err != nil {
-		return nil, err
-	}
-	s := h.Escrows[i]
-	if s.AddOnly || h.standsThere(ctx, s) {
-		return nil, nil
-	}
-	copies, err := s.List(ctx)
-	if errors.Is(err, escrow.ErrNoPlace) && !s.Required {
-		return nil, nil // a stick in a safe
-	}
-	listed := err
-	if err != nil && !errors.Is(err, escrow.ErrPerhaps) {
-		return nil, err
-	}
-	if r, ok := s.Writer.(escrow.Renewer); ok {
-		err = r.Renew(ctx)
-	}
-	o, oerr := h.observe()
-	if oerr != nil {
-		return nil, errors.Join(err, oerr)
-	}
-	defer o.close()
-	before := o.due(name)
-	o.newestOf(ctx, i, copies, listed)
-	due := slices.DeleteFunc(decide.Due(o.evidence, name), func(f key.Fingerprint) bool {
-		return slices.Contains(before, f) // SaveDue's
-	})
-	live := o.evidence.Keyfile.Key
-	if !slices.Contains(due, live) && o.wantsAgain(i, copies) {
-		due = append(due, live)
-	}
-	if len(due) == 0 {
-		return nil, err
-	}
-	o.askRows(ctx)
-	saved, serr := o.bringAll(ctx, i, due)
-	return saved, errors.Join(err, serr)
-}
-
-// wantsAgain tells whether the keyfile's key, which was saved in an escrow as the last one, is
-// to be saved there again. It is where these copies, which stand there now, show that it is no
-// longer the newest current one, or is there as somebody else's; that it lacks a part; or that
-// the store will delete it soon.
-func (o *observation) wantsAgain(i int, copies []escrow.Copy) bool {
-	live, s := o.evidence.Keyfile, o.evidence.Escrows[i]
-	saved := o.evidence.History.Saved[s.Name]
-	newest := decide.CopyEvidence{}
-	if s.State == decide.EscrowAnswered {
-		newest, _ = s.NewestCurrent()
-	}
-	holds := o.evidence.Holds(i, newest, live.Key) || newest.Sealed && live.Good && saved.Copies[newest.ID] == live.Key && saved.Is(newest)
+// writeSaved records a copy that the ledger does not name yet. On the current shelf that
+// is one that is not the last it names: a copy is the newest again where a newer one
+// was taken away. One that lacks a part is this host's too (law 4), and stays due. So are
+// the parts of a save that was not on enough stores: they may stand there on top.
+func (o *observation) writeSaved(s SaveResult) {
+	partly := errors.Is(s.Err, escrow.ErrPartly)
+	var few *escrow.PartsError
 	switch {
-	case !live.Good, saved.Last.Key != live.Key: // what was never saved there is SaveDue's
-		return false
-	case holds && decide.Alarm(o.evidence, i) == nil:
-		ends := len(copies) > 0 && copies[0].Shelf == escrow.Current && copies[0].Ending(o.host.Now())
-		return ends || partLost(o.host.Escrows[i], copies) || !o.namesTops(s.Name, newest.Key, newest.Tops) // a save finds it there, and the ledger is told
-	}
-	return holds || saved.Last.Verified // else it may not be read
-}
-
-// partLost tells whether the newest of these copies lacks a part that a save may bring. A
-// stick in a safe, which is no longer waited for, is none.
-func partLost(s Escrow, copies []escrow.Copy) bool {
-	shared, ok := s.Writer.(escrow.Shared)
-	if !ok || len(copies) == 0 {
-		return false
-	}
-	lacks := shared.Lacks(copies[0])
-	return lacks != nil && !(lacks.Safe && !slices.ContainsFunc(lacks.Errors, func(err error) bool { return !errors.Is(err, escrow.ErrNoPlace) }))
-}
-
-// bring saves one key in one escrow by what law 4 says of a key that is due, and records it.
-func (o *observation) bring(ctx context.Context, i int, f key.Fingerprint) SaveResult {
-	switch o.evidence.Rows.VerdictOf(f) {
-	case rows.Silent:
-		o.askOthers(ctx, i, o.askShelf)
-		o.askShelf(ctx, i)
-	case rows.Unknown:
-		o.askOthers(ctx, i, o.askNewest)
-	}
-	// A copy that is there, unverified, is only read again: a Save could not compare, and
-	// would add another.
-	if last, ok := o.record.LastSaved(o.host.Escrows[i].Name()); ok && last.Fingerprint == f && last.Reason != "" && !partly(last) {
-		if r := o.toSave(i, f, decide.DueShelf); o.verify(ctx, i, last, &r) {
-			return r
+	case s.Err != nil && s.Shelf != escrow.Current:
+		return
+	case errors.As(s.Err, &few) && !partly:
+		if !o.namesTops(s.Escrow, s.Key, few.Stored) {
+			o.write(ledger.Entry{Event: ledger.Saving, Fingerprint: s.Key, Escrow: s.Escrow, Shelf: string(s.Shelf), Tops: topNames(few.Stored)})
 		}
+		return
+	case s.Err != nil && !partly:
+		return
 	}
-	return o.save(ctx, i, f, decide.DueShelf)
-}
-
-// verify reads back a copy that could not be read when it was saved. It tells whether
-// the copy is there, as far as anybody can say.
-func (o *observation) verify(ctx context.Context, i int, last ledger.Entry, r *SaveResult) bool {
-	c := escrow.Copy{Escrow: last.Escrow, ID: last.Copy, Shelf: escrow.Current, Fingerprint: last.Fingerprint}
-	k, _, err := o.host.Escrows[i].Fetch(ctx, c)
-	defer k.Wipe()
+	var tops []escrow.Top // of the quarantine they tell nothing
+	if s.Shelf == escrow.Current {
+		tops = s.Copy.Tops
+	}
+	if last, ok := o.record.LastSaved(s.Escrow); o.evidence.History.Saved[s.Escrow].Copies[s.Copy.ID] == s.Key && o.namesTops(s.Escrow, s.Key, tops) &&
+		(s.Shelf != escrow.Current || ok && last.Copy == s.Copy.ID && (last.Reason == "" || s.Unverified || partly)) {
+		return
+	}
+	e := ledger.Entry{Event: ledger.Saved, Fingerprint: s.Key, Escrow: s.Escrow, Copy: s.Copy.ID, Shelf: string(s.Shelf), Tops: topNames(tops)}
 	switch {
-	case errors.Is(err, escrow.ErrDenied):
-		r.Unverified = true
-	case errors.Is(err, escrow.ErrGone), errors.Is(err, escrow.ErrUnreadable), errors.Is(err, escrow.ErrCorrupt), errors.Is(err, escrow.ErrNotKey):
-		return false // it is no copy of the key, and now that it can be read a Save compares
-	case err != nil:
-		r.Err = err
-	case !k.Equal(o.keys[r.Key]):
-		return false
-	default:
-		o.write(ledger.Entry{Event: ledger.Saved, Fingerprint: r.Key, Escrow: last.Escrow, Copy: last.Copy, Shelf: last.Shelf})
+	case partly:
+		e.Reason = escrow.ErrPartly.Error()
+	case s.Unverified:
+		e.Reason = escrow.ErrUnverified.Error()
 	}
-	// Where the copy is not there, law 4 says where the next one goes.
-	r.Shelf, r.Why, r.Copy = escrow.Current, "", c
-	return true
+	o.write(e)
 }
 
-// othersPatience bounds how long a save waits to hear what stands in other escrows.
-const othersPatience = 5 * time.Second
-
-// askOthers asks all escrows but one at once. Who does not answer in time may hold
-// anything (law 6).
-func (o *observation) askOthers(ctx context.Context, but int, ask func(context.Context, int)) {
-	ctx, cancel := context.WithTimeout(ctx, othersPatience)
-	defer cancel()
-	eachEscrow(o.host, func(i int, _ Escrow) {
-		if i != but {
-			ask(ctx, i)
-		}
-	})
+// namesTops tells whether the ledger names all of these tops as ones of a key.
+func (o *observation) namesTops(name string, f key.Fingerprint, tops []escrow.Top) bool {
+	saved := o.evidence.History.Saved[name]
+	return !slices.ContainsFunc(tops, func(top escrow.Top) bool { return !saved.IsTop(top, f) })
 }
 
-// escrowNamed finds an escrow by its name.
-func (h *Host) escrowNamed(name string) (int, error) {
-	for i, s := range h.Escrows {
-		if s.Name() == name {
-			return i, nil
-		}
+func topNames(tops []escrow.Top) (list []string) {
+	for _, t := range tops {
+		list = append(list, t.String())
 	}
-	return 0, fmt.Errorf("%w: %q", ErrNoEscrowNamed, name)
+	return list
 }
 
-// standsThere tells whether the newest current copy of a store that gives it without a
-// listing is the one that this host saved there last, and holds the keyfile's key: then
-// there is nothing to see in a listing, for which ten thousand hosts of one project have a
-// quota that is a hundred times smaller.
-func (h *Host) standsThere(ctx context.Context, s Escrow) bool {
-	l, ok := s.Reader.(escrow.Latest)
-	_, parts := s.Writer.(escrow.Shared) // as many parts as are needed tell nothing of the others
-	_, ends := s.Writer.(escrow.Renewer) // only a listing tells which of its copies end
-	if !ok || parts || ends {
-		return false
-	}
-	o, err := h.observe()
-	if err != nil {
-		return false
-	}
-	defer o.close()
-	o.history()
-	last := o.evidence.History.Saved[s.Name()].Last
-	if !o.evidence.Keyfile.Good || last.ID == "" || last.Key != o.evidence.Keyfile.Key {
-		return false
-	}
-	c, k, encoding, err := l.FetchLatest(ctx)
-	defer k.Wipe()
-	return err == nil && c.ID == last.ID && encoding == key.Raw && k.Fingerprint() == last.Key
-}
+// partly tells that a copy was saved in parts of which some lack.
+func partly(e ledger.Entry) bool { return e.Reason == escrow.ErrPartly.Error() }

@@ -29,7 +29,7 @@ var common = []string{
 }
 
 // environ is the program's environment: ours as far as it is listed, then what the file
-// says. English, so that messages are those that sentinel knows.
+// says. English, so that messages are those that commandSentinel knows.
 func (r runner) environ() ([]string, error) {
 	env := append(append([]string{"LC_ALL=C.UTF-8", "TERM=dumb", "NO_COLOR=1"}, common...), r.handOn...)
 	lines, err := r.lines()
@@ -105,7 +105,7 @@ func (r runner) run(ctx context.Context, argv []string, text []byte, limit int, 
 		Timeout: r.timeout, MaxOutput: limit, Abandon: true,
 	})
 	if err != nil {
-		return nil, sentinel(err)
+		return nil, commandSentinel(err)
 	}
 	return out, nil
 }
@@ -142,9 +142,9 @@ var sayings = []struct {
 	{"forbidden", ErrDenied}, {"permission", ErrDenied}, {"not authorized", ErrDenied},
 }
 
-// sentinel finds what a failed program means. A program that asks a question, whoever it
+// commandSentinel finds what a failed program means. A program that asks a question, whoever it
 // is, has nobody to answer it.
-func sentinel(err error) error {
+func commandSentinel(err error) error {
 	e, ok := errors.AsType[*run.Error](err)
 	if !ok {
 		return err

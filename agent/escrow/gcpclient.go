@@ -183,12 +183,12 @@ func (g *GCP) callWith(ctx context.Context, token token, field, route string, f 
 	if err == nil {
 		return nil
 	}
-	return g.sentinel(status.Convert(err), header, l)
+	return g.gcpSentinel(status.Convert(err), header, l)
 }
 
-// sentinel maps every code of google.rpc.Code
+// gcpSentinel maps every code of google.rpc.Code
 // (https://cloud.google.com/apis/design/errors) to the contract's errors.
-func (g *GCP) sentinel(st *status.Status, header metadata.MD, l *gcpLink) error {
+func (g *GCP) gcpSentinel(st *status.Status, header metadata.MD, l *gcpLink) error {
 	wrap := func(errs ...error) error {
 		for _, e := range errs[1:] {
 			errs[0] = fmt.Errorf("%w (%w)", errs[0], e)

@@ -4,7 +4,7 @@
 //
 // This file holds the command tree and what all commands share; each command has a
 // file of its own. wiring.go turns the configuration into the things that operations
-// work on, explain.go turns errors into remedies and exit codes.
+// work on, remedies.go turns errors into remedies and exit codes.
 package main
 
 import (

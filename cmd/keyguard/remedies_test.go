@@ -67,14 +67,14 @@ func parsed(t *testing.T, root string) map[string]*ast.File {
 // TestEveryErrorHasARemedy walks the exported errors of agent and of everything below it.
 func TestEveryErrorHasARemedy(t *testing.T) {
 	covered := map[string]bool{}
-	ast.Inspect(parsed(t, ".")["explain.go"], func(n ast.Node) bool {
+	ast.Inspect(parsed(t, ".")["remedies.go"], func(n ast.Node) bool {
 		if list, ok := n.(*ast.CompositeLit); ok && len(list.Elts) == 3 {
 			covered[name(list.Elts[0], "")] = true
 		}
 		return true
 	})
 	if len(covered) < len(remedies) {
-		t.Fatalf("only %d of %d remedies were found in explain.go", len(covered), len(remedies))
+		t.Fatalf("only %d of %d remedies were found in remedies.go", len(covered), len(remedies))
 	}
 	exported, same := map[string]bool{}, map[string]string{}
 	for _, f := range parsed(t, "../../agent") {

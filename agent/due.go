@@ -1,0 +1,262 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/decide"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+// Due lists the keys on this host that one escrow does not hold (decide.Due). It asks
+// nobody, so that what is due survives every restart.
+func Due(h *Host, escrow string) ([]key.Fingerprint, error) {
+	o, err := h.observe()
+	if err != nil {
+		return nil, err
+	}
+	defer o.close()
+	return o.due(escrow), nil
+}
+
+func (o *observation) due(name string) []key.Fingerprint {
+	if !o.evidence.Local.Asked {
+		o.askLocal()
+	}
+	o.history()
+	due := decide.Due(o.evidence, name)
+	if i, err := o.host.escrowNamed(name); err == nil && o.host.Escrows[i].AddOnly {
+		// It is due to be read back, which nobody here ever does.
+		last := o.evidence.History.Saved[name].Last
+		due = slices.DeleteFunc(due, func(f key.Fingerprint) bool { return last.ID != "" && last.Key == f })
+	}
+	return due
+}
+
+// SaveDue brings to one escrow what is due there (Due), each key to the shelf that law
+// 4 allows, and reads it back. Other escrows are asked only where the rows prove
+// nothing, since then their current shelves have a say, and not for long: no escrow
+// waits for another. The results are of what was saved; the error, of the first that
+// was not. One key that fails does not keep the others from being saved.
+func SaveDue(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
+	i, err := h.escrowNamed(name)
+	if err != nil {
+		return nil, err
+	}
+	o, err := h.observe()
+	if err != nil {
+		return nil, err
+	}
+	defer o.close()
+	due := o.due(name)
+	if len(due) == 0 {
+		return nil, nil
+	}
+	o.askRows(ctx)
+	o.askNewest(ctx, i)
+	if s := o.evidence.Escrows[i]; s.State == decide.EscrowFailed && !errors.Is(s.Err, escrow.ErrDenied) && !errors.Is(s.Err, escrow.ErrPerhaps) {
+		return nil, s.Err
+	}
+	o.askHistory()                         // another process, a rotation's, has told the ledger of its save before it saved
+	return o.bringAll(ctx, i, o.due(name)) // what is not there any more is due, too
+}
+
+// bringAll is SaveDue of keys that are due.
+func (o *observation) bringAll(ctx context.Context, i int, due []key.Fingerprint) (saved []SaveResult, err error) {
+	for n, f := range due {
+		if n > 0 { // what the save before has changed there counts (law 4)
+			o.askNewestAgain(ctx, i)
+			o.askHistory()
+		}
+		r := o.bring(ctx, i, f)
+		if r.Err != nil {
+			if err == nil {
+				err = fmt.Errorf("key %s: %w", f, r.Err)
+			}
+			if errors.Is(r.Err, escrow.ErrUnreachable) || errors.Is(r.Err, escrow.ErrTimeout) || errors.Is(r.Err, escrow.ErrRateLimited) || ctx.Err() != nil {
+				break // the others would fail as well
+			}
+			continue
+		}
+		saved = append(saved, r)
+	}
+	return saved, err
+}
+
+// Revisit lists an escrow to which nothing was brought for long, so that a store that is gone,
+// or credentials that are no longer taken, show before the weekly drill. It also renews what
+// the store lets it renew (escrow.Renewer), and saves the keyfile's key again, by law 4, where
+// the store will delete that copy soon or has it no longer. The results are of those saves.
+func Revisit(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
+	i, err := h.escrowNamed(name)
+	if err != nil {
+		return nil, err
+	}
+	s := h.Escrows[i]
+	if s.AddOnly || h.standsThere(ctx, s) {
+		return nil, nil
+	}
+	copies, err := s.List(ctx)
+	if errors.Is(err, escrow.ErrNoPlace) && !s.Required {
+		return nil, nil // a stick in a safe
+	}
+	listed := err
+	if err != nil && !errors.Is(err, escrow.ErrPerhaps) {
+		return nil, err
+	}
+	if r, ok := s.Writer.(escrow.Renewer); ok {
+		err = r.Renew(ctx)
+	}
+	o, oerr := h.observe()
+	if oerr != nil {
+		return nil, errors.Join(err, oerr)
+	}
+	defer o.close()
+	before := o.due(name)
+	o.newestOf(ctx, i, copies, listed)
+	due := slices.DeleteFunc(decide.Due(o.evidence, name), func(f key.Fingerprint) bool {
+		return slices.Contains(before, f) // SaveDue's
+	})
+	live := o.evidence.Keyfile.Key
+	if !slices.Contains(due, live) && o.wantsAgain(i, copies) {
+		due = append(due, live)
+	}
+	if len(due) == 0 {
+		return nil, err
+	}
+	o.askRows(ctx)
+	saved, serr := o.bringAll(ctx, i, due)
+	return saved, errors.Join(err, serr)
+}
+
+// wantsAgain tells whether the keyfile's key, which was saved in an escrow as the last one, is
+// to be saved there again. It is where these copies, which stand there now, show that it is no
+// longer the newest current one, or is there as somebody else's; that it lacks a part; or that
+// the store will delete it soon.
+func (o *observation) wantsAgain(i int, copies []escrow.Copy) bool {
+	live, s := o.evidence.Keyfile, o.evidence.Escrows[i]
+	saved := o.evidence.History.Saved[s.Name]
+	newest := decide.CopyEvidence{}
+	if s.State == decide.EscrowAnswered {
+		newest, _ = s.NewestCurrent()
+	}
+	holds := o.evidence.Holds(i, newest, live.Key) || newest.Sealed && live.Good && saved.Copies[newest.ID] == live.Key && saved.Is(newest)
+	switch {
+	case !live.Good, saved.Last.Key != live.Key: // what was never saved there is SaveDue's
+		return false
+	case holds && decide.Alarm(o.evidence, i) == nil:
+		ends := len(copies) > 0 && copies[0].Shelf == escrow.Current && copies[0].Ending(o.host.Now())
+		return ends || partLost(o.host.Escrows[i], copies) || !o.namesTops(s.Name, newest.Key, newest.Tops) // a save finds it there, and the ledger is told
+	}
+	return holds || saved.Last.Verified // else it may not be read
+}
+
+// partLost tells whether the newest of these copies lacks a part that a save may bring. A
+// stick in a safe, which is no longer waited for, is none.
+func partLost(s Escrow, copies []escrow.Copy) bool {
+	shared, ok := s.Writer.(escrow.Shared)
+	if !ok || len(copies) == 0 {
+		return false
+	}
+	lacks := shared.Lacks(copies[0])
+	return lacks != nil && !(lacks.Safe && !slices.ContainsFunc(lacks.Errors, func(err error) bool { return !errors.Is(err, escrow.ErrNoPlace) }))
+}
+
+// bring saves one key in one escrow by what law 4 says of a key that is due, and records it.
+func (o *observation) bring(ctx context.Context, i int, f key.Fingerprint) SaveResult {
+	switch o.evidence.Rows.VerdictOf(f) {
+	case rows.Silent:
+		o.askOthers(ctx, i, o.askShelf)
+		o.askShelf(ctx, i)
+	case rows.Unknown:
+		o.askOthers(ctx, i, o.askNewest)
+	}
+	// A copy that is there, unverified, is only read again: a Save could not compare, and
+	// would add another.
+	if last, ok := o.record.LastSaved(o.host.Escrows[i].Name()); ok && last.Fingerprint == f && last.Reason != "" && !partly(last) {
+		if r := o.toSave(i, f, decide.DueShelf); o.verify(ctx, i, last, &r) {
+			return r
+		}
+	}
+	return o.save(ctx, i, f, decide.DueShelf)
+}
+
+// verify reads back a copy that could not be read when it was saved. It tells whether
+// the copy is there, as far as anybody can say.
+func (o *observation) verify(ctx context.Context, i int, last ledger.Entry, r *SaveResult) bool {
+	c := escrow.Copy{Escrow: last.Escrow, ID: last.Copy, Shelf: escrow.Current, Fingerprint: last.Fingerprint}
+	k, _, err := o.host.Escrows[i].Fetch(ctx, c)
+	defer k.Wipe()
+	switch {
+	case errors.Is(err, escrow.ErrDenied):
+		r.Unverified = true
+	case errors.Is(err, escrow.ErrGone), errors.Is(err, escrow.ErrUnreadable), errors.Is(err, escrow.ErrCorrupt), errors.Is(err, escrow.ErrNotKey):
+		return false // it is no copy of the key, and now that it can be read a Save compares
+	case err != nil:
+		r.Err = err
+	case !k.Equal(o.keys[r.Key]):
+		return false
+	default:
+		o.write(ledger.Entry{Event: ledger.Saved, Fingerprint: r.Key, Escrow: last.Escrow, Copy: last.Copy, Shelf: last.Shelf})
+	}
+	// Where the copy is not there, law 4 says where the next one goes.
+	r.Shelf, r.Why, r.Copy = escrow.Current, "", c
+	return true
+}
+
+// othersPatience bounds how long a save waits to hear what stands in other escrows.
+const othersPatience = 5 * time.Second
+
+// askOthers asks all escrows but one at once. Who does not answer in time may hold
+// anything (law 6).
+func (o *observation) askOthers(ctx context.Context, but int, ask func(context.Context, int)) {
+	ctx, cancel := context.WithTimeout(ctx, othersPatience)
+	defer cancel()
+	eachEscrow(o.host, func(i int, _ Escrow) {
+		if i != but {
+			ask(ctx, i)
+		}
+	})
+}
+
+// escrowNamed finds an escrow by its name.
+func (h *Host) escrowNamed(name string) (int, error) {
+	for i, s := range h.Escrows {
+		if s.Name() == name {
+			return i, nil
+		}
+	}
+	return 0, fmt.Errorf("%w: %q", ErrNoEscrowNamed, name)
+}
+
+// standsThere tells whether the newest current copy of a store that gives it without a
+// listing is the one that this host saved there last, and holds the keyfile's key: then
+// there is nothing to see in a listing, for which ten thousand hosts of one project have a
+// quota that is a hundred times smaller.
+func (h *Host) standsThere(ctx context.Context, s Escrow) bool {
+	l, ok := s.Reader.(escrow.Latest)
+	_, parts := s.Writer.(escrow.Shared) // as many parts as are needed tell nothing of the others
+	_, ends := s.Writer.(escrow.Renewer) // only a listing tells which of its copies end
+	if !ok || parts || ends {
+		return false
+	}
+	o, err := h.observe()
+	if err != nil {
+		return false
+	}
+	defer o.close()
+	o.history()
+	last := o.evidence.History.Saved[s.Name()].Last
+	if !o.evidence.Keyfile.Good || last.ID == "" || last.Key != o.evidence.Keyfile.Key {
+		return false
+	}
+	c, k, encoding, err := l.FetchLatest(ctx)
+	defer k.Wipe()
+	return err == nil && c.ID == last.ID && encoding == key.Raw && k.Fingerprint() == last.Key
+}

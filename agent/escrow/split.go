@@ -447,7 +447,7 @@ func (s *Split) learn(i int, c Copy, was held) {
 // add up: a name is hearsay (law 1). The part that a key seems to lack may lie under the name of
 // another, and one that seems to be cut for another need may be another key's.
 func (s *Split) seeThrough(ctx context.Context, x *splitIndex) {
-	for doubted := x.doubted(); len(doubted) > 0; doubted = x.doubted() {
+	for doubted := x.doubted(s.displaced); len(doubted) > 0; doubted = x.doubted(s.displaced) {
 		turns := make(chan struct{}, splitLooks)
 		errs := make([]error, len(doubted))
 		crew.Each(len(doubted), func(n int) {
@@ -455,9 +455,13 @@ func (s *Split) seeThrough(ctx context.Context, x *splitIndex) {
 			defer func() { <-turns }()
 			p := doubted[n]
 			was, err := s.identify(ctx, s.o.Members[p.member], p.copy)
-			if p.read = true; err == nil && was.wrong == "" {
+			switch p.read = true; {
+			case err != nil:
+			case was.wrong == "":
 				p.held = was
 				s.learn(p.member, p.copy, was)
+			case was.of == "" && (s.displaced(p) || p.part.Need != s.o.Need): // no part at all, which keeps no key away
+				p.held = was
 			}
 			errs[n] = err
 		})
@@ -470,9 +474,13 @@ func (s *Split) seeThrough(ctx context.Context, x *splitIndex) {
 	}
 }
 
+// displaced tells whether a part is of another number than its member's, by what is known of it.
+func (s *Split) displaced(p *piece) bool { return p.part.Number != s.o.Members[p.member].Number }
+
 // doubted are parts that nobody has read: of a key of which too few are there, and of members
-// that show none of it; and of a key that shows parts which were cut for different needs.
-func (x *splitIndex) doubted() (list []*piece) {
+// that show none of it; of a key that shows parts which were cut for different needs; and such
+// as are displaced.
+func (x *splitIndex) doubted(displaced func(p *piece) bool) (list []*piece) {
 	doubt := map[*piece]bool{}
 	doubts := func(which func(p *piece) bool) {
 		for i := range x.pieces {
@@ -481,6 +489,7 @@ func (x *splitIndex) doubted() (list []*piece) {
 			}
 		}
 	}
+	doubts(displaced)
 	needs := map[key.Fingerprint]int{}
 	for _, shelf := range Shelves {
 		for of, shares := range x.shares(shelf) {
@@ -781,11 +790,12 @@ func (s *Split) Save(ctx context.Context, shelf Shelf, k key.Key) (Copy, error) 
 
 // refusal says why a key is not to be saved as the configuration stands.
 func (s *Split) refusal(x *splitIndex, of key.Fingerprint) error {
-	for _, p := range x.pieces {
+	for i := range x.pieces {
+		p := &x.pieces[i]
 		m := s.o.Members[p.member]
 		switch {
 		case p.part.whole():
-		case p.part.Number != m.Number:
+		case s.displaced(p):
 			return fmt.Errorf("%w: %s keeps part %d of key %s, and the configuration says part %d", ErrPartMoved, m.Name(), p.part.Number, p.of, m.Number)
 		case p.of == of && p.part.Need != s.o.Need:
 			return fmt.Errorf("%w: any %d parts of key %s rebuild it where %s keeps one, and the configuration says %d", ErrRecut, p.part.Need, of, m.Name(), s.o.Need)

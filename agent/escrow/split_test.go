@@ -993,6 +993,37 @@ func TestSplitCutByItsName(t *testing.T) {
 	}
 }
 
+// TestSplitRubbishByItsName: nor does a name under which there is no part at all: another
+// number, another need, of this key or of one that nobody has.
+func TestSplitRubbishByItsName(t *testing.T) {
+	t.Parallel()
+	k := key.Generate()
+	for _, shelf := range escrow.Shelves {
+		for _, called := range []string{".need3.part1", ".need1.part1", ".need2.part3", ".need2.part9"} {
+			for _, of := range []key.Fingerprint{k.Fingerprint(), key.Generate().Fingerprint()} {
+				for _, text := range []string{"", "rubbish"} {
+					r := newRack(t, 2, 3)
+					mustSave(t, r.open(), escrow.Current, k)
+					path := filepath.Join(r.path("a"), string(shelf), "20010101T000000.000Z-"+string(of)+called)
+					try(t, os.WriteFile(path, []byte(text), 0o400))
+					for _, f := range r.files("c") {
+						try(t, os.Remove(f))
+					}
+					s := r.open()
+					if _, err := s.List(t.Context()); err != nil || s.Refuses(k.Fingerprint()) != nil {
+						t.Errorf("%s, %q: %v, %v", path, text, err, s.Refuses(k.Fingerprint()))
+						continue
+					}
+					if c, err := s.Save(t.Context(), escrow.Current, k); err != nil || s.Lacks(c) != nil {
+						t.Errorf("%s, %q: %v, %v", path, text, err, s.Lacks(c))
+					}
+					mustSave(t, r.open(), escrow.Current, key.Generate())
+				}
+			}
+		}
+	}
+}
+
 // TestSplitWholeKeyBeside: a store's whole copies from before stay copies, below the parts.
 func TestSplitWholeKeyBeside(t *testing.T) {
 	t.Parallel()

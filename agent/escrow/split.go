@@ -705,7 +705,7 @@ func (s *Split) missing(shares []share) string {
 	var said []string
 	for i, m := range s.o.Members {
 		if why := s.without(shares, i); why != "" {
-			said = append(said, m.Name()+" "+why)
+			said = append(said, m.Name()+": "+why)
 		}
 	}
 	return strings.Join(said, "; ")
@@ -713,10 +713,11 @@ func (s *Split) missing(shares []share) string {
 
 // without says why a member's part of a key is of no use, "" where it can be read.
 func (s *Split) without(shares []share, member int) string {
-	why := "has none"
+	const none = "it has none"
+	why := none
 	for _, g := range shares {
 		for _, p := range g.pieces {
-			if p.member == member && (why == "has none" || p.wrong == "") {
+			if p.member == member && (why == none || p.wrong == "") {
 				why = p.wrong
 			}
 		}
@@ -900,7 +901,7 @@ func (s *Split) Lacks(c Copy) *PartsError {
 	for i, m := range s.o.Members {
 		err := x.silent[i]
 		if why := s.without(shares, i); err == nil && why != "" {
-			err = fmt.Errorf("%s: %w: it %s", m.Name(), ErrGone, why)
+			err = fmt.Errorf("%s: %w: %s", m.Name(), ErrGone, why)
 		}
 		if err == nil {
 			e.Saved++

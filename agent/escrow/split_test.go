@@ -245,7 +245,7 @@ func TestSplitLaw6(t *testing.T) {
 			try(t, os.Remove(r.files(name)[0]))
 		}
 		copies, err := r.open().List(t.Context())
-		if err != nil || len(copies) != 1 || copies[0].Fingerprint != k.Fingerprint() || copies[0].Unreadable != "1 of the 2 parts that it needs: a has none; c has none" {
+		if err != nil || len(copies) != 1 || copies[0].Fingerprint != k.Fingerprint() || copies[0].Unreadable != "1 of the 2 parts that it needs: a: it has none; c: it has none" {
 			t.Errorf("%+v, %v: want a copy that cannot be read", copies, err)
 		}
 		if got, _, err := r.open().Fetch(t.Context(), copies[0]); !errors.Is(err, escrow.ErrUnreadable) || !got.IsZero() {

@@ -219,7 +219,7 @@ func (d *drill) restoreAll(ctx context.Context) []DrilledCopy {
 			c := &d.copies[i][n]
 			c.Escrow, c.Required = s.Name(), s.Required
 			if c.ID != "" {
-				seen := listedEvidence([]escrow.Copy{c.Copy})[0]
+				seen := listedEvidence(s.Reader, []escrow.Copy{c.Copy})[0]
 				if !c.key.IsZero() || c.Err != nil {
 					_ = noteFetched(&seen, fetched{key: c.key, encoding: c.Encoding, err: c.Err}) // the store's own trouble is in the copy
 				}

@@ -97,12 +97,17 @@ func fetchEach(ctx context.Context, s escrow.Reader, copies []escrow.Copy, how f
 }
 
 // listedEvidence is a listing as evidence, of which no copy was fetched yet.
-func listedEvidence(copies []escrow.Copy) []decide.CopyEvidence {
+func listedEvidence(r escrow.Reader, copies []escrow.Copy) []decide.CopyEvidence {
 	var list []decide.CopyEvidence
+	members := 0
+	if shared, ok := r.(escrow.Shared); ok {
+		members = len(shared.Members())
+	}
 	for _, c := range copies {
 		list = append(list, decide.CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Fingerprint, Unreadable: c.Unreadable,
 			Worthless: c.Unreadable == escrow.Destroyed, // nothing brings it back, unlike one that is disabled
-			Withheld:  c.Unreadable != "" && !c.Sealed, Sealed: c.Sealed, Ends: !c.Ends.IsZero(), Beside: c.Beside, Tops: c.Tops, Under: c.Under})
+			Withheld:  c.Unreadable != "" && !c.Sealed, Sealed: c.Sealed, Ends: !c.Ends.IsZero(), Beside: c.Beside, Tops: c.Tops, Under: c.Under,
+			Lacks: len(c.Tops) < members || slices.ContainsFunc(c.Tops, func(top escrow.Top) bool { return top.Shut })})
 	}
 	return list
 }
@@ -220,10 +225,10 @@ func (a *asking) all(ctx context.Context) error {
 		a.e.Remembered, how.lastAsked = r.Remembered(), r.FetchedAt
 	}
 	a.e.Unheard = unheard(a.s)
-	a.e.Copies, a.e.Seen = listedEvidence(copies), true
+	a.e.Copies, a.e.Seen = listedEvidence(a.s.Reader, copies), true
 	for n := range a.e.Copies {
 		if a.e.Copies[n].ID == a.latest.ID {
-			a.latest.Tops, a.latest.Under = a.e.Copies[n].Tops, a.e.Copies[n].Under
+			a.latest.Tops, a.latest.Under, a.latest.Lacks = a.e.Copies[n].Tops, a.e.Copies[n].Under, a.e.Copies[n].Lacks
 			a.e.Copies[n] = a.latest
 		}
 	}
@@ -276,7 +281,7 @@ func (o *observation) askNewest(ctx context.Context, i int) {
 func (o *observation) newestOf(ctx context.Context, i int, copies []escrow.Copy, err error) {
 	e, s := &o.evidence.Escrows[i], o.host.Escrows[i]
 	if err == nil {
-		e.Copies, e.Unheard = listedEvidence(copies), unheard(s)
+		e.Copies, e.Unheard = listedEvidence(s.Reader, copies), unheard(s)
 		read := func(n int) {
 			c := &e.Copies[n]
 			if c.Unreadable != "" {

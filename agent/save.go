@@ -73,10 +73,7 @@ func (o *observation) toSave(i int, f key.Fingerprint, rule shelfRule) SaveResul
 func (o *observation) writeSaving(i int, shelf escrow.Shelf, f key.Fingerprint) {
 	name := o.host.Escrows[i].Name()
 	newest, there := o.evidence.Escrows[i].NewestCurrent()
-	again := newest.Ends
-	if shared, ok := o.host.Escrows[i].Writer.(escrow.Shared); ok { // where it is not on top, to be read, it is stored
-		again = slices.ContainsFunc(newest.Tops, func(top escrow.Top) bool { return top.Shut }) || len(newest.Tops) < len(shared.Members())
-	}
+	again := newest.Ends || newest.Lacks
 	if shelf != escrow.Current || there && o.evidence.Holds(i, newest, f) && !again || o.evidence.History.Saved[name].Begun[f] {
 		return
 	}

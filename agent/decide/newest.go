@@ -50,6 +50,7 @@ type CopyEvidence struct {
 	Beside     bool            // it stands beside the keys in parts, and is never the newest current copy
 	Tops       []escrow.Top    // of the escrow's members, where it is on top
 	Under      []escrow.Top    // and where it stands below another one
+	Lacks      bool            // one of its members has no part of it on top that can be had: a save puts one there
 	// Encoding is how the bytes are written, "" where they were not read.
 	Encoding key.Encoding
 }

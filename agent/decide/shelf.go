@@ -55,8 +55,10 @@ func deserves(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 	if e.Rows.VerdictOf(f) == rows.Refuted { // though it may stand there already: a part of it that lacks is not to be made anew
 		return escrow.Quarantine, "it opens no row"
 	}
-	// Where a part of it lacks, a save makes a copy of what was none, and is judged as any other.
-	if newest, there := e.Escrows[i].NewestCurrent(); there && e.Holds(i, newest, f) && !newest.InParts() {
+	// Where a part of it lacks, a save may make a copy of what was none, or put on top what opens the
+	// lesser part, and is judged as any other; not so where the parts that are there have just made the key.
+	minor := e.Rows.VerdictOf(f) == rows.Partial && !Majority(e.Rows.Proofs[f])
+	if newest, there := e.Escrows[i].NewestCurrent(); there && e.Holds(i, newest, f) && (!newest.Lacks || newest.Encoding != "" && !minor) {
 		return escrow.Current, ""
 	}
 	if why := e.History.Unreadable; why != "" {

@@ -68,7 +68,14 @@ func inParts(f key.Fingerprint, one, two string) CopyEvidence {
 		if id != "" {
 			c.Tops = append(c.Tops, escrow.Top{Member: []string{"one", "two"}[i], Number: i + 1, ID: id})
 		}
+		c.Lacks = c.Lacks || id == ""
 	}
+	return c
+}
+
+// had is a copy that was read just now.
+func had(c CopyEvidence) CopyEvidence {
+	c.Encoding = key.Raw
 	return c
 }
 
@@ -240,6 +247,14 @@ func TestShelf(t *testing.T) {
 			want: escrow.Current},
 		{name: "in parts, and a save was killed", e: Evidence{Keyfile: good(b), Ledger: proven(b), History: begun(parts(a), b), Rows: answers(b, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "", "current/1"), inParts(b, "current/2", ""))}},
 			want: escrow.Quarantine}, // it was not tried, and a part of it lacks; but there is no alarm
+		{name: "in parts, whole, and the rows cannot be asked", e: Evidence{Keyfile: good(a), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp", inParts(a, "current/2", "current/1"))}},
+			want: escrow.Current},
+		{name: "in parts, whole, accepted, another proven before, and the rows are silent", e: Evidence{Keyfile: good(a), Ledger: accepted(a, "silent", time.Hour), History: LedgerWhole{Asked: true, Proven: []key.Fingerprint{b}}, Rows: silent, Escrows: []EscrowEvidence{holds("gcp", inParts(a, "current/2", "current/1"))}},
+			want: escrow.Current},
+		{name: "in parts, of which one lacks, had just now, and the rows cannot be asked", e: Evidence{Keyfile: good(a), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp", had(inParts(a, "", "current/1")))}},
+			want: escrow.Current},
+		{name: "in parts, of which one lacks, had just now, and it opens the lesser part", e: Evidence{Keyfile: good(a), Rows: answers(a, 1, b, 9), Escrows: []EscrowEvidence{holds("gcp", had(inParts(a, "", "current/1")))}},
+			want: escrow.Quarantine},
 		{name: "in parts, of which one lacks, and the rows cannot be asked", e: Evidence{Keyfile: good(a), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp", inParts(a, "", "current/1"))}},
 			want: escrow.Quarantine},
 		{name: "in parts, of which one lacks, proven here, and the rows cannot be asked", e: Evidence{Keyfile: good(a), Ledger: proven(a), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp", inParts(a, "", "current/1"))}},

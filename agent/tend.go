@@ -68,17 +68,21 @@ func tend(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err err
 	if err != nil {
 		return r, err
 	}
-	defer o.close()
-	defer func() { r.Evidence, r.Trouble = o.evidence, o.trouble }()
-	if o.evidence.Ledger.Rotation != nil && unlocked == nil {
+	defer func() { o.close() }()
+	if o.evidence.OpenRotation() != nil && unlocked == nil {
 		var l *lock.Lock
 		if l, unlocked = lock.Try(h.StateDir, lock.Rotate); errors.Is(busy(unlocked), ErrBusy) {
 			r.Held, r.Waiting = underWay, true
 			return r, nil
 		}
 		defer l.Release()
+		o.close()
+		if o, err = h.observe(); err != nil { // what whoever had it left
+			return r, err
+		}
 		o.locked = unlocked == nil
 	}
+	defer func() { r.Evidence, r.Trouble = o.evidence, o.trouble }()
 	if r.Held = o.unneeded(ctx, opts); r.Held != "" {
 		return r, nil
 	}
@@ -103,7 +107,7 @@ func tend(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err err
 		err = o.leave(&r, opts)
 		return r, err
 	}
-	if r.Decision.Action == decide.Install && o.evidence.Ledger.Rotation == nil {
+	if r.Decision.Action == decide.Install && !o.locked {
 		// A rotation that began since would be undone by a key that was right before it.
 		l, err := lock.Try(h.StateDir, lock.Rotate)
 		switch {

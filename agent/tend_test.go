@@ -3,14 +3,19 @@ package agent_test
 import (
 	"context"
 	"encoding/base64"
+	"errors"
+	"io/fs"
 	"os"
 	"testing"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
+	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
 // TestTendParksBlind (law 2): where nobody can tell whether a rotation is under way the daemon,
@@ -70,6 +75,83 @@ func TestTendTellsWhatOthersCouldRead(t *testing.T) {
 		if told := last.Event == ledger.Exposed && last.Fingerprint == a.Fingerprint() && last.Reason == loose; told != (loose != "") {
 			t.Errorf("%04o: %+v", mode, last)
 		}
+	}
+}
+
+// asksBefore is a store that does something before it answers.
+type asksBefore struct {
+	escrow.Reader
+	do func()
+}
+
+func (s asksBefore) List(ctx context.Context) ([]escrow.Copy, error) {
+	s.do()
+	return s.Reader.List(ctx)
+}
+
+// TestTendSettlesUnderTheLock (R1): whoever finds a rotation open, also one that a staged key alone
+// gives away, keeps others from beginning one until it is closed: it would be closed in the
+// middle, and its staged key put away.
+func TestTendSettlesUnderTheLock(t *testing.T) {
+	a, b := testKey("a"), testKey("b")
+	for name, entries := range map[string][]ledger.Entry{
+		"a staged key alone":          nil,
+		"a rotation that was stopped": {{Event: ledger.RotationOpen, Old: a.Fingerprint(), Fingerprint: b.Fingerprint()}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, nil, 1)
+			h.write(a.UnsafeBytes())
+			h.must(h.Ledger.Append(entries...))
+			h.must(os.WriteFile(h.Keyfile.Path+".next", b.UnsafeBytes(), 0o400))
+			table := toldRows{state: rows.Answered, opens: map[key.Fingerprint]int64{a.Fingerprint(): 1}, total: 10}
+			h.OpenRows = func(context.Context, rows.Options) (agent.Rows, error) { return table, nil }
+			asked := false
+			h.Escrows[0].Reader = asksBefore{h.Escrows[0].Reader, func() {
+				asked = true
+				l, err := lock.Try(h.StateDir, lock.Rotate)
+				if _, held := errors.AsType[lock.ErrBusy](err); !held {
+					t.Errorf("another rotation may begin: %v", err)
+				}
+				l.Release()
+			}}
+			r, err := agent.Tend(t.Context(), &h.Host, agent.TendOptions{Prove: true})
+			h.must(err)
+			if !asked || r.Held != "" || r.Decision.Settle != decide.SettleOld {
+				t.Errorf("asked %t: %+v", asked, r)
+			}
+			if _, err := os.Lstat(h.Keyfile.Path + ".next"); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("the staged key: %v", err)
+			}
+			l, err := lock.Try(h.StateDir, lock.Rotate)
+			h.must(err)
+			l.Release()
+		})
+	}
+}
+
+// TestTendLooksAgainUnderTheLock: a rotation that ends while the watcher looks is not closed once
+// more on what was seen before: the key that it made known would be so no longer.
+func TestTendLooksAgainUnderTheLock(t *testing.T) {
+	a, b := testKey("a"), testKey("b")
+	h := newHost(t, nil, 1)
+	h.write(b.UnsafeBytes())
+	h.must(os.WriteFile(h.Keyfile.Path+".next", a.UnsafeBytes(), 0o400)) // exchanged, and not put away yet
+	now, ended := h.Now, false
+	h.Host.Now = func() time.Time {
+		if !ended { // between what it sees beside the keyfile and what it reads in the ledger
+			ended = true
+			h.must(h.Keyfile.KeepNext(h.now))
+			h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Rotated, Fingerprint: b.Fingerprint(), Old: a.Fingerprint()},
+				ledger.Entry{Event: ledger.Proven, Fingerprint: b.Fingerprint(), Verdict: string(rows.Opens), Checked: 1, Opened: 1}))
+		}
+		return now()
+	}
+	r, err := agent.Tend(t.Context(), &h.Host, agent.TendOptions{Prove: true})
+	h.must(err)
+	standing, err := h.Ledger.Standing()
+	h.must(err)
+	if r.Decision.Settle != decide.SettleNothing || standing.Known != b.Fingerprint() {
+		t.Errorf("%+v, and known is %q", r.Decision, standing.Known)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
@@ -102,6 +103,22 @@ func open(db opener, least int, keys ...key.Key) (map[string]rowstest.Secret, er
 		return nil, fmt.Errorf("of %d rows %d are left", least, said)
 	}
 	return secrets, nil
+}
+
+// quiet waits until nobody is left of a pool's clients, and no session that is kept does
+// anything, or holds anything: the server takes a moment to notice that somebody has ended.
+func quiet(db *rowstest.Session, clients func() int) error {
+	for deadline := time.Now().Add(2 * time.Minute); ; {
+		there, err := db.Exec(`select application_name || ' ' || state from pg_stat_activity a
+			where datname = current_database() and application_name like 'keyguard%'
+			and (state <> 'idle' or exists (select from pg_locks l where l.pid = a.pid))`)
+		if n := clients(); err != nil || len(there) == 0 && n == 0 {
+			return err
+		} else if time.Now().After(deadline) {
+			return fmt.Errorf("sessions do not end: %v, and %d of the pool's", there, n)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 // escrowed fails unless each key is on an escrow.

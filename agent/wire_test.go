@@ -516,8 +516,11 @@ func (w *wired) inVault(path string) [][]byte {
 
 // laws are what must be at any time: the rows are all under one key, which is at hand; and
 // on top of no current shelf is a key that opens none of them, but the one of before. No lock
-// is held by who has ended.
+// is held by who has ended, and no session with the database.
 func (w *wired) laws() (secrets map[string]rowstest.Secret, err error) {
+	if err := quiet(w.root, func() int { return w.pool.Clients(w.db.Name) }); err != nil {
+		return nil, err
+	}
 	for _, name := range []string{lock.Rotate, lock.Start, lock.Keyfile, lock.Ledger} {
 		if held, err := lock.Held(w.path("state"), name); err != nil || held {
 			return nil, fmt.Errorf("the lock %q is held: %v, %v", name, held, err)

@@ -58,7 +58,7 @@ func (p *Pool) Forget(database string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for asked, sessions := range p.idle {
-		if !slices.Contains(strings.Fields(asked), "database="+database) {
+		if !isOf(asked, database) {
 			continue
 		}
 		for _, s := range sessions {
@@ -68,9 +68,27 @@ func (p *Pool) Forget(database string) {
 	}
 }
 
+// isOf tells whether a session of a database was asked for.
+func isOf(asked, database string) bool {
+	return slices.Contains(strings.Fields(asked), "database="+database)
+}
+
+// Clients is how many have a session of a database now.
+func (p *Pool) Clients(database string) (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.clients {
+		if isOf(s.asked, database) {
+			n++
+		}
+	}
+	return n
+}
+
 // pooled is a session of the server.
 type pooled struct {
 	server net.Conn
+	asked  string // for, by whoever was the first
 
 	mu       sync.Mutex // guards what follows
 	greeting [][]byte   // what the server says to a client that may begin
@@ -230,17 +248,17 @@ func (p *Pool) take(first []byte, client net.Conn) (*pooled, error) {
 	if err != nil {
 		return nil, err
 	}
-	s = &pooled{server: server, client: client, number: number}
+	s = &pooled{server: server, asked: asked, client: client, number: number}
 	p.mu.Lock()
 	p.clients[number] = s
 	p.mu.Unlock()
-	go p.answer(s, asked)
+	go p.answer(s)
 	_, err = server.Write(first)
 	return s, err
 }
 
 // answer carries what the server says to whoever has its session.
-func (p *Pool) answer(s *pooled, asked string) {
+func (p *Pool) answer(s *pooled) {
 	defer s.server.Close()
 	from := bufio.NewReader(s.server)
 	var batch []byte
@@ -280,7 +298,7 @@ func (p *Pool) answer(s *pooled, asked string) {
 		}
 		if free {
 			p.mu.Lock()
-			p.idle[asked] = append(p.idle[asked], s)
+			p.idle[s.asked] = append(p.idle[s.asked], s)
 			p.mu.Unlock()
 		}
 	}

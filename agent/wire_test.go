@@ -160,7 +160,7 @@ func wire(t *testing.T, n int) (all []*wired) {
 	if err := os.WriteFile(ca, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	after := &sequels{states: map[string]int{}}
+	after := &sequels{spares: os.Getenv("KEYGUARD_SPOIL") != "", states: map[string]*sequel{}}
 	for range n {
 		w := &wired{db: cluster.Database(t), pool: pool, tls: web.TLS, ca: ca, scenes: map[string]*scene{}, after: after}
 		err := spoiled[0].rows(w.db)
@@ -241,24 +241,54 @@ func (w *wired) putBack(i *image) error {
 
 // sequels count how often what comes after a state was played.
 type sequels struct {
+	spares bool // what was played often enough
+
 	mu     sync.Mutex // guards what follows
-	states map[string]int
-	spared int
+	states map[string]*sequel
 }
 
-// enough is how often that is done: after equal states comes the same, but for chance.
+// sequel is of one state.
+type sequel struct{ runs, played, spared int }
+
+// enough is how often that is done, where bytes are hit by the thousand: after equal states comes
+// the same, but for chance.
 const enough = 5
 
-// wanted tells whether it is to be done once more.
+// wanted tells whether it is to be done after one more run.
 func (q *sequels) wanted(state string) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.states[state] == enough {
-		q.spared++
+	s := q.states[state]
+	if s == nil {
+		s = &sequel{}
+		q.states[state] = s
+	}
+	if s.runs++; q.spares && s.runs > enough {
+		s.spared++
 		return false
 	}
-	q.states[state]++
 	return true
+}
+
+func (q *sequels) played(state string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.states[state].played++
+}
+
+// sum fails unless it was done after each run, or often enough.
+func (q *sequels) sum() (all sequel, err error) {
+	for state, s := range q.states {
+		least := s.runs
+		if q.spares {
+			least = min(enough, s.runs)
+		}
+		if s.played != least || s.played+s.spared != s.runs {
+			err = fmt.Errorf("after %d runs that left one state what comes next was played %d times, and spared %d times:\n%s", s.runs, s.played, s.spared, state)
+		}
+		all.runs, all.played, all.spared = all.runs+s.runs, all.played+s.played, all.spared+s.spared
+	}
+	return all, err
 }
 
 // unlike is what differs between equal states: times, ports, tokens, what something took, and
@@ -462,7 +492,8 @@ func (w *wired) play(s spoil) (relay *wiretest.Relay, done bool, err error) {
 	if err != nil {
 		return relay, done, err
 	}
-	if !w.after.wanted(fmt.Sprintf("%s, %s\n%s", s.op.name, w.escrows, state)) {
+	state = fmt.Sprintf("%s, %s\n%s", s.op.name, w.escrows, state)
+	if !w.after.wanted(state) {
 		return relay, done, nil
 	}
 	judge, hangUp, err := w.host(s, nil)
@@ -480,6 +511,7 @@ func (w *wired) play(s spoil) (relay *wiretest.Relay, done bool, err error) {
 	if _, lerr := w.laws(); err != nil || lerr != nil {
 		return relay, done, fmt.Errorf("afterwards: %w", errors.Join(err, lerr))
 	}
+	w.after.played(state)
 	return relay, done, w.current(judge)
 }
 
@@ -712,8 +744,10 @@ func TestSpoiled(t *testing.T) {
 		}
 		return relay
 	}
+	measured := 0
 	for _, op := range spoiled {
 		for _, l := range []line{toPostgres, toGCP, toVault, toVaultTLS} {
+			measured++
 			measure := play(spoil{op, l, nil})
 			if t.Failed() {
 				return
@@ -747,7 +781,11 @@ func TestSpoiled(t *testing.T) {
 		t.Logf("%s: %d played, %d hit, %d done all the same", what, n.played, n.happened, n.done)
 	}
 	after := (<-hosts).after
-	t.Logf("they left %d states, and %d times what comes after was not played again", len(after.states), after.spared)
+	next, err := after.sum()
+	t.Logf("they left %d states, and %d times what comes after was not played again", len(after.states), next.spared)
+	if runs := measured + all.played; !t.Failed() && (err != nil || next.runs != runs) {
+		t.Errorf("of %d runs %d went on: %v", runs, next.runs, err)
+	}
 	if all.happened*2 < all.played { // one escrow is not asked where another was quicker
 		t.Errorf("only %d of %d faults happened", all.happened, all.played)
 	}

@@ -42,7 +42,7 @@ func (h *host) sight() sight {
 	for i, each := range h.stores {
 		var copies []byte
 		for _, c := range each.copies {
-			if time.Since(c.at) < each.late {
+			if !each.lists(c, time.Now()) {
 				copies = append(copies, "late "...)
 			}
 			copies = append(append(copies, c.state...), ',')

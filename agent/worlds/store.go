@@ -37,7 +37,7 @@ type manners struct {
 	denied  bool          // it knows who asks, and refuses
 	addOnly bool          // it takes copies, and shows none
 	mute    bool          // listings show no fingerprints, as Secret Manager's
-	late    time.Duration // a listing shows a new copy only then
+	late    time.Duration // a listing shows only then what is put there from now on
 	gone    bool          // the place is not there any more
 	full    bool          // it shows what it has, and takes nothing
 	fails   int           // so many calls from now on, as if it were away
@@ -48,9 +48,11 @@ type stored struct {
 	shelf  escrow.Shelf
 	bytes  []byte // what is there; no key where somebody mangled it
 	at     time.Time
+	late   time.Duration   // before a listing shows it
 	state  string          // "", "disabled", "destroyed"
 	byHand bool            // somebody else than keyguard put it there
 	by     string          // the host whose keyguard did, "" for nobody's
+	seen   time.Time       // when that was shown last what stood there
 	label  key.Fingerprint // of which key a listing says it is, where that is not so
 	hidden bool            // it was shut once, where no listing says what it is
 
@@ -83,10 +85,19 @@ func read(bytes []byte) (key.Fingerprint, escrow.PartOf) {
 // add puts bytes on a shelf.
 func (s *store) add(shelf escrow.Shelf, bytes []byte, byHand bool) stored {
 	s.serial++
-	c := stored{id: fmt.Sprintf("%s/%d", shelf, s.serial), shelf: shelf, bytes: slices.Clone(bytes), at: time.Now(), byHand: byHand}
+	c := stored{id: fmt.Sprintf("%s/%d", shelf, s.serial), shelf: shelf, bytes: slices.Clone(bytes), at: time.Now(), late: s.late, byHand: byHand}
 	c.of, c.part = read(bytes)
 	s.copies = append(s.copies, c)
 	return c
+}
+
+// lists tells whether a listing at a time shows a copy: what was shown once is shown ever after.
+func (s *store) lists(c stored, at time.Time) bool {
+	late := c.late
+	if s.late == 0 {
+		late = 0
+	}
+	return !at.Before(c.at.Add(late))
 }
 
 // answers tells that nothing keeps the store from answering.
@@ -212,7 +223,7 @@ func (v view) List(ctx context.Context) ([]escrow.Copy, error) {
 	list := make([]escrow.Copy, 0, len(v.copies))
 	for _, shelf := range escrow.Shelves {
 		for _, c := range slices.Backward(v.copies) {
-			if c.shelf != shelf || time.Since(c.at) < v.late {
+			if c.shelf != shelf || !v.lists(c, time.Now()) {
 				continue
 			}
 			shown := escrow.Copy{Escrow: v.name, ID: c.id, Shelf: shelf, Created: c.at, Unreadable: c.state}
@@ -291,7 +302,8 @@ func (v view) Save(ctx context.Context, shelf escrow.Shelf, k key.Key) (escrow.C
 		}
 	}
 	c := v.add(shelf, content, false)
-	v.copies[len(v.copies)-1].by = v.p.h.name
+	added := &v.copies[len(v.copies)-1]
+	added.by, added.seen = v.p.h.name, v.p.shown[v.name]
 	if shelf == escrow.Current && v.p.changed[v.name] && !v.addOnly {
 		v.p.w.broken("law 4", "law 4: a copy went onto the current shelf of %s by what stood there before the save before", v.name)
 	}

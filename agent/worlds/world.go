@@ -422,7 +422,7 @@ func (w *world) copies(asked time.Time) (copies []laws.Copy) {
 			// Among parts a whole key is below them all.
 			current := c.shelf == escrow.Current && each.part == (escrow.PartOf{})
 			copies = append(copies, laws.Copy{Store: each.name, Current: current, Bytes: c.bytes, Destroyed: c.state == "destroyed", Shut: c.state != "",
-				Late: asked.Before(c.at.Add(each.late))})
+				Late: !each.lists(c, asked)})
 		}
 	}
 	return append(copies, w.shared()...)
@@ -454,7 +454,7 @@ func (w *world) shared() (copies []laws.Copy) {
 				parts[at], visible[at] = map[int][]byte{}, map[int]bool{}
 			}
 			parts[at][part.Number] = c.bytes
-			visible[at][part.Number] = visible[at][part.Number] || !time.Now().Before(c.at.Add(s.late))
+			visible[at][part.Number] = visible[at][part.Number] || s.lists(c, time.Now())
 			if c.shelf == escrow.Current && first {
 				top[at]++
 				first = false
@@ -556,24 +556,23 @@ func (w *world) sharedSaved(p *process, shelf escrow.Shelf, f key.Fingerprint, a
 	}
 }
 
-// apart: no store alone has parts enough for a key, nor parts that were cut otherwise.
+// apart: no store alone has parts enough for a key, nor parts that were cut otherwise, unless no
+// listing showed one to who saved the other.
 func (w *world) apart() {
 	for _, s := range w.stores {
-		had := map[key.Fingerprint]*stored{}
-		for i := range s.copies {
-			c := &s.copies[i]
+		var ours []stored
+		for _, c := range s.copies {
 			of, part := c.is()
 			if c.hidden || c.byHand || part == (escrow.PartOf{}) {
 				continue // nobody could tell whose part it is, or it is none of ours
 			}
-			switch was := had[of]; {
-			case was == nil || was.part == part:
-			case s.late > 0 && c.at.Before(was.at.Add(s.late+time.Minute)):
-				was.hidden = true // no listing showed it yet to who saved the other
-			default:
-				w.broken("law 8", "law 8: %s has part %d of %d and part %d of %d of key %s", s.name, was.part.Number, was.part.Need, part.Number, part.Need, of)
+			for _, o := range ours {
+				was := o.part
+				if unseen := was.Need != part.Need && !s.lists(o, c.seen); o.of == of && was != part && !unseen {
+					w.broken("law 8", "law 8: %s has part %d of %d and part %d of %d of key %s", s.name, was.Number, was.Need, part.Number, part.Need, of)
+				}
 			}
-			had[of] = c
+			ours = append(ours, c)
 		}
 	}
 }
@@ -667,7 +666,7 @@ func (w *world) saved(p *process, s *store, c stored) {
 			continue // what nobody is told of keeps no key of ours back
 		}
 		for _, o := range other.copies {
-			if g := o.whole(); g != "" && o.id != c.id && o.shelf == escrow.Current && o.state == "" && !time.Now().Before(o.at.Add(other.late)) && g != f && (!ours[f] || !ours[g] && newest(other, o)) {
+			if g := o.whole(); g != "" && o.id != c.id && o.shelf == escrow.Current && o.state == "" && other.lists(o, time.Now()) && g != f && (!ours[f] || !ours[g] && newest(other, o)) {
 				rival = g
 			}
 		}
@@ -682,7 +681,7 @@ func (w *world) saved(p *process, s *store, c stored) {
 // showed is the key that a listing showed at a time as the newest current one, "" for none.
 func (s *store) showed(at time.Time) key.Fingerprint {
 	for _, o := range slices.Backward(s.copies) {
-		if o.shelf == escrow.Current && o.state != "destroyed" && !at.Before(o.at.Add(s.late)) {
+		if o.shelf == escrow.Current && o.state != "destroyed" && s.lists(o, at) {
 			return o.whole()
 		}
 	}
@@ -715,7 +714,7 @@ func (w *world) alarm(h *host, s *store, c stored) {
 		if o.shelf == escrow.Current && o.id != c.id && ours && (o.state == "destroyed" || f == "") {
 			return // nobody has written there since, but over what was saved there
 		}
-		if o.shelf != escrow.Current || o.id == c.id || o.state == "destroyed" || time.Now().Before(o.at.Add(s.late)) || f == "" && o.state == "" {
+		if o.shelf != escrow.Current || o.id == c.id || o.state == "destroyed" || !s.lists(o, time.Now()) || f == "" && o.state == "" {
 			continue
 		}
 		data, good := h.live()
@@ -762,7 +761,7 @@ func (w *world) covered(h *host, s *store, c stored) {
 				return id == o.id && (ours || word)
 			}) || word && len(l.Tops) > 0 && !here // the store did not answer to that person
 		})
-		if !open && !adopted && time.Now().Before(o.at.Add(s.late+time.Minute)) {
+		if !open && !adopted && !s.lists(o, time.Now().Add(-time.Minute)) {
 			continue // whoever looked did not see it yet
 		}
 		if !open && !adopted {
@@ -792,7 +791,7 @@ func newest(s *store, c stored) bool {
 		if o.shelf != escrow.Current {
 			continue
 		}
-		if o.whole() != "" && s.part == (escrow.PartOf{}) && o.state != "destroyed" && !time.Now().Before(o.at.Add(s.late)) {
+		if o.whole() != "" && s.part == (escrow.PartOf{}) && o.state != "destroyed" && s.lists(o, time.Now()) {
 			return o.id == c.id
 		}
 	}

@@ -303,6 +303,19 @@ func TestBrokenOnce(t *testing.T) {
 			{Do: "power cut", Arg: 0x5e587c88771bc4d6},
 			{Do: "rotate, and be killed", Arg: 0x5dbe671d585b64b5},
 		}},
+		"the members have other numbers after the ledger was lost, and one lists late from then on": {Seed: 302402, Steps: []Step{
+			{Do: "a store is away", Arg: 0x7f863193f2aad8a1},
+			{Do: "the ledger goes, and none can be made", Arg: 0x3805bf773f57b0f2},
+			{Do: "the members change their parts", Arg: 0xde181e6237d42299},
+			{Do: "a store lists late", Arg: 0x33b4a07a832f4077},
+			{Do: "a key is put there while nobody watches", Arg: 0x5f7b94793e43f4d2},
+		}},
+		"the need has changed, and of the members that are left one lists late from then on": {Seed: 85045, Steps: []Step{
+			{Do: "the need changes", Arg: 0xc637a6b86d176bee},
+			{Do: "a copy is spoiled under its name, or mended", Arg: 0x828e6195a2ee448b},
+			{Do: "a store is made anew", Arg: 0xb8b6e6ac83b6b399},
+			{Do: "accept", Arg: 0xb0155c875588254d},
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if b := replay(t, p); b != nil {

@@ -371,7 +371,7 @@ func drilled(ctx context.Context, h *agent.Host, scratch string, fail func(who, 
 	}
 	r, err := agent.Drill(ctx, h, agent.DrillOptions{Scratch: scratch})
 	switch {
-	case errors.Is(err, agent.ErrNoEscrow) && len(h.Escrows) == 0, errors.Is(err, agent.ErrBusy) && s.Halfway != nil:
+	case errors.Is(err, agent.ErrNoEscrow) && len(h.Escrows) == 0, errors.Is(err, agent.ErrNotDrilled) && s.Halfway != nil:
 		return
 	case err != nil:
 		fail("a drill", "%v", err)

@@ -21,6 +21,9 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
+// ErrNotDrilled says that no copy is tried: the newest may be of another key than the rows.
+var ErrNotDrilled = errors.New("no copy is tried, since the newest may be of another key than the rows")
+
 // DrillVerdict is what a drill says of a copy, and as a whole.
 type DrillVerdict string
 
@@ -103,8 +106,9 @@ const longestGap = 8 * 24 * time.Hour
 
 // Drill restores the copies of every escrow into scratch, reads each the way the daemon
 // reads its key, and tries them on the rows; the ledger is told what came out. Copies
-// that fail are in the result, not in the error. It returns ErrNoEscrow; and ErrBusy
-// where another drill, a rotation or a repair is under way, or began meanwhile. It does
+// that fail are in the result, not in the error. It returns ErrNoEscrow; ErrBusy
+// where another drill, a rotation or a repair is under way, or began meanwhile; and ErrNotDrilled
+// where a rotation stopped halfway. It does
 // not know when a drill is due: the timer does; Status and Report tell of a host where none came for longestGap.
 func Drill(ctx context.Context, h *Host, opts DrillOptions) (DrillResult, error) {
 	if len(h.Escrows) == 0 {
@@ -153,15 +157,26 @@ func Drill(ctx context.Context, h *Host, opts DrillOptions) (DrillResult, error)
 	return r, nil
 }
 
-// noneRewriting returns ErrBusy while a rotation or a repair is under way or open.
+// noneRewriting returns ErrBusy while a rotation or a repair is under way, and ErrNotDrilled
+// where one stopped halfway: no other process is there to wait for.
 func (h *Host) noneRewriting() error {
 	held, err := lock.Held(h.StateDir, lock.Rotate)
+	switch {
+	case err != nil:
+		return err
+	case held:
+		return fmt.Errorf("%w: a rotation or a repair is under way, and the newest copies may be of another key than the rows", ErrBusy)
+	}
+	if standing, err := h.Ledger.Standing(); err != nil || standing.Rotation == nil {
+		return nil // a ledger that cannot be read keeps nobody from trying copies
+	}
+	o, err := h.observe()
 	if err != nil {
 		return err
 	}
-	standing, err := h.Ledger.Standing()
-	if held || err == nil && standing.Rotation != nil {
-		return fmt.Errorf("%w: a rotation or a repair is under way, and the newest copies may be of another key than the rows", ErrBusy)
+	defer o.close()
+	if halfway := o.halfway(); halfway != nil {
+		return fmt.Errorf("%w: %w", ErrNotDrilled, halfway)
 	}
 	return nil
 }

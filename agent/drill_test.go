@@ -392,8 +392,8 @@ func TestDrillRefuses(t *testing.T) {
 	}
 	a, b := testKey("a"), testKey("b")
 	h.must(h.Ledger.Append(ledger.Entry{Event: ledger.RotationOpen, Old: a.Fingerprint(), Fingerprint: b.Fingerprint()}))
-	if err := drill(); !errors.Is(err, agent.ErrBusy) {
-		t.Errorf("while a rotation is open: %v", err)
+	if err := drill(); !errors.Is(err, agent.ErrNotDrilled) || !errors.Is(err, agent.ErrRotationOpen) || errors.Is(err, agent.ErrBusy) {
+		t.Errorf("after a rotation that stopped halfway: %v", err)
 	}
 	h.must(h.Ledger.Append(ledger.Entry{Event: ledger.RotationClosed}))
 	for _, lock := range []string{"drill", "rotate"} {

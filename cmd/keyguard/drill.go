@@ -51,7 +51,7 @@ in a safe, a sheet that was scanned or typed ("-" is standard input).
 Exit status: 0 passed; 11 nothing was proven: sealed, not mounted, Postgres
 unreachable, the rows silent; 12 a copy, or rows, failed, or a required escrow
 could not answer, or its part of the key was not tried; 15 another drill or a
-rotation is under way.`,
+rotation is under way, or a rotation stopped halfway.`,
 		Example: `  keyguard drill --full
   keyguard drill --part /mnt/stick/part-3.txt
   systemctl start containarium-keyguard-drill.service`,

@@ -338,7 +338,7 @@ type initDoc struct {
 // host without rows.
 func (a *app) initDrill(ctx context.Context, h *agent.Host, cfg *config.Config, d *initDoc) (judged, err error) {
 	r, deliver, err := a.runDrill(ctx, h, cfg, agent.DrillOptions{})
-	if errors.Is(err, agent.ErrBusy) {
+	if errors.Is(err, agent.ErrBusy) || errors.Is(err, agent.ErrNotDrilled) {
 		a.urgent("no drill now: %v", err)
 		return nil, nil
 	}

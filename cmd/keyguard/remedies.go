@@ -108,6 +108,7 @@ var remedies = []struct {
 	{agent.ErrUnsure, exitDoubt, "bring Postgres up and try again; to vouch for the present keyfile yourself: keyguard accept"},
 	{agent.ErrNothingToAccept, exitRefused, "put the right key back: keyguard restore; or make one where there never was one: keyguard accept --new"},
 	{agent.ErrNotAccepted, exitBusy, ""},
+	{agent.ErrNotDrilled, exitBusy, ""},
 	{agent.ErrKeyThere, exitRefused, "to vouch for the key that is there: keyguard accept"},
 	{fleet.ErrState, exitUsage, "name another file, or one that is not there: keyguard fleet --state FILE"},
 	{agent.ErrRowsInTheWay, exitRefused, "look for the key that opens them: keyguard verify"},

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -201,7 +202,7 @@ func TestHints(t *testing.T) {
 func TestRemediesSayWhatToDo(t *testing.T) {
 	typed := regexp.MustCompile(`keyguard [a-z]+|systemctl|incus |chmod |timedatectl|\bdf\b|dmesg|mount|sudo|--out-file`)
 	for _, r := range remedies {
-		if r.hint == "" && (errors.Is(r.err, agent.ErrNotRotated) || errors.Is(r.err, agent.ErrNotRepaired) || errors.Is(r.err, agent.ErrNotAccepted)) {
+		if beside := []error{agent.ErrNotRotated, agent.ErrNotRepaired, agent.ErrNotAccepted, agent.ErrNotDrilled}; r.hint == "" && slices.Contains(beside, r.err) {
 			continue // the error beside it has one
 		}
 		if !typed.MatchString(r.hint) {

@@ -77,7 +77,7 @@ const longest = 2 * time.Minute
 //	gcp …                    a fake Secret Manager, see cmdGCP
 //	vault …                  a fake Vault, see cmdVault
 //	aws …                    a fake AWS Secrets Manager, see cmdAWS
-//	ledger EVENT NAME [AGE]  an entry, AGE ago or, negative, ahead
+//	ledger EVENT NAME [AGE]  an entry, AGE ago or, negative, ahead; rotation-open is from key a
 //	disk memory|full|readonly|gone DIR   see cmdDisk
 //	lock NAME                hold this lock of the state directory until the script ends
 //	traced                   arguments and environment of what exits starts are searched for keys
@@ -543,7 +543,11 @@ func cmdLedger(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	l := ledger.Open(of(ts).path("state"), ledger.Options{Host: "host", Version: "99.0",
 		Now: func() time.Time { return time.Now().Add(-age) }})
-	ts.Check(l.Append(ledger.Entry{Event: ledger.Event(args[0]), Fingerprint: testKey(args[1]).Fingerprint()}))
+	e := ledger.Entry{Event: ledger.Event(args[0]), Fingerprint: testKey(args[1]).Fingerprint()}
+	if e.Event == ledger.RotationOpen {
+		e.Old = testKey("a").Fingerprint()
+	}
+	ts.Check(l.Append(e))
 }
 
 // cmdDisk makes a directory a disk of its own and then takes it away in part:

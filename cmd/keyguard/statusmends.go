@@ -31,9 +31,9 @@ var mends = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []string{
 	agent.AilsRows: func(r agent.StatusResult, _ agent.Ailment) []string {
 		switch {
 		case r.Split():
-			return []string{"keyguard repair"}
+			return onceSettled(r, "keyguard repair")
 		case r.Proof.Verdict == rows.Partial:
-			return []string{"name these rows: keyguard drill --full"}
+			return onceSettled(r, "name these rows: keyguard drill --full")
 		}
 		return []string{"if you have the key that opens them (a printed sheet, another store): keyguard import"}
 	},
@@ -117,6 +117,12 @@ var mends = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []string{
 	},
 }
 
+// onceSettled is what to type for the rows: no repair and no drill goes before a rotation that
+// stopped halfway is settled.
+func onceSettled(r agent.StatusResult, hint string) []string {
+	return []string{remedyOf(r.Halfway), hint}
+}
+
 // seenToLedger is for a ledger that was edited or damaged: a person looks why, and vouches.
 const seenToLedger = "see where (keyguard report --verify) and find out why; then, to vouch for the key that is there: keyguard accept"
 
@@ -155,7 +161,7 @@ func mendDoubt(r agent.StatusResult, _ agent.Ailment) []string {
 	hints := mendEscrows(r)
 	switch {
 	case r.Split():
-		hints = append(hints, "keyguard repair") // of the keys that are at hand one may have most rows by then
+		hints = append(hints, onceSettled(r, "keyguard repair")...) // of the keys that are at hand one may have most rows by then
 	case len(hints) == 0 && r.Rows.State == decide.RowsSilent:
 		hints = []string{noCopy}
 	}
@@ -171,7 +177,7 @@ const noCopy = "if you have the key elsewhere: keyguard import; where there is t
 func mendKeyfile(r agent.StatusResult, _ agent.Ailment) []string {
 	switch {
 	case r.Split():
-		return []string{"keyguard repair"} // which puts the key in place, too
+		return onceSettled(r, "keyguard repair") // which puts the key in place, too
 	case onAnother(r) && r.Keyfile.Good && (r.Known == r.Keyfile.Key || r.Daemon.Unasked != ""):
 		// A start passes a key that was proven a short while ago, and asks no row (law 7); or it
 		// does not even ask keyguard.

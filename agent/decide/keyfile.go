@@ -68,16 +68,14 @@ type Decision struct {
 // called again with more; each question is asked at most as often as it can be
 // answered, so that the loop ends.
 func Keyfile(e Evidence) Decision {
-	d := reasoning{Evidence: e, known: e.Ledger.Known}
+	d := reasoning{Evidence: e, known: e.Ledger.Known, accepted: e.Ledger.Accepted}
 	if r := d.OpenRotation(); r != nil {
 		if out, done := d.r1(*r); done {
 			return d.finish("R1", out)
 		}
 	}
-	if e.Keyfile.Good && d.known != "" && e.Keyfile.Key == d.known {
-		if out, done := d.r2(); done {
-			return d.finish("R2", out)
-		}
+	if out, done := d.r2(); done {
+		return d.finish("R2", out)
 	}
 	switch e.Rows.State {
 	case RowsAnswer:
@@ -91,10 +89,11 @@ func Keyfile(e Evidence) Decision {
 }
 
 // reasoning carries what the rules find out on the way to a Decision: the evidence, and the
-// known key, which R1 and R2 may take away.
+// known key, which R1 and R2 may take away, and R1 may replace.
 type reasoning struct {
 	Evidence
 	known        key.Fingerprint
+	accepted     bool // known by a person's word, not by a proof
 	settle       Settlement
 	contradicted key.Fingerprint
 }
@@ -151,21 +150,30 @@ func (d *reasoning) r1(r Rotation) (Decision, bool) {
 	case old.Opened == 0 && fresh.Opened == 0:
 		return d.neither()
 	case fresh.Opened > old.Opened, fresh.Opened == old.Opened && d.Keyfile.Key == r.New:
-		d.known, d.settle = r.New, SettleNew
+		d.choose(r.New, SettleNew)
 	default:
-		d.known, d.settle = r.Old, SettleOld
+		d.choose(r.Old, SettleOld)
 	}
 	if won, _ := d.tried(d.known); Majority(won) {
 		return d.obtain(d.known, "of the two keys of the open rotation the rows are under this one"), true
 	}
 	// Neither has most of the rows: the table is split, and another key may have them (law 1). Where
 	// nobody can tell, the rows have chosen between these two all the same: what is in doubt is a
-	// repair's, which an open rotation would be in the way of.
+	// repair's, which an open rotation would be in the way of. From here on it is decided as by
+	// whoever comes when that is closed.
+	if out, done := d.r2(); done {
+		return out, true
+	}
 	out := d.r3()
 	if (out.Action == Pass || out.Action == Install) && out.Key != d.known {
 		d.settle = SettleNeither
 	}
 	return out, true
+}
+
+// choose makes the key known that the rows have chosen. A person's word was for one key alone.
+func (d *reasoning) choose(f key.Fingerprint, s Settlement) {
+	d.known, d.accepted, d.settle = f, d.accepted && f == d.known, s
 }
 
 // underAnother tells whether a key that is not of a rotation opens every row: then neither of
@@ -184,9 +192,12 @@ func (d *reasoning) neither() (Decision, bool) {
 	return Decision{}, false
 }
 
-// r2 is the healthy path (law 7). It reports false when the rows refute the known
-// key: then none is known, and the rows decide.
+// r2 is the healthy path (law 7). It reports false where the keyfile's key is not the known one,
+// and when the rows refute it: then none is known, and the rows decide.
 func (d *reasoning) r2() (Decision, bool) {
+	if !d.Keyfile.Good || d.known == "" || d.Keyfile.Key != d.known {
+		return Decision{}, false
+	}
 	pass := Decision{Action: Pass, Key: d.known, Reason: "the key is known"}
 	age := d.Now.Sub(d.Ledger.LastLook)
 	switch d.Rows.State {
@@ -195,10 +206,10 @@ func (d *reasoning) r2() (Decision, bool) {
 		// And one that found less than most of the rows leaves the question open.
 		// One that was accepted when the rows could not be asked was never looked at.
 		l := d.Ledger
-		split := !l.Accepted && l.Verdict == rows.Partial && !l.Majority
-		untried := l.Accepted && l.Verdict == rows.Unknown
+		split := !d.accepted && l.Verdict == rows.Partial && !l.Majority
+		untried := d.accepted && l.Verdict == rows.Unknown
 		if !split && !untried && !l.LastLook.IsZero() && age >= 0 && age <= ProofLife {
-			if l.Accepted {
+			if d.accepted {
 				pass.Warning = onAWord(l.Verdict)
 			}
 			return pass, true
@@ -224,7 +235,7 @@ func (d *reasoning) r2() (Decision, bool) {
 	if d.contradict(p); d.known == "" {
 		return Decision{}, false
 	}
-	if l := d.Ledger; l.Accepted && worth(p.Verdict) < worth(l.Verdict) || !l.Accepted && !Majority(p) {
+	if d.accepted && worth(p.Verdict) < worth(d.Ledger.Verdict) || !d.accepted && !Majority(p) {
 		return Decision{}, false
 	}
 	if pass.Warning = partly(p); p.Verdict == rows.Refuted {
@@ -250,7 +261,7 @@ func onAWord(v rows.Verdict) string {
 // contradict takes a known key away that the rows refute. One that a person vouched for stays
 // known where the rows refuted it already when the word was given.
 func (d *reasoning) contradict(p rows.Proof) {
-	if p.Verdict == rows.Refuted && (!d.Ledger.Accepted || d.Ledger.Verdict != rows.Refuted) {
+	if p.Verdict == rows.Refuted && (!d.accepted || d.Ledger.Verdict != rows.Refuted) {
 		d.contradicted, d.known = d.known, ""
 	}
 }
@@ -311,7 +322,7 @@ func (d *reasoning) r3() Decision {
 		out := d.passOrInstall(best, fmt.Sprintf("it opens %v, and no other key opens more", p))
 		out.Warning = partly(p)
 		return out
-	case p.Opened > 0 && best == d.known && !d.Ledger.Accepted:
+	case p.Opened > 0 && best == d.known && !d.accepted:
 		// Law 9: it is what the daemon ran on. It is decided again when the escrow answers.
 		out := d.passOrInstall(best, fmt.Sprintf("it is the known key and opens %v, and no key at hand opens more", p))
 		out.Warning = fmt.Sprintf("%s; %s, and may hold a key that opens more", partly(p), why)

@@ -1,6 +1,7 @@
 package decide
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -65,6 +66,13 @@ func accepted(f key.Fingerprint, v rows.Verdict, age time.Duration) LedgerEnd {
 
 func rotation(old, fresh key.Fingerprint, begun bool) LedgerEnd {
 	return LedgerEnd{Known: old, LastLook: now.Add(-time.Hour), Rotation: &Rotation{old, fresh, begun}}
+}
+
+// rotationOnAWord is the rotation of a key that was accepted when it opened a part of the rows.
+func rotationOnAWord(old, fresh key.Fingerprint) LedgerEnd {
+	l := accepted(old, rows.Partial, time.Hour)
+	l.Rotation = &Rotation{old, fresh, true}
+	return l
 }
 
 func local(keys ...key.Fingerprint) LocalEvidence { return LocalEvidence{Asked: true, Keys: keys} }
@@ -140,6 +148,12 @@ func TestKeyfile(t *testing.T) {
 			want: Decision{Rule: "R1", Action: Pass, Key: a, Settle: SettleOld}, warn: true},
 		{name: "rotation open, another key opens more, and who may have the right one does not answer", e: Evidence{Keyfile: good(a), Next: next(b), Ledger: rotation(a, b, true), Rows: answers(a, 1, b, 0, c, 3), Local: local(c), Escrows: []EscrowEvidence{down("gcp", true)}},
 			want: Decision{Rule: "R1", Action: Doubt, Needed: a, Settle: SettleOld}},
+		{name: "rotation open of an accepted key, the new one opens more, and who may have the right one does not answer: the word was not for it", e: Evidence{Keyfile: good(a), Next: next(b), Ledger: rotationOnAWord(a, b), Rows: answers(a, 1, b, 3), Local: local(), Escrows: []EscrowEvidence{down("gcp", true)}},
+			want: Decision{Rule: "R1", Action: Install, Key: b, Settle: SettleNew}, warn: true},
+		{name: "rotation open of an accepted key, the new one in place opens more, a third the most: the word was not for it", e: Evidence{Keyfile: good(b), Next: next(a), Ledger: rotationOnAWord(a, b), Rows: answers(a, 1, b, 3, c, 4), Local: local(c)},
+			want: Decision{Rule: "R1", Action: Install, Key: c, Settle: SettleNeither}, warn: true},
+		{name: "rotation open of an accepted key, which opens more than the new one: a person's word stands", e: Evidence{Keyfile: good(a), Next: next(b), Ledger: rotationOnAWord(a, b), Rows: answers(a, 3, b, 1), Local: local(), Escrows: []EscrowEvidence{down("gcp", true)}},
+			want: Decision{Rule: "R1", Action: Pass, Key: a, Settle: SettleOld}, warn: true},
 		{name: "rotation open, silent: closed, and R4 goes on", e: Evidence{Keyfile: good(a), Next: next(b), Ledger: rotation(a, b, true), Rows: silent},
 			want: Decision{Rule: "R4", Action: Pass, Key: a, Settle: SettleNeither}},
 		{name: "rotation open, neither opens a row: closed, and R3 goes on", e: Evidence{Keyfile: good(a), Next: next(b), Ledger: rotation(a, b, true), Rows: answers(a, 0, b, 0), Local: local(c)},
@@ -582,6 +596,31 @@ func (w *world) whole() Evidence {
 	return e
 }
 
+// closed is the world of which e is known when a decision has closed the open rotation, and nothing else of it
+// was done: the staged key is in the local quarantine, and the ledger says which key holds.
+func (w world) closed(e Evidence, d Decision) *world {
+	if f := e.Next.Key; f != "" && !slices.Contains(e.Local.Keys, f) {
+		w.local = append([]key.Fingerprint{f}, w.local...)
+		if e.Local.Asked {
+			e.Local.Keys = w.local
+		}
+	}
+	e.Next, e.Ledger.Rotation = NextEvidence{}, nil
+	if f := e.Ledger.Known; f != "" {
+		w.history.Named = append([]key.Fingerprint{f}, w.history.Named...)
+		e.History.Named = w.history.Named
+	}
+	f := cmp.Or(d.Key, d.Needed)
+	switch p := w.proof(f); {
+	case d.Settle == SettleNeither:
+		e.Ledger = LedgerEnd{}
+	case !e.Ledger.Accepted || e.Ledger.Known != f || p.Verdict == rows.Opens:
+		e.Ledger = LedgerEnd{Known: f, Verdict: p.Verdict, Majority: Majority(p), LastLook: e.Now}
+	}
+	w.evidence = e
+	return &w
+}
+
 // TestKeyfileProperties draws worlds and checks what must hold in all of them.
 func TestKeyfileProperties(t *testing.T) {
 	const worlds = 120_000
@@ -599,6 +638,12 @@ func TestKeyfileProperties(t *testing.T) {
 		if e.Rows.State != RowsNotAsked {
 			if all := Keyfile(w.whole()); all.Action != d.Action || all.Key != d.Key || all.Settle != d.Settle {
 				fail("who looks at everything decides %+v", all)
+			}
+		}
+		// Nor does one who comes when the rotation is closed, and the rest was left undone.
+		if d.Settle != SettleNothing && e.Rows.State == RowsAnswer {
+			if next, _ := w.closed(e, d).run(t, r.Perm(len(w.escrows))...); next.Action != d.Action || next.Key != d.Key || next.Needed != d.Needed {
+				fail("when that is closed it decides %+v", next)
 			}
 		}
 		rules[d.Rule]++

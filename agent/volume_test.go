@@ -28,9 +28,17 @@ func TestVolume(t *testing.T) {
 		t.Fatal("the Makefile has no VOLUME")
 	}
 	programs, volume, packages := strings.Split(string(list[1]), "|"), strings.Split(string(list[2]), "|"), strings.Fields(string(list[3]))
-	for _, runs := range []string{`^test: export KEYGUARD_MUST_RUN := 1$`, `^\tCGO_ENABLED=1 KEYGUARD_MUST_RUN=1 .* -race -short `} {
+	for runs, otherwise := range map[string]string{
+		`^test: export KEYGUARD_MUST_RUN := 1$`:                                        "its run would be as brief as make check's",
+		`^\tCGO_ENABLED=1 KEYGUARD_MUST_RUN=1 .* -race -short .*-skip '\$\(WITHOUT\)'`: "its run would be as brief as make check's, or play everything twice",
+		`^\tgo test .*-run '\$\(VOLUME\)' \$\(VOLUME_IN\)$`:                            "what is in VOLUME would not be played",
+		`^calculated:\n` +
+			`\t@\$\(PHASE\) race \$\(MAKE\) .*race JSON=-json WITHOUT='\^\(\$\(PROGRAMS\)\)\$\$'\n` +
+			`\t@\$\(PHASE\) volume \$\(MAKE\) .*volume JSON=-json$`: "more than PROGRAMS would be left out of race, or all of volume",
+		`^\t@.*\$\(MAKE\) .*-j2 booted calculated;`: "make test would not calculate",
+	} {
 		if !regexp.MustCompile(`(?m)` + runs).Match(makefile) {
-			t.Errorf("the Makefile has no %s: its run would be as brief as make check's", runs)
+			t.Errorf("the Makefile has no %s: %s", runs, otherwise)
 		}
 	}
 	brief := regexp.MustCompile(`^"KEYGUARD_(HISTORIES|MODEL_OPS|EVERY_MANAGER|WORLDS)"$`)

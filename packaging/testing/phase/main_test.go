@@ -52,6 +52,30 @@ func TestShow(t *testing.T) {
 	}
 }
 
+// TestSkipped: what was skipped has failed where it must run, and only there.
+func TestSkipped(t *testing.T) {
+	const events = `{"Action":"output","Package":"p","Test":"TestA/sub","Output":"why it does not run\n"}
+{"Action":"output","Package":"p","Test":"TestA/sub","Output":"    --- SKIP: TestA/sub (0.5s)\n"}
+{"Action":"skip","Package":"p","Test":"TestA/sub","Elapsed":0.5}
+{"Action":"pass","Package":"p","Test":"TestA","Elapsed":1}
+{"Action":"pass","Package":"p","Elapsed":1}
+{"Action":"skip","Package":"without tests","Elapsed":0}
+`
+	for mustRun, want := range map[string]bool{"": false, "1": true} {
+		t.Setenv("KEYGUARD_MUST_RUN", mustRun)
+		file := filepath.Join(t.TempDir(), "phases")
+		err := run(file, "one", exec.Command("printf", "%s", events))
+		var out bytes.Buffer
+		if err := table(file, &out); err != nil {
+			t.Fatal(err)
+		}
+		said := strings.Contains(out.String(), "\nFAILED one: p TestA/sub\nwhy it does not run\n")
+		if failed := err != nil; failed != want || said != want || strings.Contains(out.String(), "without tests") {
+			t.Errorf("KEYGUARD_MUST_RUN=%q: %v, %s", mustRun, err, &out)
+		}
+	}
+}
+
 // TestPhases: what was run is in the table; what failed is an error, and said below it, but
 // not at any length.
 func TestPhases(t *testing.T) {

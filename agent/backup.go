@@ -61,6 +61,7 @@ func (o *observation) escrowKey(ctx context.Context, f key.Fingerprint) BackupRe
 	if o.evidence.Rows.VerdictOf(f) == rows.Opens {
 		o.write(provenEntry(o.evidence.Rows.Proofs[f]))
 	} else {
+		o.history() // before the escrows: what is saved meanwhile counts
 		o.awaitAllEscrows(ctx)
 	}
 	return o.saveEverywhere(ctx, f)

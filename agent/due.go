@@ -102,6 +102,12 @@ func Revisit(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 	if s.AddOnly || h.standsThere(ctx, s) {
 		return nil, nil
 	}
+	o, err := h.observe()
+	if err != nil {
+		return nil, err
+	}
+	defer o.close()
+	before := o.due(name) // reads the history: what is saved after the listing counts
 	copies, err := s.List(ctx)
 	if errors.Is(err, escrow.ErrNoPlace) && !s.Required {
 		return nil, nil // a stick in a safe
@@ -113,12 +119,6 @@ func Revisit(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 	if r, ok := s.Writer.(escrow.Renewer); ok {
 		err = r.Renew(ctx)
 	}
-	o, oerr := h.observe()
-	if oerr != nil {
-		return nil, errors.Join(err, oerr)
-	}
-	defer o.close()
-	before := o.due(name)
 	o.newestOf(ctx, i, copies, listed)
 	due := slices.DeleteFunc(decide.Due(o.evidence, name), func(f key.Fingerprint) bool {
 		return slices.Contains(before, f) // SaveDue's

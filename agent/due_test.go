@@ -41,6 +41,35 @@ func (l *listening) List(ctx context.Context) ([]escrow.Copy, error) {
 	return l.Reader.List(ctx)
 }
 
+// outdated is an escrow where something is done after its first listing, which does not show it.
+type outdated struct {
+	escrow.Reader
+	then func()
+}
+
+func (o *outdated) List(ctx context.Context) ([]escrow.Copy, error) {
+	copies, err := o.Reader.List(ctx)
+	if do := o.then; do != nil {
+		o.then = nil
+		do()
+	}
+	return copies, err
+}
+
+// overtaken is an escrow where something is done before its first save.
+type overtaken struct {
+	escrow.Writer
+	first func()
+}
+
+func (o *overtaken) Save(ctx context.Context, shelf escrow.Shelf, k key.Key) (escrow.Copy, error) {
+	if do := o.first; do != nil {
+		o.first = nil
+		do()
+	}
+	return o.Writer.Save(ctx, shelf, k)
+}
+
 // storing is an escrow where something is done after a save.
 type storing struct {
 	escrow.Writer
@@ -217,6 +246,44 @@ func testSaveDue(t *testing.T, list listing) {
 		h := start(t)
 		h.saveDue(0)
 		h.wants(0, escrow.Current, a)
+	})
+	t.Run("no rows, and another key is on its way to the other escrow", func(t *testing.T) {
+		h := start(t)
+		h.Escrows[1].Writer = &overtaken{Writer: h.Escrows[1].Writer, first: func() {
+			h.write(b.UnsafeBytes())
+			h.saveDue(0)
+		}}
+		h.saveDue(1)
+		h.wants(1, escrow.Current, a)
+		h.wants(0, escrow.Current)
+		if list := h.shelf(0, escrow.Quarantine); !slices.Contains(list, b.Fingerprint()) {
+			t.Error("the other key is nowhere (law 3):", list)
+		}
+	})
+	t.Run("no rows, and another key came to the other escrow after it was listed", func(t *testing.T) {
+		h := start(t)
+		h.Escrows[1].Reader = &outdated{Reader: h.Escrows[1].Reader, then: func() {
+			h.write(b.UnsafeBytes())
+			h.saveDue(1)
+		}}
+		h.saveDue(0)
+		h.wants(1, escrow.Current, b)
+		h.wants(0, escrow.Current)
+		h.wants(0, escrow.Quarantine, a)
+	})
+	t.Run("no rows, and a backup by hand lists before another key comes", func(t *testing.T) {
+		h := start(t)
+		h.Escrows[1].Reader = &outdated{Reader: h.Escrows[1].Reader, then: func() {
+			h.write(b.UnsafeBytes())
+			h.saveDue(1)
+		}}
+		r, err := agent.Backup(t.Context(), &h.Host)
+		h.must(err)
+		h.wants(1, escrow.Current, b)
+		h.wants(0, escrow.Current)
+		if r.Escrows[0].Shelf != escrow.Quarantine || r.Escrows[1].Shelf != escrow.Quarantine {
+			t.Errorf("%+v", r.Escrows)
+		}
 	})
 	t.Run("no rows, and the other escrow hangs", func(t *testing.T) {
 		t.Parallel()

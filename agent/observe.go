@@ -28,6 +28,7 @@ type observation struct {
 	again    []key.Key // of which the bytes are in keys too
 	kept     []keyfile.Kept
 	record   *ledger.Record // nil until the history was asked for
+	before   int            // how many entries it had then
 	trouble  []Trouble
 	locked   bool // the rotate lock is held for as long as this is used
 
@@ -178,6 +179,9 @@ func (o *observation) askHistory() {
 	if err != nil {
 		o.complain("what was proven and saved is not known", err)
 	}
+	if o.record == nil {
+		o.before = len(r.Entries)
+	}
 	o.record = &r
 	h := decide.LedgerWhole{Asked: true, Contradicted: r.Contradicted(), Proven: r.EverProven(), Named: r.Named(),
 		Saved: map[string]decide.SavedEvidence{}}
@@ -194,13 +198,19 @@ func (o *observation) askHistory() {
 			h.Saved[e.Escrow] = savedSince(h.Saved[e.Escrow], e)
 		}
 	}
+	for _, e := range r.Entries[min(o.before, len(r.Entries)):] {
+		if e.Event == ledger.Saved && e.Shelf == string(escrow.Current) {
+			h.Since = append(h.Since, e.Fingerprint)
+		}
+	}
 	o.evidence.History = h
 }
 
 // savedSince is what an entry adds to what was saved in its escrow before.
 func savedSince(s decide.SavedEvidence, e ledger.Entry) decide.SavedEvidence {
 	if s.Copies == nil {
-		s.Copies, s.Opened, s.Begun = map[string]key.Fingerprint{}, map[string]bool{}, map[key.Fingerprint]bool{}
+		s.Copies, s.Opened = map[string]key.Fingerprint{}, map[string]bool{}
+		s.Begun, s.Underway = map[key.Fingerprint]bool{}, map[key.Fingerprint]bool{}
 	}
 	current := escrow.Shelf(e.Shelf) == escrow.Current
 	for _, top := range e.Tops {
@@ -212,8 +222,9 @@ func savedSince(s decide.SavedEvidence, e ledger.Entry) decide.SavedEvidence {
 	}
 	switch e.Event {
 	case ledger.Saving:
-		s.Begun[e.Fingerprint] = true
+		s.Begun[e.Fingerprint], s.Underway[e.Fingerprint] = true, true
 	case ledger.Saved, ledger.Adopted:
+		delete(s.Underway, e.Fingerprint)
 		s.Copies[e.Copy] = e.Fingerprint
 		if current {
 			read := s.Last.ID == e.Copy && e.Tops == nil // again, and nothing was saved

@@ -10,6 +10,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
 // SaveResult is what became of one key in one escrow.
@@ -70,18 +71,26 @@ func (o *observation) toSave(i int, f key.Fingerprint, rule shelfRule) SaveResul
 // writeSaving records that a key is about to be put on a current shelf: what stands there
 // after a crash is then known for this host's own. It is no news where the key stands there
 // already, or a save of it was begun before. Where it cannot be told, the key is judged anew.
+// So is one that no row proves: of two processes, or of the savers of two escrows, that bring
+// different keys at once, one at least then reads the other's line, and law 4 asks for it.
 func (o *observation) writeSaving(i int, shelf escrow.Shelf, f key.Fingerprint) {
 	name := o.host.Escrows[i].Name()
 	newest, there := o.evidence.Escrows[i].NewestCurrent()
 	again := newest.Ends || newest.Lacks
-	if shelf != escrow.Current || there && o.evidence.Holds(i, newest, f) && !again || o.evidence.History.Saved[name].Begun[f] {
+	if shelf != escrow.Current || there && o.evidence.Holds(i, newest, f) && !again {
 		return
 	}
-	if err := o.host.Ledger.Append(ledger.Entry{Event: ledger.Saving, Fingerprint: f, Escrow: name, Shelf: string(shelf)}); err != nil {
-		o.complain("cannot write the ledger", busy(err))
-		s := o.evidence.History.Saved[name]
-		s.Untold = err.Error()
-		o.evidence.History.Saved[name] = s
+	if !o.evidence.History.Saved[name].Begun[f] {
+		if err := o.host.Ledger.Append(ledger.Entry{Event: ledger.Saving, Fingerprint: f, Escrow: name, Shelf: string(shelf)}); err != nil {
+			o.complain("cannot write the ledger", busy(err))
+			s := o.evidence.History.Saved[name]
+			s.Untold = err.Error()
+			o.evidence.History.Saved[name] = s
+			return
+		}
+	}
+	if v := o.evidence.Rows.VerdictOf(f); v == rows.Silent || v == rows.Unknown {
+		o.askHistory()
 	}
 }
 

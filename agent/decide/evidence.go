@@ -77,6 +77,9 @@ type LedgerWhole struct {
 	Proven       []key.Fingerprint        // the keys that ever opened rows here, the last first
 	Named        []key.Fingerprint        // the keys that were ever proven, accepted or saved here, the last first
 	Saved        map[string]SavedEvidence // by the escrow's name; none where nothing was saved
+	// Since are the keys of which a copy was saved on a current shelf, here or by another process,
+	// since this was read first: a listing may be older.
+	Since []key.Fingerprint
 }
 
 // SavedEvidence is what this host saved in one escrow, or a person adopted there.
@@ -90,6 +93,9 @@ type SavedEvidence struct {
 	// word of every member, since one ended with it: copies of them may stand there, or come
 	// back with a member.
 	Begun map[key.Fingerprint]bool
+	// Underway are those of them of which no end was told: another process may be about to put
+	// them there.
+	Underway map[key.Fingerprint]bool
 	// Untold is why the ledger could not be told of a save that is to begin, "" where it was.
 	Untold string
 	// Tops are what this host stored on the members of an escrow of several stores, or a

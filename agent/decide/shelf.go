@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
@@ -99,7 +100,17 @@ func rival(e Evidence, f key.Fingerprint) string {
 			return fmt.Sprintf("key %s was proven here before", other)
 		}
 	}
+	for _, other := range e.History.Since {
+		if other != f {
+			return fmt.Sprintf("key %s was saved meanwhile", other)
+		}
+	}
 	for _, s := range e.Escrows {
+		for _, other := range slices.Sorted(maps.Keys(e.History.Saved[s.Name].Underway)) {
+			if other != f {
+				return fmt.Sprintf("a save of key %s in escrow %q was begun, and nobody has told how it ended", other, s.Name)
+			}
+		}
 		if s.State != EscrowAnswered {
 			// Law 6: what cannot be heard of may be there.
 			return fmt.Sprintf("escrow %q cannot say whether it holds another key: %s", s.Name, s.Why)

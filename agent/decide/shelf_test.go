@@ -122,6 +122,12 @@ func before(h LedgerWhole, id string, f key.Fingerprint) LedgerWhole {
 	return h
 }
 
+// underway is a history in which a save of a key was begun in an escrow, and not ended.
+func underway(name string, f key.Fingerprint) LedgerWhole {
+	keys := map[key.Fingerprint]bool{f: true}
+	return LedgerWhole{Asked: true, Saved: map[string]SavedEvidence{name: {Begun: keys, Underway: keys}}}
+}
+
 // beside is a copy that stands beside the keys in parts.
 func beside(c CopyEvidence) CopyEvidence {
 	c.Beside = true
@@ -203,6 +209,18 @@ func TestShelf(t *testing.T) {
 			want: escrow.Quarantine},
 		{name: "silent, and another key stands on another current shelf", e: Evidence{Keyfile: good(a), Rows: silent, Escrows: []EscrowEvidence{holds("gcp"), holds("usb", current(b))}},
 			want: escrow.Quarantine},
+		{name: "silent, and a save of another key was begun elsewhere", e: Evidence{Keyfile: good(a), Rows: silent, History: underway("usb", b), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
+			want: escrow.Quarantine},
+		{name: "silent, and a save of it was begun elsewhere", e: Evidence{Keyfile: good(a), Rows: silent, History: underway("usb", a), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
+			want: escrow.Current},
+		{name: "silent, and a save of another key was begun where no escrow is any more", e: Evidence{Keyfile: good(a), Rows: silent, History: underway("tape", b), Escrows: []EscrowEvidence{holds("gcp")}},
+			want: escrow.Current},
+		{name: "silent, and another key was saved meanwhile", e: Evidence{Keyfile: good(a), Rows: silent, History: LedgerWhole{Asked: true, Since: []key.Fingerprint{b}}, Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
+			want: escrow.Quarantine},
+		{name: "silent, and it was saved meanwhile", e: Evidence{Keyfile: good(a), Rows: silent, History: LedgerWhole{Asked: true, Since: []key.Fingerprint{a}}, Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
+			want: escrow.Current},
+		{name: "it opens all rows, and a save of another key was begun elsewhere", e: Evidence{Keyfile: good(a), Rows: answers(a, 10), History: underway("usb", b), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
+			want: escrow.Current},
 		{name: "silent, and another key stands in a quarantine", e: Evidence{Keyfile: good(a), Rows: silent, Escrows: []EscrowEvidence{holds("gcp"), holds("usb", quarantined(b))}},
 			want: escrow.Current},
 		{name: "silent, and bytes that are no key stand there", e: Evidence{Keyfile: good(a), Rows: silent, Escrows: []EscrowEvidence{holds("gcp", worthless)}},

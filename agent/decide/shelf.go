@@ -67,11 +67,11 @@ func deserves(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 		if other, there := e.Escrows[i].NewestKey(); there && other.Key != f {
 			return escrow.Quarantine, fmt.Sprintf("whether copy %s there is from this host the ledger cannot tell: %s", other.ID, why)
 		}
-		if e.Rows.VerdictOf(f) == rows.Silent {
+		if v := e.Rows.VerdictOf(f); v == rows.Silent || v == rows.Unknown {
 			return escrow.Quarantine, "the rows do not prove it, and which keys were proven here the ledger cannot tell: " + why
 		}
 	}
-	l := e.Ledger
+	l := e.Ledger // and the proof holds until the rows speak against it: Silent does not
 	provenHere := f == l.Known && !l.Accepted && (l.Verdict == rows.Opens || l.Majority)
 	switch p, v := e.Rows.Proofs[f], e.Rows.VerdictOf(f); {
 	case (v == rows.Silent || v == rows.Unknown) && strange(e, f) != "":

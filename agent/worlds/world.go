@@ -649,24 +649,24 @@ func (w *world) saved(p *process, s *store, c stored) {
 		return
 	}
 	w.alarm(p.h, s, c)
-	// A key that was proven here goes on where the rows cannot be asked, and needs no more
-	// while they are silent than that no stranger's copy is in the way.
-	ours := w.proven[p.h.name]
-	if !p.looked && ours[f] {
+	// By its proof a key goes on where the rows cannot be asked, and needs no more while they
+	// are silent than that no stranger's copy is in the way.
+	ours, known := w.proven[p.h.name], p.h.knows(f)
+	if !p.looked && known {
 		return
 	}
 	rival := key.Fingerprint("")
 	for _, l := range p.h.ledger() { // what nobody remembers is no rival
-		if other := l.Fingerprint; l.Event == "proven" && ours[other] && !ours[f] && other != f {
+		if other := l.Fingerprint; l.Event == "proven" && ours[other] && !known && other != f {
 			rival = other
 		}
 	}
 	for _, other := range p.h.stores {
-		if other.gone || ours[f] && !other.answers() {
-			continue // what nobody is told of keeps no key of ours back
+		if known && !other.answers() {
+			continue // what nobody is told of does not keep it back
 		}
 		for _, o := range other.copies {
-			if g := o.whole(); g != "" && o.id != c.id && o.shelf == escrow.Current && o.state == "" && other.lists(o, time.Now()) && g != f && (!ours[f] || !ours[g] && newest(other, o)) {
+			if g := o.whole(); g != "" && o.id != c.id && o.shelf == escrow.Current && o.state == "" && other.lists(o, time.Now()) && g != f && (!known || !ours[g] && newest(other, o)) {
 				rival = g
 			}
 		}
@@ -833,6 +833,7 @@ type line struct {
 	Tops                                []string
 	Machine                             string
 	Fingerprint                         key.Fingerprint
+	Checked, Opened                     int64
 	Time                                time.Time
 	Rotation                            any
 	Stopped                             any `json:"daemon_stopped"`
@@ -867,6 +868,23 @@ func (h *host) ledger() (lines []line) {
 		lines = append(lines, l)
 	}
 	return lines
+}
+
+// knows tells whether the rows here proved a key, by a ledger that is whole, and nothing has spoken
+// since for another one or against it.
+func (h *host) knows(f key.Fingerprint) bool {
+	if h.damaged() {
+		return false
+	}
+	for _, l := range slices.Backward(h.ledger()) {
+		switch {
+		case l.Event == "proven":
+			return l.Fingerprint == f && 2*l.Opened > l.Checked
+		case l.Event == "accepted", l.Event == "contradicted" && l.Fingerprint == f, l.Event == "rotation-closed" && l.Fingerprint == "":
+			return false
+		}
+	}
+	return false
 }
 
 // damaged tells whether what the ledger's file began with cannot be read.

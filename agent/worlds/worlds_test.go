@@ -316,6 +316,16 @@ func TestBrokenOnce(t *testing.T) {
 			{Do: "a store is made anew", Arg: 0xb8b6e6ac83b6b399},
 			{Do: "accept", Arg: 0xb0155c875588254d},
 		}},
+		"the key that was proven here is saved on an empty table, and a store with a stranger's does not answer": {Seed: 328675, Steps: []Step{
+			{Do: "drill", Arg: 0x7096693df6f87b1a},
+			{Do: "truncate", Arg: 0x77f60a1511f6df5c},
+			{Do: "wait", Arg: 0x4b9b7f8036c7aae9},
+			{Do: "a copy is spoiled under its name, or mended", Arg: 0x4f2e8e42d6c25802},
+			{Do: "power cut", Arg: 0x4acc3f7d960f6648},
+			{Do: "another host's parts on top", Arg: 0xf64ac542c918af6},
+			{Do: "a store is away", Arg: 0x7a2b12763b8648b4},
+			{Do: "backup", Arg: 0x97d0f5b04c214b27},
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if b := replay(t, p); b != nil {

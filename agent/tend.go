@@ -138,8 +138,8 @@ func (o *observation) leave(r *TendResult, opts TendOptions) (err error) {
 		err = o.putEmpty(&r.GuardResult)
 		r.Waiting = r.Parked
 	}
-	if r.Held == "" && err == nil && r.Decision.Settle != decide.SettleNothing {
-		o.closeRotation(r.Decision)
+	if err == nil && r.Decision.Settle != decide.SettleNothing {
+		o.closeRotation(r.Decision) // who would mend what is left here is refused while it is open
 	}
 	return err
 }
@@ -200,10 +200,13 @@ func (o *observation) held(d decide.Decision, opts TendOptions) string {
 }
 
 // keepForLater makes sure of the key that belongs in the keyfile's place and is not put
-// there now: it is kept here, where the savers find it, and the ledger has its proof.
+// there now: it is kept here, where the savers find it, and the ledger has its proof. Where a
+// rotation is to be closed that makes none known, and the proof is the next look's.
 func (o *observation) keepForLater(d decide.Decision) {
 	o.keepKey(d.Key)
-	o.writeProof(d)
+	if d.Settle == decide.SettleNothing {
+		o.writeProof(d)
+	}
 }
 
 func (o *observation) keepKey(f key.Fingerprint) {

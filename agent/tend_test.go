@@ -78,17 +78,6 @@ func TestTendTellsWhatOthersCouldRead(t *testing.T) {
 	}
 }
 
-// asksBefore is a store that does something before it answers.
-type asksBefore struct {
-	escrow.Reader
-	do func()
-}
-
-func (s asksBefore) List(ctx context.Context) ([]escrow.Copy, error) {
-	s.do()
-	return s.Reader.List(ctx)
-}
-
 // TestTendSettlesUnderTheLock (R1): whoever finds a rotation open, also one that a staged key alone
 // gives away, keeps others from beginning one until it is closed: it would be closed in the
 // middle, and its staged key put away.
@@ -106,7 +95,7 @@ func TestTendSettlesUnderTheLock(t *testing.T) {
 			table := toldRows{state: rows.Answered, opens: map[key.Fingerprint]int64{a.Fingerprint(): 1}, total: 10}
 			h.OpenRows = func(context.Context, rows.Options) (agent.Rows, error) { return table, nil }
 			asked := false
-			h.Escrows[0].Reader = asksBefore{h.Escrows[0].Reader, func() {
+			h.Escrows[0].Reader = &listening{h.Escrows[0].Reader, func() {
 				asked = true
 				l, err := lock.Try(h.StateDir, lock.Rotate)
 				if _, held := errors.AsType[lock.ErrBusy](err); !held {
@@ -126,6 +115,36 @@ func TestTendSettlesUnderTheLock(t *testing.T) {
 			h.must(err)
 			l.Release()
 		})
+	}
+}
+
+// TestTendSettlesWhatItLeaves (R1): where no row is under either key of a rotation, and the key that
+// belongs there is not put in the place of one that the daemon has read, the rotation is closed
+// all the same: a person who would accept the key, or repair the rows, is refused while it is open.
+func TestTendSettlesWhatItLeaves(t *testing.T) {
+	a, b, c := testKey("a"), testKey("b"), testKey("c")
+	h := newHost(t, nil, 1)
+	h.write(a.UnsafeBytes())
+	h.must(prove(&h.Host, a))
+	h.must(h.Ledger.Append(ledger.Entry{Event: ledger.RotationOpen, Old: a.Fingerprint(), Fingerprint: b.Fingerprint()}))
+	h.must(h.Keyfile.Keep(b, h.now))
+	h.must(h.Keyfile.Keep(c, h.now))
+	table := toldRows{state: rows.Answered, opens: map[key.Fingerprint]int64{c.Fingerprint(): 9}, total: 10}
+	h.OpenRows = func(context.Context, rows.Options) (agent.Rows, error) { return table, nil }
+	for look, known := range []key.Fingerprint{"", c.Fingerprint()} {
+		r, err := agent.Tend(t.Context(), &h.Host, agent.TendOptions{Prove: true, DaemonRead: true})
+		h.must(err)
+		if r.Held == "" || r.Done || r.Decision.Action != decide.Install || r.Decision.Key != c.Fingerprint() || !h.holds(a) {
+			t.Errorf("look %d: %+v", look, r)
+		}
+		standing, err := h.Ledger.Standing()
+		h.must(err)
+		if standing.Rotation != nil || standing.Known != known {
+			t.Errorf("look %d: the ledger says %+v", look, standing)
+		}
+	}
+	if r, err := agent.Accept(t.Context(), &h.Host, agent.AcceptOptions{Confirm: yes}); err != nil {
+		t.Errorf("%+v, %v", r, err)
 	}
 }
 

@@ -142,12 +142,13 @@ func (t *rotation) check(ctx context.Context) (err error) {
 		if t.opts.DryRun {
 			return fmt.Errorf("%w: %w", ErrNotRotated, open)
 		}
-		if _, err := t.settleOpen(ctx); err != nil {
-			return notRotated(open, "%w", err)
-		}
+		_, unsettled := t.settleOpen(ctx)
 		t.o.close()
 		if t.o, err = t.h.observe(); err != nil {
 			return err
+		}
+		if unsettled != nil && t.o.halfway() != nil {
+			return notRotated(open, "%w", unsettled)
 		}
 	}
 	live := t.o.evidence.Keyfile

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 )
@@ -234,6 +236,59 @@ func TestRotationEnded(t *testing.T) {
 	}})
 	if got.Rotated || !errors.Is(err, agent.ErrUnsure) || !errors.Is(err, agent.ErrEnded) {
 		t.Fatalf("%+v, %v", got, err)
+	}
+}
+
+// TestRotateClosesAsAStart (R1): of a rotation that stopped halfway another rotate leaves what a
+// start leaves, also where nobody can tell which key belongs in the keyfile's place. What it is
+// refused for then is the key.
+func TestRotateClosesAsAStart(t *testing.T) {
+	a, b, c := testKey("a"), testKey("b"), testKey("c")
+	for name, opens := range map[string]map[key.Fingerprint]int64{
+		"no row under any key":                        {},
+		"none under either, a few under a third":      {c.Fingerprint(): 3},
+		"more under a third, fewer under the old one": {a.Fingerprint(): 1, c.Fingerprint(): 3},
+		"more under a third, fewer under the new one": {a.Fingerprint(): 1, b.Fingerprint(): 2, c.Fingerprint(): 3},
+		"as many under either":                        {a.Fingerprint(): 4, b.Fingerprint(): 4, c.Fingerprint(): 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			left := map[string]string{}
+			for who, settle := range map[string]func(*host) error{
+				"a start": func(h *host) error { _, err := h.guard(); return err },
+				"rotate": func(h *host) error {
+					r, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{})
+					if !errors.Is(err, agent.ErrNotRotated) || errors.Is(err, agent.ErrRotationOpen) || r.Rotated {
+						return fmt.Errorf("%+v, %w", r, err)
+					}
+					return nil
+				},
+			} {
+				h := newHost(t, nil, 1)
+				h.write(a.UnsafeBytes())
+				h.must(prove(&h.Host, a))
+				h.must(h.Ledger.Append(ledger.Entry{Event: ledger.RotationOpen, Old: a.Fingerprint(), Fingerprint: b.Fingerprint()}))
+				h.must(os.WriteFile(h.Keyfile.Path+".next", b.UnsafeBytes(), 0o400))
+				h.must(h.Keyfile.Keep(c, h.now))
+				trouble(h, 0).list = escrow.ErrUnreachable
+				table := toldRows{state: rows.Answered, opens: opens, total: 10}
+				h.OpenRows = func(context.Context, rows.Options) (agent.Rows, error) { return table, nil }
+				if err := settle(h); err != nil {
+					t.Errorf("%s: %v", who, err)
+				}
+				if _, err := os.Lstat(h.Keyfile.Path + ".next"); !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("%s: the staged key: %v", who, err)
+				}
+				s, err := h.Ledger.Standing()
+				h.must(err)
+				if s.Rotation != nil {
+					t.Errorf("%s leaves it open", who)
+				}
+				left[who] = fmt.Sprintf("key %q known, %s by %d rows", s.Known, s.By, s.Opened)
+			}
+			if left["a start"] != left["rotate"] {
+				t.Errorf("%v", left)
+			}
+		})
 	}
 }
 

@@ -72,7 +72,9 @@ func (t *rotation) settleWhich(ctx context.Context) (decide.Settlement, error) {
 }
 
 // settleOpen does what a start would do if the rows answer (R1, or R3 where nothing tells
-// of the rotation any more), but never parks.
+// of the rotation any more), but never parks or makes a key. It returns ErrNoUsableCopy or
+// ErrUnheard where nobody can tell which key belongs in the keyfile's place; the rotation is
+// closed then all the same, if the rows have chosen between its two.
 func (t *rotation) settleOpen(ctx context.Context) (decide.Settlement, error) {
 	o, err := t.h.observe()
 	if err != nil {
@@ -85,11 +87,14 @@ func (t *rotation) settleOpen(ctx context.Context) (decide.Settlement, error) {
 		return decide.SettleNothing, o.evidence.Rows.Err
 	}
 	g := GuardResult{Decision: o.decide(ctx)}
-	switch d := g.Decision; {
-	case d.Action != decide.Pass && d.Action != decide.Install && d.Settle != decide.SettleNeither:
-		return decide.SettleNothing, o.unusable("(%s)", d.Reason)
-	case d.Action != decide.Pass && d.Action != decide.Install:
-		return d.Settle, nil // a start sees to it
+	if d := g.Decision; d.Action != decide.Pass && d.Action != decide.Install {
+		if d.Settle != decide.SettleNothing {
+			o.closeRotation(d)
+		}
+		if d.Settle != decide.SettleNeither {
+			return decide.SettleNothing, o.unusable("(%s)", d.Reason)
+		}
+		return d.Settle, nil
 	}
 	if err := o.act(ctx, &g); err != nil {
 		return decide.SettleNothing, err

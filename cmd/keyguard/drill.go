@@ -283,6 +283,10 @@ func drillHints(r agent.DrillResult) []string {
 		switch {
 		case errors.Is(c.Err, escrow.ErrSealed):
 			hint = "prove it with its identity: keyguard drill --identity FILE; or name that in the configuration, as identity_file"
+		case errors.Is(c.Err, key.ErrMangled): // which its remedy says how not to do again
+			hints = append(hints, saveOver)
+		case errors.Is(c.Err, escrow.ErrNotKey): // in a store, and nothing that a person feeds to a command
+			hint = saveOver
 		case c.Err == nil && c.Verdict == agent.DrillFailed:
 			hint = "if the keyfile's key is right, save it again: keyguard backup; see what every key opens: keyguard verify"
 		}

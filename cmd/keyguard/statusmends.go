@@ -113,7 +113,10 @@ var mends = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []string{
 		return []string{"while the store that is named answers: keyguard drill"}
 	},
 	agent.AilsFailed: func(_ agent.StatusResult, a agent.Ailment) []string {
-		return []string{remedyOf(a.Escrow.Err), "when it is put right: keyguard drill"} // an escrow that answers now has no error: its line says what the drill found
+		if a.Escrow.Err == nil { // it answers: its line says what the drill found there
+			return []string{"save it there again, and have it tried: keyguard backup; then: keyguard drill"}
+		}
+		return []string{remedyOf(a.Escrow.Err), "when it is put right: keyguard drill"}
 	},
 }
 

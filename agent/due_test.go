@@ -3,6 +3,7 @@ package agent_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -756,4 +757,70 @@ func TestUnseen(t *testing.T) {
 	h.Escrows[0].Reader = e
 	h.wants(0, escrow.Current, foreign, a)
 	h.wants(0, escrow.Quarantine, b)
+}
+
+// forgetful is an escrow that keeps other bytes than it was given, and says so when they are read
+// back.
+type forgetful struct {
+	escrow.Writer
+	keep func(escrow.Copy)
+}
+
+func (s forgetful) Save(ctx context.Context, shelf escrow.Shelf, k key.Key) (escrow.Copy, error) {
+	c, err := s.Writer.Save(ctx, shelf, k)
+	if err != nil {
+		return c, err
+	}
+	s.keep(c)
+	return escrow.Copy{}, fmt.Errorf("reading back: %w: other bytes", escrow.ErrCorrupt)
+}
+
+// A store that has kept another key's bytes for what this host has just saved there is no other
+// host: the next save puts a good copy on top. Another one's own copy is, then as ever (law 4).
+func TestSpoiledSaveIsOurs(t *testing.T) {
+	h := newHost(t, server.Cluster(t).Database(t), 1)
+	a, b := testKey("a"), testKey("b")
+	h.upsert(a, "ONE")
+	h.write(a.UnsafeBytes())
+	h.backup()
+	h.must(os.RemoveAll(h.path("usb0/current")))
+	h.must(os.Mkdir(h.path("usb0/current"), 0o700))
+	good := h.Escrows[0].Writer
+	save := func() agent.SaveResult {
+		t.Helper()
+		r, err := agent.Backup(t.Context(), &h.Host)
+		h.must(err)
+		return r.Escrows[0]
+	}
+	spoil := func() {
+		t.Helper()
+		h.Escrows[0].Writer = forgetful{good, func(c escrow.Copy) {
+			path := h.path("usb0/" + c.ID)
+			h.must(os.Remove(path))
+			h.must(os.WriteFile(path, b.UnsafeBytes(), 0o400))
+		}}
+		if s := save(); !errors.Is(s.Err, escrow.ErrCorrupt) || s.Shelf != escrow.Current {
+			t.Errorf("%+v", s)
+		}
+		h.Escrows[0].Writer = good
+	}
+	spoil()
+	if r, err := agent.Status(t.Context(), &h.Host); err != nil || r.Health != agent.Lagging || r.Escrows[0].Alarm != "" {
+		t.Errorf("%s: %s, %q, %v", r.Health, r.Line, r.Escrows[0].Alarm, err)
+	}
+	if s := save(); s.Err != nil || s.Alarm || s.Shelf != escrow.Current {
+		t.Errorf("%+v", s)
+	}
+	if r, err := agent.Status(t.Context(), &h.Host); err != nil || r.Health != agent.Green {
+		t.Errorf("%s: %s, %v", r.Health, r.Line, err)
+	}
+
+	h.must(os.RemoveAll(h.path("usb0/current")))
+	h.must(os.Mkdir(h.path("usb0/current"), 0o700))
+	spoil()
+	_, err := good.Save(t.Context(), escrow.Current, b)
+	h.must(err)
+	if s := save(); !s.Alarm || s.Shelf != escrow.Quarantine {
+		t.Errorf("another host's copy above it: %+v", s)
+	}
 }

@@ -104,7 +104,7 @@ func listedEvidence(r escrow.Reader, copies []escrow.Copy) []decide.CopyEvidence
 		members = len(shared.Members())
 	}
 	for _, c := range copies {
-		list = append(list, decide.CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Fingerprint, Unreadable: c.Unreadable,
+		list = append(list, decide.CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Fingerprint, Called: c.Fingerprint, Unreadable: c.Unreadable,
 			Worthless: c.Unreadable == escrow.Destroyed, // nothing brings it back, unlike one that is disabled
 			Withheld:  c.Unreadable != "" && !c.Sealed, Sealed: c.Sealed, Ends: !c.Ends.IsZero(), Beside: c.Beside, Tops: c.Tops, Under: c.Under,
 			Lacks: len(c.Tops) < members || slices.ContainsFunc(c.Tops, func(top escrow.Top) bool { return top.Shut })})

@@ -39,6 +39,7 @@ type CopyEvidence struct {
 	ID         string
 	Shelf      escrow.Shelf
 	Key        key.Fingerprint // "" when nobody can tell
+	Called     key.Fingerprint // what its store calls it, whatever it is; "" where it does not
 	Have       bool            // its bytes are at hand
 	Misnamed   key.Fingerprint // the key at hand of one that is called another: a candidate that the rows judge (R3), and no copy of either key
 	Unreadable string          // why its bytes cannot be had: sealed, disabled

@@ -147,7 +147,8 @@ var ErrForeignCopy = errors.New("another host writes to the same place")
 // (law 4); or it is one of before, of another key than the keyfile's, that was put above the
 // last one; or this machine is a copy of another one, and both would write there. A copy of a
 // key that was about to be saved there is no alarm: the save may have been killed before the
-// ledger named it. Nor is the keyfile's key where it is written as no save writes it: a
+// ledger named it, or its store has kept other bytes under that name: whoever has another key gives
+// his copies the name of that. Nor is the keyfile's key where it is written as no save writes it: a
 // mangled copy is a person's mistake, and the next save puts a good one on top.
 //
 // Of a key in parts the id is the key's name, whoever wrote it, and each store has a newest
@@ -176,7 +177,7 @@ func Alarm(e Evidence, i int) error {
 	}
 	newest, there := s.NewestKey()
 	switch {
-	case !there, saved.Last.ID == "", saved.Begun[newest.Key]:
+	case !there, saved.Last.ID == "", saved.Begun[newest.Key], newest.Key == "" && saved.Begun[newest.Called]:
 		return nil
 	case e.Moved(i):
 		return fmt.Errorf("copy %s there is not the one that this host saved last, which stands below it, copy %s: %w", newest.ID, saved.Last.ID, ErrForeignCopy)

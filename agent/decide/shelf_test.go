@@ -40,6 +40,11 @@ func copyOf(id string, f key.Fingerprint) CopyEvidence {
 	return CopyEvidence{ID: id, Shelf: escrow.Current, Key: f}
 }
 
+// badlyKept is a current copy that is called key f, and is not that.
+func badlyKept(id string, f key.Fingerprint) CopyEvidence {
+	return CopyEvidence{ID: id, Shelf: escrow.Current, Called: f, Unreadable: "damaged"}
+}
+
 // parts is a history in which this host stored a key as parts in members one and two.
 func parts(f key.Fingerprint) LedgerWhole {
 	h := saved("current/"+string(f), f, f)
@@ -246,6 +251,12 @@ func TestShelf(t *testing.T) {
 		{name: "a save was begun, and killed before the ledger named the copy", e: Evidence{Keyfile: good(a), History: begun(saved("current/1", b, a), a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/2", a), copyOf("current/1", b))}},
 			want: escrow.Current},
 		{name: "a save was begun, and another key stands there", e: Evidence{Keyfile: good(a), History: begun(saved("current/1", b, a), a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/2", c), copyOf("current/1", b))}},
+			want: escrow.Quarantine, alarm: true},
+		{name: "a save was begun, and its store keeps another key under that name", e: Evidence{Keyfile: good(a), History: begun(saved("current/1", b, a), a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", badlyKept("current/2", a), copyOf("current/1", b))}},
+			want: escrow.Current},
+		{name: "a save was begun, and another key's copy was kept badly", e: Evidence{Keyfile: good(a), History: begun(saved("current/1", b, a), a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", badlyKept("current/2", c), copyOf("current/1", b))}},
+			want: escrow.Quarantine, alarm: true},
+		{name: "no save was begun, and another key stands under the key's name", e: Evidence{Keyfile: good(a), History: saved("current/1", b, a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", badlyKept("current/2", a), copyOf("current/1", b))}},
 			want: escrow.Quarantine, alarm: true},
 		{name: "the newest says that it is the key, is sealed, and the rows are down", e: Evidence{Keyfile: good(a), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp", CopyEvidence{ID: "current/1", Shelf: escrow.Current, Key: a, Sealed: true, Unreadable: "sealed"})}},
 			want: escrow.Quarantine},

@@ -59,11 +59,14 @@ func TestUpgradeFromTheFirstPackage(t *testing.T) {
 		foreign := m.run("sha256sum </root/foreign")
 		m.keeps(foreign)
 		m.waitQuarantined(foreign)
-		// A start in vain leaves a back-off, which the next boot would have forgotten.
+		// A start in vain leaves a back-off, which the next boot would have forgotten. The watcher
+		// may have put the key back as well, and been stopped before it had cleared away what was
+		// one too many: beside the keyfile that is a source, too.
 		m.run(`systemctl stop containarium containarium-keyguard
 			cp -p ` + keyfile + ` /root/key; mkdir /root/quarantine; rm ` + keyfile + `; mv ` + quarantine + `/* /root/quarantine
+			mkdir /root/beside; find /etc/containarium -maxdepth 1 -type f -name '.*' -exec mv -t /root/beside {} +
 			curl -sf -d '{"Kind":"fail","Code":14}' ` + control + `/faults
-			! keyguard prestart 2>/dev/null
+			! keyguard prestart 2>/root/vain || { cat /root/vain; ls -lA /etc/containarium ` + quarantine + `; exit 1; }
 			cp -p /run/containarium-keyguard/backoff.json /root/backoff.json
 			curl -sf -X DELETE ` + control + `/faults
 			mv /root/quarantine/* ` + quarantine + `; cp -p /root/key ` + keyfile + `

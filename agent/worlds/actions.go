@@ -541,8 +541,7 @@ func (w *world) status(h *host, dies int) (r agent.StatusResult) {
 	if data, good := h.live(); good && r.Health == agent.Green {
 		s := w.stateFor(h, began)
 		s.Copies = slices.DeleteFunc(s.Copies, func(c laws.Copy) bool { return unheard[c.Store] })
-		hangs := r.Rows.State == decide.RowsUnknown && slices.ContainsFunc(h.stores, func(s *store) bool { return s.hangs }) // and left no time for them
-		if (hangs || h.silent || h.tardy > time.Second || !h.table.answers()) && w.proven[h.name][laws.Name(data)] {
+		if r.Rows.State != decide.RowsAnswer && r.Rows.State != decide.RowsSilent && w.proven[h.name][laws.Name(data)] {
 			s.Rows = nil // what became of them since they were last asked nobody can know
 		}
 		if !slices.ContainsFunc(s.Copies, func(c laws.Copy) bool { return c.Late }) {

@@ -97,20 +97,22 @@ func (w *world) end() {
 	}
 	w.calm = true
 	w.pass(90 * time.Minute) // what is done hourly was done, and has taken effect, and what that has put off
-	before, saves := maps.Clone(w.calls), maps.Clone(w.saves)
-	w.pass(time.Hour)
-	if !maps.Equal(saves, w.saves) { // what a copy is that was on top, and is called another key, the next look does not see
-		before, saves = maps.Clone(w.calls), maps.Clone(w.saves)
-		w.pass(time.Hour)
+	hours := []hour{w.hour()}
+	if len(hours[0].saves) > 0 { // what a copy is that was on top, and is called another key, the next look does not see
+		hours = append(hours, w.hour())
 	}
-	after, saved := maps.Clone(w.calls), maps.Clone(w.saves)
 	for _, h := range w.hosts {
 		if well := w.rest(h); !well || len(w.hosts) > 1 || w.recutKept(h) {
 			continue
 		}
 		for _, s := range w.stores {
-			name := h.name + s.name
-			w.hold(laws.Rested(s.name, after[name]-before[name], saved[name]-saves[name], len(s.copies)))
+			for i, each := range hours {
+				saves := each.saves[h.name+s.name]
+				if i < len(hours)-1 {
+					saves-- // that one
+				}
+				w.hold(laws.Rested(s.name, each.calls[h.name+s.name], saves, len(s.copies)))
+			}
 		}
 	}
 	for _, h := range w.hosts {
@@ -118,6 +120,24 @@ func (w *world) end() {
 			w.broken("the simulator", "the simulator: %v", err)
 		}
 	}
+}
+
+// hour is what was asked of stores in one, by host and store.
+type hour struct{ calls, saves map[string]int }
+
+// hour lets one pass.
+func (w *world) hour() hour {
+	calls, saves := maps.Clone(w.calls), maps.Clone(w.saves)
+	w.pass(time.Hour)
+	since := func(now, then map[string]int) map[string]int {
+		now = maps.Clone(now)
+		for name := range now {
+			now[name] -= then[name]
+		}
+		maps.DeleteFunc(now, func(_ string, n int) bool { return n == 0 })
+		return now
+	}
+	return hour{since(w.calls, calls), since(w.saves, saves)}
 }
 
 // recutKept tells whether the host has a key of which parts were cut for another need than the

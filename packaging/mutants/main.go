@@ -264,8 +264,9 @@ import (
 var mutantInForce, _ = strconv.Atoi(os.Getenv(%q))
 `
 
-// build makes the worlds with all the faults in them, below dir.
-func build(dir string, mutants []*mutant) (program string, err error) {
+// overlay writes the files with all the faults in them below dir, and of what each stands in
+// the place, for Go.
+func overlay(dir string, mutants []*mutant) (where string, err error) {
 	woven, err := weave(mutants)
 	if err != nil {
 		return "", err
@@ -277,30 +278,42 @@ func build(dir string, mutants []*mutant) (program string, err error) {
 		}
 		woven[filepath.Join(filepath.Dir(file), "mutant_in_force.go")] = fmt.Appendf(nil, inForce, f.Name, chosen)
 	}
-	overlay := struct{ Replace map[string]string }{map[string]string{}}
+	list := struct{ Replace map[string]string }{map[string]string{}}
 	for file, text := range woven {
 		path, err := filepath.Abs(file)
 		if err != nil {
 			return "", err
 		}
-		overlay.Replace[path] = filepath.Join(dir, strings.ReplaceAll(file, "/", "_"))
-		if err := os.WriteFile(overlay.Replace[path], text, 0o600); err != nil {
+		list.Replace[path] = filepath.Join(dir, strings.ReplaceAll(file, "/", "_"))
+		if err := os.WriteFile(list.Replace[path], text, 0o600); err != nil {
 			return "", err
 		}
 	}
-	text, err := json.Marshal(overlay)
+	text, err := json.Marshal(list)
 	if err != nil {
 		return "", err
 	}
-	where, program := filepath.Join(dir, "overlay.json"), filepath.Join(dir, "worlds.test")
-	if err := os.WriteFile(where, text, 0o600); err != nil {
+	where = filepath.Join(dir, "overlay.json")
+	return where, os.WriteFile(where, text, 0o600)
+}
+
+// build makes the worlds with all the faults in them, below dir.
+func build(dir string, mutants []*mutant) (program string, err error) {
+	where, err := overlay(dir, mutants)
+	if err != nil {
 		return "", err
 	}
-	c := exec.Command("go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-overlay", where, "-o", program, "./agent/worlds")
+	program = filepath.Join(dir, "worlds.test")
+	return program, compile("test", "-c", "-vet=off", "-ldflags=-s -w", "-overlay", where, "-o", program, "./agent/worlds")
+}
+
+func compile(with ...string) error {
+	c := exec.Command("go", with...)
+	c.Env = append(os.Environ(), "CGO_ENABLED=0") // as most is compiled already
 	if out, err := c.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w\n%s", err, out)
+		return fmt.Errorf("%w\n%s", err, out)
 	}
-	return program, nil
+	return nil
 }
 
 // hunt plays the worlds with the fault of a number, 0 for none: in which of them something

@@ -53,18 +53,13 @@ func (h *Host) observeToSave() (*observation, error) {
 	return h.observe()
 }
 
-// escrowKey proves a key at hand and saves it in every escrow. Where the key opens all rows, law
-// 4 looks at nothing but the escrow that it is saved in: each is asked and written by itself,
-// and none waits for another that hangs.
+// escrowKey proves a key at hand and saves it in every escrow.
 func (o *observation) escrowKey(ctx context.Context, f key.Fingerprint) BackupResult {
 	o.askRows(ctx)
 	if o.evidence.Rows.VerdictOf(f) == rows.Opens {
 		o.write(provenEntry(o.evidence.Rows.Proofs[f]))
-	} else {
-		o.history() // before the escrows: what is saved meanwhile counts
-		o.awaitAllEscrows(ctx)
 	}
-	return o.saveEverywhere(ctx, f)
+	return o.saveEverywhere(ctx, f, o.awaitAllEscrows)
 }
 
 // escrowRead is escrowKey for a key under which all rows have just been read: the ledger
@@ -73,15 +68,21 @@ func (o *observation) escrowRead(ctx context.Context, f key.Fingerprint) BackupR
 	if l := o.evidence.Ledger; f != l.Known || l.Accepted {
 		return o.escrowKey(ctx, f)
 	}
-	o.history()
-	eachEscrow(o.host, func(i int, _ Escrow) { o.askNewest(ctx, i) })
-	return o.saveEverywhere(ctx, f)
+	return o.saveEverywhere(ctx, f, func(ctx context.Context) {
+		eachEscrow(o.host, func(i int, _ Escrow) { o.askNewest(ctx, i) })
+	})
 }
 
-// saveEverywhere saves a key in every escrow, and asks those first that were not asked.
-func (o *observation) saveEverywhere(ctx context.Context, f key.Fingerprint) BackupResult {
+// saveEverywhere saves a key in every escrow. Unless the rows have just said that it opens all of
+// them, what stands in one escrow has a say in the others (law 4): askAll asks them all, before
+// the first is written. Else each is asked and written by itself, and none waits for another that
+// hangs.
+func (o *observation) saveEverywhere(ctx context.Context, f key.Fingerprint, askAll func(context.Context)) BackupResult {
+	o.history() // before the escrows: what is saved meanwhile counts
+	if o.evidence.Rows.VerdictOf(f) != rows.Opens {
+		askAll(ctx)
+	}
 	r := BackupResult{Key: f, Rows: o.evidence.Rows, Escrows: make([]SaveResult, len(o.host.Escrows))}
-	o.history()
 	eachEscrow(o.host, func(i int, _ Escrow) {
 		o.askNewest(ctx, i)
 		r.Escrows[i] = o.save(ctx, i, f, decide.Shelf)

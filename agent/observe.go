@@ -19,7 +19,10 @@ import (
 )
 
 // observation gathers the evidence that package decide asks for, and holds the bytes of the
-// keys that the evidence names. It is used by one goroutine, but for save, and must be closed.
+// keys that the evidence names. It is used by one goroutine, and must be closed. Where that one has
+// several escrows asked or saved to at once (eachEscrow), each writes what is known of its own
+// escrow alone, and of all only in turn (inTurn). Those that a decision waits for (awaitEscrows)
+// write nothing here: they tell the inbox.
 type observation struct {
 	host     *Host
 	evidence decide.Evidence
@@ -32,7 +35,7 @@ type observation struct {
 	trouble  []Trouble
 	locked   bool // the rotate lock is held for as long as this is used
 
-	saving sync.Mutex // guards, while several escrows are saved to, what is known of all, and the ledger
+	saving sync.Mutex // of inTurn: guards, while several escrows are saved to, what is known of all, and the ledger
 
 	tell   func(Start) // of GuardOptions, or nil
 	late   func()      // called where the escrows take longer than soon, once; or nil

@@ -16,6 +16,7 @@ import (
 	"github.com/boombuler/barcode/qr"
 
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
 
 // Sheet is what a page says.
@@ -41,7 +42,7 @@ var errNoCode = errors.New("cannot make a QR code of the key")
 type fact struct{ Name, Value string }
 
 func (s Sheet) facts() []fact {
-	list := []fact{{"Host", s.Host}, {"Key file", s.Keyfile}}
+	list := []fact{{"Host", printable.Line(s.Host)}, {"Key file", printable.Line(s.Keyfile)}}
 	fingerprint := s.Key.Fingerprint()
 	if s.inParts() {
 		fingerprint = s.Part.Of

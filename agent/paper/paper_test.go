@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"html"
 	"image"
 	"image/color"
 	"image/png"
@@ -376,4 +377,28 @@ func TestPartSheets(t *testing.T) {
 		t.Fatal(err)
 	}
 	is("the image", scan(t, image))
+}
+
+// TestHostIsALine: a host's name, whoever gave it, is a piece of one line on every form (law 10).
+func TestHostIsALine(t *testing.T) {
+	s := sheet(t)
+	s.Host = "web\x1b[2J\nKey\xff\u202e"
+	part, err := s.Key.Cut(2, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inParts := s
+	inParts.Key, inParts.Part, inParts.Of = key.Key{}, part, 3
+	const want = `web\x1b[2J\nKey\xff\u202e`
+	for _, s := range []Sheet{s, inParts} {
+		for name, form := range map[string]func() ([]byte, error){"text": s.UnsafeText, "HTML": s.UnsafeHTML} {
+			page, err := form()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(html.UnescapeString(string(page)), want) {
+				t.Errorf("%s does not tell the host's name in one line", name)
+			}
+		}
+	}
 }

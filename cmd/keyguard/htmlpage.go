@@ -22,7 +22,7 @@ func htmlPage(title, scripts, css string, body ...g.Node) ([]byte, error) {
 			h.Meta(h.Name("viewport"), h.Content("width=device-width, initial-scale=1")),
 			h.Meta(h.Name("color-scheme"), h.Content("light dark")),
 			h.Meta(g.Attr("http-equiv", "Content-Security-Policy"), h.Content("default-src 'none'; style-src 'unsafe-inline'"+scripts)),
-			h.TitleEl(g.Text("keyguard: "+title)),
+			h.TitleEl(g.Text(printable.Line("keyguard: "+title))),
 			h.StyleEl(g.Raw(css)),
 		),
 		h.Body(body...),

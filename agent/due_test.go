@@ -261,23 +261,23 @@ func testSaveDue(t *testing.T, list listing) {
 			t.Error("the other key is nowhere (law 3):", list)
 		}
 	})
-	t.Run("no rows, and another key came to the other escrow after it was listed", func(t *testing.T) {
+	overtaking := func(t *testing.T) *host { // another key comes to the other escrow after it was listed
 		h := start(t)
 		h.Escrows[1].Reader = &outdated{Reader: h.Escrows[1].Reader, then: func() {
 			h.write(b.UnsafeBytes())
 			h.saveDue(1)
 		}}
+		return h
+	}
+	t.Run("no rows, and another key came to the other escrow after it was listed", func(t *testing.T) {
+		h := overtaking(t)
 		h.saveDue(0)
 		h.wants(1, escrow.Current, b)
 		h.wants(0, escrow.Current)
 		h.wants(0, escrow.Quarantine, a)
 	})
 	t.Run("no rows, and a backup by hand lists before another key comes", func(t *testing.T) {
-		h := start(t)
-		h.Escrows[1].Reader = &outdated{Reader: h.Escrows[1].Reader, then: func() {
-			h.write(b.UnsafeBytes())
-			h.saveDue(1)
-		}}
+		h := overtaking(t)
 		r, err := agent.Backup(t.Context(), &h.Host)
 		h.must(err)
 		h.wants(1, escrow.Current, b)

@@ -71,7 +71,7 @@ func (o *observation) toSave(i int, f key.Fingerprint, rule shelfRule) SaveResul
 // writeSaving records that a key is about to be put on a current shelf: what stands there
 // after a crash is then known for this host's own. It is no news where the key stands there
 // already, or a save of it was begun before. Where it cannot be told, the key is judged anew.
-// So is one that no row proves: of two processes, or of the savers of two escrows, that bring
+// So is one of which the rows are Silent: of two processes, or of the savers of two escrows, that bring
 // different keys at once, one at least then reads the other's line, and law 4 asks for it.
 func (o *observation) writeSaving(i int, shelf escrow.Shelf, f key.Fingerprint) {
 	name := o.host.Escrows[i].Name()
@@ -89,7 +89,7 @@ func (o *observation) writeSaving(i int, shelf escrow.Shelf, f key.Fingerprint) 
 			return
 		}
 	}
-	if v := o.evidence.Rows.VerdictOf(f); v == rows.Silent || v == rows.Unknown {
+	if o.evidence.Rows.VerdictOf(f) == rows.Silent {
 		o.askHistory()
 	}
 }
@@ -114,15 +114,24 @@ func (o *observation) keepApart(ctx context.Context, f key.Fingerprint, why stri
 // stands tells whether the copy that the result is to be of is there, as far as anybody can say,
 // and notes it. A Save, which could not compare, would add another each time.
 func (o *observation) stands(ctx context.Context, i int, r *SaveResult) bool {
-	c, there := escrow.Copy{}, false
-	if o.host.Escrows[i].AddOnly {
-		c, there = o.added(*r)
-	}
-	if !there {
-		c, there = o.stillUnread(ctx, i, *r)
+	s := o.host.Escrows[i]
+	var c escrow.Copy
+	var there, unread bool
+	o.inTurn(func() { // the save to another escrow may read the ledger anew
+		if s.AddOnly {
+			c, there = o.added(*r)
+		}
+		if !there {
+			c, unread = o.unread(*r)
+		}
+	})
+	if unread {
+		k, _, err := s.Fetch(ctx, c)
+		k.Wipe()
+		there = errors.Is(err, escrow.ErrDenied) // still
 	}
 	if there {
-		r.Copy, r.Unverified, r.AddOnly = c, true, o.host.Escrows[i].AddOnly
+		r.Copy, r.Unverified, r.AddOnly = c, true, s.AddOnly
 	}
 	return there
 }
@@ -147,17 +156,14 @@ func (o *observation) add(ctx context.Context, i int, r *SaveResult) {
 	}
 }
 
-// stillUnread is the copy that the result is to be of, where it was the last that was saved as
-// current there and could not be read back, and cannot now.
-func (o *observation) stillUnread(ctx context.Context, i int, r SaveResult) (escrow.Copy, bool) {
+// unread is the copy that the result is to be of, where it was the last that was saved as current
+// there and could not be read back.
+func (o *observation) unread(r SaveResult) (escrow.Copy, bool) {
 	last, ok := o.history().LastSaved(r.Escrow)
 	if !ok || r.Shelf != escrow.Current || last.Fingerprint != r.Key || last.Reason != escrow.ErrUnverified.Error() {
 		return escrow.Copy{}, false
 	}
-	c := escrow.Copy{Escrow: last.Escrow, ID: last.Copy, Shelf: escrow.Current, Fingerprint: last.Fingerprint, Created: last.Time}
-	k, _, err := o.host.Escrows[i].Fetch(ctx, c)
-	k.Wipe()
-	return c, errors.Is(err, escrow.ErrDenied)
+	return escrow.Copy{Escrow: last.Escrow, ID: last.Copy, Shelf: escrow.Current, Fingerprint: last.Fingerprint, Created: last.Time}, true
 }
 
 // added is the copy that the result is to be of, where the ledger says that it was stored: on

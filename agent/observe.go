@@ -213,7 +213,7 @@ func (o *observation) askHistory() {
 func savedSince(s decide.SavedEvidence, e ledger.Entry) decide.SavedEvidence {
 	if s.Copies == nil {
 		s.Copies, s.Opened = map[string]key.Fingerprint{}, map[string]bool{}
-		s.Begun, s.Underway = map[key.Fingerprint]bool{}, map[key.Fingerprint]bool{}
+		s.Begun, s.Underway = map[key.Fingerprint]bool{}, map[key.Fingerprint]time.Time{}
 	}
 	current := escrow.Shelf(e.Shelf) == escrow.Current
 	for _, top := range e.Tops {
@@ -225,11 +225,11 @@ func savedSince(s decide.SavedEvidence, e ledger.Entry) decide.SavedEvidence {
 	}
 	switch e.Event {
 	case ledger.Saving:
-		s.Begun[e.Fingerprint], s.Underway[e.Fingerprint] = true, true
+		s.Begun[e.Fingerprint], s.Underway[e.Fingerprint] = true, e.Time
 	case ledger.Saved, ledger.Adopted:
-		delete(s.Underway, e.Fingerprint)
 		s.Copies[e.Copy] = e.Fingerprint
 		if current {
+			delete(s.Underway, e.Fingerprint)
 			read := s.Last.ID == e.Copy && e.Tops == nil // again, and nothing was saved
 			s.Last = decide.SavedCopy{ID: e.Copy, Key: e.Fingerprint, Verified: e.Reason == ""}
 			switch {

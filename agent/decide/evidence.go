@@ -93,9 +93,10 @@ type SavedEvidence struct {
 	// word of every member, since one ended with it: copies of them may stand there, or come
 	// back with a member.
 	Begun map[key.Fingerprint]bool
-	// Underway are those of them of which no end was told: another process may be about to put
-	// them there.
-	Underway map[key.Fingerprint]bool
+	// Underway are those of them that were not saved on it since, and when they were begun:
+	// another process may be about to put them there. That a key was saved in quarantine since
+	// tells nothing of it, as that may have been a third one's.
+	Underway map[key.Fingerprint]time.Time
 	// Untold is why the ledger could not be told of a save that is to begin, "" where it was.
 	Untold string
 	// Tops are what this host stored on the members of an escrow of several stores, or a

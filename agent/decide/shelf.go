@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -92,6 +93,10 @@ func deserves(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 	return escrow.Current, ""
 }
 
+// saveEnds is longer than any save takes: by then the process that began it is dead, or its copy is
+// listed.
+const saveEnds = 10 * time.Minute
+
 // rival says where another key than f was proven, or stands on a current shelf, or may; "" for
 // nowhere.
 func rival(e Evidence, f key.Fingerprint) string {
@@ -106,8 +111,9 @@ func rival(e Evidence, f key.Fingerprint) string {
 		}
 	}
 	for _, s := range e.Escrows {
-		for _, other := range slices.Sorted(maps.Keys(e.History.Saved[s.Name].Underway)) {
-			if other != f {
+		underway := e.History.Saved[s.Name].Underway
+		for _, other := range slices.Sorted(maps.Keys(underway)) {
+			if other != f && e.Now.Sub(underway[other]).Abs() < saveEnds {
 				return fmt.Sprintf("a save of key %s in escrow %q was begun, and nobody has told how it ended", other, s.Name)
 			}
 		}

@@ -128,9 +128,8 @@ func before(h LedgerWhole, id string, f key.Fingerprint) LedgerWhole {
 }
 
 // underway is a history in which a save of a key was begun in an escrow, and not ended.
-func underway(name string, f key.Fingerprint) LedgerWhole {
-	keys := map[key.Fingerprint]bool{f: true}
-	return LedgerWhole{Asked: true, Saved: map[string]SavedEvidence{name: {Begun: keys, Underway: keys}}}
+func underway(name string, f key.Fingerprint, ago time.Duration) LedgerWhole {
+	return LedgerWhole{Asked: true, Saved: map[string]SavedEvidence{name: {Begun: map[key.Fingerprint]bool{f: true}, Underway: map[key.Fingerprint]time.Time{f: now.Add(-ago)}}}}
 }
 
 // beside is a copy that stands beside the keys in parts.
@@ -224,17 +223,21 @@ func TestShelf(t *testing.T) {
 			want: escrow.Quarantine},
 		{name: "silent, and another key stands on another current shelf", e: Evidence{Keyfile: good(a), Rows: silent, Escrows: []EscrowEvidence{holds("gcp"), holds("usb", current(b))}},
 			want: escrow.Quarantine},
-		{name: "silent, and a save of another key was begun elsewhere", e: Evidence{Keyfile: good(a), Rows: silent, History: underway("usb", b), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
+		{name: "silent, and a save of another key was begun elsewhere", e: Evidence{Keyfile: good(a), Rows: silent, History: underway("usb", b, time.Minute), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
 			want: escrow.Quarantine},
-		{name: "silent, and a save of it was begun elsewhere", e: Evidence{Keyfile: good(a), Rows: silent, History: underway("usb", a), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
+		{name: "silent, and a save of another key was begun elsewhere and came to its end long ago", e: Evidence{Keyfile: good(a), Rows: silent, History: underway("usb", b, saveEnds), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
 			want: escrow.Current},
-		{name: "silent, and a save of another key was begun where no escrow is any more", e: Evidence{Keyfile: good(a), Rows: silent, History: underway("tape", b), Escrows: []EscrowEvidence{holds("gcp")}},
+		{name: "silent, and a save of another key was begun elsewhere by a clock that is ahead", e: Evidence{Keyfile: good(a), Rows: silent, History: underway("usb", b, -time.Minute), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
+			want: escrow.Quarantine},
+		{name: "silent, and a save of it was begun elsewhere", e: Evidence{Keyfile: good(a), Rows: silent, History: underway("usb", a, time.Minute), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
+			want: escrow.Current},
+		{name: "silent, and a save of another key was begun where no escrow is any more", e: Evidence{Keyfile: good(a), Rows: silent, History: underway("tape", b, time.Minute), Escrows: []EscrowEvidence{holds("gcp")}},
 			want: escrow.Current},
 		{name: "silent, and another key was saved meanwhile", e: Evidence{Keyfile: good(a), Rows: silent, History: LedgerWhole{Asked: true, Since: []key.Fingerprint{b}}, Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
 			want: escrow.Quarantine},
 		{name: "silent, and it was saved meanwhile", e: Evidence{Keyfile: good(a), Rows: silent, History: LedgerWhole{Asked: true, Since: []key.Fingerprint{a}}, Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
 			want: escrow.Current},
-		{name: "it opens all rows, and a save of another key was begun elsewhere", e: Evidence{Keyfile: good(a), Rows: answers(a, 10), History: underway("usb", b), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
+		{name: "it opens all rows, and a save of another key was begun elsewhere", e: Evidence{Keyfile: good(a), Rows: answers(a, 10), History: underway("usb", b, time.Minute), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
 			want: escrow.Current},
 		{name: "silent, and another key stands in a quarantine", e: Evidence{Keyfile: good(a), Rows: silent, Escrows: []EscrowEvidence{holds("gcp"), holds("usb", quarantined(b))}},
 			want: escrow.Current},
@@ -364,6 +367,7 @@ func TestShelf(t *testing.T) {
 			want: escrow.Current},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			test.e.Now = now
 			got, why := Shelf(test.e, 0, a)
 			if got != test.want || (why == "") != (got == escrow.Current) {
 				t.Errorf("%s instead of %s: %q", got, test.want, why)

@@ -135,6 +135,7 @@ var actions = []action{
 	{"rotate", 6, true, 90, (*world).rotate},
 	{"rotate, and be killed", 4, true, 90, (*world).rotateKilled},
 	{"the savers are woken", 2, true, 30, (*world).bring},
+	{"two keys are on their way at once", 2, true, 40, (*world).crossing},
 	{"repair", 4, true, 90, func(w *world, h *host, dies int) {
 		if w.rand.IntN(3) == 0 { // before the savers have brought anything anywhere
 			w.splitTable(h)
@@ -738,6 +739,45 @@ func (w *world) bring(h *host, dies int) {
 		for _, s := range a.Escrows {
 			w.save(ctx, h, p, a, s.Name())
 		}
+	})
+}
+
+// crossing is a key that is brought to the stores, and another one that somebody puts in the
+// keyfile's place meanwhile, and that is brought there by another process between two calls of the
+// first one, or after it was shown a listing.
+func (w *world) crossing(h *host, dies int) {
+	if w.rand.IntN(2) == 0 { // no row speaks for either
+		h.table.rows = map[string]key.Fingerprint{}
+		h.table.version++
+		if w.rand.IntN(2) == 0 { // nor does anything that was
+			w.rm(h, "state/"+ledger.Name)
+			for _, s := range h.stores {
+				s.copies = nil
+			}
+		}
+	}
+	if w.rand.IntN(2) == 0 {
+		w.put(h, w.makeKey().UnsafeBytes())
+	}
+	bring := func(ctx context.Context, p *process, a *agent.Host) {
+		agent.KeepKeyfile(a, "") //nolint:errcheck // what it cannot keep is not brought
+		for _, s := range a.Escrows {
+			saved, err := agent.SaveDue(ctx, a, s.Name())
+			for _, s := range saved {
+				w.tell("    %s: key %s to %s of %s (%s) %v", p.name, s.Key, s.Shelf, s.Escrow, s.Why, s.Err)
+			}
+			if err != nil {
+				w.tell("    %s: %s: %v", p.name, s.Name(), err)
+			}
+		}
+	}
+	other, after := w.anyKey().UnsafeBytes(), 1+w.rand.IntN(12)
+	w.run(h, h.name+": savers", dies, func(ctx context.Context, p *process, a *agent.Host) {
+		p.crossed, p.after = func() {
+			w.put(h, other)
+			w.run(h, h.name+": other savers", 0, bring)
+		}, after
+		bring(ctx, p, a)
 	})
 }
 

@@ -131,6 +131,8 @@ type process struct {
 	changed map[string]bool
 	shown   map[string]time.Time // by store: when it showed it last what it has
 	failed  atomic.Bool          // a store has failed it
+	crossed func()               // happens in the midst of what it does with stores,
+	after   int                  // when this has come to 0
 	// recalled is when it looked up what the starts before had been told.
 	recalled time.Time
 	found    [2]int          // and what it found then in the keyfile's place

@@ -130,6 +130,7 @@ func (v view) answer(ctx context.Context, call, id string) (err error) {
 	case <-time.After(wait):
 	case <-ctx.Done():
 	}
+	v.p.cross()
 	if err := v.p.effect(v.name, call); err != nil {
 		return err
 	}
@@ -153,6 +154,18 @@ func (v view) answer(ctx context.Context, call, id string) (err error) {
 		return escrow.ErrDenied
 	}
 	return nil
+}
+
+// cross lets happen what is to happen between two calls of stores, or between a store's listing and
+// what is made of it.
+func (p *process) cross() {
+	p.w.mu.Lock()
+	p.after--
+	now := p.after == 0 && !p.dead
+	p.w.mu.Unlock()
+	if now {
+		p.crossed()
+	}
 }
 
 // failing tells whether this call is one of those that fail now and then.
@@ -216,6 +229,7 @@ func (v view) List(ctx context.Context) ([]escrow.Copy, error) {
 	if err := v.answer(ctx, "list", ""); err != nil {
 		return nil, err
 	}
+	defer v.p.cross()
 	v.p.w.turn.Lock()
 	defer v.p.w.turn.Unlock()
 	delete(v.p.changed, v.name)
@@ -366,9 +380,10 @@ func (v shared) Save(ctx context.Context, shelf escrow.Shelf, k key.Key) (escrow
 // top of as many members as it needs. And it shows no key as one that cannot be had of which
 // parts enough are there.
 func (v shared) List(ctx context.Context) ([]escrow.Copy, error) {
+	had := v.p.h.parts()
 	failing, well := slices.ContainsFunc(v.p.h.stores, func(s *store) bool { return s.fails > 0 }), v.p.h.well()
 	copies, err := v.Split.List(ctx)
-	if err == nil && !failing && !v.p.dead {
+	if err == nil && !failing && !v.p.dead && v.p.h.parts() == had { // what comes meanwhile need not be listed
 		v.p.w.turn.Lock()
 		defer v.p.w.turn.Unlock()
 		v.p.w.newestShared(v.p.h, copies)
@@ -384,9 +399,9 @@ func (v shared) List(ctx context.Context) ([]escrow.Copy, error) {
 // Fetch holds a key in parts to law 6: it is had where enough parts of it, cut for one need,
 // are there to be read.
 func (v shared) Fetch(ctx context.Context, want escrow.Copy) (key.Key, key.Encoding, error) {
-	well := v.p.h.well()
+	well, had := v.p.h.well(), v.p.h.parts()
 	k, encoding, err := v.Split.Fetch(ctx, want)
-	if err != nil && well && !v.p.failed.Load() && !v.p.dead && ctx.Err() == nil {
+	if err != nil && well && !v.p.failed.Load() && !v.p.dead && ctx.Err() == nil && v.p.h.parts() == had {
 		v.p.w.turn.Lock()
 		defer v.p.w.turn.Unlock()
 		for f, need := range v.p.h.enough(want.Shelf) {

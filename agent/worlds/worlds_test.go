@@ -150,6 +150,13 @@ func processorTime() time.Duration {
 // it to the law.
 func TestBrokenOnce(t *testing.T) {
 	for name, p := range map[string]Plan{
+		"two keys come at once to stores that were empty, each after the other's listing": {Seed: 238, Steps: []Step{
+			{Do: "two keys are on their way at once", Arg: 0x4dc79e4ddfee49e5},
+		}},
+		"a key is on its way, and another process brings a second one, and the first to quarantine": {Seed: 2547, Steps: []Step{
+			{Do: "a foreign key on top", Arg: 0xf5cf44d282e4666c},
+			{Do: "two keys are on their way at once", Arg: 0xe5a0d2c5f46d1248},
+		}},
 		"the newest copy is destroyed, and the hourly look is put off by a save of another key": {Seed: 519727, Steps: []Step{
 			{Do: "state is read-only", Arg: 0xb1dac14c79e364bc},
 			{Do: "a foreign key in the keyfile's place", Arg: 0x7809aa054b0897b6},

@@ -57,10 +57,7 @@ func deserves(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 	if e.Rows.VerdictOf(f) == rows.Refuted { // though it may stand there already: a part of it that lacks is not to be made anew
 		return escrow.Quarantine, "it opens no row"
 	}
-	// Where a part of it lacks, a save may make a copy of what was none, or put on top what opens the
-	// lesser part, and is judged as any other; not so where the parts that are there have just made the key.
-	minor := e.Rows.VerdictOf(f) == rows.Partial && !Majority(e.Rows.Proofs[f])
-	if newest, there := e.Escrows[i].NewestCurrent(); there && e.Holds(i, newest, f) && (!newest.Lacks || newest.Encoding != "" && !minor) {
+	if newest, there := e.Escrows[i].NewestCurrent(); there && e.Holds(i, newest, f) && (!newest.Lacks || newest.Encoding != "" && e.mayMend(f)) {
 		return escrow.Current, ""
 	}
 	if why := e.History.Unreadable; why != "" {
@@ -91,6 +88,20 @@ func deserves(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 		return escrow.Quarantine, "the rows do not prove it, and " + other
 	}
 	return escrow.Current, ""
+}
+
+// mayMend tells whether a part that lacks of the newest current copy may be put there again by what is
+// known of its key, when the parts that are there have just made it. A save may put on top what no
+// store had there, or make a copy of what was none: so not of a key that opens the lesser part of the
+// rows, nor, where they do not speak, of another one than the known key.
+func (e Evidence) mayMend(f key.Fingerprint) bool {
+	switch e.Rows.VerdictOf(f) {
+	case rows.Opens:
+		return true
+	case rows.Partial:
+		return Majority(e.Rows.Proofs[f])
+	}
+	return f == e.Ledger.Known
 }
 
 // saveEnds is longer than any save takes: by then the process that began it is dead, or its copy is

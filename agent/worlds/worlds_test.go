@@ -150,6 +150,13 @@ func processorTime() time.Duration {
 // it to the law.
 func TestBrokenOnce(t *testing.T) {
 	for name, p := range map[string]Plan{
+		"a key that opens few rows seems to be the newest of a split, is put in the keyfile's place, and the rows cannot be asked": {Seed: 257425, Steps: []Step{
+			{Do: "an older copy is the newest again", Arg: 0xad67c52380989056},
+			{Do: "a foreign key on top", Arg: 0xeff81889711b1f38},
+			{Do: "accept", Arg: 0x8cdfe9213eeb9767},
+			{Do: "rotate, and be killed", Arg: 0x68db2d28be5e6615},
+			{Do: "an old key in the keyfile's place", Arg: 0x8a3b6c9ee4fcb972},
+		}},
 		"two keys come at once to stores that were empty, each after the other's listing": {Seed: 238, Steps: []Step{
 			{Do: "two keys are on their way at once", Arg: 0x4dc79e4ddfee49e5},
 		}},

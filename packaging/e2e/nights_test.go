@@ -131,7 +131,7 @@ until keyguard status 2>&1 | grep -q '^hint: systemctl restart'; do sleep 0.1; d
 		line:   `^amiss: restart needed: the daemon runs without secrets, since it could not load the keyfile`, code: 12,
 		typed: []typed{{named: "systemctl restart containarium.service"}}},
 	{name: "Postgres came late", broken: `
-systemctl stop postgresql
+systemctl stop postgresql 'postgresql@*' # the first alone stops the cluster a second later
 systemctl restart containarium
 started 'Failed to connect to Postgres'
 systemctl start postgresql`,
@@ -141,7 +141,7 @@ systemctl start postgresql`,
 systemctl stop $W # which sees nothing of this start
 systemctl restart containarium
 started 'Secrets store ready'
-systemctl stop postgresql
+systemctl stop postgresql 'postgresql@*'
 rm $K`,
 		line: `^doubt: the keyfile is not right: key [0-9a-f]{16} belongs there \(it is the known key\)`, code: 11,
 		typed: []typed{{named: "systemctl enable --now containarium-keyguard.service"}, {"start Postgres", "systemctl start postgresql"}}},

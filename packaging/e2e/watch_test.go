@@ -229,7 +229,7 @@ func TestOnlyTheDaemonStartsPostgres(t *testing.T) {
 			cores  string
 			starts int
 		}{{"/run/cores", 1}, {"", 2}} {
-			m.run(`systemctl stop containarium postgresql; sed -i s/Running/Stopped/ /var/lib/incus/fake.json
+			m.run(`systemctl stop containarium postgresql 'postgresql@*'; sed -i s/Running/Stopped/ /var/lib/incus/fake.json
 				apt-get purge -y containarium-keyguard
 				rm -rf /etc/containarium /var/lib/containarium-keyguard; mkdir -m 0700 /etc/containarium`)
 			m.addKeyguard(strings.ReplaceAll(escrowConfig, "{hostname}", "keyguard-guest"))

@@ -52,7 +52,7 @@ type stored struct {
 	state  string          // "", "disabled", "destroyed"
 	byHand bool            // somebody else than keyguard put it there
 	by     string          // the host whose keyguard did, "" for nobody's
-	seen   time.Time       // when that was shown last what stood there
+	unseen []string        // ids of what stood there then and had not been shown to it
 	label  key.Fingerprint // of which key a listing says it is, where that is not so
 	hidden bool            // it was shut once, where no listing says what it is
 
@@ -315,9 +315,15 @@ func (v view) Save(ctx context.Context, shelf escrow.Shelf, k key.Key) (escrow.C
 			}
 		}
 	}
+	var unseen []string
+	for _, o := range v.copies {
+		if !v.lists(o, v.p.shown[v.name]) {
+			unseen = append(unseen, o.id)
+		}
+	}
 	c := v.add(shelf, content, false)
 	added := &v.copies[len(v.copies)-1]
-	added.by, added.seen = v.p.h.name, v.p.shown[v.name]
+	added.by, added.unseen = v.p.h.name, unseen
 	if shelf == escrow.Current && v.p.changed[v.name] && !v.addOnly {
 		v.p.w.broken("law 4", "law 4: a copy went onto the current shelf of %s by what stood there before the save before", v.name)
 	}

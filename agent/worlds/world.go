@@ -557,7 +557,7 @@ func (w *world) sharedSaved(p *process, shelf escrow.Shelf, f key.Fingerprint, a
 }
 
 // apart: no store alone has parts enough for a key, nor parts that were cut otherwise, unless no
-// listing showed one to who saved the other.
+// listing showed one to who saved the other, after the members' parts or the need had changed.
 func (w *world) apart() {
 	for _, s := range w.stores {
 		var ours []stored
@@ -568,7 +568,7 @@ func (w *world) apart() {
 			}
 			for _, o := range ours {
 				was := o.part
-				if unseen := was.Need != part.Need && !s.lists(o, c.seen); o.of == of && was != part && !unseen {
+				if o.of == of && was != part && !slices.Contains(c.unseen, o.id) {
 					w.broken("law 8", "law 8: %s has part %d of %d and part %d of %d of key %s", s.name, was.Number, was.Need, part.Number, part.Need, of)
 				}
 			}

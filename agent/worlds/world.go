@@ -746,7 +746,8 @@ func (w *world) covered(h *host, s *store, c stored) {
 		for _, l := range lines {
 			switch {
 			case l.Event == "saving", l.saved() && l.Shelf == string(escrow.Current) && l.Reason != "":
-				open = open || l.Fingerprint == of // not every member has said what became of it
+				// Not every member has said what became of it, and one may have kept it badly.
+				open = open || l.Fingerprint == of || l.Fingerprint == o.label
 			case l.saved() && l.Shelf == string(escrow.Current):
 				open = false
 			}

@@ -47,6 +47,7 @@ type AcceptResult struct {
 	Known   key.Fingerprint // what was known before
 	Broken  *ledger.Break   // where the ledger's chain is broken, of which nobody was told yet; nil for nowhere
 	Adopted []escrow.Copy   // newest current copies that are taken as this host's own from now on
+	Above   []escrow.Copy   // Accept: newest current copies that are of another key, or of none that can be told: a word alone puts nothing above them (law 4)
 	Done    bool            // false: the person said no
 	Escrows []SaveResult    // AcceptNew: where the new key was saved
 	Trouble []Trouble
@@ -84,9 +85,12 @@ func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, err
 	if r.Broken = o.broken(); r.Broken != nil {
 		entries[0].Broken, entries[0].Reason = r.Broken.Line, fmt.Sprintf("the ledger's chain is broken at line %d", r.Broken.Line)
 	}
-	for i := range o.evidence.Escrows {
+	for i, e := range o.evidence.Escrows {
 		copies, adopted := o.adoptable(i, opts.Person)
 		r.Adopted, entries = append(r.Adopted, copies...), append(entries, adopted...)
+		if c, there := e.NewestCurrent(); there && c.Key != f {
+			r.Above = append(r.Above, escrow.Copy{Escrow: e.Name, ID: c.ID, Fingerprint: c.Key, Unreadable: c.Unreadable})
+		}
 	}
 	r.Trouble = o.trouble
 	if ok, err := opts.Confirm(r); err != nil || !ok {

@@ -153,6 +153,11 @@ func (a *app) printAccept(r accepted) error {
 	} else {
 		a.line("key %s is accepted: %s", r.Key, opened(r.Rows, r.Key))
 		a.saveLines(saves)
+		if len(saves) == 0 && r.Verdict != rows.Opens && !decide.Majority(r.Proof) {
+			for _, c := range r.Above {
+				a.line("  %s: copy %s (%s) stays the newest there until the rows prove key %s", c.Escrow, c.ID, holding(c), r.Key)
+			}
+		}
 	}
 	switch {
 	case r.overErr != nil:

@@ -38,7 +38,7 @@ type observation struct {
 	saving sync.Mutex // of inTurn: guards, while several escrows are saved to, what is known of all, and the ledger
 
 	tell   func(Start) // of GuardOptions, or nil
-	late   func()      // called where the escrows take longer than soon, once; or nil
+	late   func()      // called where the rows or the escrows take longer than soon, once; or nil
 	table  Rows
 	answer rows.Answer
 
@@ -48,7 +48,7 @@ type observation struct {
 	soon     *time.Timer
 }
 
-// soon is how long escrows may take to answer while the daemon could make a key.
+// soon is how long rows and escrows may take to answer while the daemon could make a key.
 const soon = time.Second
 
 // whileChanging does again, and so observes all again, what found that the keyfile is not what
@@ -280,8 +280,36 @@ func (o *observation) askLocal() {
 	}
 }
 
-// askRows tries every key at hand that was not tried yet.
+// askRows tries every key at hand that was not tried yet. Where the daemon could make a key, and
+// they take longer than soon, it asks once more: whoever is late is told of first.
 func (o *observation) askRows(ctx context.Context) {
+	if o.late == nil {
+		o.tryRows(ctx)
+		return
+	}
+	limited, cancel := context.WithTimeout(ctx, soon)
+	defer cancel()
+	o.tryRows(limited)
+	if limited.Err() == nil || ctx.Err() != nil || o.evidence.Rows.State != decide.RowsUnknown {
+		return
+	}
+	o.isLate()
+	if o.table != nil { // a question that was called off has ended its session
+		o.table.Close()
+		o.table = nil
+	}
+	o.tryRows(ctx)
+}
+
+// isLate tells, once, that somebody takes longer than soon.
+func (o *observation) isLate() {
+	if o.late != nil {
+		o.late()
+		o.late = nil
+	}
+}
+
+func (o *observation) tryRows(ctx context.Context) {
 	e := &o.evidence.Rows
 	if o.table == nil {
 		t, err := o.host.OpenRows(ctx, rows.Options{HoldRotationLock: o.rotating()})
@@ -374,9 +402,7 @@ func (o *observation) awaitEscrows(ctx context.Context) {
 	o.inbox.wanted()
 	select {
 	case <-o.soon.C:
-		if o.late != nil {
-			o.late()
-		}
+		o.isLate()
 	case <-o.inbox.arrived:
 		told, keys := o.inbox.take()
 		for i, e := range told {

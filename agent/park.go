@@ -67,10 +67,10 @@ func (o *observation) parkInstead(r *GuardResult, why error) error {
 	return nil
 }
 
-// parkMeanwhile parks while nobody has decided yet: a store may hang for as long as the daemon
+// parkMeanwhile parks while nobody has decided yet: Postgres or a store may hang for as long as the daemon
 // takes to read what is there, and to make a key where nothing is (law 2).
 func (o *observation) parkMeanwhile(r *GuardResult) {
-	r.Decision = decide.InDoubt("no key is in place, and the escrows have not answered yet")
+	r.Decision = decide.InDoubt("no key is in place, and the rows or the escrows have not answered yet")
 	if err := o.putEmpty(r); err != nil || !r.Parked {
 		return // who changes it, or keeps it from being changed, is found out by what was decided
 	}

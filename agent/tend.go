@@ -91,11 +91,11 @@ func tend(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err err
 		return r, err
 	}
 	o.sweep()
-	if opts.Prove {
-		o.askRows(ctx)
-	}
 	if opts.Park && o.mintable() {
 		o.late = func() { o.parkMeanwhile(&r.GuardResult) }
+	}
+	if opts.Prove {
+		o.askRows(ctx)
 	}
 	r.Decision = o.decide(ctx)
 	if err := ctx.Err(); errors.Is(err, context.Canceled) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -190,6 +191,49 @@ func (s lateStore) List(ctx context.Context) ([]escrow.Copy, error) {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
+	}
+}
+
+// lateRows are those of a Postgres that hangs until the keyfile's place is taken.
+type lateRows struct {
+	agent.Rows
+	path string
+}
+
+func (r lateRows) Prove(ctx context.Context, keys ...key.Key) rows.Answer {
+	for {
+		if _, err := os.Lstat(r.path); err == nil {
+			return r.Rows.Prove(ctx, keys...)
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return rows.NoAnswer(ctx.Err(), keys...)
+		}
+	}
+}
+
+// TestTendParksWhileRowsHang (law 2): the same while Postgres takes its time.
+func TestTendParksWhileRowsHang(t *testing.T) {
+	a := testKey("a")
+	h := newHost(t, server.Cluster(t).Database(t), 1)
+	h.upsert(a, "ONE")
+	h.must(save(&h.Host, a))
+	open := h.OpenRows
+	h.OpenRows = func(ctx context.Context, o rows.Options) (agent.Rows, error) {
+		r, err := open(ctx, o)
+		return lateRows{r, h.Keyfile.Path}, err
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	r, err := agent.Tend(ctx, &h.Host, agent.TendOptions{Park: true, Prove: true})
+	if err != nil || r.Parked || r.Installed != a.Fingerprint() || string(h.content()) != string(a.UnsafeBytes()) {
+		t.Errorf("%+v, %v", r, err)
+	}
+	record, err := h.Ledger.Read()
+	h.must(err)
+	if !slices.ContainsFunc(record.Entries, func(e ledger.Entry) bool { return e.Event == ledger.Parked }) {
+		t.Errorf("%+v", record.Entries)
 	}
 }
 

@@ -634,7 +634,7 @@ func (w *world) did(h *host, p *process, was beforeStart, r agent.GuardResult) {
 	if r.Done {
 		switch r.Decision.Action {
 		case decide.Make:
-			w.made(h, r.Decision.Key)
+			w.made(p, r.Decision.Key)
 			w.placed(h, r.Decision.Key)
 		case decide.Install:
 			w.placed(h, r.Decision.Key)

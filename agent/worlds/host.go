@@ -456,7 +456,8 @@ func (w *world) look(h *host, dies int) {
 		if t.same++; !again {
 			t.same = 0
 		}
-		if now := h.sight(); now == before {
+		// One that takes long may have another end, where what it waits for changes meanwhile.
+		if now := h.sight(); now == before && time.Since(began) < time.Second {
 			now = now.askedBy(p)
 			t.saw = &now
 		}

@@ -666,6 +666,10 @@ func (w *world) saved(p *process, s *store, c stored) {
 			continue // what nobody is told of does not keep it back
 		}
 		for _, o := range other.copies {
+			shown, asked := p.shown[other.name] // what was there then and is listed late nobody was told of
+			if late := asked && !o.at.After(shown) && !other.lists(o, shown); late {
+				continue
+			}
 			if g := o.whole(); g != "" && o.id != c.id && o.shelf == escrow.Current && o.state == "" && other.lists(o, time.Now()) && g != f && (!known || !ours[g] && newest(other, o)) {
 				rival = g
 			}
@@ -806,9 +810,16 @@ func (w *world) placed(h *host, f key.Fingerprint) {
 	}
 }
 
-// made is a key that keyguard made of itself: a first start.
-func (w *world) made(h *host, f key.Fingerprint) {
-	s := w.state(h)
+// made is a key that a process of keyguard made of itself: a first start. What a store showed only
+// after it had answered nobody was told of.
+func (w *world) made(p *process, f key.Fingerprint) {
+	h, asked := p.h, time.Now()
+	for _, shown := range p.shown {
+		if shown.Before(asked) {
+			asked = shown
+		}
+	}
+	s := w.stateFor(h, asked)
 	delete(s.Files, h.keyfile())
 	s.Copies = slices.DeleteFunc(s.Copies, func(c laws.Copy) bool { return c.Late })
 	w.hold(laws.Minted(s, f))

@@ -157,6 +157,15 @@ func TestBrokenOnce(t *testing.T) {
 			{Do: "rotate, and be killed", Arg: 0x68db2d28be5e6615},
 			{Do: "an old key in the keyfile's place", Arg: 0x8a3b6c9ee4fcb972},
 		}},
+		"a key is accepted while the rows cannot be asked, which it does not open": {Seed: 169881, Steps: []Step{
+			{Do: "the stores are back", Arg: 0x74212cb46df24638},
+			{Do: "a foreign key in the keyfile's place", Arg: 0xb7762affed107aa1},
+			{Do: "a key is put there while nobody watches", Arg: 0x7a33cd948bfe0498},
+			{Do: "rows of another key are merged in", Arg: 0x8998c88dc926e79a},
+			{Do: "Postgres goes", Arg: 0xcabd6146e13c824},
+			{Do: "accept", Arg: 0xcb4458925e0801c3},
+			{Do: "status", Arg: 0xd41eec979cbf1d83},
+		}},
 		"two keys come at once to stores that were empty, each after the other's listing": {Seed: 238, Steps: []Step{
 			{Do: "two keys are on their way at once", Arg: 0x4dc79e4ddfee49e5},
 		}},

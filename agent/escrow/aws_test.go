@@ -247,7 +247,7 @@ func TestAWSSaysWhatIsWrong(t *testing.T) {
 				t.Errorf("%v, want ErrUnreadable and what brings it back", err)
 			}
 		}
-		s.Restore(s.o.Secret)
+		s.Undelete(s.o.Secret)
 		if got, _, err := e.Fetch(t.Context(), c); err != nil || !got.Equal(k) {
 			t.Errorf("restored: %v, %v", got, err)
 		}

@@ -77,7 +77,7 @@ func cmdAWS(ts *testscript.TestScript, neg bool, args []string) {
 	case "delete":
 		s.aws.Delete(secret)
 	case "restore":
-		s.aws.Restore(secret)
+		s.aws.Undelete(secret)
 	case "kms":
 		s.aws.DisableKMS()
 	case "skew":

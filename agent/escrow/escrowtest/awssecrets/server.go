@@ -253,15 +253,15 @@ func (s *Server) Put(name string, data []byte, text bool) string {
 	return id
 }
 
-// Delete schedules a secret for deletion, Restore takes that back.
+// Delete schedules a secret for deletion, Undelete takes that back.
 func (s *Server) Delete(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.secrets[name].deleted = s.now().Add(30 * 24 * time.Hour)
 }
 
-// Restore takes a deletion back.
-func (s *Server) Restore(name string) {
+// Undelete takes a deletion back.
+func (s *Server) Undelete(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.secrets[name].deleted = time.Time{}

@@ -17,7 +17,6 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -137,7 +136,8 @@ type Fault struct {
 // Server is a running fake. It is safe for use by several goroutines.
 type Server struct {
 	pb.UnimplementedSecretManagerServiceServer
-	o     Options
+	o Options
+	*kept.Keeper[state]
 	grpc  *grpc.Server
 	http  *http.Server
 	json  *http.Server
@@ -193,7 +193,8 @@ func Start(o Options) (*Server, error) {
 		spent: map[string]int{}, conns: map[string]net.Conn{},
 		state: state{Secrets: map[string]*secret{}, Identities: map[string][]Role{}},
 	}
-	if err := s.load(); err != nil {
+	var err error
+	if s.Keeper, err = kept.New(o.Dir, "secretmanager.json", &s.mu, &s.state); err != nil {
 		return nil, err
 	}
 	rpc, err := net.Listen("tcp", cmp.Or(o.Listen, "127.0.0.1:0"))
@@ -254,7 +255,7 @@ func (s *Server) Grant(identity string, roles ...Role) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.state.Identities[identity] = roles
-	s.save()
+	s.Save()
 }
 
 // GrantIn gives an identity roles in one project, besides those that it has in every one.
@@ -265,7 +266,7 @@ func (s *Server) GrantIn(project, identity string, roles ...Role) {
 		s.state.Identities[identity] = nil // somebody now
 	}
 	s.state.Identities[identity+" "+project] = roles
-	s.save()
+	s.Save()
 }
 
 // Forget deletes an identity: its tokens and its credentials are worth nothing any more.
@@ -274,7 +275,7 @@ func (s *Server) Forget(identity string) {
 	defer s.mu.Unlock()
 	maps.DeleteFunc(s.state.Identities, func(i string, _ []Role) bool { return i == identity || strings.HasPrefix(i, identity+" ") })
 	maps.DeleteFunc(s.tokens, func(_ string, t issued) bool { return t.identity == identity })
-	s.save()
+	s.Save()
 }
 
 // Break adds a fault; several may be in force, the first that fits a call is taken.
@@ -325,7 +326,7 @@ func (s *Server) Put(name string, data []byte) int {
 		s.state.Secrets[name] = c
 	}
 	c.Versions = append(c.Versions, &version{Created: s.now(), Etag: 1, State: pb.SecretVersion_ENABLED, Data: bytes.Clone(data)})
-	s.save()
+	s.Save()
 	return len(c.Versions)
 }
 
@@ -349,7 +350,7 @@ func (s *Server) Schedule(name string, number int, at time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.state.Secrets[name].Versions[number-1].Scheduled = at
-	s.save()
+	s.Save()
 	return nil
 }
 
@@ -362,7 +363,7 @@ func (s *Server) Allow(name, role, member string) {
 		c.Policy = map[string][]string{}
 	}
 	c.Policy[role] = append(c.Policy[role], member)
-	s.save()
+	s.Save()
 }
 
 // GetIamPolicy tells the roles on one secret, and nothing of those on its project.
@@ -423,7 +424,7 @@ func (s *Server) Label(name, label, value string) {
 		c.Labels = map[string]string{}
 	}
 	c.Labels[label] = value
-	s.save()
+	s.Save()
 }
 
 // Remove takes a secret away, as somebody who deletes it would.
@@ -431,7 +432,7 @@ func (s *Server) Remove(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.state.Secrets, name)
-	s.save()
+	s.Save()
 }
 
 func (s *Server) now() time.Time { return s.clock().Add(s.skew) }
@@ -448,6 +449,7 @@ func (s *Server) clock() time.Time {
 func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	method := info.FullMethod[strings.LastIndexByte(info.FullMethod, '/')+1:]
 	name := resource(req)
+	defer s.Begin()()
 	s.mu.Lock()
 	s.calls[method]++
 	fault := s.takeFault(method, name)
@@ -917,7 +919,7 @@ func (s *Server) CreateSecret(_ context.Context, r *pb.CreateSecretRequest) (*pb
 	}
 	c := &secret{Created: s.now(), Etag: 1, Labels: maps.Clone(r.Secret.Labels), Replica: s.o.Location == "", Regions: regions}
 	s.state.Secrets[name] = c
-	s.save()
+	s.Save()
 	return s.secretPB(name, c), nil
 }
 
@@ -953,7 +955,7 @@ func (s *Server) UpdateSecret(_ context.Context, r *pb.UpdateSecretRequest) (*pb
 	}
 	c.Labels = maps.Clone(r.Secret.Labels)
 	c.Etag++
-	s.save()
+	s.Save()
 	return s.secretPB(r.Secret.Name, c), nil
 }
 
@@ -968,7 +970,7 @@ func (s *Server) DeleteSecret(_ context.Context, r *pb.DeleteSecretRequest) (*em
 		return nil, err
 	}
 	delete(s.state.Secrets, r.Name)
-	s.save()
+	s.Save()
 	return &emptypb.Empty{}, nil
 }
 
@@ -992,7 +994,7 @@ func (s *Server) AddSecretVersion(_ context.Context, r *pb.AddSecretVersionReque
 	}
 	v := &version{Created: s.now(), Etag: 1, State: pb.SecretVersion_ENABLED, Data: bytes.Clone(data), Checksum: true}
 	c.Versions = append(c.Versions, v)
-	s.save()
+	s.Save()
 	return s.versionPB(r.Parent, len(c.Versions), v), nil
 }
 
@@ -1159,38 +1161,11 @@ func (s *Server) setLocked(name string, n int, to pb.SecretVersion_State, tag st
 	if to == pb.SecretVersion_DESTROYED {
 		v.Data, v.Destroyed = nil, s.now()
 	}
-	s.save()
+	s.Save()
 	return nil
 }
 
 func checksum(b []byte) *int64 {
 	n := int64(crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)))
 	return &n
-}
-
-const stateFile = "secretmanager.json"
-
-func (s *Server) load() error { return kept.Load(s.o.Dir, stateFile, &s.state) }
-
-func (s *Server) save() { kept.Save(s.o.Dir, stateFile, s.state) }
-
-// Snapshot is all that is kept.
-func (s *Server) Snapshot() (kept []byte, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return json.Marshal(s.state)
-}
-
-// Restore has it keep what it kept at a Snapshot, and nothing else. Calls are counted anew.
-func (s *Server) Restore(snapshot []byte) error {
-	var old state
-	if err := json.Unmarshal(snapshot, &old); err != nil {
-		return err
-	}
-	s.Reset()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.state = old
-	s.save()
-	return nil
 }

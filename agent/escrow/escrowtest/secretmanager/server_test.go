@@ -2,9 +2,12 @@ package secretmanager
 
 import (
 	"context"
+	"errors"
 	"net/url"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	pb "cloud.google.com/go/secretmanager/apiv1/secretmanagerpb"
 	"google.golang.org/grpc"
@@ -246,18 +249,30 @@ func TestRegional(t *testing.T) {
 	}
 }
 
-// TestSnapshot: what was done since is undone, and a snapshot is good for more than once.
+// TestSnapshot: what was done since is undone, and a snapshot is good for more than once. A
+// request that has begun by then changes nothing afterwards.
 func TestSnapshot(t *testing.T) {
-	s, _ := start(t, Options{})
+	s, c := start(t, Options{Anonymous: true})
 	s.Put(name, []byte("old"))
 	snapshot, err := s.Snapshot()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
-		s.Put(name, []byte("new"))
 		s.Put(project+"/secrets/other", nil)
-		if err := s.Restore(snapshot); err != nil {
+		s.Reset()
+		s.Break(Fault{Kind: Slow, Delay: 50 * time.Millisecond, Times: 1})
+		added := make(chan error)
+		go func() {
+			data := []byte("new")
+			_, err := c.AddSecretVersion(routed(t, "parent", name, ""),
+				&pb.AddSecretVersionRequest{Parent: name, Payload: &pb.SecretPayload{Data: data, DataCrc32C: checksum(data)}})
+			added <- err
+		}()
+		for len(s.Calls()) == 0 {
+			runtime.Gosched()
+		}
+		if err := errors.Join(s.Restore(snapshot), <-added); err != nil {
 			t.Fatal(err)
 		}
 		if got := s.Versions(name); len(got) != 1 || string(got[0]) != "old" || s.Versions(project+"/secrets/other") != nil {

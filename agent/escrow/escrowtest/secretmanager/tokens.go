@@ -82,7 +82,7 @@ func (s *Server) signingKey() (*rsa.PrivateKey, error) {
 			return nil, err
 		}
 		s.state.SigningKey = text
-		s.save()
+		s.Save()
 	}
 	block, _ := pem.Decode([]byte(s.state.SigningKey))
 	if block == nil {

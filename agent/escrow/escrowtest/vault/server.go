@@ -112,7 +112,8 @@ type Fault struct {
 
 // Server is a running fake. It is safe for use by several goroutines.
 type Server struct {
-	o       Options
+	o Options
+	*kept.Keeper[state]
 	http    *http.Server
 	addr    string
 	done    chan struct{}
@@ -179,7 +180,8 @@ func Start(o Options) (*Server, error) {
 		Mounts: map[string]*mount{}, Policies: map[string]Policy{Root: {"*": {"root"}}},
 		Tokens: map[string]*token{}, Roles: map[string]*role{}, Texts: map[string]string{}, Named: map[string][]string{},
 	}}
-	if err := s.load(); err != nil {
+	var err error
+	if s.Keeper, err = kept.New(o.Dir, "vault.json", &s.mu, &s.state); err != nil {
 		return nil, err
 	}
 	l, err := net.Listen("tcp", cmp.Or(o.Listen, "127.0.0.1:0"))
@@ -532,6 +534,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if method == http.MethodPut {
 		body, err = decode(r.Body)
 	}
+	defer s.Begin()()
 	s.mu.Lock()
 	s.calls[method+" "+path]++
 	fault := s.takeFault(method, path)
@@ -657,7 +660,7 @@ func (s *Server) answer(r *http.Request, method, path string, body map[string]an
 	case s.sealed:
 		return refuse(503, "Vault is sealed")
 	}
-	defer s.save()
+	defer s.Save()
 	if path == "auth/approle/login" {
 		return s.login(method, body)
 	}
@@ -1036,28 +1039,5 @@ func (s *Server) change(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f()
-	s.save()
-}
-
-const stateFile = "vault.json"
-
-func (s *Server) load() error { return kept.Load(s.o.Dir, stateFile, &s.state) }
-
-func (s *Server) save() { kept.Save(s.o.Dir, stateFile, s.state) }
-
-// Snapshot is all that is kept.
-func (s *Server) Snapshot() (kept []byte, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return json.Marshal(s.state)
-}
-
-// Restore has it keep what it kept at a Snapshot, and nothing else.
-func (s *Server) Restore(snapshot []byte) error {
-	var old state
-	if err := json.Unmarshal(snapshot, &old); err != nil {
-		return err
-	}
-	s.change(func() { s.state = old })
-	return nil
+	s.Save()
 }

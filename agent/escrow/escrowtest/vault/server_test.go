@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -227,7 +228,8 @@ func TestStrict(t *testing.T) {
 	}
 }
 
-// TestSnapshot: what was done since is undone, and a snapshot is good for more than once.
+// TestSnapshot: what was done since is undone, and a snapshot is good for more than once. A
+// request that has begun by then changes nothing afterwards.
 func TestSnapshot(t *testing.T) {
 	s, c := start(t)
 	if err := s.Put("two", "a", map[string]any{"value": "old"}); err != nil {
@@ -238,11 +240,18 @@ func TestSnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if _, err := c.KVv2("two").Put(t.Context(), "a", map[string]any{"value": "new"}); err != nil {
-			t.Fatal(err)
-		}
 		s.Unmount("one")
-		if err := s.Restore(snapshot); err != nil {
+		s.Reset()
+		s.Break(vault.Fault{Kind: vault.Slow, Delay: 50 * time.Millisecond, Times: 1})
+		put := make(chan error)
+		go func() {
+			_, err := c.KVv2("two").Put(t.Context(), "a", map[string]any{"value": "new"})
+			put <- err
+		}()
+		for len(s.Calls()) == 0 {
+			runtime.Gosched()
+		}
+		if err := errors.Join(s.Restore(snapshot), <-put); err != nil {
 			t.Fatal(err)
 		}
 		got, err := c.KVv2("two").Get(t.Context(), "a")

@@ -17,7 +17,6 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
-	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
@@ -111,7 +110,7 @@ func (a *app) init(ctx context.Context, added []string) error {
 	if err != nil {
 		return err
 	}
-	a.recordDatabase(ctx, cfg)
+	a.findDatabase(ctx, cfg)
 	a.forgetBackoff(cfg)
 	a.sayWaiting("making escrows …")
 	r, err := agent.Init(ctx, h)
@@ -308,15 +307,13 @@ func (a *app) expandHostname() error {
 	return nil
 }
 
-// recordDatabase finds where a running daemon has its database, for those that run
-// without its environment.
-func (a *app) recordDatabase(ctx context.Context, cfg *config.Config) {
+// findDatabase records where a running daemon has its database.
+func (a *app) findDatabase(ctx context.Context, cfg *config.Config) {
 	if cfg.Daemon.Unit == "" || cfg.Database.URL != "" || cfg.Database.URLFile != "" {
 		return
 	}
 	o := daemonSettings(ctx, cfg)
-	err := rows.SaveRecord(filepath.Join(cfg.RunDir, databaseRecord), o)
-	if err = errors.Join(err, o.Unread); err != nil {
+	if err := errors.Join(recordDatabase(cfg, o), o.Unread); err != nil {
 		a.urgent("where the daemon has its database is recorded at its next start: %v", err)
 	}
 }

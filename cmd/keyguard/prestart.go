@@ -188,11 +188,8 @@ func (a *app) prestart(ctx context.Context) (err error) {
 	}
 	a.outside.Budget(cfg.Prestart.Budget)
 	budget := cfg.Prestart.Budget * 9 / 10 // before whoever waits outside leaves
-	var trouble []agent.Trouble
-	recorded := crew.Go(func() error { // a file system that hangs holds only that
-		trouble = recordDatabase(cfg)
-		return nil
-	})
+	// A file system that hangs holds only this.
+	recorded := crew.Go(func() error { return recordDatabase(cfg, inherited()) })
 	result, err = hooks.Prestart(ctx, h, hooks.PrestartOptions{
 		Budget:        budget - time.Since(began),
 		RunDir:        cfg.RunDir,
@@ -215,10 +212,7 @@ func (a *app) prestart(ctx context.Context) (err error) {
 	case !ended:
 		a.urgent("watcher and drills may not find the database: %s hangs", cfg.RunDir)
 	case rerr != nil:
-		trouble = append(trouble, agent.Trouble{What: "watcher and drills may not find the database", Err: rerr})
-		fallthrough
-	default:
-		result.Trouble = append(trouble, result.Trouble...)
+		result.Trouble = slices.Insert(result.Trouble, 0, agent.Trouble{What: "watcher and drills may not find the database", Err: rerr})
 	}
 	a.explainTrouble(result.Trouble)
 	if err != nil {
@@ -269,16 +263,13 @@ func ending(ctx context.Context, ended <-chan error) (err error, is bool) {
 	}
 }
 
-// recordDatabase leaves for watcher and drills what the daemon's environment says of its
-// database.
-func recordDatabase(cfg *config.Config) (trouble []agent.Trouble) {
+// recordDatabase leaves for watcher and drills, which run without the daemon's environment,
+// where it has its database.
+func recordDatabase(cfg *config.Config, o rows.LocateOptions) error {
 	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
-		trouble = append(trouble, agent.Trouble{What: "cannot make the runtime directory", Err: err})
+		return fmt.Errorf("cannot make the runtime directory: %w", err)
 	}
-	if err := rows.SaveRecord(filepath.Join(cfg.RunDir, databaseRecord), inherited()); err != nil {
-		trouble = append(trouble, agent.Trouble{What: "watcher and drills may not find the database", Err: err})
-	}
-	return trouble
+	return rows.SaveRecord(filepath.Join(cfg.RunDir, databaseRecord), o)
 }
 
 // passDespite is law 9: own trouble is reported, and passes where the daemon would

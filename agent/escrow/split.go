@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -23,10 +21,6 @@ const (
 	restFirst   = 5 * time.Second
 	restLongest = 5 * time.Minute
 )
-
-// splitLooks is how many copies of one member are read at once where its listing does not
-// say which key they are of.
-const splitLooks = 8
 
 // Member is a store that keeps one part of each key: an escrow of any kind but Split, made
 // with Part set.
@@ -236,45 +230,16 @@ func (s *Split) each(f func(i int, m Member) error) []error {
 
 // Init makes the place of every member that is there to be asked.
 func (s *Split) Init(ctx context.Context) error {
-	failed := without(s.each(func(_ int, m Member) error { return m.Init(ctx) }), nil)
+	failed := failures(s.each(func(_ int, m Member) error { return m.Init(ctx) }))
 	if len(failed) > 0 {
 		return fmt.Errorf("cannot initialise %d of %d members: %w", len(failed), len(s.o.Members), s.all(failed))
 	}
 	return nil
 }
 
-func without(errs []error, not error) []error {
-	return slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return err == not })
-}
-
-// held is what a copy on a member is.
-type held struct {
-	of    key.Fingerprint // "" where it is no key and no part
-	part  PartOf          // the zero PartOf where it is a whole key, or nothing
-	wrong string          // why it is no use, "" for none
-	none  bool            // positively no key and no part
-}
-
-// pieceID names one copy of one member, as its listing calls it.
-type pieceID struct {
-	member int
-	id     string
-	called key.Fingerprint
-}
-
-// piece is a copy on a member's shelf.
-type piece struct {
-	held
-	member int
-	copy   Copy
-	place  int  // in the member's shelf, from 0, the newest
-	read   bool // it was, and held does not only say what the listing calls it
-}
-
-// splitIndex is what the members hold, as they last said.
-type splitIndex struct {
-	silent []error // by member; nil of those that answered
-	pieces []piece
+// failures are the errors among what each member said.
+func failures(errs []error) []error {
+	return slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return err == nil })
 }
 
 // resting is what a member said that is not to be asked yet, nil for none.
@@ -320,409 +285,6 @@ func (s *Split) Rests() time.Duration {
 		}
 	}
 	return first
-}
-
-// look lists all members. The error is for too few that answer, or for enough that have
-// nothing while another may have some: ErrPerhaps.
-func (s *Split) look(ctx context.Context) (*splitIndex, error) {
-	x := s.lookBut(ctx, func(int) error { return nil })
-	if err := s.answers(x, s.enough(x)); err != nil {
-		return nil, err
-	}
-	if silent := without(x.silent, nil); len(x.pieces) == 0 && len(silent) > 0 {
-		return nil, fmt.Errorf("%w: %w", ErrPerhaps, s.all(silent))
-	}
-	s.mu.Lock()
-	s.index = x
-	s.mu.Unlock()
-	return x, nil
-}
-
-// lookBut lists the members of which but knows no error yet.
-func (s *Split) lookBut(ctx context.Context, but func(i int) error) *splitIndex {
-	found := make([][]piece, len(s.o.Members))
-	x := &splitIndex{silent: s.each(func(i int, m Member) (err error) {
-		if err := but(i); err != nil {
-			return err
-		}
-		found[i], err = s.lookAt(ctx, i, m)
-		s.note(ctx, i, err)
-		return err
-	})}
-	x.pieces = slices.Concat(found...)
-	s.seeThrough(ctx, x)
-	return x
-}
-
-// answers is what those say that do not answer, where they leave too few.
-func (s *Split) answers(x *splitIndex, need int) error {
-	silent := without(x.silent, nil)
-	if n := len(s.o.Members) - len(silent); n < need {
-		return fmt.Errorf("%d of %d members answer, and %d are needed: %w", n, len(s.o.Members), need, s.all(silent))
-	}
-	return nil
-}
-
-// enough is how many members must answer: fewer than Need where those that do have a key
-// that was cut for fewer.
-func (s *Split) enough(x *splitIndex) int {
-	n := s.o.Need
-	for _, shelf := range Shelves {
-		for _, shares := range x.shares(shelf) {
-			for _, g := range shares {
-				if numbers, _ := g.numbers(); len(numbers) >= g.need {
-					n = min(n, g.need)
-				}
-			}
-		}
-	}
-	return n
-}
-
-// lookAt lists one member, and reads what its listing does not name.
-func (s *Split) lookAt(ctx context.Context, i int, m Member) ([]piece, error) {
-	copies, err := m.List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	pieces := make([]piece, len(copies))
-	place := map[Shelf]int{}
-	var unknown []int
-	for n, c := range copies {
-		pieces[n] = piece{held{c.Fingerprint, c.Part, c.Unreadable, c.Unreadable == Destroyed}, i, c, place[c.Shelf], false}
-		place[c.Shelf]++
-		if c.Unreadable != "" {
-			continue
-		}
-		s.mu.Lock()
-		was, ok := s.known[pieceID{i, c.ID, c.Fingerprint}]
-		s.mu.Unlock()
-		if ok {
-			pieces[n].held, pieces[n].read = was, true
-		} else if c.Part.whole() {
-			unknown = append(unknown, n)
-		}
-	}
-	// A member's errors end the look at it: which key a copy is of may decide which is
-	// the newest.
-	var (
-		wait  crew.Group
-		mu    sync.Mutex
-		first error
-	)
-	turns := make(chan struct{}, splitLooks)
-	for _, n := range unknown {
-		turns <- struct{}{}
-		wait.Go(func() error {
-			defer func() { <-turns }()
-			was, err := s.identify(ctx, m, copies[n])
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				first = cmp.Or(first, err)
-				return nil
-			}
-			pieces[n].held, pieces[n].read = was, true
-			s.learn(i, copies[n], was)
-			return nil
-		})
-	}
-	if first = cmp.Or(wait.Wait(), first); first != nil {
-		return nil, first
-	}
-	return pieces, nil
-}
-
-// learn remembers what was read of a copy.
-func (s *Split) learn(i int, c Copy, was held) {
-	if was.wrong != "" {
-		return // it may be enabled, or opened, later
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.known[pieceID{i, c.ID, c.Fingerprint}] = was
-}
-
-// seeThrough reads parts that may not be what their listing calls them, where the names do not
-// add up: a name is hearsay (law 1). The part that a key seems to lack may lie under the name of
-// another, and one that seems to be cut for another need may be another key's.
-func (s *Split) seeThrough(ctx context.Context, x *splitIndex) {
-	for doubted := x.doubted(s.displaced); len(doubted) > 0; doubted = x.doubted(s.displaced) {
-		turns := make(chan struct{}, splitLooks)
-		errs := make([]error, len(doubted))
-		crew.Each(len(doubted), func(n int) {
-			turns <- struct{}{}
-			defer func() { <-turns }()
-			p := doubted[n]
-			was, err := s.identify(ctx, s.o.Members[p.member], p.copy)
-			switch p.read = true; {
-			case err != nil:
-			case was.wrong == "":
-				p.held = was
-				s.learn(p.member, p.copy, was)
-			case was.of == "" && (s.displaced(p) || p.part.Need != s.o.Need): // no part at all, which keeps no key away
-				p.held = was
-			}
-			errs[n] = err
-		})
-		for n, err := range errs {
-			if i := doubted[n].member; err != nil && x.silent[i] == nil {
-				x.silent[i] = fmt.Errorf("%s: %w", s.o.Members[i].Name(), err)
-			}
-		}
-		x.pieces = slices.DeleteFunc(x.pieces, func(p piece) bool { return x.silent[p.member] != nil })
-	}
-}
-
-// displaced tells whether a part is of another number than its member's, by what is known of it.
-func (s *Split) displaced(p *piece) bool { return p.part.Number != s.o.Members[p.member].Number }
-
-// doubted are parts that nobody has read: of a key of which too few are there, and of members
-// that show none of it; of a key that shows parts which were cut for different needs; and such
-// as are displaced.
-func (x *splitIndex) doubted(displaced func(p *piece) bool) (list []*piece) {
-	doubt := map[*piece]bool{}
-	doubts := func(which func(p *piece) bool) {
-		for i := range x.pieces {
-			if p := &x.pieces[i]; !p.read && p.wrong == "" && !p.part.whole() && which(p) {
-				doubt[p] = true
-			}
-		}
-	}
-	doubts(displaced)
-	needs := map[key.Fingerprint]int{}
-	for _, shelf := range Shelves {
-		for of, shares := range x.shares(shelf) {
-			for _, g := range shares {
-				if was, there := needs[of]; there && was != g.need {
-					doubts(func(p *piece) bool { return p.of == of })
-				}
-				needs[of] = g.need
-			}
-			if have, need := best(shares); have >= need {
-				continue
-			}
-			for _, g := range shares { // one that is cut for another need is of no use to it
-				shows := map[int]bool{}
-				for _, p := range g.pieces {
-					shows[p.member] = shows[p.member] || p.wrong == ""
-				}
-				doubts(func(p *piece) bool { return p.copy.Shelf == shelf && (p.of == of || !shows[p.member]) })
-			}
-		}
-	}
-	for i := range x.pieces { // in the order of the listings
-		if p := &x.pieces[i]; doubt[p] {
-			list = append(list, p)
-		}
-	}
-	return list
-}
-
-// identify reads a copy to learn which key it is of. The error is one that may go away.
-func (s *Split) identify(ctx context.Context, m Member, c Copy) (held, error) {
-	k, _, err := m.Fetch(ctx, c)
-	defer k.Wipe()
-	var part *key.PartError
-	var shut *SealedError
-	switch {
-	case err == nil:
-		return held{of: k.Fingerprint()}, nil
-	case errors.As(err, &part):
-		defer part.Part.Wipe()
-		return held{of: part.Part.Of, part: PartOf{part.Part.Need, part.Part.Number}}, nil
-	case errors.As(err, &shut) && shut.Fingerprint != "": // what keyguard seals here is this part
-		return held{of: shut.Fingerprint, part: PartOf{s.o.Need, m.Number}, wrong: err.Error()}, nil
-	case isAny(err, ErrNotKey, ErrCorrupt): // what it says of itself is not so
-		return held{wrong: err.Error(), none: errors.Is(err, ErrNotKey)}, nil
-	case isAny(err, ErrSealed, ErrUnreadable, ErrGone, ErrDenied):
-		return held{of: c.Fingerprint, wrong: err.Error()}, nil
-	}
-	return held{}, err
-}
-
-// stand says of every copy where on the members' current shelves it is, and whether on top:
-// the newest that is, or may be, a key or a part of one.
-func (s *Split) stand(x *splitIndex) func(c *Copy, p piece) {
-	tops := map[int]string{}
-	for _, p := range x.pieces { // of each member the newest first
-		if _, had := tops[p.member]; !had && p.copy.Shelf == Current && !p.none {
-			tops[p.member] = p.copy.ID
-		}
-	}
-	return func(c *Copy, p piece) {
-		if p.copy.Shelf != Current || p.none {
-			return
-		}
-		m, where := s.o.Members[p.member], &c.Under
-		if p.copy.ID == tops[p.member] {
-			where = &c.Tops
-		}
-		*where = append(*where, Top{m.Name(), m.Number, p.copy.ID, p.wrong != "" && !p.copy.Sealed})
-	}
-}
-
-// share is a key of which parts are on one shelf, all cut with one need.
-type share struct {
-	need   int
-	pieces []piece
-}
-
-// numbers are the parts that can be read, by number; places are where in each member's
-// shelf its newest one stands.
-func (g share) numbers() (numbers map[int]bool, places []int) {
-	numbers = map[int]bool{}
-	best := map[int]int{}
-	for _, p := range g.pieces {
-		if p.wrong != "" {
-			continue
-		}
-		numbers[p.part.Number] = true
-		if at, ok := best[p.member]; !ok || p.place < at {
-			best[p.member] = p.place
-		}
-	}
-	return numbers, slices.Sorted(maps.Values(best))
-}
-
-// shares are the keys of a shelf that are there in parts, by fingerprint and then by need.
-func (x *splitIndex) shares(shelf Shelf) map[key.Fingerprint][]share {
-	found := map[key.Fingerprint][]share{}
-	for _, p := range x.pieces {
-		if p.copy.Shelf != shelf || p.part.whole() {
-			continue
-		}
-		list := found[p.of]
-		i := slices.IndexFunc(list, func(g share) bool { return g.need == p.part.Need })
-		if i < 0 {
-			i, list = len(list), append(list, share{need: p.part.Need})
-		}
-		list[i].pieces = append(list[i].pieces, p)
-		found[p.of] = list
-	}
-	return found
-}
-
-// ranked is a copy with where it stands.
-type ranked struct {
-	Copy
-	place int // the place that Need members give it, or better
-	below int // 0 for a key of which enough parts are there or may be, 1 for one of too few, 2 for what is no part
-}
-
-// List needs what the members' List needs, and of those whose listing does not say which
-// key a copy is of, Google Secret Manager's, what their Fetch needs.
-func (s *Split) List(ctx context.Context) ([]Copy, error) {
-	x, err := s.look(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("cannot list %s: %w", s.o.Name, err)
-	}
-	var copies []Copy
-	stand := s.stand(x)
-	for _, shelf := range Shelves {
-		var list []ranked
-		for of, shares := range x.shares(shelf) {
-			r := s.ranked(x, shelf, of, shares)
-			for _, g := range shares {
-				for _, p := range g.pieces {
-					stand(&r.Copy, p)
-				}
-			}
-			list = append(list, r)
-		}
-		for _, p := range x.pieces {
-			if p.copy.Shelf == shelf && p.part.whole() {
-				_, rest, _ := strings.Cut(p.copy.ID, "/")
-				c := p.copy
-				c.Escrow, c.ID, c.Fingerprint, c.Beside = s.o.Name, string(shelf)+"/"+s.o.Members[p.member].Name()+"/"+rest, p.of, true
-				stand(&c, p)
-				list = append(list, ranked{c, p.place, 2})
-			}
-		}
-		slices.SortFunc(list, func(a, b ranked) int {
-			return cmp.Or(cmp.Compare(a.below, b.below), cmp.Compare(a.place, b.place), b.Created.Compare(a.Created), cmp.Compare(a.ID, b.ID))
-		})
-		for _, r := range list {
-			copies = append(copies, r.Copy)
-		}
-	}
-	return copies, nil
-}
-
-// ranked describes a key that is there in parts.
-func (s *Split) ranked(x *splitIndex, shelf Shelf, of key.Fingerprint, shares []share) ranked {
-	r := ranked{Copy: Copy{Escrow: s.o.Name, ID: string(shelf) + "/" + string(of), Shelf: shelf, Fingerprint: of}, place: math.MaxInt}
-	have, need := best(shares)
-	for _, g := range shares {
-		numbers, places := g.numbers()
-		if len(numbers) >= g.need {
-			r.place = min(r.place, places[min(g.need, len(places))-1])
-		}
-		for _, p := range g.pieces {
-			if p.copy.Created.After(r.Created) {
-				r.Created = p.copy.Created
-			}
-		}
-	}
-	if have >= need {
-		return r
-	}
-	silent := len(without(x.silent, nil))
-	if have+silent < need {
-		r.below = 1
-	}
-	if silent > 0 {
-		return r // Fetch says what the silent ones said
-	}
-	r.Unreadable = fmt.Sprintf("%d of the %d parts that it needs: %s", have, need, s.missing(shares))
-	for _, g := range shares {
-		sealed := map[int]bool{}
-		numbers, _ := g.numbers()
-		for _, p := range g.pieces {
-			if p.copy.Sealed {
-				sealed[p.part.Number] = true
-			}
-		}
-		r.Sealed = r.Sealed || len(numbers)+len(sealed) >= g.need
-	}
-	return r
-}
-
-// best is, of the cuts of a key, the one of which the most parts are there for its need.
-func best(shares []share) (have, need int) {
-	have = -1
-	for _, g := range shares {
-		numbers, _ := g.numbers()
-		if d := len(numbers) - g.need; have < 0 || d > have-need {
-			have, need = len(numbers), g.need
-		}
-	}
-	return have, need
-}
-
-// missing says what became of the parts that cannot be read.
-func (s *Split) missing(shares []share) string {
-	var said []string
-	for i, m := range s.o.Members {
-		if why := s.without(shares, i); why != "" {
-			said = append(said, m.Name()+": "+why)
-		}
-	}
-	return strings.Join(said, "; ")
-}
-
-// without says why a member's part of a key is of no use, "" where it can be read.
-func (s *Split) without(shares []share, member int) string {
-	const none = "it has none"
-	why := none
-	for _, g := range shares {
-		for _, p := range g.pieces {
-			if p.member == member && (why == none || p.wrong == "") {
-				why = p.wrong
-			}
-		}
-	}
-	return why
 }
 
 // Save has every member save its part, and those that have it compare. A member that failed
@@ -823,7 +385,7 @@ func (s *Split) Unheard() error {
 	if s.index == nil {
 		return nil
 	}
-	if silent := without(s.index.silent, nil); len(silent) > 0 {
+	if silent := failures(s.index.silent); len(silent) > 0 {
 		return s.all(silent)
 	}
 	return nil
@@ -838,7 +400,7 @@ func (s *Split) Rehearse(ctx context.Context) error {
 		}
 		return nil // its Save tells
 	})
-	failed, required := without(errs, nil), false
+	failed, required := failures(errs), false
 	for i, m := range s.o.Members {
 		required = required || m.Required && errs[i] != nil
 	}
@@ -850,7 +412,7 @@ func (s *Split) Rehearse(ctx context.Context) error {
 
 // Renew has every member renew what its store is to delete by itself (Renewer).
 func (s *Split) Renew(ctx context.Context) error {
-	failed := without(s.each(func(i int, m Member) error {
+	failed := failures(s.each(func(i int, m Member) error {
 		r, ok := m.Escrow.(Renewer)
 		if !ok {
 			return nil
@@ -859,7 +421,7 @@ func (s *Split) Renew(ctx context.Context) error {
 			return err
 		}
 		return r.Renew(ctx)
-	}), nil)
+	}))
 	if len(failed) > 0 {
 		return s.all(failed)
 	}

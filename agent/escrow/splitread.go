@@ -1,6 +1,6 @@
 package escrow
 
-// This file puts keys together from their parts; split.go lists, judges and saves these.
+// This file puts keys together from their parts; splitindex.go says where these are.
 
 import (
 	"cmp"
@@ -48,7 +48,7 @@ func (s *Split) Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, error
 	}
 	shares := x.shares(Shelf(shelf))[of]
 	if shares == nil {
-		if silent := without(x.silent, nil); len(silent) > 0 {
+		if silent := failures(x.silent); len(silent) > 0 {
 			return fail(s.all(silent))
 		}
 		return fail(ErrGone)
@@ -287,7 +287,7 @@ func (s *Split) gather(ctx context.Context, of key.Fingerprint, shares []share, 
 		}
 	}
 	if k.IsZero() {
-		return k, s.notRebuilt(shares, have, append(said, without(silent, nil)...), wrong)
+		return k, s.notRebuilt(shares, have, append(said, failures(silent)...), wrong)
 	}
 	return k, nil
 }
@@ -356,7 +356,7 @@ func (s *Split) Rebuild(ctx context.Context, c Copy) (key.Key, []PartOutcome, er
 			list[i].Err = errors.Unwrap(x.silent[i])
 		}
 	}
-	said := without(x.silent, nil)
+	said := failures(x.silent)
 	switch {
 	case shares == nil && len(said) > 0:
 		return fail(list, s.all(said))

@@ -549,10 +549,7 @@ func (w *world) sharedSaved(p *process, shelf escrow.Shelf, f key.Fingerprint, a
 	}
 	if added && shelf == escrow.Current {
 		w.copied(p.h, p.h.ledger(), "split")
-	}
-	if added && shelf == escrow.Current && (p.looked || !w.proven[p.h.name][f]) {
-		standing, err := ledger.Open(p.h.path("state"), ledger.Options{}).Standing()
-		w.hold(laws.Saved(s, f, "", err == nil && standing.Rotation != nil))
+		w.deserved(p, f, "")
 	}
 }
 
@@ -649,37 +646,67 @@ func (w *world) saved(p *process, s *store, c stored) {
 		return
 	}
 	w.alarm(p.h, s, c)
-	// By its proof a key goes on where the rows cannot be asked, and needs no more while they
-	// are silent than that no stranger's copy is in the way.
-	ours, known := w.proven[p.h.name], p.h.knows(f)
-	if !p.looked && known {
+	if s.showed(p.shown[s.name]) == f {
+		return // it stands there already, by all that anybody was told
+	}
+	w.deserved(p, f, s.name+" "+c.id)
+}
+
+// deserved is law 4 for a key that a process has put on a current shelf, as the copy of that name.
+// By its proof a key goes on where the rows cannot be asked, and needs no more while they are silent
+// than that no stranger's copy is in the way.
+func (w *world) deserved(p *process, f key.Fingerprint, as string) {
+	if !p.looked && p.h.knows(f) {
 		return
 	}
-	rival := key.Fingerprint("")
+	standing, err := ledger.Open(p.h.path("state"), ledger.Options{}).Standing()
+	w.hold(laws.Saved(w.state(p.h), f, w.rival(p, f, as), err == nil && standing.Rotation != nil))
+}
+
+// rival is another key that was proven on a process's host, or that stands on a current shelf by what
+// the process could be told, whole or in parts; of one that the ledger knows by proof only a
+// stranger's is that is the newest of its escrow.
+func (w *world) rival(p *process, f key.Fingerprint, as string) (rival key.Fingerprint) {
+	ours, known := w.proven[p.h.name], p.h.knows(f)
 	for _, l := range p.h.ledger() { // what nobody remembers is no rival
 		if other := l.Fingerprint; l.Event == "proven" && ours[other] && !known && other != f {
 			rival = other
 		}
 	}
+	told := func(s *store, c stored) bool {
+		shown, asked := p.shown[s.name] // what was there then and is listed late nobody was told of
+		late := asked && !c.at.After(shown) && !s.lists(c, shown)
+		return !late && c.shelf == escrow.Current && c.state == "" && s.lists(c, time.Now())
+	}
+	parts := map[key.Fingerprint]map[int]bool{}
 	for _, other := range p.h.stores {
 		if known && !other.answers() {
 			continue // what nobody is told of does not keep it back
 		}
-		for _, o := range other.copies {
-			shown, asked := p.shown[other.name] // what was there then and is listed late nobody was told of
-			if late := asked && !o.at.After(shown) && !other.lists(o, shown); late {
+		top := true
+		for _, o := range slices.Backward(other.copies) {
+			g, part := o.is()
+			if !told(other, o) || g == "" || other.name+" "+o.id == as {
 				continue
 			}
-			if g := o.whole(); g != "" && o.id != c.id && o.shelf == escrow.Current && o.state == "" && other.lists(o, time.Now()) && g != f && (!known || !ours[g] && newest(other, o)) {
-				rival = g
+			switch {
+			case g == f:
+			case part == (escrow.PartOf{}):
+				if !known || !ours[g] && newest(other, o) {
+					rival = g
+				}
+			case !known || !ours[g] && top:
+				if parts[g] == nil {
+					parts[g] = map[int]bool{}
+				}
+				if parts[g][part.Number] = true; len(parts[g]) >= part.Need {
+					rival = g
+				}
 			}
+			top = false
 		}
 	}
-	if s.showed(p.shown[s.name]) == f {
-		return // it stands there already, by all that anybody was told
-	}
-	standing, err := ledger.Open(p.h.path("state"), ledger.Options{}).Standing()
-	w.hold(laws.Saved(w.state(p.h), f, rival, err == nil && standing.Rotation != nil))
+	return rival
 }
 
 // showed is the key that a listing showed at a time as the newest current one, "" for none.

@@ -65,7 +65,7 @@ type Share struct {
 //	1  each of these keys is in an escrow, read back, and the target is on this disk
 //	2  the daemon is stopped, nobody else writes
 //	3  the target is the keyfile's key
-//	4  all rows in one transaction, as a rotation does it
+//	4  all rows in one transaction, as a rotation does it (rows/rewrite.go)
 //	5  ledger "repaired"; the lock is released
 //	6  the daemon is started
 //	7  the target is on the current shelves, and proven
@@ -77,28 +77,28 @@ type Share struct {
 // the error says why. ErrUnsure: it stopped in its commit; the rows are as they were or
 // repaired, and to repair again finds out. ErrNotStarted: repaired, but the daemon is down.
 func Repair(ctx context.Context, h *Host, opts RepairOptions) (RepairResult, error) {
-	return repair(ctx, h, opts, (*mend).run)
+	return runRepair(ctx, h, opts, (*repair).run)
 }
 
 // CheckRepair makes the tally, and says what Repair would do.
 func CheckRepair(ctx context.Context, h *Host, opts RepairOptions) (RepairResult, error) {
-	return repair(ctx, h, opts, func(*mend, context.Context) error { return nil })
+	return runRepair(ctx, h, opts, func(*repair, context.Context) error { return nil })
 }
 
-func repair(ctx context.Context, h *Host, opts RepairOptions, then func(*mend, context.Context) error) (RepairResult, error) {
-	m := &mend{opts: opts}
-	m.job = job{h: h, progress: opts.Progress, work: &m.r.Work}
-	err := m.locked(ctx, m.tally, func(ctx context.Context) error {
-		if !m.r.HasWork {
+func runRepair(ctx context.Context, h *Host, opts RepairOptions, then func(*repair, context.Context) error) (RepairResult, error) {
+	t := &repair{opts: opts}
+	t.job = job{h: h, progress: opts.Progress, work: &t.r.Work}
+	err := t.locked(ctx, t.tally, func(ctx context.Context) error {
+		if !t.r.HasWork {
 			return nil
 		}
-		return then(m, ctx)
+		return then(t, ctx)
 	})
-	return m.r, err
+	return t.r, err
 }
 
-// mend is one run of Repair.
-type mend struct {
+// repair is one run of Repair.
+type repair struct {
 	job
 	opts RepairOptions
 	r    RepairResult
@@ -109,46 +109,46 @@ func notRepaired(why error) error { return fmt.Errorf("%w: %w", ErrNotRepaired, 
 
 // tally is step 0. What a rotation left open is not for this: two keys are one start away
 // from being one.
-func (m *mend) tally(ctx context.Context) (err error) {
-	m.at("trying every key on every row")
-	if m.o, err = m.h.observe(); err != nil {
+func (t *repair) tally(ctx context.Context) (err error) {
+	t.at("trying every key on every row")
+	if t.o, err = t.h.observe(); err != nil {
 		return err
 	}
-	o := m.o
+	o := t.o
 	if open := o.halfway(); open != nil {
 		return notRepaired(open)
 	}
 	o.askLocal()
 	o.awaitAllEscrows(ctx)
-	m.r.Escrows = o.evidence.Escrows
-	table, err := m.h.OpenRows(ctx, rows.Options{Full: true})
+	t.r.Escrows = o.evidence.Escrows
+	table, err := t.h.OpenRows(ctx, rows.Options{Full: true})
 	if err != nil {
 		return notRepaired(fmt.Errorf("the rows cannot be asked: %w", err))
 	}
 	o.table = table
 	o.askRows(ctx)
-	m.r.Rows = o.evidence.Rows
+	t.r.Rows = o.evidence.Rows
 	switch o.evidence.Rows.State {
 	case decide.RowsUnknown:
 		return notRepaired(fmt.Errorf("the rows cannot be asked: %w", o.evidence.Rows.Err))
 	case decide.RowsSilent:
 		return nil
 	}
-	m.share(o.decide(ctx))
-	if m.r.Unopened > 0 && (m.r.Target == "" || m.r.Target != o.evidence.Ledger.Known) {
-		for _, s := range m.r.Escrows {
+	t.share(o.decide(ctx))
+	if t.r.Unopened > 0 && (t.r.Target == "" || t.r.Target != o.evidence.Ledger.Known) {
+		for _, s := range t.r.Escrows {
 			if s.State != decide.EscrowAnswered { // law 6
 				return notRepaired(fmt.Errorf("the key that opens the most rows may be in escrow %q: %w", s.Name, s.Err))
 			}
 		}
 	}
 	switch {
-	case len(m.r.Tally) == 0:
+	case len(t.r.Tally) == 0:
 		return fmt.Errorf("%w: %w (%d tried)", ErrNotRepaired, ErrNoUsableCopy, len(o.keys))
-	case o.answer.Counts.Unknown > 0, m.r.Unopened > 0 && !(m.opts.LeaveUnopenable && m.r.HasWork):
+	case o.answer.Counts.Unknown > 0, t.r.Unopened > 0 && !(t.opts.LeaveUnopenable && t.r.HasWork):
 		// Which rows are they? And that before the daemon is stopped.
-		result, err := m.tryRewrite(ctx, m.rewriteAll())
-		m.r.Rewrite = result
+		result, err := t.tryRewrite(ctx, t.rewriteAll())
+		t.r.Rewrite = result
 		if err != nil {
 			return notRepaired(err)
 		}
@@ -158,8 +158,8 @@ func (m *mend) tally(ctx context.Context) (err error) {
 
 // share sorts the keys by what they open. The target is the one that the daemon would
 // start with; where that cannot be told, the one that opens the most rows.
-func (m *mend) share(d decide.Decision) {
-	o := m.o
+func (t *repair) share(d decide.Decision) {
+	o := t.o
 	found := map[key.Fingerprint]*Share{}
 	see := func(f key.Fingerprint, from string) {
 		p := o.evidence.Rows.Proofs[f]
@@ -167,7 +167,7 @@ func (m *mend) share(d decide.Decision) {
 			return
 		}
 		if found[f] == nil {
-			found[f] = &Share{Key: f, Rows: p.Opened, From: from, Escrowed: m.escrowed(f)}
+			found[f] = &Share{Key: f, Rows: p.Opened, From: from, Escrowed: t.escrowed(f)}
 		}
 	}
 	live := o.evidence.Keyfile
@@ -177,12 +177,12 @@ func (m *mend) share(d decide.Decision) {
 	for _, c := range o.candidates() {
 		see(c.Key, c.Source)
 	}
-	m.r.Unopened = o.evidence.Rows.Dependent
+	t.r.Unopened = o.evidence.Rows.Dependent
 	for _, s := range found {
-		m.r.Tally = append(m.r.Tally, *s)
-		m.r.Unopened -= s.Rows
+		t.r.Tally = append(t.r.Tally, *s)
+		t.r.Unopened -= s.Rows
 	}
-	slices.SortFunc(m.r.Tally, func(a, b Share) int {
+	slices.SortFunc(t.r.Tally, func(a, b Share) int {
 		own := func(s Share) int { // among equals the keyfile's own is first
 			if live.Good && s.Key == live.Key {
 				return 0
@@ -193,68 +193,68 @@ func (m *mend) share(d decide.Decision) {
 	})
 	switch {
 	case d.Action == decide.Pass || d.Action == decide.Install:
-		m.r.Target = d.Key
-	case len(m.r.Tally) > 0:
-		m.r.Target = m.r.Tally[0].Key
+		t.r.Target = d.Key
+	case len(t.r.Tally) > 0:
+		t.r.Target = t.r.Tally[0].Key
 	}
-	for _, s := range m.r.Tally {
-		m.r.HasWork = m.r.HasWork || s.Key != m.r.Target
+	for _, s := range t.r.Tally {
+		t.r.HasWork = t.r.HasWork || s.Key != t.r.Target
 	}
-	if !live.Good || live.Key != m.r.Target {
-		m.r.HasWork, m.r.Replaced = true, live.Key
+	if !live.Good || live.Key != t.r.Target {
+		t.r.HasWork, t.r.Replaced = true, live.Key
 	}
 }
 
 // run is all that follows step 0.
-func (m *mend) run(ctx context.Context) error {
-	if err := m.may(ctx); err != nil {
+func (t *repair) run(ctx context.Context) error {
+	if err := t.may(ctx); err != nil {
 		return notRepaired(err)
 	}
-	if err := m.rehearse(); err != nil {
+	if err := t.rehearse(); err != nil {
 		return notRepaired(err)
 	}
-	if m.opts.DryRun {
-		result, err := m.tryRewrite(ctx, m.rewriteAll())
-		m.r.Rewrite = result
+	if t.opts.DryRun {
+		result, err := t.tryRewrite(ctx, t.rewriteAll())
+		t.r.Rewrite = result
 		if err != nil {
 			return notRepaired(err)
 		}
 		return nil
 	}
-	if err := m.escrow(ctx); err != nil {
+	if err := t.escrow(ctx); err != nil {
 		return notRepaired(err)
 	}
 	// The daemon that minted it, or whoever put it there, may not have synced it (law 5).
-	if live := m.o.evidence.Keyfile; live.Good && live.Key == m.r.Target {
-		if err := m.h.Keyfile.Keep(m.o.keys[live.Key], m.h.Now()); err != nil {
+	if live := t.o.evidence.Keyfile; live.Good && live.Key == t.r.Target {
+		if err := t.h.Keyfile.Keep(t.o.keys[live.Key], t.h.Now()); err != nil {
 			return notRepaired(fmt.Errorf("%w: %w", ErrCannotEnd, err))
 		}
 	}
 	if err := ctx.Err(); err != nil {
 		return notRepaired(err)
 	}
-	return m.whileDown(ctx, func(ctx context.Context, err error) error {
+	return t.whileDown(ctx, func(ctx context.Context, err error) error {
 		if err != nil {
 			return notRepaired(err)
 		}
-		return m.commit(ctx)
+		return t.commit(ctx)
 	})
 }
 
 // escrow is step 1: no key that opens a row is on this host alone, as old dumps will need
 // it when no row does any more. It goes to quarantine, from where the target rises when it
 // opens all rows.
-func (m *mend) escrow(ctx context.Context) error {
-	m.at("saving the keys")
+func (t *repair) escrow(ctx context.Context) error {
+	t.at("saving the keys")
 	ctx, cancel := context.WithTimeout(ctx, rotateSave)
 	defer cancel()
-	for _, s := range append(slices.Clone(m.r.Tally), Share{Key: m.r.Target, Escrowed: m.escrowed(m.r.Target)}) {
-		if s.Escrowed || slices.ContainsFunc(m.r.Staged, func(r SaveResult) bool { return r.Key == s.Key }) {
+	for _, s := range append(slices.Clone(t.r.Tally), Share{Key: t.r.Target, Escrowed: t.escrowed(t.r.Target)}) {
+		if s.Escrowed || slices.ContainsFunc(t.r.Staged, func(r SaveResult) bool { return r.Key == s.Key }) {
 			continue
 		}
 		safe, why := false, error(ErrNoEscrow)
-		for _, r := range m.o.keepApart(ctx, s.Key, "it does not open all rows", func(int) error { return nil }) {
-			m.r.Staged = append(m.r.Staged, r)
+		for _, r := range t.o.keepApart(ctx, s.Key, "it does not open all rows", func(int) error { return nil }) {
+			t.r.Staged = append(t.r.Staged, r)
 			switch {
 			case r.Err == nil && !r.Unverified:
 				safe = true
@@ -272,8 +272,8 @@ func (m *mend) escrow(ctx context.Context) error {
 }
 
 // escrowed tells whether an escrow gave a key.
-func (m *mend) escrowed(f key.Fingerprint) bool {
-	for _, e := range m.o.evidence.Escrows {
+func (t *repair) escrowed(f key.Fingerprint) bool {
+	for _, e := range t.o.evidence.Escrows {
 		for _, c := range e.Copies {
 			if c.Key == f && c.Have {
 				return true
@@ -284,22 +284,22 @@ func (m *mend) escrowed(f key.Fingerprint) bool {
 }
 
 // commit is steps 2 to 5: the daemon is at rest.
-func (m *mend) commit(ctx context.Context) error {
-	err := m.alone(ctx)
+func (t *repair) commit(ctx context.Context) error {
+	err := t.alone(ctx)
 	if err != nil {
 		return notRepaired(err)
 	}
-	if live := m.o.evidence.Keyfile; !live.Good || live.Key != m.r.Target {
-		m.at("putting the key in place")
-		if err := m.o.install(m.r.Target, m.opts.Person+" asked for a repair, and it opens the most rows"); err != nil {
-			return notRepaired(fmt.Errorf("cannot install key %s: %w", m.r.Target, err))
+	if live := t.o.evidence.Keyfile; !live.Good || live.Key != t.r.Target {
+		t.at("putting the key in place")
+		if err := t.o.install(t.r.Target, t.opts.Person+" asked for a repair, and it opens the most rows"); err != nil {
+			return notRepaired(fmt.Errorf("cannot install key %s: %w", t.r.Target, err))
 		}
-		m.r.Installed = true
+		t.r.Installed = true
 	}
 	// A crash here: the keyfile's key opens the most rows, or is known.
-	m.r.Rewrite, err = m.rewrite(ctx, m.rewriteAll())
+	t.r.Rewrite, err = t.rewrite(ctx, t.rewriteAll())
 	if errors.Is(err, rows.ErrUnanswered) {
-		err = m.rewriteAgain(ctx, err)
+		err = t.rewriteAgain(ctx, err)
 	}
 	if err != nil {
 		if errors.Is(err, rows.ErrUnanswered) {
@@ -308,21 +308,21 @@ func (m *mend) commit(ctx context.Context) error {
 		return notRepaired(err)
 	}
 	// And here: it opens them all.
-	m.r.Repaired = true
-	if err := m.h.Ledger.Append(m.repaired()...); err != nil {
-		m.complain("cannot write that the rows are repaired", err)
+	t.r.Repaired = true
+	if err := t.h.Ledger.Append(t.repaired()...); err != nil {
+		t.complain("cannot write that the rows are repaired", err)
 	}
 	return nil
 }
 
 // rewriteAgain repeats a rewrite whose commit was not answered, until one is: what the first has
 // committed the next finds under the target.
-func (m *mend) rewriteAgain(ctx context.Context, unanswered error) error {
-	m.at("asking the rows whether it is done")
+func (t *repair) rewriteAgain(ctx context.Context, unanswered error) error {
+	t.at("asking the rows whether it is done")
 	ctx, cancel := context.WithTimeout(ctx, settlePatience)
 	defer cancel()
 	for {
-		_, err := m.rewrite(ctx, m.rewriteAll())
+		_, err := t.rewrite(ctx, t.rewriteAll())
 		if err == nil {
 			return nil
 		}
@@ -335,12 +335,12 @@ func (m *mend) rewriteAgain(ctx context.Context, unanswered error) error {
 }
 
 // repaired is step 5.
-func (m *mend) repaired() []ledger.Entry {
-	w := m.r.Rewrite
+func (t *repair) repaired() []ledger.Entry {
+	w := t.r.Rewrite
 	dependent := w.Counts.Dependent()
-	p := rows.Proof{Fingerprint: m.r.Target, Verdict: rows.Opens, Checked: dependent, Opened: dependent - w.Unopenable}
+	p := rows.Proof{Fingerprint: t.r.Target, Verdict: rows.Opens, Checked: dependent, Opened: dependent - w.Unopenable}
 	var was []string
-	for _, s := range m.r.Tally {
+	for _, s := range t.r.Tally {
 		was = append(was, fmt.Sprintf("%s under key %s", printable.Count(s.Rows, "row"), s.Key))
 	}
 	reason := "before: " + strings.Join(was, ", ")
@@ -348,15 +348,15 @@ func (m *mend) repaired() []ledger.Entry {
 		p.Verdict = rows.Partial
 		reason += fmt.Sprintf("; %s that no key opens, left untouched: %s", printable.Count(w.Unopenable, "row"), rowNames(w.Left))
 	}
-	return []ledger.Entry{{Event: ledger.Repaired, Fingerprint: m.r.Target, Old: m.r.Replaced, Person: m.opts.Person,
+	return []ledger.Entry{{Event: ledger.Repaired, Fingerprint: t.r.Target, Old: t.r.Replaced, Person: t.opts.Person,
 		Checked: p.Checked, Opened: p.Opened, Total: w.Counts.Total(), Took: w.Elapsed, Reason: reason}, provenEntry(p)}
 }
 
 // rewriteAll is what step 4 does.
-func (m *mend) rewriteAll() rows.RewriteOptions {
+func (t *repair) rewriteAll() rows.RewriteOptions {
 	var keys []key.Key
-	for _, s := range m.r.Tally {
-		keys = append(keys, m.o.keys[s.Key])
+	for _, s := range t.r.Tally {
+		keys = append(keys, t.o.keys[s.Key])
 	}
-	return rows.RewriteOptions{Target: m.o.keys[m.r.Target], Keys: keys, LeaveUnopenable: m.opts.LeaveUnopenable}
+	return rows.RewriteOptions{Target: t.o.keys[t.r.Target], Keys: keys, LeaveUnopenable: t.opts.LeaveUnopenable}
 }

@@ -28,8 +28,8 @@ const (
 	tidRangeScan = 140000
 )
 
-// survey is what the catalog says of the server and the table.
-type survey struct {
+// catalog is what the server says of itself and of the table.
+type catalog struct {
 	table    string // schema-qualified and quoted
 	file     string // the table's filenode; "" for a partitioned one
 	unlogged bool   // a crash of the server empties it
@@ -68,12 +68,12 @@ var (
 	byteTypes = []string{"17"}         // bytea
 )
 
-// surveySQL gives exactly one row. pg_table_size takes a share lock, and so tells
+// catalogSQL gives exactly one row. pg_table_size takes a share lock, and so tells
 // before anything else whether the table is locked. row_security_active is true where
 // a policy would hide rows from this role. The columns are each a name, the object id of
 // its type, of a domain that of what it is made of, as the driver is told it, and that
 // type's name. A generated column says what the others say; before Postgres 12 there was none.
-const surveySQL = `
+const catalogSQL = `
 select pg_is_in_recovery()::text, current_setting('row_security'), current_setting('server_version_num'),
   current_setting('block_size'), case when c.oid is not null then format('%I.%I', n.nspname, c.relname) end, c.relkind::text,
   row_security_active(c.oid)::text, pg_relation_size(c.oid)::text, pg_table_size(c.oid)::text,
@@ -88,8 +88,8 @@ select pg_is_in_recovery()::text, current_setting('row_security'), current_setti
 from (select to_regclass('secrets')::oid as oid) here left join pg_class c on c.oid = here.oid
   left join pg_namespace n on n.oid = c.relnamespace`
 
-func (t *Table) survey(ctx context.Context, c *pgconn.PgConn) (*survey, error) {
-	v, err := t.one(ctx, c, 16, surveySQL, nil)
+func (t *Table) readCatalog(ctx context.Context, c *pgconn.PgConn) (*catalog, error) {
+	v, err := t.one(ctx, c, 16, catalogSQL, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func (t *Table) survey(ctx context.Context, c *pgconn.PgConn) (*survey, error) {
 			return nil, fmt.Errorf("%w: column %s of %s is of type %s, in which a value is not what the daemon wrote", ErrShape, c.name, table, printable.Line(is))
 		}
 	}
-	s := &survey{table: table, file: v[10], unlogged: v[14] == "u", others: v[11], backend: v[15], wrapped: "null::bytea", kekID: "null::text"}
+	s := &catalog{table: table, file: v[10], unlogged: v[14] == "u", others: v[11], backend: v[15], wrapped: "null::bytea", kekID: "null::text"}
 	if types["wrapped_dek"] != "" {
 		s.wrapped = "wrapped_dek"
 	}
@@ -176,7 +176,7 @@ type piece struct {
 // pieces cuts the table for reading whole rows. One statement reads a table of small rows
 // best: to look for a range of blocks costs the server three times as much for each row as
 // to read on (measured with Postgres 15).
-func (s *survey) pieces() []piece {
+func (s *catalog) pieces() []piece {
 	if s.small && s.blocks <= wholeBlocks {
 		return s.cut(wholeBlocks)
 	}
@@ -184,10 +184,10 @@ func (s *survey) pieces() []piece {
 }
 
 // ranges cuts it for looking at the small columns.
-func (s *survey) ranges() []piece { return s.cut(wholeBlocks) }
+func (s *catalog) ranges() []piece { return s.cut(wholeBlocks) }
 
 // cut cuts the table by block numbers. The last piece is open, as the table grows.
-func (s *survey) cut(blocks int64) []piece {
+func (s *catalog) cut(blocks int64) []piece {
 	if s.version < tidRangeScan || s.blocks <= blocks {
 		return []piece{{where: "true"}}
 	}
@@ -204,11 +204,11 @@ func (s *survey) cut(blocks int64) []piece {
 
 // legacy and inproc are what classify says of rows, in SQL: what is neither is rare beside
 // them, or there is nothing else, and is classified here.
-func (s *survey) legacy() string { return "coalesce(octet_length(" + s.wrapped + "), 0) = 0" }
+func (s *catalog) legacy() string { return "coalesce(octet_length(" + s.wrapped + "), 0) = 0" }
 
-func (s *survey) inproc() string {
+func (s *catalog) inproc() string {
 	return fmt.Sprintf("coalesce(%s = '%s' and octet_length(%s) = %d, false)", s.kekID, inprocID, s.wrapped, wrappedSize)
 }
 
 // dependent is true of the rows that only the keyfile's key can open.
-func (s *survey) dependent() string { return "(" + s.legacy() + " or " + s.inproc() + ")" }
+func (s *catalog) dependent() string { return "(" + s.legacy() + " or " + s.inproc() + ")" }

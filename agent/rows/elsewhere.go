@@ -50,7 +50,7 @@ const subscriptions = 100000
 
 // coming returns ErrComing where a table without a row may be one whose rows are still to
 // come. What was written meanwhile is seen by whoever looks next.
-func (t *Table) coming(ctx context.Context, s *survey) error {
+func (t *Table) coming(ctx context.Context, s *catalog) error {
 	if s.version < subscriptions {
 		return nil
 	}

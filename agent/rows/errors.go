@@ -80,7 +80,7 @@ var byCode = map[string]error{
 	"42501": ErrDenied,
 	"3D000": ErrNoDatabase,
 	"42P01": ErrNoTable,
-	"42703": ErrShape, // a column went away since the survey
+	"42703": ErrShape, // a column went away since the catalog was read
 	"55P03": ErrLocked,
 	"57014": ErrTimeout,
 	"57P01": ErrLost,

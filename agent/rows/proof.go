@@ -208,6 +208,26 @@ func (c Counts) Dependent() int64 { return c.Legacy + c.InProc }
 // Total counts all rows.
 func (c Counts) Total() int64 { return c.Legacy + c.InProc + c.External + c.Unknown }
 
+func (c *Counts) add(class Class, n int64) {
+	switch class {
+	case Legacy:
+		c.Legacy += n
+	case InProc:
+		c.InProc += n
+	case External:
+		c.External += n
+	default:
+		c.Unknown += n
+	}
+}
+
+func (c *Counts) sum(o Counts) {
+	c.Legacy += o.Legacy
+	c.InProc += o.InProc
+	c.External += o.External
+	c.Unknown += o.Unknown
+}
+
 // Answer is what the rows said.
 type Answer struct {
 	State   Verdict // Answered, Silent or Unknown

@@ -3,60 +3,10 @@ package rows
 import (
 	"crypto/rand"
 	"encoding/binary"
-	"fmt"
 	"hash/maphash"
-	"slices"
-	"strings"
 
 	"github.com/footprintai/containarium-keyguard/agent/key"
-	"github.com/footprintai/containarium-keyguard/agent/printable"
 )
-
-// namedRows is how many rows an error or a result names; the others are counted.
-const namedRows = 1000
-
-// longestName is how much of a name is kept to be shown, in bytes: the daemon's names are at
-// most 128, and usernames free text.
-const longestName = 256
-
-// RowName is what a person knows a row by, its ends where it is long. It is no secret.
-type RowName struct{ Username, Name string }
-
-// String is one printable line, as both are somebody else's words (law 10).
-func (n RowName) String() string { return printable.Line(fmt.Sprintf("%q %s", n.Username, n.Name)) }
-
-// rowName keeps what is shown of a row's names.
-func rowName(c *cells) RowName {
-	keep := func(b []byte) string {
-		if len(b) > longestName {
-			b = slices.Concat(b[:longestName/2], []byte("…"), b[len(b)-longestName/2:])
-		}
-		return string(b)
-	}
-	return RowName{keep(c.username), keep(c.name)}
-}
-
-// RowsError names the rows that stand in the way. errors.Is finds its Kind.
-type RowsError struct {
-	Kind  error // ErrUnopenable or ErrUnknownClass
-	Count int64
-	Rows  []RowName // at most the first thousand
-}
-
-func (e *RowsError) Unwrap() error { return e.Kind }
-
-func (e *RowsError) Error() string {
-	const most = 10 // in a sentence
-	var names []string
-	for _, n := range e.Rows[:min(len(e.Rows), most)] {
-		names = append(names, n.String())
-	}
-	text := fmt.Sprintf("%v: %d, of tenant and name %s", e.Kind, e.Count, strings.Join(names, ", "))
-	if e.Count > int64(len(names)) {
-		text += " and others"
-	}
-	return text
-}
 
 // The columns of a row as the engine reads it. What is not sealed stands together, so
 // that it can be digested in one go; the columns that are not named here follow kekIDAt.
@@ -73,7 +23,7 @@ const (
 )
 
 // resealSQL reads all rows in that order.
-func (s *survey) resealSQL() string {
+func (s *catalog) resealSQL() string {
 	return "select ctid, id, username, name, " + s.kekID + s.others + ", " + s.wrapped + ", nonce, ciphertext from " + s.table
 }
 
@@ -125,7 +75,7 @@ func (l *lot) arrays() [][]byte {
 // same place, with the same nonce, and with a ciphertext of the same length and tag, which
 // stands for all of it. The new ciphertext is taken out of its array by number: what is listed
 // the server copies twice more.
-func (s *survey) writeSQL() string {
+func (s *catalog) writeSQL() string {
 	set, same := "", ""
 	if s.wrapped == "wrapped_dek" {
 		set = ", wrapped_dek = coalesce(new.wrapped, old.wrapped_dek)"
@@ -138,26 +88,8 @@ func (s *survey) writeSQL() string {
   and substr(old.ciphertext, new.old_length - 15) = new.old_tag` + same
 }
 
-// appendCell packs one value the way Postgres does in binary: its length, then its bytes; -1
-// is NULL.
-func appendCell(b, value []byte) []byte {
-	if value == nil {
-		return append(b, 0xff, 0xff, 0xff, 0xff)
-	}
-	return append(binary.BigEndian.AppendUint32(b, uint32(len(value))), value...)
-}
-
-// nextCell takes one value off b, which appendCell packed.
-func nextCell(b []byte) (value, rest []byte) {
-	n := int32(binary.BigEndian.Uint32(b))
-	if b = b[4:]; n < 0 {
-		return nil, b
-	}
-	return b[:n:n], b[n:]
-}
-
-// census is what one pass over the table found.
-type census struct {
+// resealed is what one pass over the table found, reseal by reseal.
+type resealed struct {
 	counts     Counts
 	rewritten  int64
 	rewrapped  int64
@@ -170,40 +102,8 @@ type census struct {
 	contents uint64
 }
 
-// names are counted, and the first of them kept.
-type names struct {
-	count int64
-	first []RowName
-}
-
-func (n *names) add(c *cells) {
-	n.count++
-	if len(n.first) < namedRows {
-		n.first = append(n.first, rowName(c))
-	}
-}
-
-func (n *names) merge(o names) {
-	n.count += o.count
-	n.first = append(n.first, o.first...)
-	slices.SortFunc(n.first, func(a, b RowName) int {
-		return strings.Compare(a.Username+"\x00"+a.Name, b.Username+"\x00"+b.Name)
-	})
-	n.first = n.first[:min(len(n.first), namedRows)]
-}
-
-func (n names) err(kind error) error {
-	if n.count == 0 {
-		return nil
-	}
-	return &RowsError{Kind: kind, Count: n.count, Rows: n.first}
-}
-
-func (c *census) merge(o *census) {
-	c.counts.Legacy += o.counts.Legacy
-	c.counts.InProc += o.counts.InProc
-	c.counts.External += o.counts.External
-	c.counts.Unknown += o.counts.Unknown
+func (c *resealed) merge(o *resealed) {
+	c.counts.sum(o.counts)
 	c.rewritten += o.rewritten
 	c.rewrapped += o.rewrapped
 	c.already += o.already
@@ -215,10 +115,11 @@ func (c *census) merge(o *census) {
 	c.contents += o.contents
 }
 
-// resealer brings rows under one key, or looks whether they are. It is used by one
-// goroutine.
+// resealer brings one row after the other under a key, or looks whether they are. It is used by
+// one goroutine. Rewrite (rewrite.go) has several of them go over all rows, in one transaction,
+// as agent.Rotate and agent.Repair have it done.
 type resealer struct {
-	census
+	resealed
 	target *opener
 	keys   []candidate // the one that opened the last row stands first
 	seed   maphash.Seed
@@ -227,7 +128,7 @@ type resealer struct {
 	sealed []byte // what was sealed last
 }
 
-// candidate is a key that rows may be under, with its place in the census.
+// candidate is a key that rows may be under, with its place in what is counted.
 type candidate struct {
 	*opener
 	opened *int64
@@ -266,7 +167,7 @@ func (r *resealer) row(in []byte, n int, out *lot) (rest []byte) {
 	sealed = sealed[:len(sealed)-len(rest)]
 
 	class := classify(c.wrappedDEK, c.kekID)
-	r.counts.add(class)
+	r.counts.add(class, 1)
 	var o *opener
 	if class.Dependent() {
 		r.data = c.additionalData(r.data[:0])
@@ -340,17 +241,4 @@ func (r *resealer) digest(plain, value []byte) uint64 {
 	binary.BigEndian.PutUint64(b[:], maphash.Bytes(r.seed, plain))
 	binary.BigEndian.PutUint64(b[8:], maphash.Bytes(r.seed, value))
 	return maphash.Bytes(r.seed, b[:])
-}
-
-func (c *Counts) add(class Class) {
-	switch class {
-	case Legacy:
-		c.Legacy++
-	case InProc:
-		c.InProc++
-	case External:
-		c.External++
-	default:
-		c.Unknown++
-	}
 }

@@ -24,11 +24,6 @@ const (
 	// rewriteVersion is the first server, as in server_version_num, that looks a row up by
 	// its place (ctid) for each row of another table.
 	rewriteVersion = 120000
-	// chunkBytes is about how much of the table is handed from one goroutine to another,
-	// and chunksAhead how often before it is taken, as the server reads and writes by fits
-	// and starts.
-	chunkBytes  = 256 << 10
-	chunksAhead = 8
 	// A lot is written when it has so many rows or so many bytes: of fewer the server spends
 	// more on the statement than on its rows. 64 KiB a row, it takes a fifth longer by the
 	// quarter of a megabyte.
@@ -147,28 +142,18 @@ func (t *Table) Rewrite(ctx context.Context, o RewriteOptions) (RewriteResult, e
 // none can send and fetch at once.
 type rewrite struct {
 	*Table
+	chunks
 	o        RewriteOptions
 	seed     maphash.Seed
 	writer   *pgconn.PgConn // the transaction's
 	backends []string       // the processes of both sessions in the server
-	s        *survey
+	catalog  *catalog
 	total    int64
 	snapshot string // of the old rows, for the reader
 	result   RewriteResult
 	vain     atomic.Bool // rows stand in the way, and what is written will be taken back
-	spare    sync.Pool   // of *[]byte, chunks that were read
 	lots     sync.Pool   // of *lot, that were written
 }
-
-// chunk is an empty buffer for one chunk. What it held before was encrypted.
-func (w *rewrite) chunk() []byte {
-	if b, ok := w.spare.Get().(*[]byte); ok {
-		return (*b)[:0]
-	}
-	return make([]byte, 0, chunkBytes+chunkBytes/4)
-}
-
-func (w *rewrite) recycle(chunk []byte) { w.spare.Put(&chunk) }
 
 // lot is one without rows.
 func (w *rewrite) lot() *lot {
@@ -188,10 +173,10 @@ func (w *rewrite) do(ctx context.Context) (err error) {
 	w.beside = nil
 	var both crew.Group
 	both.Go(func() error {
-		return w.over(ctx, func() (err error) { w.s, err = w.survey(ctx, w.conn); return err })
+		return w.over(ctx, func() (err error) { w.catalog, err = w.readCatalog(ctx, w.conn); return err })
 	})
 	both.Go(func() (err error) {
-		w.writer, err = w.again(ctx, kept)
+		w.writer, err = w.reuse(ctx, kept)
 		return err
 	})
 	err = both.Wait()
@@ -201,10 +186,10 @@ func (w *rewrite) do(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if w.s.version < rewriteVersion {
+	if w.catalog.version < rewriteVersion {
 		return ErrOldServer
 	}
-	if w.backends, err = w.unpooled(ctx, w.s, w.conn, w.writer); err != nil {
+	if w.backends, err = w.unpooled(ctx, w.catalog, w.conn, w.writer); err != nil {
 		return err
 	}
 	open := true
@@ -216,7 +201,7 @@ func (w *rewrite) do(ctx context.Context) (err error) {
 			_ = w.exec(ctx, "rollback") // the session's end does the same
 		}
 	}()
-	if err := w.watched(ctx, w.renew); err != nil || w.o.DryRun {
+	if err := w.watched(ctx, w.prepare); err != nil || w.o.DryRun {
 		return err
 	}
 	if w.o.BeforeCommit != nil {
@@ -229,12 +214,12 @@ func (w *rewrite) do(ctx context.Context) (err error) {
 	return w.commitTransaction(ctx)
 }
 
-// renew is all of the transaction but its end.
-func (w *rewrite) renew(ctx context.Context) error {
+// prepare is all of the transaction but its end.
+func (w *rewrite) prepare(ctx context.Context) error {
 	if err := w.beginTransaction(ctx); err != nil {
 		return err
 	}
-	before, err := w.reseal(ctx)
+	before, err := w.resealRows(ctx)
 	if err != nil {
 		return err
 	}
@@ -244,8 +229,8 @@ func (w *rewrite) renew(ctx context.Context) error {
 // unpooled refuses a pooler that gives a session of the server away between transactions:
 // what we lock and whom we see connected would not be ours. The first of two connections
 // has just ended a transaction, and its session is handed to the second there. It returns
-// the processes of both in the server. s is the survey that the first one gave.
-func (t *Table) unpooled(ctx context.Context, s *survey, first, second *pgconn.PgConn) ([]string, error) {
+// the processes of both in the server. s is what the first one said of the catalog.
+func (t *Table) unpooled(ctx context.Context, s *catalog, first, second *pgconn.PgConn) ([]string, error) {
 	number := func(c *pgconn.PgConn) string { return strconv.FormatUint(uint64(c.PID()), 10) }
 	if s.backend == number(first) { // the server itself
 		return []string{s.backend, number(second)}, nil
@@ -287,10 +272,10 @@ func (w *rewrite) beginTransaction(ctx context.Context) error {
 	advisory := len(list)
 	list = append(list, "select pg_advisory_xact_lock("+strconv.FormatInt(AdvisoryLock, 10)+")",
 		// Not even a row of it can be locked by anybody else; plain reads can go on.
-		"lock table "+w.s.table+" in exclusive mode")
+		"lock table "+w.catalog.table+" in exclusive mode")
 	last := len(list)
-	list = append(list, "select count(*)::text, pg_export_snapshot() from "+w.s.table)
-	held, locked, total := true, w.s.table, ""
+	list = append(list, "select count(*)::text, pg_export_snapshot() from "+w.catalog.table)
+	held, locked, total := true, w.catalog.table, ""
 	timed, cancel := context.WithTimeout(ctx, w.o.Timeout+time.Second)
 	defer cancel()
 	err := w.batch(timed, w.writer, list, nil, func(statement int, v [][]byte) error {
@@ -314,17 +299,17 @@ func (w *rewrite) beginTransaction(ctx context.Context) error {
 		return errForm
 	}
 	// It changes no more. The reader knows the catalog, which the writer would read first.
-	if w.s, err = w.survey(ctx, w.conn); err != nil {
+	if w.catalog, err = w.readCatalog(ctx, w.conn); err != nil {
 		return err
 	}
-	if w.s.table != locked {
-		return fmt.Errorf("%w: the table was %s, and is %s", ErrConcurrent, locked, w.s.table)
+	if w.catalog.table != locked {
+		return fmt.Errorf("%w: the table was %s, and is %s", ErrConcurrent, locked, w.catalog.table)
 	}
 	return nil
 }
 
-// reseal reads all rows as they were, and writes them as they shall be while it reads on.
-func (w *rewrite) reseal(ctx context.Context) (*census, error) {
+// resealRows reads all rows as they were, and writes them as they shall be while it reads on.
+func (w *rewrite) resealRows(ctx context.Context) (*resealed, error) {
 	// What reads waits for what is written.
 	patience := 2 * w.o.Timeout
 	within, cancel := context.WithTimeout(ctx, patience+time.Second)
@@ -332,7 +317,7 @@ func (w *rewrite) reseal(ctx context.Context) (*census, error) {
 	// The same rows to the last: on another server this snapshot does not exist.
 	begin := append([]string{"begin isolation level repeatable read, read only", "set transaction snapshot '" + w.snapshot + "'"}, w.bounds(patience)...)
 	sealed := make(chan *lot, chunksAhead)
-	var found *census
+	var found *resealed
 	written := int64(0)
 	g, ctx := crew.WithContext(within)
 	g.Go(func() (err error) {
@@ -362,7 +347,7 @@ func (w *rewrite) reseal(ctx context.Context) (*census, error) {
 }
 
 // inTheWay says which rows keep the others from being rewritten, nil for none.
-func (w *rewrite) inTheWay(c *census) error {
+func (w *rewrite) inTheWay(c *resealed) error {
 	if err := c.unknown.err(ErrUnknownClass); err != nil || w.o.LeaveUnopenable {
 		return err
 	}
@@ -393,7 +378,7 @@ func (w *rewrite) writeRows(ctx context.Context, sealed <-chan *lot) (written in
 				break
 			}
 			if !prepared {
-				p.SendPrepare(statement, w.s.writeSQL(), nil)
+				p.SendPrepare(statement, w.catalog.writeSQL(), nil)
 				prepared = true
 			}
 			p.SendQueryPrepared(statement, l.arrays(), []int16{1}, nil)
@@ -439,7 +424,7 @@ func answered(p *pgconn.Pipeline, changed *int64) error {
 	}
 }
 
-func (w *rewrite) report(c *census) {
+func (w *rewrite) report(c *resealed) {
 	r := &w.result
 	r.Counts, r.Rewritten, r.Rewrapped, r.AlreadyUnder = c.counts, c.rewritten, c.rewrapped, c.already
 	r.Unopenable, r.Left = c.unopenable.count, c.unopenable.first
@@ -455,7 +440,7 @@ func (w *rewrite) report(c *census) {
 
 // pass reads all rows of the table over c, after some statements that go before, and lets
 // every core reseal them. What is to be written goes to sealed.
-func (w *rewrite) pass(ctx context.Context, c *pgconn.PgConn, step RewriteStep, before []string, keys []key.Key, sealed chan<- *lot) (*census, error) {
+func (w *rewrite) pass(ctx context.Context, c *pgconn.PgConn, step RewriteStep, before []string, keys []key.Key, sealed chan<- *lot) (*resealed, error) {
 	p := &reading{rewrite: w, step: step, raw: make(chan []byte, chunksAhead), sealed: sealed}
 	g, ctx := crew.WithContext(ctx)
 	g.Go(func() error { return p.read(ctx, c, before) })
@@ -466,9 +451,9 @@ func (w *rewrite) pass(ctx context.Context, c *pgconn.PgConn, step RewriteStep, 
 		g.Go(func() error { return p.reseal(ctx, r) })
 	}
 	err := g.Wait()
-	sum := &hands[0].census
+	sum := &hands[0].resealed
 	for _, r := range hands[1:] {
-		sum.merge(&r.census)
+		sum.merge(&r.resealed)
 	}
 	return sum, err
 }
@@ -497,7 +482,7 @@ func (p *reading) read(ctx context.Context, c *pgconn.PgConn, before []string) e
 	}
 	done := int64(0)
 	p.o.Progress(RewriteProgress{p.step, done, p.total})
-	statements := append(slices.Clone(before), p.s.resealSQL())
+	statements := append(slices.Clone(before), p.catalog.resealSQL())
 	err := p.batch(ctx, c, statements, nil, func(statement int, v [][]byte) error {
 		if statement != len(before) {
 			return errForm
@@ -559,7 +544,7 @@ func (p *reading) reseal(ctx context.Context, r *resealer) error {
 }
 
 // check reads all rows as this transaction sees them.
-func (w *rewrite) check(ctx context.Context, before *census) error {
+func (w *rewrite) check(ctx context.Context, before *resealed) error {
 	ctx, cancel := context.WithTimeout(ctx, w.o.Timeout+time.Second)
 	defer cancel()
 	// What is left to the commit, which nobody reads back and a dry run does not come to, is

@@ -34,7 +34,7 @@ func (t *Table) MayRewrite(ctx context.Context) error {
 				return err
 			}
 		}
-		s, err := t.survey(ctx, t.beside)
+		s, err := t.readCatalog(ctx, t.beside)
 		if err != nil {
 			return err
 		}

@@ -27,23 +27,6 @@ const (
 	fewIDs, manyIDs = 200, 5000
 )
 
-// tally is how many rows there are of each class, in the order of classes.
-type tally [4]int64
-
-var classes = [4]Class{Legacy, InProc, External, UnknownClass}
-
-func (y *tally) add(c Class, n int64) { y[slices.Index(classes[:], c)] += n }
-
-func (y *tally) sum(o tally) {
-	for i, n := range o {
-		y[i] += n
-	}
-}
-
-func (y tally) counts() Counts {
-	return Counts{Legacy: y[0], InProc: y[1], External: y[2], Unknown: y[3]}
-}
-
 // span is when the first and the last dependent row were written, in Postgres' own time.
 type span struct{ from, to int64 }
 
@@ -60,7 +43,7 @@ func (s *span) include(o span) {
 
 // count has the server count the rows by their classes. Most tables hold legacy rows alone,
 // and one look at them is enough.
-func (t *Table) count(ctx context.Context, s *survey, m moment) (tally, span, error) {
+func (t *Table) count(ctx context.Context, s *catalog, m moment) (Counts, span, error) {
 	const counted = "count(*), min(updated_at), max(updated_at) from "
 	y, ends, others, err := t.countBy(ctx, s, m, "select case when count("+s.wrapped+") = 0 then 0 else 2 end, "+counted+s.table+" where ", "")
 	if err != nil || !others {
@@ -71,10 +54,10 @@ func (t *Table) count(ctx context.Context, s *survey, m moment) (tally, span, er
 		return y, ends, err
 	}
 	pieces := s.pieces()
-	rest := make([]tally, workers(pieces))
+	rest := make([]Counts, workers(pieces))
 	sql := "select " + s.wrapped + ", " + s.kekID + " from " + s.table + " where not " + s.dependent() + " and "
 	err = t.each(ctx, m, pieces, func(ctx context.Context, number int, c *pgconn.PgConn, p piece) error {
-		return t.at(ctx, c, m, 2, sql+p.where, nil, func(v [][]byte) error {
+		return t.runAt(ctx, c, m, 2, sql+p.where, nil, func(v [][]byte) error {
 			rest[number].add(classify(v[0], v[1]), 1)
 			return nil
 		})
@@ -88,9 +71,9 @@ func (t *Table) count(ctx context.Context, s *survey, m moment) (tally, span, er
 // countBy adds up what sql counts in each range of the table: the place of a class, with 2
 // for others, which are not counted here; how many rows; the first and the last time of
 // writing.
-func (t *Table) countBy(ctx context.Context, s *survey, m moment, sql, end string) (y tally, ends span, others bool, err error) {
+func (t *Table) countBy(ctx context.Context, s *catalog, m moment, sql, end string) (y Counts, ends span, others bool, err error) {
 	type worker struct {
-		tally
+		Counts
 		span
 		others bool
 	}
@@ -98,7 +81,7 @@ func (t *Table) countBy(ctx context.Context, s *survey, m moment, sql, end strin
 	hands := make([]worker, workers(ranges))
 	err = t.each(ctx, m, ranges, func(ctx context.Context, number int, c *pgconn.PgConn, p piece) error {
 		w := &hands[number]
-		return t.at(ctx, c, m, 4, sql+p.where+end, nil, func(v [][]byte) error {
+		return t.runAt(ctx, c, m, 4, sql+p.where+end, nil, func(v [][]byte) error {
 			if len(v[0]) != 4 || len(v[1]) != 8 {
 				return errForm
 			}
@@ -114,13 +97,13 @@ func (t *Table) countBy(ctx context.Context, s *survey, m moment, sql, end strin
 			case len(v[2]) != 8 || len(v[3]) != 8:
 				return errColumns
 			}
-			w.tally.add(classes[class], rows)
+			w.Counts.add([2]Class{Legacy, InProc}[class], rows)
 			w.span.include(span{int64(binary.BigEndian.Uint64(v[2])), int64(binary.BigEndian.Uint64(v[3]))})
 			return nil
 		})
 	})
 	for _, w := range hands {
-		y.sum(w.tally)
+		y.sum(w.Counts)
 		ends.include(w.span)
 		others = others || w.others
 	}
@@ -151,7 +134,7 @@ func (d *drawing) ids() []uuid {
 
 // draw draws a sample and tries it: in the statements that draw it, or by its ids where the
 // values are so large that one statement has no time for all of them.
-func (t *Table) draw(ctx context.Context, s *survey, m moment, dependent int64, ends span, keys []key.Key) (found findings, err error) {
+func (t *Table) draw(ctx context.Context, s *catalog, m moment, dependent int64, ends span, keys []key.Key) (found tried, err error) {
 	drawn := &drawing{is: map[uuid]bool{}}
 	pieces := s.drawPieces(dependent, ends)
 	if s.small {
@@ -160,7 +143,7 @@ func (t *Table) draw(ctx context.Context, s *survey, m moment, dependent int64, 
 		return found, err
 	}
 	err = t.each(ctx, m, pieces, func(ctx context.Context, _ int, c *pgconn.PgConn, p piece) error {
-		return t.at(ctx, c, m, 1, "select id from "+p.from+" where "+p.where, p.params, func(v [][]byte) error {
+		return t.runAt(ctx, c, m, 1, "select id from "+p.from+" where "+p.where, p.params, func(v [][]byte) error {
 			_, err := drawn.first(v[0])
 			return err
 		})
@@ -175,7 +158,7 @@ func (t *Table) draw(ctx context.Context, s *survey, m moment, dependent int64, 
 // drawPieces chooses dependent rows: the one written first and the one written last, of every
 // tenant the first and the last by name, and others at random. A row may be in several of
 // these pieces.
-func (s *survey) drawPieces(dependent int64, ends span) []piece {
+func (s *catalog) drawPieces(dependent int64, ends span) []piece {
 	which, rows := s.dependent(), "select * from "+s.table+" where "
 	edge := func(order string) string {
 		return "(" + rows + "username = t.name and " + which + " order by name " + order + " limit 1)"
@@ -204,7 +187,7 @@ func (s *survey) drawPieces(dependent int64, ends span) []piece {
 
 // samplePieces cuts a sample of so many dependent rows for fetching by id: what pieceBytes
 // allows, where the rows have their mean size, and something for every session.
-func (s *survey) samplePieces(sample []uuid, dependent int64) []piece {
+func (s *catalog) samplePieces(sample []uuid, dependent int64) []piece {
 	fits := pieceBytes * dependent / max(s.bytes, 1)
 	share := int64(len(sample))/int64(2*runtime.GOMAXPROCS(0)) + 1
 	var pieces []piece

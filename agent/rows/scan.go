@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -69,9 +68,9 @@ func (t *Table) each(ctx context.Context, m moment, pieces []piece, read func(ct
 // server while the other's rows are opened, and not more than a daemon can spare.
 func workers(pieces []piece) int { return min(2*runtime.GOMAXPROCS(0), 8, len(pieces)) }
 
-// findings are what a scan found.
-type findings struct {
-	tally  tally
+// tried is what a scan found.
+type tried struct {
+	counts Counts
 	opened []int64 // by key
 	// The dependent rows that no key opens, and, of a timed scan, when the first and the last
 	// of them were written.
@@ -79,7 +78,7 @@ type findings struct {
 	span
 }
 
-func (f *findings) mergeUnopened(o findings) {
+func (f *tried) mergeUnopened(o tried) {
 	f.include(o.span)
 	f.unopened.merge(o.unopened)
 }
@@ -91,26 +90,10 @@ const (
 )
 
 // scan reads all rows of the pieces and tries every key on every dependent one. What reads
-// does not open: one session keeps several cores busy. Of rows that are drawn, each counts
-// once; drawn is nil where the pieces share none.
-func (t *Table) scan(ctx context.Context, s *survey, m moment, pieces []piece, keys []key.Key, columns int, drawn *drawing) (findings, error) {
-	names := `username, name, nonce, ciphertext, ` + s.wrapped + `, ` + s.kekID
-	if columns == timed {
-		names += `, updated_at`
-	}
-	asked := columns
-	if drawn != nil {
-		names += `, id`
-		asked++
-	}
-	full := make(chan []byte, chunksAhead)
-	var spare sync.Pool // of *[]byte, chunks that were tried
-	empty := func() []byte {
-		if b, ok := spare.Get().(*[]byte); ok {
-			return (*b)[:0]
-		}
-		return make([]byte, 0, chunkBytes+chunkBytes/4)
-	}
+// does not open: one session keeps several cores busy. The pieces of a sample may share rows
+// (drawPieces): drawn has each of these counted once, and is nil where no two pieces share one.
+func (t *Table) scan(ctx context.Context, s *catalog, m moment, pieces []piece, keys []key.Key, columns int, drawn *drawing) (tried, error) {
+	r := &scanning{Table: t, catalog: s, m: m, columns: columns, drawn: drawn, full: make(chan []byte, chunksAhead)}
 	hands := make([]trier, runtime.GOMAXPROCS(0))
 	g, all := crew.WithContext(ctx)
 	for i := range hands {
@@ -120,58 +103,29 @@ func (t *Table) scan(ctx context.Context, s *survey, m moment, pieces []piece, k
 			w.openers = append(w.openers, newOpener(k))
 		}
 		g.Go(func() error {
-			for chunk := range full {
+			for chunk := range r.full {
 				if err := w.try(chunk); err != nil {
 					return err
 				}
-				spare.Put(&chunk)
+				r.recycle(chunk)
 			}
 			return nil
 		})
 	}
 	g.Go(func() error {
-		defer close(full)
+		defer close(r.full)
 		return t.each(all, m, pieces, func(ctx context.Context, _ int, c *pgconn.PgConn, p piece) error {
-			chunk := empty()
-			send := func() error {
-				select {
-				case full <- chunk:
-					return nil
-				case <-ctx.Done():
-					return ctx.Err()
-				}
-			}
-			sql := `select ` + names + ` from ` + cmp.Or(p.from, s.table) + ` where ` + p.where
-			err := t.at(ctx, c, m, asked, sql, p.params, func(v [][]byte) error {
-				if drawn != nil {
-					if first, err := drawn.first(v[columns]); err != nil || !first {
-						return err
-					}
-				}
-				for _, cell := range v[:columns] {
-					chunk = appendCell(chunk, cell)
-				}
-				if len(chunk) < chunkBytes {
-					return nil
-				}
-				err := send()
-				chunk = empty()
-				return err
-			})
-			if err == nil && len(chunk) > 0 {
-				err = send()
-			}
-			return err
+			return r.read(ctx, c, p)
 		})
 	})
 	err := g.Wait()
 	if errors.Is(err, context.Canceled) && ctx.Err() == nil {
 		err = errors.Join(err, ErrLost)
 	}
-	sum := findings{opened: make([]int64, len(keys))}
+	sum := tried{opened: make([]int64, len(keys))}
 	for i := range hands {
-		sum.tally.sum(hands[i].tally)
-		sum.mergeUnopened(hands[i].findings)
+		sum.counts.sum(hands[i].counts)
+		sum.mergeUnopened(hands[i].tried)
 		for k, n := range hands[i].opened {
 			sum.opened[k] += n
 		}
@@ -179,13 +133,66 @@ func (t *Table) scan(ctx context.Context, s *survey, m moment, pieces []piece, k
 	return sum, err
 }
 
+// scanning is how a scan reads.
+type scanning struct {
+	*Table
+	chunks
+	catalog *catalog
+	m       moment
+	columns int // of what is tried: untimed or timed
+	drawn   *drawing
+	full    chan []byte // chunks that nobody has tried yet
+}
+
+// read brings the rows of a piece to full.
+func (r *scanning) read(ctx context.Context, c *pgconn.PgConn, p piece) error {
+	names, asked := "username, name, nonce, ciphertext, "+r.catalog.wrapped+", "+r.catalog.kekID, r.columns
+	if r.columns == timed {
+		names += ", updated_at"
+	}
+	if r.drawn != nil {
+		names += ", id"
+		asked++
+	}
+	chunk := r.chunk()
+	send := func() error {
+		select {
+		case r.full <- chunk:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	sql := "select " + names + " from " + cmp.Or(p.from, r.catalog.table) + " where " + p.where
+	err := r.runAt(ctx, c, r.m, asked, sql, p.params, func(v [][]byte) error {
+		if r.drawn != nil {
+			if first, err := r.drawn.first(v[r.columns]); err != nil || !first {
+				return err
+			}
+		}
+		for _, cell := range v[:r.columns] {
+			chunk = appendCell(chunk, cell)
+		}
+		if len(chunk) < chunkBytes {
+			return nil
+		}
+		err := send()
+		chunk = r.chunk()
+		return err
+	})
+	if err == nil && len(chunk) > 0 {
+		err = send()
+	}
+	return err
+}
+
 // trier tries all keys on rows, and is used by one goroutine.
 type trier struct {
-	findings
+	tried
 	columns int
 	openers []*opener
 	data    []byte
-	_       [64]byte // no two count in one cache line
+	_       [64]byte // between the counts of two: cores that count in one cache line wait for each other
 }
 
 // try takes a chunk of rows, as appendCell packed them.
@@ -197,7 +204,7 @@ func (w *trier) try(chunk []byte) error {
 		}
 		r := cells{v[0], v[1], v[2], v[3], v[4], v[5]}
 		class := classify(r.wrappedDEK, r.kekID)
-		w.tally.add(class, 1)
+		w.counts.add(class, 1)
 		if !class.Dependent() {
 			continue
 		}
@@ -230,7 +237,7 @@ const leastStretch = 3
 
 // unopened tells of the rows that no key opened. Of several it looks again when they were
 // written, and who else was in that time.
-func (t *Table) unopened(ctx context.Context, s *survey, m moment, pieces []piece, keys []key.Key, f findings) (Unopened, error) {
+func (t *Table) unopened(ctx context.Context, s *catalog, m moment, pieces []piece, keys []key.Key, f tried) (Unopened, error) {
 	u := Unopened{Count: f.unopened.count, Rows: f.unopened.first}
 	if u.Count < leastStretch {
 		return u, nil
@@ -243,7 +250,7 @@ func (t *Table) unopened(ctx context.Context, s *survey, m moment, pieces []piec
 	params := [][]byte{timestamp(f.from), timestamp(f.to)}
 	var written atomic.Int64
 	err = t.each(ctx, m, pieces, func(ctx context.Context, _ int, c *pgconn.PgConn, p piece) error {
-		return t.at(ctx, c, m, 2, sql+p.where, params, func(v [][]byte) error {
+		return t.runAt(ctx, c, m, 2, sql+p.where, params, func(v [][]byte) error {
 			if classify(v[0], v[1]).Dependent() {
 				written.Add(1)
 			}

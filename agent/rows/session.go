@@ -67,7 +67,7 @@ func isSnapshot(name string) bool {
 
 // release ends that transaction. A table whose file was exchanged meanwhile looks empty in
 // an older snapshot (Postgres documentation, "Caveats" of MVCC), and was not read then.
-func (t *Table) release(ctx context.Context, s *survey) error {
+func (t *Table) release(ctx context.Context, s *catalog) error {
 	file := "none"
 	ctx, cancel := context.WithTimeout(ctx, t.options.StatementTimeout+time.Second)
 	defer cancel()
@@ -115,8 +115,8 @@ func (t *Table) another(ctx context.Context) (*pgconn.PgConn, error) {
 	return nil, err
 }
 
-// again is the session c, where it still answers, or a new one.
-func (t *Table) again(ctx context.Context, c *pgconn.PgConn) (*pgconn.PgConn, error) {
+// reuse returns the session c, where it still answers, or a new one.
+func (t *Table) reuse(ctx context.Context, c *pgconn.PgConn) (*pgconn.PgConn, error) {
 	if c != nil {
 		timed, cancel := context.WithTimeout(ctx, t.options.ConnectTimeout)
 		defer cancel()
@@ -192,7 +192,7 @@ func (t *Table) begin(m moment, idle time.Duration) []string {
 // they make no sense.
 func (t *Table) run(ctx context.Context, c *pgconn.PgConn, columns int, sql string, params [][]byte, row func([][]byte) error) error {
 	heard := 0
-	return t.at(ctx, c, moment{}, columns, sql, params, func(v [][]byte) error {
+	return t.runAt(ctx, c, moment{}, columns, sql, params, func(v [][]byte) error {
 		for _, value := range v {
 			heard += len(value) + 16 // what keeping an empty one costs, too
 		}
@@ -218,8 +218,8 @@ func (t *Table) one(ctx context.Context, c *pgconn.PgConn, columns int, sql stri
 	return values, err
 }
 
-// at is run in the snapshot of a moment, of any length.
-func (t *Table) at(ctx context.Context, c *pgconn.PgConn, m moment, columns int, sql string, params [][]byte, row func([][]byte) error) error {
+// runAt is run in the snapshot of a moment, for an answer of any length.
+func (t *Table) runAt(ctx context.Context, c *pgconn.PgConn, m moment, columns int, sql string, params [][]byte, row func([][]byte) error) error {
 	statements, number := []string{sql}, 0
 	if c == nil { // in the transaction that holds the moment
 		c = t.conn

@@ -119,7 +119,7 @@ func (t *Table) Prove(ctx context.Context, keys ...key.Key) Answer {
 }
 
 func (t *Table) prove(ctx context.Context, keys []key.Key) (Answer, error) {
-	s, err := t.survey(ctx, t.conn)
+	s, err := t.readCatalog(ctx, t.conn)
 	if err != nil {
 		return Answer{}, err
 	}
@@ -133,7 +133,7 @@ func (t *Table) prove(ctx context.Context, keys []key.Key) (Answer, error) {
 
 // read asks the table. Where it is too large for one statement, or a rotation's lock is to be
 // held, a transaction keeps one snapshot for all statements meanwhile (hold, release).
-func (t *Table) read(ctx context.Context, s *survey, keys []key.Key) (Answer, error) {
+func (t *Table) read(ctx context.Context, s *catalog, keys []key.Key) (Answer, error) {
 	pieces := s.pieces()
 	// Every row is asked for by somebody who waits for it, and no start is (law 9).
 	patience := time.Duration(0)
@@ -156,18 +156,18 @@ func (t *Table) read(ctx context.Context, s *survey, keys []key.Key) (Answer, er
 }
 
 // ask reads the table.
-func (t *Table) ask(ctx context.Context, s *survey, m moment, pieces []piece, keys []key.Key) (a Answer, err error) {
-	var found findings
+func (t *Table) ask(ctx context.Context, s *catalog, m moment, pieces []piece, keys []key.Key) (a Answer, err error) {
+	var found tried
 	var ends span
 	if s.few || t.options.Full {
 		found, err = t.scan(ctx, s, m, pieces, keys, untimed, nil)
 	} else {
-		found.tally, ends, err = t.count(ctx, s, m)
+		found.counts, ends, err = t.count(ctx, s, m)
 	}
 	if err != nil {
 		return a, err
 	}
-	a = Answer{State: Answered, Counts: found.tally.counts()}
+	a = Answer{State: Answered, Counts: found.counts}
 	switch dependent := a.Counts.Dependent(); {
 	case dependent == 0 || len(keys) == 0:
 	case found.opened != nil:
@@ -179,7 +179,7 @@ func (t *Table) ask(ctx context.Context, s *survey, m moment, pieces []piece, ke
 		if found, err = t.scan(ctx, s, m, pieces, keys, untimed, nil); err != nil {
 			return a, err
 		}
-		if found.tally.counts().Dependent() != dependent {
+		if found.counts.Dependent() != dependent {
 			return a, errForm // one snapshot, and not the same
 		}
 		a.Proofs = judge(keys, dependent, found.opened)
@@ -191,12 +191,12 @@ func (t *Table) ask(ctx context.Context, s *survey, m moment, pieces []piece, ke
 			}
 		}
 		// None was drawn yet, or these rows are all gone.
-		if t.sample == nil || found.tally.counts().Dependent() == 0 {
+		if t.sample == nil || found.counts.Dependent() == 0 {
 			if found, err = t.draw(ctx, s, m, dependent, ends, keys); err != nil {
 				return a, err
 			}
 		}
-		checked := found.tally.counts().Dependent()
+		checked := found.counts.Dependent()
 		if checked == 0 {
 			return a, errForm
 		}
@@ -207,7 +207,7 @@ func (t *Table) ask(ctx context.Context, s *survey, m moment, pieces []piece, ke
 
 // silence refuses to be said of a table that need not be the daemon's only one, whose rows
 // are not all understood, or may not all be there yet.
-func (t *Table) silence(ctx context.Context, s *survey, a Answer, keys []key.Key) (Answer, error) {
+func (t *Table) silence(ctx context.Context, s *catalog, a Answer, keys []key.Key) (Answer, error) {
 	err := error(nil)
 	switch {
 	case a.Counts.Unknown > 0:

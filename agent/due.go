@@ -179,18 +179,17 @@ func (o *observation) bring(ctx context.Context, i int, f key.Fingerprint) SaveR
 	}
 	// A copy that is there, unverified, is only read again: a Save could not compare, and
 	// would add another.
-	if last, ok := o.record.LastSaved(o.host.Escrows[i].Name()); ok && last.Fingerprint == f && last.Reason != "" && !partly(last) {
-		if r := o.toSave(i, f, decide.DueShelf); o.verify(ctx, i, last, &r) {
+	if c, ok := o.unread(o.host.Escrows[i].Name(), f); ok {
+		if r := o.toSave(i, f, decide.DueShelf); o.readBack(ctx, i, c, &r) {
 			return r
 		}
 	}
 	return o.save(ctx, i, f, decide.DueShelf)
 }
 
-// verify reads back a copy that could not be read when it was saved. It tells whether
+// readBack reads a copy that could not be read when it was saved (unread). It tells whether
 // the copy is there, as far as anybody can say.
-func (o *observation) verify(ctx context.Context, i int, last ledger.Entry, r *SaveResult) bool {
-	c := escrow.Copy{Escrow: last.Escrow, ID: last.Copy, Shelf: escrow.Current, Fingerprint: last.Fingerprint}
+func (o *observation) readBack(ctx context.Context, i int, c escrow.Copy, r *SaveResult) bool {
 	k, _, err := o.host.Escrows[i].Fetch(ctx, c)
 	defer k.Wipe()
 	switch {
@@ -203,7 +202,7 @@ func (o *observation) verify(ctx context.Context, i int, last ledger.Entry, r *S
 	case !k.Equal(o.keys[r.Key]):
 		return false
 	default:
-		o.write(ledger.Entry{Event: ledger.Saved, Fingerprint: r.Key, Escrow: last.Escrow, Copy: last.Copy, Shelf: last.Shelf})
+		o.write(ledger.Entry{Event: ledger.Saved, Fingerprint: r.Key, Escrow: c.Escrow, Copy: c.ID, Shelf: string(c.Shelf)})
 	}
 	// Where the copy is not there, law 4 says where the next one goes.
 	r.Shelf, r.Why, r.Copy = escrow.Current, "", c

@@ -121,8 +121,8 @@ func (o *observation) stands(ctx context.Context, i int, r *SaveResult) bool {
 		if s.AddOnly {
 			c, there = o.added(*r)
 		}
-		if !there {
-			c, unread = o.unread(*r)
+		if !there && r.Shelf == escrow.Current {
+			c, unread = o.unread(r.Escrow, r.Key)
 		}
 	})
 	if unread {
@@ -156,11 +156,11 @@ func (o *observation) add(ctx context.Context, i int, r *SaveResult) {
 	}
 }
 
-// unread is the copy that the result is to be of, where it was the last that was saved as current
-// there and could not be read back.
-func (o *observation) unread(r SaveResult) (escrow.Copy, bool) {
-	last, ok := o.history().LastSaved(r.Escrow)
-	if !ok || r.Shelf != escrow.Current || last.Fingerprint != r.Key || last.Reason != escrow.ErrUnverified.Error() {
+// unread is the copy of a key that was the last to be saved as current in an escrow and could not
+// be read back.
+func (o *observation) unread(name string, f key.Fingerprint) (escrow.Copy, bool) {
+	last, ok := o.history().LastSaved(name)
+	if !ok || last.Fingerprint != f || last.Reason != escrow.ErrUnverified.Error() {
 		return escrow.Copy{}, false
 	}
 	return escrow.Copy{Escrow: last.Escrow, ID: last.Copy, Shelf: escrow.Current, Fingerprint: last.Fingerprint, Created: last.Time}, true

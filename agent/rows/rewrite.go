@@ -322,7 +322,7 @@ func (w *rewrite) resealRows(ctx context.Context) (*resealed, error) {
 	g, ctx := crew.WithContext(within)
 	g.Go(func() (err error) {
 		defer close(sealed)
-		found, err = w.pass(ctx, w.conn, Resealing, begin, w.o.Keys, sealed)
+		found, err = w.readRows(ctx, w.conn, Resealing, begin, w.o.Keys, sealed)
 		return err
 	})
 	g.Go(func() (err error) {
@@ -438,17 +438,17 @@ func (w *rewrite) report(c *resealed) {
 	}
 }
 
-// pass reads all rows of the table over c, after some statements that go before, and lets
+// readRows reads all rows of the table over c, after some statements that go before, and lets
 // every core reseal them. What is to be written goes to sealed.
-func (w *rewrite) pass(ctx context.Context, c *pgconn.PgConn, step RewriteStep, before []string, keys []key.Key, sealed chan<- *lot) (*resealed, error) {
-	p := &reading{rewrite: w, step: step, raw: make(chan []byte, chunksAhead), sealed: sealed}
+func (w *rewrite) readRows(ctx context.Context, c *pgconn.PgConn, step RewriteStep, before []string, keys []key.Key, sealed chan<- *lot) (*resealed, error) {
+	p := &pass{rewrite: w, step: step, raw: make(chan []byte, chunksAhead), sealed: sealed}
 	g, ctx := crew.WithContext(ctx)
 	g.Go(func() error { return p.read(ctx, c, before) })
 	hands := make([]*resealer, runtime.GOMAXPROCS(0))
 	for i := range hands {
 		r := newResealer(w.o.Target, keys, w.seed)
 		hands[i] = r
-		g.Go(func() error { return p.reseal(ctx, r) })
+		g.Go(func() error { return p.work(ctx, r) })
 	}
 	err := g.Wait()
 	sum := &hands[0].resealed
@@ -458,8 +458,8 @@ func (w *rewrite) pass(ctx context.Context, c *pgconn.PgConn, step RewriteStep, 
 	return sum, err
 }
 
-// reading is one pass over the whole table.
-type reading struct {
+// pass reads the whole table once.
+type pass struct {
 	*rewrite
 	step    RewriteStep
 	raw     chan []byte // chunks of rows, as appendCell packs them
@@ -468,7 +468,7 @@ type reading struct {
 }
 
 // read brings all rows to raw.
-func (p *reading) read(ctx context.Context, c *pgconn.PgConn, before []string) error {
+func (p *pass) read(ctx context.Context, c *pgconn.PgConn, before []string) error {
 	defer close(p.raw)
 	chunk := p.chunk()
 	send := func() error {
@@ -509,8 +509,8 @@ func (p *reading) read(ctx context.Context, c *pgconn.PgConn, before []string) e
 	return err
 }
 
-// reseal has one hand reseal what is read, as long as there is any use in it.
-func (p *reading) reseal(ctx context.Context, r *resealer) error {
+// work has one hand reseal what is read, as long as there is any use in it.
+func (p *pass) work(ctx context.Context, r *resealer) error {
 	out := p.lot()
 	send := func() error {
 		if out.rows == 0 || p.vain.Load() {
@@ -549,7 +549,7 @@ func (w *rewrite) check(ctx context.Context, before *resealed) error {
 	defer cancel()
 	// What is left to the commit, which nobody reads back and a dry run does not come to, is
 	// done now.
-	after, err := w.pass(ctx, w.writer, Checking, []string{"set constraints all immediate"}, nil, nil)
+	after, err := w.readRows(ctx, w.writer, Checking, []string{"set constraints all immediate"}, nil, nil)
 	if err != nil {
 		return err
 	}

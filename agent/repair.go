@@ -253,7 +253,7 @@ func (t *repair) escrow(ctx context.Context) error {
 			continue
 		}
 		safe, why := false, error(ErrNoEscrow)
-		for _, r := range t.o.keepApart(ctx, s.Key, "it does not open all rows", func(int) error { return nil }) {
+		for _, r := range t.o.keepApart(ctx, s.Key, "it does not open all rows", nil) {
 			t.r.Staged = append(t.r.Staged, r)
 			switch {
 			case r.Err == nil && !r.Unverified:

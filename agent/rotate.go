@@ -348,12 +348,13 @@ func (t *rotation) escrow(ctx context.Context) error {
 	t.at("saving the new key")
 	ctx, cancel := context.WithTimeout(ctx, rotateSave)
 	defer cancel()
-	t.r.Staged = t.o.keepApart(ctx, t.r.New, "it is new, and no row is under it yet", func(i int) error {
-		if e := t.o.evidence.Escrows[i]; e.State != decide.EscrowAnswered {
-			return e.Err
+	silent := map[int]error{}
+	for i, e := range t.o.evidence.Escrows {
+		if e.State != decide.EscrowAnswered {
+			silent[i] = e.Err
 		}
-		return nil
-	})
+	}
+	t.r.Staged = t.o.keepApart(ctx, t.r.New, "it is new, and no row is under it yet", silent)
 	safe := 0
 	for i, s := range t.r.Staged {
 		if s.Unverified {

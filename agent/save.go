@@ -94,14 +94,15 @@ func (o *observation) writeSaving(i int, shelf escrow.Shelf, f key.Fingerprint) 
 	}
 }
 
-// keepApart saves a key on the quarantine shelf of every escrow but those that are passed over,
-// with why: no row is to be under it alone, or taken from it, before it is safe off this host.
-func (o *observation) keepApart(ctx context.Context, f key.Fingerprint, why string, passOver func(i int) error) []SaveResult {
+// keepApart saves a key on the quarantine shelf of every escrow but those that are silent, of
+// which is known why: no row is to be under it alone, or taken from it, before it is safe off
+// this host.
+func (o *observation) keepApart(ctx context.Context, f key.Fingerprint, why string, silent map[int]error) []SaveResult {
 	o.history()
 	saves := make([]SaveResult, len(o.host.Escrows))
 	eachEscrow(o.host, func(i int, s Escrow) {
-		saves[i] = SaveResult{Escrow: s.Name(), Required: s.Required, Key: f, Shelf: escrow.Quarantine, Why: why}
-		if saves[i].Err = passOver(i); saves[i].Err == nil && !o.stands(ctx, i, &saves[i]) {
+		saves[i] = SaveResult{Escrow: s.Name(), Required: s.Required, Key: f, Shelf: escrow.Quarantine, Why: why, Err: silent[i]}
+		if silent[i] == nil && !o.stands(ctx, i, &saves[i]) {
 			o.add(ctx, i, &saves[i]) // nothing on a current shelf is begun by that
 		}
 	})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
@@ -96,7 +97,8 @@ var kinds = map[EventName]kind{
 }
 
 // Event is one thing that happened, for people. Only Text must be set: an event without
-// a name is a line for the journal and nothing more.
+// a name is a line for the journal and nothing more. Teller tells it; notify.Programs runs the
+// programs in hooks.d with its variables.
 type Event struct {
 	Name EventName
 	Text string // one sentence: what happened, to which key, and what to type next
@@ -127,6 +129,64 @@ func (e Event) Line() string {
 		return printable.Line(e.Text)
 	}
 	return printable.Line(e.Text + ": " + e.Err.Error())
+}
+
+// fields are what an event has, by the names that they have in the journal and in the
+// environment of a hook, printable. What it has not is left out. remedy is what to type about
+// its error, and may be nil.
+func (e Event) fields(remedy func(error) string) map[string]string {
+	f := map[string]string{
+		"EVENT":       string(e.Name),
+		"FINGERPRINT": string(e.Fingerprint),
+		"ESCROW":      e.Escrow,
+		"COPY":        e.Copy,
+		"VERDICT":     e.Verdict,
+		"UNIT":        e.Unit,
+	}
+	for name, n := range map[string]int64{"CHECKED": e.Checked, "OPENED": e.Opened, "TOTAL": e.Total} {
+		if e.Checked != 0 || e.Total != 0 {
+			f[name] = strconv.FormatInt(n, 10)
+		}
+	}
+	if e.Took > 0 {
+		f["SECONDS"] = strconv.FormatFloat(e.Took.Seconds(), 'f', 3, 64)
+	}
+	if e.Err != nil {
+		f["ERROR"] = e.Err.Error()
+		if remedy != nil {
+			f["REMEDY"] = remedy(e.Err)
+		}
+	}
+	named := map[string]string{}
+	for name, value := range f {
+		if value != "" {
+			named["KEYGUARD_"+name] = printable.Line(value)
+		}
+	}
+	return named
+}
+
+// journalFields are those of an entry of the journal, systemd.journal-fields(7).
+func (e Event) journalFields(remedy func(error) string) map[string]string {
+	f := e.fields(remedy)
+	f["MESSAGE_ID"] = MessageID(e.Name)
+	f["SYSLOG_IDENTIFIER"] = "keyguard"
+	return f
+}
+
+// variables are the environment of a program in hooks.d, NAME=value, which is all that it is
+// given of the event: nothing on its standard input, and no argument.
+func (e Event) variables(remedy func(error) string, host string) []string {
+	f := e.fields(remedy)
+	f["KEYGUARD_TEXT"] = e.Line()
+	f["KEYGUARD_HOST"] = cmp.Or(host, "unknown")
+	f["KEYGUARD_TIME"] = e.Time.UTC().Format(time.RFC3339)
+	f["KEYGUARD_URGENT"] = strconv.FormatBool(e.IsUrgent())
+	var list []string
+	for name, value := range f {
+		list = append(list, name+"="+value)
+	}
+	return list
 }
 
 // Events are what came out of a look at the keyfile that a person should know, in the

@@ -1,21 +1,18 @@
 package hooks
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/notify"
-	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
@@ -44,8 +41,8 @@ type TellerOptions struct {
 	Host, Version string // of keyguard
 }
 
-// Teller tells people of events. Tell is quick; the ways that may hang are for Deliver,
-// or for Run in the background.
+// Teller tells people of events: which there are, and in which form they are told, is in
+// events.go. Tell is quick; the ways that may hang are for Deliver, or for Run in the background.
 type Teller struct {
 	o     TellerOptions
 	woken chan struct{}
@@ -82,7 +79,7 @@ func (t *Teller) Tell(e Event) {
 	k, named := kinds[e.Name]
 	recorded := false
 	if named && t.o.Record != nil {
-		message, fields := e.Line(), t.recordFields(e, k)
+		message, fields := e.Line(), e.journalFields(t.o.Remedy)
 		if remedy := fields["KEYGUARD_REMEDY"]; remedy != "" {
 			message += "\nhint: " + remedy
 		}
@@ -134,7 +131,7 @@ func (t *Teller) Deliver(ctx context.Context) {
 // deliverAll hands on some events, while the metrics are written: a directory that hangs does
 // not hold the hooks.
 func (t *Teller) deliverAll(ctx context.Context, queue []Event) {
-	survey, written := t.survey()
+	survey, written := t.startMeasuring()
 	defer func() { <-written }()
 	for i, e := range queue {
 		if ctx.Err() != nil {
@@ -175,7 +172,7 @@ func (t *Teller) deliver(ctx context.Context, e Event, s agent.SurveyResult) {
 	}()
 	if t.o.HooksDir != "" && !kinds[e.Name].routine {
 		both.Go(func() error {
-			errs := notify.Programs(ctx, t.o.HooksDir, t.variables(e))
+			errs := notify.Programs(ctx, t.o.HooksDir, e.variables(t.o.Remedy, t.o.Host))
 			t.complain("a hook was not run as it should", errs...)
 			if t.o.HooksEnded != "" {
 				t.complain("how the hooks ended is left for nobody", notify.Leave(t.o.HooksEnded, time.Now(), errs))
@@ -201,13 +198,13 @@ func (t *Teller) deliver(ctx context.Context, e Event, s agent.SurveyResult) {
 
 // measure writes the metrics anew.
 func (t *Teller) measure() {
-	_, written := t.survey()
+	_, written := t.startMeasuring()
 	<-written
 }
 
-// survey finds out how things stand, and begins to write the metrics anew, from what is on
+// startMeasuring finds out how things stand, and begins to write the metrics anew, from what is on
 // this host: whoever does it, watcher, drill or a start, writes the same.
-func (t *Teller) survey() (s agent.SurveyResult, written <-chan error) {
+func (t *Teller) startMeasuring() (s agent.SurveyResult, written <-chan error) {
 	if t.o.Survey == nil {
 		return s, crew.Go(func() error { return nil })
 	}
@@ -269,60 +266,4 @@ func (t *Teller) complain(what string, errs ...error) {
 	for _, err := range errs {
 		t.o.Trouble(agent.Trouble{What: what, Err: err})
 	}
-}
-
-// fields are what an event has, by the names that they have in the journal and in the
-// environment of a hook, printable. What it has not is left out.
-func (t *Teller) fields(e Event) map[string]string {
-	f := map[string]string{
-		"EVENT":       string(e.Name),
-		"FINGERPRINT": string(e.Fingerprint),
-		"ESCROW":      e.Escrow,
-		"COPY":        e.Copy,
-		"VERDICT":     e.Verdict,
-		"UNIT":        e.Unit,
-	}
-	for name, n := range map[string]int64{"CHECKED": e.Checked, "OPENED": e.Opened, "TOTAL": e.Total} {
-		if e.Checked != 0 || e.Total != 0 {
-			f[name] = strconv.FormatInt(n, 10)
-		}
-	}
-	if e.Took > 0 {
-		f["SECONDS"] = strconv.FormatFloat(e.Took.Seconds(), 'f', 3, 64)
-	}
-	if e.Err != nil {
-		f["ERROR"] = e.Err.Error()
-		if t.o.Remedy != nil {
-			f["REMEDY"] = t.o.Remedy(e.Err)
-		}
-	}
-	named := map[string]string{}
-	for name, value := range f {
-		if value != "" {
-			named["KEYGUARD_"+name] = printable.Line(value)
-		}
-	}
-	return named
-}
-
-// recordFields are those of an entry of the journal, systemd.journal-fields(7).
-func (t *Teller) recordFields(e Event, k kind) map[string]string {
-	f := t.fields(e)
-	f["MESSAGE_ID"] = k.id
-	f["SYSLOG_IDENTIFIER"] = "keyguard"
-	return f
-}
-
-// variables are those of a hook.
-func (t *Teller) variables(e Event) []string {
-	f := t.fields(e)
-	f["KEYGUARD_TEXT"] = e.Line()
-	f["KEYGUARD_HOST"] = cmp.Or(t.o.Host, "unknown")
-	f["KEYGUARD_TIME"] = e.Time.UTC().Format(time.RFC3339)
-	f["KEYGUARD_URGENT"] = strconv.FormatBool(e.IsUrgent())
-	var list []string
-	for name, value := range f {
-		list = append(list, name+"="+value)
-	}
-	return list
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
-// Ails is what an Ailment is about: cmd/keyguard says by it what to type.
+// Ails is what an Ailment is about. What to type for each is in cmd/keyguard/statusremedies.go.
 type Ails string
 
 // What can ail, the most urgent first.
@@ -69,7 +69,8 @@ type Ailment struct {
 
 // judge lists what ails, the most urgent first: what is decided of the keyfile, then how the
 // daemon and our units run (judgeAlive in alive.go), then the ledger, then what the escrows hold.
-// The first one is the verdict, and its line what status begins with.
+// The first one is the verdict, and its line what status begins with; status is green where
+// nothing ails. The command that it names for each is in cmd/keyguard/statusremedies.go.
 func (r *StatusResult) judge(now time.Time) {
 	if r.judgeKey() {
 		r.judgeAlive()

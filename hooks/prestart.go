@@ -1,9 +1,12 @@
 // Package hooks holds the moments at which systemd calls keyguard: when, and within
-// what budget. What is right is decided in agent; what to type next is worded in cmd.
+// what budget. What is right is decided in agent. What to type next is worded in cmd for what
+// a command ends with, and here, in the event's own text, for what is told (Event).
 //
 // Prestart is the moment before the daemon starts (ExecStartPre). The script
 // `prestart` beside this file is what systemd really runs: it calls `keyguard
-// prestart`, and passes where that is missing, killed or crashed (law 9).
+// prestart`, and passes where that is missing, killed or crashed (law 9). This process may be
+// held by a file system that hangs, whatever its budget. That a start ends in time all the same
+// is kept by the process that systemd waits for, from outside: cmd/keyguard/outside.
 package hooks
 
 import (
@@ -17,8 +20,10 @@ import (
 
 // PrestartOptions are what the moment allows.
 type PrestartOptions struct {
-	Budget time.Duration // for all of it; systemd allows TimeoutStartSec=, 90 s
-	RunDir string        // for the back-off across starts
+	// Budget is for all of it, as far as calls end with their context; systemd allows
+	// TimeoutStartSec=, 90 s.
+	Budget time.Duration
+	RunDir string // for the back-off across starts
 	// Configuration changes whenever the configuration does: a change clears the back-off.
 	Configuration string
 	Clock         Clock // nil is BootClock

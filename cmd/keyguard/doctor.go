@@ -146,7 +146,7 @@ func fix(s agent.StatusResult, c agent.Check) string {
 	case c.State == agent.CheckOK:
 		return ""
 	case c.Ailment != nil:
-		if hints := mends[c.Ailment.Ails](s, *c.Ailment); len(hints) > 0 {
+		if hints := ailRemedies[c.Ailment.Ails](s, *c.Ailment); len(hints) > 0 {
 			return hints[0]
 		}
 	}

@@ -150,13 +150,13 @@ func TestMends(t *testing.T) {
 			}
 			n++
 			word, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
-			if err != nil || mends[agent.Ails(word)] == nil {
+			if err != nil || ailRemedies[agent.Ails(word)] == nil {
 				t.Errorf("nothing is said of %s", spec.Names[0])
 			}
 			return true
 		})
 	}
-	if n < 15 || n != len(mends) {
-		t.Errorf("%d can ail, and %d are told of", n, len(mends))
+	if n < 15 || n != len(ailRemedies) {
+		t.Errorf("%d can ail, and %d are told of", n, len(ailRemedies))
 	}
 }

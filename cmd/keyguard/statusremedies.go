@@ -16,18 +16,18 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
-// mends is what to type for what ails, in words for whoever is woken; the first is the
-// command that mends it, or says why a person must decide. What a person decides elsewhere, or
-// what goes by itself, has none.
-var mends = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []string{
+// ailRemedies is what to type for what status says ails (agent/statusverdict.go), in words for
+// whoever is woken; the first is the command that puts it right, or says why a person must
+// decide. What a person decides elsewhere, or what goes by itself, has none.
+var ailRemedies = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []string{
 	agent.AilsWorking: func(r agent.StatusResult, _ agent.Ailment) []string {
 		return []string{"follow it: journalctl -fu " + map[string]string{"rotation": rotateUnit, "repair": repairUnit}[r.Working.What] + "; when it is done: keyguard status"}
 	},
 	agent.AilsLost: func(r agent.StatusResult, _ agent.Ailment) []string {
 		return []string{keyElsewhere}
 	},
-	agent.AilsDoubt:   mendDoubt,
-	agent.AilsKeyfile: mendKeyfile,
+	agent.AilsDoubt:   doubtRemedies,
+	agent.AilsKeyfile: keyfileRemedies,
 	agent.AilsRows: func(r agent.StatusResult, _ agent.Ailment) []string {
 		switch {
 		case r.Split():
@@ -44,7 +44,7 @@ var mends = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []string{
 		return []string{"if both machines live on, name another place in each escrow of this one (" + config.DefaultPath + ") and run keyguard init; then, here: keyguard accept"}
 	},
 	agent.AilsHalfway: func(r agent.StatusResult, _ agent.Ailment) []string { return []string{remedyOf(r.Halfway)} },
-	agent.AilsDaemon:  mendDaemon,
+	agent.AilsDaemon:  daemonRemedies,
 	agent.AilsLeftDown: func(r agent.StatusResult, _ agent.Ailment) []string {
 		return []string{"systemctl start " + cmp.Or(r.Daemon.Name, unit.Names[0])}
 	},
@@ -84,7 +84,7 @@ var mends = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []string{
 			"whoever could read it may have the key; to have another one: keyguard rotate"}
 	},
 	agent.AilsNoEscrow: func(agent.StatusResult, agent.Ailment) []string { return []string{"keyguard init"} },
-	agent.AilsNowhere:  func(r agent.StatusResult, _ agent.Ailment) []string { return mendEscrows(r) },
+	agent.AilsNowhere:  func(r agent.StatusResult, _ agent.Ailment) []string { return escrowRemedies(r) },
 	agent.AilsUngiven:  func(agent.StatusResult, agent.Ailment) []string { return []string{"keyguard backup"} },
 	agent.AilsForeign:  func(agent.StatusResult, agent.Ailment) []string { return []string{remedyOf(decide.ErrForeignCopy)} },
 	agent.AilsAway:     func(_ agent.StatusResult, a agent.Ailment) []string { return []string{remedyOf(a.Escrow.Err)} },
@@ -97,9 +97,9 @@ var mends = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []string{
 	agent.AilsRefuses:    func(_ agent.StatusResult, a agent.Ailment) []string { return []string{remedyOf(a.Escrow.Refuses)} },
 	agent.AilsHere:       func(_ agent.StatusResult, a agent.Ailment) []string { return []string{a.Escrow.Move} },
 	agent.AilsHeld:       func(_ agent.StatusResult, a agent.Ailment) []string { return []string{a.Escrow.Free} },
-	agent.AilsMiswritten: mendTop,
-	agent.AilsBarred:     mendTop,
-	agent.AilsUnheld:     mendTop,
+	agent.AilsMiswritten: topRemedies,
+	agent.AilsBarred:     topRemedies,
+	agent.AilsUnheld:     topRemedies,
 	agent.AilsLacks:      func(_ agent.StatusResult, a agent.Ailment) []string { return []string{remedyOf(a.Escrow.Lacks)} },
 	agent.AilsReadable: func(_ agent.StatusResult, a agent.Ailment) []string {
 		hints := []string{remedyOf(escrow.ErrExposed)}
@@ -138,7 +138,7 @@ func statusHints(r agent.StatusResult) (hints []string) {
 		hints = append(hints, "make room in "+r.Full+" (df, df -i), first: it is full, and no key can be put there")
 	}
 	for _, ailment := range r.Ailments {
-		for _, hint := range mends[ailment.Ails](r, ailment) {
+		for _, hint := range ailRemedies[ailment.Ails](r, ailment) {
 			if hint != "" && !slices.Contains(hints, hint) {
 				hints = append(hints, hint)
 			}
@@ -147,8 +147,8 @@ func statusHints(r agent.StatusResult) (hints []string) {
 	return hints
 }
 
-// mendEscrows is what brings each escrow back that cannot answer.
-func mendEscrows(r agent.StatusResult) (hints []string) {
+// escrowRemedies is what brings each escrow back that cannot answer.
+func escrowRemedies(r agent.StatusResult) (hints []string) {
 	for _, s := range r.Escrows {
 		if s.State == decide.EscrowFailed {
 			hints = append(hints, remedyOf(s.Err))
@@ -157,11 +157,11 @@ func mendEscrows(r agent.StatusResult) (hints []string) {
 	return hints
 }
 
-func mendDoubt(r agent.StatusResult, _ agent.Ailment) []string {
+func doubtRemedies(r agent.StatusResult, _ agent.Ailment) []string {
 	if r.Rows.State == decide.RowsUnknown {
-		return append([]string{remedyOf(r.Rows.Err)}, mendEscrows(r)...)
+		return append([]string{remedyOf(r.Rows.Err)}, escrowRemedies(r)...)
 	}
-	hints := mendEscrows(r)
+	hints := escrowRemedies(r)
 	switch {
 	case r.Split():
 		hints = append(hints, onceSettled(r, "keyguard repair")...) // of the keys that are at hand one may have most rows by then
@@ -174,10 +174,10 @@ func mendDoubt(r agent.StatusResult, _ agent.Ailment) []string {
 // noCopy is for a key that was in use and of which no copy is found, where no row depends on it.
 const noCopy = "if you have the key elsewhere: keyguard import; where there is to be a new one all the same: keyguard accept --new"
 
-// mendKeyfile puts the key in place that belongs there. The watcher does it where it is
+// keyfileRemedies puts the key in place that belongs there. The watcher does it where it is
 // started and nothing, or no key, stands there; and a start of the daemon, which has read
 // another one.
-func mendKeyfile(r agent.StatusResult, _ agent.Ailment) []string {
+func keyfileRemedies(r agent.StatusResult, _ agent.Ailment) []string {
 	switch {
 	case r.Split():
 		return onceSettled(r, "keyguard repair") // which puts the key in place, too
@@ -193,8 +193,8 @@ func mendKeyfile(r agent.StatusResult, _ agent.Ailment) []string {
 	return []string{"keyguard restore"}
 }
 
-// mendTop brings the key to the top of an escrow's current shelf.
-func mendTop(r agent.StatusResult, ailment agent.Ailment) []string {
+// topRemedies brings the key to the top of an escrow's current shelf.
+func topRemedies(r agent.StatusResult, ailment agent.Ailment) []string {
 	if s := ailment.Escrow; s.Barred != "" {
 		return []string{unproven(r.Rows, s.Name)}
 	}
@@ -218,8 +218,8 @@ func onAnother(r agent.StatusResult) bool {
 	return r.Daemon.RestartNeeded()
 }
 
-// mendDaemon says what brings the daemon to the key that is in place.
-func mendDaemon(r agent.StatusResult, _ agent.Ailment) []string {
+// daemonRemedies says what brings the daemon to the key that is in place.
+func daemonRemedies(r agent.StatusResult, _ agent.Ailment) []string {
 	d := r.Daemon
 	switch {
 	case d.Is == agent.DaemonUnknown:

@@ -26,8 +26,8 @@ type SaveResult struct {
 	Unverified, AddOnly bool
 	// Sealed: no identity of this host opens it, so that nobody here can tell what it is.
 	Sealed bool
-	// Why it is no current copy, where a person has to do something about it. Alarm: another
-	// host writes to the same place. Halfway: a rotation is open that has stopped (law 4).
+	// Why it may be no current copy until a person does something about it (law 4). Alarm:
+	// another host writes to the same place. Halfway: a rotation is open.
 	Alarm, Halfway bool
 	Err            error
 }
@@ -70,9 +70,10 @@ func (o *observation) toSave(i int, f key.Fingerprint, rule shelfRule) SaveResul
 
 // writeSaving records that a key is about to be put on a current shelf: what stands there
 // after a crash is then known for this host's own. It is no news where the key stands there
-// already, or a save of it was begun before. Where it cannot be told, the key is judged anew.
-// So is one of which the rows are Silent: of two processes, or of the savers of two escrows, that bring
-// different keys at once, one at least then reads the other's line, and law 4 asks for it.
+// already, or a save of it was begun before. Where the ledger cannot be written, law 4 judges the
+// key anew by that. Where the rows are Silent the ledger is read again after the line is written:
+// of two savers that bring different keys at once, in one process or in two, at least one then sees
+// the other's line, and judges by it.
 func (o *observation) writeSaving(i int, shelf escrow.Shelf, f key.Fingerprint) {
 	name := o.host.Escrows[i].Name()
 	newest, there := o.evidence.Escrows[i].NewestCurrent()

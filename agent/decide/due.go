@@ -1,16 +1,12 @@
 package decide
 
-import (
-	"github.com/footprintai/containarium-keyguard/agent/escrow"
-	"github.com/footprintai/containarium-keyguard/agent/key"
-	"github.com/footprintai/containarium-keyguard/agent/rows"
-)
+import "github.com/footprintai/containarium-keyguard/agent/key"
 
 // Due lists the keys on this host that one escrow does not hold, by the ledger, and where
 // that escrow has been listed, by what is there: the keyfile's key first, unless it is the
 // last that was saved as current there, then what lies in the local quarantine. A place that
 // was made anew under the same name has lost what the ledger says was saved there. It wants
-// the history and the local quarantine.
+// the history and the local quarantine. On which shelf each goes DueShelf says (shelf.go).
 func Due(e Evidence, name string) []key.Fingerprint {
 	proven := e.Ledger.Known
 	if e.Ledger.Accepted {
@@ -56,16 +52,4 @@ func (s EscrowEvidence) lists(saved SavedEvidence, f key.Fingerprint) bool {
 		}
 	}
 	return false
-}
-
-// DueShelf is Shelf for a key that is due. One that is not the keyfile's has left its place,
-// or was never there: only rows that it opens to the last, now or by the proof that made it
-// the known key, bring it to the current shelf.
-func DueShelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
-	live := e.Keyfile.Good && e.Keyfile.Key == f
-	known := e.Ledger.Known == f && !e.Ledger.Accepted
-	if !live && !known && e.Rows.VerdictOf(f) != rows.Opens {
-		return escrow.Quarantine, "it is not the keyfile's key"
-	}
-	return Shelf(e, i, f)
 }

@@ -89,13 +89,12 @@ type SavedEvidence struct {
 	// Opened are those, by id, that a drill has read and that opened the rows: of a sealed
 	// one, with an identity that a person brought.
 	Opened map[string]bool
-	// Begun are the keys of which a save on the current shelf was begun, or ended without a
-	// word of every member, since one ended with it: copies of them may stand there, or come
-	// back with a member.
+	// Begun are the keys whose save to the current shelf began, or ended without an answer from
+	// every member, after the last save that completed. Copies of them may appear there.
 	Begun map[key.Fingerprint]bool
-	// Underway are those of them that were not saved on it since, and when they were begun:
-	// another process may be about to put them there. That a key was saved in quarantine since
-	// tells nothing of it, as that may have been a third one's.
+	// Underway are those of them that were not saved on the current shelf since, and when their
+	// save began: another process may be about to put them there. A save to quarantine since
+	// then does not count, as a third process may have made it.
 	Underway map[key.Fingerprint]time.Time
 	// Untold is why the ledger could not be told of a save that is to begin, "" where it was.
 	Untold string

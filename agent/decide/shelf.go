@@ -25,6 +25,18 @@ func Shelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 	return s, why
 }
 
+// DueShelf is Shelf for a key that is due. One that is not the keyfile's has left its place,
+// or was never there: only rows that it opens to the last, now or by the proof that made it
+// the known key, bring it to the current shelf.
+func DueShelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
+	live := e.Keyfile.Good && e.Keyfile.Key == f
+	known := e.Ledger.Known == f && !e.Ledger.Accepted
+	if !live && !known && e.Rows.VerdictOf(f) != rows.Opens {
+		return escrow.Quarantine, "it is not the keyfile's key"
+	}
+	return Shelf(e, i, f)
+}
+
 // unseen says why nobody can tell what stands on top of an escrow, "" where that is known, or
 // not to be known: it is never read from here, by the configuration or by what the store
 // grants, so that what was saved there last could not be read back either; or it is one of
@@ -57,7 +69,7 @@ func deserves(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 	if e.Rows.VerdictOf(f) == rows.Refuted { // though it may stand there already: a part of it that lacks is not to be made anew
 		return escrow.Quarantine, "it opens no row"
 	}
-	if newest, there := e.Escrows[i].NewestCurrent(); there && e.Holds(i, newest, f) && (!newest.Lacks || newest.Encoding != "" && e.mayMend(f)) {
+	if newest, there := e.Escrows[i].NewestCurrent(); there && e.Holds(i, newest, f) && (!newest.Lacks || newest.Encoding != "" && e.mayRestorePart(f)) {
 		return escrow.Current, ""
 	}
 	if why := e.History.Unreadable; why != "" {
@@ -90,11 +102,11 @@ func deserves(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 	return escrow.Current, ""
 }
 
-// mayMend tells whether a part that lacks of the newest current copy may be put there again by what is
-// known of its key, when the parts that are there have just made it. A save may put on top what no
-// store had there, or make a copy of what was none: so not of a key that opens the lesser part of the
-// rows, nor, where they do not speak, of another one than the known key.
-func (e Evidence) mayMend(f key.Fingerprint) bool {
+// mayRestorePart tells whether a save may restore a missing part of the newest current copy, judging
+// by its key, which the other parts have just rebuilt. Such a save may put on top what no store had
+// there, or complete what was no copy before. So the key must have the majority of the rows, or,
+// where they do not speak, be the known one.
+func (e Evidence) mayRestorePart(f key.Fingerprint) bool {
 	switch e.Rows.VerdictOf(f) {
 	case rows.Opens:
 		return true

@@ -400,3 +400,31 @@ func TestTop(t *testing.T) {
 		}
 	}
 }
+
+// TestDueShelf: a key that is due, and is not the keyfile's, stands below what Shelf would
+// allow it. The key is always a, in escrow "gcp".
+func TestDueShelf(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		e    Evidence
+		want escrow.Shelf
+	}{
+		{"it is the keyfile's, and opens most rows", Evidence{Keyfile: good(a), Rows: answers(a, 6), Escrows: []EscrowEvidence{holds("gcp")}}, escrow.Current},
+		{"it is the keyfile's, and opens the lesser part", Evidence{Keyfile: good(a), Rows: answers(a, 4), Escrows: []EscrowEvidence{holds("gcp")}}, escrow.Quarantine},
+		{"it opens all rows", Evidence{Keyfile: good(b), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp")}}, escrow.Current},
+		{"it opens most rows", Evidence{Keyfile: good(b), Rows: answers(a, 6), Escrows: []EscrowEvidence{holds("gcp")}}, escrow.Quarantine},
+		{"it opens most rows, and is known by a proof", Evidence{Keyfile: good(b), Ledger: known(a, time.Hour), Rows: answers(a, 6), Escrows: []EscrowEvidence{holds("gcp")}}, escrow.Current},
+		{"it opens most rows, and is known by a person's word", Evidence{Keyfile: good(b), Ledger: accepted(a, "partial", time.Hour), Rows: answers(a, 6), Escrows: []EscrowEvidence{holds("gcp")}}, escrow.Quarantine},
+		{"silent, and no keyfile", Evidence{Keyfile: missing, Rows: silent, Escrows: []EscrowEvidence{holds("gcp")}}, escrow.Quarantine},
+		{"silent, no keyfile, and it was proven here", Evidence{Keyfile: missing, Ledger: proven(a), Rows: silent, Escrows: []EscrowEvidence{holds("gcp")}}, escrow.Current},
+		{"silent, and the keyfile is malformed and decodes to it", Evidence{Keyfile: KeyfileEvidence{Key: a, Why: "33 bytes instead of 32"}, Rows: silent, Escrows: []EscrowEvidence{holds("gcp")}}, escrow.Quarantine},
+		{"it is the newest there already", Evidence{Keyfile: good(b), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", a))}}, escrow.Quarantine},
+		{"it opens all rows, and a rotation is open", Evidence{Keyfile: good(b), Ledger: rotation(a, b, true), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp")}}, escrow.Quarantine},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got, why := DueShelf(test.e, 0, a); got != test.want || (why == "") != (got == escrow.Current) {
+				t.Errorf("%s instead of %s: %q", got, test.want, why)
+			}
+		})
+	}
+}

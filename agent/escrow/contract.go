@@ -135,8 +135,8 @@ type Reader interface {
 // one.
 type Latest interface {
 	// FetchLatest reads that copy, in one call. Of the copy only ID and Shelf are set. It is
-	// hearsay (law 1): another may be newer by now, or by what List says. No error means
-	// that there is no copy (law 6): what is there only List tells.
+	// hearsay (law 1): another may be newer by now, or by what List says. None of
+	// its errors says that there is no copy (law 6): that only List can tell.
 	FetchLatest(ctx context.Context) (Copy, key.Key, key.Encoding, error)
 }
 

@@ -258,7 +258,8 @@ func (f *failure) relay(rest []byte) (other key.Key, r *relayed, err error) {
 // errLeft says that a call was left behind.
 var errLeft = errors.New("it does not answer")
 
-// here makes a call in this process. Its key, if it gets one after all, is nobody's.
+// here makes a call in this process, and leaves it behind when its time is over. The key that it
+// gets after that nobody takes: it is wiped.
 func (i *Isolated) here(ctx context.Context, req request, k key.Key) (reply, key.Key, error) {
 	ctx, cancel := context.WithTimeout(ctx, i.timeout)
 	defer cancel()

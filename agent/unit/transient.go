@@ -106,13 +106,15 @@ func ended(ctx context.Context, conn *bus, name string) (int, error) {
 }
 
 func (t Transient) properties() []dbus.Property {
+	// The parameter is called uncleanIsFailure, and true has systemd ignore a failure.
+	const countFailures = false
 	property := func(name string, value any) dbus.Property {
 		return dbus.Property{Name: name, Value: godbus.MakeVariant(value)}
 	}
 	list := []dbus.Property{
 		dbus.PropDescription(t.Description),
 		dbus.PropType("exec"),
-		dbus.PropExecStart(t.Command, false), // what its argument is called, it is not: true ignores a failure
+		dbus.PropExecStart(t.Command, countFailures),
 		property("Environment", t.Environ),
 		property("TimeoutStopUSec", uint64(t.StopTimeout.Microseconds())),
 		property("MemorySwapMax", uint64(0)), // a key in memory stays in memory

@@ -265,12 +265,12 @@ func (a *app) openEscrow(cfg *config.Config, e config.Escrow) (escrow.Escrow, er
 	case config.AWS:
 		return escrow.NewAWS(awsOptions(e, identities))
 	case config.Directory:
-		if a.outside != nil { // which leaves this process where a directory hangs
+		if a.outside != nil { // where a directory hangs, whoever waits outside leaves this process
 			return escrow.NewInProcess(directoryOptions(cfg, e, identities), 0)
 		}
 		self, err := os.Executable()
 		if err != nil {
-			self = "/proc/self/exe" // what cannot be read; where it is there again, it does
+			self = "/proc/self/exe" // /proc could not be read when this process began, and may be by the time of a call
 		}
 		return escrow.NewIsolated(self, []string{serveDirectory}, directoryOptions(cfg, e, identities), 0)
 	}

@@ -411,7 +411,7 @@ func testSaveDue(t *testing.T, list listing) {
 		h.rowsUnder(b) // a dump was restored
 		r, err := agent.Tend(context.Background(), &h.Host, agent.TendOptions{Prove: true, DaemonRead: true})
 		h.must(err)
-		if r.Held == "" || !h.holds(a) {
+		if r.Withheld == "" || !h.holds(a) {
 			t.Fatalf("the keyfile was changed under the daemon: %+v", r.Decision)
 		}
 		h.saveDue(0)

@@ -28,28 +28,28 @@ type observation struct {
 	evidence decide.Evidence
 	seen     keyfile.Seen
 	keys     map[key.Fingerprint]key.Key
-	again    []key.Key // of which the bytes are in keys too
+	doubles  []key.Key // other copies of what is in keys, to be wiped with it
 	kept     []keyfile.Kept
 	record   *ledger.Record // nil until the history was asked for
-	before   int            // how many entries it had then
+	entries  int            // how many the record had when it was read first
 	trouble  []Trouble
 	locked   bool // the rotate lock is held for as long as this is used
 
 	saving sync.Mutex // of inTurn: guards, while several escrows are saved to, what is known of all, and the ledger
 
 	tell   func(Start) // of GuardOptions, or nil
-	late   func()      // called where the rows or the escrows take longer than soon, once; or nil
+	late   func()      // called where the rows or the escrows take longer than lateAfter, once; or nil
 	table  Rows
 	answer rows.Answer
 
 	fetching crew.Group
 	stop     context.CancelFunc
 	inbox    *inbox
-	soon     *time.Timer
+	lateAt   *time.Timer
 }
 
-// soon is how long rows and escrows may take to answer while the daemon could make a key.
-const soon = time.Second
+// lateAfter is how long rows and escrows may take to answer while the daemon could make a key.
+const lateAfter = time.Second
 
 // whileChanging does again, and so observes all again, what found that the keyfile is not what
 // it had seen (law 3): daemon, watcher and people change it, too. Whoever changes it more often
@@ -120,7 +120,7 @@ func (o *observation) close() {
 		return
 	}
 	if o.stop != nil {
-		o.soon.Stop()
+		o.lateAt.Stop()
 		o.stop()
 		_ = o.fetching.Wait() // what went wrong was told
 		_, keys := o.inbox.take()
@@ -134,7 +134,7 @@ func (o *observation) close() {
 	for _, k := range o.keys {
 		k.Wipe()
 	}
-	for _, k := range o.again {
+	for _, k := range o.doubles {
 		k.Wipe()
 	}
 }
@@ -150,7 +150,7 @@ func (o *observation) complain(what string, err error) {
 func (o *observation) hold(k key.Key) key.Fingerprint {
 	f := k.Fingerprint()
 	if _, ok := o.keys[f]; ok {
-		o.again = append(o.again, k)
+		o.doubles = append(o.doubles, k)
 	} else if f != "" {
 		o.keys[f] = k
 	}
@@ -183,7 +183,7 @@ func (o *observation) askHistory() {
 		o.complain("what was proven and saved is not known", err)
 	}
 	if o.record == nil {
-		o.before = len(r.Entries)
+		o.entries = len(r.Entries)
 	}
 	o.record = &r
 	h := decide.LedgerWhole{Asked: true, Contradicted: r.Contradicted(), Proven: r.EverProven(), Named: r.Named(),
@@ -201,7 +201,7 @@ func (o *observation) askHistory() {
 			h.Saved[e.Escrow] = savedSince(h.Saved[e.Escrow], e)
 		}
 	}
-	for _, e := range r.Entries[min(o.before, len(r.Entries)):] {
+	for _, e := range r.Entries[min(o.entries, len(r.Entries)):] {
 		if e.Event == ledger.Saved && e.Shelf == string(escrow.Current) {
 			h.Since = append(h.Since, e.Fingerprint)
 		}
@@ -281,13 +281,13 @@ func (o *observation) askLocal() {
 }
 
 // askRows tries every key at hand that was not tried yet. Where the daemon could make a key, and
-// they take longer than soon, it asks once more: whoever is late is told of first.
+// they take longer than lateAfter, it asks once more: whoever is late is told of first.
 func (o *observation) askRows(ctx context.Context) {
 	if o.late == nil {
 		o.tryRows(ctx)
 		return
 	}
-	limited, cancel := context.WithTimeout(ctx, soon)
+	limited, cancel := context.WithTimeout(ctx, lateAfter)
 	defer cancel()
 	o.tryRows(limited)
 	if limited.Err() == nil || ctx.Err() != nil || o.evidence.Rows.State != decide.RowsUnknown {
@@ -301,7 +301,7 @@ func (o *observation) askRows(ctx context.Context) {
 	o.tryRows(ctx)
 }
 
-// isLate tells, once, that somebody takes longer than soon.
+// isLate tells, once, that somebody takes longer than lateAfter.
 func (o *observation) isLate() {
 	if o.late != nil {
 		o.late()
@@ -386,7 +386,7 @@ func (o *observation) rotating() bool { return o.evidence.OpenRotation() != nil 
 func (o *observation) awaitEscrows(ctx context.Context) {
 	if o.stop == nil {
 		fetch, stop := context.WithCancel(ctx)
-		o.stop, o.inbox, o.soon = stop, newInbox(len(o.host.Escrows)), time.NewTimer(soon)
+		o.stop, o.inbox, o.lateAt = stop, newInbox(len(o.host.Escrows)), time.NewTimer(lateAfter)
 		for i := range o.host.Escrows {
 			o.fetching.Go(func() error {
 				err := crew.Do(func() error { o.askEscrow(fetch, i); return nil })
@@ -401,7 +401,7 @@ func (o *observation) awaitEscrows(ctx context.Context) {
 	}
 	o.inbox.wanted()
 	select {
-	case <-o.soon.C:
+	case <-o.lateAt.C:
 		o.isLate()
 	case <-o.inbox.arrived:
 		told, keys := o.inbox.take()

@@ -36,8 +36,8 @@ type TendOptions struct {
 // TendResult is what was found, decided and done.
 type TendResult struct {
 	GuardResult
-	// Held says why what was decided was not done, "" if it was.
-	Held string
+	// Withheld says why what was decided was not done, "" if it was.
+	Withheld string
 	// Installed is the key that was put into the keyfile's place just now, "" for none.
 	Installed key.Fingerprint
 	// Waiting: an empty file stands there, on which the daemon cannot mint, and no key yet;
@@ -61,7 +61,7 @@ const underWay = "a rotation, a repair or a first start is under way"
 func tend(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err error) {
 	held, unlocked := lock.Held(h.StateDir, lock.Rotate)
 	if held {
-		r.Held, r.Waiting = underWay, true
+		r.Withheld, r.Waiting = underWay, true
 		return r, nil
 	}
 	o, err := h.observe()
@@ -72,7 +72,7 @@ func tend(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err err
 	if o.evidence.OpenRotation() != nil && unlocked == nil {
 		var l *lock.Lock
 		if l, unlocked = lock.Try(h.StateDir, lock.Rotate); errors.Is(busy(unlocked), ErrBusy) {
-			r.Held, r.Waiting = underWay, true
+			r.Withheld, r.Waiting = underWay, true
 			return r, nil
 		}
 		defer l.Release()
@@ -83,7 +83,7 @@ func tend(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err err
 		o.locked = unlocked == nil
 	}
 	defer func() { r.Evidence, r.Trouble = o.evidence, o.trouble }()
-	if r.Held = o.unneeded(ctx, opts); r.Held != "" {
+	if r.Withheld = o.unneeded(ctx, opts); r.Withheld != "" {
 		return r, nil
 	}
 	if unlocked != nil {
@@ -102,8 +102,8 @@ func tend(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err err
 		return r, err // what was not asked any more is no ground to act on
 	}
 	r.Waiting = o.seen.Empty
-	r.Held = o.held(r.Decision, opts)
-	if r.Held != "" || r.Decision.Action == decide.Doubt || r.Decision.Action == decide.Lost {
+	r.Withheld = o.withheld(r.Decision, opts)
+	if r.Withheld != "" || r.Decision.Action == decide.Doubt || r.Decision.Action == decide.Lost {
 		err = o.leave(&r, opts)
 		return r, err
 	}
@@ -112,7 +112,7 @@ func tend(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err err
 		l, err := lock.Try(h.StateDir, lock.Rotate)
 		switch {
 		case errors.Is(busy(err), ErrBusy):
-			r.Held = underWay
+			r.Withheld = underWay
 			return r, nil
 		case err != nil:
 			err = o.parkBlind(&r, opts, err)
@@ -134,7 +134,7 @@ func (o *observation) leave(r *TendResult, opts TendOptions) (err error) {
 	if r.Decision.Action == decide.Install {
 		o.keepForLater(r.Decision)
 	}
-	if opts.Park && r.Held == "" && o.mintable() || opts.Starting && r.Held == "" && o.refuted() {
+	if opts.Park && r.Withheld == "" && o.mintable() || opts.Starting && r.Withheld == "" && o.refuted() {
 		err = o.putEmpty(&r.GuardResult)
 		r.Waiting = r.Parked
 	}
@@ -186,8 +186,8 @@ func (o *observation) takenAway(ctx context.Context) bool {
 	return err == nil && len(run) > 0
 }
 
-// held says why a decision is not for the watcher to carry out.
-func (o *observation) held(d decide.Decision, opts TendOptions) string {
+// withheld says why a decision is not for the watcher to carry out.
+func (o *observation) withheld(d decide.Decision, opts TendOptions) string {
 	switch {
 	case d.Action == decide.Make && !o.seen.Empty:
 		return "the first key is made at the daemon's next start"

@@ -38,11 +38,11 @@ func TestTendParksBlind(t *testing.T) {
 			h := newHost(t, db, 1)
 			test.spoil(h)
 			r, err := agent.Tend(t.Context(), &h.Host, agent.TendOptions{Park: true})
-			if err == nil || !r.Parked || !r.Waiting || r.Held != "" || len(h.content()) != 0 {
+			if err == nil || !r.Parked || !r.Waiting || r.Withheld != "" || len(h.content()) != 0 {
 				t.Errorf("%+v, %v", r, err)
 			}
 			h.write([]byte("no key"))
-			if r, err = agent.Tend(t.Context(), &h.Host, agent.TendOptions{Park: true}); err == nil || r.Held != "" || string(h.content()) != "no key" {
+			if r, err = agent.Tend(t.Context(), &h.Host, agent.TendOptions{Park: true}); err == nil || r.Withheld != "" || string(h.content()) != "no key" {
 				t.Errorf("%+v, %v, %q", r, err, h.content())
 			}
 			h.must(os.Remove(h.Keyfile.Path))
@@ -106,7 +106,7 @@ func TestTendSettlesUnderTheLock(t *testing.T) {
 			}}
 			r, err := agent.Tend(t.Context(), &h.Host, agent.TendOptions{Prove: true})
 			h.must(err)
-			if !asked || r.Held != "" || r.Decision.Settle != decide.SettleOld {
+			if !asked || r.Withheld != "" || r.Decision.Settle != decide.SettleOld {
 				t.Errorf("asked %t: %+v", asked, r)
 			}
 			if _, err := os.Lstat(h.Keyfile.Path + ".next"); !errors.Is(err, fs.ErrNotExist) {
@@ -135,7 +135,7 @@ func TestTendSettlesWhatItLeaves(t *testing.T) {
 	for look, known := range []key.Fingerprint{"", c.Fingerprint()} {
 		r, err := agent.Tend(t.Context(), &h.Host, agent.TendOptions{Prove: true, DaemonRead: true})
 		h.must(err)
-		if r.Held == "" || r.Done || r.Decision.Action != decide.Install || r.Decision.Key != c.Fingerprint() || !h.holds(a) {
+		if r.Withheld == "" || r.Done || r.Decision.Action != decide.Install || r.Decision.Key != c.Fingerprint() || !h.holds(a) {
 			t.Errorf("look %d: %+v", look, r)
 		}
 		standing, err := h.Ledger.Standing()

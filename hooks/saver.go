@@ -20,23 +20,25 @@ const (
 	// saveFirst and saveLongest bound the pause after a failure: it doubles.
 	saveFirst   = 5 * time.Second
 	saveLongest = 5 * time.Minute
-	// saveAgain is how long what an escrow took without its being over (law 4 kept it in
-	// quarantine) is left alone, and how long a trouble that goes on is not told again.
+	// saveAgain is how long a key is left alone that an escrow took and that is due there still,
+	// as law 4 kept it in quarantine; and how long a trouble that goes on is not told again.
 	saveAgain = time.Hour
-	// saveAsk is how often an escrow is asked all the same, whatever was saved there meanwhile. One
+	// saveAsk is how often an escrow is asked though nothing is due there (agent.Revisit). One
 	// that does not answer is asked again after a pause that doubles up to that.
 	saveAsk = time.Hour
 )
 
 // saver brings to one escrow what is due there, for ever. It is its escrow's breaker: a
 // failure makes only this one wait. Where an escrow is several stores, each has its own
-// (escrow.Rester): a key that is new to it goes to those that take it at once.
+// (escrow.Rester): a key that is new to it goes to those that take it at once. It asks the escrow
+// itself, and not by the gate that a round or a start has before it (gateEscrows in backoff.go): a
+// pause of theirs delays no save, nor one of its own their questions.
 type saver struct {
 	h      *agent.Host
 	escrow string
 	clock  Clock
 	woken  chan struct{}
-	asked  time.Duration // since boot: when it was last asked all the same
+	asked  time.Duration // since boot: when it was last asked though nothing was due
 	ended  chan struct{}
 
 	failures     int

@@ -60,7 +60,7 @@ type watcher struct {
 	deaf map[string]string
 
 	debounce *time.Timer
-	repeat   *time.Timer // until a parked keyfile is decided on again
+	repeat   *time.Timer // runs for pause
 	pending  time.Time   // since when the debounce runs; zero: it does not
 	prove    bool        // the next round asks the rows
 
@@ -74,7 +74,7 @@ type watcher struct {
 	provenAs string          // what was told of the last proof, and when
 	provenAt time.Time
 	emptied  key.Fingerprint // the key in whose place this watcher has put an empty keyfile; "" for none
-	parked   time.Duration   // between two decisions on a parked keyfile; 0: none is
+	pause    time.Duration   // until the next decision without any event (pace); 0: there is none
 
 	daemon daemon
 
@@ -138,7 +138,7 @@ func (w *watcher) loop(ctx context.Context, journal <-chan journalNews, saves <-
 	w.prove = true
 	w.round(ctx)
 	for {
-		events, lost := w.kernelEvents()
+		events, errs := w.kernelEvents()
 		select {
 		case <-ctx.Done():
 			return nil
@@ -147,7 +147,7 @@ func (w *watcher) loop(ctx context.Context, journal <-chan journalNews, saves <-
 				return errUnwatched
 			}
 			w.event(e)
-		case err, ok := <-lost:
+		case err, ok := <-errs:
 			if !ok {
 				return errUnwatched
 			}

@@ -33,10 +33,12 @@ type daemon struct {
 	began      time.Time // by the host's clock
 	said       map[unit.Said]bool
 	readAt     time.Time       // when the journal got that it has read its key; zero: it has not, or that is not told
-	answered   bool            // the rows have said something since it began, and all is well
+	answered   bool            // since it began a round has found all well, by an answer of the rows
 	holds      key.Fingerprint // the key it runs on, "" where that is not known
-	recorded   bool            // that it reads it stands in the ledger
-	perhaps    bool            // a line says that it failed to load the key, and nothing is known that would make it fail: others can print that line
+	recorded   bool            // the ledger was told which key it reads
+	// unexplained: a line says that it failed to load the key, and nothing is known that would
+	// have made it fail. Others can print that line, so that heal does not restart it for that.
+	unexplained bool
 	// replaced is the key that this watcher took out of the keyfile's place during this
 	// start, since when it had stood there, and when it was taken.
 	replaced     key.Fingerprint
@@ -131,7 +133,7 @@ func (w *watcher) heard(n journalNews) bool {
 		if l.Said == unit.Empty {
 			return false // somebody else's word
 		}
-		d.perhaps = true
+		d.unexplained = true
 	}
 	d.said[l.Said] = true
 	if d.read() && d.readAt.IsZero() {
@@ -218,7 +220,7 @@ func (w *watcher) restart(ctx context.Context, r agent.TendResult) {
 	foreign := w.daemon.holds != "" && w.daemon.holds != r.Decision.Key ||
 		said[unit.Ready] && r.Installed != "" && r.Evidence.Keyfile.Good
 	switch {
-	case said[unit.Empty], w.o.Heal && (foreign || said[unit.Failed] && !w.daemon.perhaps):
+	case said[unit.Empty], w.o.Heal && (foreign || said[unit.Failed] && !w.daemon.unexplained):
 	case foreign:
 		w.say("restart", Event{Name: RestartNeeded, Fingerprint: r.Decision.Key,
 			Text: fmt.Sprintf("restart needed: the daemon runs on another key than %s, which is in place; what it writes until then may be lost: systemctl restart containarium", r.Decision.Key)})

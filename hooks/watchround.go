@@ -74,6 +74,7 @@ func (w *watcher) round(ctx context.Context) {
 	if w.flight != nil {
 		return
 	}
+	// The savers ask the escrows themselves (saver): a gate is for who decides, here and at a start.
 	gated, m := gateEscrows(w.h, func() *memory {
 		return recall(w.o.RunDir, w.o.Configuration+" "+there, w.o.Clock)
 	})
@@ -135,7 +136,7 @@ func (w *watcher) land(ctx context.Context, o outcome) {
 	case decide.RowsSilent, decide.RowsUnknown:
 		w.seen = "" // nothing is proven: the next rescan looks again
 	}
-	acted := o.err == nil && r.Held == "" && r.Decision.Action != decide.Doubt && r.Decision.Action != decide.Lost
+	acted := o.err == nil && r.Withheld == "" && r.Decision.Action != decide.Doubt && r.Decision.Action != decide.Lost
 	if !acted {
 		w.seen = ""
 	}
@@ -198,19 +199,19 @@ const (
 func (w *watcher) pace(keyfile keyfileState) {
 	switch about := w.daemon.about(w.h.Now()); {
 	case about && !(keyfile == keyfileSettled && w.daemon.answered):
-		w.parked = parkedFirst
+		w.pause = parkedFirst
 	case keyfile != keyfileAwaited:
-		w.parked = 0
-	case w.parked == 0:
-		w.parked = parkedFirst
+		w.pause = 0
+	case w.pause == 0:
+		w.pause = parkedFirst
 	default:
-		w.parked = min(2*w.parked, w.o.Rescan)
+		w.pause = min(2*w.pause, w.o.Rescan)
 	}
 }
 
 func (w *watcher) setRepeat() {
-	if w.parked > 0 {
-		w.repeat.Reset(w.parked)
+	if w.pause > 0 {
+		w.repeat.Reset(w.pause)
 	} else {
 		w.repeat.Stop()
 	}

@@ -32,8 +32,8 @@ func (w *watcher) tellRound(r agent.TendResult, err error) {
 		w.o.Status("trouble: " + err.Error())
 		w.say("error "+string(d.Action), Event{Loud: true, Text: "the keyfile could not be looked after", Err: err})
 		return
-	case r.Held != "":
-		w.tellHeld(r)
+	case r.Withheld != "":
+		w.tellWithheld(r)
 	case d.Action == decide.Doubt, d.Action == decide.Lost:
 		w.tellUndecided(r)
 	default:
@@ -55,27 +55,27 @@ func (w *watcher) tellRound(r agent.TendResult, err error) {
 	}
 }
 
-// tellHeld tells why what was decided was not done.
-func (w *watcher) tellHeld(r agent.TendResult) {
+// tellWithheld tells why what was decided was not done.
+func (w *watcher) tellWithheld(r agent.TendResult) {
 	key, holds := r.Decision.Key, w.daemon.holds
 	e := Event{Name: RestartNeeded, Fingerprint: key}
 	switch {
 	case r.Decision.Action != decide.Install:
-		e = Event{Loud: true, Text: r.Held}
+		e = Event{Loud: true, Text: r.Withheld}
 	case !w.daemon.caughtUp && w.daemon.trouble == "":
-		w.o.Status(r.Held) // on which key the daemon runs its journal is about to tell
+		w.o.Status(r.Withheld) // on which key the daemon runs its journal is about to tell
 		return
 	case holds == key:
 		e.Name = Replaced
-		e.Text = fmt.Sprintf("the daemon runs on key %s, and only the file differs: %s; to put key %s back: keyguard restore", key, r.Held, key)
+		e.Text = fmt.Sprintf("the daemon runs on key %s, and only the file differs: %s; to put key %s back: keyguard restore", key, r.Withheld, key)
 	default:
-		e.Text = r.Held + "; to put it there: keyguard restore; then: systemctl restart containarium"
+		e.Text = r.Withheld + "; to put it there: keyguard restore; then: systemctl restart containarium"
 		if holds != "" {
 			e.Text = fmt.Sprintf("restart needed: the daemon runs on key %s; %s", holds, e.Text)
 		}
 	}
 	w.o.Status(e.Text)
-	w.say("held "+r.Held, e)
+	w.say("withheld "+r.Withheld, e)
 }
 
 // tellUndecided tells that nobody can say which key is right, or that none is to be had.

@@ -479,7 +479,7 @@ func (w *world) look(h *host, dies int) {
 			return
 		}
 		w.did(h, p, was, r.GuardResult)
-		w.tell("    %s: %s %s: %s (held: %q, err: %v)", p.name, r.Decision.Rule, r.Decision.Action, r.Decision.Reason, r.Held, err)
+		w.tell("    %s: %s %s: %s (withheld: %q, err: %v)", p.name, r.Decision.Rule, r.Decision.Action, r.Decision.Reason, r.Withheld, err)
 		if p.looked {
 			t.asked = true
 		}

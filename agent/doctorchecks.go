@@ -372,11 +372,11 @@ func (f facts) checkUnits() []Check {
 	case DaemonUntold:
 		list = append(list, Check{Name: "daemon", State: CheckUnknown, Text: d.Err.Error(), Fix: "systemctl restart " + d.Name})
 	case DaemonParked, DaemonNoSecrets:
-		add("daemon", false, "", "it runs without secrets", "keyguard status")
+		list = append(list, Check{Name: "daemon", State: CheckProblem, Text: "it runs without secrets", Fix: "keyguard status"})
 	case DaemonOtherKey:
-		add("daemon", false, "", "it does not run on the key that is in place", "systemctl restart "+d.Name)
+		list = append(list, Check{Name: "daemon", State: CheckProblem, Text: "it does not run on the key that is in place", Fix: "systemctl restart " + d.Name})
 	default:
-		add("daemon", true, cmp.Or(d.Active, "inactive"), "", "")
+		list = append(list, Check{Name: "daemon", State: CheckOK, Text: cmp.Or(d.Active, "inactive")})
 	}
 	add("timer", u.Timer.Enabled == "enabled" && u.Timer.Active == "active", "the weekly drill is enabled",
 		fmt.Sprintf("the weekly drill is %s, %s", cmp.Or(u.Timer.Enabled, "not installed"), cmp.Or(u.Timer.Active, "inactive")), "systemctl enable --now "+unit.DrillTimer)

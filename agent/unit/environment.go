@@ -162,18 +162,21 @@ func (e *environment) parse(data []byte) ([]string, error) {
 			*end = len(b)
 		}
 	}
-	push := func(chomp bool) {
+	chomped := func() []byte { // the value without the whitespace at its end
+		if valueEnd >= 0 {
+			return value[:valueEnd]
+		}
+		return value
+	}
+	push := func(value []byte) {
 		if nameEnd >= 0 {
 			name = name[:nameEnd]
-		}
-		if chomp && valueEnd >= 0 {
-			value = value[:valueEnd]
 		}
 		if !utf8.Valid(name) || !utf8.Valid(value) {
 			bad = fmt.Errorf("%w: not UTF-8", ErrEnvironmentFile)
 		}
 		entries = append(entries, string(name)+"="+string(value))
-		name, value, state = name[:0], value[:0], beforeName
+		name, state = name[:0], beforeName
 	}
 	for _, c := range data {
 		lineEnd := strings.ContainsRune(lineEnds, rune(c))
@@ -198,7 +201,7 @@ func (e *environment) parse(data []byte) ([]string, error) {
 		case beforeValue:
 			switch {
 			case lineEnd:
-				push(false)
+				push(value)
 			case c == '\'':
 				state = inSingle
 			case c == '"':
@@ -211,7 +214,7 @@ func (e *environment) parse(data []byte) ([]string, error) {
 		case inValue:
 			switch {
 			case lineEnd:
-				push(true)
+				push(chomped())
 			case c == '\\':
 				state, valueEnd = escaped, -1
 			default:
@@ -259,8 +262,10 @@ func (e *environment) parse(data []byte) ([]string, error) {
 		}
 	}
 	switch state { // a last line without an end
-	case beforeValue, inValue, escaped, inSingle, inDouble, escapedInDouble:
-		push(state == inValue)
+	case inValue:
+		push(chomped())
+	case beforeValue, escaped, inSingle, inDouble, escapedInDouble:
+		push(value)
 	}
 	return entries, bad
 }

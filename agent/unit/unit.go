@@ -108,23 +108,28 @@ func facts(name string, m manager, p map[string]any) Facts {
 	f := Facts{Name: name, Unread: m.err}
 	unread := func(err error) { f.Unread = errors.Join(f.Unread, err) }
 	strange := func(property string) { unread(fmt.Errorf("cannot read %s of %s: not of its form", property, name)) }
-	list := func(property string, optional bool) []string {
-		v, there := p[property]
-		l, ok := v.([]string)
-		if !ok && (there || !optional) {
+	list := func(property string) []string {
+		l, ok := p[property].([]string)
+		if !ok {
 			strange(property)
 		}
 		return l
 	}
+	listIfThere := func(property string) []string { // the oldest systemd has not all of them
+		if _, there := p[property]; !there {
+			return nil
+		}
+		return list(property)
+	}
 	env := environment{variables: map[string]string{}, version: m.version}
 	env.set(m.environment)
 	// What PassEnvironment= takes from systemd's own process stands nowhere.
-	for _, variable := range list("PassEnvironment", true) {
+	for _, variable := range listIfThere("PassEnvironment") {
 		if strings.HasPrefix(variable, "PG") || strings.HasPrefix(variable, "CONTAINARIUM_") {
 			unread(fmt.Errorf("cannot tell what PassEnvironment=%s of %s passes on", variable, name))
 		}
 	}
-	env.set(list("Environment", false))
+	env.set(list("Environment"))
 	// EnvironmentFiles is a(sb): the path, and whether it may be missing.
 	files, ok := p["EnvironmentFiles"].([][]any)
 	if !ok {
@@ -140,7 +145,7 @@ func facts(name string, m manager, p map[string]any) Facts {
 			unread(err)
 		}
 	}
-	env.unset(list("UnsetEnvironment", true)) // not on the oldest
+	env.unset(listIfThere("UnsetEnvironment"))
 	// ExecStart is a(sasbttttuii): the second member is the argument vector.
 	if commands, ok := p["ExecStart"].([][]any); ok && len(commands) > 0 && len(commands[0]) > 1 {
 		if argv, ok := commands[0][1].([]string); ok {

@@ -110,10 +110,10 @@ var actions = []action{
 	{"a store is made anew", 1, false, 0, func(w *world, _ *host, _ int) { s := w.store(); s.copies = nil }},
 	{"all keys are lost, and the ledger is not", 2, true, 40, (*world).loseAll},
 	{"mangled bytes on top", 2, false, 0, func(w *world, _ *host, _ int) {
-		w.store().add(escrow.Current, []byte("\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd not a key at all"), true)
+		w.store().addByHand(escrow.Current, []byte("\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd not a key at all"))
 	}},
-	{"a foreign key on top", 2, false, 0, func(w *world, _ *host, _ int) { w.store().add(escrow.Current, w.makeKey().UnsafeBytes(), true) }},
-	{"an old key on top", 2, false, 0, func(w *world, _ *host, _ int) { w.store().add(escrow.Current, w.anyKey().UnsafeBytes(), true) }},
+	{"a foreign key on top", 2, false, 0, func(w *world, _ *host, _ int) { w.store().addByHand(escrow.Current, w.makeKey().UnsafeBytes()) }},
+	{"an old key on top", 2, false, 0, func(w *world, _ *host, _ int) { w.store().addByHand(escrow.Current, w.anyKey().UnsafeBytes()) }},
 	{"another host's parts on top", 5, false, 0, (*world).foreignParts},
 	{"an older copy is the newest again", 5, false, 0, func(w *world, _ *host, _ int) { w.label() }},
 	{"a copy is called another key", 2, false, 0, (*world).misname},
@@ -871,7 +871,7 @@ func (w *world) foreignParts(_ *host, _ int) {
 		}
 		part, err := k.Cut(need, w.number(s))
 		must(err)
-		s.add(escrow.Current, part.UnsafeText(), true)
+		s.addByHand(escrow.Current, part.UnsafeText())
 		part.Wipe()
 		if one {
 			return
@@ -895,7 +895,7 @@ func (w *world) label() {
 	i := older[w.rand.IntN(len(older))]
 	c := s.copies[i]
 	if w.rand.IntN(2) == 0 {
-		s.add(escrow.Current, c.bytes, true)
+		s.addByHand(escrow.Current, c.bytes)
 		return
 	}
 	c.byHand = true
@@ -995,7 +995,7 @@ func (w *world) oddPart(h *host, dies int) {
 		w.pass(5 * time.Second) // the watcher brings the new key
 		for _, c := range s.copies {
 			if good && c.of == laws.Name(data) && c.part != (escrow.PartOf{}) && c.shelf == escrow.Current {
-				s.add(escrow.Current, c.bytes, true)
+				s.addByHand(escrow.Current, c.bytes)
 				break
 			}
 		}
@@ -1004,7 +1004,7 @@ func (w *world) oddPart(h *host, dies int) {
 		must(err)
 		part, err := k.Cut(5-s.part.Need, w.number(s))
 		must(err)
-		s.add(escrow.Current, part.UnsafeText(), true)
+		s.addByHand(escrow.Current, part.UnsafeText())
 		part.Wipe()
 		k.Wipe()
 	}

@@ -82,13 +82,19 @@ func read(bytes []byte) (key.Fingerprint, escrow.PartOf) {
 	return k.Fingerprint(), escrow.PartOf{}
 }
 
-// add puts bytes on a shelf.
-func (s *store) add(shelf escrow.Shelf, bytes []byte, byHand bool) stored {
+// add puts bytes on a shelf, as a host does.
+func (s *store) add(shelf escrow.Shelf, bytes []byte) stored {
 	s.serial++
-	c := stored{id: fmt.Sprintf("%s/%d", shelf, s.serial), shelf: shelf, bytes: slices.Clone(bytes), at: time.Now(), late: s.late, byHand: byHand}
+	c := stored{id: fmt.Sprintf("%s/%d", shelf, s.serial), shelf: shelf, bytes: slices.Clone(bytes), at: time.Now(), late: s.late}
 	c.of, c.part = read(bytes)
 	s.copies = append(s.copies, c)
 	return c
+}
+
+// addByHand is add for a person, or another program.
+func (s *store) addByHand(shelf escrow.Shelf, bytes []byte) {
+	s.add(shelf, bytes)
+	s.copies[len(s.copies)-1].byHand = true
 }
 
 // lists tells whether a listing at a time shows a copy: what was shown once is shown ever after.
@@ -321,7 +327,7 @@ func (v view) Save(ctx context.Context, shelf escrow.Shelf, k key.Key) (escrow.C
 			unseen = append(unseen, o.id)
 		}
 	}
-	c := v.add(shelf, content, false)
+	c := v.add(shelf, content)
 	added := &v.copies[len(v.copies)-1]
 	added.by, added.unseen = v.p.h.name, unseen
 	if shelf == escrow.Current && v.p.changed[v.name] && !v.addOnly {

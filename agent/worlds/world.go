@@ -105,13 +105,16 @@ func Run(p Plan, dir string) (story []string, broken *Broken) { return Follow(p,
 // nothing else: each command is one word or two, as "accept --new". Where it is nil, the person
 // tries what there is.
 func Follow(p Plan, dir string, named func(agent.StatusResult) []string) (story []string, broken *Broken) {
-	return follow(p, dir, named, false)
+	return (&world{named: named}).live(p, dir)
 }
 
-// follow is Follow, with real files below dir where the disks are to be real.
-func follow(p Plan, dir string, named func(agent.StatusResult) []string, real bool) (story []string, broken *Broken) {
-	w := &world{named: named, real: real, epoch: time.Now(), lines: map[string]line{}, calls: map[string]int{}, saves: map[string]int{}, keys: map[key.Fingerprint]key.Key{}, fragile: map[key.Fingerprint]bool{},
-		proven: map[string]map[key.Fingerprint]bool{}, vouched: map[string][]vouched{}, rebuilt: map[string][]byte{}}
+// live is Follow in a world of which no more is said than who is named, and whether its disks are
+// real files below dir.
+func (w *world) live(p Plan, dir string) (story []string, broken *Broken) {
+	w.epoch = time.Now()
+	w.lines, w.calls, w.saves, w.rebuilt = map[string]line{}, map[string]int{}, map[string]int{}, map[string][]byte{}
+	w.keys, w.fragile = map[key.Fingerprint]key.Key{}, map[key.Fingerprint]bool{}
+	w.proven, w.vouched = map[string]map[key.Fingerprint]bool{}, map[string][]vouched{}
 	durable.Simulated, lock.Find = w, w.lock
 	defer func() {
 		durable.Simulated, lock.Find = nil, nil
@@ -230,14 +233,14 @@ func (w *world) keepSomewhere(h *host, k key.Key) {
 	}
 	shelf := escrow.Shelves[w.rand.IntN(len(escrow.Shelves))]
 	if s := w.store(); s.part == (escrow.PartOf{}) {
-		s.add(shelf, k.UnsafeBytes(), true)
+		s.addByHand(shelf, k.UnsafeBytes())
 		return
 	}
 	for _, s := range w.stores {
 		if s.part != (escrow.PartOf{}) {
 			part, err := k.Cut(2, int(s.name[0]-'a')+1)
 			must(err)
-			s.add(shelf, part.UnsafeText(), true)
+			s.addByHand(shelf, part.UnsafeText())
 			part.Wipe()
 		}
 	}

@@ -28,12 +28,12 @@ var (
 
 // play plays a plan in a bubble. Its keys come from its seed: in which order two of them are
 // saved follows their names.
-func play(t *testing.T, p Plan) (story []string, broken *Broken) { return playOn(t, p, false) }
+func play(t *testing.T, p Plan) (story []string, broken *Broken) { return playIn(t, &world{}, p) }
 
-func playOn(t *testing.T, p Plan, real bool) (story []string, broken *Broken) {
+func playIn(t *testing.T, w *world, p Plan) (story []string, broken *Broken) {
 	synctest.Test(t, func(t *testing.T) {
 		cryptotest.SetGlobalRandom(t, p.Seed)
-		story, broken = follow(p, scratch, nil, real)
+		story, broken = w.live(p, scratch)
 	})
 	return story, broken
 }
@@ -366,11 +366,11 @@ func TestSameSeedSameWorld(t *testing.T) {
 	}
 	var once []string
 	for n := range uint64(*twice) {
-		once = append(once, storyOf(t, *seed+n, false))
+		once = append(once, storyIn(t, &world{}, *seed+n))
 	}
 	busy(t)
 	for n, once := range once {
-		if again := storyOf(t, *seed+uint64(n), false); once != again {
+		if again := storyIn(t, &world{}, *seed+uint64(n)); once != again {
 			t.Errorf("seed %d:\n%s\n\nand again:\n%s", *seed+uint64(n), once, again)
 		}
 	}
@@ -407,14 +407,14 @@ func TestRealFiles(t *testing.T) {
 		return
 	}
 	for seed := uint64(1000); seed < 1020; seed++ {
-		if memory, kernel := storyOf(t, seed, false), storyOf(t, seed, true); memory != kernel {
+		if memory, kernel := storyIn(t, &world{}, seed), storyIn(t, &world{real: true}, seed); memory != kernel {
 			t.Errorf("seed %d, in memory:\n%s\n\nand with real files:\n%s", seed, memory, kernel)
 		}
 	}
 }
 
-// storyOf plays a world and returns its story.
-func storyOf(t *testing.T, seed uint64, real bool) string {
-	story, _ := playOn(t, Imagine(seed), real)
+// storyIn plays what a seed plans in a world and returns its story.
+func storyIn(t *testing.T, w *world, seed uint64) string {
+	story, _ := playIn(t, w, Imagine(seed))
 	return strings.Join(story, "\n")
 }

@@ -168,15 +168,15 @@ func (e *environment) parse(data []byte) ([]string, error) {
 		}
 		return value
 	}
-	push := func(value []byte) {
+	push := func(v []byte) {
 		if nameEnd >= 0 {
 			name = name[:nameEnd]
 		}
-		if !utf8.Valid(name) || !utf8.Valid(value) {
+		if !utf8.Valid(name) || !utf8.Valid(v) {
 			bad = fmt.Errorf("%w: not UTF-8", ErrEnvironmentFile)
 		}
-		entries = append(entries, string(name)+"="+string(value))
-		name, state = name[:0], beforeName
+		entries = append(entries, string(name)+"="+string(v))
+		name, value, state = name[:0], value[:0], beforeName
 	}
 	for _, c := range data {
 		lineEnd := strings.ContainsRune(lineEnds, rune(c))

@@ -145,42 +145,42 @@ func inherited() rows.LocateOptions {
 // errRefuted says that keyguard's own trouble kept it from doing more than to ask the rows.
 var errRefuted = errors.New("the rows have just refuted the key that the daemon would read, so it is not started")
 
+// startRun is what a start knows when it ends, in whichever way.
+type startRun struct {
+	keyfile string // its path, as far as the configuration could be read
+	result  agent.GuardResult
+	refuted bool // the rows have just refuted the key that the daemon would read
+}
+
 // prestart never stops a daemon over keyguard's own trouble, if the keyfile has 32
 // bytes and no rotation's staged key stands beside it (law 9), and the rows have not just
 // refuted it (law 1).
-func (a *app) prestart(ctx context.Context) (err error) {
-	began := a.outside.Began()
+func (a *app) prestart(ctx context.Context) error {
 	if _, ok := os.LookupEnv("JOURNAL_STREAM"); ok {
 		a.level = "<6>" // informational; sd-daemon(3)
 	}
-	keyfilePath := config.Default().Keyfile
-	var result agent.GuardResult
-	refuted := false
-	defer func() {
-		if v := recover(); v != nil {
-			p, other := v.(*crew.Panic)
-			if !other {
-				p = &crew.Panic{Value: v, Stack: debug.Stack()}
-			}
-			err = located(p)
-		}
-		switch code := exitCode(err); {
-		case err == nil || code != exitInternal && code != exitUsage:
-		case refuted:
-			err = fmt.Errorf("%w: %w", errRefuted, err)
-		default:
-			err = a.passDespite(keyfilePath, result.Evidence.Rows, err)
-		}
-	}()
+	s := startRun{keyfile: config.Default().Keyfile}
+	err := located(crew.Do(func() error { return a.putRight(ctx, &s) }))
+	switch code := exitCode(err); {
+	case err == nil || code != exitInternal && code != exitUsage:
+		return err
+	case s.refuted:
+		return fmt.Errorf("%w: %w", errRefuted, err)
+	}
+	return a.passDespite(s.keyfile, s.result.Evidence.Rows, err)
+}
 
+// putRight is prestart where nothing goes wrong with keyguard itself.
+func (a *app) putRight(ctx context.Context, s *startRun) error {
+	began := a.outside.Began()
 	if data, err := config.Read(a.configPath()); err == nil && config.Trust(a.configPath()) == nil {
-		keyfilePath = config.KeyfileOf(data)
+		s.keyfile = config.KeyfileOf(data)
 	}
 	cfg, err := a.load()
 	if err != nil {
 		return err
 	}
-	keyfilePath = cfg.Keyfile
+	s.keyfile = cfg.Keyfile
 	h, err := a.host(cfg, wiring{prestart: true})
 	a.tellWrong()
 	if err != nil {
@@ -190,13 +190,13 @@ func (a *app) prestart(ctx context.Context) (err error) {
 	budget := cfg.Prestart.Budget * 9 / 10 // before whoever waits outside leaves
 	// A file system that hangs holds only this.
 	recorded := crew.Go(func() error { return recordDatabase(cfg, inherited()) })
-	result, err = hooks.Prestart(ctx, h, hooks.PrestartOptions{
+	s.result, err = hooks.Prestart(ctx, h, hooks.PrestartOptions{
 		Budget:        budget - time.Since(began),
 		RunDir:        cfg.RunDir,
 		Configuration: cfg.Digest,
-		Tell: func(s agent.Start) {
-			refuted = s == agent.StartRefuted
-			switch s {
+		Tell: func(on agent.Start) {
+			s.refuted = on == agent.StartRefuted
+			switch on {
 			case agent.StartRight:
 				a.outside.Status(exitDone)
 			case agent.StartUnsure:
@@ -212,16 +212,16 @@ func (a *app) prestart(ctx context.Context) (err error) {
 	case !ended:
 		a.urgent("watcher and drills may not find the database: %s hangs", cfg.RunDir)
 	case rerr != nil:
-		result.Trouble = slices.Insert(result.Trouble, 0, agent.Trouble{What: "watcher and drills may not find the database", Err: rerr})
+		s.result.Trouble = slices.Insert(s.result.Trouble, 0, agent.Trouble{What: "watcher and drills may not find the database", Err: rerr})
 	}
-	a.explainTrouble(result.Trouble)
+	a.explainTrouble(s.result.Trouble)
 	if err != nil {
 		return err
 	}
 	t := a.teller(h, cfg, wiring{prestart: true}, a.printEvent)
-	err = a.explainGuard(ctx, cfg, result, t)
+	err = a.explainGuard(ctx, cfg, s.result, t)
 	a.outside.Status(exitCode(err))
-	if f := result.Decision.Key; err == nil && f != "" && !result.Parked {
+	if f := s.result.Decision.Key; err == nil && f != "" && !s.result.Parked {
 		ending(left, crew.Go(func() error { return noteLeft(h, f) })) // as where it is healthy
 	}
 	a.deliver(left, t)

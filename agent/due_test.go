@@ -567,15 +567,6 @@ func testForeignCopyOfTheSameKey(t *testing.T, list listing) {
 	}
 }
 
-// upsideDown is an escrow in which a person has put the older copies on top.
-type upsideDown struct{ escrow.Reader }
-
-func (u upsideDown) List(ctx context.Context) ([]escrow.Copy, error) {
-	copies, err := u.Reader.List(ctx)
-	slices.Reverse(copies)
-	return copies, err
-}
-
 // TestSpoiledBelowAnOlderOne: where the copy that was saved last is none any more, the older one on
 // top is no stranger's, and a save puts the right one there.
 func TestSpoiledBelowAnOlderOne(t *testing.T) {
@@ -592,7 +583,7 @@ func TestSpoiledBelowAnOlderOne(t *testing.T) {
 	files, err := filepath.Glob(h.path("usb0/current/*"))
 	h.must(err)
 	h.must(os.WriteFile(files[1], []byte("somebody's note, and no key"), 0o600))
-	h.Escrows[0].Reader = upsideDown{h.Escrows[0].Reader}
+	h.Escrows[0].Reader = relisted{h.Escrows[0].Reader, slices.Reverse[[]escrow.Copy]} // a person has put the older one on top
 	saved, err := agent.Revisit(t.Context(), &h.Host, "usb0")
 	if err != nil || len(saved) != 1 || saved[0].Alarm || saved[0].Shelf != escrow.Current {
 		t.Errorf("%+v, %v", saved, err)

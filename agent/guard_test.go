@@ -98,16 +98,24 @@ func usbIn(dir, name string) (agent.Escrow, error) {
 // A listing is how the escrows of a host list: as they do, or blind.
 type listing func(*host) *host
 
-// blind is an escrow that lists no fingerprints, as Secret Manager does: whose copy one is,
-// only its bytes tell.
-type blind struct{ escrow.Reader }
+// relisted is an escrow of which somebody changes what it lists.
+type relisted struct {
+	escrow.Reader
+	change func([]escrow.Copy)
+}
 
-func (b blind) List(ctx context.Context) ([]escrow.Copy, error) {
-	copies, err := b.Reader.List(ctx)
+func (r relisted) List(ctx context.Context) ([]escrow.Copy, error) {
+	copies, err := r.Reader.List(ctx)
+	r.change(copies)
+	return copies, err
+}
+
+// blind has an escrow list no fingerprints, as Secret Manager does: whose copy one is,
+// only its bytes tell.
+func blind(copies []escrow.Copy) {
 	for i := range copies {
 		copies[i].Fingerprint = ""
 	}
-	return copies, err
 }
 
 // bothListings runs a test with escrows of either kind.
@@ -119,7 +127,7 @@ func bothListings(t *testing.T, test func(*testing.T, listing)) {
 	t.Run("listed without", func(t *testing.T) {
 		test(t, func(h *host) *host {
 			for i := range h.Escrows {
-				h.Escrows[i].Reader = blind{h.Escrows[i].Reader}
+				h.Escrows[i].Reader = relisted{h.Escrows[i].Reader, blind}
 			}
 			return h
 		})

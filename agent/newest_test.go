@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,18 +24,18 @@ import (
 
 // withheld is an escrow that lists a copy and does not give it.
 type withheld struct {
-	escrow.Reader
-	id, why string
+	relisted
+	id string
 }
 
-func (w withheld) List(ctx context.Context) ([]escrow.Copy, error) {
-	copies, err := w.Reader.List(ctx)
-	for i := range copies {
-		if copies[i].ID == w.id {
-			copies[i].Unreadable = w.why
+func withhold(e escrow.Reader, id, why string) withheld {
+	return withheld{relisted{e, func(copies []escrow.Copy) {
+		for i := range copies {
+			if copies[i].ID == id {
+				copies[i].Unreadable = why
+			}
 		}
-	}
-	return copies, err
+	}}, id}
 }
 
 func (w withheld) Fetch(ctx context.Context, c escrow.Copy) (key.Key, key.Encoding, error) {
@@ -42,17 +43,6 @@ func (w withheld) Fetch(ctx context.Context, c escrow.Copy) (key.Key, key.Encodi
 		return key.Key{}, "", escrow.ErrUnreadable
 	}
 	return w.Reader.Fetch(ctx, c)
-}
-
-// vanishing is a store from which somebody deletes a copy as soon as it was listed.
-type vanishing struct {
-	escrow.Reader
-	path string
-}
-
-func (v vanishing) List(ctx context.Context) ([]escrow.Copy, error) {
-	copies, err := v.Reader.List(ctx)
-	return copies, errors.Join(err, os.RemoveAll(v.path))
 }
 
 // newestCopy is what stands on top of escrow 0, as everybody sees it who looks: whether it
@@ -138,7 +128,7 @@ func testOneNewestCopy(t *testing.T, list listing) {
 	}
 	destroyed := func(h *host) {
 		h.plant(0, escrow.Current, mangled)
-		h.Escrows[0].Reader = withheld{h.Escrows[0].Reader, "current/planted", "destroyed"}
+		h.Escrows[0].Reader = withhold(h.Escrows[0].Reader, "current/planted", "destroyed")
 	}
 	for _, test := range []struct {
 		name    string
@@ -199,7 +189,7 @@ func TestGoneSinceListed(t *testing.T) {
 		r, err := agent.Backup(t.Context(), &h.Host)
 		h.must(err)
 		h.now = h.now.Add(time.Hour)
-		h.Escrows[0].Reader = vanishing{h.Escrows[0].Reader, h.path("usb0/" + r.Escrows[0].Copy.ID)}
+		h.Escrows[0].Reader = &outdated{h.Escrows[0].Reader, func() { h.must(os.Remove(h.path("usb0/" + r.Escrows[0].Copy.ID))) }}
 		return h
 	}
 	t.Run("a rotation", func(t *testing.T) {
@@ -344,28 +334,35 @@ func splitOver(h *host) *escrow.Split {
 	return s
 }
 
-// movedBack is a store whose label of the current copy somebody has moved back to the oldest.
-type movedBack struct{ escrow.Escrow }
+// relistMember makes the host's only escrow the split with its second member relisted.
+func relistMember(h *host, s *escrow.Split, change func([]escrow.Copy)) error {
+	members := slices.Clone(s.Members())
+	was := members[1].Escrow
+	members[1].Escrow = struct {
+		relisted
+		escrow.Writer
+		io.Closer
+	}{relisted{was, change}, was, was}
+	changed, err := escrow.NewSplit(escrow.SplitOptions{Name: s.Name(), Need: s.Need(), Members: members})
+	h.Escrows = []agent.Escrow{{Reader: changed, Writer: changed, Required: true}}
+	return err
+}
 
-func (m movedBack) List(ctx context.Context) ([]escrow.Copy, error) {
-	copies, err := m.Escrow.List(ctx)
+// movedBack is what a store lists whose label of the current copy somebody has moved back to the
+// oldest.
+func movedBack(copies []escrow.Copy) {
 	current := slices.IndexFunc(copies, func(c escrow.Copy) bool { return c.Shelf != escrow.Current })
 	if current < 0 {
 		current = len(copies)
 	}
 	slices.Reverse(copies[:current])
-	return copies, err
 }
 
-// disabled is a store that shows its copies and gives none of them.
-type disabled struct{ escrow.Escrow }
-
-func (d disabled) List(ctx context.Context) ([]escrow.Copy, error) {
-	copies, err := d.Escrow.List(ctx)
+// disabled is what a store lists that gives none of its copies.
+func disabled(copies []escrow.Copy) {
 	for i := range copies {
 		copies[i].Unreadable = "disabled"
 	}
-	return copies, err
 }
 
 // TestSavingAboveDisabledPart: where a part that a store has on top is disabled, a save puts
@@ -389,11 +386,7 @@ func TestSavingAboveDisabledPart(t *testing.T) {
 	}
 	for i, want := range []int{1, 1, 2} { // a save, one that finds it there, and one that does not
 		if i == 2 {
-			members := slices.Clone(s.Members())
-			members[1].Escrow = disabled{members[1].Escrow}
-			shut, err := escrow.NewSplit(escrow.SplitOptions{Name: s.Name(), Need: s.Need(), Members: members})
-			h.must(err)
-			h.Escrows = []agent.Escrow{{Reader: shut, Writer: shut, Required: true}}
+			h.must(relistMember(h, s, disabled))
 		}
 		h.backup()
 		if n := told(); n != want {
@@ -426,11 +419,7 @@ func TestAnotherHostsParts(t *testing.T) {
 			return err
 		},
 		"a former part, moved back to the top": func(h *host, s *escrow.Split) error {
-			members := slices.Clone(s.Members())
-			members[1].Escrow = movedBack{members[1].Escrow}
-			moved, err := escrow.NewSplit(escrow.SplitOptions{Name: s.Name(), Need: s.Need(), Members: members})
-			h.Escrows = []agent.Escrow{{Reader: moved, Writer: moved, Required: true}}
-			return err
+			return relistMember(h, s, movedBack)
 		},
 		"the whole key": func(h *host, _ *escrow.Split) error {
 			return os.WriteFile(h.path("usb1/current/20991231T235959.000Z-by-hand"), a.UnsafeBytes(), 0o400)
@@ -578,7 +567,7 @@ func TestDisabledIsNotHeld(t *testing.T) {
 	h.backup()
 	copies, err := h.Escrows[0].List(t.Context())
 	h.must(err)
-	h.Escrows[0].Reader = withheld{h.Escrows[0].Reader, copies[0].ID, "disabled"}
+	h.Escrows[0].Reader = withhold(h.Escrows[0].Reader, copies[0].ID, "disabled")
 	n := h.newest()
 	n.want(t, false, copies[0].ID)
 }

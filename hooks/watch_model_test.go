@@ -61,24 +61,30 @@ func modelOperations(t *testing.T) int {
 //   - unless the daemon has read another key, the keyfile holds the key that opens the
 //     rows, and is nobody else's to read.
 //
-// Several hosts live at a time: most of it is waiting.
+// Several hosts live at a time: most of it is waiting. With KEYGUARD_SEED, which a failure names,
+// only one does, and sees the same operations.
 func TestWatchModel(t *testing.T) {
-	const (
-		hosts = 8
-		each  = 2000 // operations on one host: its ledger is read again and again
-	)
-	want := modelOperations(t)
+	hosts, want := 8, modelOperations(t)
+	each := 2000 // operations on one host: its ledger is read again and again
+	first := uint64(1)
+	if text, ok := os.LookupEnv("KEYGUARD_SEED"); ok {
+		var err error
+		if first, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatalf("KEYGUARD_SEED=%q is no seed", text)
+		}
+		hosts, each = 1, want
+	}
 	cluster := rowstest.New(t)
 	pool := cluster.Pool(t)
 	began, rests, counts := time.Now(), 0, map[string]int{}
 	var mu sync.Mutex // guards rests, counts and taken
-	taken, seed := 0, uint64(0)
-	take := func() (uint64, int) {
+	taken, next := 0, first
+	take := func() (seed uint64, n int) {
 		mu.Lock()
 		defer mu.Unlock()
-		n := min(each, max(want/hosts, 1), want-taken)
+		seed, n = next, min(each, max(want/hosts, 1), want-taken)
 		taken += n
-		seed++
+		next++
 		return seed, n
 	}
 	var all sync.WaitGroup
@@ -86,7 +92,7 @@ func TestWatchModel(t *testing.T) {
 		all.Go(func() {
 			for seed, n := take(); n > 0 && !t.Failed(); seed, n = take() {
 				db := cluster.Database(t)
-				m := newModel(t, db, pool, seed)
+				m := newModel(t, db, pool, seed, n)
 				for range n {
 					m.step()
 				}
@@ -120,6 +126,8 @@ func TestWatchModel(t *testing.T) {
 // model is a host, and what is known of it by construction.
 type model struct {
 	t    *testing.T
+	seed uint64
+	want int // operations
 	r    *rand.Rand
 	dir  string
 	host *agent.Host
@@ -237,13 +245,13 @@ var operations = []operation{
 	{"a moment", 6, false, (*model).moment},
 }
 
-func newModel(t *testing.T, db *rowstest.Database, pool *rowstest.Pool, seed uint64) *model {
+func newModel(t *testing.T, db *rowstest.Database, pool *rowstest.Pool, seed uint64, want int) *model {
 	t.Helper()
 	session, err := db.Session()
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &model{t: t, r: rand.New(rand.NewPCG(seed, 3)), dir: memoryDir(t), db: session,
+	m := &model{t: t, seed: seed, want: want, r: rand.New(rand.NewPCG(seed, 3)), dir: memoryDir(t), db: session,
 		status: make(chan struct{}, 1<<20), lines: make(chan unit.Line),
 		rows: map[string]key.Fingerprint{}, proven: map[key.Fingerprint]bool{}, stood: map[key.Fingerprint]bool{},
 		away: map[int]bool{}, counts: map[string]int{}, empty: true}
@@ -330,7 +338,7 @@ func (m *model) fail(format string, args ...any) {
 	m.t.Helper()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.t.Errorf("%s: "+format, append([]any{m.dir}, args...)...)
+	m.t.Errorf("KEYGUARD_SEED=%d KEYGUARD_MODEL_OPS=%d, in %s: "+format, append([]any{m.seed, m.want, m.dir}, args...)...)
 	m.t.Logf("silent %v, no rescan %v, heal %v, the last operations:\n%s", m.silent, m.noRescan, m.options.Heal, strings.Join(m.story[max(0, len(m.story)-60):], "\n"))
 	m.t.Logf("the last reports:\n%s", strings.Join(m.reports[max(0, len(m.reports)-40):], "\n"))
 	runtime.Goexit() // and not FailNow, which is for the test's own goroutine

@@ -355,16 +355,21 @@ const (
 	wiredSecret           = "containarium-host-secrets-master"
 )
 
-// silence is how long somebody may be told nothing until the kernel would find out.
-const silence = 9 * time.Second
+// How long who waits for what.
+const (
+	// patience is what a client has for an answer that comes: more than a busy machine takes.
+	patience = 2 * time.Minute
+	// silence is how long a spoiled line says nothing, until the kernel would find out.
+	silence = 9 * time.Second
+	// impatience is what a client has there, so that it gives up first.
+	impatience = silence / 3
+)
 
 // host is a process. A relay stands in one of its lines, nil in none.
 func (w *wired) host(s spoil, relay *wiretest.Relay) (h *agent.Host, hangUp func(), err error) {
-	// What must succeed has more time than a busy machine takes. What never answers is
-	// waited for as long as the configuration may say at least.
-	patience := 2 * time.Minute
+	wait := patience
 	if relay != nil && s.fault != nil && s.fault.Kind.Silent() {
-		patience = silence / 3
+		wait = impatience
 	}
 	at := map[line]string{toPostgres: w.pool.Addr(), toGCP: w.gcp.Addr(), toVault: w.vault.URL()}
 	if relay != nil {
@@ -379,13 +384,13 @@ func (w *wired) host(s spoil, relay *wiretest.Relay) (h *agent.Host, hangUp func
 	}
 	host := hostIn(w.dir, time.Now)
 	host.OpenRows = func(_ context.Context, o rows.Options) (agent.Rows, error) {
-		o.ConnectTimeout, o.StatementTimeout = patience, patience
+		o.ConnectTimeout, o.StatementTimeout = wait, wait
 		return rows.Open(rows.Location{URL: rowstest.URLAt(at[toPostgres], w.db.Name), From: "the test"}, o)
 	}
 	v, verr := escrow.NewVault(escrow.VaultOptions{Name: "vault", Address: at[toVault], Mount: wiredMount, Path: wiredPath,
-		TokenFile: w.path("token"), CAFile: w.ca, Timeout: patience})
+		TokenFile: w.path("token"), CAFile: w.ca, Timeout: wait})
 	g, gerr := escrow.NewGCP(escrow.GCPOptions{Name: "gcp", Project: "my-project", Secret: wiredSecret, Endpoint: at[toGCP],
-		Plaintext: true, Timeout: patience})
+		Plaintext: true, Timeout: wait})
 	if err := errors.Join(verr, gerr); err != nil {
 		return nil, nil, err
 	}

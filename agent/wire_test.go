@@ -319,9 +319,9 @@ func (w *wired) left(secrets map[string]rowstest.Secret) (string, error) {
 		})
 	}
 	var b strings.Builder
-	// Backwards, so that local quarantine and ledger, which are in the order of their making, say
+	// First the files, of which ledger and local quarantine are in the order of their making: they say
 	// which key is which.
-	for _, path := range slices.Backward(slices.Sorted(maps.Keys(i.files))) {
+	for _, path := range slices.Sorted(maps.Keys(i.files)) {
 		c := i.files[path]
 		b.WriteString(words(fmt.Sprintf("%s %s\n%s\n", path, c.mode, named(c.text))))
 	}
@@ -627,8 +627,8 @@ func (w *wired) current(h *agent.Host) error {
 	return err
 }
 
-// TestLeft: equal hosts are called equal, and each thing that matters to what comes next makes
-// a difference.
+// TestLeft: equal hosts are called equal, whichever of their keys' names comes first, and each thing
+// that matters to what comes next makes a difference.
 func TestLeft(t *testing.T) {
 	old, other := testKey("old"), testKey("other")
 	left := func(w *wired) string {
@@ -643,16 +643,49 @@ func TestLeft(t *testing.T) {
 		return text
 	}
 	hosts := wire(t, 2)
+	furnish := func() {
+		for _, w := range hosts {
+			os.RemoveAll(w.dir)
+			if err := w.furnish(spoil{spoiled[2], toPostgres, nil}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	defer func() {
+		for _, w := range hosts {
+			os.RemoveAll(w.dir)
+		}
+	}()
+	furnish()
+	w, first := hosts[0], left(hosts[0])
+	same := func(what string, want bool) {
+		t.Helper()
+		if one, other := left(hosts[0]), left(hosts[1]); (one == other) != want {
+			t.Errorf("%s:\n%s\n%s", what, one, other)
+		}
+	}
+	same("two hosts that are the same", true)
+	// Which of the two is the older and the newer is the other way round on the second host.
+	older, newer := testKey("x"), testKey("y")
+	for i, w := range hosts {
+		h := hostIn(w.dir, time.Now)
+		for n, k := range []key.Key{older, newer} {
+			err := errors.Join(h.Keyfile.Keep(k, time.Now().Add(time.Duration(n)*time.Minute)), prove(&h, k),
+				w.vault.Put(wiredMount, wiredPath+"-keys/"+string(k.Fingerprint()), map[string]any{"value": fmt.Sprint(n)}))
+			if err != nil {
+				t.Fatal(i, err)
+			}
+		}
+		older, newer = newer, older
+	}
+	same("two hosts whose keys have each other's names", true)
 	for _, w := range hosts {
-		if err := w.furnish(spoil{spoiled[2], toPostgres, nil}); err != nil {
+		if err := prove(&agent.Host{Ledger: hostIn(w.dir, time.Now).Ledger}, older); err != nil {
 			t.Fatal(err)
 		}
-		defer os.RemoveAll(w.dir)
 	}
-	w, first := hosts[0], left(hosts[0])
-	if second := left(hosts[1]); first != second {
-		t.Errorf("two hosts that are the same:\n%s\n%s", first, second)
-	}
+	same("two hosts of which one proves the older key again, and the other the newer", false)
+	furnish()
 	seen := map[string]string{first: "nothing"}
 	for _, change := range []struct {
 		what string
@@ -681,8 +714,8 @@ func TestLeft(t *testing.T) {
 		}
 		seen[now] = change.what
 	}
-	if err := w.furnish(spoil{spoiled[2], toPostgres, nil}); err != nil || left(w) != first {
-		t.Errorf("what was put back is not what it was: %v", err)
+	if furnish(); left(w) != first {
+		t.Error("what was put back is not what it was")
 	}
 }
 

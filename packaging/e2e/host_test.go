@@ -34,15 +34,7 @@ func closeHosts() {
 }
 
 // onGuardedHosts runs a test on a guarded host of every suite, in a boot of its own.
-func onGuardedHosts(t *testing.T, test func(machine)) {
-	t.Parallel()
-	for _, suite := range guest.Suites {
-		t.Run(suite, func(t *testing.T) {
-			t.Parallel()
-			test(guardedHost(t, suite))
-		})
-	}
-}
+func onGuardedHosts(t *testing.T, test func(machine)) { onEach(t, guardedHost, test) }
 
 // guardedHost is a guarded host of that suite, booted and green.
 func guardedHost(t *testing.T, suite string) machine {

@@ -114,12 +114,15 @@ func inGuests(t *testing.T, test func(machine)) {
 }
 
 // inNewGuests runs a test in a guest of every suite that is not booted.
-func inNewGuests(t *testing.T, test func(machine)) {
+func inNewGuests(t *testing.T, test func(machine)) { onEach(t, newGuest, test) }
+
+// onEach runs a test on a machine of every suite.
+func onEach(t *testing.T, of func(t *testing.T, suite string) machine, test func(machine)) {
 	t.Parallel()
 	for _, suite := range guest.Suites {
 		t.Run(suite, func(t *testing.T) {
 			t.Parallel()
-			test(newGuest(t, suite))
+			test(of(t, suite))
 		})
 	}
 }

@@ -55,7 +55,7 @@ func New(ctx context.Context, suite string, log io.Writer) (*Guest, error) {
 // stays so until every clone is closed.
 func (g *Guest) Clone() (*Guest, error) {
 	lowest := g.lower[strings.LastIndexByte(g.lower, ':')+1:]
-	root, err := lock(lowest, os.O_RDONLY, unix.LOCK_SH)
+	root, err := holdRoot(lowest, unix.LOCK_SH)
 	if err != nil {
 		return nil, err
 	}
@@ -76,13 +76,13 @@ func newGuest(name, lower string, root *os.File) (_ *Guest, err error) {
 		return nil, err
 	}
 	defer making.Close() //nolint:errcheck // held a lock, nothing else
-	if err := sweep(run); err != nil {
+	if err := sweep(filepath.Join(run, "*"), holdGuest); err != nil {
 		return nil, err
 	}
 	if g.dir, err = os.MkdirTemp(run, name+"-"); err != nil {
 		return nil, err
 	}
-	if g.held, err = lock(filepath.Join(g.dir, "lock"), os.O_CREATE|os.O_RDWR, unix.LOCK_EX); err != nil {
+	if g.held, err = holdGuest(g.dir, unix.LOCK_EX); err != nil {
 		return nil, err
 	}
 	for _, d := range []string{"upper", "work", "root"} {
@@ -93,28 +93,9 @@ func newGuest(name, lower string, root *os.File) (_ *Guest, err error) {
 	return g, nil
 }
 
-// sweep removes what guests left that nobody could close.
-func sweep(run string) error {
-	dirs, err := os.ReadDir(run)
-	if err != nil {
-		return err
-	}
-	for _, d := range dirs {
-		path := filepath.Join(run, d.Name())
-		f, err := lock(filepath.Join(path, "lock"), os.O_CREATE|os.O_RDWR, unix.LOCK_EX|unix.LOCK_NB)
-		if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		err = os.RemoveAll(path)
-		f.Close() //nolint:errcheck // the removal's error counts
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+// holdGuest takes the lock that says of a guest's directory that somebody has it.
+func holdGuest(dir string, how int) (*os.File, error) {
+	return lock(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, how)
 }
 
 // mount is a piece of shell that mounts the overlay, for a process with a mount

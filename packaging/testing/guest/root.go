@@ -76,27 +76,30 @@ func Root(ctx context.Context, suite string, log io.Writer) (string, *os.File, e
 			return "", nil, err
 		}
 	}
-	used, err := lock(dir, os.O_RDONLY, unix.LOCK_SH)
+	used, err := holdRoot(dir, unix.LOCK_SH)
 	return dir, used, err
 }
 
-// sweepRoots removes the roots that a pattern names and no guest runs on: one of another
-// checkout may.
-func sweepRoots(pattern string) error {
-	roots, err := filepath.Glob(pattern)
+// holdRoot takes the lock that says of a root that guests run on it.
+func holdRoot(dir string, how int) (*os.File, error) { return lock(dir, os.O_RDONLY, how) }
+
+// sweep removes the directories that a pattern names and nobody holds: what guests left that could
+// not be closed, and roots. One of another checkout may be held.
+func sweep(pattern string, hold func(dir string, how int) (*os.File, error)) error {
+	dirs, err := filepath.Glob(pattern)
 	if err != nil {
 		return err
 	}
-	for _, dir := range roots {
-		unused, err := lock(dir, os.O_RDONLY, unix.LOCK_EX|unix.LOCK_NB)
-		if errors.Is(err, unix.EWOULDBLOCK) {
+	for _, dir := range dirs {
+		held, err := hold(dir, unix.LOCK_EX|unix.LOCK_NB)
+		if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, fs.ErrNotExist) { // or whoever had it removed it now
 			continue
 		}
 		if err != nil {
 			return err
 		}
 		err = os.RemoveAll(dir)
-		unused.Close() //nolint:errcheck // the removal's error counts
+		held.Close() //nolint:errcheck // the removal's error counts
 		if err != nil {
 			return err
 		}
@@ -110,7 +113,7 @@ func makeRoot(ctx context.Context, suite, dir string, log io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := sweepRoots(filepath.Join(Cache, suite+"-*")); err != nil {
+	if err := sweep(filepath.Join(Cache, suite+"-*"), holdRoot); err != nil {
 		return err
 	}
 	fmt.Fprintf(log, "making a guest root of Debian %s in %s\n", suite, dir)

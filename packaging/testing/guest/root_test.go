@@ -28,12 +28,12 @@ func TestRootsInUseStay(t *testing.T) {
 			}
 		}
 	}
-	used, err := lock(filepath.Join(cache, "trixie-used"), os.O_RDONLY, unix.LOCK_SH)
+	used, err := holdRoot(filepath.Join(cache, "trixie-used"), unix.LOCK_SH)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := sweepRoots(cache + "/trixie-*"); err != nil {
+		if err := sweep(cache+"/trixie-*", holdRoot); err != nil {
 			t.Fatal(err)
 		}
 		there("trixie-used", "bookworm-left")
@@ -41,7 +41,7 @@ func TestRootsInUseStay(t *testing.T) {
 	if err := used.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := sweepRoots(cache + "/trixie-*"); err != nil {
+	if err := sweep(cache+"/trixie-*", holdRoot); err != nil {
 		t.Fatal(err)
 	}
 	there("bookworm-left")

@@ -43,7 +43,8 @@ var keyguard = sync.OnceValues(func() (path string, err error) {
 })
 
 func TestMain(m *testing.M) {
-	// The real program waits more than it works.
+	// The real program waits more than it works: as many go side by side on few processors, too. A
+	// -parallel that somebody types counts more, since Run reads the flags after this.
 	if err := flag.Set("test.parallel", "6"); err != nil {
 		panic(err)
 	}

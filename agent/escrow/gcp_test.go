@@ -96,7 +96,9 @@ func TestMain(m *testing.M) {
 	must(os.Setenv("SSL_CERT_FILE", file))
 	programs = dir
 	must(os.Setenv("PATH", dir+":"+os.Getenv("PATH")))
-	must(flag.Set("test.parallel", "12")) // more of them wait than work
+	// More of them wait than work: as many go side by side on few processors, too. A -parallel that
+	// somebody types counts more, since Run reads the flags after this.
+	must(flag.Set("test.parallel", "12"))
 	code := m.Run()
 	must(os.RemoveAll(dir))
 	os.Exit(code)

@@ -25,7 +25,8 @@ import (
 var cluster *rowstest.Cluster
 
 func TestMain(m *testing.M) {
-	// More of those that may go side by side wait than work.
+	// More of those that may go side by side wait than work: as many do on few processors, too. A
+	// -parallel that somebody types counts more, since Run reads the flags after this.
 	err := flag.Set("test.parallel", "8")
 	code := 1
 	if err == nil {

@@ -41,7 +41,8 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == serveDirectory { // of a command that runs in the test's own process
 		syscall.Exit(run(os.Args[1:]))
 	}
-	// Scripts wait more than they work: for deadlines, and for other processes.
+	// Scripts wait more than they work: for deadlines, and for other processes. A -parallel that
+	// somebody types counts more, since Run reads the flags after this.
 	if err := flag.Set("test.parallel", "6"); err != nil {
 		panic(err)
 	}

@@ -1,7 +1,7 @@
 // Package agent knows what is right for the key of one host, and prints nothing.
 //
-// It holds one operation a file: a function of a context, a Host and options, that returns
-// a result and an error, and neither prints nor exits.
+// An operation is a function of a Host, mostly with a context and options, that returns a result
+// and neither prints nor exits. It stands in the file of its name, or of what it belongs to:
 //
 //	guard      puts the keyfile right before the daemon starts: observe, decide, act; park
 //	           puts an empty one there where nobody can decide
@@ -9,17 +9,19 @@
 //	           started which one a start found
 //	observe    gathers the evidence that decide asks for, cheapest first; inventory is the
 //	           one place that fetches copies as evidence
-//	due        brings to an escrow what is due there; backup does it for the present key now,
-//	           init makes the places first; save is how one key gets into one escrow
-//	restore    puts a copy back, and imports a key that a person brings
+//	due        brings to an escrow what is due there; revisit asks one to which nothing is;
+//	           backup does it for the present key now; save is how one key gets into one escrow
+//	init       makes the places, and then does what backup does; tryplace, before one is configured
+//	restore    puts a copy back, import what a person brings; replace is what both do
 //	accept     takes a person's word for a key; paper takes the key out for a printed sheet
 //	rotate     a new key, and every row under it; repair, one key for a table that is split;
 //	           downtime is what both do while the daemon is down, daemon how it is stopped;
-//	           settle closes a rotation that stopped halfway
+//	           both have rows/rewrite.go bring all rows under one key in one transaction, and
+//	           that has rows/reseal.go do each; settle closes a rotation that stopped halfway
 //	drill      restores copies into scratch and proves them; drillpart, a part of a key
 //	verify     tries every key on the rows; copies lists what every escrow holds
 //	status     what of the key can be told to people, from all that can be asked; statusverdict
-//	           words its first line; survey, from this host alone
+//	           says when it is green, and words its first line; survey, from this host alone
 //	report     what the ledger can show an auditor
 //	doctor     what is wrong with this host: doctorthreats, which of the runbook's threats it
 //	           survives, doctorchecks, what to put right, doctorparts, of a key in parts;
@@ -31,7 +33,7 @@
 //
 //	keyfile    the live key, its asides and the local quarantine
 //	rows       the ciphertext in Postgres, and where that is
-//	escrow     the places off this host, a kind a file
+//	escrow     the places off this host; the files of a kind begin with its name
 //	ledger     keyguard's own record on this host
 //	config     the configuration file
 //	unit       systemd: the daemon's unit, the journal, sd_notify
@@ -42,8 +44,8 @@
 // crew (goroutines whose panics are errors) and internal: durable writes, locks, other
 // programs, recipients of sealed copies. Package fleet joins what is known of many hosts,
 // for whoever looks after all of them. Above, hooks are the moments at which systemd
-// calls, and cmd/keyguard talks to people. Package worlds plays random histories around all
-// of it in tests.
+// calls, and cmd/keyguard talks to people. Package worlds plays random histories around agent
+// and hooks.Prestart in tests.
 //
 // # Words
 //
@@ -69,8 +71,8 @@
 //  2. Never a minted key over old ciphertext: the daemon does not start with a fresh
 //     key while ciphertext or copies under another exist, or may exist.
 //  3. No key is ever destroyed. What leaves the keyfile's place is kept, first beside
-//     it and then in the local quarantine; no copy is deleted unless a person asks by
-//     id, and then never one that opens a row.
+//     it and then in the local quarantine; no copy in an escrow is deleted, and nothing
+//     here can delete one.
 //  4. No poison. A key becomes a current copy when it opens all rows, or most of them; or
 //     when the rows are Silent and no other key was ever proven here or stands on a
 //     current shelf. All else goes to quarantine until it does. Each save judges by what

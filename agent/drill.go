@@ -109,7 +109,8 @@ const longestGap = 8 * 24 * time.Hour
 // that fail are in the result, not in the error. It returns ErrNoEscrow; ErrBusy
 // where another drill, a rotation or a repair is under way, or began meanwhile; and ErrNotDrilled
 // where a rotation stopped halfway. It does
-// not know when a drill is due: the timer does; Status and Report tell of a host where none came for longestGap.
+// not know when a drill is due: the timer does. Report tells of a host where none came for
+// longestGap, and Status of a part of a key that none has tried for as long.
 func Drill(ctx context.Context, h *Host, opts DrillOptions) (DrillResult, error) {
 	if len(h.Escrows) == 0 {
 		return DrillResult{}, ErrNoEscrow

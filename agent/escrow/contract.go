@@ -2,12 +2,12 @@
 //
 // A place is reached through two small interfaces: a Reader lists and fetches, a
 // Writer makes the place and saves. A drill is given a Reader and so cannot write.
-// Each kind is one file: gcp.go (Google Secret Manager), vault.go (Vault and OpenBao),
-// aws.go (AWS Secrets Manager), directory.go (a USB stick, NFS, another disk), command.go (a
-// password manager), and split.go over several of these. What all of them share is here, in
-// listing.go (how much of a shelf is shown), names.go, seal.go (age) and isolated.go (reading
-// a directory that may hang, so that it can be left). Every kind passes the conformance suite
-// in escrowtest.
+// Each kind is in the file of its name, and in those that begin with it: gcp.go (Google Secret
+// Manager), vault.go (Vault and OpenBao), aws.go (AWS Secrets Manager), directory.go (a USB stick,
+// NFS, another disk; with disk.go, stick.go, and isolated.go, by which one that hangs can be left),
+// command.go (a password manager), and split.go over several of these. What all of them share is
+// here, in listing.go (how much of a shelf is shown), names.go and seal.go (age). Every kind passes
+// the conformance suite in escrowtest.
 //
 // Making an escrow opens no socket and no file: that is on the healthy path (law 7).
 // Every call takes a context, and has a deadline of its own besides. Nothing is

@@ -5,8 +5,8 @@
 //
 //	guard      puts the keyfile right before the daemon starts: observe, decide, act; park
 //	           puts an empty one there where nobody can decide
-//	tend       the same while it runs, and less; alive says how the daemon stands to the key,
-//	           started which one a start found
+//	tend       the same while it runs, and less; watchlock lets one watcher live, alive says how
+//	           the daemon stands to the key, keyread which key a start of it has read
 //	observe    gathers the evidence that decide asks for, cheapest first; inventory is the
 //	           one place that fetches copies as evidence
 //	due        brings to an escrow what is due there; revisit asks one to which nothing is;

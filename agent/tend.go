@@ -225,22 +225,6 @@ func (o *observation) writeContradiction(d decide.Decision) {
 		Verdict: string(p.Verdict), Checked: p.Checked, Opened: p.Opened})
 }
 
-// WatchHold is the lock by which a start knows that a watcher lives.
-type WatchHold struct {
-	*lock.Lock
-	stateDir string
-}
-
-// HoldWatch takes the lock of a watcher. It returns ErrBusy where another one lives.
-func HoldWatch(h *Host) (WatchHold, error) {
-	l, err := lock.Try(h.StateDir, lock.Watch)
-	return WatchHold{l, h.StateDir}, busy(err)
-}
-
-// Stands tells that the state directory is still the one in which the lock was taken: another
-// watcher may live in one that was made since.
-func (h WatchHold) Stands() bool { return h.Lock.Stands(h.stateDir, lock.Watch) }
-
 // KeepKeyfile copies the key that stands in the keyfile's place into the local
 // quarantine, unless it is the one that is named, and tells which it is, "" for none:
 // somebody has just put it there, and may take it away again before an escrow has it

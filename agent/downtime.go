@@ -161,10 +161,11 @@ func (j *job) rewrite(ctx context.Context, o rows.RewriteOptions) (rows.RewriteR
 	return table.Rewrite(ctx, o)
 }
 
-// whileDown stops the daemon, commits, and starts it again whatever came of that; commit
-// is told why the daemon did not stop. Then the keyfile's key goes to the current shelves,
-// if all went well. ctx does not end it: the daemon is down, and to go on is the quickest
-// way to have it up again.
+// whileDown stops the daemon, calls commit, and starts the daemon again, also where commit
+// failed. Where the daemon could not be stopped commit is called all the same, with the reason: it
+// may have to close what the ledger says is open. If all went well, the keyfile's key is then saved
+// on the current shelves. The end of ctx is not heeded: with the daemon down, going on is the
+// quickest way to have it up again.
 func (j *job) whileDown(ctx context.Context, commit func(ctx context.Context, stopped error) error) error {
 	ctx = context.WithoutCancel(ctx)
 	down := time.Now()
@@ -172,15 +173,16 @@ func (j *job) whileDown(ctx context.Context, commit func(ctx context.Context, st
 	units, err := j.h.stopDaemon(ctx)
 	j.work.Stopped = units
 	err = commit(ctx, err)
-	starting, busy := lock.Try(j.h.StateDir, lock.Start) // until the end of all that is done here
+	// The watcher starts a daemon that a rotation has stopped, unless somebody holds this lock.
+	starting, busy := lock.Try(j.h.StateDir, lock.Start)
 	if busy != nil {
 		j.complain("the watcher may start the daemon, too", busy)
 	}
 	defer starting.Release()
-	j.lock.Release() // a start would wait for it
+	j.lock.Release() // the daemon's prestart waits while a rotation holds it
 	started := j.startAgain(ctx, units)
 	if started != nil {
-		starting.Release() // the watcher tries again
+		starting.Release() // so that the watcher may start the daemon
 	}
 	j.work.Downtime = time.Since(down)
 	if err != nil {

@@ -12,21 +12,24 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
-// A rotation that was killed is continued by whoever looks next: a start, the watcher, or
-// another rotate. Rule R1 of decide.Keyfile finds out from the rows which of the two keys holds,
-// the decision is done as any other (act), and closeRotation ends it.
+// A rotation that was killed stays open in the ledger. Whoever looks next, a start, the watcher or
+// another rotate, closes it: rule R1 of decide.Keyfile finds out from the rows which of its two keys
+// holds, act puts that key in place as it does after any decision, and closeRotation writes that the
+// rotation is closed.
 
 const (
-	// settlePatience is how long a rotation whose transaction broke off asks the rows which
-	// key holds: Postgres may be restarting, and notices only after half a minute that a
-	// session has lost its other side. Whoever starts later asks on (R1).
+	// settlePatience is how long a rotation whose transaction broke off goes on asking the rows
+	// which key holds. Postgres may be restarting; and a session that lost its other side holds its
+	// locks until Postgres notices that, after half a minute. If the rows still do not answer, the
+	// next start asks them (R1).
 	settlePatience = 45 * time.Second
 	settleAgain    = 500 * time.Millisecond
 )
 
-// closeRotation closes the open rotation: the keyfile is right by now, or is left to the rules
-// after it, so what stands in `.next` goes to the local quarantine, and the ledger says which key holds. Where it
-// cannot go there the rotation stays open, and the rows are asked again (law 9).
+// closeRotation moves the staged key, which stands in `.next`, to the local quarantine, and writes
+// to the ledger that the rotation is closed and which key holds. By then the keyfile is right, or
+// the rules after R1 decide about it. If the staged key cannot be moved the rotation stays open, so
+// that the next look asks the rows again: that is no reason to stop the daemon (law 9).
 func (o *observation) closeRotation(d decide.Decision) {
 	if o.evidence.Next.There {
 		if err := o.host.Keyfile.KeepNext(o.evidence.Now); err != nil {
@@ -40,18 +43,18 @@ func (o *observation) closeRotation(d decide.Decision) {
 		o.write(closed)
 		return
 	}
-	f := cmp.Or(d.Key, d.Needed) // in doubt it is what is known by now
+	f := cmp.Or(d.Key, d.Needed) // a doubt has no key, and needs the one that is known by now
 	closed.Fingerprint = f
 	p, l := o.evidence.Rows.Proofs[f], o.evidence.Ledger
 	if l.Accepted && l.Known == f && p.Verdict != rows.Opens {
-		o.write(closed) // a person's word stays one
+		o.write(closed) // no proof is written: only a key that opens all rows is proven, and no more stands on a person's word
 		return
 	}
 	o.write(closed, provenEntry(p))
 }
 
-// settleWhich asks the rows which key holds, until they answer, or once where an end is wanted: a
-// host that goes down has stopped Postgres, too, and would wait for us.
+// settleWhich asks the rows which key holds until they answer. When this process was told to end it
+// asks only once: a host that shuts down has stopped Postgres already, and waits for this process.
 func (t *rotation) settleWhich(ctx context.Context) (decide.Settlement, error) {
 	t.at("asking the rows which key holds")
 	ctx, cancel := context.WithTimeout(ctx, settlePatience)

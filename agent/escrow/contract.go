@@ -79,7 +79,9 @@ type Top struct {
 	Member string // its name in the configuration
 	Number int    // of its parts: its name for ever
 	ID     string // of the copy, as the member has it
-	Shut   bool   // nobody is given it, so that a save puts another above it
+	// Shut: it cannot be read, though it is not sealed: the store has it disabled, or it is damaged.
+	// A save cannot compare with it, and so stores another copy above it.
+	Shut bool
 }
 
 // maxTop is how long an id may be that String shows, in bytes: others choose it.

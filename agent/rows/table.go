@@ -179,8 +179,8 @@ func (t *Table) ask(ctx context.Context, s *catalog, m moment, pieces []piece, k
 		if found, err = t.scan(ctx, s, m, pieces, keys, untimed, nil); err != nil {
 			return a, err
 		}
-		if found.counts.Dependent() != dependent {
-			return a, errForm // one snapshot, and not the same
+		if found.counts.Dependent() != dependent { // in one snapshot two counts are equal: somebody makes the answers up
+			return a, errForm
 		}
 		a.Proofs = judge(keys, dependent, found.opened)
 	default:

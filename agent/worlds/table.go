@@ -162,7 +162,7 @@ func (s session) Rewrite(ctx context.Context, o rows.RewriteOptions) (rows.Rewri
 	s.p.w.hold(laws.Rewritten(s.p.w.state(h), slices.Collect(maps.Values(h.disk.survivors())), o.Target.Fingerprint(), slices.Sorted(maps.Keys(result.ByKey))))
 	s.table.rows, s.rewritten = after, o.Target.Fingerprint()
 	s.version++
-	if result.Unopenable == 0 { // it was read back
+	if result.Unopenable == 0 { // before its commit a rewrite opens every row with the target
 		s.p.w.opens(h, o.Target.Fingerprint())
 	}
 	if err := s.p.effect("Postgres", "the answer to the commit"); err != nil {

@@ -562,4 +562,11 @@ func TestPartThatNoDrillTries(t *testing.T) {
 	drill(true)
 	status(agent.Green, "")
 	survey(time.Time{})
+	// Where the clock was ahead at the first drill that missed it, nobody knows since when that is.
+	right := h.now.Add(7 * 24 * time.Hour)
+	h.now = right.Add(10 * 365 * 24 * time.Hour)
+	drill(false)
+	h.now = right
+	drill(false)
+	status(agent.Lagging, "no drill has tried part 2, in usb1, since ")
 }

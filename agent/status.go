@@ -116,6 +116,7 @@ type EscrowStatus struct {
 	Readable   string              // which copies, not sealed, others on this host can read; "" for none
 	Beside     string              // a copy of the keyfile's key that stands there whole, beside the parts; "" for none
 	SavedAt    time.Time           // when this host last saved there; zero for never
+	SavedAnew  bool                // it has saved there since the last drill
 	// Drilled is what the last drill said of the newest current copy, Proven the last time
 	// that one opened the rows. Their Event is empty for never.
 	Drilled, Proven ledger.Entry
@@ -155,7 +156,7 @@ func (s EscrowStatus) unopened(f key.Fingerprint) bool {
 
 // failedDrill tells whether what a drill found wrong still stands there.
 func (s EscrowStatus) failedDrill() bool {
-	return s.Drilled.Verdict == string(DrillFailed) && !s.SavedAt.After(s.Drilled.Time)
+	return s.Drilled.Verdict == string(DrillFailed) && !s.SavedAnew
 }
 
 // Status says how the key and its copies stand, by the same rules as a start of the
@@ -301,6 +302,7 @@ func (o *observation) escrowStatus(i int, s Escrow) EscrowStatus {
 		r.SavedAt, r.Added = saved.Time, saved.Fingerprint
 	}
 	r.Drilled, _ = record.LastDrilled(e.Name)
+	r.SavedAnew = record.SavedAfter(e.Name, r.Drilled.Line)
 	r.Proven, _ = record.LastProven(e.Name)
 	r.Untried = untried(record, s.Reader)
 	_, r.Barred = decide.Shelf(o.evidence, i, o.evidence.Keyfile.Key)

@@ -478,14 +478,18 @@ func TestStatusOfACopyOnOurDisk(t *testing.T) {
 	}
 }
 
-// TestStatusAfterAFailedDrill: what a drill found wrong is told until it was saved anew, and then
+// TestStatusAfterAFailedDrill: what a drill found wrong is told until it was saved anew, also where the
+// clock was ahead when it was saved before, and where a person adopts what stands there; and then
 // that no drill has tried it since.
 func TestStatusAfterAFailedDrill(t *testing.T) {
 	a := testKey("a")
 	h := newHost(t, nil, 1)
 	h.write(a.UnsafeBytes())
+	right := h.now
+	h.now = right.Add(time.Hour)
 	h.must(save(&h.Host, a))
-	failed := ledger.Entry{Fingerprint: a.Fingerprint(), Escrow: "usb0", Drill: "1", Judged: true, Verdict: string(agent.DrillFailed), Reason: "it opened 0 of 7"}
+	h.now = right
+	failed := ledger.Entry{Time: right, Fingerprint: a.Fingerprint(), Escrow: "usb0", Drill: "1", Judged: true, Verdict: string(agent.DrillFailed), Reason: "it opened 0 of 7"}
 	drilled, ended := failed, failed
 	drilled.Event, drilled.Copy, drilled.Shelf = ledger.Drilled, "current/1", string(escrow.Current)
 	ended.Event, ended.Escrow, ended.Fingerprint, ended.Judged = ledger.DrillEnded, "", "", false
@@ -497,7 +501,9 @@ func TestStatusAfterAFailedDrill(t *testing.T) {
 		}
 	}
 	look(agent.Lagging, "failed its last drill: it opened 0 of 7")
-	h.now = h.now.Add(time.Minute)
+	h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Adopted, Time: right.Add(time.Minute), Fingerprint: a.Fingerprint(), Escrow: "usb0", Copy: "current/1", Shelf: string(escrow.Current)}))
+	look(agent.Lagging, "failed its last drill: it opened 0 of 7")
+	h.now = h.now.Add(2 * time.Minute)
 	h.must(save(&h.Host, a))
 	look(agent.Green, "in every escrow that answers; the last drill failed, at 2026-03-01 12:00")
 }

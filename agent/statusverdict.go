@@ -231,7 +231,8 @@ func (s *EscrowStatus) lags(own key.Fingerprint, now time.Time) (Ails, string) {
 		return AilsFailed, " failed its last drill: " + s.Drilled.Reason
 	}
 	for _, p := range s.Untried {
-		if now.Sub(p.Since) > longestGap { // and not one drill, at which a store was down
+		// Not of one drill, at which a store was down. A clock that was ahead tells nothing of how long.
+		if age := now.Sub(p.Since); age > longestGap || age < -clockSlack {
 			return AilsUntried, ": " + p.String()
 		}
 	}

@@ -178,6 +178,21 @@ func (r Record) LastSaved(escrow string) (Entry, bool) {
 	return Entry{}, false
 }
 
+// SavedAfter tells whether this host has saved a current copy in the escrow since a line. The order
+// of the lines counts: the clock may have been wrong at either. A copy that a person adopted is
+// what stood there before.
+func (r Record) SavedAfter(escrow string, line int) bool {
+	for _, e := range slices.Backward(r.Entries) {
+		if e.Line <= line {
+			return false
+		}
+		if e.Escrow == escrow && e.Event == Saved && e.Shelf == current {
+			return true
+		}
+	}
+	return false
+}
+
 // LastDrilled is what the last drill said of an escrow: of its newest current copy, or,
 // without a Copy, of the escrow that could not answer. LastProven is the last that passed,
 // which may be the same.

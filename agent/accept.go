@@ -59,7 +59,8 @@ type AcceptResult struct {
 // host's own, which ends the alarm over another host's writes; and the word takes the place
 // of what stands in the ledger before its chain is broken. It returns ErrNothingToAccept, and
 // ErrNotAccepted while a rotation is open: the rows say which of its keys holds (R1), and
-// would overturn the word.
+// would overturn the word; and ErrUnsure where another key came into the keyfile's place, or
+// became the known one, while the question stood.
 func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, error) {
 	o, err := h.observe()
 	if err != nil {
@@ -108,6 +109,9 @@ func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, err
 	defer now.close()
 	if err := now.acceptable(); err != nil {
 		return r, err
+	}
+	if !now.evidence.Keyfile.Good || now.evidence.Keyfile.Key != f || now.evidence.Ledger.Known != r.Known {
+		return r, fmt.Errorf("%w: the keyfile or the ledger changed while the question stood: it is %s now; ask again", ErrUnsure, now.evidence.Keyfile.State())
 	}
 	if err := h.Ledger.Append(entries...); err != nil {
 		return r, fmt.Errorf("cannot write that key %s is accepted: %w", f, err)

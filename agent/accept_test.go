@@ -18,6 +18,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
 )
 
 func yes(agent.AcceptResult) (bool, error) { return true, nil }
@@ -132,6 +133,44 @@ func TestAcceptNewLocksNothingWhileItAsks(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 	h.wants(0, escrow.Current)
+}
+
+// TestAcceptAsksAgain: the word is of the key that the person was asked about. Another one that came
+// into its place while the question stood is not accepted, nor the one that has gone.
+func TestAcceptAsksAgain(t *testing.T) {
+	for name, meanwhile := range map[string]func(h *host){
+		"a rotation": func(h *host) {
+			r, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{})
+			if err != nil || !r.Rotated {
+				t.Fatalf("%+v, %v", r, err)
+			}
+		},
+		"another key": func(h *host) { h.write(testKey("b").UnsafeBytes()) },
+		"no key":      func(h *host) { h.must(os.Remove(h.Keyfile.Path)) },
+		"another word": func(h *host) {
+			h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Accepted, Fingerprint: testKey("c").Fingerprint()}))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, server.Cluster(t).Database(t), 1)
+			h.upsert(testKey("a"), "ONE")
+			h.write(testKey("a").UnsafeBytes())
+			h.must(save(&h.Host, testKey("a")))
+			h.must(prove(&h.Host, testKey("a")))
+			var known ledger.Standing
+			opts := agent.AcceptOptions{Confirm: func(agent.AcceptResult) (bool, error) {
+				meanwhile(h)
+				var err error
+				known, err = h.Ledger.Standing()
+				h.must(err)
+				return true, nil
+			}}
+			r, err := agent.Accept(t.Context(), &h.Host, opts)
+			if after, lerr := h.Ledger.Standing(); !errors.Is(err, agent.ErrUnsure) || r.Done || lerr != nil || after.Known != known.Known {
+				t.Errorf("%+v, %v; known is %s after %s", r, err, after.Known, known.Known)
+			}
+		})
+	}
 }
 
 // TestAcceptNewIsNotLost: what keeps the accepted key from its place, where no escrow has it, does

@@ -121,8 +121,12 @@ func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, err
 }
 
 // adoptable is what stands newest on the current shelf of an escrow, on each of its stores, and is
-// not known for this host's own, with the entries that make it so.
+// not known for this host's own, with the entries that make it so. A part that stands on another
+// store than the configuration says is: to adopt it would keep it there.
 func (o *observation) adoptable(i int, person string) (copies []escrow.Copy, entries []ledger.Entry) {
+	if o.moved(i) != nil {
+		return nil, nil
+	}
 	s := o.evidence.Escrows[i]
 	newest, there := s.NewestKey()
 	for _, c := range s.Copies {

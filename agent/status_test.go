@@ -577,3 +577,29 @@ func TestStatusNamesTheKey(t *testing.T) {
 		})
 	}
 }
+
+// TestPartsOnEachOthersStores: two members of a split were mounted the other way round. Nobody but
+// this host has written there: all that judge say so, and a person's word adopts nothing.
+func TestPartsOnEachOthersStores(t *testing.T) {
+	a := testKey("a")
+	h, _ := inParts(t, a)
+	h.backup()
+	h.must(errors.Join(os.Rename(h.path("usb1"), h.path("x")), os.Rename(h.path("usb2"), h.path("usb1")), os.Rename(h.path("x"), h.path("usb2"))))
+	look := func() {
+		t.Helper()
+		r, err := agent.Status(t.Context(), &h.Host)
+		h.must(err)
+		if len(r.Ailments) == 0 || r.Ailments[0].Ails != agent.AilsRefuses || r.Escrows[0].Alarm != "" {
+			t.Errorf("%s, %+v", r.Line, r.Ailments)
+		}
+	}
+	look()
+	if r, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{DryRun: true}); !errors.Is(err, escrow.ErrPartMoved) || errors.Is(err, decide.ErrForeignCopy) {
+		t.Errorf("%+v, %v", r, err)
+	}
+	r, err := agent.Accept(t.Context(), &h.Host, agent.AcceptOptions{Confirm: yes})
+	if err != nil || len(r.Adopted) > 0 {
+		t.Errorf("%+v, %v", r.Adopted, err)
+	}
+	look()
+}

@@ -143,7 +143,7 @@ func (o *observation) stands(ctx context.Context, i int, r *SaveResult) bool {
 // escrows at once.
 func (o *observation) add(ctx context.Context, i int, r *SaveResult) {
 	r.AddOnly = o.host.Escrows[i].AddOnly
-	if r.Shelf == "" { // it is due until somebody can tell what stands there
+	if r.Shelf == decide.NotYet {
 		r.Why, r.Err = "", cmp.Or(o.evidence.Escrows[i].Err, escrow.ErrTimeout)
 		return
 	}

@@ -43,7 +43,7 @@ func Prestart(ctx context.Context, h *agent.Host, opts PrestartOptions) (agent.G
 		clock = BootClock
 	}
 	gated, recallOnce := gateEscrows(h, func() *memory {
-		return recall(opts.RunDir, opts.Configuration+" "+present(h), clock)
+		return recall(opts.RunDir, opts.Configuration+" "+markOf(h), clock)
 	})
 	result, err := agent.Guard(ctx, gated, agent.GuardOptions{Tell: opts.Tell})
 	if result.Evidence.Rows.State == decide.RowsNotAsked {
@@ -53,8 +53,8 @@ func Prestart(ctx context.Context, h *agent.Host, opts PrestartOptions) (agent.G
 	return result, err
 }
 
-// present describes the keyfile well enough to notice that somebody changed it.
-func present(h *agent.Host) string {
+// markOf describes the keyfile well enough to notice that somebody changed it.
+func markOf(h *agent.Host) string {
 	seen, err := h.Keyfile.Look()
 	if err != nil {
 		return err.Error()

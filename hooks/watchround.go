@@ -43,7 +43,7 @@ type outcome struct {
 // roundDue tells whether a round is due without any event: the keyfile is not what it
 // was, a proof is due, or nothing is settled yet.
 func (w *watcher) roundDue() bool {
-	return w.prove || w.seen == "" || w.proofDue() || present(w.h) != w.seen
+	return w.prove || w.seen == "" || w.proofDue() || markOf(w.h) != w.seen
 }
 
 // proofDue tells whether the rows are to be asked though nothing has happened.
@@ -58,7 +58,7 @@ func (w *watcher) round(ctx context.Context) {
 	w.debounce.Stop()
 	w.pending = time.Time{}
 	w.rewatch()
-	there := present(w.h)
+	there := markOf(w.h)
 	if w.flight != nil {
 		w.next = true
 		if there != w.flight.there {

@@ -13,15 +13,18 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
+// NotYet is in the place of a shelf where the key belongs on the current one and nobody can tell
+// what stands there: it is due until that can be told.
+const NotYet escrow.Shelf = ""
+
 // Shelf says on which shelf of an escrow a key may be saved, and why not on the current
 // one (law 4). It wants the history, and the newest current copy of that escrow; where
-// the rows prove too little, of all of them. It is "" where the key belongs on the current
-// shelf and nobody can tell what stands there: it is due until that can be told. Whether another
-// host writes there Alarm says (alarm.go).
+// the rows prove too little, of all of them. Whether another host writes there Alarm says
+// (alarm.go).
 func Shelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 	s, why := deserves(e, i, f)
 	if unseen := e.unseen(i); s == escrow.Current && unseen != "" {
-		return "", "what stands on the current shelf there cannot be told: " + unseen
+		return NotYet, "what stands on the current shelf there cannot be told: " + unseen
 	}
 	return s, why
 }

@@ -4,7 +4,7 @@
 // Writer makes the place and saves. A drill is given a Reader and so cannot write.
 // Each kind is in the file of its name, and in those that begin with it: gcp.go (Google Secret
 // Manager), vault.go (Vault and OpenBao), aws.go (AWS Secrets Manager), directory.go (a USB stick,
-// NFS, another disk; with disk.go, stick.go, and isolated.go, by which one that hangs can be left),
+// NFS, another disk; with disk.go, stick.go, and bounded.go, by which one that hangs can be left),
 // command.go (a password manager), and split.go over several of these. What all of them share is
 // here, in listing.go (how much of a shelf is shown), names.go and seal.go (age). Every kind passes
 // the conformance suite in escrowtest.

@@ -77,7 +77,7 @@ type DirectoryOptions struct {
 // Directory is an escrow in a directory: a USB stick, NFS, another disk.
 //
 // A file system can hang, and then so does every call here, past its context: reach one
-// through Isolated wherever that matters.
+// through Bounded wherever that matters.
 //
 // Files of others lie there too. Nothing is opened through a symlink below Path, nothing
 // but a regular file is read, and no more of it than a copy can have; and all of a call

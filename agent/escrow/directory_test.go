@@ -738,7 +738,7 @@ func TestDirectoryHung(t *testing.T) {
 	})
 }
 
-func hung(t *testing.T, i *escrow.Isolated, more map[string]func() error) {
+func hung(t *testing.T, i *escrow.Bounded, more map[string]func() error) {
 	calls := map[string]func() error{
 		"List":  func() error { _, err := i.List(t.Context()); return err },
 		"Fetch": func() error { _, _, err := i.Fetch(t.Context(), escrow.Copy{ID: "current/x"}); return err },

@@ -499,8 +499,8 @@ func (d *Directory) exposures(ctx context.Context, root *os.File, e *Examination
 }
 
 // Examine has it looked at where it can be left.
-func (i *Isolated) Examine(ctx context.Context) (Examination, error) {
-	a, _, err := i.ask(ctx, request{Op: "examine"}, key.Key{})
+func (b *Bounded) Examine(ctx context.Context) (Examination, error) {
+	a, _, err := b.ask(ctx, request{Op: "examine"}, key.Key{})
 	if err == nil && a.Examination != nil {
 		return *a.Examination, nil
 	}

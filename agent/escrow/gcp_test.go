@@ -48,7 +48,7 @@ const callTimeout = 5 * time.Second
 // certificate is for servers on loopback, from an authority that this process trusts.
 var certificate *tls.Config
 
-// TestMain becomes the child of an Isolated escrow where it is told so. Otherwise it
+// TestMain becomes the child of an isolated escrow where it is told so. Otherwise it
 // makes a certificate: crypto/x509 reads SSL_CERT_FILE once, so it is set first of all.
 func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == "age-plugin-kgtest" {

@@ -328,7 +328,7 @@ func (w *world) prestart(h *host, dies int) (may bool) {
 	p := w.run(h, h.name+": prestart", dies, func(ctx context.Context, p *process, a *agent.Host) {
 		result, err = hooks.Prestart(ctx, a, hooks.PrestartOptions{Budget: budget, RunDir: h.path("run"), Configuration: "c",
 			Clock: func() (string, time.Duration) {
-				p.recalled, p.found = time.Now(), h.present()
+				p.recalled, p.found = time.Now(), h.touched()
 				return fmt.Sprint(h.boot), time.Since(w.epoch)
 			}})
 	})

@@ -226,8 +226,8 @@ type asked struct {
 	found [2]int
 }
 
-// present tells when the keyfile, and what stands beside it, were changed last.
-func (h *host) present() [2]int {
+// touched tells when the keyfile, and what stands beside it, were changed last.
+func (h *host) touched() [2]int {
 	return [2]int{h.disk.touched[h.keyfile()], h.disk.touched[h.keyfile()+".next"]}
 }
 

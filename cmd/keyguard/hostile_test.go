@@ -261,8 +261,8 @@ func (h *hostile) keyguard(args ...string) (code int, stdout, stderr string) {
 	return code, out.String(), said.String()
 }
 
-// present are the names and contents of what may not change, but the ledger's own record.
-func (h *hostile) present() map[string]string {
+// untouchable are the names and contents of what may not change, but the ledger's own record.
+func (h *hostile) untouchable() map[string]string {
 	all := map[string]string{}
 	for _, top := range []string{"etc", "state"} {
 		filepath.WalkDir(h.path(top), func(path string, d fs.DirEntry, err error) error {
@@ -386,7 +386,7 @@ func (h *hostile) try(what, line string, keyfile, sound bool, code int, codes []
 	if keyfile {
 		h.must(os.WriteFile(h.path("etc/secrets.key"), testKey("a").UnsafeBytes(), 0o400))
 	}
-	before := h.present()
+	before := h.untouchable()
 	var then, now runtime.MemStats
 	runtime.ReadMemStats(&then)
 	args := strings.Fields(strings.NewReplacer("FLEET", h.path("fleet.toml"), "HOSTS", h.path("hosts"), "KEY", string(testKey("a").Fingerprint())).Replace(line))
@@ -413,7 +413,7 @@ func (h *hostile) try(what, line string, keyfile, sound bool, code int, codes []
 		h.Errorf("%s: no hint\n%s", what, stderr)
 	}
 	keytest.NoLeak(h, what, []byte(stdout+stderr), testKey("a"))
-	if after := h.present(); !maps.Equal(before, after) {
+	if after := h.untouchable(); !maps.Equal(before, after) {
 		h.Errorf("%s: of %d files there are %d, or others", what, len(before), len(after))
 	}
 	h.mu.Lock()

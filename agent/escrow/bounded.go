@@ -19,22 +19,22 @@ import (
 )
 
 const (
-	// isolatedTimeout is for one call. A directory answers in milliseconds, NFS over a
+	// boundedTimeout is for one call. A directory answers in milliseconds, NFS over a
 	// bad line in a second, and a disk that has to spin up in about eight.
-	isolatedTimeout = 10 * time.Second
+	boundedTimeout = 10 * time.Second
 	// maxAnswer bounds a child's answer in bytes: maxNames copies of some 200 bytes each.
 	maxAnswer = 32 << 20
 )
 
-// Isolated is a Directory whose calls are made by a child process, one a call, because
-// nothing ends a system call in a file system that hangs (NFS without its server, a
-// dying disk): the child is killed when the context ends and, if it does not die,
-// abandoned, and the caller goes on.
+// Bounded is a Directory whose calls end in time, though nothing ends a system call in a file
+// system that hangs (NFS without its server, a dying disk). NewIsolated has a child process make
+// each call: it is killed when the context ends and, if it does not die, abandoned, and the caller
+// goes on. NewInProcess makes the calls here.
 //
 // The child is this program itself, called so that it runs ServeDirectory. Request and
 // answer are a line of JSON, followed by the 32 bytes of a key where there is one; both
 // go through pipes, never argv (law 8).
-type Isolated struct {
+type Bounded struct {
 	program string // "": this process makes the calls
 	args    []string
 	dir     *Directory
@@ -43,58 +43,58 @@ type Isolated struct {
 
 // NewIsolated checks the options. program and args start ServeDirectory; timeout is for
 // each call, 0 is 10 s. It starts nothing.
-func NewIsolated(program string, args []string, o DirectoryOptions, timeout time.Duration) (*Isolated, error) {
+func NewIsolated(program string, args []string, o DirectoryOptions, timeout time.Duration) (*Bounded, error) {
 	d, err := NewDirectory(o)
 	if err != nil {
 		return nil, err
 	}
 	if timeout <= 0 {
-		timeout = isolatedTimeout
+		timeout = boundedTimeout
 	}
-	return &Isolated{program, args, d, timeout}, nil
+	return &Bounded{program, args, d, timeout}, nil
 }
 
-// NewInProcess is NewIsolated without a child: a call that does not end in time is left
+// NewInProcess makes one without a child: a call that does not end in time is left
 // behind in this process, which then cannot end either. It is for one that whoever waits
 // for it can leave, the worker of a start: a child would cost as much as all else it does.
-func NewInProcess(o DirectoryOptions, timeout time.Duration) (*Isolated, error) {
+func NewInProcess(o DirectoryOptions, timeout time.Duration) (*Bounded, error) {
 	return NewIsolated("", nil, o, timeout)
 }
 
-func (i *Isolated) Name() string { return i.dir.Name() }
-func (i *Isolated) Place() Place { return i.dir.Place() }
+func (b *Bounded) Name() string { return b.dir.Name() }
+func (b *Bounded) Place() Place { return b.dir.Place() }
 
 // Close does nothing: no child outlives its call but one that cannot die.
-func (i *Isolated) Close() error { return nil }
+func (b *Bounded) Close() error { return nil }
 
-func (i *Isolated) List(ctx context.Context) ([]Copy, error) {
-	a, _, err := i.ask(ctx, request{Op: "list"}, key.Key{})
+func (b *Bounded) List(ctx context.Context) ([]Copy, error) {
+	a, _, err := b.ask(ctx, request{Op: "list"}, key.Key{})
 	return a.Copies, err
 }
 
-func (i *Isolated) Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, error) {
-	a, k, err := i.ask(ctx, request{Op: "fetch", ID: c.ID}, key.Key{})
+func (b *Bounded) Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, error) {
+	a, k, err := b.ask(ctx, request{Op: "fetch", ID: c.ID}, key.Key{})
 	if err == nil && k.IsZero() {
-		err = fmt.Errorf("cannot fetch %q from %s: %w: no key in the answer", clip(c.ID), i.dir.o.Path, ErrUnreachable)
+		err = fmt.Errorf("cannot fetch %q from %s: %w: no key in the answer", clip(c.ID), b.dir.o.Path, ErrUnreachable)
 	}
 	return k, a.Encoding, err
 }
 
-func (i *Isolated) Init(ctx context.Context) error {
-	_, _, err := i.ask(ctx, request{Op: "init"}, key.Key{})
+func (b *Bounded) Init(ctx context.Context) error {
+	_, _, err := b.ask(ctx, request{Op: "init"}, key.Key{})
 	return err
 }
 
-func (i *Isolated) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) {
-	a, _, err := i.ask(ctx, request{Op: "save", Shelf: s}, k)
+func (b *Bounded) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) {
+	a, _, err := b.ask(ctx, request{Op: "save", Shelf: s}, k)
 	if err != nil || len(a.Copies) == 0 {
 		return Copy{}, err
 	}
 	return a.Copies[0], nil
 }
 
-func (i *Isolated) Rehearse(ctx context.Context) error {
-	_, _, err := i.ask(ctx, request{Op: "rehearse"}, key.Key{})
+func (b *Bounded) Rehearse(ctx context.Context) error {
+	_, _, err := b.ask(ctx, request{Op: "rehearse"}, key.Key{})
 	return err
 }
 
@@ -163,13 +163,13 @@ type relayed struct {
 func (r *relayed) Error() string   { return r.text }
 func (r *relayed) Unwrap() []error { return r.is }
 
-func (i *Isolated) ask(ctx context.Context, req request, k key.Key) (reply, key.Key, error) {
+func (b *Bounded) ask(ctx context.Context, req request, k key.Key) (reply, key.Key, error) {
 	fail := func(err error) (reply, key.Key, error) {
-		return reply{}, key.Key{}, fmt.Errorf("cannot %s %s: %w", req.Op, i.dir.o.Path, err)
+		return reply{}, key.Key{}, fmt.Errorf("cannot %s %s: %w", req.Op, b.dir.o.Path, err)
 	}
-	req.Options = i.dir.o
-	if i.program == "" {
-		a, k, err := i.here(ctx, req, k)
+	req.Options = b.dir.o
+	if b.program == "" {
+		a, k, err := b.here(ctx, req, k)
 		if errors.Is(err, errLeft) {
 			return fail(err)
 		}
@@ -183,7 +183,7 @@ func (i *Isolated) ask(ctx context.Context, req request, k key.Key) (reply, key.
 	in = append(append(append(in, line...), '\n'), k.UnsafeBytes()...)
 	defer clear(in)
 	out, err := run.Command(ctx, run.Spec{
-		Path: i.program, Args: i.args, Stdin: in, Timeout: i.timeout, MaxOutput: maxAnswer, Abandon: true,
+		Path: b.program, Args: b.args, Stdin: in, Timeout: b.timeout, MaxOutput: maxAnswer, Abandon: true,
 	})
 	switch {
 	case err == nil:
@@ -260,8 +260,8 @@ var errLeft = errors.New("it does not answer")
 
 // here makes a call in this process, and leaves it behind when its time is over. The key that it
 // gets after that nobody takes: it is wiped.
-func (i *Isolated) here(ctx context.Context, req request, k key.Key) (reply, key.Key, error) {
-	ctx, cancel := context.WithTimeout(ctx, i.timeout)
+func (b *Bounded) here(ctx context.Context, req request, k key.Key) (reply, key.Key, error) {
+	ctx, cancel := context.WithTimeout(ctx, b.timeout)
 	defer cancel()
 	payload := slices.Clone(k.UnsafeBytes()) // whoever has k may wipe it meanwhile
 	var a reply
@@ -287,7 +287,7 @@ func (i *Isolated) here(ctx context.Context, req request, k key.Key) (reply, key
 	return reply{}, key.Key{}, fmt.Errorf("%w: %w", ErrTimeout, errLeft)
 }
 
-// ServeDirectory is the child's side of Isolated: it reads one request from in, makes the
+// ServeDirectory is the child's side of NewIsolated: it reads one request from in, makes the
 // call and writes the answer to out. What goes wrong in the call is part of the answer;
 // the error is for a request that is none, and for pipes that break.
 func ServeDirectory(ctx context.Context, in io.Reader, out io.Writer) error {

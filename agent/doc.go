@@ -9,9 +9,10 @@
 //	           the daemon stands to the key, keyread which key a start of it has read
 //	observe    gathers the evidence that decide asks for, cheapest first; inventory is the
 //	           one place that fetches copies as evidence
-//	due        brings to an escrow what is due there; revisit asks one to which nothing is;
-//	           backup does it for the present key now; save is how one key gets into one escrow
-//	init       makes the places, and then does what backup does; tryplace, before one is configured
+//	due        brings to an escrow what is due there, and backup the present key now; save is how
+//	           one key gets into one escrow; revisit asks one where nothing is due
+//	init       makes the places, and then does what backup does; tryplace tries one that is not
+//	           configured yet
 //	restore    puts a copy back, import what a person brings; replace is what both do
 //	accept     takes a person's word for a key; paper takes the key out for a printed sheet
 //	rotate     a new key, and every row under it; repair, one key for a table that is split;

@@ -34,7 +34,7 @@
 //
 //	keyfile    the live key, its asides and the local quarantine
 //	rows       the ciphertext in Postgres, and where that is
-//	escrow     the places off this host; the files of a kind begin with its name
+//	escrow     the places off this host, each kind in the file of its name and some beside it
 //	ledger     keyguard's own record on this host
 //	config     the configuration file
 //	unit       systemd: the daemon's unit, the journal, sd_notify

@@ -368,7 +368,7 @@ func rowsEvidence(a rows.Answer) decide.RowsEvidence {
 	case rows.Unknown:
 		return decide.RowsEvidence{State: decide.RowsUnknown, Why: a.Why, Err: a.Err}
 	case rows.Silent:
-		return decide.RowsEvidence{State: decide.RowsSilent, Why: a.Why}
+		return decide.RowsEvidence{State: decide.RowsSilent, Why: a.Why, Never: a.Never}
 	}
 	e := decide.RowsEvidence{State: decide.RowsAnswer, Why: a.Why, Dependent: a.Counts.Dependent(), Proofs: map[key.Fingerprint]rows.Proof{}}
 	for _, p := range a.Proofs {

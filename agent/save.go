@@ -20,6 +20,7 @@ type SaveResult struct {
 	Key      key.Fingerprint
 	Shelf    escrow.Shelf
 	Why      string // why it went to quarantine and not to current (law 4)
+	RivalIn  string // the escrow with the copy that kept it from there, while no row speaks; "" for no copy
 	Copy     escrow.Copy
 	// Unverified: it was stored, and this identity may not read it back. AddOnly: as the
 	// configuration has it.
@@ -64,6 +65,7 @@ func (o *observation) toSave(i int, f key.Fingerprint, rule shelfRule) SaveResul
 	s := o.host.Escrows[i]
 	r := SaveResult{Escrow: s.Name(), Required: s.Required, Key: f}
 	r.Shelf, r.Why = rule(o.evidence, i, f)
+	r.RivalIn = decide.RivalIn(o.evidence, i, f)
 	r.Alarm, r.Halfway = decide.Alarm(o.evidence, i) != nil, o.evidence.OpenRotation() != nil
 	return r
 }

@@ -149,6 +149,7 @@ type RowsEvidence struct {
 	State RowsState
 	Why   string // for Silent and Unknown: on what ground
 	Err   error  // for Unknown: what Why says, for errors.Is
+	Never bool   // for Silent: the configuration says that there is no database, so that no row will ever speak
 	// Dependent counts the rows that only the keyfile's key can open, in RowsAnswer.
 	Dependent int64
 	Proofs    map[key.Fingerprint]rows.Proof

@@ -88,9 +88,9 @@ func deserves(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 	l := e.Ledger // and the proof holds until the rows speak against it: Silent does not
 	provenHere := f == l.Known && !l.Accepted && (l.Verdict == rows.Opens || l.Majority)
 	switch p, v := e.Rows.Proofs[f], e.Rows.VerdictOf(f); {
-	case (v == rows.Silent || v == rows.Unknown) && strange(e, f) != "":
+	case (v == rows.Silent || v == rows.Unknown) && strange(e, f).why != "":
 		// Without a saved copy in the ledger there is no alarm, and the rows do not say who is right.
-		return escrow.Quarantine, strange(e, f)
+		return escrow.Quarantine, strange(e, f).why
 	case v == rows.Opens, v == rows.Partial && Majority(p), v == rows.Silent && provenHere, v == rows.Unknown && provenHere:
 		return escrow.Current, ""
 	case v == rows.Partial:
@@ -100,8 +100,8 @@ func deserves(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
 	case e.Keyfile.Good && e.Keyfile.Key != f:
 		return escrow.Quarantine, "it is not the keyfile's key"
 	}
-	if other := rival(e, f); other != "" { // Silent proves too little to stand above it
-		return escrow.Quarantine, "the rows do not prove it, and " + other
+	if other := rival(e, f); other.why != "" { // Silent proves too little to stand above it
+		return escrow.Quarantine, "the rows do not prove it, and " + other.why
 	}
 	return escrow.Current, ""
 }
@@ -124,49 +124,64 @@ func (e Evidence) mayRestorePart(f key.Fingerprint) bool {
 // listed.
 const saveEnds = 10 * time.Minute
 
-// rival says where another key than f was proven, or stands on a current shelf, or may; "" for
-// nowhere.
-func rival(e Evidence, f key.Fingerprint) string {
+// RivalIn is the escrow with the copy of another key that keeps f from the current shelf of escrow i
+// as long as no row speaks for f; "" where it is no copy that does.
+func RivalIn(e Evidence, i int, f key.Fingerprint) string {
+	if other, there := e.Escrows[i].NewestKey(); e.History.Unreadable != "" && there && other.Key != f {
+		return e.Escrows[i].Name
+	}
+	return cmp.Or(strange(e, f), rival(e, f)).in
+}
+
+// otherKey is another key, or what may be one, that keeps a key from current shelves where the rows
+// do not prove that.
+type otherKey struct {
+	why string // "" for none
+	in  string // the escrow where its copy stands; "" where that is not known, or it has none
+}
+
+// rival says where another key than f was proven, or stands on a current shelf, or may.
+func rival(e Evidence, f key.Fingerprint) otherKey {
 	for _, other := range e.History.Proven {
 		if other != f {
-			return fmt.Sprintf("key %s was proven here before", other)
+			return otherKey{why: fmt.Sprintf("key %s was proven here before", other)}
 		}
 	}
 	for _, other := range e.History.Since {
 		if other != f {
-			return fmt.Sprintf("key %s was saved meanwhile", other)
+			return otherKey{why: fmt.Sprintf("key %s was saved meanwhile", other)}
 		}
 	}
 	for _, s := range e.Escrows {
 		underway := e.History.Saved[s.Name].Underway
 		for _, other := range slices.Sorted(maps.Keys(underway)) {
 			if other != f && e.Now.Sub(underway[other]).Abs() < saveEnds {
-				return fmt.Sprintf("a save of key %s in escrow %q was begun, and nobody has told how it ended", other, s.Name)
+				return otherKey{why: fmt.Sprintf("a save of key %s in escrow %q was begun, and nobody has told how it ended", other, s.Name)}
 			}
 		}
 		if s.State != EscrowAnswered {
 			// Law 6: what cannot be heard of may be there.
-			return fmt.Sprintf("escrow %q cannot say whether it holds another key: %s", s.Name, s.Why)
+			return otherKey{why: fmt.Sprintf("escrow %q cannot say whether it holds another key: %s", s.Name, s.Why)}
 		}
 		if s.Unheard != "" {
-			return fmt.Sprintf("a store of escrow %q cannot say whether it holds another key: %s", s.Name, s.Unheard)
+			return otherKey{why: fmt.Sprintf("a store of escrow %q cannot say whether it holds another key: %s", s.Name, s.Unheard)}
 		}
 		for _, c := range s.Copies {
 			if c.Shelf == escrow.Current && !c.Worthless && c.Key != f {
-				return fmt.Sprintf("copy %s in escrow %q is of another key", c.ID, s.Name)
+				return otherKey{fmt.Sprintf("copy %s in escrow %q is of another key", c.ID, s.Name), s.Name}
 			}
 		}
 	}
-	return ""
+	return otherKey{}
 }
 
 // strange says where the newest current copy is of another key than f, and of one that was
-// never proven here; "" for nowhere.
-func strange(e Evidence, f key.Fingerprint) string {
+// never proven here.
+func strange(e Evidence, f key.Fingerprint) otherKey {
 	for _, s := range e.Escrows {
 		if newest, there := s.NewestKey(); there && newest.Key != "" && newest.Key != f && !slices.Contains(e.History.Proven, newest.Key) {
-			return fmt.Sprintf("the rows do not prove it, and copy %s in escrow %q is of key %s, which was never proven here", newest.ID, s.Name, newest.Key)
+			return otherKey{fmt.Sprintf("the rows do not prove it, and copy %s in escrow %q is of key %s, which was never proven here", newest.ID, s.Name, newest.Key), s.Name}
 		}
 	}
-	return ""
+	return otherKey{}
 }

@@ -428,3 +428,28 @@ func TestDueShelf(t *testing.T) {
 		})
 	}
 }
+
+// TestRivalIn: what keeps a key from a current shelf while no row speaks is looked for where its copy
+// stands, and that is not always the escrow that the key is to be saved in.
+func TestRivalIn(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		e    Evidence
+		want string
+	}{
+		{"nothing does", Evidence{Escrows: []EscrowEvidence{holds("gcp"), holds("usb", copyOf("current/1", a))}}, ""},
+		{"a copy there", Evidence{Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", b)), holds("usb")}}, "gcp"},
+		{"a copy elsewhere", Evidence{Escrows: []EscrowEvidence{holds("gcp"), holds("usb", copyOf("current/1", b))}}, "usb"},
+		{"an older copy elsewhere, of a key that was proven", Evidence{History: LedgerWhole{Asked: true, Proven: []key.Fingerprint{a}},
+			Escrows: []EscrowEvidence{holds("gcp"), holds("usb", copyOf("current/2", a), copyOf("current/1", b))}}, "usb"},
+		{"a key that was proven, and has no copy", Evidence{History: LedgerWhole{Asked: true, Proven: []key.Fingerprint{b}}, Escrows: []EscrowEvidence{holds("gcp")}}, ""},
+		{"what an escrow that does not answer may have", Evidence{Escrows: []EscrowEvidence{holds("gcp"), down("usb", true)}}, ""},
+		{"a copy that the ledger cannot tell from this host's own", Evidence{History: LedgerWhole{Asked: true, Unreadable: "damaged"},
+			Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", b)), holds("usb", copyOf("current/1", c))}}, "gcp"},
+	} {
+		test.e.Now, test.e.Keyfile, test.e.Rows = now, good(a), silent
+		if got := RivalIn(test.e, 0, a); got != test.want {
+			t.Errorf("%s: %q, not %q", test.name, got, test.want)
+		}
+	}
+}

@@ -37,6 +37,7 @@ type Location struct {
 	From   string // where it was learnt, for people
 	Absent bool   // there is positively no database yet
 	Why    string // where Absent: on what ground, a sentence
+	Never  bool   // where Absent: there will be none, by the configuration
 	// Rival names something else that may hold the daemon's rows. A table of a database
 	// that has one is never silent.
 	Rival string
@@ -147,7 +148,7 @@ func Locate(ctx context.Context, o LocateOptions) (Location, error) {
 	own := o.URL != "" || o.URLFile != ""
 	switch {
 	case own && s.URL == "none":
-		return Location{From: s.From, Absent: true, Why: "the configuration says so"}, nil
+		return Location{From: s.From, Absent: true, Why: "the configuration says so", Never: true}, nil
 	case s.URLFile != "":
 		text, err := readPrivate(s.URLFile, unix.O_CLOEXEC)
 		if err != nil {

@@ -233,6 +233,7 @@ type Answer struct {
 	State   Verdict // Answered, Silent or Unknown
 	Why     string  // for people, a sentence: on what ground Silent, or why Unknown
 	Err     error   // not nil exactly when Unknown; one of the sentinels of this package where one fits
+	Never   bool    // Silent, and to stay so: the configuration says that there is no database
 	Counts  Counts
 	Sampled bool // too many rows to check all: Checked says how many were
 	// Unlogged: a crash of the server empties the table, and a standby has nothing of it.

@@ -106,7 +106,7 @@ func (t *Table) Close() {
 // shows it empty, and the answer is Unknown (ErrChanging).
 func (t *Table) Prove(ctx context.Context, keys ...key.Key) Answer {
 	if t.place.Absent {
-		return flat(Answer{State: Silent, Why: t.place.Why}, keys)
+		return flat(Answer{State: Silent, Why: t.place.Why, Never: t.place.Never}, keys)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

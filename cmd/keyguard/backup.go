@@ -144,7 +144,7 @@ func (a *app) judgeSaves(f key.Fingerprint, said decide.RowsEvidence, saves []ag
 			a.remedy(escrow.ErrUnverified)
 		case s.Shelf == escrow.Quarantine:
 			quarantined++
-			hint := unproven(said, s.Escrow)
+			hint := unproven(said, s.RivalIn)
 			switch {
 			case s.Halfway:
 				hint = remedyOf(agent.ErrRotationOpen)

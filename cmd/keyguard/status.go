@@ -138,15 +138,22 @@ func (a *app) printStatus(r agent.StatusResult) error {
 }
 
 // unproven is what brings a key to an escrow's current shelf that law 4 keeps from there
-// since no row speaks for it.
-func unproven(e decide.RowsEvidence, name string) string {
+// since no row speaks for it: the copy of another key in the escrow rivalIn, if one does.
+func unproven(e decide.RowsEvidence, rivalIn string) string {
 	switch e.State {
 	case decide.RowsUnknown:
 		return remedyOf(e.Err)
-	case decide.RowsSilent:
-		return fmt.Sprintf("where another host keeps its copies there, name a place of its own for this one in escrow %q of the configuration, then: keyguard init; else store a secret, which proves the key (containarium secrets set), then: keyguard backup", name)
+	case decide.RowsAnswer, decide.RowsNotAsked:
+		return seeKeys
 	}
-	return seeKeys
+	prove := "store a secret, which proves the key (containarium secrets set), then: keyguard backup"
+	if e.Never {
+		prove = "name the database in the configuration, where database.url = \"none\" says that no row can prove the key, then: keyguard backup"
+	}
+	if rivalIn == "" {
+		return prove
+	}
+	return fmt.Sprintf("where another host keeps its copies there, name a place of its own for this one in escrow %q of the configuration, then: keyguard init; else %s", rivalIn, prove)
 }
 
 // verdict prints the answer of status.

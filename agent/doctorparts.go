@@ -3,29 +3,35 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 )
 
-// partsFacts are what the doctor knows, besides, of an escrow that keeps keys in parts.
+// partsFacts are what status and the doctor know, besides, of an escrow that keeps keys in parts.
 type partsFacts struct {
 	need    int
 	members []escrowFacts // with what each is lost together with, and no copies of its own
 }
 
-// examineMembers asks each store of a split what it is lost together with.
-func examineMembers(ctx context.Context, s escrow.Shared, now time.Time) *partsFacts {
-	x := &partsFacts{need: s.Need()}
-	for _, m := range s.Members() {
-		one := escrowFacts{EscrowStatus: EscrowStatus{Name: m.Name(), Place: m.Place()}}
-		one.examine(ctx, m.Escrow)
+// examineMembers asks the stores of a split of which that is wanted what each is lost together with,
+// all at once.
+func examineMembers(ctx context.Context, s escrow.Shared, now time.Time, wanted func(escrow.Place) bool) *partsFacts {
+	members := s.Members()
+	x := &partsFacts{need: s.Need(), members: make([]escrowFacts, len(members))}
+	crew.Each(len(members), func(i int) {
+		m, one := members[i], &x.members[i]
+		one.EscrowStatus = EscrowStatus{Name: m.Name(), Place: m.Place()}
+		if wanted(one.Place) {
+			one.examine(ctx, m.Escrow)
+		}
 		if c, ok := m.Escrow.(escrow.Credentialed); ok {
 			one.Ending = c.Credential(ctx).Ends(now)
 		}
-		x.members = append(x.members, one)
-	}
+	})
 	return x
 }
 
@@ -89,6 +95,20 @@ func (x *partsFacts) lostTogether() string {
 		return ""
 	}
 	return fmt.Sprintf("%s are all lost with %s, and fewer than %d are left", members, domain, x.need)
+}
+
+// domain is what a key in parts is lost with: one failure domain that takes too many of them along,
+// or else so many stores.
+func (x *partsFacts) domain() string {
+	spare := len(x.members) - x.need
+	var all []string
+	for _, m := range x.members {
+		all = append(all, strings.Join(m.exam.Domains(m.Place), " or "))
+	}
+	if domain, _ := x.in(spare + 1); domain != "" && (spare > 0 || len(slices.Compact(slices.Clone(all))) == 1) {
+		return domain
+	}
+	return fmt.Sprintf("any %d of %s", spare+1, strings.Join(all, ", "))
 }
 
 // afterAdministrator is the fate of a key in parts where one administrator reads or destroys

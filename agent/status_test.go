@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -473,6 +474,58 @@ func TestStatusOfACopyOnOurDisk(t *testing.T) {
 			h.must(err)
 			if green := r.Health == agent.Green; green != beside || !beside && (r.Health != agent.Amiss || r.Ailments[0].Ails != agent.AilsHere || r.Ailments[0].Escrow.Move != "move it") {
 				t.Errorf("%s: %s, %+v", r.Health, r.Line, r.Ailments)
+			}
+		})
+	}
+}
+
+// memberOn is a store of a split on some disks.
+type memberOn struct {
+	examined
+	at string
+}
+
+func (m memberOn) Place() escrow.Place {
+	return escrow.Place{Kind: "directory", Where: m.at, Domain: "the file system at " + m.at}
+}
+
+func (memberOn) Close() error { return nil }
+
+// TestSplitIsLostWith: status and doctor name the same as what a key in parts is lost with: a disk
+// that takes too many of them along, whatever their paths are, and else so many stores.
+func TestSplitIsLostWith(t *testing.T) {
+	for name, tt := range map[string]struct {
+		need  int
+		disks [][]string // by member
+		want  string
+	}{
+		"three paths on one disk":       {2, [][]string{{"sda"}, {"sda"}, {"sda"}}, "the disk sda"},
+		"each on a disk of its own":     {2, [][]string{{"sda"}, {"sdb"}, {"sdc"}}, "any 2 of the disk sda, the disk sdb, the disk sdc"},
+		"two on one, and all needed":    {3, [][]string{{"sda"}, {"sda"}, {"sdb"}}, "any 1 of the disk sda, the disk sda, the disk sdb"},
+		"all needed, all on one":        {2, [][]string{{"sda"}, {"sda"}}, "the disk sda"},
+		"two on one, and one may go":    {3, [][]string{{"sda"}, {"sda"}, {"sdb"}, {"sdc"}}, "the disk sda"},
+		"two on one, and two may go":    {2, [][]string{{"sda"}, {"sda"}, {"sdb"}, {"sdc"}}, "any 3 of the disk sda, the disk sda, the disk sdb, the disk sdc"},
+		"one on two, not all are known": {2, [][]string{{"sda", "sdb"}, {"sdc"}, nil}, "any 2 of the disk sda or the disk sdb, the disk sdc, the file system at /2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, nil, 0)
+			o := escrow.SplitOptions{Name: "split", Need: tt.need}
+			for i, disks := range tt.disks {
+				m := memberOn{examined{place{store: &store{name: fmt.Sprint("m", i)}, call: plain}, escrow.Examination{Disks: disks}}, fmt.Sprint("/", i)}
+				o.Members = append(o.Members, escrow.Member{Escrow: m, Number: i + 1, Required: true})
+			}
+			s, err := escrow.NewSplit(o)
+			h.must(err)
+			h.Escrows = []agent.Escrow{{Reader: s, Writer: s, Required: true}}
+			r, err := agent.Status(t.Context(), &h.Host)
+			if err != nil || r.Escrows[0].Place.Domain != tt.want {
+				t.Errorf("status: lost with %s, %v", r.Escrows[0].Place.Domain, err)
+			}
+			d, err := agent.Doctor(t.Context(), &h.Host, agent.DoctorOptions{})
+			h.must(err)
+			i := slices.IndexFunc(d.Checks, func(c agent.Check) bool { return c.Name == `escrow "split"` })
+			if c := d.Checks[i]; c.Text != tt.want {
+				t.Errorf("doctor: %s", c.Text)
 			}
 		})
 	}

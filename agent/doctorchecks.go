@@ -85,7 +85,7 @@ func (f facts) checks(o DoctorOptions) []Check {
 		if d.Action == decide.Install {
 			text += fmt.Sprintf("; key %s belongs there", d.Key)
 		}
-		add("keyfile", CheckProblem, text).Fix = map[bool]string{true: "keyguard repair", false: "keyguard restore"}[f.status.Split()]
+		add("keyfile", CheckProblem, text).Fix = map[bool]string{true: "keyguard repair", false: "keyguard restore"}[f.status.Rows.Split()]
 	}
 	switch f.status.Rows.State {
 	case decide.RowsUnknown:

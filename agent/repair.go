@@ -28,6 +28,8 @@ type RepairOptions struct {
 	// they stop the repair.
 	LeaveUnopenable bool
 	Person          string // who asked, for the ledger
+	// Agreed is the target that a person agreed to after CheckRepair, "" for whichever it is.
+	Agreed key.Fingerprint
 	// Progress is told what the repair is at, by one goroutine at a time.
 	Progress func(RotateProgress)
 }
@@ -89,7 +91,10 @@ func runRepair(ctx context.Context, h *Host, opts RepairOptions, then func(*repa
 	t := &repair{opts: opts}
 	t.job = job{h: h, progress: opts.Progress, work: &t.r.Work}
 	err := t.locked(ctx, t.tally, func(ctx context.Context) error {
-		if !t.r.HasWork {
+		switch agreed := t.opts.Agreed; {
+		case agreed != "" && t.r.Target != agreed: // nothing was locked while the question stood
+			return notRepaired(fmt.Errorf("%w: the rows would come under key %s now, and not under key %s, as was agreed; ask again", ErrUnsure, orUnknown(t.r.Target), agreed))
+		case !t.r.HasWork:
 			return nil
 		}
 		return then(t, ctx)

@@ -219,10 +219,11 @@ func (t *rotation) checkRows(ctx context.Context) error {
 	return notRotated(ErrKeyNotRight, "key %s opened %d of %d a moment ago, and the rows have changed since", live, p.Opened, p.Checked)
 }
 
-// opensOthers tells whether a key of the local quarantine opens rows that are not under the
-// present one: no row opens under two keys. What cannot be read or asked may (law 6).
+// opensOthers tells whether a key of the local quarantine, or a copy, opens rows that are not under
+// the present one: no row opens under two keys. What cannot be read or asked here may (law 6).
 func (t *rotation) opensOthers(ctx context.Context) (bool, error) {
 	t.o.askLocal()
+	t.o.awaitAllEscrows(ctx)
 	t.o.askRows(ctx)
 	if e := t.o.evidence.Rows; e.State == decide.RowsUnknown {
 		return false, fmt.Errorf("the rows cannot be asked: %w", e.Err)

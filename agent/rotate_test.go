@@ -323,6 +323,30 @@ func TestRepairRefused(t *testing.T) {
 	}
 }
 
+// TestRepairOfWhatWasAgreed: while a person thinks about one target another key is accepted, which
+// the rows would come under now. That is asked again.
+func TestRepairOfWhatWasAgreed(t *testing.T) {
+	h := newHost(t, server.Cluster(t).Database(t), 1)
+	a, b := testKey("a"), testKey("b")
+	h.rowsUnder(a, a, b)
+	h.write(a.UnsafeBytes())
+	h.must(errors.Join(h.Keyfile.Keep(a, h.now), h.Keyfile.Keep(b, h.now)))
+	asked, err := agent.CheckRepair(t.Context(), &h.Host, agent.RepairOptions{})
+	if err != nil || asked.Target != a.Fingerprint() {
+		t.Fatalf("%+v, %v", asked, err)
+	}
+	h.write(b.UnsafeBytes())
+	_, err = agent.Accept(t.Context(), &h.Host, agent.AcceptOptions{Confirm: yes})
+	h.must(err)
+	r, err := agent.Repair(t.Context(), &h.Host, agent.RepairOptions{Agreed: asked.Target})
+	if !errors.Is(err, agent.ErrUnsure) || !errors.Is(err, agent.ErrNotRepaired) || r.Repaired || r.Target != b.Fingerprint() || len(r.Staged) > 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if r, err := agent.Repair(t.Context(), &h.Host, agent.RepairOptions{Agreed: b.Fingerprint()}); err != nil || !r.Repaired {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
 // TestRepairSavesWhatIsListed: a copy that a store lists and does not give is no word that the key
 // is safe there; it is saved before rows are taken from it (law 5).
 func TestRepairSavesWhatIsListed(t *testing.T) {

@@ -118,7 +118,7 @@ func (r *StatusResult) judgeKey() bool {
 		switch r.Proof.Verdict {
 		case rows.Partial:
 			what := "the table is split"
-			if !r.Split() {
+			if !r.Rows.Split() {
 				what += ", or rows were tampered with"
 			}
 			r.ail(AilsRows, Unsure, "%s: key %s opens %d of %s%s", what, r.Keyfile.Key, r.Proof.Opened, printable.Count(r.Proof.Checked, "row"), r.word())
@@ -256,20 +256,6 @@ func (r *StatusResult) unproven(now time.Time) string {
 		return "it opened none of them when a person accepted it"
 	}
 	return ""
-}
-
-// Split tells whether two keys that can be had open rows, and none opens all of them.
-func (r *StatusResult) Split() bool {
-	open := 0
-	for _, p := range r.Rows.Proofs {
-		switch {
-		case p.Opened == p.Checked:
-			return false
-		case p.Opened > 0:
-			open++
-		}
-	}
-	return open > 1
 }
 
 // needed names the key that was last known to be right, where that is not at hand.

@@ -195,6 +195,20 @@ func (e RowsEvidence) VerdictOf(f key.Fingerprint) rows.Verdict {
 // other key can open more.
 func Majority(p rows.Proof) bool { return p.Opened > p.Checked-p.Opened }
 
+// Split tells whether two keys that were tried open rows, and none opens all of them.
+func (e RowsEvidence) Split() bool {
+	open := 0
+	for _, p := range e.Proofs {
+		switch {
+		case p.Opened == p.Checked:
+			return false
+		case p.Opened > 0:
+			open++
+		}
+	}
+	return open > 1
+}
+
 // Checked is how many rows every key was tried on.
 func (e RowsEvidence) Checked() int64 {
 	for _, p := range e.Proofs {

@@ -287,6 +287,8 @@ func drillHints(r agent.DrillResult) []string {
 			hints = append(hints, saveOver)
 		case errors.Is(c.Err, escrow.ErrNotKey): // in a store, and nothing that a person feeds to a command
 			hint = saveOver
+		case c.Err == nil && c.Verdict == agent.DrillFailed && r.Rows.Split():
+			hint = oneKey
 		case c.Err == nil && c.Verdict == agent.DrillFailed:
 			hint = "if the keyfile's key is right, save it again: keyguard backup; see what every key opens: keyguard verify"
 		}
@@ -300,7 +302,7 @@ func drillHints(r agent.DrillResult) []string {
 		hints = append(hints, "how the key stands all the same: keyguard status")
 	case r.Tampered() != "":
 		hints = append(hints, "bring these rows back from a dump of the database, or set them anew: containarium secrets set; or, if they have a key of their own: keyguard import --escrow-only")
-	case partial && !r.Full:
+	case partial && !r.Full && !r.Rows.Split():
 		hints = append(hints, "name the rows that no key opens: keyguard drill --full")
 	}
 	return hints

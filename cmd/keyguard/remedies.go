@@ -65,6 +65,7 @@ const (
 	seeKeys      = "see what every key opens: keyguard verify"
 	seeCopies    = "see what every copy opens: keyguard verify; or bring a key yourself: keyguard import"
 	keyElsewhere = "if you have the key elsewhere (a printed sheet, another store): keyguard import"
+	oneKey       = "bring the table under one key: keyguard repair"
 	saveOver     = "save a good copy over it: keyguard backup"
 	mendDisk     = "see what is wrong with the disk (dmesg), put it right, then do the same again, or see: keyguard status"
 	awaitIt      = "wait until it is done, then see: keyguard status"

@@ -48,6 +48,9 @@ Exit status: 0 the keyfile is right; 11 nothing can tell; 13 no usable copy;
 			opts.Person = person()
 			a.sayWaiting("asking the rows%s …", andEscrows(" and ", h))
 			r, err := agent.Restore(ctx, h, opts)
+			if best := mostOpened(r.Tried); err == nil && r.Source == agent.FromKeyfile && best.Proof.Opened > r.Rows.Proofs[r.Key].Opened {
+				err = passedOver(r.Key, r.Rows, best)
+			}
 			a.printRestore(opts, r, nil, err)
 			if !opts.DryRun {
 				a.forgetBackoff(cfg)
@@ -135,6 +138,29 @@ func (a *app) printRestore(opts agent.RestoreOptions, r agent.RestoreResult, sav
 	if r.Installed && !a.brief {
 		a.line("%s", afterInstall(r))
 	}
+}
+
+// mostOpened is the first of the keys that open the most rows.
+func mostOpened(tried []agent.Candidate) (best agent.Candidate) {
+	for _, c := range tried {
+		if c.Proof.Opened > best.Proof.Opened {
+			best = c
+		}
+	}
+	return best
+}
+
+// passedOver is of a keyfile whose key stays though another one opens more rows: a start passes
+// it, on a person's word.
+func passedOver(own key.Fingerprint, e decide.RowsEvidence, best agent.Candidate) error {
+	hint := "feed the file that is named to: keyguard import"
+	switch {
+	case e.Split():
+		hint = oneKey
+	case best.Escrow != "":
+		hint = "to put that one into place all the same: keyguard restore --from " + best.Escrow
+	}
+	return outcome{exitDoubt, fmt.Sprintf("key %s stays on a person's word, and %s; key %s, from %s, %s", own, opened(e, own), best.Key, best.Source, opened(e, best.Key)), []string{hint}}
 }
 
 // afterInstall says what is left to do for a daemon that runs.

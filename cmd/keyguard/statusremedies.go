@@ -30,7 +30,7 @@ var ailRemedies = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []strin
 	agent.AilsKeyfile: keyfileRemedies,
 	agent.AilsRows: func(r agent.StatusResult, _ agent.Ailment) []string {
 		switch {
-		case r.Split():
+		case r.Rows.Split():
 			return onceSettled(r, "keyguard repair")
 		case r.Proof.Verdict == rows.Partial:
 			return onceSettled(r, "name these rows: keyguard drill --full")
@@ -163,7 +163,7 @@ func doubtRemedies(r agent.StatusResult, _ agent.Ailment) []string {
 	}
 	hints := escrowRemedies(r)
 	switch {
-	case r.Split():
+	case r.Rows.Split():
 		hints = append(hints, onceSettled(r, "keyguard repair")...) // of the keys that are at hand one may have most rows by then
 	case len(hints) == 0 && r.Rows.State == decide.RowsSilent:
 		hints = []string{noCopy}
@@ -179,7 +179,7 @@ const noCopy = "if you have the key elsewhere: keyguard import; where there is t
 // another one.
 func keyfileRemedies(r agent.StatusResult, _ agent.Ailment) []string {
 	switch {
-	case r.Split():
+	case r.Rows.Split():
 		return onceSettled(r, "keyguard repair") // which puts the key in place, too
 	case onAnother(r) && r.Keyfile.Good && (r.Known == r.Keyfile.Key || r.Daemon.Unasked != ""):
 		// A start passes a key that was proven a short while ago, and asks no row (law 7); or it

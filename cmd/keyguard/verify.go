@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -181,21 +182,17 @@ func judgeVerify(r agent.VerifyResult) (string, error) {
 	if r.Decision.Action == decide.Doubt {
 		return "", outcome{exitDoubt, r.Decision.Reason, []string{"when the escrow answers again: keyguard restore; to choose yourself: keyguard restore --from NAME"}}
 	}
-	var best agent.Candidate
-	split := false
-	for _, c := range r.Candidates {
-		if c.Proof.Opened > best.Proof.Opened {
-			best = c
-		}
-		split = split || c.Key != r.Keyfile.Key && c.Proof.Opened > 0
-	}
+	best := mostOpened(r.Candidates)
+	split := slices.ContainsFunc(r.Candidates, func(c agent.Candidate) bool { return c.Key != r.Keyfile.Key && c.Proof.Opened > 0 })
 	switch {
 	case r.Keyfile.Good && own != nil && own.Opened > 0 && split && own.Opened >= best.Proof.Opened:
 		return "", outcome{exitDoubt, fmt.Sprintf("the table is split between keys: the keyfile's key %s %s", r.Keyfile.Key, opened(r.Rows, r.Keyfile.Key)),
-			[]string{"bring it under one key: keyguard repair"}}
+			[]string{oneKey}}
 	case r.Keyfile.Good && own != nil && own.Opened > 0 && own.Opened >= best.Proof.Opened:
 		return "", outcome{exitDoubt, fmt.Sprintf("the keyfile's key %s %s, and no other key opens more", r.Keyfile.Key, opened(r.Rows, r.Keyfile.Key)),
 			[]string{"if you have the key of the others: keyguard import --escrow-only"}}
+	case best.Key != "" && r.Decision.Action == decide.Pass:
+		return "", passedOver(r.Keyfile.Key, r.Rows, best)
 	case best.Key != "":
 		return "", outcome{exitDoubt, fmt.Sprintf("the keyfile is not right, %s; key %s %s", r.Keyfile.State(), best.Key, opened(r.Rows, best.Key)),
 			[]string{"put it into place: keyguard restore"}}

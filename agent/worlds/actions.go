@@ -649,6 +649,9 @@ func (w *world) did(h *host, p *process, was beforeStart, r agent.GuardResult) {
 		(r.Decision.Action == decide.Pass || r.Decision.Action == decide.Install) {
 		h.word = nil // another key was in its place, and by the rows it is that one now, or a third, which may be left to a person
 	}
+	if s := h.word; s != nil && p.looked && h.worth(s.key) < s.worth && h.contradictedLast(s.key) {
+		h.word = nil // what the rows say later gives the word no new life
+	}
 	if s := h.word; s != nil && was.key == s.key && p.looked && h.worth(s.key) >= s.worth && laws.Name(data) != s.key &&
 		(!s.open || h.table.opens(laws.Name(data)) <= h.table.opens(s.key)) {
 		w.broken("accept", "accept: key %s stood on a person's word, the rows say no less of it than then, and key %q is in its place", s.key, laws.Name(data))
@@ -656,6 +659,16 @@ func (w *world) did(h *host, p *process, was beforeStart, r agent.GuardResult) {
 	if s := h.word; s != nil && p.looked && h.worth(s.key) == 2 && h.provenLast(s.key) {
 		h.word = nil // it opened every row, and stands on that from then on
 	}
+}
+
+// contradictedLast tells whether the ledger's last word on a key is that the rows refuted it.
+func (h *host) contradictedLast(f key.Fingerprint) bool {
+	for _, l := range slices.Backward(h.ledger()) {
+		if l.Fingerprint == f && (l.Event == "contradicted" || l.Event == "proven" || l.Event == "accepted") {
+			return l.Event == "contradicted"
+		}
+	}
+	return false
 }
 
 // provenLast tells whether the ledger's last word on which key is known is that this one opened

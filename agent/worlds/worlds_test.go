@@ -150,6 +150,13 @@ func processorTime() time.Duration {
 // it to the law.
 func TestBrokenOnce(t *testing.T) {
 	for name, p := range map[string]Plan{
+		"the rows refute an accepted key, and a part of them comes under it again": {Seed: 454822, Steps: []Step{
+			{Do: "tenants write", Arg: 0xed29c91019f01dc},
+			{Do: "accept", Arg: 0x2216ef534b2f7060},
+			{Do: "rows of another key are merged in", Arg: 0xef2895bdb0e5dd86},
+			{Do: "tenants write", Arg: 0x73efc48ee59549a5},
+			{Do: "power cut", Arg: 0x34386508ca031a7d},
+		}},
 		"a key that opens few rows seems to be the newest of a split, is put in the keyfile's place, and the rows cannot be asked": {Seed: 257425, Steps: []Step{
 			{Do: "an older copy is the newest again", Arg: 0xad67c52380989056},
 			{Do: "a foreign key on top", Arg: 0xeff81889711b1f38},

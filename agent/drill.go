@@ -440,7 +440,8 @@ func (d *drill) judgeAll(r *DrillResult) {
 			r.judge(c, r.Rows.Proofs[d.o.evidence.Keyfile.Key])
 			c.judgeParts()
 			// What is wrong with it is not this host's to mend where it is another one's.
-			if newest, there := d.o.evidence.Escrows[i].NewestCurrent(); there && c.Judged && c.ID == newest.ID && newest.Key != d.o.evidence.Keyfile.Key && c.Verdict != DrillPassed {
+			own := d.o.evidence.Keyfile // without one that comes first, and nobody can vouch for it
+			if newest, there := d.o.evidence.Escrows[i].NewestCurrent(); own.Good && there && c.Judged && c.ID == newest.ID && newest.Key != own.Key && c.Verdict != DrillPassed {
 				if err := decide.Alarm(d.o.evidence, i); err != nil {
 					c.fail(err.Error(), decide.ErrForeignCopy)
 				}

@@ -14,6 +14,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
 func (a *app) backupCommand() *cobra.Command {
@@ -148,6 +149,8 @@ func (a *app) judgeSaves(f key.Fingerprint, said decide.RowsEvidence, saves []ag
 			switch {
 			case s.Halfway:
 				hint = remedyOf(agent.ErrRotationOpen)
+			case s.Alarm && said.VerdictOf(f) == rows.Refuted: // nobody is to vouch for that
+				hint = remedyOf(agent.ErrKeyNotRight)
 			case s.Alarm:
 				hint = remedyOf(decide.ErrForeignCopy)
 			}

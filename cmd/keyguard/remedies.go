@@ -187,7 +187,7 @@ var remedies = []struct {
 	// The database.
 	{rows.ErrPassword, exitDoubt, "check the password where the daemon's database URL stands ([database] url_file), then: keyguard verify"},
 	{rows.ErrNoDatabase, exitDoubt, "check the database's name in [database], then: keyguard verify"},
-	{rows.ErrNoTable, exitDoubt, "is this the daemon's database? Check [database]. On a new host, where no secret was ever stored: keyguard accept --new"},
+	{rows.ErrNoTable, exitDoubt, "is this the daemon's database? Check [database]. On a new host, where no secret was ever stored: keyguard accept, or, where there is no key yet, keyguard accept --new"},
 	{rows.ErrShape, exitDoubt, "is this the daemon's database? Check [database], then: keyguard verify"},
 	{rows.ErrEncoding, exitDoubt, "take client_encoding out of the database URL or PGOPTIONS, or as a superuser: ALTER ROLE … RESET client_encoding, ALTER DATABASE … RESET client_encoding; then: keyguard verify"},
 	{rows.ErrURL, exitUsage, "check url or url_file in [database]: keyguard config"},

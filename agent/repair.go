@@ -238,7 +238,7 @@ func (t *repair) run(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return notRepaired(err)
 	}
-	return t.whileDown(ctx, func(ctx context.Context, err error) error {
+	return t.finish(ctx, func(ctx context.Context, err error) error {
 		if err != nil {
 			return notRepaired(err)
 		}

@@ -94,14 +94,14 @@ type RotateResult struct {
 //	0  the present key is right, and safe off this host                      check
 //	1  the new key is on the quarantine shelf of every escrow that answers    escrow
 //	2  ledger "rotation open", the new key as <keyfile>.next                  stage
-//	3  the daemon is stopped, nobody else writes; ledger "commit begun"       whileDown, beginCommit
+//	3  the daemon is stopped, nobody else writes; ledger "commit begun"       finish; beginCommit
 //	4  all rows in one transaction                                            commit, rewrite
 //	5  <keyfile>.next and the keyfile are exchanged                           commit, exchange
-//	6  ledger "rotated"; the lock is released                                 commit; whileDown
+//	6  ledger "rotated"; the lock is released                                 commit; finish
 //	7  the daemon is started                                                  startAgain
-//	8  the new key is on the current shelves, and proven                      whileDown
+//	8  the new key is on the current shelves, and proven                      finish
 //
-// whileDown, rewrite and startAgain are what a repair does, too (downtime.go).
+// finish, rewrite and startAgain are what a repair does, too (downtime.go).
 //
 // ctx ends it up to step 3. From there on the daemon is down, and to go on is the
 // quickest way to have it up again.
@@ -335,7 +335,7 @@ func (t *rotation) run(ctx context.Context) error {
 		return err
 	}
 	t.opts.Begun(t.r.Old, t.r.New)
-	return t.whileDown(ctx, func(ctx context.Context, err error) error {
+	return t.finish(ctx, func(ctx context.Context, err error) error {
 		if err == nil {
 			err = t.beginCommit(ctx)
 		}

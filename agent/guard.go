@@ -271,6 +271,8 @@ func (o *observation) unlessMade(err error, done string) error {
 // makeFirst is the first start on a new host (R4): no row and no copy exists. The key
 // is in the ledger and in every escrow, read back, before the daemon can use it
 // (law 5). A crash before the install leaves copies, and the next start installs them.
+// Who calls it off waits for the end of it: of a save that breaks off nobody knows whether its store
+// took the key, and the next start, which makes another one, would have to reckon with it.
 func (o *observation) makeFirst(ctx context.Context, r *GuardResult) error {
 	unsure := func(format string, a ...any) error {
 		r.Decision = decide.InDoubt(format, a...)
@@ -284,23 +286,38 @@ func (o *observation) makeFirst(ctx context.Context, r *GuardResult) error {
 		}
 		defer l.Release()
 	}
+	ctx, cancel := uncalled(ctx)
+	defer cancel()
 	k := key.Generate()
 	f := o.hold(k)
 	if err := o.host.Ledger.Append(ledger.Entry{Event: ledger.Made, Fingerprint: f, Reason: o.evidence.Rows.Why}); err != nil {
 		return unsure("a first key cannot be made before the ledger names it: %v", err)
 	}
+	failed := map[int]SaveResult{}
 	for i, s := range o.host.Escrows {
 		saved := o.save(ctx, i, f, decide.Shelf)
 		if saved.Err == nil {
 			continue
 		}
+		failed[i] = saved
 		o.complain(fmt.Sprintf("escrow %q did not take the first key", s.Name()), saved.Err)
 		if s.Required {
+			o.writeUnsaved(ctx, failed)
 			return unsure("a first key was made and not installed, since the required escrow %q does not hold it", s.Name())
 		}
 	}
 	r.Decision.Key = f
 	return notPlaced(f, o.install(f, r.Decision.Rule+": "+r.Decision.Reason))
+}
+
+// uncalled is a context that ends when ctx is to, but not when that is called off.
+func uncalled(ctx context.Context) (context.Context, context.CancelFunc) {
+	end, bounded := ctx.Deadline()
+	ctx = context.WithoutCancel(ctx)
+	if !bounded {
+		return ctx, func() {}
+	}
+	return context.WithDeadline(ctx, end)
 }
 
 // notPlaced makes ErrNotPlaced of what keeps a key out of the keyfile's place, unless that

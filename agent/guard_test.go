@@ -523,6 +523,68 @@ func testFirstStart(t *testing.T, list listing) {
 			t.Errorf("%+v, %v, a keyfile of %d bytes", r.Decision, err, len(h.content()))
 		}
 	})
+	for name, c := range map[string]struct {
+		save error
+		want escrow.Shelf
+	}{
+		"read-only escrow":                          {save: fmt.Errorf("%w: of the first key", escrow.ErrReadOnly), want: escrow.Current},
+		"an escrow that refuses":                    {save: fmt.Errorf("%w: of the first key", escrow.ErrDenied), want: escrow.Current},
+		"an escrow that does not answer to a save":  {save: escrow.ErrTimeout, want: escrow.Quarantine},
+		"an escrow that breaks off in a save":       {save: escrow.ErrUnreachable, want: escrow.Quarantine},
+		"a split, of one refuses and one is silent": {save: errors.Join(escrow.ErrDenied, escrow.ErrTimeout), want: escrow.Quarantine},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := list(newHost(t, nil, 1))
+			store := trouble(h, 0)
+			store.save = c.save
+			if r, err := h.guard(); err != nil || r.Decision.Action != decide.Doubt || h.content() != nil {
+				t.Fatalf("%+v, %v, a keyfile of %d bytes", r.Decision, err, len(h.content()))
+			}
+			store.save = nil
+			r, err := h.guard()
+			if err != nil || r.Decision.Action != decide.Make {
+				t.Fatalf("%+v, %v", r.Decision, err)
+			}
+			if list := h.shelf(0, c.want); !slices.Equal(list, []key.Fingerprint{r.Decision.Key}) {
+				t.Errorf("%s holds %v instead of %s", c.want, list, r.Decision.Key)
+			}
+			b, err := agent.Backup(t.Context(), &h.Host)
+			h.must(err)
+			s, err := agent.Status(t.Context(), &h.Host)
+			h.must(err)
+			if waits := c.want == escrow.Quarantine; b.Escrows[0].Waits.After(h.now) != waits || s.Escrows[0].Waits.After(h.now) != waits {
+				t.Errorf("it waits until %s, and by status until %s", b.Escrows[0].Waits, s.Escrows[0].Waits)
+			}
+		})
+	}
+	t.Run("refused after it was stored", func(t *testing.T) {
+		h := list(newHost(t, nil, 1))
+		e := h.Escrows[0]
+		h.Escrows[0].Writer = refusedLate{e.Writer}
+		if r, err := h.guard(); err != nil || r.Decision.Action != decide.Doubt {
+			t.Fatalf("%+v, %v", r.Decision, err)
+		}
+		record, err := h.Ledger.Read()
+		h.must(err)
+		if last := record.Entries[len(record.Entries)-1]; last.Event == ledger.Saving && last.Reason != "" {
+			t.Errorf("its save has ended without a copy, says the ledger: %+v", last)
+		}
+		h.Escrows[0] = e
+		if r, err := h.guard(); err != nil || r.Decision.Action != decide.Install {
+			t.Errorf("%+v, %v", r.Decision, err)
+		}
+	})
+	t.Run("called off while it saves", func(t *testing.T) {
+		h := list(newHost(t, nil, 1))
+		ctx, cancel := context.WithCancel(t.Context())
+		h.Escrows[0].Writer = &overtaken{Writer: h.Escrows[0].Writer, first: cancel}
+		if r, err := agent.Guard(ctx, &h.Host, agent.GuardOptions{}); err != nil || r.Decision.Action != decide.Make {
+			t.Fatalf("%+v, %v", r.Decision, err)
+		}
+		if list := h.shelf(0, escrow.Current); len(list) != 1 {
+			t.Errorf("the current shelf holds %v", list)
+		}
+	})
 	t.Run("damaged ledger", func(t *testing.T) {
 		h := list(newHost(t, nil, 1))
 		h.must(h.Escrows[0].Writer.Init(context.Background()))
@@ -545,6 +607,16 @@ func testFirstStart(t *testing.T, list listing) {
 			t.Errorf("%+v, a keyfile of %d bytes", r.Decision, len(h.content()))
 		}
 	})
+}
+
+// refusedLate is an escrow that stores, and says afterwards that it refuses.
+type refusedLate struct{ escrow.Writer }
+
+func (w refusedLate) Save(ctx context.Context, s escrow.Shelf, k key.Key) (escrow.Copy, error) {
+	if _, err := w.Writer.Save(ctx, s, k); err != nil {
+		return escrow.Copy{}, err
+	}
+	return escrow.Copy{}, escrow.ErrRateLimited
 }
 
 // TestOwnTrouble is law 9: a full disk under the state directory keeps no daemon from a

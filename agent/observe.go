@@ -225,6 +225,10 @@ func savedSince(s decide.SavedEvidence, e ledger.Entry) decide.SavedEvidence {
 	}
 	switch e.Event {
 	case ledger.Saving:
+		if e.Reason != "" {
+			delete(s.Underway, e.Fingerprint)
+			break
+		}
 		s.Begun[e.Fingerprint], s.Underway[e.Fingerprint] = true, e.Time
 	case ledger.Saved, ledger.Adopted:
 		s.Copies[e.Copy] = e.Fingerprint

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
@@ -30,7 +31,9 @@ type SaveResult struct {
 	// Why it may be no current copy until a person does something about it (law 4). Alarm:
 	// another host writes to the same place. Halfway: a rotation is open.
 	Alarm, Halfway bool
-	Err            error
+	// Waits is when it may be one by itself, all else being as it is (decide.Waits); zero for not.
+	Waits time.Time
+	Err   error
 }
 
 // shelfRule says on which shelf of an escrow a key may be saved, and why not on the current one
@@ -67,6 +70,7 @@ func (o *observation) toSave(i int, f key.Fingerprint, rule shelfRule) SaveResul
 	r.Shelf, r.Why = rule(o.evidence, i, f)
 	r.RivalIn = decide.RivalIn(o.evidence, i, f)
 	r.Alarm, r.Halfway = decide.Alarm(o.evidence, i) != nil, o.evidence.OpenRotation() != nil
+	r.Waits = decide.Waits(o.evidence, i, f)
 	return r
 }
 
@@ -221,6 +225,33 @@ func (o *observation) writeSaved(s SaveResult) {
 		e.Reason = escrow.ErrUnverified.Error()
 	}
 	o.write(e)
+}
+
+// writeUnsaved records of a key that is given up that its saves have ended and stored nothing, where
+// that is known: else it would stand against every other key for as long as a save may take. Of a
+// key that is tried again it is not written: that save is under way again at any moment.
+func (o *observation) writeUnsaved(ctx context.Context, failed map[int]SaveResult) {
+	for i, s := range failed {
+		if s.Shelf == escrow.Current && over(s.Err) && o.empty(ctx, i) {
+			o.write(ledger.Entry{Event: ledger.Saving, Fingerprint: s.Key, Escrow: s.Escrow, Shelf: string(s.Shelf), Reason: s.Err.Error()})
+		}
+	}
+}
+
+// over tells of a save that failed that nothing of it is under way any more: its store, or this
+// host, has refused it. One that broke off without an answer may be obeyed later.
+func over(err error) bool {
+	is := func(e error) bool { return errors.Is(err, e) }
+	unheard := []error{escrow.ErrUnreachable, escrow.ErrTimeout, context.DeadlineExceeded, context.Canceled}
+	refusals := []error{escrow.ErrDenied, escrow.ErrUnauthenticated, escrow.ErrRateLimited, escrow.ErrRefused,
+		escrow.ErrNoPlace, escrow.ErrReadOnly, escrow.ErrFull, escrow.ErrSameDisk, escrow.ErrExposed}
+	return slices.ContainsFunc(refusals, is) && !slices.ContainsFunc(unheard, is)
+}
+
+// empty tells whether an escrow says that it holds no copy: a save may fail after it stored one.
+func (o *observation) empty(ctx context.Context, i int) bool {
+	copies, err := o.host.Escrows[i].List(ctx)
+	return err == nil && len(copies) == 0
 }
 
 // namesTops tells whether the ledger names all of these tops as ones of a key.

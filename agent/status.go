@@ -110,6 +110,7 @@ type EscrowStatus struct {
 	Alarm      string              // law 4: another host writes there
 	Barred     string              // law 4: why a save of the keyfile's key would go to quarantine; "" for not
 	RivalIn    string              // the escrow with the copy that it is barred by, while no row speaks; "" for no copy
+	Waits      time.Time           // until when, all else being as it is; zero for not by itself
 	Ending     string              // this host's credentials there end soon, and who sees to it; "" for not
 	Lacks      *escrow.PartsError  // of a key in parts: which stores cannot give theirs; nil for none
 	Refuses    error               // of a key in parts: why it is not saved there as the configuration stands
@@ -310,6 +311,7 @@ func (o *observation) escrowStatus(i int, s Escrow) EscrowStatus {
 	r.Untried = untried(record, s.Reader)
 	_, r.Barred = decide.Shelf(o.evidence, i, o.evidence.Keyfile.Key)
 	r.RivalIn = decide.RivalIn(o.evidence, i, o.evidence.Keyfile.Key)
+	r.Waits = decide.Waits(o.evidence, i, o.evidence.Keyfile.Key)
 	newest, there := e.NewestCurrent()
 	if !there {
 		return r

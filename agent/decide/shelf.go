@@ -124,6 +124,29 @@ func (e Evidence) mayRestorePart(f key.Fingerprint) bool {
 // listed.
 const saveEnds = 10 * time.Minute
 
+func underway(now, began time.Time) bool { return now.Sub(began).Abs() < saveEnds }
+
+// Waits is when a key that goes to the quarantine of an escrow may go to its current shelf, all else
+// being as it is: when no save of another key is under way any more. It is zero where something else
+// keeps it from there.
+func Waits(e Evidence, i int, f key.Fingerprint) time.Time {
+	if s, _ := Shelf(e, i, f); s != escrow.Quarantine {
+		return time.Time{}
+	}
+	now := e.Now
+	for _, s := range e.Escrows {
+		for other, began := range e.History.Saved[s.Name].Underway {
+			if end := began.Add(saveEnds); other != f && underway(now, began) && end.After(e.Now) {
+				e.Now = end
+			}
+		}
+	}
+	if s, _ := Shelf(e, i, f); s != escrow.Current {
+		return time.Time{}
+	}
+	return e.Now
+}
+
 // RivalIn is the escrow with the copy of another key that keeps f from the current shelf of escrow i
 // as long as no row speaks for f; "" where it is no copy that does.
 func RivalIn(e Evidence, i int, f key.Fingerprint) string {
@@ -153,9 +176,9 @@ func rival(e Evidence, f key.Fingerprint) otherKey {
 		}
 	}
 	for _, s := range e.Escrows {
-		underway := e.History.Saved[s.Name].Underway
-		for _, other := range slices.Sorted(maps.Keys(underway)) {
-			if other != f && e.Now.Sub(underway[other]).Abs() < saveEnds {
+		begun := e.History.Saved[s.Name].Underway
+		for _, other := range slices.Sorted(maps.Keys(begun)) {
+			if other != f && underway(e.Now, begun[other]) {
 				return otherKey{why: fmt.Sprintf("a save of key %s in escrow %q was begun, and nobody has told how it ended", other, s.Name)}
 			}
 		}

@@ -128,7 +128,7 @@ func before(h LedgerWhole, id string, f key.Fingerprint) LedgerWhole {
 }
 
 // underway is a history in which a save of a key was begun in an escrow, and not ended.
-func underway(name string, f key.Fingerprint, ago time.Duration) LedgerWhole {
+func onItsWay(name string, f key.Fingerprint, ago time.Duration) LedgerWhole {
 	return LedgerWhole{Asked: true, Saved: map[string]SavedEvidence{name: {Begun: map[key.Fingerprint]bool{f: true}, Underway: map[key.Fingerprint]time.Time{f: now.Add(-ago)}}}}
 }
 
@@ -223,21 +223,21 @@ func TestShelf(t *testing.T) {
 			want: escrow.Quarantine},
 		{name: "silent, and another key stands on another current shelf", e: Evidence{Keyfile: good(a), Rows: silent, Escrows: []EscrowEvidence{holds("gcp"), holds("usb", current(b))}},
 			want: escrow.Quarantine},
-		{name: "silent, and a save of another key was begun elsewhere", e: Evidence{Keyfile: good(a), Rows: silent, History: underway("usb", b, time.Minute), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
+		{name: "silent, and a save of another key was begun elsewhere", e: Evidence{Keyfile: good(a), Rows: silent, History: onItsWay("usb", b, time.Minute), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
 			want: escrow.Quarantine},
-		{name: "silent, and a save of another key was begun elsewhere and came to its end long ago", e: Evidence{Keyfile: good(a), Rows: silent, History: underway("usb", b, saveEnds), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
+		{name: "silent, and a save of another key was begun elsewhere and came to its end long ago", e: Evidence{Keyfile: good(a), Rows: silent, History: onItsWay("usb", b, saveEnds), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
 			want: escrow.Current},
-		{name: "silent, and a save of another key was begun elsewhere by a clock that is ahead", e: Evidence{Keyfile: good(a), Rows: silent, History: underway("usb", b, -time.Minute), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
+		{name: "silent, and a save of another key was begun elsewhere by a clock that is ahead", e: Evidence{Keyfile: good(a), Rows: silent, History: onItsWay("usb", b, -time.Minute), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
 			want: escrow.Quarantine},
-		{name: "silent, and a save of it was begun elsewhere", e: Evidence{Keyfile: good(a), Rows: silent, History: underway("usb", a, time.Minute), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
+		{name: "silent, and a save of it was begun elsewhere", e: Evidence{Keyfile: good(a), Rows: silent, History: onItsWay("usb", a, time.Minute), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
 			want: escrow.Current},
-		{name: "silent, and a save of another key was begun where no escrow is any more", e: Evidence{Keyfile: good(a), Rows: silent, History: underway("tape", b, time.Minute), Escrows: []EscrowEvidence{holds("gcp")}},
+		{name: "silent, and a save of another key was begun where no escrow is any more", e: Evidence{Keyfile: good(a), Rows: silent, History: onItsWay("tape", b, time.Minute), Escrows: []EscrowEvidence{holds("gcp")}},
 			want: escrow.Current},
 		{name: "silent, and another key was saved meanwhile", e: Evidence{Keyfile: good(a), Rows: silent, History: LedgerWhole{Asked: true, Since: []key.Fingerprint{b}}, Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
 			want: escrow.Quarantine},
 		{name: "silent, and it was saved meanwhile", e: Evidence{Keyfile: good(a), Rows: silent, History: LedgerWhole{Asked: true, Since: []key.Fingerprint{a}}, Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
 			want: escrow.Current},
-		{name: "it opens all rows, and a save of another key was begun elsewhere", e: Evidence{Keyfile: good(a), Rows: answers(a, 10), History: underway("usb", b, time.Minute), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
+		{name: "it opens all rows, and a save of another key was begun elsewhere", e: Evidence{Keyfile: good(a), Rows: answers(a, 10), History: onItsWay("usb", b, time.Minute), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}},
 			want: escrow.Current},
 		{name: "silent, and another key stands in a quarantine", e: Evidence{Keyfile: good(a), Rows: silent, Escrows: []EscrowEvidence{holds("gcp"), holds("usb", quarantined(b))}},
 			want: escrow.Current},
@@ -380,6 +380,36 @@ func TestShelf(t *testing.T) {
 				t.Errorf("alarm: %v", alarm)
 			}
 		})
+	}
+}
+
+// TestWaits: only a save of another key that is under way is over by itself.
+func TestWaits(t *testing.T) {
+	two := onItsWay("usb", b, time.Minute)
+	two.Saved["usb"].Underway[c] = now.Add(-3 * time.Minute)
+	two.Saved["usb"].Underway["dddddddddddddddd"] = now.Add(time.Hour) // by a clock that was ahead
+	also := onItsWay("usb", b, time.Minute)
+	also.Proven = []key.Fingerprint{b}
+	for _, test := range []struct {
+		name string
+		e    Evidence
+		want time.Duration // from now; 0 for never
+	}{
+		{"a save of another key is under way", Evidence{Keyfile: good(a), Rows: silent, History: onItsWay("usb", b, time.Minute), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}}, saveEnds - time.Minute},
+		{"two are", Evidence{Keyfile: good(a), Rows: silent, History: two, Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}}, saveEnds - time.Minute},
+		{"it has ended", Evidence{Keyfile: good(a), Rows: silent, History: onItsWay("usb", b, saveEnds), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}}, 0},
+		{"the rows prove it", Evidence{Keyfile: good(a), Rows: answers(a, 10), History: onItsWay("usb", b, time.Minute), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}}, 0},
+		{"the other was proven here, too", Evidence{Keyfile: good(a), Rows: silent, History: also, Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}}, 0},
+		{"another stands there, too", Evidence{Keyfile: good(a), Rows: silent, History: onItsWay("usb", b, time.Minute), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", c)), holds("usb")}}, 0},
+	} {
+		test.e.Now = now
+		want := time.Time{}
+		if test.want != 0 {
+			want = now.Add(test.want)
+		}
+		if got := Waits(test.e, 0, a); !got.Equal(want) {
+			t.Errorf("%s: %s instead of %s", test.name, got, want)
+		}
 	}
 }
 

@@ -31,7 +31,7 @@ const (
 
 	// The rest is history for people.
 	Made       Event = "made"        // the host's first key
-	Saving     Event = "saving"      // about to be stored in Escrow, on the current shelf
+	Saving     Event = "saving"      // about to be stored in Escrow, on the current shelf; with a Reason, that has failed, and nothing was stored
 	Saved      Event = "saved"       // stored in Escrow as Copy, on Shelf
 	Adopted    Event = "adopted"     // a person took over a Copy in Escrow that another host wrote
 	Installed  Event = "installed"   // put into the keyfile's place, where Old was

@@ -138,13 +138,17 @@ func (a *app) printStatus(r agent.StatusResult) error {
 }
 
 // unproven is what brings a key to an escrow's current shelf that law 4 keeps from there
-// since no row speaks for it: the copy of another key in the escrow rivalIn, if one does.
-func unproven(e decide.RowsEvidence, rivalIn string) string {
+// since no row speaks for it: by the copy of another key in the escrow rivalIn, if that is why; or
+// until waits, if a save of another key that is under way is all there is.
+func unproven(e decide.RowsEvidence, rivalIn string, waits time.Time) string {
 	switch e.State {
 	case decide.RowsUnknown:
 		return remedyOf(e.Err)
 	case decide.RowsAnswer, decide.RowsNotAsked:
 		return seeKeys
+	}
+	if !waits.IsZero() {
+		return "wait until " + when(waits) + ", by when that save has ended, then: keyguard backup"
 	}
 	prove := "store a secret, which proves the key (containarium secrets set), then: keyguard backup"
 	if e.Never {

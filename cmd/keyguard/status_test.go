@@ -4,13 +4,17 @@ import (
 	"bytes"
 	"errors"
 	"go/ast"
+	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -136,6 +140,25 @@ func TestStatusScreen(t *testing.T) {
 				t.Errorf("hints: %q", end.hints)
 			}
 		})
+	}
+}
+
+// TestWaitForASave: where only a save of another key that is under way bars the key, time mends it,
+// and nobody is sent to store a secret.
+func TestWaitForASave(t *testing.T) {
+	until := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	silent := decide.RowsEvidence{State: decide.RowsSilent}
+	want := []string{"wait until " + when(until) + ", by when that save has ended, then: keyguard backup"}
+	said := ailRemedies[agent.AilsBarred](agent.StatusResult{Rows: silent},
+		agent.Ailment{Ails: agent.AilsBarred, Escrow: &agent.EscrowStatus{Name: "usb", Barred: "b", Waits: until}})
+	if !slices.Equal(said, want) {
+		t.Errorf("status says %q", said)
+	}
+	a := &app{out: io.Discard, err: io.Discard}
+	var end outcome
+	errors.As(a.judgeSaves("0123456789abcdef", silent, []agent.SaveResult{{Escrow: "usb", Shelf: escrow.Quarantine, Why: "b", Waits: until}}), &end)
+	if end.code != exitRefused || !slices.Equal(end.hints, want) {
+		t.Errorf("backup exits %d and says %q", end.code, end.hints)
 	}
 }
 

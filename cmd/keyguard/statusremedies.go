@@ -196,7 +196,7 @@ func keyfileRemedies(r agent.StatusResult, _ agent.Ailment) []string {
 // topRemedies brings the key to the top of an escrow's current shelf.
 func topRemedies(r agent.StatusResult, ailment agent.Ailment) []string {
 	if s := ailment.Escrow; s.Barred != "" {
-		return []string{unproven(r.Rows, s.RivalIn)}
+		return []string{unproven(r.Rows, s.RivalIn, s.Waits)}
 	}
 	return []string{"keyguard backup"}
 }

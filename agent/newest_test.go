@@ -321,10 +321,16 @@ func inParts(t *testing.T, k key.Key) (*host, *escrow.Split) {
 // are enough.
 func splitOver(h *host) *escrow.Split {
 	h.t.Helper()
-	o := escrow.SplitOptions{Name: "split", Need: 2}
-	for i := range 3 {
+	return splitAs(h, 2, 3)
+}
+
+// splitAs is splitOver where so many parts are needed of so many.
+func splitAs(h *host, need, of int) *escrow.Split {
+	h.t.Helper()
+	o := escrow.SplitOptions{Name: "split", Need: need}
+	for i := range of {
 		d, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: fmt.Sprint("usb", i), Path: h.path(fmt.Sprint("usb", i)),
-			Keyfile: h.path("etc/secrets.key"), AllowSameDisk: true, Part: escrow.PartOf{Need: 2, Number: i + 1}})
+			Keyfile: h.path("etc/secrets.key"), AllowSameDisk: true, Part: escrow.PartOf{Need: need, Number: i + 1}})
 		h.must(errors.Join(err, os.MkdirAll(h.path(fmt.Sprint("usb", i)), 0o700), d.Init(context.Background())))
 		o.Members = append(o.Members, escrow.Member{Escrow: d, Number: i + 1, Required: true})
 	}

@@ -30,6 +30,9 @@ var (
 	ErrNoRows = errors.New("no row depends on the key, so there is nothing to re-encrypt")
 	// ErrNotSafe says that the present key is not the newest current copy where it must be.
 	ErrNotSafe = errors.New("the present key is not safe off this host")
+	// ErrOldCut says that too few stores have a part of the present key to lose one, and that as
+	// configured, for another need, no further one gets any.
+	ErrOldCut = errors.New("the present key, cut for another need than is configured, may lose no part")
 	// ErrNoHome says that no escrow holds the new key so that it can be had again.
 	ErrNoHome = errors.New("the new key would not be safe off this host")
 	// ErrNeedAll says that a new key could be rebuilt from all of its parts alone, and nobody has
@@ -289,7 +292,12 @@ func (t *rotation) checkEscrows(ctx context.Context) error {
 			return notRotated(ErrNotSafe, "copy %s, the newest in the required escrow %q, is the key as %s, not as its 32 bytes", newest.ID, s.Name, newest.Encoding)
 		}
 		if shared, ok := t.h.Escrows[i].Reader.(escrow.Shared); ok && s.Required && there {
-			if e := shared.Lacks(escrow.Copy{ID: newest.ID}); e != nil && !e.Safe {
+			e := shared.Lacks(escrow.Copy{ID: newest.ID})
+			switch {
+			case e == nil || e.Safe:
+			case shared.Unheard() == nil && errors.Is(shared.Refuses(t.r.Old), escrow.ErrRecut): // no backup makes it safer
+				return notRotated(ErrOldCut, "in escrow %q it is %w", s.Name, e)
+			default:
 				return notRotated(ErrNotSafe, "in escrow %q it is %w", s.Name, e)
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -391,6 +392,74 @@ func TestRotateWantsASpare(t *testing.T) {
 			h.backup()
 			if _, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{DryRun: true, NeedAll: test.word}); !errors.Is(err, test.want) || test.want != nil && !errors.Is(err, agent.ErrNoHome) {
 				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestRotateToAnotherNeed: a member that came with another need has no part of the old key, and
+// never gets one: the rotation that gives it one of the new key goes on as long as the old key may
+// lose a part as it was cut.
+func TestRotateToAnotherNeed(t *testing.T) {
+	for name, tt := range map[string]struct {
+		need, of       int // before
+		needNow, ofNow int
+		lost           string // a member's shelf that lost its part
+		silent         string // a member that does not answer
+		want           error
+	}{
+		"3 of 4 of 2 of 3":                          {need: 2, of: 3, needNow: 3, ofNow: 4},
+		"2 of 4 of 3 of 4":                          {need: 3, of: 4, needNow: 2, ofNow: 4},
+		"3 of 5 of 2 of 3":                          {need: 2, of: 3, needNow: 3, ofNow: 5},
+		"3 of 4 of 2 of 3, of which one is lost":    {need: 2, of: 3, needNow: 3, ofNow: 4, lost: "usb2", want: agent.ErrOldCut},
+		"3 of 4 of 2 of 4, of which one is lost":    {need: 2, of: 4, needNow: 3, ofNow: 4, lost: "usb2"},
+		"3 of 4 of 2 of 2":                          {need: 2, of: 2, needNow: 3, ofNow: 4, want: agent.ErrOldCut},
+		"3 of 4 of 2 of 3, and one does not answer": {need: 2, of: 3, needNow: 3, ofNow: 4, silent: "usb3", want: agent.ErrNoHome},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, server.Cluster(t).Database(t), 0)
+			splitAs(h, tt.need, tt.of)
+			h.upsert(testKey("a"), "ONE")
+			h.write(testKey("a").UnsafeBytes())
+			h.backup()
+			if tt.lost != "" {
+				files, err := filepath.Glob(h.path(tt.lost + "/current/*"))
+				h.must(err)
+				for _, f := range files {
+					h.must(os.Remove(f))
+				}
+			}
+			s := splitAs(h, tt.needNow, tt.ofNow)
+			if tt.silent != "" {
+				h.must(os.Rename(h.path(tt.silent), h.path("away")))
+			}
+			r, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{})
+			if !errors.Is(err, tt.want) || r.Rotated != (tt.want == nil) {
+				t.Fatalf("%v, want %v", err, tt.want)
+			}
+			if tt.want != nil {
+				return
+			}
+			if st, err := agent.Status(t.Context(), &h.Host); err != nil || st.Escrows[0].Lacks != nil || st.Escrows[0].Refuses != nil || !st.Escrows[0].Holds {
+				t.Errorf("%s, %v", st.Line, err)
+			}
+			if d, err := agent.Drill(t.Context(), &h.Host, agent.DrillOptions{Scratch: scratch(t)}); err != nil || d.Verdict != agent.DrillPassed {
+				t.Errorf("the drill: %s, %v", d.Verdict, err)
+			}
+			for _, m := range s.Members() { // law 8: one part of each key
+				parts := map[key.Fingerprint]int{}
+				copies, err := m.List(t.Context())
+				h.must(err)
+				for _, c := range copies {
+					if c.Shelf == escrow.Current {
+						parts[c.Fingerprint]++
+					}
+				}
+				for f, n := range parts {
+					if n > 1 || f == "" {
+						t.Errorf("%s has %d parts of key %s", m.Name(), n, f)
+					}
+				}
 			}
 		})
 	}

@@ -136,8 +136,8 @@ func (s *Split) Close() error {
 // cannot be read from here; with Need or more it is, and Save tells by ErrPartly.
 type PartsError struct {
 	Saved, Need, Of int
-	// Safe: no required member lacks its part, and one more store may be lost. A rotation
-	// may rely on it.
+	// Safe: no required member lacks a part that a Save would bring, and one more store may be
+	// lost. A rotation may rely on it.
 	Safe   bool
 	Errors []error // what each member said that has no part now, each of one line
 	Stored []Top   // what a Save has stored, or found
@@ -459,6 +459,8 @@ func (s *Split) Lacks(c Copy) *PartsError {
 		return nil
 	}
 	_, need := best(shares) // of its cut, which may be older than the configuration
+	// Then nobody brings a part to a member that came later, or has lost its own.
+	older := errors.Is(s.refusal(x, key.Fingerprint(rest)), ErrRecut)
 	e := &PartsError{Need: need, Of: len(s.o.Members), Safe: true}
 	for i, m := range s.o.Members {
 		err := x.silent[i]
@@ -470,7 +472,7 @@ func (s *Split) Lacks(c Copy) *PartsError {
 			continue
 		}
 		e.Errors = append(e.Errors, err)
-		e.Safe = e.Safe && !m.Required
+		e.Safe = e.Safe && (!m.Required || older && x.silent[i] == nil)
 	}
 	if e.Errors == nil {
 		return nil

@@ -121,6 +121,7 @@ var remedies = []struct {
 	{agent.ErrSplitRows, exitRefused, "bring them under one key first: keyguard repair"},
 	{agent.ErrNoRows, exitRefused, "there is nothing to re-encrypt; see: keyguard status"},
 	{decide.ErrForeignCopy, 0, "if that copy is this host's own after all: keyguard accept; else give each host a place of its own in the configuration"},
+	{agent.ErrOldCut, exitRefused, "put the old need back in the configuration, then: keyguard backup; when every store has its part, change need again, then: keyguard rotate"},
 	{agent.ErrNeedAll, exitRefused, "add a member with a part of its own, or lower need, in the configuration, then: keyguard rotate; or go on as it is: keyguard rotate --need-all"},
 	{agent.ErrOtherClients, exitRefused, "end these programs (they are in pg_stat_activity), then: keyguard rotate, or keyguard repair"},
 	{agent.ErrCannotEnd, exitRefused, "see what holds the keyfile, its directory or the state directory (lsattr -d, findmnt --target, df, df -i), free it (chattr -i -a, umount), then: keyguard rotate, or keyguard repair"},

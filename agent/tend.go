@@ -226,8 +226,8 @@ func (o *observation) writeContradiction(d decide.Decision) {
 }
 
 // KeepKeyfile copies the key that stands in the keyfile's place into the local
-// quarantine, unless it is the one that is named, and tells which it is, "" for none:
-// somebody has just put it there, and may take it away again before an escrow has it
+// quarantine, unless it is the one that is named and stands there still, and tells which it is,
+// "" for none: somebody has just put it there, and may take it away again before an escrow has it
 // (law 3).
 func KeepKeyfile(h *Host, already key.Fingerprint) (key.Fingerprint, error) {
 	seen, err := h.Keyfile.Look()
@@ -237,7 +237,7 @@ func KeepKeyfile(h *Host, already key.Fingerprint) (key.Fingerprint, error) {
 	defer seen.Key.Wipe()
 	defer seen.Next.Wipe()
 	f := seen.Key.Fingerprint()
-	if f == "" || f == already {
+	if f == "" || f == already && h.Keyfile.Keeps(f) {
 		return f, nil
 	}
 	return f, h.Keyfile.Keep(seen.Key, h.Now())

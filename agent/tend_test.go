@@ -256,3 +256,21 @@ func TestTendParksMeanwhile(t *testing.T) {
 		t.Errorf("%+v", record.Entries)
 	}
 }
+
+// TestKeyfileIsKeptAgain: a key that was copied to the local quarantine before is copied again where
+// somebody has taken that away since: it may be the last place that has it (law 3).
+func TestKeyfileIsKeptAgain(t *testing.T) {
+	h := newHost(t, nil, 0)
+	a := testKey("a")
+	h.write(a.UnsafeBytes())
+	f, err := agent.KeepKeyfile(&h.Host, "")
+	h.must(err)
+	h.must(os.RemoveAll(h.path("state/quarantine")))
+	if again, err := agent.KeepKeyfile(&h.Host, f); err != nil || again != f {
+		t.Errorf("%s, %v", again, err)
+	}
+	kept, err := h.Keyfile.Kept()
+	if err != nil || len(kept) != 1 || kept[0].Key.Fingerprint() != f {
+		t.Errorf("%+v, %v", kept, err)
+	}
+}

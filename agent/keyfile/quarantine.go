@@ -63,7 +63,7 @@ func (f File) keep(content []byte, now time.Time) error {
 func (f File) addToQuarantine(content []byte, now time.Time) error {
 	suffix := "-malformed.bin"
 	if k, err := key.New(content); err == nil {
-		suffix = fmt.Sprintf("-%s.key", k.Fingerprint())
+		suffix = keySuffix(k.Fingerprint())
 		k.Wipe()
 	}
 	if err := durable.MkdirAll(f.Quarantine, f.attr()); err != nil {
@@ -89,6 +89,17 @@ func (f File) addToQuarantine(content []byte, now time.Time) error {
 		return durable.CreateNew(filepath.Join(f.Quarantine, stamp+suffix), content, f.attr())
 	})
 }
+
+// Keeps tells whether a file in the local quarantine is named as one of this key is. It reads none:
+// somebody may have taken it away since it was kept.
+func (f File) Keeps(k key.Fingerprint) bool {
+	names, err := crew.Within(f.Locks, func() ([]string, error) { return durable.Names(f.Quarantine) }, nil)
+	suffix := keySuffix(k)
+	return err == nil && slices.ContainsFunc(names, func(name string) bool { return strings.HasSuffix(name, suffix) })
+}
+
+// keySuffix is what the name of a key in the local quarantine ends with.
+func keySuffix(k key.Fingerprint) string { return fmt.Sprintf("-%s.key", k) }
 
 // Kept lists what may hold a key which left the keyfile's place, newest first: the
 // local quarantine, and such asides beside the keyfile as could not be copied to it

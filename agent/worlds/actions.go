@@ -107,7 +107,7 @@ var actions = []action{
 	{"a store lists late", 1, false, 0, func(w *world, _ *host, _ int) { w.store().late = time.Duration(w.rand.IntN(60)) * time.Second }},
 	{"a stick is pulled", 2, false, 0, func(w *world, _ *host, _ int) { w.store().gone = true }},
 	{"the stores are back", 6, false, 0, func(w *world, _ *host, _ int) { w.storesBack() }},
-	{"a store is made anew", 1, false, 0, func(w *world, _ *host, _ int) { s := w.store(); s.copies = nil }},
+	{"a store is made anew", 1, false, 0, func(w *world, _ *host, _ int) { w.wipe(w.store()) }},
 	{"all keys are lost, and the ledger is not", 2, true, 40, (*world).loseAll},
 	{"mangled bytes on top", 2, false, 0, func(w *world, _ *host, _ int) {
 		w.store().addByHand(escrow.Current, []byte("\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd not a key at all"))
@@ -202,6 +202,24 @@ func (w *world) put(h *host, content []byte) {
 	}
 }
 
+// wipe is somebody's, who makes a store anew.
+func (w *world) wipe(s *store) { w.taken(func() { s.copies = nil }) }
+
+// taken notes of which keys what is left is in a file that nobody has synced, when somebody has
+// taken something away.
+func (w *world) taken(away func()) {
+	safe := map[key.Fingerprint]bool{}
+	for f := range w.held() {
+		safe[f] = w.durable(f)
+	}
+	away()
+	for f := range w.held() {
+		if safe[f] && !w.durable(f) {
+			w.fragile[f] = true
+		}
+	}
+}
+
 // rm is somebody's.
 func (w *world) rm(h *host, name string) {
 	path := h.path(name)
@@ -209,16 +227,7 @@ func (w *world) rm(h *host, name string) {
 		h.disk.immutable != "" && strings.HasPrefix(h.disk.immutable+"/", path+"/") {
 		return
 	}
-	safe := map[key.Fingerprint]bool{}
-	for f := range w.held() {
-		safe[f] = w.durable(f)
-	}
-	h.disk.remove(path)
-	for f := range w.held() {
-		if safe[f] && !w.durable(f) {
-			w.fragile[f] = true // what is left of it is in a file that nobody has synced
-		}
-	}
+	w.taken(func() { h.disk.remove(path) })
 	if strings.HasPrefix(h.path("state/"+ledger.Name), path) && !h.daemon.up && h.daemon.again.IsZero() {
 		// Nobody knows any more that it was keyguard that stopped the daemon: who took the
 		// ledger away starts it.
@@ -728,7 +737,7 @@ func (w *world) rotateKilled(h *host, dies int) {
 	}
 	switch s := w.store(); w.rand.IntN(6) {
 	case 0: // it was made anew, and somebody brings the key there before the rotation is settled
-		s.copies = nil
+		w.wipe(s)
 		if w.rand.IntN(3) > 0 {
 			h.table.down = false
 			w.backup(h, 0)
@@ -765,7 +774,7 @@ func (w *world) crossing(h *host, dies int) {
 		if w.rand.IntN(2) == 0 { // nor does anything that was
 			w.rm(h, "state/"+ledger.Name)
 			for _, s := range h.stores {
-				s.copies = nil
+				w.wipe(s)
 			}
 		}
 	}
@@ -809,7 +818,7 @@ func (w *world) loseMembers(h *host, dies int) {
 		if w.rand.IntN(2) == 0 {
 			s.down = true
 		} else {
-			s.copies = nil
+			w.wipe(s)
 		}
 	}
 	w.loseDisk(h, dies)
@@ -826,7 +835,7 @@ func (w *world) loseTheRest(h *host, dies int) {
 		if away := w.rand.IntN(2) == 0; away && !apart || apart && s.part != (escrow.PartOf{}) && s != anew {
 			s.down = true
 		} else {
-			s.copies = nil
+			w.wipe(s)
 		}
 	}
 	w.loseDisk(h, dies)
@@ -980,7 +989,7 @@ func (w *world) withoutLedger(h *host, dies int) {
 		h.disk.readOnly = h.path("state")
 	}
 	if s := w.store(); w.rand.IntN(2) == 0 {
-		s.copies = nil
+		w.wipe(s)
 	}
 	if w.rand.IntN(2) == 0 { // what only the store had is in a file then that nobody has synced
 		w.put(h, w.anyKey().UnsafeBytes())
@@ -1147,7 +1156,7 @@ func (w *world) bare(h *host) {
 		return
 	}
 	for _, s := range w.stores {
-		s.copies = nil
+		w.wipe(s)
 	}
 	for _, name := range []string{"etc/secrets.key", "etc/secrets.key.next", "state/quarantine"} {
 		w.rm(h, name)

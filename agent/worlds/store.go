@@ -337,7 +337,7 @@ func (v view) Save(ctx context.Context, shelf escrow.Shelf, k key.Key) (escrow.C
 	if v.part == (escrow.PartOf{}) {
 		v.p.w.saved(v.p, v.store, c)
 	} else if shelf == escrow.Current {
-		v.p.w.covered(v.p.h, v.store, c)
+		v.p.w.covered(v.p, v.store, c)
 	}
 	if err := v.p.effect(v.name, "the answer to the save"); err != nil {
 		return escrow.Copy{}, errors.Join(escrow.ErrTimeout, err)

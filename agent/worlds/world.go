@@ -648,7 +648,7 @@ func (w *world) saved(p *process, s *store, c stored) {
 	if c.shelf != escrow.Current {
 		return
 	}
-	w.alarm(p.h, s, c)
+	w.alarm(p, s, c)
 	if s.showed(p.shown[s.name]) == f {
 		return // it stands there already, by all that anybody was told
 	}
@@ -676,11 +676,6 @@ func (w *world) rival(p *process, f key.Fingerprint, as string) (rival key.Finge
 			rival = other
 		}
 	}
-	told := func(s *store, c stored) bool {
-		shown, asked := p.shown[s.name] // what was there then and is listed late nobody was told of
-		late := asked && !c.at.After(shown) && !s.lists(c, shown)
-		return !late && c.shelf == escrow.Current && c.state == "" && s.lists(c, time.Now())
-	}
 	parts := map[key.Fingerprint]map[int]bool{}
 	for _, other := range p.h.stores {
 		if known && !other.answers() {
@@ -689,7 +684,7 @@ func (w *world) rival(p *process, f key.Fingerprint, as string) (rival key.Finge
 		top := true
 		for _, o := range slices.Backward(other.copies) {
 			g, part := o.is()
-			if !told(other, o) || g == "" || other.name+" "+o.id == as {
+			if o.shelf != escrow.Current || o.state != "" || !p.told(other, o) || g == "" || other.name+" "+o.id == as {
 				continue
 			}
 			switch {
@@ -712,6 +707,14 @@ func (w *world) rival(p *process, f key.Fingerprint, as string) (rival key.Finge
 	return rival
 }
 
+// told tells whether a store's listings show a copy now, and showed it to a process when it asked
+// last: what was there then and is listed late it was not told of.
+func (p *process) told(s *store, c stored) bool {
+	shown, asked := p.shown[s.name]
+	late := asked && !c.at.After(shown) && !s.lists(c, shown)
+	return !late && s.lists(c, time.Now())
+}
+
 // showed is the key that a listing showed at a time as the newest current one, "" for none.
 func (s *store) showed(at time.Time) key.Fingerprint {
 	for _, o := range slices.Backward(s.copies) {
@@ -724,8 +727,8 @@ func (s *store) showed(at time.Time) key.Fingerprint {
 
 // alarm is law 4 where another host or a person writes: above their copy nothing goes to the
 // current shelf. c has just gone there.
-func (w *world) alarm(h *host, s *store, c stored) {
-	lines := h.ledger()
+func (w *world) alarm(p *process, s *store, c stored) {
+	h, lines := p.h, p.h.ledger()
 	w.copied(h, lines, s.name)
 	if !slices.ContainsFunc(lines, func(l line) bool { return l.saved() && l.Escrow == s.name && l.Shelf == string(escrow.Current) }) {
 		return // an empty ledger raises no alarm
@@ -748,7 +751,7 @@ func (w *world) alarm(h *host, s *store, c stored) {
 		if o.shelf == escrow.Current && o.id != c.id && ours && (o.state == "destroyed" || f == "") {
 			return // nobody has written there since, but over what was saved there
 		}
-		if o.shelf != escrow.Current || o.id == c.id || o.state == "destroyed" || !s.lists(o, time.Now()) || f == "" && o.state == "" {
+		if o.shelf != escrow.Current || o.id == c.id || o.state == "destroyed" || !p.told(s, o) || f == "" && o.state == "" {
 			continue
 		}
 		data, good := h.live()
@@ -761,7 +764,8 @@ func (w *world) alarm(h *host, s *store, c stored) {
 
 // covered is alarm for one store of a split, on which c has just gone: what stood there on top
 // was this host's, or adopted, or may have been of a save of its own that is not over.
-func (w *world) covered(h *host, s *store, c stored) {
+func (w *world) covered(p *process, s *store, c stored) {
+	h := p.h
 	lines := slices.DeleteFunc(slices.Clone(h.ledger()), func(l line) bool {
 		return l.Escrow != "split" || l.Shelf != string(escrow.Current) && l.Event != "adopted"
 	})
@@ -796,8 +800,8 @@ func (w *world) covered(h *host, s *store, c stored) {
 				return id == o.id && (ours || word)
 			}) || word && len(l.Tops) > 0 && !here // the store did not answer to that person
 		})
-		if !open && !adopted && !s.lists(o, time.Now().Add(-time.Minute)) {
-			continue // whoever looked did not see it yet
+		if !p.told(s, o) {
+			continue
 		}
 		if !open && !adopted {
 			w.broken("law 4", "law 4: a part went onto the current shelf of %s above %s, of key %s, which is not this host's", s.name, o.id, of)

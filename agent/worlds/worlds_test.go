@@ -150,6 +150,20 @@ func processorTime() time.Duration {
 // it to the law.
 func TestBrokenOnce(t *testing.T) {
 	for name, p := range map[string]Plan{
+		"a copy that was listed late comes into sight between the listing and the save": {Seed: 764009, Steps: []Step{
+			{Do: "restart the daemon", Arg: 0x989a25cfa4eef0f0},
+			{Do: "the need changes, and somebody backs up", Arg: 0xa0db639d546cf5b3, Dies: 9},
+			{Do: "a store is slow", Arg: 0x71810487cd369f1},
+			{Do: "an old key on top", Arg: 0x6974155ec15cf3f9},
+			{Do: "restore", Arg: 0xeed38726367d9c04},
+			{Do: "restore", Arg: 0x103bb907bee3a7db},
+			{Do: "the need changes, and somebody backs up", Arg: 0x4e8cb7cc7ed75be8},
+		}},
+		"all keys are lost, the same one comes back, and its store is made anew": {Seed: 516368, Steps: []Step{
+			{Do: "all keys are lost, and the ledger is not", Arg: 0x42e5856fc3b12d53},
+			{Do: "an old key in the keyfile's place", Arg: 0x5ee7bd032d9608f9},
+			{Do: "the ledger goes, and none can be made", Arg: 0xcab32e6e928ab982, Dies: 5},
+		}},
 		"the rows refute an accepted key, and a part of them comes under it again": {Seed: 454822, Steps: []Step{
 			{Do: "tenants write", Arg: 0xed29c91019f01dc},
 			{Do: "accept", Arg: 0x2216ef534b2f7060},

@@ -25,7 +25,8 @@ import (
 // firstWait to longestWait; up to then a start goes by what was answered before (law 9).
 // That is hearsay: it names copies and decides nothing (law 6). A start that may ask does all
 // of it anew, whatever was seen before: a copy may be mended under its name, and another table
-// stand where one was.
+// stand where one was. This file says when to ask; what is remembered from start to start is in
+// remember.go.
 const (
 	firstWait   = 5 * time.Second
 	longestWait = 2 * time.Minute

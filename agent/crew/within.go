@@ -1,5 +1,9 @@
 package crew
 
+// This file leaves a goroutine behind whose system call hangs. A process with a thread in such a call
+// cannot exit, so that the one that systemd waits for leaves the whole process behind:
+// cmd/keyguard/outside.
+
 import (
 	"errors"
 	"fmt"

@@ -1,5 +1,10 @@
 package decide
 
+// This file notices that another host, or a person, writes to an escrow of this host's (law 4).
+// Who asks: agent/save.go at every save, agent/revisit.go every hour, status, drill and rotate. By it
+// shelf.go here sends a key to quarantine, agent/statusverdict.go is not green, and hooks/watchtell.go
+// tells people.
+
 import (
 	"errors"
 	"fmt"

@@ -1,5 +1,8 @@
 package escrow
 
+// This file has the tokens that calls of Vault carry. A read itself is Fetch and FetchLatest in vault.go,
+// by way of read in vaultengine.go and of call in vaultclient.go.
+
 import (
 	"context"
 	"encoding/json"

@@ -10,6 +10,13 @@
 // The ledger is hearsay beside the rows (law 1). So a damaged one costs nothing but
 // what it said: a torn last line is dropped, and where the chain is broken nothing
 // before it counts as proven.
+//
+// Where the chain is checked: record.go reads all of it, and every break is a Break of the Record;
+// standing.go reads its end, which is all that a healthy start wants, back to the last word on the
+// known key, and behind a break there no key is known. Until a person was told of the last break and
+// has accepted the key (Broken), nothing is a first start (agent/decide/keyfile.go), no key becomes a
+// current copy above another, or while no row speaks (agent/decide/shelf.go), and status is not green
+// (agent/statusverdict.go).
 package ledger
 
 import (

@@ -1,6 +1,8 @@
 // Package paper lays a key out on one page, of A4 or Letter, that brings it back: as a
 // QR code and base64, and as words with a check for each line. Whoever finds the page
-// in a safe in ten years needs nothing but what it says, keyguard least of all.
+// in a safe in ten years needs nothing but what it says, keyguard least of all. What the words
+// are agent/key/sheet.go says, of a part agent/key/partsheet.go; agent/key/encoding.go reads all three
+// forms again, and cmd/keyguard/import.go takes them from a person.
 //
 // All three forms say the same. They hold the key, so their functions are Unsafe: the
 // caller answers for where a page goes (law 8), and wipes it.

@@ -523,13 +523,26 @@ func (d awsDescription) room() error {
 	return fmt.Errorf("%w: %d keys are labelled there, and AWS keeps no more; after making sure that old dumps need none of them, take a label off: aws secretsmanager update-secret-version-stage", ErrFull, n)
 }
 
-// Rehearse counts labels, as far as secretsmanager:DescribeSecret is granted.
+// replica is the region of the primary that a secret only mirrors, "" where it is one of its own.
+func (a *AWS) replica(d awsDescription) string {
+	if d.PrimaryRegion == a.o.Region {
+		return ""
+	}
+	return d.PrimaryRegion
+}
+
+// Rehearse counts labels and looks for replicas, as far as secretsmanager:DescribeSecret is granted.
 func (a *AWS) Rehearse(ctx context.Context) error {
 	for _, s := range Shelves {
-		if about, err := a.describe(ctx, s); err == nil {
-			if err := about.room(); err != nil {
-				return fmt.Errorf("%s: %w", a.secret(s), err)
-			}
+		about, err := a.describe(ctx, s)
+		if err != nil {
+			continue
+		}
+		if of := a.replica(about); of != "" {
+			return fmt.Errorf("%s: %w: it is a replica of that in %s", a.secret(s), ErrRefused, clip(of))
+		}
+		if err := about.room(); err != nil {
+			return fmt.Errorf("%s: %w", a.secret(s), err)
 		}
 	}
 	return nil

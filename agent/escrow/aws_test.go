@@ -302,6 +302,18 @@ func TestAWSSaysWhatIsWrong(t *testing.T) {
 			t.Errorf("%d versions were added to a full secret", n-before)
 		}
 	})
+	t.Run("replica", func(t *testing.T) {
+		s := startAWS(t, fake.Options{})
+		e := s.ready(t)
+		try(t, e.Rehearse(t.Context()))
+		s.Replica("eu-west-3")
+		if err := e.Rehearse(t.Context()); !errors.Is(err, escrow.ErrRefused) || !strings.Contains(err.Error(), "eu-west-3") {
+			t.Errorf("a replica takes another: %v", err)
+		}
+		if _, err := e.Save(t.Context(), escrow.Current, key.Generate()); !errors.Is(err, escrow.ErrRefused) {
+			t.Errorf("%v", err)
+		}
+	})
 	t.Run("label moved", func(t *testing.T) {
 		s := startAWS(t, fake.Options{})
 		e := s.ready(t)

@@ -132,7 +132,7 @@ var sentinels = []struct {
 }{
 	{"no place", ErrNoPlace}, {"ambiguous", ErrAmbiguous}, {"held", ErrHeld}, {"denied", ErrDenied}, {"clock", ErrClock}, {"unauthenticated", ErrUnauthenticated},
 	{"never left", ErrNeverLeft}, {"no /proc", ErrNoProc}, {"untrusted", ErrUntrusted}, {"store sealed", ErrStoreSealed}, {"unreachable", ErrUnreachable}, {"timeout", ErrTimeout},
-	{"rate limited", ErrRateLimited}, {"program", ErrProgram}, {"location", ErrLocation}, {"refused", ErrRefused}, {"unreadable", ErrUnreadable}, {"gone", ErrGone},
+	{"rate limited", ErrRateLimited}, {"program", ErrProgram}, {"location", ErrLocation}, {"end of time", ErrEndOfTime}, {"refused", ErrRefused}, {"unreadable", ErrUnreadable}, {"gone", ErrGone},
 	{"sealed", ErrSealed}, {"corrupt", ErrCorrupt}, {"mangled", key.ErrMangled}, {"damaged part", key.ErrPartDamaged}, {"not a key", ErrNotKey},
 	{"same disk", ErrSameDisk}, {"read-only", ErrReadOnly}, {"full", ErrFull}, {"exposed", ErrExposed}, {"unverified", ErrUnverified},
 	{"size", key.ErrSize}, {"file size", unix.EFBIG},

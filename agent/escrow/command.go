@@ -374,6 +374,50 @@ func (c *Command) Init(ctx context.Context) error {
 	return nil
 }
 
+// stored finds among the copies of a shelf the one that a Save of k compares with and that is equal,
+// or else says of which time a new one would be.
+func (c *Command) stored(ctx context.Context, copies []Copy, s Shelf, k key.Key) (found Copy, now time.Time, err error) {
+	for _, one := range comparable(copies, s, k) {
+		there, err := c.read(ctx, one.ID)
+		switch {
+		case err == nil:
+			same := c.seal.same(there, k)
+			clear(there)
+			if same {
+				one.Fingerprint = k.Fingerprint()
+				return one, now, nil
+			}
+		case isAny(err, ErrUnreadable, ErrGone, ErrNotKey, ErrDenied): // it cannot be what is asked for
+		default:
+			return Copy{}, now, err
+		}
+	}
+	now, err = after(copies)
+	return Copy{}, now, err
+}
+
+// Rehearse does on both shelves what a Save does of a key that nobody has, but for making the entry:
+// what its program makes nobody here takes away.
+func (c *Command) Rehearse(ctx context.Context) error {
+	k := key.Generate()
+	defer k.Wipe()
+	end, err := c.begin(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot rehearse a save on %s: %w", c.where(), err)
+	}
+	defer end()
+	all, err := c.list(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot rehearse a save on %s: %w", c.where(), err)
+	}
+	for _, s := range Shelves {
+		if _, _, err := c.stored(ctx, on(s, all), s, k); err != nil {
+			return fmt.Errorf("cannot save to %s on %s: %w", s, c.where(), err)
+		}
+	}
+	return nil
+}
+
 // save hands bytes to the program, as a line of base64.
 func (c *Command) save(ctx context.Context, name string, data []byte) error {
 	text := base64.StdEncoding.AppendEncode(nil, data)
@@ -404,24 +448,12 @@ func (c *Command) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) {
 	if err != nil {
 		return fail(err)
 	}
-	for _, one := range comparable(copies, s, k) {
-		there, err := c.read(ctx, one.ID)
-		switch {
-		case err == nil:
-			same := c.seal.same(there, k)
-			clear(there)
-			if same {
-				one.Fingerprint = k.Fingerprint()
-				return one, nil
-			}
-		case isAny(err, ErrUnreadable, ErrGone, ErrNotKey, ErrDenied): // it cannot be what is asked for
-		default:
-			return fail(err)
-		}
-	}
-	now, err := after(copies)
-	if err != nil {
+	found, now, err := c.stored(ctx, copies, s, k)
+	switch {
+	case err != nil:
 		return fail(err)
+	case found.ID != "":
+		return found, nil
 	}
 	name := string(s) + "/" + c.seal.name(now, k)
 	if err := c.save(ctx, name, data); err != nil {
@@ -452,5 +484,15 @@ func (c *Command) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) {
 // shelf lists one shelf, newest first.
 func (c *Command) shelf(ctx context.Context, s Shelf) ([]Copy, error) {
 	all, err := c.list(ctx)
-	return slices.DeleteFunc(all, func(one Copy) bool { return one.Shelf != s }), err
+	return on(s, all), err
+}
+
+// on are those of the copies that stand on a shelf.
+func on(s Shelf, all []Copy) (list []Copy) {
+	for _, c := range all {
+		if c.Shelf == s {
+			list = append(list, c)
+		}
+	}
+	return list
 }

@@ -271,6 +271,9 @@ var (
 	// ErrLocation: an organisation's policy allows no copies in the places that were asked
 	// for. It is an ErrRefused too.
 	ErrLocation = fmt.Errorf("%w: the organisation's policy allows no copies there", ErrRefused)
+	// ErrEndOfTime: the newest copy of a shelf says that it is from the end of time, and no name can
+	// be given to one that is to be newer. It is an ErrRefused too.
+	ErrEndOfTime = fmt.Errorf("%w: a copy there claims to be from the end of time", ErrRefused)
 	// ErrUnreadable: the copy is there, disabled or destroyed.
 	ErrUnreadable = errors.New("the copy cannot be read")
 	// ErrGone: no copy has this id.

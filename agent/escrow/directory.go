@@ -255,34 +255,44 @@ func (d *Directory) Save(ctx context.Context, s Shelf, k key.Key) (Copy, error) 
 		return fail(err)
 	}
 	defer shelf.Close()
-	copies, err := d.copies(ctx, shelf, s)
+	found, now, err := d.stored(ctx, shelf, s, k)
 	if err != nil {
 		return fail(err)
 	}
-	for _, c := range comparable(copies, s, k) {
-		stored, err := d.read(ctx, shelf, path(c))
-		if err != nil && isAny(err, ErrUnreachable, ErrTimeout, context.Canceled) {
+	if found.ID != "" {
+		// Whoever wrote it may have crashed before the name was on disk.
+		if err := durable.SyncFound(within(shelf, ".")); err != nil {
 			return fail(err)
 		}
-		same := err == nil && d.seal.same(stored, k)
-		clear(stored)
-		if same {
-			// Whoever wrote it may have crashed before the name was on disk.
-			if err := durable.SyncFound(within(shelf, ".")); err != nil {
-				return fail(err)
-			}
-			return c, nil
-		}
-	}
-	now, err := after(copies)
-	if err != nil {
-		return fail(err)
+		return found, nil
 	}
 	made, err := d.create(ctx, shelf, s, k, now)
 	if err != nil {
 		return fail(err)
 	}
 	return made, nil
+}
+
+// stored finds the copy that a Save of k compares with and that is equal, or else says of which
+// time a new one would be.
+func (d *Directory) stored(ctx context.Context, shelf *os.File, s Shelf, k key.Key) (found Copy, now time.Time, err error) {
+	copies, err := d.copies(ctx, shelf, s)
+	if err != nil {
+		return Copy{}, now, err
+	}
+	for _, c := range comparable(copies, s, k) {
+		stored, err := d.read(ctx, shelf, path(c))
+		if err != nil && isAny(err, ErrUnreachable, ErrTimeout, context.Canceled) {
+			return Copy{}, now, err
+		}
+		same := err == nil && d.seal.same(stored, k)
+		clear(stored)
+		if same {
+			return c, now, nil
+		}
+	}
+	now, err = after(copies)
+	return Copy{}, now, err
 }
 
 // create writes the file of a copy of this time, or the next that is free, and reads it back.
@@ -325,9 +335,11 @@ func (d *Directory) attr() durable.Attr {
 	return durable.Attr{Mode: 0o400, UID: -1, GID: -1, Modeless: true, Public: len(d.o.Recipients) > 0}
 }
 
-// Rehearse does on both shelves what a Save does, with a file that holds no key, and takes it
-// away again.
+// Rehearse does on both shelves what a Save does of a key that nobody has, with a file that holds
+// no key, and takes it away again.
 func (d *Directory) Rehearse(ctx context.Context) error {
+	k := key.Generate()
+	defer k.Wipe()
 	root, err := d.open(ctx)
 	if err != nil {
 		return fmt.Errorf("cannot rehearse a save to %s: %w", d.o.Path, err)
@@ -337,19 +349,22 @@ func (d *Directory) Rehearse(ctx context.Context) error {
 		return fmt.Errorf("cannot save to %s: %w", d.o.Path, err)
 	}
 	for _, s := range Shelves {
-		if err := d.rehearse(ctx, root, s); err != nil {
+		if err := d.rehearse(ctx, root, s, k); err != nil {
 			return fmt.Errorf("cannot save to %s: %w", d.shelfPath(s), fileError(err))
 		}
 	}
 	return nil
 }
 
-func (d *Directory) rehearse(ctx context.Context, root *os.File, s Shelf) error {
+func (d *Directory) rehearse(ctx context.Context, root *os.File, s Shelf, k key.Key) error {
 	shelf, err := d.shelf(ctx, root, s)
 	if err != nil {
 		return err
 	}
 	defer shelf.Close()
+	if _, _, err := d.stored(ctx, shelf, s, k); err != nil {
+		return err
+	}
 	const block = 4096 // a copy, sealed or not, takes one
 	return durable.Room(within(shelf, "."), 1, block, d.attr())
 }
@@ -520,7 +535,7 @@ func after(copies []Copy) (time.Time, error) {
 		now = copies[0].Created.UTC().Truncate(time.Millisecond).Add(time.Millisecond)
 	}
 	if now.Year() > 9999 {
-		return now, fmt.Errorf("%w: %s claims to be from the end of time", ErrRefused, clip(copies[0].ID))
+		return now, fmt.Errorf("%w: %s", ErrEndOfTime, clip(copies[0].ID))
 	}
 	return now, nil
 }

@@ -124,6 +124,12 @@ func TestRehearse(t *testing.T) {
 						t.Errorf("%s is %s: %v", shelf, what, err)
 					}
 				}
+				last := filepath.Join(shelf, "99991231T235959.999Z-0123456789abcdef.key")
+				try(t, os.WriteFile(last, make([]byte, 32), 0o400))
+				if err := rehearse(t.Context()); !errors.Is(err, escrow.ErrEndOfTime) || !strings.Contains(err.Error(), filepath.Base(last)) {
+					t.Errorf("a copy on %s is from the end of time: %v", shelf, err)
+				}
+				try(t, os.Remove(last))
 				left, err := os.ReadDir(shelf)
 				if try(t, err); len(left) > 0 {
 					t.Errorf("left in %s: %v", shelf, left)
@@ -628,7 +634,7 @@ func TestDirectoryClockAhead(t *testing.T) {
 	}
 	d, path := readyDirectory(t)
 	try(t, os.WriteFile(filepath.Join(path, "current/99991231T235959.999Z-0123456789abcdef.key"), make([]byte, 32), 0o400))
-	if _, err := d.Save(t.Context(), escrow.Current, key.Generate()); !errors.Is(err, escrow.ErrRefused) {
+	if _, err := d.Save(t.Context(), escrow.Current, key.Generate()); !errors.Is(err, escrow.ErrEndOfTime) {
 		t.Errorf("after the end of time: %v", err)
 	}
 }

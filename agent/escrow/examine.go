@@ -190,7 +190,7 @@ func (a *AWS) Examine(ctx context.Context) (Examination, error) {
 		switch n := about.labels(); {
 		case about.DeletedDate != nil:
 			e.Trouble, e.Remedy = a.secret(s)+": "+awsDeleted(*about.DeletedDate), "aws secretsmanager restore-secret --secret-id "+a.secret(s)
-		case about.PrimaryRegion != "" && about.PrimaryRegion != a.o.Region:
+		case a.replica(about) != "":
 			e.Trouble = fmt.Sprintf("%s is a replica of that in %s: nothing can be saved there, and it goes with its primary", a.secret(s), clip(about.PrimaryRegion))
 			e.Remedy = "name a secret of this region's own, or the primary's region, in the configuration, then: keyguard init"
 		case n >= awsFilling && e.Trouble == "":

@@ -167,6 +167,7 @@ var remedies = []struct {
 	{escrow.ErrProgram, 0, "install it, or correct preset, save, list and fetch of this escrow: keyguard config"},
 	{escrow.ErrLocation, 0, "name regions that the policy allows: replicas = [\"…\", \"…\"], or location for a regional secret, then: keyguard init"},
 	{escrow.ErrGnuPG, 0, "renew or trust the key that .gpg-id in the password store names (gpg --edit-key), or name another one (pass init), then: keyguard backup"},
+	{escrow.ErrEndOfTime, 0, "move the copy that is named away from there, or give its name the time that it is of, then: keyguard backup"},
 	{escrow.ErrRefused, 0, "check the names of this escrow: keyguard config"},
 	{escrow.ErrUnreadable, 0, "where the key is in place, put it on top again: keyguard backup; else enable the version in the store (in Vault: vault kv undelete; in AWS: aws secretsmanager restore-secret), or delete the entry that wrongly has the same name"},
 	{escrow.ErrGone, 0, "list what is there: keyguard copies"},

@@ -79,6 +79,7 @@ func Run(t *testing.T, h Harness) {
 		{"ByHand", byHand},
 		{"Misnamed", misnamed},
 		{"Refusals", refusals},
+		{"Rehearsal", rehearsal},
 		{"Contexts", contexts},
 		{"Concurrent", concurrent},
 		{"Faults", faults},
@@ -506,6 +507,23 @@ func faults(t *testing.T, h Harness) {
 				e.holds(t, h, e.newest(t, escrow.Current), k)
 			}
 		})
+	}
+}
+
+// rehearsal: whoever can rehearse a save finds nothing where a Save goes well, and leaves nothing.
+func rehearsal(t *testing.T, h Harness) {
+	_, e := open(t, h)
+	r, ok := e.Escrow.(escrow.Rehearser)
+	if !ok {
+		return
+	}
+	for n := range 3 {
+		if err := r.Rehearse(t.Context()); err != nil {
+			t.Errorf("after %d saves: %v", n, err)
+		}
+		e.want(t, n, n)
+		e.save(t, escrow.Quarantine, key.Generate())
+		e.save(t, escrow.Current, key.Generate())
 	}
 }
 

@@ -7,8 +7,8 @@
 //	           puts an empty one there where nobody can decide
 //	tend       the same while it runs, and less; watchlock lets one watcher live, alive says how
 //	           the daemon stands to the key, keyread which key a start of it has read
-//	observe    gathers the evidence that decide asks for, cheapest first; inventory is the
-//	           one place that fetches copies as evidence
+//	observe    gathers the evidence that decide asks for, cheapest first; inventory fetches
+//	           copies as evidence, for all but a drill
 //	due        brings to an escrow what is due there, and backup the present key now; save is how
 //	           one key gets into one escrow; revisit asks one where nothing is due
 //	init       makes the places, and then does what backup does; tryplace tries one that is not
@@ -19,7 +19,8 @@
 //	           downtime is what both do while the daemon is down, daemon how it is stopped;
 //	           both have rows/rewrite.go bring all rows under one key in one transaction, and
 //	           that has rows/reseal.go do each; settle closes a rotation that stopped halfway
-//	drill      restores copies into scratch and proves them; drillpart, a part of a key
+//	drill      restores copies into scratch and proves them, of a key in parts every part;
+//	           drillpart proves a part that a person holds
 //	verify     tries every key on the rows; copies lists what every escrow holds
 //	status     what of the key can be told to people, from all that can be asked; statusverdict
 //	           says when it is green, and words its first line; survey, from this host alone
@@ -29,8 +30,8 @@
 //	           sandbox, what its units may reach
 //	host       what all of these work on
 //
-// Package decide, below and pure, says which key the daemon may start with, and on which
-// shelf a key may be saved. Each leaf below owns one outside thing and knows no other leaf:
+// Package decide, below and pure, says which key the daemon may start with, on which shelf a
+// key may be saved, and whether another host writes there. Each leaf below owns one outside thing and knows no other leaf:
 //
 //	keyfile    the live key, its asides and the local quarantine
 //	rows       the ciphertext in Postgres, and where that is
@@ -59,7 +60,8 @@
 // current shelf or on the quarantine shelf. The ledger is keyguard's append-only
 // record on this host: a key in it is accepted (a person's word), proven (it opened
 // the rows) or contradicted (later it opened none). The known key is that of the
-// last proven or accepted entry, and none if it was contradicted since. The local
+// last proven or accepted entry, and none if it was contradicted since, a rotation was
+// closed with neither of its keys known, or the chain is broken behind that entry. The local
 // quarantine keeps every key that left the keyfile's place. To park is to start the
 // daemon on an empty keyfile: secrets disabled, nothing minted.
 //

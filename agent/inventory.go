@@ -14,8 +14,9 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
-// This file is the one place that fetches copies as evidence. A save reads a copy to see whether it
-// is there (save.go, due.go, revisit.go), and a drill restores what it tries (drill.go). How many are fetched depends on what they are
+// This file fetches copies as evidence, for all but a drill, which takes in what it has restored
+// (restoreAll in drill.go). A save reads a copy only to see whether it is there (save.go, due.go,
+// revisit.go). How many are fetched depends on what they are
 // for: a save of a key that the rows prove needs the newest current copy alone (askNewest); a
 // save where the rows prove nothing needs the whole current shelf (askShelf); a start, a status
 // and a restore take every copy (askEscrow). Which copy is

@@ -48,9 +48,10 @@ type TendResult struct {
 // Tend looks after the keyfile while the daemon runs. It decides as a start would, and
 // does less than was decided, never more: nothing while a rotation holds its lock, no
 // key where the directory is gone and no daemon runs or is just starting (it was uninstalled), no first key but in
-// place of a parked one, and no other key than the one that the daemon has read unless
-// it may heal. It parks only with Park, and only where no keyfile stands. It does nothing
-// more when it is called off, and returns context.Canceled.
+// place of a parked one, and with DaemonRead no other key in the place of 32 bytes, unless it may
+// heal or R1 has chosen that key. It parks with Park where the daemon would make a key, and with
+// Starting where the rows refute the key that stands there. It does nothing more when it is called
+// off, and returns context.Canceled.
 func Tend(ctx context.Context, h *Host, opts TendOptions) (TendResult, error) {
 	return whileChanging(func() (TendResult, error) { return tend(ctx, h, opts) })
 }

@@ -1,6 +1,7 @@
-// Package decide holds the judgements of the design, and nothing else judges: which key
-// the daemon may start with (keyfile.go, rules R1 to R5), and on which shelf of an escrow
-// a key may be saved (shelf.go, law 4). It is pure: evidence in, an answer with its reason
+// Package decide holds the judgements of the design: which key the daemon may start with
+// (keyfile.go, rules R1 to R5), which nothing else says; and of an escrow, by law 4, on which
+// shelf a key may be saved (shelf.go), whether another host writes there (alarm.go), what is due
+// there (due.go), and which of its copies is the newest current one (newest.go). It is pure: evidence in, an answer with its reason
 // out. Whoever gathers the evidence, for whatever command, gets the same answer from the
 // same evidence, in whatever order it came.
 package decide

@@ -22,11 +22,11 @@ import (
 // The locks, each a file of this name in the state directory.
 const (
 	Watch   = "watch"   // the watcher, for its life
-	Rotate  = "rotate"  // rotation, repair, a first start
+	Rotate  = "rotate"  // rotation, repair, a first start, accept, and every install but a start's: of restore, import and the watcher
 	Keyfile = "keyfile" // an install: milliseconds, never during a network call
 	Ledger  = "ledger"  // an append: milliseconds, never during a network call
 	Drill   = "drill"   // a drill, for its length
-	Start   = "start"   // starting the daemon after a rotation or a repair stopped it, and what these do then
+	Start   = "start"   // whoever starts again a daemon that a rotation or a repair has stopped; these hold it from then until they end
 )
 
 // poll is how often a lock that somebody holds is tried again.

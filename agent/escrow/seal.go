@@ -225,7 +225,7 @@ func (s *sealer) key(stored []byte) (key.Key, key.Encoding, error) {
 func (s *sealer) same(stored []byte, k key.Key) bool {
 	if len(s.recipients) == 0 && !s.part.whole() {
 		p, err := key.ParsePart(stored)
-		return err == nil && s.cuts(k, p)
+		return err == nil && s.isPartOf(k, p)
 	}
 	if len(s.recipients) == 0 {
 		o, err := key.New(stored)
@@ -241,7 +241,7 @@ func (s *sealer) same(stored []byte, k key.Key) bool {
 	}
 	o, _, err := s.key(bytes.Clone(stored))
 	if part, ok := errors.AsType[*key.PartError](err); ok {
-		return s.cuts(k, part.Part)
+		return s.isPartOf(k, part.Part)
 	}
 	if err != nil {
 		return errors.Is(err, ErrSealed)
@@ -280,8 +280,8 @@ func (s *sealer) sameText(stored string, k key.Key) bool {
 	return b != nil && s.same(b, k)
 }
 
-// cuts tells whether p is what is stored of k. It wipes p.
-func (s *sealer) cuts(k key.Key, p key.Part) bool {
+// isPartOf tells whether p is the part of k that belongs in this store. It wipes p.
+func (s *sealer) isPartOf(k key.Key, p key.Part) bool {
 	defer p.Wipe()
 	own, err := k.Cut(s.part.Need, s.part.Number)
 	defer own.Wipe()

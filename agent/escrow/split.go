@@ -62,15 +62,15 @@ type SplitOptions struct {
 type Split struct {
 	o SplitOptions
 
-	mu    sync.Mutex
-	known map[pieceID]held // mu: what was read of copies whose listing does not tell
-	index *splitIndex      // mu: the last listing
-	rests []rest           // mu: by member
+	mu       sync.Mutex
+	known    map[pieceID]held // mu: what was read of copies whose listing does not tell
+	index    *splitIndex      // mu: the last listing
+	breakers []breaker        // mu: by member
 }
 
-// rest is a member's breaker: a save does not ask it again before its time, and the others
+// breaker is a member's: a save does not ask it again before its time, and the others
 // do not wait for it. Whoever reads asks it: a key may hang on its answer.
-type rest struct {
+type breaker struct {
 	failures int // in a row
 	until    time.Time
 	err      error // the last one
@@ -105,7 +105,7 @@ func NewSplit(o SplitOptions) (*Split, error) {
 			}
 		}
 	}
-	return &Split{o: o, known: map[pieceID]held{}, rests: make([]rest, len(o.Members))}, nil
+	return &Split{o: o, known: map[pieceID]held{}, breakers: make([]breaker, len(o.Members))}, nil
 }
 
 func (s *Split) Name() string { return s.o.Name }
@@ -246,8 +246,8 @@ func failures(errs []error) []error {
 func (s *Split) resting(i int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if time.Now().Before(s.rests[i].until) {
-		return s.rests[i].err
+	if time.Now().Before(s.breakers[i].until) {
+		return s.breakers[i].err
 	}
 	return nil
 }
@@ -257,21 +257,21 @@ func (s *Split) resting(i int) error {
 func (s *Split) note(ctx context.Context, i int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := &s.rests[i]
+	b := &s.breakers[i]
 	switch {
 	case err == nil || errors.Is(err, ErrUnverified):
-		*r = rest{}
+		*b = breaker{}
 		return
-	case ctx.Err() != nil || time.Now().Before(r.until):
+	case ctx.Err() != nil || time.Now().Before(b.until):
 		return
-	case !errors.Is(err, ErrNeverLeft) || r.failures == 0:
-		r.failures++
+	case !errors.Is(err, ErrNeverLeft) || b.failures == 0:
+		b.failures++
 	}
 	pause := restFirst
-	for range r.failures - 1 {
+	for range b.failures - 1 {
 		pause = min(2*pause, restLongest)
 	}
-	r.until, r.err = time.Now().Add(pause+rand.N(pause/4)), err
+	b.until, b.err = time.Now().Add(pause+rand.N(pause/4)), err
 }
 
 // Rests is how long it is until a save asks the first of the members that failed.
@@ -279,15 +279,17 @@ func (s *Split) Rests() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var first time.Duration
-	for _, r := range s.rests {
-		if d := time.Until(r.until); r.failures > 0 && d > 0 && (first == 0 || d < first) {
+	for _, b := range s.breakers {
+		if d := time.Until(b.until); b.failures > 0 && d > 0 && (first == 0 || d < first) {
 			first = d
 		}
 	}
 	return first
 }
 
-// Save has every member save its part, and those that have it compare. A member that failed
+// Save has every member save its part, and those that have it compare. The cut itself is made in
+// each member, which is given the whole key: its sealer has the number and the need (seal.go), and
+// what it stores is that part alone. A member that failed
 // a moment ago rests, and counts as one that fails. A part that was
 // saved with another number by the same store, or the same key cut for another need, is
 // refused before anything is written: parts of both kinds together tell more than either.
@@ -302,7 +304,7 @@ func (s *Split) Save(ctx context.Context, shelf Shelf, k key.Key) (Copy, error) 
 		return fail(key.ErrSize)
 	}
 	of := k.Fingerprint()
-	x := s.lookBut(ctx, s.resting)
+	x := s.lookExcept(ctx, s.resting)
 	if err := cmp.Or(s.answers(x, s.o.Need), s.refusal(x, of)); err != nil {
 		return fail(err)
 	}
@@ -454,17 +456,17 @@ func (s *Split) Lacks(c Copy) *PartsError {
 	if x == nil {
 		return nil
 	}
-	shares := x.shares(Shelf(shelf))[key.Fingerprint(rest)]
-	if shares == nil {
+	cuttings := x.cuttings(Shelf(shelf))[key.Fingerprint(rest)]
+	if cuttings == nil {
 		return nil
 	}
-	_, need := best(shares) // of its cut, which may be older than the configuration
+	_, need := best(cuttings) // of its cut, which may be older than the configuration
 	// Then nobody brings a part to a member that came later, or has lost its own.
 	older := errors.Is(s.refusal(x, key.Fingerprint(rest)), ErrRecut)
 	e := &PartsError{Need: need, Of: len(s.o.Members), Safe: true}
 	for i, m := range s.o.Members {
 		err := x.silent[i]
-		if why := s.without(shares, i); err == nil && why != "" {
+		if why := s.without(cuttings, i); err == nil && why != "" {
 			err = fmt.Errorf("%s: %w: %s", m.Name(), ErrGone, why)
 		}
 		if err == nil {

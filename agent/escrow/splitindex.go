@@ -55,7 +55,7 @@ type splitIndex struct {
 // look lists all members. The error is for too few that answer, or for enough that have
 // nothing while another may have some: ErrPerhaps.
 func (s *Split) look(ctx context.Context) (*splitIndex, error) {
-	x := s.lookBut(ctx, func(int) error { return nil })
+	x := s.lookExcept(ctx, func(int) error { return nil })
 	if err := s.answers(x, s.enough(x)); err != nil {
 		return nil, err
 	}
@@ -68,11 +68,12 @@ func (s *Split) look(ctx context.Context) (*splitIndex, error) {
 	return x, nil
 }
 
-// lookBut lists the members of which but knows no error yet.
-func (s *Split) lookBut(ctx context.Context, but func(i int) error) *splitIndex {
+// lookExcept lists all members but those for which skip returns an error, which then stands for
+// their answer.
+func (s *Split) lookExcept(ctx context.Context, skip func(i int) error) *splitIndex {
 	found := make([][]piece, len(s.o.Members))
 	x := &splitIndex{silent: s.each(func(i int, m Member) (err error) {
-		if err := but(i); err != nil {
+		if err := skip(i); err != nil {
 			return err
 		}
 		found[i], err = s.lookAt(ctx, i, m)
@@ -98,8 +99,8 @@ func (s *Split) answers(x *splitIndex, need int) error {
 func (s *Split) enough(x *splitIndex) int {
 	n := s.o.Need
 	for _, shelf := range Shelves {
-		for _, shares := range x.shares(shelf) {
-			for _, g := range shares {
+		for _, cuttings := range x.cuttings(shelf) {
+			for _, g := range cuttings {
 				if numbers, _ := g.numbers(); len(numbers) >= g.need {
 					n = min(n, g.need)
 				}
@@ -222,17 +223,17 @@ func (x *splitIndex) doubted(displaced func(p *piece) bool) (list []*piece) {
 	doubts(displaced)
 	needs := map[key.Fingerprint]int{}
 	for _, shelf := range Shelves {
-		for of, shares := range x.shares(shelf) {
-			for _, g := range shares {
+		for of, cuttings := range x.cuttings(shelf) {
+			for _, g := range cuttings {
 				if was, there := needs[of]; there && was != g.need {
 					doubts(func(p *piece) bool { return p.of == of })
 				}
 				needs[of] = g.need
 			}
-			if have, need := best(shares); have >= need {
+			if have, need := best(cuttings); have >= need {
 				continue
 			}
-			for _, g := range shares { // one that is cut for another need is of no use to it
+			for _, g := range cuttings { // one that is cut for another need is of no use to it
 				shows := map[int]bool{}
 				for _, p := range g.pieces {
 					shows[p.member] = shows[p.member] || p.wrong == ""
@@ -271,9 +272,9 @@ func (s *Split) identify(ctx context.Context, m Member, c Copy) (held, error) {
 	return held{}, err
 }
 
-// stand says of every copy where on the members' current shelves it is, and whether on top:
-// the newest that is, or may be, a key or a part of one.
-func (s *Split) stand(x *splitIndex) func(c *Copy, p piece) {
+// markTops returns what adds to a copy where a piece of it stands on its member's current shelf: on top
+// (Copy.Tops), being the newest there that is, or may be, a key or a part of one, or below (Copy.Under).
+func (s *Split) markTops(x *splitIndex) func(c *Copy, p piece) {
 	tops := map[int]string{}
 	for _, p := range x.pieces { // of each member the newest first
 		if _, had := tops[p.member]; !had && p.copy.Shelf == Current && !p.none {
@@ -292,15 +293,15 @@ func (s *Split) stand(x *splitIndex) func(c *Copy, p piece) {
 	}
 }
 
-// share is a key of which parts are on one shelf, all cut with one need.
-type share struct {
+// cutting is the parts of one key that are on one shelf and were cut with one need.
+type cutting struct {
 	need   int
 	pieces []piece
 }
 
 // numbers are the parts that can be read, by number; places are where in each member's
 // shelf its newest one stands.
-func (g share) numbers() (numbers map[int]bool, places []int) {
+func (g cutting) numbers() (numbers map[int]bool, places []int) {
 	numbers = map[int]bool{}
 	best := map[int]int{}
 	for _, p := range g.pieces {
@@ -315,17 +316,17 @@ func (g share) numbers() (numbers map[int]bool, places []int) {
 	return numbers, slices.Sorted(maps.Values(best))
 }
 
-// shares are the keys of a shelf that are there in parts, by fingerprint and then by need.
-func (x *splitIndex) shares(shelf Shelf) map[key.Fingerprint][]share {
-	found := map[key.Fingerprint][]share{}
+// cuttings are the keys of a shelf that are there in parts, by fingerprint, one for each need.
+func (x *splitIndex) cuttings(shelf Shelf) map[key.Fingerprint][]cutting {
+	found := map[key.Fingerprint][]cutting{}
 	for _, p := range x.pieces {
 		if p.copy.Shelf != shelf || p.part.whole() {
 			continue
 		}
 		list := found[p.of]
-		i := slices.IndexFunc(list, func(g share) bool { return g.need == p.part.Need })
+		i := slices.IndexFunc(list, func(g cutting) bool { return g.need == p.part.Need })
 		if i < 0 {
-			i, list = len(list), append(list, share{need: p.part.Need})
+			i, list = len(list), append(list, cutting{need: p.part.Need})
 		}
 		list[i].pieces = append(list[i].pieces, p)
 		found[p.of] = list
@@ -348,14 +349,14 @@ func (s *Split) List(ctx context.Context) ([]Copy, error) {
 		return nil, fmt.Errorf("cannot list %s: %w", s.o.Name, err)
 	}
 	var copies []Copy
-	stand := s.stand(x)
+	mark := s.markTops(x)
 	for _, shelf := range Shelves {
 		var list []ranked
-		for of, shares := range x.shares(shelf) {
-			r := s.ranked(x, shelf, of, shares)
-			for _, g := range shares {
+		for of, cuttings := range x.cuttings(shelf) {
+			r := s.ranked(x, shelf, of, cuttings)
+			for _, g := range cuttings {
 				for _, p := range g.pieces {
-					stand(&r.Copy, p)
+					mark(&r.Copy, p)
 				}
 			}
 			list = append(list, r)
@@ -365,7 +366,7 @@ func (s *Split) List(ctx context.Context) ([]Copy, error) {
 				_, rest, _ := strings.Cut(p.copy.ID, "/")
 				c := p.copy
 				c.Escrow, c.ID, c.Fingerprint, c.Beside = s.o.Name, string(shelf)+"/"+s.o.Members[p.member].Name()+"/"+rest, p.of, true
-				stand(&c, p)
+				mark(&c, p)
 				list = append(list, ranked{c, p.place, 2})
 			}
 		}
@@ -380,10 +381,10 @@ func (s *Split) List(ctx context.Context) ([]Copy, error) {
 }
 
 // ranked describes a key that is there in parts.
-func (s *Split) ranked(x *splitIndex, shelf Shelf, of key.Fingerprint, shares []share) ranked {
+func (s *Split) ranked(x *splitIndex, shelf Shelf, of key.Fingerprint, cuttings []cutting) ranked {
 	r := ranked{Copy: Copy{Escrow: s.o.Name, ID: string(shelf) + "/" + string(of), Shelf: shelf, Fingerprint: of}, place: math.MaxInt}
-	have, need := best(shares)
-	for _, g := range shares {
+	have, need := best(cuttings)
+	for _, g := range cuttings {
 		numbers, places := g.numbers()
 		if len(numbers) >= g.need {
 			r.place = min(r.place, places[min(g.need, len(places))-1])
@@ -404,8 +405,8 @@ func (s *Split) ranked(x *splitIndex, shelf Shelf, of key.Fingerprint, shares []
 	if silent > 0 {
 		return r // Fetch says what the silent ones said
 	}
-	r.Unreadable = fmt.Sprintf("%d of the %d parts that it needs: %s", have, need, s.missing(shares))
-	for _, g := range shares {
+	r.Unreadable = fmt.Sprintf("%d of the %d parts that it needs: %s", have, need, s.missing(cuttings))
+	for _, g := range cuttings {
 		sealed := map[int]bool{}
 		numbers, _ := g.numbers()
 		for _, p := range g.pieces {
@@ -419,9 +420,9 @@ func (s *Split) ranked(x *splitIndex, shelf Shelf, of key.Fingerprint, shares []
 }
 
 // best is, of the cuts of a key, the one of which the most parts are there for its need.
-func best(shares []share) (have, need int) {
+func best(cuttings []cutting) (have, need int) {
 	have = -1
-	for _, g := range shares {
+	for _, g := range cuttings {
 		numbers, _ := g.numbers()
 		if d := len(numbers) - g.need; have < 0 || d > have-need {
 			have, need = len(numbers), g.need
@@ -431,10 +432,10 @@ func best(shares []share) (have, need int) {
 }
 
 // missing says what became of the parts that cannot be read.
-func (s *Split) missing(shares []share) string {
+func (s *Split) missing(cuttings []cutting) string {
 	var said []string
 	for i, m := range s.o.Members {
-		if why := s.without(shares, i); why != "" {
+		if why := s.without(cuttings, i); why != "" {
 			said = append(said, m.Name()+": "+why)
 		}
 	}
@@ -442,10 +443,10 @@ func (s *Split) missing(shares []share) string {
 }
 
 // without says why a member's part of a key is of no use, "" where it can be read.
-func (s *Split) without(shares []share, member int) string {
+func (s *Split) without(cuttings []cutting, member int) string {
 	const none = "it has none"
 	why := none
-	for _, g := range shares {
+	for _, g := range cuttings {
 		for _, p := range g.pieces {
 			if p.member == member && (why == none || p.wrong == "") {
 				why = p.wrong

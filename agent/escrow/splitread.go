@@ -41,19 +41,19 @@ func (s *Split) Fetch(ctx context.Context, c Copy) (key.Key, key.Encoding, error
 	s.mu.Lock()
 	x := s.index
 	s.mu.Unlock()
-	if x == nil || x.shares(Shelf(shelf))[of] == nil {
+	if x == nil || x.cuttings(Shelf(shelf))[of] == nil {
 		if x, err = s.look(ctx); err != nil {
 			return fail(err)
 		}
 	}
-	shares := x.shares(Shelf(shelf))[of]
-	if shares == nil {
+	cuttings := x.cuttings(Shelf(shelf))[of]
+	if cuttings == nil {
 		if silent := failures(x.silent); len(silent) > 0 {
 			return fail(s.all(silent))
 		}
 		return fail(ErrGone)
 	}
-	k, err := s.gather(ctx, of, shares, x.silent)
+	k, err := s.gather(ctx, of, cuttings, x.silent)
 	if err != nil {
 		return fail(err)
 	}
@@ -184,10 +184,10 @@ type readPart struct {
 // fetch reads the parts of a key on every member that answers, and hands them on as they
 // come: of each member and need the first of pieces that is what it is called, or else what
 // became of the first. The channel is closed after the last; who reads it reads all.
-func (s *Split) fetch(ctx context.Context, of key.Fingerprint, shares []share, pieces func(share) [][]piece) <-chan readPart {
+func (s *Split) fetch(ctx context.Context, of key.Fingerprint, cuttings []cutting, pieces func(cutting) [][]piece) <-chan readPart {
 	out := make(chan readPart)
 	var wait crew.Group
-	for _, g := range shares {
+	for _, g := range cuttings {
 		for _, own := range pieces(g) {
 			wait.Go(func() error {
 				first := s.read(ctx, of, own[0])
@@ -229,9 +229,9 @@ func (s *Split) read(ctx context.Context, of key.Fingerprint, p piece) readPart 
 	return r
 }
 
-// each are a share's pieces by member: those that can be read where there are such, the newest
+// each are a cutting's pieces by member: those that can be read where there are such, the newest
 // first.
-func (g share) each() [][]piece {
+func (g cutting) each() [][]piece {
 	all := map[int][]piece{}
 	for _, p := range g.pieces {
 		own := all[p.member]
@@ -246,7 +246,7 @@ func (g share) each() [][]piece {
 }
 
 // newest is the first of each.
-func (g share) newest() [][]piece {
+func (g cutting) newest() [][]piece {
 	each := g.each()
 	for i := range each {
 		each[i] = each[i][:1]
@@ -256,13 +256,13 @@ func (g share) newest() [][]piece {
 
 // gather rebuilds a key. It does not wait for a member once the others have told enough. Of a
 // part that was spoiled, or is called what it is not, an older copy on the same member will do.
-func (s *Split) gather(ctx context.Context, of key.Fingerprint, shares []share, silent []error) (key.Key, error) {
+func (s *Split) gather(ctx context.Context, of key.Fingerprint, cuttings []cutting, silent []error) (key.Key, error) {
 	ctx, stop := context.WithCancel(ctx)
 	parts := map[int][]key.Part{} // by need
 	var k key.Key
 	var said []error
 	var wrong error
-	for r := range s.fetch(ctx, of, shares, share.each) {
+	for r := range s.fetch(ctx, of, cuttings, cutting.each) {
 		switch {
 		case r.err != nil:
 			said = append(said, fmt.Errorf("%s: %w", s.o.Members[r.member].Name(), r.err))
@@ -287,18 +287,18 @@ func (s *Split) gather(ctx context.Context, of key.Fingerprint, shares []share, 
 		}
 	}
 	if k.IsZero() {
-		return k, s.notRebuilt(shares, have, append(said, failures(silent)...), wrong)
+		return k, s.notRebuilt(cuttings, have, append(said, failures(silent)...), wrong)
 	}
 	return k, nil
 }
 
 // notRebuilt is why a key was not: of what was read, by need, and of what members said; or
 // wrong, where there were enough.
-func (s *Split) notRebuilt(shares []share, read map[int]int, said []error, wrong error) error {
+func (s *Split) notRebuilt(cuttings []cutting, read map[int]int, said []error, wrong error) error {
 	if wrong != nil {
 		return fmt.Errorf("%w: %s", ErrCorrupt, wrong)
 	}
-	have, need := 0, shares[0].need
+	have, need := 0, cuttings[0].need
 	for n, parts := range read {
 		if have == 0 || parts-n > have-need {
 			have, need = parts, n
@@ -307,7 +307,7 @@ func (s *Split) notRebuilt(shares []share, read map[int]int, said []error, wrong
 	if len(said) > 0 {
 		return fmt.Errorf("%d of the %d parts that it needs: %w", have, need, fewParts(said))
 	}
-	return fmt.Errorf("%w: %d of the %d parts that it needs: %s", ErrUnreadable, have, need, s.missing(shares))
+	return fmt.Errorf("%w: %d of the %d parts that it needs: %s", ErrUnreadable, have, need, s.missing(cuttings))
 }
 
 // PartOutcome is what became of one member's part of a key.
@@ -348,7 +348,7 @@ func (s *Split) Rebuild(ctx context.Context, c Copy) (key.Key, []PartOutcome, er
 	if err != nil {
 		return fail(nil, err)
 	}
-	shares := x.shares(Shelf(shelf))[of]
+	cuttings := x.cuttings(Shelf(shelf))[of]
 	list := make([]PartOutcome, len(s.o.Members))
 	for i, m := range s.o.Members {
 		list[i] = PartOutcome{m.Name(), m.Number, m.Required, fmt.Errorf("%w: it has no part of key %s", ErrGone, of)}
@@ -358,13 +358,13 @@ func (s *Split) Rebuild(ctx context.Context, c Copy) (key.Key, []PartOutcome, er
 	}
 	said := failures(x.silent)
 	switch {
-	case shares == nil && len(said) > 0:
+	case cuttings == nil && len(said) > 0:
 		return fail(list, s.all(said))
-	case shares == nil:
+	case cuttings == nil:
 		return fail(list, ErrGone)
 	}
 	got, have := map[int][]readPart{}, map[int]int{} // by need
-	for r := range s.fetch(ctx, of, shares, share.newest) {
+	for r := range s.fetch(ctx, of, cuttings, cutting.newest) {
 		if list[r.member].Err = r.err; r.err == nil {
 			got[r.got.Need] = append(got[r.got.Need], r)
 			have[r.got.Need]++
@@ -396,7 +396,7 @@ func (s *Split) Rebuild(ctx context.Context, c Copy) (key.Key, []PartOutcome, er
 		}
 	}
 	if k.IsZero() {
-		return fail(list, s.notRebuilt(shares, have, said, none))
+		return fail(list, s.notRebuilt(cuttings, have, said, none))
 	}
 	return k, list, nil
 }

@@ -64,7 +64,7 @@ func Doctor(ctx context.Context, h *Host, o DoctorOptions) (DoctorResult, error)
 		f.escrows[i] = escrowFacts{EscrowStatus: s.Escrows[i], evidence: seen.evidence.Escrows[i]}
 		f.escrows[i].examine(ctx, e.Reader)
 		if s, ok := e.Reader.(escrow.Shared); ok {
-			f.escrows[i].parts = examineMembers(ctx, s, h.Now(), func(escrow.Place) bool { return true })
+			f.escrows[i].parts = examineMembers(ctx, s, f.escrows[i].Newest.ID, h.Now(), func(escrow.Place) bool { return true })
 			f.escrows[i].Place.Domain = f.escrows[i].parts.domain()
 		}
 	})

@@ -106,7 +106,7 @@ func (f facts) checks(o DoctorOptions) []Check {
 		list = append(list, f.orStatus(s, s.check(f.right())))
 		if s.parts != nil {
 			list = append(list, f.checkParts(s))
-			for _, m := range s.parts.members {
+			for _, m := range slices.Concat(s.parts.members, s.parts.others) {
 				list = append(list, m.check("")) // of what it holds its split tells
 			}
 		}

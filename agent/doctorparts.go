@@ -15,15 +15,16 @@ import (
 type partsFacts struct {
 	need    int
 	members []escrowFacts // with what each is lost together with, and no copies of its own
+	others  []escrowFacts // that keep no part of this copy, and get none
 }
 
 // examineMembers asks the stores of a split of which that is wanted what each is lost together with,
-// all at once.
-func examineMembers(ctx context.Context, s escrow.Shared, now time.Time, wanted func(escrow.Place) bool) *partsFacts {
+// all at once. The copy is the newest current one, "" for none.
+func examineMembers(ctx context.Context, s escrow.Shared, copy string, now time.Time, wanted func(escrow.Place) bool) *partsFacts {
 	members := s.Members()
-	x := &partsFacts{need: s.Need(), members: make([]escrowFacts, len(members))}
+	all := make([]escrowFacts, len(members))
 	crew.Each(len(members), func(i int) {
-		m, one := members[i], &x.members[i]
+		m, one := members[i], &all[i]
 		one.EscrowStatus = EscrowStatus{Name: m.Name(), Place: m.Place()}
 		if wanted(one.Place) {
 			one.examine(ctx, m.Escrow)
@@ -32,6 +33,15 @@ func examineMembers(ctx context.Context, s escrow.Shared, now time.Time, wanted 
 			one.Ending = c.Credential(ctx).Ends(now)
 		}
 	})
+	need, on := s.Cutting(escrow.Copy{ID: copy})
+	x := &partsFacts{need: need}
+	for i, one := range all {
+		if on[i] {
+			x.members = append(x.members, one)
+		} else {
+			x.others = append(x.others, one)
+		}
+	}
 	return x
 }
 
@@ -89,7 +99,7 @@ func (x *partsFacts) together() string {
 // lostTogether names the failure domain with which so many parts are lost that too few are
 // left, "" for none; where any one part is needed it is none.
 func (x *partsFacts) lostTogether() string {
-	spare := len(x.members) - x.need
+	spare := max(len(x.members)-x.need, 0)
 	domain, members := x.in(spare + 1)
 	if domain == "" || spare == 0 {
 		return ""
@@ -100,7 +110,7 @@ func (x *partsFacts) lostTogether() string {
 // domain is what a key in parts is lost with: one failure domain that takes too many of them along,
 // or else so many stores.
 func (x *partsFacts) domain() string {
-	spare := len(x.members) - x.need
+	spare := max(len(x.members)-x.need, 0)
 	var all []string
 	for _, m := range x.members {
 		all = append(all, strings.Join(m.exam.Domains(m.Place), " or "))

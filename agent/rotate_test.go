@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -432,6 +433,15 @@ func TestRotateToAnotherNeed(t *testing.T) {
 			s := splitAs(h, tt.needNow, tt.ofNow)
 			if tt.silent != "" {
 				h.must(os.Rename(h.path(tt.silent), h.path("away")))
+			}
+			d, err := agent.Doctor(t.Context(), &h.Host, agent.DoctorOptions{})
+			h.must(err)
+			var said string // of the old key, and of nobody who has no part of it
+			for _, v := range d.Threats {
+				said += strings.Join(v.Evidence, "\n")
+			}
+			if !strings.Contains(said, fmt.Sprintf("in parts of which %d rebuild it: usb0", tt.need)) || tt.silent == "" && strings.Contains(said, fmt.Sprint("usb", tt.of)) {
+				t.Errorf("the doctor: %s", said)
 			}
 			r, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{})
 			if !errors.Is(err, tt.want) || r.Rotated != (tt.want == nil) {

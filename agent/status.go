@@ -224,7 +224,7 @@ func (o *observation) status(ctx context.Context) StatusResult {
 		}
 		if s, ok := s.Reader.(escrow.Shared); ok && e.State == decide.EscrowAnswered {
 			e.Refuses = s.Refuses(own)
-			e.Place.Domain = examineMembers(ctx, s, h.Now(), local).domain()
+			e.Place.Domain = examineMembers(ctx, s, e.Newest.ID, h.Now(), local).domain()
 		}
 		r.Escrows = append(r.Escrows, e)
 	}

@@ -333,6 +333,7 @@ type refusing struct{ place }
 
 func (refusing) Refuses(key.Fingerprint) error        { return escrow.ErrRecut }
 func (refusing) Lacks(escrow.Copy) *escrow.PartsError { return &escrow.PartsError{} }
+func (refusing) Cutting(escrow.Copy) (int, []bool)    { return 2, nil }
 func (refusing) Unheard() error                       { return nil }
 func (refusing) Members() []escrow.Member             { return nil }
 func (refusing) Need() int                            { return 2 }

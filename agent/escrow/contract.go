@@ -158,6 +158,10 @@ type Shared interface {
 	// Lacks says which of them cannot give their part of a copy that List has just shown,
 	// nil for none.
 	Lacks(c Copy) *PartsError
+	// Cutting says of a copy that List has just shown how many parts rebuild it, and on which of the
+	// Members these are kept, or are to be: on all of them, unless it was cut for another need than
+	// is configured, and nobody gets one any more.
+	Cutting(c Copy) (need int, on []bool)
 	// Refuses says, by the last listing, why a Save of a key is refused as the configuration
 	// stands, whatever the stores do: ErrPartMoved, ErrRecut, nil for not at all.
 	Refuses(of key.Fingerprint) error

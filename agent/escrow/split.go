@@ -446,6 +446,27 @@ func (s *Split) Credential(ctx context.Context) Credential {
 	return first
 }
 
+// Cutting says of a copy that List has shown how many parts rebuild it, and which members keep one, or
+// are to.
+func (s *Split) Cutting(c Copy) (need int, on []bool) {
+	s.mu.Lock()
+	x := s.index
+	s.mu.Unlock()
+	need = s.o.Need
+	shelf, rest, _ := strings.Cut(c.ID, "/")
+	var cuttings []cutting
+	if x != nil && errors.Is(s.refusal(x, key.Fingerprint(rest)), ErrRecut) {
+		cuttings = x.cuttings(Shelf(shelf))[key.Fingerprint(rest)]
+	}
+	if cuttings != nil {
+		_, need = best(cuttings)
+	}
+	for i := range s.o.Members {
+		on = append(on, cuttings == nil || x.silent[i] != nil || s.without(cuttings, i) == "")
+	}
+	return need, on
+}
+
 // Lacks says of a copy that List has shown on how many members its parts are, nil where
 // all have theirs and for a copy that is not in parts.
 func (s *Split) Lacks(c Copy) *PartsError {

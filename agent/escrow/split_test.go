@@ -632,6 +632,22 @@ func TestSplitNeedRaised(t *testing.T) {
 		}
 	}
 	refuses(r.open(), escrow.ErrRecut)
+	try(t, os.Rename(r.path("c"), r.path("away")))
+	try(t, r.open().Init(t.Context())) // a store that came later
+	s := r.open()
+	_, err := s.List(t.Context())
+	try(t, err)
+	if need, on := s.Cutting(c); need != 2 || !slices.Equal(on, []bool{true, true, false}) {
+		t.Errorf("cut for %d, and is on %v", need, on)
+	}
+	if need, on := s.Cutting(escrow.Copy{ID: "current/" + string(next.Fingerprint())}); need != 3 || !slices.Equal(on, []bool{true, true, true}) {
+		t.Errorf("the next is cut for %d, and on %v", need, on)
+	}
+	if lacks := s.Lacks(c); lacks == nil || lacks.Need != 2 || lacks.Saved != 2 || lacks.Safe {
+		t.Errorf("none of two may be lost: %+v", lacks)
+	}
+	try(t, os.RemoveAll(r.path("c")))
+	try(t, os.Rename(r.path("away"), r.path("c")))
 	for _, name := range r.names {
 		r.dead = map[string]error{name: escrow.ErrUnreachable}
 		s := r.open()

@@ -250,6 +250,8 @@ func (r *StatusResult) unproven(now time.Time) string {
 		return "the last look at them is too old"
 	case r.Look == rows.Unknown:
 		return "they could not be asked either when a person accepted it"
+	case r.Look == rows.Silent:
+		return "no row could tell when a person accepted it"
 	case r.Look == rows.Partial:
 		return "it opened only a part of them at the last look"
 	case r.Look == rows.Refuted:

@@ -150,6 +150,12 @@ func processorTime() time.Duration {
 // it to the law.
 func TestBrokenOnce(t *testing.T) {
 	for name, p := range map[string]Plan{
+		"a key is accepted while no row speaks, and the table is another one": {Seed: 854861, Steps: []Step{
+			{Do: "accept", Arg: 0xc9afbe3e7784f440},
+			{Do: "drop the table", Arg: 0xae6e8e1a54dad834},
+			{Do: "rows of another key are merged in", Arg: 0x95239d79cfbe31fd},
+			{Do: "status", Arg: 0x925d1d2062efda4c},
+		}},
 		"a copy that was listed late comes into sight between the listing and the save": {Seed: 764009, Steps: []Step{
 			{Do: "restart the daemon", Arg: 0x989a25cfa4eef0f0},
 			{Do: "the need changes, and somebody backs up", Arg: 0xa0db639d546cf5b3, Dies: 9},

@@ -28,7 +28,7 @@ type Host struct {
 	// Its error says in a sentence why the rows cannot be asked.
 	OpenRows func(context.Context, rows.Options) (Rows, error)
 	Daemon   Daemon
-	// Left is the file in which prestart takes down what it left for the daemon's start. It is
+	// Left is the file in which prestart records what it left for the daemon's start. It is
 	// gone with the boot. "": none.
 	Left string
 	// NextDrill says when the weekly drill runs. nil: there is no systemd.

@@ -85,7 +85,7 @@ func KeyRead(h *Host, event ledger.Event, invocation string, at time.Time) key.F
 	return o.keyRead(event, invocation, at)
 }
 
-// NoteKeyRead has the ledger take down, once for each start of the daemon, which key it read
+// NoteKeyRead records in the ledger, once for each start of the daemon, which key it read
 // (ledger.StartedOn) or made (ledger.Minted).
 func NoteKeyRead(h *Host, event ledger.Event, invocation string, f key.Fingerprint) error {
 	if invocation == "" {
@@ -111,7 +111,7 @@ type left struct {
 // StartTakes is how long after its start the daemon may be about to read its key.
 const StartTakes = 15 * time.Minute
 
-// NoteLeft takes down which key a start of the daemon finds in the keyfile's place. Without an
+// NoteLeft records in Host.Left which key a start of the daemon finds in the keyfile's place. Without an
 // invocation nobody could tell which start that was, and nothing is written.
 func NoteLeft(h *Host, invocation string, f key.Fingerprint) error {
 	if h.Left == "" || invocation == "" {
@@ -130,7 +130,7 @@ func NoteLeft(h *Host, invocation string, f key.Fingerprint) error {
 }
 
 // leftFor is the key that prestart left for a start of the daemon that told of its key at a time,
-// or not at all: "" where that was not taken down, or something tells that the keyfile was
+// or not at all: "" where that was not recorded, or something tells that the keyfile was
 // changed before the daemon read it.
 func (o *observation) leftFor(invocation string, at time.Time) key.Fingerprint {
 	if o.host.Left == "" || invocation == "" {

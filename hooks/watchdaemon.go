@@ -172,7 +172,7 @@ func (w *watcher) understand(then func()) {
 	})
 }
 
-// recordStart has the ledger take down which key the daemon has read.
+// recordStart records in the ledger which key the daemon has read.
 func (w *watcher) recordStart() {
 	if d := &w.daemon; !d.recorded && d.holds != "" {
 		d.recorded = true
@@ -180,7 +180,7 @@ func (w *watcher) recordStart() {
 	}
 }
 
-// record has the ledger take down what the daemon did with a key: for status, whatever becomes
+// record writes to the ledger what the daemon did with a key: for status, whatever becomes
 // of the keyfile, and for a report.
 func (w *watcher) record(event ledger.Event) {
 	if err := agent.NoteKeyRead(w.h, event, w.daemon.invocation, w.daemon.holds); err != nil {

@@ -27,8 +27,8 @@ func (f File) StageNext(k key.Key) error {
 	return nil
 }
 
-// UseNext exchanges <keyfile>.next and the keyfile: a rotation is settled to its new
-// key. The old one is kept as Install keeps it. seen is what Look found; ErrChanged if
+// UseNext exchanges <keyfile>.next and the keyfile: step 5 of a rotation that lives. One that died
+// is settled with Install and KeepNext. The old key is kept as Install keeps it. seen is what Look found; ErrChanged if
 // either file is another now. A crash inside leaves the old key as .next, which
 // KeepNext puts away.
 func (f File) UseNext(seen Seen, now time.Time) error {

@@ -24,9 +24,9 @@ const (
 	// rewriteVersion is the first server, as in server_version_num, that looks a row up by
 	// its place (ctid) for each row of another table.
 	rewriteVersion = 120000
-	// A lot is written when it has so many rows or so many bytes: of fewer the server spends
-	// more on the statement than on its rows. 64 KiB a row, it takes a fifth longer by the
-	// quarter of a megabyte.
+	// A lot is written with one UPDATE when it has so many rows or so many bytes: of fewer the
+	// server spends more on the statement than on its rows. Rows of 64 KiB take a fifth longer in lots
+	// of a quarter of a megabyte.
 	lotRows  = 128
 	lotBytes = 1 << 20
 	// commitTimeout bounds the wait for the answer to a commit, which syncs what is left
@@ -151,11 +151,11 @@ type rewrite struct {
 	total    int64
 	snapshot string // of the old rows, for the reader
 	result   RewriteResult
-	vain     atomic.Bool // rows stand in the way, and what is written will be taken back
+	doomed   atomic.Bool // rows stand in the way, and what is written will be taken back
 	lots     sync.Pool   // of *lot, that were written
 }
 
-// lot is one without rows.
+// lot returns an empty lot: one that was written, or a new one.
 func (w *rewrite) lot() *lot {
 	l, ok := w.lots.Get().(*lot)
 	if !ok {
@@ -513,7 +513,7 @@ func (p *pass) read(ctx context.Context, c *pgconn.PgConn, before []string) erro
 func (p *pass) work(ctx context.Context, r *resealer) error {
 	out := p.lot()
 	send := func() error {
-		if out.rows == 0 || p.vain.Load() {
+		if out.rows == 0 || p.doomed.Load() {
 			out.empty()
 			return nil
 		}
@@ -531,7 +531,7 @@ func (p *pass) work(ctx context.Context, r *resealer) error {
 		}
 		p.recycle(chunk)
 		if r.unknown.count > 0 || r.unopenable.count > 0 && !p.o.LeaveUnopenable {
-			p.vain.Store(true)
+			p.doomed.Store(true)
 		}
 		if out.rows < lotRows && out.bytes() < lotBytes {
 			continue

@@ -161,18 +161,18 @@ func (j *job) rewrite(ctx context.Context, o rows.RewriteOptions) (rows.RewriteR
 	return table.Rewrite(ctx, o)
 }
 
-// finish stops the daemon, calls commit, and starts the daemon again, also where commit
-// failed. Where the daemon could not be stopped commit is called all the same, with the reason: it
+// finish stops the daemon, calls whileDown, and starts the daemon again, also where that
+// failed. Where the daemon could not be stopped it is called all the same, with the reason: it
 // may have to close what the ledger says is open. If all went well, the keyfile's key is then saved
 // on the current shelves. The end of ctx is not heeded: with the daemon down, going on is the
 // quickest way to have it up again.
-func (j *job) finish(ctx context.Context, commit func(ctx context.Context, stopped error) error) error {
+func (j *job) finish(ctx context.Context, whileDown func(ctx context.Context, stopped error) error) error {
 	ctx = context.WithoutCancel(ctx)
 	down := time.Now()
 	j.at("stopping the daemon")
 	units, err := j.h.stopDaemon(ctx)
 	j.work.Stopped = units
-	err = commit(ctx, err)
+	err = whileDown(ctx, err)
 	// The watcher starts a daemon that a rotation has stopped, unless somebody holds this lock. Held
 	// until the end, it also tells others that this process is still at work.
 	starting, busy := lock.Try(j.h.StateDir, lock.Start)

@@ -25,10 +25,10 @@ var (
 
 // GuardOptions are what the moment of the call knows.
 type GuardOptions struct {
-	// Tell is told, whenever that has changed, what a start on the keyfile as it stands would
-	// be: for whoever must leave before Guard has ended, or sees it end by no will of its own.
+	// Report is called, whenever that has changed, with what a start on the keyfile as it stands
+	// would be: for whoever must leave before Guard has ended, or sees it end by no will of its own.
 	// nil is nobody.
-	Tell func(Start)
+	Report func(Start)
 }
 
 // Start is what a start of the daemon on the keyfile as it stands would be.
@@ -83,7 +83,7 @@ func Healthy(h *Host) key.Fingerprint {
 }
 
 func guard(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error) {
-	observe := func() (*observation, error) { return h.observeFor(opts.Tell) }
+	observe := func() (*observation, error) { return h.observeFor(opts.Report) }
 	o, err := observe()
 	if err != nil {
 		return GuardResult{}, err
@@ -107,9 +107,9 @@ func guard(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error)
 	o.sweep()
 	r := GuardResult{Decision: o.decide(ctx)}
 	if r.Decision.Action == decide.Pass {
-		o.tellStart(StartRight)
+		o.reportStart(StartRight)
 	} else {
-		o.tellStart(o.wrongStart())
+		o.reportStart(o.wrongStart())
 	}
 	err = o.act(ctx, &r)
 	if errors.Is(err, ErrNotPlaced) && r.Decision.Action == decide.Install {
@@ -120,9 +120,9 @@ func guard(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error)
 	}
 	r.Done = err == nil
 	if r.Done && (r.Decision.Action != decide.Doubt && r.Decision.Action != decide.Lost || r.Parked) {
-		o.tellStart(StartRight)
+		o.reportStart(StartRight)
 	} else {
-		o.tellStart(o.wrongStart())
+		o.reportStart(o.wrongStart())
 	}
 	if err != nil && !errors.Is(err, ErrNotPlaced) {
 		err = fmt.Errorf("cannot %s: %w", r.Decision.Action, err)
@@ -226,7 +226,7 @@ func (o *observation) tighten(r *GuardResult) {
 	o.exposed(r)
 }
 
-// exposed takes down that others could read what stood in the keyfile's place.
+// exposed records in the ledger that others could read what stood in the keyfile's place.
 func (o *observation) exposed(r *GuardResult) {
 	r.Tightened, r.Untouched = o.seen.Loose, o.seen.Changed
 	o.write(ledger.Entry{Event: ledger.Exposed, Fingerprint: o.evidence.Keyfile.Key, Untouched: o.seen.Changed, Reason: o.seen.Loose})

@@ -698,7 +698,7 @@ func TestRefutedDoesNotStart(t *testing.T) {
 			watch(h)
 			hold(h)
 			var told []agent.Start
-			r, err := agent.Guard(t.Context(), &h.Host, agent.GuardOptions{Tell: func(s agent.Start) { told = append(told, s) }})
+			r, err := agent.Guard(t.Context(), &h.Host, agent.GuardOptions{Report: func(s agent.Start) { told = append(told, s) }})
 			if told = slices.Compact(told); !slices.Equal(told, []agent.Start{agent.StartRight, agent.StartRefuted}) {
 				t.Errorf("whoever cannot wait for the end is told %q", told)
 			}

@@ -178,13 +178,13 @@ func unheard(s Escrow) string {
 	return ""
 }
 
-// askEscrow lists one escrow and fetches its copies, and tells the observation of each.
+// askEscrow lists one escrow and fetches its copies, and puts each into the inbox.
 func (o *observation) askEscrow(ctx context.Context, i int) {
 	s := o.host.Escrows[i]
 	a := asking{i: i, s: s, inbox: o.inbox, e: decide.EscrowEvidence{Name: s.Name(), Required: s.Required}}
 	err := o.askLatest(ctx, s.Reader, func(c decide.CopyEvidence, k key.Key) {
 		a.latest, a.e.Copies, a.e.Seen = c, []decide.CopyEvidence{c}, tellsTop(s.Reader)
-		a.tell(k)
+		a.put(k)
 		a.inbox.awaitInterest(ctx, i)
 	})
 	if err == nil {
@@ -197,7 +197,7 @@ func (o *observation) askEscrow(ctx context.Context, i int) {
 	if err != nil {
 		a.e.State, a.e.Why, a.e.Err = decide.EscrowFailed, err.Error(), err
 	}
-	a.tell(key.Key{})
+	a.put(key.Key{})
 }
 
 // asking is one run of askEscrow.
@@ -209,11 +209,11 @@ type asking struct {
 	latest decide.CopyEvidence   // that was had without a listing
 }
 
-// tell tells the observation what is known by now, and hands it a key.
-func (a *asking) tell(k key.Key) {
-	told := a.e
-	told.Copies = append([]decide.CopyEvidence(nil), a.e.Copies...)
-	a.inbox.tell(a.i, told, k)
+// put puts what is known by now into the inbox, and a key.
+func (a *asking) put(k key.Key) {
+	now := a.e
+	now.Copies = append([]decide.CopyEvidence(nil), a.e.Copies...)
+	a.inbox.put(a.i, now, k)
 }
 
 // all lists the escrow, and fetches what was not fetched yet.
@@ -256,7 +256,7 @@ func (a *asking) all(ctx context.Context) error {
 			c.Misnamed = other.Holds
 		}
 		if err == nil {
-			a.tell(f.key)
+			a.put(f.key)
 		}
 		return err
 	})
@@ -355,13 +355,19 @@ func (o *observation) askNewestAgain(ctx context.Context, i int) {
 }
 
 // inbox holds what the escrows have told and the observation has not yet taken in.
+//
+// Of each escrow it lets the first copy by, mostly the newest current one, and then nothing more is
+// fetched there until the rows have refused that one: put hands it over, awaitInterest holds the
+// escrow back, take gives it to the observation, which tries it on the rows and decides. If that is no
+// decision yet awaitEscrows comes again and begins with showInterest, which lets all escrows go on whose
+// first copy was taken. If it is, the observation is closed, and no other copy is asked for.
 type inbox struct {
 	arrived chan struct{} // holds one where there is something
 
 	lock     sync.Mutex // guards what follows
 	told     map[int]decide.EscrowEvidence
 	keys     []key.Key
-	interest []chan struct{} // by escrow; closed when more than its first copy is wanted
+	interest []chan struct{} // by escrow; closed by showInterest
 	first    map[int]bool    // the escrows whose first copy was taken in
 }
 
@@ -373,8 +379,8 @@ func newInbox(escrows int) *inbox {
 	return n
 }
 
-// tell replaces what was told of an escrow, and adds a key.
-func (n *inbox) tell(i int, e decide.EscrowEvidence, k key.Key) {
+// put replaces what was told of an escrow, and adds a key.
+func (n *inbox) put(i int, e decide.EscrowEvidence, k key.Key) {
 	n.lock.Lock()
 	defer n.lock.Unlock()
 	n.told[i] = e
@@ -387,8 +393,7 @@ func (n *inbox) tell(i int, e decide.EscrowEvidence, k key.Key) {
 	}
 }
 
-// awaitInterest returns when the observation wants more after the first copy of an escrow:
-// where that one opens the rows, the store is asked for no other.
+// awaitInterest returns when the observation wants more of an escrow than its first copy.
 func (n *inbox) awaitInterest(ctx context.Context, i int) {
 	select {
 	case <-n.interest[i]:
@@ -396,8 +401,8 @@ func (n *inbox) awaitInterest(ctx context.Context, i int) {
 	}
 }
 
-// wanted says that what was taken in was not enough.
-func (n *inbox) wanted() {
+// showInterest says that what was taken in was not enough.
+func (n *inbox) showInterest() {
 	n.lock.Lock()
 	defer n.lock.Unlock()
 	for i := range n.first {

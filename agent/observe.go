@@ -22,7 +22,7 @@ import (
 // keys that the evidence names. It is used by one goroutine, and must be closed. Where that one has
 // several escrows asked or saved to at once (eachEscrow), each writes what is known of its own
 // escrow alone, and of all only in turn (inTurn). Those that a decision waits for (awaitEscrows)
-// write nothing here: they tell the inbox.
+// write nothing here: they put it into the inbox.
 type observation struct {
 	host     *Host
 	evidence decide.Evidence
@@ -37,7 +37,7 @@ type observation struct {
 
 	saving sync.Mutex // of inTurn: guards, while several escrows are saved to, what is known of all, and the ledger
 
-	tell   func(Start) // of GuardOptions, or nil
+	report func(Start) // of GuardOptions, or nil
 	late   func()      // called where the rows or the escrows take longer than lateAfter, once; or nil
 	table  Rows
 	answer rows.Answer
@@ -68,18 +68,18 @@ func whileChanging[R any](do func() (R, error)) (r R, err error) {
 // the ledger. An error means that nobody can say what stands in the keyfile's place.
 func (h *Host) observe() (*observation, error) { return h.observeFor(nil) }
 
-// observeFor tells, besides, what a start on the keyfile that was seen would be.
-func (h *Host) observeFor(tell func(Start)) (*observation, error) {
+// observeFor reports, besides, what a start on the keyfile that was seen would be.
+func (h *Host) observeFor(report func(Start)) (*observation, error) {
 	seen, err := h.Keyfile.Look()
 	if err != nil {
 		return nil, err
 	}
-	o := &observation{host: h, seen: seen, keys: map[key.Fingerprint]key.Key{}, tell: tell}
+	o := &observation{host: h, seen: seen, keys: map[key.Fingerprint]key.Key{}, report: report}
 	// Nothing speaks against it yet, and what hangs from here on is our own trouble (law 9).
 	if seen.Kind == keyfile.Good && !seen.NextThere {
-		o.tellStart(StartRight)
+		o.reportStart(StartRight)
 	} else {
-		o.tellStart(StartUnsure)
+		o.reportStart(StartUnsure)
 	}
 	o.evidence.Now = h.Now()
 	for _, s := range h.Escrows {
@@ -109,7 +109,7 @@ func (h *Host) observeFor(tell func(Start)) (*observation, error) {
 	l.LastLook = standing.LastLook
 	l.Stopped = len(standing.Stopped) > 0
 	if r := standing.Rotation; r != nil {
-		l.Rotation = &decide.Rotation{Old: r.Old, New: r.New, Begun: r.CommitBegun}
+		l.Rotation = &decide.Rotation{Old: r.Old, New: r.New, CommitBegun: r.CommitBegun}
 	}
 	return o, nil
 }
@@ -341,14 +341,14 @@ func (o *observation) tryRows(ctx context.Context) {
 	}
 	maps.Copy(e.Proofs, said.Proofs)
 	if o.refuted() {
-		o.tellStart(StartRefuted) // law 1 stands above law 9, and what is asked next may hang
+		o.reportStart(StartRefuted) // law 1 stands above law 9, and what is asked next may hang
 	}
 }
 
-// tellStart tells what a start would be on the keyfile as it stands now.
-func (o *observation) tellStart(s Start) {
-	if o.tell != nil {
-		o.tell(s)
+// reportStart reports what a start would be on the keyfile as it stands now.
+func (o *observation) reportStart(s Start) {
+	if o.report != nil {
+		o.report(s)
 	}
 }
 
@@ -397,13 +397,13 @@ func (o *observation) awaitEscrows(ctx context.Context) {
 				if err != nil {
 					s := o.host.Escrows[i]
 					failed := decide.EscrowEvidence{Name: s.Name(), Required: s.Required, State: decide.EscrowFailed, Why: err.Error(), Err: err}
-					o.inbox.tell(i, failed, key.Key{})
+					o.inbox.put(i, failed, key.Key{})
 				}
 				return nil
 			})
 		}
 	}
-	o.inbox.wanted()
+	o.inbox.showInterest()
 	select {
 	case <-o.lateAt.C:
 		o.isLate()

@@ -241,7 +241,7 @@ var brittleOperations = []struct {
 }
 
 func starts(ctx context.Context, b *brittle) (any, error) {
-	return agent.Guard(ctx, &b.Host, agent.GuardOptions{Tell: func(s agent.Start) { b.told = s }})
+	return agent.Guard(ctx, &b.Host, agent.GuardOptions{Report: func(s agent.Start) { b.told = s }})
 }
 
 func tends(ctx context.Context, b *brittle) (any, error) {
@@ -251,7 +251,7 @@ func tends(ctx context.Context, b *brittle) (any, error) {
 func rotates(ctx context.Context, b *brittle) (any, error) {
 	return agent.Rotate(ctx, &b.Host, agent.RotateOptions{
 		Progress: func(agent.RotateProgress) { b.at("progress") },
-		Begun:    func(key.Fingerprint, key.Fingerprint) { b.at("begun") },
+		Staged:   func(key.Fingerprint, key.Fingerprint) { b.at("begun") },
 	})
 }
 

@@ -242,7 +242,7 @@ func (t *repair) run(ctx context.Context) error {
 		if err != nil {
 			return notRepaired(err)
 		}
-		return t.commit(ctx)
+		return t.switchKeys(ctx)
 	})
 }
 
@@ -288,8 +288,8 @@ func (t *repair) escrowed(f key.Fingerprint) bool {
 	return false
 }
 
-// commit is steps 2 to 5: the daemon is at rest.
-func (t *repair) commit(ctx context.Context) error {
+// switchKeys is steps 2 to 5: the daemon is at rest.
+func (t *repair) switchKeys(ctx context.Context) error {
 	err := t.alone(ctx)
 	if err != nil {
 		return notRepaired(err)

@@ -71,8 +71,8 @@ type RotateOptions struct {
 	Person  string // who asked, for the ledger
 	// Progress is told what the rotation is at, by one goroutine at a time.
 	Progress func(RotateProgress)
-	// Begun is told when the new key is staged, before the daemon is stopped.
-	Begun func(old, fresh key.Fingerprint)
+	// Staged is called when the new key is staged (step 2), before the daemon is stopped.
+	Staged func(old, fresh key.Fingerprint)
 }
 
 // RotateProgress is what a rotation is at.
@@ -98,9 +98,9 @@ type RotateResult struct {
 //	1  the new key is on the quarantine shelf of every escrow that answers    escrow
 //	2  ledger "rotation open", the new key as <keyfile>.next                  stage
 //	3  the daemon is stopped, nobody else writes; ledger "commit begun"       finish; beginCommit
-//	4  all rows in one transaction                                            commit, rewrite
-//	5  <keyfile>.next and the keyfile are exchanged                           commit, exchange
-//	6  ledger "rotated"; the lock is released                                 commit; finish
+//	4  all rows in one transaction                                            switchKeys, rewrite
+//	5  <keyfile>.next and the keyfile are exchanged                           switchKeys, exchange
+//	6  ledger "rotated"; the lock is released                                 switchKeys; finish
 //	7  the daemon is started                                                  startAgain
 //	8  the new key is on the current shelves, and proven                      finish
 //
@@ -113,8 +113,8 @@ type RotateResult struct {
 // why. ErrUnsure: it stopped in its commit and the rows do not say which key holds; start
 // and watcher ask on. ErrNotStarted: rotated, but the daemon is down.
 func Rotate(ctx context.Context, h *Host, opts RotateOptions) (RotateResult, error) {
-	if opts.Begun == nil {
-		opts.Begun = func(key.Fingerprint, key.Fingerprint) {}
+	if opts.Staged == nil {
+		opts.Staged = func(key.Fingerprint, key.Fingerprint) {}
 	}
 	t := &rotation{opts: opts, ended: ctx.Done()}
 	t.job = job{h: h, progress: opts.Progress, work: &t.r.Work}
@@ -342,7 +342,7 @@ func (t *rotation) run(ctx context.Context) error {
 	if err := t.stage(ctx); err != nil {
 		return err
 	}
-	t.opts.Begun(t.r.Old, t.r.New)
+	t.opts.Staged(t.r.Old, t.r.New)
 	return t.finish(ctx, func(ctx context.Context, err error) error {
 		if err == nil {
 			err = t.beginCommit(ctx)
@@ -350,7 +350,7 @@ func (t *rotation) run(ctx context.Context) error {
 		if err != nil {
 			return t.callOff(err)
 		}
-		return t.commit(ctx)
+		return t.switchKeys(ctx)
 	})
 }
 
@@ -434,9 +434,9 @@ func (t *rotation) callOff(why error) error {
 	return fmt.Errorf("%w: %w", ErrNotRotated, why)
 }
 
-// commit is steps 4 to 6, but for the lock. A crash in the middle of it leaves the rows all old or all new,
+// switchKeys is steps 4 to 6, but for the lock. A crash in the middle of it leaves the rows all old or all new,
 // and both keys at hand.
-func (t *rotation) commit(ctx context.Context) error {
+func (t *rotation) switchKeys(ctx context.Context) error {
 	result, err := t.rewrite(ctx, t.rewriteTo(t.o.keys[t.r.New]))
 	t.r.Rewrite = result
 	if err == nil {

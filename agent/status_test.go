@@ -379,7 +379,7 @@ func TestStatusOvertaken(t *testing.T) {
 	rotate := func() {
 		began := false
 		_, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{Person: "olga",
-			Begun: func(key.Fingerprint, key.Fingerprint) { began = true },
+			Staged: func(key.Fingerprint, key.Fingerprint) { began = true },
 			Progress: func(p agent.RotateProgress) {
 				if !began || p.Step == last {
 					return

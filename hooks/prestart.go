@@ -27,9 +27,9 @@ type PrestartOptions struct {
 	// Configuration changes whenever the configuration does: a change clears the back-off.
 	Configuration string
 	Clock         Clock // nil is BootClock
-	// Tell is handed on to agent.Guard (GuardOptions.Tell): it is told, whenever that changes,
-	// what a start on the keyfile would be.
-	Tell func(agent.Start)
+	// Report is handed on to agent.Guard (GuardOptions.Report): it is called, whenever that
+	// changes, with what a start on the keyfile would be.
+	Report func(agent.Start)
 }
 
 // Prestart makes sure of the keyfile before the daemon starts, as agent.Guard does,
@@ -45,7 +45,7 @@ func Prestart(ctx context.Context, h *agent.Host, opts PrestartOptions) (agent.G
 	gated, recallOnce := gateEscrows(h, func() *memory {
 		return recall(opts.RunDir, opts.Configuration+" "+markOf(h), clock)
 	})
-	result, err := agent.Guard(ctx, gated, agent.GuardOptions{Tell: opts.Tell})
+	result, err := agent.Guard(ctx, gated, agent.GuardOptions{Report: opts.Report})
 	if result.Evidence.Rows.State == decide.RowsNotAsked {
 		return result, err // healthy: no escrow was asked either
 	}

@@ -54,8 +54,8 @@ type NextEvidence struct {
 
 // Rotation is the one that the ledger has open.
 type Rotation struct {
-	Old, New key.Fingerprint
-	Begun    bool // the ledger says "commit begun"
+	Old, New    key.Fingerprint
+	CommitBegun bool // the ledger says "commit begun"
 }
 
 // LedgerEnd is how things stand by the end of the ledger, which every start reads.
@@ -97,7 +97,7 @@ type SavedEvidence struct {
 	// save began: another process may be about to put them there. A save to quarantine since
 	// then does not count, as a third process may have made it.
 	Underway map[key.Fingerprint]time.Time
-	// Untold is why the ledger could not be told of a save that is to begin, "" where it was.
+	// Untold is why the line "saving" could not be written to the ledger, "" where it was.
 	Untold string
 	// Tops are what this host stored on the members of an escrow of several stores, or a
 	// person adopted there, by escrow.Top's name: the key that each is of.
@@ -174,7 +174,7 @@ func (e Evidence) OpenRotation() *Rotation {
 		return e.Ledger.Rotation
 	}
 	if e.Next.There {
-		return &Rotation{Old: e.Keyfile.Key, New: e.Next.Key, Begun: true}
+		return &Rotation{Old: e.Keyfile.Key, New: e.Next.Key, CommitBegun: true}
 	}
 	return nil
 }

@@ -129,14 +129,14 @@ func (d *reasoning) r1(r Rotation) (Decision, bool) {
 		if d.Keyfile.Good && d.Keyfile.Key == r.New {
 			return d.passOrInstall(r.New, "the new key of an open rotation is in place and the rows cannot be asked"), true
 		}
-		if !r.Begun && r.Old != "" {
+		if !r.CommitBegun && r.Old != "" {
 			return d.obtain(r.Old, "the rotation had not begun its commit, so the rows are under the old key"), true
 		}
 		return InDoubt("a rotation stopped in its commit, and only the rows can tell which of its keys holds: %s", d.Rows.Why), true
 	}
 	old, _ := d.tried(r.Old)
 	fresh, _ := d.tried(r.New)
-	// A key without a name, of a `.next` that was half written, can be nowhere.
+	// A `.next` that was half written holds no key, so that there is none to look for.
 	missing := func() bool { return d.untried(r.Old) || d.untried(r.New) }
 	if !Majority(old) && !Majority(fresh) && missing() && !d.underAnother(r) {
 		if q, more := d.search(missing); more {

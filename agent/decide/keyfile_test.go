@@ -496,7 +496,7 @@ func randomWorld(r *rand.Rand) *world {
 		}
 	}
 	if r.IntN(5) == 0 {
-		e.Ledger.Rotation = &Rotation{Old: pick(), New: pick(), Begun: r.IntN(2) == 0}
+		e.Ledger.Rotation = &Rotation{Old: pick(), New: pick(), CommitBegun: r.IntN(2) == 0}
 	}
 	if r.IntN(8) == 0 {
 		w.history.Named = []key.Fingerprint{pick()}

@@ -70,7 +70,7 @@ func run(args []string) int {
 	if err := quiet(); err != nil {
 		return a.explain(err)
 	}
-	file, start := outside.Start(append([]string{"keyguard"}, args...))
+	file, start := outside.IsStart(append([]string{"keyguard"}, args...))
 	if start {
 		a.configFile, a.command = file, "keyguard prestart"
 		if code, ended := a.startOutside(); ended {

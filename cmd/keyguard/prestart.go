@@ -64,7 +64,7 @@ func (a *app) startOutside() (code int, ended bool) {
 	return code, err == nil
 }
 
-// startWorker does the work of a start, and tells who waits outside how things stand.
+// startWorker does the work of a start, and reports to the process outside how things stand.
 func (a *app) startWorker(ctx context.Context) int {
 	a.outside = outside.Worker()
 	debug.SetGCPercent(400) // it lives for a moment, and has no garbage to look for before 16 MB
@@ -94,7 +94,7 @@ func (a *app) healthy() bool {
 	return f != ""
 }
 
-// noteLeft takes down which key the daemon finds that systemd starts now.
+// noteLeft records, in a file of the runtime directory, which key the daemon finds that systemd starts now.
 func noteLeft(h *agent.Host, f key.Fingerprint) error {
 	return agent.NoteLeft(h, os.Getenv("INVOCATION_ID"), f)
 }
@@ -194,7 +194,7 @@ func (a *app) putRight(ctx context.Context, s *startRun) error {
 		Budget:        budget - time.Since(began),
 		RunDir:        cfg.RunDir,
 		Configuration: cfg.Digest,
-		Tell: func(on agent.Start) {
+		Report: func(on agent.Start) {
 			s.refuted = on == agent.StartRefuted
 			switch on {
 			case agent.StartRight:

@@ -140,7 +140,7 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions) error {
 	delivering, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var begun <-chan error // hands on that it has begun: what kills it later tells nobody
-	opts.Begun = func(old, fresh key.Fingerprint) {
+	opts.Staged = func(old, fresh key.Fingerprint) {
 		t.Tell(hooks.Event{Name: hooks.RotationBegun, Fingerprint: fresh, Text: fmt.Sprintf("a rotation from key %s to key %s has begun: the daemon is stopped for it", old, fresh)})
 		begun = crew.Go(func() error { t.Deliver(delivering); return nil })
 	}

@@ -61,7 +61,7 @@ func TestParseMounts(t *testing.T) {
 	}
 }
 
-func TestStart(t *testing.T) {
+func TestIsStart(t *testing.T) {
 	for _, c := range []struct {
 		args   []string
 		config string
@@ -77,7 +77,7 @@ func TestStart(t *testing.T) {
 		{[]string{"keyguard"}, "", false},
 		{nil, "", false},
 	} {
-		if config, is := Start(c.args); config != c.config || is != c.is {
+		if config, is := IsStart(c.args); config != c.config || is != c.is {
 			t.Errorf("%q: %q, %t", c.args, config, is)
 		}
 	}

@@ -6,7 +6,7 @@
 // still holds it.
 //
 // A start has a time, too, which is kept here (Run): its process hands on what the worker
-// prints, and leaves when the time is over. Until then the worker tells what is to be
+// prints, and leaves when the time is over. Until then the worker reports what is to be
 // answered in its place.
 package outside
 
@@ -37,8 +37,8 @@ const Doubt = 11
 // system that hangs does not.
 const toEnd = 250 * time.Millisecond
 
-// marker, in the environment, tells the worker which it is, and its value where to tell
-// and when the start began, by the clock that no correction of the time of day moves.
+// marker is the variable of the environment that marks a worker, KEYGUARD_OUTSIDE="FD NANOSECONDS": the
+// pipe on which it reports, and when the start began, by CLOCK_MONOTONIC.
 const marker = "KEYGUARD_OUTSIDE"
 
 // IsWorker tells whether this process is one.
@@ -85,9 +85,9 @@ func Command(args []string) (int, error) {
 	return w.wait(), nil
 }
 
-// Start tells whether a command line is that of a start, `keyguard [--config FILE]
+// IsStart tells whether a command line is that of a start, `keyguard [--config FILE]
 // prestart`, and which configuration it names, "" for none.
-func Start(args []string) (config string, is bool) {
+func IsStart(args []string) (config string, is bool) {
 	for i := 1; i < len(args); i++ {
 		given, named := strings.CutPrefix(args[i], "--config=")
 		switch {
@@ -109,11 +109,11 @@ func Start(args []string) (config string, is bool) {
 type worker struct {
 	pid      int
 	output   int       // what it prints, -1 where that is not for this process to hand on
-	tells    int       // what it tells of how things stand
+	reports  int       // what it reports of how things stand
 	deadline time.Time // zero for none
 	began    time.Time
 	status   int  // if it is still at work then
-	refused  bool // it has told why, which holds however it ends
+	refused  bool // the daemon must not start, which holds however it ends
 	done     bool // it has said all, and only has to end
 	rest     string
 }
@@ -122,23 +122,23 @@ type worker struct {
 // that systemd or a person has ended, or whose time is over, if anything ends it.
 func start(args []string, stdout, stderr int) (*worker, error) {
 	runtime.LockOSThread() // it dies with the thread that started it, prctl(2)
-	var tells [2]int
-	if err := syscall.Pipe2(tells[:], syscall.O_CLOEXEC); err != nil {
+	var reports [2]int
+	if err := syscall.Pipe2(reports[:], syscall.O_CLOEXEC); err != nil {
 		return nil, err
 	}
 	const fourth = 3
 	now := time.Now()
 	pid, err := syscall.ForkExec("/proc/self/exe", args, &syscall.ProcAttr{
 		Env:   append(os.Environ(), fmt.Sprintf("%s=%d %d", marker, fourth, monotonic())),
-		Files: []uintptr{0, uintptr(stdout), uintptr(stderr), uintptr(tells[1])},
+		Files: []uintptr{0, uintptr(stdout), uintptr(stderr), uintptr(reports[1])},
 		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
 	})
-	syscall.Close(tells[1]) //nolint:errcheck // nothing was written
+	syscall.Close(reports[1]) //nolint:errcheck // nothing was written
 	if err != nil {
-		syscall.Close(tells[0]) //nolint:errcheck // nothing was read
+		syscall.Close(reports[0]) //nolint:errcheck // nothing was read
 		return nil, err
 	}
-	return &worker{pid: pid, output: -1, tells: tells[0], began: now, status: Doubt}, nil
+	return &worker{pid: pid, output: -1, reports: reports[0], began: now, status: Doubt}, nil
 }
 
 // pollFD is struct pollfd of poll(2).
@@ -151,7 +151,7 @@ type pollFD struct {
 func (w *worker) wait() int {
 	const in = 1 // POLLIN
 	for {
-		fds := []pollFD{{int32(w.tells), in, 0}, {int32(w.output), in, 0}}
+		fds := []pollFD{{int32(w.reports), in, 0}, {int32(w.output), in, 0}}
 		var left *syscall.Timespec // nil waits for ever
 		if !w.deadline.IsZero() {
 			left = new(syscall.NsecToTimespec(max(time.Until(w.deadline), 0).Nanoseconds()))
@@ -187,11 +187,11 @@ func (w *worker) handOn() bool {
 	return n > 0 || err == syscall.EINTR
 }
 
-// hear takes in what the worker tells: words, each a name, a number and a newline. It
+// hear takes in what the worker reports: words, each a name, a number and a newline. It
 // tells whether there may be more.
 func (w *worker) hear() bool {
 	buf := make([]byte, 256)
-	n, err := syscall.Read(w.tells, buf)
+	n, err := syscall.Read(w.reports, buf)
 	w.rest += string(buf[:max(n, 0)])
 	for {
 		word, rest, whole := strings.Cut(w.rest, "\n")
@@ -268,7 +268,7 @@ func monotonic() int64 {
 	return t.Nano()
 }
 
-// Outside is the process outside, as the worker has it. nil is none, and may be told all
+// Outside is the process outside, as the worker has it. nil is none, and takes reports all
 // the same.
 type Outside struct {
 	fd    int
@@ -298,14 +298,14 @@ func (o *Outside) Began() time.Time {
 }
 
 // Budget says how long after its beginning the start is to have ended.
-func (o *Outside) Budget(d time.Duration) { o.tell("budget", int64(d)) }
+func (o *Outside) Budget(d time.Duration) { o.report("budget", int64(d)) }
 
 // Status says which exit status is right if the time is over now.
-func (o *Outside) Status(code int) { o.tell("status", int64(code)) }
+func (o *Outside) Status(code int) { o.report("status", int64(code)) }
 
 // Refuse is Status where the daemon must not start however this process ends: killed for
 // want of memory, or crashed, too.
-func (o *Outside) Refuse(code int) { o.tell("refuse", int64(code)) }
+func (o *Outside) Refuse(code int) { o.report("refuse", int64(code)) }
 
 // Done says that the worker will end with this exit status, and has printed everything: its
 // output is closed, so that whoever reads it from a pipe does not wait for the worker either.
@@ -318,10 +318,10 @@ func (o *Outside) Done(code int) {
 			_ = unix.Dup3(null, fd, 0) // it fails for no open file
 		}
 	}
-	o.tell("done", int64(code))
+	o.report("done", int64(code))
 }
 
-func (o *Outside) tell(name string, number int64) {
+func (o *Outside) report(name string, number int64) {
 	if o != nil {
 		// One that has gone needs to hear nothing.
 		_, _ = syscall.Write(o.fd, []byte(name+" "+strconv.FormatInt(number, 10)+"\n"))

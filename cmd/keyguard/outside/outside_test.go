@@ -45,19 +45,19 @@ func TestKilled(t *testing.T) {
 // TestBegan: the time of a worker began when that of the process outside did, however late
 // a busy machine runs it.
 func TestBegan(t *testing.T) {
-	_, tells, err := os.Pipe()
+	_, reports, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tells.Close()
+	defer reports.Close()
 	for _, c := range []struct {
 		marker string
 		ago    time.Duration // at least; -1: this is no worker
 	}{
-		{fmt.Sprintf("%d %d", tells.Fd(), monotonic()-int64(3*time.Second)), 3 * time.Second},
-		{fmt.Sprintf("%d %d", tells.Fd(), monotonic()), 0},
-		{fmt.Sprintf("%d %d", tells.Fd(), monotonic()+int64(time.Hour)), 0}, // never later than now
-		{fmt.Sprint(tells.Fd()), -1},
+		{fmt.Sprintf("%d %d", reports.Fd(), monotonic()-int64(3*time.Second)), 3 * time.Second},
+		{fmt.Sprintf("%d %d", reports.Fd(), monotonic()), 0},
+		{fmt.Sprintf("%d %d", reports.Fd(), monotonic()+int64(time.Hour)), 0}, // never later than now
+		{fmt.Sprint(reports.Fd()), -1},
 		{"x 1", -1},
 		{"", -1},
 	} {

@@ -21,7 +21,7 @@ type TendOptions struct {
 	// Prove asks the rows even where a fresh proof is on record.
 	Prove bool
 	// DaemonRead says that the daemon has read its key since it was started: from then on
-	// a keyfile of 32 bytes is corrected only with Heal.
+	// a keyfile of 32 bytes is corrected only with Heal, or to the key that R1 has chosen.
 	DaemonRead bool
 	Heal       bool
 	// Park says that nothing tells that the daemon has read its key yet: a keyfile that is

@@ -103,8 +103,8 @@ type Watch struct {
 	Debounce time.Duration `toml:"debounce"`
 	// Rescan is how often everything is looked at without any event, 1s to 1h.
 	Rescan time.Duration `toml:"rescan"`
-	// Heal lets a keyfile that opens no row be corrected after the daemon has read it,
-	// and the daemon be restarted.
+	// Heal lets a keyfile that holds another key than the right one be corrected after the
+	// daemon has read its key, and the daemon be restarted.
 	Heal bool `toml:"heal"`
 }
 

@@ -51,7 +51,7 @@ type TendResult struct {
 // place of a parked one, and with DaemonRead no other key in the place of 32 bytes, unless it may
 // heal or R1 has chosen that key. It parks with Park where the daemon would make a key, and with
 // Starting where the rows refute the key that stands there. It does nothing more when it is called
-// off, and returns context.Canceled.
+// off, and returns context.Canceled; a first key that it is saving then it brings to its end.
 func Tend(ctx context.Context, h *Host, opts TendOptions) (TendResult, error) {
 	return whileChanging(func() (TendResult, error) { return tend(ctx, h, opts) })
 }

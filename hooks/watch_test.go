@@ -521,10 +521,13 @@ func TestWatch(t *testing.T) {
 		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1"}
 		w.journal <- unit.Line{Said: unit.Loaded, Invocation: "1"}
 		w.journal <- unit.Line{Said: unit.Loaded, Invocation: "1"} // the one before has arrived
-		w.must(os.RemoveAll(w.path("state/ledger.jsonl")))
-		w.must(os.RemoveAll(w.path("state/quarantine")))
-		w.must(os.Rename(w.path("usb"), w.path("away")))
+		l := holdLock(t, w.path("state/rotate"))                   // it puts nothing back until all is gone
 		w.must(os.Remove(w.host.Keyfile.Path))
+		w.await("under way")                             // and a round that had seen the key has ended
+		w.must(os.RemoveAll(w.path("state/quarantine"))) // where that one may have copied it
+		w.must(os.RemoveAll(w.path("state/ledger.jsonl")))
+		w.must(os.Rename(w.path("usb"), w.path("away")))
+		l.Close() //nolint:errcheck // nothing was written
 		w.await("doubt")
 		if _, err := os.Lstat(w.host.Keyfile.Path); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("it is parked under a daemon that runs: %v", err)
@@ -1015,7 +1018,7 @@ func holdLock(t testing.TB, path string) *os.File {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil { // who only looks at it lets go at once
 		t.Fatal(err)
 	}
 	return f

@@ -135,7 +135,10 @@ func (o *observation) leave(r *TendResult, opts TendOptions) (err error) {
 	if r.Decision.Action == decide.Install {
 		o.keepForLater(r.Decision)
 	}
-	if opts.Park && r.Withheld == "" && o.mintable() || opts.Starting && r.Withheld == "" && o.refuted() {
+	// A first key, too, which the next round makes in its place: the daemon would make one that no
+	// escrow has, and rows may come before it does.
+	first := r.Decision.Action == decide.Make
+	if opts.Park && (r.Withheld == "" || first) && o.mintable() || opts.Starting && r.Withheld == "" && o.refuted() {
 		err = o.putEmpty(&r.GuardResult)
 		r.Waiting = r.Parked
 	}

@@ -274,3 +274,29 @@ func TestKeyfileIsKeptAgain(t *testing.T) {
 		t.Errorf("%+v, %v", kept, err)
 	}
 }
+
+// TestTendParksAFirstKey: where nothing stands in the way of a first key and the daemon is about to
+// look for one, it finds an empty file, and the next look has a key in its place that an escrow
+// has, too.
+func TestTendParksAFirstKey(t *testing.T) {
+	h := newHost(t, server.Cluster(t).Database(t), 1)
+	starting := agent.TendOptions{Prove: true, Park: true, Starting: true}
+	r, err := agent.Tend(t.Context(), &h.Host, starting)
+	if err != nil || !r.Parked || !r.Waiting || r.Decision.Action != decide.Make {
+		t.Errorf("%+v, %v", r, err)
+	}
+	r, err = agent.Tend(t.Context(), &h.Host, starting)
+	if err != nil || r.Installed == "" || r.Installed != r.Decision.Key {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if copies, err := h.Escrows[0].Reader.List(t.Context()); err != nil || len(copies) != 1 || copies[0].Fingerprint != r.Installed || copies[0].Shelf != escrow.Current {
+		t.Errorf("%+v, %v", copies, err)
+	}
+	// One that has read its key, or none, is left to make it at its next start.
+	h.must(os.Remove(h.Keyfile.Path))
+	h.must(os.RemoveAll(h.path("state")))
+	h.must(os.RemoveAll(h.path("usb0")))
+	if r, err = agent.Tend(t.Context(), &h.Host, agent.TendOptions{Prove: true, DaemonRead: true}); err != nil || r.Parked || r.Installed != "" {
+		t.Errorf("%+v, %v", r, err)
+	}
+}

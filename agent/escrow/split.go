@@ -359,7 +359,7 @@ func (s *Split) refusal(x *splitIndex, of key.Fingerprint) error {
 		p := &x.pieces[i]
 		m := s.o.Members[p.member]
 		switch {
-		case p.part.whole():
+		case p.part.whole(), p.none: // what is said of one that was destroyed is nothing that anybody could use
 		case s.displaced(p):
 			return fmt.Errorf("%w: %s keeps part %d of key %s, and the configuration says part %d", ErrPartMoved, m.Name(), p.part.Number, p.of, m.Number)
 		case p.of == of && p.part.Need != s.o.Need:

@@ -796,8 +796,8 @@ func (w *world) crossing(h *host, dies int) {
 	other, after := w.anyKey().UnsafeBytes(), 1+w.rand.IntN(12)
 	w.run(h, h.name+": savers", dies, func(ctx context.Context, p *process, a *agent.Host) {
 		p.crossed, p.after = func() {
-			if data, _ := h.live(); laws.Name(data) != "" && !w.durable(laws.Name(data)) {
-				return // what nobody had the time to keep is not for the first process to answer for
+			if data, _ := h.live(); laws.Name(data) != "" && !w.kept(h, laws.Name(data)) {
+				return // what nobody had the time or the room to keep is not for the first process to answer for
 			}
 			w.put(h, other)
 			w.run(h, h.name+": other savers", 0, bring)

@@ -638,6 +638,19 @@ func (w *world) durable(f key.Fingerprint) bool {
 	return false
 }
 
+// kept tells whether a store has a key, or a file besides the keyfile that a power cut leaves.
+func (w *world) kept(h *host, f key.Fingerprint) bool {
+	if (laws.State{Copies: w.copies(time.Now())}).Held()[f] != "" {
+		return true
+	}
+	for path, b := range h.disk.survivors() {
+		if path != h.keyfile() && laws.Name(b) == f {
+			return true
+		}
+	}
+	return false
+}
+
 // saved is a copy that keyguard has just added.
 func (w *world) saved(p *process, s *store, c stored) {
 	f := c.whole()

@@ -150,6 +150,23 @@ func processorTime() time.Duration {
 // it to the law.
 func TestBrokenOnce(t *testing.T) {
 	for name, p := range map[string]Plan{
+		"the keyfile is taken away before the daemon reads it, and rows come": {Seed: 935384, Steps: []Step{
+			{Do: "its disk is lost, and all that is not away", Arg: 0xefa9ae415c63ce9, Dies: 38},
+			{Do: "rm -r etc", Arg: 0x5a2e11419eb18f4a},
+			{Do: "rows of another key are merged in", Arg: 0x2f36d8afd2dbab5a},
+		}},
+		"two keys stand in the keyfile's place one after the other, and neither can be kept": {Seed: 667475, Steps: []Step{
+			{Do: "state is read-only", Arg: 0x4f3c8baab71036c5},
+			{Do: "a store is full", Arg: 0xfcd68e09723d4eca},
+			{Do: "Postgres goes", Arg: 0xed7beca7c6cfd82d},
+			{Do: "a key is put there while nobody watches", Arg: 0xe3e9fc5a29eebce6},
+			{Do: "two keys are on their way at once", Arg: 0x745bcea2044447b9},
+		}},
+		"another host's part is destroyed, and its store calls it this host's": {Seed: 716583, Steps: []Step{
+			{Do: "another host's parts on top", Arg: 0xc945307df3cd8c5a},
+			{Do: "the newest is destroyed", Arg: 0xa5171224898ded7e},
+			{Do: "a copy is called another key", Arg: 0xbcc55214551fd875},
+		}},
 		"a key is accepted while no row speaks, and the table is another one": {Seed: 854861, Steps: []Step{
 			{Do: "accept", Arg: 0xc9afbe3e7784f440},
 			{Do: "drop the table", Arg: 0xae6e8e1a54dad834},

@@ -47,7 +47,7 @@ type AcceptResult struct {
 	Known   key.Fingerprint // what was known before
 	Broken  *ledger.Break   // where the ledger's chain is broken, of which nobody was told yet; nil for nowhere
 	Adopted []escrow.Copy   // newest current copies that are taken as this host's own from now on
-	Above   []escrow.Copy   // Accept: newest current copies that are of another key, or of none that can be told: a word alone puts nothing above them (law 4)
+	Above   []escrow.Copy   // newest current copies that are of another key, or of none that can be told: a word alone puts nothing above them (law 4)
 	Done    bool            // false: the person said no
 	Escrows []SaveResult    // AcceptNew: where the new key was saved
 	Trouble []Trouble
@@ -250,6 +250,13 @@ func (h *Host) lookForNew(ctx context.Context) (*observation, AcceptResult, erro
 	o.askRows(ctx)
 	o.awaitAllEscrows(ctx)
 	r.Rows = o.evidence.Rows
+	for _, e := range o.evidence.Escrows {
+		if c, there := e.NewestCurrent(); there {
+			r.Above = append(r.Above, escrow.Copy{Escrow: e.Name, ID: c.ID, Fingerprint: c.Key, Unreadable: c.Unreadable})
+		} else if e.State != decide.EscrowAnswered {
+			r.Trouble = append(r.Trouble, Trouble{What: fmt.Sprintf("escrow %q cannot say which key it holds", e.Name), Err: e.Err})
+		}
+	}
 	if r.Rows.State == decide.RowsUnknown && !errors.Is(r.Rows.Err, rows.ErrNoTable) {
 		o.close()
 		return nil, r, fmt.Errorf("%w: a new one would split the rows, and they cannot be asked: %s", ErrUnsure, r.Rows.Why)

@@ -69,6 +69,8 @@ type RotateOptions struct {
 	// NeedAll takes an escrow for safe that rebuilds a key from all of its parts alone.
 	NeedAll bool
 	Person  string // who asked, for the ledger
+	// Agreed is the present key that a person was asked about, "" for whichever it is.
+	Agreed key.Fingerprint
 	// Progress is told what the rotation is at, by one goroutine at a time.
 	Progress func(RotateProgress)
 	// Staged is called when the new key is staged (step 2), before the daemon is stopped.
@@ -158,6 +160,9 @@ func (t *rotation) check(ctx context.Context) (err error) {
 	t.r.Old = live.Key
 	if !live.Good {
 		return notRotated(ErrKeyNotRight, "it is %s", live.State())
+	}
+	if agreed := t.opts.Agreed; agreed != "" && agreed != live.Key { // nothing was locked while the question stood
+		return notRotated(ErrUnsure, "it holds key %s now, and not key %s, as was agreed; ask again", live.Key, agreed)
 	}
 	if err := t.checkRows(ctx); err != nil {
 		return err

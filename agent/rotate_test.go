@@ -532,3 +532,19 @@ func (o *once) Prove(ctx context.Context, keys ...key.Key) rows.Answer {
 	o.asked = true
 	return o.Rows.Prove(ctx, keys...)
 }
+
+// TestRotateOfWhatWasAgreed: while a person thinks about one key another comes into its place, which
+// opens the rows as well. That is asked again.
+func TestRotateOfWhatWasAgreed(t *testing.T) {
+	h := newHost(t, server.Cluster(t).Database(t), 1)
+	a, b := testKey("a"), testKey("b")
+	h.rowsUnder(b, b)
+	h.write(b.UnsafeBytes())
+	h.must(save(&h.Host, b))
+	for agreed, want := range map[key.Fingerprint]error{a.Fingerprint(): agent.ErrUnsure, b.Fingerprint(): nil} {
+		r, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{Agreed: agreed, DryRun: true})
+		if !errors.Is(err, want) || want != nil && !errors.Is(err, agent.ErrNotRotated) || r.Rotated {
+			t.Errorf("%s: %+v, %v", agreed, r, err)
+		}
+	}
+}

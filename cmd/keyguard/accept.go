@@ -49,6 +49,7 @@ its keys holds.`,
 			if fresh {
 				accept = agent.AcceptNew
 				opts.Confirm = func(r agent.AcceptResult) (bool, error) {
+					a.sayInstead(r)
 					if r.Rows.State == decide.RowsUnknown {
 						a.say("%s", r.Rows.Why)
 						return a.confirm(ctx, "Is this a new host, with no dump to be loaded there? Make a new key?")
@@ -78,6 +79,17 @@ its keys holds.`,
 	c.Flags().BoolVar(&a.yes, "yes", false, "answer the confirmation with yes")
 	a.jsonFlag(c)
 	return c
+}
+
+// sayInstead says what a new key would stand instead of.
+func (a *app) sayInstead(r agent.AcceptResult) {
+	if r.Known != "" {
+		a.say("known until now is key %s; to have that one back: keyguard restore, or keyguard import", r.Known)
+	}
+	for _, c := range r.Above {
+		a.say("copy %s in escrow %q (%s) is the newest there", c.ID, c.Escrow, holding(c))
+	}
+	a.explainTrouble(r.Trouble)
 }
 
 func (a *app) confirmAccept(ctx context.Context, r agent.AcceptResult) (bool, error) {

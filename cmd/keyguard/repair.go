@@ -17,9 +17,6 @@ import (
 )
 
 // repairUnit is the unit in which a repair runs.
-// agreed is a flag of the repair in its unit.
-const agreed = "agreed"
-
 const repairUnit = "containarium-keyguard-repair.service"
 
 func (a *app) repairCommand() *cobra.Command {
@@ -52,9 +49,7 @@ row is as it was; 15 another one is at work.`,
 			return a.repair(c.Context(), opts)
 		},
 	}
-	a.rewriteFlags(c, &opts.DryRun, &opts.LeaveUnopenable)
-	c.Flags().StringVar((*string)(&opts.Agreed), agreed, "", "the key under which all rows are to come, else nothing is done: the one that a person agreed to outside of the unit")
-	c.Flags().Lookup(agreed).Hidden = true
+	a.rewriteFlags(c, &opts.DryRun, &opts.LeaveUnopenable, &opts.Agreed)
 	return c
 }
 
@@ -78,7 +73,7 @@ func (a *app) repair(ctx context.Context, opts agent.RepairOptions) error {
 	}
 	if !opts.DryRun && a.needsUnit(cfg) {
 		t := unit.Transient{Name: repairUnit, Description: "Repair of rows under several containarium master keys"}
-		return a.inUnit(ctx, t, "repair", opts.Person, map[string]bool{"--leave-unopenable": opts.LeaveUnopenable, "--" + agreed + "=" + string(opts.Agreed): opts.Agreed != ""})
+		return a.inUnit(ctx, t, "repair", opts.Person, map[string]bool{"--leave-unopenable": opts.LeaveUnopenable, agreedTo(opts.Agreed): opts.Agreed != ""})
 	}
 	show := &progress{app: a, name: "repair", of: "rows", record: a.here && cfg.Daemon.Unit != ""}
 	opts.Progress = show.rotation

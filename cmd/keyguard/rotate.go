@@ -58,13 +58,22 @@ key stays; 15 another one is at work.`,
 			return a.rotate(c.Context(), opts)
 		},
 	}
-	a.rewriteFlags(c, &opts.DryRun, &opts.LeaveUnopenable)
+	a.rewriteFlags(c, &opts.DryRun, &opts.LeaveUnopenable, &opts.Agreed)
 	c.Flags().BoolVar(&opts.NeedAll, "need-all", false, "go on where a key in parts needs all of them, and none may be lost")
 	return c
 }
 
+// agreed is a flag for the unit: a person outside of it was asked about that key, and nothing is
+// to be done about another one.
+const agreed = "agreed"
+
+// agreedTo is the flag with a key.
+func agreedTo(f key.Fingerprint) string { return "--" + agreed + "=" + string(f) }
+
 // rewriteFlags are those of rotate and repair.
-func (a *app) rewriteFlags(c *cobra.Command, dryRun, leaveUnopenable *bool) {
+func (a *app) rewriteFlags(c *cobra.Command, dryRun, leaveUnopenable *bool, about *key.Fingerprint) {
+	c.Flags().StringVar((*string)(about), agreed, "", "the key that a person was asked about; of another one nothing is done")
+	c.Flags().Lookup(agreed).Hidden = true
 	c.Flags().BoolVar(dryRun, "dry-run", false, "do everything but the commit, and leave all as it is")
 	c.Flags().BoolVar(leaveUnopenable, "leave-unopenable", false, "leave rows that no key opens as they are, and name them")
 	c.Flags().BoolVar(&a.yes, "yes", false, "answer the confirmation with yes")
@@ -119,8 +128,10 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions) error {
 		r, err := a.trial(ctx, h, opts)
 		question := fmt.Sprintf("%s of key %s would come under a new one. Expected downtime: %s, as a trial took just now, and the daemon's own stop and start. Go on?",
 			printable.Count(r.Rows.Dependent, "row"), r.Old, short(r.Rewrite.Elapsed))
+		opts.Agreed = r.Old
 		if errors.Is(err, agent.ErrRotationOpen) { // to settle it changes something, which no trial does
 			open := strings.TrimPrefix(err.Error(), agent.ErrNotRotated.Error()+": ")
+			opts.Agreed = ""
 			question, err = "First, "+open+". Settle it, and then bring every row under a new key?", nil
 		}
 		if err != nil {
@@ -131,7 +142,7 @@ func (a *app) rotate(ctx context.Context, opts agent.RotateOptions) error {
 		}
 	}
 	if !opts.DryRun && a.needsUnit(cfg) {
-		return a.inUnit(ctx, unit.Transient{Name: rotateUnit, Description: "Rotation of the containarium master key"}, "rotate", opts.Person, map[string]bool{"--leave-unopenable": opts.LeaveUnopenable, "--need-all": opts.NeedAll})
+		return a.inUnit(ctx, unit.Transient{Name: rotateUnit, Description: "Rotation of the containarium master key"}, "rotate", opts.Person, map[string]bool{"--leave-unopenable": opts.LeaveUnopenable, "--need-all": opts.NeedAll, agreedTo(opts.Agreed): opts.Agreed != ""})
 	}
 	show := &progress{app: a, name: "rotate", of: "rows", record: a.here && cfg.Daemon.Unit != ""}
 	opts.Progress = show.rotation

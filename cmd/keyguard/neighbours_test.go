@@ -535,8 +535,9 @@ func neighbours(t *testing.T, is *bus) map[string]struct {
 	)
 	// Nobody can tell what rows there are.
 	unknown := meeting{"", "repair --dry-run", exitRefused}
-	// Nobody can tell on which key the daemon runs, or keyguard is not asked before it starts.
-	unasked := meeting{"", "status, status --json", exitEscrow}
+	// Nobody can tell on which key the daemon runs, or keyguard is not asked before it starts; or
+	// nobody could ask the rows, neither when a person accepted the key.
+	amiss := meeting{"", "status, status --json", exitEscrow}
 	return map[string]struct {
 		config string
 		odd    []oddity
@@ -562,14 +563,14 @@ func neighbours(t *testing.T, is *bus) map[string]struct {
 			{"-of another", "status, status --json, copies, backup, init --yes, import --escrow-only, explain KEY", exitEscrow},
 			{"-of another", "- restore, - prestart", exitDoubt},
 		}},
-		"the database's URL":     {where + alone + quiet, oddContents("url"), []meeting{{special, "", exitUsage}, unknown}},
+		"the database's URL":     {where + alone + quiet, oddContents("url"), []meeting{{special, "", exitUsage}, unknown, amiss}},
 		"what starts remember":   {none + alone + quiet, oddContents("run/backoff.json"), nil},
-		"where the database is":  {alone + quiet, oddContents("run/database.json"), []meeting{unknown}},
+		"where the database is":  {alone + quiet, oddContents("run/database.json"), []meeting{unknown, amiss}},
 		"how hooks ended":        {none + alone + hook, oddContents("run/hooks.json"), nil},
-		"which key a start left": {none + its + quiet, oddContents("run/started.json"), []meeting{unasked}},
-		"the database":           {where + alone + quiet, oddPostgres(), []meeting{unknown}},
-		"systemd":                {its + quiet, oddSystemd(t, is), []meeting{{"not loaded", "status, status --json", exitDone}, unknown, unasked}},
-		"the journal":            {none + its + quiet, oddJournals(), []meeting{unasked}},
+		"which key a start left": {none + its + quiet, oddContents("run/started.json"), []meeting{amiss}},
+		"the database":           {where + alone + quiet, oddPostgres(), []meeting{unknown, amiss}},
+		"systemd":                {its + quiet, oddSystemd(t, is), []meeting{{"not loaded", "status, status --json", exitDone}, unknown, amiss}},
+		"the journal":            {none + its + quiet, oddJournals(), []meeting{amiss}},
 		"a hook":                 {none + alone + hook, oddHooks(), nil},
 	}
 }

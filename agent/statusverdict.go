@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -29,6 +30,7 @@ const (
 	AilsWatcher    Ails = "watcher"    // it does not run
 	AilsTimer      Ails = "timer"      // no drill is to come
 	AilsUnproven   Ails = "unproven"   // the rows cannot be asked, and nothing on record vouches for the key
+	AilsDatabase   Ails = "database"   // they cannot be until a person puts right the file that leads to them
 	AilsUnread     Ails = "unread"     // the ledger cannot be read
 	AilsBroken     Ails = "broken"     // its chain is broken, and nobody has seen to it
 	AilsUnrecorded Ails = "unrecorded" // its beginning is gone
@@ -143,8 +145,12 @@ func (r *StatusResult) judgeKey() bool {
 
 // judgeRecord judges what is on record of a key that is in place, and the file it is in.
 func (r *StatusResult) judgeRecord(now time.Time) {
-	if why := r.unproven(now); r.Rows.State == decide.RowsUnknown && why != "" {
+	switch why, err := r.unproven(now), r.Rows.Err; {
+	case r.Rows.State != decide.RowsUnknown:
+	case why != "":
 		r.ail(AilsUnproven, Amiss, "key %s is in place, and nobody knows whether it opens the rows: they cannot be asked, and %s", r.Keyfile.Key, why)
+	case errors.Is(err, rows.ErrLoose), errors.Is(err, rows.ErrNotFile): // which does not pass by itself
+		r.ail(AilsDatabase, Amiss, "key %s is in place, and nobody can ask the rows any more: %v", r.Keyfile.Key, err)
 	}
 	switch {
 	case r.Damaged != "":

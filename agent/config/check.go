@@ -152,7 +152,12 @@ func (k checker) database(d *Database) {
 	if what := BadDatabaseURL(d.URL); what != "" {
 		k.report("database.url", "%s", what)
 	}
-	k.secretFile(d.URLFile, "database.url_file")
+	k.optionalPath(d.URLFile, "database.url_file")
+	if k.against == thisHost && usablePath(d.URLFile) {
+		if what, _ := unfit(d.URLFile); what != "" { // one that hangs, whoever reads it says
+			k.file.report(urlFile, "database.url_file", "%s", what)
+		}
+	}
 	k.within(d.ConnectTimeout, "database.connect_timeout", time.Millisecond, time.Minute)
 }
 
@@ -187,33 +192,35 @@ func (k checker) optionalPath(path, key string) {
 	}
 }
 
-// secretFile checks the name of a file that holds a secret, and the mode of the
-// file. That it is missing is no problem of the configuration: whoever reads it says so.
+// secretFile checks the name of a file that holds an escrow's secret, and the file.
 func (k checker) secretFile(path, key string) {
-	if path == "" {
+	k.optionalPath(path, key)
+	if k.against != thisHost || !usablePath(path) {
 		return
 	}
-	if !usablePath(path) {
-		k.report(key, "%q is no absolute, clean path", path)
-		return
+	what, err := unfit(path)
+	if errors.Is(err, crew.ErrHangs) { // nobody is to wait for that escrow
+		what = err.Error()
 	}
-	if k.against != thisHost {
-		return
+	if what != "" {
+		k.report(key, "%s", what)
 	}
+}
+
+// unfit says why a file may hold no secret, "" for nothing. That it is missing is no problem
+// of the configuration: whoever reads it says so.
+func unfit(path string) (what string, err error) {
 	info, err := stat(path)
-	switch {
-	case errors.Is(err, crew.ErrHangs) && k.escrow != noEscrow:
-		k.report(key, "%v", err) // nobody is to wait for that escrow
-		return
-	case err != nil:
-		return
+	if err != nil {
+		return "", err
 	}
 	switch mode := info.Mode(); {
 	case !mode.IsRegular():
-		k.report(key, "%s is not a regular file", path)
+		return path + " is not a regular file", nil
 	case mode.Perm()&^fs.FileMode(0o600) != 0:
-		k.report(key, "%s has mode %04o; a file with a secret must have 0600 or tighter: chmod 0600 %s", path, mode.Perm(), path)
+		return fmt.Sprintf("%s has mode %04o; a file with a secret must have 0600 or tighter: chmod 0600 %s", path, mode.Perm(), path), nil
 	}
+	return "", nil
 }
 
 func (k checker) checkEscrow(s *Escrow, names map[string]bool, places map[string]string) {

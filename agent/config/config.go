@@ -4,7 +4,8 @@
 // Reading is strict: an unknown key is an error that names its line and the nearest
 // known word, and all problems are reported at once, but for a syntax error, which ends the
 // reading. What is wrong with one escrow makes that one unusable (Escrow.Wrong), and the
-// keyfile and the other escrows are looked after. No secret stands in the file,
+// keyfile and the other escrows are looked after; so are they where the file that holds the
+// database's URL is not one to be read (Database.Wrong). No secret stands in the file,
 // only the names of files that hold one. An empty file is valid: it guards the
 // default keyfile with no escrow, which is no backup.
 package config
@@ -88,6 +89,10 @@ type Database struct {
 	URLFile string `toml:"url_file"`
 	// ConnectTimeout is how long to wait for a connection, at most 60s.
 	ConnectTimeout time.Duration `toml:"connect_timeout"`
+
+	// Wrong is what is wrong with the file that URLFile names, nil for nothing: then nobody
+	// can ask the rows, and all else is done without them. It is not in the file.
+	Wrong *Problems `toml:"-"`
 }
 
 // Prestart is the check before each start of the daemon.
@@ -439,15 +444,18 @@ func parse(data []byte, name string, against scope) (*Config, error) {
 	mine := false
 	for _, p := range f.sorted() {
 		whole.List = append(whole.List, p.Problem)
-		if p.escrow == noEscrow || p.escrow >= len(c.Escrows) {
-			mine = true
-			continue
+		wrong := &c.Database.Wrong
+		if p.escrow != urlFile {
+			if p.escrow == noEscrow || p.escrow >= len(c.Escrows) {
+				mine = true
+				continue
+			}
+			wrong = &c.Escrows[p.escrow].Wrong
 		}
-		e := &c.Escrows[p.escrow]
-		if e.Wrong == nil {
-			e.Wrong = &Problems{File: name}
+		if *wrong == nil {
+			*wrong = &Problems{File: name}
 		}
-		e.Wrong.List = append(e.Wrong.List, p.Problem)
+		(*wrong).List = append((*wrong).List, p.Problem)
 	}
 	if mine {
 		return nil, whole
@@ -478,14 +486,18 @@ func (c *Config) nameAll() {
 	}
 }
 
-// Wrong is what is wrong with the escrows, nil where nothing is.
+// Wrong is what is wrong with the escrows and with the database's file, nil where nothing is.
 func (c *Config) Wrong() error {
 	all := &Problems{}
-	for _, e := range c.Escrows {
-		if e.Wrong != nil {
-			all.File = e.Wrong.File
-			all.List = append(all.List, e.Wrong.List...)
+	add := func(wrong *Problems) {
+		if wrong != nil {
+			all.File = wrong.File
+			all.List = append(all.List, wrong.List...)
 		}
+	}
+	add(c.Database.Wrong)
+	for _, e := range c.Escrows {
+		add(e.Wrong)
 	}
 	if len(all.List) == 0 {
 		return nil

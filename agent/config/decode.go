@@ -21,14 +21,16 @@ type file struct {
 	problems []problem
 }
 
-// problem is a Problem of one escrow, from 0, or of none.
+// problem is a Problem of one escrow, from 0, or of what has no such number.
 type problem struct {
 	Problem
 	escrow int
 }
 
-// noEscrow is the number of what is wrong with the file as a whole.
-const noEscrow = -1
+const (
+	noEscrow = -1 // the configuration as a whole
+	urlFile  = -2 // the file that database.url_file names
+)
 
 func (f *file) report(escrow int, key, format string, a ...any) {
 	f.problems = append(f.problems, problem{Problem{Key: key, What: fmt.Sprintf(format, a...)}, escrow})

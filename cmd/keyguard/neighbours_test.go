@@ -563,7 +563,7 @@ func neighbours(t *testing.T, is *bus) map[string]struct {
 			{"-of another", "status, status --json, copies, backup, init --yes, import --escrow-only, explain KEY", exitEscrow},
 			{"-of another", "- restore, - prestart", exitDoubt},
 		}},
-		"the database's URL":     {where + alone + quiet, oddContents("url"), []meeting{{special, "", exitUsage}, unknown, amiss}},
+		"the database's URL":     {where + alone + quiet, oddContents("url"), []meeting{{special, "config", exitUsage}, unknown, amiss}},
 		"what starts remember":   {none + alone + quiet, oddContents("run/backoff.json"), nil},
 		"where the database is":  {alone + quiet, oddContents("run/database.json"), []meeting{unknown, amiss}},
 		"how hooks ended":        {none + alone + hook, oddContents("run/hooks.json"), nil},

@@ -63,6 +63,7 @@ var ailRemedies = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []strin
 		}
 		return []string{remedyOf(r.Rows.Err)}
 	},
+	agent.AilsDatabase: func(r agent.StatusResult, _ agent.Ailment) []string { return []string{remedyOf(r.Rows.Err)} },
 	agent.AilsUnread: func(r agent.StatusResult, _ agent.Ailment) []string {
 		if r.Broken != nil {
 			return []string{seenToLedger}

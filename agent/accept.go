@@ -113,7 +113,7 @@ func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, err
 	if !now.evidence.Keyfile.Good || now.evidence.Keyfile.Key != f || now.evidence.Ledger.Known != r.Known {
 		return r, fmt.Errorf("%w: the keyfile or the ledger changed while the question stood: it is %s now; ask again", ErrUnsure, now.evidence.Keyfile.State())
 	}
-	if err := h.Ledger.Append(entries...); err != nil {
+	if err := h.Append(entries...); err != nil {
 		return r, fmt.Errorf("cannot write that key %s is accepted: %w", f, err)
 	}
 	r.Done = true
@@ -193,10 +193,10 @@ func AcceptNew(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, 
 	r.Verdict = r.Rows.VerdictOf(r.Key)
 	// Law 5: the key that the word is of is not to be lost with this process, and the word is on
 	// disk before the key is anywhere else.
-	if err := h.Keyfile.Keep(k, o.evidence.Now); err != nil {
+	if err := busy(h.Keyfile.Keep(k, o.evidence.Now)); err != nil {
 		return r, fmt.Errorf("cannot keep key %s before it is accepted: %w", r.Key, err)
 	}
-	if err := h.Ledger.Append(ledger.Entry{Event: ledger.Accepted, Fingerprint: r.Key, Old: r.Known,
+	if err := h.Append(ledger.Entry{Event: ledger.Accepted, Fingerprint: r.Key, Old: r.Known,
 		Person: opts.Person, Verdict: string(r.Verdict), Reason: "a new key"}); err != nil {
 		return r, fmt.Errorf("cannot write that key %s is accepted: %w", r.Key, err)
 	}

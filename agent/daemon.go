@@ -51,7 +51,7 @@ func (h *Host) stopDaemon(ctx context.Context) ([]string, error) {
 		units = standing.Stopped
 	}
 	if len(units) > 0 {
-		if err := h.Ledger.Append(ledger.Entry{Event: ledger.Stopped, Stopped: units}); err != nil {
+		if err := h.Append(ledger.Entry{Event: ledger.Stopped, Stopped: units}); err != nil {
 			return nil, err
 		}
 	}
@@ -71,7 +71,7 @@ func (h *Host) startDaemon(ctx context.Context, units []string) error {
 
 // noteStarted writes down that what was stopped runs again.
 func (h *Host) noteStarted() error {
-	return h.Ledger.Append(ledger.Entry{Event: ledger.Started})
+	return h.Append(ledger.Entry{Event: ledger.Started})
 }
 
 // running tells whether all of these units run. One that cannot be asked about does not.

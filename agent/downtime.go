@@ -44,8 +44,8 @@ func (j *job) locked(ctx context.Context, steps ...func(context.Context) error) 
 		j.progress = func(RotateProgress) {}
 	}
 	if j.lock, err = lock.Try(j.h.StateDir, lock.Rotate); err != nil {
-		if err = busy(err); !errors.Is(err, ErrBusy) {
-			return fmt.Errorf("%w: %w", ErrCannotEnd, err) // where no lock can be taken nothing can be written down
+		if err = cannotEnd(err); errors.Is(err, ErrCannotEnd) { // where no lock can be taken nothing can be written down
+			return err
 		}
 		if o, unseen := j.h.observe(); unseen == nil {
 			defer o.close()
@@ -101,17 +101,25 @@ func (j *job) may(ctx context.Context) error {
 
 // rehearse does what comes with the rows under another key, as far as that can be taken
 // back: the exchange of a keyfile that is there, and an entry of the ledger. It returns
-// ErrCannotEnd.
+// ErrCannotEnd and ErrBusy.
 func (j *job) rehearse() error {
 	if j.o.evidence.Keyfile.Good {
-		if err := busy(j.h.Keyfile.Rehearse(j.o.seen, j.h.Now())); err != nil {
-			return fmt.Errorf("%w: %w", ErrCannotEnd, err)
+		if err := j.h.Keyfile.Rehearse(j.o.seen, j.h.Now()); err != nil {
+			return cannotEnd(err)
 		}
 	}
 	if err := j.h.Ledger.Try(); err != nil {
-		return fmt.Errorf("%w: %w", ErrCannotEnd, err)
+		return cannotEnd(err)
 	}
 	return nil
+}
+
+// cannotEnd is ErrCannotEnd, and ErrBusy where nothing but another process is in the way.
+func cannotEnd(err error) error {
+	if err = busy(err); errors.Is(err, ErrBusy) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrCannotEnd, err)
 }
 
 // alone makes sure that nobody goes on writing under another key: no other client of the

@@ -177,7 +177,7 @@ func (o *observation) act(ctx context.Context, r *GuardResult) error {
 // write appends to the ledger. That it cannot is trouble, and no reason to keep the
 // daemon from its key (law 9).
 func (o *observation) write(entries ...ledger.Entry) {
-	if err := busy(o.host.Ledger.Append(entries...)); err != nil {
+	if err := o.host.Append(entries...); err != nil {
 		o.complain("cannot write the ledger", err)
 	}
 }
@@ -290,7 +290,7 @@ func (o *observation) makeFirst(ctx context.Context, r *GuardResult) error {
 	defer cancel()
 	k := key.Generate()
 	f := o.hold(k)
-	if err := o.host.Ledger.Append(ledger.Entry{Event: ledger.Made, Fingerprint: f, Reason: o.evidence.Rows.Why}); err != nil {
+	if err := o.host.Append(ledger.Entry{Event: ledger.Made, Fingerprint: f, Reason: o.evidence.Rows.Why}); err != nil {
 		return unsure("a first key cannot be made before the ledger names it: %v", err)
 	}
 	failed := map[int]SaveResult{}

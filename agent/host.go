@@ -82,6 +82,10 @@ type Trouble struct {
 func (t Trouble) Error() string { return t.What + ": " + t.Err.Error() }
 func (t Trouble) Unwrap() error { return t.Err }
 
+// Append appends to the ledger. It returns ErrBusy where another process holds that, and does
+// not let go of it.
+func (h *Host) Append(entries ...ledger.Entry) error { return busy(h.Ledger.Append(entries...)) }
+
 // hanging are the errors of the directories in Besides that do not answer.
 func (h *Host) hanging() []error {
 	errs := make([]error, len(h.Besides))

@@ -98,7 +98,7 @@ func NoteKeyRead(h *Host, event ledger.Event, invocation string, f key.Fingerpri
 	if slices.ContainsFunc(r.Entries, func(e ledger.Entry) bool { return e.Event == event && e.Invocation == invocation }) {
 		return nil
 	}
-	return h.Ledger.Append(ledger.Entry{Event: event, Fingerprint: f, Invocation: invocation})
+	return h.Append(ledger.Entry{Event: event, Fingerprint: f, Invocation: invocation})
 }
 
 // left is what prestart left for a start of the daemon, as Host.Left has it.

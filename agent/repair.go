@@ -232,7 +232,7 @@ func (t *repair) run(ctx context.Context) error {
 	// The daemon that minted it, or whoever put it there, may not have synced it (law 5).
 	if live := t.o.evidence.Keyfile; live.Good && live.Key == t.r.Target {
 		if err := t.h.Keyfile.Keep(t.o.keys[live.Key], t.h.Now()); err != nil {
-			return notRepaired(fmt.Errorf("%w: %w", ErrCannotEnd, err))
+			return notRepaired(cannotEnd(err))
 		}
 	}
 	if err := ctx.Err(); err != nil {
@@ -314,7 +314,7 @@ func (t *repair) switchKeys(ctx context.Context) error {
 	}
 	// And here: it opens them all.
 	t.r.Repaired = true
-	if err := t.h.Ledger.Append(t.repaired()...); err != nil {
+	if err := t.h.Append(t.repaired()...); err != nil {
 		t.complain("cannot write that the rows are repaired", err)
 	}
 	return nil

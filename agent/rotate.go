@@ -409,10 +409,10 @@ func (t *rotation) stage(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", ErrNotRotated, err)
 	}
 	opened := ledger.Entry{Event: ledger.RotationOpen, Old: t.r.Old, Fingerprint: t.r.New, Person: t.opts.Person}
-	if err := t.h.Ledger.Append(opened); err != nil {
+	if err := t.h.Append(opened); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotRotated, err)
 	}
-	if err := t.h.Keyfile.StageNext(t.o.keys[t.r.New]); err != nil {
+	if err := busy(t.h.Keyfile.StageNext(t.o.keys[t.r.New])); err != nil {
 		return t.callOff(err)
 	}
 	return nil
@@ -423,7 +423,7 @@ func (t *rotation) beginCommit(ctx context.Context) error {
 	if err := t.alone(ctx); err != nil {
 		return err
 	}
-	return t.h.Ledger.Append(ledger.Entry{Event: ledger.CommitBegun, Old: t.r.Old, Fingerprint: t.r.New})
+	return t.h.Append(ledger.Entry{Event: ledger.CommitBegun, Old: t.r.Old, Fingerprint: t.r.New})
 }
 
 // callOff ends a rotation whose commit has not begun: every row is under the old key. What
@@ -433,7 +433,7 @@ func (t *rotation) callOff(why error) error {
 		t.complain("cannot put the staged key away", err)
 	}
 	closed := ledger.Entry{Event: ledger.RotationClosed, Old: t.r.Old, Fingerprint: t.r.Old, Reason: "called off before the commit: " + why.Error()}
-	if err := t.h.Ledger.Append(closed); err != nil {
+	if err := t.h.Append(closed); err != nil {
 		t.complain("cannot write that the rotation is called off", err)
 	}
 	return fmt.Errorf("%w: %w", ErrNotRotated, why)
@@ -449,7 +449,7 @@ func (t *rotation) switchKeys(ctx context.Context) error {
 		if err = t.exchange(); err == nil {
 			// And here: the keyfile opens the rows.
 			t.r.Rotated = true
-			if err := t.h.Ledger.Append(t.rotated()...); err != nil {
+			if err := t.h.Append(t.rotated()...); err != nil {
 				t.complain("cannot write that the rotation is done; the next start finds out", err)
 			}
 			return nil

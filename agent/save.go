@@ -88,8 +88,8 @@ func (o *observation) writeSaving(i int, shelf escrow.Shelf, f key.Fingerprint) 
 		return
 	}
 	if !o.evidence.History.Saved[name].Begun[f] {
-		if err := o.host.Ledger.Append(ledger.Entry{Event: ledger.Saving, Fingerprint: f, Escrow: name, Shelf: string(shelf)}); err != nil {
-			o.complain("cannot write the ledger", busy(err))
+		if err := o.host.Append(ledger.Entry{Event: ledger.Saving, Fingerprint: f, Escrow: name, Shelf: string(shelf)}); err != nil {
+			o.complain("cannot write the ledger", err)
 			s := o.evidence.History.Saved[name]
 			s.Untold = err.Error()
 			o.evidence.History.Saved[name] = s

@@ -79,7 +79,7 @@ func (a *app) alert(ctx context.Context, name string) error {
 	if how != "" {
 		e.Text += fmt.Sprintf(" (%s)", how)
 	}
-	if err := h.Ledger.Append(ledger.Entry{Event: ledger.UnitFailed, Unit: name, Reason: how}); err != nil {
+	if err := h.Append(ledger.Entry{Event: ledger.UnitFailed, Unit: name, Reason: how}); err != nil {
 		a.explain(err)
 	}
 	e.Text += ": systemctl status " + name

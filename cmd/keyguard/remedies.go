@@ -113,6 +113,7 @@ var remedies = []struct {
 	{agent.ErrKeyThere, exitRefused, "to vouch for the key that is there: keyguard accept"},
 	{fleet.ErrState, exitUsage, "name another file, or one that is not there: keyguard fleet --state FILE"},
 	{agent.ErrRowsInTheWay, exitRefused, "look for the key that opens them: keyguard verify"},
+	{agent.ErrBusy, exitBusy, "wait until the other process is done, then see: keyguard status; one that never ends waits for a file system that hangs (findmnt, dmesg)"},
 	// What stands in the way of a rotation has a remedy of its own.
 	{agent.ErrNotRotated, exitRefused, ""},
 	{agent.ErrNotRepaired, exitRefused, ""},
@@ -128,7 +129,6 @@ var remedies = []struct {
 	{agent.ErrEnded, exitDoubt, "nothing is to be done: the daemon's next start, or the watcher, finds out from the rows which key holds; when the host is up again: keyguard status"},
 	{agent.ErrNotStarted, exitInternal, "see why: systemctl status containarium; then: systemctl start containarium"},
 	{agent.ErrUntold, 0, "systemctl restart containarium; then see: keyguard status"},
-	{agent.ErrBusy, exitBusy, "wait until the other process is done, then see: keyguard status; one that never ends waits for a file system that hangs (findmnt, dmesg)"},
 	{agent.ErrNotAgain, 0, "to ask at once: keyguard restore"},
 
 	{config.ErrTrust, exitUsage, "look at what it says: keyguard config; then make it root's own: chown root and chmod go-w what is named"},

@@ -392,7 +392,7 @@ func (c *Command) stored(ctx context.Context, copies []Copy, s Shelf, k key.Key)
 			return Copy{}, now, err
 		}
 	}
-	now, err = after(copies)
+	now, err = after(copies, s)
 	return Copy{}, now, err
 }
 

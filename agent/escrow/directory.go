@@ -44,8 +44,7 @@ To put a key in place by hand: keyguard import < FILE
 Whoever reads an unencrypted file here reads every secret of that host.
 `
 
-	// stampLayout is UTC to the millisecond: names sort as times do, and no two copies of
-	// a shelf get the same one.
+	// stampLayout is UTC to the millisecond: names sort as times do.
 	stampLayout = "20060102T150405.000Z"
 	keySuffix   = ".key"
 	ageSuffix   = ".age"
@@ -291,7 +290,7 @@ func (d *Directory) stored(ctx context.Context, shelf *os.File, s Shelf, k key.K
 			return c, now, nil
 		}
 	}
-	now, err = after(copies)
+	now, err = after(copies, s)
 	return Copy{}, now, err
 }
 
@@ -528,16 +527,21 @@ func comparable(copies []Copy, s Shelf, k key.Key) []Copy {
 }
 
 // after is the time of a copy that is to be the newest of a shelf: now, or just after
-// one that was written by a clock ahead of ours.
-func after(copies []Copy) (time.Time, error) {
+// one that was written by a clock ahead of ours. After the end of time nothing comes: a key in
+// quarantine is kept there all the same, below that copy.
+func after(copies []Copy, s Shelf) (time.Time, error) {
 	now := time.Now().UTC().Truncate(time.Millisecond)
-	if len(copies) > 0 && !copies[0].Created.Before(now) {
-		now = copies[0].Created.UTC().Truncate(time.Millisecond).Add(time.Millisecond)
+	if len(copies) == 0 || copies[0].Created.Before(now) {
+		return now, nil
 	}
-	if now.Year() > 9999 {
-		return now, fmt.Errorf("%w: %s", ErrEndOfTime, clip(copies[0].ID))
+	next := copies[0].Created.UTC().Truncate(time.Millisecond).Add(time.Millisecond)
+	switch {
+	case next.Year() <= 9999:
+		return next, nil
+	case s == Quarantine:
+		return now, nil
 	}
-	return now, nil
+	return now, fmt.Errorf("%w: %s", ErrEndOfTime, clip(copies[0].ID))
 }
 
 // parseName reads a name that we gave.

@@ -167,7 +167,7 @@ func testDrill(t *testing.T, list listing) {
 		"no file": {func(h *host, _ *agent.DrillOptions) {
 			h.must(os.Symlink("/etc/passwd", h.path("usb0/current/planted")))
 		},
-			want{drill: "failed", proven: true, errs: []error{decide.ErrForeignCopy}, copies: map[string]string{"0": "judged failed: copy current/planted there is not from this host", "1": "passed", "2": "judged passed"}}},
+			want{drill: "failed", proven: true, errs: []error{escrow.ErrUnreadable}, copies: map[string]string{"0": "judged failed: a symbolic link", "1": "passed", "2": "judged passed"}}},
 		"sealed": {func(h *host, _ *agent.DrillOptions) { h.seal(0, false); h.backup() },
 			want{drill: "inconclusive", reason: "sealed", proven: true, errs: []error{escrow.ErrSealed},
 				copies: map[string]string{"0": "judged inconclusive: sealed", "1": "passed", "2": "judged passed"}}},

@@ -107,7 +107,7 @@ func listedEvidence(r escrow.Reader, copies []escrow.Copy) []decide.CopyEvidence
 	}
 	for _, c := range copies {
 		list = append(list, decide.CopyEvidence{ID: c.ID, Shelf: c.Shelf, Key: c.Fingerprint, Called: c.Fingerprint, Unreadable: c.Unreadable,
-			Worthless: c.Unreadable == escrow.Destroyed, // nothing brings it back, unlike one that is disabled
+			Worthless: c.Worthless(),
 			Withheld:  c.Unreadable != "" && !c.Sealed, Sealed: c.Sealed, Ends: !c.Ends.IsZero(), Beside: c.Beside, Tops: c.Tops, Under: c.Under,
 			Lacks: len(c.Tops) < members || slices.ContainsFunc(c.Tops, func(top escrow.Top) bool { return top.Shut })})
 	}

@@ -62,6 +62,9 @@ type Copy struct {
 	Created time.Time
 	// Unreadable is "", or why Fetch would fail: "disabled", Destroyed, "sealed to age1…".
 	Unreadable string
+	// NoFile is set for what is no file where copies are files: a link, a pipe, a directory.
+	// Whatever its name says, it holds no key.
+	NoFile bool
 	// Ends is when the store will delete the copy by itself; zero for never, or not told.
 	Ends time.Time
 	// Sealed is set where the listing shows that the copy is encrypted to somebody else.
@@ -85,6 +88,9 @@ type Top struct {
 	// A save cannot compare with it, and so stores another copy above it.
 	Shut bool
 }
+
+// Worthless tells that a copy is positively no key, unlike one that is disabled.
+func (c Copy) Worthless() bool { return c.NoFile || c.Unreadable == Destroyed }
 
 // maxTop is how long an id may be that String shows, in bytes: others choose it.
 const maxTop = 128

@@ -483,7 +483,7 @@ func (d *Directory) entry(shelf *os.File, s Shelf, e fs.DirEntry) (Copy, error) 
 	c := d.copy(s, e.Name(), at.UTC(), fp)
 	c.Part = part
 	if t := e.Type(); !t.IsRegular() {
-		c.Unreadable, c.Sealed = crew.KindOf(t), false
+		c.NoFile, c.Unreadable, c.Sealed, c.Fingerprint, c.Part = true, crew.KindOf(t), false, "", PartOf{}
 	}
 	return c, nil
 }

@@ -369,8 +369,8 @@ func TestDirectoryPlanted(t *testing.T) {
 	}
 	for _, c := range copies {
 		name := strings.TrimPrefix(c.ID, "current/")
-		if c.Unreadable != planted[name] {
-			t.Errorf("%s is listed as unreadable %q, want %q", c.ID, c.Unreadable, planted[name])
+		if what := planted[name]; c.Unreadable != what || c.Worthless() != (what != "") || (c.Fingerprint == "") != (what != "") {
+			t.Errorf("%s is listed as unreadable %q, worthless %v, key %q; want %q", c.ID, c.Unreadable, c.Worthless(), c.Fingerprint, what)
 		}
 		_, _, err := d.Fetch(t.Context(), c)
 		if want := planted[name] != ""; want != errors.Is(err, escrow.ErrUnreadable) {

@@ -120,7 +120,7 @@ func (s *Split) lookAt(ctx context.Context, i int, m Member) ([]piece, error) {
 	place := map[Shelf]int{}
 	var unknown []int
 	for n, c := range copies {
-		pieces[n] = piece{held{c.Fingerprint, c.Part, c.Unreadable, c.Unreadable == Destroyed}, i, c, place[c.Shelf], false}
+		pieces[n] = piece{held{c.Fingerprint, c.Part, c.Unreadable, c.Worthless()}, i, c, place[c.Shelf], false}
 		place[c.Shelf]++
 		if c.Unreadable != "" {
 			continue

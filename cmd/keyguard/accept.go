@@ -109,10 +109,14 @@ func (a *app) confirmAccept(ctx context.Context, r agent.AcceptResult) (bool, er
 	return a.confirm(ctx, fmt.Sprintf("Vouch for key %s?", r.Key))
 }
 
-// holding names a copy's key, or says why none can be named.
+// holding names a copy's key, or the one that it calls itself where nobody here could read it, or
+// says why none can be named.
 func holding(c escrow.Copy) string {
-	if c.Fingerprint == "" {
+	switch {
+	case c.Fingerprint == "":
 		return cmp.Or(c.Unreadable, "it holds no key that can be read")
+	case c.Unreadable != "":
+		return "it calls itself key " + string(c.Fingerprint)
 	}
 	return "key " + string(c.Fingerprint)
 }

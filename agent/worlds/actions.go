@@ -109,6 +109,7 @@ var actions = []action{
 	{"the stores are back", 6, false, 0, func(w *world, _ *host, _ int) { w.storesBack() }},
 	{"a store is made anew", 1, false, 0, func(w *world, _ *host, _ int) { w.wipe(w.store()) }},
 	{"all keys are lost, and the ledger is not", 2, true, 40, (*world).loseAll},
+	{"all keys go before the daemon reads one, and rows come", 1, false, 0, (*world).firstKeyGoes},
 	{"mangled bytes on top", 2, false, 0, func(w *world, _ *host, _ int) {
 		w.store().addByHand(escrow.Current, []byte("\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd not a key at all"))
 	}},
@@ -1148,6 +1149,22 @@ func (w *world) loseAll(h *host, dies int) {
 		h.disk.put(path, []byte("what a disk makes of a line\n"), 0o600)
 	}
 	w.restart(h, dies)
+}
+
+// firstKeyGoes takes every key away between the daemon's start and its reading one, and all that told
+// of them; then rows come that another key is of.
+func (w *world) firstKeyGoes(h *host, _ int) {
+	if len(w.hosts) > 1 || !h.watcher.alive {
+		return
+	}
+	w.restart(h, 0)
+	if left := time.Until(h.daemon.reads); !h.daemon.up || left < time.Second || w.wrong != nil {
+		return
+	}
+	w.bare(h)
+	w.rm(h, "state/"+ledger.Name)
+	w.pass(time.Until(h.daemon.reads) - 50*time.Millisecond)
+	w.merge(h, w.makeKey())
 }
 
 // bare takes every key away from host and stores, and the rows with them.

@@ -210,7 +210,7 @@ func (w *world) rest(h *host) bool {
 		w.follow(h, r)
 		return false
 	}
-	for _, each := range []string{"restore", "repair", "backup", "drill", "accept", "backup", "accept --new", "accept", "backup", "rotate"} {
+	for _, each := range []string{"restore", "repair", "backup", "drill", "accept", "backup", "accept --new", "accept", "backup", "drill", "rotate"} {
 		if r = w.typed(h, r, each); r.Health == agent.Green {
 			return false
 		}

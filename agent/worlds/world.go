@@ -563,8 +563,8 @@ func (w *world) apart() {
 		var ours []stored
 		for _, c := range s.copies {
 			of, part := c.is()
-			if c.hidden || c.byHand || part == (escrow.PartOf{}) {
-				continue // nobody could tell whose part it is, or it is none of ours
+			if c.hidden || c.byHand || part == (escrow.PartOf{}) || c.state == "destroyed" {
+				continue // nobody could tell whose part it is, or have it, or it is none of ours
 			}
 			for _, o := range ours {
 				was := o.part

@@ -130,7 +130,7 @@ var sentinels = []struct {
 	name string
 	err  error
 }{
-	{"no place", ErrNoPlace}, {"ambiguous", ErrAmbiguous}, {"held", ErrHeld}, {"denied", ErrDenied}, {"clock", ErrClock}, {"unauthenticated", ErrUnauthenticated},
+	{"no place", ErrNoPlace}, {"in the way", ErrInTheWay}, {"ambiguous", ErrAmbiguous}, {"held", ErrHeld}, {"denied", ErrDenied}, {"clock", ErrClock}, {"unauthenticated", ErrUnauthenticated},
 	{"never left", ErrNeverLeft}, {"no /proc", ErrNoProc}, {"untrusted", ErrUntrusted}, {"store sealed", ErrStoreSealed}, {"unreachable", ErrUnreachable}, {"timeout", ErrTimeout},
 	{"rate limited", ErrRateLimited}, {"program", ErrProgram}, {"location", ErrLocation}, {"end of time", ErrEndOfTime}, {"refused", ErrRefused}, {"unreadable", ErrUnreadable}, {"gone", ErrGone},
 	{"sealed", ErrSealed}, {"corrupt", ErrCorrupt}, {"mangled", key.ErrMangled}, {"damaged part", key.ErrPartDamaged}, {"not a key", ErrNotKey},

@@ -227,6 +227,9 @@ type Escrow interface {
 var (
 	// ErrNoPlace: nothing is initialised or mounted there, or another host's name is meant.
 	ErrNoPlace = errors.New("no such place")
+	// ErrInTheWay: something else stands in the place of a directory, or of what keyguard keeps in
+	// it. It is an ErrNoPlace too.
+	ErrInTheWay = fmt.Errorf("%w: something else is in the way", ErrNoPlace)
 	// ErrNoEngine: Vault has nothing mounted under that name. It is an ErrNoPlace too.
 	ErrNoEngine = fmt.Errorf("%w: nothing is mounted there", ErrNoPlace)
 	// ErrAmbiguous: two devices have the name by which the place is to be found.

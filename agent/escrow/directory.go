@@ -216,7 +216,7 @@ func (d *Directory) Init(ctx context.Context) error {
 		if err := mkdir(root, string(s)); err != nil {
 			return fail(err)
 		}
-		shelf, err := openDir(int(root.Fd()), string(s), unix.O_NOFOLLOW)
+		shelf, err := d.shelf(ctx, root, s)
 		if err != nil {
 			return fail(err)
 		}
@@ -400,11 +400,11 @@ func (d *Directory) marked(root *os.File) (bool, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
-	if err != nil {
+	if err != nil && !isAny(err, ErrUnreadable, ErrNotKey) {
 		return false, fmt.Errorf("%s: %w", readme, fileError(err))
 	}
-	if !bytes.HasPrefix(data, []byte(readmeMarker)) {
-		return false, fmt.Errorf("%w: its %s is not keyguard's", ErrNoPlace, readme)
+	if !bytes.HasPrefix(data, []byte(readmeMarker)) { // or it is no file, or too long
+		return false, fmt.Errorf("%w: its %s is not keyguard's", ErrInTheWay, readme)
 	}
 	return true, nil
 }
@@ -418,7 +418,7 @@ func (d *Directory) shelf(ctx context.Context, root *os.File, s Shelf) (*os.File
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("%w: %s is missing, initialise again", ErrNoPlace, s)
 	case isAny(err, unix.ELOOP, unix.ENOTDIR):
-		return nil, fmt.Errorf("%w: %s is not a directory", ErrNoPlace, s)
+		return nil, fmt.Errorf("%w: %s is not a directory", ErrInTheWay, s)
 	case err != nil:
 		return nil, fileError(err)
 	}
@@ -655,8 +655,11 @@ func mkdir(at *os.File, name string) error {
 
 // notMounted gives a path that is not there its meaning.
 func notMounted(err error) error {
-	if isAny(err, unix.ENOENT, unix.ENOTDIR) {
+	switch {
+	case errors.Is(err, unix.ENOENT):
 		return fmt.Errorf("%w: not mounted: %w", ErrNoPlace, err)
+	case errors.Is(err, unix.ENOTDIR):
+		return fmt.Errorf("%w: %w", ErrInTheWay, err)
 	}
 	return fileError(err)
 }

@@ -492,20 +492,28 @@ func TestDirectoryInit(t *testing.T) {
 		}, nil},
 		{"interrupted before the README", func(t *testing.T, p string) { try(t, os.MkdirAll(filepath.Join(p, "current"), 0o700)) }, nil},
 		{"nothing above it", func(t *testing.T, p string) { try(t, os.Remove(filepath.Dir(p))) }, escrow.ErrNoPlace},
-		{"a file", func(t *testing.T, p string) { try(t, os.WriteFile(p, nil, 0o600)) }, escrow.ErrNoPlace},
+		{"a file", func(t *testing.T, p string) { try(t, os.WriteFile(p, nil, 0o600)) }, escrow.ErrInTheWay},
 		{"a dangling symlink", func(t *testing.T, p string) { try(t, os.Symlink("/nonexistent", p)) }, escrow.ErrNoPlace},
 		{"somebody else's README", func(t *testing.T, p string) {
 			try(t, os.Mkdir(p, 0o755))
 			try(t, os.WriteFile(filepath.Join(p, "README.txt"), []byte("Welcome to your new stick!"), 0o644))
-		}, escrow.ErrNoPlace},
+		}, escrow.ErrInTheWay},
+		{"a long README", func(t *testing.T, p string) {
+			try(t, os.Mkdir(p, 0o755))
+			try(t, os.WriteFile(filepath.Join(p, "README.txt"), make([]byte, 100<<10), 0o644))
+		}, escrow.ErrInTheWay},
 		{"a README that is a FIFO", func(t *testing.T, p string) {
 			try(t, os.Mkdir(p, 0o755))
 			try(t, unix.Mkfifo(filepath.Join(p, "README.txt"), 0o644))
-		}, escrow.ErrUnreadable},
+		}, escrow.ErrInTheWay},
 		{"a shelf that is a file", func(t *testing.T, p string) {
 			try(t, os.Mkdir(p, 0o755))
 			try(t, os.WriteFile(filepath.Join(p, "quarantine"), nil, 0o644))
-		}, escrow.ErrNoPlace},
+		}, escrow.ErrInTheWay},
+		{"a shelf that is a link", func(t *testing.T, p string) {
+			try(t, os.Mkdir(p, 0o755))
+			try(t, os.Symlink(t.TempDir(), filepath.Join(p, "current")))
+		}, escrow.ErrInTheWay},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			parent, err := os.MkdirTemp(t.TempDir(), "")

@@ -175,7 +175,7 @@ func (d *Directory) find() (path string, dev uint64, err error) {
 // a symlink on it may lead off it: then it is another device's, and is not used.
 func (d *Directory) enter(path string, dev uint64) (*os.File, error) {
 	f, err := openDir(unix.AT_FDCWD, path, 0)
-	if err != nil && dev != 0 && isAny(err, unix.ENOENT, unix.ENOTDIR) {
+	if err != nil && dev != 0 && errors.Is(err, unix.ENOENT) {
 		return nil, fmt.Errorf("%w: not initialised: no directory %s: %w", ErrNoPlace, path, err)
 	}
 	if err != nil {

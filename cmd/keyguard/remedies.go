@@ -145,6 +145,7 @@ var remedies = []struct {
 
 	// Escrows.
 	{escrow.ErrNoEngine, 0, "enable it (vault secrets enable -path=… -version=2 kv), or correct mount and namespace of this escrow (keyguard config), then: keyguard init"},
+	{escrow.ErrInTheWay, 0, "see what it is and move it away, or name another path in the configuration, then: keyguard init"},
 	{escrow.ErrNoPlace, 0, "a stick must be mounted first; where it was never made, or is gone for good: keyguard init"},
 	{escrow.ErrMisconfigured, 0, "correct what is named, in the configuration or, of a file's mode, with the chmod that stands there, and check it: keyguard config"},
 	{escrow.ErrAmbiguous, 0, "unplug one of them, or name the right one by UUID= in path of this escrow (lsblk --fs shows both), then: keyguard status"},

@@ -430,6 +430,13 @@ func (d *Directory) held(ctx context.Context, root *os.File, e *Examination) err
 			e.Trouble, e.Remedy = d.shelfPath(s)+" takes no further copy: its file system is read-only", "mount -o remount,rw $(findmnt -no TARGET --target "+filepath.Join(at, string(s))+"), and see why it was not (dmesg)"
 		case err == nil && durable.Immutable(within(shelf, ".")):
 			e.Trouble, e.Remedy = d.shelfPath(s)+" takes no further copy: it is immutable", "chattr -i "+filepath.Join(at, string(s))
+		case err == nil:
+			var copies []Copy
+			copies, err = d.copies(ctx, shelf, s)
+			if _, ended := after(copies, s); ended != nil {
+				e.Trouble = fmt.Sprintf("%s takes no further copy: %v", d.shelfPath(s), ended)
+				e.Remedy = "move the copy that is named away from there, or give its name the time that it is of, then: keyguard backup"
+			}
 		}
 		if shelf.Close(); err != nil {
 			return err

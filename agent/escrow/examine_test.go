@@ -149,6 +149,22 @@ func TestDirectoryExamineHeld(t *testing.T) {
 	}
 }
 
+// TestDirectoryExamineEndOfTime: so is a current shelf on top of which nothing can be put.
+func TestDirectoryExamineEndOfTime(t *testing.T) {
+	dir := t.TempDir()
+	d, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: "usb", Path: dir, Keyfile: dir + "/none/secrets.key", AllowSameDisk: true})
+	try(t, err)
+	try(t, d.Init(t.Context()))
+	for _, shelf := range []string{"quarantine", "current"} {
+		last := filepath.Join(dir, shelf, "99991231T235959.999Z-0123456789abcdef.key")
+		try(t, os.WriteFile(last, make([]byte, 32), 0o400))
+		got, err := d.Examine(t.Context())
+		if ends := shelf == "current"; err != nil || strings.Contains(got.Trouble, "end of time: current/"+filepath.Base(last)) != ends || ends == (got.Remedy == "") {
+			t.Errorf("on %s: %+v, %v", shelf, got, err)
+		}
+	}
+}
+
 // TestCommandExamine: only of an account with a service is it known that it is elsewhere.
 func TestCommandExamine(t *testing.T) {
 	for preset, unplaced := range map[string]bool{"1password": false, "bitwarden": false, "pass": true, "": true} {

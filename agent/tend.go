@@ -135,9 +135,9 @@ func (o *observation) leave(r *TendResult, opts TendOptions) (err error) {
 	if r.Decision.Action == decide.Install {
 		o.keepForLater(r.Decision)
 	}
-	// A first key, too, which the next round makes in its place: the daemon would make one that no
-	// escrow has, and rows may come before it does.
-	first := r.Decision.Action == decide.Make
+	// Before a daemon that was started a first key, too, which the next round makes in its place: the
+	// daemon would make one that no escrow has, and rows may come before it does.
+	first := r.Decision.Action == decide.Make && opts.Starting
 	if opts.Park && (r.Withheld == "" || first) && o.mintable() || opts.Starting && r.Withheld == "" && o.refuted() {
 		err = o.putEmpty(&r.GuardResult)
 		r.Waiting = r.Parked

@@ -299,4 +299,8 @@ func TestTendParksAFirstKey(t *testing.T) {
 	if r, err = agent.Tend(t.Context(), &h.Host, agent.TendOptions{Prove: true, DaemonRead: true}); err != nil || r.Parked || r.Installed != "" {
 		t.Errorf("%+v, %v", r, err)
 	}
+	// So is one of which nothing tells that it was started.
+	if r, err = agent.Tend(t.Context(), &h.Host, agent.TendOptions{Prove: true, Park: true}); err != nil || r.Parked || r.Installed != "" {
+		t.Errorf("%+v, %v", r, err)
+	}
 }

@@ -68,9 +68,11 @@ func (o *observation) toSave(i int, f key.Fingerprint, rule shelfRule) SaveResul
 	s := o.host.Escrows[i]
 	r := SaveResult{Escrow: s.Name(), Required: s.Required, Key: f}
 	r.Shelf, r.Why = rule(o.evidence, i, f)
-	r.RivalIn = decide.RivalIn(o.evidence, i, f)
 	r.Alarm, r.Halfway = decide.Alarm(o.evidence, i) != nil, o.evidence.OpenRotation() != nil
-	r.Waits = decide.Waits(o.evidence, i, f)
+	// Where every row speaks for it the other escrows have no say, and may be being asked just now.
+	if o.evidence.Rows.VerdictOf(f) != rows.Opens {
+		r.RivalIn, r.Waits = decide.RivalIn(o.evidence, i, f), decide.Waits(o.evidence, i, f)
+	}
 	return r
 }
 

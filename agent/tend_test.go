@@ -292,15 +292,12 @@ func TestTendParksAFirstKey(t *testing.T) {
 	if copies, err := h.Escrows[0].Reader.List(t.Context()); err != nil || len(copies) != 1 || copies[0].Fingerprint != r.Installed || copies[0].Shelf != escrow.Current {
 		t.Errorf("%+v, %v", copies, err)
 	}
-	// One that has read its key, or none, is left to make it at its next start.
-	h.must(os.Remove(h.Keyfile.Path))
-	h.must(os.RemoveAll(h.path("state")))
-	h.must(os.RemoveAll(h.path("usb0")))
-	if r, err = agent.Tend(t.Context(), &h.Host, agent.TendOptions{Prove: true, DaemonRead: true}); err != nil || r.Parked || r.Installed != "" {
-		t.Errorf("%+v, %v", r, err)
-	}
-	// So is one of which nothing tells that it was started.
-	if r, err = agent.Tend(t.Context(), &h.Host, agent.TendOptions{Prove: true, Park: true}); err != nil || r.Parked || r.Installed != "" {
-		t.Errorf("%+v, %v", r, err)
+	// One that has read its key, or none, and one of which nothing tells that it was started, are
+	// left to make it at their next start.
+	for _, opts := range []agent.TendOptions{{Prove: true, DaemonRead: true}, {Prove: true, Park: true}} {
+		h := newHost(t, server.Cluster(t).Database(t), 1)
+		if r, err := agent.Tend(t.Context(), &h.Host, opts); err != nil || r.Parked || r.Installed != "" || r.Decision.Action != decide.Make {
+			t.Errorf("%+v: %+v, %v", opts, r, err)
+		}
 	}
 }

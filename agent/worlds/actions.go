@@ -1154,7 +1154,7 @@ func (w *world) loseAll(h *host, dies int) {
 // firstKeyGoes takes every key away between the daemon's start and its reading one, and all that told
 // of them; then rows come that another key is of.
 func (w *world) firstKeyGoes(h *host, _ int) {
-	if len(w.hosts) > 1 || !h.watcher.alive {
+	if len(w.hosts) > 1 || !h.watcher.alive || h.silent || h.tardy > 0 { // systemd takes the second after which is parked
 		return
 	}
 	w.restart(h, 0)

@@ -227,8 +227,8 @@ printf '[[escrow]]\nname = "planted"\nkind = "directory"\npath = "/mnt/planted"\
 keyguard init --yes
 systemctl reload $W
 ln -s /etc/shadow /mnt/planted/current/link; mkfifo /mnt/planted/current/pipe`,
-		line: `^lagging: escrow "planted": copy current/(pipe|link) there is not from this host`, code: 12,
-		typed: []typed{answers("keyguard accept", `y\n`)},
+		line: `^lagging: escrow "planted" does not hold key [0-9a-f]{16} as its newest current copy`, code: 12,
+		typed: []typed{{named: "keyguard backup"}},
 		after: "cp -p /root/good.toml $C; umount --lazy /mnt/planted; systemctl reload $W"},
 	{name: "no escrow is configured", broken: `
 cp -p $C /root/good.toml; sed -i '/^\[\[escrow/,$d' $C

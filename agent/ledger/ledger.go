@@ -282,6 +282,9 @@ func (r *reader) decode(line []byte, e *Entry) error {
 	if *e = odd; err != nil {
 		return fmt.Errorf("%w: %w", ErrEntry, err)
 	}
+	if len(e.Stopped) == 0 {
+		e.Stopped = nil // as what is written of no units reads
+	}
 	return e.check()
 }
 

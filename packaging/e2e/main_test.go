@@ -151,7 +151,8 @@ func closed(t *testing.T, g *guest.Guest) machine {
 // to do; how long a whole test takes depends on what else the machine does.
 const step = 6 * time.Minute
 
-// watched is that guest's machine in a test, which fails where one of its steps hangs.
+// watched is that guest's machine in a test, which fails where one of its steps hangs, and where
+// the guest has told a key.
 func watched(t *testing.T, g *guest.Guest) machine {
 	ctx, cancel := context.WithCancel(t.Context())
 	hangs := time.AfterFunc(step, cancel)
@@ -162,6 +163,8 @@ func watched(t *testing.T, g *guest.Guest) machine {
 			journal, err := g.Run(last, "journalctl -q --no-pager -n 60")
 			cancel()
 			t.Logf("the end of the guest's journal (%v):\n%s", err, journal)
+		} else {
+			leaked(t, g)
 		}
 		cancel()
 	})

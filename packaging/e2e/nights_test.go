@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/packaging/testing/guest"
 )
 
@@ -320,13 +321,16 @@ func TestNights(t *testing.T) {
 	m.run("sed -i '1i [watch]\\nrescan = \"1s\"' " + configFile)
 	m.reload()
 	made := 1 // before keyguard
+	var had []key.Key
 	for _, n := range nights {
 		made += n.mints
 		m.part(n.name, func(m machine) {
 			m.night(n)
 			m.daemonMade(made)
 		})
+		had = append(had, keys(m.ctx, m.g)...)
 	}
+	leaked(t, m.g, had...)
 	// A machine that was made by copying this one: it is another at its next boot.
 	m.run("head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \\n' >/etc/machine-id; echo >>/etc/machine-id")
 	m.check(m.g.Reboot(m.ctx))

@@ -356,8 +356,8 @@ func saver(ctx context.Context, h *agent.Host, s agent.StatusResult, fail func(w
 			fail("the saver", "escrow %s: %v", e.Name, err)
 		}
 		for _, r := range saved {
-			if r.Key == s.Keyfile.Key && (r.Shelf == escrow.Current) != (e.Barred == "") {
-				fail("the saver", "escrow %s: key %s went to %s (%s), and status says %q", e.Name, r.Key, r.Shelf, r.Why, e.Barred)
+			if r.Key == s.Keyfile.Key && (r.Shelf == escrow.Current) != (e.Barred.Why == "") {
+				fail("the saver", "escrow %s: key %s went to %s (%s), and status says %q", e.Name, r.Key, r.Shelf, r.Why, e.Barred.Why)
 			}
 		}
 	}
@@ -440,8 +440,8 @@ func TestTheSaverLooksAsFarAsStatus(t *testing.T) {
 			h.must(err)
 			saved, err := agent.SaveDue(t.Context(), &h.Host, "one")
 			h.must(err)
-			if len(saved) != 1 || saved[0].Shelf != c.want || (s.Escrows[0].Barred == "") != (c.want == escrow.Current) {
-				t.Errorf("saved %+v, and status says %q", saved, s.Escrows[0].Barred)
+			if len(saved) != 1 || saved[0].Shelf != c.want || (s.Escrows[0].Barred.Why == "") != (c.want == escrow.Current) {
+				t.Errorf("saved %+v, and status says %q", saved, s.Escrows[0].Barred.Why)
 			}
 		})
 	}

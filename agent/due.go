@@ -126,7 +126,7 @@ func (o *observation) readBack(ctx context.Context, i int, c escrow.Copy, r *Sav
 		o.write(ledger.Entry{Event: ledger.Saved, Fingerprint: r.Key, Escrow: c.Escrow, Copy: c.ID, Shelf: string(c.Shelf)})
 	}
 	// Where the copy is not there, law 4 says where the next one goes.
-	r.Shelf, r.Why, r.Copy = escrow.Current, "", c
+	r.Shelf, r.Bar, r.Copy = escrow.Current, decide.Bar{}, c
 	return true
 }
 

@@ -552,8 +552,8 @@ func testFirstStart(t *testing.T, list listing) {
 			h.must(err)
 			s, err := agent.Status(t.Context(), &h.Host)
 			h.must(err)
-			if waits := c.want == escrow.Quarantine; b.Escrows[0].Waits.After(h.now) != waits || s.Escrows[0].Waits.After(h.now) != waits {
-				t.Errorf("it waits until %s, and by status until %s", b.Escrows[0].Waits, s.Escrows[0].Waits)
+			if waits := c.want == escrow.Quarantine; b.Escrows[0].Waits.After(h.now) != waits || s.Escrows[0].Barred.Waits.After(h.now) != waits {
+				t.Errorf("it waits until %s, and by status until %s", b.Escrows[0].Waits, s.Escrows[0].Barred.Waits)
 			}
 		})
 	}

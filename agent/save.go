@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
@@ -16,13 +15,12 @@ import (
 
 // SaveResult is what became of one key in one escrow.
 type SaveResult struct {
-	Escrow   string
-	Required bool
-	Key      key.Fingerprint
-	Shelf    escrow.Shelf
-	Why      string // why it went to quarantine and not to current (law 4)
-	RivalIn  string // the escrow with the copy that kept it from there, while no row speaks; "" for no copy
-	Copy     escrow.Copy
+	Escrow     string
+	Required   bool
+	Key        key.Fingerprint
+	Shelf      escrow.Shelf
+	decide.Bar // why it went to quarantine and not to current (law 4)
+	Copy       escrow.Copy
 	// Unverified: it was stored, and this identity may not read it back. AddOnly: as the
 	// configuration has it.
 	Unverified, AddOnly bool
@@ -31,14 +29,12 @@ type SaveResult struct {
 	// Why it may be no current copy until a person does something about it (law 4). Alarm:
 	// another host writes to the same place. Halfway: a rotation is open.
 	Alarm, Halfway bool
-	// Waits is when it may be one by itself, all else being as it is (decide.Waits); zero for not.
-	Waits time.Time
-	Err   error
+	Err            error
 }
 
 // shelfRule says on which shelf of an escrow a key may be saved, and why not on the current one
 // (law 4): decide.Shelf, or decide.DueShelf for a key that may not be the keyfile's.
-type shelfRule func(e decide.Evidence, i int, f key.Fingerprint) (escrow.Shelf, string)
+type shelfRule func(e decide.Evidence, i int, f key.Fingerprint) (escrow.Shelf, decide.Bar)
 
 // save brings a key to one escrow, unless the copy stands there, and records it. Several escrows
 // may be saved to at once: what is known of all, and the ledger, are one's alone at a time.
@@ -67,12 +63,8 @@ func (o *observation) toSave(i int, f key.Fingerprint, rule shelfRule) SaveResul
 	o.history()
 	s := o.host.Escrows[i]
 	r := SaveResult{Escrow: s.Name(), Required: s.Required, Key: f}
-	r.Shelf, r.Why = rule(o.evidence, i, f)
+	r.Shelf, r.Bar = rule(o.evidence, i, f)
 	r.Alarm, r.Halfway = decide.Alarm(o.evidence, i) != nil, o.evidence.OpenRotation() != nil
-	// Where every row speaks for it the other escrows have no say, and may be being asked just now.
-	if o.evidence.Rows.VerdictOf(f) != rows.Opens {
-		r.RivalIn, r.Waits = decide.RivalIn(o.evidence, i, f), decide.Waits(o.evidence, i, f)
-	}
 	return r
 }
 
@@ -110,7 +102,7 @@ func (o *observation) keepApart(ctx context.Context, f key.Fingerprint, why stri
 	o.history()
 	saves := make([]SaveResult, len(o.host.Escrows))
 	eachEscrow(o.host, func(i int, s Escrow) {
-		saves[i] = SaveResult{Escrow: s.Name(), Required: s.Required, Key: f, Shelf: escrow.Quarantine, Why: why, Err: silent[i]}
+		saves[i] = SaveResult{Escrow: s.Name(), Required: s.Required, Key: f, Shelf: escrow.Quarantine, Bar: decide.Bar{Why: why}, Err: silent[i]}
 		if silent[i] == nil && !o.stands(ctx, i, &saves[i]) {
 			o.add(ctx, i, &saves[i]) // nothing on a current shelf is begun by that
 		}
@@ -152,7 +144,7 @@ func (o *observation) stands(ctx context.Context, i int, r *SaveResult) bool {
 func (o *observation) add(ctx context.Context, i int, r *SaveResult) {
 	r.AddOnly = o.host.Escrows[i].AddOnly
 	if r.Shelf == decide.NotYet {
-		r.Why, r.Err = "", cmp.Or(o.evidence.Escrows[i].Err, escrow.ErrTimeout)
+		r.Bar, r.Err = decide.Bar{}, cmp.Or(o.evidence.Escrows[i].Err, escrow.ErrTimeout)
 		return
 	}
 	r.Copy, r.Err = o.host.Escrows[i].Writer.Save(ctx, r.Shelf, o.keys[r.Key])

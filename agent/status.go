@@ -108,9 +108,7 @@ type EscrowStatus struct {
 	Newest     decide.CopyEvidence // newest current copy; zero when there is none
 	Holds      bool                // the newest current copy is the key of the keyfile
 	Alarm      string              // law 4: another host writes there
-	Barred     string              // law 4: why a save of the keyfile's key would go to quarantine; "" for not
-	RivalIn    string              // the escrow with the copy that it is barred by, while no row speaks; "" for no copy
-	Waits      time.Time           // until when, all else being as it is; zero for not by itself
+	Barred     decide.Bar          // law 4: why a save of the keyfile's key would go to quarantine
 	Ending     string              // this host's credentials there end soon, and who sees to it; "" for not
 	Lacks      *escrow.PartsError  // of a key in parts: which stores cannot give theirs; nil for none
 	Refuses    error               // of a key in parts: why it is not saved there as the configuration stands
@@ -310,8 +308,6 @@ func (o *observation) escrowStatus(i int, s Escrow) EscrowStatus {
 	r.Proven, _ = record.LastProven(e.Name)
 	r.Untried = untried(record, s.Reader)
 	_, r.Barred = decide.Shelf(o.evidence, i, o.evidence.Keyfile.Key)
-	r.RivalIn = decide.RivalIn(o.evidence, i, o.evidence.Keyfile.Key)
-	r.Waits = decide.Waits(o.evidence, i, o.evidence.Keyfile.Key)
 	newest, there := e.NewestCurrent()
 	if !there {
 		return r

@@ -225,8 +225,8 @@ func (s *EscrowStatus) lags(own key.Fingerprint, now time.Time) (Ails, string) {
 		return AilsUnopened, fmt.Sprintf(" has copy %s on top, which says that it is key %s and is sealed: no identity has opened it here", s.Newest.ID, own)
 	case s.Refuses != nil: // before what a save would mend
 		return AilsRefuses, fmt.Sprintf(" takes no part of key %s as it is configured: %v", own, s.Refuses)
-	case s.State == decide.EscrowAnswered && !s.Holds && s.Barred != "":
-		return AilsBarred, fmt.Sprintf(" does not hold key %s as its newest current copy, and would not take it for one: %s", own, s.Barred)
+	case s.State == decide.EscrowAnswered && !s.Holds && s.Barred.Why != "":
+		return AilsBarred, fmt.Sprintf(" does not hold key %s as its newest current copy, and would not take it for one: %s", own, s.Barred.Why)
 	case s.State == decide.EscrowAnswered && !s.Holds:
 		return AilsUnheld, fmt.Sprintf(" does not hold key %s as its newest current copy", own)
 	case s.Lacks != nil:

@@ -17,26 +17,40 @@ import (
 // what stands there: it is due until that can be told.
 const NotYet escrow.Shelf = ""
 
-// Shelf says on which shelf of an escrow a key may be saved, and why not on the current
+// Bar is what keeps a key from the current shelf of an escrow. The zero Bar is nothing.
+type Bar struct {
+	Why string
+	// RivalIn is the escrow with the copy of another key by which it is barred, as long as no row
+	// speaks for it; "" where it is no copy that bars it.
+	RivalIn string
+	// Waits is until when, where nothing but saves of other keys bars it, which are under way; zero
+	// for not by itself.
+	Waits time.Time
+}
+
+// Shelf says on which shelf of an escrow a key may be saved, and what bars it from the current
 // one (law 4). It wants the history, and the newest current copy of that escrow; where
-// the rows prove too little, of all of them. Whether another host writes there Alarm says
+// the rows prove too little, of all of them: where every row speaks for the key it looks at no other
+// escrow, which may be being asked just now. Whether another host writes there Alarm says
 // (alarm.go).
-func Shelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
-	s, why := deserves(e, i, f)
-	if unseen := e.unseen(i); s == escrow.Current && unseen != "" {
-		return NotYet, "what stands on the current shelf there cannot be told: " + unseen
+func Shelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, Bar) {
+	if bar := bars(e, i, f); bar.Why != "" {
+		return escrow.Quarantine, bar
 	}
-	return s, why
+	if unseen := e.unseen(i); unseen != "" {
+		return NotYet, Bar{Why: "what stands on the current shelf there cannot be told: " + unseen}
+	}
+	return escrow.Current, Bar{}
 }
 
 // DueShelf is Shelf for a key that is due. One that is not the keyfile's has left its place,
 // or was never there: only rows that it opens to the last, now or by the proof that made it
 // the known key, bring it to the current shelf.
-func DueShelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
+func DueShelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, Bar) {
 	live := e.Keyfile.Good && e.Keyfile.Key == f
 	known := e.Ledger.Known == f && !e.Ledger.Accepted
 	if !live && !known && e.Rows.VerdictOf(f) != rows.Opens {
-		return escrow.Quarantine, "it is not the keyfile's key"
+		return escrow.Quarantine, Bar{Why: "it is not the keyfile's key"}
 	}
 	return Shelf(e, i, f)
 }
@@ -59,51 +73,48 @@ func (e Evidence) unseen(i int) string {
 	return cmp.Or(s.Why, "no answer yet")
 }
 
-// deserves is Shelf where everybody answers.
-func deserves(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, string) {
+// bars is what bars a key, where everybody answers.
+func bars(e Evidence, i int, f key.Fingerprint) Bar {
 	if e.OpenRotation() != nil {
-		return escrow.Quarantine, "a rotation is open, and which of its keys holds is not settled"
+		return Bar{Why: "a rotation is open, and which of its keys holds is not settled"}
 	}
 	if err := Alarm(e, i); err != nil {
-		return escrow.Quarantine, err.Error()
+		return Bar{Why: err.Error()}
 	}
 	if s := e.History.Saved[e.Escrows[i].Name]; s.Untold != "" {
-		return escrow.Quarantine, "the ledger cannot be told of it, and would have it for another host's later: " + s.Untold
+		return Bar{Why: "the ledger cannot be told of it, and would have it for another host's later: " + s.Untold}
 	}
 	if e.Rows.VerdictOf(f) == rows.Refuted { // though it may stand there already: a part of it that lacks is not to be made anew
-		return escrow.Quarantine, "it opens no row"
+		return Bar{Why: "it opens no row"}
 	}
 	if newest, there := e.Escrows[i].NewestCurrent(); there && e.Holds(i, newest, f) && (!newest.Lacks || newest.Encoding != "" && e.mayRestorePart(f)) {
-		return escrow.Current, ""
+		return Bar{}
 	}
 	if why := e.History.Unreadable; why != "" {
 		// It may name other keys that were proven here, and what was saved (law 6).
 		if other, there := e.Escrows[i].NewestKey(); there && other.Key != f {
-			return escrow.Quarantine, fmt.Sprintf("whether copy %s there is from this host the ledger cannot tell: %s", other.ID, why)
+			return Bar{Why: fmt.Sprintf("whether copy %s there is from this host the ledger cannot tell: %s", other.ID, why), RivalIn: e.Escrows[i].Name}
 		}
 		if v := e.Rows.VerdictOf(f); v == rows.Silent || v == rows.Unknown {
-			return escrow.Quarantine, "the rows do not prove it, and which keys were proven here the ledger cannot tell: " + why
+			return Bar{Why: "the rows do not prove it, and which keys were proven here the ledger cannot tell: " + why}
 		}
 	}
 	l := e.Ledger // and the proof holds until the rows speak against it: Silent does not
 	provenHere := f == l.Known && !l.Accepted && (l.Verdict == rows.Opens || l.Majority)
 	switch p, v := e.Rows.Proofs[f], e.Rows.VerdictOf(f); {
-	case (v == rows.Silent || v == rows.Unknown) && strange(e, f).why != "":
+	case (v == rows.Silent || v == rows.Unknown) && strange(e, f).Why != "":
 		// Without a saved copy in the ledger there is no alarm, and the rows do not say who is right.
-		return escrow.Quarantine, strange(e, f).why
+		return strange(e, f)
 	case v == rows.Opens, v == rows.Partial && Majority(p), v == rows.Silent && provenHere, v == rows.Unknown && provenHere:
-		return escrow.Current, ""
+		return Bar{}
 	case v == rows.Partial:
-		return escrow.Quarantine, fmt.Sprintf("it opens only %v", p)
+		return Bar{Why: fmt.Sprintf("it opens only %v", p)}
 	case v == rows.Unknown:
-		return escrow.Quarantine, "it could not be tried on the rows: " + e.Rows.Why
+		return Bar{Why: "it could not be tried on the rows: " + e.Rows.Why}
 	case e.Keyfile.Good && e.Keyfile.Key != f:
-		return escrow.Quarantine, "it is not the keyfile's key"
+		return Bar{Why: "it is not the keyfile's key"}
 	}
-	if other := rival(e, f); other.why != "" { // Silent proves too little to stand above it
-		return escrow.Quarantine, "the rows do not prove it, and " + other.why
-	}
-	return escrow.Current, ""
+	return rival(e, f) // Silent proves too little to stand above it
 }
 
 // mayRestorePart tells whether a save may restore a missing part of the newest current copy, judging
@@ -124,87 +135,54 @@ func (e Evidence) mayRestorePart(f key.Fingerprint) bool {
 // listed.
 const saveEnds = 10 * time.Minute
 
-func underway(now, began time.Time) bool { return now.Sub(began).Abs() < saveEnds }
-
-// Waits is when a key that goes to the quarantine of an escrow may go to its current shelf, all else
-// being as it is: when no save of another key is under way any more. It is zero where something else
-// keeps it from there.
-func Waits(e Evidence, i int, f key.Fingerprint) time.Time {
-	if s, _ := Shelf(e, i, f); s != escrow.Quarantine {
-		return time.Time{}
-	}
-	now := e.Now
-	for _, s := range e.Escrows {
-		for other, began := range e.History.Saved[s.Name].Underway {
-			if end := began.Add(saveEnds); other != f && underway(now, began) && end.After(e.Now) {
-				e.Now = end
-			}
-		}
-	}
-	if s, _ := Shelf(e, i, f); s != escrow.Current {
-		return time.Time{}
-	}
-	return e.Now
-}
-
-// RivalIn is the escrow with the copy of another key that keeps f from the current shelf of escrow i
-// as long as no row speaks for f; "" where it is no copy that does.
-func RivalIn(e Evidence, i int, f key.Fingerprint) string {
-	if other, there := e.Escrows[i].NewestKey(); e.History.Unreadable != "" && there && other.Key != f {
-		return e.Escrows[i].Name
-	}
-	return cmp.Or(strange(e, f), rival(e, f)).in
-}
-
-// otherKey is another key, or what may be one, that keeps a key from current shelves where the rows
-// do not prove that.
-type otherKey struct {
-	why string // "" for none
-	in  string // the escrow where its copy stands; "" where that is not known, or it has none
-}
-
-// rival says where another key than f was proven, or stands on a current shelf, or may.
-func rival(e Evidence, f key.Fingerprint) otherKey {
+// rival is the bar of a key that the rows do not prove where another one was proven, or stands on a
+// current shelf, or may. What is over by itself comes last.
+func rival(e Evidence, f key.Fingerprint) Bar {
+	const unproven = "the rows do not prove it, and "
 	for _, other := range e.History.Proven {
 		if other != f {
-			return otherKey{why: fmt.Sprintf("key %s was proven here before", other)}
+			return Bar{Why: fmt.Sprintf(unproven+"key %s was proven here before", other)}
 		}
 	}
 	for _, other := range e.History.Since {
 		if other != f {
-			return otherKey{why: fmt.Sprintf("key %s was saved meanwhile", other)}
+			return Bar{Why: fmt.Sprintf(unproven+"key %s was saved meanwhile", other)}
 		}
 	}
 	for _, s := range e.Escrows {
-		begun := e.History.Saved[s.Name].Underway
-		for _, other := range slices.Sorted(maps.Keys(begun)) {
-			if other != f && underway(e.Now, begun[other]) {
-				return otherKey{why: fmt.Sprintf("a save of key %s in escrow %q was begun, and nobody has told how it ended", other, s.Name)}
-			}
-		}
 		if s.State != EscrowAnswered {
 			// Law 6: what cannot be heard of may be there.
-			return otherKey{why: fmt.Sprintf("escrow %q cannot say whether it holds another key: %s", s.Name, s.Why)}
+			return Bar{Why: fmt.Sprintf(unproven+"escrow %q cannot say whether it holds another key: %s", s.Name, s.Why)}
 		}
 		if s.Unheard != "" {
-			return otherKey{why: fmt.Sprintf("a store of escrow %q cannot say whether it holds another key: %s", s.Name, s.Unheard)}
+			return Bar{Why: fmt.Sprintf(unproven+"a store of escrow %q cannot say whether it holds another key: %s", s.Name, s.Unheard)}
 		}
 		for _, c := range s.Copies {
 			if c.Shelf == escrow.Current && !c.Worthless && c.Key != f {
-				return otherKey{fmt.Sprintf("copy %s in escrow %q is of another key", c.ID, s.Name), s.Name}
+				return Bar{Why: fmt.Sprintf(unproven+"copy %s in escrow %q is of another key", c.ID, s.Name), RivalIn: s.Name}
 			}
 		}
 	}
-	return otherKey{}
-}
-
-// strange says where the newest current copy is of another key than f, and of one that was
-// never proven here.
-func strange(e Evidence, f key.Fingerprint) otherKey {
+	last := Bar{}
 	for _, s := range e.Escrows {
-		if newest, there := s.NewestKey(); there && newest.Key != "" && newest.Key != f && !slices.Contains(e.History.Proven, newest.Key) {
-			return otherKey{fmt.Sprintf("the rows do not prove it, and copy %s in escrow %q is of key %s, which was never proven here", newest.ID, s.Name, newest.Key), s.Name}
+		underway := e.History.Saved[s.Name].Underway
+		for _, other := range slices.Sorted(maps.Keys(underway)) {
+			began, end := underway[other], underway[other].Add(saveEnds)
+			if other != f && e.Now.Sub(began).Abs() < saveEnds && end.After(last.Waits) {
+				last = Bar{Why: fmt.Sprintf(unproven+"a save of key %s in escrow %q was begun, and nobody has told how it ended", other, s.Name), Waits: end}
+			}
 		}
 	}
-	return otherKey{}
+	return last
+}
+
+// strange is the bar of a key that the rows do not prove where the newest current copy is of another
+// one that was never proven here.
+func strange(e Evidence, f key.Fingerprint) Bar {
+	for _, s := range e.Escrows {
+		if newest, there := s.NewestKey(); there && newest.Key != "" && newest.Key != f && !slices.Contains(e.History.Proven, newest.Key) {
+			return Bar{Why: fmt.Sprintf("the rows do not prove it, and copy %s in escrow %q is of key %s, which was never proven here", newest.ID, s.Name, newest.Key), RivalIn: s.Name}
+		}
+	}
+	return Bar{}
 }

@@ -127,7 +127,7 @@ func before(h LedgerWhole, id string, f key.Fingerprint) LedgerWhole {
 	return h
 }
 
-// underway is a history in which a save of a key was begun in an escrow, and not ended.
+// onItsWay is a history in which a save of a key was begun in an escrow, and not ended.
 func onItsWay(name string, f key.Fingerprint, ago time.Duration) LedgerWhole {
 	return LedgerWhole{Asked: true, Saved: map[string]SavedEvidence{name: {Begun: map[key.Fingerprint]bool{f: true}, Underway: map[key.Fingerprint]time.Time{f: now.Add(-ago)}}}}
 }
@@ -373,7 +373,7 @@ func TestShelf(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			test.e.Now = now
 			got, why := Shelf(test.e, 0, a)
-			if got != test.want || (why == "") != (got == escrow.Current) {
+			if got != test.want || (why == Bar{}) != (got == escrow.Current) {
 				t.Errorf("%s instead of %s: %q", got, test.want, why)
 			}
 			if alarm := Alarm(test.e, 0); (alarm != nil) != test.alarm {
@@ -383,8 +383,9 @@ func TestShelf(t *testing.T) {
 	}
 }
 
-// TestWaits: only a save of another key that is under way is over by itself.
-func TestWaits(t *testing.T) {
+// TestBarWaits: only a save of another key that is under way is over by itself, and that only where
+// nothing else bars the key.
+func TestBarWaits(t *testing.T) {
 	two := onItsWay("usb", b, time.Minute)
 	two.Saved["usb"].Underway[c] = now.Add(-3 * time.Minute)
 	two.Saved["usb"].Underway["dddddddddddddddd"] = now.Add(time.Hour) // by a clock that was ahead
@@ -397,6 +398,7 @@ func TestWaits(t *testing.T) {
 	}{
 		{"a save of another key is under way", Evidence{Keyfile: good(a), Rows: silent, History: onItsWay("usb", b, time.Minute), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}}, saveEnds - time.Minute},
 		{"two are", Evidence{Keyfile: good(a), Rows: silent, History: two, Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}}, saveEnds - time.Minute},
+		{"and an escrow does not answer", Evidence{Keyfile: good(a), Rows: silent, History: onItsWay("usb", b, time.Minute), Escrows: []EscrowEvidence{holds("usb"), down("gcp", true)}}, 0},
 		{"it has ended", Evidence{Keyfile: good(a), Rows: silent, History: onItsWay("usb", b, saveEnds), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}}, 0},
 		{"the rows prove it", Evidence{Keyfile: good(a), Rows: answers(a, 10), History: onItsWay("usb", b, time.Minute), Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}}, 0},
 		{"the other was proven here, too", Evidence{Keyfile: good(a), Rows: silent, History: also, Escrows: []EscrowEvidence{holds("gcp"), holds("usb")}}, 0},
@@ -407,8 +409,8 @@ func TestWaits(t *testing.T) {
 		if test.want != 0 {
 			want = now.Add(test.want)
 		}
-		if got := Waits(test.e, 0, a); !got.Equal(want) {
-			t.Errorf("%s: %s instead of %s", test.name, got, want)
+		if _, bar := Shelf(test.e, 0, a); !bar.Waits.Equal(want) {
+			t.Errorf("%s: %s instead of %s: %s", test.name, bar.Waits, want, bar.Why)
 		}
 	}
 }
@@ -452,16 +454,16 @@ func TestDueShelf(t *testing.T) {
 		{"it opens all rows, and a rotation is open", Evidence{Keyfile: good(b), Ledger: rotation(a, b, true), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp")}}, escrow.Quarantine},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if got, why := DueShelf(test.e, 0, a); got != test.want || (why == "") != (got == escrow.Current) {
+			if got, why := DueShelf(test.e, 0, a); got != test.want || (why == Bar{}) != (got == escrow.Current) {
 				t.Errorf("%s instead of %s: %q", got, test.want, why)
 			}
 		})
 	}
 }
 
-// TestRivalIn: what keeps a key from a current shelf while no row speaks is looked for where its copy
+// TestBarRivalIn: what keeps a key from a current shelf while no row speaks is looked for where its copy
 // stands, and that is not always the escrow that the key is to be saved in.
-func TestRivalIn(t *testing.T) {
+func TestBarRivalIn(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		e    Evidence
@@ -478,8 +480,8 @@ func TestRivalIn(t *testing.T) {
 			Escrows: []EscrowEvidence{holds("gcp", copyOf("current/1", b)), holds("usb", copyOf("current/1", c))}}, "gcp"},
 	} {
 		test.e.Now, test.e.Keyfile, test.e.Rows = now, good(a), silent
-		if got := RivalIn(test.e, 0, a); got != test.want {
-			t.Errorf("%s: %q, not %q", test.name, got, test.want)
+		if _, bar := Shelf(test.e, 0, a); bar.RivalIn != test.want {
+			t.Errorf("%s: %q, not %q: %s", test.name, bar.RivalIn, test.want, bar.Why)
 		}
 	}
 }

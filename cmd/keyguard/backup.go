@@ -145,7 +145,7 @@ func (a *app) judgeSaves(f key.Fingerprint, said decide.RowsEvidence, saves []ag
 			a.remedy(escrow.ErrUnverified)
 		case s.Shelf == escrow.Quarantine:
 			quarantined++
-			hint := unproven(said, s.RivalIn, s.Waits)
+			hint := unproven(said, s.Bar)
 			switch {
 			case s.Halfway:
 				hint = remedyOf(agent.ErrRotationOpen)

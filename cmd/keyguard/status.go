@@ -138,26 +138,25 @@ func (a *app) printStatus(r agent.StatusResult) error {
 }
 
 // unproven is what brings a key to an escrow's current shelf that law 4 keeps from there
-// since no row speaks for it: by the copy of another key in the escrow rivalIn, if that is why; or
-// until waits, if a save of another key that is under way is all there is.
-func unproven(e decide.RowsEvidence, rivalIn string, waits time.Time) string {
+// since no row speaks for it.
+func unproven(e decide.RowsEvidence, bar decide.Bar) string {
 	switch e.State {
 	case decide.RowsUnknown:
 		return remedyOf(e.Err)
 	case decide.RowsAnswer, decide.RowsNotAsked:
 		return seeKeys
 	}
-	if !waits.IsZero() {
-		return "wait until " + when(waits) + ", by when that save has ended, then: keyguard backup"
+	if !bar.Waits.IsZero() {
+		return "wait until " + when(bar.Waits) + ", by when that save has ended, then: keyguard backup"
 	}
 	prove := "store a secret, which proves the key (containarium secrets set), then: keyguard backup"
 	if e.Never {
 		prove = "name the database in the configuration, where database.url = \"none\" says that no row can prove the key, then: keyguard backup"
 	}
-	if rivalIn == "" {
+	if bar.RivalIn == "" {
 		return prove
 	}
-	return fmt.Sprintf("where another host keeps its copies there, name a place of its own for this one in escrow %q of the configuration, then: keyguard init; else %s", rivalIn, prove)
+	return fmt.Sprintf("where another host keeps its copies there, name a place of its own for this one in escrow %q of the configuration, then: keyguard init; else %s", bar.RivalIn, prove)
 }
 
 // verdict prints the answer of status.

@@ -150,13 +150,13 @@ func TestWaitForASave(t *testing.T) {
 	silent := decide.RowsEvidence{State: decide.RowsSilent}
 	want := []string{"wait until " + when(until) + ", by when that save has ended, then: keyguard backup"}
 	said := ailRemedies[agent.AilsBarred](agent.StatusResult{Rows: silent},
-		agent.Ailment{Ails: agent.AilsBarred, Escrow: &agent.EscrowStatus{Name: "usb", Barred: "b", Waits: until}})
+		agent.Ailment{Ails: agent.AilsBarred, Escrow: &agent.EscrowStatus{Name: "usb", Barred: decide.Bar{Why: "b", Waits: until}}})
 	if !slices.Equal(said, want) {
 		t.Errorf("status says %q", said)
 	}
 	a := &app{out: io.Discard, err: io.Discard}
 	var end outcome
-	errors.As(a.judgeSaves("0123456789abcdef", silent, []agent.SaveResult{{Escrow: "usb", Shelf: escrow.Quarantine, Why: "b", Waits: until}}), &end)
+	errors.As(a.judgeSaves("0123456789abcdef", silent, []agent.SaveResult{{Escrow: "usb", Shelf: escrow.Quarantine, Bar: decide.Bar{Why: "b", Waits: until}}}), &end)
 	if end.code != exitRefused || !slices.Equal(end.hints, want) {
 		t.Errorf("backup exits %d and says %q", end.code, end.hints)
 	}

@@ -196,8 +196,8 @@ func keyfileRemedies(r agent.StatusResult, _ agent.Ailment) []string {
 
 // topRemedies brings the key to the top of an escrow's current shelf.
 func topRemedies(r agent.StatusResult, ailment agent.Ailment) []string {
-	if s := ailment.Escrow; s.Barred != "" {
-		return []string{unproven(r.Rows, s.RivalIn, s.Waits)}
+	if bar := ailment.Escrow.Barred; bar.Why != "" {
+		return []string{unproven(r.Rows, bar)}
 	}
 	return []string{"keyguard backup"}
 }

@@ -165,7 +165,9 @@ func TestKeyfile(t *testing.T) {
 		step("base64", "base64 "+keyfile+" >/root/b64; install -m 0400 /root/b64 "+keyfile, nil)
 		step("world-readable", "chmod 0644 "+keyfile, func(m machine) { m.says("was loose") })
 		step("another owner", "chown 1000 "+keyfile, nil)
-		step("symlink to where anybody writes", "mv "+keyfile+" /tmp/elsewhere; ln -s /tmp/elsewhere "+keyfile, nil)
+		step("symlink to where anybody writes", "mv "+keyfile+" /tmp/elsewhere; ln -s /tmp/elsewhere "+keyfile, func(m machine) {
+			m.run("rm /tmp/elsewhere") // the key that this test left there itself
+		})
 		step("dangling symlink", "rm "+keyfile+"; ln -s /nowhere/key "+keyfile, nil)
 		step("directory", "rm "+keyfile+"; mkdir "+keyfile, nil)
 		step("fifo", "rm "+keyfile+"; mkfifo "+keyfile, nil)

@@ -820,6 +820,38 @@ func TestSplitNeverMixes(t *testing.T) {
 	}
 }
 
+// TestSplitDestroyed: a part that a store has destroyed refuses no save, of whatever number and need
+// its name says it was, and of whatever key: nobody can put it together with another.
+func TestSplitDestroyed(t *testing.T) {
+	t.Parallel()
+	for _, was := range []escrow.PartOf{{Need: 3, Number: 2}, {Need: 2, Number: 1}} {
+		k := key.Generate()
+		r, store := newRack(t, 2, 3), startSafe(t, 2, fake.Options{})
+		store.o.Part = was
+		save(t, store.ready(t), escrow.Current, k)
+		store.o.Part = escrow.PartOf{Need: 2, Number: 2}
+		open := func() *escrow.Split {
+			s, err := escrow.NewSplit(escrow.SplitOptions{Name: "split", Need: 2, Members: []escrow.Member{
+				{Escrow: r.member(0), Number: 1}, {Escrow: store.open(t), Number: 2}, {Escrow: r.member(2), Number: 3},
+			}})
+			try(t, err)
+			return s
+		}
+		if _, err := open().Save(t.Context(), escrow.Current, k); !errors.Is(err, escrow.ErrRecut) && !errors.Is(err, escrow.ErrPartMoved) {
+			t.Errorf("%+v is there: %v", was, err)
+		}
+		for _, name := range store.Names(safeMount) {
+			if !strings.HasSuffix(name, "/keyguard") { // the marker
+				try(t, store.Set(safeMount, name, 0, "destroyed"))
+			}
+		}
+		for _, k := range []key.Key{k, key.Generate()} {
+			mustSave(t, open(), escrow.Current, k)
+			holdsKey(t, open(), k)
+		}
+	}
+}
+
 // TestSplitBesideAnotherCut: enough parts of one cut, and beside them one of another. It is
 // never put together with them, in whatever order they come, and a drill names its store.
 func TestSplitBesideAnotherCut(t *testing.T) {

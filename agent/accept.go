@@ -124,10 +124,10 @@ func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, err
 // not known for this host's own, with the entries that make it so. A part that stands on another
 // store than the configuration says is: to adopt it would keep it there.
 func (o *observation) adoptable(i int, person string) (copies []escrow.Copy, entries []ledger.Entry) {
-	if o.moved(i) != nil {
+	s := o.evidence.Escrows[i]
+	if s.Displaced != nil {
 		return nil, nil
 	}
-	s := o.evidence.Escrows[i]
 	newest, there := s.NewestKey()
 	for _, c := range s.Copies {
 		own := there && c.ID == newest.ID

@@ -231,6 +231,7 @@ func (d *drill) restoreAll(ctx context.Context) []DrilledCopy {
 	var all []DrilledCopy
 	for i, s := range h.Escrows {
 		e := &d.o.evidence.Escrows[i]
+		e.Displaced = displaced(s)
 		for n := range d.copies[i] {
 			c := &d.copies[i][n]
 			c.Escrow, c.Required = s.Name(), s.Required
@@ -443,7 +444,7 @@ func (d *drill) judgeAll(r *DrillResult) {
 			own := d.o.evidence.Keyfile // without one that comes first, and nobody can vouch for it
 			if newest, there := d.o.evidence.Escrows[i].NewestCurrent(); own.Good && there && c.Judged && c.ID == newest.ID && newest.Key != own.Key && c.Verdict != DrillPassed {
 				if err := decide.Alarm(d.o.evidence, i); err != nil {
-					c.fail(err.Error(), decide.ErrForeignCopy)
+					c.fail(err.Error(), err)
 				}
 			}
 		}

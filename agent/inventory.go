@@ -178,6 +178,17 @@ func unheard(s Escrow) string {
 	return ""
 }
 
+// displaced is ErrPartMoved where one of an escrow's stores has another part than the configuration
+// says, by the last listing.
+func displaced(s Escrow) error {
+	if shared, ok := s.Writer.(escrow.Shared); ok {
+		if err := shared.Refuses(""); errors.Is(err, escrow.ErrPartMoved) { // whichever key it is of
+			return err
+		}
+	}
+	return nil
+}
+
 // askEscrow lists one escrow and fetches its copies, and puts each into the inbox.
 func (o *observation) askEscrow(ctx context.Context, i int) {
 	s := o.host.Escrows[i]
@@ -226,7 +237,7 @@ func (a *asking) all(ctx context.Context) error {
 	if r, ok := a.s.Reader.(Rememberer); ok {
 		a.e.Remembered, how.lastAsked = r.Remembered(), r.FetchedAt
 	}
-	a.e.Unheard = unheard(a.s)
+	a.e.Unheard, a.e.Displaced = unheard(a.s), displaced(a.s)
 	a.e.Copies, a.e.Seen = listedEvidence(a.s.Reader, copies), true
 	for n := range a.e.Copies {
 		if a.e.Copies[n].ID == a.latest.ID {
@@ -283,7 +294,7 @@ func (o *observation) askNewest(ctx context.Context, i int) {
 func (o *observation) newestOf(ctx context.Context, i int, copies []escrow.Copy, err error) {
 	e, s := &o.evidence.Escrows[i], o.host.Escrows[i]
 	if err == nil {
-		e.Copies, e.Unheard = listedEvidence(s.Reader, copies), unheard(s)
+		e.Copies, e.Unheard, e.Displaced = listedEvidence(s.Reader, copies), unheard(s), displaced(s)
 		read := func(n int) {
 			c := &e.Copies[n]
 			if c.Unreadable != "" {

@@ -285,8 +285,6 @@ func (t *rotation) checkEscrows(ctx context.Context) error {
 			return notRotated(ErrNotSafe, "the required escrow %q cannot answer: %w", s.Name, s.Err)
 		case !there:
 			return notRotated(ErrNotSafe, "the required escrow %q holds no current copy", s.Name)
-		case o.moved(i) != nil:
-			return notRotated(ErrNotSafe, "the required escrow %q: %w", s.Name, o.moved(i))
 		case decide.Alarm(o.evidence, i) != nil:
 			return notRotated(ErrNotSafe, "the required escrow %q: %w", s.Name, decide.Alarm(o.evidence, i))
 		case newest.Unreadable != "" && !o.evidence.Holds(i, newest, t.r.Old):

@@ -64,7 +64,7 @@ func (o *observation) toSave(i int, f key.Fingerprint, rule shelfRule) SaveResul
 	s := o.host.Escrows[i]
 	r := SaveResult{Escrow: s.Name(), Required: s.Required, Key: f}
 	r.Shelf, r.Bar = rule(o.evidence, i, f)
-	r.Alarm, r.Halfway = decide.Alarm(o.evidence, i) != nil, o.evidence.OpenRotation() != nil
+	r.Alarm, r.Halfway = errors.Is(decide.Alarm(o.evidence, i), decide.ErrForeignCopy), o.evidence.OpenRotation() != nil
 	return r
 }
 

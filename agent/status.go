@@ -314,20 +314,8 @@ func (o *observation) escrowStatus(i int, s Escrow) EscrowStatus {
 	}
 	r.Newest = newest
 	r.Holds = o.evidence.Holds(i, newest, o.evidence.Keyfile.Key)
-	if err := decide.Alarm(o.evidence, i); err != nil && o.moved(i) == nil {
+	if err := decide.Alarm(o.evidence, i); errors.Is(err, decide.ErrForeignCopy) {
 		r.Alarm = err.Error()
 	}
 	return r
-}
-
-// moved is ErrPartMoved where a store of an escrow in parts has another part of the keyfile's key
-// than the configuration says, nil for not. By the ledger such a part is not from this host, as
-// what is stored on each store has that one's number in it.
-func (o *observation) moved(i int) error {
-	if s, ok := o.host.Escrows[i].Reader.(escrow.Shared); ok {
-		if err := s.Refuses(o.evidence.Keyfile.Key); errors.Is(err, escrow.ErrPartMoved) {
-			return err
-		}
-	}
-	return nil
 }

@@ -648,6 +648,9 @@ func TestPartsOnEachOthersStores(t *testing.T) {
 		}
 	}
 	look()
+	if r, err := agent.Backup(t.Context(), &h.Host); err != nil || r.Escrows[0].Alarm || !errors.Is(r.Escrows[0].Err, escrow.ErrPartMoved) {
+		t.Errorf("%+v, %v", r.Escrows, err)
+	}
 	if r, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{DryRun: true}); !errors.Is(err, escrow.ErrPartMoved) || errors.Is(err, decide.ErrForeignCopy) {
 		t.Errorf("%+v, %v", r, err)
 	}
@@ -656,4 +659,13 @@ func TestPartsOnEachOthersStores(t *testing.T) {
 		t.Errorf("%+v, %v", r.Adopted, err)
 	}
 	look()
+
+	b := testKey("b")
+	h.write(b.UnsafeBytes())
+	h.rowsUnder(b)
+	drilled, err := agent.Drill(t.Context(), &h.Host, agent.DrillOptions{Scratch: scratch(t)})
+	h.must(err)
+	if err := drilled.Copies[0].Err; !errors.Is(err, escrow.ErrPartMoved) || errors.Is(err, decide.ErrForeignCopy) {
+		t.Errorf("%s: %v", drilled.Reason, err)
+	}
 }

@@ -27,9 +27,14 @@ var ErrForeignCopy = errors.New("another host writes to the same place")
 // mangled copy is a person's mistake, and the next save puts a good one on top.
 //
 // Of a key in parts the id is the key's name, whoever wrote it, and each store has a newest
-// copy of its own: every one of them must be this host's.
+// copy of its own: every one of them must be this host's. The ledger names those by their store's
+// number. Where a store has the part of another number it cannot tell whose that is, and the
+// configuration is to be put right first (escrow.ErrPartMoved).
 func Alarm(e Evidence, i int) error {
 	s := e.Escrows[i]
+	if s.Displaced != nil {
+		return s.Displaced
+	}
 	if e.History.Elsewhere != "" {
 		return fmt.Errorf("this host is a copy of %s, whose copies stand there too: %w", e.History.Elsewhere, ErrForeignCopy)
 	}

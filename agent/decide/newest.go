@@ -22,6 +22,9 @@ type EscrowEvidence struct {
 	// Unheard is why some of its stores did not answer, of an escrow of several. The others are
 	// enough to tell of every key in parts, not of a whole one that stands on a store alone.
 	Unheard string
+	// Displaced is escrow.ErrPartMoved where one of its stores has another part than the
+	// configuration says.
+	Displaced error
 }
 
 // EscrowState tells a pending answer from one that will not come (law 6).

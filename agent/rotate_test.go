@@ -407,6 +407,7 @@ func TestRotateToAnotherNeed(t *testing.T) {
 		needNow, ofNow int
 		lost           string // a member's shelf that lost its part
 		silent         string // a member that does not answer
+		spare          bool   // and is not required
 		want           error
 	}{
 		"3 of 4 of 2 of 3":                          {need: 2, of: 3, needNow: 3, ofNow: 4},
@@ -416,6 +417,7 @@ func TestRotateToAnotherNeed(t *testing.T) {
 		"3 of 4 of 2 of 4, of which one is lost":    {need: 2, of: 4, needNow: 3, ofNow: 4, lost: "usb2"},
 		"3 of 4 of 2 of 2":                          {need: 2, of: 2, needNow: 3, ofNow: 4, want: agent.ErrOldCut},
 		"3 of 4 of 2 of 3, and one does not answer": {need: 2, of: 3, needNow: 3, ofNow: 4, silent: "usb3", want: agent.ErrNoHome},
+		"3 of 5 of 2 of 2, and one does not answer": {need: 2, of: 2, needNow: 3, ofNow: 5, silent: "usb4", spare: true, want: agent.ErrNotSafe},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t, server.Cluster(t).Database(t), 0)
@@ -431,6 +433,11 @@ func TestRotateToAnotherNeed(t *testing.T) {
 				}
 			}
 			s := splitAs(h, tt.needNow, tt.ofNow)
+			if tt.spare {
+				for i := range s.Members() {
+					s.Members()[i].Required = fmt.Sprint("usb", i) != tt.silent
+				}
+			}
 			if tt.silent != "" {
 				h.must(os.Rename(h.path(tt.silent), h.path("away")))
 			}

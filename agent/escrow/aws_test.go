@@ -306,6 +306,8 @@ func TestAWSSaysWhatIsWrong(t *testing.T) {
 		s := startAWS(t, fake.Options{})
 		e := s.ready(t)
 		try(t, e.Rehearse(t.Context()))
+		s.Replica(s.Region())
+		try(t, e.Rehearse(t.Context())) // a primary takes another
 		s.Replica("eu-west-3")
 		if err := e.Rehearse(t.Context()); !errors.Is(err, escrow.ErrRefused) || !strings.Contains(err.Error(), "eu-west-3") {
 			t.Errorf("a replica takes another: %v", err)

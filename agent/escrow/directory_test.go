@@ -344,6 +344,8 @@ func TestDirectoryPlanted(t *testing.T) {
 		os.Symlink("/nonexistent", filepath.Join(shelf, "dangling")),
 		os.Symlink("loop", filepath.Join(shelf, "loop")),
 		os.Symlink(name, filepath.Join(shelf, "20990101T000000.000Z-0123456789abcdef.key")), // wears a name of ours
+		os.Symlink(name, filepath.Join(shelf, "20990101T000000.000Z-0123456789abcdef.need2.part1")),
+		os.Symlink(name, filepath.Join(shelf, "20990101T000000.000Z-0123456789abcdef.key.age")),
 		unix.Mkfifo(filepath.Join(shelf, "fifo"), 0o600),
 		os.Mkdir(filepath.Join(shelf, "directory"), 0o700),
 		unix.Mknod(filepath.Join(shelf, "device"), unix.S_IFCHR|0o600, int(unix.Mkdev(1, 5))), // /dev/zero never ends
@@ -363,14 +365,15 @@ func TestDirectoryPlanted(t *testing.T) {
 	planted := map[string]string{
 		"link": "a symbolic link", "dangling": "a symbolic link", "loop": "a symbolic link", "fifo": "a pipe", "directory": "a directory",
 		"device": "a device", "socket": "a socket", "20990101T000000.000Z-0123456789abcdef.key": "a symbolic link",
+		"20990101T000000.000Z-0123456789abcdef.need2.part1": "a symbolic link", "20990101T000000.000Z-0123456789abcdef.key.age": "a symbolic link",
 	}
 	if len(copies) != len(planted)+1 {
 		t.Errorf("%d copies, want %d: %+v", len(copies), len(planted)+1, copies)
 	}
 	for _, c := range copies {
 		name := strings.TrimPrefix(c.ID, "current/")
-		if what := planted[name]; c.Unreadable != what || c.Worthless() != (what != "") || (c.Fingerprint == "") != (what != "") {
-			t.Errorf("%s is listed as unreadable %q, worthless %v, key %q; want %q", c.ID, c.Unreadable, c.Worthless(), c.Fingerprint, what)
+		if what := planted[name]; c.Unreadable != what || c.Worthless() != (what != "") || (c.Fingerprint == "") != (what != "") || c.Part != (escrow.PartOf{}) || c.Sealed {
+			t.Errorf("%s is listed as unreadable %q, worthless %v, key %q, part %+v, sealed %v; want %q", c.ID, c.Unreadable, c.Worthless(), c.Fingerprint, c.Part, c.Sealed, what)
 		}
 		_, _, err := d.Fetch(t.Context(), c)
 		if want := planted[name] != ""; want != errors.Is(err, escrow.ErrUnreadable) {

@@ -79,7 +79,7 @@ type Server struct {
 	clock      time.Time     // of the version that was made last
 	skew       time.Duration // what the service's clock is ahead of ours
 	kmsOff     bool
-	primary    string // the region of which all secrets are replicas
+	primary    string // the region of which all secrets are replicas, if any, or this one's own
 }
 
 type secret struct {
@@ -197,7 +197,7 @@ func (s *Server) DisableKMS() {
 	s.kmsOff = true
 }
 
-// Replica makes all secrets replicas of another region's.
+// Replica makes all secrets replicas of a region's, or of its own: then they have some elsewhere.
 func (s *Server) Replica(of string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -723,7 +723,7 @@ func (s *Server) put(head map[string]any, x *secret, q request) (map[string]any,
 		return nil, bad("InvalidParameterException", "You must provide either SecretString or SecretBinary.")
 	case q.SecretString != nil && len(*q.SecretString) > maxValue, len(q.SecretBinary) > maxValue:
 		return nil, bad("ValidationException", "1 validation error detected: Value at 'secretString' failed to satisfy constraint: Member must have length less than or equal to 65536")
-	case s.primary != "":
+	case s.primary != "" && s.primary != s.o.Region:
 		return nil, bad("InvalidRequestException", "Operation not permitted on a replica secret. Call must be made in primary secret's region.")
 	case s.kmsOff:
 		return nil, bad("EncryptionFailure", "Secrets Manager can't encrypt the protected secret text using the provided KMS key.")

@@ -446,8 +446,8 @@ func (s *Split) Credential(ctx context.Context) Credential {
 	return first
 }
 
-// Cutting says of a copy that List has shown how many parts rebuild it, and which members keep one, or
-// are to.
+// Cutting says of a copy that List has shown how many parts rebuild it, and which members keep one of
+// these, or are to.
 func (s *Split) Cutting(c Copy) (need int, on []bool) {
 	s.mu.Lock()
 	x := s.index
@@ -458,11 +458,12 @@ func (s *Split) Cutting(c Copy) (need int, on []bool) {
 	if x != nil && errors.Is(s.refusal(x, key.Fingerprint(rest)), ErrRecut) {
 		cuttings = x.cuttings(Shelf(shelf))[key.Fingerprint(rest)]
 	}
+	_, most := best(cuttings)
 	if cuttings != nil {
-		_, need = best(cuttings)
+		need = most.need
 	}
 	for i := range s.o.Members {
-		on = append(on, cuttings == nil || x.silent[i] != nil || s.without(cuttings, i) == "")
+		on = append(on, cuttings == nil || x.silent[i] != nil || s.without(i, most) == "")
 	}
 	return need, on
 }
@@ -481,13 +482,16 @@ func (s *Split) Lacks(c Copy) *PartsError {
 	if cuttings == nil {
 		return nil
 	}
-	_, need := best(cuttings) // of its cut, which may be older than the configuration
+	_, most := best(cuttings) // its cut may be older than the configuration
 	// Then nobody brings a part to a member that came later, or has lost its own.
 	older := errors.Is(s.refusal(x, key.Fingerprint(rest)), ErrRecut)
-	e := &PartsError{Need: need, Of: len(s.o.Members), Safe: true}
+	e := &PartsError{Need: most.need, Of: len(s.o.Members), Safe: spares(cuttings, len(s.o.Members))}
 	for i, m := range s.o.Members {
 		err := x.silent[i]
-		if why := s.without(cuttings, i); err == nil && why != "" {
+		if why := s.without(i, most); err == nil && why != "" {
+			if s.without(i, cuttings...) == "" {
+				why = "its part was cut for another need"
+			}
 			err = fmt.Errorf("%s: %w: %s", m.Name(), ErrGone, why)
 		}
 		if err == nil {
@@ -500,6 +504,5 @@ func (s *Split) Lacks(c Copy) *PartsError {
 	if e.Errors == nil {
 		return nil
 	}
-	e.Safe = e.Safe && e.Saved > need
 	return e
 }

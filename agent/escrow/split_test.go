@@ -853,7 +853,8 @@ func TestSplitDestroyed(t *testing.T) {
 }
 
 // TestSplitBesideAnotherCut: enough parts of one cut, and beside them one of another. It is
-// never put together with them, in whatever order they come, and a drill names its store.
+// never put together with them, in whatever order they come, a drill names its store, and none of
+// the others may be lost.
 func TestSplitBesideAnotherCut(t *testing.T) {
 	t.Parallel()
 	r := newRack(t, 2, 3)
@@ -869,6 +870,41 @@ func TestSplitBesideAnotherCut(t *testing.T) {
 		if err != nil || !got.Equal(k) || parts[0].Err != nil || parts[1].Err != nil || !errors.Is(parts[2].Err, escrow.ErrRecut) || !parts[2].Wrong() {
 			t.Errorf("%v, %+v, %v", got, parts, err)
 		}
+	}
+	s := r.open()
+	_, err := s.List(t.Context())
+	try(t, err)
+	if need, on := s.Cutting(c); need != 2 || !slices.Equal(on, []bool{true, true, false}) {
+		t.Errorf("cut for %d, and is on %v", need, on)
+	}
+	if lacks := s.Lacks(c); lacks == nil || lacks.Saved != 2 || lacks.Need != 2 || lacks.Safe || !strings.Contains(lacks.Error(), "c: no such copy: its part was cut for another need") {
+		t.Errorf("%+v", lacks)
+	}
+}
+
+// TestSplitTwoCuts: a key that was saved while those stores did not answer that have it, cut for
+// another need, may lose any store, but not one of each cut.
+func TestSplitTwoCuts(t *testing.T) {
+	t.Parallel()
+	r := newRack(t, 2, 5)
+	k := key.Generate()
+	for i, need := range []int{2, 2, 3, 3, 3} {
+		r.need = need
+		mustSave(t, r.member(i), escrow.Current, k)
+	}
+	for lost, of := range []string{"nobody", "d"} {
+		for _, f := range r.files(of) {
+			try(t, os.Remove(f))
+		}
+		s := r.open()
+		copies, err := s.List(t.Context())
+		if try(t, err); len(copies) != 1 {
+			t.Fatalf("%+v", copies)
+		}
+		if lacks := s.Lacks(copies[0]); lacks == nil || lacks.Safe != (lost == 0) {
+			t.Errorf("%d stores lost their part: %+v", lost, lacks)
+		}
+		holdsKey(t, s, k)
 	}
 }
 

@@ -230,7 +230,7 @@ func (x *splitIndex) doubted(displaced func(p *piece) bool) (list []*piece) {
 				}
 				needs[of] = g.need
 			}
-			if have, need := best(cuttings); have >= need {
+			if have, g := best(cuttings); have >= g.need {
 				continue
 			}
 			for _, g := range cuttings { // one that is cut for another need is of no use to it
@@ -383,7 +383,8 @@ func (s *Split) List(ctx context.Context) ([]Copy, error) {
 // ranked describes a key that is there in parts.
 func (s *Split) ranked(x *splitIndex, shelf Shelf, of key.Fingerprint, cuttings []cutting) ranked {
 	r := ranked{Copy: Copy{Escrow: s.o.Name, ID: string(shelf) + "/" + string(of), Shelf: shelf, Fingerprint: of}, place: math.MaxInt}
-	have, need := best(cuttings)
+	have, most := best(cuttings)
+	need := most.need
 	for _, g := range cuttings {
 		numbers, places := g.numbers()
 		if len(numbers) >= g.need {
@@ -420,22 +421,36 @@ func (s *Split) ranked(x *splitIndex, shelf Shelf, of key.Fingerprint, cuttings 
 }
 
 // best is, of the cuts of a key, the one of which the most parts are there for its need.
-func best(cuttings []cutting) (have, need int) {
+func best(cuttings []cutting) (have int, of cutting) {
 	have = -1
 	for _, g := range cuttings {
 		numbers, _ := g.numbers()
-		if d := len(numbers) - g.need; have < 0 || d > have-need {
-			have, need = len(numbers), g.need
+		if d := len(numbers) - g.need; have < 0 || d > have-of.need {
+			have, of = len(numbers), g
 		}
 	}
-	return have, need
+	return have, of
+}
+
+// spares tells whether a key can be rebuilt whichever one of n members is lost.
+func spares(cuttings []cutting, n int) bool {
+	for lost := range n {
+		if !slices.ContainsFunc(cuttings, func(g cutting) bool {
+			g.pieces = slices.DeleteFunc(slices.Clone(g.pieces), func(p piece) bool { return p.member == lost })
+			numbers, _ := g.numbers()
+			return len(numbers) >= g.need
+		}) {
+			return false
+		}
+	}
+	return true
 }
 
 // missing says what became of the parts that cannot be read.
 func (s *Split) missing(cuttings []cutting) string {
 	var said []string
 	for i, m := range s.o.Members {
-		if why := s.without(cuttings, i); why != "" {
+		if why := s.without(i, cuttings...); why != "" {
 			said = append(said, m.Name()+": "+why)
 		}
 	}
@@ -443,7 +458,7 @@ func (s *Split) missing(cuttings []cutting) string {
 }
 
 // without says why a member's part of a key is of no use, "" where it can be read.
-func (s *Split) without(cuttings []cutting, member int) string {
+func (s *Split) without(member int, cuttings ...cutting) string {
 	const none = "it has none"
 	why := none
 	for _, g := range cuttings {

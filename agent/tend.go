@@ -140,7 +140,9 @@ func (o *observation) leave(r *TendResult, opts TendOptions) (err error) {
 	first := r.Decision.Action == decide.Make && opts.Starting
 	if opts.Park && (r.Withheld == "" || first) && o.mintable() || opts.Starting && r.Withheld == "" && o.refuted() {
 		err = o.putEmpty(&r.GuardResult)
-		r.Waiting = r.Parked
+		if r.Waiting = r.Parked; r.Parked && first {
+			r.Withheld = "an empty keyfile is in place, and the next look makes the first key"
+		}
 	}
 	if err == nil && r.Decision.Settle != decide.SettleNothing {
 		o.closeRotation(r.Decision) // who would mend what is left here is refused while it is open

@@ -282,7 +282,7 @@ func TestTendParksAFirstKey(t *testing.T) {
 	h := newHost(t, server.Cluster(t).Database(t), 1)
 	starting := agent.TendOptions{Prove: true, Park: true, Starting: true}
 	r, err := agent.Tend(t.Context(), &h.Host, starting)
-	if err != nil || !r.Parked || !r.Waiting || r.Decision.Action != decide.Make {
+	if err != nil || !r.Parked || !r.Waiting || r.Decision.Action != decide.Make || r.Withheld != "an empty keyfile is in place, and the next look makes the first key" {
 		t.Errorf("%+v, %v", r, err)
 	}
 	r, err = agent.Tend(t.Context(), &h.Host, starting)

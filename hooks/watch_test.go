@@ -692,7 +692,7 @@ func TestWatch(t *testing.T) {
 		w := newWatched(t, cluster.Database(t))
 		w.start()
 		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1", Time: time.Now()}
-		w.await("first key is made")
+		w.await("the next look makes the first key")
 		look := w.hold()
 		w.write(b)
 		w.must(os.Chmod(w.host.Keyfile.Path, 0o644))

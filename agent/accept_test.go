@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
@@ -147,6 +148,9 @@ func TestAcceptAsksAgain(t *testing.T) {
 		},
 		"another key": func(h *host) { h.write(testKey("b").UnsafeBytes()) },
 		"no key":      func(h *host) { h.must(os.Remove(h.Keyfile.Path)) },
+		"the key as text": func(h *host) {
+			h.write([]byte(base64.StdEncoding.EncodeToString(testKey("a").UnsafeBytes())))
+		},
 		"another word": func(h *host) {
 			h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Accepted, Fingerprint: testKey("c").Fingerprint()}))
 		},

@@ -524,23 +524,25 @@ func testFirstStart(t *testing.T, list listing) {
 		}
 	})
 	for name, c := range map[string]struct {
-		save error
-		want escrow.Shelf
+		save, then error // of the save, and of whoever asks then
+		want       escrow.Shelf
 	}{
 		"read-only escrow":                          {save: fmt.Errorf("%w: of the first key", escrow.ErrReadOnly), want: escrow.Current},
 		"an escrow that refuses":                    {save: fmt.Errorf("%w: of the first key", escrow.ErrDenied), want: escrow.Current},
 		"an escrow that does not answer to a save":  {save: escrow.ErrTimeout, want: escrow.Quarantine},
 		"an escrow that breaks off in a save":       {save: escrow.ErrUnreachable, want: escrow.Quarantine},
 		"a split, of one refuses and one is silent": {save: errors.Join(escrow.ErrDenied, escrow.ErrTimeout), want: escrow.Quarantine},
+		"an escrow that refuses and falls silent":   {save: escrow.ErrRateLimited, then: escrow.ErrRateLimited, want: escrow.Quarantine},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := list(newHost(t, nil, 1))
 			store := trouble(h, 0)
 			store.save = c.save
+			h.Escrows[0].Writer = &overtaken{Writer: store, first: func() { store.list = c.then }}
 			if r, err := h.guard(); err != nil || r.Decision.Action != decide.Doubt || h.content() != nil {
 				t.Fatalf("%+v, %v, a keyfile of %d bytes", r.Decision, err, len(h.content()))
 			}
-			store.save = nil
+			store.save, store.list = nil, nil
 			r, err := h.guard()
 			if err != nil || r.Decision.Action != decide.Make {
 				t.Fatalf("%+v, %v", r.Decision, err)
@@ -576,10 +578,15 @@ func testFirstStart(t *testing.T, list listing) {
 	})
 	t.Run("called off while it saves", func(t *testing.T) {
 		h := list(newHost(t, nil, 1))
-		ctx, cancel := context.WithCancel(t.Context())
-		h.Escrows[0].Writer = &overtaken{Writer: h.Escrows[0].Writer, first: cancel}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		end, _ := ctx.Deadline()
+		w := &timed{Writer: h.Escrows[0].Writer}
+		h.Escrows[0].Writer = &overtaken{Writer: w, first: cancel}
 		if r, err := agent.Guard(ctx, &h.Host, agent.GuardOptions{}); err != nil || r.Decision.Action != decide.Make {
 			t.Fatalf("%+v, %v", r.Decision, err)
+		}
+		if !w.end.Equal(end) {
+			t.Errorf("the save was to end at %s, and the start at %s (law 9)", w.end, end)
 		}
 		if list := h.shelf(0, escrow.Current); len(list) != 1 {
 			t.Errorf("the current shelf holds %v", list)
@@ -607,6 +614,17 @@ func testFirstStart(t *testing.T, list listing) {
 			t.Errorf("%+v, a keyfile of %d bytes", r.Decision, len(h.content()))
 		}
 	})
+}
+
+// timed is an escrow that notes when its last save was to end, zero for never.
+type timed struct {
+	escrow.Writer
+	end time.Time
+}
+
+func (w *timed) Save(ctx context.Context, s escrow.Shelf, k key.Key) (escrow.Copy, error) {
+	w.end, _ = ctx.Deadline()
+	return w.Writer.Save(ctx, s, k)
 }
 
 // refusedLate is an escrow that stores, and says afterwards that it refuses.

@@ -498,13 +498,17 @@ func TestRotateOfASplitTable(t *testing.T) {
 			t.Errorf("under a key that is nowhere, leave %t: %v", leave, err)
 		}
 	}
-	h.must(h.Keyfile.Keep(testKey("other"), h.Now()))
-	for _, leave := range []bool{false, true} {
-		got, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{LeaveUnopenable: leave})
-		if !errors.Is(err, agent.ErrSplitRows) || got.Rotated {
-			t.Errorf("under a key of the local quarantine, leave %t: %+v, %v", leave, got, err)
+	isSplit := func(where string) {
+		t.Helper()
+		for _, leave := range []bool{false, true} {
+			got, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{LeaveUnopenable: leave})
+			if !errors.Is(err, agent.ErrSplitRows) || got.Rotated {
+				t.Errorf("under a key %s, leave %t: %+v, %v", where, leave, got, err)
+			}
 		}
 	}
+	h.must(h.Keyfile.Keep(testKey("other"), h.Now()))
+	isSplit("of the local quarantine")
 	cannotTell := func(what string) {
 		t.Helper()
 		for _, leave := range []bool{false, true} {
@@ -524,6 +528,9 @@ func TestRotateOfASplitTable(t *testing.T) {
 	h.must(os.Rename(h.Keyfile.Quarantine, h.path("elsewhere")))
 	h.must(os.WriteFile(h.Keyfile.Quarantine, nil, 0o600))
 	cannotTell("the local quarantine cannot be listed")
+	h.must(os.Remove(h.Keyfile.Quarantine))
+	h.save(0, escrow.Quarantine, testKey("other"))
+	isSplit("that an escrow keeps")
 }
 
 // once is a table that answers once.

@@ -555,7 +555,11 @@ func TestStatusAfterAFailedDrill(t *testing.T) {
 		}
 	}
 	look(agent.Lagging, "failed its last drill: it opened 0 of 7")
-	h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Adopted, Time: right.Add(time.Minute), Fingerprint: a.Fingerprint(), Escrow: "usb0", Copy: "current/1", Shelf: string(escrow.Current)}))
+	adopted := ledger.Entry{Event: ledger.Adopted, Time: right.Add(time.Minute), Fingerprint: a.Fingerprint(), Escrow: "usb0", Copy: "current/1", Shelf: string(escrow.Current)}
+	elsewhere, quarantined := adopted, adopted
+	elsewhere.Event, elsewhere.Escrow = ledger.Saved, "another"
+	quarantined.Event, quarantined.Copy, quarantined.Shelf = ledger.Saved, "quarantine/1", string(escrow.Quarantine)
+	h.must(h.Ledger.Append(adopted, elsewhere, quarantined)) // none of them has saved it anew there
 	look(agent.Lagging, "failed its last drill: it opened 0 of 7")
 	h.now = h.now.Add(2 * time.Minute)
 	h.must(save(&h.Host, a))
@@ -606,6 +610,27 @@ func TestStatusOfALostLedger(t *testing.T) {
 				if r, err := agent.Status(t.Context(), &h.Host); err != nil || r.Health != agent.Green {
 					t.Errorf("accepted: %s: %s, %v", r.Health, r.Line, err)
 				}
+			}
+		})
+	}
+}
+
+// TestStatusWithoutRows: while the rows cannot be asked a person's word for a key is no more than what
+// the rows said when it was given.
+func TestStatusWithoutRows(t *testing.T) {
+	a := testKey("a")
+	for look, want := range map[rows.Verdict]agent.Health{
+		rows.Opens: agent.Green, rows.Partial: agent.Amiss, rows.Refuted: agent.Amiss, rows.Silent: agent.Amiss, rows.Unknown: agent.Amiss,
+	} {
+		t.Run(string(look), func(t *testing.T) {
+			h := newHost(t, nil, 1)
+			h.up = false
+			h.write(a.UnsafeBytes())
+			h.must(save(&h.Host, a))
+			h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Accepted, Fingerprint: a.Fingerprint(), Verdict: string(look)}))
+			r, err := agent.Status(t.Context(), &h.Host)
+			if err != nil || r.Health != want || want != agent.Green && r.Ailments[0].Ails != agent.AilsUnproven {
+				t.Errorf("%s: %s, %v", r.Health, r.Line, err)
 			}
 		})
 	}

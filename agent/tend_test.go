@@ -6,7 +6,9 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
@@ -194,23 +197,15 @@ func (s lateStore) List(ctx context.Context) ([]escrow.Copy, error) {
 	}
 }
 
-// lateRows are those of a Postgres that hangs until the keyfile's place is taken.
-type lateRows struct {
+// lockedRows are those of a table that somebody has locked until they were asked in vain.
+type lockedRows struct {
 	agent.Rows
-	path string
+	unlock func()
 }
 
-func (r lateRows) Prove(ctx context.Context, keys ...key.Key) rows.Answer {
-	for {
-		if _, err := os.Lstat(r.path); err == nil {
-			return r.Rows.Prove(ctx, keys...)
-		}
-		select {
-		case <-time.After(time.Millisecond):
-		case <-ctx.Done():
-			return rows.NoAnswer(ctx.Err(), keys...)
-		}
-	}
+func (r lockedRows) Prove(ctx context.Context, keys ...key.Key) rows.Answer {
+	defer r.unlock()
+	return r.Rows.Prove(ctx, keys...)
 }
 
 // TestTendParksWhileRowsHang (law 2): the same while Postgres takes its time.
@@ -219,14 +214,20 @@ func TestTendParksWhileRowsHang(t *testing.T) {
 	h := newHost(t, server.Cluster(t).Database(t), 1)
 	h.upsert(a, "ONE")
 	h.must(save(&h.Host, a))
+	locks, err := h.db.Session()
+	h.must(err)
+	unlock := sync.OnceFunc(func() { h.must(locks.Close()) })
+	t.Cleanup(unlock)
+	for _, sql := range []string{"begin", "lock table secrets in access exclusive mode"} {
+		_, err := locks.Exec(sql)
+		h.must(err)
+	}
 	open := h.OpenRows
 	h.OpenRows = func(ctx context.Context, o rows.Options) (agent.Rows, error) {
 		r, err := open(ctx, o)
-		return lateRows{r, h.Keyfile.Path}, err
+		return lockedRows{r, unlock}, err
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	r, err := agent.Tend(ctx, &h.Host, agent.TendOptions{Park: true, Prove: true})
+	r, err := agent.Tend(t.Context(), &h.Host, agent.TendOptions{Park: true, Prove: true})
 	if err != nil || r.Parked || r.Installed != a.Fingerprint() || string(h.content()) != string(a.UnsafeBytes()) {
 		t.Errorf("%+v, %v", r, err)
 	}
@@ -265,13 +266,23 @@ func TestKeyfileIsKeptAgain(t *testing.T) {
 	h.write(a.UnsafeBytes())
 	f, err := agent.KeepKeyfile(&h.Host, "")
 	h.must(err)
-	h.must(os.RemoveAll(h.path("state/quarantine")))
-	if again, err := agent.KeepKeyfile(&h.Host, f); err != nil || again != f {
-		t.Errorf("%s, %v", again, err)
-	}
-	kept, err := h.Keyfile.Kept()
-	if err != nil || len(kept) != 1 || kept[0].Key.Fingerprint() != f {
-		t.Errorf("%+v, %v", kept, err)
+	for what, take := range map[string]func() error{
+		"all of it": func() error { return os.RemoveAll(h.Keyfile.Quarantine) },
+		"that key, and not another": func() error {
+			h.must(h.Keyfile.Keep(testKey("b"), h.now))
+			files, err := filepath.Glob(h.Keyfile.Quarantine + "/*" + string(f) + "*")
+			h.must(err)
+			return os.Remove(files[0])
+		},
+	} {
+		h.must(take())
+		if again, err := agent.KeepKeyfile(&h.Host, f); err != nil || again != f {
+			t.Errorf("%s: %s, %v", what, again, err)
+		}
+		kept, err := h.Keyfile.Kept()
+		if err != nil || !slices.ContainsFunc(kept, func(k keyfile.Kept) bool { return k.Key.Fingerprint() == f }) {
+			t.Errorf("%s: %+v, %v", what, kept, err)
+		}
 	}
 }
 
@@ -292,9 +303,9 @@ func TestTendParksAFirstKey(t *testing.T) {
 	if copies, err := h.Escrows[0].Reader.List(t.Context()); err != nil || len(copies) != 1 || copies[0].Fingerprint != r.Installed || copies[0].Shelf != escrow.Current {
 		t.Errorf("%+v, %v", copies, err)
 	}
-	// One that has read its key, or none, and one of which nothing tells that it was started, are
-	// left to make it at their next start.
-	for _, opts := range []agent.TendOptions{{Prove: true, DaemonRead: true}, {Prove: true, Park: true}} {
+	// One that has read its key, or none, or may have, and one of which nothing tells that it was
+	// started, are left to make it at their next start.
+	for _, opts := range []agent.TendOptions{{Prove: true, DaemonRead: true}, {Prove: true, DaemonRead: true, Starting: true}, {Prove: true, Park: true}} {
 		h := newHost(t, server.Cluster(t).Database(t), 1)
 		if r, err := agent.Tend(t.Context(), &h.Host, opts); err != nil || r.Parked || r.Installed != "" || r.Decision.Action != decide.Make {
 			t.Errorf("%+v: %+v, %v", opts, r, err)

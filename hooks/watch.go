@@ -236,6 +236,8 @@ func (w *watcher) rescan(ctx context.Context) error {
 	w.rewatch()
 	if w.roundDue() {
 		w.round(ctx)
+	} else {
+		w.keepKeyfile() // of a local quarantine that somebody takes away no event tells
 	}
 	return nil
 }

@@ -604,6 +604,21 @@ func TestWatch(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	t.Run("the local quarantine is taken away, and then the keyfile, while no escrow is there", func(t *testing.T) {
+		w := guarded(t, func(w *watched) { w.options.Rescan = 20 * time.Millisecond })
+		w.must(os.Rename(w.path("usb"), w.path("away")))
+		w.must(os.RemoveAll(w.path("state/quarantine")))
+		deadline := time.After(longest)
+		for !w.host.Keyfile.Keeps(a.Fingerprint()) {
+			select {
+			case <-time.After(time.Millisecond): // nothing tells of it
+			case <-deadline:
+				t.Fatal("the keyfile's key is not copied again")
+			}
+		}
+		w.must(os.Remove(w.host.Keyfile.Path))
+		w.await(fa, "in place")
+	})
 	t.Run("a daemon that could not load its key after it was ready", func(t *testing.T) {
 		w := guarded(t, func(w *watched) { w.options.Heal = true })
 		w.journal <- unit.Line{Said: unit.Starting, Invocation: "1"}

@@ -153,6 +153,11 @@ func (o *observation) act(ctx context.Context, r *GuardResult) error {
 			o.tighten(r)
 		}
 	case decide.Install:
+		if d.Rule == "R4" {
+			if err := o.stillSilent(ctx); err != nil {
+				return err
+			}
+		}
 		if err := o.install(d.Key, d.Rule+": "+d.Reason); err != nil {
 			return notPlaced(d.Key, err)
 		}
@@ -306,8 +311,21 @@ func (o *observation) makeFirst(ctx context.Context, r *GuardResult) error {
 			return unsure("a first key was made and not installed, since the required escrow %q does not hold it", s.Name())
 		}
 	}
+	if err := o.stillSilent(ctx); err != nil {
+		return err
+	}
 	r.Decision.Key = f
 	return notPlaced(f, o.install(f, r.Decision.Rule+": "+r.Decision.Reason))
+}
+
+// stillSilent asks the rows once more where they had no word in which key is put in place, and returns
+// keyfile.ErrChanged where they are not silent any more: escrows may have taken long, and somebody
+// may have loaded a dump meanwhile.
+func (o *observation) stillSilent(ctx context.Context) error {
+	if o.askRowsAgain(ctx); o.evidence.Rows.State != decide.RowsSilent {
+		return keyfile.ErrChanged
+	}
+	return nil
 }
 
 // uncalled is a context that ends when ctx is to, but not when that is called off.

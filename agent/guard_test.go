@@ -384,6 +384,50 @@ func TestCopyThatIsNotGiven(t *testing.T) {
 	}
 }
 
+// TestRowsCome is law 2 and law 4 where a dump is loaded while the escrows of a host without rows take
+// their time: a key that no row spoke for is not put over them, and goes to no further current shelf.
+func TestRowsCome(t *testing.T) {
+	db := server.Cluster(t).Database(t)
+	copied := testKey("copied")
+	if err := db.Upsert(testKey("right"), "tenant", "ONE", []byte("v")); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("while a first key is saved", func(t *testing.T) {
+		h := newHost(t, nil, 2)
+		h.Escrows[0].Writer = &overtaken{h.Escrows[0].Writer, func() { h.db = db }}
+		r, err := h.guard()
+		if err != nil || r.Decision.Action != decide.Lost || h.content() != nil {
+			t.Errorf("%+v, %v, a keyfile of %d bytes", r.Decision, err, len(h.content()))
+		}
+		if first, apart := h.shelf(0, escrow.Current), h.shelf(1, escrow.Quarantine); len(first) != 1 || !slices.Equal(apart, first) {
+			t.Errorf("current %v, and where the rows had come %v", first, apart)
+		}
+	})
+	t.Run("while the last escrow takes a first key", func(t *testing.T) {
+		h := newHost(t, nil, 1)
+		h.Escrows[0].Writer = &overtaken{h.Escrows[0].Writer, func() { h.db = db }}
+		if r, err := h.guard(); err != nil || r.Decision.Action != decide.Lost || h.content() != nil {
+			t.Errorf("%+v, %v, a keyfile of %d bytes", r.Decision, err, len(h.content()))
+		}
+	})
+	t.Run("while the copies are listed", func(t *testing.T) {
+		h := newHost(t, nil, 1)
+		h.save(0, escrow.Current, copied)
+		h.Escrows[0].Reader = relisted{h.Escrows[0].Reader, func([]escrow.Copy) { h.db = db }}
+		if r, err := h.guard(); err != nil || r.Decision.Action != decide.Lost || h.content() != nil {
+			t.Errorf("%+v, %v, a keyfile of %d bytes", r.Decision, err, len(h.content()))
+		}
+	})
+	t.Run("and cannot be asked", func(t *testing.T) {
+		h := newHost(t, nil, 1)
+		h.Escrows[0].Writer = &overtaken{h.Escrows[0].Writer, func() { h.up = false }}
+		r, err := h.guard()
+		if err != nil || r.Decision.Action != decide.Doubt || h.content() != nil {
+			t.Errorf("%+v, %v, a keyfile of %d bytes", r.Decision, err, len(h.content()))
+		}
+	})
+}
+
 // TestCopyUnderAnotherName: the only copy that opens the rows is called another key. It is told
 // by whoever looks, put in place by a start, and left in nobody's memory.
 func TestCopyUnderAnotherName(t *testing.T) {

@@ -298,11 +298,16 @@ func (o *observation) askRows(ctx context.Context) {
 		return
 	}
 	o.isLate()
-	if o.table != nil { // a question that was called off has ended its session
+	o.askRowsAgain(ctx) // a question that was called off has ended its session
+}
+
+// askRowsAgain asks the rows where they are now: there may be a database where none was.
+func (o *observation) askRowsAgain(ctx context.Context) {
+	if o.table != nil {
 		o.table.Close()
 		o.table = nil
 	}
-	o.tryRows(ctx)
+	o.askRows(ctx)
 }
 
 // isLate tells, once, that somebody takes longer than lateAfter.

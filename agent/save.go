@@ -42,7 +42,7 @@ func (o *observation) save(ctx context.Context, i int, f key.Fingerprint, rule s
 	o.inTurn(func() { r = o.toSave(i, f, rule) })
 	if !o.stands(ctx, i, &r) {
 		o.inTurn(func() {
-			o.writeSaving(i, r.Shelf, f)
+			o.writeSaving(ctx, i, r.Shelf, f)
 			r = o.toSave(i, f, rule)
 		})
 		// A crash from here on: what then stands there is known for this host's own.
@@ -71,10 +71,11 @@ func (o *observation) toSave(i int, f key.Fingerprint, rule shelfRule) SaveResul
 // writeSaving records that a key is about to be put on a current shelf: what stands there
 // after a crash is then known for this host's own. It is no news where the key stands there
 // already, or a save of it was begun before. Where the ledger cannot be written, law 4 judges the
-// key anew by that. Where the rows are Silent the ledger is read again after the line is written:
-// of two savers that bring different keys at once, in one process or in two, at least one then sees
-// the other's line, and judges by it.
-func (o *observation) writeSaving(i int, shelf escrow.Shelf, f key.Fingerprint) {
+// key anew by that. Where the rows are Silent they are asked and the ledger is read again after the
+// line is written: rows may have come since, while an escrow took its time; and of two savers that
+// bring different keys at once, in one process or in two, at least one then sees the other's line,
+// and judges by it.
+func (o *observation) writeSaving(ctx context.Context, i int, shelf escrow.Shelf, f key.Fingerprint) {
 	name := o.host.Escrows[i].Name()
 	newest, there := o.evidence.Escrows[i].NewestCurrent()
 	again := newest.Ends || newest.Lacks
@@ -91,6 +92,7 @@ func (o *observation) writeSaving(i int, shelf escrow.Shelf, f key.Fingerprint) 
 		}
 	}
 	if o.evidence.Rows.VerdictOf(f) == rows.Silent {
+		o.askRowsAgain(ctx)
 		o.askHistory()
 	}
 }

@@ -110,6 +110,7 @@ var actions = []action{
 	{"a store is made anew", 1, false, 0, func(w *world, _ *host, _ int) { w.wipe(w.store()) }},
 	{"all keys are lost, and the ledger is not", 2, true, 40, (*world).loseAll},
 	{"all keys go before the daemon reads one, and rows come", 1, false, 0, (*world).firstKeyGoes},
+	{"the host's keys go, and rows come while a start asks the stores", 1, false, 0, (*world).rowsCome},
 	{"mangled bytes on top", 2, false, 0, func(w *world, _ *host, _ int) {
 		w.store().addByHand(escrow.Current, []byte("\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd not a key at all"))
 	}},
@@ -565,7 +566,8 @@ func (w *world) status(h *host, dies int) (r agent.StatusResult) {
 // startsOn holds a start, whose rows have answered, to laws 1 and 2.
 func (w *world) startsOn(h *host, p *process, r agent.GuardResult) {
 	data, good := h.live()
-	if !good || r.Evidence.Rows.State != decide.RowsAnswer {
+	came := p.crossed != nil && p.after <= 0 // what comes in the midst of it a start must have asked for afterwards
+	if !good || r.Evidence.Rows.State != decide.RowsAnswer && !came {
 		return
 	}
 	f := laws.Name(data)
@@ -1167,6 +1169,23 @@ func (w *world) firstKeyGoes(h *host, _ int) {
 	w.merge(h, w.makeKey())
 }
 
+// rowsCome takes a host's keys away, those of the stores perhaps, and all that told of them; while the
+// daemon's start calls the stores rows come that another key is of.
+func (w *world) rowsCome(h *host, _ int) {
+	if len(w.hosts) > 1 {
+		return
+	}
+	if w.rand.IntN(2) == 0 {
+		w.bare(h)
+	} else {
+		w.bareHost(h)
+	}
+	w.rm(h, "state/"+ledger.Name)
+	w.crossed = func() { w.merge(h, w.makeKey()) }
+	w.restart(h, 0)
+	w.crossed = nil
+}
+
 // bare takes every key away from host and stores, and the rows with them.
 func (w *world) bare(h *host) {
 	if len(w.hosts) > 1 {
@@ -1175,6 +1194,11 @@ func (w *world) bare(h *host) {
 	for _, s := range w.stores {
 		w.wipe(s)
 	}
+	w.bareHost(h)
+}
+
+// bareHost takes every key away from a host, and the rows with them.
+func (w *world) bareHost(h *host) {
 	for _, name := range []string{"etc/secrets.key", "etc/secrets.key.next", "state/quarantine"} {
 		w.rm(h, name)
 	}

@@ -121,12 +121,13 @@ type process struct {
 	dies   int   // before this one; 0: never
 	at     phase // before this one
 	dead   bool
-	rows   bool            // it has asked the rows
-	looked bool            // and they have answered it
-	calls  int             // of stores
-	starts bool            // it is prestart
-	of     map[string]int  // by store: how often it was called
-	listed map[string]bool // by store
+	rows   bool                       // it has asked the rows
+	looked bool                       // and they have answered it
+	seen   map[string]key.Fingerprint // what they were at its last look, nil where it has begun a save since
+	calls  int                        // of stores
+	starts bool                       // it is prestart
+	of     map[string]int             // by store: how often it was called
+	listed map[string]bool            // by store
 	// changed are the stores to which it has saved since they showed it what they have.
 	changed map[string]bool
 	shown   map[string]time.Time // by store: when it showed it last what it has
@@ -243,6 +244,9 @@ func (h *host) systemd(ctx context.Context, patience time.Duration) error {
 func (w *world) run(h *host, name string, dies int, do func(context.Context, *process, *agent.Host)) *process {
 	p := &process{w: w, h: h, name: name, dies: dies, at: w.at, wrote: map[string]bool{}, of: map[string]int{}, listed: map[string]bool{}, changed: map[string]bool{}, shown: map[string]time.Time{}, starts: strings.HasSuffix(name, ": prestart"), made: map[*inode]bool{}, passing: map[*inode]bool{}}
 	w.running, w.at = append(w.running, p), phase{}
+	if w.crossed != nil {
+		p.crossed, p.after, w.crossed = w.crossed, 1+w.rand.IntN(12), nil
+	}
 	before := w.held()
 	w.settle(before)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)

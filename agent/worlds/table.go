@@ -93,7 +93,7 @@ func (s session) Prove(ctx context.Context, keys ...key.Key) rows.Answer {
 	if len(s.rows) == 0 {
 		a.State, a.Why = rows.Silent, "no row depends on the key"
 	}
-	s.p.looked = true
+	s.p.looked, s.p.seen = true, maps.Clone(s.rows)
 	for _, k := range keys {
 		f := laws.Name(k.UnsafeBytes())
 		p := rows.Proof{Fingerprint: f, Verdict: rows.Silent}

@@ -45,6 +45,7 @@ type world struct {
 	printed []key.Key                           // on paper
 	mortal  int                                 // the next process that is started by itself dies before this effect
 	at      phase                               // and the next process of all before this one
+	crossed func()                              // happens in the midst of what that one does with stores
 
 	rebuilt map[string][]byte // keys of their parts
 
@@ -295,6 +296,9 @@ func (w *world) makes(p *process, c durable.Change) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	p.wrote[c.Path], p.wrote[c.To] = true, true
+	if bytes.Contains(c.Data, []byte(`"event":"saving"`)) {
+		p.seen = nil
+	}
 	gone := c.Path
 	if c.Do == durable.RenameFile {
 		gone = c.To
@@ -676,7 +680,11 @@ func (w *world) deserved(p *process, f key.Fingerprint, as string) {
 		return
 	}
 	standing, err := ledger.Open(p.h.path("state"), ledger.Options{}).Standing()
-	w.hold(laws.Saved(w.state(p.h), f, w.rival(p, f, as), err == nil && standing.Rotation != nil))
+	s := w.state(p.h)
+	if p.crossed != nil && p.seen != nil {
+		s.Rows = p.seen // what came after its last look nobody has told it
+	}
+	w.hold(laws.Saved(s, f, w.rival(p, f, as), err == nil && standing.Rotation != nil))
 }
 
 // rival is another key that was proven on a process's host, or that stands on a current shelf by what

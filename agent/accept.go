@@ -26,6 +26,9 @@ var (
 	ErrNotAccepted = errors.New("no key is accepted")
 	// ErrRowsInTheWay says that rows depend on a key which a new one would not open.
 	ErrRowsInTheWay = errors.New("rows depend on another key")
+	// ErrChanged says that it is not so any more what a person was asked about: nothing was locked
+	// while the question stood. Rotate and Repair return it, too.
+	ErrChanged = errors.New("what was asked about has changed meanwhile")
 )
 
 // AcceptOptions carry a person's word.
@@ -59,7 +62,7 @@ type AcceptResult struct {
 // host's own, which ends the alarm over another host's writes; and the word takes the place
 // of what stands in the ledger before its chain is broken. It returns ErrNothingToAccept, and
 // ErrNotAccepted while a rotation is open: the rows say which of its keys holds (R1), and
-// would overturn the word; and ErrUnsure where another key came into the keyfile's place, or
+// would overturn the word; and ErrChanged where another key came into the keyfile's place, or
 // became the known one, while the question stood.
 func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, error) {
 	o, err := h.observe()
@@ -111,7 +114,7 @@ func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, err
 		return r, err
 	}
 	if !now.evidence.Keyfile.Good || now.evidence.Keyfile.Key != f || now.evidence.Ledger.Known != r.Known {
-		return r, fmt.Errorf("%w: the keyfile or the ledger changed while the question stood: it is %s now; ask again", ErrUnsure, now.evidence.Keyfile.State())
+		return r, fmt.Errorf("%w: the keyfile is %s now, and known is %s", ErrChanged, now.evidence.Keyfile.State(), cmp.Or(now.evidence.Ledger.Known, "none"))
 	}
 	if err := h.Append(entries...); err != nil {
 		return r, fmt.Errorf("cannot write that key %s is accepted: %w", f, err)
@@ -164,8 +167,8 @@ func (o *observation) acceptable() error {
 // key will not open. The missing table needs that word, since a dump may be about to be
 // loaded. The key is accepted, escrowed as law 4 allows, and installed. Nothing is locked
 // while the question stands: afterwards all is observed again. It returns ErrKeyThere,
-// ErrRowsInTheWay when the person does not confirm, ErrUnsure when the rows cannot be asked
-// or say something else than when the person was asked, and ErrBusy.
+// ErrRowsInTheWay when the person does not confirm, ErrUnsure when the rows cannot be asked,
+// ErrChanged when they say something else than when the person was, and ErrBusy.
 func AcceptNew(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, error) {
 	asked, err := h.askForNew(ctx, opts)
 	if err != nil || !asked.Done {
@@ -182,7 +185,7 @@ func AcceptNew(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, 
 	}
 	defer o.close()
 	if was, is := asked.Rows, r.Rows; was.State != is.State || was.Dependent != is.Dependent || asked.Known != r.Known {
-		return r, fmt.Errorf("%w: the rows or the ledger changed while the question stood; ask again", ErrUnsure)
+		return r, fmt.Errorf("%w: what the rows say, or which key is known", ErrChanged)
 	}
 	k := key.Generate()
 	r.Key = o.hold(k)

@@ -130,7 +130,7 @@ func TestAcceptNewLocksNothingWhileItAsks(t *testing.T) {
 		h.upsert(testKey("a"), "ONE") // the dump is loaded
 		return true, nil
 	}}
-	if r, err := agent.AcceptNew(t.Context(), &h.Host, opts); !errors.Is(err, agent.ErrUnsure) || r.Done || len(h.content()) > 0 {
+	if r, err := agent.AcceptNew(t.Context(), &h.Host, opts); !errors.Is(err, agent.ErrChanged) || r.Done || len(h.content()) > 0 {
 		t.Errorf("%+v, %v", r, err)
 	}
 	h.wants(0, escrow.Current)
@@ -170,7 +170,7 @@ func TestAcceptAsksAgain(t *testing.T) {
 				return true, nil
 			}}
 			r, err := agent.Accept(t.Context(), &h.Host, opts)
-			if after, lerr := h.Ledger.Standing(); !errors.Is(err, agent.ErrUnsure) || r.Done || lerr != nil || after.Known != known.Known {
+			if after, lerr := h.Ledger.Standing(); !errors.Is(err, agent.ErrChanged) || r.Done || lerr != nil || after.Known != known.Known {
 				t.Errorf("%+v, %v; known is %s after %s", r, err, after.Known, known.Known)
 			}
 		})

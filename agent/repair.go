@@ -76,8 +76,9 @@ type Share struct {
 // would choose, before the commit and after it. ctx ends it up to step 2.
 //
 // ErrBusy: another one is at work. ErrNotRepaired: nothing is changed, or no row is, and
-// the error says why. ErrUnsure: it stopped in its commit; the rows are as they were or
-// repaired, and to repair again finds out. ErrNotStarted: repaired, but the daemon is down.
+// the error says why; ErrChanged, too: a person agreed to another target. ErrUnsure: it
+// stopped in its commit; the rows are as they were or repaired, and to repair again finds
+// out. ErrNotStarted: repaired, but the daemon is down.
 func Repair(ctx context.Context, h *Host, opts RepairOptions) (RepairResult, error) {
 	return runRepair(ctx, h, opts, (*repair).run)
 }
@@ -92,8 +93,8 @@ func runRepair(ctx context.Context, h *Host, opts RepairOptions, then func(*repa
 	t.job = job{h: h, progress: opts.Progress, work: &t.r.Work}
 	err := t.locked(ctx, t.tally, func(ctx context.Context) error {
 		switch agreed := t.opts.Agreed; {
-		case agreed != "" && t.r.Target != agreed: // nothing was locked while the question stood
-			return notRepaired(fmt.Errorf("%w: the rows would come under key %s now, and not under key %s, as was agreed; ask again", ErrUnsure, orUnknown(t.r.Target), agreed))
+		case agreed != "" && t.r.Target != agreed:
+			return notRepaired(fmt.Errorf("%w: the rows would come under key %s now, and not under key %s", ErrChanged, orUnknown(t.r.Target), agreed))
 		case !t.r.HasWork:
 			return nil
 		}

@@ -112,8 +112,9 @@ type RotateResult struct {
 // quickest way to have it up again.
 //
 // ErrBusy: another one is at work. ErrNotRotated: nothing is changed, and the error says
-// why. ErrUnsure: it stopped in its commit and the rows do not say which key holds; start
-// and watcher ask on. ErrNotStarted: rotated, but the daemon is down.
+// why; ErrChanged, too: a person was asked about another key than the present one. ErrUnsure:
+// it stopped in its commit and the rows do not say which key holds; start and watcher ask
+// on. ErrNotStarted: rotated, but the daemon is down.
 func Rotate(ctx context.Context, h *Host, opts RotateOptions) (RotateResult, error) {
 	if opts.Staged == nil {
 		opts.Staged = func(key.Fingerprint, key.Fingerprint) {}
@@ -161,8 +162,8 @@ func (t *rotation) check(ctx context.Context) (err error) {
 	if !live.Good {
 		return notRotated(ErrKeyNotRight, "it is %s", live.State())
 	}
-	if agreed := t.opts.Agreed; agreed != "" && agreed != live.Key { // nothing was locked while the question stood
-		return notRotated(ErrUnsure, "it holds key %s now, and not key %s, as was agreed; ask again", live.Key, agreed)
+	if agreed := t.opts.Agreed; agreed != "" && agreed != live.Key {
+		return notRotated(ErrChanged, "the keyfile holds key %s now, and not key %s", live.Key, agreed)
 	}
 	if err := t.checkRows(ctx); err != nil {
 		return err

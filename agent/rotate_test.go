@@ -341,7 +341,7 @@ func TestRepairOfWhatWasAgreed(t *testing.T) {
 	_, err = agent.Accept(t.Context(), &h.Host, agent.AcceptOptions{Confirm: yes})
 	h.must(err)
 	r, err := agent.Repair(t.Context(), &h.Host, agent.RepairOptions{Agreed: asked.Target})
-	if !errors.Is(err, agent.ErrUnsure) || !errors.Is(err, agent.ErrNotRepaired) || r.Repaired || r.Target != b.Fingerprint() || len(r.Staged) > 0 {
+	if !errors.Is(err, agent.ErrChanged) || !errors.Is(err, agent.ErrNotRepaired) || r.Repaired || r.Target != b.Fingerprint() || len(r.Staged) > 0 {
 		t.Errorf("%+v, %v", r, err)
 	}
 	if r, err := agent.Repair(t.Context(), &h.Host, agent.RepairOptions{Agreed: b.Fingerprint()}); err != nil || !r.Repaired {
@@ -555,7 +555,7 @@ func TestRotateOfWhatWasAgreed(t *testing.T) {
 	h.rowsUnder(b, b)
 	h.write(b.UnsafeBytes())
 	h.must(save(&h.Host, b))
-	for agreed, want := range map[key.Fingerprint]error{a.Fingerprint(): agent.ErrUnsure, b.Fingerprint(): nil} {
+	for agreed, want := range map[key.Fingerprint]error{a.Fingerprint(): agent.ErrChanged, b.Fingerprint(): nil} {
 		r, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{Agreed: agreed, DryRun: true})
 		if !errors.Is(err, want) || want != nil && !errors.Is(err, agent.ErrNotRotated) || r.Rotated {
 			t.Errorf("%s: %+v, %v", agreed, r, err)

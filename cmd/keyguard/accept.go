@@ -35,9 +35,9 @@ daemon's own container there is no table yet, and nobody but you can tell that
 no dump is about to be loaded: say so by it. If rows depend on another key, the
 number of them must be typed: a new key opens none of them.
 
-Exit status: 0 done; 2 not confirmed; 11 the rows cannot be asked (--new);
-12 an escrow failed; 14 refused; 15 a rotation is open: the rows settle which of
-its keys holds.`,
+Exit status: 0 done; 2 not confirmed; 11 the rows cannot be asked (--new), or it
+is not as it was when you were asked; 12 an escrow failed; 14 refused; 15 a
+rotation is open: the rows settle which of its keys holds.`,
 		Example: `  keyguard accept           # vouch for the key that is there
   keyguard accept --new     # make one on a host that never had one`,
 		RunE: a.operate(func(ctx context.Context, h *agent.Host, cfg *config.Config) error {

@@ -107,6 +107,7 @@ var remedies = []struct {
 	{agent.ErrUnheard, exitDoubt, "bring back what cannot answer, then: keyguard restore; or bring a key yourself: keyguard import"},
 	{agent.ErrRefused, exitRefused, "the present key stays; see what every key opens: keyguard verify"},
 	{agent.ErrUnsure, exitDoubt, "bring Postgres up and try again; to vouch for the present keyfile yourself: keyguard accept"},
+	{agent.ErrChanged, exitDoubt, "see how the key stands now: keyguard status; then do the same again"},
 	{agent.ErrNothingToAccept, exitRefused, "put the right key back: keyguard restore; or make one where there never was one: keyguard accept --new"},
 	{agent.ErrNotAccepted, exitBusy, ""},
 	{agent.ErrNotDrilled, exitBusy, ""},

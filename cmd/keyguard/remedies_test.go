@@ -230,6 +230,7 @@ func TestHintsOfTheirOwn(t *testing.T) {
 		{rows.ErrMayNot, "GRANT TEMPORARY", "needs SELECT"},
 		{rows.ErrMayNot, "RESET default_transaction_read_only", "needs SELECT"},
 		{escrow.ErrGnuPG, "gpg --edit-key", "firewall"},
+		{fmt.Errorf("%w: %w", agent.ErrNotRotated, agent.ErrChanged), "do the same again", "accept"},
 		{fmt.Errorf("%w: %w", agent.ErrNoHome, escrow.ErrEndOfTime), "move the copy that is named away", "keyguard config"},
 		{&fs.PathError{Op: "rename", Path: "/x", Err: syscall.EBUSY}, "findmnt", "should not happen"},
 		{fmt.Errorf("%w: %w", unit.ErrInotifyWatches, syscall.ENOSPC), "max_user_watches", "df"},

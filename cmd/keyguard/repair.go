@@ -39,7 +39,8 @@ its own,
 --dry-run does everything up to the commit, beside the running daemon, whose
 writes wait for the moment that takes.
 
-Exit status: 0 every row is under one key; 11 it stopped in its commit;
+Exit status: 0 every row is under one key; 11 it stopped in its commit, or not
+repaired: they would come under another key than you were asked about;
 12 repaired, but an escrow lags; 13 no key opens a row; 14 not repaired, every
 row is as it was; 15 another one is at work.`,
 		Example: `  keyguard repair --dry-run

@@ -30,8 +30,9 @@ such as an old dump that was loaded elsewhere: named by a postgres:// URL
 without a password, or by a file, 0600, that holds the URL. It is refused while
 the present key opens more rows of the daemon's own database.
 
-Exit status: 0 the keyfile is right; 11 nothing can tell; 13 no usable copy;
-14 refused, the present key opens more.`,
+Exit status: 0 the keyfile is right; 11 nothing can tell, or a key that opens
+fewer rows stays on a person's word; 13 no usable copy; 14 refused, the present
+key opens more.`,
 		Example: `  keyguard restore --dry-run
   keyguard restore --from gcp --copy current/3
   keyguard restore --for-database postgres://postgres@localhost/dump`,

@@ -49,8 +49,9 @@ writes wait for the moment that takes, and says how long the daemon would be
 down. Where somebody is asked, that comes before the question.
 
 Exit status: 0 rotated; 11 it stopped in its commit, and the rows do not say yet
-which key holds; 12 rotated, but an escrow lags; 14 not rotated, and the present
-key stays; 15 another one is at work.`,
+which key holds, or not rotated: the key is not the one that you were asked
+about; 12 rotated, but an escrow lags; 14 not rotated, and the present key
+stays; 15 another one is at work.`,
 		Example: `  keyguard rotate --dry-run
   keyguard rotate --yes`,
 		RunE: func(c *cobra.Command, _ []string) error {

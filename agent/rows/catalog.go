@@ -137,18 +137,24 @@ func (t *Table) readCatalog(ctx context.Context, c *pgconn.PgConn) (*catalog, er
 		err = errors.Join(err, err2)
 		return n
 	}
-	block, heapBytes, allBytes := max(number(blockSize), 1), number(heap), number(all)
+	heapBytes, allBytes, block := number(heap), number(all), max(number(blockSize), 1)
 	s.version = number(version)
 	if err != nil {
 		return nil, fmt.Errorf("%w: sizes that are no numbers", ErrNonsense)
 	}
-	s.blocks = heapBytes / block
-	s.few = heapBytes < checkAll*leastRow
-	// Values of more than 2 kB lie outside the blocks that are counted here.
-	s.small = 2*heapBytes > allBytes
-	s.bytes = allBytes
-	s.perPiece = max(1, s.blocks*pieceBytes/max(allBytes, 1))
+	s.measure(heapBytes, allBytes, block)
 	return s, nil
+}
+
+// measure takes in how many bytes the table's blocks have, and all with what lies outside of them, and
+// how large a block is.
+func (s *catalog) measure(heap, all, block int64) {
+	s.blocks = heap / block
+	s.few = heap < checkAll*leastRow
+	// Values of more than 2 kB lie outside the blocks that are counted here.
+	s.small = 2*heap > all
+	s.bytes = all
+	s.perPiece = max(1, s.blocks*pieceBytes/max(all, 1))
 }
 
 // errColumns says that the daemon's columns have other types.

@@ -1,6 +1,10 @@
 package rows
 
-import "github.com/footprintai/containarium-keyguard/agent/key"
+import (
+	"strings"
+
+	"github.com/footprintai/containarium-keyguard/agent/key"
+)
 
 // Row is a row of the table as far as encryption goes. Username and Name are taken
 // verbatim into the additional data.
@@ -30,3 +34,20 @@ func (r Row) OpensUnder(k key.Key) bool {
 	}
 	return newOpener(k).opens(&c, Classify(r), c.additionalData(nil))
 }
+
+// Cut is how a table is cut: which blocks each statement has that reads whole rows, and each
+// that reads the small columns, and whether it is too small for a sample.
+func Cut(heap, all, block, version int64) (pieces, ranges []string, few bool) {
+	s := catalog{version: version}
+	s.measure(heap, all, block)
+	where := func(list []piece) (texts []string) {
+		for _, p := range list {
+			texts = append(texts, strings.NewReplacer("ctid ", "", "'", "", ",0)", "", "(", "").Replace(p.where))
+		}
+		return texts
+	}
+	return where(s.pieces()), where(s.ranges()), s.few
+}
+
+// Encoded is encoded.
+func Encoded(client, database string) error { return encoded(client, database) }

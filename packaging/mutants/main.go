@@ -64,8 +64,11 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	if world, law, err := hunt(program, 0); err != nil || world != "" {
-		return fmt.Errorf("world %q breaks %q without a fault, %w", world, law, err)
+	switch world, law, err := hunt(program, 0); {
+	case err != nil:
+		return err
+	case world != "":
+		return fmt.Errorf("world %s breaks %s without a fault", world, law)
 	}
 	fmt.Println("| planted fault | found in world | what it breaks |")
 	fmt.Println("|---|---|---|")

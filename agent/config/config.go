@@ -90,8 +90,8 @@ type Database struct {
 	// ConnectTimeout is how long to wait for a connection, at most 60s.
 	ConnectTimeout time.Duration `toml:"connect_timeout"`
 
-	// Wrong is what is wrong with the file that URLFile names, nil for nothing: then nobody
-	// can ask the rows, and all else is done without them. It is not in the file.
+	// Wrong is what is wrong with the file that URLFile names, nil for nothing. Where something
+	// is, nobody can ask the rows, and all else is done without them. It is not in the file.
 	Wrong *Problems `toml:"-"`
 }
 

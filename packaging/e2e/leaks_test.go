@@ -15,11 +15,11 @@ import (
 )
 
 // remains prints what a host has told or left anywhere but where keys are kept: of each entry of the
-// journal what it says and the command line it is from, each once; and files of the state and
-// runtime directories, of metrics, of core dumps and of whoever makes temporary ones.
+// journal what it says and the command line it is from, each once; and files of less than a megabyte
+// of the state and runtime directories, of metrics and of whoever makes temporary ones.
 const remains = `journalctl --sync
 journalctl -q --no-pager -a -o export --output-fields=MESSAGE,_CMDLINE | grep -av '^__' | sort -u
-find /run/containarium-keyguard /var/lib/containarium-keyguard /var/lib/prometheus /var/lib/systemd/coredump /tmp /var/tmp \
+find /run/containarium-keyguard /var/lib/containarium-keyguard /var/lib/prometheus /tmp /var/tmp \
 	-path ` + quarantine + ` -prune -o -type f -size -1024k -exec cat {} + 2>/dev/null || true`
 
 // present prints the keys of 32 bytes that stand on a host, one a line in base64.

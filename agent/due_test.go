@@ -71,6 +71,13 @@ func (o *overtaken) Save(ctx context.Context, shelf escrow.Shelf, k key.Key) (es
 	return o.Writer.Save(ctx, shelf, k)
 }
 
+// brokenOff is an escrow that does not answer to a save.
+type brokenOff struct{ escrow.Writer }
+
+func (brokenOff) Save(context.Context, escrow.Shelf, key.Key) (escrow.Copy, error) {
+	return escrow.Copy{}, escrow.ErrUnreachable
+}
+
 // storing is an escrow where something is done after a save.
 type storing struct {
 	escrow.Writer
@@ -260,6 +267,22 @@ func testSaveDue(t *testing.T, list listing) {
 		if list := h.shelf(0, escrow.Quarantine); !slices.Contains(list, b.Fingerprint()) {
 			t.Error("the other key is nowhere (law 3):", list)
 		}
+	})
+	t.Run("no rows, and another key is on its way once more, an hour after its first save broke off", func(t *testing.T) {
+		h := start(t)
+		store := h.Escrows[1].Writer
+		h.Escrows[1].Writer = brokenOff{store}
+		if _, err := agent.SaveDue(t.Context(), &h.Host, h.Escrows[1].Name()); !errors.Is(err, escrow.ErrUnreachable) {
+			t.Fatal(err)
+		}
+		h.now = h.now.Add(time.Hour)
+		h.Escrows[1].Writer = &overtaken{Writer: store, first: func() {
+			h.write(b.UnsafeBytes())
+			h.saveDue(0)
+		}}
+		h.saveDue(1)
+		h.wants(1, escrow.Current, a)
+		h.wants(0, escrow.Current)
 	})
 	overtaking := func(t *testing.T) *host { // another key comes to the other escrow after it was listed
 		h := start(t)

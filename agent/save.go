@@ -71,10 +71,10 @@ func (o *observation) toSave(i int, f key.Fingerprint, rule shelfRule) SaveResul
 // writeSaving records that a key is about to be put on a current shelf: what stands there
 // after a crash is then known for this host's own. It is no news where the key stands there
 // already, or a save of it was begun before. Where the ledger cannot be written, law 4 judges the
-// key anew by that. Where the rows are Silent they are asked and the ledger is read again after the
-// line is written: rows may have come since, while an escrow took its time; and of two savers that
-// bring different keys at once, in one process or in two, at least one then sees the other's line,
-// and judges by it.
+// key anew by that. Where the rows are Silent the line has to be a new one, as an old one bars no
+// other key; and after it is written the rows are asked and the ledger is read again: rows may have
+// come since, while an escrow took its time; and of two savers that bring different keys at once, in
+// one process or in two, at least one then sees the other's line, and judges by it.
 func (o *observation) writeSaving(ctx context.Context, i int, shelf escrow.Shelf, f key.Fingerprint) {
 	name := o.host.Escrows[i].Name()
 	newest, there := o.evidence.Escrows[i].NewestCurrent()
@@ -82,16 +82,16 @@ func (o *observation) writeSaving(ctx context.Context, i int, shelf escrow.Shelf
 	if shelf != escrow.Current || there && o.evidence.Holds(i, newest, f) && !again {
 		return
 	}
-	if !o.evidence.History.Saved[name].Begun[f] {
+	silent := o.evidence.Rows.VerdictOf(f) == rows.Silent
+	if saved := o.evidence.History.Saved[name]; !saved.Begun[f] || silent && !saved.ToldUnderway(f, o.host.Now()) {
 		if err := o.host.Append(ledger.Entry{Event: ledger.Saving, Fingerprint: f, Escrow: name, Shelf: string(shelf)}); err != nil {
 			o.complain("cannot write the ledger", err)
-			s := o.evidence.History.Saved[name]
-			s.Untold = err.Error()
-			o.evidence.History.Saved[name] = s
+			saved.Untold = err.Error()
+			o.evidence.History.Saved[name] = saved
 			return
 		}
 	}
-	if o.evidence.Rows.VerdictOf(f) == rows.Silent {
+	if silent {
 		o.askRowsAgain(ctx)
 		o.askHistory()
 	}

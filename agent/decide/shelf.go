@@ -131,9 +131,16 @@ func (e Evidence) mayRestorePart(f key.Fingerprint) bool {
 	return f == e.Ledger.Known
 }
 
-// saveEnds is longer than any save takes: by then the process that began it is dead, or its copy is
-// listed.
+// saveEnds is more than twice as long as any save takes: by then the process that began it is dead,
+// or its copy is listed.
 const saveEnds = 10 * time.Minute
+
+// ToldUnderway tells whether the ledger says that a save of a key is under way, and will for as long
+// as a save takes that begins now.
+func (s SavedEvidence) ToldUnderway(f key.Fingerprint, now time.Time) bool {
+	began, there := s.Underway[f]
+	return there && now.Sub(began).Abs() < saveEnds/2
+}
 
 // rival is the bar of a key that the rows do not prove where another one was proven, or stands on a
 // current shelf, or may. What is over by itself comes last.

@@ -157,6 +157,12 @@ func testDrill(t *testing.T, list listing) {
 		"replaced by another host's, and the rows cannot say": {func(h *host, _ *agent.DrillOptions) { h.up = false; h.plant(0, escrow.Current, b.UnsafeBytes()) },
 			want{drill: "failed", errs: []error{decide.ErrForeignCopy},
 				copies: map[string]string{"0": "judged failed: another host", "1": "inconclusive: the rows cannot be asked", "2": "judged inconclusive"}}},
+		"replaced by another host's, and no keyfile": {func(h *host, _ *agent.DrillOptions) {
+			h.must(os.Remove(h.Keyfile.Path))
+			h.plant(0, escrow.Current, b.UnsafeBytes())
+		},
+			want{drill: "failed", proven: true,
+				copies: map[string]string{"0": "judged failed: key " + string(b.Fingerprint()) + " opens none of 10 rows", "1": "passed", "2": "judged passed"}}},
 		"put above by others, under the name of the key in place": {func(h *host, _ *agent.DrillOptions) {
 			name := "99991127T000000.000Z-" + string(a.Fingerprint()) + ".key"
 			h.must(os.WriteFile(filepath.Join(h.path("usb0/current"), name), b.UnsafeBytes(), 0o400))

@@ -575,6 +575,7 @@ func testFirstStart(t *testing.T, list listing) {
 		"an escrow that refuses":                    {save: fmt.Errorf("%w: of the first key", escrow.ErrDenied), want: escrow.Current},
 		"an escrow that does not answer to a save":  {save: escrow.ErrTimeout, want: escrow.Quarantine},
 		"an escrow that breaks off in a save":       {save: escrow.ErrUnreachable, want: escrow.Quarantine},
+		"an escrow that fails, nobody knows how":    {save: errors.New("what its store said"), want: escrow.Quarantine},
 		"a split, of one refuses and one is silent": {save: errors.Join(escrow.ErrDenied, escrow.ErrTimeout), want: escrow.Quarantine},
 		"an escrow that refuses and falls silent":   {save: escrow.ErrRateLimited, then: escrow.ErrRateLimited, want: escrow.Quarantine},
 	} {

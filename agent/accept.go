@@ -206,6 +206,11 @@ func AcceptNew(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, 
 	for i := range h.Escrows {
 		r.Escrows = append(r.Escrows, o.save(ctx, i, r.Key, decide.Shelf))
 	}
+	// Escrows take their time, and a daemon that starts on this key passes without a question (R2).
+	o.askRowsAgain(ctx)
+	if is := o.evidence.Rows; is.State != r.Rows.State || is.Dependent != r.Rows.Dependent {
+		return r, fmt.Errorf("%w: what the rows say; key %s is kept, and not in place", ErrChanged, r.Key)
+	}
 	if err := o.install(r.Key, opts.Person+" asked for a new key"); err != nil {
 		return r, fmt.Errorf("cannot install key %s: %w", r.Key, err)
 	}

@@ -136,6 +136,32 @@ func TestAcceptNewLocksNothingWhileItAsks(t *testing.T) {
 	h.wants(0, escrow.Current)
 }
 
+// TestAcceptNewAsksTheRowsAgain (law 2): escrows take their time, and rows that come meanwhile are not the
+// new key's. It is kept, and not put in place.
+func TestAcceptNewAsksTheRowsAgain(t *testing.T) {
+	h := newHost(t, server.Cluster(t).Database(t), 1)
+	h.Escrows[0].Writer = &storing{Writer: h.Escrows[0].Writer, then: func() { h.upsert(testKey("a"), "ONE") }}
+	r, err := agent.AcceptNew(t.Context(), &h.Host, agent.AcceptOptions{Confirm: yes})
+	if !errors.Is(err, agent.ErrChanged) || r.Done || len(h.content()) > 0 || !h.Keyfile.Keeps(r.Key) {
+		t.Errorf("%+v, %v, a keyfile of %d bytes", r, err, len(h.content()))
+	}
+	if g, err := h.guard(); err != nil || g.Decision.Action != decide.Lost || len(h.content()) > 0 {
+		t.Errorf("%+v, %v, a keyfile of %d bytes", g.Decision, err, len(h.content()))
+	}
+}
+
+// TestAcceptNewSaysWhoIsSilent: what stands newest in an escrow that does not answer may be another key,
+// and the person is told before the answer.
+func TestAcceptNewSaysWhoIsSilent(t *testing.T) {
+	h := newHost(t, nil, 1)
+	trouble(h, 0).list = escrow.ErrUnreachable
+	var asked agent.AcceptResult
+	r, err := agent.AcceptNew(t.Context(), &h.Host, agent.AcceptOptions{Confirm: func(a agent.AcceptResult) (bool, error) { asked = a; return false, nil }})
+	if err != nil || r.Done || len(asked.Trouble) != 1 || !errors.Is(asked.Trouble[0], escrow.ErrUnreachable) {
+		t.Errorf("%+v, %v", asked, err)
+	}
+}
+
 // TestAcceptAsksAgain: the word is of the key that the person was asked about. Another one that came
 // into its place while the question stood is not accepted, nor the one that has gone.
 func TestAcceptAsksAgain(t *testing.T) {

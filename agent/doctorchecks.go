@@ -158,8 +158,8 @@ func (s escrowFacts) check(right key.Fingerprint) Check {
 		c.State, c.Text, c.Err = CheckUnknown, s.examErr.Error(), s.examErr
 	case len(s.exam.Readable)+len(s.exam.Exposed) > 0:
 		c.State, c.Text, c.Err = CheckProblem, strings.Join(append(s.exam.Readable, s.exam.Exposed...), "; "), escrow.ErrExposed
-	case s.exam.Trouble != "":
-		c.State, c.Text, c.Fix = CheckProblem, s.exam.Trouble, s.exam.Remedy
+	case s.exam.Trouble != nil:
+		c.State, c.Text, c.Err = CheckProblem, s.exam.Trouble.Text, s.exam.Trouble
 	case s.Ending != "":
 		c.State, c.Text, c.Fix = CheckProblem, s.Ending, "put a new token into that file, which is read again by itself; then: keyguard doctor"
 	case readable == "" && sealed != "":

@@ -264,7 +264,7 @@ func TestLocksEndWithPanics(t *testing.T) {
 // doctor's advice is part of what it finds; a sheet in a safe and a file on a stick have to
 // tell whoever holds them.
 func TestWhatToTypeIsWordedInCmd(t *testing.T) {
-	advice := []string{"agent/doctorchecks.go", "agent/doctorparts.go", "agent/sandbox.go", "agent/escrow/examine.go",
+	advice := []string{"agent/doctorchecks.go", "agent/doctorparts.go", "agent/sandbox.go",
 		"agent/paper/paper.go", "agent/escrow/directory.go"}
 	var commands []string
 	all := sources(t)

@@ -105,19 +105,19 @@ type EscrowStatus struct {
 	Err        error  // the same, for errors.Is
 	Current    int    // copies on the current shelf
 	Quarantine int
-	Newest     decide.CopyEvidence // newest current copy; zero when there is none
-	Holds      bool                // the newest current copy is the key of the keyfile
-	Alarm      string              // law 4: another host writes there
-	Barred     decide.Bar          // law 4: why a save of the keyfile's key would go to quarantine
-	Ending     string              // this host's credentials there end soon, and who sees to it; "" for not
-	Lacks      *escrow.PartsError  // of a key in parts: which stores cannot give theirs; nil for none
-	Refuses    error               // of a key in parts: why it is not saved there as the configuration stands
-	Held, Free string              // of a directory: why it takes no further copy, and what frees it; "" for it does
-	Here, Move string              // why it is no place off this host, and what to do about it; "" for it is one
-	Readable   string              // which copies, not sealed, others on this host can read; "" for none
-	Beside     string              // a copy of the keyfile's key that stands there whole, beside the parts; "" for none
-	SavedAt    time.Time           // when this host last saved there; zero for never
-	SavedAnew  bool                // it has saved there since the last drill
+	Newest     decide.CopyEvidence  // newest current copy; zero when there is none
+	Holds      bool                 // the newest current copy is the key of the keyfile
+	Alarm      string               // law 4: another host writes there
+	Barred     decide.Bar           // law 4: why a save of the keyfile's key would go to quarantine
+	Ending     string               // this host's credentials there end soon, and who sees to it; "" for not
+	Lacks      *escrow.PartsError   // of a key in parts: which stores cannot give theirs; nil for none
+	Refuses    error                // of a key in parts: why it is not saved there as the configuration stands
+	Held       *escrow.TroubleError // of a directory: why it takes no further copy; nil for it does
+	Here       *escrow.TroubleError // why it is no place off this host; nil for it is one
+	Readable   string               // which copies, not sealed, others on this host can read; "" for none
+	Beside     string               // a copy of the keyfile's key that stands there whole, beside the parts; "" for none
+	SavedAt    time.Time            // when this host last saved there; zero for never
+	SavedAnew  bool                 // it has saved there since the last drill
 	// Drilled is what the last drill said of the newest current copy, Proven the last time
 	// that one opened the rows. Their Event is empty for never.
 	Drilled, Proven ledger.Entry
@@ -211,9 +211,9 @@ func (o *observation) status(ctx context.Context) StatusResult {
 			exam, _ := x.Examine(ctx) // it has just answered, and doctor says what is wrong with it
 			e.Readable = strings.Join(exam.Readable, "; ")
 			if s.Place().Kind == "directory" {
-				e.Held, e.Free = exam.Trouble, exam.Remedy
+				e.Held = exam.Trouble
 			} else {
-				e.Here, e.Move = exam.Trouble, exam.Remedy
+				e.Here = exam.Trouble
 			}
 			e.Place.Domain = strings.Join(exam.Domains(e.Place), ", ")
 		}

@@ -435,12 +435,12 @@ func TestStatusOfADirectoryThatIsHeld(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t, nil, 0)
 			h.write(a.UnsafeBytes())
-			e := examined{place{store: &store{name: "usb"}, call: plain}, escrow.Examination{Trouble: "it is read-only", Remedy: "remount it"}}
+			e := examined{place{store: &store{name: "usb"}, call: plain}, escrow.Examination{Trouble: &escrow.TroubleError{Trouble: escrow.TroubleReadOnly, Text: "it is read-only"}}}
 			e.save(escrow.Current, tt.on)
 			h.Escrows = []agent.Escrow{{Reader: e, Writer: e, Required: tt.required}}
 			h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Accepted, Fingerprint: a.Fingerprint(), Verdict: string(rows.Silent)}))
 			r, err := agent.Status(t.Context(), &h.Host)
-			if err != nil || r.Health != tt.health || r.Escrows[0].Held != "it is read-only" || r.Escrows[0].Free != "remount it" {
+			if err != nil || r.Health != tt.health || r.Escrows[0].Held != e.exam.Trouble {
 				t.Fatalf("%s: %s, %+v, %v", r.Health, r.Line, r.Escrows, err)
 			}
 			if told := len(r.Ailments) > 0 && r.Ailments[0].Ails == agent.AilsHeld; told != tt.required {
@@ -464,7 +464,7 @@ func TestStatusOfACopyOnOurDisk(t *testing.T) {
 			h := newHost(t, nil, 1)
 			h.write(a.UnsafeBytes())
 			h.save(0, escrow.Current, a)
-			e := onOurDisk{examined{place{store: &store{name: "pass"}, call: plain}, escrow.Examination{Trouble: "on our disk", Remedy: "move it"}}}
+			e := onOurDisk{examined{place{store: &store{name: "pass"}, call: plain}, escrow.Examination{Trouble: &escrow.TroubleError{Trouble: escrow.TroubleSameDisk, Text: "on our disk"}}}}
 			e.save(escrow.Current, a)
 			if !beside {
 				h.Escrows = nil
@@ -473,7 +473,7 @@ func TestStatusOfACopyOnOurDisk(t *testing.T) {
 			h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Accepted, Fingerprint: a.Fingerprint(), Verdict: string(rows.Silent)}))
 			r, err := agent.Status(t.Context(), &h.Host)
 			h.must(err)
-			if green := r.Health == agent.Green; green != beside || !beside && (r.Health != agent.Amiss || r.Ailments[0].Ails != agent.AilsHere || r.Ailments[0].Escrow.Move != "move it") {
+			if green := r.Health == agent.Green; green != beside || !beside && (r.Health != agent.Amiss || r.Ailments[0].Ails != agent.AilsHere || r.Ailments[0].Escrow.Here != e.exam.Trouble) {
 				t.Errorf("%s: %s, %+v", r.Health, r.Line, r.Ailments)
 			}
 		})

@@ -184,8 +184,8 @@ func (r *StatusResult) judgeEscrows(now time.Time) {
 	held, here := false, (*EscrowStatus)(nil)
 	for i := range r.Escrows {
 		s := &r.Escrows[i]
-		held = held || s.Holds && s.Here == ""
-		if s.Holds && s.Here != "" {
+		held = held || s.Holds && s.Here == nil
+		if s.Holds && s.Here != nil {
 			here = s
 		}
 		if what, line := s.lags(r.Keyfile.Key, now); what != "" {
@@ -199,7 +199,7 @@ func (r *StatusResult) judgeEscrows(now time.Time) {
 	switch {
 	case held:
 	case here != nil:
-		r.Ailments = append(r.Ailments, Ailment{AilsHere, Amiss, fmt.Sprintf("key %s has no copy off this host: escrow %q: %s", r.Keyfile.Key, here.Name, here.Here), here})
+		r.Ailments = append(r.Ailments, Ailment{AilsHere, Amiss, fmt.Sprintf("key %s has no copy off this host: escrow %q: %v", r.Keyfile.Key, here.Name, here.Here), here})
 	default:
 		r.ail(AilsNowhere, Lagging, "key %s is in place, and no escrow that answers holds it", r.Keyfile.Key)
 	}
@@ -214,8 +214,8 @@ func (s *EscrowStatus) lags(own key.Fingerprint, now time.Time) (Ails, string) {
 		return AilsForeign, ": " + s.Alarm
 	case s.State == decide.EscrowFailed && s.Required:
 		return AilsAway, " cannot answer: " + s.Why
-	case s.Held != "" && s.Required: // before what a save would mend
-		return AilsHeld, ": " + s.Held
+	case s.Held != nil && s.Required: // before what a save would mend
+		return AilsHeld, ": " + s.Held.Text
 	case s.State == decide.EscrowAnswered && s.Newest.Miswritten() && s.Newest.Key == own:
 		return AilsMiswritten, fmt.Sprintf(" has copy %s on top, which is key %s as %s, not as its 32 bytes: keyguard restores it, the runbook's commands would not",
 			s.Newest.ID, own, s.Newest.Encoding)

@@ -62,13 +62,36 @@ type Examination struct {
 	Destroys []string
 	// Deletes is when the store will delete the next of the copies by itself; zero for not.
 	Deletes time.Time
-	// Trouble is what a person has to see to before it goes wrong, "" for nothing, and Remedy
-	// what to do.
-	Trouble, Remedy string
+	// Trouble is what a person has to see to before it goes wrong, nil for nothing.
+	Trouble *TroubleError
 	// Clock is how far the store's clock is ahead of this host's, to the second; nil where
 	// it did not tell.
 	Clock *time.Duration
 }
+
+// Trouble is which one a TroubleError is. What to type for each is in
+// cmd/keyguard/doctorremedies.go.
+type Trouble string
+
+// The troubles.
+const (
+	TroubleDeleted   Trouble = "deleted"     // the secret of AWS is to be deleted
+	TroubleReplica   Trouble = "replica"     // it is one of another region's
+	TroubleLabels    Trouble = "labels"      // those of its versions are nearly used up
+	TroubleSameDisk  Trouble = "same disk"   // the password store lies on the keyfile's own disk
+	TroubleReadOnly  Trouble = "read-only"   // the directory's file system is
+	TroubleImmutable Trouble = "immutable"   // the directory is
+	TroubleEndOfTime Trouble = "end of time" // no name comes after that of its last copy
+)
+
+// TroubleError is what a person has to see to before it goes wrong.
+type TroubleError struct {
+	Trouble Trouble
+	Text    string
+	At      string // the directory, or the secret
+}
+
+func (e *TroubleError) Error() string { return e.Text }
 
 // Domains are what an escrow is lost with, and with whom: each of them takes it along. Where
 // the disks of a directory are not known it is where it stands.
@@ -189,13 +212,11 @@ func (a *AWS) Examine(ctx context.Context) (Examination, error) {
 		}
 		switch n := about.labels(); {
 		case about.DeletedDate != nil:
-			e.Trouble, e.Remedy = a.secret(s)+": "+awsDeleted(*about.DeletedDate), "aws secretsmanager restore-secret --secret-id "+a.secret(s)
+			e.Trouble = &TroubleError{TroubleDeleted, a.secret(s) + ": " + awsDeleted(*about.DeletedDate), a.secret(s)}
 		case a.replica(about) != "":
-			e.Trouble = fmt.Sprintf("%s is a replica of that in %s: nothing can be saved there, and it goes with its primary", a.secret(s), clip(about.PrimaryRegion))
-			e.Remedy = "name a secret of this region's own, or the primary's region, in the configuration, then: keyguard init"
-		case n >= awsFilling && e.Trouble == "":
-			e.Trouble = fmt.Sprintf("%s has %d of %d labels in use, each of which keeps a key", a.secret(s), n, awsLabels)
-			e.Remedy = "take the label off keys that no dump needs any more: aws secretsmanager update-secret-version-stage"
+			e.Trouble = &TroubleError{TroubleReplica, fmt.Sprintf("%s is a replica of that in %s: nothing can be saved there, and it goes with its primary", a.secret(s), clip(about.PrimaryRegion)), a.secret(s)}
+		case n >= awsFilling && e.Trouble == nil:
+			e.Trouble = &TroubleError{TroubleLabels, fmt.Sprintf("%s has %d of %d labels in use, each of which keeps a key", a.secret(s), n, awsLabels), a.secret(s)}
 		}
 	}
 	return e, nil
@@ -359,8 +380,7 @@ func (p *pass) examine(o CommandOptions) (Examination, error) {
 		return e, fmt.Errorf("cannot look at the password store: %w", err)
 	}
 	if e.SameDisk && !o.AllowSameDisk {
-		e.Trouble = fmt.Sprintf("the password store %s lies on the keyfile's own disk (%s): not a backup", dir, strings.Join(e.Disks, ", "))
-		e.Remedy = "move it to another disk (PASSWORD_STORE_DIR in environment_file), have git(1) push it elsewhere (pass git init), or configure another escrow beside it: keyguard init"
+		e.Trouble = &TroubleError{TroubleSameDisk, fmt.Sprintf("the password store %s lies on the keyfile's own disk (%s): not a backup", dir, strings.Join(e.Disks, ", ")), dir}
 	}
 	return e, nil
 }
@@ -427,15 +447,14 @@ func (d *Directory) held(ctx context.Context, root *os.File, e *Examination) err
 		err = unix.Fstatfs(int(shelf.Fd()), &st)
 		switch {
 		case err == nil && st.Flags&unix.ST_RDONLY != 0:
-			e.Trouble, e.Remedy = d.shelfPath(s)+" takes no further copy: its file system is read-only", "mount -o remount,rw $(findmnt -no TARGET --target "+filepath.Join(at, string(s))+"), and see why it was not (dmesg)"
+			e.Trouble = &TroubleError{TroubleReadOnly, d.shelfPath(s) + " takes no further copy: its file system is read-only", filepath.Join(at, string(s))}
 		case err == nil && durable.Immutable(within(shelf, ".")):
-			e.Trouble, e.Remedy = d.shelfPath(s)+" takes no further copy: it is immutable", "chattr -i "+filepath.Join(at, string(s))
+			e.Trouble = &TroubleError{TroubleImmutable, d.shelfPath(s) + " takes no further copy: it is immutable", filepath.Join(at, string(s))}
 		case err == nil:
 			var copies []Copy
 			copies, err = d.copies(ctx, shelf, s)
 			if _, ended := after(copies, s); ended != nil {
-				e.Trouble = fmt.Sprintf("%s takes no further copy: %v", d.shelfPath(s), ended)
-				e.Remedy = "move the copy that is named away from there, or give its name the time that it is of, then: keyguard backup"
+				e.Trouble = &TroubleError{TroubleEndOfTime, fmt.Sprintf("%s takes no further copy: %v", d.shelfPath(s), ended), filepath.Join(at, string(s))}
 			}
 		}
 		if shelf.Close(); err != nil {

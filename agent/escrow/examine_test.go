@@ -123,6 +123,14 @@ func TestDirectoryExamine(t *testing.T) {
 	}
 }
 
+// tells is whether an examination tells of this trouble, there and in such words, or else of none.
+func tells(e escrow.Examination, wrong bool, what escrow.Trouble, text, at string) bool {
+	if !wrong {
+		return e.Trouble == nil
+	}
+	return e.Trouble != nil && e.Trouble.Trouble == what && strings.Contains(e.Trouble.Text, text) && e.Trouble.At == at
+}
+
 // TestDirectoryExamineHeld: a place that takes no further copy is told of before one is due.
 func TestDirectoryExamineHeld(t *testing.T) {
 	dir := t.TempDir()
@@ -143,7 +151,7 @@ func TestDirectoryExamineHeld(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if got, err := d.Examine(t.Context()); err != nil || strings.Contains(got.Trouble, "read-only") != readOnly || readOnly == (got.Remedy == "") {
+		if got, err := d.Examine(t.Context()); err != nil || !tells(got, readOnly, escrow.TroubleReadOnly, "read-only", filepath.Join(dir, "quarantine")) {
 			t.Errorf("read-only %v: %+v, %v", readOnly, got, err)
 		}
 	}
@@ -159,7 +167,7 @@ func TestDirectoryExamineEndOfTime(t *testing.T) {
 		last := filepath.Join(dir, shelf, "99991231T235959.999Z-0123456789abcdef.key")
 		try(t, os.WriteFile(last, make([]byte, 32), 0o400))
 		got, err := d.Examine(t.Context())
-		if ends := shelf == "current"; err != nil || strings.Contains(got.Trouble, "end of time: current/"+filepath.Base(last)) != ends || ends == (got.Remedy == "") {
+		if ends := shelf == "current"; err != nil || !tells(got, ends, escrow.TroubleEndOfTime, "end of time: current/"+filepath.Base(last), filepath.Join(dir, shelf)) {
 			t.Errorf("on %s: %+v, %v", shelf, got, err)
 		}
 	}
@@ -212,7 +220,7 @@ func TestPassOnTheKeyfilesDisk(t *testing.T) {
 				t.Fatal(err)
 			}
 			e, err := c.Examine(t.Context())
-			if err != nil || e.SameDisk != tt.same || strings.Contains(e.Trouble, "the keyfile's own disk") != tt.wrong || tt.wrong == (e.Remedy == "") {
+			if err != nil || e.SameDisk != tt.same || !tells(e, tt.wrong, escrow.TroubleSameDisk, "the keyfile's own disk", tt.store) {
 				t.Errorf("%+v, %v", e, err)
 			}
 		})

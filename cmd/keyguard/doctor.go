@@ -96,25 +96,6 @@ func (a *app) project(ctx context.Context) (string, error) {
 	return a.metadata.project, a.metadata.err
 }
 
-// improvements is what to type for what is lacking.
-var improvements = map[agent.Lack]string{
-	agent.LacksHook:       "see what took prestart away: systemctl cat containarium.service; put it back, then: systemctl daemon-reload",
-	agent.LacksKey:        seeKeys,
-	agent.LacksWord:       "if you are sure of the key that is there: keyguard accept",
-	agent.LacksCopy:       "name a place for copies in the configuration ([[escrow]]), then: keyguard init; or save the key where it lacks: keyguard backup",
-	agent.LacksAnswer:     "see why: keyguard copies",
-	agent.LacksOtherDisk:  "add an [[escrow]] that is not on the keyfile's disk, then: keyguard init; or print the key: keyguard paper",
-	agent.LacksOffHost:    "add an [[escrow]] off this machine (gcp-secret-manager, vault-kv), then: keyguard init; or print the key: keyguard paper",
-	agent.LacksProject:    "add an [[escrow]] in another project or outside Google's cloud, then: keyguard init; or print the key: keyguard paper",
-	agent.LacksProtection: "take from this host the rights to destroy, or add an [[escrow]] where it has none, then: keyguard init; or print the key: keyguard paper",
-	agent.LacksParts:      "keep the key in parts: an [[escrow]] of kind split over stores that no one person administers (manual), then: keyguard init",
-	agent.LacksDump:       "dump the database regularly (pg_dump), off this host; the keys for the dumps are kept: keyguard copies",
-	agent.LacksOldKeys:    "save the keys of the local quarantine: keyguard backup; from elsewhere: keyguard import --escrow-only",
-	agent.LacksRows:       "bring Postgres up, then: keyguard doctor",
-	agent.LacksFull:       "try every row: keyguard drill --full",
-	agent.LacksRepair:     "see which rows no key opens: keyguard drill --full",
-}
-
 type doctorDoc struct {
 	Version  int          `json:"version"`
 	Host     string       `json:"host"`

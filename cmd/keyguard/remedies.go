@@ -381,6 +381,9 @@ func remedyOf(err error) string {
 	if at, ok := errors.AsType[*rows.PlaceError](err); ok {
 		return remedyAt(at)
 	}
+	if e, ok := errors.AsType[*escrow.TroubleError](err); ok {
+		return troubleRemedy(e)
+	}
 	for _, r := range remedies {
 		if r.hint != "" && errors.Is(err, r.err) {
 			if r.err == fs.ErrPermission && os.Geteuid() == 0 {

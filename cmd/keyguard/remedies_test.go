@@ -160,30 +160,67 @@ func hints(t *testing.T) []string {
 	for _, h := range lastWord {
 		all = append(all, h)
 	}
-	before := len(all)
-	for _, f := range parsed(t, ".") {
-		ast.Inspect(f, func(n ast.Node) bool {
-			call, ok := n.(*ast.CallExpr)
-			if !ok || name(call.Fun, "") != "a.hint" {
-				return true
-			}
-			ast.Inspect(call, func(n ast.Node) bool {
-				if text, ok := n.(*ast.BasicLit); ok && text.Kind == token.STRING {
-					s, err := strconv.Unquote(text.Value)
-					if err != nil {
-						t.Fatal(err)
-					}
-					all = append(all, s)
+	texts := func(in ast.Node, atLeast int) {
+		before := len(all)
+		ast.Inspect(in, func(n ast.Node) bool {
+			if text, ok := n.(*ast.BasicLit); ok && text.Kind == token.STRING {
+				s, err := strconv.Unquote(text.Value)
+				if err != nil {
+					t.Fatal(err)
 				}
-				return true
-			})
+				all = append(all, s)
+			}
+			return true
+		})
+		if len(all) < before+atLeast {
+			t.Fatalf("only %d texts were found where there are %d", len(all)-before, atLeast)
+		}
+	}
+	files, called := parsed(t, "."), &ast.BlockStmt{}
+	for _, f := range files {
+		ast.Inspect(f, func(n ast.Node) bool {
+			if call, ok := n.(*ast.CallExpr); ok && name(call.Fun, "") == "a.hint" {
+				called.List = append(called.List, &ast.ExprStmt{X: call})
+			}
 			return true
 		})
 	}
-	if len(all) < before+5 {
-		t.Fatal("the calls of hint were not found")
-	}
+	texts(called, 5)
+	texts(files["statusremedies.go"], 30) // which say nothing else
+	texts(files["doctorremedies.go"], 20)
 	return all
+}
+
+// TestMends: whatever can ail, be lacking or go wrong with an escrow has words for what to type.
+func TestMends(t *testing.T) {
+	said := map[string]func(string) string{
+		"Ails":    func(word string) string { return map[bool]string{false: word}[ailRemedies[agent.Ails(word)] == nil] },
+		"Lack":    func(word string) string { return improvements[agent.Lack(word)] },
+		"Trouble": func(word string) string { return troubleRemedy(&escrow.TroubleError{Trouble: escrow.Trouble(word)}) },
+	}
+	found := map[string]int{}
+	for _, f := range parsed(t, "../../agent") {
+		ast.Inspect(f, func(node ast.Node) bool {
+			spec, ok := node.(*ast.ValueSpec)
+			if !ok || said[name(spec.Type, "")] == nil {
+				return true
+			}
+			word, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
+			switch {
+			case err != nil:
+				t.Error(err)
+			case word == "": // LacksNothing
+			case said[name(spec.Type, "")](word) == "":
+				t.Errorf("nothing is said of %s", spec.Names[0])
+			default:
+				found[name(spec.Type, "")]++
+			}
+			return true
+		})
+	}
+	if found["Ails"] < 15 || found["Ails"] != len(ailRemedies) || found["Lack"] != len(improvements) || found["Trouble"] < 7 {
+		t.Errorf("%v were found", found)
+	}
 }
 
 // TestHints: what a hint says to type can be typed.

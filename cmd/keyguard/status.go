@@ -352,8 +352,8 @@ func escrowLines(s agent.EscrowStatus, above string) []string {
 	if s.Readable != "" && !strings.Contains(above, s.Readable) {
 		lines = append(lines, s.Readable)
 	}
-	if what := cmp.Or(s.Held, s.Here); what != "" && !strings.Contains(above, what) {
-		lines = append(lines, what)
+	if what := cmp.Or(s.Held, s.Here); what != nil && !strings.Contains(above, what.Text) {
+		lines = append(lines, what.Text)
 	}
 	if s.Beside != "" {
 		lines = append(lines, "the key stands there whole, too, as "+s.Beside+": whoever reads that has it; keyguard doctor")

@@ -3,10 +3,8 @@ package main
 import (
 	"bytes"
 	"errors"
-	"go/ast"
 	"io"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -159,27 +157,5 @@ func TestWaitForASave(t *testing.T) {
 	errors.As(a.judgeSaves("0123456789abcdef", silent, []agent.SaveResult{{Escrow: "usb", Shelf: escrow.Quarantine, Bar: decide.Bar{Why: "b", Waits: until}}}), &end)
 	if end.code != exitRefused || !slices.Equal(end.hints, want) {
 		t.Errorf("backup exits %d and says %q", end.code, end.hints)
-	}
-}
-
-// TestMends: whatever can ail has words for what to type.
-func TestMends(t *testing.T) {
-	n := 0
-	for _, f := range parsed(t, "../../agent") {
-		ast.Inspect(f, func(node ast.Node) bool {
-			spec, ok := node.(*ast.ValueSpec)
-			if !ok || name(spec.Type, "") != "Ails" {
-				return true
-			}
-			n++
-			word, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
-			if err != nil || ailRemedies[agent.Ails(word)] == nil {
-				t.Errorf("nothing is said of %s", spec.Names[0])
-			}
-			return true
-		})
-	}
-	if n < 15 || n != len(ailRemedies) {
-		t.Errorf("%d can ail, and %d are told of", n, len(ailRemedies))
 	}
 }

@@ -96,8 +96,8 @@ var ailRemedies = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []strin
 		return []string{"put the identity file that is named back where it was, 0600, or name another in identity_file, then: keyguard drill"}
 	},
 	agent.AilsRefuses:    func(_ agent.StatusResult, a agent.Ailment) []string { return []string{remedyOf(a.Escrow.Refuses)} },
-	agent.AilsHere:       func(_ agent.StatusResult, a agent.Ailment) []string { return []string{a.Escrow.Move} },
-	agent.AilsHeld:       func(_ agent.StatusResult, a agent.Ailment) []string { return []string{a.Escrow.Free} },
+	agent.AilsHere:       func(_ agent.StatusResult, a agent.Ailment) []string { return []string{remedyOf(a.Escrow.Here)} },
+	agent.AilsHeld:       func(_ agent.StatusResult, a agent.Ailment) []string { return []string{remedyOf(a.Escrow.Held)} },
 	agent.AilsMiswritten: topRemedies,
 	agent.AilsBarred:     topRemedies,
 	agent.AilsUnheld:     topRemedies,

@@ -67,7 +67,7 @@ func run(args []string) int {
 	syscall.Umask(0o077)
 	out := &stdout{File: os.Stdout}
 	a := &app{in: os.Stdin, out: out, err: os.Stderr}
-	if err := quiet(); err != nil {
+	if err := forbidLeaks(); err != nil {
 		return a.explain(err)
 	}
 	file, start := outside.IsStart(append([]string{"keyguard"}, args...))

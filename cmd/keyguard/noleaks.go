@@ -13,15 +13,15 @@ import (
 // to stderr, which is the journal (law 8).
 var loud = []string{"GRPC_GO_LOG_SEVERITY_LEVEL", "GRPC_GO_LOG_VERBOSITY_LEVEL", "GRPC_BINARY_LOG_FILTER"}
 
-// quiet keeps keys out of core dumps (PR_SET_DUMPABLE, prctl(2)), and starts the program
+// forbidLeaks keeps keys out of core dumps (PR_SET_DUMPABLE, prctl(2)), and starts the program
 // anew without the variables of loud and without http2debug in GODEBUG: the libraries
 // have read them before main begins. Where none is set nothing is started.
-func quiet() error {
+func forbidLeaks() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("cannot forbid core dumps: %w", err)
 	}
 	given := os.Environ()
-	env := quietened(given)
+	env := withoutLoud(given)
 	if slices.Equal(env, given) {
 		return nil
 	}
@@ -31,7 +31,7 @@ func quiet() error {
 	return nil
 }
 
-func quietened(env []string) []string {
+func withoutLoud(env []string) []string {
 	var kept []string
 	for _, e := range env {
 		name, value, _ := strings.Cut(e, "=")

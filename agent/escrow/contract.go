@@ -6,10 +6,10 @@
 // Manager), vault.go (Vault and OpenBao), aws.go (AWS Secrets Manager), directory.go (a USB stick,
 // NFS, another disk; with disk.go, stick.go, and bounded.go, by which one that hangs can be left),
 // command.go (a password manager), and split.go over several of these. What they share is here, in
-// listing.go (how much of a shelf is shown), names.go, seal.go (age), wire.go (what goes wrong on
-// the way), examine.go (what the doctor asks a store), fleet.go (a store seen over many hosts), and,
-// of escrows that are not read at all, unread.go and misconfigured.go. Every kind passes the
-// conformance suite in escrowtest.
+// listing.go (how much of a shelf is shown), names.go and partname.go (what a shelf, a copy and a
+// part are called), seal.go (age), wire.go (what goes wrong on the way), examine.go (what the doctor
+// asks a store), fleet.go (a store seen over many hosts), and, of escrows that are not read at all,
+// unread.go and misconfigured.go. Every kind passes the conformance suite in escrowtest.
 //
 // Making an escrow opens no socket and no file: that is on the healthy path (law 7).
 // Every call takes a context, and has a deadline of its own besides. Nothing is

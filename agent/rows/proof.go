@@ -3,12 +3,13 @@
 // so. It is the only importer of the Postgres driver.
 //
 // proof.go is pure: what a row is, which rows depend on the keyfile, whether a key
-// opens one, and what a count of them means. table.go answers for a table as a whole:
-// over the sessions of session.go, whose server unasked.go bounds, by what catalog.go knows
-// of it, it reads all rows (scan.go) or counts them and reads a sample (sample.go), and where
-// it finds none looks for others (elsewhere.go). rewrite.go and reseal.go bring rows under
-// another key, for as long as pulse.go finds the server at it; locate.go and incus.go find
-// out where they are.
+// opens one, and what a count of them means. table.go answers for a table as a whole, over
+// the sessions of session.go, whose server unasked.go bounds. catalog.go asks what the server
+// is and how the table is made, and refuses a standby, row security and another shape; then all
+// rows are read (scan.go), or counted and a sample of them read (sample.go), and where there are
+// none others are looked for (elsewhere.go). rewrite.go and reseal.go bring rows under another
+// key, for as long as pulse.go finds the server at it; clients.go says who else is connected.
+// locate.go and incus.go find out where the rows are, and locaterecord.go keeps what was learnt.
 //
 // Looking never gets in the daemon's way (law 9): sessions are read-only, every
 // statement is its own transaction and has a deadline, and a lock that is not free

@@ -463,7 +463,8 @@ func (s *Split) Cutting(c Copy) (need int, on []bool) {
 		need = most.need
 	}
 	for i := range s.o.Members {
-		on = append(on, cuttings == nil || x.silent[i] != nil || s.without(i, most) == "")
+		kept := func(p piece) bool { return p.member == i && (p.wrong == "" || p.copy.Sealed) }
+		on = append(on, cuttings == nil || x.silent[i] != nil || slices.ContainsFunc(most.pieces, kept))
 	}
 	return need, on
 }

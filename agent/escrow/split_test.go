@@ -652,6 +652,9 @@ func TestSplitNeedRaised(t *testing.T) {
 		r.dead = map[string]error{name: escrow.ErrUnreachable}
 		s := r.open()
 		holdsKey(t, s, k)
+		if need, on := s.Cutting(c); need != 2 || !slices.Equal(on, []bool{true, true, true}) {
+			t.Errorf("%s is dead: cut for %d, and is on %v", name, need, on)
+		}
 		if lacks := s.Lacks(c); lacks == nil || lacks.Need != 2 || lacks.Saved != 2 || lacks.Safe {
 			t.Errorf("%s is dead: %+v", name, lacks)
 		}
@@ -681,6 +684,57 @@ func TestSplitNeedRaised(t *testing.T) {
 	refuses(r.open(), nil)
 	r.numbers = []int{2, 1, 3}
 	refuses(r.open(), escrow.ErrPartMoved)
+}
+
+// TestSplitNeedRaisedOfFour: what a required store has of a key that was cut for another need nobody
+// knows while it does not answer; where it has lost it, no save brings it.
+func TestSplitNeedRaisedOfFour(t *testing.T) {
+	t.Parallel()
+	r := newRack(t, 2, 4)
+	c := mustSave(t, r.open(), escrow.Current, key.Generate())
+	r.need = 3
+	lacks := func() *escrow.PartsError {
+		t.Helper()
+		s := r.open()
+		_, err := s.List(t.Context())
+		try(t, err)
+		return s.Lacks(c)
+	}
+	r.dead = map[string]error{"d": escrow.ErrUnreachable}
+	if e := lacks(); e == nil || e.Saved != 3 || e.Safe {
+		t.Errorf("it does not answer: %+v", e)
+	}
+	r.dead = nil
+	try(t, os.Remove(r.files("d")[0]))
+	if e := lacks(); e == nil || e.Saved != 3 || !e.Safe {
+		t.Errorf("it has lost its part: %+v", e)
+	}
+}
+
+// TestSplitNeedRaisedSealed: a part that only others can open is kept where it is all the same.
+func TestSplitNeedRaisedSealed(t *testing.T) {
+	t.Parallel()
+	to, _ := identityFile(t)
+	dir := t.TempDir()
+	open := func(need int) *escrow.Split {
+		o := escrow.SplitOptions{Name: "split", Need: need}
+		for i := range 3 {
+			d := openDirectory(t, escrow.DirectoryOptions{Name: fmt.Sprint("usb", i), Path: filepath.Join(dir, fmt.Sprint(i)), AllowSameDisk: true,
+				Recipients: []string{to}, Part: escrow.PartOf{Need: need, Number: i + 1}})
+			o.Members = append(o.Members, escrow.Member{Escrow: d, Number: i + 1})
+		}
+		s, err := escrow.NewSplit(o)
+		try(t, err)
+		try(t, s.Init(t.Context()))
+		return s
+	}
+	c := mustSave(t, open(2), escrow.Current, key.Generate())
+	s := open(3)
+	_, err := s.List(t.Context())
+	try(t, err)
+	if need, on := s.Cutting(c); need != 2 || !slices.Equal(on, []bool{true, true, true}) {
+		t.Errorf("cut for %d, and is on %v", need, on)
+	}
 }
 
 // TestSplitFirstSave: nothing is anywhere, and not all stores answer.
@@ -743,9 +797,19 @@ func TestSplitTops(t *testing.T) {
 	before := on(a.Fingerprint())
 	// Rubbish is nobody's, a whole key is somebody's.
 	try(t, os.WriteFile(filepath.Join(r.path("a"), "current", "99999999T999999.999999998Z-rubbish"), []byte("no key"), 0o400))
+	link := filepath.Join(r.path("c"), "current", "99991231T235959.999Z-"+string(b.Fingerprint())+".need2.part3")
+	try(t, os.Symlink("/nonexistent", link))
 	if got := on(a.Fingerprint()); !slices.Equal(got, before) {
 		t.Errorf("%v instead of %v", got, before)
 	}
+	copies, err := r.open().List(t.Context())
+	try(t, err)
+	for _, c := range copies {
+		if c.Beside && (c.Tops != nil || c.Under != nil) {
+			t.Errorf("what is no key is on top, or below it: %+v", c)
+		}
+	}
+	try(t, os.Remove(link))
 	try(t, os.WriteFile(filepath.Join(r.path("a"), "current", "99999999T999999.999999999Z-by-hand"), b.UnsafeBytes(), 0o400))
 	if got := on(b.Fingerprint()); len(got) != 1 || got[0].Member != "a" {
 		t.Errorf("%v", got)

@@ -40,6 +40,7 @@ type DoctorResult struct {
 	Status  StatusResult
 	Threats []ThreatVerdict
 	Checks  []Check
+	Units   unit.Examination // that the checks are by
 }
 
 // Sound tells whether there is nothing that a person must do.
@@ -81,7 +82,7 @@ func Doctor(ctx context.Context, h *Host, o DoctorOptions) (DoctorResult, error)
 		f.systemd = true
 		f.units, f.unitsErr = o.Systemd(ctx)
 	}
-	return DoctorResult{Status: s, Threats: f.threats(), Checks: f.checks(o)}, nil
+	return DoctorResult{Status: s, Threats: f.threats(), Checks: f.checks(o), Units: f.units}, nil
 }
 
 // facts are what the doctor judges by.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -41,8 +40,57 @@ type Check struct {
 	Err   error // what went wrong, for its remedy
 	// Ailment is what status finds, for what to type; nil for nothing of the kind.
 	Ailment *Ailment
-	Fix     string // what to type, where no error says so
+	Fix     Fix // where neither an error nor an ailment says it
+	// File is what a check of the sandbox is about: a file, or a directory, which has no Key.
+	File ModeWanted
 }
+
+// Fix is what puts right what a check found. What to type for each is in
+// cmd/keyguard/doctorremedies.go.
+type Fix string
+
+// The fixes.
+const (
+	FixMode     Fix = "mode"     // of the keyfile
+	FixVerify   Fix = "verify"   // see which key is right
+	FixKeyfile  Fix = "keyfile"  // put the key there that is
+	FixLogged   Fix = "logged"   // have Postgres write the table to its log
+	FixTLS      Fix = "tls"      // or say that the network is one's own
+	FixBackup   Fix = "backup"   // save the key
+	FixIdentity Fix = "identity" // prove a sealed copy where its identity is
+	FixToken    Fix = "token"    // a new one
+	FixExpiry   Fix = "expiry"   // have the store delete nothing by itself
+	FixRoles    Fix = "roles"    // of the service account: those that are needed, and no more
+	FixPolicy   Fix = "policy"   // of the token in Vault: the same
+	FixClock    Fix = "clock"    // have it kept right
+	FixModes    Fix = "modes"    // of configuration, state and credentials
+	FixScratch  Fix = "scratch"  // in memory
+	FixVouch    Fix = "vouch"    // for the key, once it is known who took the ledger away
+	FixID       Fix = "id"       // give this machine one
+	FixAccept   Fix = "accept"   // the key of a copied machine
+	FixChain    Fix = "chain"    // see where the ledger's is broken
+	FixAlert    Fix = "alert"    // put the hooks right, and try them
+	FixSystemd  Fix = "systemd"  // see why it does not answer
+	FixHook     Fix = "hook"     // have the daemon's start ask keyguard
+	FixWatcher  Fix = "watcher"  // enable it
+	FixInotify  Fix = "inotify"  // raise the limit that the watcher ran into
+	FixOrder    Fix = "order"    // of the units
+	FixPassword Fix = "password" // move it out of the daemon's unit
+	FixDaemon   Fix = "daemon"   // see how its unit is
+	FixRestart  Fix = "restart"  // have the daemon read the keyfile again
+	FixSecrets  Fix = "secrets"  // see why the daemon keeps none
+	FixTimer    Fix = "timer"    // enable it
+	FixDrill    Fix = "drill"    // see why it failed
+	FixOwners   Fix = "owners"   // an administrator of its own for each store of a split
+	FixPlaces   Fix = "places"   // and a place
+	FixWhole    Fix = "whole"    // take the copy away that is not in parts
+	FixParts    Fix = "parts"    // bring back the stores that lack theirs
+	FixMember   Fix = "member"   // add one, with a part to spare
+	FixUnit     Fix = "unit"     // see how the watcher's is
+	FixMove     Fix = "move"     // File to where the watcher reaches it
+	FixOwner    Fix = "owner"    // of File: root
+	FixWriting  Fix = "writing"  // let the watcher write to File
+)
 
 // ModeWanted is a file and the mode that it may have at most.
 type ModeWanted struct {
@@ -73,9 +121,9 @@ func (f facts) checks(o DoctorOptions) []Check {
 	}
 	switch d := f.status.Decision; {
 	case f.status.Loose != "":
-		add("keyfile", CheckProblem, f.status.Loose).Fix = "the next start tightens it; now: chmod 0400 " + f.status.Path + "; if that changes nothing, its file system takes no modes (FAT): mount it with umask=077"
+		add("keyfile", CheckProblem, f.status.Loose).Fix = FixMode
 	case f.status.Keyfile.Good && (d.Action == decide.Doubt || d.Action == decide.Lost):
-		add("keyfile", CheckProblem, f.status.Keyfile.State()+", and "+d.Reason).Fix = "keyguard verify"
+		add("keyfile", CheckProblem, f.status.Keyfile.State()+", and "+d.Reason).Fix = FixVerify
 	case f.status.Keyfile.Good && d.Action != decide.Install:
 		add("keyfile", CheckOK, "32 bytes, closed to others")
 	case d.Action == decide.Make:
@@ -85,7 +133,7 @@ func (f facts) checks(o DoctorOptions) []Check {
 		if d.Action == decide.Install {
 			text += fmt.Sprintf("; key %s belongs there", d.Key)
 		}
-		add("keyfile", CheckProblem, text).Fix = map[bool]string{true: "keyguard repair", false: "keyguard restore"}[f.status.Rows.Split()]
+		add("keyfile", CheckProblem, text).Fix = FixKeyfile
 	}
 	switch f.status.Rows.State {
 	case decide.RowsUnknown:
@@ -96,11 +144,10 @@ func (f facts) checks(o DoctorOptions) []Check {
 		add("postgres", CheckOK, "answers; "+map[bool]string{true: "1 row depends", false: printable.Count(f.status.Rows.Dependent, "row") + " depend"}[f.status.Rows.Dependent == 1]+" on a key")
 	}
 	if f.unlogged {
-		add("table", CheckProblem, "it is UNLOGGED: a crash of Postgres empties it, and every secret is gone").Fix = "as the table's owner: ALTER TABLE secrets SET LOGGED; then: keyguard doctor"
+		add("table", CheckProblem, "it is UNLOGGED: a crash of Postgres empties it, and every secret is gone").Fix = FixLogged
 	}
 	if f.clearText != "" {
-		add("postgres password", CheckProblem, "it goes to "+f.clearText+" in clear text if nobody there offers TLS, or somebody on the way says so").Fix =
-			"add sslmode=verify-full, or require, to the database URL of the daemon; for a network that is your own, sslmode=disable says so"
+		add("postgres password", CheckProblem, "it goes to "+f.clearText+" in clear text if nobody there offers TLS, or somebody on the way says so").Fix = FixTLS
 	}
 	for _, s := range f.escrows {
 		list = append(list, f.orStatus(s, s.check(f.right())))
@@ -144,7 +191,7 @@ func (s escrowFacts) check(right key.Fingerprint) Check {
 	case s.AddOnly && (s.Added == right || right == ""):
 		c.Text += "; this host only adds there, and what it stored is unverified"
 	case s.AddOnly:
-		c.State, c.Text, c.Fix = CheckProblem, "it was not given key "+string(right)+" yet", "keyguard backup"
+		c.State, c.Text, c.Fix = CheckProblem, "it was not given key "+string(right)+" yet", FixBackup
 	case s.Alarm != "":
 		c.State, c.Text, c.Err = CheckProblem, s.Alarm, decide.ErrForeignCopy
 	case s.State == decide.EscrowFailed:
@@ -161,23 +208,23 @@ func (s escrowFacts) check(right key.Fingerprint) Check {
 	case s.exam.Trouble != nil:
 		c.State, c.Text, c.Err = CheckProblem, s.exam.Trouble.Text, s.exam.Trouble
 	case s.Ending != "":
-		c.State, c.Text, c.Fix = CheckProblem, s.Ending, "put a new token into that file, which is read again by itself; then: keyguard doctor"
+		c.State, c.Text, c.Fix = CheckProblem, s.Ending, FixToken
 	case readable == "" && sealed != "":
-		c.State, c.Text, c.Fix = CheckUnknown, "it holds key "+string(right)+" sealed, which this host cannot prove", "keyguard drill --identity FILE"
+		c.State, c.Text, c.Fix = CheckUnknown, "it holds key "+string(right)+" sealed, which this host cannot prove", FixIdentity
 	case readable == "" && right != "":
-		c.State, c.Text, c.Fix = CheckProblem, "no copy that can be read is key "+string(right), "keyguard backup"
+		c.State, c.Text, c.Fix = CheckProblem, "no copy that can be read is key "+string(right), FixBackup
 	case !s.exam.Deletes.IsZero():
 		c.State = CheckProblem
 		c.Text = "the store deletes copies by itself, the next " + printable.Time(s.exam.Deletes) + "; the watcher stores them again before, while it runs"
-		c.Fix = "have that taken off (Vault: delete_version_after of the engine and of the entries), then: keyguard backup"
+		c.Fix = FixExpiry
 	case s.exam.Asked:
 		c.Text += "; this host may read, list and add"
 		if len(s.exam.Destroys) > 0 {
 			c.State = CheckProblem
 			c.Text += ", and destroy: it does not need " + strings.Join(s.exam.Destroys, ", ")
-			c.Fix = "take these rights from this host's service account; the roles secretAccessor, secretVersionAdder and viewer are enough; then: keyguard doctor"
+			c.Fix = FixRoles
 			if s.Place.Kind == "vault-kv" {
-				c.Fix = "give this host's token the policy of the README, and no other; then: keyguard doctor"
+				c.Fix = FixPolicy
 			}
 		}
 	}
@@ -189,7 +236,7 @@ func (s escrowFacts) check(right key.Fingerprint) Check {
 const clockOff = time.Minute
 
 func (f facts) checkClock(o DoctorOptions) Check {
-	c := Check{Name: "clock", State: CheckOK, Fix: "timedatectl set-ntp true"}
+	c := Check{Name: "clock", State: CheckOK, Fix: FixClock}
 	for _, s := range f.escrows {
 		if errors.Is(s.Err, escrow.ErrClock) {
 			c.State, c.Text = CheckProblem, fmt.Sprintf("escrow %q refuses credentials because of it", s.Name)
@@ -245,7 +292,7 @@ func (f facts) checkModes(o DoctorOptions) Check {
 	c.Text = fmt.Sprintf("configuration, state and credentials are closed to others (%d looked at)", looked)
 	switch {
 	case len(bad) > 0:
-		c.State, c.Text, c.Fix = CheckProblem, strings.Join(append(bad, untold...), "; "), "chmod go-rwx and chown root them, then: keyguard doctor"
+		c.State, c.Text, c.Fix = CheckProblem, strings.Join(append(bad, untold...), "; "), FixModes
 	case len(untold) > 0:
 		c.State, c.Text = CheckUnknown, strings.Join(untold, "; ")
 	}
@@ -260,7 +307,7 @@ func checkTmpfs(dir string) Check {
 	case err != nil:
 		c.State, c.Text = CheckUnknown, fmt.Sprintf("%s: %v", dir, err)
 	case st.Type != unix.TMPFS_MAGIC && st.Type != unix.RAMFS_MAGIC:
-		c.State, c.Text, c.Fix = CheckProblem, dir+" is on a disk: no drill is held there", "name a tmpfs as run_dir in the configuration, then: keyguard doctor"
+		c.State, c.Text, c.Fix = CheckProblem, dir+" is on a disk: no drill is held there", FixScratch
 	}
 	return c
 }
@@ -271,21 +318,21 @@ func (f facts) checkLedger() Check {
 	}
 	c := Check{Name: "ledger", State: CheckOK, Text: "its chain is whole, of " + printable.Count(int64(len(f.record.Entries)), "line")}
 	if since := f.status.Unrecorded; !since.IsZero() {
-		c.State, c.Fix = CheckProblem, "find out who took it away (what it held: journalctl -t keyguard); then, to vouch for the key that is there: keyguard accept"
+		c.State, c.Fix = CheckProblem, FixVouch
 		c.Text = "its beginning is gone: keys were kept here at " + printable.Time(since) + " already, and of that it says nothing"
 	}
 	switch e := f.status.Other; {
 	case e.Event == "":
 	case f.status.Nameless:
-		c.State, c.Text, c.Fix = CheckUnknown, "this machine has no id to tell it from a copy of "+e.Host+", which wrote it", "systemd-machine-id-setup"
+		c.State, c.Text, c.Fix = CheckUnknown, "this machine has no id to tell it from a copy of "+e.Host+", which wrote it", FixID
 	default:
-		c.State, c.Text, c.Fix = CheckProblem, "it is another machine's, called "+e.Host+", of which this one is a copy", "keyguard accept"
+		c.State, c.Text, c.Fix = CheckProblem, "it is another machine's, called "+e.Host+", of which this one is a copy", FixAccept
 	}
 	switch n, b := len(f.record.Breaks), f.status.Broken; {
 	case f.status.Unwritable != nil:
 		c.State, c.Text, c.Err = CheckProblem, f.status.Unwritable.Error(), f.status.Unwritable
 	case b != nil:
-		c.State, c.Text, c.Fix = CheckProblem, fmt.Sprintf("its chain is broken at line %d", b.Line), "keyguard report --verify"
+		c.State, c.Text, c.Fix = CheckProblem, fmt.Sprintf("its chain is broken at line %d", b.Line), FixChain
 	case n > 0:
 		c.Text = fmt.Sprintf("its chain is broken at line %d, and whole since a person has accepted that", f.record.Breaks[n-1].Line)
 	}
@@ -311,33 +358,17 @@ func checkHooks(dir, ended string) Check {
 	case err != nil:
 		c.State, c.Text = CheckUnknown, err.Error()
 	case len(last.Failed) > 0:
-		c.State, c.Text, c.Fix = CheckProblem, fmt.Sprintf("what happened at %s was not told: %s", printable.Time(last.At), strings.Join(last.Failed, "; ")),
-			"put it right, then try it: keyguard alert test"
+		c.State, c.Text, c.Fix = CheckProblem, fmt.Sprintf("what happened at %s was not told: %s", printable.Time(last.At), strings.Join(last.Failed, "; ")), FixAlert
 	}
 	return c
 }
 
-// AskAgain is what has the start of the daemon ask keyguard again, where these files are read
-// in the place of its hook or after it.
-func AskAgain(daemon string, over []string) string {
-	for _, path := range over {
-		if filepath.Base(path) == unit.DropIn { // a mask, or an empty one
-			return "rm " + path + "; systemctl daemon-reload"
-		}
-	}
-	what := "take out what overrides " + unit.DropIn
-	if len(over) > 0 {
-		what += " in " + strings.Join(over, ", ")
-	}
-	return what + " (systemctl cat " + daemon + "), or install the package again where that file or prestart is missing; then: systemctl daemon-reload"
-}
-
 func (f facts) checkUnits() []Check {
 	if f.unitsErr != nil {
-		return []Check{{Name: "units", State: CheckUnknown, Text: f.unitsErr.Error(), Fix: "systemctl status"}}
+		return []Check{{Name: "units", State: CheckUnknown, Text: f.unitsErr.Error(), Fix: FixSystemd}}
 	}
 	var list []Check
-	add := func(name string, ok bool, good, bad, fix string) {
+	add := func(name string, ok bool, good, bad string, fix Fix) {
 		c := Check{Name: name, State: CheckOK, Text: good}
 		if !ok {
 			c.State, c.Text, c.Fix = CheckProblem, bad, fix
@@ -346,42 +377,35 @@ func (f facts) checkUnits() []Check {
 	}
 	u := f.units
 	why := f.hook()
-	add("hook", why == "", "prestart runs before "+u.Daemon, why, AskAgain(cmp.Or(u.Daemon, unit.Names[0]), u.Over))
+	add("hook", why == "", "prestart runs before "+u.Daemon, why, FixHook)
 	add("watcher", u.Watcher.Enabled == "enabled" && u.Watcher.Up(), "enabled and "+u.Watcher.Active,
-		fmt.Sprintf("%s, %s", cmp.Or(u.Watcher.Enabled, "not installed"), cmp.Or(u.Watcher.Active, "inactive")), "systemctl enable --now "+unit.Watcher)
+		fmt.Sprintf("%s, %s", cmp.Or(u.Watcher.Enabled, "not installed"), cmp.Or(u.Watcher.Active, "inactive")), FixWatcher)
 	if deaf := u.Watcher.Deaf; deaf != nil {
-		limit := "fs.inotify.max_user_instances=1024"
-		if errors.Is(deaf, unit.ErrInotifyWatches) {
-			limit = "fs.inotify.max_user_watches=524288"
-		}
-		list = append(list, Check{Name: "watching", State: CheckProblem,
-			Text: "the watcher notices changes only once a rescan: " + deaf.Error(),
-			Fix:  "sysctl -w " + limit + ", and the same in a file of /etc/sysctl.d"})
+		list = append(list, Check{Name: "watching", State: CheckProblem, Text: "the watcher notices changes only once a rescan: " + deaf.Error(), Fix: FixInotify})
 	}
 	if u.Daemon != "" {
 		add("order", slices.Contains(u.After, unit.Watcher), u.Daemon+" starts after the watcher",
-			u.Daemon+" does not start after the watcher", "reinstall the package, then: systemctl daemon-reload")
+			u.Daemon+" does not start after the watcher", FixOrder)
 		add("password", len(u.Passwords) == 0, "none stands in the daemon's unit",
-			strings.Join(u.Passwords, ", ")+" in the daemon's unit: every local user can read it (systemctl show)",
-			"move it to a file of mode 0600 and name that: CONTAINARIUM_POSTGRES_PASSWORD_FILE or CONTAINARIUM_POSTGRES_URL_FILE; then: systemctl daemon-reload")
+			strings.Join(u.Passwords, ", ")+" in the daemon's unit: every local user can read it (systemctl show)", FixPassword)
 	}
 	switch d := f.status.Daemon; d.Is {
 	case DaemonNotAsked, DaemonAbsent:
 	case DaemonUnknown:
-		list = append(list, Check{Name: "daemon", State: CheckUnknown, Text: d.Err.Error(), Fix: "systemctl status " + unit.Names[0]})
+		list = append(list, Check{Name: "daemon", State: CheckUnknown, Text: d.Err.Error(), Fix: FixDaemon})
 	case DaemonUntold:
-		list = append(list, Check{Name: "daemon", State: CheckUnknown, Text: d.Err.Error(), Fix: "systemctl restart " + d.Name})
+		list = append(list, Check{Name: "daemon", State: CheckUnknown, Text: d.Err.Error(), Fix: FixRestart})
 	case DaemonParked, DaemonNoSecrets:
-		list = append(list, Check{Name: "daemon", State: CheckProblem, Text: "it runs without secrets", Fix: "keyguard status"})
+		list = append(list, Check{Name: "daemon", State: CheckProblem, Text: "it runs without secrets", Fix: FixSecrets})
 	case DaemonOtherKey:
-		list = append(list, Check{Name: "daemon", State: CheckProblem, Text: "it does not run on the key that is in place", Fix: "systemctl restart " + d.Name})
+		list = append(list, Check{Name: "daemon", State: CheckProblem, Text: "it does not run on the key that is in place", Fix: FixRestart})
 	default:
 		list = append(list, Check{Name: "daemon", State: CheckOK, Text: cmp.Or(d.Active, "inactive")})
 	}
 	add("timer", u.Timer.Enabled == "enabled" && u.Timer.Active == "active", "the weekly drill is enabled",
-		fmt.Sprintf("the weekly drill is %s, %s", cmp.Or(u.Timer.Enabled, "not installed"), cmp.Or(u.Timer.Active, "inactive")), "systemctl enable --now "+unit.DrillTimer)
+		fmt.Sprintf("the weekly drill is %s, %s", cmp.Or(u.Timer.Enabled, "not installed"), cmp.Or(u.Timer.Active, "inactive")), FixTimer)
 	if r := u.Timer.Result; r != "" {
-		add("drill", r == "success", "the last one succeeded", "the last one ended in: "+r, "journalctl -u "+unit.Drill)
+		add("drill", r == "success", "the last one succeeded", "the last one ended in: "+r, FixDrill)
 	}
 	return list
 }

@@ -200,17 +200,17 @@ func (f facts) checkParts(s escrowFacts) Check {
 	where, lost, whole := s.parts.together(), s.parts.lostTogether(), f.whole()
 	switch {
 	case where != "":
-		c.Text, c.Fix = where, "give each member an administrator of its own, or raise need by a rotation: keyguard rotate"
+		c.Text, c.Fix = where, FixOwners
 	case lost != "":
-		c.Text, c.Fix = lost, "give each member a place of its own, then: keyguard backup"
+		c.Text, c.Fix = lost, FixPlaces
 	case whole != "":
-		c.Text, c.Fix = "the parts hide nothing: "+whole, "take that copy away there by hand, once no dump needs it: keyguard copies"
+		c.Text, c.Fix = "the parts hide nothing: "+whole, FixWhole
 	case s.Refuses != nil:
 		c.Text, c.Err = s.Refuses.Error(), s.Refuses
 	case s.Lacks != nil:
-		c.Text, c.Fix, c.Err = s.Lacks.Error(), "bring back the stores that are named, then: keyguard backup", s.Lacks
+		c.Text, c.Fix, c.Err = s.Lacks.Error(), FixParts, s.Lacks
 	case len(s.parts.members) == s.parts.need:
-		c.State, c.Text, c.Fix = CheckUnknown, fmt.Sprintf("all %d are needed: none may be lost", s.parts.need), "add a member with a part of its own to the configuration, then: keyguard backup"
+		c.State, c.Text, c.Fix = CheckUnknown, fmt.Sprintf("all %d are needed: none may be lost", s.parts.need), FixMember
 	default:
 		c.State, c.Text = CheckOK, fmt.Sprintf("%d of %d may be lost, and fewer than %d tell nothing", len(s.parts.members)-s.parts.need, len(s.parts.members), s.parts.need)
 	}

@@ -260,12 +260,10 @@ func TestLocksEndWithPanics(t *testing.T) {
 	}
 }
 
-// TestWhatToTypeIsWordedInCmd: agent says what is so, and names no command of keyguard's. The
-// doctor's advice is part of what it finds; a sheet in a safe and a file on a stick have to
-// tell whoever holds them.
+// TestWhatToTypeIsWordedInCmd: agent says what is so, and names no command of keyguard's. A sheet
+// in a safe and a file on a stick have to tell whoever holds them.
 func TestWhatToTypeIsWordedInCmd(t *testing.T) {
-	advice := []string{"agent/doctorchecks.go", "agent/doctorparts.go", "agent/sandbox.go",
-		"agent/paper/paper.go", "agent/escrow/directory.go"}
+	advice := []string{"agent/paper/paper.go", "agent/escrow/directory.go"}
 	var commands []string
 	all := sources(t)
 	for _, s := range all {

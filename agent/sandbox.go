@@ -13,15 +13,14 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
-	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
 // used is a path of the configuration that the watcher uses.
 type used struct {
-	path, what string      // what it is, for people
-	probe      string      // a directory in it that is tried in its place
-	need       uint32      // as access(2) has it
-	file       *ModeWanted // nil for a directory
+	file  ModeWanted // a directory has no Key
+	what  string     // for people
+	probe string     // a directory in it that is tried in its place
+	need  uint32     // as access(2) has it
 }
 
 // used lists them. An escrow that does not answer has a check of its own. What begins with
@@ -29,18 +28,18 @@ type used struct {
 func (f facts) used(o DoctorOptions) (list []used) {
 	for _, s := range f.escrows {
 		if s.Place.Kind == "directory" && s.State == decide.EscrowAnswered {
-			list = append(list, used{path: s.Place.Where, what: fmt.Sprintf("escrow %q", s.Name), probe: string(escrow.Current), need: unix.W_OK | unix.X_OK})
+			list = append(list, used{file: ModeWanted{Path: s.Place.Where}, what: fmt.Sprintf("escrow %q", s.Name), probe: string(escrow.Current), need: unix.W_OK | unix.X_OK})
 		}
 	}
 	for _, dir := range o.Writes {
-		list = append(list, used{path: dir, what: "where it writes", need: unix.W_OK | unix.X_OK})
+		list = append(list, used{file: ModeWanted{Path: dir}, what: "where it writes", need: unix.W_OK | unix.X_OK})
 	}
 	if o.HooksDir != "" {
-		list = append(list, used{path: o.HooksDir, what: "hooks_dir", need: unix.R_OK | unix.X_OK})
+		list = append(list, used{file: ModeWanted{Path: o.HooksDir}, what: "hooks_dir", need: unix.R_OK | unix.X_OK})
 	}
 	for _, w := range o.Files {
 		if w.Path != "" && w.Key != "" {
-			list = append(list, used{path: w.Path, what: fmt.Sprintf("%s of %q", w.Key, w.Table), need: unix.R_OK, file: &w})
+			list = append(list, used{file: w, what: fmt.Sprintf("%s of %q", w.Key, w.Table), need: unix.R_OK})
 		}
 	}
 	return list
@@ -57,7 +56,7 @@ func (f facts) checkSandbox(o DoctorOptions) []Check {
 	list, err := unreached(f.used(o), f.units.Watcher.MainPID)
 	switch {
 	case err != nil:
-		return []Check{{Name: "sandbox", State: CheckUnknown, Text: "what the watcher can use is not known: " + err.Error(), Fix: "systemctl status " + unit.Watcher}}
+		return []Check{{Name: "sandbox", State: CheckUnknown, Text: "what the watcher can use is not known: " + err.Error(), Fix: FixUnit}}
 	case len(list) == 0:
 		return []Check{{Name: "sandbox", State: CheckOK, Text: "the watcher can use every path of the configuration"}}
 	}
@@ -78,25 +77,25 @@ func unreached(paths []used, watcher int) (problems []Check, err error) {
 	}
 	defer unix.Close(theirs) //nolint:errcheck // nothing was written
 	for _, u := range paths {
-		c := Check{Name: "sandbox", State: CheckProblem}
-		owner, err := crew.Within(u.path, func() (uint32, error) { return u.reach(ours, theirs) }, nil)
+		path, c := u.file.Path, Check{Name: "sandbox", State: CheckProblem, File: u.file}
+		owner, err := crew.Within(path, func() (uint32, error) { return u.reach(ours, theirs) }, nil)
 		switch {
 		case err == nil:
 			continue
 		case absent(err):
-			c.Text, c.Fix = fmt.Sprintf("the watcher does not see %s, %s%s", u.path, u.what, hider(u.path)), u.move()
+			c.Text, c.Fix = fmt.Sprintf("the watcher does not see %s, %s%s", path, u.what, hider(path)), FixMove
 		case errors.Is(err, unix.EROFS):
-			c.Text, c.Fix = fmt.Sprintf("the watcher sees %s, %s, read-only", u.path, u.what), allowWriting(u.path)
+			c.Text, c.Fix = fmt.Sprintf("the watcher sees %s, %s, read-only", path, u.what), FixWriting
 		case errors.Is(err, unix.EACCES) && owner != 0:
-			c.Text = fmt.Sprintf("the watcher, root without a capability, cannot use %s, %s, which belongs to uid %d", u.path, u.what, owner)
-			c.Fix = u.own()
+			c.Text = fmt.Sprintf("the watcher, root without a capability, cannot use %s, %s, which belongs to uid %d", path, u.what, owner)
+			c.Fix = FixOwner
 		case errors.Is(err, unix.EACCES):
-			c.Text = fmt.Sprintf("the watcher, root without a capability, cannot use %s, %s, which lies in a directory of another user's", u.path, u.what)
-			c.Fix = u.move()
+			c.Text = fmt.Sprintf("the watcher, root without a capability, cannot use %s, %s, which lies in a directory of another user's", path, u.what)
+			c.Fix = FixMove
 		case errors.Is(err, unix.ENOSYS): // no openat2(2) before Linux 5.6, no faccessat2(2) before 5.8, for no path
 			return nil, err
 		default:
-			c.State, c.Text = CheckUnknown, fmt.Sprintf("whether the watcher can use %s, %s, is not known: %v", u.path, u.what, err)
+			c.State, c.Text = CheckUnknown, fmt.Sprintf("whether the watcher can use %s, %s, is not known: %v", path, u.what, err)
 		}
 		problems = append(problems, c)
 	}
@@ -106,13 +105,13 @@ func unreached(paths []used, watcher int) (problems []Check, err error) {
 // reach tells whether the watcher, who has that root, reaches what we do: nil, too, where we
 // do not, of which whoever uses it tells. owner is whom it belongs to.
 func (u used) reach(ours, theirs int) (owner uint32, err error) {
-	_, err = lookup(ours, u.path)
+	_, err = lookup(ours, u.file.Path)
 	tried := u.try(ours)
 	if absent(err) || errors.Is(tried, unix.EROFS) || errors.Is(tried, unix.EPERM) {
 		return 0, nil
 	}
 	if err == nil {
-		owner, err = lookup(theirs, u.path)
+		owner, err = lookup(theirs, u.file.Path)
 	}
 	if err == nil {
 		err = powerless(func() error { return u.try(theirs) })
@@ -142,7 +141,7 @@ func lookup(root int, path string) (owner uint32, err error) {
 
 // try asks the kernel for what the watcher needs.
 func (u used) try(root int) error {
-	fd, err := openIn(root, filepath.Join(u.path, u.probe))
+	fd, err := openIn(root, filepath.Join(u.file.Path, u.probe))
 	if err != nil {
 		return err
 	}
@@ -175,35 +174,4 @@ func hider(path string) string {
 		}
 	}
 	return ""
-}
-
-// What to type.
-
-func (u used) move() string {
-	if u.file == nil {
-		return "move it, or mount it, below /mnt, /media or /srv, name that in the configuration, then: systemctl restart " + unit.Watcher
-	}
-	to := "/etc/containarium-keyguard/" + u.file.Table + "." + strings.TrimSuffix(u.file.Key, "_file")
-	return fmt.Sprintf("install -m 0600 %s %s, name that as %s, then: systemctl reload %s", quoted(u.path), to, u.file.Key, unit.Watcher)
-}
-
-func (u used) own() string {
-	if u.file == nil {
-		return "chown -R root:root " + quoted(u.path) + " (FAT, which knows no owners, is mounted with uid=0), then: keyguard doctor"
-	}
-	return "chown root:root " + quoted(u.path) + ", and have what renews it, if anything does, run as root, then: keyguard doctor"
-}
-
-// allowWriting has the '-' because a unit does not start where one of its paths is missing.
-func allowWriting(path string) string {
-	return fmt.Sprintf("systemctl edit %[1]s, there two lines, [Service] and ReadWritePaths=%[2]s, then: systemctl restart %[1]s",
-		unit.Watcher, strings.ReplaceAll(quoted("-"+path), "%", "%%"))
-}
-
-// quoted is a path as a shell and systemd.syntax(7) take it.
-func quoted(path string) string {
-	if strings.ContainsAny(path, " '\"\\") {
-		return strconv.Quote(path)
-	}
-	return path
 }

@@ -121,29 +121,13 @@ type checkDoc struct {
 	Improve string           `json:"improve,omitempty"`
 }
 
-// fix is what to type for a check that is not well.
-func fix(s agent.StatusResult, c agent.Check) string {
-	switch {
-	case c.State == agent.CheckOK:
-		return ""
-	case c.Ailment != nil:
-		if hints := ailRemedies[c.Ailment.Ails](s, *c.Ailment); len(hints) > 0 {
-			return hints[0]
-		}
-	}
-	if hint := remedyOf(c.Err); hint != "" {
-		return hint
-	}
-	return c.Fix
-}
-
 func doctorDocOf(r agent.DoctorResult) doctorDoc {
 	d := doctorDoc{Version: jsonVersion, Host: hostname(), Keyguard: version, Sound: r.Sound(), Health: r.Status.Health, Verdict: r.Status.Line}
 	for _, t := range r.Threats {
 		d.Threats = append(d.Threats, threatDoc{t.Threat, t.Verdict, append([]string{}, t.Evidence...), improvements[t.Lacks]})
 	}
 	for _, c := range r.Checks {
-		d.Checks = append(d.Checks, checkDoc{c.Name, c.State, c.Text, fix(r.Status, c)})
+		d.Checks = append(d.Checks, checkDoc{c.Name, c.State, c.Text, checkRemedy(r, c)})
 	}
 	return d
 }
@@ -162,7 +146,7 @@ func (a *app) printDoctor(r agent.DoctorResult) error {
 	fmt.Fprintln(a.out)
 	a.printThreats(r.Threats)
 	fmt.Fprintln(a.out)
-	a.printChecks(r.Status, r.Checks)
+	a.printChecks(r, r.Checks)
 	if end == nil && a.scrolledOff() {
 		say()
 	}
@@ -215,7 +199,7 @@ func doctorOutcome(r agent.DoctorResult) error {
 // is not survived: the rest stands in the table.
 func worst(r agent.DoctorResult) (hints []string) {
 	if i := slices.IndexFunc(r.Checks, func(c agent.Check) bool { return c.State == agent.CheckProblem }); i >= 0 {
-		hints = append(hints, fix(r.Status, r.Checks[i]))
+		hints = append(hints, checkRemedy(r, r.Checks[i]))
 	}
 	if i := slices.IndexFunc(r.Threats, func(t agent.ThreatVerdict) bool { return t.Verdict == agent.SurvivesNot }); i >= 0 {
 		hints = append(hints, improvements[r.Threats[i].Lacks])
@@ -236,9 +220,9 @@ func (a *app) printThreats(threats []agent.ThreatVerdict) {
 	}
 }
 
-func (a *app) printChecks(s agent.StatusResult, checks []agent.Check) {
+func (a *app) printChecks(r agent.DoctorResult, checks []agent.Check) {
 	for _, c := range checks {
-		a.finding(checkColour[c.State], string(c.State), c.Name+": "+c.Text, nil, fix(s, c))
+		a.finding(checkColour[c.State], string(c.State), c.Name+": "+c.Text, nil, checkRemedy(r, c))
 	}
 }
 

@@ -36,3 +36,28 @@ func TestDoctorFiles(t *testing.T) {
 		}
 	}
 }
+
+// TestDoctorOfTheSandbox: what is typed for a path that the watcher cannot use is about that path.
+func TestDoctorOfTheSandbox(t *testing.T) {
+	const move = "move it, or mount it, below /mnt, /media or /srv, name that in the configuration, then: systemctl restart containarium-keyguard.service"
+	writable := func(path string) string {
+		return "systemctl edit containarium-keyguard.service, there two lines, [Service] and ReadWritePaths=" + path + ", then: systemctl restart containarium-keyguard.service"
+	}
+	for _, tt := range []struct {
+		fix       agent.Fix
+		path, key string
+		want      string
+	}{
+		{agent.FixMove, "/home/keys", "", move},
+		{agent.FixMove, "/home/token", "token_file", "install -m 0600 /home/token /etc/containarium-keyguard/v.token, name that as token_file, then: systemctl reload containarium-keyguard.service"},
+		{agent.FixOwner, "/keys", "", "chown -R root:root /keys (FAT, which knows no owners, is mounted with uid=0), then: keyguard doctor"},
+		{agent.FixOwner, "/token", "token_file", "chown root:root /token, and have what renews it, if anything does, run as root, then: keyguard doctor"},
+		{agent.FixWriting, "/keys", "", writable("-/keys")},
+		{agent.FixWriting, "/my 5% keys", "", writable(`"-/my 5%% keys"`)}, // systemd would take it apart
+	} {
+		c := agent.Check{State: agent.CheckProblem, Fix: tt.fix, File: agent.ModeWanted{Path: tt.path, Table: "v", Key: tt.key}}
+		if got := checkRemedy(agent.DoctorResult{}, c); got != tt.want {
+			t.Errorf("%s of %s: %q", tt.fix, tt.path, got)
+		}
+	}
+}

@@ -376,7 +376,7 @@ func (a *app) initDoctor(ctx context.Context, h *agent.Host, cfg *config.Config,
 	asking := slices.DeleteFunc(r.Checks, func(c agent.Check) bool { return c.State == agent.CheckOK })
 	if len(asking) > 0 {
 		fmt.Fprintln(a.out)
-		a.printChecks(r.Status, asking)
+		a.printChecks(r, asking)
 	}
 	return r.Status
 }

@@ -191,10 +191,12 @@ func hints(t *testing.T) []string {
 	return all
 }
 
-// TestMends: whatever can ail, be lacking or go wrong with an escrow has words for what to type.
+// TestMends: whatever can ail, be lacking, be found by the doctor or go wrong with an escrow has
+// words for what to type.
 func TestMends(t *testing.T) {
 	said := map[string]func(string) string{
 		"Ails":    func(word string) string { return map[bool]string{false: word}[ailRemedies[agent.Ails(word)] == nil] },
+		"Fix":     func(word string) string { return fixRemedy(agent.DoctorResult{}, agent.Check{Fix: agent.Fix(word)}) },
 		"Lack":    func(word string) string { return improvements[agent.Lack(word)] },
 		"Trouble": func(word string) string { return troubleRemedy(&escrow.TroubleError{Trouble: escrow.Trouble(word)}) },
 	}
@@ -218,7 +220,7 @@ func TestMends(t *testing.T) {
 			return true
 		})
 	}
-	if found["Ails"] < 15 || found["Ails"] != len(ailRemedies) || found["Lack"] != len(improvements) || found["Trouble"] < 7 {
+	if found["Ails"] < 15 || found["Ails"] != len(ailRemedies) || found["Fix"] < 30 || found["Lack"] != len(improvements) || found["Trouble"] < 7 {
 		t.Errorf("%v were found", found)
 	}
 }

@@ -49,7 +49,7 @@ var ailRemedies = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []strin
 		return []string{"systemctl start " + cmp.Or(r.Daemon.Name, unit.Names[0])}
 	},
 	agent.AilsUnasked: func(r agent.StatusResult, _ agent.Ailment) []string {
-		return []string{agent.AskAgain(r.Daemon.Name, r.Daemon.Over)}
+		return []string{askAgain(r.Daemon.Name, r.Daemon.Over)}
 	},
 	agent.AilsWatcher: func(r agent.StatusResult, _ agent.Ailment) []string {
 		return []string{enable(unit.Watcher, r.Watcher.State)}
@@ -72,7 +72,7 @@ var ailRemedies = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []strin
 	},
 	agent.AilsBroken: func(agent.StatusResult, agent.Ailment) []string { return []string{seenToLedger} },
 	agent.AilsUnrecorded: func(agent.StatusResult, agent.Ailment) []string {
-		return []string{"find out who took it away (what it held: journalctl -t keyguard); then, to vouch for the key that is there: keyguard accept"}
+		return []string{whoTookIt}
 	},
 	agent.AilsForgets: func(r agent.StatusResult, _ agent.Ailment) []string {
 		return []string{"systemctl stop " + unit.Watcher + "; umount " + r.StateDir + "; systemctl start " + unit.Watcher}
@@ -129,6 +129,24 @@ func onceSettled(r agent.StatusResult, hint string) []string {
 
 // seenToLedger is for a ledger that was edited or damaged: a person looks why, and vouches.
 const seenToLedger = "see where (keyguard report --verify) and find out why; then, to vouch for the key that is there: keyguard accept"
+
+// whoTookIt is for a ledger that was emptied or taken away.
+const whoTookIt = "find out who took it away (what it held: journalctl -t keyguard); then, to vouch for the key that is there: keyguard accept"
+
+// askAgain is what has the start of the daemon ask keyguard again, where these files are read
+// in the place of its hook or after it.
+func askAgain(daemon string, over []string) string {
+	for _, path := range over {
+		if filepath.Base(path) == unit.DropIn { // a mask, or an empty one
+			return "rm " + path + "; systemctl daemon-reload"
+		}
+	}
+	what := "take out what overrides " + unit.DropIn
+	if len(over) > 0 {
+		what += " in " + strings.Join(over, ", ")
+	}
+	return what + " (systemctl cat " + daemon + "), or install the package again where that file or prestart is missing; then: systemctl daemon-reload"
+}
 
 // statusHints says what to type, the most urgent first.
 func statusHints(r agent.StatusResult) (hints []string) {

@@ -209,6 +209,9 @@ func AcceptNew(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, 
 	// Escrows take their time, and a daemon that starts on this key passes without a question (R2).
 	o.askRowsAgain(ctx)
 	if is := o.evidence.Rows; is.State != r.Rows.State || is.Dependent != r.Rows.Dependent {
+		if is.VerdictOf(r.Key) == rows.Refuted { // else a start that cannot ask them puts it there, as the known one (R5)
+			o.writeContradiction(decide.Decision{Contradicted: r.Key})
+		}
 		return r, fmt.Errorf("%w: what the rows say; key %s is kept, and not in place", ErrChanged, r.Key)
 	}
 	if err := o.install(r.Key, opts.Person+" asked for a new key"); err != nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
 func yes(agent.AcceptResult) (bool, error) { return true, nil }
@@ -145,6 +146,12 @@ func TestAcceptNewAsksTheRowsAgain(t *testing.T) {
 	if !errors.Is(err, agent.ErrChanged) || r.Done || len(h.content()) > 0 || !h.Keyfile.Keeps(r.Key) {
 		t.Errorf("%+v, %v, a keyfile of %d bytes", r, err, len(h.content()))
 	}
+	open := h.OpenRows
+	h.OpenRows = func(context.Context, rows.Options) (agent.Rows, error) { return nil, rows.ErrUnreachable }
+	if g, err := h.guard(); err != nil || g.Decision.Action != decide.Doubt || len(h.content()) > 0 {
+		t.Errorf("where the rows cannot be asked: %+v, %v, a keyfile of %d bytes", g.Decision, err, len(h.content()))
+	}
+	h.OpenRows = open
 	if g, err := h.guard(); err != nil || g.Decision.Action != decide.Lost || len(h.content()) > 0 {
 		t.Errorf("%+v, %v, a keyfile of %d bytes", g.Decision, err, len(h.content()))
 	}

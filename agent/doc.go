@@ -76,10 +76,11 @@
 //  3. No key is ever destroyed. What leaves the keyfile's place is kept, first beside
 //     it and then in the local quarantine; no copy in an escrow is deleted, and nothing
 //     here can delete one.
-//  4. No poison. A key becomes a current copy when it opens all rows, or most of them; or
-//     when the rows are Silent and no other key was ever proven here or stands on a
-//     current shelf. All else goes to quarantine until it does. Each save judges by what
-//     stands there then, and while a rotation is open nothing goes to a current shelf.
+//  4. No poison. A key becomes a current copy when it opens all rows, or most of them;
+//     when the rows are Silent or Unknown and it is known by such a proof; or when they are
+//     Silent and no other key was ever proven here or stands on a current shelf. All else
+//     goes to quarantine until it does. Each save judges by what stands there then, and
+//     while a rotation is open nothing goes to a current shelf.
 //     Where the newest current copy is not one that this host saved, another host or a
 //     person writes there: only quarantine is written, until a person accepts.
 //  5. Durable before dependent. A step is on disk, or stored and read back, before the

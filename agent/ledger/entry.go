@@ -29,7 +29,9 @@ const (
 	Stopped Event = "stopped" // Entry.Stopped names the units
 	Started Event = "started"
 
-	// The rest is history for people.
+	// The rest makes no key known or unknown, and is history for people. Some of it is evidence,
+	// too: what was saved where and what a drill found there (savedSince in agent/observe.go), and
+	// which key the daemon has read (agent/keyread.go).
 	Made       Event = "made"        // the host's first key
 	Saving     Event = "saving"      // about to be stored in Escrow, on the current shelf; with a Reason, that has failed, and nothing was stored
 	Saved      Event = "saved"       // stored in Escrow as Copy, on Shelf

@@ -38,7 +38,7 @@ import (
 // version is set by the linker (Makefile).
 var version = "devel"
 
-// Exit codes, a published contract: keyguard(8), design of the commands.
+// Exit codes, a published contract, which the README and keyguard(8) list.
 const (
 	exitDone     = 0
 	exitInternal = 1

@@ -44,7 +44,7 @@ or may exist.
 Exit status: 0 the daemon may start; 10 it must not, the key is lost; 11 it must
 not, nothing can tell which key is right; 15 it must not, a rotation is at work.`,
 		Example: `  keyguard prestart     # what would happen now, by hand
-  journalctl -t containarium | grep keyguard`,
+  journalctl -u containarium     # what the last starts said`,
 		RunE: func(c *cobra.Command, _ []string) error { return a.prestart(c.Context()) },
 	}
 }

@@ -61,7 +61,7 @@
 // record on this host: a key in it is accepted (a person's word), proven (it opened
 // the rows) or contradicted (later it opened none). The known key is that of the
 // last proven or accepted entry, and none if it was contradicted since, a rotation was
-// closed with neither of its keys known, or the chain is broken behind that entry. The local
+// closed with neither of its keys known, or the chain is broken after that entry. The local
 // quarantine keeps every key that left the keyfile's place. To park is to start the
 // daemon on an empty keyfile: secrets disabled, nothing minted.
 //

@@ -144,8 +144,9 @@ func (m *memory) escrow(name string) *escrowMemory {
 
 // remember keeps for the next time what was answered, or forgets all of it where a key
 // was put in place: the keyfile is another one now, and what the escrows hold may be too.
-// It is forgotten, too, where the watcher leaves that to the next start, which must not be
-// kept from asking; not where it failed, as it may fail again at every start (law 9).
+// Also where the watcher only decided that (TendResult.Withheld): the next start must not be
+// kept from asking. Not where the install failed (ErrNotPlaced), as it may fail again at every
+// start (law 9).
 func remember(m *memory, r *agent.GuardResult, failed error) {
 	var err error
 	switch {

@@ -456,7 +456,8 @@ func (v *Vault) find(ctx context.Context, id string) (vaultEntry, string, error)
 	}
 	e, err := v.read(ctx, folder+"/"+name, 0)
 	if kv == 1 && keys && (errors.Is(err, ErrGone) || err == nil && entryName(e.stored) != name) {
-		// What stands at <path> has the name that its own entry will have.
+		// What stands at <path> has no entry of its own yet, by a crash or as a person put it there,
+		// and is listed by the name that this will have.
 		if top, terr := v.read(ctx, v.o.Path, 0); terr == nil && entryName(top.stored) == name {
 			return top, name, nil
 		}

@@ -55,7 +55,7 @@ func standing(f io.ReaderAt, size int64) (s Standing, err error) {
 	if err := b.skipTorn(); err != nil {
 		return s, err
 	}
-	prev, first := "", true // what the entry behind the line in hand says of it, if there is one
+	prev, first := "", true // what the entry after the line in hand says of it, if there is one
 	contradicted := map[key.Fingerprint]bool{}
 	var r reader
 	var e Entry

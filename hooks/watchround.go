@@ -145,10 +145,10 @@ func (w *watcher) land(ctx context.Context, o outcome) {
 	case r.Waiting:
 		keyfile = keyfileAwaited
 	case acted:
-		keyfile = keyfileSettled
+		keyfile = keyfileRight
 	}
 	answer := r.Evidence.Rows.State == decide.RowsAnswer || r.Evidence.Rows.State == decide.RowsSilent
-	if keyfile == keyfileSettled && answer && f.invocation == w.daemon.invocation {
+	if keyfile == keyfileRight && answer && f.invocation == w.daemon.invocation {
 		w.daemon.answered = true
 	}
 	w.tellRound(r, o.err)
@@ -188,7 +188,7 @@ func (w *watcher) wake() {
 type keyfileState string
 
 const (
-	keyfileSettled keyfileState = "right"
+	keyfileRight   keyfileState = "right"
 	keyfileAwaited keyfileState = "empty, or in somebody's hands" // agent.TendResult.Waiting
 	keyfileAmiss   keyfileState = "neither"
 )
@@ -198,7 +198,7 @@ const (
 // said so since its start.
 func (w *watcher) pace(keyfile keyfileState) {
 	switch about := w.daemon.about(w.h.Now()); {
-	case about && !(keyfile == keyfileSettled && w.daemon.answered):
+	case about && !(keyfile == keyfileRight && w.daemon.answered):
 		w.pause = parkedFirst
 	case keyfile != keyfileAwaited:
 		w.pause = 0

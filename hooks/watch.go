@@ -17,8 +17,8 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
-// patience bounds, in debounces, how long events that keep coming put a round off.
-const patience = 4
+// mostDebounces is how many debounces events that keep coming put a round off.
+const mostDebounces = 4
 
 // WatchOptions are what the configuration says, and how to reach systemd.
 type WatchOptions struct {
@@ -204,7 +204,7 @@ func (w *watcher) soon() {
 	if w.pending.IsZero() {
 		w.pending = now
 	}
-	if now.Sub(w.pending) < patience*w.o.Debounce {
+	if now.Sub(w.pending) < mostDebounces*w.o.Debounce {
 		w.debounce.Reset(w.o.Debounce)
 	}
 }

@@ -26,9 +26,9 @@ const (
 	saveEvery = 500
 	// keepFor is how long an interrupted run may be gone on with.
 	keepFor = 24 * time.Hour
-	// patience is how often a store that wants fewer requests is asked again, and quotaTime
-	// the longest pause before: quotas are counted by the minute.
-	patience  = 8
+	// mostTries is how often a store that wants fewer requests is asked, and quotaTime the
+	// longest pause before it is again: quotas are counted by the minute.
+	mostTries = 8
 	quotaTime = time.Minute
 	// enough is after how many looks in a row that failed a store is asked no more: it would
 	// say the same ten thousand times (law 9).
@@ -404,7 +404,7 @@ func (r *look) again(ctx context.Context, where places, views []View) error {
 func patiently[T any](ctx context.Context, c Clock, ask func() (T, error)) (T, error) {
 	for n := 1; ; n++ {
 		got, err := ask()
-		if n >= patience || !errors.Is(err, escrow.ErrRateLimited) {
+		if n >= mostTries || !errors.Is(err, escrow.ErrRateLimited) {
 			return got, err
 		}
 		if err := c.Until(ctx, c.Now().Add(rand.N(quotaTime))); err != nil {

@@ -22,7 +22,7 @@ type Host struct {
 	Ledger   *ledger.Ledger
 	StateDir string   // the directory of the ledger and the locks
 	Besides  []string // directories of ours besides it: of what runs, and of those who tell people
-	Machine  string   // tells this machine from a copy of it; "" does not
+	Machine  string   // tells this machine from a clone of it; "" does not
 	Escrows  []Escrow // in the order of the configuration
 	// OpenRows finds the database and opens it, within the deadlines of the options.
 	// Its error says in a sentence why the rows cannot be asked.

@@ -80,7 +80,7 @@ type StatusResult struct {
 	Escrows []EscrowStatus
 	Drill   DrillStanding
 	Trouble []Trouble
-	// Other is the last entry of the machine that this one is a copy of, until somebody
+	// Other is the last entry of the machine that this one is a clone of, until somebody
 	// accepts a key here; its Event is empty where this one is none.
 	Other    ledger.Entry
 	Nameless bool // this machine has no id to tell it from others

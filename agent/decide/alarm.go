@@ -20,7 +20,7 @@ var ErrForeignCopy = errors.New("another host writes to the same place")
 // Alarm says why only the quarantine of an escrow may be written: its newest current
 // copy is not one that this host saved there or a person adopted, whichever key it holds
 // (law 4); or it is one of before, of another key than the keyfile's, that was put above the
-// last one; or this machine is a copy of another one, and both would write there. A copy of a
+// last one; or this machine is a clone of another one, and both would write there. A copy of a
 // key that was about to be saved there is no alarm: the save may have been killed before the
 // ledger named it, or its store has kept other bytes under that name: whoever has another key gives
 // his copies the name of that. Nor is the keyfile's key where it is written as no save writes it: a
@@ -36,7 +36,7 @@ func Alarm(e Evidence, i int) error {
 		return s.Displaced
 	}
 	if e.History.Elsewhere != "" {
-		return fmt.Errorf("this host is a copy of %s, whose copies stand there too: %w", e.History.Elsewhere, ErrForeignCopy)
+		return fmt.Errorf("this host is a clone of %s, whose copies stand there too: %w", e.History.Elsewhere, ErrForeignCopy)
 	}
 	saved := e.History.Saved[s.Name]
 	parts := false

@@ -215,7 +215,7 @@ func TestShelf(t *testing.T) {
 			want: escrow.Quarantine},
 		{name: "the ledger cannot be read, and it opens all rows", e: Evidence{Keyfile: good(a), History: LedgerWhole{Asked: true, Unreadable: "is a directory"}, Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp")}},
 			want: escrow.Current},
-		{name: "this machine is a copy of another", e: Evidence{Keyfile: good(a), History: LedgerWhole{Asked: true, Elsewhere: "one"}, Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp")}},
+		{name: "this machine is a clone of another", e: Evidence{Keyfile: good(a), History: LedgerWhole{Asked: true, Elsewhere: "one"}, Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp")}},
 			want: escrow.Quarantine, alarm: true},
 		{name: "silent, and another escrow cannot answer (law 6)", e: Evidence{Keyfile: good(a), Rows: silent, Escrows: []EscrowEvidence{holds("gcp"), down("usb", false)}},
 			want: escrow.Quarantine},

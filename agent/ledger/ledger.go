@@ -59,7 +59,7 @@ const (
 // Options say who writes.
 type Options struct {
 	Host string
-	// Machine tells this machine from a copy of it, whatever both are called; "" does not.
+	// Machine tells this machine from a clone of it, whatever both are called; "" does not.
 	Machine string
 	Version string
 	Config  string

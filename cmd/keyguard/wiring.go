@@ -400,7 +400,7 @@ func hostname() string {
 	return name
 }
 
-// machine tells this machine from a copy of it, "" where nobody knows. The id itself is
+// machine tells this machine from a clone of it, "" where nobody knows. The id itself is
 // not for others to see, machine-id(5); what is made of it for one program is.
 func machine() string {
 	id, err := crew.Within("/etc", func() ([]byte, error) { return os.ReadFile("/etc/machine-id") }, nil)

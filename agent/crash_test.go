@@ -86,11 +86,11 @@ type stopped struct{}
 
 var errStopped = errors.New("the test has stopped this process")
 
-// world is a host with a daemon, a table and two escrows, in which one process rotates or
+// crashHost is a host with a daemon, a table and two escrows, in which one process rotates or
 // repairs and others do what they do. Points are counted where that one process touches
 // what is outside of it: a statement, a call of an escrow, of systemd, and the clock, which
 // every change of ledger or keyfile asks before it is made.
-type world struct {
+type crashHost struct {
 	t      *testing.T
 	op     operation
 	dir    string
@@ -131,7 +131,7 @@ func (s *stories) add(what string) {
 }
 
 // at passes a point, and says whether that is where it happens.
-func (w *world) at(name string) (happens bool, dead bool) {
+func (w *crashHost) at(name string) (happens bool, dead bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.dead {
@@ -146,13 +146,13 @@ func (w *world) at(name string) (happens bool, dead bool) {
 }
 
 // step lets the others go on. w.mu is held.
-func (w *world) step() {
+func (w *crashHost) step() {
 	w.steps++
 	w.moved.Broadcast()
 }
 
 // stop ends the process, and with it the host, unless the watcher finds what it left.
-func (w *world) stop() {
+func (w *crashHost) stop() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.dead = true; !w.plan.boot.watcher && w.power != nil {
@@ -161,7 +161,7 @@ func (w *world) stop() {
 }
 
 // call passes a point with something that can fail in every way.
-func (w *world) call(name string, do func() error, failed, unheard error) error {
+func (w *crashHost) call(name string, do func() error, failed, unheard error) error {
 	happens, dead := w.at(name)
 	switch {
 	case dead:
@@ -184,7 +184,7 @@ func (w *world) call(name string, do func() error, failed, unheard error) error 
 }
 
 // clock is what the process that things happen to asks for the time.
-func (w *world) clock() time.Time {
+func (w *crashHost) clock() time.Time {
 	happens, dead := w.at("clock")
 	if happens { // failing clocks there are none
 		w.stop()
@@ -196,7 +196,7 @@ func (w *world) clock() time.Time {
 }
 
 // statement is the wire's.
-func (w *world) statement(happens bool, answered bool) bool {
+func (w *crashHost) statement(happens bool, answered bool) bool {
 	if !happens {
 		return true
 	}
@@ -327,7 +327,7 @@ func (p place) Save(_ context.Context, s escrow.Shelf, k key.Key) (c escrow.Copy
 func plain(_ string, do func() error, _, _ error) error { return do() }
 
 // process is a host as one process has it.
-func (w *world) process(call func(string, func() error, error, error) error, now func() time.Time, url func() (string, error), down *atomic.Bool) *agent.Host {
+func (w *crashHost) process(call func(string, func() error, error, error) error, now func() time.Time, url func() (string, error), down *atomic.Bool) *agent.Host {
 	h := hostIn(w.dir, now)
 	h.OpenRows = func(_ context.Context, o rows.Options) (agent.Rows, error) {
 		at, err := url()
@@ -365,7 +365,7 @@ func patient(url string, o rows.Options) (agent.Rows, error) {
 var errBus = errors.New("the bus does not answer")
 
 // victim is the process that things happen to.
-func (w *world) victim() *agent.Host {
+func (w *crashHost) victim() *agent.Host {
 	return w.process(w.call, w.clock, func() (string, error) {
 		if w.isDead() {
 			panic(stopped{}) // and does not ask again and again
@@ -375,7 +375,7 @@ func (w *world) victim() *agent.Host {
 }
 
 // other is a process to which nothing happens.
-func (w *world) other() *agent.Host {
+func (w *crashHost) other() *agent.Host {
 	return w.process(plain, time.Now, func() (string, error) {
 		if w.postgresDown.Load() {
 			return "", rows.ErrNotListening
@@ -385,20 +385,20 @@ func (w *world) other() *agent.Host {
 }
 
 // judge is one for which nothing is down.
-func (w *world) judge() *agent.Host {
+func (w *crashHost) judge() *agent.Host {
 	return w.process(plain, time.Now, func() (string, error) { return w.pool.URL(w.db.Name), nil }, nil)
 }
 
-func (w *world) path(name string) string { return filepath.Join(w.dir, name) }
+func (w *crashHost) path(name string) string { return filepath.Join(w.dir, name) }
 
-func (w *world) fail(format string, args ...any) {
+func (w *crashHost) fail(format string, args ...any) {
 	w.t.Helper()
 	text, _ := os.ReadFile(w.path("state/ledger.jsonl"))
 	w.t.Errorf("%s, point %d, %s at %s: %s\nledger:\n%s", w.plan.boot.name, w.plan.point, w.plan.fault, w.plan.name, fmt.Sprintf(format, args...), text)
 	runtime.Goexit() // not FailNow, which is for the test's own goroutine
 }
 
-func (w *world) must(err error) {
+func (w *crashHost) must(err error) {
 	w.t.Helper()
 	if err != nil {
 		w.fail("%v", err)
@@ -407,7 +407,7 @@ func (w *world) must(err error) {
 
 // daemonStandIn starts as systemd would have it: prestart first, then the key is read once.
 type daemonStandIn struct {
-	w   *world
+	w   *crashHost
 	job sync.Mutex // a start or a stop
 
 	mu     sync.Mutex // guards what follows
@@ -501,7 +501,7 @@ func (d *daemonStandIn) upsert(n int) error {
 // bystanders work until they are told not to: the daemon writes, somebody starts it, and
 // somebody verifies every copy. How much they do goes by what the others do, and not by
 // the clock: a slow machine has no more of it.
-func (w *world) bystanders() (end func()) {
+func (w *crashHost) bystanders() (end func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	off := func() { // w.mu is held
 		cancel()
@@ -542,8 +542,8 @@ func (w *world) bystanders() (end func()) {
 	}
 }
 
-// reset makes the world as it is before the operation. The daemon runs.
-func (w *world) reset(plan schedule) {
+// reset makes the host as it is before the operation. The daemon runs.
+func (w *crashHost) reset(plan schedule) {
 	w.mu.Lock()
 	w.plan, w.points, w.passed, w.dead = plan, nil, map[string]int{}, false
 	w.mu.Unlock()
@@ -574,7 +574,7 @@ func shm() string {
 }
 
 // play is one schedule from beginning to end. It returns the points that were passed.
-func (w *world) play(plan schedule) []string {
+func (w *crashHost) play(plan schedule) []string {
 	w.reset(plan)
 	defer os.RemoveAll(w.dir)
 	w.wire.Restart(w.overWire())
@@ -625,7 +625,7 @@ func excused(err error) bool {
 }
 
 // overWire is what happens to statements. Both halves of one are the same point.
-func (w *world) overWire() func(int, string, bool) bool {
+func (w *crashHost) overWire() func(int, string, bool) bool {
 	var mu sync.Mutex
 	happening := map[int]bool{}
 	return func(number int, statement string, answered bool) bool {
@@ -655,7 +655,7 @@ func isStopped(p any) bool {
 }
 
 // run runs the operation to its end or to its death.
-func (w *world) run(h *agent.Host) (done bool, err error, crashed bool) {
+func (w *crashHost) run(h *agent.Host) (done bool, err error, crashed bool) {
 	defer func() {
 		switch p := recover(); {
 		case p == nil:
@@ -671,7 +671,7 @@ func (w *world) run(h *agent.Host) (done bool, err error, crashed bool) {
 	return done, err, w.isDead()
 }
 
-func (w *world) isDead() bool {
+func (w *crashHost) isDead() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.dead
@@ -679,7 +679,7 @@ func (w *world) isDead() bool {
 
 // reboot loses what is lost, starts the daemon while things are down, and again when they
 // are up. At no time does it run on a key that is not right.
-func (w *world) reboot() {
+func (w *crashHost) reboot() {
 	w.quiet()
 	b := w.plan.boot
 	for _, name := range b.lose {
@@ -701,7 +701,7 @@ func (w *world) reboot() {
 }
 
 // dieInGuard is a start that comes to its end too soon.
-func (w *world) dieInGuard() {
+func (w *crashHost) dieInGuard() {
 	w.mu.Lock()
 	before, settled := w.plan, w.points
 	w.plan.point, w.plan.name, w.plan.fault, w.points, w.dead = before.second, "", stopBefore, nil, false
@@ -721,26 +721,26 @@ func (w *world) dieInGuard() {
 }
 
 // down takes away what is down at first, and tells whether anything is.
-func (w *world) down() bool {
+func (w *crashHost) down() bool {
 	b := w.plan.boot
 	w.postgresDown.Store(b.postgresDown)
 	w.escrowsDown.Store(b.escrowsDown)
 	return b.postgresDown || b.escrowsDown
 }
 
-func (w *world) up() {
+func (w *crashHost) up() {
 	w.postgresDown.Store(false)
 	w.escrowsDown.Store(false)
 }
 
 // quiet waits until the server has noticed that nobody is there any more.
-func (w *world) quiet() {
+func (w *crashHost) quiet() {
 	w.t.Helper()
 	w.must(quiet(w.root, func() int { return 0 }))
 }
 
 // guard is a start's. If it lets the daemon start with a key, that is the right one.
-func (w *world) guard(must bool) {
+func (w *crashHost) guard(must bool) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -761,7 +761,7 @@ func (w *world) guard(must bool) {
 }
 
 // watch is what the watcher does about what was killed, while the others go on.
-func (w *world) watch(ended func()) {
+func (w *crashHost) watch(ended func()) {
 	h := w.other()
 	round := func() (agent.TendResult, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
@@ -822,8 +822,8 @@ func TestCrashes(t *testing.T) {
 
 func playAll(t *testing.T, cluster *rowstest.Cluster, op namedOperation, every int) int {
 	told := &stories{count: map[string]int{}}
-	worlds := make(chan *world, 4)
-	for range cap(worlds) {
+	hosts := make(chan *crashHost, 4)
+	for range cap(hosts) {
 		db := cluster.Database(t)
 		root, err := db.Superuser()
 		if err != nil {
@@ -836,18 +836,18 @@ func playAll(t *testing.T, cluster *rowstest.Cluster, op namedOperation, every i
 			t.Fatal(err)
 		}
 		defer writes.Close() //nolint:errcheck // it goes with its connection
-		w := &world{t: t, op: op.operation, db: db, root: root, writes: writes, wire: pool.Wire(t), pool: pool, stories: told}
+		w := &crashHost{t: t, op: op.operation, db: db, root: root, writes: writes, wire: pool.Wire(t), pool: pool, stories: told}
 		w.moved = sync.NewCond(&w.mu)
 		w.must(op.rows(db))
 		_, err = db.Exec("create table seed as select * from secrets")
 		w.must(err)
-		worlds <- w
+		hosts <- w
 	}
 	var points []string
 	var running sync.WaitGroup
 	running.Go(func() {
-		w := <-worlds
-		defer func() { worlds <- w }()
+		w := <-hosts
+		defer func() { hosts <- w }()
 		points = w.play(schedule{boot: boots[0]})
 	})
 	running.Wait()
@@ -878,12 +878,12 @@ func playAll(t *testing.T, cluster *rowstest.Cluster, op namedOperation, every i
 	var played atomic.Int64
 	for i := 0; i < len(all); i += every {
 		plan := all[i]
-		w := <-worlds
+		w := <-hosts
 		if t.Failed() {
 			break
 		}
 		running.Go(func() {
-			defer func() { worlds <- w }()
+			defer func() { hosts <- w }()
 			w.play(plan)
 			played.Add(1)
 		})

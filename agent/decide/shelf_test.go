@@ -84,6 +84,12 @@ func had(c CopyEvidence) CopyEvidence {
 	return c
 }
 
+// asBase64 is a copy that was read just now, and is written as a person's is.
+func asBase64(c CopyEvidence) CopyEvidence {
+	c.Encoding = key.Base64
+	return c
+}
+
 // former adds a part that this host stored in member one before the last.
 func former(h LedgerWhole, id string, f key.Fingerprint) LedgerWhole {
 	h.Saved["gcp"].Tops["1 "+id] = f
@@ -263,6 +269,10 @@ func TestShelf(t *testing.T) {
 			want: escrow.Quarantine, alarm: true},
 		{name: "the newest says that it is the key, is sealed, and the rows are down", e: Evidence{Keyfile: good(a), Rows: unknown, Escrows: []EscrowEvidence{holds("gcp", CopyEvidence{ID: "current/1", Shelf: escrow.Current, Key: a, Sealed: true, Unreadable: "sealed"})}},
 			want: escrow.Quarantine},
+		{name: "another key stands there as no save writes it", e: Evidence{Keyfile: good(a), Rows: answers(a, 10), History: saved("current/1", a), Escrows: []EscrowEvidence{holds("gcp", asBase64(copyOf("current/2", c)), copyOf("current/1", a))}},
+			want: escrow.Quarantine, alarm: true},
+		{name: "the keyfile's key stands there as no save writes it", e: Evidence{Keyfile: good(a), Rows: answers(a, 10), History: saved("current/1", a), Escrows: []EscrowEvidence{holds("gcp", asBase64(copyOf("current/2", a)), copyOf("current/1", a))}},
+			want: escrow.Current},
 		{name: "an empty ledger raises no alarm", e: Evidence{Keyfile: good(a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", copyOf("current/2", c))}},
 			want: escrow.Current},
 		{name: "in parts, as this host stored them", e: Evidence{Keyfile: good(a), History: parts(a), Rows: answers(a, 10), Escrows: []EscrowEvidence{holds("gcp", inParts(a, "current/1", "current/1"))}},

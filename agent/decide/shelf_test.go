@@ -393,6 +393,21 @@ func TestShelf(t *testing.T) {
 	}
 }
 
+// TestToldUnderway: while the ledger is said to tell of a save, one that begins now bars other keys for
+// as long as it takes; and a line that was just written is one that tells.
+func TestToldUnderway(t *testing.T) {
+	if (SavedEvidence{}).ToldUnderway(b, now) || !onItsWay("usb", b, 0).Saved["usb"].ToldUnderway(b, now) {
+		t.Error("told of none, or not of one that begins")
+	}
+	for ago := -2 * saveEnds; ago <= 2*saveEnds; ago += time.Minute {
+		told := onItsWay("usb", b, ago)
+		e := Evidence{Now: now.Add(saveEnds/2 - time.Second), Keyfile: good(a), Rows: silent, History: told, Escrows: []EscrowEvidence{holds("usb")}}
+		if _, bar := Shelf(e, 0, a); told.Saved["usb"].ToldUnderway(b, now) && bar.Why == "" {
+			t.Errorf("of one that was begun %s ago it is told no more before it ends", ago)
+		}
+	}
+}
+
 // TestBarWaits: only a save of another key that is under way is over by itself, and that only where
 // nothing else bars the key.
 func TestBarWaits(t *testing.T) {

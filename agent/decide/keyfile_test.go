@@ -439,8 +439,8 @@ func TestKeyfile(t *testing.T) {
 	}
 }
 
-// world is a host as it really is; answer gives the rules what they ask for.
-type world struct {
+// drawnHost is a host as it really is; answer gives the rules what they ask for.
+type drawnHost struct {
 	evidence Evidence // without what must be asked for
 	rows     RowsEvidence
 	opens    map[key.Fingerprint]int64 // of rows.Proofs, for every key that exists
@@ -452,24 +452,24 @@ type world struct {
 	order    []int // in which the escrows answer
 }
 
-// randomWorld is drawn so that every rule applies often.
-func randomWorld(r *rand.Rand) *world {
+// drawHost draws one so that every rule applies often.
+func drawHost(r *rand.Rand) *drawnHost {
 	pick := func() key.Fingerprint { return []key.Fingerprint{a, b, c}[r.IntN(3)] }
-	w := &world{opens: map[key.Fingerprint]int64{}, total: 10, history: history()}
-	left := w.total
+	h := &drawnHost{opens: map[key.Fingerprint]int64{}, total: 10, history: history()}
+	left := h.total
 	for _, f := range []key.Fingerprint{a, b, c} {
 		switch r.IntN(4) {
 		case 0:
-			w.opens[f] = left
+			h.opens[f] = left
 		case 1:
-			w.opens[f] = r.Int64N(left + 1)
+			h.opens[f] = r.Int64N(left + 1)
 		}
-		left -= w.opens[f]
-		w.history.Contradicted[f] = r.IntN(4) == 0
+		left -= h.opens[f]
+		h.history.Contradicted[f] = r.IntN(4) == 0
 	}
-	w.rows.State = RowsState(1 + r.IntN(3))
-	w.rows.Why = "because"
-	e := &w.evidence
+	h.rows.State = RowsState(1 + r.IntN(3))
+	h.rows.Why = "because"
+	e := &h.evidence
 	e.Now = now
 	switch r.IntN(4) {
 	case 0:
@@ -499,11 +499,11 @@ func randomWorld(r *rand.Rand) *world {
 		e.Ledger.Rotation = &Rotation{Old: pick(), New: pick(), CommitBegun: r.IntN(2) == 0}
 	}
 	if r.IntN(8) == 0 {
-		w.history.Named = []key.Fingerprint{pick()}
+		h.history.Named = []key.Fingerprint{pick()}
 	}
 	for range r.IntN(3) {
-		if f := pick(); !slices.Contains(w.local, f) {
-			w.local = append(w.local, f)
+		if f := pick(); !slices.Contains(h.local, f) {
+			h.local = append(h.local, f)
 		}
 	}
 	for i := range r.IntN(3) {
@@ -525,44 +525,44 @@ func randomWorld(r *rand.Rand) *world {
 				}
 			}
 		}
-		w.escrows = append(w.escrows, s)
+		h.escrows = append(h.escrows, s)
 		e.Escrows = append(e.Escrows, EscrowEvidence{Name: s.Name, Required: s.Required})
 	}
-	return w
+	return h
 }
 
-func (w *world) proof(f key.Fingerprint) rows.Proof {
-	p := rows.Proof{Fingerprint: f, Checked: w.total, Opened: w.opens[f], Verdict: rows.Partial}
+func (h *drawnHost) proof(f key.Fingerprint) rows.Proof {
+	p := rows.Proof{Fingerprint: f, Checked: h.total, Opened: h.opens[f], Verdict: rows.Partial}
 	switch p.Opened {
 	case 0:
 		p.Verdict = rows.Refuted
-	case w.total:
+	case h.total:
 		p.Verdict = rows.Opens
 	}
 	return p
 }
 
-func (w *world) answer(e *Evidence, q Question) {
-	w.asked = append(w.asked, q)
+func (h *drawnHost) answer(e *Evidence, q Question) {
+	h.asked = append(h.asked, q)
 	switch q {
 	case AskHistory:
-		e.History = w.history
+		e.History = h.history
 	case AskLocal:
-		e.Local = LocalEvidence{Asked: true, Keys: w.local}
+		e.Local = LocalEvidence{Asked: true, Keys: h.local}
 	case AskRows:
-		e.Rows.State, e.Rows.Why = w.rows.State, w.rows.Why
-		if w.rows.State == RowsAnswer {
+		e.Rows.State, e.Rows.Why = h.rows.State, h.rows.Why
+		if h.rows.State == RowsAnswer {
 			if e.Rows.Proofs == nil {
 				e.Rows.Proofs = map[key.Fingerprint]rows.Proof{}
 			}
 			for _, f := range (&reasoning{Evidence: *e}).atHand() {
-				e.Rows.Proofs[f] = w.proof(f)
+				e.Rows.Proofs[f] = h.proof(f)
 			}
 		}
 	case AskEscrows:
-		for _, i := range w.order {
+		for _, i := range h.order {
 			if e.Escrows[i].State == EscrowPending { // one at a time, as they come
-				e.Escrows[i] = w.escrows[i]
+				e.Escrows[i] = h.escrows[i]
 				return
 			}
 		}
@@ -571,78 +571,78 @@ func (w *world) answer(e *Evidence, q Question) {
 
 // run asks Keyfile to the end, and answers what it asks for, the escrows in the order in
 // which they come.
-func (w *world) run(t *testing.T, order ...int) (Decision, Evidence) {
-	e := w.evidence
+func (h *drawnHost) run(t *testing.T, order ...int) (Decision, Evidence) {
+	e := h.evidence
 	e.Escrows = slices.Clone(e.Escrows)
-	w.order, w.asked = order, nil
+	h.order, h.asked = order, nil
 	for range 20 {
 		d := Keyfile(e)
 		if d.Action != Ask {
 			return d, e
 		}
-		w.answer(&e, d.Question)
+		h.answer(&e, d.Question)
 	}
-	t.Fatalf("no end: %+v\nasked %v", e, w.asked)
+	t.Fatalf("no end: %+v\nasked %v", e, h.asked)
 	return Decision{}, e
 }
 
 // whole is all that can be asked for, as those gather it who look at everything.
-func (w *world) whole() Evidence {
-	e := w.evidence
-	e.Escrows = w.escrows
+func (h *drawnHost) whole() Evidence {
+	e := h.evidence
+	e.Escrows = h.escrows
 	for _, q := range []Question{AskHistory, AskLocal, AskRows} {
-		w.answer(&e, q)
+		h.answer(&e, q)
 	}
 	return e
 }
 
-// closed is the world of which e is known when a decision has closed the open rotation, and nothing else of it
+// closed is the host of which e is known when a decision has closed the open rotation, and nothing else of it
 // was done: the staged key is in the local quarantine, and the ledger says which key holds.
-func (w world) closed(e Evidence, d Decision) *world {
+func (h drawnHost) closed(e Evidence, d Decision) *drawnHost {
 	if f := e.Next.Key; f != "" && !slices.Contains(e.Local.Keys, f) {
-		w.local = append([]key.Fingerprint{f}, w.local...)
+		h.local = append([]key.Fingerprint{f}, h.local...)
 		if e.Local.Asked {
-			e.Local.Keys = w.local
+			e.Local.Keys = h.local
 		}
 	}
 	e.Next, e.Ledger.Rotation = NextEvidence{}, nil
 	if f := e.Ledger.Known; f != "" {
-		w.history.Named = append([]key.Fingerprint{f}, w.history.Named...)
-		e.History.Named = w.history.Named
+		h.history.Named = append([]key.Fingerprint{f}, h.history.Named...)
+		e.History.Named = h.history.Named
 	}
 	f := cmp.Or(d.Key, d.Needed)
-	switch p := w.proof(f); {
+	switch p := h.proof(f); {
 	case d.Settle == SettleNeither:
 		e.Ledger = LedgerEnd{}
 	case !e.Ledger.Accepted || e.Ledger.Known != f || p.Verdict == rows.Opens:
 		e.Ledger = LedgerEnd{Known: f, Verdict: p.Verdict, Majority: Majority(p), LastLook: e.Now}
 	}
-	w.evidence = e
-	return &w
+	h.evidence = e
+	return &h
 }
 
-// TestKeyfileProperties draws worlds and checks what must hold in all of them.
+// TestKeyfileProperties draws hosts and checks what must hold in all of them.
 func TestKeyfileProperties(t *testing.T) {
-	const worlds = 120_000
+	const hosts = 120_000
 	r := rand.New(rand.NewPCG(1, 2))
 	rules, actions := map[string]int{}, map[Action]int{}
-	for n := range worlds {
-		w := randomWorld(r)
-		d, e := w.run(t, r.Perm(len(w.escrows))...)
+	for n := range hosts {
+		h := drawHost(r)
+		d, e := h.run(t, r.Perm(len(h.escrows))...)
 		fail := func(format string, args ...any) {
 			t.Helper()
-			t.Fatalf("world %d: %s\ndecision %+v\nevidence %+v\nasked %v", n, fmt.Sprintf(format, args...), d, e, w.asked)
+			t.Fatalf("host %d: %s\ndecision %+v\nevidence %+v\nasked %v", n, fmt.Sprintf(format, args...), d, e, h.asked)
 		}
 		// Two commands never disagree: one that stops asking when it knows enough, and one
 		// that looks at everything, unless the healthy path asked nothing at all (law 7).
 		if e.Rows.State != RowsNotAsked {
-			if all := Keyfile(w.whole()); all.Action != d.Action || all.Key != d.Key || all.Settle != d.Settle {
+			if all := Keyfile(h.whole()); all.Action != d.Action || all.Key != d.Key || all.Settle != d.Settle {
 				fail("who looks at everything decides %+v", all)
 			}
 		}
 		// Nor does one who comes when the rotation is closed, and the rest was left undone.
 		if d.Settle != SettleNothing && e.Rows.State == RowsAnswer {
-			if next, _ := w.closed(e, d).run(t, r.Perm(len(w.escrows))...); next.Action != d.Action || next.Key != d.Key || next.Needed != d.Needed {
+			if next, _ := h.closed(e, d).run(t, r.Perm(len(h.escrows))...); next.Action != d.Action || next.Key != d.Key || next.Needed != d.Needed {
 				fail("when that is closed it decides %+v", next)
 			}
 		}
@@ -656,33 +656,33 @@ func TestKeyfileProperties(t *testing.T) {
 				fail("passes what is not in the keyfile")
 			}
 			vouched := e.Ledger.Accepted && e.Ledger.Verdict == rows.Refuted && e.Ledger.Known == own
-			if asked == RowsAnswer && w.opens[own] == 0 && !vouched {
+			if asked == RowsAnswer && h.opens[own] == 0 && !vouched {
 				fail("passes a key that the rows refute (law 1)")
 			}
 		case Install:
 			if !slices.Contains((&reasoning{Evidence: e}).atHand(), d.Key) {
 				fail("installs a key that is not at hand")
 			}
-			if e.Keyfile.Good && asked == RowsAnswer && w.opens[own] == w.total {
+			if e.Keyfile.Good && asked == RowsAnswer && h.opens[own] == h.total {
 				fail("replaces a key that the rows prove (law 1)")
 			}
 			if e.Keyfile.Good && asked != RowsAnswer && calm {
 				fail("replaces 32 bytes without the rows' word")
 			}
-			if asked == RowsAnswer && w.opens[d.Key] == 0 {
+			if asked == RowsAnswer && h.opens[d.Key] == 0 {
 				fail("installs a key that opens no row (law 1)")
 			}
 		case Make:
 			if asked != RowsSilent {
 				fail("makes a key while rows may depend on another (law 2)")
 			}
-			if len(w.history.Named) > 0 || e.Ledger.Known != "" {
+			if len(h.history.Named) > 0 || e.Ledger.Known != "" {
 				fail("makes a key although the ledger names one")
 			}
-			if own != "" || e.Next.Key != "" || len(w.local) > 0 {
+			if own != "" || e.Next.Key != "" || len(h.local) > 0 {
 				fail("makes a key while one is on this host (law 2)")
 			}
-			for _, s := range w.escrows {
+			for _, s := range h.escrows {
 				if s.State != EscrowAnswered || s.Remembered || len(s.Copies) > 0 {
 					fail("makes a key while copies may exist (law 2)")
 				}
@@ -691,22 +691,22 @@ func TestKeyfileProperties(t *testing.T) {
 			if asked != RowsAnswer {
 				fail("lost without the rows' word (law 6)")
 			}
-			for _, s := range w.escrows {
+			for _, s := range h.escrows {
 				if s.State != EscrowAnswered || s.Remembered {
 					fail("lost although an escrow did not answer (law 6)")
 				}
 				for _, c := range s.Copies {
-					if c.Have && w.opens[c.Key] > 0 {
+					if c.Have && h.opens[c.Key] > 0 {
 						fail("lost although a copy opens rows")
 					}
 				}
 			}
 		}
 		// Nothing that the rows know to be wrong stays where a better key is at hand.
-		vouched := e.Ledger.Accepted && e.Ledger.Known == own && worth(w.proof(own).Verdict) >= worth(e.Ledger.Verdict)
+		vouched := e.Ledger.Accepted && e.Ledger.Known == own && worth(h.proof(own).Verdict) >= worth(e.Ledger.Verdict)
 		if asked == RowsAnswer && calm && !vouched && d.Action == Pass {
 			for _, f := range (&reasoning{Evidence: e}).atHand() {
-				if w.opens[f] > w.opens[own] {
+				if h.opens[f] > h.opens[own] {
 					fail("passes although key %s at hand opens more", f)
 				}
 			}
@@ -714,7 +714,7 @@ func TestKeyfileProperties(t *testing.T) {
 		// Whatever opens all rows and is at hand or comes from an answering escrow is found.
 		if asked == RowsAnswer && d.Rule == "R3" && (d.Action == Doubt || d.Action == Lost) {
 			for _, f := range (&reasoning{Evidence: e}).atHand() {
-				if Majority(w.proof(f)) {
+				if Majority(h.proof(f)) {
 					fail("key %s opens most rows and is not taken", f)
 				}
 			}
@@ -722,19 +722,19 @@ func TestKeyfileProperties(t *testing.T) {
 		// Law 7: a person's word that no row was asked about is no proof.
 		untried := e.Ledger.Accepted && e.Ledger.Verdict == rows.Unknown
 		age := now.Sub(e.Ledger.LastLook)
-		if calm && !untried && e.Keyfile.Good && own == e.Ledger.Known && age >= 0 && age <= ProofLife && (len(w.asked) > 0 || d.Action != Pass) {
+		if calm && !untried && e.Keyfile.Good && own == e.Ledger.Known && age >= 0 && age <= ProofLife && (len(h.asked) > 0 || d.Action != Pass) {
 			fail("the healthy path asks")
 		}
 	}
 	for _, rule := range []string{"R1", "R2", "R3", "R4", "R5"} {
-		if rules[rule] < worlds/100 {
-			t.Errorf("%s decided only %d of %d worlds: the worlds are not random enough", rule, rules[rule], worlds)
+		if rules[rule] < hosts/100 {
+			t.Errorf("%s decided only %d of %d hosts: the hosts are not random enough", rule, rules[rule], hosts)
 		}
 	}
 	for _, action := range []Action{Pass, Install, Make, Doubt, Lost} {
-		if actions[action] < worlds/1000 {
-			t.Errorf("%s came out of only %d of %d worlds", action, actions[action], worlds)
+		if actions[action] < hosts/1000 {
+			t.Errorf("%s came out of only %d of %d hosts", action, actions[action], hosts)
 		}
 	}
-	t.Logf("%d worlds, by rule %v, by action %v", worlds, rules, actions)
+	t.Logf("%d hosts, by rule %v, by action %v", hosts, rules, actions)
 }

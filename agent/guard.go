@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/decide"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
@@ -273,9 +275,9 @@ func (o *observation) unlessMade(err error, done string) error {
 	return nil
 }
 
-// makeFirst is the first start on a new host (R4): no row and no copy exists. The key
-// is in the ledger and in every escrow, read back, before the daemon can use it
-// (law 5). A crash before the install leaves copies, and the next start installs them.
+// makeFirst is the first start on a new host (R4): no row and no copy exists, but of a key that was
+// made for it before. The key is in the ledger and in every escrow, read back, before the daemon can
+// use it (law 5). Where it does not come that far the next start goes on with it.
 // Who calls it off waits for the end of it: of a save that breaks off nobody knows whether its store
 // took the key, and the next start, which makes another one, would have to reckon with it.
 func (o *observation) makeFirst(ctx context.Context, r *GuardResult) error {
@@ -293,25 +295,29 @@ func (o *observation) makeFirst(ctx context.Context, r *GuardResult) error {
 	}
 	ctx, cancel := uncalled(ctx)
 	defer cancel()
-	k := key.Generate()
-	f := o.hold(k)
-	if err := o.host.Append(ledger.Entry{Event: ledger.Made, Fingerprint: f, Reason: o.evidence.Rows.Why}); err != nil {
-		return unsure("a first key cannot be made before the ledger names it: %v", err)
+	f := r.Decision.Key
+	if f == "" {
+		f = o.hold(key.Generate())
+		if err := o.host.Append(ledger.Entry{Event: ledger.Made, Fingerprint: f, Reason: o.evidence.Rows.Why}); err != nil {
+			return unsure("a first key cannot be made before the ledger names it: %v", err)
+		}
 	}
-	failed := map[int]SaveResult{}
+	saves, taken := make([]SaveResult, len(o.host.Escrows)), false
 	for i, s := range o.host.Escrows {
-		saved := o.save(ctx, i, f, decide.Shelf)
-		if saved.Err == nil {
+		saves[i] = o.save(ctx, i, f, decide.Shelf)
+		if saves[i].Err == nil {
+			taken = true
 			continue
 		}
-		failed[i] = saved
-		o.complain(fmt.Sprintf("escrow %q did not take the first key", s.Name()), saved.Err)
+		o.complain(fmt.Sprintf("escrow %q did not take the first key", s.Name()), saves[i].Err)
 		if s.Required {
-			o.writeUnsaved(ctx, failed)
+			if !taken { // else the next start finds it, and goes on with it
+				o.writeUnsaved(ctx, saves)
+			}
 			return unsure("a first key was made and not installed, since the required escrow %q does not hold it", s.Name())
 		}
 	}
-	if err := o.stillSilent(ctx); err != nil {
+	if err := o.stillFirst(ctx, saves); err != nil {
 		return err
 	}
 	r.Decision.Key = f
@@ -322,10 +328,26 @@ func (o *observation) makeFirst(ctx context.Context, r *GuardResult) error {
 // keyfile.ErrChanged where they are not silent any more: escrows may have taken long, and somebody
 // may have loaded a dump meanwhile.
 func (o *observation) stillSilent(ctx context.Context) error {
-	if o.askRowsAgain(ctx); o.evidence.Rows.State != decide.RowsSilent {
+	if o.rowsNow(ctx, "").State != decide.RowsSilent {
 		return keyfile.ErrChanged
 	}
 	return nil
+}
+
+// stillFirst is stillSilent for a first key that was saved. It returns keyfile.ErrChanged, too, where a
+// store lists a copy that it did not list before, and that is not what was saved: somebody has
+// brought another key meanwhile (law 2).
+func (o *observation) stillFirst(ctx context.Context, saves []SaveResult) error {
+	for i, s := range o.host.Escrows {
+		before := o.evidence.Escrows[i].Copies
+		copies, err := s.List(ctx)
+		if err == nil && slices.ContainsFunc(copies, func(c escrow.Copy) bool {
+			return c.ID != saves[i].Copy.ID && !slices.ContainsFunc(before, func(b decide.CopyEvidence) bool { return b.ID == c.ID })
+		}) {
+			return keyfile.ErrChanged
+		}
+	}
+	return o.stillSilent(ctx)
 }
 
 // uncalled is a context that ends when ctx is to, but not when that is called off.

@@ -617,8 +617,49 @@ func testFirstStart(t *testing.T, list listing) {
 			t.Errorf("its save has ended without a copy, says the ledger: %+v", last)
 		}
 		h.Escrows[0] = e
-		if r, err := h.guard(); err != nil || r.Decision.Action != decide.Install {
-			t.Errorf("%+v, %v", r.Decision, err)
+		if r, err := h.guard(); err != nil || r.Decision.Action != decide.Make || !slices.Equal(h.shelf(0, escrow.Current), []key.Fingerprint{r.Decision.Key}) {
+			t.Errorf("%+v, %v, current %v", r.Decision, err, h.shelf(0, escrow.Current))
+		}
+	})
+	t.Run("one of two takes it", func(t *testing.T) {
+		h := list(newHost(t, nil, 2))
+		second := trouble(h, 1)
+		second.save = fmt.Errorf("%w: any key", escrow.ErrDenied)
+		for range 3 {
+			if r, err := h.guard(); err != nil || r.Decision.Action != decide.Doubt || h.content() != nil {
+				t.Fatalf("%+v, %v, a keyfile of %d bytes", r.Decision, err, len(h.content()))
+			}
+		}
+		s, err := agent.Status(t.Context(), &h.Host)
+		h.must(err)
+		if len(s.Ailments) != 1 || s.Ailments[0].Ails != agent.AilsFirst || s.Health == agent.Green || !strings.Contains(s.Line, "usb1") {
+			t.Errorf("%+v, %s", s.Ailments, s.Line)
+		}
+		second.save = nil
+		r, err := h.guard()
+		first := []key.Fingerprint{r.Decision.Key}
+		if err != nil || r.Decision.Action != decide.Make || !slices.Equal(h.shelf(0, escrow.Current), first) || !slices.Equal(h.shelf(1, escrow.Current), first) {
+			t.Errorf("%+v, %v, current %v and %v", r.Decision, err, h.shelf(0, escrow.Current), h.shelf(1, escrow.Current))
+		}
+	})
+	t.Run("another key comes", func(t *testing.T) {
+		brought := testKey("brought")
+		for name, bring := range map[string]func(h *host){
+			"by import": func(h *host) {
+				h.save(0, escrow.Quarantine, brought)
+				h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Saved, Fingerprint: brought.Fingerprint(), Escrow: "usb0", Shelf: string(escrow.Quarantine), Copy: "quarantine/by-import"}))
+			},
+			"by hand": func(h *host) {
+				h.must(os.WriteFile(h.path("usb0/current/20251231T000000.000Z-old.key"), brought.UnsafeBytes(), 0o600))
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				h := list(newHost(t, nil, 1))
+				h.Escrows[0].Writer = &overtaken{h.Escrows[0].Writer, func() { bring(h) }}
+				if r, err := h.guard(); err != nil || !h.holds(brought) {
+					t.Errorf("%+v, %v", r.Decision, err)
+				}
+			})
 		}
 	})
 	t.Run("called off while it saves", func(t *testing.T) {

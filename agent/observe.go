@@ -186,7 +186,7 @@ func (o *observation) askHistory() {
 		o.entries = len(r.Entries)
 	}
 	o.record = &r
-	h := decide.LedgerWhole{Asked: true, Contradicted: r.Contradicted(), Proven: r.EverProven(), Named: r.Named(),
+	h := decide.LedgerWhole{Asked: true, Contradicted: r.Contradicted(), Proven: r.EverProven(), Named: r.Named(), Unused: r.Unused(),
 		Saved: map[string]decide.SavedEvidence{}}
 	if err != nil {
 		h.Unreadable = err.Error()
@@ -298,16 +298,11 @@ func (o *observation) askRows(ctx context.Context) {
 		return
 	}
 	o.isLate()
-	o.askRowsAgain(ctx) // a question that was called off has ended its session
-}
-
-// askRowsAgain asks the rows where they are now: there may be a database where none was.
-func (o *observation) askRowsAgain(ctx context.Context) {
-	if o.table != nil {
+	if o.table != nil { // a question that was called off has ended its session
 		o.table.Close()
 		o.table = nil
 	}
-	o.askRows(ctx)
+	o.tryRows(ctx)
 }
 
 // isLate tells, once, that somebody takes longer than lateAfter.
@@ -335,7 +330,14 @@ func (o *observation) tryRows(ctx context.Context) {
 		}
 	}
 	o.answer = o.table.Prove(ctx, untried...)
-	said := rowsEvidence(o.answer)
+	if o.takeIn(rowsEvidence(o.answer)); e.State == decide.RowsAnswer && o.refuted() {
+		o.reportStart(StartRefuted) // law 1 stands above law 9, and what is asked next may hang
+	}
+}
+
+// takeIn adds what the rows said to what they said before, which only holds where both were answers.
+func (o *observation) takeIn(said decide.RowsEvidence) {
+	e := &o.evidence.Rows
 	if said.State != decide.RowsAnswer {
 		*e = said
 		return
@@ -345,9 +347,17 @@ func (o *observation) tryRows(ctx context.Context) {
 		e.Proofs = map[key.Fingerprint]rows.Proof{}
 	}
 	maps.Copy(e.Proofs, said.Proofs)
-	if o.refuted() {
-		o.reportStart(StartRefuted) // law 1 stands above law 9, and what is asked next may hang
+}
+
+// rowsNow is what the rows say of a key in a session of its own, and where they are now: there may be a
+// database where none was. It may be called while others do.
+func (o *observation) rowsNow(ctx context.Context, f key.Fingerprint) decide.RowsEvidence {
+	t, err := o.host.OpenRows(ctx, rows.Options{HoldRotationLock: o.rotating()})
+	if err != nil {
+		return decide.RowsEvidence{State: decide.RowsUnknown, Why: err.Error(), Err: err}
 	}
+	defer t.Close()
+	return rowsEvidence(t.Prove(ctx, o.keys[f]))
 }
 
 // reportStart reports what a start would be on the keyfile as it stands now.

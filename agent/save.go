@@ -41,10 +41,19 @@ type shelfRule func(e decide.Evidence, i int, f key.Fingerprint) (escrow.Shelf, 
 func (o *observation) save(ctx context.Context, i int, f key.Fingerprint, rule shelfRule) (r SaveResult) {
 	o.inTurn(func() { r = o.toSave(i, f, rule) })
 	if !o.stands(ctx, i, &r) {
+		again := false
 		o.inTurn(func() {
-			o.writeSaving(ctx, i, r.Shelf, f)
+			again = o.writeSaving(i, r.Shelf, f)
 			r = o.toSave(i, f, rule)
 		})
+		if again {
+			said := o.rowsNow(ctx, f)
+			o.inTurn(func() {
+				o.takeIn(said)
+				o.askHistory()
+				r = o.toSave(i, f, rule)
+			})
+		}
 		// A crash from here on: what then stands there is known for this host's own.
 		o.add(ctx, i, &r)
 	}
@@ -72,15 +81,15 @@ func (o *observation) toSave(i int, f key.Fingerprint, rule shelfRule) SaveResul
 // after a crash is then known for this host's own. It is no news where the key stands there
 // already, or a save of it was begun before. Where the ledger cannot be written, law 4 judges the
 // key anew by that. Where the rows are Silent the line has to be a new one, as an old one bars no
-// other key; and after it is written the rows are asked and the ledger is read again: rows may have
-// come since, while an escrow took its time; and of two savers that bring different keys at once, in
-// one process or in two, at least one then sees the other's line, and judges by it.
-func (o *observation) writeSaving(ctx context.Context, i int, shelf escrow.Shelf, f key.Fingerprint) {
+// other key; and it tells that after it the rows are to be asked and the ledger is to be read again:
+// rows may have come since, while an escrow took its time; and of two savers that bring different
+// keys at once, in one process or in two, at least one then sees the other's line, and judges by it.
+func (o *observation) writeSaving(i int, shelf escrow.Shelf, f key.Fingerprint) (again bool) {
 	name := o.host.Escrows[i].Name()
 	newest, there := o.evidence.Escrows[i].NewestCurrent()
-	again := newest.Ends || newest.Lacks
-	if shelf != escrow.Current || there && o.evidence.Holds(i, newest, f) && !again {
-		return
+	mend := newest.Ends || newest.Lacks
+	if shelf != escrow.Current || there && o.evidence.Holds(i, newest, f) && !mend {
+		return false
 	}
 	silent := o.evidence.Rows.VerdictOf(f) == rows.Silent
 	if saved := o.evidence.History.Saved[name]; !saved.Begun[f] || silent && !saved.ToldUnderway(f, o.host.Now()) {
@@ -88,13 +97,10 @@ func (o *observation) writeSaving(ctx context.Context, i int, shelf escrow.Shelf
 			o.complain("cannot write the ledger", err)
 			saved.Untold = err.Error()
 			o.evidence.History.Saved[name] = saved
-			return
+			return false
 		}
 	}
-	if silent {
-		o.askRowsAgain(ctx)
-		o.askHistory()
-	}
+	return silent
 }
 
 // keepApart saves a key on the quarantine shelf of every escrow but those that are silent, of
@@ -150,6 +156,9 @@ func (o *observation) add(ctx context.Context, i int, r *SaveResult) {
 		return
 	}
 	r.Copy, r.Err = o.host.Escrows[i].Writer.Save(ctx, r.Shelf, o.keys[r.Key])
+	if m, ok := o.host.Escrows[i].Reader.(Rememberer); ok {
+		m.Changed()
+	}
 	if errors.Is(r.Err, escrow.ErrUnverified) {
 		r.Unverified, r.Err = true, nil
 	}
@@ -226,9 +235,9 @@ func (o *observation) writeSaved(s SaveResult) {
 // writeUnsaved records of a key that is given up that its saves have ended and stored nothing, where
 // that is known: else it would stand against every other key for as long as a save may take. Of a
 // key that is tried again it is not written: that save is under way again at any moment.
-func (o *observation) writeUnsaved(ctx context.Context, failed map[int]SaveResult) {
-	for i, s := range failed {
-		if s.Shelf == escrow.Current && over(s.Err) && o.empty(ctx, i) {
+func (o *observation) writeUnsaved(ctx context.Context, saves []SaveResult) {
+	for i, s := range saves {
+		if s.Err != nil && s.Shelf == escrow.Current && over(s.Err) && o.empty(ctx, i) {
 			o.write(ledger.Entry{Event: ledger.Saving, Fingerprint: s.Key, Escrow: s.Escrow, Shelf: string(s.Shelf), Reason: s.Err.Error()})
 		}
 	}

@@ -21,6 +21,7 @@ const (
 	AilsLost       Ails = "lost"       // no key that can be had opens a row
 	AilsDoubt      Ails = "doubt"      // nobody can tell which key is right
 	AilsKeyfile    Ails = "keyfile"    // another key belongs there
+	AilsFirst      Ails = "first"      // a first key was made, and a required escrow has not taken it
 	AilsRows       Ails = "rows"       // the key opens a part of them, or none
 	AilsCopied     Ails = "copied"     // the ledger is another machine's
 	AilsHalfway    Ails = "halfway"    // a rotation stopped
@@ -116,6 +117,12 @@ func (r *StatusResult) judgeKey() bool {
 		r.ail(AilsDoubt, Unsure, "%s%s", r.Decision.Reason, r.needed())
 	case decide.Install:
 		r.ail(AilsKeyfile, Unsure, "the keyfile is not right: key %s belongs there (%s)", r.Decision.Key, r.Decision.Reason)
+	case decide.Make:
+		for _, s := range r.Escrows {
+			if f := r.Decision.Key; f != "" && s.Required && s.Newest.Key != f {
+				r.ail(AilsFirst, Lagging, "key %s was made for the first start, and is in place only when every required escrow has it: %q does not hold it yet", f, s.Name)
+			}
+		}
 	case decide.Pass:
 		switch r.Proof.Verdict {
 		case rows.Partial:

@@ -82,7 +82,7 @@ type gate struct {
 	escrow.Reader
 	recall             func() *memory
 	answeredFromMemory bool // the last List was answered from memory
-	listFollowsLatest  bool // this start has asked for the latest copy, and may go on with a List
+	mayList            bool // this start has asked for the latest copy or saved one, and may go on with a List
 }
 
 func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
@@ -97,10 +97,10 @@ func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
 	}
 	e := m.escrow(g.Name())
 	calls := e.calls()
-	if !g.listFollowsLatest { // else the two are one call
+	if !g.mayList { // else the two are one call
 		calls++
 	}
-	if e != nil && g.early(e) && !(waited && e.answers()) && !g.listFollowsLatest {
+	if e != nil && g.early(e) && !(waited && e.answers()) && !g.mayList {
 		m.lock.Lock()
 		defer m.lock.Unlock()
 		g.answeredFromMemory = true
@@ -109,7 +109,7 @@ func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
 		}
 		return e.recalled(), nil
 	}
-	g.listFollowsLatest = false
+	g.mayList, g.answeredFromMemory = false, false
 	var copies []escrow.Copy
 	err = g.ask(e, calls, func(now, before *escrowMemory) error {
 		var err error
@@ -215,7 +215,7 @@ func (g *latestGate) FetchLatest(ctx context.Context) (c escrow.Copy, k key.Key,
 		now.Fetched = map[string]fetchedKey{c.ID: {At: m.since, Key: k.Fingerprint()}}
 		return nil
 	})
-	g.listFollowsLatest = true
+	g.mayList = true
 	return c, k, encoding, err
 }
 
@@ -247,6 +247,9 @@ func (g *gate) takeTurn(ctx context.Context, dir string) (done func(), waited bo
 		}
 	}
 }
+
+// Changed lets this start ask the store once more.
+func (g *gate) Changed() { g.mayList = true }
 
 // Remembered tells whether the last List was answered from memory.
 func (g *gate) Remembered() bool { return g.answeredFromMemory }

@@ -77,6 +77,7 @@ type LedgerWhole struct {
 	Contradicted map[key.Fingerprint]bool // the last word on a key, of a proof or of a drill, is that it opened no row
 	Proven       []key.Fingerprint        // the keys that ever opened rows here, the last first
 	Named        []key.Fingerprint        // the keys that were ever proven, accepted or saved here, the last first
+	Unused       map[key.Fingerprint]bool // those that were made here for a first start and never came to the keyfile's place
 	Saved        map[string]SavedEvidence // by the escrow's name; none where nothing was saved
 	// Since are the keys of which a copy was saved on a current shelf, here or by another process,
 	// since this was read first: a listing may be older.

@@ -355,10 +355,11 @@ func (d *reasoning) r4() Decision {
 			return InDoubt("the keyfile is %s and the required %s", d.Keyfile.Why, why)
 		}
 	}
-	if f := d.preferred(); f != "" {
-		if !d.History.Asked {
-			return ask(AskHistory)
-		}
+	f := d.preferred()
+	if f != "" && !d.History.Asked {
+		return ask(AskHistory)
+	}
+	if f != "" && !d.History.Unused[f] {
 		out := d.passOrInstall(f, "no row can tell, and it is the first in the order of the copies")
 		out.Warning = d.misgivings(f)
 		return out
@@ -367,7 +368,7 @@ func (d *reasoning) r4() Decision {
 	if why := cmp.Or(d.unanswered(), d.unheard()); why != "" {
 		return InDoubt("the keyfile is %s, and %s", d.Keyfile.Why, why)
 	}
-	if why := d.traces(); why != "" {
+	if why := d.traces(f); why != "" {
 		return InDoubt("the keyfile is %s, and %s", d.Keyfile.Why, why)
 	}
 	// The ledger speaks, whatever the escrows say.
@@ -378,11 +379,16 @@ func (d *reasoning) r4() Decision {
 		return InDoubt("the keyfile is %s, and a key may have been in use here, which the ledger cannot tell: %s", d.Keyfile.Why, why)
 	}
 	d.known = d.Ledger.Known
-	if d.known == "" && len(d.History.Named) > 0 {
-		d.known = d.History.Named[0]
+	for _, named := range d.History.Named {
+		if d.known == "" && named != f {
+			d.known = named
+		}
 	}
 	if d.known != "" {
 		return InDoubt("the keyfile is %s and no copy of a key is found, but key %s was in use here, so this is no first start", d.Keyfile.Why, d.known)
+	}
+	if f != "" {
+		return Decision{Action: Make, Key: f, Reason: "it was made for the first start and has not been in place yet, and no row and no other copy exists: " + d.Rows.Why}
 	}
 	return Decision{Action: Make, Reason: "no row and no copy exists: " + d.Rows.Why}
 }
@@ -604,40 +610,50 @@ func (d *reasoning) andUnanswered() string {
 
 // traces says where a copy was that is none any more. Somebody destroyed it or wrote
 // other bytes; before a new key is made, a person looks (law 2).
-func (d *reasoning) traces() string {
+func (d *reasoning) traces(f key.Fingerprint) string {
 	for _, s := range d.Escrows {
-		if len(s.Copies) > 0 {
-			return fmt.Sprintf("escrow %q is not empty: copy %s is there and holds no key any more", s.Name, s.Copies[0].ID)
+		for _, c := range s.Copies {
+			if f == "" || c.Key != f {
+				return fmt.Sprintf("escrow %q is not empty: copy %s is there and holds no key any more", s.Name, c.ID)
+			}
 		}
 	}
 	return ""
 }
 
-// preferred is the first key of R4's order: the newest current copies in the order
-// of the configuration, what a malformed keyfile decodes to, the local quarantine,
-// the quarantine shelves, and last the older current copies.
-func (d *reasoning) preferred() key.Fingerprint {
-	for _, s := range d.Escrows {
-		if c, ok := s.NewestKey(); ok && c.Have {
-			return c.Key
-		}
-	}
-	for _, f := range []key.Fingerprint{d.Keyfile.Key, d.Next.Key} {
-		if f != "" {
+// preferred is the first key of R4's order. One that was made for a first start, and that nobody has
+// used yet, comes after all others.
+func (d *reasoning) preferred() (unused key.Fingerprint) {
+	for f := range d.inOrder {
+		if !d.History.Unused[f] {
 			return f
 		}
+		unused = cmp.Or(unused, f)
 	}
-	if len(d.Local.Keys) > 0 {
-		return d.Local.Keys[0]
+	return unused
+}
+
+// inOrder yields the keys at hand in R4's order: the newest current copies in the order
+// of the configuration, what a malformed keyfile decodes to, the local quarantine,
+// the quarantine shelves, and last the older current copies.
+func (d *reasoning) inOrder(yield func(key.Fingerprint) bool) {
+	for _, s := range d.Escrows {
+		if c, ok := s.NewestKey(); ok && c.Have && !yield(c.Key) {
+			return
+		}
+	}
+	for _, f := range append([]key.Fingerprint{d.Keyfile.Key, d.Next.Key}, d.Local.Keys...) {
+		if f != "" && !yield(f) {
+			return
+		}
 	}
 	for _, shelf := range []escrow.Shelf{escrow.Quarantine, escrow.Current} {
 		for _, s := range d.Escrows {
 			for _, c := range s.Copies {
-				if c.Shelf == shelf && c.Have {
-					return c.Key
+				if c.Shelf == shelf && c.Have && !yield(c.Key) {
+					return
 				}
 			}
 		}
 	}
-	return ""
 }

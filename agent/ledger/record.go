@@ -167,6 +167,21 @@ func (r Record) Named() []key.Fingerprint {
 	return list
 }
 
+// Unused are the keys that were made here for a first start, and of which nothing says since that they
+// were put in the keyfile's place, or that a person or the rows have spoken for them.
+func (r Record) Unused() map[key.Fingerprint]bool {
+	unused := map[key.Fingerprint]bool{}
+	for _, e := range r.Entries {
+		switch {
+		case e.Event == Made:
+			unused[e.Fingerprint] = true
+		case e.known(), e.Event == Installed, e.Event == Restored, e.Event == Imported:
+			delete(unused, e.Fingerprint)
+		}
+	}
+	return unused
+}
+
 // LastSaved is the last entry of a current copy in the escrow, which this host saved
 // or a person adopted.
 func (r Record) LastSaved(escrow string) (Entry, bool) {

@@ -110,7 +110,7 @@ var actions = []action{
 	{"a store is made anew", 1, false, 0, func(w *world, _ *host, _ int) { w.wipe(w.store()) }},
 	{"all keys are lost, and the ledger is not", 2, true, 40, (*world).loseAll},
 	{"all keys go before the daemon reads one, and rows come", 1, false, 0, (*world).firstKeyGoes},
-	{"the host's keys go, and rows come while a start asks the stores", 1, false, 0, (*world).rowsCome},
+	{"the host's keys go, and rows or a key come while a start asks the stores", 1, false, 0, (*world).rowsCome},
 	{"mangled bytes on top", 2, false, 0, func(w *world, _ *host, _ int) {
 		w.store().addByHand(escrow.Current, []byte("\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd not a key at all"))
 	}},
@@ -588,10 +588,11 @@ type beforeStart struct {
 	at     time.Time
 	key    key.Fingerprint // the keyfile's, "" for none that the daemon would load
 	proven bool            // by the ledger it is known, and opened all rows within a day
+	unused map[key.Fingerprint]bool
 }
 
 func (w *world) before(h *host) (b beforeStart) {
-	b.at = time.Now()
+	b.at, b.unused = time.Now(), h.unused()
 	data, good := h.live()
 	if !good {
 		return b
@@ -650,6 +651,9 @@ func (w *world) did(h *host, p *process, was beforeStart, r agent.GuardResult) {
 			w.placed(h, r.Decision.Key)
 		case decide.Install:
 			w.placed(h, r.Decision.Key)
+			if was.unused[r.Decision.Key] {
+				w.everywhere(h, r.Decision.Key)
+			}
 		}
 	}
 	if r.Decision.Action == decide.Lost && p.looked {
@@ -671,6 +675,21 @@ func (w *world) did(h *host, p *process, was beforeStart, r agent.GuardResult) {
 	if s := h.word; s != nil && p.looked && h.worth(s.key) == 2 && h.provenLast(s.key) {
 		h.word = nil // it opened every row, and stands on that from then on
 	}
+}
+
+// unused are the keys that by the ledger were made for a first start, and have never come to the
+// keyfile's place.
+func (h *host) unused() map[key.Fingerprint]bool {
+	unused := map[key.Fingerprint]bool{}
+	for _, l := range h.ledger() {
+		switch l.Event {
+		case "made":
+			unused[l.Fingerprint] = true
+		case "installed", "restored", "imported", "proven", "accepted":
+			delete(unused, l.Fingerprint)
+		}
+	}
+	return unused
 }
 
 // contradictedLast tells whether the ledger's last word on a key is that the rows refuted it.
@@ -1170,7 +1189,7 @@ func (w *world) firstKeyGoes(h *host, _ int) {
 }
 
 // rowsCome takes a host's keys away, those of the stores perhaps, and all that told of them; while the
-// daemon's start calls the stores rows come that another key is of.
+// daemon's start calls the stores rows come that another key is of, or a person brings one to a store.
 func (w *world) rowsCome(h *host, _ int) {
 	if len(w.hosts) > 1 {
 		return
@@ -1181,7 +1200,14 @@ func (w *world) rowsCome(h *host, _ int) {
 		w.bareHost(h)
 	}
 	w.rm(h, "state/"+ledger.Name)
-	w.crossed = func() { w.merge(h, w.makeKey()) }
+	w.crossed = func() {
+		if w.rand.IntN(2) == 0 {
+			w.merge(h, w.makeKey())
+			return
+		}
+		time.Sleep(time.Millisecond) // after what the start was shown
+		w.store().addByHand(escrow.Current, w.makeKey().UnsafeBytes())
+	}
 	w.restart(h, 0)
 	w.crossed = nil
 }

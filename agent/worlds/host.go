@@ -117,6 +117,7 @@ type process struct {
 	w      *world
 	h      *host
 	name   string
+	began  time.Time
 	n      int   // effects so far
 	dies   int   // before this one; 0: never
 	at     phase // before this one
@@ -242,7 +243,7 @@ func (h *host) systemd(ctx context.Context, patience time.Duration) error {
 
 // run lets a process do something, and buries it if it died of it.
 func (w *world) run(h *host, name string, dies int, do func(context.Context, *process, *agent.Host)) *process {
-	p := &process{w: w, h: h, name: name, dies: dies, at: w.at, wrote: map[string]bool{}, of: map[string]int{}, listed: map[string]bool{}, changed: map[string]bool{}, shown: map[string]time.Time{}, starts: strings.HasSuffix(name, ": prestart"), made: map[*inode]bool{}, passing: map[*inode]bool{}}
+	p := &process{w: w, h: h, name: name, began: time.Now(), dies: dies, at: w.at, wrote: map[string]bool{}, of: map[string]int{}, listed: map[string]bool{}, changed: map[string]bool{}, shown: map[string]time.Time{}, starts: strings.HasSuffix(name, ": prestart"), made: map[*inode]bool{}, passing: map[*inode]bool{}}
 	w.running, w.at = append(w.running, p), phase{}
 	if w.crossed != nil {
 		p.crossed, p.after, w.crossed = w.crossed, 1+w.rand.IntN(12), nil

@@ -729,11 +729,13 @@ func (w *world) rival(p *process, f key.Fingerprint, as string) (rival key.Finge
 }
 
 // told tells whether a store's listings show a copy now, and showed it to a process when it asked
-// last: what was there then and is listed late it was not told of.
+// last: what was there then and is listed late it was not told of, nor what a person has put there in
+// the midst of what it does.
 func (p *process) told(s *store, c stored) bool {
 	shown, asked := p.shown[s.name]
 	late := asked && !c.at.After(shown) && !s.lists(c, shown)
-	return !late && s.lists(c, time.Now())
+	midst := p.crossed != nil && c.byHand && c.at.After(p.began)
+	return !late && !midst && s.lists(c, time.Now())
 }
 
 // showed is the key that a listing showed at a time as the newest current one, "" for none.
@@ -886,6 +888,11 @@ func (w *world) made(p *process, f key.Fingerprint) {
 			w.broken("law 2", "law 2: key %s was made where the ledger names key %s", f, l.Fingerprint)
 		}
 	}
+	w.everywhere(h, f)
+}
+
+// everywhere is law 5 for a first key that came to the keyfile's place.
+func (w *world) everywhere(h *host, f key.Fingerprint) {
 	for _, store := range h.stores {
 		if store.part == (escrow.PartOf{}) && !slices.ContainsFunc(store.copies, func(c stored) bool { return laws.Name(c.bytes) == f }) && !store.optional {
 			w.broken("law 5", "law 5: key %s was made, and %s does not hold it", f, store.name)

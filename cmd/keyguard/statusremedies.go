@@ -28,6 +28,9 @@ var ailRemedies = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []strin
 	},
 	agent.AilsDoubt:   doubtRemedies,
 	agent.AilsKeyfile: keyfileRemedies,
+	agent.AilsFirst: func(r agent.StatusResult, _ agent.Ailment) []string {
+		return []string{"see what keeps the escrow from taking it (keyguard doctor), then: systemctl restart " + cmp.Or(r.Daemon.Name, unit.Names[0])}
+	},
 	agent.AilsRows: func(r agent.StatusResult, _ agent.Ailment) []string {
 		switch {
 		case r.Rows.Split():

@@ -207,7 +207,7 @@ func AcceptNew(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, 
 		r.Escrows = append(r.Escrows, o.save(ctx, i, r.Key, decide.Shelf))
 	}
 	// Escrows take their time, and a daemon that starts on this key passes without a question (R2).
-	o.askRowsAgain(ctx)
+	o.takeIn(o.rowsNow(ctx, r.Key))
 	if is := o.evidence.Rows; is.State != r.Rows.State || is.Dependent != r.Rows.Dependent {
 		if is.VerdictOf(r.Key) == rows.Refuted { // else a start that cannot ask them puts it there, as the known one (R5)
 			o.writeContradiction(decide.Decision{Contradicted: r.Key})

@@ -33,6 +33,7 @@ type catalog struct {
 	table    string // schema-qualified and quoted
 	file     string // the table's filenode; "" for a partitioned one
 	unlogged bool   // a crash of the server empties it
+	keyless  bool   // it has no primary key
 	few      bool   // too small for checkAll rows
 	version  int64  // server_version_num
 	blocks   int64
@@ -84,12 +85,13 @@ select pg_is_in_recovery()::text, current_setting('row_security'), current_setti
   coalesce(pg_relation_filenode(c.oid)::text, ''), (select string_agg(', ' || quote_ident(attname), '' order by attnum) from pg_attribute a
     where attrelid = c.oid and attnum > 0 and not attisdropped and coalesce(to_jsonb(a) ->> 'attgenerated', '') = ''
     and attname not in ('id', 'username', 'name', 'nonce', 'ciphertext', 'wrapped_dek', 'kek_id')),
-  pg_client_encoding()::text, getdatabaseencoding()::text, c.relpersistence::text, pg_backend_pid()::text
+  pg_client_encoding()::text, getdatabaseencoding()::text, c.relpersistence::text, pg_backend_pid()::text,
+  exists (select from pg_index where indrelid = c.oid and indisprimary)::text
 from (select to_regclass('secrets')::oid as oid) here left join pg_class c on c.oid = here.oid
   left join pg_namespace n on n.oid = c.relnamespace`
 
 func (t *Table) readCatalog(ctx context.Context, c *pgconn.PgConn) (*catalog, error) {
-	v, err := t.one(ctx, c, 16, catalogSQL, nil)
+	v, err := t.one(ctx, c, 17, catalogSQL, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +127,7 @@ func (t *Table) readCatalog(ctx context.Context, c *pgconn.PgConn) (*catalog, er
 			return nil, fmt.Errorf("%w: column %s of %s is of type %s, in which a value is not what the daemon wrote", ErrShape, c.name, table, printable.Line(is))
 		}
 	}
-	s := &catalog{table: table, file: v[10], unlogged: v[14] == "u", others: v[11], backend: v[15], wrapped: "null::bytea", kekID: "null::text"}
+	s := &catalog{table: table, file: v[10], unlogged: v[14] == "u", keyless: v[16] != "true", others: v[11], backend: v[15], wrapped: "null::bytea", kekID: "null::text"}
 	if types["wrapped_dek"] != "" {
 		s.wrapped = "wrapped_dek"
 	}

@@ -49,8 +49,13 @@ select coalesce((select string_agg(distinct subname, ', ') from pg_subscription_
 const subscriptions = 100000
 
 // coming returns ErrComing where a table without a row may be one whose rows are still to
-// come. What was written meanwhile is seen by whoever looks next.
+// come. What was written meanwhile is seen by whoever looks next. A dump makes the tables first, fills
+// them one after the other in transactions of their own, and adds the keys last: the daemon makes its
+// table with a primary key.
 func (t *Table) coming(ctx context.Context, s *catalog) error {
+	if s.keyless {
+		return fmt.Errorf("%w: it has no primary key, which a dump adds after the rows", ErrComing)
+	}
 	if s.version < subscriptions {
 		return nil
 	}

@@ -206,7 +206,7 @@ var remedies = []struct {
 	{rows.ErrUnknownClass, exitDoubt, "a newer daemon may have written them: update this program, then: keyguard verify"},
 	{rows.ErrOtherTable, exitDoubt, "see whose rows that table holds: psql; the daemon's: give it its name back (ALTER TABLE … RENAME TO secrets), attach it, or name its schema first in the role's search_path; nobody's: DROP TABLE; then: keyguard verify"},
 	{rows.ErrElsewhere, exitDoubt, "find out which database the daemon uses and name it in [database], then: keyguard verify"},
-	{rows.ErrComing, exitDoubt, "wait until that transaction is over (pg_stat_activity, pg_prepared_xacts); a subscription that is of no use any more: DROP SUBSCRIPTION; then: keyguard verify"},
+	{rows.ErrComing, exitDoubt, "wait until that transaction, or the dump that is being loaded, is over (pg_stat_activity, pg_prepared_xacts); a subscription that is of no use any more: DROP SUBSCRIPTION; a table that no dump is loaded into: DROP TABLE, the daemon makes it; then: keyguard verify"},
 	{rows.ErrChanging, exitDoubt, "try again when less is written: keyguard verify"},
 	{rows.ErrNotListening, exitDoubt, "start Postgres, then: keyguard status"},
 	{rows.ErrStarting, exitDoubt, "wait until Postgres is up, then: keyguard status"},

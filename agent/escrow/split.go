@@ -253,7 +253,7 @@ func (s *Split) resting(i int) error {
 }
 
 // note remembers how a call of a member ended. Several that fail at the same time are one
-// failure, and one that never left this host counts once.
+// failure, and one that never left this host makes no pause longer.
 func (s *Split) note(ctx context.Context, i int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -264,7 +264,7 @@ func (s *Split) note(ctx context.Context, i int, err error) {
 		return
 	case ctx.Err() != nil || time.Now().Before(b.until):
 		return
-	case !errors.Is(err, ErrNeverLeft) || b.failures == 0:
+	case !errors.Is(err, ErrNeverLeft):
 		b.failures++
 	}
 	pause := restFirst
@@ -280,7 +280,7 @@ func (s *Split) Rests() time.Duration {
 	defer s.mu.Unlock()
 	var first time.Duration
 	for _, b := range s.breakers {
-		if d := time.Until(b.until); b.failures > 0 && d > 0 && (first == 0 || d < first) {
+		if d := time.Until(b.until); d > 0 && (first == 0 || d < first) {
 			first = d
 		}
 	}

@@ -526,6 +526,61 @@ func TestSplitRests(t *testing.T) {
 	})
 }
 
+// TestSplitRestsUntilTheFirst: of two stores that are left alone the next save asks the one whose
+// time is over first, whichever that is.
+func TestSplitRestsUntilTheFirst(t *testing.T) {
+	t.Parallel()
+	for _, names := range [][2]string{{"c", "d"}, {"d", "c"}} {
+		r := newRack(t, 2, 4)
+		synctest.Test(t, func(t *testing.T) {
+			s := r.open()
+			save := func() time.Duration {
+				if _, err := s.Save(t.Context(), escrow.Current, key.Generate()); !errors.Is(err, escrow.ErrPartly) {
+					t.Error(err)
+				}
+				return s.Rests()
+			}
+			r.dead[names[0]] = escrow.ErrUnreachable
+			time.Sleep(save())
+			once := save() // ten seconds or a quarter more; the other will rest for five, or a quarter more
+			r.dead[names[1]] = escrow.ErrUnreachable
+			first := save()
+			if first <= 0 || first >= once {
+				t.Errorf("one rests for %v, and the first for %v", once, first)
+			}
+			time.Sleep(first)
+			if left := s.Rests(); left != once-first {
+				t.Errorf("one rests for %v more, and the first for %v", once-first, left)
+			}
+		})
+	}
+}
+
+// TestSplitRestsLonger: twice as long after each failure, but for one that never left this host.
+func TestSplitRestsLonger(t *testing.T) {
+	t.Parallel()
+	for err, wants := range map[error][]time.Duration{
+		escrow.ErrUnreachable: {5 * time.Second, 10 * time.Second, 20 * time.Second},
+		escrow.ErrNeverLeft:   {5 * time.Second, 5 * time.Second, 5 * time.Second},
+	} {
+		r := newRack(t, 2, 3)
+		synctest.Test(t, func(t *testing.T) {
+			s := r.open()
+			r.dead["c"] = err
+			for _, want := range wants {
+				if _, err := s.Save(t.Context(), escrow.Current, key.Generate()); !errors.Is(err, escrow.ErrPartly) {
+					t.Error(err)
+				}
+				rests := s.Rests()
+				if rests < want || rests > want+want/4 {
+					t.Errorf("%v: it rests for %v, and not for %v", err, rests, want)
+				}
+				time.Sleep(rests)
+			}
+		})
+	}
+}
+
 // restLongest is a quarter more than the longest pause.
 const restLongest = 5*time.Minute + 75*time.Second
 

@@ -255,6 +255,23 @@ func testSaveDue(t *testing.T, list listing) {
 		h.saveDue(0)
 		h.wants(0, escrow.Current, a)
 	})
+	t.Run("proven, and its save is tried again", func(t *testing.T) {
+		h := start(t)
+		h.upsert(a, "ONE")
+		h.Escrows[0].Writer = brokenOff{h.Escrows[0].Writer}
+		for range 3 {
+			if _, err := agent.SaveDue(t.Context(), &h.Host, h.Escrows[0].Name()); !errors.Is(err, escrow.ErrUnreachable) {
+				t.Error(err)
+			}
+			h.now = h.now.Add(time.Hour)
+		}
+		record, err := h.Ledger.Read()
+		h.must(err)
+		begun := slices.DeleteFunc(record.Entries, func(e ledger.Entry) bool { return e.Event != ledger.Saving })
+		if len(begun) != 1 { // a store may refuse for months
+			t.Errorf("the ledger was told of it %d times", len(begun))
+		}
+	})
 	t.Run("no rows, and another key is on its way to the other escrow", func(t *testing.T) {
 		h := start(t)
 		h.Escrows[1].Writer = &overtaken{Writer: h.Escrows[1].Writer, first: func() {

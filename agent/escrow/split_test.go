@@ -1303,6 +1303,11 @@ func TestSplitOptions(t *testing.T) {
 	if _, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: "a", Path: "/a", Part: escrow.PartOf{Need: 1, Number: 1}}); !errors.Is(err, key.ErrParts) {
 		t.Errorf("a part of which one is needed: %v", err)
 	}
+	for need, lost := range map[int]string{2: "any 8 of ", 7: "any 3 of ", key.MaxParts: "any 1 of "} {
+		if p := newRack(t, need, key.MaxParts).open().Place(); !strings.HasPrefix(p.Domain, lost) || !strings.HasPrefix(p.Where, fmt.Sprintf("%d of a, b, ", need)) {
+			t.Errorf("%d of %d are lost with %q, and are %q", need, key.MaxParts, p.Domain, p.Where)
+		}
+	}
 }
 
 // TestPartGoesThroughTheChild: a directory's reader hands a part on, beside its refusal.

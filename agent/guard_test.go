@@ -331,17 +331,17 @@ func (h handed) Fetch(ctx context.Context, c escrow.Copy) (key.Key, key.Encoding
 	return k, encoding, err
 }
 
-// partly is an escrow that does not give every copy.
-type partly struct {
+// withholding is an escrow that does not give every copy.
+type withholding struct {
 	escrow.Reader
 	not map[string]error
 }
 
-func (p partly) Fetch(ctx context.Context, c escrow.Copy) (key.Key, key.Encoding, error) {
-	if err := cmp.Or(p.not[c.ID], p.not[""]); err != nil {
+func (w withholding) Fetch(ctx context.Context, c escrow.Copy) (key.Key, key.Encoding, error) {
+	if err := cmp.Or(w.not[c.ID], w.not[""]); err != nil {
 		return key.Key{}, "", err
 	}
-	return p.Reader.Fetch(ctx, c)
+	return w.Reader.Fetch(ctx, c)
 }
 
 // TestCopyThatIsNotGiven: one copy that this host may not read, or that went after the listing,
@@ -372,7 +372,7 @@ func TestCopyThatIsNotGiven(t *testing.T) {
 			if tt.all {
 				at = ""
 			}
-			h.Escrows[0].Reader = partly{h.Escrows[0].Reader, map[string]error{at: tt.is}}
+			h.Escrows[0].Reader = withholding{h.Escrows[0].Reader, map[string]error{at: tt.is}}
 			r, err := h.guard()
 			if err != nil || h.holds(right) != tt.found {
 				t.Errorf("%+v, %v", r.Decision, err)

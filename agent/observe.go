@@ -237,7 +237,7 @@ func savedSince(s decide.SavedEvidence, e ledger.Entry) decide.SavedEvidence {
 			read := s.Last.ID == e.Copy && e.Tops == nil // again, and nothing was saved
 			s.Last = decide.SavedCopy{ID: e.Copy, Key: e.Fingerprint, Verified: e.Reason == ""}
 			switch {
-			case partly(e):
+			case lacksParts(e):
 				s.Begun[e.Fingerprint] = true
 			case !read:
 				clear(s.Begun)

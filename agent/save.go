@@ -272,5 +272,5 @@ func topNames(tops []escrow.Top) (list []string) {
 	return list
 }
 
-// partly tells that a copy was saved in parts of which some lack.
-func partly(e ledger.Entry) bool { return e.Reason == escrow.ErrPartly.Error() }
+// lacksParts tells that a copy was saved in parts of which some lack.
+func lacksParts(e ledger.Entry) bool { return e.Reason == escrow.ErrPartly.Error() }

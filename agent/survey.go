@@ -112,7 +112,7 @@ func (o *observation) surveyEscrow(s Escrow) EscrowSurvey {
 	e := EscrowSurvey{Name: s.Name(), Required: s.Required}
 	due := o.due(e.Name)
 	if saved, ok := record.LastSaved(e.Name); ok {
-		e.Saved, e.Unverified = saved.Time, saved.Reason != "" && !partly(saved)
+		e.Saved, e.Unverified = saved.Time, saved.Reason != "" && !lacksParts(saved)
 		if i := slices.Index(due, saved.Fingerprint); e.Unverified && i >= 0 {
 			due = slices.Delete(due, i, i+1) // the copy is there; only reading it back is due, which may never be granted
 		}

@@ -238,7 +238,7 @@ func (d *reasoning) r2() (Decision, bool) {
 	if d.accepted && worth(p.Verdict) < worth(d.Ledger.Verdict) || !d.accepted && !Majority(p) {
 		return Decision{}, false
 	}
-	if pass.Warning = partly(p); p.Verdict == rows.Refuted {
+	if pass.Warning = onAPart(p); p.Verdict == rows.Refuted {
 		pass.Warning = "the key opens none of the rows, and passes on a person's word"
 	}
 	return pass, true
@@ -278,8 +278,8 @@ func worth(v rows.Verdict) int {
 	return 1
 }
 
-// partly is the warning that comes with a key which does not open every row.
-func partly(p rows.Proof) string {
+// onAPart is the warning that comes with a key which does not open every row.
+func onAPart(p rows.Proof) string {
 	if p.Verdict != rows.Partial {
 		return ""
 	}
@@ -295,7 +295,7 @@ func (d *reasoning) r3() Decision {
 	for _, f := range at {
 		if p, _ := d.tried(f); Majority(p) {
 			out := d.passOrInstall(f, "it opens every row")
-			if out.Warning = partly(p); out.Warning != "" {
+			if out.Warning = onAPart(p); out.Warning != "" {
 				out.Reason = fmt.Sprintf("it opens %v, so that no other key opens more", p)
 			}
 			return out
@@ -320,12 +320,12 @@ func (d *reasoning) r3() Decision {
 		return Decision{Action: Lost, Reason: "no key that can be had opens a row"}
 	case why == "":
 		out := d.passOrInstall(best, fmt.Sprintf("it opens %v, and no other key opens more", p))
-		out.Warning = partly(p)
+		out.Warning = onAPart(p)
 		return out
 	case p.Opened > 0 && best == d.known && !d.accepted:
 		// Law 9: it is what the daemon ran on. It is decided again when the escrow answers.
 		out := d.passOrInstall(best, fmt.Sprintf("it is the known key and opens %v, and no key at hand opens more", p))
-		out.Warning = fmt.Sprintf("%s; %s, and may hold a key that opens more", partly(p), why)
+		out.Warning = fmt.Sprintf("%s; %s, and may hold a key that opens more", onAPart(p), why)
 		return out
 	}
 	return InDoubt("no key at hand opens most rows, and %s", why)

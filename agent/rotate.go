@@ -363,13 +363,13 @@ func (t *rotation) escrow(ctx context.Context) error {
 	t.at("saving the new key")
 	ctx, cancel := context.WithTimeout(ctx, rotateSave)
 	defer cancel()
-	silent := map[int]error{}
+	unheard := map[int]error{}
 	for i, e := range t.o.evidence.Escrows {
 		if e.State != decide.EscrowAnswered {
-			silent[i] = e.Err
+			unheard[i] = e.Err
 		}
 	}
-	t.r.Staged = t.o.keepApart(ctx, t.r.New, "it is new, and no row is under it yet", silent)
+	t.r.Staged = t.o.keepApart(ctx, t.r.New, "it is new, and no row is under it yet", unheard)
 	safe := 0
 	for i, s := range t.r.Staged {
 		if s.Unverified {

@@ -103,15 +103,14 @@ func (o *observation) writeSaving(i int, shelf escrow.Shelf, f key.Fingerprint) 
 	return silent
 }
 
-// keepApart saves a key on the quarantine shelf of every escrow but those that are silent, of
-// which is known why: no row is to be under it alone, or taken from it, before it is safe off
-// this host.
-func (o *observation) keepApart(ctx context.Context, f key.Fingerprint, why string, silent map[int]error) []SaveResult {
+// keepApart saves a key on the quarantine shelf of every escrow but the unheard, of which is known
+// why: no row is to be under it alone, or taken from it, before it is safe off this host.
+func (o *observation) keepApart(ctx context.Context, f key.Fingerprint, why string, unheard map[int]error) []SaveResult {
 	o.history()
 	saves := make([]SaveResult, len(o.host.Escrows))
 	eachEscrow(o.host, func(i int, s Escrow) {
-		saves[i] = SaveResult{Escrow: s.Name(), Required: s.Required, Key: f, Shelf: escrow.Quarantine, Bar: decide.Bar{Why: why}, Err: silent[i]}
-		if silent[i] == nil && !o.stands(ctx, i, &saves[i]) {
+		saves[i] = SaveResult{Escrow: s.Name(), Required: s.Required, Key: f, Shelf: escrow.Quarantine, Bar: decide.Bar{Why: why}, Err: unheard[i]}
+		if unheard[i] == nil && !o.stands(ctx, i, &saves[i]) {
 			o.add(ctx, i, &saves[i]) // nothing on a current shelf is begun by that
 		}
 	})

@@ -15,7 +15,7 @@ func Due(e Evidence, name string) []key.Fingerprint {
 	saved := e.History.Saved[name]
 	has := saved.key
 	for _, s := range e.Escrows {
-		if s.Name == name && s.State == EscrowAnswered && s.silence() == "" {
+		if s.Name == name && s.State == EscrowAnswered && s.mute() == "" {
 			has = func(f key.Fingerprint) bool { return saved.key(f) && s.lists(saved, f) }
 		}
 	}

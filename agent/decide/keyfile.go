@@ -351,7 +351,7 @@ func (d *reasoning) r4() Decision {
 		return ask(AskEscrows)
 	}
 	for _, s := range d.Escrows {
-		if why := s.silence(); s.Required && why != "" {
+		if why := s.mute(); s.Required && why != "" {
 			return InDoubt("the keyfile is %s and the required %s", d.Keyfile.Why, why)
 		}
 	}
@@ -572,7 +572,7 @@ func (d *reasoning) unanswered() string {
 		return "the local quarantine cannot be read: " + why
 	}
 	for _, s := range d.Escrows {
-		if why := s.silence(); why != "" {
+		if why := s.mute(); why != "" {
 			return why
 		}
 	}

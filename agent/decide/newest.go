@@ -80,15 +80,15 @@ func (c CopyEvidence) Miswritten() bool { return c.Encoding != "" && c.Encoding 
 
 // Why something is not known of the copies, each "" where it is (law 6):
 //
-//	silence     one escrow: it failed, or answered from memory
+//	mute        one escrow: it failed, or answered from memory
 //	unheard     of an escrow of several stores: some did not answer, though enough did
-//	unanswered  all of them, for a start: a silence, a copy that cannot be read, or a local
+//	unanswered  all of them, for a start: one is mute, a copy that cannot be read, or a local
 //	            quarantine that cannot
 //	unseen      one escrow, for a save (shelf.go): what stands on top there
 
-// silence says why an escrow is not heard now. What it answered before is hearsay (law 6):
+// mute says why an escrow is not heard now. What it answered before is hearsay (law 6):
 // copies that it named then exist, perhaps with others.
-func (s EscrowEvidence) silence() string {
+func (s EscrowEvidence) mute() string {
 	switch {
 	case s.State == EscrowFailed:
 		return fmt.Sprintf("escrow %q cannot answer: %s", s.Name, s.Why)

@@ -112,7 +112,7 @@ type EscrowStatus struct {
 	Ending     string               // this host's credentials there end soon, and who sees to it; "" for not
 	Lacks      *escrow.PartsError   // of a key in parts: which stores cannot give theirs; nil for none
 	Refuses    error                // of a key in parts: why it is not saved there as the configuration stands
-	Held       *escrow.TroubleError // of a directory: why it takes no further copy; nil for it does
+	Blocked    *escrow.TroubleError // of a directory: why it takes no further copy; nil for it does
 	Here       *escrow.TroubleError // why it is no place off this host; nil for it is one
 	Readable   string               // which copies, not sealed, others on this host can read; "" for none
 	Beside     string               // a copy of the keyfile's key that stands there whole, beside the parts; "" for none
@@ -211,7 +211,7 @@ func (o *observation) status(ctx context.Context) StatusResult {
 			exam, _ := x.Examine(ctx) // it has just answered, and doctor says what is wrong with it
 			e.Readable = strings.Join(exam.Readable, "; ")
 			if s.Place().Kind == "directory" {
-				e.Held = exam.Trouble
+				e.Blocked = exam.Trouble
 			} else {
 				e.Here = exam.Trouble
 			}

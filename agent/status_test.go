@@ -440,10 +440,10 @@ func TestStatusOfADirectoryThatIsHeld(t *testing.T) {
 			h.Escrows = []agent.Escrow{{Reader: e, Writer: e, Required: tt.required}}
 			h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Accepted, Fingerprint: a.Fingerprint(), Verdict: string(rows.Silent)}))
 			r, err := agent.Status(t.Context(), &h.Host)
-			if err != nil || r.Health != tt.health || r.Escrows[0].Held != e.exam.Trouble {
+			if err != nil || r.Health != tt.health || r.Escrows[0].Blocked != e.exam.Trouble {
 				t.Fatalf("%s: %s, %+v, %v", r.Health, r.Line, r.Escrows, err)
 			}
-			if told := len(r.Ailments) > 0 && r.Ailments[0].Ails == agent.AilsHeld; told != tt.required {
+			if told := len(r.Ailments) > 0 && r.Ailments[0].Ails == agent.AilsBlocked; told != tt.required {
 				t.Errorf("%+v", r.Ailments)
 			}
 		})

@@ -48,7 +48,7 @@ const (
 	AilsUngiven    Ails = "ungiven"    // nothing is read from there, and it was not given the key yet
 	AilsForeign    Ails = "foreign"    // another host writes to the same place
 	AilsAway       Ails = "away"       // it is required, and cannot answer
-	AilsHeld       Ails = "held"       // it is required, and takes no further copy
+	AilsBlocked    Ails = "blocked"    // it is required, and takes no further copy
 	AilsHere       Ails = "here"       // it alone holds the key, and lies on the keyfile's own disk
 	AilsMiswritten Ails = "miswritten" // the key is on top, and not as its 32 bytes
 	AilsUnopened   Ails = "unopened"   // what is on top is the key by its own word alone
@@ -197,7 +197,7 @@ func (r *StatusResult) judgeEscrows(now time.Time) {
 		}
 		if what, line := s.lags(r.Keyfile.Key, now); what != "" {
 			health := Lagging
-			if what == AilsReadable || what == AilsHeld && s.Holds {
+			if what == AilsReadable || what == AilsBlocked && s.Holds {
 				health = Amiss
 			}
 			r.Ailments = append(r.Ailments, Ailment{what, health, fmt.Sprintf("escrow %q", s.Name) + line, s})
@@ -221,8 +221,8 @@ func (s *EscrowStatus) lags(own key.Fingerprint, now time.Time) (Ails, string) {
 		return AilsForeign, ": " + s.Alarm
 	case s.State == decide.EscrowFailed && s.Required:
 		return AilsAway, " cannot answer: " + s.Why
-	case s.Held != nil && s.Required: // before what a save would mend
-		return AilsHeld, ": " + s.Held.Text
+	case s.Blocked != nil && s.Required: // before what a save would mend
+		return AilsBlocked, ": " + s.Blocked.Text
 	case s.State == decide.EscrowAnswered && s.Newest.Miswritten() && s.Newest.Key == own:
 		return AilsMiswritten, fmt.Sprintf(" has copy %s on top, which is key %s as %s, not as its 32 bytes: keyguard restores it, the runbook's commands would not",
 			s.Newest.ID, own, s.Newest.Encoding)

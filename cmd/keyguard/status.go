@@ -352,7 +352,7 @@ func escrowLines(s agent.EscrowStatus, above string) []string {
 	if s.Readable != "" && !strings.Contains(above, s.Readable) {
 		lines = append(lines, s.Readable)
 	}
-	if what := cmp.Or(s.Held, s.Here); what != nil && !strings.Contains(above, what.Text) {
+	if what := cmp.Or(s.Blocked, s.Here); what != nil && !strings.Contains(above, what.Text) {
 		lines = append(lines, what.Text)
 	}
 	if s.Beside != "" {

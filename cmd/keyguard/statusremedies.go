@@ -100,7 +100,7 @@ var ailRemedies = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []strin
 	},
 	agent.AilsRefuses:    func(_ agent.StatusResult, a agent.Ailment) []string { return []string{remedyOf(a.Escrow.Refuses)} },
 	agent.AilsHere:       func(_ agent.StatusResult, a agent.Ailment) []string { return []string{remedyOf(a.Escrow.Here)} },
-	agent.AilsHeld:       func(_ agent.StatusResult, a agent.Ailment) []string { return []string{remedyOf(a.Escrow.Held)} },
+	agent.AilsBlocked:    func(_ agent.StatusResult, a agent.Ailment) []string { return []string{remedyOf(a.Escrow.Blocked)} },
 	agent.AilsMiswritten: topRemedies,
 	agent.AilsBarred:     topRemedies,
 	agent.AilsUnheld:     topRemedies,

@@ -324,7 +324,7 @@ func (f facts) checkLedger() Check {
 	switch e := f.status.Other; {
 	case e.Event == "":
 	case f.status.Nameless:
-		c.State, c.Text, c.Fix = CheckUnknown, "this machine has no id to tell it from a copy of "+e.Host+", which wrote it", FixID
+		c.State, c.Text, c.Fix = CheckUnknown, "this machine has no id to tell it from a clone of "+e.Host+", which wrote it", FixID
 	default:
 		c.State, c.Text, c.Fix = CheckProblem, "it is another machine's, called "+e.Host+", of which this one is a copy", FixAccept
 	}

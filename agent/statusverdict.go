@@ -23,7 +23,7 @@ const (
 	AilsKeyfile    Ails = "keyfile"    // another key belongs there
 	AilsFirst      Ails = "first"      // a first key was made, and a required escrow has not taken it
 	AilsRows       Ails = "rows"       // the key opens a part of them, or none
-	AilsCopied     Ails = "copied"     // the ledger is another machine's
+	AilsCloned     Ails = "cloned"     // the ledger is another machine's
 	AilsHalfway    Ails = "halfway"    // a rotation stopped
 	AilsDaemon     Ails = "daemon"     // it does not run on the key that is in place, or nobody can tell
 	AilsLeftDown   Ails = "left down"  // keyguard stopped it, and nobody has started it
@@ -138,10 +138,10 @@ func (r *StatusResult) judgeKey() bool {
 	switch at := printable.Time(r.Other.Time); {
 	case r.Other.Event == "":
 	case r.Nameless:
-		r.ail(AilsCopied, Amiss, "this machine has no id (/etc/machine-id), so nobody can tell whether it is the one that wrote the ledger, called %s, last at %s, or a copy of it",
+		r.ail(AilsCloned, Amiss, "this machine has no id (/etc/machine-id), so nobody can tell whether it is the one that wrote the ledger, called %s, last at %s, or a clone of it",
 			r.Other.Host, at)
 	default:
-		r.ail(AilsCopied, Amiss, "the ledger is another machine's, called %s, which wrote to it last at %s: this one is a copy of it, and nobody has accepted its key here",
+		r.ail(AilsCloned, Amiss, "the ledger is another machine's, called %s, which wrote to it last at %s: this one is a clone of it, and nobody has accepted its key here",
 			r.Other.Host, at)
 	}
 	if r.Halfway != nil {

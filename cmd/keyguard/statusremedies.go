@@ -40,7 +40,7 @@ var ailRemedies = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []strin
 		}
 		return []string{"if you have the key that opens them (a printed sheet, another store): keyguard import"}
 	},
-	agent.AilsCopied: func(r agent.StatusResult, _ agent.Ailment) []string {
+	agent.AilsCloned: func(r agent.StatusResult, _ agent.Ailment) []string {
 		if r.Nameless {
 			return []string{"give it one: systemd-machine-id-setup; then: keyguard status"}
 		}

@@ -334,7 +334,7 @@ func TestNights(t *testing.T) {
 	// A machine that was made by copying this one: it is another at its next boot.
 	m.run("head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \\n' >/etc/machine-id; echo >>/etc/machine-id")
 	m.check(m.g.Reboot(m.ctx))
-	m.part("this machine is a copy of another", func(m machine) {
+	m.part("this machine is a clone of another", func(m machine) {
 		m.want("code=0; keyguard doctor >/root/doctor 2>&1 || code=$?; echo $code; grep -c 'ledger: it is another machine' /root/doctor", "12\n1")
 		m.night(night{line: `^amiss: the ledger is another machine's`, code: 12, typed: []typed{answers("keyguard accept", `y\n`)}})
 		m.daemonMade(0) // a journal of its own

@@ -279,7 +279,7 @@ func (o *observation) unlessMade(err error, done string) error {
 // made for it before. The key is in the ledger and in every escrow, read back, before the daemon can
 // use it (law 5). Where it does not come that far the next start goes on with it.
 // Who calls it off waits for the end of it: of a save that breaks off nobody knows whether its store
-// took the key, and the next start, which makes another one, would have to reckon with it.
+// took the key.
 func (o *observation) makeFirst(ctx context.Context, r *GuardResult) error {
 	unsure := func(format string, a ...any) error {
 		r.Decision = decide.InDoubt(format, a...)
@@ -301,19 +301,18 @@ func (o *observation) makeFirst(ctx context.Context, r *GuardResult) error {
 		if err := o.host.Append(ledger.Entry{Event: ledger.Made, Fingerprint: f, Reason: o.evidence.Rows.Why}); err != nil {
 			return unsure("a first key cannot be made before the ledger names it: %v", err)
 		}
+		if err := o.host.Keyfile.Keep(o.keys[f], o.evidence.Now); err != nil {
+			return unsure("a first key cannot be brought to an escrow before it is kept here: %v", err)
+		}
 	}
-	saves, taken := make([]SaveResult, len(o.host.Escrows)), false
+	saves := make([]SaveResult, len(o.host.Escrows))
 	for i, s := range o.host.Escrows {
 		saves[i] = o.save(ctx, i, f, decide.Shelf)
 		if saves[i].Err == nil {
-			taken = true
 			continue
 		}
 		o.complain(fmt.Sprintf("escrow %q did not take the first key", s.Name()), saves[i].Err)
 		if s.Required {
-			if !taken { // else the next start finds it, and goes on with it
-				o.writeUnsaved(ctx, saves)
-			}
 			return unsure("a first key was made and not installed, since the required escrow %q does not hold it", s.Name())
 		}
 	}

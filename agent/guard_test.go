@@ -567,54 +567,79 @@ func testFirstStart(t *testing.T, list listing) {
 			t.Errorf("%+v, %v, a keyfile of %d bytes", r.Decision, err, len(h.content()))
 		}
 	})
-	for name, c := range map[string]struct {
-		save, then error // of the save, and of whoever asks then
-		want       escrow.Shelf
-	}{
-		"read-only escrow":                          {save: fmt.Errorf("%w: of the first key", escrow.ErrReadOnly), want: escrow.Current},
-		"an escrow that refuses":                    {save: fmt.Errorf("%w: of the first key", escrow.ErrDenied), want: escrow.Current},
-		"an escrow that does not answer to a save":  {save: escrow.ErrTimeout, want: escrow.Quarantine},
-		"an escrow that breaks off in a save":       {save: escrow.ErrUnreachable, want: escrow.Quarantine},
-		"an escrow that fails, nobody knows how":    {save: errors.New("what its store said"), want: escrow.Quarantine},
-		"a split, of one refuses and one is silent": {save: errors.Join(escrow.ErrDenied, escrow.ErrTimeout), want: escrow.Quarantine},
-		"an escrow that refuses and falls silent":   {save: escrow.ErrRateLimited, then: escrow.ErrRateLimited, want: escrow.Quarantine},
+	for name, save := range map[string]error{
+		"read-only escrow":                          fmt.Errorf("%w: of the first key", escrow.ErrReadOnly),
+		"an escrow that does not answer to a save":  escrow.ErrTimeout,
+		"an escrow that fails, nobody knows how":    errors.New("what its store said"),
+		"a split, of one refuses and one is silent": errors.Join(escrow.ErrDenied, escrow.ErrTimeout),
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := list(newHost(t, nil, 1))
 			store := trouble(h, 0)
-			store.save = c.save
-			h.Escrows[0].Writer = &overtaken{Writer: store, first: func() { store.list = c.then }}
+			store.save = save
 			if r, err := h.guard(); err != nil || r.Decision.Action != decide.Doubt || h.content() != nil {
 				t.Fatalf("%+v, %v, a keyfile of %d bytes", r.Decision, err, len(h.content()))
 			}
-			store.save, store.list = nil, nil
+			kept, err := h.Keyfile.Kept()
+			h.must(err)
+			store.save = nil
 			r, err := h.guard()
-			if err != nil || r.Decision.Action != decide.Make {
-				t.Fatalf("%+v, %v", r.Decision, err)
+			if err != nil || r.Decision.Action != decide.Make || len(kept) != 1 || kept[0].Key.Fingerprint() != r.Decision.Key {
+				t.Fatalf("%+v, %v, %d keys kept", r.Decision, err, len(kept))
 			}
-			if list := h.shelf(0, c.want); !slices.Equal(list, []key.Fingerprint{r.Decision.Key}) {
-				t.Errorf("%s holds %v instead of %s", c.want, list, r.Decision.Key)
-			}
-			b, err := agent.Backup(t.Context(), &h.Host)
-			h.must(err)
-			s, err := agent.Status(t.Context(), &h.Host)
-			h.must(err)
-			if waits := c.want == escrow.Quarantine; b.Escrows[0].Waits.After(h.now) != waits || s.Escrows[0].Barred.Waits.After(h.now) != waits {
-				t.Errorf("it waits until %s, and by status until %s", b.Escrows[0].Waits, s.Escrows[0].Barred.Waits)
+			if list := h.shelf(0, escrow.Current); !slices.Equal(list, []key.Fingerprint{r.Decision.Key}) {
+				t.Errorf("the current shelf holds %v instead of %s", list, r.Decision.Key)
 			}
 		})
 	}
+	t.Run("an escrow that refuses, and what was kept here is taken away", func(t *testing.T) {
+		h := list(newHost(t, nil, 1))
+		store := trouble(h, 0)
+		store.save = escrow.ErrDenied
+		if r, err := h.guard(); err != nil || r.Decision.Action != decide.Doubt {
+			t.Fatalf("%+v, %v", r.Decision, err)
+		}
+		store.save = nil
+		h.must(os.RemoveAll(h.path("state/quarantine")))
+		r, err := h.guard() // nobody knows of the first save that it has ended
+		if list := h.shelf(0, escrow.Quarantine); err != nil || r.Decision.Action != decide.Make || !slices.Equal(list, []key.Fingerprint{r.Decision.Key}) {
+			t.Fatalf("%+v, %v, in quarantine %v", r.Decision, err, list)
+		}
+		b, err := agent.Backup(t.Context(), &h.Host)
+		h.must(err)
+		s, err := agent.Status(t.Context(), &h.Host)
+		h.must(err)
+		if !b.Escrows[0].Waits.After(h.now) || !s.Escrows[0].Barred.Waits.After(h.now) {
+			t.Errorf("it waits until %s, and by status until %s", b.Escrows[0].Waits, s.Escrows[0].Barred.Waits)
+		}
+	})
+	t.Run("parts of it on too few stores", func(t *testing.T) {
+		h := newHost(t, nil, 0)
+		for _, usb := range []string{"usb1", "usb2"} {
+			h.must(os.Mkdir(h.path(usb), 0o700))
+			mount(t, h.path(usb), "")
+		}
+		splitOver(h)
+		remount := func(flags uintptr) {
+			for _, usb := range []string{"usb1", "usb2"} {
+				h.must(unix.Mount("", h.path(usb), "", unix.MS_REMOUNT|flags, ""))
+			}
+		}
+		remount(unix.MS_RDONLY)
+		if r, err := h.guard(); err != nil || r.Decision.Action != decide.Doubt || h.content() != nil {
+			t.Fatalf("%+v, %v, a keyfile of %d bytes", r.Decision, err, len(h.content()))
+		}
+		remount(0)
+		if r, err := h.guard(); err != nil || r.Decision.Action != decide.Make || !slices.Equal(h.shelf(0, escrow.Current), []key.Fingerprint{r.Decision.Key}) {
+			t.Errorf("%+v, %v, current %v", r.Decision, err, h.shelf(0, escrow.Current))
+		}
+	})
 	t.Run("refused after it was stored", func(t *testing.T) {
 		h := list(newHost(t, nil, 1))
 		e := h.Escrows[0]
 		h.Escrows[0].Writer = refusedLate{e.Writer}
 		if r, err := h.guard(); err != nil || r.Decision.Action != decide.Doubt {
 			t.Fatalf("%+v, %v", r.Decision, err)
-		}
-		record, err := h.Ledger.Read()
-		h.must(err)
-		if last := record.Entries[len(record.Entries)-1]; last.Event == ledger.Saving && last.Reason != "" {
-			t.Errorf("its save has ended without a copy, says the ledger: %+v", last)
 		}
 		h.Escrows[0] = e
 		if r, err := h.guard(); err != nil || r.Decision.Action != decide.Make || !slices.Equal(h.shelf(0, escrow.Current), []key.Fingerprint{r.Decision.Key}) {

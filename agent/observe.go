@@ -225,10 +225,6 @@ func savedSince(s decide.SavedEvidence, e ledger.Entry) decide.SavedEvidence {
 	}
 	switch e.Event {
 	case ledger.Saving:
-		if e.Reason != "" {
-			delete(s.Underway, e.Fingerprint)
-			break
-		}
 		s.Begun[e.Fingerprint], s.Underway[e.Fingerprint] = true, e.Time
 	case ledger.Saved, ledger.Adopted:
 		s.Copies[e.Copy] = e.Fingerprint

@@ -231,33 +231,6 @@ func (o *observation) writeSaved(s SaveResult) {
 	o.write(e)
 }
 
-// writeUnsaved records of a key that is given up that its saves have ended and stored nothing, where
-// that is known: else it would stand against every other key for as long as a save may take. Of a
-// key that is tried again it is not written: that save is under way again at any moment.
-func (o *observation) writeUnsaved(ctx context.Context, saves []SaveResult) {
-	for i, s := range saves {
-		if s.Err != nil && s.Shelf == escrow.Current && over(s.Err) && o.empty(ctx, i) {
-			o.write(ledger.Entry{Event: ledger.Saving, Fingerprint: s.Key, Escrow: s.Escrow, Shelf: string(s.Shelf), Reason: s.Err.Error()})
-		}
-	}
-}
-
-// over tells of a save that failed that nothing of it is under way any more: its store, or this
-// host, has refused it. One that broke off without an answer may be obeyed later.
-func over(err error) bool {
-	is := func(e error) bool { return errors.Is(err, e) }
-	unheard := []error{escrow.ErrUnreachable, escrow.ErrTimeout, context.DeadlineExceeded, context.Canceled}
-	refusals := []error{escrow.ErrDenied, escrow.ErrUnauthenticated, escrow.ErrRateLimited, escrow.ErrRefused,
-		escrow.ErrNoPlace, escrow.ErrReadOnly, escrow.ErrFull, escrow.ErrSameDisk, escrow.ErrExposed}
-	return slices.ContainsFunc(refusals, is) && !slices.ContainsFunc(unheard, is)
-}
-
-// empty tells whether an escrow says that it holds no copy: a save may fail after it stored one.
-func (o *observation) empty(ctx context.Context, i int) bool {
-	copies, err := o.host.Escrows[i].List(ctx)
-	return err == nil && len(copies) == 0
-}
-
 // namesTops tells whether the ledger names all of these tops as ones of a key.
 func (o *observation) namesTops(name string, f key.Fingerprint, tops []escrow.Top) bool {
 	saved := o.evidence.History.Saved[name]

@@ -142,7 +142,7 @@ func (d *reasoning) r1(r Rotation) (Decision, bool) {
 		if q, more := d.search(missing); more {
 			return ask(q), true
 		}
-		if why := d.unanswered(); why != "" {
+		if why := d.unanswered(""); why != "" {
 			return InDoubt("a rotation is open and one of its keys cannot be tried: %s", why), true
 		}
 	}
@@ -312,7 +312,7 @@ func (d *reasoning) r3() Decision {
 		d.contradict(p)
 	}
 	best, p := d.best(at)
-	why := d.unanswered()
+	why := d.unanswered("")
 	switch {
 	case why == "" && p.Opened == 0 && d.unheard() != "":
 		return InDoubt("no key that can be had opens a row, and %s", d.unheard())
@@ -365,7 +365,7 @@ func (d *reasoning) r4() Decision {
 		return out
 	}
 	// Law 2: copies "may exist" wherever somebody did not answer or could not be read.
-	if why := cmp.Or(d.unanswered(), d.unheard()); why != "" {
+	if why := cmp.Or(d.unanswered(f), d.unheard()); why != "" {
 		return InDoubt("the keyfile is %s, and %s", d.Keyfile.Why, why)
 	}
 	if why := d.traces(f); why != "" {
@@ -404,7 +404,7 @@ func (d *reasoning) misgivings(f key.Fingerprint) string {
 		refuted = "it opened none of the rows when it was last tried"
 	}
 	warning := ""
-	for _, why := range []string{known, refuted, cmp.Or(d.unanswered(), d.unheard())} {
+	for _, why := range []string{known, refuted, cmp.Or(d.unanswered(""), d.unheard())} {
 		switch {
 		case why == "":
 		case warning == "":
@@ -566,8 +566,9 @@ func (d *reasoning) best(at []key.Fingerprint) (best key.Fingerprint, most rows.
 
 // unanswered says why the copies are not all known: a local quarantine that cannot be
 // read, an escrow without an answer, or a copy that cannot be read (law 6). What was read of
-// it before is hearsay.
-func (d *reasoning) unanswered() string {
+// it before is hearsay. Copies that say to be of the first key f, which is at hand, are known: a part
+// of it may be all that its save has left.
+func (d *reasoning) unanswered(f key.Fingerprint) string {
 	if why := d.Local.Unreadable; why != "" {
 		return "the local quarantine cannot be read: " + why
 	}
@@ -578,7 +579,7 @@ func (d *reasoning) unanswered() string {
 	}
 	for _, s := range d.Escrows {
 		for _, c := range s.Copies {
-			if c.Have || c.Worthless || c.Misnamed != "" {
+			if c.Have || c.Worthless || c.Misnamed != "" || f != "" && c.Key == f {
 				continue
 			}
 			why := c.Unreadable
@@ -602,7 +603,7 @@ func (d *reasoning) unheard() string {
 }
 
 func (d *reasoning) andUnanswered() string {
-	if why := d.unanswered(); why != "" {
+	if why := d.unanswered(""); why != "" {
 		return " (" + why + ")"
 	}
 	return ""

@@ -33,7 +33,7 @@ const (
 	// too: what was saved where and what a drill found there (savedSince in agent/observe.go), and
 	// which key the daemon has read (agent/keyread.go).
 	Made       Event = "made"        // the host's first key
-	Saving     Event = "saving"      // about to be stored in Escrow, on the current shelf; with a Reason, that has failed, and nothing was stored
+	Saving     Event = "saving"      // about to be stored in Escrow, on the current shelf
 	Saved      Event = "saved"       // stored in Escrow as Copy, on Shelf
 	Adopted    Event = "adopted"     // a person took over a Copy in Escrow that another host wrote
 	Installed  Event = "installed"   // put into the keyfile's place, where Old was

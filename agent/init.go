@@ -24,8 +24,11 @@ type PlaceResult struct {
 // Init makes the place that each escrow needs, where it is missing, and then escrows
 // the present key and reads it back, as Backup does. It may be called again at any
 // time. Without a key of 32 bytes it only makes the places: the first start of the
-// daemon makes the key, or finds it.
+// daemon makes the key, or finds it. Where two escrows are one directory it makes and saves nothing.
 func Init(ctx context.Context, h *Host) (InitResult, error) {
+	if err := h.Apart(ctx); err != nil {
+		return InitResult{}, err
+	}
 	r := InitResult{Places: make([]PlaceResult, len(h.Escrows))}
 	eachEscrow(h, func(i int, s Escrow) {
 		r.Places[i] = PlaceResult{Escrow: s.Name(), Place: s.Place(), Required: s.Required, Err: s.Writer.Init(ctx)}
@@ -44,4 +47,13 @@ func Init(ctx context.Context, h *Host) (InitResult, error) {
 	b := o.escrowKey(ctx, o.evidence.Keyfile.Key)
 	r.Backup = &b
 	return r, nil
+}
+
+// Apart returns escrow.ErrOnePlace where two escrows, or members of a split, are one directory.
+func (h *Host) Apart(ctx context.Context) error {
+	var places []escrow.Writer
+	for _, e := range h.Escrows {
+		places = append(places, e.Writer)
+	}
+	return escrow.Apart(ctx, places)
 }

@@ -109,6 +109,7 @@ type reply struct {
 	Copies      []Copy
 	Encoding    key.Encoding
 	Examination *Examination
+	Located     []string
 	Failure     *failure
 }
 
@@ -366,6 +367,8 @@ func (r request) serve(ctx context.Context, payload []byte) (a reply, k key.Key,
 		var e Examination
 		e, err = d.Examine(ctx)
 		a.Examination = &e
+	case "locate":
+		a.Located, err = d.locate(ctx)
 	default:
 		err = fmt.Errorf("no request %q", clip(r.Op))
 	}

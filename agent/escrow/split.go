@@ -305,7 +305,7 @@ func (s *Split) Save(ctx context.Context, shelf Shelf, k key.Key) (Copy, error) 
 	}
 	of := k.Fingerprint()
 	x := s.lookExcept(ctx, s.resting)
-	if err := cmp.Or(s.answers(x, s.o.Need), s.refusal(x, of)); err != nil {
+	if err := cmp.Or(s.answers(x, s.o.Need), s.refusal(x, of), s.apart(ctx, x)); err != nil {
 		return fail(err)
 	}
 	c := Copy{Escrow: s.o.Name, ID: string(shelf) + "/" + string(of), Shelf: shelf, Fingerprint: of}
@@ -367,6 +367,17 @@ func (s *Split) refusal(x *splitIndex, of key.Fingerprint) error {
 		}
 	}
 	return nil
+}
+
+// apart is Apart of the members that keep nothing: what another keeps tells whose it is.
+func (s *Split) apart(ctx context.Context, x *splitIndex) error {
+	var bare []Writer
+	for i, m := range s.o.Members {
+		if x.silent[i] == nil && !slices.ContainsFunc(x.pieces, func(p piece) bool { return p.member == i }) {
+			bare = append(bare, m.Escrow)
+		}
+	}
+	return Apart(ctx, bare)
 }
 
 // Refuses says, by the last listing, why a Save of a key is refused: ErrPartMoved, ErrRecut,

@@ -1330,3 +1330,63 @@ func TestPartGoesThroughTheChild(t *testing.T) {
 		t.Errorf("%v is not %v", part.Part, own)
 	}
 }
+
+// TestApart: two names that lead to one directory, or one into the other, are told before anything
+// is written: whoever reads it would have two parts (law 8).
+func TestApart(t *testing.T) {
+	for name, tt := range map[string]struct {
+		paths []string
+		make  func(path func(string) string) error
+		one   bool
+	}{
+		"two": {[]string{"a", "b"}, nil, false},
+		"a link": {[]string{"a", "b"}, func(p func(string) string) error {
+			return errors.Join(os.Mkdir(p("a"), 0o700), os.Symlink("a", p("b")))
+		}, true},
+		"not made yet": {[]string{"c/a", "d/a"}, func(p func(string) string) error {
+			return errors.Join(os.Mkdir(p("c"), 0o700), os.Symlink("c", p("d")))
+		}, true},
+		"two, not made yet": {[]string{"c/a", "d/b"}, func(p func(string) string) error {
+			return errors.Join(os.Mkdir(p("c"), 0o700), os.Symlink("c", p("d")))
+		}, false},
+		"one in the other":      {[]string{"a", "a/b"}, func(p func(string) string) error { return os.Mkdir(p("a"), 0o700) }, true},
+		"the other in that":     {[]string{"a/b/c", "a"}, func(p func(string) string) error { return os.MkdirAll(p("a/b"), 0o700) }, true},
+		"one that is not there": {[]string{"a", "gone/away/b"}, nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			path := func(name string) string { return filepath.Join(dir, name) }
+			if tt.make != nil {
+				try(t, tt.make(path))
+			}
+			o := escrow.SplitOptions{Name: "split", Need: 2}
+			whole := []escrow.Writer{}
+			for i, p := range tt.paths {
+				d := openDirectory(t, escrow.DirectoryOptions{Name: fmt.Sprint("m", i), Path: path(p), AllowSameDisk: true, Part: escrow.PartOf{Need: 2, Number: i + 1}})
+				whole = append(whole, d)
+				o.Members = append(o.Members, escrow.Member{Escrow: d, Number: i + 1})
+			}
+			s, err := escrow.NewSplit(o)
+			try(t, err)
+			for _, places := range [][]escrow.Writer{whole, {s}} {
+				if err := escrow.Apart(t.Context(), places); errors.Is(err, escrow.ErrOnePlace) != tt.one || (err != nil) != tt.one {
+					t.Error(err)
+				}
+			}
+			if !tt.one {
+				return
+			}
+			for i := range tt.paths {
+				try(t, o.Members[i].Init(t.Context()))
+			}
+			if _, err := s.Save(t.Context(), escrow.Current, key.Generate()); !errors.Is(err, escrow.ErrOnePlace) {
+				t.Error(err)
+			}
+			for _, p := range tt.paths {
+				if kept, err := os.ReadDir(path(p) + "/current"); err != nil || len(kept) > 0 {
+					t.Error(kept, err)
+				}
+			}
+		})
+	}
+}

@@ -17,12 +17,13 @@ not used, and the keyfile and the other escrows are looked after all the same.
 Exit status: 0 it can be used; 2 it cannot.`,
 		Example: `  keyguard config
   keyguard config --config new.toml     # before it is put in place`,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := a.configuration(config.Check)
 			if err != nil {
 				return err
 			}
-			if _, err := a.host(cfg, wiring{}); err != nil {
+			h, err := a.host(cfg, wiring{})
+			if err != nil {
 				return err
 			}
 			if _, err := a.out.Write(cfg.InForce()); err != nil {
@@ -36,6 +37,9 @@ Exit status: 0 it can be used; 2 it cannot.`,
 			}
 			if len(a.wrong) > 0 { // what only the escrows themselves know to be wrong
 				return configError{a.wrong[0]}
+			}
+			if err := h.Apart(cmd.Context()); err != nil {
+				return err
 			}
 			if err := config.Trust(a.configPath()); err != nil {
 				return configError{err}

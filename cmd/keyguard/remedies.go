@@ -149,6 +149,7 @@ var remedies = []struct {
 	{escrow.ErrInTheWay, 0, "see what it is and move it away, or name another path in the configuration, then: keyguard init"},
 	{escrow.ErrNoPlace, 0, "a stick must be mounted first; where it was never made, or is gone for good: keyguard init"},
 	{escrow.ErrMisconfigured, 0, "correct what is named, in the configuration or, of a file's mode, with the chmod that stands there, and check it: keyguard config"},
+	{escrow.ErrOnePlace, exitUsage, "see where path of each of these leads (realpath, findmnt), and give each a directory of its own: keyguard config"},
 	{escrow.ErrAmbiguous, 0, "unplug one of them, or name the right one by UUID= in path of this escrow (lsblk --fs shows both), then: keyguard status"},
 	{escrow.ErrAddOnly, 0, "look at it with credentials that may read, from another host: keyguard copies"},
 	{escrow.ErrHeld, 0, "see what holds its directories, and whose they are (lsattr -d, ls -ld, findmnt --target), free them (chattr -i -a, mount without root_squash), then: keyguard backup"},

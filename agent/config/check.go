@@ -18,6 +18,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/internal/recipient"
+	"github.com/footprintai/containarium-keyguard/agent/internal/run"
 )
 
 // scope is what a configuration is checked against.
@@ -221,6 +222,20 @@ func unfit(path string) (what string, err error) {
 		return fmt.Sprintf("%s has mode %04o; a file with a secret must have 0600 or tighter: chmod 0600 %s", path, mode.Perm(), path), nil
 	}
 	return "", nil
+}
+
+// program refuses one that is run as root and given the key, and that others may change.
+func (k checker) program(path, key string) {
+	if k.against != thisHost || !usablePath(path) {
+		return
+	}
+	_, err := crew.Within(filepath.Dir(path), func() (string, error) { return run.SafeProgram(path) }, nil)
+	switch {
+	case errors.Is(err, crew.ErrHangs):
+		k.report(key, "%v", err)
+	case errors.Is(err, run.ErrUnsafe): // that it is missing, whoever runs it says
+		k.report(key, "%v; it is given the key: chown root and chmod go-w what is named", err)
+	}
 }
 
 func (k checker) checkEscrow(s *Escrow, names map[string]bool, places map[string]string) {
@@ -588,6 +603,8 @@ func (k checker) command(s *Escrow) (place string) {
 			k.report("escrow."+c.key, "must name a program")
 		case strings.Contains(c.words[0], "/") && !filepath.IsAbs(c.words[0]):
 			k.report("escrow."+c.key, "%q is neither an absolute path nor a bare name", c.words[0])
+		default:
+			k.program(c.words[0], "escrow."+c.key)
 		}
 	}
 	return strings.Join(s.List, " ")

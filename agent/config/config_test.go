@@ -614,6 +614,7 @@ func TestLoad(t *testing.T) {
 	good, tight := write("good", "secret", 0o600), write("tight", "secret", 0o400)
 	loose, group, exec := write("loose", "secret", 0o644), write("group", "secret", 0o640), write("exec", "secret", 0o700)
 	link := filepath.Join(dir, "link")
+	program, odd := write("program", "#!/bin/sh", 0o755), write("odd", "#!/bin/sh", 0o777)
 	if err := os.Symlink("loose", link); err != nil {
 		t.Fatal(err)
 	}
@@ -629,6 +630,8 @@ func TestLoad(t *testing.T) {
 		{"AppRole", vault + "role_id_file = \"" + loose + "\"\nsecret_id_file = \"" + exec + "\"", []string{
 			"line 7: escrow.role_id_file: ", "line 8: escrow.secret_id_file: "}},
 		{"identity_file", usb + "identity_file = \"" + dir + "\"", []string{"line 5: escrow.identity_file: " + dir + " is not a regular file"}},
+		{"programs", command + `save = ["` + program + `"]` + "\n" + `list = ["` + odd + `"]` + "\n" + `fetch = ["/nonexistent/fetch"]`, []string{
+			"line 5: escrow.list: " + odd + ": others may write to it (mode 0777, owner "}},
 		{"owner", "owner = \"no-such-user\"", []string{`line 1: owner: there is no user "no-such-user" on this host`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -331,6 +332,27 @@ func TestCommandWithoutProgram(t *testing.T) {
 	try(t, err)
 	if _, err := c.List(t.Context()); !errors.Is(err, escrow.ErrProgram) {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestCommandUnsafe: a program that others may change is not run, nor given a key (law 8).
+func TestCommandUnsafe(t *testing.T) {
+	dir := t.TempDir()
+	put, ran := filepath.Join(dir, "put"), filepath.Join(dir, "ran")
+	try(t, os.WriteFile(put, []byte("#!/bin/sh\ntouch "+ran+"\n"), 0o700))
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	for name, place := range map[string]struct{ dir, program fs.FileMode }{"the program": {0o700, 0o722}, "its directory": {0o777, 0o700}, "neither": {0o700, 0o700}} {
+		try(t, errors.Join(os.Chmod(dir, place.dir), os.Chmod(put, place.program)))
+		for _, path := range []string{put, "put"} {
+			c, err := escrow.NewCommand(escrow.CommandOptions{Name: "x", Save: []string{path}, List: []string{path}, Fetch: []string{path}})
+			try(t, err)
+			_, err = c.List(t.Context())
+			_, missing := os.Stat(ran)
+			if refused := errors.Is(err, escrow.ErrUnsafe) && errors.Is(err, escrow.ErrProgram); refused != (name != "neither") || refused != (missing != nil) {
+				t.Errorf("%s, %s: %v, %v", name, path, err, missing)
+			}
+			_ = os.Remove(ran)
+		}
 	}
 }
 

@@ -102,13 +102,16 @@ func (r runner) run(ctx context.Context, argv []string, text []byte, limit int, 
 	}
 	out, err := run.Command(ctx, run.Spec{
 		Path: argv[0], Args: argv[1:], Stdin: text, Env: env, Secrets: secrets,
-		Timeout: r.timeout, MaxOutput: limit, Abandon: true,
+		Timeout: r.timeout, MaxOutput: limit, Abandon: true, Safe: true,
 	})
 	if err != nil {
 		return nil, commandSentinel(err)
 	}
 	return out, nil
 }
+
+// ErrUnsafe: the program is run as root and given the key, and others may change it. It is an ErrProgram too.
+var ErrUnsafe = run.ErrUnsafe
 
 // statuses are those of sysexits.h(3head) that mean something to us.
 var statuses = map[int]error{66: ErrGone, 77: ErrDenied, 75: ErrUnreachable, 78: ErrNoPlace}
@@ -155,7 +158,7 @@ func commandSentinel(err error) error {
 		return err
 	case errors.Is(err, run.ErrOutput):
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
-	case e.Status < 0 && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)):
+	case e.Status < 0 && isAny(err, fs.ErrNotExist, fs.ErrPermission, ErrUnsafe):
 		return fmt.Errorf("%w: %w", ErrProgram, err)
 	case asks(said):
 		return fmt.Errorf("%w: %s asks a question, and there is nobody to answer: %w", ErrUnauthenticated, e.Command, err)

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/crew"
@@ -24,10 +23,6 @@ const (
 	// maxPrograms is far beyond what anybody needs.
 	maxPrograms = 32
 )
-
-// ErrUnsafe says that a program, or the directory it stands in, may be changed by
-// others than its owner, so that root must not run it.
-var ErrUnsafe = errors.New("others may write to it")
 
 // ErrNotRun says that a file among the programs is not run, by its name or its mode.
 var ErrNotRun = errors.New("not run")
@@ -91,25 +86,5 @@ func program(path string) (string, error) {
 	case !executable:
 		return "", fmt.Errorf("%w: it is not executable", ErrNotRun)
 	}
-	real, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return "", err
-	}
-	if err := safe(filepath.Dir(real)); err != nil {
-		return "", err
-	}
-	return real, safe(real)
-}
-
-// safe refuses what belongs to anybody but root and us, or may be written by others.
-func safe(path string) error {
-	info, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || (st.Uid != 0 && int(st.Uid) != os.Geteuid()) || info.Mode().Perm()&0o022 != 0 {
-		return fmt.Errorf("%s: %w (mode %04o, owner %d)", path, ErrUnsafe, info.Mode().Perm(), st.Uid)
-	}
-	return nil
+	return run.SafeProgram(path)
 }

@@ -81,17 +81,17 @@ func TestPrograms(t *testing.T) {
 		"written by the group": {func(p programs) {
 			p.add("bad", "echo called >OUT/bad")
 			p.chmod("bad", 0o775)
-		}, ErrUnsafe},
+		}, run.ErrUnsafe},
 		"written by all": {func(p programs) {
 			p.add("bad", "echo called >OUT/bad")
 			p.chmod("bad", 0o757)
-		}, ErrUnsafe},
+		}, run.ErrUnsafe},
 		"of somebody else": {func(p programs) {
 			p.add("bad", "echo called >OUT/bad")
 			if err := os.Chown(filepath.Join(p.dir, "bad"), 65534, -1); err != nil {
 				p.Fatal(err)
 			}
-		}, ErrUnsafe},
+		}, run.ErrUnsafe},
 		"a link to where others write": {func(p programs) {
 			other := newPrograms(p.T)
 			other.add("target", "echo called >"+p.out+"/bad")
@@ -99,7 +99,7 @@ func TestPrograms(t *testing.T) {
 			if err := os.Symlink(filepath.Join(other.dir, "target"), filepath.Join(p.dir, "bad")); err != nil {
 				p.Fatal(err)
 			}
-		}, ErrUnsafe},
+		}, run.ErrUnsafe},
 		"a link to nothing": {func(p programs) {
 			if err := os.Symlink("/nonexistent", filepath.Join(p.dir, "bad")); err != nil {
 				p.Fatal(err)
@@ -201,7 +201,7 @@ func TestProgramsOfOthers(t *testing.T) {
 	p := newPrograms(t)
 	p.add("good", "echo called >OUT/good")
 	p.chmod("", 0o777)
-	if errs := Programs(t.Context(), p.dir, nil); len(errs) != 1 || !errors.Is(errs[0], ErrUnsafe) || p.wrote("good") != "" {
+	if errs := Programs(t.Context(), p.dir, nil); len(errs) != 1 || !errors.Is(errs[0], run.ErrUnsafe) || p.wrote("good") != "" {
 		t.Errorf("trouble: %v", errs)
 	}
 	if errs := Programs(t.Context(), filepath.Join(p.dir, "none"), nil); len(errs) != 0 {

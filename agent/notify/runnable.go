@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/footprintai/containarium-keyguard/agent/crew"
+	"github.com/footprintai/containarium-keyguard/agent/internal/run"
 )
 
 // Runnable counts the programs in dir that Programs would run, and says why it would not run
@@ -44,7 +45,7 @@ func look(dir string) (all runnable) {
 		return all
 	}
 	if err == nil {
-		err = safe(dir)
+		err = run.Safe(dir)
 	}
 	if err != nil {
 		return noneRuns(err)

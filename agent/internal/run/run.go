@@ -75,6 +75,8 @@ type Spec struct {
 
 	Timeout   time.Duration // on top of the context's deadline; 0 is 30 s
 	MaxOutput int           // bytes of standard output; 0 is 1 MiB
+	// Safe: a program that others may change is refused, ErrUnsafe.
+	Safe bool
 	// Abandon returns 100 ms after the kill even when the command does not die. The
 	// goroutine that reaps it stays until it does. Without Abandon, Command waits.
 	Abandon bool
@@ -108,6 +110,9 @@ func (e *Error) Unwrap() error { return e.Err }
 // group is killed. The output is the caller's to wipe.
 func Command(ctx context.Context, s Spec) ([]byte, error) {
 	path, err := lookPath(s.Path)
+	if err == nil && s.Safe {
+		_, err = SafeProgram(path) // and is called by its own name, which may say what it does
+	}
 	if err != nil {
 		return nil, s.fail(err)
 	}

@@ -210,9 +210,11 @@ func (o *observation) status(ctx context.Context) StatusResult {
 		if x, ok := s.Reader.(escrow.Examiner); ok && local(s.Place()) && e.State == decide.EscrowAnswered {
 			exam, _ := x.Examine(ctx) // it has just answered, and doctor says what is wrong with it
 			e.Readable = strings.Join(exam.Readable, "; ")
-			if s.Place().Kind == "directory" {
+			switch {
+			case exam.Trouble == nil:
+			case s.Place().Kind == "directory" && exam.Trouble.Trouble != escrow.TroubleMemory:
 				e.Blocked = exam.Trouble
-			} else {
+			default:
 				e.Here = exam.Trouble
 			}
 			e.Place.Domain = strings.Join(exam.Domains(e.Place), ", ")

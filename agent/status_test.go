@@ -450,21 +450,34 @@ func TestStatusOfADirectoryThatIsHeld(t *testing.T) {
 	}
 }
 
-// onOurDisk is a password store on the keyfile's own disk.
-type onOurDisk struct{ examined }
+// onOurDisk is a password store on the keyfile's own disk, or a directory in memory.
+type onOurDisk struct {
+	examined
+	kind string
+}
 
-func (onOurDisk) Place() escrow.Place { return escrow.Place{Kind: "command"} }
+func (o onOurDisk) Place() escrow.Place { return escrow.Place{Kind: o.kind} }
 
 // TestStatusOfACopyOnOurDisk: what is lost with the keyfile is no copy off this host (design §8),
 // and is well beside one that is.
 func TestStatusOfACopyOnOurDisk(t *testing.T) {
 	a := testKey("a")
-	for name, beside := range map[string]bool{"alone": false, "beside another": true} {
+	for name, tt := range map[string]struct {
+		kind    string
+		trouble escrow.Trouble
+		beside  bool
+	}{
+		"alone":                     {"command", escrow.TroubleSameDisk, false},
+		"beside another":            {"command", escrow.TroubleSameDisk, true},
+		"in memory":                 {"directory", escrow.TroubleMemory, false},
+		"in memory, beside another": {"directory", escrow.TroubleMemory, true},
+	} {
 		t.Run(name, func(t *testing.T) {
+			beside := tt.beside
 			h := newHost(t, nil, 1)
 			h.write(a.UnsafeBytes())
 			h.save(0, escrow.Current, a)
-			e := onOurDisk{examined{place{store: &store{name: "pass"}, call: plain}, escrow.Examination{Trouble: &escrow.TroubleError{Trouble: escrow.TroubleSameDisk, Text: "on our disk"}}}}
+			e := onOurDisk{examined{place{store: &store{name: "pass"}, call: plain}, escrow.Examination{Trouble: &escrow.TroubleError{Trouble: tt.trouble, Text: "on our disk"}}}, tt.kind}
 			e.save(escrow.Current, a)
 			if !beside {
 				h.Escrows = nil

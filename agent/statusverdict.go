@@ -49,7 +49,7 @@ const (
 	AilsForeign    Ails = "foreign"    // another host writes to the same place
 	AilsAway       Ails = "away"       // it is required, and cannot answer
 	AilsBlocked    Ails = "blocked"    // it is required, and takes no further copy
-	AilsHere       Ails = "here"       // it alone holds the key, and lies on the keyfile's own disk
+	AilsHere       Ails = "here"       // it alone holds the key, and lies on the keyfile's own disk, or in memory
 	AilsMiswritten Ails = "miswritten" // the key is on top, and not as its 32 bytes
 	AilsUnopened   Ails = "unopened"   // what is on top is the key by its own word alone
 	AilsLocked     Ails = "locked"     // the same, and an identity that this host is given for it cannot be used

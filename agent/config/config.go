@@ -233,8 +233,8 @@ type Escrow struct {
 
 	// Recipients is what SealTo is, under the name that age users know.
 	Recipients []string `toml:"recipients" kind:"directory"`
-	// AllowSameDisk accepts a directory, or pass's store, on the keyfile's own disk. For tests
-	// and demonstrations: such a copy is not a backup.
+	// AllowSameDisk accepts a directory, or pass's store, on the keyfile's own disk, or a directory in memory.
+	// For tests and demonstrations: such a copy is not a backup.
 	AllowSameDisk bool `toml:"allow_same_disk" kind:"directory command"`
 
 	// Preset names a program whose commands are known: 1password, bitwarden or pass.

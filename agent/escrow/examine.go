@@ -79,6 +79,7 @@ const (
 	TroubleReplica   Trouble = "replica"     // it is one of another region's
 	TroubleLabels    Trouble = "labels"      // those of its versions are nearly used up
 	TroubleSameDisk  Trouble = "same disk"   // the password store lies on the keyfile's own disk
+	TroubleMemory    Trouble = "memory"      // the directory lies in memory
 	TroubleReadOnly  Trouble = "read-only"   // the directory's file system is
 	TroubleImmutable Trouble = "immutable"   // the directory is
 	TroubleEndOfTime Trouble = "end of time" // no name comes after that of its last copy
@@ -428,6 +429,9 @@ func (d *Directory) Examine(ctx context.Context) (Examination, error) {
 	}
 	if err = d.held(ctx, root, &e); err != nil {
 		return e, fmt.Errorf("cannot look at %s: %w", d.o.Path, err)
+	}
+	if e.Memory && !d.o.AllowSameDisk {
+		e.Trouble = &TroubleError{TroubleMemory, d.o.Path + " is in memory, which is gone at the next boot: not a backup", d.o.Path}
 	}
 	return e, nil
 }

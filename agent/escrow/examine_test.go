@@ -109,6 +109,18 @@ func TestDirectoryExamine(t *testing.T) {
 	if err != nil || memory.SameDisk || !memory.Memory || !strings.HasPrefix(memory.Disks[0], "device ") {
 		t.Errorf("%+v, %v", memory, err)
 	}
+	if memory.Trouble != nil {
+		t.Errorf("where that is allowed: %v", memory.Trouble)
+	}
+	o.AllowSameDisk = false
+	strict, err := escrow.NewDirectory(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e, err := strict.Examine(t.Context()); err != nil || !tells(e, true, escrow.TroubleMemory, "gone at the next boot", shm) {
+		t.Errorf("%+v, %v", e, err)
+	}
+	o.AllowSameDisk = true
 	o.Path = t.TempDir() // another place on the first one's disk
 	near, err := escrow.NewDirectory(o)
 	if err != nil {

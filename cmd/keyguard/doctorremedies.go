@@ -171,6 +171,8 @@ func troubleRemedy(e *escrow.TroubleError) string {
 		return "take the label off keys that no dump needs any more: aws secretsmanager update-secret-version-stage"
 	case escrow.TroubleSameDisk:
 		return "move it to another disk (PASSWORD_STORE_DIR in environment_file), have git(1) push it elsewhere (pass git init), or configure another escrow beside it: keyguard init"
+	case escrow.TroubleMemory:
+		return "mount there what is meant to be there (findmnt --target " + e.At + " shows what is), or name a path on a disk in the configuration, then: keyguard init"
 	case escrow.TroubleReadOnly:
 		return "mount -o remount,rw $(findmnt -no TARGET --target " + e.At + "), and see why it was not (dmesg)"
 	case escrow.TroubleImmutable:

@@ -109,7 +109,14 @@ func (m machine) host() {
 	m.Helper()
 	m.addDaemon(unit)
 	m.startDaemon()
-	m.run("containarium secrets set alice TOKEN tea; mkdir /mnt/keys; mount -t tmpfs -o mode=0700 none /mnt/keys")
+	m.run("containarium secrets set alice TOKEN tea; " + stick("/mnt/keys"))
+}
+
+// stick mounts what lies neither on the guest's disk nor, as it shows, in memory.
+func stick(point string) string {
+	under := "/run/stick" + point
+	return fmt.Sprintf("mkdir -p %[1]s %[2]s/lower %[2]s/upper %[2]s/work; mount -t overlay -o lowerdir=%[2]s/lower,upperdir=%[2]s/upper,workdir=%[2]s/work stick %[1]s; chmod 0700 %[1]s",
+		point, under)
 }
 
 // TestReadme follows README.md in a new guest. What its blocks are for stands behind their

@@ -175,7 +175,7 @@ systemctl unset-environment STANDIN_NO_CIPHER`,
 		broken: `
 cp -p $C /root/good.toml
 mkdir -p /mnt/read; mount -t tmpfs -o mode=0700 read /mnt/read
-printf '[[escrow]]\nname = "usb"\nkind = "directory"\npath = "/mnt/read"\n' >>$C
+printf '[[escrow]]\nname = "usb"\nkind = "directory"\npath = "/mnt/read"\nallow_same_disk = true\n' >>$C
 keyguard init --yes
 systemctl reload $W
 chmod 0755 /mnt/read /mnt/read/current; chmod 0644 /mnt/read/current/*
@@ -213,7 +213,7 @@ rm $K; ln -s /var/tmp/others/key $K`,
 		broken: `
 cp -p $C /root/good.toml
 mkdir -p /mnt/theirs; mount -t tmpfs -o mode=0700 theirs /mnt/theirs
-printf '[[escrow]]\nname = "theirs"\nkind = "directory"\npath = "/mnt/theirs"\n' >>$C
+printf '[[escrow]]\nname = "theirs"\nkind = "directory"\npath = "/mnt/theirs"\nallow_same_disk = true\n' >>$C
 keyguard init --yes
 systemctl reload $W
 chown -R daemon /mnt/theirs`,
@@ -224,7 +224,7 @@ chown -R daemon /mnt/theirs`,
 		broken: `
 cp -p $C /root/good.toml
 mkdir -p /mnt/planted; mount -t tmpfs -o mode=0700 planted /mnt/planted
-printf '[[escrow]]\nname = "planted"\nkind = "directory"\npath = "/mnt/planted"\n' >>$C
+printf '[[escrow]]\nname = "planted"\nkind = "directory"\npath = "/mnt/planted"\nallow_same_disk = true\n' >>$C
 keyguard init --yes
 systemctl reload $W
 ln -s /etc/shadow /mnt/planted/current/link; mkfifo /mnt/planted/current/pipe`,
@@ -233,7 +233,7 @@ ln -s /etc/shadow /mnt/planted/current/link; mkfifo /mnt/planted/current/pipe`,
 		after: "cp -p /root/good.toml $C; umount --lazy /mnt/planted; systemctl reload $W"},
 	{name: "no escrow is configured", broken: `
 cp -p $C /root/good.toml; sed -i '/^\[\[escrow/,$d' $C
-mkdir -p /mnt/keys; mount -t tmpfs -o mode=0700 keys /mnt/keys
+` + stick("/mnt/keys") + `
 systemctl reload $W`,
 		line: `^lagging: key [0-9a-f]{16} is in place, and no escrow is configured`, code: 12,
 		typed: []typed{answers("keyguard init", `\n\n\n\n\ny\n`)},

@@ -26,11 +26,13 @@ name = "one"
 kind = "directory"
 path = "/mnt/one"
 part = 2
+allow_same_disk = true
 [[escrow]]
 name = "two"
 kind = "directory"
 path = "/mnt/two"
 part = 3
+allow_same_disk = true
 [[escrow]]
 name = "split"
 kind = "split"

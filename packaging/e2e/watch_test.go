@@ -308,7 +308,7 @@ func (m machine) reaches(key string) {
 		curl -sf -X POST '` + control + `/grant?identity=host@stories&role=admin'
 		umask 077; curl -sf '` + control + `/credentials?identity=host@stories&type=service_account' >/root/gcp.json
 		sed -i '/^secret = /a credentials_file = "/root/gcp.json"' ` + config + `
-		printf '[[escrow]]\nname = "backup"\nkind = "directory"\npath = "/backup/keys"\nrequired = false\n' >>` + config + `
+		printf '[[escrow]]\nname = "backup"\nkind = "directory"\npath = "/backup/keys"\nrequired = false\nallow_same_disk = true\n' >>` + config + `
 		keyguard init --yes`)
 	m.reload()
 	foreign := m.run(minted)
@@ -375,6 +375,7 @@ name = "stick"
 kind = "directory"
 path = "/mnt/keys"
 required = false
+allow_same_disk = true
 END`)
 		m.run("keyguard init --yes; cp -p /etc/containarium-keyguard/keyguard.toml /root/better.toml")
 		m.reload()

@@ -1037,19 +1037,20 @@ func TestSplitRoom(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		need, n, full int
-		required      bool
+		required      bool // those that are full, or the others
 		want          error
 	}{
 		{2, 3, 0, true, nil},
 		{2, 3, 1, true, escrow.ErrFull},
 		{2, 3, 1, false, escrow.ErrFull}, // none of the others may be lost
 		{2, 4, 1, false, nil},
+		{2, 4, 1, true, escrow.ErrFull}, // a rotation wants its part there
 		{2, 4, 2, false, escrow.ErrFull},
 	} {
 		r := newRack(t, tt.need, tt.n)
 		s := r.open()
 		for i := range s.Members() {
-			s.Members()[i].Required = tt.required
+			s.Members()[i].Required = tt.required == (i < tt.full)
 		}
 		for i := range tt.full {
 			s.Members()[i].Escrow = roomless{s.Members()[i].Escrow}

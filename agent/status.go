@@ -69,6 +69,7 @@ type StatusResult struct {
 	Kept       int        // files in the local quarantine
 	Damaged    string     // why the ledger cannot be read, "" where it can
 	Unwritable error      // why it cannot be written
+	Unkept     error      // why nothing can be kept in the local quarantine (keyfile.ErrNotKept)
 	Hanging    []error    // directories of ours that do not answer (crew.ErrHangs)
 	// Unrecorded is when the local quarantine kept a key that is older than the ledger, whose
 	// beginning is gone then, until somebody has accepted a key since; zero for never.
@@ -243,7 +244,7 @@ func (o *observation) status(ctx context.Context) StatusResult {
 	if r.Broken == nil || len(o.record.Entries) == 0 {
 		r.Damaged = o.evidence.History.Unreadable
 	}
-	r.Unwritable = h.Ledger.Writable()
+	r.Unwritable, r.Unkept = h.Ledger.Writable(), h.Keyfile.Keeping()
 	r.Unrecorded = unrecorded(*o.history(), o.kept, h.Now())
 	r.Forgets = forgets(h.StateDir)
 	r.Hanging = h.hanging()

@@ -600,6 +600,14 @@ func TestStatusOfALostLedger(t *testing.T) {
 			h.must(unix.Mount("keyguard-test", h.StateDir, "tmpfs", 0, "mode=0700"))
 			h.t.Cleanup(func() { h.must(unix.Unmount(h.StateDir, unix.MNT_DETACH)) })
 		}, agent.AilsForgets},
+		"nothing can be kept": {func(h *host) {
+			h.must(os.Rename(h.Keyfile.Quarantine, h.path("away")))
+			h.must(os.Symlink("nowhere", h.Keyfile.Quarantine))
+		}, agent.AilsUnkept},
+		"nor written": {func(h *host) {
+			flag(h, "state/quarantine", unix.STATX_ATTR_IMMUTABLE)
+		}, agent.AilsUnkept},
+		"there is no local quarantine yet": {func(h *host) { h.must(os.Rename(h.Keyfile.Quarantine, h.path("away"))) }, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t, nil, 1)

@@ -37,6 +37,7 @@ const (
 	AilsUnrecorded Ails = "unrecorded" // its beginning is gone
 	AilsForgets    Ails = "forgets"    // what it is kept in does not last
 	AilsUnwritable Ails = "unwritable" // it cannot be written
+	AilsUnkept     Ails = "unkept"     // the local quarantine takes no key
 	AilsHanging    Ails = "hanging"    // a directory of ours hangs
 	AilsLoose      Ails = "loose"      // the keyfile's mode or owner
 	AilsNoEscrow   Ails = "no escrow"  // none is configured
@@ -164,6 +165,8 @@ func (r *StatusResult) judgeRecord(now time.Time) {
 		r.ail(AilsUnread, Amiss, "key %s is in place, and the ledger cannot tell what was proven and saved here: %s", r.Keyfile.Key, r.Damaged)
 	case r.Unwritable != nil:
 		r.ail(AilsUnwritable, Amiss, "key %s is in place, and nothing that becomes of it can be recorded: %v", r.Keyfile.Key, r.Unwritable)
+	case r.Unkept != nil:
+		r.ail(AilsUnkept, Amiss, "key %s is in place, and another that comes there would be kept beside it alone: %v", r.Keyfile.Key, r.Unkept)
 	}
 	if r.Broken != nil && r.Damaged == "" {
 		r.ail(AilsBroken, Amiss, "key %s is in place, and the ledger's chain is broken at line %d: somebody edited it or a disk damaged it, and what stands before proves nothing", r.Keyfile.Key, r.Broken.Line)

@@ -98,6 +98,26 @@ func (f File) Keeps(k key.Fingerprint) bool {
 	return err == nil && slices.ContainsFunc(names, func(name string) bool { return strings.HasSuffix(name, suffix) })
 }
 
+// Keeping says why nothing could be kept in the local quarantine just now: ErrNotKept. It changes
+// nothing. One that is not there is made when it is first needed.
+func (f File) Keeping() error {
+	_, err := crew.Within(f.Locks, func() (struct{}, error) {
+		var st unix.Stat_t
+		if errors.Is(lstat(f.Quarantine, &st), unix.ENOENT) {
+			return struct{}{}, nil
+		}
+		_, err := durable.Names(f.Quarantine)
+		if err == nil {
+			err = durable.Access(f.Quarantine, unix.W_OK)
+		}
+		return struct{}{}, err
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrNotKept, err)
+	}
+	return nil
+}
+
 // keySuffix is what the name of a key in the local quarantine ends with.
 func keySuffix(k key.Fingerprint) string { return fmt.Sprintf("-%s.key", k) }
 

@@ -245,7 +245,7 @@ var remedies = []struct {
 	// This host.
 	{keyfile.ErrChanged, exitBusy, "somebody else writes the keyfile at this moment; look who, then: keyguard status"},
 	{keyfile.ErrNotMemory, exitDoubt, "put run_dir on a tmpfs (keyguard config prints its place), or let systemd do it: systemctl start containarium-keyguard-drill"},
-	{keyfile.ErrNotKept, 0, "what was there stays beside the keyfile, under a name with a dot and a time; see what keeps the state directory from taking it (df, lsattr -d, findmnt --target), then: keyguard status"},
+	{keyfile.ErrNotKept, 0, "what was there stays beside the keyfile, under a name with a dot and a time; see what keeps the local quarantine, in the state directory, from taking it (ls -ld, lsattr -d, findmnt --target, df), free it (chattr -i -a; what is no directory: move it away), then: keyguard status"},
 	{keyfile.ErrNotSynced, 0, mendDisk},
 	{ledger.ErrNoLedger, exitDoubt, "see what stands there and move it away; then, if you are sure of the key that is in place: keyguard accept"},
 	{notify.ErrMetrics, 0, "name a metrics_file in a directory that keyguard's units may write to, or let them write there: keyguard doctor says how"},

@@ -12,6 +12,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
@@ -81,6 +82,7 @@ var ailRemedies = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []strin
 		return []string{"systemctl stop " + unit.Watcher + "; umount " + r.StateDir + "; systemctl start " + unit.Watcher}
 	},
 	agent.AilsUnwritable: func(r agent.StatusResult, _ agent.Ailment) []string { return []string{remedyOf(r.Unwritable)} },
+	agent.AilsUnkept:     func(r agent.StatusResult, _ agent.Ailment) []string { return []string{remedyOf(keyfile.ErrNotKept)} },
 	agent.AilsHanging:    func(r agent.StatusResult, _ agent.Ailment) []string { return []string{remedyOf(r.Hanging[0])} },
 	agent.AilsLoose: func(r agent.StatusResult, _ agent.Ailment) []string {
 		return []string{"chown root " + r.Path + "; chmod 0400 " + r.Path,

@@ -111,6 +111,7 @@ type escrowFacts struct {
 	exam     escrow.Examination
 	examErr  error
 	parts    *partsFacts // of an escrow that keeps keys in parts
+	bare     bool        // of a store of one: it has no part that can be read
 }
 
 // examine asks a store what it is lost together with, if it can tell.

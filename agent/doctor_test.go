@@ -362,6 +362,10 @@ func TestPartsAndWhoAdministersThem(t *testing.T) {
 	stick := member("directory", "a stick", escrow.Examination{Disks: []string{"sdb"}})
 	here := member("directory", "a disk", escrow.Examination{Disks: []string{"sda"}, SameDisk: true})
 	harmless := escrow.Examination{Asked: true}
+	bare := func(m escrowFacts) escrowFacts {
+		m.bare = true
+		return m
+	}
 	whole := func(f *facts) {
 		c := &f.escrows[0].evidence.Copies
 		*c = append(*c, decide.CopyEvidence{ID: "current/vault-kv/3", Shelf: escrow.Current, Key: reportKeyA, Have: true, Beside: true})
@@ -384,6 +388,8 @@ func TestPartsAndWhoAdministersThem(t *testing.T) {
 		"all are needed":         {[]escrowFacts{vault, aws}, nil, SurvivalUnsure, Survives, Survives, CheckUnknown, "all 2 are needed"},
 		"two are on this disk":   {[]escrowFacts{here, member("directory", "another", here.exam), other}, nil, SurvivesNot, SurvivesNot, SurvivesNot, CheckProblem, "are all in"},
 		"one of two is on it":    {[]escrowFacts{here, vault}, nil, SurvivesNot, Survives, SurvivesNot, CheckUnknown, "all 2"},
+		"one has no part":        {[]escrowFacts{stick, vault, bare(gcp)}, nil, SurvivesNot, Survives, Survives, CheckOK, "1 of 3"},
+		"and one is here":        {[]escrowFacts{here, vault, bare(gcp)}, nil, SurvivesNot, Survives, SurvivesNot, CheckOK, "1 of 3"},
 		"another escrow is silent": {[]escrowFacts{vault, aws, gcp}, func(f *facts) {
 			f.escrows = append(f.escrows, edited(place("command", unknown), func(s *escrowFacts) {
 				s.State, s.Why, s.Err, s.evidence.Copies = decide.EscrowFailed, "no answer", escrow.ErrTimeout, nil

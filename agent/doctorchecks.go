@@ -84,7 +84,6 @@ const (
 	FixOwners   Fix = "owners"   // an administrator of its own for each store of a split
 	FixPlaces   Fix = "places"   // and a place
 	FixWhole    Fix = "whole"    // take the copy away that is not in parts
-	FixParts    Fix = "parts"    // bring back the stores that lack theirs
 	FixMember   Fix = "member"   // add one, with a part to spare
 	FixUnit     Fix = "unit"     // see how the watcher's is
 	FixMove     Fix = "move"     // File to where the watcher reaches it

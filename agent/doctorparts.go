@@ -34,6 +34,11 @@ func examineMembers(ctx context.Context, s escrow.Shared, copy string, now time.
 		}
 	})
 	need, on := s.Cutting(escrow.Copy{ID: copy})
+	if lacks := s.Lacks(escrow.Copy{ID: copy}); lacks != nil {
+		for i := range all {
+			all[i].bare = slices.Contains(lacks.Bare, all[i].Name)
+		}
+	}
 	x := &partsFacts{need: need}
 	for i, one := range all {
 		if on[i] {
@@ -55,6 +60,9 @@ func (s escrowFacts) after(one func(escrowFacts) fate) fate {
 	var why []string
 	for _, m := range s.parts.members {
 		end := one(m)
+		if m.bare {
+			end = fate{SurvivesNot, "without a part that can be read"}
+		}
 		switch end.verdict {
 		case Survives:
 			left++
@@ -127,7 +135,7 @@ func (x *partsFacts) domain() string {
 func (f facts) afterAdministrator(s escrowFacts, end fate) fate {
 	where, kept := s.parts.together(), 0
 	for _, m := range s.parts.members {
-		if m.afterOperator().verdict != SurvivesNot {
+		if !m.bare && m.afterOperator().verdict != SurvivesNot {
 			kept++
 		}
 	}
@@ -208,7 +216,7 @@ func (f facts) checkParts(s escrowFacts) Check {
 	case s.Refuses != nil:
 		c.Text, c.Err = s.Refuses.Error(), s.Refuses
 	case s.Lacks != nil:
-		c.Text, c.Fix, c.Err = s.Lacks.Error(), FixParts, s.Lacks
+		c.Text, c.Err = s.Lacks.Error(), s.Lacks
 	case len(s.parts.members) == s.parts.need:
 		c.State, c.Text, c.Fix = CheckUnknown, fmt.Sprintf("all %d are needed: none may be lost", s.parts.need), FixMember
 	default:

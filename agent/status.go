@@ -221,7 +221,9 @@ func (o *observation) status(ctx context.Context) StatusResult {
 			e.Place.Domain = strings.Join(exam.Domains(e.Place), ", ")
 		}
 		if s, ok := s.Reader.(escrow.Shared); ok && e.Newest.ID != "" {
-			e.Lacks = s.Lacks(escrow.Copy{ID: e.Newest.ID})
+			newest := escrow.Copy{ID: e.Newest.ID}
+			s.Reread(ctx, newest, local) // a start reads as many as it needs, and a listing none
+			e.Lacks = s.Lacks(newest)
 		}
 		if s, ok := s.Reader.(escrow.Shared); ok && e.State == decide.EscrowAnswered {
 			e.Refuses = s.Refuses(own)

@@ -331,12 +331,13 @@ func TestStatusOfWhatNobodyKnows(t *testing.T) {
 // refusing is an escrow that takes no part of a key as it is configured.
 type refusing struct{ place }
 
-func (refusing) Refuses(key.Fingerprint) error        { return escrow.ErrRecut }
-func (refusing) Lacks(escrow.Copy) *escrow.PartsError { return &escrow.PartsError{} }
-func (refusing) Cutting(escrow.Copy) (int, []bool)    { return 2, nil }
-func (refusing) Unheard() error                       { return nil }
-func (refusing) Members() []escrow.Member             { return nil }
-func (refusing) Need() int                            { return 2 }
+func (refusing) Refuses(key.Fingerprint) error                                { return escrow.ErrRecut }
+func (refusing) Lacks(escrow.Copy) *escrow.PartsError                         { return &escrow.PartsError{} }
+func (refusing) Reread(context.Context, escrow.Copy, func(escrow.Place) bool) {}
+func (refusing) Cutting(escrow.Copy) (int, []bool)                            { return 2, nil }
+func (refusing) Unheard() error                                               { return nil }
+func (refusing) Members() []escrow.Member                                     { return nil }
+func (refusing) Need() int                                                    { return 2 }
 func (r refusing) Rebuild(ctx context.Context, c escrow.Copy) (key.Key, []escrow.PartOutcome, error) {
 	k, _, err := r.Fetch(ctx, c)
 	return k, nil, err

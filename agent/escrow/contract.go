@@ -161,6 +161,8 @@ type Rester interface {
 // Shared is a Reader whose copies are kept in parts, by several stores.
 type Shared interface {
 	Reader
+	// Reread has those stores that are wanted read their part of a copy that List has just shown.
+	Reread(ctx context.Context, c Copy, wanted func(Place) bool)
 	// Lacks says which of them cannot give their part of a copy that List has just shown,
 	// nil for none.
 	Lacks(c Copy) *PartsError

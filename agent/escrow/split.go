@@ -139,8 +139,9 @@ type PartsError struct {
 	// Safe: no required member lacks a part that a Save would bring, and one more store may be
 	// lost. A rotation may rely on it.
 	Safe   bool
-	Errors []error // what each member said that has no part now, each of one line
-	Stored []Top   // what a Save has stored, or found
+	Errors []error  // what each member said that has no part now, each of one line
+	Stored []Top    // what a Save has stored, or found
+	Bare   []string // the members of which Lacks knows that they have no part, or none that can be read
 }
 
 func (e *PartsError) Error() string {
@@ -503,6 +504,8 @@ func (s *Split) Lacks(c Copy) *PartsError {
 		if why := s.without(i, most); err == nil && why != "" {
 			if s.without(i, cuttings...) == "" {
 				why = "its part was cut for another need"
+			} else {
+				e.Bare = append(e.Bare, m.Name())
 			}
 			err = fmt.Errorf("%s: %w: %s", m.Name(), ErrGone, why)
 		}

@@ -1332,6 +1332,35 @@ func TestPartGoesThroughTheChild(t *testing.T) {
 	}
 }
 
+// TestReread: the parts that are read count for what they are, not for their names.
+func TestReread(t *testing.T) {
+	r := newRack(t, 2, 3)
+	k := key.Generate()
+	s := r.open()
+	c := mustSave(t, s, escrow.Current, k)
+	try(t, os.Truncate(r.files("c")[0], 20))
+	try(t, os.Rename(r.files("b")[0], filepath.Join(r.path("b"), "current", filepath.Base(r.files("a")[0]))))
+	for _, wanted := range []bool{false, true} {
+		_, err := s.List(t.Context())
+		try(t, err)
+		s.Reread(t.Context(), c, func(escrow.Place) bool { return wanted })
+		lacks, want := s.Lacks(c), []string(nil)
+		if wanted {
+			want = []string{"c"}
+		}
+		if (lacks != nil) != wanted || wanted && (!slices.Equal(lacks.Bare, want) || lacks.Saved != 2 || !strings.Contains(lacks.Error(), "c: no such copy: cannot fetch")) {
+			t.Errorf("%+v", lacks)
+		}
+	}
+	mustSave(t, s, escrow.Current, k)
+	_, err := s.List(t.Context())
+	try(t, err)
+	s.Reread(t.Context(), c, func(escrow.Place) bool { return true })
+	if lacks := s.Lacks(c); lacks != nil {
+		t.Errorf("saved again: %v", lacks)
+	}
+}
+
 // TestApart: two names that lead to one directory, or one into the other, are told before anything
 // is written: whoever reads it would have two parts (law 8).
 func TestApart(t *testing.T) {

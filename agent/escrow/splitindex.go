@@ -205,6 +205,39 @@ func (s *Split) seeThrough(ctx context.Context, x *splitIndex) {
 	}
 }
 
+// Reread reads the parts of a copy that List has shown on those of the members that are wanted, and
+// takes in what is wrong with them: until then Lacks and Cutting go by their names alone.
+func (s *Split) Reread(ctx context.Context, c Copy, wanted func(Place) bool) {
+	s.mu.Lock()
+	was := s.index
+	s.mu.Unlock()
+	if was == nil {
+		return
+	}
+	x := &splitIndex{was.silent, slices.Clone(was.pieces)}
+	shelf, of, _ := strings.Cut(c.ID, "/")
+	crew.Each(len(x.pieces), func(n int) {
+		p := &x.pieces[n]
+		m := s.o.Members[p.member]
+		if p.copy.Shelf != Shelf(shelf) || string(p.of) != of || p.part.whole() || p.wrong != "" || !wanted(m.Place()) {
+			return
+		}
+		switch is, err := s.identify(ctx, m, p.copy); {
+		case err != nil:
+			p.wrong = err.Error()
+		case is.wrong != "":
+			p.wrong = is.wrong
+		case is.of != p.of || is.part != p.part:
+			p.wrong = "it is another part than its name says"
+		}
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.index == was {
+		s.index = x
+	}
+}
+
 // displaced tells whether a part is of another number than its member's, by what is known of it.
 func (s *Split) displaced(p *piece) bool { return p.part.Number != s.o.Members[p.member].Number }
 

@@ -95,13 +95,11 @@ func fixRemedy(r agent.DoctorResult, c agent.Check) string {
 	case agent.FixOwners:
 		return "give each member an administrator of its own, or raise need by a rotation: keyguard rotate"
 	case agent.FixPlaces:
-		return "give each member a place of its own, then: keyguard backup"
+		return "give each member a place of its own, then: keyguard init"
 	case agent.FixWhole:
 		return "take that copy away there by hand, once no dump needs it: keyguard copies"
-	case agent.FixParts:
-		return remedyOf(escrow.ErrPartly)
 	case agent.FixMember:
-		return "add a member with a part of its own to the configuration, then: keyguard backup"
+		return "add a member with a part of its own to the configuration, then: keyguard init"
 
 	// Units.
 	case agent.FixSystemd:

@@ -377,6 +377,9 @@ func (a *app) remedy(err error) {
 	}
 }
 
+// saveAndTry ends what a drill, or whoever reads a part, has found.
+const saveAndTry = "save it there again, and have it tried: keyguard backup; then: keyguard drill"
+
 // remedyOf is the first hint that fits, "" for none.
 func remedyOf(err error) string {
 	if at, ok := errors.AsType[*rows.PlaceError](err); ok {
@@ -384,6 +387,14 @@ func remedyOf(err error) string {
 	}
 	if e, ok := errors.AsType[*escrow.TroubleError](err); ok {
 		return troubleRemedy(e)
+	}
+	if e, ok := errors.AsType[*escrow.PartsError](err); ok && errors.Is(err, escrow.ErrPartly) {
+		switch missing := func(err error) bool { return errors.Is(err, escrow.ErrNoPlace) }; {
+		case slices.ContainsFunc(e.Errors, missing):
+			return "bring back the stores that are named; where one was never made, or is gone for good: keyguard init; then: keyguard backup"
+		case len(e.Bare) > 0 && len(e.Bare) == len(e.Errors):
+			return saveAndTry
+		}
 	}
 	for _, r := range remedies {
 		if r.hint != "" && errors.Is(err, r.err) {

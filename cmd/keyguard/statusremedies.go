@@ -120,7 +120,7 @@ var ailRemedies = map[agent.Ails]func(agent.StatusResult, agent.Ailment) []strin
 	},
 	agent.AilsFailed: func(_ agent.StatusResult, a agent.Ailment) []string {
 		if a.Escrow.Err == nil { // it answers: its line says what the drill found there
-			return []string{"save it there again, and have it tried: keyguard backup; then: keyguard drill"}
+			return []string{saveAndTry}
 		}
 		return []string{remedyOf(a.Escrow.Err), "when it is put right: keyguard drill"}
 	},

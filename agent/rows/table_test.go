@@ -626,6 +626,17 @@ func TestHoldRotationLock(t *testing.T) {
 	}
 }
 
+// TestPasswordInAnAnswer: what a server says of itself may have the password in it, and is shown without.
+func TestPasswordInAnAnswer(t *testing.T) {
+	d := rowstest.New(t).Database(t)
+	must(t, d.Admin("create schema talks; grant usage on schema talks to public; create function talks.pg_is_in_recovery() returns boolean language plpgsql as $$begin raise 'it is "+
+		rowstest.Password+", is it not'; end$$; alter database "+d.Name+" set search_path = talks, pg_catalog, public"))
+	got := open(t, d.URL(), rows.Options{}).Prove(t.Context(), key.Generate())
+	if quiet(t, got); got.Err == nil || !strings.Contains(got.Why, "it is …, is it not") {
+		t.Errorf("%+v", got)
+	}
+}
+
 // TestServerTrouble takes a server of its own through what servers do.
 func TestServerTrouble(t *testing.T) {
 	t.Parallel() // it waits

@@ -5,8 +5,8 @@
 //
 //	guard      puts the keyfile right before the daemon starts: observe, decide, act; park
 //	           puts an empty one there where nobody can decide
-//	tend       the same while it runs, and less; watchlock lets one watcher live, alive says how
-//	           the daemon stands to the key, keyread which key a start of it has read
+//	tend       the same while it runs, and less; watchlock lets one watcher live, keyread says
+//	           which key a start of the daemon has read
 //	observe    gathers the evidence that decide asks for, cheapest first; inventory fetches
 //	           copies as evidence, for all but a drill
 //	due        brings to an escrow what is due there, and backup the present key now; save is how
@@ -23,7 +23,8 @@
 //	           drillpart proves a part that a person holds
 //	verify     tries every key on the rows; copies lists what every escrow holds
 //	status     what of the key can be told to people, from all that can be asked; statusverdict
-//	           says when it is green, and words its first line; survey, from this host alone
+//	           says when it is green, and words its first line; alive, how the daemon, our units
+//	           and a rotation under way stand to the key; survey, what this host alone can tell
 //	report     what the ledger can show an auditor
 //	doctor     what is wrong with this host: doctorthreats, which of the runbook's threats it
 //	           survives, doctorchecks, what to put right, doctorparts, of a key in parts;
@@ -95,7 +96,7 @@
 //  9. The daemon is not ours to break. Nothing hangs a start, holds a lock on the
 //     database across one, restarts the daemon on install or upgrade, or hammers a
 //     store. Trouble of keyguard's own never stops a daemon whose keyfile has 32 bytes,
-//     unless the rows have just refuted them: laws 1 and 2 stand above this one. Whoever
+//     unless the rows have just refuted them or a .next stands beside them: laws 1 and 2 stand above this one. Whoever
 //     waits can walk away, whichever file system hangs.
 //  10. What others wrote is hostile: names, ids, messages, rows and log lines of stores,
 //     database, sticks and the daemon are bounded, shown on one printable line (package

@@ -104,7 +104,8 @@ type RotateResult struct {
 //	5  <keyfile>.next and the keyfile are exchanged                           switchKeys, exchange
 //	6  ledger "rotated"; the lock is released                                 switchKeys; finish
 //	7  the daemon is started                                                  startAgain
-//	8  the new key is on the current shelves, and proven                      finish
+//	8  the new key is on the current shelves; the watcher asks the rows
+//	   again after five minutes (secondLook in hooks/watchround.go)           finish
 //
 // finish, rewrite and startAgain are what a repair does, too (downtime.go).
 //

@@ -30,7 +30,7 @@ func (a *app) jsonFlag(c *cobra.Command) {
 	c.Flags().BoolVar(&a.json, "json", false, "print JSON, version "+fmt.Sprint(jsonVersion))
 }
 
-// What is printed for people goes through hang, wrap or table, and --json through
+// What is printed for people goes through fold, hang, wrap, beside or table, and --json through
 // printJSON: there it becomes printable, whoever wrote it (law 10).
 
 func (a *app) printJSON(v any) error {

@@ -96,24 +96,43 @@ func (l *Ledger) path() string { return filepath.Join(l.dir, Name) }
 //	write       all entries at once: a crash here leaves some of them and a torn line
 //	fsync
 func (l *Ledger) Append(entries ...Entry) error {
+	_, err := l.appendIf(nil, entries)
+	return err
+}
+
+// AppendIf appends as Append does, unless another key is known since seen was read, the known one was
+// proven or accepted anew, or a rotation was opened or closed: then it is ErrMovedOn, and nothing is
+// written. What is told by a look at the rows goes in by this, as the last word on a key counts, and
+// not the last look. It returns how things stand with the entries.
+func (l *Ledger) AppendIf(seen Standing, entries ...Entry) (Standing, error) {
+	return l.appendIf(&seen, entries)
+}
+
+// ErrMovedOn says that the ledger tells otherwise by now which key is known, or which rotation is open.
+var ErrMovedOn = errors.New("the ledger tells otherwise by now which key is known")
+
+func (l *Ledger) appendIf(seen *Standing, entries []Entry) (Standing, error) {
 	var e ending
-	err := crew.Try(l.dir, func() error { return l.append(entries, &e) })
+	err := crew.Try(l.dir, func() error { return l.append(seen, entries, &e) })
 	if errors.Is(err, crew.ErrHangs) && !e.first() {
-		return nil // it was done at that very moment
+		return e.stands, nil // it was done at that very moment
 	}
 	if err != nil {
-		return fmt.Errorf("cannot append to the ledger: %w", err)
+		return Standing{}, fmt.Errorf("cannot append to the ledger: %w", err)
 	}
-	return nil
+	return e.stands, nil
 }
 
 // ending is how an append ended. Whoever comes to it first says that: who writes, that it is
 // done; who waits, that it was given up.
-type ending struct{ said atomic.Bool }
+type ending struct {
+	said   atomic.Bool
+	stands Standing // of AppendIf, set before it is said that it is done
+}
 
 func (e *ending) first() bool { return !e.said.Swap(true) }
 
-func (l *Ledger) append(entries []Entry, ended *ending) error {
+func (l *Ledger) append(seen *Standing, entries []Entry, ended *ending) error {
 	for _, e := range entries {
 		if err := e.check(); err != nil {
 			return err
@@ -138,6 +157,13 @@ func (l *Ledger) append(entries []Entry, ended *ending) error {
 	if size == 0 {
 		if err := durable.SyncFound(l.dir); err != nil {
 			return err
+		}
+	}
+	if seen != nil {
+		if now, err := standing(f, size); err != nil {
+			return err
+		} else if !now.Same(*seen) {
+			return ErrMovedOn
 		}
 	}
 	end, last, prev, err := lastEntry(f, size)
@@ -165,6 +191,11 @@ func (l *Ledger) append(entries []Entry, ended *ending) error {
 		// A full disk: what got there is a torn line at best, and is dropped in any case.
 		return errors.Join(err, durable.Truncate(f, end))
 	}
+	if seen != nil {
+		if ended.stands, err = standing(f, end+int64(len(text))); err != nil {
+			return err
+		}
+	}
 	if !ended.first() {
 		return errors.Join(crew.ErrHangs, durable.Truncate(f, end), durable.Sync(f))
 	}
@@ -174,7 +205,7 @@ func (l *Ledger) append(entries []Entry, ended *ending) error {
 // Try does all that Append does, of no entry: an immutable ledger, one that cannot be read, a
 // torn line that cannot be cut off, a lock that cannot be taken show here.
 func (l *Ledger) Try() error {
-	if err := crew.Try(l.dir, func() error { return l.append(nil, new(ending)) }); err != nil {
+	if err := crew.Try(l.dir, func() error { return l.append(nil, nil, new(ending)) }); err != nil {
 		return fmt.Errorf("the ledger cannot be appended to: %w", err)
 	}
 	return nil

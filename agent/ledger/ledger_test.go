@@ -76,6 +76,14 @@ func proven(f key.Fingerprint) Entry {
 	return Entry{Event: Proven, Fingerprint: f, Verdict: "opens", Checked: 10, Opened: 10}
 }
 
+func accepted(f key.Fingerprint, verdict string) Entry {
+	return Entry{Event: Accepted, Fingerprint: f, Verdict: verdict, Person: "ada"}
+}
+
+func against(f key.Fingerprint) Entry {
+	return Entry{Event: Contradicted, Fingerprint: f, Verdict: "refuted"}
+}
+
 func write(t testing.TB, l *Ledger, entries ...Entry) {
 	t.Helper()
 	for _, e := range entries {
@@ -133,10 +141,11 @@ func meaning(r Record) Standing {
 		switch {
 		case e.Line < from:
 		case e.Event == Proven || e.Event == Accepted:
-			s = Standing{Known: e.Fingerprint, By: e.Event, Verdict: e.Verdict, Checked: e.Checked, Opened: e.Opened, LastLook: e.Time}
-		case e.Event == Contradicted && e.Fingerprint == s.Known,
-			e.Event == RotationClosed && e.Fingerprint == "":
-			s = Standing{}
+			s = Standing{Known: e.Fingerprint, By: e.Event, Verdict: e.Verdict, Checked: e.Checked, Opened: e.Opened, LastLook: e.Time, word: e.Seq}
+		case e.Event == Contradicted && e.Fingerprint == s.Known:
+			s = Standing{word: s.word}
+		case e.Event == RotationClosed && e.Fingerprint == "":
+			s = Standing{word: e.Seq}
 		}
 	}
 	if n := len(r.Entries); n > 0 {
@@ -240,10 +249,6 @@ func TestLongReasonIsCut(t *testing.T) {
 }
 
 func TestStanding(t *testing.T) {
-	accepted := func(f key.Fingerprint, verdict string) Entry {
-		return Entry{Event: Accepted, Fingerprint: f, Verdict: verdict, Person: "ada"}
-	}
-	against := func(f key.Fingerprint) Entry { return Entry{Event: Contradicted, Fingerprint: f, Verdict: "refuted"} }
 	note := Entry{Event: Saved, Fingerprint: keyC, Escrow: "gcp"}
 	at := func(hours int) time.Time { return start.Add(time.Duration(hours) * time.Hour) }
 	for _, c := range []struct {
@@ -295,12 +300,12 @@ func TestStanding(t *testing.T) {
 			} {
 				l := hourly(t)
 				add(l)
-				got := stands(t, l)
-				if !reflect.DeepEqual(got, c.want) {
-					t.Errorf("%s: got  %+v\nwant %+v", how, got, c.want)
-				}
-				if m := meaning(read(t, l)); !reflect.DeepEqual(m, c.want) {
+				got, m := stands(t, l), meaning(read(t, l))
+				if !reflect.DeepEqual(got, m) {
 					t.Errorf("%s: the record means %+v", how, m)
+				}
+				if got.word = 0; !reflect.DeepEqual(got, c.want) {
+					t.Errorf("%s: got  %+v\nwant %+v", how, got, c.want)
 				}
 			}
 		})
@@ -569,6 +574,58 @@ func TestDamage(t *testing.T) {
 			write(t, l, proven(keyA))
 			if s := stands(t, l); s.Known != keyA {
 				t.Errorf("standing %+v after a new proof", s)
+			}
+		})
+	}
+}
+
+// What a look at the rows told is appended only where the last word on the known key, and the open
+// rotation, are those that it had read: it may have taken longer than a whole rotation.
+func TestAppendIf(t *testing.T) {
+	late := []Entry{proven(keyA), against(keyA), accepted(keyA, "opens")}
+	opened, begun := Entry{Event: RotationOpen, Old: keyA, Fingerprint: keyB}, Entry{Event: CommitBegun}
+	for _, c := range []struct {
+		name   string
+		before []Entry
+		since  []Entry
+		late   bool
+	}{
+		{"nothing", nil, nil, false},
+		{"history", []Entry{proven(keyA)}, []Entry{{Event: Saved}, {Event: Parked}}, false},
+		{"the first word", nil, []Entry{proven(keyB)}, true},
+		{"another key", []Entry{proven(keyA)}, []Entry{proven(keyB)}, true},
+		{"a person's word", []Entry{proven(keyA)}, []Entry{accepted(keyB, "silent")}, true},
+		{"the same key again", []Entry{proven(keyA)}, []Entry{proven(keyA)}, true},
+		{"contradicted", []Entry{proven(keyA)}, []Entry{against(keyA)}, true},
+		{"proven and contradicted", nil, []Entry{proven(keyA), against(keyA)}, true},
+		{"a rotation opened", []Entry{proven(keyA)}, []Entry{opened}, true},
+		{"its commit begun", []Entry{proven(keyA), opened}, []Entry{begun}, true},
+		{"rotated", []Entry{proven(keyA)}, []Entry{opened, begun, {Event: Rotated, Fingerprint: keyB}, proven(keyB)}, true},
+		{"closed", []Entry{proven(keyA), opened}, []Entry{{Event: RotationClosed, Fingerprint: keyA}}, true},
+		{"called off", []Entry{proven(keyA)}, []Entry{opened, {Event: RotationClosed, Fingerprint: keyA}}, false},
+		{"neither", nil, []Entry{{Event: RotationClosed}}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for _, e := range late {
+				l := hourly(t)
+				put(t, l, nil)
+				write(t, l, c.before...)
+				seen := stands(t, l)
+				write(t, l, c.since...)
+				before := content(t, l)
+				now, err := l.AppendIf(seen, Entry{Event: Parked}, e)
+				if c.late {
+					if !errors.Is(err, ErrMovedOn) || !bytes.Equal(content(t, l), before) {
+						t.Errorf("%s: %v\n%s", e.Event, err, content(t, l))
+					}
+					continue
+				}
+				if want := stands(t, l); err != nil || !reflect.DeepEqual(now, want) {
+					t.Errorf("%s: %+v, %v, want %+v", e.Event, now, err, want)
+				}
+				if _, err := l.AppendIf(now, Entry{Event: Parked}); err != nil { // its own word is not another's
+					t.Error(err)
+				}
 			}
 		})
 	}

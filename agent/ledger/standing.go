@@ -21,6 +21,19 @@ type Standing struct {
 	LastLook time.Time // that entry's; it may lie in the future, and then proves nothing
 	Rotation *Rotation // the one that is open, or nil
 	Stopped  []string  // the daemon's units that keyguard stopped and did not start again
+
+	word uint64 // the Seq of the entry that is the last word on the known key; 0 for none
+}
+
+// Same tells whether two readings found the same last word on the known key, and the same rotation open.
+func (s Standing) Same(t Standing) bool {
+	rotation := func(s Standing) Rotation {
+		if s.Rotation == nil {
+			return Rotation{}
+		}
+		return *s.Rotation
+	}
+	return s.word == t.word && s.Known == t.Known && rotation(s) == rotation(t)
 }
 
 // Standing reads the ledger from its end, only as far back as the last word on the
@@ -83,8 +96,10 @@ func standing(f io.ReaderAt, size int64) (s Standing, err error) {
 		case e.Event == Contradicted:
 			contradicted[e.Fingerprint] = true
 		case e.Event == RotationClosed && e.Fingerprint == "":
+			s.word = e.Seq
 			return s, nil
 		case e.known():
+			s.word = e.Seq
 			if !contradicted[e.Fingerprint] {
 				s.Known, s.By, s.Verdict, s.LastLook = e.Fingerprint, e.Event, e.Verdict, e.Time
 				s.Checked, s.Opened = e.Checked, e.Opened

@@ -54,7 +54,7 @@ func (t toldRows) Prove(_ context.Context, keys ...key.Key) rows.Answer {
 
 func (t toldRows) Rewrite(_ context.Context, o rows.RewriteOptions) (rows.RewriteResult, error) {
 	if o.DryRun && t.opens[o.Keys[0].Fingerprint()] == t.total {
-		return rows.RewriteResult{}, nil
+		return rows.RewriteResult{Rewritten: t.total}, nil
 	}
 	return rows.RewriteResult{}, errors.New("some rows open under another key")
 }

@@ -101,7 +101,7 @@ func (r brittleRows) Rewrite(ctx context.Context, o rows.RewriteOptions) (rows.R
 		result.Counts.Legacy += n
 		if f == target {
 			result.AlreadyUnder = n
-		} else if !slices.ContainsFunc(o.Keys, func(k key.Key) bool { return k.Fingerprint() == f }) {
+		} else if result.Rewritten += n; !slices.ContainsFunc(o.Keys, func(k key.Key) bool { return k.Fingerprint() == f }) {
 			return result, rows.ErrUnopenable
 		}
 	}
@@ -109,7 +109,7 @@ func (r brittleRows) Rewrite(ctx context.Context, o rows.RewriteOptions) (rows.R
 		return result, nil
 	}
 	if o.BeforeCommit != nil {
-		if err := o.BeforeCommit(ctx); err != nil {
+		if err := o.BeforeCommit(ctx, result); err != nil {
 			return result, err
 		}
 	}

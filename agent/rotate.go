@@ -336,6 +336,9 @@ func (t *rotation) run(ctx context.Context) error {
 	if t.opts.DryRun {
 		result, err := t.tryRewrite(ctx, t.rewriteTo(k))
 		t.r.Rewrite = result
+		if err == nil {
+			err = unlessAny(result)
+		}
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrNotRotated, err)
 		}
@@ -426,7 +429,7 @@ func (t *rotation) beginCommit(ctx context.Context) error {
 	return t.h.Append(ledger.Entry{Event: ledger.CommitBegun, Old: t.r.Old, Fingerprint: t.r.New})
 }
 
-// callOff ends a rotation whose commit has not begun: every row is under the old key. What
+// callOff ends a rotation that was not committed: no row is under the new key. What
 // of it fails is made good by the next start (R1).
 func (t *rotation) callOff(why error) error {
 	if err := t.h.Keyfile.KeepNext(t.h.Now()); err != nil {
@@ -455,6 +458,9 @@ func (t *rotation) switchKeys(ctx context.Context) error {
 			return nil
 		}
 		t.complain("cannot exchange the keys, and the rows are under the new one", err)
+	}
+	if errors.Is(err, ErrNoRows) {
+		return t.callOff(err)
 	}
 	switch settled, serr := t.settleWhich(ctx); {
 	case serr != nil:
@@ -494,8 +500,22 @@ func rowNames(list []rows.RowName) string {
 func (t *rotation) rewriteTo(target key.Key) rows.RewriteOptions {
 	return rows.RewriteOptions{
 		Target: target, Keys: []key.Key{t.o.keys[t.r.Old]}, LeaveUnopenable: t.opts.LeaveUnopenable,
-		BeforeCommit: func(context.Context) error { return t.still() },
+		BeforeCommit: func(_ context.Context, w rows.RewriteResult) error {
+			if err := unlessAny(w); err != nil {
+				return err
+			}
+			return t.still()
+		},
 	}
+}
+
+// unlessAny is ErrNoRows of a rewrite that brought no row under the new key: nothing would ever have
+// opened under it. Whoever loads a dump has emptied the table first.
+func unlessAny(w rows.RewriteResult) error {
+	if w.Rewritten+w.Rewrapped == 0 {
+		return fmt.Errorf("%w: the rows have changed since they were asked", ErrNoRows)
+	}
+	return nil
 }
 
 // still makes sure that what R1 would need is on disk, as the last thing before the

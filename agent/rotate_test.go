@@ -562,3 +562,32 @@ func TestRotateOfWhatWasAgreed(t *testing.T) {
 		}
 	}
 }
+
+// TestRotateNoRow (law 4): the table is emptied, or another one is loaded, while the new key is saved.
+// A key that no row would be under replaces none.
+func TestRotateNoRow(t *testing.T) {
+	a, b := testKey("a"), testKey("b")
+	for name, meanwhile := range map[string]func(h *host){
+		"emptied":      func(h *host) { h.rowsUnder() },
+		"another dump": func(h *host) { h.rowsUnder(b, b) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, server.Cluster(t).Database(t), 1)
+			h.rowsUnder(a, a)
+			h.write(a.UnsafeBytes())
+			h.must(save(&h.Host, a))
+			h.must(prove(&h.Host, a))
+			h.Escrows[0].Writer = &overtaken{h.Escrows[0].Writer, func() { meanwhile(h) }}
+			r, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{LeaveUnopenable: true})
+			if r.Rotated || !errors.Is(err, agent.ErrNotRotated) || !errors.Is(err, agent.ErrNoRows) {
+				t.Errorf("%+v, %v", r, err)
+			}
+			standing, err := h.Ledger.Standing()
+			h.must(err)
+			if !h.holds(a) || standing.Known != a.Fingerprint() || standing.Rotation != nil {
+				t.Errorf("known is %+v", standing)
+			}
+			h.wants(0, escrow.Current, a)
+		})
+	}
+}

@@ -333,7 +333,7 @@ func TestCommitAnswers(t *testing.T) {
 		})
 		next := key.Generate()
 		_, err := open(t, w.URL(d.Name), rows.Options{}).Rewrite(t.Context(), rows.RewriteOptions{Target: next, Keys: []key.Key{now},
-			BeforeCommit: func(context.Context) error { commits.Store(true); return nil }})
+			BeforeCommit: func(context.Context, rows.RewriteResult) error { commits.Store(true); return nil }})
 		if !errors.Is(err, c.is) || errors.Is(err, rows.ErrUnanswered) != c.unknown {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -56,7 +56,7 @@ func TestRewriteStalled(t *testing.T) {
 				o.ConnectTimeout = time.Second
 			}
 			r := rows.RewriteOptions{Target: next, Keys: []key.Key{now}, Silence: time.Second,
-				BeforeCommit: func(context.Context) error { last.Store(true); return nil }}
+				BeforeCommit: func(context.Context, rows.RewriteResult) error { last.Store(true); return nil }}
 			table := open(t, wire.URL(d.Name), o)
 			var err error
 			for !happened.Load() { // what a busy machine ends before is as it was

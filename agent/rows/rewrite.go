@@ -60,8 +60,9 @@ type RewriteOptions struct {
 	Idle time.Duration
 	// Progress is told every few hundred kilobytes, by one goroutine at a time.
 	Progress func(RewriteProgress)
-	// BeforeCommit is asked when all is done but the commit. The rows are locked meanwhile.
-	BeforeCommit func(context.Context) error
+	// BeforeCommit is asked when all is done but the commit, and shown what was. The rows are locked
+	// meanwhile.
+	BeforeCommit func(context.Context, RewriteResult) error
 }
 
 func (o RewriteOptions) withDefaults() RewriteOptions {
@@ -203,7 +204,7 @@ func (w *rewrite) do(ctx context.Context) (err error) {
 		return err
 	}
 	if w.o.BeforeCommit != nil {
-		if err := w.o.BeforeCommit(ctx); err != nil {
+		if err := w.o.BeforeCommit(ctx, w.result); err != nil {
 			return err
 		}
 	}

@@ -308,7 +308,7 @@ func TestRewriteKept(t *testing.T) {
 	rewrite := func() (during string) {
 		t.Helper()
 		_, err := table.Rewrite(context.Background(), rows.RewriteOptions{Target: next, Keys: []key.Key{now},
-			BeforeCommit: func(context.Context) error { during = sessions(); return nil }})
+			BeforeCommit: func(context.Context, rows.RewriteResult) error { during = sessions(); return nil }})
 		must(t, err)
 		compare(t, secrets(t, d, next), under(before, next))
 		now, next = next, key.Generate()
@@ -547,7 +547,7 @@ func TestRewriteFails(t *testing.T) {
 				}
 			}},
 		{name: "not wanted any more", err: stop,
-			options: rows.RewriteOptions{BeforeCommit: func(context.Context) error { return stop }}},
+			options: rows.RewriteOptions{BeforeCommit: func(context.Context, rows.RewriteResult) error { return stop }}},
 		{name: "out of time", err: rows.ErrTimeout, options: rows.RewriteOptions{Timeout: 300 * time.Millisecond},
 			prepare: trigger("before update", "perform pg_sleep(60); return new;")},
 		{name: "no table", err: rows.ErrNoTable, prepare: admin("drop table secrets")},

@@ -151,7 +151,7 @@ func (s session) Rewrite(ctx context.Context, o rows.RewriteOptions) (rows.Rewri
 		return result, nil
 	}
 	if o.BeforeCommit != nil {
-		if err := o.BeforeCommit(ctx); err != nil {
+		if err := o.BeforeCommit(ctx, result); err != nil {
 			return result, err
 		}
 	}

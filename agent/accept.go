@@ -63,7 +63,7 @@ type AcceptResult struct {
 // of what stands in the ledger before its chain is broken. It returns ErrNothingToAccept, and
 // ErrNotAccepted while a rotation is open: the rows say which of its keys holds (R1), and
 // would overturn the word; and ErrChanged where another key came into the keyfile's place, or
-// became the known one, while the question stood.
+// became the known one, while the question stood, or the rows speak less for it than they did.
 func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, error) {
 	o, err := h.observe()
 	if err != nil {
@@ -84,8 +84,7 @@ func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, err
 	o.awaitAllEscrows(ctx)
 	r := AcceptResult{Key: f, Verdict: o.evidence.Rows.VerdictOf(f), Proof: o.evidence.Rows.Proofs[f],
 		Rows: o.evidence.Rows, Known: o.evidence.Ledger.Known}
-	entries := []ledger.Entry{{Event: ledger.Accepted, Fingerprint: f, Old: r.Known, Person: opts.Person,
-		Verdict: string(r.Verdict), Checked: r.Proof.Checked, Opened: r.Proof.Opened}}
+	entries := []ledger.Entry{{Event: ledger.Accepted, Fingerprint: f, Old: r.Known, Person: opts.Person}}
 	if r.Broken = o.broken(); r.Broken != nil {
 		entries[0].Broken, entries[0].Reason = r.Broken.Line, fmt.Sprintf("the ledger's chain is broken at line %d", r.Broken.Line)
 	}
@@ -116,11 +115,31 @@ func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, err
 	if !now.evidence.Keyfile.Good || now.evidence.Keyfile.Key != f || now.evidence.Ledger.Known != r.Known {
 		return r, fmt.Errorf("%w: the keyfile is %s now, and known is %s", ErrChanged, now.evidence.Keyfile.State(), cmp.Or(now.evidence.Ledger.Known, "none"))
 	}
-	if err := h.Append(entries...); err != nil {
-		return r, fmt.Errorf("cannot write that key %s is accepted: %w", f, err)
+	now.askRows(ctx)
+	p, verdict := now.evidence.Rows.Proofs[f], now.evidence.Rows.VerdictOf(f)
+	if verdict != r.Verdict || p.Checked-p.Opened > r.Proof.Checked-r.Proof.Opened {
+		return r, fmt.Errorf("%w: what the rows say of key %s, which opens %v now", ErrChanged, f, p)
+	}
+	r.Rows, r.Proof = now.evidence.Rows, p
+	entries[0].Verdict, entries[0].Checked, entries[0].Opened = string(verdict), p.Checked, p.Opened
+	if err := now.giveWord(f, entries...); err != nil {
+		return r, err
 	}
 	r.Done = true
 	return r, nil
+}
+
+// giveWord writes that a key is accepted, with what is adopted by the same word. It returns ErrChanged.
+func (o *observation) giveWord(f key.Fingerprint, entries ...ledger.Entry) error {
+	standing, err := o.host.Ledger.AppendIf(o.standing, entries...)
+	if errors.Is(err, ledger.ErrMovedOn) {
+		return fmt.Errorf("%w: %w", ErrChanged, err)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write that key %s is accepted: %w", f, busy(err))
+	}
+	o.standing = standing
+	return nil
 }
 
 // adoptable is what stands newest on the current shelf of an escrow, on each of its stores, and is
@@ -199,9 +218,9 @@ func AcceptNew(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, 
 	if err := busy(h.Keyfile.Keep(k, o.evidence.Now)); err != nil {
 		return r, fmt.Errorf("cannot keep key %s before it is accepted: %w", r.Key, err)
 	}
-	if err := h.Append(ledger.Entry{Event: ledger.Accepted, Fingerprint: r.Key, Old: r.Known,
+	if err := o.giveWord(r.Key, ledger.Entry{Event: ledger.Accepted, Fingerprint: r.Key, Old: r.Known,
 		Person: opts.Person, Verdict: string(r.Verdict), Reason: "a new key"}); err != nil {
-		return r, fmt.Errorf("cannot write that key %s is accepted: %w", r.Key, err)
+		return r, err
 	}
 	for i := range h.Escrows {
 		r.Escrows = append(r.Escrows, o.save(ctx, i, r.Key, decide.Shelf))
@@ -210,7 +229,9 @@ func AcceptNew(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, 
 	o.takeIn(o.rowsNow(ctx, r.Key))
 	if is := o.evidence.Rows; is.State != r.Rows.State || is.Dependent != r.Rows.Dependent {
 		if is.VerdictOf(r.Key) == rows.Refuted { // else a start that cannot ask them puts it there, as the known one (R5)
-			o.writeContradiction(decide.Decision{Contradicted: r.Key})
+			if err := o.writeContradiction(decide.Decision{Contradicted: r.Key}); err != nil {
+				return r, fmt.Errorf("%w: %w", ErrChanged, err)
+			}
 		}
 		return r, fmt.Errorf("%w: what the rows say; key %s is kept, and not in place", ErrChanged, r.Key)
 	}

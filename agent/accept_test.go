@@ -184,6 +184,8 @@ func TestAcceptAsksAgain(t *testing.T) {
 		"the key as text": func(h *host) {
 			h.write([]byte(base64.StdEncoding.EncodeToString(testKey("a").UnsafeBytes())))
 		},
+		"rows of another key":  func(h *host) { h.upsert(testKey("b"), "TWO") },
+		"the rows, which went": func(h *host) { h.rowsUnder() },
 		"another word": func(h *host) {
 			h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Accepted, Fingerprint: testKey("c").Fingerprint()}))
 		},

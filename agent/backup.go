@@ -33,7 +33,12 @@ func Backup(ctx context.Context, h *Host) (BackupResult, error) {
 	return backup(ctx, h, (*observation).escrowKey)
 }
 
-func backup(ctx context.Context, h *Host, how func(*observation, context.Context, key.Fingerprint) BackupResult) (BackupResult, error) {
+func backup(ctx context.Context, h *Host, how func(*observation, context.Context, key.Fingerprint) (BackupResult, error)) (BackupResult, error) {
+	return whileChanging(func() (BackupResult, error) { return backupSeen(ctx, h, how) })
+}
+
+// backupSeen backs up the key that stands in the keyfile's place just now.
+func backupSeen(ctx context.Context, h *Host, how func(*observation, context.Context, key.Fingerprint) (BackupResult, error)) (BackupResult, error) {
 	o, err := h.observeToSave()
 	if err != nil {
 		return BackupResult{}, err
@@ -42,7 +47,7 @@ func backup(ctx context.Context, h *Host, how func(*observation, context.Context
 	if !o.evidence.Keyfile.Good {
 		return BackupResult{}, fmt.Errorf("%w: the keyfile is %s", ErrNoKeyfile, o.evidence.Keyfile.Why)
 	}
-	return how(o, ctx, o.evidence.Keyfile.Key), nil
+	return how(o, ctx, o.evidence.Keyfile.Key)
 }
 
 // observeToSave observes a host that has an escrow. It returns ErrNoEscrow.
@@ -54,17 +59,19 @@ func (h *Host) observeToSave() (*observation, error) {
 }
 
 // escrowKey proves a key at hand and saves it in every escrow.
-func (o *observation) escrowKey(ctx context.Context, f key.Fingerprint) BackupResult {
+func (o *observation) escrowKey(ctx context.Context, f key.Fingerprint) (BackupResult, error) {
 	o.askRows(ctx)
 	if o.evidence.Rows.VerdictOf(f) == rows.Opens {
-		o.write(provenEntry(o.evidence.Rows.Proofs[f]))
+		if err := o.writeWord(provenEntry(o.evidence.Rows.Proofs[f])); err != nil {
+			return BackupResult{}, err
+		}
 	}
 	return o.saveEverywhere(ctx, f, o.awaitAllEscrows)
 }
 
 // escrowRead is escrowKey for a key under which all rows have just been read: the ledger
 // says so, and nobody has to ask them once more.
-func (o *observation) escrowRead(ctx context.Context, f key.Fingerprint) BackupResult {
+func (o *observation) escrowRead(ctx context.Context, f key.Fingerprint) (BackupResult, error) {
 	if l := o.evidence.Ledger; f != l.Known || l.Accepted {
 		return o.escrowKey(ctx, f)
 	}
@@ -77,7 +84,7 @@ func (o *observation) escrowRead(ctx context.Context, f key.Fingerprint) BackupR
 // them, what stands in one escrow has a say in the others (law 4): askAll asks them all, before
 // the first is written. Else each is asked and written by itself, and none waits for another that
 // hangs.
-func (o *observation) saveEverywhere(ctx context.Context, f key.Fingerprint, askAll func(context.Context)) BackupResult {
+func (o *observation) saveEverywhere(ctx context.Context, f key.Fingerprint, askAll func(context.Context)) (BackupResult, error) {
 	o.history() // before the escrows: what is saved meanwhile counts
 	if o.evidence.Rows.VerdictOf(f) != rows.Opens {
 		askAll(ctx)
@@ -88,5 +95,5 @@ func (o *observation) saveEverywhere(ctx context.Context, f key.Fingerprint, ask
 		r.Escrows[i] = o.save(ctx, i, f, decide.Shelf)
 	})
 	r.Trouble = o.trouble
-	return r
+	return r, o.stillStands()
 }

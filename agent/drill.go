@@ -108,10 +108,14 @@ const longestGap = 8 * 24 * time.Hour
 // reads its key, and tries them on the rows; the ledger is told what came out. Copies
 // that fail are in the result, not in the error. It returns ErrNoEscrow; ErrBusy
 // where another drill, a rotation or a repair is under way, or began meanwhile; and ErrNotDrilled
-// where a rotation stopped halfway. It does
+// where a rotation stopped halfway. Where one began and ended meanwhile it drills again. It does
 // not know when a drill is due: the timer does. Report tells of a host where none came for
 // longestGap, and Status of a part of a key that none has tried for as long.
 func Drill(ctx context.Context, h *Host, opts DrillOptions) (DrillResult, error) {
+	return whileChanging(func() (DrillResult, error) { return drillAll(ctx, h, opts) })
+}
+
+func drillAll(ctx context.Context, h *Host, opts DrillOptions) (DrillResult, error) {
 	if len(h.Escrows) == 0 {
 		return DrillResult{}, ErrNoEscrow
 	}
@@ -153,7 +157,9 @@ func Drill(ctx context.Context, h *Host, opts DrillOptions) (DrillResult, error)
 	if err := h.noneRewriting(); err != nil {
 		return DrillResult{}, err
 	}
-	o.write(r.entries(opts.Person)...)
+	if err := o.writeWord(r.entries(opts.Person)...); err != nil {
+		return DrillResult{}, err
+	}
 	r.Trouble = o.trouble
 	return r, nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
@@ -45,6 +46,20 @@ func (o *observation) due(name string) []key.Fingerprint {
 // waits for another. The results are of what was saved; the error, of the first that
 // was not. One key that fails does not keep the others from being saved.
 func SaveDue(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
+	return savingAll(func() ([]SaveResult, error) { return saveDue(ctx, h, name) })
+}
+
+// savingAll is whileChanging for saves, of which all are told of: what was saved before things had
+// changed stands there.
+func savingAll(save func() ([]SaveResult, error)) (all []SaveResult, err error) {
+	return whileChanging(func() ([]SaveResult, error) {
+		saved, err := save()
+		all = append(all, saved...)
+		return all, err
+	})
+}
+
+func saveDue(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 	i, err := h.escrowNamed(name)
 	if err != nil {
 		return nil, err
@@ -79,12 +94,15 @@ func (o *observation) bringAll(ctx context.Context, i int, due []key.Fingerprint
 			if err == nil {
 				err = fmt.Errorf("key %s: %w", f, r.Err)
 			}
-			if errors.Is(r.Err, escrow.ErrUnreachable) || errors.Is(r.Err, escrow.ErrTimeout) || errors.Is(r.Err, escrow.ErrRateLimited) || ctx.Err() != nil {
+			if errors.Is(r.Err, keyfile.ErrChanged) || errors.Is(r.Err, escrow.ErrUnreachable) || errors.Is(r.Err, escrow.ErrTimeout) || errors.Is(r.Err, escrow.ErrRateLimited) || ctx.Err() != nil {
 				break // the others would fail as well
 			}
 			continue
 		}
 		saved = append(saved, r)
+	}
+	if err == nil {
+		err = o.stillStands()
 	}
 	return saved, err
 }

@@ -145,9 +145,13 @@ func (o *observation) sweep() {
 // first, then the keyfile is right, and only then a rotation is closed.
 func (o *observation) act(ctx context.Context, r *GuardResult) error {
 	d := r.Decision
-	o.writeContradiction(d)
+	if err := o.writeContradiction(d); err != nil {
+		return err
+	}
 	if d.Settle == decide.SettleNothing {
-		o.writeProof(d)
+		if err := o.writeProof(d); err != nil {
+			return err
+		}
 	}
 	switch d.Action {
 	case decide.Pass:
@@ -176,7 +180,7 @@ func (o *observation) act(ctx context.Context, r *GuardResult) error {
 		}
 	}
 	if r.Decision.Settle != decide.SettleNothing {
-		o.closeRotation(r.Decision)
+		return o.closeRotation(r.Decision)
 	}
 	return nil
 }
@@ -189,6 +193,31 @@ func (o *observation) write(entries ...ledger.Entry) {
 	}
 }
 
+// writeWord is write of what the rows were seen to say, or a person said of what was seen. It is
+// nobody's word any more, and keyfile.ErrChanged, where the ledger tells otherwise by now which key is
+// known or which rotation is open: a look may take longer than a whole rotation, and the last word
+// counts.
+func (o *observation) writeWord(entries ...ledger.Entry) error {
+	standing, err := o.host.Ledger.AppendIf(o.standing, entries...)
+	switch {
+	case errors.Is(err, ledger.ErrMovedOn):
+		return fmt.Errorf("%w: %w", keyfile.ErrChanged, err)
+	case err != nil:
+		o.complain("cannot write the ledger", busy(err))
+		return nil
+	}
+	o.standing = standing
+	return nil
+}
+
+// stillStands is keyfile.ErrChanged where writeWord would be. It writes nothing.
+func (o *observation) stillStands() error {
+	if now, err := o.host.Ledger.Standing(); err == nil && !now.Same(o.standing) {
+		return fmt.Errorf("%w: %w", keyfile.ErrChanged, ledger.ErrMovedOn)
+	}
+	return nil // one that cannot be read keeps nobody from his key (law 9)
+}
+
 // proofRecord is how long a proof on record is good enough not to write the next one
 // down: the rows are asked every hour, and the ledger is kept for years.
 const proofRecord = decide.ProofLife / 2
@@ -196,21 +225,22 @@ const proofRecord = decide.ProofLife / 2
 // writeProof records what the rows just said of the key that the daemon will read. A key
 // that opens all or most of them becomes the known key by it; one that opens a part stays
 // what it was, above all a key that is known by a person's word alone.
-func (o *observation) writeProof(d decide.Decision) {
+func (o *observation) writeProof(d decide.Decision) error {
 	p, tried := o.evidence.Rows.Proofs[d.Key]
 	if o.evidence.Rows.State != decide.RowsAnswer || !tried || (d.Action != decide.Pass && d.Action != decide.Install) {
-		return
+		return nil
 	}
 	l := o.evidence.Ledger
 	known := d.Key == l.Known && d.Contradicted == ""
 	if age := o.evidence.Now.Sub(l.LastLook); known && !l.Accepted && l.Verdict == p.Verdict && age >= 0 && age < proofRecord {
-		return
+		return nil
 	}
 	if byProof := known && !l.Accepted; p.Verdict == rows.Opens || !known && decide.Majority(p) || byProof && p.Verdict == rows.Partial {
 		e := provenEntry(p)
 		e.Total = o.evidence.Rows.Dependent
-		o.write(e)
+		return o.writeWord(e)
 	}
+	return nil
 }
 
 func provenEntry(p rows.Proof) ledger.Entry {
@@ -247,8 +277,12 @@ func busy(err error) error {
 	return err
 }
 
-// install puts a key at hand in the keyfile's place.
+// install puts a key at hand in the keyfile's place, unless the keyfile, or the word on which key is
+// known, is not what was seen: then it is keyfile.ErrChanged.
 func (o *observation) install(f key.Fingerprint, reason string) error {
+	if err := o.stillStands(); err != nil {
+		return err
+	}
 	err := busy(o.host.Keyfile.Install(o.seen, o.keys[f], o.evidence.Now))
 	if err = o.unlessMade(err, "the key is in place"); err != nil {
 		return err
@@ -308,8 +342,11 @@ func (o *observation) makeFirst(ctx context.Context, r *GuardResult) error {
 	saves := make([]SaveResult, len(o.host.Escrows))
 	for i, s := range o.host.Escrows {
 		saves[i] = o.save(ctx, i, f, decide.Shelf)
-		if saves[i].Err == nil {
+		switch {
+		case saves[i].Err == nil:
 			continue
+		case errors.Is(saves[i].Err, keyfile.ErrChanged):
+			return saves[i].Err
 		}
 		o.complain(fmt.Sprintf("escrow %q did not take the first key", s.Name()), saves[i].Err)
 		if s.Required {

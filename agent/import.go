@@ -33,12 +33,14 @@ func importKey(ctx context.Context, h *Host, k key.Key, opts ImportOptions) (Res
 // Keep saves a key that a person brought in every escrow, by law 4, and leaves the
 // keyfile alone. It returns ErrNoEscrow.
 func Keep(ctx context.Context, h *Host, k key.Key, opts ImportOptions) (BackupResult, error) {
-	o, err := h.observeToSave()
-	if err != nil {
-		return BackupResult{}, err
-	}
-	defer o.close()
-	f := o.hold(k)
-	o.write(ledger.Entry{Event: ledger.Imported, Fingerprint: f, Person: opts.Person, Reason: "for the escrows only"})
-	return o.escrowKey(ctx, f), nil
+	return whileChanging(func() (BackupResult, error) {
+		o, err := h.observeToSave()
+		if err != nil {
+			return BackupResult{}, err
+		}
+		defer o.close()
+		f := o.hold(k.Clone()) // k is the caller's, and may be wanted once more
+		o.write(ledger.Entry{Event: ledger.Imported, Fingerprint: f, Person: opts.Person, Reason: "for the escrows only"})
+		return o.escrowKey(ctx, f)
+	})
 }

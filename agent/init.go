@@ -36,15 +36,13 @@ func Init(ctx context.Context, h *Host) (InitResult, error) {
 			p.Err = nil // Terraform or an administrator makes the place, and saving tells whether it is there
 		}
 	})
-	o, err := h.observe()
-	if err != nil {
+	b, err := Backup(ctx, h)
+	switch {
+	case errors.Is(err, ErrNoKeyfile), errors.Is(err, ErrNoEscrow):
+		return r, nil
+	case err != nil:
 		return r, err
 	}
-	defer o.close()
-	if !o.evidence.Keyfile.Good || len(h.Escrows) == 0 {
-		return r, nil
-	}
-	b := o.escrowKey(ctx, o.evidence.Keyfile.Key)
 	r.Backup = &b
 	return r, nil
 }

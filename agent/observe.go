@@ -30,8 +30,9 @@ type observation struct {
 	keys     map[key.Fingerprint]key.Key
 	doubles  []key.Key // other copies of what is in keys, to be wiped with it
 	kept     []keyfile.Kept
-	record   *ledger.Record // nil until the history was asked for
-	entries  int            // how many the record had when it was read first
+	standing ledger.Standing // how the ledger stood when this looked, and stands by what this wrote
+	record   *ledger.Record  // nil until the history was asked for
+	entries  int             // how many the record had when it was read first
 	trouble  []Trouble
 	locked   bool // the rotate lock is held for as long as this is used
 
@@ -52,8 +53,8 @@ type observation struct {
 const lateAfter = time.Second
 
 // whileChanging does again, and so observes all again, what found that the keyfile is not what
-// it had seen (law 3): daemon, watcher and people change it, too. Whoever changes it more often
-// than this is fighting, and a person must look.
+// it had seen (law 3), or that the ledger tells otherwise which key is known: daemon, watcher and
+// people change them, too. Whoever does more often than this is fighting, and a person must look.
 func whileChanging[R any](do func() (R, error)) (r R, err error) {
 	const attempts = 5
 	for range attempts {
@@ -101,6 +102,7 @@ func (h *Host) observeFor(report func(Start)) (*observation, error) {
 		// Law 9, law 6: a ledger that cannot be read is trouble, and then no key is known.
 		o.complain("no key is known", err)
 	}
+	o.standing = standing
 	l := &o.evidence.Ledger
 	l.Known = standing.Known
 	l.Accepted = standing.By == ledger.Accepted

@@ -33,6 +33,10 @@ type PaperResult struct {
 // would be taken for the backup (law 4), unless a person vouched for the key. It
 // returns ErrNoKeyfile and ErrRefused.
 func Paper(ctx context.Context, h *Host, opts PaperOptions) (PaperResult, error) {
+	return whileChanging(func() (PaperResult, error) { return takeOut(ctx, h, opts) })
+}
+
+func takeOut(ctx context.Context, h *Host, opts PaperOptions) (PaperResult, error) {
 	o, err := h.observe()
 	if err != nil {
 		return PaperResult{}, err
@@ -48,7 +52,9 @@ func Paper(ctx context.Context, h *Host, opts PaperOptions) (PaperResult, error)
 	const now = "when this was printed"
 	switch r.Verdict {
 	case rows.Opens:
-		o.write(provenEntry(proof))
+		if err := o.writeWord(provenEntry(proof)); err != nil {
+			return r, err
+		}
 		r.Proof = fmt.Sprintf("it opened %s tried %s", printable.All(proof.Checked, "row"), now)
 	case rows.Partial:
 		r.Proof = fmt.Sprintf("it opened only %d of %s %s", proof.Opened, printable.Count(proof.Checked, "row"), now)

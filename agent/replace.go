@@ -60,8 +60,15 @@ func (o *observation) replace(ctx context.Context, w replacement) (RestoreResult
 		return r, busy(err)
 	}
 	defer l.Release()
+	if o.evidence.Rows.State == decide.RowsSilent {
+		if err := o.stillSilent(ctx); err != nil {
+			return r, err
+		}
+	}
 	if word.Event != "" {
-		o.write(word)
+		if err := o.writeWord(word); err != nil {
+			return r, err
+		}
 	}
 	if err := o.install(best.Key, w.entry.Person+" asked for it, from "+best.Source); err != nil {
 		return r, fmt.Errorf("cannot install key %s: %w", best.Key, err)

@@ -15,6 +15,10 @@ import (
 // the store lets it renew (escrow.Renewer), and saves the keyfile's key again, by law 4, where
 // the store will delete that copy soon or has it no longer. The results are of those saves.
 func Revisit(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
+	return savingAll(func() ([]SaveResult, error) { return revisit(ctx, h, name) })
+}
+
+func revisit(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 	i, err := h.escrowNamed(name)
 	if err != nil {
 		return nil, err

@@ -209,7 +209,9 @@ func (t *rotation) checkRows(ctx context.Context) error {
 		return notRotated(ErrNoRows, "%s", o.evidence.Rows.Why)
 	case p.Verdict == rows.Opens && !strange:
 		if !t.opts.DryRun {
-			o.writeProof(decide.Decision{Action: decide.Pass, Key: live}) // it is known by that
+			if err := o.writeProof(decide.Decision{Action: decide.Pass, Key: live}); err != nil { // it is known by that
+				return fmt.Errorf("%w: %w", ErrNotRotated, err)
+			}
 		}
 		return nil
 	case p.Verdict == rows.Refuted:
@@ -263,6 +265,7 @@ func (t *rotation) checkEscrows(ctx context.Context) error {
 			untaken[i] = t.unspared(s)
 		}
 	})
+	o.askHistory() // another process may have saved what was listed
 	takes, why := 0, errors.New("no escrow answers")
 	if len(t.h.Escrows) == 0 {
 		why = ErrNoEscrow

@@ -37,7 +37,10 @@ type SaveResult struct {
 type shelfRule func(e decide.Evidence, i int, f key.Fingerprint) (escrow.Shelf, decide.Bar)
 
 // save brings a key to one escrow, unless the copy stands there, and records it. Several escrows
-// may be saved to at once: what is known of all, and the ledger, are one's alone at a time.
+// may be saved to at once: what is known of all, and the ledger, are one's alone at a time. A store
+// takes its time for what it is asked; a rotation may have begun meanwhile, or begun and ended, and put
+// its own key there. Then nothing is saved, and the error is keyfile.ErrChanged. It may take as long for
+// the save itself: whoever is done with his saves asks once more (stillStands).
 func (o *observation) save(ctx context.Context, i int, f key.Fingerprint, rule shelfRule) (r SaveResult) {
 	o.inTurn(func() { r = o.toSave(i, f, rule) })
 	if !o.stands(ctx, i, &r) {
@@ -53,6 +56,9 @@ func (o *observation) save(ctx context.Context, i int, f key.Fingerprint, rule s
 				o.askHistory()
 				r = o.toSave(i, f, rule)
 			})
+		}
+		if r.Err = o.stillStands(); r.Err != nil {
+			return r
 		}
 		// A crash from here on: what then stands there is known for this host's own.
 		o.add(ctx, i, &r)
@@ -70,6 +76,9 @@ func (o *observation) inTurn(do func()) {
 // toSave is where a key is to go in one escrow, and why.
 func (o *observation) toSave(i int, f key.Fingerprint, rule shelfRule) SaveResult {
 	o.history()
+	if errors.Is(decide.Alarm(o.evidence, i), decide.ErrForeignCopy) {
+		o.askHistory() // another process may have saved what was listed, since this was read
+	}
 	s := o.host.Escrows[i]
 	r := SaveResult{Escrow: s.Name(), Required: s.Required, Key: f}
 	r.Shelf, r.Bar = rule(o.evidence, i, f)

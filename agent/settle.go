@@ -30,27 +30,25 @@ const (
 // to the ledger that the rotation is closed and which key holds. By then the keyfile is right, or
 // the rules after R1 decide about it. If the staged key cannot be moved the rotation stays open, so
 // that the next look asks the rows again: that is no reason to stop the daemon (law 9).
-func (o *observation) closeRotation(d decide.Decision) {
+func (o *observation) closeRotation(d decide.Decision) error {
 	if o.evidence.Next.There {
 		if err := o.host.Keyfile.KeepNext(o.evidence.Now); err != nil {
 			o.complain("cannot move the staged key of the rotation away", err)
-			return
+			return nil
 		}
 	}
 	rotation := o.evidence.OpenRotation()
 	closed := ledger.Entry{Event: ledger.RotationClosed, Old: rotation.Old, Reason: d.Reason}
 	if d.Settle == decide.SettleNeither {
-		o.write(closed)
-		return
+		return o.writeWord(closed)
 	}
 	f := cmp.Or(d.Key, d.Needed) // a doubt has no key, and needs the one that is known by now
 	closed.Fingerprint = f
 	p, l := o.evidence.Rows.Proofs[f], o.evidence.Ledger
 	if l.Accepted && l.Known == f && p.Verdict != rows.Opens {
-		o.write(closed) // no proof is written: only a key that opens all rows is proven, and no more stands on a person's word
-		return
+		return o.writeWord(closed) // no proof is written: only a key that opens all rows is proven, and no more stands on a person's word
 	}
-	o.write(closed, provenEntry(p))
+	return o.writeWord(closed, provenEntry(p))
 }
 
 // settleWhich asks the rows which key holds until they answer. When this process was told to end it
@@ -92,7 +90,9 @@ func (t *rotation) settleOpen(ctx context.Context) (decide.Settlement, error) {
 	g := GuardResult{Decision: o.decide(ctx)}
 	if d := g.Decision; d.Action != decide.Pass && d.Action != decide.Install {
 		if d.Settle != decide.SettleNothing {
-			o.closeRotation(d)
+			if err := o.closeRotation(d); err != nil {
+				return decide.SettleNothing, err
+			}
 		}
 		if d.Settle != decide.SettleNeither {
 			return decide.SettleNothing, o.unusable("(%s)", d.Reason)

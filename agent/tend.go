@@ -120,9 +120,6 @@ func tend(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err err
 			return r, err
 		}
 		defer l.Release()
-		if s, err := h.Ledger.Standing(); err == nil && (s.Rotation != nil || s.Known != o.evidence.Ledger.Known) {
-			return r, keyfile.ErrChanged
-		}
 	}
 	err = o.carryOut(ctx, &r, opts)
 	return r, err
@@ -131,9 +128,13 @@ func tend(ctx context.Context, h *Host, opts TendOptions) (r TendResult, err err
 // leave does what is to be done where the key that belongs there, if anybody can tell, is not put
 // in the keyfile's place.
 func (o *observation) leave(r *TendResult, opts TendOptions) (err error) {
-	o.writeContradiction(r.Decision)
+	if err = o.writeContradiction(r.Decision); err != nil {
+		return err
+	}
 	if r.Decision.Action == decide.Install {
-		o.keepForLater(r.Decision)
+		if err = o.keepForLater(r.Decision); err != nil {
+			return err
+		}
 	}
 	// Before a daemon that was started a first key, too, which the next round makes in its place: the
 	// daemon would make one that no escrow has, and rows may come before it does.
@@ -145,7 +146,7 @@ func (o *observation) leave(r *TendResult, opts TendOptions) (err error) {
 		}
 	}
 	if err == nil && r.Decision.Settle != decide.SettleNothing {
-		o.closeRotation(r.Decision) // who would mend what is left here is refused while it is open
+		err = o.closeRotation(r.Decision) // who would mend what is left here is refused while it is open
 	}
 	return err
 }
@@ -208,11 +209,12 @@ func (o *observation) withheld(d decide.Decision, opts TendOptions) string {
 // keepForLater makes sure of the key that belongs in the keyfile's place and is not put
 // there now: it is kept here, where the savers find it, and the ledger has its proof. Where a
 // rotation is to be closed that makes none known, and the proof is the next look's.
-func (o *observation) keepForLater(d decide.Decision) {
+func (o *observation) keepForLater(d decide.Decision) error {
 	o.keepKey(d.Key)
 	if d.Settle == decide.SettleNothing {
-		o.writeProof(d)
+		return o.writeProof(d)
 	}
+	return nil
 }
 
 func (o *observation) keepKey(f key.Fingerprint) {
@@ -222,12 +224,12 @@ func (o *observation) keepKey(f key.Fingerprint) {
 }
 
 // writeContradiction records that the rows refuted the known key.
-func (o *observation) writeContradiction(d decide.Decision) {
+func (o *observation) writeContradiction(d decide.Decision) error {
 	if d.Contradicted == "" {
-		return
+		return nil
 	}
 	p := o.evidence.Rows.Proofs[d.Contradicted]
-	o.write(ledger.Entry{Event: ledger.Contradicted, Fingerprint: d.Contradicted,
+	return o.writeWord(ledger.Entry{Event: ledger.Contradicted, Fingerprint: d.Contradicted,
 		Verdict: string(p.Verdict), Checked: p.Checked, Opened: p.Opened})
 }
 

@@ -58,7 +58,7 @@ Exit status: 0 done; 2 that is no key; 11 nothing can tell; 12 an escrow failed;
 			a.forgetBackoff(cfg)
 			a.sayWaiting("trying key %s on the rows …", k.Fingerprint())
 			if escrowOnly {
-				r, err := agent.Keep(ctx, h, k.Clone(), opts)
+				r, err := agent.Keep(ctx, h, k, opts)
 				if err != nil {
 					return err
 				}

@@ -1,0 +1,239 @@
+package agent_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent"
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
+)
+
+// This file has somebody look, and a whole rotation go by before he acts on what he saw.
+
+// answered is a table where something is done after its first answer.
+type answered struct {
+	agent.Rows
+	then func()
+}
+
+func (a *answered) Prove(ctx context.Context, keys ...key.Key) rows.Answer {
+	answer := a.Rows.Prove(ctx, keys...)
+	if do := a.then; do != nil {
+		a.then = nil
+		do()
+	}
+	return answer
+}
+
+// answersLate has the next table that is opened do something after its first answer.
+func (h *host) answersLate(do func()) {
+	open := h.OpenRows
+	h.OpenRows = func(ctx context.Context, o rows.Options) (agent.Rows, error) {
+		h.OpenRows = open
+		t, err := open(ctx, o)
+		return &answered{t, do}, err
+	}
+}
+
+// rotates brings all rows under a new key, which it returns.
+func (h *host) rotates() key.Fingerprint {
+	h.t.Helper()
+	r, err := agent.Rotate(h.t.Context(), &h.Host, agent.RotateOptions{})
+	if err != nil || !r.Rotated {
+		h.t.Fatalf("%+v, %v", r, err)
+	}
+	for _, s := range r.Saved.Escrows {
+		if s.Err != nil || s.Shelf != escrow.Current {
+			h.t.Errorf("the new key: %+v", s)
+		}
+	}
+	return r.New
+}
+
+// TestLateWord (laws 1 and 2): the answer of the rows is a rotation late. It is no word on the key that
+// they were under, which would be the known one from then on; who looked looks again.
+func TestLateWord(t *testing.T) {
+	a := testKey("a")
+	for name, look := range map[string]func(h *host) (any, error){
+		"start":  func(h *host) (any, error) { return h.guard() },
+		"backup": func(h *host) (any, error) { return agent.Backup(t.Context(), &h.Host) },
+		"init":   func(h *host) (any, error) { return agent.Init(t.Context(), &h.Host) },
+		"watcher": func(h *host) (any, error) {
+			return agent.Tend(t.Context(), &h.Host, agent.TendOptions{Prove: true, DaemonRead: true})
+		},
+		"paper": func(h *host) (any, error) {
+			r, err := agent.Paper(t.Context(), &h.Host, agent.PaperOptions{})
+			if f := r.Key.Fingerprint(); err == nil && f == a.Fingerprint() {
+				err = errors.New("the key of before is printed")
+			}
+			return r, err
+		},
+		"import for the escrows": func(h *host) (any, error) { return agent.Keep(t.Context(), &h.Host, a, agent.ImportOptions{}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, server.Cluster(t).Database(t), 1)
+			h.rowsUnder(a, a)
+			h.write(a.UnsafeBytes())
+			h.must(save(&h.Host, a))
+			h.must(prove(&h.Host, a))
+			h.now = h.now.Add(26 * time.Hour)
+			var fresh key.Fingerprint
+			h.answersLate(func() { fresh = h.rotates() })
+			if r, err := look(h); err != nil {
+				t.Errorf("%+v, %v", r, err)
+			}
+			standing, err := h.Ledger.Standing()
+			h.must(err)
+			if fresh == "" || standing.Known != fresh || standing.By != ledger.Proven {
+				t.Errorf("known is %+v, and the rows are under key %s", standing, fresh)
+			}
+			if newest := h.shelf(0, escrow.Current)[0]; newest != fresh {
+				t.Errorf("key %s is the newest current copy, and the rows are under key %s", newest, fresh)
+			}
+		})
+	}
+}
+
+// TestLateContradiction: what refuted the known key is older than a proof of it.
+func TestLateContradiction(t *testing.T) {
+	a, b := testKey("a"), testKey("b")
+	h := newHost(t, server.Cluster(t).Database(t), 1)
+	h.rowsUnder(b)
+	h.write(a.UnsafeBytes())
+	h.must(prove(&h.Host, a))
+	h.answersLate(func() { // the dump of another host was loaded, and the right one is
+		h.rowsUnder(a, a)
+		h.must(prove(&h.Host, a))
+	})
+	_, err := agent.Tend(t.Context(), &h.Host, agent.TendOptions{Prove: true, DaemonRead: true})
+	h.must(err)
+	if standing, err := h.Ledger.Standing(); err != nil || standing.Known != a.Fingerprint() {
+		t.Errorf("known is %+v, %v", standing, err)
+	}
+}
+
+// TestLateSave (law 4): a store takes longer than a rotation, for its listing, for a copy that is read,
+// or for the save itself. The key of before does not end on top of the new one, which is nobody else's.
+func TestLateSave(t *testing.T) {
+	a := testKey("a")
+	for slow, delay := range map[string]func(h *host, do func()){
+		"to list":   func(h *host, do func()) { h.Escrows[1].Reader = &listening{h.Escrows[1].Reader, do} },
+		"to answer": func(h *host, do func()) { h.Escrows[1].Reader = &outdated{h.Escrows[1].Reader, do} },
+		"to save":   func(h *host, do func()) { h.Escrows[1].Writer = &overtaken{h.Escrows[1].Writer, do} },
+	} {
+		for name, bring := range map[string]func(h *host) ([]agent.SaveResult, error){
+			"backup": func(h *host) ([]agent.SaveResult, error) {
+				r, err := agent.Backup(t.Context(), &h.Host)
+				return r.Escrows, err
+			},
+			"what is due": func(h *host) ([]agent.SaveResult, error) {
+				return agent.SaveDue(t.Context(), &h.Host, h.Escrows[1].Name())
+			},
+		} {
+			t.Run(name+", slow "+slow, func(t *testing.T) {
+				h := newHost(t, server.Cluster(t).Database(t), 2)
+				h.Escrows[1].Required = false
+				h.rowsUnder(a, a)
+				h.write(a.UnsafeBytes())
+				h.must(save(&agent.Host{Ledger: h.Ledger, Escrows: h.Escrows[:1]}, a))
+				h.must(prove(&h.Host, a))
+				var fresh key.Fingerprint
+				delay(h, func() { fresh = h.rotates() })
+				saves, err := bring(h)
+				h.must(err)
+				for _, s := range saves {
+					if s.Alarm || s.Err != nil {
+						t.Errorf("%+v", s)
+					}
+				}
+				for i := range h.Escrows {
+					if newest := h.shelf(i, escrow.Current)[0]; newest != fresh {
+						t.Errorf("key %s is the newest current copy, and the rows are under key %s", newest, fresh)
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestLateListing (law 4): what another process of this host saves while a store lists is no other host's.
+func TestLateListing(t *testing.T) {
+	a, before := testKey("a"), testKey("before")
+	listed := func(t *testing.T) *host {
+		h := newHost(t, server.Cluster(t).Database(t), 1)
+		h.rowsUnder(a, a)
+		h.write(a.UnsafeBytes())
+		h.must(save(&h.Host, before))
+		h.must(prove(&h.Host, a))
+		h.Escrows[0].Reader = &listening{h.Escrows[0].Reader, func() { h.saveDue(0) }}
+		return h
+	}
+	t.Run("backup", func(t *testing.T) {
+		h := listed(t)
+		r, err := agent.Backup(t.Context(), &h.Host)
+		if h.must(err); r.Escrows[0].Alarm || r.Escrows[0].Shelf != escrow.Current {
+			t.Errorf("%+v", r.Escrows[0])
+		}
+		h.wants(0, escrow.Current, a, before)
+	})
+	t.Run("rotate", func(t *testing.T) { listed(t).rotates() })
+}
+
+// TestLateDrill: a drill fetches the copies of before a rotation, and tries them on the rows of after it.
+// It tries them again, and tells of no failure.
+func TestLateDrill(t *testing.T) {
+	a := testKey("a")
+	h := newHost(t, server.Cluster(t).Database(t), 1)
+	h.rowsUnder(a, a)
+	h.write(a.UnsafeBytes())
+	h.must(save(&h.Host, a))
+	h.must(prove(&h.Host, a))
+	h.Escrows[0].Reader = &outdated{h.Escrows[0].Reader, func() { h.rotates() }}
+	r, err := agent.Drill(t.Context(), &h.Host, agent.DrillOptions{Scratch: scratch(t)})
+	if err != nil || r.Verdict != agent.DrillPassed {
+		t.Errorf("%+v, %v", r, err)
+	}
+	record, err := h.Ledger.Read()
+	h.must(err)
+	for _, e := range record.Entries {
+		if e.Verdict == string(agent.DrillFailed) {
+			t.Errorf("%+v", e)
+		}
+	}
+}
+
+// TestRestoreAfterSilence (law 1): a dump is loaded while the copies are listed, and another copy than
+// the newest opens its rows.
+func TestRestoreAfterSilence(t *testing.T) {
+	a, b := testKey("a"), testKey("b")
+	h := newHost(t, server.Cluster(t).Database(t), 1)
+	h.save(0, escrow.Current, b)
+	h.save(0, escrow.Quarantine, a)
+	h.Escrows[0].Reader = &outdated{h.Escrows[0].Reader, func() { h.rowsUnder(a, a) }}
+	if r, err := agent.Restore(t.Context(), &h.Host, agent.RestoreOptions{}); err != nil || !h.holds(a) {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// TestRestoreOfAnAcceptedKey: while copies are tried a person gives his word for what stands in the
+// keyfile's place.
+func TestRestoreOfAnAcceptedKey(t *testing.T) {
+	a, b := testKey("a"), testKey("b")
+	h := newHost(t, server.Cluster(t).Database(t), 1)
+	h.rowsUnder(a, a, b)
+	h.write(b.UnsafeBytes())
+	h.save(0, escrow.Current, a)
+	h.Escrows[0].Reader = &outdated{h.Escrows[0].Reader, func() {
+		if _, err := agent.Accept(t.Context(), &h.Host, agent.AcceptOptions{Confirm: yes}); err != nil {
+			t.Error(err)
+		}
+	}}
+	if r, err := agent.Restore(t.Context(), &h.Host, agent.RestoreOptions{}); err != nil || !h.holds(b) {
+		t.Errorf("%+v, %v", r, err)
+	}
+}

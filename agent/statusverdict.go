@@ -157,7 +157,7 @@ func (r *StatusResult) judgeRecord(now time.Time) {
 	case r.Rows.State != decide.RowsUnknown:
 	case why != "":
 		r.ail(AilsUnproven, Amiss, "key %s is in place, and nobody knows whether it opens the rows: they cannot be asked, and %s", r.Keyfile.Key, why)
-	case errors.Is(err, rows.ErrLoose), errors.Is(err, rows.ErrNotFile): // which does not pass by itself
+	case errors.Is(err, rows.ErrLoose), errors.Is(err, rows.ErrNotFile), errors.Is(err, rows.ErrURL): // which does not pass by itself
 		r.ail(AilsDatabase, Amiss, "key %s is in place, and nobody can ask the rows any more: %v", r.Keyfile.Key, err)
 	}
 	switch {

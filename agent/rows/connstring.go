@@ -242,7 +242,7 @@ func parseURL(conn string) (*pgconn.Config, error) {
 	if errors.Is(err, crew.ErrHangs) || errors.Is(err, ErrNotFile) {
 		return nil, err
 	}
-	if conn == "" {
+	if conn == "" || isURL(conn) && strings.ContainsAny(conn, "\r\n") {
 		return nil, ErrURL
 	}
 	if err != nil {
@@ -250,9 +250,9 @@ func parseURL(conn string) (*pgconn.Config, error) {
 		return nil, orVariables(ErrURL, slices.DeleteFunc(slices.Sorted(maps.Keys(pgSettings)), func(name string) bool { return os.Getenv(name) == "" }))
 	}
 	c := &pool.ConnConfig.Config
-	for name := range c.RuntimeParams {
-		// A password with a ? or an & in it, not escaped, ends up here.
-		if strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_.") != "" {
+	for name, value := range c.RuntimeParams {
+		// A password with a ? or an & in it, not escaped, ends up here, and a line NAME=URL.
+		if isURL(value) || strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_.") != "" {
 			return nil, ErrURL
 		}
 	}

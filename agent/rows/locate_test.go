@@ -151,6 +151,9 @@ func TestLocateRefuses(t *testing.T) {
 		{"password with a percent sign", rows.LocateOptions{URL: "postgres://u:hunter2%zz@h/d"}, rows.ErrURL},
 		{"password with an ampersand", rows.LocateOptions{URL: "postgres://h/d?password=x&hunter2=1"}, rows.ErrURL},
 		{"words that are none", rows.LocateOptions{URL: "host=h password='hunter2"}, rows.ErrURL},
+		{"quoted in a file", urlFile(file(t, 0o600, `"postgres://u:hunter2@h/d"`)), rows.ErrURL},
+		{"two lines in a file", urlFile(file(t, 0o600, "postgres://u:hunter2@h/d\npostgres://h/d\n")), rows.ErrURL},
+		{"a variable in a file", urlFile(file(t, 0o600, "DATABASE_URL=postgres://u:hunter2@h/d")), rows.ErrURL},
 		{"another scheme", rows.LocateOptions{URL: "mysql://u:hunter2@h/d"}, rows.ErrURL},
 	} {
 		c.o.IncusSockets = noIncus(t)

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"errors"
+
 	"github.com/spf13/cobra"
 
 	"github.com/footprintai/containarium-keyguard/agent/config"
+	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
 
 func (a *app) configCommand() *cobra.Command {
@@ -34,6 +37,12 @@ Exit status: 0 it can be used; 2 it cannot.`,
 			}
 			if err := cfg.Wrong(); err != nil {
 				return configError{err}
+			}
+			if file := cfg.Database.URLFile; file != "" {
+				// That it is missing, or cannot be read, is no problem of the configuration.
+				if _, err := rows.Locate(cmd.Context(), rows.LocateOptions{URLFile: file}); errors.Is(err, rows.ErrURL) {
+					return err
+				}
 			}
 			if len(a.wrong) > 0 { // what only the escrows themselves know to be wrong
 				return configError{a.wrong[0]}

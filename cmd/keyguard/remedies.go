@@ -196,7 +196,7 @@ var remedies = []struct {
 	{rows.ErrNoTable, exitDoubt, "is this the daemon's database? Check [database]. On a new host, where no secret was ever stored: keyguard accept, or, where there is no key yet, keyguard accept --new"},
 	{rows.ErrShape, exitDoubt, "is this the daemon's database? Check [database], then: keyguard verify"},
 	{rows.ErrEncoding, exitDoubt, "take client_encoding out of the database URL or PGOPTIONS, or as a superuser: ALTER ROLE … RESET client_encoding, ALTER DATABASE … RESET client_encoding; then: keyguard verify"},
-	{rows.ErrURL, exitUsage, "check url or url_file in [database]: keyguard config"},
+	{rows.ErrURL, exitUsage, "have one line there, and nothing but a postgres:// URL in it, no quotes and no name before it (url_file or url in [database], or the daemon's own), then: keyguard verify"},
 	{rows.ErrNotFile, exitDoubt, "name the right file there (in [database], or in the daemon's unit as the PG* variable of that name), then: keyguard verify"},
 	{rows.ErrLoose, exitDoubt, "chmod 0600 the file that it names, then: keyguard verify"},
 	{rows.ErrRecord, exitDoubt, "move it away, and have it written anew: keyguard init"},

@@ -104,6 +104,7 @@ type EscrowStatus struct {
 	State      decide.EscrowState
 	Why        string // why it cannot answer
 	Err        error  // the same, for errors.Is
+	Seals      bool   // what is saved there is encrypted to somebody
 	Current    int    // copies on the current shelf
 	Quarantine int
 	Newest     decide.CopyEvidence  // newest current copy; zero when there is none
@@ -151,9 +152,10 @@ func untried(record *ledger.Record, s escrow.Reader) (list []UntriedPart) {
 	return list
 }
 
-// unopened tells whether the newest copy is the key by its own word alone.
+// unopened tells whether the newest copy is the key by its own word alone. Where nothing is sealed
+// nobody need have an identity that opens it: a save puts the key on top.
 func (s EscrowStatus) unopened(f key.Fingerprint) bool {
-	return s.State == decide.EscrowAnswered && !s.Holds && s.Newest.Sealed && s.Newest.Claims(f)
+	return s.State == decide.EscrowAnswered && !s.Holds && s.Newest.Sealed && s.Newest.Claims(f) && (s.Seals || s.Newest.Locked)
 }
 
 // failedDrill tells whether what a drill found wrong still stands there.
@@ -292,7 +294,7 @@ func local(p escrow.Place) bool { return p.Kind == "directory" || p.Kind == "com
 
 func (o *observation) escrowStatus(i int, s Escrow) EscrowStatus {
 	e := o.evidence.Escrows[i]
-	r := EscrowStatus{Name: e.Name, Place: s.Place(), Required: e.Required, State: e.State, Why: e.Why, Err: e.Err}
+	r := EscrowStatus{Name: e.Name, Place: s.Place(), Required: e.Required, Seals: s.Sealed, State: e.State, Why: e.Why, Err: e.Err}
 	for _, c := range e.Copies {
 		if c.Shelf == escrow.Current {
 			r.Current++

@@ -31,6 +31,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
+	"github.com/footprintai/containarium-keyguard/agent/unit"
 	"github.com/footprintai/containarium-keyguard/cmd/keyguard/outside"
 	"github.com/footprintai/containarium-keyguard/hooks"
 )
@@ -94,7 +95,7 @@ func run(args []string) int {
 	}
 	root.SetArgs(args)
 	c, err := execute(ctx, root)
-	if err == nil && c.GroupID == "people" {
+	if err == nil && (c.GroupID == "people" || c.Name() == "drill" && !unit.StderrIsJournal()) {
 		err = out.lost() // systemd's go by what was done, not by who reads of it
 	}
 	code := exitDone

@@ -10,6 +10,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
+	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
 // sweepAge is how long an aside stays, so that somebody who had the file open when
@@ -48,13 +49,28 @@ func (f File) sweepAll(now time.Time) error {
 		}
 	}
 	for _, path := range temps {
-		// It is a part of a copy whose original never went (law 5).
+		// It is a part of a copy whose original never went (law 5); a whole key may be anybody's (law 3).
 		var st unix.Stat_t
 		if lstat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && now.Sub(time.Unix(st.Mtim.Unix())) > sweepAge {
-			err = both(err, remove(path))
+			if serr := f.sweepTemp(path, now); serr != nil {
+				err = both(err, fmt.Errorf("cannot sweep %s: %w", path, serr))
+			}
 		}
 	}
 	return err
+}
+
+func (f File) sweepTemp(path string, now time.Time) error {
+	s, content, err := f.observe(path)
+	defer clear(content)
+	defer s.Key.Wipe()
+	if err == nil && s.Encoding == key.Raw {
+		err = f.keep(content, now)
+	}
+	if err != nil {
+		return err
+	}
+	return remove(path)
 }
 
 // Swept tells whether Sweep finds nothing to see to.

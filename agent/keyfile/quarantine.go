@@ -164,8 +164,8 @@ func (f File) allKept() ([]Kept, error) {
 			continue
 		}
 		for _, name := range names {
-			// In the quarantine a leading dot marks a file that is not whole yet.
-			if isAside(name) != place.aside || (!place.aside && strings.HasPrefix(name, ".")) {
+			// In the quarantine one of ours that is not whole yet has such a name; Sweep sees to it.
+			if place.aside && !isAside(name) || !place.aside && strings.HasPrefix(name, durable.TempPrefix) {
 				continue
 			}
 			s, content, err := f.observe(filepath.Join(place.dir, name))

@@ -89,6 +89,7 @@ func TestQuarantineKept(t *testing.T) {
 		{now.Add(time.Second), nil, "", "31 bytes instead of 32"},
 		{now, old, key.Raw, ""},
 		{foreign, nil, "", "3 bytes instead of 32"},
+		{foreign, fresh, key.Raw, ""},
 		{foreign, fresh, key.Hex, "hex text of a key"},
 		{foreign.Add(-1), nil, "", "a directory"},
 	}
@@ -123,11 +124,11 @@ func TestSweepAges(t *testing.T) {
 	aside := func(at time.Time) string { return filepath.Join(f.dir(), asidePrefix+stamp(at)) }
 	odd := filepath.Join(f.dir(), durable.TempPrefix+"1")
 	must(t, os.MkdirAll(f.Quarantine, 0o700))
-	temp := filepath.Join(f.Quarantine, durable.TempPrefix+"2")
-	for path, b := range map[string][]byte{aside(now): old, aside(now.Add(time.Hour)): old[:31], aside(now.Add(time.Second)): nil, odd: old[:5], temp: old[:7]} {
+	temp, whole := filepath.Join(f.Quarantine, durable.TempPrefix+"2"), filepath.Join(f.Quarantine, durable.TempPrefix+"3")
+	for path, b := range map[string][]byte{whole: fresh, aside(now): old, aside(now.Add(time.Hour)): old[:31], aside(now.Add(time.Second)): nil, odd: old[:5], temp: old[:7]} {
 		put(t, path, b)
 	}
-	for _, path := range []string{odd, temp} {
+	for _, path := range []string{odd, temp, whole} {
 		must(t, os.Chtimes(path, now, now))
 	}
 	must(t, f.Sweep(now.Add(sweepAge)))
@@ -143,12 +144,17 @@ func TestSweepAges(t *testing.T) {
 	must(t, f.Sweep(now.Add(sweepAge+10*time.Second)))
 	// What seems to be of the future stays until the clock is there.
 	only(t, f.dir(), filepath.Base(aside(now.Add(time.Hour))))
-	if _, err := os.Lstat(temp); err == nil {
-		t.Error("an old half-written file stays")
+	for _, path := range []string{temp, whole} {
+		if _, err := os.Lstat(path); err == nil {
+			t.Errorf("%s, an old half-written file, stays", path)
+		}
+	}
+	if !holds(t, f.Quarantine, fresh) {
+		t.Error("a whole key was destroyed (law 3)")
 	}
 	must(t, f.Sweep(now.Add(3*time.Hour)))
 	only(t, f.dir())
-	if n := len(namesIn(t, f.Quarantine)); n != 3 {
+	if n := len(namesIn(t, f.Quarantine)); n != 4 {
 		t.Errorf("%d in the quarantine", n)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -61,6 +62,19 @@ func TestEncoded(t *testing.T) {
 	} {
 		if err := rows.Encoded(tt.client, tt.database); (err == nil) != tt.same || err != nil && !errors.Is(err, rows.ErrEncoding) {
 			t.Errorf("client %s, database %s: %v", tt.client, tt.database, err)
+		}
+	}
+}
+
+// TestIsSnapshot: what a server calls a snapshot stands in a statement, and so must be no more than
+// such a name.
+func TestIsSnapshot(t *testing.T) {
+	for name, is := range map[string]bool{
+		"": false, "00000003-0000001B-1": true, "abcdef-ABCDEF-09": true, "00000003'; drop table secrets; --": false,
+		strings.Repeat("0", 63): true, strings.Repeat("0", 64): false,
+	} {
+		if rows.IsSnapshot(name) != is {
+			t.Errorf("%q: %t", name, !is)
 		}
 	}
 }

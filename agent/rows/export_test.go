@@ -51,3 +51,6 @@ func Cut(heap, all, block, version int64) (pieces, ranges []string, few bool) {
 
 // Encoded is encoded.
 func Encoded(client, database string) error { return encoded(client, database) }
+
+// IsSnapshot is isSnapshot.
+func IsSnapshot(name string) bool { return isSnapshot(name) }

@@ -245,13 +245,14 @@ func TestChecks(t *testing.T) {
 		"not required": {func(f *facts, _ *DoctorOptions) {
 			f.escrows[0].State, f.escrows[0].Why, f.escrows[0].Required = decide.EscrowFailed, "down", false
 		}, `escrow "e" unknown`},
-		"rights are lacking": {func(f *facts, _ *DoctorOptions) { f.escrows[0].exam.Lacks = []string{"versions.access"} }, `escrow "e" problem`},
-		"too many rights":    {func(f *facts, _ *DoctorOptions) { f.escrows[0].exam.Destroys = []string{"versions.destroy"} }, `escrow "e" problem`},
-		"not examined":       {func(f *facts, _ *DoctorOptions) { f.escrows[0].examErr = errors.New("x") }, `escrow "e" unknown`},
-		"another host":       {func(f *facts, _ *DoctorOptions) { f.escrows[0].Alarm = "another host writes" }, `escrow "e" problem`},
-		"another key":        {func(f *facts, _ *DoctorOptions) { f.escrows[0].evidence.Copies[0].Key = reportKeyB }, `escrow "e" problem`},
-		"sealed":             {func(f *facts, _ *DoctorOptions) { f.escrows[0].evidence.Copies[0].Have = false }, `escrow "e" unknown`},
-		"the store's clock":  {func(f *facts, _ *DoctorOptions) { f.escrows[0].exam.Clock = &ahead }, "clock problem"},
+		"nothing can be kept": {func(f *facts, _ *DoctorOptions) { f.status.Unkept = keyfile.ErrNotKept }, `local quarantine problem`},
+		"rights are lacking":  {func(f *facts, _ *DoctorOptions) { f.escrows[0].exam.Lacks = []string{"versions.access"} }, `escrow "e" problem`},
+		"too many rights":     {func(f *facts, _ *DoctorOptions) { f.escrows[0].exam.Destroys = []string{"versions.destroy"} }, `escrow "e" problem`},
+		"not examined":        {func(f *facts, _ *DoctorOptions) { f.escrows[0].examErr = errors.New("x") }, `escrow "e" unknown`},
+		"another host":        {func(f *facts, _ *DoctorOptions) { f.escrows[0].Alarm = "another host writes" }, `escrow "e" problem`},
+		"another key":         {func(f *facts, _ *DoctorOptions) { f.escrows[0].evidence.Copies[0].Key = reportKeyB }, `escrow "e" problem`},
+		"sealed":              {func(f *facts, _ *DoctorOptions) { f.escrows[0].evidence.Copies[0].Have = false }, `escrow "e" unknown`},
+		"the store's clock":   {func(f *facts, _ *DoctorOptions) { f.escrows[0].exam.Clock = &ahead }, "clock problem"},
 		"refused for the clock": {func(f *facts, _ *DoctorOptions) {
 			f.escrows[0].State, f.escrows[0].Why, f.escrows[0].Err = decide.EscrowFailed, "down", fmt.Errorf("x: %w", escrow.ErrClock)
 		}, `escrow "e" problem, clock problem`},

@@ -17,6 +17,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/notify"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
@@ -160,6 +161,9 @@ func (f facts) checks(o DoctorOptions) []Check {
 	list = append(list, f.checkClock(o), f.checkModes(o), checkTmpfs(o.RunDir), f.checkLedger())
 	if o.HooksDir != "" {
 		list = append(list, checkHooks(o.HooksDir, o.HooksEnded))
+	}
+	if err := f.status.Unkept; err != nil {
+		add("local quarantine", CheckProblem, err.Error()).Err = keyfile.ErrNotKept
 	}
 	for _, err := range f.status.Hanging {
 		add("directories", CheckProblem, err.Error()).Err = err

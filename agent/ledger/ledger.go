@@ -192,7 +192,7 @@ func (l *Ledger) append(seen *Standing, entries []Entry, ended *ending) error {
 		return errors.Join(err, durable.Truncate(f, end))
 	}
 	if seen != nil {
-		if ended.stands, err = standing(f, end+int64(len(text))); err != nil {
+		if ended.stands, err = l.standing(); err != nil {
 			return err
 		}
 	}

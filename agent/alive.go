@@ -184,9 +184,8 @@ func (o *observation) overtaken() bool {
 	defer seen.Key.Wipe()
 	defer seen.Next.Wipe()
 	now, err := o.host.Ledger.Standing()
-	before := o.evidence.Ledger
-	return err == nil && (seen.Key.Fingerprint() != o.evidence.Keyfile.Key || now.Known != before.Known ||
-		(now.Rotation != nil) != (before.Rotation != nil) || (len(now.Stopped) > 0) != before.Stopped)
+	return err == nil && (seen.Key.Fingerprint() != o.evidence.Keyfile.Key || !now.Same(o.standing) ||
+		(len(now.Stopped) > 0) != o.evidence.Ledger.Stopped)
 }
 
 // judgeAlive judges the daemon, the watcher and the timer. Where the keyfile is not right

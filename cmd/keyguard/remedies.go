@@ -243,7 +243,7 @@ var remedies = []struct {
 	{agent.ErrRotationOpen, exitRefused, "to settle it: keyguard rotate, which goes on; or systemctl restart containarium"},
 
 	// This host.
-	{ledger.ErrMovedOn, exitBusy, "another keyguard was at work at this moment; see how the key stands now: keyguard status"},
+	{ledger.ErrMovedOn, exitBusy, "another process has written it at this moment; see how the key stands now: keyguard status"},
 	{keyfile.ErrChanged, exitBusy, "somebody else writes the keyfile at this moment; look who, then: keyguard status"},
 	{keyfile.ErrNotMemory, exitDoubt, "put run_dir on a tmpfs (keyguard config prints its place), or let systemd do it: systemctl start containarium-keyguard-drill"},
 	{keyfile.ErrNotKept, 0, "what was there stays beside the keyfile, under a name with a dot and a time; see what keeps the local quarantine, in the state directory, from taking it (ls -ld, lsattr -d, findmnt --target, df), free it (chattr -i -a; what is no directory: move it away), then: keyguard status"},

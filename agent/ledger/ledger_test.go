@@ -1016,6 +1016,15 @@ func TestStandingIsTheMeaningOfTheRecord(t *testing.T) {
 		if next := stands(t, l); !reflect.DeepEqual(next, got) {
 			t.Fatalf("seed %d: %+v became %+v\n%s", seed, got, next, content(t, l))
 		}
+		for _, e := range []Entry{against(got.Known), proven(keyA), {Event: RotationClosed}} {
+			if e.Event == Contradicted && e.Fingerprint == "" {
+				continue
+			}
+			now, err := l.AppendIf(stands(t, l), e)
+			if next := stands(t, l); err != nil || !reflect.DeepEqual(next, now) {
+				t.Fatalf("seed %d: after %s %+v, %v; read %+v\n%s", seed, e.Event, now, err, next, content(t, l))
+			}
+		}
 	}
 	if knew < 100 || broke < 100 || rotating < 100 {
 		t.Errorf("of 1000 histories %d know a key, %d are broken, %d rotate: too few to tell", knew, broke, rotating)

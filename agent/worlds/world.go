@@ -39,7 +39,7 @@ type world struct {
 	lines   map[string]line                     // of ledgers, as they were read before
 	keys    map[key.Fingerprint]key.Key         // all that ever were
 	known   []key.Key                           // the same, in the order in which they came
-	fragile map[key.Fingerprint]bool            // only ever in files of others that nobody synced
+	fragile map[key.Fingerprint]bool            // only ever in files that nobody synced
 	proven  map[string]map[key.Fingerprint]bool // by host: which opened all rows, or most, to a process of ours
 	vouched map[string][]vouched                // by host: the last one, and what came to no end after it
 	printed []key.Key                           // on paper
@@ -598,6 +598,11 @@ func (w *world) held() map[key.Fingerprint]string {
 func (w *world) judge(p *process, before map[key.Fingerprint]string) {
 	after := w.held()
 	w.hold(laws.Lost(before, after, w.fragile))
+	for f := range after { // a first key, of which a process has died before it was kept
+		if before[f] == "" && p.dead && !w.durable(f) {
+			w.fragile[f] = true
+		}
+	}
 	if h := p.h; !p.dead && h.disk.well() && h.off.IsZero() {
 		relied := map[string][]byte{}
 		for path, f := range h.disk.names {

@@ -86,8 +86,8 @@ func (s State) Held() map[key.Fingerprint]string {
 	return held
 }
 
-// Lost is law 3: what keyguard did left every key somewhere. A key that only a file had
-// which others wrote and nobody had synced may go with a power cut.
+// Lost is law 3: what keyguard did left every key somewhere. A key that only a file had which nobody
+// had synced, since others wrote it or who wrote it has died, may go with a power cut.
 func Lost(was, held map[key.Fingerprint]string, fragile map[key.Fingerprint]bool) error {
 	for _, f := range slices.Sorted(maps.Keys(was)) {
 		if held[f] == "" && !fragile[f] {

@@ -236,12 +236,12 @@ func (s *stage) loose(ctx context.Context) error {
 }
 
 func (s *stage) unreachable(ctx context.Context) error {
-	s.title("The key is gone, and the escrow cannot be reached")
+	s.title("The key is gone, what was kept of it on the host, too, and the escrow cannot be reached")
 	s.stopDaemon()
 	if err := os.Rename(s.path("usb"), s.path("usb-unplugged")); err != nil {
 		return err
 	}
-	if err := os.Remove(s.path("etc/secrets.key")); err != nil {
+	if err := errors.Join(os.Remove(s.path("etc/secrets.key")), os.RemoveAll(s.path("state/quarantine"))); err != nil {
 		return err
 	}
 	if err := s.start(ctx, 11); err != nil {

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,7 +42,7 @@ type host struct {
 	db    *rowstest.Database
 	pool  *rowstest.Pool // nil: db is asked without one
 	up    bool           // the rows can be asked
-	asked int            // how often somebody opened the rows
+	asked atomic.Int64   // how often somebody opened the rows
 	agent.Host
 }
 
@@ -51,7 +52,7 @@ func newHost(t testing.TB, db *rowstest.Database, escrows int) *host {
 	now := func() time.Time { return h.now }
 	h.Host = hostIn(h.dir, now)
 	h.OpenRows = func(_ context.Context, o rows.Options) (agent.Rows, error) {
-		h.asked++
+		h.asked.Add(1)
 		switch {
 		case !h.up:
 			return nil, rows.ErrNotListening
@@ -510,8 +511,8 @@ func TestHealthyPath(t *testing.T) {
 	h.write(testKey("a").UnsafeBytes())
 	h.must(db.Upsert(testKey("a"), "tenant", "SECRET", []byte("v")))
 	r, err := h.guard()
-	if err != nil || r.Decision.Action != decide.Pass || h.asked != 1 {
-		t.Fatalf("first: %+v, %v, the rows were asked %d times", r.Decision, err, h.asked)
+	if err != nil || r.Decision.Action != decide.Pass || h.asked.Load() != 1 {
+		t.Fatalf("first: %+v, %v, the rows were asked %d times", r.Decision, err, h.asked.Load())
 	}
 	looked := h.now.Local().Format(time.DateTime)
 	before, err := os.ReadFile(h.path("state/ledger.jsonl"))
@@ -520,8 +521,8 @@ func TestHealthyPath(t *testing.T) {
 	h.must(os.RemoveAll(h.path("usb0")))
 	h.now = h.now.Add(decide.ProofLife)
 	r, err = h.guard()
-	if err != nil || r.Decision.Rule != "R2" || r.Decision.Action != decide.Pass || h.asked != 1 || len(r.Trouble) > 0 {
-		t.Fatalf("second: %+v, %v, the rows were asked %d times, %v", r.Decision, err, h.asked, r.Trouble)
+	if err != nil || r.Decision.Rule != "R2" || r.Decision.Action != decide.Pass || h.asked.Load() != 1 || len(r.Trouble) > 0 {
+		t.Fatalf("second: %+v, %v, the rows were asked %d times, %v", r.Decision, err, h.asked.Load(), r.Trouble)
 	}
 	after, err := os.ReadFile(h.path("state/ledger.jsonl"))
 	h.must(err)
@@ -529,8 +530,8 @@ func TestHealthyPath(t *testing.T) {
 		t.Error("the healthy path writes the ledger")
 	}
 	h.now = h.now.Add(time.Second)
-	if r, err = h.guard(); err != nil || !strings.Contains(r.Decision.Warning, "last tried on the rows at "+looked) || h.asked != 2 {
-		t.Fatalf("a second later: %+v, %v, the rows were asked %d times", r.Decision, err, h.asked)
+	if r, err = h.guard(); err != nil || !strings.Contains(r.Decision.Warning, "last tried on the rows at "+looked) || h.asked.Load() != 2 {
+		t.Fatalf("a second later: %+v, %v, the rows were asked %d times", r.Decision, err, h.asked.Load())
 	}
 }
 

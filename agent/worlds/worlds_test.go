@@ -150,6 +150,14 @@ func processorTime() time.Duration {
 // it to the law.
 func TestBrokenOnce(t *testing.T) {
 	for name, p := range map[string]Plan{
+		"of a split one store refuses, one falls silent, and one has another's part on top": {Seed: 88377, Steps: []Step{
+			{Do: "a store refuses", Arg: 0xa1872a1a050d1eeb},
+			{Do: "rotate", Arg: 0x5d4b76e7557f38db},
+			{Do: "tenants write", Arg: 0x60b836be29fd9b14},
+			{Do: "another host's parts on top", Arg: 0xf3de09bcc70b93fb},
+			{Do: "a store is slow", Arg: 0x265be65108a7ddbd},
+			{Do: "rm secrets.key", Arg: 0xbdace56749eb775b},
+		}},
 		"the keyfile is taken away before the daemon reads it, and rows come": {Seed: 935384, Steps: []Step{
 			{Do: "its disk is lost, and all that is not away", Arg: 0xefa9ae415c63ce9, Dies: 38},
 			{Do: "rm -r etc", Arg: 0x5a2e11419eb18f4a},

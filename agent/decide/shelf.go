@@ -67,16 +67,10 @@ func (e Evidence) unseen(i int) string {
 		return ""
 	case errors.Is(s.Err, escrow.ErrAddOnly), errors.Is(s.Err, escrow.ErrPerhaps):
 		return ""
-	case errors.Is(s.Err, escrow.ErrDenied) && !fellSilent(s.Err) && !(last.ID != "" && last.Verified):
+	case errors.Is(s.Err, escrow.ErrDenied) && !(last.ID != "" && last.Verified):
 		return ""
 	}
 	return cmp.Or(s.Why, "no answer yet")
-}
-
-// fellSilent tells of a listing that failed that one store of several gave no answer, whatever the others
-// say: what is on top there another moment may show.
-func fellSilent(err error) bool {
-	return errors.Is(err, escrow.ErrUnreachable) || errors.Is(err, escrow.ErrTimeout) || errors.Is(err, escrow.ErrNoPlace)
 }
 
 // bars is what bars a key, where everybody answers.

@@ -1,7 +1,6 @@
 package decide
 
 import (
-	"errors"
 	"testing"
 	"time"
 
@@ -372,8 +371,6 @@ func TestShelf(t *testing.T) {
 			want: escrow.Current},
 		{name: "the store lets nobody look, as when it was saved there last", e: Evidence{Keyfile: good(a), History: unanswered(saved("current/1", b, a)), Rows: answers(a, 10), Escrows: []EscrowEvidence{refuses(escrow.ErrDenied)}},
 			want: escrow.Current},
-		{name: "one of its stores lets nobody look, and another gives no answer", e: Evidence{Keyfile: good(a), Rows: answers(a, 10), Escrows: []EscrowEvidence{refuses(errors.Join(escrow.ErrDenied, escrow.ErrUnreachable))}},
-			want: NotYet},
 		{name: "the store lets nobody look any more", e: Evidence{Keyfile: good(a), History: saved("current/1", a, a), Rows: answers(a, 10), Escrows: []EscrowEvidence{refuses(escrow.ErrDenied)}},
 			want: NotYet},
 		{name: "the store lists no more, and its latest is this host's", e: Evidence{Keyfile: good(a), History: saved("current/1", a, a), Rows: answers(a, 10), Escrows: []EscrowEvidence{seen(refuses(escrow.ErrDenied), copyOf("current/1", a))}},

@@ -180,13 +180,23 @@ func (s *several) Unwrap() []error { return s.is }
 // all is what members said as what the whole says. Nothing has left this host only where that
 // is so of every member: else whoever asks again at once asks those that were reached.
 func (s *Split) all(errs []error) error {
-	e := &several{errs, slices.Clone(errs)}
+	e := &several{errs, withoutRefusals(errs)}
 	if len(errs) < len(s.o.Members) || slices.ContainsFunc(errs, func(err error) bool { return !errors.Is(err, ErrNeverLeft) }) {
-		for i, err := range errs {
+		for i, err := range e.is {
 			e.is[i] = reached(err)
 		}
 	}
 	return e
+}
+
+// withoutRefusals are what members said without the refusals, unless it is nothing else: as long as one
+// failed otherwise another moment may tell more, and this is no place that lets nobody look (law 6).
+func withoutRefusals(errs []error) []error {
+	refused := func(err error) bool { return errors.Is(err, ErrDenied) }
+	if others := slices.DeleteFunc(slices.Clone(errs), refused); len(others) > 0 {
+		return others
+	}
+	return slices.Clone(errs)
 }
 
 // reached is an error where others were asked, too.
@@ -211,7 +221,7 @@ func fewParts(errs []error) error {
 			e.is = append(e.is, reached(err))
 		}
 	}
-	if e.is == nil {
+	if e.is = withoutRefusals(e.is); len(e.is) == 0 {
 		e.is = sealed
 	}
 	return e

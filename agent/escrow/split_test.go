@@ -226,6 +226,33 @@ func TestSplitLaw6(t *testing.T) {
 			}
 		}
 	})
+	t.Run("one refuses, and others fail otherwise", func(t *testing.T) {
+		r := newRack(t, 3, 3)
+		mustSave(t, r.open(), escrow.Current, key.Generate())
+		s := r.open()
+		copies, err := s.List(t.Context())
+		try(t, err)
+		for _, tt := range []struct {
+			b    error
+			want error
+		}{
+			{gone, escrow.ErrUnreachable},
+			{escrow.ErrRateLimited, escrow.ErrRateLimited},
+			{escrow.ErrDenied, escrow.ErrDenied},
+			{nil, escrow.ErrDenied},
+		} {
+			refused := tt.want == escrow.ErrDenied
+			if r.dead = map[string]error{"a": escrow.ErrDenied}; tt.b != nil {
+				r.dead["b"] = tt.b
+			}
+			if _, err := r.open().List(t.Context()); !errors.Is(err, tt.want) || errors.Is(err, escrow.ErrDenied) != refused || !strings.Contains(err.Error(), "a: ") {
+				t.Errorf("%v: %v", tt.b, err)
+			}
+			if _, _, err := s.Fetch(t.Context(), copies[0]); !errors.Is(err, tt.want) || errors.Is(err, escrow.ErrDenied) != refused || !strings.Contains(err.Error(), "a: ") {
+				t.Errorf("%v, since the listing: %v", tt.b, err)
+			}
+		}
+	})
 	t.Run("nothing where they answer, and one is silent", func(t *testing.T) {
 		r := newRack(t, 2, 3)
 		r.dead["c"] = gone

@@ -12,6 +12,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
 )
 
 // This file fetches copies as evidence, for all but a drill, which takes in what it has restored
@@ -311,7 +312,10 @@ func (o *observation) newestOf(ctx context.Context, i int, copies []escrow.Copy,
 			c.Have = false
 			k.Wipe()
 		}
-		last, _ := o.history().LastSaved(e.Name)
+		var last ledger.Entry
+		o.inTurn(func() { // the save to another escrow may read the ledger anew
+			last, _ = o.history().LastSaved(e.Name)
+		})
 		below := false // what follows stands below the newest that is, or may be, a key
 		for n, c := range copies {
 			if c.Shelf != escrow.Current || err != nil {

@@ -184,6 +184,36 @@ func TestLateListing(t *testing.T) {
 	t.Run("rotate", func(t *testing.T) { listed(t).rotates() })
 }
 
+// awaiting is an escrow that gives no copy until something has happened.
+type awaiting struct {
+	escrow.Reader
+	happened chan struct{}
+}
+
+func (a *awaiting) Fetch(ctx context.Context, c escrow.Copy) (key.Key, key.Encoding, error) {
+	<-a.happened
+	return a.Reader.Fetch(ctx, c)
+}
+
+// TestLedgerAnew: while one escrow is asked, the save to another reads the ledger anew, since somebody
+// else's copy is on top there. This is for the race detector.
+func TestLedgerAnew(t *testing.T) {
+	a := testKey("a")
+	h := newHost(t, server.Cluster(t).Database(t), 2)
+	h.rowsUnder(a, a)
+	h.write(a.UnsafeBytes())
+	h.must(save(&h.Host, a))
+	h.must(prove(&h.Host, a))
+	h.save(0, escrow.Current, testKey("another host's"))
+	saving := make(chan struct{})
+	h.Escrows[0].Writer = &overtaken{h.Escrows[0].Writer, func() { close(saving) }}
+	h.Escrows[1].Reader = &awaiting{h.Escrows[1].Reader, saving}
+	r, err := agent.Backup(t.Context(), &h.Host)
+	if h.must(err); !r.Escrows[0].Alarm || r.Escrows[1].Alarm || r.Escrows[1].Err != nil {
+		t.Errorf("%+v", r.Escrows)
+	}
+}
+
 // TestLateDrill: a drill fetches the copies of before a rotation, and tries them on the rows of after it.
 // It tries them again, and tells of no failure.
 func TestLateDrill(t *testing.T) {

@@ -107,7 +107,7 @@ build:
 # with it: make soak plays that with it. agent/volume_test.go looks that all stands here.
 PROGRAMS := TestScripts|TestHostile|TestHostileNeighbours
 VOLUME := TestWatchModel|TestSameSeedSameWorld|TestRealFiles|TestStatusNamesWhatMends|TestHerd|TestWatchGrows|TestHistories|TestSpoiled|TestWorlds|TestCommandConforms|TestVaultConforms|TestEveryWrongWord|TestWrongLineIsNamed|$(PROGRAMS)
-VOLUME_IN := ./agent ./agent/escrow ./agent/key ./agent/worlds ./cmd/keyguard ./hooks
+VOLUME_IN := ./agent ./agent/escrow/kinds ./agent/key ./agent/worlds ./cmd/keyguard ./hooks
 
 # What hangs has a bound of its own in its test. All of a package's are as long as the machine
 # is busy: ten times as long, and more, beside others.

@@ -36,7 +36,8 @@
 //
 //	keyfile    the live key, its asides and the local quarantine
 //	rows       the ciphertext in Postgres, and where that is
-//	escrow     the places off this host, each kind in the file of its name and some beside it
+//	escrow     what a place off this host promises; the kinds of them, with the stores' clients, are in
+//	           escrow/kinds, each in the file of its name and some beside it, which only cmd links
 //	ledger     keyguard's own record on this host
 //	config     the configuration file
 //	unit       systemd: the daemon's unit, the journal, sd_notify

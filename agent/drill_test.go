@@ -21,6 +21,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
@@ -79,12 +80,12 @@ func (h *host) seal(i int, open bool) string {
 	h.must(err)
 	file := h.path("identity")
 	h.must(os.WriteFile(file, []byte(identity.String()+"\n"), 0o600))
-	o := escrow.DirectoryOptions{Name: fmt.Sprint("usb", i), Path: h.path(fmt.Sprint("usb", i)), Keyfile: h.Keyfile.Path,
+	o := kinds.DirectoryOptions{Name: fmt.Sprint("usb", i), Path: h.path(fmt.Sprint("usb", i)), Keyfile: h.Keyfile.Path,
 		AllowSameDisk: true, Recipients: []string{identity.Recipient().String()}}
 	if open {
 		o.IdentityFiles = []string{file}
 	}
-	d, err := escrow.NewDirectory(o)
+	d, err := kinds.NewDirectory(o)
 	h.must(err)
 	h.Escrows[i] = agent.Escrow{Reader: d, Writer: d, Required: true}
 	return file

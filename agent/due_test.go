@@ -15,6 +15,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 )
@@ -665,7 +666,7 @@ func TestSealedIsNotHeld(t *testing.T) {
 	h.must(err)
 	to := id.Recipient().String()
 	sealed := func(identities ...string) agent.Escrow {
-		d, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: "usb0", Path: h.path("usb0"), Keyfile: h.Keyfile.Path, AllowSameDisk: true,
+		d, err := kinds.NewDirectory(kinds.DirectoryOptions{Name: "usb0", Path: h.path("usb0"), Keyfile: h.Keyfile.Path, AllowSameDisk: true,
 			Recipients: []string{to}, IdentityFiles: identities})
 		h.must(err)
 		return agent.Escrow{Reader: d, Writer: d, Required: true, Sealed: true}

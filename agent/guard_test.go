@@ -23,6 +23,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable"
 	"github.com/footprintai/containarium-keyguard/agent/internal/durable/durabletest"
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -91,7 +92,7 @@ func hostIn(dir string, now func() time.Time) agent.Host {
 
 // usbIn is a directory escrow of a host.
 func usbIn(dir, name string) (agent.Escrow, error) {
-	d, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: name, Path: filepath.Join(dir, name),
+	d, err := kinds.NewDirectory(kinds.DirectoryOptions{Name: name, Path: filepath.Join(dir, name),
 		Keyfile: filepath.Join(dir, "etc/secrets.key"), AllowSameDisk: true})
 	return agent.Escrow{Reader: d, Writer: d, Required: true}, err
 }
@@ -687,17 +688,6 @@ func testFirstStart(t *testing.T, list listing) {
 				}
 			})
 		}
-	})
-	t.Run("a person gives his word for another key, while the first of two takes it", func(t *testing.T) {
-		h, brought := list(newHost(t, nil, 2)), testKey("brought")
-		h.Escrows[0].Writer = &overtaken{h.Escrows[0].Writer, func() {
-			h.must(h.Keyfile.Keep(brought, h.now))
-			h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Accepted, Fingerprint: brought.Fingerprint(), Verdict: string(rows.Silent)}))
-		}}
-		if r, err := h.guard(); err != nil || !h.holds(brought) {
-			t.Errorf("%+v, %v", r.Decision, err)
-		}
-		h.wants(1, escrow.Current)
 	})
 	t.Run("called off while it saves", func(t *testing.T) {
 		h := list(newHost(t, nil, 1))

@@ -16,6 +16,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -308,7 +309,7 @@ func TestLostAnswerOfAMember(t *testing.T) {
 }
 
 // inParts is a host with that key in the keyfile and one row, and splitOver's escrow.
-func inParts(t *testing.T, k key.Key) (*host, *escrow.Split) {
+func inParts(t *testing.T, k key.Key) (*host, *kinds.Split) {
 	t.Helper()
 	h := newHost(t, server.Cluster(t).Database(t), 0)
 	s := splitOver(h)
@@ -319,29 +320,29 @@ func inParts(t *testing.T, k key.Key) (*host, *escrow.Split) {
 
 // splitOver gives a host one escrow that keeps each key in three directories, of which two
 // are enough.
-func splitOver(h *host) *escrow.Split {
+func splitOver(h *host) *kinds.Split {
 	h.t.Helper()
 	return splitAs(h, 2, 3)
 }
 
 // splitAs is splitOver where so many parts are needed of so many.
-func splitAs(h *host, need, of int) *escrow.Split {
+func splitAs(h *host, need, of int) *kinds.Split {
 	h.t.Helper()
-	o := escrow.SplitOptions{Name: "split", Need: need}
+	o := kinds.SplitOptions{Name: "split", Need: need}
 	for i := range of {
-		d, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: fmt.Sprint("usb", i), Path: h.path(fmt.Sprint("usb", i)),
+		d, err := kinds.NewDirectory(kinds.DirectoryOptions{Name: fmt.Sprint("usb", i), Path: h.path(fmt.Sprint("usb", i)),
 			Keyfile: h.path("etc/secrets.key"), AllowSameDisk: true, Part: escrow.PartOf{Need: need, Number: i + 1}})
 		h.must(errors.Join(err, os.MkdirAll(h.path(fmt.Sprint("usb", i)), 0o700), d.Init(context.Background())))
 		o.Members = append(o.Members, escrow.Member{Escrow: d, Number: i + 1, Required: true})
 	}
-	s, err := escrow.NewSplit(o)
+	s, err := kinds.NewSplit(o)
 	h.must(err)
 	h.Escrows = []agent.Escrow{{Reader: s, Writer: s, Required: true}}
 	return s
 }
 
 // relistMember makes the host's only escrow the split with its second member relisted.
-func relistMember(h *host, s *escrow.Split, change func([]escrow.Copy)) error {
+func relistMember(h *host, s *kinds.Split, change func([]escrow.Copy)) error {
 	members := slices.Clone(s.Members())
 	was := members[1].Escrow
 	members[1].Escrow = struct {
@@ -349,7 +350,7 @@ func relistMember(h *host, s *escrow.Split, change func([]escrow.Copy)) error {
 		escrow.Writer
 		io.Closer
 	}{relisted{was, change}, was, was}
-	changed, err := escrow.NewSplit(escrow.SplitOptions{Name: s.Name(), Need: s.Need(), Members: members})
+	changed, err := kinds.NewSplit(kinds.SplitOptions{Name: s.Name(), Need: s.Need(), Members: members})
 	h.Escrows = []agent.Escrow{{Reader: changed, Writer: changed, Required: true}}
 	return err
 }
@@ -407,27 +408,27 @@ func TestSavingAboveDisabledPart(t *testing.T) {
 func TestAnotherHostsParts(t *testing.T) {
 	cluster := server.Cluster(t)
 	former, a, c := testKey("former"), testKey("a"), testKey("c")
-	for name, other := range map[string]func(h *host, s *escrow.Split) error{
-		"a former key of this host, in parts": func(h *host, s *escrow.Split) error {
+	for name, other := range map[string]func(h *host, s *kinds.Split) error{
+		"a former key of this host, in parts": func(h *host, s *kinds.Split) error {
 			_, err := s.Save(h.t.Context(), escrow.Current, former)
 			return err
 		},
-		"another key, in parts": func(h *host, s *escrow.Split) error {
+		"another key, in parts": func(h *host, s *kinds.Split) error {
 			_, err := s.Save(h.t.Context(), escrow.Current, c)
 			return err
 		},
-		"one part of another key": func(h *host, s *escrow.Split) error {
+		"one part of another key": func(h *host, s *kinds.Split) error {
 			_, err := s.Members()[1].Save(h.t.Context(), escrow.Current, c)
 			return err
 		},
-		"one part of a former key": func(h *host, s *escrow.Split) error {
+		"one part of a former key": func(h *host, s *kinds.Split) error {
 			_, err := s.Members()[1].Save(h.t.Context(), escrow.Current, former)
 			return err
 		},
-		"a former part, moved back to the top": func(h *host, s *escrow.Split) error {
+		"a former part, moved back to the top": func(h *host, s *kinds.Split) error {
 			return relistMember(h, s, movedBack)
 		},
-		"the whole key": func(h *host, _ *escrow.Split) error {
+		"the whole key": func(h *host, _ *kinds.Split) error {
 			return os.WriteFile(h.path("usb1/current/20991231T235959.000Z-by-hand"), a.UnsafeBytes(), 0o400)
 		},
 	} {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
@@ -370,7 +371,7 @@ func TestRepairSavesWhatIsListed(t *testing.T) {
 // person's word goes on, or another escrow that is safe.
 func TestRotateWantsASpare(t *testing.T) {
 	h, s := inParts(t, testKey("a"))
-	all, err := escrow.NewSplit(escrow.SplitOptions{Name: "split", Need: 2, Members: s.Members()[:2]})
+	all, err := kinds.NewSplit(kinds.SplitOptions{Name: "split", Need: 2, Members: s.Members()[:2]})
 	h.must(err)
 	h.must(os.Mkdir(h.path("usb9"), 0o700))
 	usb, err := usbIn(h.dir, "usb9")

@@ -16,6 +16,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
@@ -524,12 +525,12 @@ func TestSplitIsLostWith(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t, nil, 0)
-			o := escrow.SplitOptions{Name: "split", Need: tt.need}
+			o := kinds.SplitOptions{Name: "split", Need: tt.need}
 			for i, disks := range tt.disks {
 				m := memberOn{examined{place{store: &store{name: fmt.Sprint("m", i)}, call: plain}, escrow.Examination{Disks: disks}}, fmt.Sprint("/", i)}
 				o.Members = append(o.Members, escrow.Member{Escrow: m, Number: i + 1, Required: true})
 			}
-			s, err := escrow.NewSplit(o)
+			s, err := kinds.NewSplit(o)
 			h.must(err)
 			h.Escrows = []agent.Escrow{{Reader: s, Writer: s, Required: true}}
 			r, err := agent.Status(t.Context(), &h.Host)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 )
 
@@ -16,7 +17,7 @@ func TestSurvey(t *testing.T) {
 	h := newHost(t, nil, 0)
 	for _, name := range []string{"gcp", "usb"} {
 		silent := &troubled{hang: true}
-		place, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: name, Path: h.path(name), Keyfile: h.Keyfile.Path})
+		place, err := kinds.NewDirectory(kinds.DirectoryOptions{Name: name, Path: h.path(name), Keyfile: h.Keyfile.Path})
 		h.must(err)
 		silent.Escrow = agent.Escrow{Reader: place, Writer: place}
 		h.Escrows = append(h.Escrows, agent.Escrow{Reader: silent, Writer: silent, Required: name == "gcp"})

@@ -25,9 +25,9 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
-	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	sm "github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/vault"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 	"github.com/footprintai/containarium-keyguard/agent/internal/lock"
 	"github.com/footprintai/containarium-keyguard/agent/internal/wiretest"
 	"github.com/footprintai/containarium-keyguard/agent/key"
@@ -387,9 +387,9 @@ func (w *wired) host(s spoil, relay *wiretest.Relay) (h *agent.Host, hangUp func
 		o.ConnectTimeout, o.StatementTimeout = wait, wait
 		return rows.Open(rows.Location{URL: rowstest.URLAt(at[toPostgres], w.db.Name), From: "the test"}, o)
 	}
-	v, verr := escrow.NewVault(escrow.VaultOptions{Name: "vault", Address: at[toVault], Mount: wiredMount, Path: wiredPath,
+	v, verr := kinds.NewVault(kinds.VaultOptions{Name: "vault", Address: at[toVault], Mount: wiredMount, Path: wiredPath,
 		TokenFile: w.path("token"), CAFile: w.ca, Timeout: wait})
-	g, gerr := escrow.NewGCP(escrow.GCPOptions{Name: "gcp", Project: "my-project", Secret: wiredSecret, Endpoint: at[toGCP],
+	g, gerr := kinds.NewGCP(kinds.GCPOptions{Name: "gcp", Project: "my-project", Secret: wiredSecret, Endpoint: at[toGCP],
 		Plaintext: true, Timeout: wait})
 	if err := errors.Join(verr, gerr); err != nil {
 		return nil, nil, err

@@ -14,6 +14,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/awssecrets"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/vault"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -45,9 +46,9 @@ var addOnlyStores = map[string]func(*testing.T, func(name string, data []byte) s
 		s.Grant(who, secretmanager.Admin)
 		credentials, err := s.Credentials(who, "service_account")
 		must(t, err)
-		o := escrow.GCPOptions{Name: "store", Project: "keyguard-test", Secret: "master", Endpoint: s.Addr(), Plaintext: true, CredentialsFile: file("gcp.json", credentials)}
+		o := kinds.GCPOptions{Name: "store", Project: "keyguard-test", Secret: "master", Endpoint: s.Addr(), Plaintext: true, CredentialsFile: file("gcp.json", credentials)}
 		return addOnly{
-			open: func() (escrow.Escrow, error) { return escrow.NewGCP(o) },
+			open: func() (escrow.Escrow, error) { return kinds.NewGCP(o) },
 			shut: func() { s.Forget(who); s.Grant(who, secretmanager.Adder) },
 			read: func() { s.Grant(who, secretmanager.Admin) },
 			call: func() int { return sum(s.Calls()) },
@@ -60,10 +61,10 @@ var addOnlyStores = map[string]func(*testing.T, func(name string, data []byte) s
 		s.Mount("secret", 2)
 		all := func() { s.Policy("keyguard", vault.Keyguard(2, "secret", "hosts/h1/master")) }
 		all()
-		o := escrow.VaultOptions{Name: "store", Address: s.URL(), Mount: "secret", Path: "hosts/h1/master",
+		o := kinds.VaultOptions{Name: "store", Address: s.URL(), Mount: "secret", Path: "hosts/h1/master",
 			TokenFile: file("token", []byte(s.Token(vault.TokenOptions{Policies: []string{"keyguard"}})))}
 		return addOnly{
-			open: func() (escrow.Escrow, error) { return escrow.NewVault(o) },
+			open: func() (escrow.Escrow, error) { return kinds.NewVault(o) },
 			shut: func() {
 				p := vault.Keyguard(2, "secret", "hosts/h1/master")
 				for path, can := range p {
@@ -79,10 +80,10 @@ var addOnlyStores = map[string]func(*testing.T, func(name string, data []byte) s
 		s := awssecrets.Start(awssecrets.Options{})
 		t.Cleanup(s.Close)
 		who := s.Grant(awssecrets.Actions...)
-		o := escrow.AWSOptions{Name: "store", Region: s.Region(), Secret: "master", Endpoint: s.Addr(), Plaintext: true,
-			Credentials: escrow.AWSCredentials{Kind: escrow.AWSFile, File: file("credentials", who.File("default"))}}
+		o := kinds.AWSOptions{Name: "store", Region: s.Region(), Secret: "master", Endpoint: s.Addr(), Plaintext: true,
+			Credentials: kinds.AWSCredentials{Kind: kinds.AWSFile, File: file("credentials", who.File("default"))}}
 		return addOnly{
-			open: func() (escrow.Escrow, error) { return escrow.NewAWS(o) },
+			open: func() (escrow.Escrow, error) { return kinds.NewAWS(o) },
 			shut: func() { s.Allow(who, "PutSecretValue", "DescribeSecret") },
 			read: func() { s.Allow(who, awssecrets.Actions...) },
 			call: func() int { return sum(s.Calls()) },

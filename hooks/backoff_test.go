@@ -18,6 +18,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
@@ -77,9 +78,9 @@ func (l *loop) upsert(k key.Key, name string) {
 	l.must(l.db.Upsert(k, "tenant", name, []byte("value")))
 }
 
-func (l *loop) gcp() *escrow.GCP {
+func (l *loop) gcp() *kinds.GCP {
 	l.t.Helper()
-	g, err := escrow.NewGCP(escrow.GCPOptions{Name: "gcp", Project: "keyguard-test", Secret: "master", Endpoint: l.store.Addr(), Plaintext: true})
+	g, err := kinds.NewGCP(kinds.GCPOptions{Name: "gcp", Project: "keyguard-test", Secret: "master", Endpoint: l.store.Addr(), Plaintext: true})
 	l.must(err)
 	return g
 }
@@ -116,7 +117,7 @@ func (l *loop) start() agent.GuardResult {
 	r, err := hooks.Prestart(l.t.Context(), h, l.options)
 	l.must(err)
 	if l.escrows == nil {
-		h.Escrows[0].Reader.(*escrow.GCP).Close()
+		h.Escrows[0].Reader.(*kinds.GCP).Close()
 	}
 	return r
 }
@@ -288,7 +289,7 @@ func TestBackoff(t *testing.T) {
 	t.Run("a copy is mended under its name", func(t *testing.T) {
 		l := newLoop(t, cluster.Database(t))
 		l.upsert(right, "SECRET_1")
-		d, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: "usb", Path: l.path("usb"), Keyfile: l.path("etc/secrets.key"), AllowSameDisk: true})
+		d, err := kinds.NewDirectory(kinds.DirectoryOptions{Name: "usb", Path: l.path("usb"), Keyfile: l.path("etc/secrets.key"), AllowSameDisk: true})
 		l.must(err)
 		l.must(os.Mkdir(l.path("usb"), 0o700))
 		l.must(d.Init(t.Context()))
@@ -434,7 +435,7 @@ func TestBackoff(t *testing.T) {
 		l := newLoop(t, db)
 		asked := 0
 		never := &failing{Reader: l.gcp(), err: fmt.Errorf("%w: no route", escrow.ErrNeverLeft), asked: &asked}
-		gone, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: "usb", Path: l.path("usb"), Keyfile: l.path("etc/secrets.key"), AllowSameDisk: true})
+		gone, err := kinds.NewDirectory(kinds.DirectoryOptions{Name: "usb", Path: l.path("usb"), Keyfile: l.path("etc/secrets.key"), AllowSameDisk: true})
 		l.must(err)
 		l.must(os.Mkdir(l.path("usb"), 0o700))
 		l.escrows = []agent.Escrow{{Reader: never, Writer: l.gcp(), Required: true}, {Reader: gone, Writer: gone}}

@@ -58,8 +58,8 @@ const (
 	pingFailure
 )
 
-// kind is what is known of an event by its name.
-type kind struct {
+// meaning is what is known of an event by its name.
+type meaning struct {
 	id     string // MESSAGE_ID, by which keyguard.catalog explains it; it never changes
 	urgent bool   // a person should see it even in a long journal
 	// routine events are for the journal, the metrics and the ping only.
@@ -67,7 +67,7 @@ type kind struct {
 	ping    ping
 }
 
-var kinds = map[EventName]kind{
+var vocabulary = map[EventName]meaning{
 	Installed:         {id: "9f97b628ec5d4c688bebffa3b94560ac", urgent: true},
 	Made:              {id: "e6528e4a82c945cc9097f1b57b68e4be", urgent: true},
 	Parked:            {id: "3943075fca834805a209eb0c28773864", urgent: true, ping: pingFailure},
@@ -115,13 +115,13 @@ type Event struct {
 }
 
 // MessageID is that of an event in the journal, "" for a name that is none.
-func MessageID(name EventName) string { return kinds[name].id }
+func MessageID(name EventName) string { return vocabulary[name].id }
 
 // EventNames are all of the vocabulary, sorted.
-func EventNames() []EventName { return slices.Sorted(maps.Keys(kinds)) }
+func EventNames() []EventName { return slices.Sorted(maps.Keys(vocabulary)) }
 
 // IsUrgent tells whether a person should see it even in a long journal.
-func (e Event) IsUrgent() bool { return e.Loud || kinds[e.Name].urgent }
+func (e Event) IsUrgent() bool { return e.Loud || vocabulary[e.Name].urgent }
 
 // Line is the text with what went wrong, printable whoever was quoted in it (law 10).
 func (e Event) Line() string {

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// TestVocabulary holds every event name to one entry of kinds with an id of its own.
+// TestVocabulary holds every event name to one entry of vocabulary with an id of its own.
 func TestVocabulary(t *testing.T) {
 	file, err := parser.ParseFile(token.NewFileSet(), "events.go", nil, 0)
 	if err != nil {
@@ -34,9 +34,9 @@ func TestVocabulary(t *testing.T) {
 	}
 	ids := map[string]EventName{}
 	for name := range names {
-		k, there := kinds[name]
+		k, there := vocabulary[name]
 		if !there {
-			t.Errorf("%s is not among the kinds", name)
+			t.Errorf("%s is not in the vocabulary", name)
 			continue
 		}
 		if !regexp.MustCompile(`^[0-9a-f]{32}$`).MatchString(k.id) || ids[k.id] != "" {
@@ -44,8 +44,8 @@ func TestVocabulary(t *testing.T) {
 		}
 		ids[k.id] = name
 	}
-	if len(kinds) != len(names) {
-		t.Errorf("%d kinds for %d names", len(kinds), len(names))
+	if len(vocabulary) != len(names) {
+		t.Errorf("%d meanings for %d names", len(vocabulary), len(names))
 	}
 
 	// journalctl -x explains each of them, and nothing else.

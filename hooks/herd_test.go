@@ -16,8 +16,8 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
-	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
@@ -117,7 +117,7 @@ func (s *sheep) secret() string { return fmt.Sprintf("projects/my-project/secret
 // host is one host as its keyguard has it. What is returned with it ends its connections.
 func (h *herd) host(s *sheep) (*agent.Host, func()) {
 	h.t.Helper()
-	g, err := escrow.NewGCP(escrow.GCPOptions{Name: "gcp", Project: "my-project", Secret: filepath.Base(s.secret()),
+	g, err := kinds.NewGCP(kinds.GCPOptions{Name: "gcp", Project: "my-project", Secret: filepath.Base(s.secret()),
 		Endpoint: h.store.Addr(), Plaintext: true, Timeout: time.Minute})
 	if err != nil {
 		h.t.Fatal(err)

@@ -16,6 +16,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
@@ -126,7 +127,7 @@ func TestSaverHour(t *testing.T) {
 			dir := t.TempDir()
 			path := func(name string) string { return filepath.Join(dir, name) }
 			must(t, os.WriteFile(path("credentials.json"), credentials, 0o600))
-			gcp, err := escrow.NewGCP(escrow.GCPOptions{Name: "gcp", Project: "keyguard-test", Secret: "master",
+			gcp, err := kinds.NewGCP(kinds.GCPOptions{Name: "gcp", Project: "keyguard-test", Secret: "master",
 				Endpoint: fake.Addr(), Plaintext: true, CredentialsFile: path("credentials.json")})
 			must(t, err)
 			must(t, gcp.Init(t.Context()))
@@ -308,17 +309,17 @@ func TestSaverOfParts(t *testing.T) {
 	path := func(name string) string { return filepath.Join(dir, name) }
 	must(t, os.Mkdir(path("etc"), 0o700))
 	var parts []*part
-	open := func(need int) *escrow.Split {
-		o := escrow.SplitOptions{Name: "split", Need: need}
+	open := func(need int) *kinds.Split {
+		o := kinds.SplitOptions{Name: "split", Need: need}
 		parts = nil
 		for i, name := range []string{"one", "two", "three"} {
-			d, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: name, Path: path(name), AllowSameDisk: true, Part: escrow.PartOf{Need: need, Number: i + 1}})
+			d, err := kinds.NewDirectory(kinds.DirectoryOptions{Name: name, Path: path(name), AllowSameDisk: true, Part: escrow.PartOf{Need: need, Number: i + 1}})
 			must(t, err)
 			must(t, d.Init(t.Context()))
 			parts = append(parts, &part{Escrow: d})
 			o.Members = append(o.Members, escrow.Member{Escrow: parts[i], Number: i + 1, Required: true})
 		}
-		split, err := escrow.NewSplit(o)
+		split, err := kinds.NewSplit(o)
 		must(t, err)
 		return split
 	}
@@ -432,7 +433,7 @@ func TestSaverRenewsBesideWhatStaysDue(t *testing.T) {
 	}
 	old, k := keyNamed(t, "old"), keyNamed(t, "new")
 	must(t, os.WriteFile(path("etc/secrets.key"), k.UnsafeBytes(), 0o400))
-	usb, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: "usb", Path: path("usb"), Keyfile: path("etc/secrets.key"), AllowSameDisk: true})
+	usb, err := kinds.NewDirectory(kinds.DirectoryOptions{Name: "usb", Path: path("usb"), Keyfile: path("etc/secrets.key"), AllowSameDisk: true})
 	must(t, err)
 	must(t, usb.Init(t.Context()))
 	c, err := usb.Save(t.Context(), escrow.Current, old)

@@ -76,7 +76,7 @@ func (t *Teller) Tell(e Event) {
 	if e.Time.IsZero() {
 		e.Time = time.Now()
 	}
-	k, named := kinds[e.Name]
+	k, named := vocabulary[e.Name]
 	recorded := false
 	if named && t.o.Record != nil {
 		message, fields := e.Line(), e.journalFields(t.o.Remedy)
@@ -170,7 +170,7 @@ func (t *Teller) deliver(ctx context.Context, e Event, s agent.SurveyResult) {
 			t.complain("an event was not delivered", err)
 		}
 	}()
-	if t.o.HooksDir != "" && !kinds[e.Name].routine {
+	if t.o.HooksDir != "" && !vocabulary[e.Name].routine {
 		both.Go(func() error {
 			errs := notify.Programs(ctx, t.o.HooksDir, e.variables(t.o.Remedy, t.o.Host))
 			t.complain("a hook was not run as it should", errs...)
@@ -180,7 +180,7 @@ func (t *Teller) deliver(ctx context.Context, e Event, s agent.SurveyResult) {
 			return nil
 		})
 	}
-	means := kinds[e.Name].ping
+	means := vocabulary[e.Name].ping
 	if e.Name == Proven && s.Drill.Event != "" && s.Drill.Verdict != string(agent.DrillPassed) {
 		means = pingNothing // an hourly proof must not take back what a drill has told
 	}

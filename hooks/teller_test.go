@@ -95,7 +95,7 @@ func TestTell(t *testing.T) {
 		Time: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
 	teller.Tell(e)
 	want := map[string]string{"MESSAGE": `the drill failed: copy\x00\n<0>forged\xff` + "\nhint: keyguard status", "PRIORITY": "true",
-		"MESSAGE_ID": kinds[DrillFailed].id, "SYSLOG_IDENTIFIER": "keyguard", "KEYGUARD_EVENT": "drill-failed",
+		"MESSAGE_ID": vocabulary[DrillFailed].id, "SYSLOG_IDENTIFIER": "keyguard", "KEYGUARD_EVENT": "drill-failed",
 		"KEYGUARD_FINGERPRINT": "0123456789abcdef", "KEYGUARD_ESCROW": "gcp", "KEYGUARD_COPY": "7", "KEYGUARD_VERDICT": "failed",
 		"KEYGUARD_CHECKED": "10", "KEYGUARD_OPENED": "0", "KEYGUARD_TOTAL": "12", "KEYGUARD_SECONDS": "1.500",
 		"KEYGUARD_ERROR": `copy\x00\n<0>forged\xff`, "KEYGUARD_REMEDY": "keyguard status"}
@@ -142,7 +142,7 @@ KEYGUARD_VERDICT=failed
 // TestPings is what each event means to the dead-man's switch, and to hooks and readers.
 func TestPings(t *testing.T) {
 	t.Parallel()
-	for name, k := range kinds {
+	for name, k := range vocabulary {
 		l := newListener(t)
 		l.hook("called", "echo >>OUT/called")
 		teller := NewTeller(l.opts)

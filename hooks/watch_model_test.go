@@ -22,6 +22,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
@@ -276,7 +277,7 @@ func newModel(t *testing.T, db *rowstest.Database, pool *rowstest.Pool, seed uin
 	m.must(errors.Join(os.Mkdir(m.path("etc"), 0o700), os.Mkdir(m.path("state"), 0o700), os.Mkdir(m.path("run"), 0o700), os.Mkdir(m.path("over"), 0o700)))
 	for i := range 1 + m.r.IntN(2) {
 		name := fmt.Sprint("usb", i)
-		place, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: name, Path: m.path(name), Keyfile: m.keyfile(), AllowSameDisk: true})
+		place, err := kinds.NewDirectory(kinds.DirectoryOptions{Name: name, Path: m.path(name), Keyfile: m.keyfile(), AllowSameDisk: true})
 		m.must(err)
 		m.must(place.Init(context.Background()))
 		m.host.Escrows = append(m.host.Escrows, agent.Escrow{Reader: place, Writer: place, Required: true})

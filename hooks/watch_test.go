@@ -23,6 +23,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
@@ -73,7 +74,7 @@ func newWatched(t testing.TB, db *rowstest.Database) *watched {
 	for _, d := range []string{"etc", "state", "run", "usb"} {
 		w.must(os.Mkdir(w.path(d), 0o700))
 	}
-	place, err := escrow.NewDirectory(escrow.DirectoryOptions{Name: "usb", Path: w.path("usb"), Keyfile: w.host.Keyfile.Path, AllowSameDisk: true})
+	place, err := kinds.NewDirectory(kinds.DirectoryOptions{Name: "usb", Path: w.path("usb"), Keyfile: w.host.Keyfile.Path, AllowSameDisk: true})
 	w.must(err)
 	w.must(place.Init(context.Background()))
 	w.host.Escrows = []agent.Escrow{{Reader: place, Writer: place, Required: true}}

@@ -2,14 +2,12 @@
 //
 // A place is reached through two small interfaces: a Reader lists and fetches, a
 // Writer makes the place and saves. A drill is given a Reader and so cannot write.
-// Each kind is in the file of its name, and in those that begin with it: gcp.go (Google Secret
-// Manager), vault.go (Vault and OpenBao), aws.go (AWS Secrets Manager), directory.go (a USB stick,
-// NFS, another disk; with disk.go, stick.go, and bounded.go, by which one that hangs can be left),
-// command.go (a password manager), and split.go over several of these. What they share is here, in
-// listing.go (how much of a shelf is shown), names.go and partname.go (what a shelf, a copy and a
-// part are called), seal.go (age), wire.go (what goes wrong on the way), examine.go (what the doctor
-// asks a store), fleet.go (a store seen over many hosts), and, of escrows that are not read at all,
-// unread.go and misconfigured.go. Every kind passes the conformance suite in escrowtest.
+// That contract, and what can go wrong by it, is in this file; beside it are parts.go (keys that
+// several stores share), examination.go (what the doctor asks a store), fleet.go (a store seen over
+// many hosts), apart.go (directories that are one), and, of escrows that are not read at all, unread.go
+// and misconfigured.go. The stores themselves are in the package kinds, which only cmd links: whoever
+// decides, and a start that has nothing to do, carry none of their clients. Every kind passes the
+// conformance suite in escrowtest.
 //
 // Making an escrow opens no socket and no file: that is on the healthy path (law 7).
 // Every call takes a context, and has a deadline of its own besides. Nothing is

@@ -20,6 +20,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 	"github.com/footprintai/containarium-keyguard/agent/fleet"
 )
 
@@ -54,7 +55,7 @@ func (c *clock) Until(ctx context.Context, t time.Time) error {
 type project struct {
 	*secretmanager.Server
 	clock *clock
-	o     escrow.GCPOptions
+	o     kinds.GCPOptions
 	hosts []string
 }
 
@@ -68,7 +69,7 @@ func startProject(t testing.TB, n int) *project {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Close)
-	p := &project{s, c, escrow.GCPOptions{Name: "gcp", Project: "my-project", Secret: "containarium-{hostname}-master",
+	p := &project{s, c, kinds.GCPOptions{Name: "gcp", Project: "my-project", Secret: "containarium-{hostname}-master",
 		Endpoint: s.Addr(), Plaintext: true, Timeout: time.Minute}, nil}
 	for i := range n {
 		host := fmt.Sprintf("web%05d", i)
@@ -84,7 +85,7 @@ func startProject(t testing.TB, n int) *project {
 
 func (p *project) looker(t testing.TB) *fleet.Looker {
 	t.Helper()
-	f, err := escrow.NewGCPFleet(p.o, escrow.FleetOptions{Wait: fleet.NewPace(p.clock, 200).Wait})
+	f, err := kinds.NewGCPFleet(p.o, kinds.FleetOptions{Wait: fleet.NewPace(p.clock, 200).Wait})
 	if err != nil {
 		t.Fatal(err)
 	}

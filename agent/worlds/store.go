@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/worlds/laws"
 )
@@ -352,13 +353,13 @@ func (v view) Close() error { return nil }
 
 // shared is the split over the world's members, as one process sees it.
 type shared struct {
-	*escrow.Split
+	*kinds.Split
 	p *process
 }
 
 // split is made anew for each process, as a program does.
 func (p *process) split() (shared, bool) {
-	o := escrow.SplitOptions{Name: "split"}
+	o := kinds.SplitOptions{Name: "split"}
 	for _, s := range p.h.stores {
 		if s.part != (escrow.PartOf{}) {
 			o.Need = s.part.Need
@@ -368,7 +369,7 @@ func (p *process) split() (shared, bool) {
 	if o.Members == nil {
 		return shared{}, false
 	}
-	split, err := escrow.NewSplit(o)
+	split, err := kinds.NewSplit(o)
 	must(err)
 	return shared{split, p}, true
 }

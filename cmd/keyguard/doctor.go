@@ -10,7 +10,7 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
-	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -47,7 +47,7 @@ problem or an escrow lags; 10 lost; 11 doubt.`,
 // doctorOptions names what the doctor looks at besides what every operation works on.
 func (a *app) doctorOptions(cfg *config.Config) agent.DoctorOptions {
 	o := agent.DoctorOptions{
-		RunDir: cfg.RunDir, HooksDir: cfg.Notify.HooksDir, HooksEnded: filepath.Join(cfg.RunDir, hooksEnded), Project: a.project, OnGoogle: escrow.OnGoogle,
+		RunDir: cfg.RunDir, HooksDir: cfg.Notify.HooksDir, HooksEnded: filepath.Join(cfg.RunDir, hooksEnded), Project: a.project, OnGoogle: kinds.OnGoogle,
 		Files: []agent.ModeWanted{
 			{Path: filepath.Dir(a.configPath()), Mode: 0o755}, {Path: a.configPath(), Mode: 0o644}, // no secret stands in it
 			{Path: cfg.StateDir, Mode: 0o700}, {Path: cfg.RunDir, Mode: 0o700},
@@ -90,7 +90,7 @@ func (a *app) doctorOptions(cfg *config.Config) agent.DoctorOptions {
 // that takes a second.
 func (a *app) project(ctx context.Context) (string, error) {
 	if a.metadata == nil {
-		id, err := escrow.MetadataProject(ctx)
+		id, err := kinds.MetadataProject(ctx)
 		a.metadata = &metadata{id, err}
 	}
 	return a.metadata.project, a.metadata.err

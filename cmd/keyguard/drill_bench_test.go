@@ -18,6 +18,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/secretmanager"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/escrowtest/vault"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows/rowstest"
 )
@@ -82,7 +83,7 @@ func BenchmarkDrill(b *testing.B) {
 	for i, s := range h.Escrows {
 		w := s.Writer
 		if cfg.Escrows[i].Kind == config.Directory { // this process is no keyguard that could be its reader
-			w, err = escrow.NewDirectory(escrow.DirectoryOptions{Path: cfg.Escrows[i].Path, Keyfile: cfg.Keyfile, AllowSameDisk: true})
+			w, err = kinds.NewDirectory(kinds.DirectoryOptions{Path: cfg.Escrows[i].Path, Keyfile: cfg.Keyfile, AllowSameDisk: true})
 			must(err)
 		}
 		must(w.Init(ctx))

@@ -19,6 +19,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 	"github.com/footprintai/containarium-keyguard/agent/fleet"
 	"github.com/footprintai/containarium-keyguard/agent/notify"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
@@ -258,8 +259,8 @@ func (f *fleetFlags) openStore(cfg *config.Config, e config.Escrow) (escrow.Flee
 	if e.Wrong != nil {
 		return nil, errors.New(e.Wrong.Brief())
 	}
-	pace := func(perMinute int) escrow.FleetOptions {
-		return escrow.FleetOptions{Wait: fleet.NewPace(fleet.WallClock{}, perMinute).Wait}
+	pace := func(perMinute int) kinds.FleetOptions {
+		return kinds.FleetOptions{Wait: fleet.NewPace(fleet.WallClock{}, perMinute).Wait}
 	}
 	switch e.Kind {
 	case config.GCPSecretManager:
@@ -268,15 +269,15 @@ func (f *fleetFlags) openStore(cfg *config.Config, e config.Escrow) (escrow.Flee
 			o = pace(assetsPerMinute)
 		}
 		o.Assets = f.assets
-		return escrow.NewGCPFleet(gcpOptions(e, nil), o)
+		return kinds.NewGCPFleet(gcpOptions(e, nil), o)
 	case config.VaultKV:
-		return escrow.NewVaultFleet(vaultOptions(e, nil), escrow.FleetOptions{})
+		return kinds.NewVaultFleet(vaultOptions(e, nil), kinds.FleetOptions{})
 	case config.AWS:
-		return escrow.NewAWSFleet(awsOptions(e, nil), pace(awsPerMinute))
+		return kinds.NewAWSFleet(awsOptions(e, nil), pace(awsPerMinute))
 	case config.Directory:
-		return escrow.NewDirectoryFleet(directoryOptions(cfg, e, nil), escrow.FleetOptions{})
+		return kinds.NewDirectoryFleet(directoryOptions(cfg, e, nil), kinds.FleetOptions{})
 	}
-	return escrow.NewCommandFleet(commandOptions(cfg, e, nil), escrow.FleetOptions{})
+	return kinds.NewCommandFleet(commandOptions(cfg, e, nil), kinds.FleetOptions{})
 }
 
 // fleetCode is what the exit code says of a fleet.

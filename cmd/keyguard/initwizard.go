@@ -15,7 +15,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/crew"
-	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 )
 
 // place is one of the places that init offers, with the questions that it asks.
@@ -98,7 +98,7 @@ func (a *app) offers(ctx context.Context) []place {
 	}
 	directory := place{what: "a directory: USB stick, NFS, another disk", kind: config.Directory, name: "usb"}
 	path := ""
-	if sticks := escrow.Mounts(); len(sticks) > 0 {
+	if sticks := kinds.Mounts(); len(sticks) > 0 {
 		path = sticks[0]
 		directory.found = "mounted: " + strings.Join(sticks, ", ")
 	}
@@ -114,7 +114,7 @@ func (a *app) offers(ctx context.Context) []place {
 
 	aws := place{what: "AWS Secrets Manager", kind: config.AWS, name: "aws"}
 	who := "file"
-	if escrow.OnAmazon() {
+	if kinds.OnAmazon() {
 		aws.found, who = "this host is a machine of Amazon's", "instance"
 	}
 	aws.ask = []question{

@@ -15,6 +15,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 	"github.com/footprintai/containarium-keyguard/agent/fleet"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
@@ -167,7 +168,7 @@ var remedies = []struct {
 	{escrow.ErrUnreachable, 0, "check network and firewall towards it (a stick: plug it in and mount it again), then: keyguard status"},
 	{escrow.ErrTimeout, 0, "it did not answer in time; try: keyguard copies"},
 	{escrow.ErrRateLimited, 0, "wait a minute, then: keyguard status"},
-	{escrow.ErrUnsafe, 0, "make it root's own: chown root and chmod go-w what is named; then: keyguard status"},
+	{kinds.ErrUnsafe, 0, "make it root's own: chown root and chmod go-w what is named; then: keyguard status"},
 	{escrow.ErrProgram, 0, "install it, or correct preset, save, list and fetch of this escrow: keyguard config"},
 	{escrow.ErrLocation, 0, "name regions that the policy allows: replicas = [\"…\", \"…\"], or location for a regional secret, then: keyguard init"},
 	{escrow.ErrGnuPG, 0, "renew or trust the key that .gpg-id in the password store names (gpg --edit-key), or name another one (pass init), then: keyguard backup"},

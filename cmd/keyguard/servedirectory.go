@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 )
 
 // serveDirectory is the command under which this program calls itself to reach a
@@ -17,7 +17,7 @@ func (a *app) serveDirectoryCommand() *cobra.Command {
 		Use:    serveDirectory,
 		Hidden: true,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return escrow.ServeDirectory(c.Context(), a.in, os.Stdout)
+			return kinds.ServeDirectory(c.Context(), a.in, os.Stdout)
 		},
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
@@ -93,7 +94,7 @@ func (a *app) open() (*agent.Host, *config.Config, error) {
 	for i, file := range a.identities {
 		// A directory escrow is read by a child, whose working directory is another.
 		if a.identities[i], err = filepath.Abs(file); err == nil {
-			err = escrow.CheckIdentities(file)
+			err = kinds.CheckIdentities(file)
 		}
 		if err != nil {
 			return nil, nil, usageError{err}
@@ -195,14 +196,14 @@ func (a *app) place(cfg *config.Config, e config.Escrow) escrow.Escrow {
 
 // openSplit makes a split of its members.
 func (a *app) openSplit(cfg *config.Config, e config.Escrow) (escrow.Escrow, error) {
-	o := escrow.SplitOptions{Name: e.Name, Need: e.Need}
+	o := kinds.SplitOptions{Name: e.Name, Need: e.Need}
 	for _, m := range cfg.Escrows {
 		if slices.Contains(e.Members, m.Name) {
 			m.Need = e.Need
 			o.Members = append(o.Members, escrow.Member{Escrow: a.place(cfg, m), Number: m.Part, Required: m.Required})
 		}
 	}
-	s, err := escrow.NewSplit(o)
+	s, err := kinds.NewSplit(o)
 	if err != nil {
 		return nil, err
 	}
@@ -259,22 +260,22 @@ func (a *app) openEscrow(cfg *config.Config, e config.Escrow) (escrow.Escrow, er
 	}
 	switch e.Kind {
 	case config.GCPSecretManager:
-		return escrow.NewGCP(gcpOptions(e, identities))
+		return kinds.NewGCP(gcpOptions(e, identities))
 	case config.VaultKV:
-		return escrow.NewVault(vaultOptions(e, identities))
+		return kinds.NewVault(vaultOptions(e, identities))
 	case config.AWS:
-		return escrow.NewAWS(awsOptions(e, identities))
+		return kinds.NewAWS(awsOptions(e, identities))
 	case config.Directory:
 		if a.outside != nil { // where a directory hangs, whoever waits outside leaves this process
-			return escrow.NewInProcess(directoryOptions(cfg, e, identities), 0)
+			return kinds.NewInProcess(directoryOptions(cfg, e, identities), 0)
 		}
 		self, err := os.Executable()
 		if err != nil {
 			self = "/proc/self/exe" // /proc could not be read when this process began, and may be by the time of a call
 		}
-		return escrow.NewIsolated(self, []string{serveDirectory}, directoryOptions(cfg, e, identities), 0)
+		return kinds.NewIsolated(self, []string{serveDirectory}, directoryOptions(cfg, e, identities), 0)
 	}
-	return escrow.NewCommand(commandOptions(cfg, e, identities))
+	return kinds.NewCommand(commandOptions(cfg, e, identities))
 }
 
 func partOf(e config.Escrow) escrow.PartOf {
@@ -284,40 +285,40 @@ func partOf(e config.Escrow) escrow.PartOf {
 	return escrow.PartOf{Need: e.Need, Number: e.Part}
 }
 
-func gcpOptions(e config.Escrow, identities []string) escrow.GCPOptions {
-	return escrow.GCPOptions{
+func gcpOptions(e config.Escrow, identities []string) kinds.GCPOptions {
+	return kinds.GCPOptions{
 		Name: e.Name, Project: e.Project, Secret: e.Secret, Location: e.Location, Replicas: e.Replicas,
 		CredentialsFile: e.CredentialsFile, Endpoint: e.Endpoint, Plaintext: e.Plaintext,
 		SealTo: e.Sealed(), IdentityFiles: identities, Part: partOf(e),
 	}
 }
 
-func vaultOptions(e config.Escrow, identities []string) escrow.VaultOptions {
-	return escrow.VaultOptions{
+func vaultOptions(e config.Escrow, identities []string) kinds.VaultOptions {
+	return kinds.VaultOptions{
 		Name: e.Name, Address: e.Address, Mount: e.Mount, Path: e.Path, Namespace: e.Namespace, CAFile: e.CAFile,
 		TokenFile: e.TokenFile, RoleIDFile: e.RoleIDFile, SecretIDFile: e.SecretIDFile,
 		SealTo: e.Sealed(), IdentityFiles: identities, Part: partOf(e),
 	}
 }
 
-func awsOptions(e config.Escrow, identities []string) escrow.AWSOptions {
-	return escrow.AWSOptions{
+func awsOptions(e config.Escrow, identities []string) kinds.AWSOptions {
+	return kinds.AWSOptions{
 		Name: e.Name, Region: e.Region, Secret: e.Secret, Endpoint: e.Endpoint, Plaintext: e.Plaintext,
-		Credentials: escrow.AWSCredentials{Kind: e.Credentials, File: e.CredentialsFile, Profile: e.Profile,
+		Credentials: kinds.AWSCredentials{Kind: e.Credentials, File: e.CredentialsFile, Profile: e.Profile,
 			Role: e.Role, TokenFile: e.TokenFile, Process: e.Process},
 		SealTo: e.Sealed(), IdentityFiles: identities, Part: partOf(e),
 	}
 }
 
-func directoryOptions(cfg *config.Config, e config.Escrow, identities []string) escrow.DirectoryOptions {
-	return escrow.DirectoryOptions{
+func directoryOptions(cfg *config.Config, e config.Escrow, identities []string) kinds.DirectoryOptions {
+	return kinds.DirectoryOptions{
 		Name: e.Name, Path: e.Path, Recipients: e.Sealed(), IdentityFiles: identities,
 		Keyfile: cfg.Keyfile, AllowSameDisk: e.AllowSameDisk, Part: partOf(e),
 	}
 }
 
-func commandOptions(cfg *config.Config, e config.Escrow, identities []string) escrow.CommandOptions {
-	return escrow.CommandOptions{
+func commandOptions(cfg *config.Config, e config.Escrow, identities []string) kinds.CommandOptions {
+	return kinds.CommandOptions{
 		Name: e.Name, Preset: e.Preset, Path: commandPath(e), Save: e.Save, List: e.List, Fetch: e.Fetch,
 		EnvironmentFile: e.EnvironmentFile, Keyfile: cfg.Keyfile, AllowSameDisk: e.AllowSameDisk, SealTo: e.Sealed(), IdentityFiles: identities, Part: partOf(e),
 	}

@@ -155,7 +155,7 @@ func TestEventsAreWhole(t *testing.T) {
 	if used = slices.Compact(used); !slices.Equal(known, used) {
 		t.Errorf("the page has the variables %q, and hooks get %q", known, used)
 	}
-	programs, err := os.ReadFile("../../agent/escrow/commandrun.go")
+	programs, err := os.ReadFile("../../agent/escrow/kinds/commandrun.go")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
@@ -77,7 +78,7 @@ func TestRestart(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		e, err := escrow.NewGCP(escrow.GCPOptions{
+		e, err := kinds.NewGCP(kinds.GCPOptions{
 			Name: "gcp", Project: "my-project", Secret: "s", Endpoint: at["ENDPOINT"], Plaintext: true, CredentialsFile: credentials,
 		})
 		if err != nil {

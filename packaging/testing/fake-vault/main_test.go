@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
+	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
@@ -71,7 +72,7 @@ func TestRestart(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		e, err := escrow.NewVault(escrow.VaultOptions{
+		e, err := kinds.NewVault(kinds.VaultOptions{
 			Name: "vault", Address: at["VAULT_ADDR"], Mount: "containarium", Path: "h1/master", TokenFile: token,
 		})
 		if err != nil {

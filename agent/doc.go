@@ -41,7 +41,8 @@
 //	ledger     keyguard's own record on this host
 //	config     the configuration file
 //	unit       systemd: the daemon's unit, the journal, sd_notify
-//	notify     hooks.d, metrics and pings
+//	notify     hooks.d and pings
+//	textfile   a file of metrics for Prometheus
 //	paper      pages to print
 //
 // They share key (the secret and its forms), printable (what others wrote, for a terminal),

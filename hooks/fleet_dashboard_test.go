@@ -18,7 +18,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
-	"github.com/footprintai/containarium-keyguard/agent/notify"
+	"github.com/footprintai/containarium-keyguard/agent/textfile"
 )
 
 // exporter is a node exporter that shows what a host's keyguard has left for it, nil for a
@@ -28,7 +28,7 @@ func exporter(t *testing.T, s *agent.SurveyResult) (address string) {
 	text := []byte("node_load1 0\n")
 	if s != nil {
 		path := filepath.Join(t.TempDir(), "keyguard.prom")
-		if err := notify.WriteMetrics(path, metrics(*s, "1.2.3", time.Now())); err != nil {
+		if err := textfile.Write(path, metrics(*s, "1.2.3", time.Now())); err != nil {
 			t.Fatal(err)
 		}
 		text = append(text, read(t, path)...)

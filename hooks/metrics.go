@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
-	"github.com/footprintai/containarium-keyguard/agent/notify"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
+	"github.com/footprintai/containarium-keyguard/agent/textfile"
 )
 
 // verdicts are those that a proof on record, and a drill, can have.
@@ -19,7 +19,7 @@ var (
 // metrics are what Prometheus gets to know. Escrows and the daemon's states are the only
 // names in labels, and of keys the one that is in place: with it two hosts with one key show,
 // and there is one at a time.
-func metrics(s agent.SurveyResult, version string, now time.Time) []notify.Metric {
+func metrics(s agent.SurveyResult, version string, now time.Time) []textfile.Metric {
 	var l metricList
 	l.add("build_info", "The version of keyguard that wrote these metrics.", sample(1, "version", version))
 	l.add("written_timestamp_seconds", "When these metrics were written.", timestamp(now))
@@ -27,7 +27,7 @@ func metrics(s agent.SurveyResult, version string, now time.Time) []notify.Metri
 	l.addKey(s)
 	l.addEscrows(s.Escrows)
 	l.addDrill(s)
-	var failed []notify.Sample
+	var failed []textfile.Sample
 	for _, unit := range slices.Sorted(maps.Keys(s.Failed)) {
 		failed = append(failed, timestamp(s.Failed[unit], "unit", unit))
 	}
@@ -35,24 +35,24 @@ func metrics(s agent.SurveyResult, version string, now time.Time) []notify.Metri
 	return l
 }
 
-type metricList []notify.Metric
+type metricList []textfile.Metric
 
-func (l *metricList) add(name, help string, samples ...notify.Sample) {
-	*l = append(*l, notify.Metric{Name: "keyguard_" + name, Help: help, Samples: samples})
+func (l *metricList) add(name, help string, samples ...textfile.Sample) {
+	*l = append(*l, textfile.Metric{Name: "keyguard_" + name, Help: help, Samples: samples})
 }
 
-func sample(v float64, labels ...string) notify.Sample {
-	return notify.Sample{Labels: labels, Value: v}
+func sample(v float64, labels ...string) textfile.Sample {
+	return textfile.Sample{Labels: labels, Value: v}
 }
 
-func whether(yes bool, labels ...string) notify.Sample {
+func whether(yes bool, labels ...string) textfile.Sample {
 	if yes {
 		return sample(1, labels...)
 	}
 	return sample(0, labels...)
 }
 
-func timestamp(t time.Time, labels ...string) notify.Sample { // 0 is never
+func timestamp(t time.Time, labels ...string) textfile.Sample { // 0 is never
 	if t.IsZero() {
 		return sample(0, labels...)
 	}
@@ -60,7 +60,7 @@ func timestamp(t time.Time, labels ...string) notify.Sample { // 0 is never
 }
 
 // eachVerdict is a sample for each that there could be.
-func eachVerdict(verdict string, all []string, labels ...string) (samples []notify.Sample) {
+func eachVerdict(verdict string, all []string, labels ...string) (samples []textfile.Sample) {
 	for _, v := range all {
 		samples = append(samples, whether(v == verdict, append(labels[:len(labels):len(labels)], "verdict", v)...))
 	}
@@ -75,7 +75,7 @@ func (l *metricList) addDaemon(s agent.SurveyResult) {
 	l.add("daemon_restart_needed", "Whether only a restart brings the daemon to the key that is in place.", whether(s.Daemon.RestartNeeded()))
 	l.add("daemon_minted", "Whether the daemon made a key of its own when it started last.", whether(s.Daemon.Minted))
 	if s.Daemon.Is != agent.DaemonNotAsked {
-		var states []notify.Sample
+		var states []textfile.Sample
 		for _, state := range agent.DaemonStates {
 			states = append(states, whether(s.Daemon.Is == state, "state", string(state)))
 		}
@@ -104,7 +104,7 @@ func (l *metricList) addKey(s agent.SurveyResult) {
 }
 
 func (l *metricList) addEscrows(escrows []agent.EscrowSurvey) {
-	var required, saved, due, unverified, drilled, proven, untried, judged []notify.Sample
+	var required, saved, due, unverified, drilled, proven, untried, judged []textfile.Sample
 	for _, e := range escrows {
 		required = append(required, whether(e.Required, "escrow", e.Name))
 		saved = append(saved, timestamp(e.Saved, "escrow", e.Name))

@@ -15,7 +15,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
-	"github.com/footprintai/containarium-keyguard/agent/notify"
+	"github.com/footprintai/containarium-keyguard/agent/textfile"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 	"github.com/footprintai/containarium-keyguard/packaging/testing/brief"
 )
@@ -43,7 +43,7 @@ func surveyed() agent.SurveyResult {
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "keyguard.prom")
-	if err := notify.WriteMetrics(path, metrics(surveyed(), "1.2.3", time.Unix(1_700_000_060, 0))); err != nil {
+	if err := textfile.Write(path, metrics(surveyed(), "1.2.3", time.Unix(1_700_000_060, 0))); err != nil {
 		t.Fatal(err)
 	}
 	text, err := os.ReadFile(path)

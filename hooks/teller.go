@@ -13,6 +13,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/notify"
+	"github.com/footprintai/containarium-keyguard/agent/textfile"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
@@ -221,7 +222,7 @@ func (t *Teller) write(s agent.SurveyResult, err error) {
 	if t.o.MetricsFile == "" {
 		return
 	}
-	err = notify.WriteMetrics(t.o.MetricsFile, metrics(s, t.o.Version, time.Now()))
+	err = textfile.Write(t.o.MetricsFile, metrics(s, t.o.Version, time.Now()))
 	if errors.Is(err, fs.ErrNotExist) {
 		if !t.noPlace && !t.o.MetricsIfThere && t.o.Print != nil {
 			t.print(Event{Text: "no metrics are written: " + filepath.Dir(t.o.MetricsFile) + " is not there (metrics_file)"})

@@ -21,8 +21,8 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 	"github.com/footprintai/containarium-keyguard/agent/fleet"
-	"github.com/footprintai/containarium-keyguard/agent/notify"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
+	"github.com/footprintai/containarium-keyguard/agent/textfile"
 )
 
 const (
@@ -316,7 +316,7 @@ func fleetLine(r fleet.Report) string {
 
 func (a *app) printFleet(r fleet.Report, e fleet.Evidence, q fleet.Questions, f fleetFlags) error {
 	if f.metrics != "" {
-		if err := notify.WriteMetrics(f.metrics, fleetMetrics(r, e, q)); err != nil {
+		if err := textfile.Write(f.metrics, fleetMetrics(r, e, q)); err != nil {
 			return err
 		}
 	}
@@ -469,11 +469,11 @@ func fleetDocOf(r fleet.Report, e fleet.Evidence, q fleet.Questions) fleetDoc {
 }
 
 // fleetMetrics are for the textfile collector where fleet runs from a timer.
-func fleetMetrics(r fleet.Report, e fleet.Evidence, q fleet.Questions) []notify.Metric {
+func fleetMetrics(r fleet.Report, e fleet.Evidence, q fleet.Questions) []textfile.Metric {
 	grade := map[fleet.Is]float64{fleet.Good: 0, fleet.Unknown: 1, fleet.Bad: 2}
 	all := []fleet.Is{fleet.Good, fleet.Unknown, fleet.Bad}
-	gauge := func(name, help string) notify.Metric {
-		return notify.Metric{Name: "keyguard_fleet_" + name, Help: help}
+	gauge := func(name, help string) textfile.Metric {
+		return textfile.Metric{Name: "keyguard_fleet_" + name, Help: help}
 	}
 	hosts := gauge("hosts", "Hosts of the inventory, by what they come to.")
 	columns := gauge("answers", "Hosts by the answer to each question.")
@@ -483,7 +483,7 @@ func fleetMetrics(r fleet.Report, e fleet.Evidence, q fleet.Questions) []notify.
 	strangers := gauge("in_no_inventory", "Hosts in no inventory that a store or a status tells of.")
 	written := gauge("written_timestamp_seconds", "When this was found out.")
 	for _, is := range all {
-		hosts.Samples = append(hosts.Samples, notify.Sample{Labels: []string{"is", string(is)}, Value: float64(r.Counts[is])})
+		hosts.Samples = append(hosts.Samples, textfile.Sample{Labels: []string{"is", string(is)}, Value: float64(r.Counts[is])})
 	}
 	for i, c := range r.Columns {
 		n := map[fleet.Is]float64{}
@@ -491,17 +491,17 @@ func fleetMetrics(r fleet.Report, e fleet.Evidence, q fleet.Questions) []notify.
 			n[row.Cells[i].Is]++
 		}
 		for _, is := range all {
-			columns.Samples = append(columns.Samples, notify.Sample{Labels: []string{"question", c, "is", string(is)}, Value: n[is]})
+			columns.Samples = append(columns.Samples, textfile.Sample{Labels: []string{"question", c, "is", string(is)}, Value: n[is]})
 		}
 	}
 	for _, row := range r.Rows {
-		host.Samples = append(host.Samples, notify.Sample{Labels: []string{"host", row.Host}, Value: grade[row.Is]})
+		host.Samples = append(host.Samples, textfile.Sample{Labels: []string{"host", row.Host}, Value: grade[row.Is]})
 	}
 	for i, c := range r.Stores {
-		stores.Samples = append(stores.Samples, notify.Sample{Labels: []string{"escrow", e.Stores[i].Name}, Value: grade[c.Is]})
+		stores.Samples = append(stores.Samples, textfile.Sample{Labels: []string{"escrow", e.Stores[i].Name}, Value: grade[c.Is]})
 	}
-	lost.Samples = []notify.Sample{{Value: float64(r.Lost)}}
-	strangers.Samples = []notify.Sample{{Value: float64(len(r.Strangers))}}
-	written.Samples = []notify.Sample{{Value: float64(q.Now.UnixMilli()) / 1000}}
-	return []notify.Metric{hosts, lost, columns, host, stores, strangers, written}
+	lost.Samples = []textfile.Sample{{Value: float64(r.Lost)}}
+	strangers.Samples = []textfile.Sample{{Value: float64(len(r.Strangers))}}
+	written.Samples = []textfile.Sample{{Value: float64(q.Now.UnixMilli()) / 1000}}
+	return []textfile.Metric{hosts, lost, columns, host, stores, strangers, written}
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/notify"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
+	"github.com/footprintai/containarium-keyguard/agent/textfile"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 	"github.com/footprintai/containarium-keyguard/hooks"
 )
@@ -250,7 +251,7 @@ var remedies = []struct {
 	{keyfile.ErrNotKept, 0, "what was there stays beside the keyfile, under a name with a dot and a time; see what keeps the local quarantine, in the state directory, from taking it (ls -ld, lsattr -d, findmnt --target, df), free it (chattr -i -a; what is no directory: move it away), then: keyguard status"},
 	{keyfile.ErrNotSynced, 0, mendDisk},
 	{ledger.ErrNoLedger, exitDoubt, "see what stands there and move it away; then, if you are sure of the key that is in place: keyguard accept"},
-	{notify.ErrMetrics, 0, "name a metrics_file in a directory that keyguard's units may write to, or let them write there: keyguard doctor says how"},
+	{textfile.ErrNotWritten, 0, "name a metrics_file in a directory that keyguard's units may write to, or let them write there: keyguard doctor says how"},
 	{notify.ErrNotRun, 0, "chmod 0755 the hook and name it with letters, digits, _ and - alone, or take it out of hooks_dir: keyguard config"},
 	{unit.ErrKilled, exitDoubt, "what was begun is settled by the watcher, or by the daemon's next start; see how it ended: keyguard status"},
 	{unit.ErrExists, exitBusy, awaitIt},

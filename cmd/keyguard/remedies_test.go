@@ -20,8 +20,8 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
-	"github.com/footprintai/containarium-keyguard/agent/notify"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
+	"github.com/footprintai/containarium-keyguard/agent/textfile"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 )
 
@@ -282,7 +282,7 @@ func TestHintsOfTheirOwn(t *testing.T) {
 		{&fs.PathError{Op: "rename", Path: "/x", Err: syscall.EBUSY}, "findmnt", "should not happen"},
 		{fmt.Errorf("%w: %w", unit.ErrInotifyWatches, syscall.ENOSPC), "max_user_watches", "df"},
 		{fmt.Errorf("%w: %w", unit.ErrInotifyInstances, syscall.EMFILE), "max_user_instances", "df"},
-		{fmt.Errorf("%w: %w", notify.ErrMetrics, syscall.EROFS), "metrics_file", "dmesg"},
+		{fmt.Errorf("%w: %w", textfile.ErrNotWritten, syscall.EROFS), "metrics_file", "dmesg"},
 		{escrow.ErrUnreadable, "keyguard backup", ""},
 		{escrow.ErrNotServing, "keyguard status", "firewall"},
 		{fmt.Errorf("%w: %w", rows.ErrRecord, rows.ErrLoose), "chmod 0600", "move it away"},

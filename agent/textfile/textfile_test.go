@@ -1,4 +1,4 @@
-package notify
+package textfile
 
 import (
 	"errors"
@@ -17,7 +17,7 @@ func TestWriteMetrics(t *testing.T) {
 		{"keyguard_none", "Has no sample.", nil},
 	}
 	for range 2 { // the second replaces the first
-		if err := WriteMetrics(path, list); err != nil {
+		if err := Write(path, list); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -42,7 +42,7 @@ keyguard_escrow_due_keys{escrow="usb",verdict="passed"} 0.5
 	if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 1 {
 		t.Errorf("something was left behind: %v %v", entries, err)
 	}
-	if err := WriteMetrics(filepath.Join(t.TempDir(), "none", "keyguard.prom"), list); !errors.Is(err, fs.ErrNotExist) || !errors.Is(err, ErrMetrics) {
+	if err := Write(filepath.Join(t.TempDir(), "none", "keyguard.prom"), list); !errors.Is(err, fs.ErrNotExist) || !errors.Is(err, ErrNotWritten) {
 		t.Errorf("a directory that is not there: %v", err)
 	}
 }

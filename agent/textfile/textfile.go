@@ -1,4 +1,5 @@
-package notify
+// Package textfile writes metrics to a file for the textfile collector of Prometheus' node exporter.
+package textfile
 
 import (
 	"bytes"
@@ -26,14 +27,14 @@ type Sample struct {
 	Value  float64
 }
 
-// ErrMetrics says that the file of metrics cannot be written where it is to be.
-var ErrMetrics = errors.New("cannot write the metrics")
+// ErrNotWritten says that the file of metrics cannot be written where it is to be.
+var ErrNotWritten = errors.New("cannot write the metrics")
 
-// WriteMetrics replaces the file at path, which the textfile collector of Prometheus'
+// Write replaces the file at path, which the textfile collector of Prometheus'
 // node exporter reads: at every moment it is whole. Its directory is not made: the error
-// is fs.ErrNotExist where nobody collects, and always an ErrMetrics where it is the file's;
+// is fs.ErrNotExist where nobody collects, and always an ErrNotWritten where it is the file's;
 // where its directory hangs it is crew.ErrHangs besides.
-func WriteMetrics(path string, list []Metric) error {
+func Write(path string, list []Metric) error {
 	var text bytes.Buffer
 	for _, m := range list {
 		family := prom.MetricFamily{Name: &m.Name, Help: &m.Help, Type: prom.MetricType_GAUGE.Enum()}
@@ -56,7 +57,7 @@ func WriteMetrics(path string, list []Metric) error {
 		return durable.WriteFile(path, text.Bytes(), durable.Attr{Mode: 0o644, UID: -1, GID: -1})
 	})
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrMetrics, err)
+		return fmt.Errorf("%w: %w", ErrNotWritten, err)
 	}
 	return nil
 }

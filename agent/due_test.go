@@ -159,6 +159,19 @@ func (h *host) shelf(i int, s escrow.Shelf) []key.Fingerprint {
 	return list
 }
 
+// told is how often the ledger tells of something.
+func (h *host) told(what ledger.Event) (n int) {
+	h.t.Helper()
+	r, err := h.Ledger.Read()
+	h.must(err)
+	for _, e := range r.Entries {
+		if e.Event == what {
+			n++
+		}
+	}
+	return n
+}
+
 func (h *host) saveDue(i int) []agent.SaveResult {
 	h.t.Helper()
 	saved, err := agent.SaveDue(context.Background(), &h.Host, h.Escrows[i].Name())

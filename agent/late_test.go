@@ -214,6 +214,39 @@ func TestLedgerAnew(t *testing.T) {
 	}
 }
 
+// TestRowsAnew: where no row speaks each save asks the rows anew, while the save to another escrow takes in
+// what they said. This is for the race detector.
+func TestRowsAnew(t *testing.T) {
+	h := newHost(t, nil, 2)
+	h.write(testKey("a").UnsafeBytes())
+	saving, asks := make(chan struct{}, 2), make(chan int, 3)
+	for i := range h.Escrows {
+		h.Escrows[i].Writer = &overtaken{h.Escrows[i].Writer, func() { saving <- struct{}{} }}
+	}
+	for n := range cap(asks) {
+		asks <- n
+	}
+	open := h.OpenRows
+	h.OpenRows = func(ctx context.Context, o rows.Options) (agent.Rows, error) {
+		switch <-asks { // after the backup itself
+		case 1: // one save goes on when the other is about to ask
+			for h.told(ledger.Saving) < 2 {
+				time.Sleep(time.Millisecond)
+			}
+		case 2: // which has its answer when the one is done with that
+			<-saving
+		}
+		return open(ctx, o)
+	}
+	r, err := agent.Backup(t.Context(), &h.Host)
+	h.must(err)
+	for _, s := range r.Escrows {
+		if s.Err != nil || s.Shelf != escrow.Current {
+			t.Errorf("%+v", s)
+		}
+	}
+}
+
 // TestLateDrill: a drill fetches the copies of before a rotation, and tries them on the rows of after it.
 // It tries them again, and tells of no failure.
 func TestLateDrill(t *testing.T) {

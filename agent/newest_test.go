@@ -380,23 +380,12 @@ func TestSavingAboveDisabledPart(t *testing.T) {
 	s, a := splitOver(h), testKey("a")
 	h.upsert(a, "ONE")
 	h.write(a.UnsafeBytes())
-	told := func() (n int) {
-		t.Helper()
-		r, err := h.Ledger.Read()
-		h.must(err)
-		for _, e := range r.Entries {
-			if e.Event == ledger.Saving {
-				n++
-			}
-		}
-		return n
-	}
 	for i, want := range []int{1, 1, 2} { // a save, one that finds it there, and one that does not
 		if i == 2 {
 			h.must(relistMember(h, s, disabled))
 		}
 		h.backup()
-		if n := told(); n != want {
+		if n := h.told(ledger.Saving); n != want {
 			t.Errorf("backup %d: the ledger was told of %d saves, not %d", i, n, want)
 		}
 	}

@@ -348,9 +348,11 @@ func (o *observation) takeIn(said decide.RowsEvidence) {
 }
 
 // rowsNow is what the rows say of a key in a session of its own, and where they are now: there may be a
-// database where none was. It may be called while others do.
+// database where none was. It may be called while others do, and not in turn.
 func (o *observation) rowsNow(ctx context.Context, f key.Fingerprint) decide.RowsEvidence {
-	t, err := o.host.OpenRows(ctx, rows.Options{HoldRotationLock: o.rotating()})
+	var rotating bool
+	o.inTurn(func() { rotating = o.rotating() }) // the save to another escrow may take in what the rows said
+	t, err := o.host.OpenRows(ctx, rows.Options{HoldRotationLock: rotating})
 	if err != nil {
 		return decide.RowsEvidence{State: decide.RowsUnknown, Why: err.Error(), Err: err}
 	}

@@ -939,6 +939,30 @@ func TestNothingComesLate(t *testing.T) {
 	}
 }
 
+// TestUnused: a key that was made for a first start is unused as long as it went nowhere but to escrows.
+func TestUnused(t *testing.T) {
+	made := Entry{Event: Made, Fingerprint: keyA}
+	for _, c := range []struct {
+		since  []Entry
+		unused bool
+	}{
+		{nil, true},
+		{[]Entry{{Event: Saving, Fingerprint: keyA}, {Event: Saved, Fingerprint: keyA}, {Event: Parked, Old: keyA}}, true},
+		{[]Entry{{Event: Installed, Fingerprint: keyB, Old: keyA}, proven(keyB)}, true},
+		{[]Entry{{Event: Installed, Fingerprint: keyA}}, false},
+		{[]Entry{{Event: Restored, Fingerprint: keyA}}, false},
+		{[]Entry{{Event: Imported, Fingerprint: keyA}}, false},
+		{[]Entry{accepted(keyA, "silent")}, false},
+		{[]Entry{proven(keyA), against(keyA)}, false},
+	} {
+		l := hourly(t)
+		write(t, l, append([]Entry{made, {Event: Saved, Fingerprint: keyC}}, c.since...)...)
+		if got := read(t, l).Unused(); len(got) > 1 || got[keyA] != c.unused || got[keyC] {
+			t.Errorf("%+v: %v", c.since, got)
+		}
+	}
+}
+
 // randomHistory writes a history with every event, restarts with damage and all.
 func randomHistory(t testing.TB, l *Ledger, r *rand.Rand) {
 	keys := []key.Fingerprint{keyA, keyB, keyC}

@@ -103,7 +103,8 @@ func (l *Ledger) Append(entries ...Entry) error {
 // AppendIf appends as Append does, unless another key is known since seen was read, the known one was
 // proven or accepted anew, or a rotation was opened or closed: then it is ErrMovedOn, and nothing is
 // written. What is told by a look at the rows goes in by this, as the last word on a key counts, and
-// not the last look. It returns how things stand with the entries.
+// not the last look. A rotation that was opened and called off since is none. It returns how things stand
+// with the entries; where that cannot be told they are taken away again.
 func (l *Ledger) AppendIf(seen Standing, entries ...Entry) (Standing, error) {
 	return l.appendIf(&seen, entries)
 }
@@ -192,14 +193,15 @@ func (l *Ledger) append(seen *Standing, entries []Entry, ended *ending) error {
 		return errors.Join(err, durable.Truncate(f, end))
 	}
 	if seen != nil {
-		if ended.stands, err = l.standing(); err != nil {
-			return err
-		}
+		ended.stands, err = l.standing()
 	}
-	if !ended.first() {
-		return errors.Join(crew.ErrHangs, durable.Truncate(f, end), durable.Sync(f))
+	switch {
+	case err == nil && ended.first():
+		return nil
+	case err == nil:
+		err = crew.ErrHangs
 	}
-	return nil
+	return errors.Join(err, durable.Truncate(f, end), durable.Sync(f))
 }
 
 // Try does all that Append does, of no entry: an immutable ledger, one that cannot be read, a

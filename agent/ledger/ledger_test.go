@@ -631,6 +631,30 @@ func TestAppendIf(t *testing.T) {
 	}
 }
 
+// TestAppendIfIsTakenAway: where it cannot be told how things stand after an append, as in a file that has
+// become too large to be read, nothing was appended.
+func TestAppendIfIsTakenAway(t *testing.T) {
+	l := hourly(t)
+	write(t, l, proven(keyA))
+	line := content(t, l)
+	put(t, l, nil)
+	f, err := os.OpenFile(l.path(), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt(append([]byte("\n"), line...), most-1-int64(len(line))); err != nil {
+		t.Fatal(err)
+	}
+	seen := stands(t, l)
+	if now, err := l.AppendIf(seen, proven(keyB)); !errors.Is(err, ErrNoLedger) || !reflect.DeepEqual(now, Standing{}) {
+		t.Errorf("%+v, %v", now, err)
+	}
+	if now := stands(t, l); seen.Known != keyA || !reflect.DeepEqual(now, seen) {
+		t.Errorf("%+v became %+v", seen, now)
+	}
+}
+
 // An open rotation is not forgotten over damage: the rows must be asked.
 func TestRotationSurvivesDamage(t *testing.T) {
 	l := hourly(t)

@@ -689,6 +689,17 @@ func testFirstStart(t *testing.T, list listing) {
 			})
 		}
 	})
+	t.Run("a person gives his word for another key, while the first of two takes it", func(t *testing.T) {
+		h, brought := list(newHost(t, nil, 2)), testKey("brought")
+		h.Escrows[0].Writer = &overtaken{h.Escrows[0].Writer, func() {
+			h.must(h.Keyfile.Keep(brought, h.now))
+			h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Accepted, Fingerprint: brought.Fingerprint(), Verdict: string(rows.Silent)}))
+		}}
+		if r, err := h.guard(); err != nil || !h.holds(brought) {
+			t.Errorf("%+v, %v", r.Decision, err)
+		}
+		h.wants(1, escrow.Current)
+	})
 	t.Run("called off while it saves", func(t *testing.T) {
 		h := list(newHost(t, nil, 1))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

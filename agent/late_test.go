@@ -156,6 +156,9 @@ func TestLateSave(t *testing.T) {
 						t.Errorf("key %s is the newest current copy, and the rows are under key %s", newest, fresh)
 					}
 				}
+				if list := h.shelf(1, escrow.Current); slow != "to save" && len(list) != 1 {
+					t.Errorf("the key of before was put on top, too: %v", list)
+				}
 			})
 		}
 	}

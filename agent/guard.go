@@ -353,8 +353,11 @@ func (o *observation) makeFirst(ctx context.Context, r *GuardResult) error {
 			return unsure("a first key was made and not installed, since the required escrow %q does not hold it", s.Name())
 		}
 	}
-	if err := o.stillFirst(ctx, saves); err != nil {
+	switch silent, err := o.stillFirst(ctx, saves); {
+	case err != nil:
 		return err
+	case silent != "":
+		return unsure("a first key was made and not installed, since %s", silent)
 	}
 	r.Decision.Key = f
 	return notPlaced(f, o.install(f, r.Decision.Rule+": "+r.Decision.Reason))
@@ -372,18 +375,24 @@ func (o *observation) stillSilent(ctx context.Context) error {
 
 // stillFirst is stillSilent for a first key that was saved. It returns keyfile.ErrChanged, too, where a
 // store lists a copy that it did not list before, and that is not what was saved: somebody has
-// brought another key meanwhile (law 2).
-func (o *observation) stillFirst(ctx context.Context, saves []SaveResult) error {
+// brought another key meanwhile (law 2). It says who cannot tell that any more (law 6).
+func (o *observation) stillFirst(ctx context.Context, saves []SaveResult) (silent string, err error) {
 	for i, s := range o.host.Escrows {
 		before := o.evidence.Escrows[i].Copies
 		copies, err := s.List(ctx)
-		if err == nil && slices.ContainsFunc(copies, func(c escrow.Copy) bool {
+		if err != nil {
+			return fmt.Sprintf("escrow %q cannot say any more whether it holds another key: %v", s.Name(), err), nil
+		}
+		if slices.ContainsFunc(copies, func(c escrow.Copy) bool {
 			return c.ID != saves[i].Copy.ID && !slices.ContainsFunc(before, func(b decide.CopyEvidence) bool { return b.ID == c.ID })
 		}) {
-			return keyfile.ErrChanged
+			return "", keyfile.ErrChanged
+		}
+		if why := unheard(s); why != "" {
+			return fmt.Sprintf("a store of escrow %q cannot say any more whether it holds another key: %s", s.Name(), why), nil
 		}
 	}
-	return o.stillSilent(ctx)
+	return "", o.stillSilent(ctx)
 }
 
 // uncalled is a context that ends when ctx is to, but not when that is called off.

@@ -689,6 +689,43 @@ func testFirstStart(t *testing.T, list listing) {
 			})
 		}
 	})
+	t.Run("it stands in quarantine from before", func(t *testing.T) {
+		h := list(newHost(t, nil, 1))
+		store := trouble(h, 0)
+		store.save = escrow.ErrTimeout
+		if r, err := h.guard(); err != nil || r.Decision.Action != decide.Doubt {
+			t.Fatalf("%+v, %v", r.Decision, err)
+		}
+		kept, err := h.Keyfile.Kept()
+		h.must(err)
+		store.save = nil
+		h.save(0, escrow.Quarantine, kept[0].Key)
+		if r, err := h.guard(); err != nil || r.Decision.Action != decide.Make || !h.holds(kept[0].Key) {
+			t.Errorf("%+v, %v", r.Decision, err)
+		}
+		h.wants(0, escrow.Current, kept[0].Key)
+	})
+	for name, split := range map[string]bool{"a store": false, "one of several stores of an escrow": true} {
+		t.Run(name+" falls silent when it has taken the key", func(t *testing.T) {
+			h := list(newHost(t, nil, 1))
+			at := h.path("usb0")
+			away := func() { h.must(os.Rename(at, at+"-away")) }
+			w := h.Escrows[0].Writer
+			h.Escrows[0].Writer, h.Escrows[0].Required = &storing{Writer: w, then: away}, false
+			if split {
+				s := splitOver(h)
+				w, h.Escrows[0].Writer = s, &storingSplit{s, away}
+			}
+			if r, err := h.guard(); err != nil || r.Decision.Action != decide.Doubt || h.content() != nil { // law 6: somebody may have brought another key there
+				t.Fatalf("%+v, %v, a keyfile of %d bytes", r.Decision, err, len(h.content()))
+			}
+			h.must(os.Rename(at+"-away", at))
+			h.Escrows[0].Writer = w
+			if r, err := h.guard(); err != nil || r.Decision.Action != decide.Make || !slices.Equal(h.shelf(0, escrow.Current), []key.Fingerprint{r.Decision.Key}) {
+				t.Errorf("%+v, %v, current %v", r.Decision, err, h.shelf(0, escrow.Current))
+			}
+		})
+	}
 	t.Run("a person gives his word for another key, while the first of two takes it", func(t *testing.T) {
 		h, brought := list(newHost(t, nil, 2)), testKey("brought")
 		h.Escrows[0].Writer = &overtaken{h.Escrows[0].Writer, func() {
@@ -749,6 +786,17 @@ type timed struct {
 func (w *timed) Save(ctx context.Context, s escrow.Shelf, k key.Key) (escrow.Copy, error) {
 	w.end, _ = ctx.Deadline()
 	return w.Writer.Save(ctx, s, k)
+}
+
+// storingSplit is a split where something is done after a save.
+type storingSplit struct {
+	*kinds.Split
+	then func()
+}
+
+func (s *storingSplit) Save(ctx context.Context, shelf escrow.Shelf, k key.Key) (escrow.Copy, error) {
+	defer s.then()
+	return s.Split.Save(ctx, shelf, k)
 }
 
 // refusedLate is an escrow that stores, and says afterwards that it refuses.

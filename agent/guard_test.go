@@ -777,6 +777,22 @@ func testFirstStart(t *testing.T, list listing) {
 	})
 }
 
+// TestLedgerGoes (law 9): a ledger that cannot be read any more keeps nobody from the key that it named.
+func TestLedgerGoes(t *testing.T) {
+	a := testKey("a")
+	h := newHost(t, nil, 1)
+	h.up = false
+	h.save(0, escrow.Current, a)
+	h.must(prove(&h.Host, a))
+	h.Escrows[0].Reader = &outdated{h.Escrows[0].Reader, func() {
+		h.must(os.Remove(h.path("state/ledger.jsonl")))
+		h.must(os.Mkdir(h.path("state/ledger.jsonl"), 0o700))
+	}}
+	if r, err := h.guard(); err != nil || !h.holds(a) {
+		t.Errorf("%+v, %v", r.Decision, err)
+	}
+}
+
 // timed is an escrow that notes when its last save was to end, zero for never.
 type timed struct {
 	escrow.Writer

@@ -33,6 +33,7 @@ func importKey(ctx context.Context, h *Host, k key.Key, opts ImportOptions) (Res
 // Keep saves a key that a person brought in every escrow, by law 4, and leaves the
 // keyfile alone. It returns ErrNoEscrow.
 func Keep(ctx context.Context, h *Host, k key.Key, opts ImportOptions) (BackupResult, error) {
+	told := false
 	return whileChanging(func() (BackupResult, error) {
 		o, err := h.observeToSave()
 		if err != nil {
@@ -40,7 +41,10 @@ func Keep(ctx context.Context, h *Host, k key.Key, opts ImportOptions) (BackupRe
 		}
 		defer o.close()
 		f := o.hold(k.Clone()) // k is the caller's, and may be wanted once more
-		o.write(ledger.Entry{Event: ledger.Imported, Fingerprint: f, Person: opts.Person, Reason: "for the escrows only"})
+		if !told {
+			o.write(ledger.Entry{Event: ledger.Imported, Fingerprint: f, Person: opts.Person, Reason: "for the escrows only"})
+			told = true
+		}
 		return o.escrowKey(ctx, f)
 	})
 }

@@ -95,6 +95,9 @@ func TestLateWord(t *testing.T) {
 			if newest := h.shelf(0, escrow.Current)[0]; newest != fresh {
 				t.Errorf("key %s is the newest current copy, and the rows are under key %s", newest, fresh)
 			}
+			if n := h.told(ledger.Imported) + h.told(ledger.Printed); n > 1 {
+				t.Errorf("the ledger is told %d times of one wish", n)
+			}
 		})
 	}
 }

@@ -102,6 +102,23 @@ func TestLateWord(t *testing.T) {
 	}
 }
 
+// TestLatePaper (law 4): the key opened a part of the rows, and a repair is done before it is printed.
+func TestLatePaper(t *testing.T) {
+	a, b := testKey("a"), testKey("b")
+	h := newHost(t, server.Cluster(t).Database(t), 0)
+	h.rowsUnder(a, b)
+	h.write(a.UnsafeBytes())
+	h.answersLate(func() {
+		h.rowsUnder(b, b)
+		h.write(b.UnsafeBytes())
+		h.must(prove(&h.Host, b))
+	})
+	r, err := agent.Paper(t.Context(), &h.Host, agent.PaperOptions{})
+	if h.must(err); r.Key.Fingerprint() != b.Fingerprint() {
+		t.Errorf("key %s is printed, and the rows are under key %s: %s", r.Key.Fingerprint(), b.Fingerprint(), r.Proof)
+	}
+}
+
 // TestLateContradiction: what refuted the known key is older than a proof of it.
 func TestLateContradiction(t *testing.T) {
 	a, b := testKey("a"), testKey("b")

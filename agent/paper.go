@@ -74,6 +74,9 @@ func takeOut(ctx context.Context, h *Host, opts PaperOptions) (PaperResult, erro
 			r.Proof += "; it last opened them on " + day
 		}
 	}
+	if err := o.stillStands(); err != nil {
+		return r, err
+	}
 	how := ""
 	if opts.Parts > 0 {
 		how = fmt.Sprintf("in %d parts, of which %d rebuild it", opts.Parts, opts.Need)

@@ -137,6 +137,38 @@ func TestHealthyPrestartOpensNoSocket(t *testing.T) {
 	}
 }
 
+// TestHealthyStartInitialisesNoStore: a healthy start ends while the program is being initialised,
+// before the clients of the stores are (package start). Any other command has them.
+func TestHealthyStartInitialisesNoStore(t *testing.T) {
+	config := healthy(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(t.TempDir(), "keyguard") // as testscript.Main has it
+	if err := os.Symlink(self, program); err != nil {
+		t.Fatal(err)
+	}
+	initialised := func(args ...string) string {
+		t.Helper()
+		c := exec.Command(program, args...)
+		c.Env = append(os.Environ(), "GODEBUG=inittrace=1") // package runtime: a line of each package that has something to do
+		text, err := c.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, text)
+		}
+		return string(text)
+	}
+	initialised("prestart", "--config", config) // the first of this boot records where the database is
+	start, other := initialised("prestart", "--config", config), initialised("version")
+	for _, client := range []string{"github.com/hashicorp/vault/api", "google.golang.org/grpc", "cloud.google.com/go/secretmanager/apiv1/secretmanagerpb"} {
+		line := "init " + client + " @"
+		if strings.Contains(start, line) || !strings.Contains(other, line) {
+			t.Errorf("%s: a healthy start initialises it %t, and any other command %t", client, strings.Contains(start, line), strings.Contains(other, line))
+		}
+	}
+}
+
 // BenchmarkRestore is a whole start that finds no keyfile, asks the rows and the escrow,
 // and puts the key back, in turns with a program that links the same packages and exits.
 // pass is the real one, whose gpg takes most of its time. A split of three asks them at

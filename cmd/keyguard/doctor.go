@@ -15,6 +15,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
+	"github.com/footprintai/containarium-keyguard/cmd/keyguard/start"
 )
 
 func (a *app) doctorCommand() *cobra.Command {
@@ -52,7 +53,7 @@ func (a *app) doctorOptions(cfg *config.Config) agent.DoctorOptions {
 			{Path: filepath.Dir(a.configPath()), Mode: 0o755}, {Path: a.configPath(), Mode: 0o644}, // no secret stands in it
 			{Path: cfg.StateDir, Mode: 0o700}, {Path: cfg.RunDir, Mode: 0o700},
 			{Path: filepath.Join(cfg.StateDir, ledger.Name), Mode: 0o600},
-			{Path: filepath.Join(cfg.StateDir, quarantineDir), Mode: 0o700},
+			{Path: start.QuarantineDir(cfg), Mode: 0o700},
 			{Path: filepath.Dir(cfg.Keyfile), Mode: 0o755},
 			{Path: cfg.Database.URLFile, Mode: 0o600, Table: "database", Key: "url_file"},
 		},
@@ -122,7 +123,7 @@ type checkDoc struct {
 }
 
 func doctorDocOf(r agent.DoctorResult) doctorDoc {
-	d := doctorDoc{Version: jsonVersion, Host: hostname(), Keyguard: version, Sound: r.Sound(), Health: r.Status.Health, Verdict: r.Status.Line}
+	d := doctorDoc{Version: jsonVersion, Host: start.Hostname(), Keyguard: version, Sound: r.Sound(), Health: r.Status.Health, Verdict: r.Status.Line}
 	for _, t := range r.Threats {
 		d.Threats = append(d.Threats, threatDoc{t.Threat, t.Verdict, append([]string{}, t.Evidence...), improvements[t.Lacks]})
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
+	"github.com/footprintai/containarium-keyguard/cmd/keyguard/start"
 	"github.com/footprintai/containarium-keyguard/hooks"
 )
 
@@ -229,7 +230,7 @@ type partDoc struct {
 }
 
 func drillDocOf(r agent.DrillResult) drillDoc {
-	d := drillDoc{Version: jsonVersion, ID: r.ID, Host: hostname(), Verdict: r.Verdict, Reason: r.Reason, Full: r.Full,
+	d := drillDoc{Version: jsonVersion, ID: r.ID, Host: start.Hostname(), Verdict: r.Verdict, Reason: r.Reason, Full: r.Full,
 		TookMS: r.Took.Milliseconds(), Rows: rowsDocOf(r.Rows), Tampered: r.Tampered(), Copies: []drilledDoc{}}
 	if r.Full && r.Rows.State == decide.RowsAnswer {
 		d.Unopened = &unopenedDoc{Count: r.Unopened.Count, Stretch: r.Unopened.Stretch, Rows: []rowDoc{}}

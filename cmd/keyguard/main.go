@@ -33,6 +33,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/printable"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 	"github.com/footprintai/containarium-keyguard/cmd/keyguard/outside"
+	"github.com/footprintai/containarium-keyguard/cmd/keyguard/start"
 	"github.com/footprintai/containarium-keyguard/hooks"
 )
 
@@ -59,33 +60,22 @@ func main() { os.Exit(run(os.Args[1:])) }
 
 // run is main without the exit.
 func run(args []string) int {
-	// A reader that went away must not kill us and hide the exit code: Go dies of
-	// SIGPIPE on stdout otherwise (os/signal).
-	signal.Ignore(syscall.SIGPIPE)
-	// What is made here, locks among it, is for root, and for the watcher and the drill too,
-	// which are root without a capability: a shell's umask of 0777 would shut them out. A file
-	// that is for others gets its mode by name.
-	syscall.Umask(0o077)
 	out := &stdout{File: os.Stdout}
 	a := &app{in: os.Stdin, out: out, err: os.Stderr}
-	if err := forbidLeaks(); err != nil {
+	if err := start.Prepare(); err != nil {
 		return a.explain(err)
 	}
-	file, start := outside.IsStart(append([]string{"keyguard"}, args...))
-	if start {
+	file, isStart := outside.IsStart(append([]string{"keyguard"}, args...))
+	if isStart {
 		a.configFile, a.command = file, "keyguard prestart"
-		if code, ended := a.startOutside(); ended {
-			return code
-		}
-	}
-	if !start && mayHang(args) {
+	} else if mayHang(args) {
 		if code, err := outside.Command(os.Args); err == nil {
 			return code
 		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if start {
+	if isStart { // what is left of it: start passes what it can, and waits for this process
 		return a.startWorker(ctx)
 	}
 	waits := outside.Worker()
@@ -154,8 +144,8 @@ func mayHang(args []string) bool {
 			a.configFile = args[i+1]
 		}
 	}
-	cfg, mounts, err := a.local()
-	return err == nil && (cfg == nil || !mounts.Local(append(besides(cfg), filepath.Dir(cfg.Keyfile), cfg.StateDir)...))
+	cfg, mounts, err := start.Local(a.configPath())
+	return err == nil && (cfg == nil || !mounts.Local(append(start.Besides(cfg), filepath.Dir(cfg.Keyfile), cfg.StateDir)...))
 }
 
 // stdout is standard output, which remembers that something could not be written, and how

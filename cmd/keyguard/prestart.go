@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -17,11 +16,11 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/decide"
-	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 	"github.com/footprintai/containarium-keyguard/cmd/keyguard/outside"
+	"github.com/footprintai/containarium-keyguard/cmd/keyguard/start"
 	"github.com/footprintai/containarium-keyguard/hooks"
 )
 
@@ -49,25 +48,11 @@ not, nothing can tell which key is right; 15 it must not, a rotation is at work.
 	}
 }
 
-// startOutside is prestart as systemd calls it. Where the key is known and proven lately,
-// and all of that stands on a disk of this machine, this process passes it. Else it waits
-// for a worker, and leaves in time whatever hangs; a signal ends it at once. Where this
-// process is the worker, or cannot start one, the start has not ended.
-func (a *app) startOutside() (code int, ended bool) {
-	if outside.IsWorker() {
-		return 0, false
-	}
-	if a.healthy() {
-		return exitDone, true
-	}
-	code, err := outside.Run(os.Args)
-	return code, err == nil
-}
-
 // startWorker does the work of a start, and reports to the process outside how things stand.
 func (a *app) startWorker(ctx context.Context) int {
 	a.outside = outside.Worker()
-	debug.SetGCPercent(400) // it lives for a moment, and has no garbage to look for before 16 MB
+	os.Unsetenv("GOMAXPROCS") //nolint:errcheck // what it starts has all processors; it fails for no such name
+	debug.SetGCPercent(400)   // it lives for a moment, and has no garbage to look for before 16 MB
 	code := exitDone
 	if err := a.prestart(ctx); err != nil {
 		code = a.explain(err)
@@ -76,78 +61,12 @@ func (a *app) startWorker(ctx context.Context) int {
 	return code
 }
 
-// healthy tells whether a start has nothing to do and nothing to say. It reads no more than
-// that takes, none of it from a file system that may hang.
-func (a *app) healthy() bool {
-	cfg, mounts, err := a.local()
-	if cfg == nil || err != nil || len(cfg.Escrows) == 0 || !mounts.Local(cfg.Keyfile, cfg.StateDir, cfg.RunDir) {
-		return false
-	}
-	h, err := a.host(cfg, wiring{prestart: true})
-	if err != nil || len(a.wrong) > 0 || !rows.Recorded(filepath.Join(cfg.RunDir, databaseRecord), inherited()) {
-		return false
-	}
-	f := agent.Healthy(h)
-	if f != "" {
-		_ = noteLeft(h, f) // what is not known of it later, status says
-	}
-	return f != ""
-}
-
-// noteLeft records, in a file of the runtime directory, which key the daemon finds that systemd starts now.
-func noteLeft(h *agent.Host, f key.Fingerprint) error {
-	return agent.NoteLeft(h, os.Getenv("INVOCATION_ID"), f)
-}
-
-// local is the configuration, and what is mounted here. It is nil where that, or what is
-// looked at to read it, does not lie on a disk of this machine: it may hang.
-func (a *app) local() (*config.Config, outside.Mounts, error) {
-	path, err := filepath.Abs(a.configPath())
-	if err != nil {
-		return nil, nil, err
-	}
-	mounts, err := outside.ReadMounts()
-	if err != nil || !mounts.Local(path) {
-		return nil, nil, err
-	}
-	if err := config.Trust(path); err != nil {
-		return nil, nil, err
-	}
-	text, err := config.Read(path)
-	if err != nil || !mounts.Local(checked(string(text))...) {
-		return nil, nil, err
-	}
-	cfg, err := config.ParseHere(text, path)
-	return cfg, mounts, err
-}
-
-// checked are the files whose modes are looked at when the configuration is read: all that
-// it names but metrics_file.
-func checked(text string) (files []string) {
-	for line := range strings.Lines(text) {
-		name, value, _ := strings.Cut(line, "=")
-		if name = strings.TrimSpace(name); !strings.HasSuffix(name, "_file") || name == "metrics_file" {
-			continue
-		}
-		if path := strings.Split(value, `"`); len(path) > 2 && path[1] != "" {
-			files = append(files, path[1])
-		}
-	}
-	return files
-}
-
-// inherited is what the daemon's environment says of its database. Whether --postgres stands on
-// the daemon's command line only systemd knows, and on the healthy path nobody is asked (law 7).
-func inherited() rows.LocateOptions {
-	return rows.LocateOptions{Environ: os.Environ(), Inherited: true, Unread: rows.ErrUnread}
-}
-
 // errRefuted says that keyguard's own trouble kept it from doing more than to ask the rows.
 var errRefuted = errors.New("the rows have just refuted the key that the daemon would read, so it is not started")
 
 // startRun is what a start knows when it ends, in whichever way.
 type startRun struct {
-	keyfile string // its path, as far as the configuration could be read
+	keyfile string // its path, "" where the configuration was not read
 	result  agent.GuardResult
 	refuted bool // the rows have just refuted the key that the daemon would read
 }
@@ -159,8 +78,11 @@ func (a *app) prestart(ctx context.Context) error {
 	if _, ok := os.LookupEnv("JOURNAL_STREAM"); ok {
 		a.level = "<6>" // informational; sd-daemon(3)
 	}
-	s := startRun{keyfile: config.Default().Keyfile}
+	var s startRun
 	err := located(crew.Do(func() error { return a.putRight(ctx, &s) }))
+	if s.keyfile == "" {
+		s.keyfile = a.namedKeyfile()
+	}
 	switch code := exitCode(err); {
 	case err == nil || code != exitInternal && code != exitUsage:
 		return err
@@ -173,9 +95,6 @@ func (a *app) prestart(ctx context.Context) error {
 // putRight is prestart where nothing goes wrong with keyguard itself.
 func (a *app) putRight(ctx context.Context, s *startRun) error {
 	began := a.outside.Began()
-	if data, err := config.Read(a.configPath()); err == nil && config.Trust(a.configPath()) == nil {
-		s.keyfile = config.KeyfileOf(data)
-	}
 	cfg, err := a.load()
 	if err != nil {
 		return err
@@ -189,7 +108,7 @@ func (a *app) putRight(ctx context.Context, s *startRun) error {
 	a.outside.Budget(cfg.Prestart.Budget)
 	budget := cfg.Prestart.Budget * 9 / 10 // before whoever waits outside leaves
 	// A file system that hangs holds only this.
-	recorded := crew.Go(func() error { return recordDatabase(cfg, inherited()) })
+	recorded := crew.Go(func() error { return recordDatabase(cfg, start.Inherited()) })
 	s.result, err = hooks.Prestart(ctx, h, hooks.PrestartOptions{
 		Budget:        budget - time.Since(began),
 		RunDir:        cfg.RunDir,
@@ -222,10 +141,18 @@ func (a *app) putRight(ctx context.Context, s *startRun) error {
 	err = a.explainGuard(ctx, cfg, s.result, t)
 	a.outside.Status(exitCode(err))
 	if f := s.result.Decision.Key; err == nil && f != "" && !s.result.Parked {
-		ending(left, crew.Go(func() error { return noteLeft(h, f) })) // as where it is healthy
+		ending(left, crew.Go(func() error { return start.NoteLeft(h, f) })) // as where it is healthy
 	}
 	a.deliver(left, t)
 	return err
+}
+
+// namedKeyfile is the keyfile of a configuration of which something may be wrong.
+func (a *app) namedKeyfile() string {
+	if data, err := config.Read(a.configPath()); err == nil && config.Trust(a.configPath()) == nil {
+		return config.KeyfileOf(data)
+	}
+	return config.Default().Keyfile
 }
 
 // deliver tells people until ctx ends, and a little longer: what hangs on the way to them must
@@ -269,7 +196,7 @@ func recordDatabase(cfg *config.Config, o rows.LocateOptions) error {
 	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
 		return fmt.Errorf("cannot make the runtime directory: %w", err)
 	}
-	return rows.SaveRecord(filepath.Join(cfg.RunDir, databaseRecord), o)
+	return rows.SaveRecord(start.DatabaseRecord(cfg), o)
 }
 
 // passDespite is law 9: own trouble is reported, and passes where the daemon would

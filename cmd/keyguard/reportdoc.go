@@ -6,6 +6,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/key"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
+	"github.com/footprintai/containarium-keyguard/cmd/keyguard/start"
 )
 
 // The JSON of a report.
@@ -73,7 +74,7 @@ type (
 )
 
 func reportDocOf(r agent.ReportResult) reportDoc {
-	d := reportDoc{Version: jsonVersion, Host: hostname(), Keyguard: version, Since: timeDoc(r.Since), Until: timeDoc(r.Until),
+	d := reportDoc{Version: jsonVersion, Host: start.Hostname(), Keyguard: version, Since: timeDoc(r.Since), Until: timeDoc(r.Until),
 		Now: timeDoc(r.Now), Chain: chainDocOf(r.Chain), Escrows: []reportEscrow{}, Gaps: gapDocs(r.Gaps),
 		Drills: []pastDrillDoc{}, Keys: []keySpanDoc{}, History: append([]ledger.Entry{}, r.History...), Unproven: unprovenLines(r)}
 	for _, s := range r.Escrows {

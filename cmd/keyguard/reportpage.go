@@ -12,6 +12,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/printable"
+	"github.com/footprintai/containarium-keyguard/cmd/keyguard/start"
 )
 
 // The page's view of a report: everything is text by now, and positions are percent of
@@ -67,7 +68,7 @@ type (
 func pageOf(r agent.ReportResult) page {
 	zone := r.Now.Local().Format("MST (UTC-07:00)")
 	p := page{
-		Host: hostname(), Keyguard: version, Since: day(covered(r)), Until: day(r.Until), Now: when(r.Now), Zone: zone, Asked: askedSince(r),
+		Host: start.Hostname(), Keyguard: version, Since: day(covered(r)), Until: day(r.Until), Now: when(r.Now), Zone: zone, Asked: askedSince(r),
 		Proven: provenLines(r), Unproven: unprovenLines(r), Gaps: gapLines(r),
 		Chain: chainText(r.Chain), Sum: r.Chain.Sum,
 	}

@@ -2,9 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -17,37 +14,19 @@ import (
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/config"
-	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
-	"github.com/footprintai/containarium-keyguard/agent/keyfile"
-	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
 	"github.com/footprintai/containarium-keyguard/cmd/keyguard/outside"
+	"github.com/footprintai/containarium-keyguard/cmd/keyguard/start"
 	"github.com/footprintai/containarium-keyguard/hooks"
 )
 
-const (
-	// databaseRecord, in the runtime directory, is where the daemon has its database.
-	databaseRecord = "database.json"
-	// hooksEnded, beside it, says how the hooks ended that were called last.
-	hooksEnded = "hooks.json"
-	// startRecord, beside it, is what prestart left for the daemon's last start.
-	startRecord = "started.json"
-	// quarantineDir, in the state directory, is the local quarantine.
-	quarantineDir = "quarantine"
-)
+// hooksEnded, in the runtime directory, says how the hooks ended that were called last.
+const hooksEnded = "hooks.json"
 
-func (a *app) configPath() string {
-	if a.configFile != "" {
-		return a.configFile
-	}
-	if path := os.Getenv("KEYGUARD_CONFIG"); path != "" {
-		return path
-	}
-	return config.DefaultPath
-}
+func (a *app) configPath() string { return start.ConfigPath(a.configFile) }
 
 // load reads the configuration.
 func (a *app) load() (*config.Config, error) { return a.configuration(config.Load) }
@@ -116,25 +95,15 @@ func (a *app) identityFlag(c *cobra.Command) {
 // nothing outside the process. An escrow whose configuration is wrong cannot answer, and
 // a.wrong says why.
 func (a *app) host(cfg *config.Config, w wiring) (*agent.Host, error) {
-	id := machine()
-	h := &agent.Host{
-		Keyfile: keyfile.File{Path: cfg.Keyfile, Owner: cfg.UID, Group: cfg.GID,
-			Quarantine: filepath.Join(cfg.StateDir, quarantineDir), Locks: cfg.StateDir},
-		Ledger:   ledger.Open(cfg.StateDir, ledger.Options{Host: hostname(), Machine: id, Version: version, Config: cfg.Digest}),
-		StateDir: cfg.StateDir,
-		Left:     filepath.Join(cfg.RunDir, startRecord),
-		Besides:  besides(cfg),
-		Machine:  id,
-		Now:      time.Now,
-		OpenRows: func(ctx context.Context, o rows.Options) (agent.Rows, error) {
-			where := locateOptions(ctx, cfg, w)
-			if w.prestart {
-				// It has recorded what it was given, and told where it could not; now there is
-				// systemd's word besides.
-				_ = rows.SaveRecord(where.Record, where)
-			}
-			return openRows(ctx, cfg, where, o)
-		},
+	h := start.Host(cfg, version)
+	h.OpenRows = func(ctx context.Context, o rows.Options) (agent.Rows, error) {
+		where := locateOptions(ctx, cfg, w)
+		if w.prestart {
+			// It has recorded what it was given, and told where it could not; now there is
+			// systemd's word besides.
+			_ = rows.SaveRecord(where.Record, where)
+		}
+		return openRows(ctx, cfg, where, o)
 	}
 	if cfg.Daemon.Unit != "" {
 		names := daemonUnits(cfg)
@@ -159,18 +128,6 @@ func (a *app) host(cfg *config.Config, w wiring) (*agent.Host, error) {
 		h.Escrows = append(h.Escrows, one)
 	}
 	return h, nil
-}
-
-// besides are the directories that keyguard works with besides the keyfile's and its state's.
-func besides(cfg *config.Config) []string {
-	dirs := []string{cfg.RunDir}
-	if cfg.Notify.HooksDir != "" {
-		dirs = append(dirs, cfg.Notify.HooksDir)
-	}
-	if cfg.Notify.MetricsFile != "" {
-		dirs = append(dirs, filepath.Dir(cfg.Notify.MetricsFile))
-	}
-	return dirs
 }
 
 // sealed tells whether what is saved in an escrow, or in a part of it, is encrypted.
@@ -328,7 +285,7 @@ func commandOptions(cfg *config.Config, e config.Escrow, identities []string) ki
 // configuration does not say: a host that is renamed finds no place there (law 6).
 func commandPath(e config.Escrow) string {
 	if e.Path == "" && e.Preset != "" {
-		return "containarium-" + hostname()
+		return "containarium-" + start.Hostname()
 	}
 	return e.Path
 }
@@ -337,7 +294,7 @@ func commandPath(e config.Escrow) string {
 // what the daemon has. Only where that may matter is systemd asked.
 func locateOptions(ctx context.Context, cfg *config.Config, w wiring) rows.LocateOptions {
 	o := rows.LocateOptions{URL: cfg.Database.URL, URLFile: cfg.Database.URLFile,
-		Record: filepath.Join(cfg.RunDir, databaseRecord)}
+		Record: start.DatabaseRecord(cfg)}
 	if o.URL != "" || o.URLFile != "" {
 		return o
 	}
@@ -384,33 +341,12 @@ func (a *app) teller(h *agent.Host, cfg *config.Config, w wiring, print func(hoo
 		Survey:         func() (agent.SurveyResult, error) { return agent.Survey(h) },
 		Remedy:         remedyOf,
 		Trouble:        func(t agent.Trouble) { a.explainTrouble([]agent.Trouble{t}) },
-		Host:           hostname(), Version: version,
+		Host:           start.Hostname(), Version: version,
 	}
 	if cfg.Daemon.Unit != "" { // else there is no systemd, and no journal
 		o.Record = unit.Record
 	}
 	return hooks.NewTeller(o)
-}
-
-// hostname is the name of this host, for people.
-func hostname() string {
-	name, err := os.Hostname()
-	if err != nil {
-		return "unknown"
-	}
-	return name
-}
-
-// machine tells this machine from a clone of it, "" where nobody knows. The id itself is
-// not for others to see, machine-id(5); what is made of it for one program is.
-func machine() string {
-	id, err := crew.Within("/etc", func() ([]byte, error) { return os.ReadFile("/etc/machine-id") }, nil)
-	if err != nil || len(strings.TrimSpace(string(id))) != 32 { // "uninitialized"
-		return ""
-	}
-	mac := hmac.New(sha256.New, []byte(strings.TrimSpace(string(id))))
-	mac.Write([]byte("keyguard machine v1"))
-	return hex.EncodeToString(mac.Sum(nil)[:8])
 }
 
 // daemonUnits are the names under which the daemon may run: the configured one first.

@@ -8,6 +8,7 @@ import (
 
 	_ "github.com/footprintai/containarium-keyguard/agent"
 	_ "github.com/footprintai/containarium-keyguard/agent/config"
+	_ "github.com/footprintai/containarium-keyguard/agent/escrow/kinds"
 	_ "github.com/footprintai/containarium-keyguard/agent/unit"
 	_ "github.com/footprintai/containarium-keyguard/hooks"
 )

@@ -62,7 +62,18 @@ type GuardResult struct {
 // ErrNotPlaced: the daemon must not read what stands there. Any other error: what was
 // decided could not be done, and the result says what it was.
 func Guard(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error) {
-	return whileChanging(func() (GuardResult, error) { return guard(ctx, h, opts) })
+	looked := false
+	return whileChanging(func() (GuardResult, error) {
+		if looked {
+			for _, s := range h.Escrows {
+				if m, ok := s.Reader.(Rememberer); ok {
+					m.Again()
+				}
+			}
+		}
+		looked = true
+		return guard(ctx, h, opts)
+	})
 }
 
 // Healthy is the key that Guard would find known and proven lately, with nothing to do or to

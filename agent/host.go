@@ -67,11 +67,13 @@ var ErrNotAgain = errors.New("not asked again yet")
 
 // Rememberer is a Reader that may answer a List from memory, and says after it whether
 // it did, and when a copy was asked for last, as a time since the boot: 0 is never. Changed tells it
-// that this process has stored something there: the next List is to ask the store.
+// that this process has stored something there: the next List is to ask the store. Again tells it that
+// this process looks at everything anew: so is the next List where the last one has asked the store.
 type Rememberer interface {
 	Remembered() bool
 	FetchedAt(id string) time.Duration
 	Changed()
+	Again()
 }
 
 // Trouble is something that went wrong beside the point: the operation was done all

@@ -82,7 +82,8 @@ type gate struct {
 	escrow.Reader
 	recall             func() *memory
 	answeredFromMemory bool // the last List was answered from memory
-	mayList            bool // this start has asked for the latest copy or saved one, and may go on with a List
+	listed             bool // the last List has asked the store
+	mayList            bool // this start has asked for the latest copy or saved one, or looks at all anew, and may go on with a List
 }
 
 func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
@@ -103,13 +104,13 @@ func (g *gate) List(ctx context.Context) ([]escrow.Copy, error) {
 	if e != nil && g.early(e) && !(waited && e.answers()) && !g.mayList {
 		m.lock.Lock()
 		defer m.lock.Unlock()
-		g.answeredFromMemory = true
+		g.answeredFromMemory, g.listed = true, false
 		if !e.Answered {
 			return nil, fmt.Errorf("%w, for %s more; it said: %s", agent.ErrNotAgain, (e.Next - m.since).Round(time.Second), e.Error)
 		}
 		return e.recalled(), nil
 	}
-	g.mayList, g.answeredFromMemory = false, false
+	g.mayList, g.answeredFromMemory, g.listed = false, false, true
 	var copies []escrow.Copy
 	err = g.ask(e, calls, func(now, before *escrowMemory) error {
 		var err error
@@ -250,6 +251,9 @@ func (g *gate) takeTurn(ctx context.Context, dir string) (done func(), waited bo
 
 // Changed lets this start ask the store once more.
 func (g *gate) Changed() { g.mayList = true }
+
+// Again lets this start ask the store once more for what it has asked it for.
+func (g *gate) Again() { g.mayList = g.mayList || g.listed }
 
 // Remembered tells whether the last List was answered from memory.
 func (g *gate) Remembered() bool { return g.answeredFromMemory }

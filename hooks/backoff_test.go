@@ -315,6 +315,43 @@ func TestBackoff(t *testing.T) {
 		l.decides(decide.Install)
 	})
 
+	for _, c := range []struct {
+		name  string
+		store []key.Key // the newest last
+		early bool      // to ask it
+		want  decide.Action
+	}{
+		{"the newest copy is right", []key.Key{right}, false, decide.Install},
+		{"an older copy is right", []key.Key{right, foreign}, false, decide.Install},
+		{"it is early to ask the store", []key.Key{foreign}, true, decide.Doubt},
+	} {
+		t.Run("the watcher is the first to tell the ledger what this start has found, too, and "+c.name, func(t *testing.T) {
+			l := newLoop(t, cluster.Database(t))
+			l.upsert(right, "SECRET_1")
+			for _, k := range c.store {
+				l.store.Put(masterSecret, k.UnsafeBytes())
+			}
+			h := l.host()
+			l.must(os.WriteFile(h.Keyfile.Path, foreign.UnsafeBytes(), 0o400))
+			if c.early {
+				l.decides(decide.Lost)
+				l.later(time.Second)
+			}
+			l.must(h.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: foreign.Fingerprint(), Verdict: string(rows.Opens), Time: time.Now().Add(-26 * time.Hour)}))
+			open, looks, before := h.OpenRows, 0, l.calls()
+			h.OpenRows = func(ctx context.Context, o rows.Options) (agent.Rows, error) {
+				if looks++; looks == 1 {
+					l.must(h.Ledger.Append(ledger.Entry{Event: ledger.Contradicted, Fingerprint: foreign.Fingerprint(), Verdict: string(rows.Refuted)}))
+				}
+				return open(ctx, o)
+			}
+			r, err := hooks.Prestart(t.Context(), h, l.options)
+			if l.must(err); r.Decision.Action != c.want || looks != 2 || (l.calls() == before) != c.early {
+				t.Errorf("%+v after %d looks and %d calls", r.Decision, looks, l.calls()-before)
+			}
+		})
+	}
+
 	t.Run("a start goes on where the one before had no time", func(t *testing.T) {
 		l := newLoop(t, db)
 		s := &slowly{Reader: l.gcp(), right: right}

@@ -62,7 +62,7 @@ type GuardResult struct {
 // ErrNotPlaced: the daemon must not read what stands there. Any other error: what was
 // decided could not be done, and the result says what it was.
 func Guard(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error) {
-	looked := false
+	looked, refuted := false, key.Fingerprint("")
 	return whileChanging(func() (GuardResult, error) {
 		if looked {
 			for _, s := range h.Escrows {
@@ -71,8 +71,12 @@ func Guard(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error)
 				}
 			}
 		}
+		r, err := guard(ctx, h, opts, refuted)
 		looked = true
-		return guard(ctx, h, opts)
+		if s := r.Evidence.Rows.State; s == decide.RowsAnswer || s == decide.RowsSilent {
+			refuted = refutedKey(r.Evidence)
+		}
+		return r, err
 	})
 }
 
@@ -95,8 +99,10 @@ func Healthy(h *Host) key.Fingerprint {
 	return d.Key
 }
 
-func guard(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error) {
-	observe := func() (*observation, error) { return h.observeFor(opts.Report) }
+// guard is one look of Guard's, and does what was decided by that. refuted is the keyfile's key that the
+// rows have refuted in the look before, "" for none.
+func guard(ctx context.Context, h *Host, opts GuardOptions, refuted key.Fingerprint) (GuardResult, error) {
+	observe := func() (*observation, error) { return h.observeFor(opts.Report, refuted) }
 	o, err := observe()
 	if err != nil {
 		return GuardResult{}, err

@@ -119,6 +119,35 @@ func TestLatePaper(t *testing.T) {
 	}
 }
 
+// TestRefutedOnce (law 1): the rows have refuted the keyfile's key, and another process is the first to write
+// that down. While all is looked at anew, which may hang, the daemon is not to start on that key.
+func TestRefutedOnce(t *testing.T) {
+	a, b := testKey("a"), testKey("b")
+	h := newHost(t, server.Cluster(t).Database(t), 1)
+	h.rowsUnder(b)
+	h.write(a.UnsafeBytes())
+	h.save(0, escrow.Current, b)
+	h.must(prove(&h.Host, a))
+	h.now = h.now.Add(26 * time.Hour)
+	var told agent.Start
+	open, looks := h.OpenRows, 0
+	h.OpenRows = func(ctx context.Context, o rows.Options) (agent.Rows, error) {
+		switch looks++; looks {
+		case 1:
+			h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Contradicted, Fingerprint: a.Fingerprint(), Verdict: string(rows.Refuted)}))
+		case 2:
+			if told != agent.StartRefuted {
+				t.Errorf("the start is %s by now", told)
+			}
+		}
+		return open(ctx, o)
+	}
+	r, err := agent.Guard(t.Context(), &h.Host, agent.GuardOptions{Report: func(s agent.Start) { told = s }})
+	if err != nil || !h.holds(b) || looks != 2 || told != agent.StartRight {
+		t.Errorf("%+v, %v after %d looks, and the start is %s", r.Decision, err, looks, told)
+	}
+}
+
 // TestLateContradiction: what refuted the known key is older than a proof of it.
 func TestLateContradiction(t *testing.T) {
 	a, b := testKey("a"), testKey("b")

@@ -67,19 +67,22 @@ func whileChanging[R any](do func() (R, error)) (r R, err error) {
 
 // observe looks at what is here without opening a socket: the keyfile and the end of
 // the ledger. An error means that nobody can say what stands in the keyfile's place.
-func (h *Host) observe() (*observation, error) { return h.observeFor(nil) }
+func (h *Host) observe() (*observation, error) { return h.observeFor(nil, "") }
 
-// observeFor reports, besides, what a start on the keyfile that was seen would be.
-func (h *Host) observeFor(report func(Start)) (*observation, error) {
+// observeFor reports, besides, what a start on the keyfile that was seen would be, where the rows have
+// just refuted this key.
+func (h *Host) observeFor(report func(Start), refuted key.Fingerprint) (*observation, error) {
 	seen, err := h.Keyfile.Look()
 	if err != nil {
 		return nil, err
 	}
 	o := &observation{host: h, seen: seen, keys: map[key.Fingerprint]key.Key{}, report: report}
-	// Nothing speaks against it yet, and what hangs from here on is our own trouble (law 9).
-	if seen.Kind == keyfile.Good && !seen.NextThere {
-		o.reportStart(StartRight)
-	} else {
+	switch {
+	case seen.Kind == keyfile.Good && refuted != "" && seen.Key.Fingerprint() == refuted:
+		o.reportStart(StartRefuted) // law 1 stands above law 9
+	case seen.Kind == keyfile.Good && !seen.NextThere:
+		o.reportStart(StartRight) // nothing speaks against it yet, and what hangs from here on is our own trouble (law 9)
+	default:
 		o.reportStart(StartUnsure)
 	}
 	o.evidence.Now = h.Now()
@@ -376,9 +379,14 @@ func (o *observation) wrongStart() Start {
 }
 
 // refuted tells whether the rows have just refuted the key that the daemon would read.
-func (o *observation) refuted() bool {
-	e := o.evidence
-	return e.Keyfile.Good && e.Rows.State == decide.RowsAnswer && e.Rows.VerdictOf(e.Keyfile.Key) == rows.Refuted
+func (o *observation) refuted() bool { return refutedKey(o.evidence) != "" }
+
+// refutedKey is the key that the daemon would read, where the rows have just refuted it, else "".
+func refutedKey(e decide.Evidence) key.Fingerprint {
+	if e.Keyfile.Good && e.Rows.State == decide.RowsAnswer && e.Rows.VerdictOf(e.Keyfile.Key) == rows.Refuted {
+		return e.Keyfile.Key
+	}
+	return ""
 }
 
 // rowsEvidence is an answer of the rows as evidence.

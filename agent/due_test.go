@@ -668,6 +668,30 @@ func testEscrowMadeAnew(t *testing.T, list listing) {
 	}
 }
 
+// TestLateRevisit (law 4): while a copy that somebody took away is saved again a whole rotation goes by. What is
+// due by then is the savers'.
+func TestLateRevisit(t *testing.T) {
+	a := testKey("a")
+	h := newHost(t, server.Cluster(t).Database(t), 2)
+	h.rowsUnder(a, a)
+	h.write(a.UnsafeBytes())
+	h.must(save(&h.Host, a))
+	h.must(prove(&h.Host, a))
+	h.Escrows[1].Required = false
+	gone, err := filepath.Glob(h.path("usb1/current/*"))
+	h.must(errors.Join(err, os.Remove(gone[0])))
+	var fresh key.Fingerprint
+	h.Escrows[1].Writer = &overtaken{h.Escrows[1].Writer, func() { fresh = h.rotates() }}
+	saved, err := agent.Revisit(t.Context(), &h.Host, "usb1")
+	if h.must(err); len(saved) != 1 || saved[0].Key != a.Fingerprint() || fresh == "" {
+		t.Errorf("%+v", saved)
+	}
+	h.saveDue(1)
+	if newest := h.shelf(1, escrow.Current)[0]; newest != fresh {
+		t.Errorf("key %s is the newest current copy, and the rows are under key %s", newest, fresh)
+	}
+}
+
 // TestSealedIsNotHeld: a copy that nobody here opens is the key by its own word alone, who
 // ever wrote it, until a drill has opened it with an identity.
 func TestSealedIsNotHeld(t *testing.T) {

@@ -205,6 +205,9 @@ func TestLateSave(t *testing.T) {
 						t.Errorf("key %s is the newest current copy, and the rows are under key %s", newest, fresh)
 					}
 				}
+				if slow == "to save" && name == "what is due" && (len(saves) != 2 || saves[0].Key != a.Fingerprint() || saves[1].Key != fresh) {
+					t.Errorf("both stand there, and told of is %+v", saves)
+				}
 				if list := h.shelf(1, escrow.Current); slow != "to save" && len(list) != 1 {
 					t.Errorf("the key of before was put on top, too: %v", list)
 				}
@@ -245,6 +248,20 @@ type awaiting struct {
 func (a *awaiting) Fetch(ctx context.Context, c escrow.Copy) (key.Key, key.Encoding, error) {
 	<-a.happened
 	return a.Reader.Fetch(ctx, c)
+}
+
+// TestLateDue: what another process saves while the rows are asked is not saved once more.
+func TestLateDue(t *testing.T) {
+	a := testKey("a")
+	h := newHost(t, server.Cluster(t).Database(t), 1)
+	h.rowsUnder(a, a)
+	h.write(a.UnsafeBytes())
+	store := trouble(h, 0)
+	h.answersLate(func() { h.saveDue(0) })
+	if saved := h.saveDue(0); len(saved) != 0 || store.saves != 1 {
+		t.Errorf("%+v, %d saves", saved, store.saves)
+	}
+	h.wants(0, escrow.Current, a)
 }
 
 // TestLedgerAnew: while one escrow is asked, the save to another reads the ledger anew, since somebody

@@ -63,7 +63,8 @@ type AcceptResult struct {
 // of what stands in the ledger before its chain is broken. It returns ErrNothingToAccept, and
 // ErrNotAccepted while a rotation is open: the rows say which of its keys holds (R1), and
 // would overturn the word; and ErrChanged where another key came into the keyfile's place, or
-// became the known one, while the question stood, or the rows speak less for it than they did.
+// became the known one, while the question stood, or the rows give another verdict on it than they
+// did, or it leaves more of them unopened.
 func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, error) {
 	o, err := h.observe()
 	if err != nil {
@@ -129,7 +130,8 @@ func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, err
 	return r, nil
 }
 
-// giveWord writes that a key is accepted, with what is adopted by the same word. It returns ErrChanged.
+// giveWord writes that a key is accepted, with what is adopted by the same word. It returns ErrChanged
+// where writeWord would return keyfile.ErrChanged: a person is asked again, and not for him.
 func (o *observation) giveWord(f key.Fingerprint, entries ...ledger.Entry) error {
 	standing, err := o.host.Ledger.AppendIf(o.standing, entries...)
 	if errors.Is(err, ledger.ErrMovedOn) {

@@ -148,6 +148,24 @@ func TestRefutedOnce(t *testing.T) {
 	}
 }
 
+// TestLateAccept: while the rows are asked once more, after the question, another key becomes the known one.
+func TestLateAccept(t *testing.T) {
+	a, b := testKey("a"), testKey("b")
+	h := newHost(t, server.Cluster(t).Database(t), 1)
+	h.rowsUnder(a, a, b)
+	h.write(a.UnsafeBytes())
+	agreed := func(agent.AcceptResult) (bool, error) {
+		h.answersLate(func() { h.must(prove(&h.Host, b)) })
+		return true, nil
+	}
+	if r, err := agent.Accept(t.Context(), &h.Host, agent.AcceptOptions{Confirm: agreed}); !errors.Is(err, agent.ErrChanged) || r.Done {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if standing, err := h.Ledger.Standing(); err != nil || standing.Known != b.Fingerprint() {
+		t.Errorf("known is %+v, %v", standing, err)
+	}
+}
+
 // TestLateContradiction: what refuted the known key is older than a proof of it.
 func TestLateContradiction(t *testing.T) {
 	a, b := testKey("a"), testKey("b")

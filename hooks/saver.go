@@ -31,7 +31,7 @@ const (
 // saver brings to one escrow what is due there, for ever. It is its escrow's breaker: a
 // failure makes only this one wait. Where an escrow is several stores, each has its own
 // (escrow.Rester): a key that is new to it goes to those that take it at once. It asks the escrow
-// itself, and not by the gate that a round or a start has before it (gateEscrows in backoff.go): a
+// itself, and not by the gate that a round or a start has before it (gateEscrows in gate.go): a
 // pause of theirs delays no save, nor one of its own their questions.
 type saver struct {
 	h      *agent.Host

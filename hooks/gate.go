@@ -26,7 +26,7 @@ import (
 // That is hearsay: it names copies and decides nothing (law 6). A start that may ask does all
 // of it anew, whatever was seen before: a copy may be mended under its name, and another table
 // stand where one was. This file says when to ask; what is remembered from start to start is in
-// backoffmemory.go.
+// gatememory.go.
 const (
 	firstWait   = 5 * time.Second
 	longestWait = 2 * time.Minute

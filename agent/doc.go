@@ -18,7 +18,8 @@
 //	rotate     a new key, and every row under it; repair, one key for a table that is split;
 //	           downtime is what both do while the daemon is down, daemon how it is stopped;
 //	           both have rows/rewrite.go bring all rows under one key in one transaction, and
-//	           that has rows/reseal.go do each; settle closes a rotation that stopped halfway
+//	           that has rows/reseal.go do each; rotatesettle closes a rotation that stopped
+//	           halfway
 //	drill      restores copies into scratch and proves them, of a key in parts every part;
 //	           drillpart proves a part that a person holds
 //	verify     tries every key on the rows; copies lists what every escrow holds

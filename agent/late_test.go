@@ -166,6 +166,20 @@ func TestLateAccept(t *testing.T) {
 	}
 }
 
+// TestLateRotate: a rotation does not begin by rows that were asked before another key became the known one.
+func TestLateRotate(t *testing.T) {
+	a, b := testKey("a"), testKey("b")
+	h := newHost(t, server.Cluster(t).Database(t), 1)
+	h.rowsUnder(a, a)
+	h.write(a.UnsafeBytes())
+	h.must(save(&h.Host, a))
+	h.answersLate(func() { h.must(prove(&h.Host, b)) })
+	if r, err := agent.Rotate(t.Context(), &h.Host, agent.RotateOptions{}); !errors.Is(err, agent.ErrNotRotated) || r.Rotated || !h.holds(a) {
+		t.Errorf("%+v, %v", r, err)
+	}
+	h.rotates()
+}
+
 // TestLateContradiction: what refuted the known key is older than a proof of it.
 func TestLateContradiction(t *testing.T) {
 	a, b := testKey("a"), testKey("b")

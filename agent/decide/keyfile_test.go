@@ -60,6 +60,28 @@ func history(contradicted ...key.Fingerprint) LedgerWhole {
 	return h
 }
 
+// unused is a ledger that tells of first keys which nobody has used yet.
+func unused(keys ...key.Fingerprint) LedgerWhole {
+	h := history()
+	h.Unused = map[key.Fingerprint]bool{}
+	for _, f := range keys {
+		h.Unused[f] = true
+	}
+	return h
+}
+
+// named is a ledger that tells that these keys were saved, the last first, too.
+func named(h LedgerWhole, keys ...key.Fingerprint) LedgerWhole {
+	h.Named = keys
+	return h
+}
+
+// broken is a ledger that may have told of any key.
+func broken(h LedgerWhole) LedgerWhole {
+	h.Unreadable = "its chain is broken"
+	return h
+}
+
 func accepted(f key.Fingerprint, v rows.Verdict, age time.Duration) LedgerEnd {
 	return LedgerEnd{Known: f, Accepted: true, Verdict: v, LastLook: now.Add(-age)}
 }
@@ -388,6 +410,30 @@ func TestKeyfile(t *testing.T) {
 			want: Decision{Rule: "R3", Action: Doubt}},
 		{name: "first start without an escrow", e: Evidence{Keyfile: missing, Rows: silent, Local: local(), History: history()},
 			want: Decision{Rule: "R4", Action: Make}},
+		{name: "first start: one that stopped is gone on with", e: Evidence{Keyfile: missing, Rows: silent, Local: local(a), History: unused(a), Escrows: []EscrowEvidence{holds("gcp")}},
+			want: Decision{Rule: "R4", Action: Make, Key: a}},
+		{name: "first start: a required escrow has its key", e: Evidence{Keyfile: missing, Rows: silent, Local: local(), History: unused(a), Escrows: []EscrowEvidence{holds("gcp", current(a)), holds("usb")}},
+			want: Decision{Rule: "R4", Action: Make, Key: a}},
+		{name: "first start: a part is all that its save has left", e: Evidence{Keyfile: missing, Rows: silent, Local: local(a), History: unused(a), Escrows: []EscrowEvidence{holds("split", sealed(a))}},
+			want: Decision{Rule: "R4", Action: Make, Key: a}},
+		{name: "first start: the ledger names its key", e: Evidence{Keyfile: missing, Rows: silent, Local: local(a), History: named(unused(a), a), Escrows: []EscrowEvidence{holds("gcp", quarantined(a))}},
+			want: Decision{Rule: "R4", Action: Make, Key: a}},
+		{name: "first start: of two that stopped, the key that comes first", e: Evidence{Keyfile: missing, Rows: silent, Local: local(a, b), History: unused(a, b), Escrows: []EscrowEvidence{holds("gcp")}},
+			want: Decision{Rule: "R4", Action: Make, Key: a}},
+		{name: "no first start: another key goes before the first one", e: Evidence{Keyfile: missing, Rows: silent, Local: local(a), History: unused(a), Escrows: []EscrowEvidence{holds("gcp", current(a), quarantined(b))}},
+			want: Decision{Rule: "R4", Action: Install, Key: b}},
+		{name: "no first start: the ledger names another key than the first one", e: Evidence{Keyfile: missing, Rows: silent, Local: local(a), History: named(unused(a), a, b), Escrows: []EscrowEvidence{holds("gcp")}},
+			want: Decision{Rule: "R4", Action: Doubt, Needed: b}},
+		{name: "no first start on its key: an optional escrow is down", e: Evidence{Keyfile: missing, Rows: silent, Local: local(a), History: unused(a), Escrows: []EscrowEvidence{holds("gcp", current(a)), down("usb", false)}},
+			want: Decision{Rule: "R4", Action: Doubt}},
+		{name: "no first start on its key: a store of a split did not answer", e: Evidence{Keyfile: missing, Rows: silent, Local: local(a), History: unused(a), Escrows: []EscrowEvidence{butOne(holds("split"))}},
+			want: Decision{Rule: "R4", Action: Doubt}},
+		{name: "no first start on its key: a copy of another cannot be read", e: Evidence{Keyfile: missing, Rows: silent, Local: local(a), History: unused(a), Escrows: []EscrowEvidence{holds("gcp", current(a), sealed(b))}},
+			want: Decision{Rule: "R4", Action: Doubt}},
+		{name: "no first start on its key: what was a copy is a trace", e: Evidence{Keyfile: missing, Rows: silent, Local: local(a), History: unused(a), Escrows: []EscrowEvidence{holds("gcp", worthless)}},
+			want: Decision{Rule: "R4", Action: Doubt}},
+		{name: "no first start on its key: the ledger cannot be read", e: Evidence{Keyfile: missing, Rows: silent, Local: local(a), History: broken(unused(a)), Escrows: []EscrowEvidence{holds("gcp")}},
+			want: Decision{Rule: "R4", Action: Doubt}},
 		{name: "first start over a crashed mint", e: Evidence{Keyfile: KeyfileEvidence{Why: "17 bytes instead of 32"}, Rows: silent, Local: local(), History: history(), Escrows: []EscrowEvidence{holds("gcp")}},
 			want: Decision{Rule: "R4", Action: Make}},
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -159,38 +158,6 @@ func (a *app) addFlagged(ctx context.Context, c *choices, flagged []config.Escro
 	return unusable, nil
 }
 
-// sample is the commented configuration that the package brings.
-const sample = "/usr/share/containarium-keyguard/keyguard.toml"
-
-// draft is the configuration that init begins with. Where there is none, it is the sample:
-// init makes the file.
-func (a *app) draft() (*config.Config, error) {
-	cfg, err := a.load()
-	if !errors.Is(err, fs.ErrNotExist) {
-		return cfg, err
-	}
-	data, err := a.draftText()
-	if err == nil {
-		cfg, err = config.ParseHere(data, sample)
-	}
-	if err != nil {
-		return nil, configError{err}
-	}
-	return cfg, nil
-}
-
-// draftText is the text of it.
-func (a *app) draftText() ([]byte, error) {
-	data, err := config.Read(a.configPath())
-	if !errors.Is(err, fs.ErrNotExist) {
-		return data, err
-	}
-	if data, err = os.ReadFile(sample); errors.Is(err, fs.ErrNotExist) {
-		return []byte("# keyguard.toml(5) has every setting.\n"), nil
-	}
-	return data, err
-}
-
 // try makes the place of an escrow that the configuration does not name yet, one of all that
 // are added, and says what stands there. token is one that its file does not hold yet.
 func (a *app) try(ctx context.Context, all []config.Escrow, name, token string) (found, error) {
@@ -282,29 +249,6 @@ func (a *app) checkHostname(escrows []config.Escrow) error {
 	}
 	return outcome{exitUsage, fmt.Sprintf("this host is called %q, as many are, and a place for its copies would be called after it: nothing was written", host),
 		[]string{"give it a name of its own (hostnamectl set-hostname NAME), or write one in the place of {hostname} into " + a.configPath() + "; then: keyguard init"}}
-}
-
-// expandHostname writes this host's name into the configuration, once: an escrow must
-// not move because somebody renames the host.
-func (a *app) expandHostname() error {
-	path := a.configPath()
-	data, err := config.Read(path)
-	if err != nil {
-		return err
-	}
-	host, err := os.Hostname()
-	if err != nil {
-		return fmt.Errorf("cannot find this host's name: %w", err)
-	}
-	expanded := config.ExpandHostname(data, host)
-	if string(expanded) == string(data) {
-		return nil
-	}
-	if err := config.Replace(path, expanded); err != nil {
-		return err
-	}
-	a.say("wrote this host's name, %s, into %s", host, path)
-	return nil
 }
 
 // findDatabase records where a running daemon has its database.

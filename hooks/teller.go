@@ -68,9 +68,11 @@ const (
 	// measureEvery is how often Run measures without any event: metrics that are not
 	// written any more are an alarm of their own.
 	measureEvery = 15 * time.Minute
-	// lastWords is how long the delivery may go on after Run was ended.
-	lastWords = 300 * time.Millisecond
 )
+
+// LastWords is how long the delivery may go on after its time is over: Run was ended, or a start
+// waits for no more.
+const LastWords = 300 * time.Millisecond
 
 // Tell prints or records an event at once and queues it for Deliver. It never waits.
 func (t *Teller) Tell(e Event) {
@@ -155,7 +157,7 @@ func (t *Teller) Run(ctx context.Context) {
 		case <-measure.C:
 			t.measure()
 		case <-ctx.Done():
-			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), LastWords)
 			defer cancel()
 			t.Deliver(last)
 			return

@@ -28,9 +28,6 @@ import (
 // people to be told.
 const prestartTelling = 5 * time.Second
 
-// lastWords is how long the telling may take to end when its time is over.
-const lastWords = 300 * time.Millisecond
-
 func (a *app) prestartCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "prestart",
@@ -125,7 +122,7 @@ func (a *app) putRight(ctx context.Context, s *startRun) error {
 			}
 		},
 	})
-	left, cancel := context.WithTimeout(ctx, min(prestartTelling, budget-lastWords-time.Since(began)))
+	left, cancel := context.WithTimeout(ctx, min(prestartTelling, budget-hooks.LastWords-time.Since(began)))
 	defer cancel()
 	switch rerr, ended := ending(left, recorded); {
 	case !ended:
@@ -165,7 +162,7 @@ func (a *app) deliver(ctx context.Context, t *hooks.Teller) {
 	case <-ctx.Done():
 		select {
 		case unheard = <-told:
-		case <-time.After(lastWords):
+		case <-time.After(hooks.LastWords):
 			a.urgent("people are not told: hooks_dir, or the directory of metrics_file, hangs")
 		}
 	}

@@ -694,11 +694,3 @@ func fileError(err error) error {
 	// EIO and ENODEV of a stick pulled out, ESTALE and ETIMEDOUT of NFS, ENOTCONN of FUSE.
 	return fmt.Errorf("%w: %w", escrow.ErrUnreachable, errno)
 }
-
-// contextError is the error of a call whose context has ended.
-func contextError(err error) error {
-	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("%w: %w", escrow.ErrTimeout, err)
-	}
-	return err
-}

@@ -197,7 +197,7 @@ func (g *GCP) list(ctx context.Context, s escrow.Shelf) ([]escrow.Copy, error) {
 		req.PageToken = page.GetNextPageToken()
 		if req.PageToken == "" || len(copies) >= maxListed {
 			// The API lists newest first; sorting by number makes that ours.
-			slices.SortFunc(copies, func(a, b escrow.Copy) int { return cmp.Compare(gcpNumber(b.ID), gcpNumber(a.ID)) })
+			slices.SortFunc(copies, func(a, b escrow.Copy) int { return cmp.Compare(versionNumber(b.ID), versionNumber(a.ID)) })
 			copies = slices.CompactFunc(copies, func(a, b escrow.Copy) bool { return a.ID == b.ID })
 			if req.PageToken != "" {
 				copies = append(copies, more(g.o.Name, s, 0, copies[len(copies)-1].Created))
@@ -226,23 +226,13 @@ func (g *GCP) number(s escrow.Shelf, name string) (uint64, error) {
 	return n, nil
 }
 
-// gcpNumber is the number in a copy's id, 0 if it is none.
-func gcpNumber(id string) uint64 {
-	_, digits, _ := strings.Cut(id, "/")
-	n, err := strconv.ParseUint(digits, 10, 64)
-	if err != nil || strconv.FormatUint(n, 10) != digits {
-		return 0
-	}
-	return n
-}
-
 // Fetch needs the permission secretmanager.versions.access, and no other.
 func (g *GCP) Fetch(ctx context.Context, c escrow.Copy) (key.Key, key.Encoding, error) {
 	shelf, name, _ := strings.Cut(c.ID, "/")
 	if name == moreName {
 		return key.Key{}, "", fmt.Errorf("cannot fetch %q from %s: %w", c.ID, g.secret(escrow.Current), escrow.ErrUnreadable)
 	}
-	n := gcpNumber(c.ID)
+	n := versionNumber(c.ID)
 	if n == 0 || !slices.Contains(escrow.Shelves[:], escrow.Shelf(shelf)) {
 		return key.Key{}, "", fmt.Errorf("cannot fetch %q from %s: %w", clip(c.ID), g.secret(escrow.Current), escrow.ErrGone)
 	}
@@ -495,13 +485,13 @@ func (g *GCP) stored(ctx context.Context, s escrow.Shelf, k key.Key) (c escrow.C
 		}
 		looks := 0
 		for _, c := range copies {
-			if c.Unreadable != "" || gcpNumber(c.ID) == n {
+			if c.Unreadable != "" || versionNumber(c.ID) == n {
 				continue
 			}
 			if looks++; looks > gcpSameLooks {
 				break
 			}
-			v, equal, err := g.compare(ctx, s, strconv.FormatUint(gcpNumber(c.ID), 10), k)
+			v, equal, err := g.compare(ctx, s, strconv.FormatUint(versionNumber(c.ID), 10), k)
 			if err != nil && !errors.Is(err, escrow.ErrUnreadable) {
 				return escrow.Copy{}, 0, err
 			}

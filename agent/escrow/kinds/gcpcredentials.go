@@ -14,13 +14,11 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/google"
 
-	"github.com/footprintai/containarium-keyguard/agent/crew"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 )
 
@@ -32,7 +30,6 @@ const (
 	// off Google's cloud packets to its address go nowhere, and nothing refuses them.
 	metadataTimeout = time.Second
 	metadataHost    = "169.254.169.254"
-	maxToken        = 1 << 20 // bytes of a credentials file or of a token's answer
 )
 
 // credentialKinds are what a credentials file may be. The kind is read from the file and
@@ -288,48 +285,3 @@ func tokenError(ctx context.Context, err error) error {
 	}
 	return fmt.Errorf("%w: %s", escrow.ErrUnauthenticated, clip(err.Error()))
 }
-
-// innermost takes the layers off an error that name addresses and requests.
-func innermost(err error) error {
-	for {
-		next := errors.Unwrap(err)
-		if next == nil {
-			return err
-		}
-		err = next
-	}
-}
-
-// connectionBroke is how a connection's end is told, as an end, as a reset or as a broken
-// pipe: which it is depends on who looks first.
-const connectionBroke = "the connection broke"
-
-// wireText says what went wrong on the way, in the same words each time: what is told of one
-// trouble again and again, because the text has another port in it, nobody reads.
-func wireText(err error) string {
-	var dns *net.DNSError
-	switch {
-	case errors.As(err, &dns) && dns.IsTimeout:
-		return "no name server answers"
-	case errors.As(err, &dns) && dns.IsNotFound:
-		return "its name is not known"
-	case isAny(err, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE):
-		return connectionBroke
-	}
-	return clip(innermost(err).Error())
-}
-
-// noRoute are the errors of connect(2) for which nothing was sent.
-var noRoute = [...]error{syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.ENETDOWN, syscall.EADDRNOTAVAIL}
-
-func isAny(err error, targets ...error) bool {
-	for _, t := range targets {
-		if errors.Is(err, t) {
-			return true
-		}
-	}
-	return false
-}
-
-// readSmall reads a file of ours that is known to be small.
-func readSmall(path string) ([]byte, error) { return crew.Read(path, maxToken) }

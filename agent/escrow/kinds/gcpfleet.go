@@ -167,7 +167,7 @@ func (f *gcpFleet) newest(ctx context.Context, host string, s escrow.Shelf) (*es
 func (f *gcpFleet) version(s escrow.Shelf, name string, created time.Time, state string, ends time.Time) (*escrow.Copy, error) {
 	_, digits, ok := strings.Cut(name, "/versions/")
 	c := escrow.Copy{Escrow: f.g.o.Name, Shelf: s, ID: string(s) + "/" + digits, Created: created, Ends: ends}
-	if !ok || gcpNumber(c.ID) == 0 {
+	if !ok || versionNumber(c.ID) == 0 {
 		return nil, fmt.Errorf("%w: the store speaks of %q", escrow.ErrCorrupt, clip(name))
 	}
 	if state != "ENABLED" {
@@ -279,7 +279,7 @@ func (all gcpAssetsOf) take(a asset) error {
 	if s == escrow.Quarantine {
 		newest = &shown.Quarantine
 	}
-	if *newest == nil || gcpNumber((*newest).ID) < gcpNumber(c.ID) {
+	if *newest == nil || versionNumber((*newest).ID) < versionNumber(c.ID) {
 		*newest = c
 	}
 	return nil

@@ -51,3 +51,7 @@ func bounded(copies []escrow.Copy, ours func(escrow.Copy) bool) []escrow.Copy {
 	}
 	return kept
 }
+
+// errNoNewest is a FetchLatest to which the store has no answer: only a listing tells which copy is
+// the newest.
+var errNoNewest = fmt.Errorf("%w: no newest copy without a listing", escrow.ErrNoPlace)

@@ -2,6 +2,7 @@ package kinds
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -55,4 +56,14 @@ func unescaped(id string) (string, bool) {
 	}
 	name := b.String()
 	return name, escaped(name) == id
+}
+
+// versionNumber is the number in the id of a copy that is a version, 0 if it is none.
+func versionNumber(id string) uint64 {
+	_, digits, _ := strings.Cut(id, "/")
+	n, err := strconv.ParseUint(digits, 10, 64)
+	if err != nil || strconv.FormatUint(n, 10) != digits {
+		return 0
+	}
+	return n
 }

@@ -112,9 +112,6 @@ func (s *Split) FetchLatest(ctx context.Context) (escrow.Copy, key.Key, key.Enco
 	return escrow.Copy{}, key.Key{}, "", fmt.Errorf("%s: %w", s.o.Name, errNoNewest)
 }
 
-// errNoNewest: only a listing tells which copy is the newest.
-var errNoNewest = fmt.Errorf("%w: no newest copy without a listing", escrow.ErrNoPlace)
-
 // topPart is what a member has on top of its current shelf, or why that cannot be had.
 type topPart struct {
 	part key.Part

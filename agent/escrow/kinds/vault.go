@@ -433,7 +433,7 @@ func (v *Vault) find(ctx context.Context, id string) (vaultEntry, string, error)
 		if name, ok = strings.CutPrefix(id, vaultQuarantineID); ok {
 			folder = v.folder(escrow.Quarantine)
 		} else {
-			n := gcpNumber(id)
+			n := versionNumber(id)
 			if n == 0 || !strings.HasPrefix(id, vaultVersionID) {
 				return vaultEntry{}, "", escrow.ErrGone
 			}

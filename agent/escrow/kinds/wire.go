@@ -1,14 +1,21 @@
 package kinds
 
-// This file has what all stores behind a network share: what went wrong on the way, in words.
+// This file has what stores share of what goes wrong on the way to them: which error it is, and in
+// which words.
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"strings"
+	"syscall"
 	"time"
+
+	"github.com/footprintai/containarium-keyguard/agent/escrow"
 )
 
 // clockWrong compares a server's Date header (RFC 9110, 6.6.1) with our clock. Google
@@ -23,6 +30,47 @@ func clockWrong(date string) bool {
 func neverLeft(err error) bool {
 	var dns *net.DNSError
 	return errors.As(err, &dns) || isAny(err, noRoute[:]...)
+}
+
+// noRoute are the errors of connect(2) for which nothing was sent.
+var noRoute = [...]error{syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.ENETDOWN, syscall.EADDRNOTAVAIL}
+
+// wireText says what went wrong on the way, in the same words each time: what is told of one
+// trouble again and again, because the text has another port in it, nobody reads.
+func wireText(err error) string {
+	var dns *net.DNSError
+	switch {
+	case errors.As(err, &dns) && dns.IsTimeout:
+		return "no name server answers"
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return "its name is not known"
+	case isAny(err, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE):
+		return connectionBroke
+	}
+	return clip(innermost(err).Error())
+}
+
+// connectionBroke is how a connection's end is told, as an end, as a reset or as a broken
+// pipe: which it is depends on who looks first.
+const connectionBroke = "the connection broke"
+
+// innermost takes the layers off an error that name addresses and requests.
+func innermost(err error) error {
+	for {
+		next := errors.Unwrap(err)
+		if next == nil {
+			return err
+		}
+		err = next
+	}
+}
+
+// contextError is the error of a call whose context has ended.
+func contextError(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w: %w", escrow.ErrTimeout, err)
+	}
+	return err
 }
 
 // clip makes a foreign message fit for ours: one line, printable, at most 300 bytes.
@@ -46,4 +94,14 @@ func loopback(host string) bool {
 	}
 	a, err := netip.ParseAddr(host)
 	return err == nil && a.IsLoopback()
+}
+
+// isAny is errors.Is for one of several.
+func isAny(err error, targets ...error) bool {
+	for _, t := range targets {
+		if errors.Is(err, t) {
+			return true
+		}
+	}
+	return false
 }

@@ -351,7 +351,7 @@ func (v *Vault) call(ctx context.Context, path string, query url.Values, body ma
 	token, kept, err := v.tokens.get(ctx)
 	if err == nil {
 		a, err = v.ask(ctx, token, path, query, body)
-		if isAny(err, escrow.ErrUnauthenticated, escrow.ErrDenied) && v.tokens.refused(token, err) && kept {
+		if isAny(err, escrow.ErrUnauthenticated, escrow.ErrDenied) && v.tokens.forget(token, err) && kept {
 			fresh, _, ferr := v.tokens.get(ctx)
 			switch {
 			case ferr != nil:

@@ -88,10 +88,10 @@ func (t *vaultTokens) files() string {
 	return all.String()
 }
 
-// refused drops a token that was refused, where another is to be had: the login's next,
-// or what the file holds by now. A token that merely may not, is given up for another in
-// the file alone.
-func (t *vaultTokens) refused(bad vaultToken, err error) bool {
+// forget drops a token that was refused with err where another is to be had, and tells whether
+// one is: the login's next, or what the file holds by now. A token that is good and merely may not
+// (escrow.ErrDenied) is dropped for another in the file alone.
+func (t *vaultTokens) forget(bad vaultToken, err error) (another bool) {
 	t.asking <- struct{}{}
 	defer func() { <-t.asking }()
 	if errors.Is(err, escrow.ErrDenied) {

@@ -191,10 +191,29 @@ func TestLateContradiction(t *testing.T) {
 		h.rowsUnder(a, a)
 		h.must(prove(&h.Host, a))
 	})
-	_, err := agent.Tend(t.Context(), &h.Host, agent.TendOptions{Prove: true, DaemonRead: true})
-	h.must(err)
+	r, err := agent.Tend(t.Context(), &h.Host, agent.TendOptions{Prove: true, DaemonRead: true})
+	if err != nil || r.Decision.Key != a.Fingerprint() {
+		t.Errorf("%+v, %v", r.Decision, err)
+	}
 	if standing, err := h.Ledger.Standing(); err != nil || standing.Known != a.Fingerprint() {
 		t.Errorf("known is %+v, %v", standing, err)
+	}
+}
+
+// TestLateWithheld: while the watcher finds that another key belongs there, a person gives his word for the
+// one that stands there.
+func TestLateWithheld(t *testing.T) {
+	a, b := testKey("a"), testKey("b")
+	h := newHost(t, server.Cluster(t).Database(t), 1)
+	h.rowsUnder(b)
+	h.write(a.UnsafeBytes())
+	h.save(0, escrow.Current, b)
+	h.answersLate(func() {
+		h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Accepted, Fingerprint: a.Fingerprint(), Verdict: string(rows.Refuted)}))
+	})
+	r, err := agent.Tend(t.Context(), &h.Host, agent.TendOptions{Prove: true, DaemonRead: true})
+	if err != nil || r.Decision.Key != a.Fingerprint() || r.Withheld != "" {
+		t.Errorf("%+v, %q, %v", r.Decision, r.Withheld, err)
 	}
 }
 

@@ -217,6 +217,28 @@ func TestLateWithheld(t *testing.T) {
 	}
 }
 
+// TestLateClosing: a rotation is not closed with neither of its keys by rows that have changed since, and by
+// which another process has proven one of them.
+func TestLateClosing(t *testing.T) {
+	a, b := testKey("a"), testKey("b")
+	h := newHost(t, server.Cluster(t).Database(t), 0)
+	h.rowsUnder(testKey("another"))
+	h.write(a.UnsafeBytes())
+	h.must(prove(&h.Host, a))
+	h.must(h.Ledger.Append(ledger.Entry{Event: ledger.RotationOpen, Old: a.Fingerprint(), Fingerprint: b.Fingerprint()}))
+	h.answersLate(func() {
+		h.rowsUnder(a, a)
+		h.must(prove(&h.Host, a))
+	})
+	r, err := agent.Tend(t.Context(), &h.Host, agent.TendOptions{Prove: true, DaemonRead: true})
+	if err != nil || r.Decision.Key != a.Fingerprint() {
+		t.Errorf("%+v, %v", r.Decision, err)
+	}
+	if standing, err := h.Ledger.Standing(); err != nil || standing.Known != a.Fingerprint() || standing.Rotation != nil {
+		t.Errorf("known is %+v, %v", standing, err)
+	}
+}
+
 // TestLateSave (law 4): a store takes longer than a rotation, for its listing, for a copy that is read,
 // or for the save itself. The key of before does not end on top of the new one, which is nobody else's.
 func TestLateSave(t *testing.T) {

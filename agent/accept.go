@@ -131,7 +131,7 @@ func Accept(ctx context.Context, h *Host, opts AcceptOptions) (AcceptResult, err
 }
 
 // giveWord writes that a key is accepted, with what is adopted by the same word. It returns ErrChanged
-// where writeWord would return keyfile.ErrChanged: a person is asked again, and not for him.
+// where writeWord would return ErrOvertaken: a person is asked again, and not for him.
 func (o *observation) giveWord(f key.Fingerprint, entries ...ledger.Entry) error {
 	standing, err := o.host.Ledger.AppendIf(o.standing, entries...)
 	if errors.Is(err, ledger.ErrMovedOn) {

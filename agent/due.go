@@ -10,7 +10,6 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
-	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
@@ -94,7 +93,7 @@ func (o *observation) bringAll(ctx context.Context, i int, due []key.Fingerprint
 			if err == nil {
 				err = fmt.Errorf("key %s: %w", f, r.Err)
 			}
-			if errors.Is(r.Err, keyfile.ErrChanged) || errors.Is(r.Err, escrow.ErrUnreachable) || errors.Is(r.Err, escrow.ErrTimeout) || errors.Is(r.Err, escrow.ErrRateLimited) || ctx.Err() != nil {
+			if lookAgain(r.Err) || errors.Is(r.Err, escrow.ErrUnreachable) || errors.Is(r.Err, escrow.ErrTimeout) || errors.Is(r.Err, escrow.ErrRateLimited) || ctx.Err() != nil {
 				break // the others would fail as well
 			}
 			continue

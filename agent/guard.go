@@ -211,14 +211,14 @@ func (o *observation) write(entries ...ledger.Entry) {
 }
 
 // writeWord is write of what the rows were seen to say, or a person said of what was seen. It is
-// nobody's word any more, and keyfile.ErrChanged, where the ledger tells otherwise by now which key is
+// nobody's word any more, and ErrOvertaken, where the ledger tells otherwise by now which key is
 // known or which rotation is open: a look may take longer than a whole rotation, and the last word
 // counts.
 func (o *observation) writeWord(entries ...ledger.Entry) error {
 	standing, err := o.host.Ledger.AppendIf(o.standing, entries...)
 	switch {
 	case errors.Is(err, ledger.ErrMovedOn):
-		return fmt.Errorf("%w: %w", keyfile.ErrChanged, err)
+		return fmt.Errorf("%w: %w", ErrOvertaken, err)
 	case err != nil:
 		o.complain("cannot write the ledger", busy(err))
 		return nil
@@ -227,10 +227,10 @@ func (o *observation) writeWord(entries ...ledger.Entry) error {
 	return nil
 }
 
-// stillStands is keyfile.ErrChanged where writeWord would be. It writes nothing.
+// stillStands is ErrOvertaken where writeWord would be. It writes nothing.
 func (o *observation) stillStands() error {
 	if now, err := o.host.Ledger.Standing(); err == nil && !now.Same(o.standing) {
-		return fmt.Errorf("%w: %w", keyfile.ErrChanged, ledger.ErrMovedOn)
+		return fmt.Errorf("%w: %w", ErrOvertaken, ledger.ErrMovedOn)
 	}
 	return nil // one that cannot be read keeps nobody from his key (law 9)
 }
@@ -294,8 +294,8 @@ func busy(err error) error {
 	return err
 }
 
-// install puts a key at hand in the keyfile's place, unless the keyfile, or the word on which key is
-// known, is not what was seen: then it is keyfile.ErrChanged.
+// install puts a key at hand in the keyfile's place, unless the keyfile is not what was seen
+// (keyfile.ErrChanged), or the word on which key is known (ErrOvertaken).
 func (o *observation) install(f key.Fingerprint, reason string) error {
 	if err := o.stillStands(); err != nil {
 		return err
@@ -362,7 +362,7 @@ func (o *observation) makeFirst(ctx context.Context, r *GuardResult) error {
 		switch {
 		case saves[i].Err == nil:
 			continue
-		case errors.Is(saves[i].Err, keyfile.ErrChanged):
+		case lookAgain(saves[i].Err):
 			return saves[i].Err
 		}
 		o.complain(fmt.Sprintf("escrow %q did not take the first key", s.Name()), saves[i].Err)
@@ -381,16 +381,20 @@ func (o *observation) makeFirst(ctx context.Context, r *GuardResult) error {
 }
 
 // stillSilent asks the rows once more where they had no word in which key is put in place, and returns
-// keyfile.ErrChanged where they are not silent any more: escrows may have taken long, and somebody
-// may have loaded a dump meanwhile.
+// ErrOvertaken where they are not silent any more: escrows may have taken long, and somebody may have
+// loaded a dump meanwhile.
 func (o *observation) stillSilent(ctx context.Context) error {
-	if o.rowsNow(ctx, "").State != decide.RowsSilent {
-		return keyfile.ErrChanged
+	switch is := o.rowsNow(ctx, ""); is.State {
+	case decide.RowsSilent:
+		return nil
+	case decide.RowsAnswer:
+		return fmt.Errorf("%w: there are rows by now that depend on a key", ErrOvertaken)
+	default:
+		return fmt.Errorf("%w: the rows cannot be asked any more: %s", ErrOvertaken, is.Why)
 	}
-	return nil
 }
 
-// stillFirst is stillSilent for a first key that was saved. It returns keyfile.ErrChanged, too, where a
+// stillFirst is stillSilent for a first key that was saved. It returns ErrOvertaken, too, where a
 // store lists a copy that it did not list before, and that is not what was saved: somebody has
 // brought another key meanwhile (law 2). It says who cannot tell that any more (law 6).
 func (o *observation) stillFirst(ctx context.Context, saves []SaveResult) (silent string, err error) {
@@ -400,10 +404,10 @@ func (o *observation) stillFirst(ctx context.Context, saves []SaveResult) (silen
 		if err != nil {
 			return fmt.Sprintf("escrow %q cannot say any more whether it holds another key: %v", s.Name(), err), nil
 		}
-		if slices.ContainsFunc(copies, func(c escrow.Copy) bool {
+		if n := slices.IndexFunc(copies, func(c escrow.Copy) bool {
 			return c.ID != saves[i].Copy.ID && !slices.ContainsFunc(before, func(b decide.CopyEvidence) bool { return b.ID == c.ID })
-		}) {
-			return "", keyfile.ErrChanged
+		}); n >= 0 {
+			return "", fmt.Errorf("%w: escrow %q lists copy %s by now, which it did not before", ErrOvertaken, s.Name(), copies[n].ID)
 		}
 		if why := unheard(s); why != "" {
 			return fmt.Sprintf("a store of escrow %q cannot say any more whether it holds another key: %s", s.Name(), why), nil
@@ -425,7 +429,7 @@ func uncalled(ctx context.Context) (context.Context, context.CancelFunc) {
 // notPlaced makes ErrNotPlaced of what keeps a key out of the keyfile's place, unless that
 // is somebody who is at work there.
 func notPlaced(f key.Fingerprint, err error) error {
-	if err == nil || errors.Is(err, ErrBusy) || errors.Is(err, keyfile.ErrChanged) {
+	if err == nil || errors.Is(err, ErrBusy) || lookAgain(err) {
 		return err
 	}
 	return fmt.Errorf("%w: key %s: %w", ErrNotPlaced, f, err)

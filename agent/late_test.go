@@ -3,12 +3,14 @@ package agent_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/keyfile"
 	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 )
@@ -440,5 +442,74 @@ func TestRestoreOfAnAcceptedKey(t *testing.T) {
 	}}
 	if r, err := agent.Restore(t.Context(), &h.Host, agent.RestoreOptions{}); err != nil || !h.holds(b) {
 		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// opensInTurn has every second table that is opened be this one, and the others none at all.
+func (h *host) opensInTurn(second func() (agent.Rows, error)) {
+	opened := 0
+	h.OpenRows = func(_ context.Context, o rows.Options) (agent.Rows, error) {
+		if opened++; opened%2 == 0 {
+			return second()
+		}
+		return rows.Open(rows.Location{Absent: true, Why: "no database yet"}, o)
+	}
+}
+
+// TestAlwaysOvertaken: where every look is overtaken, the person is told by what, and not that somebody
+// writes the keyfile.
+func TestAlwaysOvertaken(t *testing.T) {
+	a := testKey("a")
+	for name, test := range map[string]struct {
+		look func(h *host) error
+		want string
+	}{
+		"which key is known": {func(h *host) error {
+			h.rowsUnder(a)
+			h.write(a.UnsafeBytes())
+			open := h.OpenRows
+			h.OpenRows = func(ctx context.Context, o rows.Options) (agent.Rows, error) {
+				t, err := open(ctx, o)
+				return &answered{t, func() {
+					h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Accepted, Fingerprint: a.Fingerprint(), Verdict: string(rows.Silent)}))
+				}}, err
+			}
+			_, err := agent.Backup(t.Context(), &h.Host)
+			return err
+		}, ledger.ErrMovedOn.Error()},
+		"that there is no row": {func(h *host) error {
+			h.rowsUnder(a)
+			h.save(0, escrow.Current, a)
+			h.opensInTurn(func() (agent.Rows, error) { return patient(h.db.URL(), rows.Options{}) })
+			_, err := h.guard()
+			return err
+		}, "there are rows by now"},
+		"that the rows can be asked": {func(h *host) error {
+			h.save(0, escrow.Current, a)
+			h.opensInTurn(func() (agent.Rows, error) { return nil, rows.ErrNotListening })
+			_, err := h.guard()
+			return err
+		}, "the rows cannot be asked any more: " + rows.ErrNotListening.Error()},
+		"what an escrow lists": {func(h *host) error {
+			h.db = nil
+			stored := false
+			e := &h.Escrows[0]
+			e.Writer = &storing{Writer: e.Writer, then: func() { stored = true }}
+			e.Reader = relisted{e.Reader, func(copies []escrow.Copy) {
+				if stored {
+					stored, copies[0].ID = false, "current/brought"
+				}
+			}}
+			_, err := h.guard()
+			return err
+		}, `escrow "usb0" lists copy current/brought by now`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, server.Cluster(t).Database(t), 1)
+			err := test.look(h)
+			if !errors.Is(err, agent.ErrOvertaken) || errors.Is(err, keyfile.ErrChanged) || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%v, want one that says: %s", err, test.want)
+			}
+		})
 	}
 }

@@ -52,17 +52,27 @@ type observation struct {
 // lateAfter is how long rows and escrows may take to answer while the daemon could make a key.
 const lateAfter = time.Second
 
+// ErrOvertaken says that what was seen, and decided by, is not so any more: which key is known, that
+// the rows are silent, or what an escrow lists. It says which; of the keyfile that is
+// keyfile.ErrChanged.
+var ErrOvertaken = errors.New("what was seen has been overtaken")
+
 // whileChanging does again, and so observes all again, what found that the keyfile is not what
-// it had seen (law 3), or that the ledger tells otherwise which key is known: daemon, watcher and
-// people change them, too. Whoever does more often than this is fighting, and a person must look.
+// it had seen (law 3), or that it was overtaken: daemon, watcher and people change things, too.
+// Whoever does more often than this is fighting, and a person must look.
 func whileChanging[R any](do func() (R, error)) (r R, err error) {
 	const attempts = 5
 	for range attempts {
-		if r, err = do(); !errors.Is(err, keyfile.ErrChanged) {
+		if r, err = do(); !lookAgain(err) {
 			break
 		}
 	}
 	return r, err
+}
+
+// lookAgain tells whether an error is no more than that what was seen is not so any more.
+func lookAgain(err error) bool {
+	return errors.Is(err, keyfile.ErrChanged) || errors.Is(err, ErrOvertaken)
 }
 
 // observe looks at what is here without opening a socket: the keyfile and the end of

@@ -39,7 +39,7 @@ type shelfRule func(e decide.Evidence, i int, f key.Fingerprint) (escrow.Shelf, 
 // save brings a key to one escrow, unless the copy stands there, and records it. Several escrows
 // may be saved to at once: what is known of all, and the ledger, are one's alone at a time. A store
 // takes its time for what it is asked; a rotation may have begun meanwhile, or begun and ended, and put
-// its own key there. Then nothing is saved, and the error is keyfile.ErrChanged. It may take as long for
+// its own key there. Then nothing is saved, and the error is ErrOvertaken. It may take as long for
 // the save itself: whoever is done with his saves asks once more (stillStands).
 func (o *observation) save(ctx context.Context, i int, f key.Fingerprint, rule shelfRule) (r SaveResult) {
 	o.inTurn(func() { r = o.toSave(i, f, rule) })

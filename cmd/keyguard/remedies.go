@@ -246,6 +246,7 @@ var remedies = []struct {
 
 	// This host.
 	{ledger.ErrMovedOn, exitBusy, "another process has written it at this moment; see how the key stands now: keyguard status"},
+	{agent.ErrOvertaken, exitBusy, "rows are being loaded, the database comes or goes, or another brings a key to the escrow that is named; wait until that is done, then see: keyguard status"},
 	{keyfile.ErrChanged, exitBusy, "somebody else writes the keyfile at this moment; look who, then: keyguard status"},
 	{keyfile.ErrNotMemory, exitDoubt, "put run_dir on a tmpfs (keyguard config prints its place), or let systemd do it: systemctl start containarium-keyguard-drill"},
 	{keyfile.ErrNotKept, 0, "what was there stays beside the keyfile, under a name with a dot and a time; see what keeps the local quarantine, in the state directory, from taking it (ls -ld, lsattr -d, findmnt --target, df), free it (chattr -i -a; what is no directory: move it away), then: keyguard status"},

@@ -20,6 +20,7 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent"
 	"github.com/footprintai/containarium-keyguard/agent/escrow"
 	"github.com/footprintai/containarium-keyguard/agent/key"
+	"github.com/footprintai/containarium-keyguard/agent/ledger"
 	"github.com/footprintai/containarium-keyguard/agent/rows"
 	"github.com/footprintai/containarium-keyguard/agent/textfile"
 	"github.com/footprintai/containarium-keyguard/agent/unit"
@@ -278,6 +279,8 @@ func TestHintsOfTheirOwn(t *testing.T) {
 		{rows.ErrMayNot, "RESET default_transaction_read_only", "needs SELECT"},
 		{escrow.ErrGnuPG, "gpg --edit-key", "firewall"},
 		{fmt.Errorf("%w: %w", agent.ErrNotRotated, agent.ErrChanged), "do the same again", "accept"},
+		{agent.ErrOvertaken, "another brings a key", "writes the keyfile"},
+		{fmt.Errorf("%w: %w", agent.ErrOvertaken, ledger.ErrMovedOn), "another process has written it", "the database"},
 		{fmt.Errorf("%w: %w", agent.ErrNoHome, escrow.ErrEndOfTime), "move the copy that is named away", "keyguard config"},
 		{&fs.PathError{Op: "rename", Path: "/x", Err: syscall.EBUSY}, "findmnt", "should not happen"},
 		{fmt.Errorf("%w: %w", unit.ErrInotifyWatches, syscall.ENOSPC), "max_user_watches", "df"},

@@ -92,8 +92,8 @@
 //  6. "Don't know" is not "no". Unreachable, denied, timed out, not initialised and
 //     absent are different answers, in types. What was answered before is hearsay: it may
 //     spare a call, and never says "no copies", lost or first start.
-//  7. The healthy path is local: a known key with a proof at most 25 hours old passes
-//     without opening a socket.
+//  7. The healthy path is local: a known key passes without opening a socket where it was
+//     proven, or accepted when the rows could be asked, at most 25 hours ago.
 //  8. The key goes nowhere else: not to arguments, environment, logs, errors, core
 //     dumps, swap or temporary disk. Nothing listens.
 //  9. The daemon is not ours to break. Nothing hangs a start, holds a lock on the

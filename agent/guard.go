@@ -27,13 +27,13 @@ var (
 
 // GuardOptions are what the moment of the call knows.
 type GuardOptions struct {
-	// Report is called, whenever that has changed, with what a start on the keyfile as it stands
-	// would be: for whoever must leave before Guard has ended, or sees it end by no will of its own.
+	// Report is called, whenever that has changed, with what would come of a start on the keyfile as
+	// it stands: for whoever must leave before Guard has ended, or sees it end by no will of its own.
 	// nil is nobody.
 	Report func(Start)
 }
 
-// Start is what a start of the daemon on the keyfile as it stands would be.
+// Start says what would come of it if the daemon were started now, on the keyfile as it stands.
 type Start string
 
 const (
@@ -80,8 +80,8 @@ func Guard(ctx context.Context, h *Host, opts GuardOptions) (GuardResult, error)
 	})
 }
 
-// Healthy is the key that Guard would find known and proven lately, with nothing to do or to
-// say, else "". It looks at the keyfile and the state directory, and writes nothing.
+// Healthy is the key that Guard would find known, by a proof or a word of lately, with nothing to do
+// or to say, else "". It looks at the keyfile and the state directory, and writes nothing.
 func Healthy(h *Host) key.Fingerprint {
 	o, err := h.observe()
 	if err != nil {
@@ -327,8 +327,9 @@ func (o *observation) unlessMade(err error, done string) error {
 }
 
 // makeFirst is the first start on a new host (R4): no row and no copy exists, but of a key that was
-// made for it before. The key is in the ledger and in every escrow, read back, before the daemon can
-// use it (law 5). Where it does not come that far the next start goes on with it.
+// made for it before. The key is in the ledger, in the local quarantine and in every required escrow
+// before the daemon can use it (law 5); of another one that does not take it people are told. Where it
+// does not come that far the next start goes on with it.
 // Who calls it off waits for the end of it: of a save that breaks off nobody knows whether its store
 // took the key.
 func (o *observation) makeFirst(ctx context.Context, r *GuardResult) error {

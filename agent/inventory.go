@@ -17,11 +17,12 @@ import (
 
 // This file fetches copies as evidence, for all but a drill, which takes in what it has restored
 // (restoreAll in drill.go). A save reads a copy only to see whether it is there (save.go, due.go,
-// revisit.go). How many are fetched depends on what they are
-// for: a save of a key that the rows prove needs the newest current copy alone (askNewest); a
-// save where the rows prove nothing needs the whole current shelf (askShelf); a start, a status
-// and a restore take every copy (askEscrow). Which copy is
-// the newest current one decide.EscrowEvidence.NewestCurrent says for all of them.
+// revisit.go). How many are fetched depends on what they are for: a save of a key that the rows
+// prove needs the newest current copy alone (askNewest); where they prove nothing, a saver needs the
+// whole current shelf (askShelf), and a backup takes every copy, as a status and a restore do
+// (askEscrow); a start and the watcher take the newest current copy first, and the others where that is
+// not enough to decide. Which copy is the newest current one decide.EscrowEvidence.NewestCurrent says
+// for all of them.
 
 // fetchesAtOnce is how many copies of one escrow are fetched at the same time. A program
 // that is run for each, a password manager's, is not known to bear more than one.

@@ -79,8 +79,8 @@ func lookAgain(err error) bool {
 // the ledger. An error means that nobody can say what stands in the keyfile's place.
 func (h *Host) observe() (*observation, error) { return h.observeFor(nil, "") }
 
-// observeFor reports, besides, what a start on the keyfile that was seen would be, where the rows have
-// just refuted this key.
+// observeFor reports, besides, what would come of a start on the keyfile that was seen, where the rows
+// have just refuted this key.
 func (h *Host) observeFor(report func(Start), refuted key.Fingerprint) (*observation, error) {
 	seen, err := h.Keyfile.Look()
 	if err != nil {
@@ -373,14 +373,14 @@ func (o *observation) rowsNow(ctx context.Context, f key.Fingerprint) decide.Row
 	return rowsEvidence(t.Prove(ctx, o.keys[f]))
 }
 
-// reportStart reports what a start would be on the keyfile as it stands now.
+// reportStart reports what would come of a start on the keyfile as it stands now.
 func (o *observation) reportStart(s Start) {
 	if o.report != nil {
 		o.report(s)
 	}
 }
 
-// wrongStart is what a start would be that is not right.
+// wrongStart is what would come of a start that is not right.
 func (o *observation) wrongStart() Start {
 	if o.refuted() {
 		return StartRefuted

@@ -51,7 +51,7 @@ func (o *observation) closeRotation(d decide.Decision) error {
 	return o.writeWord(closed, provenEntry(p))
 }
 
-// settleWhich asks the rows which key holds until they answer. When this process was told to end it
+// settleWhich asks the rows which key holds until they answer, or settlePatience is over. When this process was told to end it
 // asks only once: a host that shuts down has stopped Postgres already, and waits for this process.
 func (t *rotation) settleWhich(ctx context.Context) (decide.Settlement, error) {
 	t.at("asking the rows which key holds")

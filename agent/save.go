@@ -26,8 +26,8 @@ type SaveResult struct {
 	Unverified, AddOnly bool
 	// Sealed: no identity of this host opens it, so that nobody here can tell what it is.
 	Sealed bool
-	// Why it may be no current copy until a person does something about it (law 4). Alarm:
-	// another host writes to the same place. Halfway: a rotation is open.
+	// Why it may be no current copy for now (law 4). Alarm: another host writes to the same place,
+	// until a person does something about that. Halfway: a rotation is open, until the rows close it.
 	Alarm, Halfway bool
 	Err            error
 }
@@ -89,10 +89,11 @@ func (o *observation) toSave(i int, f key.Fingerprint, rule shelfRule) SaveResul
 // writeSaving records that a key is about to be put on a current shelf: what stands there
 // after a crash is then known for this host's own. It is no news where the key stands there
 // already, or a save of it was begun before. Where the ledger cannot be written, law 4 judges the
-// key anew by that. Where the rows are Silent the line has to be a new one, as an old one bars no
-// other key; and it tells that after it the rows are to be asked and the ledger is to be read again:
-// rows may have come since, while an escrow took its time; and of two savers that bring different
-// keys at once, in one process or in two, at least one then sees the other's line, and judges by it.
+// key anew by that. Where the rows are Silent the line of a save keeps other keys from the current
+// shelf, but not for long (SavedEvidence.ToldUnderway): where the last one is too old a new one is
+// written. Then (again) the rows are to be asked and the ledger is to be read once more: rows may have
+// come while an escrow took its time; and of two savers that bring different keys at once, in one
+// process or in two, at least one then sees the other's line, and judges by it.
 func (o *observation) writeSaving(i int, shelf escrow.Shelf, f key.Fingerprint) (again bool) {
 	name := o.host.Escrows[i].Name()
 	newest, there := o.evidence.Escrows[i].NewestCurrent()

@@ -25,8 +25,8 @@ const backoffFile = "backoff.json"
 // mostMemory bounds it, in bytes: thousands of copies.
 const mostMemory = 16 << 20
 
-// memory is what one start leaves for the next: when each escrow was asked, and what it
-// answered. Fingerprints only, never a key.
+// memory is what one start, or round of the watcher, leaves for the next: when each escrow was
+// asked, and what it answered. Fingerprints only, never a key.
 type memory struct {
 	Boot    string                   `json:"boot"`
 	About   string                   `json:"about"` // the keyfile and the configuration it was learnt with

@@ -3,8 +3,9 @@
 // a command ends with, and here, in the event's own text, for what is told (Event).
 //
 // Prestart is the moment before the daemon starts (ExecStartPre). The script
-// `prestart` beside this file is what systemd really runs: it calls `keyguard
-// prestart`, and passes where that is missing, killed or crashed (law 9). This process may be
+// `prestart` beside this file is what systemd really runs: it calls `keyguard prestart`, and where
+// that is missing, killed or crashed it passes a keyfile that stands there (law 9). Where none does, or
+// one that cannot be trusted, it parks by itself, and refuses (11) where it cannot (law 2). This process may be
 // held by a file system that hangs, whatever its budget. That a start ends in time all the same
 // is kept by the process that systemd waits for, from outside: cmd/keyguard/outside.
 package hooks
@@ -28,7 +29,7 @@ type PrestartOptions struct {
 	Configuration string
 	Clock         Clock // nil is BootClock
 	// Report is handed on to agent.Guard (GuardOptions.Report): it is called, whenever that
-	// changes, with what a start on the keyfile would be.
+	// changes, with what would come of a start on the keyfile as it stands.
 	Report func(agent.Start)
 }
 

@@ -52,8 +52,8 @@ func (w *watcher) proofDue() bool {
 	return now.Sub(w.lastLook) >= proofEvery || !w.second.IsZero() && !now.Before(w.second)
 }
 
-// round lets agent.Tend decide and act once. One that is under way is called off where
-// the keyfile has changed since; otherwise the next one waits for it.
+// round lets agent.Tend decide and act once. One that is under way is called off where the
+// keyfile has changed since; whether it is or not, the next one waits for its end.
 func (w *watcher) round(ctx context.Context) {
 	w.debounce.Stop()
 	w.pending = time.Time{}

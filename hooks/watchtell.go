@@ -118,7 +118,8 @@ func (w *watcher) proven(r agent.TendResult) {
 }
 
 // undecided tells two doubts apart by what they come from: the words also hold what
-// changes all the time. That this watcher has emptied the keyfile since is no other.
+// changes all the time. Where this watcher has parked since, the keyfile counts as what it was before:
+// the doubt is the same one.
 func (w *watcher) undecided(r agent.TendResult) string {
 	d, e := r.Decision, r.Evidence
 	file := e.Keyfile

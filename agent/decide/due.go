@@ -2,11 +2,18 @@ package decide
 
 import "github.com/footprintai/containarium-keyguard/agent/key"
 
-// Due lists the keys on this host that one escrow does not hold, by the ledger, and where
-// that escrow has been listed, by what is there: the keyfile's key first, unless it is the
-// last that was saved as current there, then what lies in the local quarantine. A place that
-// was made anew under the same name has lost what the ledger says was saved there. It wants
-// the history and the local quarantine. On which shelf each goes DueShelf says (shelf.go).
+// Due lists the keys on this host that are to be brought to one escrow: the keyfile's key first,
+// then those of the local quarantine. A key is due there
+//
+//   - that it does not hold, by the ledger, and where that escrow has been listed, by what is
+//     there: a place that was made anew under the same name has lost what was saved there;
+//   - that was the last to be saved as current there, and was not read back or lacks a part;
+//   - that is known by a proof, where another one was the last to be saved as current: a copy of it may
+//     stand in quarantine alone.
+//
+// Any other key that stands in quarantine stays there until the rows prove it. While a rotation is open
+// only a key is due that the escrow does not hold. It wants the history and the local quarantine. On
+// which shelf each goes DueShelf says (shelf.go).
 func Due(e Evidence, name string) []key.Fingerprint {
 	proven := e.Ledger.Known
 	if e.Ledger.Accepted {
@@ -44,7 +51,8 @@ func Due(e Evidence, name string) []key.Fingerprint {
 }
 
 // lists tells whether a copy of a key stands there that was saved: one that says so, or one
-// that says nothing, under the same id. One that was destroyed, or cannot be read, is one that somebody saw to.
+// that says nothing, under the same id. One that was destroyed or disabled since counts, too: a person
+// has done that, and it is not due again for it.
 func (s EscrowEvidence) lists(saved SavedEvidence, f key.Fingerprint) bool {
 	for _, c := range s.Copies {
 		if c.Claims(f) || saved.Copies[c.ID] == f && saved.Is(c) {

@@ -89,7 +89,8 @@ func Keyfile(e Evidence) Decision {
 }
 
 // reasoning carries what the rules find out on the way to a Decision: the evidence, and the
-// known key, which R1 and R2 may take away, and R1 may replace.
+// known key, which R1, R2 and R3 may take away, R1 may replace, and R4, for people, by one that was in
+// use here.
 type reasoning struct {
 	Evidence
 	known        key.Fingerprint
@@ -192,8 +193,9 @@ func (d *reasoning) neither() (Decision, bool) {
 	return Decision{}, false
 }
 
-// r2 is the healthy path (law 7). It reports false where the keyfile's key is not the known one,
-// and when the rows refute it: then none is known, and the rows decide.
+// r2 is the healthy path (law 7). It reports false where the keyfile's key is not the known one;
+// when the rows refute it: then none is known, and the rows decide; and when it opens less than most
+// rows, or an accepted one less than when it was accepted: the rows decide then too, and it stays known.
 func (d *reasoning) r2() (Decision, bool) {
 	if !d.Keyfile.Good || d.known == "" || d.Keyfile.Key != d.known {
 		return Decision{}, false
@@ -566,8 +568,9 @@ func (d *reasoning) best(at []key.Fingerprint) (best key.Fingerprint, most rows.
 
 // unanswered says why the copies are not all known: a local quarantine that cannot be
 // read, an escrow without an answer, or a copy that cannot be read (law 6). What was read of
-// it before is hearsay. Copies that say to be of the first key f, which is at hand, are known: a part
-// of it may be all that its save has left.
+// it before is hearsay. f is a key that was made for a first start and is at hand, "" for none: what
+// calls itself a copy of it need not be read. Its save may have broken off, and left a part that no
+// key can be read from.
 func (d *reasoning) unanswered(f key.Fingerprint) string {
 	if why := d.Local.Unreadable; why != "" {
 		return "the local quarantine cannot be read: " + why

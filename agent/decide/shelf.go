@@ -44,8 +44,8 @@ func Shelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, Bar) {
 }
 
 // DueShelf is Shelf for a key that is due. One that is not the keyfile's has left its place,
-// or was never there: only rows that it opens to the last, now or by the proof that made it
-// the known key, bring it to the current shelf.
+// or was never there: only rows bring it to the current shelf. It opens all of them now, or by a proof
+// it is the known key, which may open most of them.
 func DueShelf(e Evidence, i int, f key.Fingerprint) (escrow.Shelf, Bar) {
 	live := e.Keyfile.Good && e.Keyfile.Key == f
 	known := e.Ledger.Known == f && !e.Ledger.Accepted

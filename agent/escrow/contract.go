@@ -142,8 +142,8 @@ type Reader interface {
 // Latest is a Reader whose store says without a listing which copy is the newest current
 // one.
 type Latest interface {
-	// FetchLatest reads that copy, in one call. Of the copy only ID and Shelf are set. It is
-	// hearsay (law 1): another may be newer by now, or by what List says. None of
+	// FetchLatest reads that copy, in one call of the store where that is enough. Of the copy ID and
+	// Shelf are set, and no more is to be relied on. It is hearsay (law 1): another may be newer by now, or by what List says. None of
 	// its errors says that there is no copy (law 6): that only List can tell.
 	FetchLatest(ctx context.Context) (Copy, key.Key, key.Encoding, error)
 }

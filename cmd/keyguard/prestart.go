@@ -33,9 +33,9 @@ func (a *app) prestartCommand() *cobra.Command {
 		Use:   "prestart",
 		Short: "put the key right before the daemon starts (ExecStartPre)",
 		Long: `prestart validates the keyfile, or puts the right key in its place, before the
-daemon starts. A key that is known and was proven in the last 25 hours passes
-without a network. Nothing is minted while rows or copies of another key exist,
-or may exist.
+daemon starts. A key that is known and was proven or accepted in the last 25
+hours passes without a network. Nothing is minted while rows or copies of
+another key exist, or may exist.
 
 Exit status: 0 the daemon may start; 10 it must not, the key is lost; 11 it must
 not, nothing can tell which key is right; 15 it must not, a rotation is at work.`,

@@ -76,7 +76,8 @@ type VaultOptions struct {
 // at <path> is written over, and pushed out, before it has an entry of its own, which
 // once written is left alone: whatever people put there by hand is kept as it is, named
 // by its digest. The newest current copy is written first and gets its own entry after,
-// so that after a crash in between the next Save sees what is missing.
+// so that after a crash in between the next Save sees what is missing. Where reading is denied,
+// and no Save would see it (saveBlind), the key's own entry is written first.
 //
 // In the two folders this needs the capabilities create and read, not update: who has
 // this host's token can take nothing away there. Only <path> is written over.

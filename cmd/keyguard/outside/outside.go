@@ -1,7 +1,8 @@
 // Package outside waits for a command from outside (law 9). A system call in a file system
 // that hangs ends for no signal, and a process with a thread in one cannot even exit. So the
 // process that is waited for, by systemd or by a shell, reads no file but on a disk of this
-// machine (Local), and writes none: where that is not all that is to be done, it starts this
+// machine (Local), and writes one alone, on such a disk: a start that has nothing to do notes which key
+// it left for the daemon (package start). Where that is not all that is to be done, it starts this
 // program once more, the worker, and leaves when that has said that it is done, whatever
 // still holds it.
 //

@@ -1,5 +1,5 @@
 // Package start is a start of the daemon as systemd calls it, as far as there is nothing to do. Where the
-// key is known and proven lately, and all of that stands on a disk of this machine, this process
+// key is known, by a proof or a word of lately, and all of that stands on a disk of this machine, this process
 // passes it. Else it starts a worker, this program once more, which does the work in cmd/keyguard, and
 // waits for it from outside (law 9).
 //
@@ -64,8 +64,9 @@ func Prepare() error {
 // errUnasked: who has nothing to do asks no escrow.
 var errUnasked = errors.New("not asked")
 
-// pass tells whether a start has nothing to do and nothing to say. It reads no more than
-// that takes, none of it from a file system that may hang.
+// pass passes the key where a start has nothing to do and nothing to say, and tells whether it has.
+// It reads no more than that takes, and writes down which key it left for the daemon (NoteLeft), none
+// of it on a file system that may hang.
 func pass(configPath string) bool {
 	cfg, mounts, err := Local(configPath)
 	if cfg == nil || err != nil || len(cfg.Escrows) == 0 || !mounts.Local(cfg.Keyfile, cfg.StateDir, cfg.RunDir) {

@@ -45,13 +45,19 @@ type TendResult struct {
 	Waiting bool
 }
 
-// Tend looks after the keyfile while the daemon runs. It decides as a start would, and
-// does less than was decided, never more: nothing while a rotation holds its lock, no
-// key where the directory is gone and no daemon runs or is just starting (it was uninstalled), no first key but in
-// place of a parked one, and with DaemonRead no other key in the place of 32 bytes, unless it may
-// heal or R1 has chosen that key. It parks with Park where the daemon would make a key, and with
-// Starting where the rows refute the key that stands there. It does nothing more when it is called
-// off, and returns context.Canceled; a first key that it is saving then it brings to its end.
+// Tend looks after the keyfile while the daemon runs. It decides as a start would, puts no key in
+// place but the one that was decided, and mostly does less than was:
+//
+//   - nothing while somebody holds the lock of rotations;
+//   - nothing where the keyfile's directory is gone, as when the daemon was uninstalled, unless it
+//     runs or was just started;
+//   - it makes a first key only where an empty keyfile stands, which keeps the daemon from making one;
+//   - with DaemonRead it replaces 32 bytes by another key only if it may heal, or R1 has chosen that key.
+//
+// It parks with Park where the daemon would make a key, also while rows and escrows have not
+// answered, and where nobody can tell whether a rotation is under way; and with Starting where the rows
+// refute the key that stands there. When it is called off it does nothing more, and returns
+// context.Canceled; a first key that it is saving then it brings to its end.
 func Tend(ctx context.Context, h *Host, opts TendOptions) (TendResult, error) {
 	return whileChanging(func() (TendResult, error) { return tend(ctx, h, opts) })
 }

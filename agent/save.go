@@ -43,7 +43,7 @@ type shelfRule func(e decide.Evidence, i int, f key.Fingerprint) (escrow.Shelf, 
 // the save itself: whoever is done with his saves asks once more (stillStands).
 func (o *observation) save(ctx context.Context, i int, f key.Fingerprint, rule shelfRule) (r SaveResult) {
 	o.inTurn(func() { r = o.toSave(i, f, rule) })
-	if !o.stands(ctx, i, &r) {
+	if !o.noteThere(ctx, i, &r) {
 		again := false
 		o.inTurn(func() {
 			again = o.writeSaving(i, r.Shelf, f)
@@ -120,7 +120,7 @@ func (o *observation) keepApart(ctx context.Context, f key.Fingerprint, why stri
 	saves := make([]SaveResult, len(o.host.Escrows))
 	eachEscrow(o.host, func(i int, s Escrow) {
 		saves[i] = SaveResult{Escrow: s.Name(), Required: s.Required, Key: f, Shelf: escrow.Quarantine, Bar: decide.Bar{Why: why}, Err: unheard[i]}
-		if unheard[i] == nil && !o.stands(ctx, i, &saves[i]) {
+		if unheard[i] == nil && !o.noteThere(ctx, i, &saves[i]) {
 			o.add(ctx, i, &saves[i]) // nothing on a current shelf is begun by that
 		}
 	})
@@ -130,9 +130,9 @@ func (o *observation) keepApart(ctx context.Context, f key.Fingerprint, why stri
 	return saves
 }
 
-// stands tells whether the copy that the result is to be of is there, as far as anybody can say,
-// and notes it. A Save, which could not compare, would add another each time.
-func (o *observation) stands(ctx context.Context, i int, r *SaveResult) bool {
+// noteThere notes in the result the copy that it is to be of, where that is there as far as anybody can
+// say, and tells whether it is. A Save, which could not compare, would add another each time.
+func (o *observation) noteThere(ctx context.Context, i int, r *SaveResult) bool {
 	s := o.host.Escrows[i]
 	var c escrow.Copy
 	var there, unread bool

@@ -145,129 +145,150 @@ func (e *environment) parse(data []byte) ([]string, error) {
 	if i := strings.IndexByte(string(data), 0); i >= 0 {
 		return nil, fmt.Errorf("%w: a zero byte", ErrEnvironmentFile)
 	}
-	var (
-		entries     []string
-		state       parsing
-		name, value []byte
-		// Where the whitespace begins that ends the name or the value so far; -1: it does
-		// not end with any.
-		nameEnd, valueEnd = -1, -1
-		bad               error
-	)
-	trail := func(b []byte, c byte, end *int) {
-		switch {
-		case !strings.ContainsRune(whitespace, rune(c)):
-			*end = -1
-		case *end < 0:
-			*end = len(b)
-		}
-	}
-	chomped := func() []byte { // the value without the whitespace at its end
-		if valueEnd >= 0 {
-			return value[:valueEnd]
-		}
-		return value
-	}
-	push := func(v []byte) {
-		if nameEnd >= 0 {
-			name = name[:nameEnd]
-		}
-		if !utf8.Valid(name) || !utf8.Valid(v) {
-			bad = fmt.Errorf("%w: not UTF-8", ErrEnvironmentFile)
-		}
-		entries = append(entries, string(name)+"="+string(v))
-		name, value, state = name[:0], value[:0], beforeName
-	}
+	p := parser{version: e.version, name: trimmed{end: -1}, value: trimmed{end: -1}}
 	for _, c := range data {
-		lineEnd := strings.ContainsRune(lineEnds, rune(c))
-		switch state {
-		case beforeName:
-			switch {
-			case c == '#', c == ';':
-				state = inComment
-			case !strings.ContainsRune(whitespace, rune(c)):
-				state, name, nameEnd = inName, append(name, c), -1
-			}
-		case inName:
-			switch {
-			case lineEnd:
-				name, state = name[:0], beforeName
-			case c == '=':
-				state, valueEnd = beforeValue, -1
-			default:
-				trail(name, c, &nameEnd)
-				name = append(name, c)
-			}
-		case beforeValue:
-			switch {
-			case lineEnd:
-				push(value)
-			case c == '\'':
-				state = inSingle
-			case c == '"':
-				state = inDouble
-			case c == '\\':
-				state = escaped
-			case !strings.ContainsRune(whitespace, rune(c)):
-				state, value = inValue, append(value, c)
-			}
-		case inValue:
-			switch {
-			case lineEnd:
-				push(chomped())
-			case c == '\\':
-				state, valueEnd = escaped, -1
-			default:
-				trail(value, c, &valueEnd)
-				value = append(value, c)
-			}
-		case escaped:
-			if state = inValue; !lineEnd {
-				value = append(value, c)
-			}
-		case inSingle:
-			if c == '\'' {
-				state = beforeValue
-			} else {
-				value = append(value, c)
-			}
-		case inDouble:
-			switch c {
-			case '"':
-				state = beforeValue
-			case '\\':
-				state = escapedInDouble
-			default:
-				value = append(value, c)
-			}
-		case escapedInDouble:
-			state = inDouble
-			switch {
-			case strings.ContainsRune(needEscape, rune(c)):
-				value = append(value, c)
-			case c != '\n':
-				value = append(value, '\\', c)
-			}
-		case inComment:
-			switch {
-			case c == '\\':
-				state = escapedInComment
-			case lineEnd:
-				state = beforeName
-			}
-		case escapedInComment:
-			if state = inComment; lineEnd && e.version >= commentVersion {
-				state = beforeName
-			}
-		}
+		p.take(c)
 	}
-	switch state { // a last line without an end
+	switch p.state { // a last line without an end
 	case inValue:
-		push(chomped())
+		p.push(p.value.cut())
 	case beforeValue, escaped, inSingle, inDouble, escapedInDouble:
-		push(value)
+		p.push(p.value.text)
 	}
-	return entries, bad
+	return p.entries, p.bad
+}
+
+// parser is one run of parse.
+type parser struct {
+	version     int // of systemd
+	state       parsing
+	name, value trimmed
+	entries     []string
+	bad         error
+}
+
+// trimmed is a text of which the whitespace at its end may not count.
+type trimmed struct {
+	text []byte
+	end  int // where that whitespace begins; -1: it does not end with any
+}
+
+func (t *trimmed) add(c ...byte) { t.text = append(t.text, c...) }
+
+// addBare adds what stands outside quotes, and escaped by nothing.
+func (t *trimmed) addBare(c byte) {
+	switch {
+	case !strings.ContainsRune(whitespace, rune(c)):
+		t.end = -1
+	case t.end < 0:
+		t.end = len(t.text)
+	}
+	t.add(c)
+}
+
+// cut is the text without that whitespace.
+func (t *trimmed) cut() []byte {
+	if t.end >= 0 {
+		return t.text[:t.end]
+	}
+	return t.text
+}
+
+// push ends an entry, of this value.
+func (p *parser) push(value []byte) {
+	name := p.name.cut()
+	if !utf8.Valid(name) || !utf8.Valid(value) {
+		p.bad = fmt.Errorf("%w: not UTF-8", ErrEnvironmentFile)
+	}
+	p.entries = append(p.entries, string(name)+"="+string(value))
+	p.state, p.name.text, p.value.text = beforeName, p.name.text[:0], p.value.text[:0]
+}
+
+// take reads on by one byte.
+func (p *parser) take(c byte) {
+	switch lineEnd := strings.ContainsRune(lineEnds, rune(c)); p.state {
+	case beforeName, inName:
+		p.takeInName(c, lineEnd)
+	case beforeValue, inValue, escaped:
+		p.takeInValue(c, lineEnd)
+	case inSingle, inDouble, escapedInDouble:
+		p.takeInQuotes(c)
+	case inComment, escapedInComment:
+		p.takeInComment(c, lineEnd)
+	}
+}
+
+func (p *parser) takeInName(c byte, lineEnd bool) {
+	switch {
+	case p.state == inName && lineEnd:
+		p.state, p.name.text = beforeName, p.name.text[:0]
+	case p.state == inName && c == '=':
+		p.state, p.value.end = beforeValue, -1
+	case p.state == inName:
+		p.name.addBare(c)
+	case c == '#', c == ';':
+		p.state = inComment
+	case !strings.ContainsRune(whitespace, rune(c)):
+		p.state, p.name.end = inName, -1
+		p.name.add(c)
+	}
+}
+
+func (p *parser) takeInValue(c byte, lineEnd bool) {
+	switch {
+	case p.state == escaped:
+		if p.state = inValue; !lineEnd {
+			p.value.add(c)
+		}
+	case lineEnd && p.state == inValue:
+		p.push(p.value.cut())
+	case lineEnd:
+		p.push(p.value.text)
+	case c == '\\':
+		p.state = escaped
+		p.value.end = -1
+	case p.state == inValue:
+		p.value.addBare(c)
+	case c == '\'':
+		p.state = inSingle
+	case c == '"':
+		p.state = inDouble
+	case !strings.ContainsRune(whitespace, rune(c)):
+		p.state = inValue
+		p.value.add(c)
+	}
+}
+
+func (p *parser) takeInQuotes(c byte) {
+	switch {
+	case p.state == escapedInDouble:
+		p.state = inDouble
+		switch {
+		case strings.ContainsRune(needEscape, rune(c)):
+			p.value.add(c)
+		case c != '\n':
+			p.value.add('\\', c)
+		}
+	case p.state == inSingle && c == '\'', p.state == inDouble && c == '"':
+		p.state = beforeValue
+	case p.state == inDouble && c == '\\':
+		p.state = escapedInDouble
+	default:
+		p.value.add(c)
+	}
+}
+
+func (p *parser) takeInComment(c byte, lineEnd bool) {
+	switch {
+	case p.state == escapedInComment:
+		if p.state = inComment; lineEnd && p.version >= commentVersion {
+			p.state = beforeName
+		}
+	case c == '\\':
+		p.state = escapedInComment
+	case lineEnd:
+		p.state = beforeName
+	}
 }
 
 // validName is what systemd takes for the name of a variable.

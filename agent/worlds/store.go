@@ -203,7 +203,11 @@ func (p *process) called(s *store, call string) {
 	if s.part != (escrow.PartOf{}) { // a part is read to be told which it is, and to rebuild the key
 		copies *= 2
 	}
-	p.w.hold(laws.Called(s.name, p.of[s.name], copies))
+	looks := 1
+	if p.crossed != nil && p.after <= 0 {
+		looks++
+	}
+	p.w.hold(laws.Called(s.name, p.of[s.name], copies, looks))
 	if call != "list" || p.listed[s.name] {
 		return
 	}

@@ -5,9 +5,9 @@
 // Prestart is the moment before the daemon starts (ExecStartPre). The script
 // `prestart` beside this file is what systemd really runs: it calls `keyguard prestart`, and where
 // that is missing, killed or crashed it passes a keyfile that stands there (law 9). Where none does, or
-// one that cannot be trusted, it parks by itself, and refuses (11) where it cannot (law 2). This process may be
-// held by a file system that hangs, whatever its budget. That a start ends in time all the same
-// is kept by the process that systemd waits for, from outside: cmd/keyguard/outside.
+// one that cannot be trusted, it parks by itself, and refuses (11) where it cannot (law 2). This
+// process may be held by a file system that hangs, whatever its budget. That a start ends in time
+// all the same is kept by the process that systemd waits for, from outside: cmd/keyguard/outside.
 package hooks
 
 import (

@@ -12,7 +12,7 @@ import (
 
 // disks are file systems on a disk of this machine, or in its memory. Reading one hangs
 // where the disk itself is dying, and then this program could not have been read either.
-var disks = []string{"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"}
+var disks = []string{"btrfs", "devtmpfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"}
 
 // Mounts is what is mounted on this machine: the kind of file system at each place.
 type Mounts map[string]string

@@ -112,6 +112,7 @@ func IsStart(args []string) (config string, is bool) {
 type worker struct {
 	pid      int
 	output   int       // what it prints, -1 where that is not for this process to hand on
+	unsaid   []byte    // of that, what was read and not handed on
 	reports  int       // what it reports of how things stand
 	deadline time.Time // zero for none
 	began    time.Time
@@ -132,7 +133,7 @@ func start(args []string, stdout, stderr int, besides ...string) (*worker, error
 	const fourth = 3
 	now := time.Now()
 	pid, err := syscall.ForkExec("/proc/self/exe", args, &syscall.ProcAttr{
-		Env:   slices.Concat(os.Environ(), besides, []string{fmt.Sprintf("%s=%d %d", marker, fourth, monotonic())}),
+		Env:   with(os.Environ(), append(besides, fmt.Sprintf("%s=%d %d", marker, fourth, monotonic()))...),
 		Files: []uintptr{0, uintptr(stdout), uintptr(stderr), uintptr(reports[1])},
 		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
 	})
@@ -144,27 +145,51 @@ func start(args []string, stdout, stderr int, besides ...string) (*worker, error
 	return &worker{pid: pid, output: -1, reports: reports[0], began: now, status: Doubt}, nil
 }
 
+// with is an environment in which these variables are what they are here: of two with one name a program has the
+// first, and one that found no marker would be no worker, and start one.
+func with(env []string, variables ...string) []string {
+	return append(slices.DeleteFunc(env, func(e string) bool {
+		name, _, _ := strings.Cut(e, "=")
+		return slices.ContainsFunc(variables, func(v string) bool { return strings.HasPrefix(v, name+"=") })
+	}), variables...)
+}
+
 // pollFD is struct pollfd of poll(2).
 type pollFD struct {
 	fd              int32
 	events, revents int16
 }
 
-// wait hands on what the worker prints, and returns the status to exit with.
-func (w *worker) wait() int {
-	const in = 1 // POLLIN
+const (
+	pollIn, pollOut = 1, 4 // POLLIN, POLLOUT
+	stderr          = 2
+	page            = 4096 // bytes
+)
+
+// poll waits for one of the files, and tells whether that came before the deadline; zero is none.
+func poll(fds []pollFD, deadline time.Time) bool {
 	for {
-		fds := []pollFD{{int32(w.reports), in, 0}, {int32(w.output), in, 0}}
 		var left *syscall.Timespec // nil waits for ever
-		if !w.deadline.IsZero() {
-			left = new(syscall.NsecToTimespec(max(time.Until(w.deadline), 0).Nanoseconds()))
+		if !deadline.IsZero() {
+			left = new(syscall.NsecToTimespec(max(time.Until(deadline), 0).Nanoseconds()))
 		}
 		n, _, errno := syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&fds[0])), uintptr(len(fds)),
 			uintptr(unsafe.Pointer(left)), 0, 0, 0)
-		switch {
-		case errno == syscall.EINTR:
-			continue
-		case n == 0:
+		if errno != syscall.EINTR {
+			return n != 0
+		}
+	}
+}
+
+// wait hands on what the worker prints, and returns the status to exit with. A pipe whose reader hangs holds
+// neither this process nor what the worker reports.
+func (w *worker) wait() int {
+	for {
+		fds := []pollFD{{int32(w.reports), pollIn, 0}, {int32(w.output), pollIn, 0}}
+		if len(w.unsaid) > 0 {
+			fds[1] = pollFD{stderr, pollOut, 0}
+		}
+		if !poll(fds, w.deadline) {
 			return w.leave()
 		}
 		if fds[1].revents != 0 && !w.handOn() {
@@ -176,17 +201,20 @@ func (w *worker) wait() int {
 	}
 }
 
-// handOn passes on what was printed, and tells whether there may be more.
+// handOn reads what was printed, or passes on what was read, and tells whether there may be more.
 func (w *worker) handOn() bool {
-	buf := make([]byte, 4096)
-	n, err := syscall.Read(w.output, buf)
-	for text := buf[:max(n, 0)]; len(text) > 0; {
-		m, err := syscall.Write(2, text)
+	if len(w.unsaid) > 0 {
+		// A pipe that poll(2) calls ready takes a page at once, pipe(7).
+		n, err := syscall.Write(stderr, w.unsaid[:min(len(w.unsaid), page)])
 		if err != nil && err != syscall.EINTR && err != syscall.EAGAIN {
-			break // nobody reads it, which changes nothing
+			n = len(w.unsaid) // nobody reads it, which changes nothing
 		}
-		text = text[max(m, 0):]
+		w.unsaid = w.unsaid[max(n, 0):]
+		return true
 	}
+	buf := make([]byte, page)
+	n, err := syscall.Read(w.output, buf)
+	w.unsaid = buf[:max(n, 0)]
 	return n > 0 || err == syscall.EINTR
 }
 
@@ -228,7 +256,7 @@ func (w *worker) end() int {
 	}
 	w.drain()
 	switch {
-	case w.refused && !w.done:
+	case w.refused, w.done: // killed after that, it has decided all the same
 		return w.status
 	case status.Exited():
 		return status.ExitStatus()
@@ -237,10 +265,14 @@ func (w *worker) end() int {
 }
 
 // drain hands on what was printed and not read yet. Whoever has the output still is not
-// waited for.
+// waited for, and whoever hears it not for long.
 func (w *worker) drain() {
-	if w.output >= 0 && syscall.SetNonblock(w.output, true) == nil {
-		for w.handOn() {
+	if w.output >= 0 && syscall.SetNonblock(w.output, true) != nil {
+		w.output = -1
+	}
+	for last := time.Now().Add(toEnd); len(w.unsaid) > 0 || w.output >= 0; {
+		if len(w.unsaid) > 0 && !poll([]pollFD{{stderr, pollOut, 0}}, last) || !w.handOn() {
+			return
 		}
 	}
 }
@@ -260,7 +292,8 @@ func (w *worker) leave() int {
 	}
 	text = level + "keyguard: a start did not end within " + w.deadline.Sub(w.began).String() + ", which a file system that hangs may be the cause of; " + text + "\n" +
 		level + "hint: see which one (df, dmesg, findmnt) and bring it back, or take it out of the configuration; then: keyguard status\n"
-	syscall.Write(2, []byte(text)) //nolint:errcheck // nobody reads it
+	w.unsaid, w.output = append(w.unsaid, text...), -1
+	w.drain()
 	return w.status
 }
 

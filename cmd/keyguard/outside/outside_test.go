@@ -1,14 +1,18 @@
 package outside
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// ends names, in the environment, how a worker of TestKilled ends.
+// ends names, in the environment, how a worker of TestKilled, or of TestUnheard, ends.
 const ends = "KEYGUARD_TEST_ENDS"
 
 func TestMain(m *testing.M) {
@@ -26,6 +30,15 @@ func TestMain(m *testing.M) {
 	case "done":
 		o.Done(10)
 		os.Exit(10)
+	case "done, and killed":
+		o.Done(10)
+	case "unheard":
+		o.Status(0)
+		o.Budget(time.Millisecond)
+		for range 1000 {
+			fmt.Fprintln(os.Stderr, "what nobody reads")
+		}
+		time.Sleep(time.Hour) // until its time is over
 	}
 	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 }
@@ -34,11 +47,61 @@ func TestMain(m *testing.M) {
 // ends the worker (law 1 stands above law 9). Anything else that one was killed for decides
 // nothing.
 func TestKilled(t *testing.T) {
-	for how, want := range map[string]int{"killed": Doubt, "crashed": Doubt, "better": 1, "done": 10} {
+	for how, want := range map[string]int{"killed": Doubt, "crashed": Doubt, "better": 1, "done": 10, "done, and killed": 10} {
 		t.Setenv(ends, how)
 		if code, err := Run([]string{"worker"}); err != nil || code != want {
 			t.Errorf("%s: %d, %v; want %d", how, code, err, want)
 		}
+	}
+}
+
+// TestUnheard: a pipe that is full, and whose reader hangs, holds no start for longer than its time.
+func TestUnheard(t *testing.T) {
+	own, err := unix.Dup(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = unix.Dup3(own, 2, 0)
+		unix.Close(own)
+	})
+	for _, flags := range []int{0, unix.O_NONBLOCK} {
+		var pipe [2]int
+		if err := unix.Pipe2(pipe[:], unix.O_NONBLOCK); err != nil {
+			t.Fatal(err)
+		}
+		for err == nil {
+			_, err = unix.Write(pipe[1], make([]byte, 4096))
+		}
+		if !errors.Is(err, unix.EAGAIN) {
+			t.Fatal(err)
+		}
+		if _, err := unix.FcntlInt(uintptr(pipe[1]), unix.F_SETFL, flags); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Dup3(pipe[1], 2, 0); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv(ends, "unheard")
+		code, ran := Run([]string{"worker"})
+		if err := unix.Dup3(own, 2, 0); err != nil {
+			t.Fatal(err)
+		}
+		unix.Close(pipe[0])
+		unix.Close(pipe[1])
+		if ran != nil || code != 0 {
+			t.Errorf("%d, %v", code, ran)
+		}
+		err = nil
+	}
+}
+
+// TestWith: a worker finds what it is told, whatever was there under the same name: a program has the first
+// of two.
+func TestWith(t *testing.T) {
+	got := with([]string{"PATH=/bin", marker + "=", marker + "X=1", "GOMAXPROCS=100000", marker, marker + "=9 9"}, "GOMAXPROCS=1", marker+"=3 1")
+	if want := []string{"PATH=/bin", marker + "X=1", "GOMAXPROCS=1", marker + "=3 1"}; !slices.Equal(got, want) {
+		t.Errorf("%q", got)
 	}
 }
 

@@ -3,7 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
-	"io/fs"
+	"net"
 	"net/netip"
 	"net/url"
 	"os/user"
@@ -21,29 +21,21 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/internal/run"
 )
 
-// scope is what a configuration is checked against.
-type scope string
-
-const (
-	textAlone scope = "the text alone"
-	thisHost  scope = "this host, too: owners and the modes of files"
-)
-
 // checker looks at what the values mean. It never repeats a value that could hold a
 // secret (law 8): addresses, URLs, recipients.
 type checker struct {
 	*file
-	against scope
-	escrow  int            // that is looked at, from 0; noEscrow
-	table   map[string]any // what the file says of it
+	here   *looks         // nil where this host is not looked at
+	escrow int            // that is looked at, from 0; noEscrow
+	table  map[string]any // what the file says of it
 }
 
 func (k checker) report(key, format string, a ...any) { k.file.report(k.escrow, key, format, a...) }
 
 // check reports what is wrong with the values of c. Fields whose type was wrong hold
 // their default, so nothing is reported twice.
-func (f *file) check(c *Config, against scope) {
-	k := checker{f, against, noEscrow, nil}
+func (f *file) check(c *Config, here *looks) {
+	k := checker{f, here, noEscrow, nil}
 	for _, p := range []struct{ key, value string }{{"keyfile", c.Keyfile}, {"state_dir", c.StateDir}, {"run_dir", c.RunDir}} {
 		if !usablePath(p.value) {
 			k.report(p.key, "%q is no absolute, clean path", p.value)
@@ -132,7 +124,7 @@ func (k checker) owner(c *Config) {
 		k.report("owner", "must name a user")
 		return
 	}
-	if k.against != thisHost || c.Owner == "root" { // uid 0 by definition, and no look-up on the healthy path
+	if k.here == nil || c.Owner == "root" { // uid 0 by definition, and no look-up on the healthy path
 		return
 	}
 	u, err := user.Lookup(c.Owner)
@@ -154,10 +146,8 @@ func (k checker) database(d *Database) {
 		k.report("database.url", "%s", what)
 	}
 	k.optionalPath(d.URLFile, "database.url_file")
-	if k.against == thisHost && usablePath(d.URLFile) {
-		if what, _ := unfit(d.URLFile); what != "" { // one that hangs, whoever reads it says
-			k.file.report(urlFile, "database.url_file", "%s", what)
-		}
+	if unfit, is := errors.AsType[unfitError](k.here.wrong(d.URLFile, secretFile)); is { // of one that hangs, whoever reads it says so
+		k.file.report(urlFile, "database.url_file", "%s", unfit)
 	}
 	k.within(d.ConnectTimeout, "database.connect_timeout", time.Millisecond, time.Minute)
 }
@@ -193,44 +183,19 @@ func (k checker) optionalPath(path, key string) {
 	}
 }
 
-// secretFile checks the name of a file that holds an escrow's secret, and the file.
+// secretFile checks the name of a file that holds an escrow's secret, and the file. That it is missing is
+// no problem of the configuration: whoever reads it says so.
 func (k checker) secretFile(path, key string) {
 	k.optionalPath(path, key)
-	if k.against != thisHost || !usablePath(path) {
-		return
+	err := k.here.wrong(path, secretFile)
+	if _, unfit := errors.AsType[unfitError](err); unfit || errors.Is(err, crew.ErrHangs) { // nobody is to wait for that escrow
+		k.report(key, "%v", err)
 	}
-	what, err := unfit(path)
-	if errors.Is(err, crew.ErrHangs) { // nobody is to wait for that escrow
-		what = err.Error()
-	}
-	if what != "" {
-		k.report(key, "%s", what)
-	}
-}
-
-// unfit says why a file may hold no secret, "" for nothing. That it is missing is no problem
-// of the configuration: whoever reads it says so.
-func unfit(path string) (what string, err error) {
-	info, err := stat(path)
-	if err != nil {
-		return "", err
-	}
-	switch mode := info.Mode(); {
-	case !mode.IsRegular():
-		return path + " is not a regular file", nil
-	case mode.Perm()&^fs.FileMode(0o600) != 0:
-		return fmt.Sprintf("%s has mode %04o; a file with a secret must have 0600 or tighter: chmod 0600 %s", path, mode.Perm(), path), nil
-	}
-	return "", nil
 }
 
 // program refuses one that is run as root and given the key, and that others may change.
 func (k checker) program(path, key string) {
-	if k.against != thisHost || !usablePath(path) {
-		return
-	}
-	_, err := crew.Within(filepath.Dir(path), func() (string, error) { return run.SafeProgram(path) }, nil)
-	switch {
+	switch err := k.here.wrong(path, programFile); {
 	case errors.Is(err, crew.ErrHangs):
 		k.report(key, "%v", err)
 	case errors.Is(err, run.ErrUnsafe): // that it is missing, whoever runs it says
@@ -398,13 +363,21 @@ func (k checker) endpoint(s *Escrow) {
 	}
 }
 
+// sameSecret tells whether two escrows are one secret of a cloud, by whichever endpoint it is reached.
+func (s Escrow) sameSecret(o Escrow) bool {
+	return s.Kind == o.Kind && (s.Kind == GCPSecretManager || s.Kind == AWS) &&
+		s.Project == o.Project && s.Location == o.Location && s.Region == o.Region && s.Secret == o.Secret
+}
+
 // awsCredentials are the ways to say who asks AWS.
 var awsCredentials = []string{"file", "environment", "web-identity", "container", "process", "instance"}
 
 func (k checker) aws(s *Escrow) (place string) {
 	k.missing(s, s.Region, "region")
 	k.missing(s, s.Secret, "secret")
-	k.matches(s.Region, "region", location, `a region is like "eu-central-1"`)
+	if s.Region != "" && !location(s.Region) {
+		k.report("escrow.region", `%q: a region is like "eu-central-1"`, s.Region)
+	}
 	k.matches(s.Secret, "secret", awsSecret, "a secret's name has at most 501 letters, digits and / _ + = . @ -, and {hostname}")
 	k.secretFile(s.CredentialsFile, "escrow.credentials_file")
 	k.secretFile(s.TokenFile, "escrow.token_file")
@@ -487,6 +460,11 @@ func (k checker) checkMember(c *Config, s *Escrow) {
 				k.report("escrow.members", "there is no escrow %q", name)
 			case c.Escrows[at].Kind == Split:
 				k.report("escrow.members", "%q is a split itself", name)
+			}
+			for _, other := range s.Members[:i] {
+				if before := slices.IndexFunc(c.Escrows, func(e Escrow) bool { return e.Name == other }); at >= 0 && before >= 0 && other != name && c.Escrows[at].sameSecret(c.Escrows[before]) {
+					k.report("escrow.members", "%q and %q are one place, by whichever endpoint: whoever reads it has two parts", other, name)
+				}
 			}
 		}
 		return
@@ -614,10 +592,11 @@ func oneOf(words []string) string {
 	return strings.Join(words[:len(words)-1], ", ") + " or " + words[len(words)-1]
 }
 
-// hostPort tells whether s is a host, with or without a port.
+// hostPort tells whether s is a host and a port.
 func hostPort(s string) bool {
-	u, err := url.Parse("x://" + s)
-	return err == nil && u.Host == s && u.Hostname() != ""
+	host, port, err := net.SplitHostPort(s)
+	u, wrong := url.Parse("x://" + s)
+	return err == nil && wrong == nil && host != "" && port != "" && u.Host == s
 }
 
 // loopback tells whether a host, with or without a port, is this machine and cannot

@@ -388,7 +388,7 @@ func Check(path string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parse(data, path, thisHost)
+	return parse(data, path, &looks{})
 }
 
 // Read reads the file at path, which must be a regular one of at most 1 MiB: no FIFO and no
@@ -430,16 +430,25 @@ func Reach(ctx context.Context, path string) error {
 
 // Parse reads a configuration from memory. It touches nothing of this host: owners
 // and the modes of files are Load's. name is how errors call the file. The error is *Problems.
-func Parse(data []byte, name string) (*Config, error) { return parse(data, name, textAlone) }
+func Parse(data []byte, name string) (*Config, error) { return parse(data, name, nil) }
 
-// ParseHere is Parse that looks at this host, too, as Load does.
-func ParseHere(data []byte, name string) (*Config, error) { return parse(data, name, thisHost) }
+// ErrNotLookedAt says that the files that a configuration names were not to be looked at.
+var ErrNotLookedAt = errors.New("what the configuration names is not looked at")
 
-func parse(data []byte, name string, against scope) (*Config, error) {
+// ParseHere is Parse that looks at this host, too, as Load does: at the owner, and at files, if may allows
+// that for all of them at once. nil allows it. Otherwise the error is ErrNotLookedAt.
+func ParseHere(data []byte, name string, may func(paths ...string) bool) (*Config, error) {
+	return parse(data, name, &looks{may: may})
+}
+
+func parse(data []byte, name string, here *looks) (*Config, error) {
 	f := &file{text: string(withoutBOM(data))}
 	c := Default()
 	f.decode(c)
-	f.check(c, against)
+	if !here.look(c) {
+		return nil, ErrNotLookedAt
+	}
+	f.check(c, here)
 	whole := &Problems{File: name}
 	mine := false
 	for _, p := range f.sorted() {

@@ -937,3 +937,34 @@ func TestNewEscrow(t *testing.T) {
 		}
 	}
 }
+
+// TestParseHereLooksAtNothing where somebody has to say first that what the file names may be looked at: however
+// the names are written, and programs, too.
+func TestParseHereLooksAtNothing(t *testing.T) {
+	text := `[database]
+url_file = '/a/url'
+[[escrow]]
+name = "v"
+kind = "vault-kv"
+address = "https://vault.example"
+mount = "m"
+path = "p"
+"token_file" = "/b/token"
+[[escrow]]
+name = "c"
+kind = "command"
+save = ["/c/save"]
+list = ["/c/list"]
+fetch = ["bare"]
+identity_file = """/d/identity"""
+`
+	var asked []string
+	cfg, err := ParseHere([]byte(text), "x", func(paths ...string) bool { asked = paths; return false })
+	if cfg != nil || !errors.Is(err, ErrNotLookedAt) {
+		t.Errorf("%v, %v", cfg, err)
+	}
+	slices.Sort(asked)
+	if want := []string{"/a/url", "/b/token", "/c/list", "/c/save", "/d/identity"}; !slices.Equal(asked, want) {
+		t.Errorf("it asked for %q", asked)
+	}
+}

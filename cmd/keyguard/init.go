@@ -169,7 +169,7 @@ func (a *app) try(ctx context.Context, all []config.Escrow, name, token string) 
 	if err != nil {
 		return found{}, err
 	}
-	cfg, err := config.ParseHere(config.ExpandHostname(data, host), a.configPath())
+	cfg, err := config.ParseHere(config.ExpandHostname(data, host), a.configPath(), nil)
 	if err != nil {
 		return found{}, configError{err}
 	}

@@ -26,7 +26,7 @@ func (a *app) draft() (*config.Config, error) {
 	}
 	data, err := a.draftText()
 	if err == nil {
-		cfg, err = config.ParseHere(data, sample)
+		cfg, err = config.ParseHere(data, sample, nil)
 	}
 	if err != nil {
 		return nil, configError{err}

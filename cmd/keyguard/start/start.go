@@ -18,7 +18,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/footprintai/containarium-keyguard/agent"
@@ -101,24 +100,12 @@ func Local(configPath string) (*config.Config, outside.Mounts, error) {
 		return nil, nil, err
 	}
 	text, err := config.Read(path)
-	if err != nil || !mounts.Local(checked(string(text))...) {
+	if err != nil {
 		return nil, nil, err
 	}
-	cfg, err := config.ParseHere(text, path)
-	return cfg, mounts, err
-}
-
-// checked are the files whose modes are looked at when the configuration is read: all that
-// it names but metrics_file.
-func checked(text string) (files []string) {
-	for line := range strings.Lines(text) {
-		name, value, _ := strings.Cut(line, "=")
-		if name = strings.TrimSpace(name); !strings.HasSuffix(name, "_file") || name == "metrics_file" {
-			continue
-		}
-		if path := strings.Split(value, `"`); len(path) > 2 && path[1] != "" {
-			files = append(files, path[1])
-		}
+	cfg, err := config.ParseHere(text, path, mounts.Local)
+	if errors.Is(err, config.ErrNotLookedAt) {
+		return nil, nil, nil
 	}
-	return files
+	return cfg, mounts, err
 }

@@ -4,7 +4,7 @@
 // Writer makes the place and saves. A drill is given a Reader and so cannot write.
 // That contract, and what can go wrong by it, is in this file; beside it are parts.go (keys that
 // several stores share), examination.go (what the doctor asks a store), fleet.go (a store seen over
-// many hosts), apart.go (directories that are one), and, of escrows that are not read at all, unread.go
+// many hosts), oneplace.go (directories that are one), and, of escrows that are not read at all, unread.go
 // and misconfigured.go. The stores themselves are in the package kinds, which only cmd links: whoever
 // decides, and a start that has nothing to do, carry none of their clients. Every kind passes the
 // conformance suite in escrowtest.

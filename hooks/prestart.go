@@ -19,10 +19,29 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/decide"
 )
 
+// The budget of a start, prestart.budget or config.DefaultBudget, is for all of it, from when its process
+// began; systemd allows TimeoutStartSec=, 90 s. Whose it is:
+//
+//	the whole          the process outside (cmd/keyguard/outside) waits for the worker, and then leaves
+//	OfWorker of that   the worker works (cmd/keyguard/prestart.go)
+//	what is left when  Prestart; in it each call of an escrow has a deadline of its own (escrow/kinds),
+//	it has read its    and so have Postgres' connections and statements (rows)
+//	configuration
+//	what is left then  people are told: PrestartTelling at most, and then LastWords to end it
+//
+// Where a file system that hangs has held the configuration longer than the budget, what follows gets two
+// seconds all the same (afterReading in cmd/keyguard/prestart.go).
+
+// OfWorker is how much of a start's budget is its worker's. In the tenth that is left it says how it ended, and
+// ends: where the process outside leaves first it answers what was last reported, and can only guess why.
+func OfWorker(budget time.Duration) time.Duration { return budget * 9 / 10 }
+
+// PrestartTelling bounds how long a start waits for people to be told.
+const PrestartTelling = 5 * time.Second
+
 // PrestartOptions are what the moment allows.
 type PrestartOptions struct {
-	// Budget is for all of it, as far as calls end with their context; systemd allows
-	// TimeoutStartSec=, 90 s.
+	// Budget is what is left for Prestart of the start's, as far as calls end with their context.
 	Budget time.Duration
 	RunDir string // for the back-off across starts
 	// Configuration changes whenever the configuration does: a change clears the back-off.

@@ -35,6 +35,8 @@ const (
 	DefaultPath = "/etc/containarium-keyguard/keyguard.toml"
 	// DefaultKeyfile is where the daemon looks for its key, hard-coded there.
 	DefaultKeyfile = "/etc/containarium/secrets.key"
+	// DefaultBudget is a start's where none is configured, or the configuration was not read yet.
+	DefaultBudget = 20 * time.Second
 
 	// maxSize in bytes is far beyond any real configuration.
 	maxSize = 1 << 20
@@ -279,7 +281,7 @@ func Default() *Config {
 		RunDir:   "/run/containarium-keyguard",
 		Daemon:   Daemon{Unit: "containarium.service"},
 		Database: Database{ConnectTimeout: 2 * time.Second},
-		Prestart: Prestart{Budget: 20 * time.Second},
+		Prestart: Prestart{Budget: DefaultBudget},
 		Watch:    Watch{Debounce: 250 * time.Millisecond, Rescan: time.Minute},
 		Drill:    Drill{Copies: 10},
 		Notify: Notify{

@@ -24,10 +24,6 @@ import (
 	"github.com/footprintai/containarium-keyguard/hooks"
 )
 
-// prestartTelling bounds, within what is left of the budget, how long a start waits for
-// people to be told.
-const prestartTelling = 5 * time.Second
-
 // afterReading is what is left to a start where a file system that hangs has taken its time: to look at
 // the keyfile and the ledger, which stand elsewhere, takes milliseconds.
 const afterReading = 2 * time.Second
@@ -111,7 +107,7 @@ func (a *app) putRight(ctx context.Context, s *startRun) error {
 		whole = max(whole, read+afterReading)
 	}
 	a.outside.Budget(whole)
-	budget := whole * 9 / 10 // before whoever waits outside leaves
+	budget := hooks.OfWorker(whole)
 	// A file system that hangs holds only this.
 	recorded := crew.Go(func() error { return recordDatabase(cfg, start.Inherited()) })
 	s.result, err = hooks.Prestart(ctx, h, hooks.PrestartOptions{
@@ -130,7 +126,7 @@ func (a *app) putRight(ctx context.Context, s *startRun) error {
 			}
 		},
 	})
-	left, cancel := context.WithTimeout(ctx, min(prestartTelling, budget-hooks.LastWords-time.Since(began)))
+	left, cancel := context.WithTimeout(ctx, min(hooks.PrestartTelling, budget-hooks.LastWords-time.Since(began)))
 	defer cancel()
 	switch rerr, ended := ending(left, recorded); {
 	case !ended:

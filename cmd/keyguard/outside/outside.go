@@ -25,11 +25,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/footprintai/containarium-keyguard/agent/config"
 	"github.com/footprintai/containarium-keyguard/agent/crew"
 )
-
-// Budget is the time in which a start ends, until the worker has read its configuration.
-const Budget = 20 * time.Second
 
 // Doubt is the exit status where the time is over before the worker has seen that the
 // daemon may start: exit code 11 of keyguard.
@@ -60,7 +58,7 @@ func Run(args []string) (int, error) {
 		syscall.Close(output[0]) //nolint:errcheck // nothing was read
 		return 0, err
 	}
-	w.output, w.deadline = output[0], w.began.Add(Budget)
+	w.output, w.deadline = output[0], w.began.Add(config.DefaultBudget) // until the worker has read its configuration
 	return w.wait(), nil
 }
 

@@ -26,7 +26,7 @@ import (
 // Health is the verdict of Status in one word.
 type Health string
 
-// From best to worst.
+// From best to worst, and Busy.
 const (
 	Green   Health = "green"   // the key is right, and every escrow that must hold it does
 	Lagging Health = "lagging" // an escrow does not hold the key

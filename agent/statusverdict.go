@@ -247,7 +247,8 @@ func (s *EscrowStatus) lags(own key.Fingerprint, now time.Time) (Ails, string) {
 		return AilsFailed, " failed its last drill: " + s.Drilled.Reason
 	}
 	for _, p := range s.Untried {
-		// Not of one drill, at which a store was down. A clock that was ahead tells nothing of how long.
+		// Not at once: a store may be down at one drill, and by longestGap after that the next weekly one was
+		// due. A clock that was ahead tells nothing of how long.
 		if age := now.Sub(p.Since); age > longestGap || age < -clockSlack {
 			return AilsUntried, ": " + p.String()
 		}

@@ -37,13 +37,13 @@ const (
 	EscrowFailing     EventName = "escrow-failing"     // an escrow does not take what is due there
 	EscrowRecovered   EventName = "escrow-recovered"   // it takes it again
 	ForeignWriter     EventName = "foreign-writer"     // another host writes to an escrow's place
-	DrillPassed       EventName = "drill-passed"       // the copies of every escrow open the rows
-	DrillFailed       EventName = "drill-failed"       // one does not
-	DrillInconclusive EventName = "drill-inconclusive" // nothing could be proven
+	DrillPassed       EventName = "drill-passed"       // the newest current copy of every escrow that answers opens the rows
+	DrillFailed       EventName = "drill-failed"       // one of these does not, or is not to be had any more, or rows were tampered with
+	DrillInconclusive EventName = "drill-inconclusive" // a required escrow could not be drilled, or nothing could be proven
 	RotationBegun     EventName = "rotation-begun"     // a new key is staged
 	RotationDone      EventName = "rotation-done"      // all rows are under it
 	RotationSettled   EventName = "rotation-settled"   // one that stood open was closed by the rows
-	RotationFailed    EventName = "rotation-failed"    // one ended before its commit, or its check
+	RotationFailed    EventName = "rotation-failed"    // one that had begun is called off, or stopped in its commit and the rows do not say which key holds
 	Repaired          EventName = "repaired"           // rows under several keys are under one
 	UnitFailed        EventName = "unit-failed"        // a unit of ours failed
 	Test              EventName = "test"               // a person tries whether alerts arrive: nothing has happened

@@ -10,8 +10,8 @@ import (
 	"github.com/footprintai/containarium-keyguard/agent/key"
 )
 
-// Revisit lists an escrow to which nothing was brought for long, so that a store that is gone,
-// or credentials that are no longer taken, show before the weekly drill. It also renews what
+// Revisit lists an escrow where nothing is due, which the watcher does every hour, so that a store
+// that is gone, or credentials that are no longer taken, show before the weekly drill. It also renews what
 // the store lets it renew (escrow.Renewer), and saves the keyfile's key again, by law 4, where
 // the store will delete that copy soon or has it no longer. The results are of those saves.
 func Revisit(ctx context.Context, h *Host, name string) ([]SaveResult, error) {

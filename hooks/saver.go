@@ -17,14 +17,14 @@ import (
 const (
 	// saveTimeout bounds one visit to an escrow.
 	saveTimeout = 30 * time.Second
-	// saveFirst and saveLongest bound the pause after a failure: it doubles.
+	// saveFirst and saveLongest bound the pause of what is due after a failure: it doubles.
 	saveFirst   = 5 * time.Second
 	saveLongest = 5 * time.Minute
 	// saveAgain is how long a key is left alone that an escrow took and that is due there still,
 	// as law 4 kept it in quarantine; and how long a trouble that goes on is not told again.
 	saveAgain = time.Hour
-	// saveAsk is how often an escrow is asked though nothing is due there (agent.Revisit). One
-	// that does not answer is asked again after a pause that doubles up to that.
+	// saveAsk is how often an escrow is looked at though nothing is due there (agent.Revisit). One
+	// that does not answer is looked at again after a pause that doubles up to that.
 	saveAsk = time.Hour
 )
 
@@ -38,11 +38,12 @@ type saver struct {
 	escrow string
 	clock  Clock
 	woken  chan struct{}
-	asked  time.Duration // since boot: when it was last asked though nothing was due
+	looked time.Duration // since boot: when it was last looked at though nothing was due
 	ended  chan struct{}
 
 	failures     int
-	next         time.Duration              // since boot: not before
+	nextSave     time.Duration              // since boot: not before, where something is due
+	nextLook     time.Duration              // since boot: the same after a failure, where nothing is
 	keptBack     []key.Fingerprint          // what was due still after the last visit that succeeded
 	keptBackAt   time.Duration              // since boot
 	toldOf       map[key.Fingerprint]string // what was told of each key last
@@ -64,7 +65,7 @@ type visitResult struct {
 func newSaver(h *agent.Host, name string, clock Clock) *saver {
 	_, now := clock()
 	return &saver{h: h, escrow: name, clock: clock, woken: make(chan struct{}, 1), toldOf: map[key.Fingerprint]string{}, ended: make(chan struct{}),
-		asked: now - rand.N(saveAsk)} // not all hosts at once
+		looked: now - rand.N(saveAsk)} // not all hosts at once
 }
 
 // wake makes the saver look at what is due. It never blocks.
@@ -78,48 +79,46 @@ func (s *saver) wake() {
 func (s *saver) run(ctx context.Context, out chan<- visitResult) {
 	defer close(s.ended)
 	retry := stoppedTimer()
-	for {
+	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.woken:
 		case <-retry.C:
 		}
-		again, visit := s.visit(ctx)
-		if again > 0 {
-			retry.Reset(again)
+		until, visit := s.visit(ctx)
+		if visit != nil {
+			select {
+			case out <- *visit:
+			case <-ctx.Done():
+				return
+			}
 		}
-		if visit == nil {
-			continue
-		}
-		select {
-		case out <- *visit:
-		case <-ctx.Done():
-			return
-		}
+		_, now := s.clock()
+		retry.Reset(until - now)
 	}
 }
 
-// visit brings what is due, unless it is too early. It returns the pause until the next
-// try, 0 for none, and what there is to tell, nil for nothing.
+// visit brings what is due, or looks at the escrow where nothing is, unless it is too early. It
+// returns until when, since boot, there is nothing more to do unless it is woken, and what there is
+// to tell, nil for nothing.
 func (s *saver) visit(ctx context.Context) (time.Duration, *visitResult) {
 	_, now := s.clock()
-	rester := s.rester()
-	if now < s.next && rester == nil {
-		return s.next - now, nil
+	due, err := agent.Due(s.h, s.escrow) // asks nobody, so that a key which comes in a pause is known
+	look := err == nil && (len(due) == 0 || slices.Equal(due, s.keptBack) && now-s.keptBackAt < saveAgain)
+	until := s.nextSave
+	switch {
+	case look:
+		until = s.quiet(due)
+	case s.rester() != nil && slices.ContainsFunc(due, func(f key.Fingerprint) bool { return !slices.Contains(s.dueAtFailure, f) }):
+		until = now
 	}
-	due, err := agent.Due(s.h, s.escrow)
-	if now < s.next && !slices.ContainsFunc(due, func(f key.Fingerprint) bool { return !slices.Contains(s.dueAtFailure, f) }) {
-		return s.next - now, nil
+	if now < until {
+		return until, nil
 	}
 	bring := agent.SaveDue
-	longest := saveLongest
-	nothing := err == nil && (len(due) == 0 || slices.Equal(due, s.keptBack) && now-s.keptBackAt < saveAgain)
-	if nothing {
-		if s.failures == 0 && now-s.asked < saveAsk {
-			return 0, nil
-		}
-		bring, longest, s.asked = agent.Revisit, saveAsk, now
+	if look {
+		bring, s.looked = agent.Revisit, now
 	}
 	var results []agent.SaveResult
 	if err == nil {
@@ -129,7 +128,7 @@ func (s *saver) visit(ctx context.Context) (time.Duration, *visitResult) {
 		err = crew.Do(func() (err error) { results, err = bring(visit, s.h, s.escrow); return err })
 	}
 	if ctx.Err() != nil {
-		return 0, nil
+		return until, nil
 	}
 	tried := map[key.Fingerprint]bool{}
 	for _, r := range results {
@@ -143,14 +142,28 @@ func (s *saver) visit(ctx context.Context) (time.Duration, *visitResult) {
 	})
 	if err != nil {
 		s.dueAtFailure = due
-		return s.failed(now, longest, results, err)
+		return s.failed(look, results, err)
 	}
 	recovered := s.told != ""
-	s.failures, s.next, s.told = 0, 0, ""
-	if !nothing {
+	s.failures, s.nextSave, s.told = 0, 0, ""
+	if !look {
 		s.noteKeptBack(now, tried)
+		due = s.keptBack
 	}
-	return 0, &visitResult{escrow: s.escrow, results: results, recovered: recovered}
+	return s.quiet(due), &visitResult{escrow: s.escrow, results: results, recovered: recovered}
+}
+
+// quiet is until when, since boot, the escrow is left alone where no more is due than what was kept
+// back.
+func (s *saver) quiet(keptBack []key.Fingerprint) time.Duration {
+	until := s.looked + saveAsk
+	if s.failures > 0 {
+		until = s.nextLook
+	}
+	if len(keptBack) > 0 {
+		until = min(until, s.keptBackAt+saveAgain)
+	}
+	return until
 }
 
 // noteKeptBack notes what is due still after it was saved: that is not because of the escrow. Law 4
@@ -177,10 +190,32 @@ func (s *saver) rester() escrow.Rester {
 
 // failed sets the next try, and tells of the trouble when it is new, and else once every
 // saveAgain: a pause that would end after that is cut short, so that the telling is not late.
-func (s *saver) failed(now, longest time.Duration, results []agent.SaveResult, err error) (time.Duration, *visitResult) {
+// After a look that failed, a key that becomes due waits as after a save.
+func (s *saver) failed(look bool, results []agent.SaveResult, err error) (time.Duration, *visitResult) {
+	_, now := s.clock()
 	if !errors.Is(err, escrow.ErrNeverLeft) || s.failures == 0 {
 		s.failures++
 	}
+	tell := err.Error() != s.told || now-s.toldAt >= saveAgain
+	if tell {
+		s.told, s.toldAt = err.Error(), now
+	}
+	s.nextSave = now + s.pause(now, saveLongest, err)
+	s.nextLook = s.nextSave
+	if look {
+		s.nextLook = now + s.pause(now, saveAsk, err)
+	}
+	if !tell {
+		err = nil
+	}
+	if !tell && len(results) == 0 {
+		return s.nextLook, nil
+	}
+	return s.nextLook, &visitResult{escrow: s.escrow, results: results, err: err, next: s.nextLook - now}
+}
+
+// pause is how long the escrow is left alone after a failure.
+func (s *saver) pause(now, longest time.Duration, err error) time.Duration {
 	pause := saveFirst
 	for range s.failures - 1 {
 		pause = min(2*pause, longest)
@@ -194,16 +229,5 @@ func (s *saver) failed(now, longest time.Duration, results []agent.SaveResult, e
 	if errors.Is(err, escrow.ErrRecut) || errors.Is(err, escrow.ErrPartMoved) { // until somebody changes the configuration
 		pause = saveAgain
 	}
-	tell := err.Error() != s.told || now-s.toldAt >= saveAgain
-	if tell {
-		s.told, s.toldAt = err.Error(), now
-	} else {
-		err = nil
-	}
-	pause = min(pause, s.toldAt+saveAgain-now)
-	s.next = now + pause
-	if !tell && len(results) == 0 {
-		return pause, nil
-	}
-	return pause, &visitResult{escrow: s.escrow, results: results, err: err, next: pause}
+	return min(pause, s.toldAt+saveAgain-now)
 }

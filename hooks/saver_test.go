@@ -202,6 +202,7 @@ func TestSaverHour(t *testing.T) {
 // idleEscrow holds nothing, and counts who asks.
 type idleEscrow struct {
 	asked, renewed int
+	at             []time.Time // when it was asked
 	err            error
 	panics         bool
 }
@@ -210,6 +211,7 @@ func (e *idleEscrow) Name() string        { return "idle" }
 func (e *idleEscrow) Place() escrow.Place { return escrow.Place{} }
 func (e *idleEscrow) List(context.Context) ([]escrow.Copy, error) {
 	e.asked++
+	e.at = append(e.at, time.Now())
 	if e.panics {
 		panic("what the store has sent")
 	}
@@ -275,6 +277,76 @@ func TestSaverAsks(t *testing.T) {
 		}
 		if again == nil || !again.recovered {
 			t.Errorf("an outage of minutes is told to be over after an hour: %+v", again)
+		}
+	})
+}
+
+// running runs a saver until the returned function is called, which returns what it told.
+func running(t *testing.T, s *saver) (stop func() []visitResult) {
+	ctx, cancel := context.WithCancel(t.Context())
+	out, heard := make(chan visitResult), make(chan struct{})
+	var told []visitResult
+	go s.run(ctx, out)
+	go func() {
+		defer close(heard)
+		for v := range out {
+			told = append(told, v)
+		}
+	}()
+	return func() []visitResult {
+		cancel()
+		<-s.ended
+		close(out)
+		<-heard
+		return told
+	}
+}
+
+// TestSaverLooksByItself: hosts that start at one moment look at their escrows at moments of
+// their own within the hour, and then each an hour after its last look, whenever rounds end. Of
+// those that end a little sooner than the ones before each would be too early for the look.
+func TestSaverLooksByItself(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(dir, "etc"), 0o700))
+	synctest.Test(t, func(t *testing.T) {
+		const hosts = 60
+		var escrows [hosts]*idleEscrow
+		var stops [hosts]func() []visitResult
+		var savers []*saver
+		began := time.Now()
+		for i := range hosts {
+			escrows[i] = &idleEscrow{}
+			s := newSaver(hostOf(dir, agent.Escrow{Reader: escrows[i], Writer: escrows[i], Required: true}), "idle", booted())
+			stops[i] = running(t, s)
+			savers = append(savers, s)
+		}
+		for round := range 7 { // of every hour
+			for _, s := range savers {
+				s.wake()
+			}
+			time.Sleep(time.Hour - time.Duration(7-round)*time.Millisecond)
+		}
+		for _, stop := range stops {
+			stop()
+		}
+		var quarters [4]int
+		for _, e := range escrows {
+			if len(e.at) < 6 {
+				t.Fatalf("asked at %v", e.at)
+			}
+			if first := e.at[0].Sub(began); first < time.Hour {
+				quarters[int(first/(15*time.Minute))]++
+			}
+			for i, at := range e.at[1:] {
+				if d := at.Sub(e.at[i]); d != saveAsk {
+					t.Errorf("asked again after %s", d)
+				}
+			}
+		}
+		for i, n := range quarters {
+			if n == 0 {
+				t.Errorf("none of %d hosts looks in quarter %d of the first hour: %v", hosts, i+1, quarters)
+			}
 		}
 	})
 }
@@ -411,6 +483,81 @@ func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestSaverNewlyDue: after a look that failed an escrow is looked at again within the hour only. A
+// key that comes meanwhile waits no longer than for a save that failed, and no less.
+func TestSaverNewlyDue(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		after   time.Duration // of the key, since the last look failed
+		waits   time.Duration // at least, and no more than longest
+		longest time.Duration
+		back    bool // the store is
+	}{
+		{"the store is back", 20 * time.Minute, 0, 0, true},
+		{"the look has failed just now", time.Second, saveLongest - time.Second, saveLongest + saveLongest/4, true},
+		{"the store is down still", 20 * time.Minute, 0, 0, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			path := func(name string) string { return filepath.Join(dir, name) }
+			must(t, os.Mkdir(path("etc"), 0o700))
+			usb, err := kinds.NewDirectory(kinds.DirectoryOptions{Name: "usb", Path: path("usb"), Keyfile: path("etc/secrets.key"), AllowSameDisk: true})
+			must(t, err)
+			must(t, usb.Init(t.Context()))
+			synctest.Test(t, func(t *testing.T) {
+				store := &part{Escrow: usb, dead: escrow.ErrUnreachable}
+				h := hostOf(dir, agent.Escrow{Reader: store, Writer: store, Required: true})
+				s := newSaver(h, "usb", booted())
+				stop := running(t, s)
+				defer stop()
+				asked := func(within time.Duration) (after time.Duration) { // -1 for never
+					calls := store.asked
+					for began := time.Now(); time.Since(began) <= within; time.Sleep(time.Second) {
+						synctest.Wait()
+						if store.asked > calls {
+							return time.Since(began)
+						}
+					}
+					return -1
+				}
+				for range 24 * 60 { // until it is one an hour
+					s.wake()
+					time.Sleep(time.Minute)
+				}
+				if d := asked(2 * time.Hour); d > time.Hour+time.Second || d < 0 {
+					t.Fatalf("not asked for %s", d)
+				}
+				time.Sleep(c.after)
+				if c.back {
+					store.dead = nil
+				}
+				k := keyNamed(t, "new")
+				must(t, os.WriteFile(path("etc/secrets.key"), k.UnsafeBytes(), 0o400))
+				must(t, h.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: k.Fingerprint(), Verdict: string(rows.Opens)}))
+				s.wake()
+				if d := asked(2 * time.Hour); d < c.waits-time.Second || d > c.longest+time.Second {
+					t.Errorf("the new key is tried after %s", d)
+				}
+				if c.back {
+					if due, err := agent.Due(h, "usb"); err != nil || len(due) > 0 {
+						t.Errorf("due: %v, %v", due, err)
+					}
+					return
+				}
+				calls := store.asked
+				for range 60 {
+					time.Sleep(time.Minute)
+					s.wake()
+				}
+				synctest.Wait()
+				if n := store.asked - calls; n < 9 || n > 13 { // a pause is five minutes, and a quarter at random
+					t.Errorf("asked %d times in an hour", n)
+				}
+			})
+		})
 	}
 }
 

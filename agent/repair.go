@@ -23,7 +23,7 @@ var ErrNotRepaired = errors.New("not repaired, and every row is as it was")
 
 // RepairOptions are a person's wishes.
 type RepairOptions struct {
-	DryRun bool // everything up to the commit, and nothing that lasts
+	DryRun bool // the check and the re-encryption up to its commit: nothing is saved, staged or stopped
 	// LeaveUnopenable leaves rows that no key opens as they are, and names them. Otherwise
 	// they stop the repair.
 	LeaveUnopenable bool

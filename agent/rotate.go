@@ -62,7 +62,7 @@ const (
 
 // RotateOptions are a person's wishes.
 type RotateOptions struct {
-	DryRun bool // everything up to the commit, and nothing that lasts
+	DryRun bool // the check and the re-encryption up to its commit: nothing is saved, staged or stopped
 	// LeaveUnopenable leaves rows that the present key does not open as they are, and names
 	// them. Otherwise they stop the rotation.
 	LeaveUnopenable bool

@@ -36,8 +36,9 @@ the most rows; that is then put into the keyfile's place. It runs in a unit of
 its own,
 ` + repairUnit + `, and goes on when the terminal is gone.
 
---dry-run does everything up to the commit, beside the running daemon, whose
-writes wait for the moment that takes.
+--dry-run looks at the keys and tries the re-encryption, all but its commit,
+beside the running daemon, whose writes wait for the moment that takes. It saves
+no key and stops nothing.
 
 Exit status: 0 every row is under one key; 11 it stopped in its commit, or not
 repaired: they would come under another key than you were asked about;

@@ -44,9 +44,10 @@ or after Ctrl-C; the journal has its steps.
 Of a key in parts one store more must be there than need says, so that one may
 be lost. Where need is all of them, only --need-all goes on.
 
---dry-run does everything up to the commit, beside the running daemon, whose
-writes wait for the moment that takes, and says how long the daemon would be
-down. Where somebody is asked, that comes before the question.
+--dry-run checks the key and its copies and tries the re-encryption, all but its
+commit, beside the running daemon, whose writes wait for the moment that takes,
+and says how long the daemon would be down. It saves no key and stops nothing.
+Where somebody is asked, that comes before the question.
 
 Exit status: 0 rotated; 11 it stopped in its commit, and the rows do not say yet
 which key holds, or not rotated: the key is not the one that you were asked
@@ -75,7 +76,7 @@ func agreedTo(f key.Fingerprint) string { return "--" + agreed + "=" + string(f)
 func (a *app) rewriteFlags(c *cobra.Command, dryRun, leaveUnopenable *bool, about *key.Fingerprint) {
 	c.Flags().StringVar((*string)(about), agreed, "", "the key that a person was asked about; of another one nothing is done")
 	c.Flags().Lookup(agreed).Hidden = true
-	c.Flags().BoolVar(dryRun, "dry-run", false, "do everything but the commit, and leave all as it is")
+	c.Flags().BoolVar(dryRun, "dry-run", false, "check, and try the re-encryption but for its commit; leave all as it is")
 	c.Flags().BoolVar(leaveUnopenable, "leave-unopenable", false, "leave rows that no key opens as they are, and name them")
 	c.Flags().BoolVar(&a.yes, "yes", false, "answer the confirmation with yes")
 	c.Flags().BoolVar(&a.here, "here", false, "run in this process and in no unit of its own")

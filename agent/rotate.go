@@ -18,8 +18,9 @@ import (
 
 // Errors of Rotate.
 var (
-	// ErrNotRotated says that every row is under the old key, and that the keyfile is what it was.
-	// The error beside it says why.
+	// ErrNotRotated says that the rotation has brought no row under its new key, nor that into the
+	// keyfile's place; the error beside it says why. An earlier one that stood open may have been settled
+	// before, which puts the key in place that the rows have chosen.
 	ErrNotRotated = errors.New("not rotated, and the rows stay under the key that they are under")
 	// ErrKeyNotRight says that the keyfile's key is not the one that opens every row.
 	ErrKeyNotRight = errors.New("the keyfile does not hold the key that opens every row")
@@ -112,8 +113,8 @@ type RotateResult struct {
 // ctx ends it up to step 3. From there on the daemon is down, and to go on is the
 // quickest way to have it up again.
 //
-// ErrBusy: another one is at work. ErrNotRotated: nothing is changed, and the error says
-// why; ErrChanged, too: a person was asked about another key than the present one. ErrUnsure:
+// ErrBusy: another one is at work. ErrNotRotated: the rows stay under the key that they are under, and
+// the error says why; with ErrChanged a person was asked about another key than the present one. ErrUnsure:
 // it stopped in its commit and the rows do not say which key holds; start and watcher ask
 // on. ErrNotStarted: rotated, but the daemon is down.
 func Rotate(ctx context.Context, h *Host, opts RotateOptions) (RotateResult, error) {

@@ -73,9 +73,10 @@ func (t *rotation) settleWhich(ctx context.Context) (decide.Settlement, error) {
 }
 
 // settleOpen does what a start would do if the rows answer (R1, or R3 where nothing tells
-// of the rotation any more), but never parks or makes a key. It returns ErrNoUsableCopy or
-// ErrUnheard where nobody can tell which key belongs in the keyfile's place; the rotation is
-// closed then all the same, if the rows have chosen between its two.
+// of the rotation any more), but never parks or makes a key. Where it is closed with neither of
+// its keys known that is no error, whatever stands in the keyfile's place. Otherwise it returns
+// ErrNoUsableCopy or ErrUnheard where nobody can tell which key belongs there; the rotation is closed
+// then all the same, if the rows have chosen between its two.
 func (t *rotation) settleOpen(ctx context.Context) (decide.Settlement, error) {
 	o, err := t.h.observe()
 	if err != nil {

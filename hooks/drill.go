@@ -19,7 +19,7 @@ type DrillOptions struct {
 	Tell func(Event)
 }
 
-// Drill proves the copies, once a week or when a person asks, and tells what came of it.
+// Drill proves the copies, once a week, when a person asks, and after a rotation or a repair, and tells what came of it.
 // One that could not begin is told by its error alone: another one is under way, or the
 // rows are being re-encrypted. Nothing backs off: nobody repeats a drill by himself.
 func Drill(ctx context.Context, h *agent.Host, opts DrillOptions) (agent.DrillResult, error) {

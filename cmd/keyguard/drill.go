@@ -35,11 +35,12 @@ func (a *app) drillCommand() *cobra.Command {
 	part := ""
 	c := &cobra.Command{
 		Use:   "drill",
-		Short: "restore every copy and prove it on the rows (weekly)",
-		Long: `drill restores the copies of every escrow into a file in memory, reads each the
-way the daemon reads its key, and tries it on the rows. It changes no escrow and
-not the keyfile; the ledger keeps what came out. Each escrow's newest current
-copy is judged; older and quarantined ones are reported: they open old dumps.
+		Short: "restore the newest copies and prove them on the rows (weekly)",
+		Long: `drill restores the copies of every escrow into a file in memory, the newest ten
+of each shelf or as many as drill.copies says, reads each the way the daemon
+reads its key, and tries it on the rows. It changes no escrow and not the
+keyfile; the ledger keeps what came out. Each escrow's newest current copy is
+judged; older and quarantined ones are reported: they open old dumps.
 
 Of a key in parts the drill passes as long as enough of them open the rows and
 none is wrong; it names those that it could not try. The drill's own unit goes

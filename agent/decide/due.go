@@ -8,8 +8,8 @@ import "github.com/footprintai/containarium-keyguard/agent/key"
 //   - that it does not hold, by the ledger, and where that escrow has been listed, by what is
 //     there: a place that was made anew under the same name has lost what was saved there;
 //   - that was the last to be saved as current there, and was not read back or lacks a part;
-//   - that is known by a proof, where another one was the last to be saved as current: a copy of it may
-//     stand in quarantine alone.
+//   - that a proof has made the known key, and that was not the last to be saved as current there: a copy
+//     that the escrow holds may be one in quarantine.
 //
 // Any other key that stands in quarantine stays there until the rows prove it. While a rotation is open
 // only a key is due that the escrow does not hold. It wants the history and the local quarantine. On

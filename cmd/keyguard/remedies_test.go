@@ -28,6 +28,7 @@ import (
 
 // noRemedy are the exported errors that never reach a person as they are.
 var noRemedy = map[string]string{
+	"config.ErrNotLookedAt": "a start that has nothing to do meets it, and leaves the work to its worker",
 	"key.ErrMarshal":        "a fault of ours: whoever marshals a key finds out in a test",
 	"ledger.ErrEntry":       "a fault of ours: an entry that operations never make",
 	"keyfile.ErrNoNext":     "a fault of ours: only a rotation that staged a key uses it",

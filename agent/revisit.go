@@ -13,7 +13,8 @@ import (
 // Revisit lists an escrow where nothing is due, which the watcher does every hour, so that a store
 // that is gone, or credentials that are no longer taken, show before the weekly drill. It also renews what
 // the store lets it renew (escrow.Renewer), and saves the keyfile's key again, by law 4, where
-// the store will delete that copy soon or has it no longer. The results are of those saves.
+// the store will delete that copy soon or has it no longer. The results are of those saves, and
+// an error of theirs is a *SaveAgainError.
 func Revisit(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 	return savingAll(func() ([]SaveResult, error) { return revisit(ctx, h, name) })
 }
@@ -57,8 +58,17 @@ func revisit(ctx context.Context, h *Host, name string) ([]SaveResult, error) {
 	}
 	o.askRows(ctx)
 	saved, serr := o.bringAll(ctx, i, due)
+	if serr != nil {
+		serr = &SaveAgainError{serr}
+	}
 	return saved, errors.Join(err, serr)
 }
+
+// SaveAgainError is that a look has found what is to be saved there again, and could not save it.
+type SaveAgainError struct{ Err error }
+
+func (e *SaveAgainError) Error() string { return e.Err.Error() }
+func (e *SaveAgainError) Unwrap() error { return e.Err }
 
 // wantsAgain tells whether the keyfile's key, which was saved in an escrow as the last one, is
 // to be saved there again. It is where these copies, which stand there now, show that it is no

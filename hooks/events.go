@@ -34,8 +34,8 @@ const (
 	RestartNeeded     EventName = "restart-needed"     // the daemon does not run on the key that is in place
 	Proven            EventName = "proven"             // the key was tried on the rows, and nothing is wrong
 	Saved             EventName = "saved"              // an escrow took the key
-	EscrowFailing     EventName = "escrow-failing"     // an escrow does not take what is due there
-	EscrowRecovered   EventName = "escrow-recovered"   // it takes it again
+	EscrowFailing     EventName = "escrow-failing"     // an escrow does not take what is due there, or cannot be looked at
+	EscrowRecovered   EventName = "escrow-recovered"   // it does, or can, again
 	ForeignWriter     EventName = "foreign-writer"     // another host writes to an escrow's place
 	DrillPassed       EventName = "drill-passed"       // the newest current copy of every escrow that answers opens the rows
 	DrillFailed       EventName = "drill-failed"       // one of these does not, or is not to be had any more, or rows were tampered with

@@ -34,12 +34,12 @@ const (
 // itself, and not by the gate that a round or a start has before it (gateEscrows in gate.go): a
 // pause of theirs delays no save, nor one of its own their questions.
 type saver struct {
-	h      *agent.Host
-	escrow string
-	clock  Clock
-	woken  chan struct{}
-	looked time.Duration // since boot: when it was last looked at though nothing was due
-	ended  chan struct{}
+	h        *agent.Host
+	escrow   string
+	clock    Clock
+	woken    chan struct{}
+	lookedAt time.Duration // since boot: when it was last looked at though nothing was due
+	ended    chan struct{}
 
 	failures     int
 	nextSave     time.Duration              // since boot: not before, where something is due
@@ -50,6 +50,7 @@ type saver struct {
 	dueAtFailure []key.Fingerprint          // what was due at the last visit that failed
 	told         string                     // the last trouble that was told
 	toldAt       time.Duration              // since boot
+	visitedAt    time.Duration              // since boot: when a visit succeeded last; 0 where none has
 }
 
 // visitResult is what there is to tell of a visit to an escrow.
@@ -60,12 +61,16 @@ type visitResult struct {
 	next    time.Duration // until the next try
 	// recovered: it succeeded, and the last that was told was a failure.
 	recovered bool
+	// looked: nothing was due, nor was anything found that is to be saved again and was not.
+	looked bool
+	// since is how long before a failure a visit had succeeded; 0: none has.
+	since time.Duration
 }
 
 func newSaver(h *agent.Host, name string, clock Clock) *saver {
 	_, now := clock()
 	return &saver{h: h, escrow: name, clock: clock, woken: make(chan struct{}, 1), toldOf: map[key.Fingerprint]string{}, ended: make(chan struct{}),
-		looked: now - rand.N(saveAsk)} // not all hosts at once
+		lookedAt: now - rand.N(saveAsk)} // not all hosts at once
 }
 
 // wake makes the saver look at what is due. It never blocks.
@@ -118,7 +123,7 @@ func (s *saver) visit(ctx context.Context) (time.Duration, *visitResult) {
 	}
 	bring := agent.SaveDue
 	if look {
-		bring, s.looked = agent.Revisit, now
+		bring, s.lookedAt = agent.Revisit, now
 	}
 	var results []agent.SaveResult
 	if err == nil {
@@ -145,18 +150,18 @@ func (s *saver) visit(ctx context.Context) (time.Duration, *visitResult) {
 		return s.failed(look, results, err)
 	}
 	recovered := s.told != ""
-	s.failures, s.nextSave, s.told = 0, 0, ""
+	s.failures, s.nextSave, s.told, s.visitedAt = 0, 0, "", now
 	if !look {
 		s.noteKeptBack(now, tried)
 		due = s.keptBack
 	}
-	return s.quiet(due), &visitResult{escrow: s.escrow, results: results, recovered: recovered}
+	return s.quiet(due), &visitResult{escrow: s.escrow, results: results, recovered: recovered, looked: look}
 }
 
 // quiet is until when, since boot, the escrow is left alone where no more is due than what was kept
 // back.
 func (s *saver) quiet(keptBack []key.Fingerprint) time.Duration {
-	until := s.looked + saveAsk
+	until := s.lookedAt + saveAsk
 	if s.failures > 0 {
 		until = s.nextLook
 	}
@@ -196,22 +201,26 @@ func (s *saver) failed(look bool, results []agent.SaveResult, err error) (time.D
 	if !errors.Is(err, escrow.ErrNeverLeft) || s.failures == 0 {
 		s.failures++
 	}
-	tell := err.Error() != s.told || now-s.toldAt >= saveAgain
+	var again *agent.SaveAgainError
+	v := visitResult{escrow: s.escrow, results: results, looked: look && !errors.As(err, &again)}
+	if s.visitedAt > 0 {
+		v.since = now - s.visitedAt
+	}
+	trouble := fmt.Sprint(v.looked, err) // what comes to be due in an outage is news
+	tell := trouble != s.told || now-s.toldAt >= saveAgain
 	if tell {
-		s.told, s.toldAt = err.Error(), now
+		s.told, s.toldAt, v.err = trouble, now, err
 	}
 	s.nextSave = now + s.pause(now, saveLongest, err)
 	s.nextLook = s.nextSave
 	if look {
 		s.nextLook = now + s.pause(now, saveAsk, err)
 	}
-	if !tell {
-		err = nil
-	}
 	if !tell && len(results) == 0 {
 		return s.nextLook, nil
 	}
-	return s.nextLook, &visitResult{escrow: s.escrow, results: results, err: err, next: s.nextLook - now}
+	v.next = s.nextLook - now
+	return s.nextLook, &v
 }
 
 // pause is how long the escrow is left alone after a failure.

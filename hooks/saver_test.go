@@ -1,11 +1,14 @@
 package hooks
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -354,8 +357,9 @@ func TestSaverLooksByItself(t *testing.T) {
 // part is a store of a split that may be dead, and counts what it is given.
 type part struct {
 	escrow.Escrow
-	dead  error
-	asked int
+	dead    error
+	refuses error // only what is saved
+	asked   int
 }
 
 func (p *part) List(ctx context.Context) ([]escrow.Copy, error) {
@@ -367,8 +371,8 @@ func (p *part) List(ctx context.Context) ([]escrow.Copy, error) {
 }
 
 func (p *part) Save(ctx context.Context, s escrow.Shelf, k key.Key) (escrow.Copy, error) {
-	if p.dead != nil {
-		return escrow.Copy{}, p.dead
+	if err := cmp.Or(p.dead, p.refuses); err != nil {
+		return escrow.Copy{}, err
 	}
 	return p.Escrow.Save(ctx, s, k)
 }
@@ -559,6 +563,76 @@ func TestSaverNewlyDue(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestSaverTellsWhatFailed: an outage while nothing is due is no backup that is missing, and is not
+// told as one; but the same outage is, as soon as a key is due.
+func TestSaverTellsWhatFailed(t *testing.T) {
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	must(t, os.Mkdir(path("etc"), 0o700))
+	usb, err := kinds.NewDirectory(kinds.DirectoryOptions{Name: "usb", Path: path("usb"), Keyfile: path("etc/secrets.key"), AllowSameDisk: true})
+	must(t, err)
+	must(t, usb.Init(t.Context()))
+	synctest.Test(t, func(t *testing.T) {
+		store := &part{Escrow: usb, dead: escrow.ErrUnreachable}
+		h := hostOf(dir, agent.Escrow{Reader: store, Writer: store, Required: true})
+		s := newSaver(h, "usb", booted())
+		var told []Event
+		w := &watcher{o: WatchOptions{Tell: func(e Event) { told = append(told, e) }}}
+		next := func(name EventName, texts ...string) { // of what is told within two hours
+			t.Helper()
+			told = nil
+			for began := time.Now(); len(told) == 0 && time.Since(began) < 2*time.Hour; time.Sleep(time.Minute) {
+				if _, v := s.visit(t.Context()); v != nil {
+					w.tellSaved(*v)
+				}
+			}
+			told = slices.DeleteFunc(told, func(e Event) bool { return e.Name == Saved })
+			if len(told) != 1 || told[0].Name != name {
+				t.Fatalf("told %+v, not %s", told, name)
+			}
+			for _, text := range texts {
+				if !strings.Contains(told[0].Text, text) {
+					t.Errorf("%q does not say %q", told[0].Text, text)
+				}
+			}
+			if due := strings.Contains(texts[0], "due"); due != strings.Contains(told[0].Text, "due") {
+				t.Errorf("something is due: %v, and told is %q", due, told[0].Text)
+			}
+		}
+		const missing, outage = "does not take what is due", "nothing is to be saved there now"
+		next(EscrowFailing, outage, "none has succeeded since the watcher began")
+		store.dead = nil
+		next(EscrowRecovered, outage)
+		time.Sleep(5 * time.Minute) // the minute of that visit is over as well
+		store.dead = escrow.ErrUnreachable
+		next(EscrowFailing, outage, "1h0m0s ago")
+
+		k := keyNamed(t, "new")
+		must(t, os.WriteFile(path("etc/secrets.key"), k.UnsafeBytes(), 0o400))
+		must(t, h.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: k.Fingerprint(), Verdict: string(rows.Opens)}))
+		began := time.Now()
+		next(EscrowFailing, missing)
+		if d := time.Since(began); d > 2*time.Minute {
+			t.Errorf("as it is the same trouble, what is missing is told after %s", d)
+		}
+		store.dead = nil
+		next(EscrowRecovered, "has taken what is due")
+
+		files, err := filepath.Glob(path("usb/current/*"))
+		must(t, err)
+		for _, f := range files { // somebody takes the copy away, and it cannot be put there again
+			must(t, os.Remove(f))
+		}
+		store.refuses = escrow.ErrRefused
+		next(EscrowFailing, missing)
+		store.refuses = nil
+		next(EscrowRecovered, outage)
+		if files, err := filepath.Glob(path("usb/current/*")); err != nil || len(files) != 1 {
+			t.Errorf("there is %v, %v", files, err)
+		}
+	})
 }
 
 // renewed is a place of which something is renewed when it is asked with nothing to save.

@@ -177,9 +177,21 @@ func (w *watcher) tellSaved(s visitResult) {
 	}
 	switch {
 	case s.err != nil:
+		text := fmt.Sprintf("escrow %q does not take what is due", s.escrow)
+		if s.looked {
+			last := "none has succeeded since the watcher began"
+			if s.since > 0 {
+				last = fmt.Sprintf("the last visit that succeeded was %s ago", s.since.Round(time.Second))
+			}
+			text = fmt.Sprintf("a look at escrow %q failed; nothing is to be saved there now, and %s", s.escrow, last)
+		}
 		w.o.Tell(Event{Name: EscrowFailing, Escrow: s.escrow, Err: s.err,
-			Text: fmt.Sprintf("escrow %q does not take what is due; it is tried again and again, the next time in %s", s.escrow, s.next.Round(time.Second))})
+			Text: fmt.Sprintf("%s; it is tried again and again, the next time in %s", text, s.next.Round(time.Second))})
 	case s.recovered:
-		w.o.Tell(Event{Name: EscrowRecovered, Escrow: s.escrow, Text: fmt.Sprintf("escrow %q has taken what is due, after it had failed", s.escrow)})
+		text := fmt.Sprintf("escrow %q has taken what is due, after it had failed", s.escrow)
+		if s.looked {
+			text = fmt.Sprintf("a look at escrow %q has succeeded, after it had failed; nothing is to be saved there now", s.escrow)
+		}
+		w.o.Tell(Event{Name: EscrowRecovered, Escrow: s.escrow, Text: text})
 	}
 }

@@ -24,13 +24,14 @@ var suites = []struct {
 	pkg, bench, each string // each is -benchtime
 	runs             int
 }{
-	{"./cmd/keyguard", "^Benchmark(Prestart|Restore)$", "15x", 1},
+	{"./cmd/keyguard", "^BenchmarkPrestart$", "60x", 3},
+	{"./cmd/keyguard", "^BenchmarkRestore$", "20x", 3},
 	{"./agent/ledger", "^BenchmarkRead$", "5x", 3},
-	{"./agent/rows", "^BenchmarkProve$", "2x", 1},
-	{"./agent/rows", "^BenchmarkProveLarge$", "2x", 1},
-	{"./agent", "^BenchmarkRotate$/^rows=(3000|50000)$", "2x", 1},
+	{"./agent/rows", "^BenchmarkProve$", "6x", 1},
+	{"./agent/rows", "^BenchmarkProveLarge$", "6x", 1},
+	{"./agent", "^BenchmarkRotate$/^rows=(3000|50000)$", "4x", 3},
 	{"./agent", "^BenchmarkScale$", "3x", 1},
-	{"./hooks", "^BenchmarkWatch$/^events$", "20x", 1},
+	{"./hooks", "^BenchmarkWatch$/^events$", "20x", 3},
 }
 
 // table is what is printed of them: a unit of a benchmark.

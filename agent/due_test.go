@@ -532,6 +532,19 @@ func testSaveDue(t *testing.T, list listing) {
 		}
 		h.wants(0, escrow.Quarantine)
 	})
+	t.Run("while another key's save is begun, and the clock is set", func(t *testing.T) {
+		for _, set := range []time.Duration{0, 3 * time.Hour, -3 * time.Hour} {
+			h := newHost(t, cluster.Database(t), 2)
+			h.write(b.UnsafeBytes())
+			other := h.Escrows[1]
+			h.Escrows[1].Reader = &listening{other.Reader, func() {
+				h.must(h.Ledger.Append(ledger.Entry{Event: ledger.Saving, Fingerprint: a.Fingerprint(), Escrow: other.Name(), Shelf: "current", Time: h.now.Add(set)}))
+			}}
+			h.saveDue(0)
+			h.wants(0, escrow.Current)
+			h.wants(0, escrow.Quarantine, b)
+		}
+	})
 	t.Run("another host writes a key there that was proven here", func(t *testing.T) {
 		h := start(t)
 		h.upsert(a, "ONE")

@@ -217,8 +217,11 @@ func (o *observation) askHistory() {
 		}
 	}
 	for _, e := range r.Entries[min(o.entries, len(r.Entries)):] {
-		if e.Event == ledger.Saved && e.Shelf == string(escrow.Current) {
+		switch _, underway := h.Saved[e.Escrow].Underway[e.Fingerprint]; {
+		case e.Event == ledger.Saved && e.Shelf == string(escrow.Current):
 			h.Since = append(h.Since, e.Fingerprint)
+		case e.Event == ledger.Saving && underway:
+			h.Saved[e.Escrow].Underway[e.Fingerprint] = o.evidence.Now // it was begun after that, whatever a clock that was set says
 		}
 	}
 	o.evidence.History = h

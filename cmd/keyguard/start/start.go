@@ -60,8 +60,14 @@ func Prepare() error {
 	return forbidLeaks()
 }
 
-// errUnasked: who has nothing to do asks no escrow.
-var errUnasked = errors.New("not asked")
+// unasked is an escrow that has only a name here: who has nothing to do asks none. Whoever does so all the
+// same panics, and has not passed.
+type unasked struct {
+	escrow.Reader
+	name string
+}
+
+func (u unasked) Name() string { return u.name }
 
 // pass passes the key where a start has nothing to do and nothing to say, and tells whether it has.
 // It reads no more than that takes, and writes down which key it left for the daemon (NoteLeft), none
@@ -76,7 +82,9 @@ func pass(configPath string) bool {
 	}
 	h := Host(cfg, "")
 	for _, e := range cfg.Escrows {
-		h.Escrows = append(h.Escrows, agent.Escrow{Reader: escrow.NewMisconfigured(e.Name, e.Kind, errUnasked), Required: e.Required})
+		if cfg.SplitOf(e.Name) == "" { // a part is nothing by itself
+			h.Escrows = append(h.Escrows, agent.Escrow{Reader: unasked{name: e.Name}, Required: e.Required})
+		}
 	}
 	f := agent.Healthy(h)
 	if f != "" {

@@ -24,6 +24,7 @@ func TestLocal(t *testing.T) {
 		want   bool
 	}{
 		"a disk":                               {"a/b", mounted("a", "xfs"), true},
+		"memory, as /dev is":                   {"a/b", mounted("a", "devtmpfs"), true},
 		"FUSE":                                 {"a/b", mounted("a/b", "fuse.sshfs"), false},
 		"below FUSE":                           {"a/b", mounted("a", "fuse"), false},
 		"FUSE below it":                        {"a", mounted("a/b", "fuse"), false},

@@ -206,6 +206,15 @@ func (h *host) rowsUnder(keys ...key.Key) {
 	}
 }
 
+// settle makes all well under a key: two rows, the keyfile, a copy in each escrow, and a proof.
+func (h *host) settle(k key.Key) {
+	h.t.Helper()
+	h.rowsUnder(k, k)
+	h.write(k.UnsafeBytes())
+	h.must(save(&h.Host, k))
+	h.must(prove(&h.Host, k))
+}
+
 func (h *host) upsert(k key.Key, name string) {
 	h.t.Helper()
 	h.must(h.db.Upsert(k, "tenant", name, []byte("v")))
@@ -686,10 +695,7 @@ func testEscrowMadeAnew(t *testing.T, list listing) {
 func TestLateRevisit(t *testing.T) {
 	a := testKey("a")
 	h := newHost(t, server.Cluster(t).Database(t), 2)
-	h.rowsUnder(a, a)
-	h.write(a.UnsafeBytes())
-	h.must(save(&h.Host, a))
-	h.must(prove(&h.Host, a))
+	h.settle(a)
 	h.Escrows[1].Required = false
 	gone, err := filepath.Glob(h.path("usb1/current/*"))
 	h.must(errors.Join(err, os.Remove(gone[0])))

@@ -79,10 +79,7 @@ func TestLateWord(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t, server.Cluster(t).Database(t), 1)
-			h.rowsUnder(a, a)
-			h.write(a.UnsafeBytes())
-			h.must(save(&h.Host, a))
-			h.must(prove(&h.Host, a))
+			h.settle(a)
 			h.now = h.now.Add(26 * time.Hour)
 			var fresh key.Fingerprint
 			h.answersLate(func() { fresh = h.rotates() })
@@ -344,10 +341,7 @@ func TestLateDue(t *testing.T) {
 func TestLedgerAnew(t *testing.T) {
 	a := testKey("a")
 	h := newHost(t, server.Cluster(t).Database(t), 2)
-	h.rowsUnder(a, a)
-	h.write(a.UnsafeBytes())
-	h.must(save(&h.Host, a))
-	h.must(prove(&h.Host, a))
+	h.settle(a)
 	h.save(0, escrow.Current, testKey("another host's"))
 	saving := make(chan struct{})
 	h.Escrows[0].Writer = &overtaken{h.Escrows[0].Writer, func() { close(saving) }}
@@ -396,10 +390,7 @@ func TestRowsAnew(t *testing.T) {
 func TestLateDrill(t *testing.T) {
 	a := testKey("a")
 	h := newHost(t, server.Cluster(t).Database(t), 1)
-	h.rowsUnder(a, a)
-	h.write(a.UnsafeBytes())
-	h.must(save(&h.Host, a))
-	h.must(prove(&h.Host, a))
+	h.settle(a)
 	h.Escrows[0].Reader = &outdated{h.Escrows[0].Reader, func() { h.rotates() }}
 	r, err := agent.Drill(t.Context(), &h.Host, agent.DrillOptions{Scratch: scratch(t)})
 	if err != nil || r.Verdict != agent.DrillPassed {

@@ -483,6 +483,16 @@ func TestSaverOfParts(t *testing.T) {
 	})
 }
 
+// usbOf makes a directory with a place for a keyfile, and an escrow, in it.
+func usbOf(t *testing.T) (dir string, usb *kinds.Directory) {
+	dir = t.TempDir()
+	must(t, os.Mkdir(filepath.Join(dir, "etc"), 0o700))
+	usb, err := kinds.NewDirectory(kinds.DirectoryOptions{Name: "usb", Path: filepath.Join(dir, "usb"), Keyfile: filepath.Join(dir, "etc/secrets.key"), AllowSameDisk: true})
+	must(t, err)
+	must(t, usb.Init(t.Context()))
+	return dir, usb
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -505,12 +515,7 @@ func TestSaverNewlyDue(t *testing.T) {
 		{"the store is down still", 20 * time.Minute, 0, 0, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			dir := t.TempDir()
-			path := func(name string) string { return filepath.Join(dir, name) }
-			must(t, os.Mkdir(path("etc"), 0o700))
-			usb, err := kinds.NewDirectory(kinds.DirectoryOptions{Name: "usb", Path: path("usb"), Keyfile: path("etc/secrets.key"), AllowSameDisk: true})
-			must(t, err)
-			must(t, usb.Init(t.Context()))
+			dir, usb := usbOf(t)
 			synctest.Test(t, func(t *testing.T) {
 				store := &part{Escrow: usb, dead: escrow.ErrUnreachable}
 				h := hostOf(dir, agent.Escrow{Reader: store, Writer: store, Required: true})
@@ -545,7 +550,7 @@ func TestSaverNewlyDue(t *testing.T) {
 					store.dead = nil
 				}
 				k := keyNamed(t, "new")
-				must(t, os.WriteFile(path("etc/secrets.key"), k.UnsafeBytes(), 0o400))
+				must(t, os.WriteFile(filepath.Join(dir, "etc/secrets.key"), k.UnsafeBytes(), 0o400))
 				must(t, h.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: k.Fingerprint(), Verdict: string(rows.Opens)}))
 				if d := asked(2 * time.Hour); d < c.waits || d > c.longest {
 					t.Errorf("the new key is tried after %s", d)
@@ -567,12 +572,7 @@ func TestSaverNewlyDue(t *testing.T) {
 // TestSaverTellsWhatFailed: an outage while nothing is due is no backup that is missing, and is not
 // told as one; but the same outage is, as soon as a key is due.
 func TestSaverTellsWhatFailed(t *testing.T) {
-	dir := t.TempDir()
-	path := func(name string) string { return filepath.Join(dir, name) }
-	must(t, os.Mkdir(path("etc"), 0o700))
-	usb, err := kinds.NewDirectory(kinds.DirectoryOptions{Name: "usb", Path: path("usb"), Keyfile: path("etc/secrets.key"), AllowSameDisk: true})
-	must(t, err)
-	must(t, usb.Init(t.Context()))
+	dir, usb := usbOf(t)
 	synctest.Test(t, func(t *testing.T) {
 		store := &part{Escrow: usb, dead: escrow.ErrUnreachable}
 		h := hostOf(dir, agent.Escrow{Reader: store, Writer: store, Required: true})
@@ -609,7 +609,7 @@ func TestSaverTellsWhatFailed(t *testing.T) {
 		next(EscrowFailing, outage, "1h0m0s ago")
 
 		k := keyNamed(t, "new")
-		must(t, os.WriteFile(path("etc/secrets.key"), k.UnsafeBytes(), 0o400))
+		must(t, os.WriteFile(filepath.Join(dir, "etc/secrets.key"), k.UnsafeBytes(), 0o400))
 		must(t, h.Ledger.Append(ledger.Entry{Event: ledger.Proven, Fingerprint: k.Fingerprint(), Verdict: string(rows.Opens)}))
 		began := time.Now()
 		next(EscrowFailing, missing)
@@ -619,7 +619,7 @@ func TestSaverTellsWhatFailed(t *testing.T) {
 		store.dead = nil
 		next(EscrowRecovered, "has taken what is due")
 
-		files, err := filepath.Glob(path("usb/current/*"))
+		files, err := filepath.Glob(filepath.Join(dir, "usb/current/*"))
 		must(t, err)
 		for _, f := range files { // somebody takes the copy away, and it cannot be put there again
 			must(t, os.Remove(f))
@@ -628,7 +628,7 @@ func TestSaverTellsWhatFailed(t *testing.T) {
 		next(EscrowFailing, missing)
 		store.refuses = nil
 		next(EscrowRecovered, outage)
-		if files, err := filepath.Glob(path("usb/current/*")); err != nil || len(files) != 1 {
+		if files, err := filepath.Glob(filepath.Join(dir, "usb/current/*")); err != nil || len(files) != 1 {
 			t.Errorf("there is %v, %v", files, err)
 		}
 	})
@@ -646,16 +646,9 @@ func (r renewed) Renew(context.Context) error { *r.times++; return nil }
 // quarantine, and is due until a person has spoken. The store is asked all the same: what it gave,
 // a token, would end meanwhile.
 func TestSaverRenewsBesideWhatStaysDue(t *testing.T) {
-	dir := t.TempDir()
-	path := func(name string) string { return filepath.Join(dir, name) }
-	for _, d := range []string{"etc", "usb"} {
-		must(t, os.Mkdir(path(d), 0o700))
-	}
+	dir, usb := usbOf(t)
 	old, k := keyNamed(t, "old"), keyNamed(t, "new")
-	must(t, os.WriteFile(path("etc/secrets.key"), k.UnsafeBytes(), 0o400))
-	usb, err := kinds.NewDirectory(kinds.DirectoryOptions{Name: "usb", Path: path("usb"), Keyfile: path("etc/secrets.key"), AllowSameDisk: true})
-	must(t, err)
-	must(t, usb.Init(t.Context()))
+	must(t, os.WriteFile(filepath.Join(dir, "etc/secrets.key"), k.UnsafeBytes(), 0o400))
 	c, err := usb.Save(t.Context(), escrow.Current, old)
 	must(t, err)
 	_, err = usb.Save(t.Context(), escrow.Current, keyNamed(t, "of another host"))

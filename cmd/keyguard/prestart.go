@@ -48,8 +48,7 @@ not, nothing can tell which key is right; 15 it must not, a rotation is at work.
 // startWorker does the work of a start, and reports to the process outside how things stand.
 func (a *app) startWorker(ctx context.Context) int {
 	a.outside = outside.Worker()
-	os.Unsetenv("GOMAXPROCS") //nolint:errcheck // what it starts has all processors; it fails for no such name
-	debug.SetGCPercent(400)   // it lives for a moment, and has no garbage to look for before 16 MB
+	debug.SetGCPercent(400) // it lives for a moment, and has no garbage to look for before 16 MB
 	code := exitDone
 	if err := a.prestart(ctx); err != nil {
 		code = a.explain(err)
